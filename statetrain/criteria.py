@@ -1,0 +1,403 @@
+"""The conditions that come with the library: intervals, limits, early stopping, the guards of the standard lifecycle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+from attrs import Attribute, field, frozen
+
+from statetrain.guards import Guard, Test, guard
+
+Mode = Literal["min", "max", "zero"]
+Unit = Literal["batches", "steps", "epochs", "samples", "seconds", "minutes"]
+
+# ---------------------------------------------------------------- counters and the clock
+
+_COUNTERS: dict[str, str] = {
+    "batches": "batches",
+    "steps": "step",
+    "epochs": "epoch",
+    "samples": "samples",
+    "seconds": "seconds",
+    "minutes": "seconds",
+}
+
+
+def _positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or not math.isfinite(value):
+        raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a number above 0, got {value!r}")
+
+
+def _whole(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a whole number of at least 1, got {value!r}")
+
+
+def _one_of(*choices: str) -> Callable[[Any, Attribute[Any], Any], None]:
+    def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            raise ValueError(
+                f"{type(instance).__name__}: {attribute.name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+            )
+
+    return check
+
+
+@frozen
+class Every(Guard):
+    """Holds when a counter has crossed a multiple of `n` since the arrow, or the callback, last fired.
+
+    What was fired at is remembered by the arrow's effect, not by the guard, so that it neither repeats nor misses:
+    a counter that jumps from 90 to 210 fires once for `Every(100, "steps")`.
+
+    Args:
+        n: the interval, above 0; whole unless the unit is a time.
+        unit: "batches", "steps" (of the optimizer), "epochs", "samples", "seconds" or "minutes".
+    """
+
+    n: float = field(validator=_positive)
+    unit: Unit = field(validator=_one_of(*_COUNTERS))
+
+    def __attrs_post_init__(self) -> None:
+        if self.unit not in ("seconds", "minutes") and not isinstance(self.n, int):
+            raise ValueError(f"Every: n must be a whole number of {self.unit}, got {self.n!r}")
+
+    @property
+    def label(self) -> str:
+        return f"every {self.n} {self.unit}" if self.n != 1 else f"every {self.unit.removesuffix('es' if self.unit == 'batches' else 's')}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({_COUNTERS[self.unit], "marks"})
+
+    @property
+    def prompt(self) -> bool:
+        return True
+
+    def _key(self, place: str) -> str:
+        return f"{place} {self.label}"
+
+    def _count(self, ctx: Any) -> float:
+        count = getattr(ctx, _COUNTERS[self.unit])
+        return count / 60 if self.unit == "minutes" else count  # type: ignore[no-any-return]  # a counter of the context
+
+    def test(self, ctx: Any) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        key, n, count = self._key(place), self.n, self._count
+        return lambda ctx: bool(count(ctx) // n > ctx.marks.get(key, 0) // n)
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        key, count = self._key(place), self._count
+
+        def mark(ctx: Any) -> None:
+            "remember when"
+            ctx.marks[key] = count(ctx)
+
+        return (mark,)
+
+
+@frozen
+class MaxSteps(Guard):
+    """Holds when the optimizers have made `n` steps.
+
+    Args:
+        n: steps, at least 1.
+    """
+
+    n: int = field(validator=_whole)
+
+    @property
+    def label(self) -> str:
+        return f"{self.n} steps made"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"step"})
+
+    @property
+    def prompt(self) -> bool:
+        return True
+
+    def test(self, ctx: Any) -> bool:
+        return bool(ctx.step >= self.n)
+
+
+@frozen
+class TimeLimit(Guard):
+    """Holds when the run has taken that long, by the context's clock.
+
+    Args:
+        minutes, hours, seconds: added up; above 0 together.
+    """
+
+    minutes: float = 0.0
+    hours: float = field(default=0.0, kw_only=True)
+    seconds: float = field(default=0.0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.total > 0:
+            raise ValueError(f"TimeLimit: say how long, above 0: TimeLimit(minutes=30); got {self.total} seconds")
+
+    @property
+    def total(self) -> float:
+        """The limit in seconds."""
+        return self.hours * 3600 + self.minutes * 60 + self.seconds
+
+    @property
+    def label(self) -> str:
+        named = (("hours", self.hours), ("minutes", self.minutes), ("seconds", self.seconds))
+        return "after " + " ".join(f"{value:g} {unit}" for unit, value in named if value)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"seconds"})
+
+    @property
+    def prompt(self) -> bool:
+        return True
+
+    def test(self, ctx: Any) -> bool:
+        return bool(ctx.seconds >= self.total)
+
+
+# ---------------------------------------------------------------- conditions on the history
+
+
+def _values(ctx: Any, monitor: str, start_from_epoch: int = 0) -> list[float]:
+    """What this fit has recorded of a monitor, oldest first."""
+    return [float(row[monitor]) for row in ctx.fit_rows() if monitor in row and row.get("epoch", 0) >= start_from_epoch]
+
+
+def _monitor(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{type(instance).__name__}: monitor must be a column of the history such as 'valid_loss', got {value!r}")
+
+
+@frozen
+class EarlyStopping(Guard):
+    """Holds when a monitored value has not improved for `patience` rows of the history.
+
+    It is a fold over the rows of this fit, with no memory of its own: nothing to reset, save or restore. Rows that do
+    not carry the monitor do not count. A NaN is no improvement.
+
+    Args:
+        monitor: the exact name of a column of the history.
+        patience: rows without improvement that are waited for, at least 1.
+        min_delta: an improvement is larger than this.
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        baseline: the value to beat from the start; None takes the first row's.
+        start_from_epoch: rows of earlier epochs do not count.
+    """
+
+    monitor: str = field(default="valid_loss", validator=_monitor)
+    patience: int = field(default=5, validator=_whole)
+    min_delta: float = field(default=0.0, kw_only=True)
+    mode: Mode = field(default="min", kw_only=True, validator=_one_of("min", "max", "zero"))
+    baseline: float | None = field(default=None, kw_only=True)
+    start_from_epoch: int = field(default=0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.min_delta >= 0:
+            raise ValueError(f"EarlyStopping: min_delta must not be below 0, got {self.min_delta!r}")
+
+    @property
+    def label(self) -> str:
+        return f"{self.monitor} has not improved for {self.patience} row{'s' if self.patience > 1 else ''}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"history"})
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
+
+    def waited(self, ctx: Any) -> int:
+        """How many rows have gone by without an improvement."""
+        best, waited = self.baseline, 0
+        for value in _values(ctx, self.monitor, self.start_from_epoch):
+            if better(value, best, self.mode, self.min_delta):
+                best, waited = value, 0
+            else:
+                waited += 1
+        return waited
+
+    def test(self, ctx: Any) -> bool:
+        return self.waited(ctx) >= self.patience
+
+
+def better(value: float, best: float | None, mode: Mode = "min", min_delta: float = 0.0) -> bool:
+    """Whether a value improves on the best so far by more than `min_delta`; a NaN never does.
+
+    Args:
+        value: the new one.
+        best: the one to beat; None means that there is none yet.
+        mode: "min", "max" or "zero".
+        min_delta: an improvement is larger than this.
+    """
+    if math.isnan(value):
+        return False
+    if best is None or math.isnan(best):
+        return True
+    if mode == "max":
+        return value - min_delta > best
+    if mode == "zero":
+        value, best = abs(value), abs(best)
+    return value + min_delta < best
+
+
+@frozen
+class Threshold(Guard):
+    """Holds when the last recorded value of a monitor has reached a target.
+
+    Args:
+        monitor: the exact name of a column of the history.
+        value: the target.
+        mode: "min" (at or below it), "max" (at or above it).
+    """
+
+    monitor: str = field(validator=_monitor)
+    value: float
+    mode: Literal["min", "max"] = field(default="min", kw_only=True, validator=_one_of("min", "max"))
+
+    @property
+    def label(self) -> str:
+        return f"{self.monitor} {'at most' if self.mode == 'min' else 'at least'} {self.value:g}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"history"})
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
+
+    def test(self, ctx: Any) -> bool:
+        values = _values(ctx, self.monitor)
+        if not values:
+            return False
+        return values[-1] <= self.value if self.mode == "min" else values[-1] >= self.value
+
+
+# ---------------------------------------------------------------- conditions of the standard lifecycle
+
+
+@frozen
+class NonFinite(Guard):
+    """Holds when the loss of this batch is NaN or infinite.
+
+    It reads a number on the host: on a device, asking it waits for the loss.
+
+    Args:
+        of: "loss", or "gradients" for the norm of all gradients (which a state has to compute first).
+    """
+
+    of: Literal["loss", "gradients"] = field(default="loss", validator=_one_of("loss", "gradients"))
+
+    @property
+    def label(self) -> str:
+        return "loss not finite" if self.of == "loss" else "gradients not finite"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"loss_value" if self.of == "loss" else "grad_norm"})
+
+    def test(self, ctx: Any) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        return _loss_not_finite if self.of == "loss" else _gradients_not_finite
+
+    def reason(self, ctx: Any) -> str:
+        return f"the loss is {ctx.loss_value}" if self.of == "loss" else f"the norm of the gradients is {ctx.grad_norm}"
+
+
+@frozen
+class _Requested(Guard):
+    """Holds when someone called `ctx.request_stop(reason)`."""
+
+    @property
+    def label(self) -> str:
+        return "stop requested"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"stop"})
+
+    @property
+    def prompt(self) -> bool:
+        return True
+
+    def test(self, ctx: Any) -> bool:
+        return ctx.stop is not None
+
+    def reason(self, ctx: Any) -> str:
+        return ctx.stop or self.label
+
+
+stop_requested = _Requested()
+
+
+# v - v is 0.0 for every finite number and NaN for the others; it costs a tenth of math.isfinite.
+
+
+def _loss_not_finite(ctx: Any) -> bool:
+    value = ctx.loss_value
+    return value - value != 0.0  # type: ignore[no-any-return]  # anything but a float is refused where it is asked
+
+
+def _gradients_not_finite(ctx: Any) -> bool:
+    value = ctx.grad_norm
+    return value - value != 0.0  # type: ignore[no-any-return]  # as above
+
+
+@guard(reads={"epoch", "max_epochs"})
+def more_epochs(ctx: Any) -> bool:
+    "more epochs"
+    return bool(ctx.epoch < ctx.max_epochs)
+
+
+@guard(reads={"drawn"})
+def batch_drawn(ctx: Any) -> bool:
+    "a batch was drawn"
+    return ctx.drawn  # type: ignore[no-any-return]  # set by the action `draw`
+
+
+@guard(reads={"pending", "window", "last_batch"})
+def accumulating(ctx: Any) -> bool:
+    "accumulating"
+    return ctx.pending < ctx.window and not ctx.last_batch
+
+
+@guard(reads={"opt_index", "optimizers"})
+def another_optimizer(ctx: Any) -> bool:
+    "another optimizer"
+    return ctx.opt_index + 1 < len(ctx.optimizers)
+
+
+@guard(reads={"exhausted", "stop"})
+def train_data_left(ctx: Any) -> bool:
+    "train data left"
+    return ctx.mid_epoch and not ctx.exhausted
+
+
+@frozen
+class MinEpochs(Guard):
+    """Holds when at least `n` epochs have been made."""
+
+    n: int = field(validator=_whole)
+
+    @property
+    def label(self) -> str:
+        return f"{self.n} epoch{'s' if self.n > 1 else ''} made"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"epoch"})
+
+    def test(self, ctx: Any) -> bool:
+        return bool(ctx.epoch >= self.n)

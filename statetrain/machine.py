@@ -1,0 +1,491 @@
+'''The machine: a lifecycle bound to callbacks, compiled once, and the loop that walks it.
+
+Everything that a run will do is laid out before it starts. Each arrow becomes a flat list of `Work`: what to call, in
+order, and which transition and state are published while it is called. Straight stretches without a decision are joined,
+so the loop only ever does two things: run a list, ask a row of guards. A state with nobody listening costs its row.
+'''
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+
+from attrs import define, field, frozen
+
+from statetrain.callback import Callback, hooks_of, name_of
+from statetrain.guards import strict
+from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
+from statetrain.naming import did_you_mean, signature_of
+from statetrain.outcome import CallbackError, Completed, Event, Failed, GuardError, Interrupted, LifecycleError, MachineError
+
+Kind = Literal["enter", "action", "exit", "close", "effect", "mode", "transition"]
+
+
+class Work(NamedTuple):
+    """One call of a run."""
+
+    transition: Transition  # published while it is called
+    state: str  # likewise
+    function: Callable[[Any], None]
+    kind: Kind
+    open: str  # the innermost state that is open when it is called; where an event is looked for
+    owner: str = ""  # the callback and the hook that it comes from
+
+
+Call: TypeAlias = tuple[Transition, str, Callable[[Any], None]]
+Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
+Landing: TypeAlias = tuple[Transition, str, Row]  # the last transition of a list, where it led, and what is asked there
+Drive: TypeAlias = Generator[Transition, None, None]
+
+
+class Answer(NamedTuple):
+    """Whether an arrow could be taken now, and why."""
+
+    transition: Transition
+    holds: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'yes' if self.holds else 'no '}  {self.transition}" + (f"  ({self.reason})" if self.reason else "")
+
+
+def _callbacks(value: Any) -> tuple[Callback, ...]:
+    return (value,) if isinstance(value, Callback) else tuple(value)
+
+
+@frozen(repr=False)
+class Machine:
+    """A lifecycle bound to callbacks. Frozen: what a run changes is in its context, so one machine serves many runs.
+
+    Args:
+        lifecycle: the table to walk.
+        callbacks: who watches, in the order in which they are called.
+        engine: "table", the compiled table; or "transitions", a live machine of the `transitions` package, which does
+            the same far more slowly and serves as the reference.
+
+    Raises:
+        CallbackError: a callback has a hook that no state bears.
+    """
+
+    lifecycle: Lifecycle
+    callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
+    engine: Literal["table", "transitions"] = "table"
+    _hooks: dict[str, list[tuple[str, Callable[[Any], None]]]] = field(init=False, eq=False, factory=dict)
+    _fused: dict[str, Row] = field(init=False, eq=False, factory=dict)
+    _stepwise: dict[str, Row] = field(init=False, eq=False, factory=dict)
+    _works: dict[Call, Work] = field(init=False, eq=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self.engine not in ("table", "transitions"):
+            raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
+        for i, callback in enumerate(self.callbacks):
+            if any(callback is other for other in self.callbacks[:i]):
+                raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
+            for name, hook in hooks_of(callback, self.lifecycle).items():
+                self._hooks.setdefault(name, []).append((f"{name_of(callback)}.{name}", hook))
+        for rows in (self._stepwise, self._fused):
+            for name in (*self.lifecycle.names, FAILED):
+                rows[name] = []
+            for name in self.lifecycle.names:
+                rows[name].extend(self._row(name, rows))
+
+    # ------------------------------------------------------------ laying out
+
+    def works(self, arrow: Transition, active: str) -> list[Work]:
+        """What taking an arrow calls, in order, when `active` is the innermost state that is open."""
+        life = self.lifecycle
+        left, entered = life.crossing(active, arrow.dest)
+        out: list[Work] = []
+
+        def call(function: Callable[[Any], None], kind: Kind, state: str, open_: str, owner: str = "") -> None:
+            out.append(Work(arrow, state, function, kind, open_, owner))
+
+        for name in left:
+            state, around = life.state(name), (life.state(name).within or START)
+            for owner, hook in self._hooks.get(f"on_exit_{name}", ()):
+                call(hook, "exit", active, around, owner)
+            if state.close is not None:
+                call(state.close, "close", active, around)
+            if state.mode is not None:
+                call(_leave_mode, "mode", active, around)
+        around = (life.state(left[-1]).within or START) if left else active
+        if arrow.effect is not None:
+            call(arrow.effect, "effect", active, around)
+        for mark in arrow.guard.marks(str(arrow)) if arrow.guard is not None else ():
+            call(mark, "effect", active, around)
+        for owner, hook in self._hooks.get("on_transition", ()):
+            call(hook, "transition", active, around, owner)
+        for name in entered:
+            if name == FAILED:
+                for owner, hook in self._hooks.get("on_enter_failed", ()):
+                    call(hook, "enter", name, name, owner)
+                continue
+            state = life.state(name)
+            if state.mode is not None:
+                call(_EnterMode(state.mode), "mode", active, around)
+            for owner, hook in self._hooks.get(f"on_enter_{name}", ()):
+                call(hook, "enter", name, name, owner)
+            if state.action is not None:
+                call(self._wrapped(name), "action", name, name)
+            active = around = name
+        return out
+
+    def _wrapped(self, name: str) -> Callable[[Any], None]:
+        """A state's action as the scopes around it want it run."""
+        action = self.lifecycle.state(name).action
+        assert action is not None
+        for scope in reversed(self.lifecycle.path(name)[:-1]):
+            mode = self.lifecycle.state(scope).mode
+            if mode is not None:
+                action = mode.wrap(action)
+        return action
+
+    def _calls(self, arrow: Transition, active: str) -> tuple[Call, ...]:
+        works = self.works(arrow, active)
+        calls = tuple((work.transition, work.state, work.function) for work in works)
+        self._works.update(zip(calls, works, strict=True))
+        return calls
+
+    def _row(self, name: str, rows: dict[str, Row]) -> Row:
+        row: Row = []
+        for arrow in self.lifecycle.arrows(name):
+            ask = arrow.guard.bind(str(arrow)) if arrow.guard is not None else None
+            row.append((ask, *self._stretch(arrow, name, rows)))
+        return row
+
+    def _stretch(self, arrow: Transition, active: str, rows: dict[str, Row]) -> tuple[tuple[Call, ...], Landing]:
+        """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
+        calls, seen = self._calls(arrow, active), {active}
+        while rows is self._fused and arrow.dest not in seen:
+            seen.add(arrow.dest)
+            onward = self.lifecycle.arrows(arrow.dest)
+            if len(onward) != 1 or onward[0].guard is not None:
+                break
+            arrow, active = onward[0], arrow.dest
+            calls += self._calls(arrow, active)
+        return calls, (arrow, arrow.dest, rows[arrow.dest])
+
+    # ------------------------------------------------------------ running
+
+    def run(self, ctx: Any) -> Any:
+        """Walks the lifecycle from its initial state to a final one.
+
+        Args:
+            ctx: the context, changed in place.
+
+        Returns:
+            The context; `ctx.outcome` says how the run ended.
+
+        Raises:
+            BaseException: whatever an action, guard or callback raised and no arrow takes, as it was, with a note.
+        """
+        for _ in self._drive(ctx, watched=False):
+            pass
+        return ctx
+
+    def steps(self, ctx: Any, until: str | Callable[[Any], bool] | None = None) -> Steps:
+        """The same walk, one transition at a time.
+
+        Args:
+            ctx: the context, changed in place.
+            until: a state or a condition to stop at first; see `Steps.until`.
+        """
+        steps = Steps(self, ctx, self._drive(ctx, watched=True))
+        if until is not None:
+            steps.until(until)
+        return steps
+
+    def may(self, ctx: Any) -> tuple[Answer, ...]:
+        """The arrows out of the current state, each with whether it holds now and why."""
+        if ctx.state is None:
+            return (Answer(self.lifecycle.start, True, "the run has not started"),)
+        answers = []
+        for arrow in self.lifecycle.arrows(ctx.state) if ctx.state != FAILED else ():
+            if arrow.guard is None:
+                answers.append(Answer(arrow, True, "it has no guard"))
+                continue
+            holds = strict(arrow.guard, arrow.guard.bind(str(arrow))(ctx))
+            answers.append(Answer(arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"))
+        return tuple(answers)
+
+    def _drive(self, ctx: Any, watched: bool) -> Drive:
+        if ctx.state is not None and ctx.outcome is None:
+            raise MachineError(f"this context is in a run already, in state {ctx.state!r}; finish or close that one, or use another context")
+        ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
+        if self.engine == "transitions":
+            from statetrain.interop import drive
+
+            return drive(self, ctx, watched)
+        return self._walk(ctx, watched)
+
+    def _walk(self, ctx: Any, watched: bool) -> Drive:
+        """The loop: call what was laid out, ask a row of guards, and again."""
+        rows = self._stepwise if watched else self._fused
+        works, landing = self._stretch(self.lifecycle.start, START, rows)
+        work = ask = None
+        while True:
+            try:
+                while True:
+                    for ctx.transition, ctx.state, work in works:
+                        if (result := work(ctx)) is not None:
+                            raise self._junk(ctx, work, result)
+                    ctx.transition, ctx.state, row = landing
+                    work = ask = None
+                    if not row:
+                        self.finish(ctx)
+                    if watched:
+                        yield ctx.transition
+                    if not row:
+                        return
+                    for ask, works, landing in row:
+                        if ask is None:
+                            break
+                        answer = ask(ctx)
+                        if answer is True:
+                            break
+                        if answer is not False:
+                            raise self._not_strict(ctx, ask, answer)
+            except BaseException as error:
+                works, landing = self._stretch(*self.caught(ctx, error, work, ask), rows)
+
+    # ------------------------------------------------------------ out of the ordinary
+
+    def caught(self, ctx: Any, error: BaseException, work: Any, ask: Any = None) -> tuple[Transition, str]:
+        """What an exception leads to.
+
+        Args:
+            ctx: the context.
+            error: what was raised.
+            work: the function that was being called; None while guards were asked.
+            ask: the guard's test that was being asked, if one was.
+
+        Returns:
+            The arrow that takes it, and the innermost state that is open.
+
+        Raises:
+            BaseException: no arrow takes it. The run is closed, and `error` is raised again.
+        """
+        place = self._works.get((ctx.transition, ctx.state, work)) if work is not None else None
+        if ctx.outcome is None or isinstance(error, KeyboardInterrupt):
+            active = place.open if place else ctx.state or START
+            legal = isinstance(error, KeyboardInterrupt) or (place is not None and place.kind in ("enter", "action"))
+            if not legal and isinstance(error, Event):
+                error = _chained(
+                    LifecycleError(
+                        f"{self.lifecycle.name}: {type(error).__name__} was raised by {self._culprit(ctx, place, ask)}; events may be "
+                        f"raised by actions and enter hooks only. Here, call ctx.request_stop(reason)"
+                    ),
+                    error,
+                )
+            elif legal:
+                for arrow in self.lifecycle.on_event(active, error):
+                    if arrow.guard is None or arrow.guard.bind(str(arrow))(ctx):
+                        ctx.event = error
+                        return arrow, active
+                if isinstance(error, Event):
+                    searched = ", ".join(repr(scope) for scope in reversed(self.lifecycle.path(active)))
+                    error = _chained(
+                        LifecycleError(
+                            f"{self.lifecycle.name}: no open scope takes {type(error).__name__} (searched {searched}); "
+                            f"add Transition(<scope>, <dest>, event={type(error).__name__})"
+                        ),
+                        error,
+                    )
+        self._fail(ctx, error, place, ask)
+
+    def finish(self, ctx: Any) -> None:
+        """Closes a run that has reached a final state."""
+        if ctx.state == FAILED:
+            raise LifecycleError(f"{self.lifecycle.name}: {ctx.transition} led to 'failed', but its effect raised no error; let it raise one")
+        if ctx.outcome is None:
+            ctx.outcome = Completed(_epoch(ctx))
+        errors = _clean_up(ctx)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup("several clean-ups raised", errors)
+
+    def _fail(self, ctx: Any, error: BaseException, place: Work | None, ask: Any) -> NoReturn:
+        if isinstance(error, StopIteration):
+            error = _chained(MachineError(f"StopIteration was raised by {self._culprit(ctx, place, ask)}; it never ends an epoch"), error)
+        closed = isinstance(error, GeneratorExit)
+        seconds: list[BaseException] = []
+        while ctx.modes:
+            mode, outer = ctx.modes.pop()[:2]
+            try:
+                mode.write(ctx, outer)
+            except Exception as second:
+                seconds.append(second)
+        if closed:
+            ctx.outcome = Interrupted(_epoch(ctx), "its steps were closed")
+        else:
+            state = ctx.state or self.lifecycle.initial
+            at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", ctx.where()) if part)
+            error.add_note(f"statetrain: {at}; raised by {self._culprit(ctx, place, ask)}{_misspelt(ctx, error)}")
+            ctx.error, ctx.outcome, ctx.state = error, Failed(_epoch(ctx), state, error), FAILED
+            for _, hook in self._hooks.get("on_enter_failed", ()):
+                try:
+                    hook(ctx)
+                except Exception as second:
+                    seconds.append(second)
+        seconds += _clean_up(ctx)
+        for second in seconds:
+            error.add_note(f"statetrain: while closing the run, this was raised too: {second!r}")
+        raise error
+
+    def _culprit(self, ctx: Any, place: Work | None, ask: Any) -> str:
+        """Who raised, for a person."""
+        if place is None:
+            arrow = self._asked(ctx, ask)
+            return f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}" if arrow is not None and arrow.guard is not None else "the machine"
+        if place.owner:
+            return f"the hook {place.owner}"
+        if place.kind == "effect":
+            return f"the effect of {place.transition} ({signature_of(place.function)})"
+        return f"the {place.kind} work of {place.state!r}" if place.kind != "action" else f"the action of {place.state!r}"
+
+    def _asked(self, ctx: Any, ask: Any) -> Transition | None:
+        if ask is None or ctx.state not in self._stepwise:
+            return None
+        arrows = self.lifecycle.arrows(ctx.state)
+        rows = (*zip(self._stepwise[ctx.state], arrows, strict=False), *zip(self._fused[ctx.state], arrows, strict=False))
+        return next((arrow for (test, _, _), arrow in rows if test is ask), None)
+
+    def _junk(self, ctx: Any, work: Any, result: object) -> CallbackError:
+        culprit = self._culprit(ctx, self._works.get((ctx.transition, ctx.state, work)), None)
+        return CallbackError(f"{culprit} must return nothing, got {type(result).__name__}: {result!r:.80}; write into the context instead")
+
+    def _not_strict(self, ctx: Any, ask: Any, answer: object) -> GuardError:
+        arrow = self._asked(ctx, ask)
+        assert arrow is not None and arrow.guard is not None
+        try:
+            strict(arrow.guard, answer)
+        except GuardError as error:
+            return GuardError(f"{self.lifecycle.name}: arrow {arrow.source} -> {arrow.dest}: {error}")
+        raise AssertionError("only asked about answers that are no bool")
+
+    def __repr__(self) -> str:
+        callbacks = f", callbacks {', '.join(map(name_of, self.callbacks))}" if self.callbacks else ""
+        return f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states, {len(self.lifecycle.transitions)} transitions{callbacks}>"
+
+
+@define(eq=False)
+class Steps:
+    """A run that goes on one transition at a time: an iterator over the transitions taken.
+
+    While it pauses, gradients, the model's mode and the like are as they were outside; nothing behaves differently
+    because someone looks. Close it, or use it in a `with`, to end the run early: clean-ups run then too.
+    """
+
+    machine: Machine
+    ctx: Any
+    _generator: Drive
+    _paused: bool = field(default=False, init=False)
+
+    def __iter__(self) -> Iterator[Transition]:
+        return self
+
+    def __next__(self) -> Transition:
+        if self._paused:
+            _resume(self.ctx)
+            self._paused = False
+        transition = next(self._generator)
+        _suspend(self.ctx)
+        self._paused = True
+        return transition
+
+    def until(self, goal: str | Callable[[Any], bool]) -> Transition | None:
+        """Takes transitions until a state has been entered and has done its work, or a condition holds.
+
+        Args:
+            goal: a state's name, or a function of the context.
+
+        Returns:
+            The transition last taken; None if the run ended first.
+
+        Raises:
+            LifecycleError: there is no state of that name.
+        """
+        if isinstance(goal, str) and goal not in self.machine.lifecycle.names:
+            raise LifecycleError(f"{self.machine.lifecycle.name}: no state {goal!r}{did_you_mean(goal, self.machine.lifecycle.names)}")
+        for transition in self:
+            if self.ctx.state == goal if isinstance(goal, str) else goal(self.ctx):
+                return transition
+        return None
+
+    def finish(self) -> Any:
+        """Takes all transitions that are left, and returns the context."""
+        for _ in self:
+            pass
+        return self.ctx
+
+    def close(self) -> None:
+        """Ends the run here. Clean-ups run; the outcome is `Interrupted`."""
+        if self._paused:
+            self.ctx.modes.clear()  # put back when the pause began
+            self._paused = False
+        self._generator.close()
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------- modes and clean-ups
+
+
+@frozen
+class _EnterMode:
+    mode: Mode
+
+    def __call__(self, ctx: Any) -> None:
+        ctx.modes.append([self.mode, self.mode.read(ctx)])
+        self.mode.begin(ctx)
+
+
+def _leave_mode(ctx: Any) -> None:
+    mode, outer = ctx.modes.pop()
+    mode.write(ctx, outer)
+
+
+def _suspend(ctx: Any) -> None:
+    for entry in reversed(ctx.modes):
+        mode, outer = entry
+        entry.append(mode.read(ctx))
+        mode.write(ctx, outer)
+
+
+def _resume(ctx: Any) -> None:
+    for entry in ctx.modes:
+        mode, _, inner = entry
+        entry[1:] = [mode.read(ctx)]
+        mode.write(ctx, inner)
+
+
+def _clean_up(ctx: Any) -> list[BaseException]:
+    """Runs the deferred functions, the last first; all run though one raises."""
+    errors: list[BaseException] = []
+    while ctx.deferred:
+        try:
+            ctx.deferred.pop()()
+        except BaseException as error:
+            errors.append(error)
+    return errors
+
+
+def _epoch(ctx: Any) -> int:
+    return int(getattr(ctx, "epoch", 0) or 0)
+
+
+def _chained(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def _misspelt(ctx: Any, error: BaseException) -> str:
+    """Python names no remedy when a field that does not exist is set; so it is done here."""
+    found = re.fullmatch(rf"'{type(ctx).__name__}' object has no attribute '(\w+)'", str(error)) if isinstance(error, AttributeError) else None
+    return did_you_mean(found[1], [f.name for f in type(ctx).__attrs_attrs__]) if found else ""

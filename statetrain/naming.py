@@ -1,0 +1,87 @@
+"""How things are called: in tables, pictures, traces, files and errors."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import attrs
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Words to end an error about an unknown name: the nearest known one, or all of them.
+
+    Args:
+        name: what was written.
+        known: what would have been right.
+
+    Returns:
+        `"; did you mean 'batch'?"`, else `"; known: a, b, c"`, or `""` if nothing is known.
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def label_of(thing: object) -> str:
+    """What a person calls an action, an effect or a guard: its label, else its docstring's first line, else its name."""
+    label = getattr(thing, "label", None)
+    if isinstance(label, str):
+        return label
+    if isinstance(thing, partial):
+        return label_of(thing.func)
+    # An instance of an attrs class would show its class's docstring, which describes no one value.
+    doc = getattr(thing, "__doc__", None) if hasattr(thing, "__name__") else None
+    if doc:
+        return str(doc).strip().splitlines()[0].rstrip(".")
+    name = getattr(thing, "__name__", type(thing).__name__)
+    return str(name).strip("_").replace("_", " ")
+
+
+def identify(thing: Any) -> str:
+    """The stable name of a function or a class: `module:qualified_name`.
+
+    Raises:
+        ValueError: it has no name that stays the same from run to run (a lambda, a closure, a partial).
+    """
+    name = getattr(thing, "__qualname__", None)
+    module = getattr(thing, "__module__", None)
+    if name is None or module is None or "<" in name:
+        raise ValueError(
+            f"{thing!r} has no stable name; write it as a function at the top of a module, "
+            f"or as an attrs class whose fields are its parameters"
+        )
+    return f"{module}:{name}"
+
+
+def describe(thing: Any) -> Any:
+    """A JSON-safe description of a function, a class or an attrs value with its parameters.
+
+    Functions and classes become their stable name, attrs values `{"is": name, field: value, ...}`; plain data stays.
+
+    Raises:
+        ValueError: a part of it has no stable name, or is not plain data.
+    """
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    if isinstance(thing, tuple | list):
+        return [describe(part) for part in thing]
+    if isinstance(thing, dict):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, frozenset | set):
+        return sorted(describe(part) for part in thing)
+    if attrs.has(type(thing)) and not isinstance(thing, type):
+        fields = {f.name: describe(getattr(thing, f.name)) for f in attrs.fields(type(thing)) if f.init and f.eq}
+        return {"is": identify(type(thing)), **fields}
+    return {"is": identify(thing)}
+
+
+def signature_of(function: Callable[..., Any]) -> str:
+    """A function's name for a person who looks for it in the code: `module.name`."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", type(function).__module__)
+    return f"{module}.{name}"

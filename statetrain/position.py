@@ -1,0 +1,56 @@
+"""Where a run stands: the part of a context that the machine itself reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from attrs import Factory, define
+
+from statetrain.naming import did_you_mean
+
+if TYPE_CHECKING:
+    from statetrain.lifecycle import Transition
+    from statetrain.outcome import Event, Outcome
+
+
+@define(eq=False)
+class Position:
+    """The least context that a machine can run. `Context` adds what training needs; a lifecycle of one's own may add less.
+
+    Slots: a misspelt field is an error, not a new field.
+    """
+
+    state: str | None = None  # the innermost state that is open; None before a run
+    transition: Transition | None = None  # the arrow being taken, or last taken
+    event: BaseException | None = None  # the event that the last event arrow was taken on
+    stop: str | None = None  # why someone asked the run to stop
+    interrupt: str | None = None  # the signal that asked the process to stop
+    outcome: Outcome | None = None  # how the run ended; None while it goes on
+    error: BaseException | None = None  # the exception that the run failed with
+    deferred: list[Callable[[], object]] = Factory(list)  # clean-ups, run last-in first-out on every path
+    modes: list[list[Any]] = Factory(list)  # the open scopes' modes, each with what is to be put back
+    marks: dict[str, float] = Factory(dict)  # when intervals last fired
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Registers a clean-up. It runs when the run ends, on every path, the last registered first."""
+        self.deferred.append(function)
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the run to stop at the next loop head. The first reason stays.
+
+        Args:
+            reason: why; it becomes the outcome's.
+        """
+        if self.stop is None:
+            self.stop = reason
+
+    def where(self) -> str:
+        """Where in its data the run stands, for error notes; empty if there is nothing to say."""
+        return ""
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached when the usual look-up has failed.
+        kind = type(self)
+        fields = [field.name for field in kind.__attrs_attrs__]
+        raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}{did_you_mean(name, fields)}", name=name, obj=self)
