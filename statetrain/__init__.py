@@ -1,0 +1,100 @@
+"""statetrain: train PyTorch models with an explicit state machine that can be seen, checked, tested and trusted."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statetrain.accelerator import Accelerator as Accelerator
+    from statetrain.callback import Callback as Callback
+    from statetrain.callbacks.log import Log as Log
+    from statetrain.callbacks.progress import Progress as Progress
+    from statetrain.context import Context as Context
+    from statetrain.criteria import EarlyStopping as EarlyStopping
+    from statetrain.criteria import Every as Every
+    from statetrain.criteria import MaxSteps as MaxSteps
+    from statetrain.criteria import MinEpochs as MinEpochs
+    from statetrain.criteria import NonFinite as NonFinite
+    from statetrain.criteria import Threshold as Threshold
+    from statetrain.criteria import TimeLimit as TimeLimit
+    from statetrain.criteria import stop_requested as stop_requested
+    from statetrain.guards import Guard as Guard
+    from statetrain.guards import guard as guard
+    from statetrain.history import History as History
+    from statetrain.interop import to_machine as to_machine
+    from statetrain.lifecycle import Lifecycle as Lifecycle
+    from statetrain.lifecycle import State as State
+    from statetrain.lifecycle import Transition as Transition
+    from statetrain.lifecycles import evaluation as evaluation
+    from statetrain.lifecycles import prediction as prediction
+    from statetrain.lifecycles import supervised as supervised
+    from statetrain.machine import Machine as Machine
+    from statetrain.machine import Steps as Steps
+    from statetrain.outcome import CallbackError as CallbackError
+    from statetrain.outcome import Completed as Completed
+    from statetrain.outcome import ConfigError as ConfigError
+    from statetrain.outcome import DataError as DataError
+    from statetrain.outcome import Event as Event
+    from statetrain.outcome import Failed as Failed
+    from statetrain.outcome import GuardError as GuardError
+    from statetrain.outcome import Interrupted as Interrupted
+    from statetrain.outcome import LifecycleError as LifecycleError
+    from statetrain.outcome import LossError as LossError
+    from statetrain.outcome import MachineError as MachineError
+    from statetrain.outcome import NonFiniteLoss as NonFiniteLoss
+    from statetrain.outcome import Outcome as Outcome
+    from statetrain.outcome import SkipBatch as SkipBatch
+    from statetrain.outcome import SkipEpoch as SkipEpoch
+    from statetrain.outcome import StopFit as StopFit
+    from statetrain.outcome import Stopped as Stopped
+    from statetrain.registry import diff as diff
+    from statetrain.run import Run as Run
+    from statetrain.trace import Trace as Trace
+    from statetrain.trace import Tracing as Tracing
+    from statetrain.training import evaluate as evaluate
+    from statetrain.training import fit as fit
+    from statetrain.training import predict as predict
+
+__version__ = "0.1.0"
+
+# Where each public name lives. A name is loaded when it is first used, so that what needs no torch loads none.
+_HOMES = {
+    "accelerator": ("Accelerator",),
+    "callback": ("Callback",),
+    "callbacks.log": ("Log",),
+    "callbacks.progress": ("Progress",),
+    "context": ("Context",),
+    "criteria": ("EarlyStopping", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Threshold", "TimeLimit", "stop_requested"),
+    "guards": ("Guard", "guard"),
+    "history": ("History",),
+    "interop": ("to_machine",),
+    "lifecycle": ("Lifecycle", "State", "Transition"),
+    "lifecycles": ("evaluation", "prediction", "supervised"),
+    "machine": ("Machine", "Steps"),
+    "outcome": (
+        *("CallbackError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
+        *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit", "Stopped"),
+    ),
+    "registry": ("diff",),
+    "run": ("Run",),
+    "trace": ("Trace", "Tracing"),
+    "training": ("evaluate", "fit", "predict"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])  # noqa: PLE0605  # computed from the one list above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        from statetrain.naming import did_you_mean
+
+        raise AttributeError(f"module 'statetrain' has no attribute {name!r}{did_you_mean(name, _HOME_OF)}")
+    value = getattr(importlib.import_module(f"statetrain.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

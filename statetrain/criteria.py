@@ -128,7 +128,7 @@ class MaxSteps(Guard):
 
 @frozen
 class TimeLimit(Guard):
-    """Holds when the run has taken that long, by the context's clock.
+    """Holds when this fit has taken that long, by the context's clock.
 
     Args:
         minutes, hours, seconds: added up; above 0 together.
@@ -154,14 +154,14 @@ class TimeLimit(Guard):
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"seconds"})
+        return frozenset({"fit_seconds"})
 
     @property
     def prompt(self) -> bool:
         return True
 
     def test(self, ctx: Any) -> bool:
-        return bool(ctx.seconds >= self.total)
+        return bool(ctx.fit_seconds >= self.total)
 
 
 # ---------------------------------------------------------------- conditions on the history
@@ -339,7 +339,31 @@ class _Requested(Guard):
         return ctx.stop or self.label
 
 
+@frozen
+class _Interrupted(Guard):
+    """Holds when a signal asked the process to stop."""
+
+    @property
+    def label(self) -> str:
+        return "interrupted"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"interrupt"})
+
+    @property
+    def prompt(self) -> bool:
+        return True
+
+    def test(self, ctx: Any) -> bool:
+        return ctx.interrupt is not None
+
+    def reason(self, ctx: Any) -> str:
+        return ctx.interrupt or self.label
+
+
 stop_requested = _Requested()
+interrupted = _Interrupted()
 
 
 # v - v is 0.0 for every finite number and NaN for the others; it costs a tenth of math.isfinite.
@@ -367,10 +391,26 @@ def batch_drawn(ctx: Any) -> bool:
     return ctx.drawn  # type: ignore[no-any-return]  # set by the action `draw`
 
 
-@guard(reads={"pending", "window", "last_batch"})
-def accumulating(ctx: Any) -> bool:
-    "accumulating"
-    return ctx.pending < ctx.window and not ctx.last_batch
+@frozen
+class Accumulating(Guard):
+    """Holds while a window of `n` batches is not full and this is not the epoch's last batch.
+
+    Args:
+        n: batches in a window, at least 1.
+    """
+
+    n: int = field(validator=_whole)
+
+    @property
+    def label(self) -> str:
+        return "accumulating"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"pending", "last_batch"})
+
+    def test(self, ctx: Any) -> bool:
+        return ctx.pending < self.n and not ctx.last_batch
 
 
 @guard(reads={"opt_index", "optimizers"})
@@ -379,10 +419,10 @@ def another_optimizer(ctx: Any) -> bool:
     return ctx.opt_index + 1 < len(ctx.optimizers)
 
 
-@guard(reads={"exhausted", "stop"})
+@guard(reads={"exhausted"})
 def train_data_left(ctx: Any) -> bool:
     "train data left"
-    return ctx.mid_epoch and not ctx.exhausted
+    return not ctx.exhausted
 
 
 @frozen
@@ -401,3 +441,7 @@ class MinEpochs(Guard):
 
     def test(self, ctx: Any) -> bool:
         return bool(ctx.epoch >= self.n)
+
+    def reason(self, ctx: Any) -> str:
+        """Empty: it only lets another guard be asked."""
+        return ""

@@ -161,7 +161,8 @@ class AllOf(Guard):
         return all(strict(g, g.test(ctx)) for g in self.guards)
 
     def reason(self, ctx: Any) -> str:
-        return " and ".join(g.reason(ctx) for g in self.guards)
+        """The reasons of its guards, of those that have one."""
+        return " and ".join(reason for g in self.guards if (reason := g.reason(ctx)))
 
     def bind(self, place: str) -> Test:
         tests = [(g, g.bind(place)) for g in self.guards]

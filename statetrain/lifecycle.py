@@ -293,13 +293,14 @@ class Lifecycle:
             name = arrows[-1].dest
         return name
 
-    def add(self, *parts: State | Transition, first: bool = False) -> Lifecycle:
+    def add(self, *parts: State | Transition, first: bool = False, before: Transition | None = None) -> Lifecycle:
         """Adds states and arrows, together, so that what they make is sound.
 
         Args:
-            parts: states, and arrows. An arrow goes before its source's unguarded last one, an unguarded arrow to the
-                end of its source's.
+            parts: states, and arrows. An arrow goes before its source's unguarded last one, an unguarded arrow or one
+                with an event to the end.
             first: whether the arrows are to be asked before all others of their source.
+            before: an arrow that the new arrows of the same source and kind are to be asked before.
         """
         states, arrows = list(self.states), list(self.transitions)
         for part in parts:
@@ -307,7 +308,9 @@ class Lifecycle:
                 states.append(part)
                 continue
             own = [i for i, t in enumerate(arrows) if t.source == part.source and t.event is None]
-            if part.event is not None or not own:
+            if before is not None and (part.source, part.event) == (before.source, before.event):
+                at = arrows.index(before)
+            elif part.event is not None or not own:
                 at = len(arrows)
             elif first:
                 at = own[0]
@@ -318,11 +321,16 @@ class Lifecycle:
             arrows.insert(at, part)
         return attrs.evolve(self, states=states, transitions=arrows)
 
+    def alter(self, transition: Transition, **changes: Any) -> Lifecycle:
+        """Changes an arrow where it stands: `life.alter(life.between("backward", "step")[0], effect=my_effect)`."""
+        self._known(transition)
+        new = attrs.evolve(transition, **changes)
+        return attrs.evolve(self, transitions=[new if t == transition else t for t in self.transitions])
+
     def remove(self, *transitions: Transition) -> Lifecycle:
         """Removes arrows; `life.between(source, dest)` gives them."""
         for arrow in transitions:
-            if arrow not in self.transitions:
-                raise LifecycleError(f"{self.name}: no arrow {arrow}; its source has: {self._listed(arrow.source)}")
+            self._known(arrow)
         return attrs.evolve(self, transitions=[t for t in self.transitions if t not in transitions])
 
     def reorder(self, source: str, dests: Iterable[str]) -> Lifecycle:
@@ -338,8 +346,10 @@ class Lifecycle:
         queue = iter(ordered)
         return attrs.evolve(self, transitions=[next(queue) if t in own else t for t in self.transitions])
 
-    def _listed(self, source: str) -> str:
-        return "; ".join(str(t) for t in self.transitions if t.source == source) or "none"
+    def _known(self, arrow: Transition) -> None:
+        if arrow not in self.transitions:
+            there = "; ".join(str(t) for t in self.transitions if t.source == arrow.source) or "none"
+            raise LifecycleError(f"{self.name}: no arrow {arrow}; its source has: {there}")
 
     # ------------------------------------------------------------ showing, comparing, keeping: thin delegates
 

@@ -94,42 +94,45 @@ class Machine:
 
     def works(self, arrow: Transition, active: str) -> list[Work]:
         """What taking an arrow calls, in order, when `active` is the innermost state that is open."""
-        life = self.lifecycle
-        left, entered = life.crossing(active, arrow.dest)
-        out: list[Work] = []
-
-        def call(function: Callable[[Any], None], kind: Kind, state: str, open_: str, owner: str = "") -> None:
-            out.append(Work(arrow, state, function, kind, open_, owner))
-
-        for name in left:
-            state, around = life.state(name), (life.state(name).within or START)
-            for owner, hook in self._hooks.get(f"on_exit_{name}", ()):
-                call(hook, "exit", active, around, owner)
-            if state.close is not None:
-                call(state.close, "close", active, around)
-            if state.mode is not None:
-                call(_leave_mode, "mode", active, around)
-        around = (life.state(left[-1]).within or START) if left else active
-        if arrow.effect is not None:
-            call(arrow.effect, "effect", active, around)
-        for mark in arrow.guard.marks(str(arrow)) if arrow.guard is not None else ():
-            call(mark, "effect", active, around)
-        for owner, hook in self._hooks.get("on_transition", ()):
-            call(hook, "transition", active, around, owner)
+        left, entered = self.lifecycle.crossing(active, arrow.dest)
+        out = [work for name in left for work in self.leaving(arrow, name, active)]
+        out += self.passing(arrow, entered[0], active)
         for name in entered:
-            if name == FAILED:
-                for owner, hook in self._hooks.get("on_enter_failed", ()):
-                    call(hook, "enter", name, name, owner)
-                continue
-            state = life.state(name)
-            if state.mode is not None:
-                call(_EnterMode(state.mode), "mode", active, around)
-            for owner, hook in self._hooks.get(f"on_enter_{name}", ()):
-                call(hook, "enter", name, name, owner)
-            if state.action is not None:
-                call(self._wrapped(name), "action", name, name)
-            active = around = name
+            out += self.entering(arrow, name, active)
+            active = name
         return out
+
+    def leaving(self, arrow: Transition, name: str, active: str) -> list[Work]:
+        """The part of `works` that leaves one state: its exit hooks, its close work, its mode."""
+        state, around = self.lifecycle.state(name), self._around(name)
+        out = [Work(arrow, active, hook, "exit", around, owner) for owner, hook in self._hooks.get(f"on_exit_{name}", ())]
+        if state.close is not None:
+            out.append(Work(arrow, active, state.close, "close", around))
+        if state.mode is not None:
+            out.append(Work(arrow, active, _leave_mode, "mode", around))
+        return out
+
+    def passing(self, arrow: Transition, name: str, active: str) -> list[Work]:
+        """The part of `works` between leaving and entering: the arrow's own; `name` is the outermost state entered."""
+        around = self._around(name)
+        out = [Work(arrow, active, arrow.effect, "effect", around)] if arrow.effect is not None else []
+        if arrow.guard is not None:
+            out += [Work(arrow, active, mark, "effect", around) for mark in arrow.guard.marks(arrow.dest)]
+        out += [Work(arrow, active, hook, "transition", around, owner) for owner, hook in self._hooks.get("on_transition", ())]
+        return out
+
+    def entering(self, arrow: Transition, name: str, active: str) -> list[Work]:
+        """The part of `works` that enters one state: its mode, its enter hooks, its action."""
+        out = [Work(arrow, name, hook, "enter", name, owner) for owner, hook in self._hooks.get(f"on_enter_{name}", ())]
+        state = self.lifecycle.state(name) if name != FAILED else None
+        if state is not None and state.mode is not None:
+            out.insert(0, Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
+        if state is not None and state.action is not None:
+            out.append(Work(arrow, name, self._wrapped(name), "action", name))
+        return out
+
+    def _around(self, name: str) -> str:
+        return (self.lifecycle.state(name).within if name != FAILED else None) or START
 
     def _wrapped(self, name: str) -> Callable[[Any], None]:
         """A state's action as the scopes around it want it run."""
@@ -150,7 +153,7 @@ class Machine:
     def _row(self, name: str, rows: dict[str, Row]) -> Row:
         row: Row = []
         for arrow in self.lifecycle.arrows(name):
-            ask = arrow.guard.bind(str(arrow)) if arrow.guard is not None else None
+            ask = arrow.guard.bind(arrow.dest) if arrow.guard is not None else None
             row.append((ask, *self._stretch(arrow, name, rows)))
         return row
 
@@ -205,7 +208,7 @@ class Machine:
             if arrow.guard is None:
                 answers.append(Answer(arrow, True, "it has no guard"))
                 continue
-            holds = strict(arrow.guard, arrow.guard.bind(str(arrow))(ctx))
+            holds = strict(arrow.guard, arrow.guard.bind(arrow.dest)(ctx))
             answers.append(Answer(arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"))
         return tuple(answers)
 
@@ -257,8 +260,8 @@ class Machine:
         Args:
             ctx: the context.
             error: what was raised.
-            work: the function that was being called; None while guards were asked.
-            ask: the guard's test that was being asked, if one was.
+            work: the function that was being called, or its `Work`; None while guards were asked.
+            ask: the guard's test that was being asked, if one was; or the arrow that it belongs to.
 
         Returns:
             The arrow that takes it, and the innermost state that is open.
@@ -266,33 +269,44 @@ class Machine:
         Raises:
             BaseException: no arrow takes it. The run is closed, and `error` is raised again.
         """
-        place = self._works.get((ctx.transition, ctx.state, work)) if work is not None else None
-        if ctx.outcome is None or isinstance(error, KeyboardInterrupt):
-            active = place.open if place else ctx.state or START
-            legal = isinstance(error, KeyboardInterrupt) or (place is not None and place.kind in ("enter", "action"))
-            if not legal and isinstance(error, Event):
-                error = _chained(
-                    LifecycleError(
-                        f"{self.lifecycle.name}: {type(error).__name__} was raised by {self._culprit(ctx, place, ask)}; events may be "
-                        f"raised by actions and enter hooks only. Here, call ctx.request_stop(reason)"
-                    ),
-                    error,
-                )
-            elif legal:
-                for arrow in self.lifecycle.on_event(active, error):
-                    if arrow.guard is None or arrow.guard.bind(str(arrow))(ctx):
-                        ctx.event = error
-                        return arrow, active
-                if isinstance(error, Event):
-                    searched = ", ".join(repr(scope) for scope in reversed(self.lifecycle.path(active)))
-                    error = _chained(
-                        LifecycleError(
-                            f"{self.lifecycle.name}: no open scope takes {type(error).__name__} (searched {searched}); "
-                            f"add Transition(<scope>, <dest>, event={type(error).__name__})"
-                        ),
-                        error,
-                    )
-        self._fail(ctx, error, place, ask)
+        active = self.listening(ctx, error, work)
+        for arrow in self.lifecycle.on_event(active, error) if active is not None else ():
+            try:
+                holds = self.ask(ctx, arrow)
+            except BaseException as second:
+                self.fail(ctx, second, None, arrow)
+            if holds:
+                ctx.event = error
+                return arrow, active or START
+        self.fail(ctx, error, work, ask)
+
+    def listening(self, ctx: Any, error: BaseException, work: Any) -> str | None:
+        """The innermost open state, from which an arrow that takes an exception is looked for; None if none may take it."""
+        place = self._place(ctx, work)
+        if isinstance(error, KeyboardInterrupt):
+            return place.open if place is not None else ctx.state or START
+        return place.open if place is not None and place.kind in ("enter", "action") and ctx.outcome is None else None
+
+    def ask(self, ctx: Any, arrow: Transition) -> bool:
+        """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
+        if arrow.guard is None:
+            return True
+        answer = arrow.guard.bind(arrow.dest)(ctx)
+        if answer is not True and answer is not False:
+            raise self._not_strict(ctx, arrow, answer)
+        return answer
+
+    def call(self, ctx: Any, work: Work) -> None:
+        """Makes one call of a run, with what it belongs to published. The loop does the same without the record."""
+        ctx.transition, ctx.state = work.transition, work.state
+        if (result := work.function(ctx)) is not None:
+            raise self._junk(ctx, work, result)
+
+    def land(self, ctx: Any, arrow: Transition) -> None:
+        """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
+        ctx.transition, ctx.state = arrow, arrow.dest
+        if not self._stepwise[arrow.dest]:
+            self.finish(ctx)
 
     def finish(self, ctx: Any) -> None:
         """Closes a run that has reached a final state."""
@@ -306,7 +320,22 @@ class Machine:
         if errors:
             raise BaseExceptionGroup("several clean-ups raised", errors)
 
-    def _fail(self, ctx: Any, error: BaseException, place: Work | None, ask: Any) -> NoReturn:
+    def fail(self, ctx: Any, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
+        """Closes a run that an exception ends, which no arrow takes, and raises it; the arguments are those of `caught`."""
+        place = self._place(ctx, work)
+        if isinstance(error, Event) and ctx.outcome is None:
+            kind, active = type(error).__name__, self.listening(ctx, error, work)
+            searched = ", ".join(repr(scope) for scope in reversed(self.lifecycle.path(active))) if active is not None else ""
+            error = _chained(
+                LifecycleError(
+                    f"{self.lifecycle.name}: no open scope takes {kind} (searched {searched}); "
+                    f"add Transition(<scope>, <dest>, event={kind})"
+                    if active is not None
+                    else f"{self.lifecycle.name}: {kind} was raised by {self._culprit(ctx, place, ask)}; events may be "
+                    f"raised by actions and enter hooks only. Here, call ctx.request_stop(reason)"
+                ),
+                error,
+            )
         if isinstance(error, StopIteration):
             error = _chained(MachineError(f"StopIteration was raised by {self._culprit(ctx, place, ask)}; it never ends an epoch"), error)
         closed = isinstance(error, GeneratorExit)
@@ -318,7 +347,7 @@ class Machine:
             except Exception as second:
                 seconds.append(second)
         if closed:
-            ctx.outcome = Interrupted(_epoch(ctx), "its steps were closed")
+            ctx.outcome = ctx.outcome or Interrupted(_epoch(ctx), "its steps were closed")
         else:
             state = ctx.state or self.lifecycle.initial
             at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", ctx.where()) if part)
@@ -345,7 +374,12 @@ class Machine:
             return f"the effect of {place.transition} ({signature_of(place.function)})"
         return f"the {place.kind} work of {place.state!r}" if place.kind != "action" else f"the action of {place.state!r}"
 
+    def _place(self, ctx: Any, work: Any) -> Work | None:
+        return work if isinstance(work, Work) else self._works.get((ctx.transition, ctx.state, work)) if work is not None else None
+
     def _asked(self, ctx: Any, ask: Any) -> Transition | None:
+        if isinstance(ask, Transition):
+            return ask
         if ask is None or ctx.state not in self._stepwise:
             return None
         arrows = self.lifecycle.arrows(ctx.state)
@@ -353,7 +387,7 @@ class Machine:
         return next((arrow for (test, _, _), arrow in rows if test is ask), None)
 
     def _junk(self, ctx: Any, work: Any, result: object) -> CallbackError:
-        culprit = self._culprit(ctx, self._works.get((ctx.transition, ctx.state, work)), None)
+        culprit = self._culprit(ctx, self._place(ctx, work), None)
         return CallbackError(f"{culprit} must return nothing, got {type(result).__name__}: {result!r:.80}; write into the context instead")
 
     def _not_strict(self, ctx: Any, ask: Any, answer: object) -> GuardError:

@@ -1,0 +1,69 @@
+"""Where a run computes: one device, and what depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from statetrain.outcome import ConfigError
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that a word stands for.
+
+    Args:
+        device: a torch device, its name, or "auto": CUDA if there is one, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or it is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; 'auto' takes the best there is") from error
+    return chosen
+
+
+@define(eq=False)
+class Accelerator:
+    """One device: placing the model and the batches on it, backward, gradient mode.
+
+    Args:
+        device: see `choose_device`.
+    """
+
+    device: torch.device = field(default="auto", converter=choose_device)
+
+    # The C functions behind torch.set_grad_enabled: a tenth of its cost, and it is switched four times a batch.
+    set_grad: Callable[[bool], None] = field(default=torch._C._set_grad_enabled, init=False, repr=False)
+    grad_enabled: Callable[[], bool] = field(default=torch.is_grad_enabled, init=False, repr=False)
+
+    def prepare(self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
+        """Moves a model to the device, in place, and the state that optimizers have gathered after it."""
+        model.to(self.device)
+        for optimizer in optimizers:
+            for state in optimizer.state.values():
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.ndim:
+                        state[name] = value.to(self.device)
+
+    def exact(self, loss: torch.Tensor) -> torch.Tensor:
+        """A loss as it is summed up on the device: without its graph, in float64 where the device has it."""
+        return loss.detach().to(torch.float32 if self.device.type == "mps" else torch.float64)
+
+    def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+        """The gradients of an optimizer's parameters, those that have one."""
+        return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+    def grad_norm(self, optimizer: torch.optim.Optimizer) -> float:
+        """The 2-norm of all gradients of an optimizer's parameters, as a number on the host."""
+        gradients = self.gradients(optimizer)
+        return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0

@@ -1,0 +1,362 @@
+"""The work of the standard lifecycle's states, and the effects of its arrows.
+
+Each is a function of the context. They only call what the context holds, so this file needs no torch. Their docstrings
+are what the tables and the pictures say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from statetrain.outcome import DataError, Interrupted, LossError, NonFiniteLoss, Stopped
+
+_END = object()  # what an iterator gives when it has come to its end
+
+# ---------------------------------------------------------------- fit and epochs
+
+
+def begin(ctx: Any) -> None:
+    "start the clock"
+    ctx.started = ctx.clock()
+    ctx.stop = None
+
+
+def count_epoch(ctx: Any) -> None:
+    "count the epoch"
+    ctx.epoch += 1
+
+
+def open_epoch(ctx: Any) -> None:
+    "start the training data anew"
+    ctx.earlier_batches += ctx.iter
+    ctx.iter = ctx.pending = 0
+    ctx.iterator = ctx.upcoming = None
+    ctx.exhausted = ctx.epoch_complete = False
+    ctx.valid_complete = True
+    sampler = getattr(ctx.train_data, "sampler", None)
+    if hasattr(sampler, "set_epoch"):  # as distributed and seeded samplers want it, counted from 0
+        sampler.set_epoch(ctx.epoch - 1)
+
+
+def close_epoch(ctx: Any) -> None:
+    "let go of the data"
+    ctx.iterator = ctx.upcoming = ctx.valid_iterator = None
+
+
+def record(ctx: Any) -> None:
+    "write a row of the history"
+    ctx.epoch_complete = ctx.exhausted and ctx.valid_complete
+    values: dict[str, Any] = {}
+    for tally in ctx.tallies.values():
+        values.update(tally.compute())
+        tally.reset()
+    if values:
+        counters = {"epoch": ctx.epoch, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
+        ctx.history.rows.append({**counters, "epoch_complete": ctx.epoch_complete, **values})
+
+
+# ---------------------------------------------------------------- train
+
+
+def open_train(ctx: Any) -> None:
+    "iterate over the training data"
+    ctx.layout = None
+    if ctx.iterator is None:
+        ctx.iterator = iter(ctx.train_data)
+        ctx.length = _length(ctx.train_data)
+
+
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
+def draw(ctx: Any) -> None:
+    "draw a batch"
+    batch = next(ctx.iterator, _END)
+    if batch is _END:
+        _came_to_an_end(ctx)
+        return
+    ctx.drawn = True
+    layout = ctx.layout
+    if layout is None:
+        layout = ctx.layout = ctx.read_batch(batch)
+    ctx.batch = batch if layout.place is None else layout.place(batch)
+
+
+def draw_ahead(ctx: Any) -> None:
+    "draw a batch, knowing whether it is the last"
+    if ctx.length is not None:
+        draw(ctx)
+        ctx.last_batch = ctx.iter + 1 >= ctx.length
+        return
+    ctx.drawn = True
+    batch = next(ctx.iterator, _END) if ctx.upcoming is None else ctx.upcoming
+    if batch is _END:
+        _came_to_an_end(ctx)
+        return
+    ctx.upcoming = next(ctx.iterator, _END)
+    ctx.last_batch = ctx.upcoming is _END
+    if ctx.layout is None:
+        ctx.layout = ctx.read_batch(batch)
+    ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
+
+
+def _came_to_an_end(ctx: Any) -> None:
+    ctx.drawn, ctx.exhausted = False, True
+    if ctx.iter == 0:
+        once = " An iterator can be read once; give a list, a loader, or a function that makes one" if ctx.epoch > 1 else ""
+        raise DataError(f"the training data gave no batch in epoch {ctx.epoch}.{once or ' Is it empty, or smaller than one batch with drop_last?'}")
+    promised = ctx.length if hasattr(getattr(ctx.train_data, "dataset", None), "__getitem__") else None
+    if promised is not None and ctx.iter < promised:
+        raise DataError(
+            f"the training data ended after {ctx.iter} of {promised} batches; did the dataset raise StopIteration? It never ends an epoch"
+        )
+
+
+def count_batch(ctx: Any) -> None:
+    "count the batch"
+    ctx.iter += 1
+
+
+def open_batch(ctx: Any) -> None:
+    "find input and target, clear the gradients"
+    ctx.input, ctx.target = ctx.layout.split(ctx.batch)
+    size = ctx.batch_size = ctx.layout.size(ctx.input)
+    ctx.samples += size
+    if ctx.pending == 0:
+        ctx.opt.zero_grad()
+
+
+def open_shared_batch(ctx: Any) -> None:
+    "find input and target"
+    ctx.input, ctx.target = ctx.layout.split(ctx.batch)
+    ctx.batch_size = ctx.layout.size(ctx.input)
+    ctx.samples += ctx.batch_size
+
+
+def close_batch(ctx: Any) -> None:
+    "let go of the batch"
+    ctx.batch = ctx.input = ctx.target = ctx.pred = ctx.loss_grad = None
+
+
+def pred(ctx: Any) -> None:
+    "run the model"
+    forward = ctx.layout.forward
+    ctx.pred = ctx.model(ctx.input) if forward is None else forward(ctx.model, ctx.input)
+
+
+def loss(ctx: Any) -> None:
+    "compute the loss"
+    pred = ctx.pred if ctx.pick is None else ctx.pick(ctx.pred)
+    try:
+        loss = ctx.loss_grad = ctx.loss_fn(pred, ctx.target)
+    except Exception as error:
+        if not hasattr(pred, "detach"):
+            error.add_note(_name_the_part(pred))
+        raise
+    try:
+        ctx.loss_value = loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
+    except (AttributeError, RuntimeError, ValueError) as error:
+        raise LossError(_bad_loss(ctx, loss)) from error
+
+
+def _name_the_part(pred: Any) -> str:
+    parts = f" with {', '.join(map(repr, pred))}" if isinstance(pred, dict) else f" of {len(pred)}" if isinstance(pred, list | tuple) else ""
+    example = repr(next(iter(pred), "logits")) if isinstance(pred, dict) else "'[0]'" if isinstance(pred, list | tuple) else "'logits'"
+    return f"statetrain: the model returned a {type(pred).__name__}{parts}; name the part that the loss takes with pred={example}"
+
+
+def _bad_loss(ctx: Any, loss: Any) -> str:
+    if not hasattr(loss, "detach"):
+        return f"the loss must be a tensor of shape (), got {type(loss).__name__}: {loss!r:.80}; return it as a tensor, without .item()"
+    return f"the loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, for example with .mean()"
+
+
+def count_loss(ctx: Any) -> None:
+    "count the loss"
+    size, tally = ctx.batch_size, ctx.tally
+    mean = tally.losses[ctx.opt_name]
+    mean.total += ctx.loss_value * size
+    mean.count += size
+    if tally.metrics:
+        tally.update(ctx)
+
+
+def backward(ctx: Any) -> None:
+    "compute the gradients"
+    loss = ctx.loss_grad
+    if not loss.requires_grad:
+        raise LossError(
+            "the loss has no gradient: nothing that it was computed from requires one. Is it detached, computed under "
+            "no_grad, or is every parameter frozen?"
+        )
+    loss.backward(inputs=ctx.inputs)
+    ctx.pending += 1
+
+
+def step(ctx: Any) -> None:
+    "update the weights"
+    if ctx.step_opt is None:
+        ctx.opt.step()
+    else:
+        ctx.step_opt(ctx.opt)
+    ctx.step += 1
+    ctx.pending = 0
+
+
+def discard_window(ctx: Any) -> None:
+    "discard the window"
+    for optimizer in ctx.optimizers.values():
+        optimizer.zero_grad()
+    ctx.pending = 0
+
+
+def end_epoch_early(ctx: Any) -> None:
+    "count the data as exhausted, drop pending gradients"
+    discard_window(ctx)
+    ctx.exhausted = True
+
+
+# ---------------------------------------------------------------- accumulation, gradients
+
+
+def average_window(ctx: Any) -> None:
+    "average the gradients of the window"
+    if ctx.pending > 1:
+        for gradient in ctx.accelerator.gradients(ctx.opt):
+            gradient.div_(ctx.pending)
+
+
+def count_loss_and_average_window(ctx: Any) -> None:
+    "count the loss, average the gradients of the window"
+    count_loss(ctx)
+    average_window(ctx)
+
+
+def grad_norm(ctx: Any) -> None:
+    "compute the norm of the gradients"
+    ctx.grad_norm = ctx.accelerator.grad_norm(ctx.opt)
+
+
+# ---------------------------------------------------------------- several optimizers
+
+
+def select_first(ctx: Any) -> None:
+    "select the first optimizer"
+    _select(ctx, 0)
+
+
+def select_next(ctx: Any) -> None:
+    "select the next optimizer"
+    _select(ctx, ctx.opt_index + 1)
+
+
+def _select(ctx: Any, index: int) -> None:
+    ctx.opt_index = index
+    ctx.opt_name = list(ctx.optimizers)[index]
+    ctx.opt = ctx.optimizers[ctx.opt_name]
+    ctx.loss_fn = ctx.loss_fns[ctx.opt_name]
+    if ctx.training:
+        # The others' parameters gather no gradients from this one's loss.
+        ctx.inputs = [p for group in ctx.opt.param_groups for p in group["params"] if p.requires_grad]
+        ctx.opt.zero_grad()
+
+
+def step_one(ctx: Any) -> None:
+    "update this optimizer's weights"
+    ctx.opt.step() if ctx.step_opt is None else ctx.step_opt(ctx.opt)
+    ctx.pending = 0
+    ctx.step += ctx.opt_index + 1 == len(ctx.optimizers)
+
+
+# ---------------------------------------------------------------- valid
+
+
+def open_valid(ctx: Any) -> None:
+    "iterate over the validation data"
+    ctx.layout = None
+    ctx.valid_iterator = iter(ctx.valid_data)
+    ctx.valid_iter = 0
+    ctx.valid_complete = False
+    ctx.tallies["valid"].reset()
+
+
+def close_valid(ctx: Any) -> None:
+    "let go of the validation data"
+    ctx.valid_iterator = None
+
+
+def valid_draw(ctx: Any) -> None:
+    "draw a batch"
+    batch = next(ctx.valid_iterator, _END)
+    if batch is _END:
+        ctx.drawn, ctx.valid_complete = False, True
+        if ctx.valid_iter == 0:
+            raise DataError("the validation data gave no batch. Is it empty, or an iterator that was read before?")
+        return
+    ctx.drawn = True
+    layout = ctx.layout
+    if layout is None:
+        layout = ctx.layout = ctx.read_batch(batch)
+    ctx.batch = batch if layout.place is None else layout.place(batch)
+
+
+def count_valid_batch(ctx: Any) -> None:
+    "count the batch"
+    ctx.valid_iter += 1
+
+
+def open_valid_batch(ctx: Any) -> None:
+    "find input and target"
+    ctx.input, ctx.target = ctx.layout.split(ctx.batch)
+    ctx.batch_size = ctx.layout.size(ctx.input)
+
+
+def valid_loss(ctx: Any) -> None:
+    "compute and count the loss"
+    loss(ctx)
+    count_loss(ctx)
+
+
+def keep_pred(ctx: Any) -> None:
+    "keep the prediction"
+    ctx.buffers["preds"].append(ctx.pred if ctx.pick is None else ctx.pick(ctx.pred))
+
+
+def drop_validation(ctx: Any) -> None:
+    "drop this validation"
+    ctx.tallies["valid"].reset()
+    ctx.valid_complete = False
+
+
+# ---------------------------------------------------------------- how it ends
+
+
+def say_why(ctx: Any) -> None:
+    "say why"
+    if ctx.interrupt is not None:
+        ctx.outcome = Interrupted(ctx.epoch, ctx.interrupt)
+    elif ctx.event is not None and ctx.transition.event is not None:
+        kind = type(ctx.event).__name__
+        ctx.outcome = (
+            Interrupted(ctx.epoch, kind) if isinstance(ctx.event, KeyboardInterrupt) else Stopped(ctx.epoch, str(ctx.event) or kind)
+        )
+    else:
+        ctx.outcome = Stopped(ctx.epoch, ctx.transition.guard.reason(ctx))
+
+
+def raise_non_finite(ctx: Any) -> None:
+    "raise NonFiniteLoss"
+    raise NonFiniteLoss(
+        f"{ctx.transition.guard.reason(ctx)}; the weights are as they were before this batch. Lower the learning rate, clip the "
+        f"gradients or look at the batch; non_finite='skip' goes on without it, non_finite='stop' ends the run"
+    )
+
+
+def stop_non_finite(ctx: Any) -> None:
+    "discard the window and ask to stop"
+    discard_window(ctx)
+    ctx.request_stop(ctx.transition.guard.reason(ctx))

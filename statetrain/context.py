@@ -1,0 +1,179 @@
+"""The context: everything that a run knows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from attrs import Factory, define
+
+from statetrain import keys
+from statetrain.history import History
+from statetrain.outcome import MachineError
+from statetrain.position import Position
+
+if TYPE_CHECKING:
+    import torch
+
+    from statetrain.accelerator import Accelerator
+    from statetrain.callback import Callback
+    from statetrain.metrics import Tally
+
+Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a tensor, nested
+
+
+@define(eq=False, repr=False)
+class Context(Position):
+    """The extended state of a run. Fields stand in the order in which they come into being.
+
+    Slots: a misspelt field is an error. What a callback wants to keep for itself goes into `buffers`.
+
+    Any part can be read by a path: `ctx["batch.image"]`, `ctx["history[-1].valid_loss"]`.
+    """
+
+    # From before the run on.
+    model: torch.nn.Module | None = None
+    loss_fns: dict[str, Callable[..., Any]] = Factory(dict)  # by optimizer
+    optimizers: dict[str, torch.optim.Optimizer] = Factory(dict)  # by name; a lone one is called "opt"
+    train_data: Iterable[Batch] | None = None
+    valid_data: Iterable[Batch] | None = None
+    accelerator: Accelerator | None = None
+    callbacks: tuple[Callback, ...] = ()
+    min_epochs: int = 0
+    max_epochs: float = math.inf  # a whole number, or infinity
+    hparams: dict[str, Any] = Factory(dict)  # what the model was made with
+    opt_hparams: dict[str, Any] = Factory(dict)  # what the optimizers were made with
+    read_batch: Callable[[Batch], Any] | None = None  # finds the layout of a batch
+    pick: Callable[[Any], Any] | None = None  # the part of the prediction that the loss and the metrics see; None is all
+    on_host: bool = True  # whether the loss is read as a number in every batch
+    verbose: bool = True
+    clock: Callable[[], float] = time.monotonic  # seconds from any moment on
+    buffers: dict[str, Any] = Factory(dict)  # free for callbacks
+    records: dict[str, Any] = Factory(dict)  # what callbacks log beside the history
+    history: History = Factory(History)
+    first_row: int = 0  # the row of the history with which this fit began
+
+    # Counters. They change on transitions and in actions only.
+    epoch: int = 0  # the present epoch, from 1; 0 before the first
+    iter: int = 0  # the present training batch of this epoch, from 1
+    valid_iter: int = 0  # the present batch of this validation, from 1
+    step: int = 0  # steps of the optimizers made; a round of several optimizers is one
+    samples: int = 0  # training samples drawn
+    earlier_batches: int = 0  # training batches of earlier epochs
+    started: float | None = None  # the clock when this fit began; None between fits
+    earlier_seconds: float = 0.0  # what earlier fits took
+
+    # From `train` or `valid` on: set by the scope, put back when it closes.
+    training: bool = False
+    data: Iterable[Batch] | None = None  # the loader in use
+    tally: Tally | None = None  # what is summed up for the next row: train's or valid's
+    tallies: dict[str, Tally] = Factory(dict)  # both, by set
+    iterator: Iterator[Batch] | None = None  # the training data's, for the whole epoch
+    valid_iterator: Iterator[Batch] | None = None
+    length: int | None = None  # training batches in an epoch; None if nobody can know
+    exhausted: bool = False  # whether the epoch's training data has come to its end
+    epoch_complete: bool = False  # at `record`: whether the epoch was made to its end, validation included
+    valid_complete: bool = False  # whether the last validation was made to its end
+
+    # From `draw` on.
+    drawn: bool = False  # whether there was a batch
+    upcoming: Any = None  # the batch after this one, where accumulation has to know the last one
+    last_batch: bool = False  # whether this is the epoch's last batch; known with accumulation only
+    layout: Any = None  # how this loader's batches are read
+    batch: Batch = None
+
+    # From `batch` on, until the batch closes.
+    input: Any = None
+    target: Any = None
+    batch_size: int = 0  # samples
+    pending: int = 0  # batches whose gradients wait for a step
+    opt: torch.optim.Optimizer | None = None  # the current optimizer; set before `pred`, in validation too
+    opt_name: str = ""
+    opt_index: int = 0
+    inputs: Any = None  # the parameters that backward fills; None is all
+    loss_fn: Callable[..., Any] | None = None  # the current optimizer's
+    step_opt: Callable[[torch.optim.Optimizer], Any] | None = None  # makes the step in place of `opt.step()`
+
+    # From `pred` on.
+    pred: Any = None  # what the model returned
+
+    # From `loss` on.
+    loss_grad: torch.Tensor | None = None  # shape (), with its graph
+    loss_value: Any = None  # the same as a number; on a device, where nobody asks for the number, a tensor
+
+    # From `grad_norm` on, where the lifecycle has it.
+    grad_norm: float | None = None  # the norm of all gradients
+
+    # ------------------------------------------------------------ what follows from the fields
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are placed and the model computes."""
+        if self.accelerator is None:
+            raise MachineError("this context has no accelerator, so no device")
+        return self.accelerator.device
+
+    @property
+    def loss(self) -> torch.Tensor | None:
+        """The loss of this batch without its graph, shape ()."""
+        return None if self.loss_grad is None else self.loss_grad.detach()
+
+    @property
+    def batches(self) -> int:
+        """Training batches drawn since the first epoch."""
+        return self.earlier_batches + self.iter
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run has taken, by its clock, earlier fits included."""
+        return self.earlier_seconds + self.fit_seconds
+
+    @property
+    def fit_seconds(self) -> float:
+        """Seconds that this fit has taken."""
+        return 0.0 if self.started is None else self.clock() - self.started
+
+    def rest(self) -> None:
+        """Stops the clock and lets go of the data, between two fits."""
+        self.earlier_seconds, self.started = self.seconds, None
+        self.iterator = self.valid_iterator = self.upcoming = None
+
+    def fit_rows(self) -> list[dict[str, Any]]:
+        """The rows of the history that this fit has written; an earlier fit of the same run is not looked at."""
+        return self.history[self.first_row :]
+
+    def where(self) -> str:
+        if not self.epoch:
+            return ""
+        batch = f"validation batch {self.valid_iter}" if not self.training and self.valid_iter else f"batch {self.iter}"
+        return f"epoch {self.epoch}, {batch}, step {self.step}"
+
+    def __getitem__(self, path: str) -> Any:
+        """What lies at a path; see `statetrain.keys`."""
+        return keys.get(self, path)
+
+    def __repr__(self) -> str:
+        return f"<Context: {self.state or 'before the run'}{', ' + self.where() if self.where() else ''}>"
+
+    def __str__(self) -> str:
+        def epochs() -> str:
+            return f"{self.epoch}" if self.max_epochs == math.inf else f"{self.epoch} of {self.max_epochs:g}"
+
+        lines = {
+            "state": self.state or "before the run",
+            "last transition": str(self.transition) if self.transition else "none",
+            "outcome": repr(self.outcome) if self.outcome else "still running" if self.state else "none yet",
+            "epoch": epochs(),
+            "batch": f"{self.iter}" + (f" of {self.length}" if self.length else ""),
+            "step": str(self.step),
+            "samples": str(self.samples),
+            "time": f"{self.seconds:.1f} s",
+            "loss": f"{float(self.loss_value):.6g}" if self.loss_value is not None else "none yet",
+            "last row": ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.history[-1].items())
+            if len(self.history)
+            else "none yet",
+        }
+        width = max(map(len, lines))
+        return "\n".join(f"{name.rjust(width)}  {value}" for name, value in lines.items())

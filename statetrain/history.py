@@ -1,0 +1,89 @@
+"""The history of a run: one row per `record`, with all counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from attrs import Factory, define
+
+from statetrain.criteria import Mode, better
+from statetrain.naming import did_you_mean
+
+Row = dict[str, Any]
+
+
+@define(eq=False, repr=False)
+class History(Sequence[Row]):
+    """Rows of metrics and counters, oldest first.
+
+    `history[0]` is a row, `history[-1]` the last one, `history["valid_loss"]` a column: the values of the rows that
+    have it. Every row carries `epoch`, `step`, `samples`, `seconds` and `epoch_complete`.
+    """
+
+    rows: list[Row] = Factory(list)
+
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Row]: ...
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    def __getitem__(self, key: int | slice | str) -> Any:
+        """A row, some rows, or a column.
+
+        Raises:
+            KeyError: no row has such a column.
+        """
+        if not isinstance(key, str):
+            return self.rows[key]
+        column = [row[key] for row in self.rows if key in row]
+        if not column:
+            raise KeyError(f"no row of the history has {key!r}{did_you_mean(key, self.columns)}")
+        return column
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns, in the order in which they came."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def best(self, monitor: str, mode: Mode = "min") -> Row:
+        """The row in which a column is best; a NaN never is. The first of equals.
+
+        Raises:
+            KeyError: no row has such a column, or all its values are NaN.
+        """
+        found: Row | None = None
+        for row in self.rows:
+            if monitor in row and better(row[monitor], None if found is None else found[monitor], mode):
+                found = row
+        if found is None:
+            self[monitor]  # an unknown name says so
+            raise KeyError(f"no value of {monitor!r} is a number")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return self.rows == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def __repr__(self) -> str:
+        return f"<History: {len(self)} row{'s' if len(self) != 1 else ''} of {', '.join(self.columns) or 'nothing yet'}>"
+
+    def __str__(self) -> str:
+        columns = self.columns
+        lines = [columns, *([_cell(row.get(name, "")) for name in columns] for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}"

@@ -1,0 +1,40 @@
+"""Signals: the first one sets a flag that the guard `stop now` reads, the second stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def heeded(ctx: Any) -> Iterator[None]:
+    """While it is open, Ctrl-C and SIGTERM ask the run to stop; the previous handlers are put back afterwards.
+
+    Nothing is installed outside the main thread, where Python allows no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    ctx.interrupt = None
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if ctx.interrupt is not None:
+            raise KeyboardInterrupt
+        ctx.interrupt = signal.Signals(number).name
+
+    # A handler that was not set from Python reads as None and cannot be put back; it is left alone.
+    previous = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) is not None}
+    try:
+        for number in previous:
+            signal.signal(number, ask)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

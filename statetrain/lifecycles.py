@@ -1,0 +1,344 @@
+'''The standard lifecycles: supervised training, evaluation, prediction.
+
+`supervised()` starts from the table below. Each option is an edit of it, made in a fixed order; an option that is off
+adds no state and no arrow.
+'''
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from operator import or_
+from typing import Any, Literal
+
+from attrs import frozen
+
+from statetrain import actions as do
+from statetrain.criteria import (
+    Accumulating,
+    Every,
+    MaxSteps,
+    MinEpochs,
+    NonFinite,
+    another_optimizer,
+    batch_drawn,
+    interrupted,
+    more_epochs,
+    stop_requested,
+    train_data_left,
+)
+from statetrain.guards import AnyOf, Guard, as_guard, leaves
+from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.modes import Evaluating, Quiet, Training
+from statetrain.naming import did_you_mean, label_of
+from statetrain.outcome import ConfigError, LossError, SkipBatch, SkipEpoch, StopFit
+
+Policy = Literal["raise", "skip", "stop", "ignore"]
+
+# Names that hooks may mention though an option that is off leaves the state out.
+STANDARD = frozenset(
+    """fit next_epoch epoch train next_batch draw batch pred loss backward step grad_norm compute
+    valid next_valid_batch valid_draw valid_batch valid_pred valid_loss valid_compute record end""".split()
+)
+
+
+def _training(stop_now: Guard) -> Lifecycle:
+    """Training alone: no validation, no option."""
+    return Lifecycle(
+        "supervised",
+        states=[
+            State("fit", do.begin, mode=Quiet()),
+            State("next_epoch", within="fit", anchor=True),
+            State("epoch", do.open_epoch, "fit", close=do.close_epoch),
+            State("train", do.open_train, "epoch", mode=Training()),
+            State("next_batch", within="train", anchor=True),
+            State("draw", do.draw, "train"),
+            State("batch", do.open_batch, "train", close=do.close_batch),
+            State("pred", do.pred, "batch"),
+            State("loss", do.loss, "batch"),
+            State("backward", do.backward, "batch"),
+            State("step", do.step, "batch"),
+            State("record", do.record, "epoch"),
+            State("end", final=True),
+        ],
+        transitions=[
+            Transition("fit", "next_epoch"),
+            Transition("next_epoch", "end", stop_now, do.say_why),
+            Transition("next_epoch", "epoch", more_epochs, do.count_epoch),
+            Transition("next_epoch", "end"),
+            Transition("epoch", "train"),
+            Transition("train", "next_batch"),
+            Transition("next_batch", "record", stop_now),
+            Transition("next_batch", "draw"),
+            Transition("draw", "batch", batch_drawn, do.count_batch),
+            Transition("draw", "record"),
+            Transition("batch", "pred"),
+            Transition("pred", "loss"),
+            Transition("loss", "backward", effect=do.count_loss),
+            Transition("backward", "step"),
+            Transition("step", "next_batch"),
+            Transition("record", "next_epoch"),
+            Transition("draw", "next_batch", effect=do.discard_window, event=SkipBatch),
+            Transition("batch", "next_batch", effect=do.discard_window, event=SkipBatch),
+            Transition("train", "record", effect=do.end_epoch_early, event=SkipEpoch),
+            Transition("epoch", "next_epoch", effect=do.end_epoch_early, event=SkipEpoch),
+            Transition("fit", "end", effect=do.say_why, event=StopFit),
+            Transition("fit", "end", effect=do.say_why, event=KeyboardInterrupt),
+        ],
+        also=STANDARD,
+    )
+
+
+def _valid_states(within: str | None) -> list[State]:
+    return [
+        State("valid", do.open_valid, within, mode=Evaluating(), close=do.close_valid),
+        State("next_valid_batch", within="valid", anchor=True),
+        State("valid_draw", do.valid_draw, "valid"),
+        State("valid_batch", do.open_valid_batch, "valid", close=do.close_batch),
+        State("valid_pred", do.pred, "valid_batch"),
+        State("valid_loss", do.valid_loss, "valid_batch"),
+    ]
+
+
+def _valid_arrows(stop: Transition, after: str) -> list[Transition]:
+    return [
+        Transition("valid", "next_valid_batch"),
+        stop,
+        Transition("next_valid_batch", "valid_draw"),
+        Transition("valid_draw", "valid_batch", batch_drawn, do.count_valid_batch),
+        Transition("valid_draw", after),
+        Transition("valid_batch", "valid_pred"),
+        Transition("valid_pred", "valid_loss"),
+        Transition("valid_loss", "next_valid_batch"),
+        Transition("valid_draw", "next_valid_batch", event=SkipBatch),
+        Transition("valid_batch", "next_valid_batch", event=SkipBatch),
+    ]
+
+
+def supervised(
+    *,
+    stop: Guard | None = None,
+    non_finite: Policy = "raise",
+    check_gradients: bool = False,
+    accumulate: int = 1,
+    validate: Guard | None = Every(1, "epochs"),  # noqa: B008  # a frozen value
+    optimizers: int = 1,
+    max_steps: int | None = None,
+    min_epochs: int = 0,
+    compute: Callable[[Any], Any] | None = None,
+    valid_compute: Callable[[Any], Any] | None = None,
+) -> Lifecycle:
+    """The lifecycle of supervised training, with the options that are on.
+
+    Args:
+        stop: ends the run when it holds. What reads the history is asked between epochs; what reads counters, the
+            clock or a request (`TimeLimit`, `MaxSteps`, ...) at every loop head.
+        non_finite: what a NaN or infinite loss leads to, before it can reach the weights. "raise" fails the run, "skip"
+            goes on with the next batch, "stop" ends the run, "ignore" draws no arrow.
+        check_gradients: whether a state `grad_norm` computes the norm of all gradients after each backward, with the
+            same policy: a finite loss can have gradients that are not.
+        accumulate: batches whose averaged gradients make one step; a short last window counts by its own length.
+        validate: when to validate: `Every(n, "epochs")` at the end of epochs, another unit inside them; None never.
+        optimizers: how many. With several, each in turn takes `pred`, `loss`, `backward` and `step`, and backward fills
+            only its own parameters.
+        max_steps: ends the run after that many steps of the optimizers; None is no limit.
+        min_epochs: epochs before which a `stop` that reads the history is not asked.
+        compute: a function of the context in place of `pred`, `loss` and `backward`: it calls backward itself and
+            returns the loss.
+        valid_compute: the same for validation, in place of `valid_pred` and `valid_loss`: it returns the loss.
+
+    Raises:
+        ConfigError: an option is out of range, or two exclude each other.
+    """
+    _check_options(non_finite, accumulate, validate, optimizers, max_steps, min_epochs)
+    now, between_epochs = _split(stop)
+    limits = (MaxSteps(max_steps),) if max_steps is not None else ()
+    stop_now = AnyOf((interrupted, stop_requested, *limits, *now)).named("stop now")
+    life = _training(stop_now)
+    if between_epochs is not None:
+        asked = MinEpochs(min_epochs) & between_epochs if min_epochs else between_epochs
+        at = life.between("next_epoch", "epoch")[0]
+        life = life.add(Transition("next_epoch", "end", asked, do.say_why), before=at)
+    if validate is not None:
+        life = _validating(life, stop_now, as_guard(validate))
+    if compute is not None:
+        life = _computing(life, compute)
+    if valid_compute is not None and validate is not None:
+        life = _valid_computing(life, valid_compute)
+    if accumulate > 1:
+        life = _accumulating(life, accumulate)
+    if non_finite != "ignore":
+        life = _refusing(life, "loss" if compute is None else "compute", NonFinite(), non_finite)
+    if check_gradients:
+        life = life.insert(State("grad_norm", do.grad_norm), between=(_last(life), "step"))
+        if non_finite != "ignore":
+            life = _refusing(life, "grad_norm", NonFinite("gradients"), non_finite)
+    if optimizers > 1:
+        life = _alternating(life)
+    return life
+
+
+def _check_options(non_finite: str, accumulate: int, validate: Any, optimizers: int, max_steps: int | None, min_epochs: int) -> None:
+    policies = ("raise", "skip", "stop", "ignore")
+    if non_finite not in policies:
+        raise ConfigError(f"non_finite must be one of {', '.join(map(repr, policies))}, got {non_finite!r}{did_you_mean(str(non_finite), policies)}")
+    if isinstance(validate, int | float):
+        raise ConfigError(f'validate takes an interval with its unit, got {validate!r}; write Every({validate}, "epochs") or Every({validate}, "steps")')
+    for name, value, least in (
+        ("accumulate", accumulate, 1),
+        ("optimizers", optimizers, 1),
+        ("max_steps", 1 if max_steps is None else max_steps, 1),
+        ("min_epochs", min_epochs, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if optimizers > 1 and accumulate > 1:
+        raise ConfigError(
+            "accumulation with several optimizers has no one meaning: is a window one of each, or of all? Write your own lifecycle: "
+            "start from supervised(optimizers=2) and add the arrows that you mean"
+        )
+
+
+def _split(stop: Guard | None) -> tuple[tuple[Guard, ...], Guard | None]:
+    """The parts of a stop guard that are asked at every loop head, and what is left for between epochs."""
+    if stop is None:
+        return (), None
+    stop = as_guard(stop)
+    parts = stop.parts() if isinstance(stop, AnyOf) else (stop,)
+    rest = [part for part in parts if not part.prompt]
+    return tuple(part for part in parts if part.prompt), reduce(or_, rest) if rest else None
+
+
+def _last(life: Lifecycle) -> str:
+    """The state that fills the gradients: `backward`, or the function that stands for it."""
+    return "compute" if "compute" in life.names else "backward"
+
+
+def _validating(life: Lifecycle, stop_now: Guard, validate: Guard) -> Lifecycle:
+    due = validate.named("validation due")
+    life = life.add(
+        *_valid_states("epoch"),
+        Transition("draw", "valid", due),
+        *_valid_arrows(Transition("next_valid_batch", "record", stop_now, do.drop_validation), "record"),
+        Transition("valid", "record", effect=do.drop_validation, event=SkipEpoch),
+        Transition("train", "valid", due, do.end_epoch_early, event=SkipEpoch),
+        before=life.between("train", "record")[0],
+    )
+    if any(isinstance(part, Every) and part.unit != "epochs" for part in leaves(validate)):
+        again = (train_data_left & ~stop_now).named("train data left, no stop")
+        life = life.add(Transition("step", "valid", due), Transition("record", "train", again))
+    return life
+
+
+@frozen
+class Compute:
+    """A user's function as the action of `compute` or `valid_compute`; the loss is what it returns."""
+
+    function: Callable[[Any], Any]
+    training: bool = True
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return label_of(self.function)
+
+    def __call__(self, ctx: Any) -> None:
+        loss = self.function(ctx)
+        if loss is None:
+            raise LossError(f"{self.label} must return the loss of the batch, got None; end it with: return loss")
+        ctx.loss_grad = loss if hasattr(loss, "detach") else None
+        try:
+            ctx.loss_value = float(loss) if ctx.on_host else ctx.accelerator.exact(loss)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise LossError(f"{self.label} must return the loss as a scalar tensor or a number, got {type(loss).__name__}: {loss!r:.80}") from error
+        if self.training:
+            ctx.pending += 1
+        else:
+            do.count_loss(ctx)
+
+
+def _computing(life: Lifecycle, compute: Callable[[Any], Any]) -> Lifecycle:
+    life = life.insert(State("compute", Compute(compute)), between=("batch", "pred")).without("pred", "loss", "backward")
+    return life.alter(life.between("compute", "step")[0], effect=do.count_loss)
+
+
+def _valid_computing(life: Lifecycle, compute: Callable[[Any], Any]) -> Lifecycle:
+    state = State("valid_compute", Compute(compute, training=False))
+    return life.insert(state, between=("valid_batch", "valid_pred")).without("valid_pred", "valid_loss")
+
+
+def _accumulating(life: Lifecycle, batches: int) -> Lifecycle:
+    last = _last(life)
+    step = life.between(last, "step")[0]
+    effect = do.average_window if step.effect is None else do.count_loss_and_average_window
+    return (
+        life.replace("draw", action=do.draw_ahead)
+        .alter(step, effect=effect)
+        .add(Transition(last, "next_batch", Accumulating(batches), step.effect))
+    )
+
+
+def _refusing(life: Lifecycle, state: str, guard: Guard, policy: Policy) -> Lifecycle:
+    arrow = {
+        "raise": Transition(state, FAILED, guard, do.raise_non_finite),
+        "skip": Transition(state, "next_batch", guard, do.discard_window),
+        "stop": Transition(state, "next_batch", guard, do.stop_non_finite),
+    }[policy]
+    return life.add(arrow, first=True)
+
+
+def _alternating(life: Lifecycle) -> Lifecycle:
+    head = "compute" if "compute" in life.names else "pred"
+    life = (
+        life.replace("batch", action=do.open_shared_batch)
+        .replace("step", action=do.step_one)
+        .alter(life.between("batch", head)[0], effect=do.select_first)
+        .add(Transition("step", head, another_optimizer, do.select_next), first=True)
+    )
+    return _valid_alternating(life) if "valid" in life.names else life
+
+
+def _valid_alternating(life: Lifecycle) -> Lifecycle:
+    head, tail = ("valid_compute", "valid_compute") if "valid_compute" in life.names else ("valid_pred", "valid_loss")
+    return life.alter(life.between("valid_batch", head)[0], effect=do.select_first).add(
+        Transition(tail, head, another_optimizer, do.select_next)
+    )
+
+
+def evaluation(*, optimizers: int = 1, compute: Callable[[Any], Any] | None = None) -> Lifecycle:
+    """The lifecycle of evaluating a model: validation alone, with one row at its end.
+
+    Args:
+        optimizers: how many losses there are to evaluate, one for each optimizer.
+        compute: a function of the context in place of `valid_pred` and `valid_loss`; it returns the loss.
+    """
+    life = Lifecycle(
+        "evaluation",
+        states=[*_valid_states(None), State("record", do.record), State("end", final=True)],
+        transitions=[*_valid_arrows(_STOPPED, "record"), Transition("record", "end"), *_leaving("valid")],
+        also=STANDARD,
+    )
+    if compute is not None:
+        life = _valid_computing(life, compute)
+    return _valid_alternating(life) if optimizers > 1 else life
+
+
+def prediction() -> Lifecycle:
+    """The lifecycle of predicting: validation's loop, with the model alone."""
+    life = Lifecycle(
+        "prediction",
+        states=[*_valid_states(None), State("end", final=True)],
+        transitions=[*_valid_arrows(_STOPPED, "end"), *_leaving("valid")],
+        also=STANDARD,
+    )
+    return life.insert(State("collect", do.keep_pred), between=("valid_pred", "valid_loss")).without("valid_loss")
+
+
+_STOPPED = Transition("next_valid_batch", "end", (interrupted | stop_requested).named("stop now"), do.say_why)
+
+
+def _leaving(scope: str) -> list[Transition]:
+    return [
+        Transition(scope, "end", effect=do.say_why, event=StopFit),
+        Transition(scope, "end", effect=do.say_why, event=KeyboardInterrupt),
+    ]

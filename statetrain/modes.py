@@ -1,0 +1,93 @@
+"""What belongs to a scope and lies outside the context: gradient mode, the model's mode, which data is in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from statetrain import actions
+from statetrain.lifecycle import Work
+
+# Actions in which nothing is computed that a gradient could flow through; the rest run with gradients on.
+_WITHOUT_GRADIENTS = frozenset(
+    {actions.draw, actions.draw_ahead, actions.open_batch, actions.open_shared_batch, actions.backward, actions.step, actions.step_one}
+)
+
+
+@frozen
+class Quiet:
+    """Gradients are off: for everything in a run but the computations of the training step."""
+
+    def read(self, ctx: Any) -> Any:
+        return ctx.accelerator.grad_enabled()
+
+    def write(self, ctx: Any, value: Any) -> None:
+        ctx.accelerator.set_grad(value)
+
+    def begin(self, ctx: Any) -> None:
+        ctx.accelerator.set_grad(False)
+
+    def wrap(self, action: Work) -> Work:
+        return action
+
+
+@frozen
+class Training:
+    """The model is in train mode, the training data is in use, and actions compute with gradients."""
+
+    def read(self, ctx: Any) -> Any:
+        return _read(ctx)
+
+    def write(self, ctx: Any, value: Any) -> None:
+        _write(ctx, value)
+
+    def begin(self, ctx: Any) -> None:
+        ctx.model.train()
+        ctx.training, ctx.data, ctx.tally = True, ctx.train_data, ctx.tallies["train"]
+
+    def wrap(self, action: Work) -> Work:
+        if action in _WITHOUT_GRADIENTS:
+            return action
+
+        def differentiable(ctx: Any) -> None:
+            set_grad = ctx.accelerator.set_grad
+            set_grad(True)
+            try:
+                return action(ctx)  # what it returns is judged by the machine
+            finally:
+                set_grad(False)
+
+        return differentiable
+
+
+@frozen
+class Evaluating:
+    """The model is in eval mode, the validation data is in use, gradients are off."""
+
+    def read(self, ctx: Any) -> Any:
+        return (ctx.accelerator.grad_enabled(), _read(ctx))
+
+    def write(self, ctx: Any, value: Any) -> None:
+        grad, rest = value
+        ctx.accelerator.set_grad(grad)
+        _write(ctx, rest)
+
+    def begin(self, ctx: Any) -> None:
+        ctx.accelerator.set_grad(False)
+        ctx.model.eval()
+        ctx.training, ctx.data, ctx.tally = False, ctx.valid_data, ctx.tallies["valid"]
+
+    def wrap(self, action: Work) -> Work:
+        return action
+
+
+def _read(ctx: Any) -> Any:
+    # Each module's own flag: a user may have put a part of the model into eval mode.
+    return ([(module, module.training) for module in ctx.model.modules()], ctx.training, ctx.data, ctx.tally)
+
+
+def _write(ctx: Any, value: Any) -> None:
+    flags, ctx.training, ctx.data, ctx.tally = value
+    for module, training in flags:
+        module.training = training

@@ -1,0 +1,125 @@
+"""A run: what `fit` returns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from attrs import define
+
+from statetrain.context import Context
+from statetrain.criteria import Mode
+from statetrain.history import History, Row
+from statetrain.interrupts import heeded
+from statetrain.lifecycle import Lifecycle
+from statetrain.machine import Machine
+from statetrain.outcome import ConfigError, Interrupted, Outcome
+from statetrain.trace import Trace, Tracing
+
+OnInterrupt = Literal["return", "raise"]
+
+
+@define(eq=False, repr=False)
+class Run:
+    """A machine and the context that it ran.
+
+    Attributes:
+        ctx: everything that the run knows.
+        machine: the lifecycle and the callbacks.
+        on_interrupt: what Ctrl-C and SIGTERM lead to once the run has ended: "return" it, or "raise" KeyboardInterrupt.
+    """
+
+    ctx: Context
+    machine: Machine
+    on_interrupt: OnInterrupt = "return"
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None before it started."""
+        return self.ctx.outcome
+
+    @property
+    def history(self) -> History:
+        """The rows that it recorded."""
+        return self.ctx.history
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The table that it walked."""
+        return self.machine.lifecycle
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model, trained as far as the run got."""
+        assert self.ctx.model is not None
+        return self.ctx.model
+
+    @property
+    def trace(self) -> Trace:
+        """The transitions that it took.
+
+        Raises:
+            ConfigError: nobody recorded them.
+        """
+        for callback in self.machine.callbacks:
+            if isinstance(callback, Tracing):
+                return callback.trace
+        raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")
+
+    def best(self, monitor: str = "valid_loss", mode: Mode = "min") -> Row:
+        """The row of the history in which a column is best; see `History.best`."""
+        return self.history.best(monitor, mode)
+
+    def fit(self, epochs: int) -> Run:
+        """Goes on for more epochs, from where the run ended, with the same machine.
+
+        Args:
+            epochs: how many more.
+
+        Returns:
+            This run. Guards on the history look at the new rows only.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
+        self.ctx.max_epochs = self.ctx.epoch + epochs
+        self.ctx.first_row = len(self.ctx.history)
+        return self.walk()
+
+    def walk(self) -> Run:
+        """Walks the machine from its initial state to the end.
+
+        Raises:
+            BaseException: what was raised in it, as it was; its attribute `run` is this run.
+            KeyboardInterrupt: the run was interrupted, and `on_interrupt` is "raise".
+        """
+        try:
+            with heeded(self.ctx):
+                self.machine.run(self.ctx)
+            if self.on_interrupt == "raise" and isinstance(self.outcome, Interrupted):
+                raise KeyboardInterrupt(self.outcome.reason)
+        except BaseException as error:
+            error.run = self  # type: ignore[attr-defined]  # a promise of `fit`: the run is not lost with the error
+            raise
+        finally:
+            self.ctx.rest()
+        return self
+
+    def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
+        """Losses and metrics on other data; see `statetrain.evaluate`."""
+        from statetrain.training import evaluate
+
+        return evaluate(self, data, **options)
+
+    def predict(self, data: Any, **options: Any) -> Any:
+        """Predictions on other data; see `statetrain.predict`."""
+        from statetrain.training import predict
+
+        return predict(self, data, **options)
+
+    def __repr__(self) -> str:
+        last = {name: value for name, value in (self.history[-1] if len(self.history) else {}).items() if "loss" in name}
+        numbers = "".join(f", {name}={value:.4g}" for name, value in last.items() if isinstance(value, float))
+        return f"<Run {self.lifecycle.name!r}: {self.outcome!r}, {len(self.history)} rows{numbers}>"
+
+    def __str__(self) -> str:
+        return f"{self.outcome!r} after {self.ctx.step} steps and {self.ctx.seconds:.1f} s\n\n{self.history}"

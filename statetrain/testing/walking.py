@@ -1,0 +1,217 @@
+"""Walks a lifecycle on scripted answers: no context, no actions, no callbacks, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TypeAlias
+
+from statetrain.guards import AllOf, AnyOf, Guard, Named, Not
+from statetrain.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.naming import did_you_mean
+from statetrain.outcome import Event, GuardError, LifecycleError
+from statetrain.trace import Trace
+
+Ask: TypeAlias = Callable[[], bool]
+Answers: TypeAlias = "bool | Iterable[bool] | Ask"
+Raised: TypeAlias = "BaseException | type[BaseException] | None"
+# For each arrow: what its guard answers (None always holds), the arrow, which states on its way may raise, what is next.
+Row: TypeAlias = "list[tuple[Ask | None, Transition, tuple[str, ...], Row]]"
+
+_TAIL = 400  # transitions in which a cycle is looked for
+
+
+def walk(
+    lifecycle: Lifecycle,
+    answers: Mapping[str, Answers] | None = None,
+    events: Mapping[str, Iterable[Raised]] | None = None,
+    limit: int = 10_000,
+) -> Trace:
+    """Takes the transitions of a lifecycle, the guards answering from a script.
+
+        walk(supervised(), {"more epochs": [True], "a batch was drawn": [True, True]})
+
+    Args:
+        lifecycle: the table to walk.
+        answers: by a guard's label: answers for each time that it is asked, then False for ever; or one answer for
+            always; or a function without arguments. All guards of that label draw from the same answers. A combined
+            guard without answers of its own has those of its parts, asked as in a run: in order, up to the one that
+            decides. A guard that nobody answers for is False.
+        events: by a state's name: what its action raises each time that the state is entered: an exception, a class
+            of one, or None for nothing; then nothing for ever.
+        limit: transitions, the one into the initial state included, after which the walk is given up.
+
+    Returns:
+        The trace. It ends in a final state, or in `failed`: by an arrow that leads there, or by an exception (not an
+        `Event`) that no arrow takes.
+
+    Raises:
+        LifecycleError: a label or a state is unknown, no open scope takes an event, or the limit was reached.
+        GuardError: an answer is neither True nor False.
+    """
+    given = _given(lifecycle, answers or {})
+    script = _script(lifecycle, events or {})
+    rows = _rows(lifecycle, given, script)
+    arrow = lifecycle.start
+    row, may_raise = rows[arrow.dest], _watched(lifecycle.path(arrow.dest), script)
+    taken = [arrow]
+    while True:
+        if len(taken) > limit:
+            raise LifecycleError(_endless(lifecycle, taken, limit))
+        if may_raise and (raised := _raise(may_raise, script)):
+            active, error = raised
+            arrow = _caught(lifecycle, active, error, given)
+            may_raise = _watched(lifecycle.crossing(active, arrow.dest)[1], script)
+            row = rows[arrow.dest]
+        elif row:
+            for ask, arrow, may_raise, onward in row:  # noqa: B007  # what the loop ends with is what is taken
+                if ask is None or ask():
+                    break
+            row = onward
+        else:
+            return Trace(taken, lifecycle=lifecycle)
+        taken.append(arrow)
+
+
+def _rows(lifecycle: Lifecycle, given: dict[str, Ask | bool], script: dict[str, Iterator[Raised]]) -> dict[str, Row]:
+    rows: dict[str, Row] = {name: [] for name in (*lifecycle.names, FAILED)}
+    for name in lifecycle.names:
+        for arrow in lifecycle.arrows(name):
+            ask = _ask(arrow.guard, given)
+            if ask is not False:
+                may_raise = _watched(lifecycle.crossing(name, arrow.dest)[1], script) if script else ()
+                rows[name].append((None if ask is True else ask, arrow, may_raise, rows[arrow.dest]))
+    return rows
+
+
+# ---------------------------------------------------------------- answers
+
+
+def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, Ask | bool]:
+    """For each label, what is called for its next answer, or the answer that never changes."""
+    known = {label for arrow in lifecycle.transitions if arrow.guard is not None for label in _labels(arrow.guard)}
+    given: dict[str, Ask | bool] = {}
+    for label, answer in answers.items():
+        if label not in known:
+            raise LifecycleError(f"{lifecycle.name}: no guard is called {label!r}{did_you_mean(label, known)}")
+        given[label] = answer if isinstance(answer, bool) else _answering(label, answer)
+    return given
+
+
+def _labels(guard: Guard) -> Iterator[str]:
+    yield guard.label
+    for part in guard.parts():
+        yield from _labels(part)
+
+
+def _answering(label: str, answers: Iterable[bool] | Ask) -> Ask:
+    if callable(answers):
+        return lambda: _strict(label, answers())
+    if isinstance(answers, str) or not isinstance(answers, Iterable):
+        raise GuardError(f"answer [{label}] with True, False, a list of these, or a function without arguments, got {answers!r}")
+    if isinstance(answers, list | tuple):
+        for answer in answers:
+            _strict(label, answer)
+        return partial(next, iter(answers), False)
+    endless = iter(answers)
+    return lambda: _strict(label, next(endless, False))
+
+
+def _strict(label: str, answer: bool) -> bool:
+    if answer is True or answer is False:
+        return answer
+    raise GuardError(f"an answer for [{label}] is True or False, got {type(answer).__name__}: {answer!r:.80}")
+
+
+def _ask(guard: Guard | None, given: dict[str, Ask | bool]) -> Ask | bool:
+    """What is called for a guard's next answer, or the answer that never changes."""
+    if guard is None:
+        return True
+    if guard.label in given:
+        return given[guard.label]
+    if isinstance(guard, Named):
+        return _ask(guard.guard, given)
+    if isinstance(guard, Not):
+        inner = _ask(guard.guard, given)
+        return not inner if isinstance(inner, bool) else lambda: not inner()
+    if isinstance(guard, AllOf | AnyOf):
+        return _combined([_ask(part, given) for part in guard.guards], isinstance(guard, AnyOf))
+    return False
+
+
+def _combined(asks: list[Ask | bool], decisive: bool) -> Ask | bool:
+    """The first part that answers `decisive` decides; what comes after it is not asked."""
+    parts: list[Ask] = []
+    for ask in asks:
+        if ask is decisive:
+            if not parts:
+                return decisive
+            parts.append(lambda: decisive)
+            break
+        if not isinstance(ask, bool):
+            parts.append(ask)
+    if not parts:
+        return not decisive
+    return (lambda: any(ask() for ask in parts)) if decisive else (lambda: all(ask() for ask in parts))
+
+
+# ---------------------------------------------------------------- events
+
+
+def _script(lifecycle: Lifecycle, events: Mapping[str, Iterable[Raised]]) -> dict[str, Iterator[Raised]]:
+    for name, raised in events.items():
+        if name not in lifecycle.names:
+            raise LifecycleError(f"{lifecycle.name}: events: no state {name!r}{did_you_mean(name, lifecycle.names)}")
+        if not isinstance(raised, Iterable):
+            raise LifecycleError(f"{lifecycle.name}: events of {name!r} are a list with one for each visit, got {raised!r}")
+    return {name: iter(raised) for name, raised in events.items()}
+
+
+def _watched(entered: Iterable[str], script: dict[str, Iterator[Raised]]) -> tuple[str, ...]:
+    return tuple(name for name in entered if name in script)
+
+
+def _raise(entered: tuple[str, ...], script: dict[str, Iterator[Raised]]) -> tuple[str, BaseException] | None:
+    """The first of the states entered that raises, and what; the states within it are not entered."""
+    for name in entered:
+        raised = next(script[name], None)
+        if isinstance(raised, type) and issubclass(raised, BaseException):
+            raised = raised()
+        if isinstance(raised, BaseException):
+            return name, raised
+        if raised is not None:
+            raise LifecycleError(f"events of {name!r}: an entry is an exception, a class of one, or None; got {raised!r}")
+    return None
+
+
+def _caught(lifecycle: Lifecycle, active: str, error: BaseException, given: dict[str, Ask | bool]) -> Transition:
+    for arrow in lifecycle.on_event(active, error):
+        ask = _ask(arrow.guard, given)
+        if ask if isinstance(ask, bool) else ask():
+            return arrow
+    if isinstance(error, Event):
+        searched = ", ".join(repr(scope) for scope in reversed(lifecycle.path(active)))
+        raise LifecycleError(f"{lifecycle.name}: no open scope takes {type(error).__name__} (searched {searched})")
+    return Transition(active, FAILED)
+
+
+# ---------------------------------------------------------------- a walk without an end
+
+
+def _endless(lifecycle: Lifecycle, taken: list[Transition], limit: int) -> str:
+    cycle = _cycle([transition.dest for transition in taken[-_TAIL:]])
+    guards = [arrow.guard.label for name in dict.fromkeys(cycle) for arrow in lifecycle.arrows(name) if arrow.guard is not None]
+    ways = f"; the guards on its way: {', '.join(f'[{label}]' for label in dict.fromkeys(guards))}" if guards else ""
+    return (
+        f"{lifecycle.name}: the walk has not ended after {limit} transitions; it goes round "
+        f"{' -> '.join((*cycle, cycle[0]))}{ways}. Give answers that let it out, or a larger limit="
+    )
+
+
+def _cycle(states: list[str]) -> list[str]:
+    """What the states repeat at their end, else what lies between the last state and its visit before."""
+    for period in range(1, len(states) // 2 + 1):
+        if states[-period:] == states[-2 * period : -period]:
+            return states[-period:]
+    before = [i for i, state in enumerate(states[:-1]) if state == states[-1]]
+    return states[before[-1] + 1 :] if before else states

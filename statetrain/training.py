@@ -1,0 +1,469 @@
+"""Training, evaluating, predicting: a context, a lifecycle and a machine, made of what a user has."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from statetrain import data as loading
+from statetrain.accelerator import Accelerator
+from statetrain.callback import Callback
+from statetrain.context import Context
+from statetrain.criteria import Every
+from statetrain.guards import Guard, leaves
+from statetrain.keys import getter
+from statetrain.lifecycle import Lifecycle
+from statetrain.lifecycles import Policy, evaluation, prediction, supervised
+from statetrain.machine import Machine
+from statetrain.metrics import Metrics, Tally, check_monitors, tally
+from statetrain.naming import did_you_mean
+from statetrain.outcome import Completed, ConfigError, Interrupted
+from statetrain.run import OnInterrupt, Run
+from statetrain.trace import Tracing
+
+Loss = Callable[..., Any]
+Optimizer = torch.optim.Optimizer
+
+
+def fit(
+    model: torch.nn.Module | type[torch.nn.Module],
+    train: Any,
+    *,
+    valid: Any = None,
+    loss: Loss | Mapping[str, Loss] | None = None,
+    optimizer: Optimizer | Callable[..., Optimizer] | Mapping[str, Any] | None = None,
+    epochs: int | tuple[int, int] | None = 10,
+    hparams: Mapping[str, Any] | None = None,
+    opt_hparams: Mapping[str, Any] | None = None,
+    metrics: Metrics = None,
+    stop: Guard | None = None,
+    non_finite: Policy = "raise",
+    check_gradients: bool = False,
+    accumulate: int = 1,
+    validate: Guard | None = None,
+    max_steps: int | None = None,
+    compute: Callable[[Any], Any] | None = None,
+    valid_compute: Callable[[Any], Any] | None = None,
+    callbacks: Callback | Iterable[Callback] = (),
+    lifecycle: Lifecycle | None = None,
+    input: loading.Key = None,  # noqa: A002  # the word that users look for
+    target: loading.Key = None,
+    pred: str | None = None,
+    dataloader_options: Mapping[str, Any] | None = None,
+    device: str | torch.device = "auto",
+    seed: int | None = None,
+    trace: bool = False,
+    verbose: bool = True,
+    on_interrupt: OnInterrupt = "return",
+    clock: Callable[[], float] = time.monotonic,
+) -> Run:
+    """Trains a model.
+
+    Args:
+        model: a module, trained in place; or a class, made with `hparams`.
+        train: a DataLoader, a Dataset, tensors or arrays with one row a sample (`(inputs, targets)` or a dict), an
+            iterable of batches with or without a length, or a function that makes one.
+        valid: validation data, likewise; or a share of the training data between 0 and 1. None: no validation.
+        loss: a function of prediction and target that returns a scalar tensor; with several optimizers, one for all or
+            one for each by name. None takes the model's own `loss` method.
+        optimizer: an instance, or a class or function that is called with the model's parameters and `opt_hparams`; a
+            mapping of names to these for several. With several, classes get `model.<name>`'s parameters.
+        epochs: how many, at least 0; `(least, most)` to keep `stop` from ending the run before `least`; None: no limit.
+        hparams: arguments for a model class.
+        opt_hparams: arguments for an optimizer class; for several, by name, or the same for all.
+        metrics: functions of prediction and target (averaged over samples) or objects with `update`, `compute` and
+            `reset`; one, several, or by name. They become columns `train_<name>` and `valid_<name>`.
+        stop, non_finite, check_gradients, accumulate, max_steps, compute, valid_compute: see `supervised`.
+        validate: when to validate; None is at the end of every epoch.
+        callbacks: who watches, in order.
+        lifecycle: one of your own, in place of `supervised(...)` with the options above.
+        input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
+        pred: the key of the part of the model's output that the loss and the metrics take; None is all of it.
+        dataloader_options: arguments for the DataLoaders made here, such as `batch_size` (32 unless said).
+        device: "auto" (CUDA, else MPS, else CPU), or a device.
+        seed: seeds the validation share and the order of training data that is shuffled here; None: torch's global
+            generator.
+        trace: whether to record the transitions, for `run.trace`.
+        verbose: whether callbacks that print may do so.
+        on_interrupt: what Ctrl-C and SIGTERM lead to once the run has ended in order: "return" it or "raise".
+        clock: seconds from any moment on.
+
+    Returns:
+        The run: outcome, history, model.
+
+    Raises:
+        ConfigError: the arguments cannot make a run; nothing has been trained.
+        BaseException: what the model, the loss, the data or a callback raised, as it was; its attribute `run` is the run.
+    """
+    refuse_several_processes()
+    least, most = _epochs(epochs, max_steps, stop)
+    module = _model(model, hparams)
+    accelerator = Accelerator(device)
+    generator = None if seed is None else torch.Generator().manual_seed(_seed(seed))
+    if isinstance(valid, float | int) and not isinstance(valid, bool):
+        train, valid = loading.split(train, valid, generator)
+    # One-shot iterators are refused before a model is moved or an optimizer made.
+    train_loader = loading.as_loader(_again(train, most), name="train", shuffle=True, options=dataloader_options, generator=generator)
+    valid_loader = None if valid is None else loading.as_loader(
+        _again(valid, most), name="valid", options=_for_validation(dataloader_options, valid)
+    )
+    accelerator.prepare(module)
+    optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
+    losses = _losses(loss, module, optimizers, compute, lifecycle, accelerator)
+    options = {
+        "stop": stop,
+        "non_finite": non_finite,
+        "check_gradients": check_gradients,
+        "accumulate": accumulate,
+        "max_steps": max_steps,
+        "compute": compute,
+        "valid_compute": valid_compute,
+    }
+    if lifecycle is None:
+        due = (validate or Every(1, "epochs")) if valid is not None else None
+        lifecycle = supervised(validate=due, optimizers=max(len(optimizers), 1), min_epochs=least, **options)  # type: ignore[arg-type]  # a dict of options has no type for each
+    else:
+        _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
+        if valid_loader is None and "valid" in lifecycle.names:
+            raise ConfigError(f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation data; give valid=, or use life.without('valid')")
+    tallies = {"train": tally("train", losses, metrics, accelerator.device)}
+    if valid_loader is not None:
+        tallies["valid"] = tally("valid", losses, metrics, accelerator.device)
+    listeners = (callbacks,) if isinstance(callbacks, Callback) else tuple(callbacks)
+    machine = Machine(lifecycle, (*listeners, *((Tracing(),) if trace else ())))
+    _check_monitors(machine, tallies)
+    names = list(optimizers)
+    ctx = Context(
+        model=module,
+        loss_fns=losses,
+        optimizers=optimizers,
+        train_data=train_loader,
+        valid_data=valid_loader,
+        accelerator=accelerator,
+        callbacks=machine.callbacks,
+        min_epochs=least,
+        max_epochs=most,
+        hparams=dict(hparams or {}),
+        opt_hparams=dict(opt_hparams or {}),
+        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and bool(losses)),
+        pick=None if pred is None else getter(pred),
+        on_host=reads_loss(machine, accelerator),
+        verbose=verbose,
+        clock=clock,
+        tallies=tallies,
+        tally=tallies["train"],
+        opt_name=names[0] if names else "",
+        opt=optimizers[names[0]] if names else None,
+        loss_fn=next(iter(losses.values()), None),
+    )
+    return Run(ctx, machine, on_interrupt).walk()
+
+
+def evaluate(
+    model: Run | torch.nn.Module,
+    data: Any,
+    *,
+    loss: Loss | None = None,
+    metrics: Metrics = None,
+    callbacks: Callback | Iterable[Callback] = (),
+    input: loading.Key = None,  # noqa: A002  # the word that users look for
+    target: loading.Key = None,
+    pred: str | None = None,
+    dataloader_options: Mapping[str, Any] | None = None,
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
+    """Losses and metrics of a model on data, as means over samples.
+
+    Args:
+        model: a run, whose loss, metrics and keys are used unless others are given here; or a module, with a `loss`.
+        data: as in `fit`.
+        loss: a function of prediction and target; None is the run's.
+        metrics: as in `fit`, in place of the run's.
+        callbacks: who watches; the lifecycle is `evaluation()`.
+        input, target, pred, dataloader_options, device: as in `fit`; None is the run's.
+
+    Returns:
+        The values by name: `loss`, and the metrics.
+
+    Raises:
+        ConfigError: the arguments do not suffice.
+        KeyboardInterrupt: it was interrupted; a part of the data has no loss of the whole.
+    """
+    refuse_several_processes()
+    run = model if isinstance(model, Run) else None
+    module = run.model if run is not None else _model(model, None)  # type: ignore[arg-type]  # what is no run is judged there
+    accelerator = _accelerator_of(run, module, device)
+    losses: dict[str, Loss] = {"opt": loss} if loss is not None else dict(run.ctx.loss_fns) if run is not None else {}
+    compute = None
+    if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
+        compute = run.lifecycle.state("valid_compute").action.function  # type: ignore[union-attr]  # it is a Compute
+    if not losses and compute is None:
+        raise ConfigError("evaluate needs a loss; give loss=, a function of prediction and target")
+    if metrics is None and run is not None:
+        metrics = {name: metric for name, metric in run.ctx.tallies["train"].metrics.items()}
+    counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
+    ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=compute is None)
+    ctx.loss_fns, ctx.loss_fn = losses, next(iter(losses.values()), None)
+    ctx.optimizers = dict.fromkeys(losses)  # type: ignore[arg-type]  # only their names count, one loss for each
+    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), callbacks)  # type: ignore[arg-type]  # converted
+    ctx.on_host = reads_loss(machine, accelerator)
+    _walk_aside(ctx, machine)
+    row = ctx.history[-1] if len(ctx.history) else {}
+    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+
+
+def predict(
+    model: Run | torch.nn.Module,
+    data: Any,
+    *,
+    stack: bool = True,
+    callbacks: Callback | Iterable[Callback] = (),
+    input: loading.Key = None,  # noqa: A002  # the word that users look for
+    pred: str | None = None,
+    dataloader_options: Mapping[str, Any] | None = None,
+    device: str | torch.device = "auto",
+) -> Any:
+    """What a model says about data, in the data's order.
+
+    Args:
+        model: a run, or a module.
+        data: as in `fit`; a lone tensor is all inputs. What stands beside the inputs is not looked at.
+        stack: whether the batches' predictions are joined along the first dimension; False gives a list of them.
+        callbacks: who watches; the lifecycle is `prediction()`.
+        input, pred, dataloader_options, device: as in `fit`; None is the run's.
+
+    Returns:
+        The predictions, on the device where they were made, or the list of them.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    refuse_several_processes()
+    run = model if isinstance(model, Run) else None
+    module = run.model if run is not None else _model(model, None)  # type: ignore[arg-type]  # what is no run is judged there
+    accelerator = _accelerator_of(run, module, device)
+    if dataloader_options and dataloader_options.get("shuffle"):
+        raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
+    ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
+    ctx.buffers["preds"] = preds = []
+    _walk_aside(ctx, Machine(prediction(), callbacks))  # type: ignore[arg-type]  # converted
+    return loading.join(preds) if stack else preds
+
+
+# ---------------------------------------------------------------- what fit is made of
+
+
+def refuse_several_processes() -> None:
+    """Raises a `ConfigError` where torch runs several processes: they would train apart."""
+    world = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+    if world > 1:
+        raise ConfigError(
+            f"statetrain runs in one process so far, got {world} (torch.distributed or WORLD_SIZE); each would train a model of "
+            f"its own. Start one process, or wrap the loop yourself"
+        )
+
+
+def _epochs(epochs: Any, max_steps: int | None, stop: Guard | None) -> tuple[int, float]:
+    if epochs is None:
+        if max_steps is None and stop is None:
+            raise ConfigError("epochs=None has no end; give max_steps= or stop=, or a number of epochs")
+        return 0, math.inf
+    pair = epochs if isinstance(epochs, tuple) else (0, epochs)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
+        raise ConfigError(f"epochs must be a whole number of at least 0, or (least, most), got {epochs!r}")
+    if pair[0] > pair[1]:
+        raise ConfigError(f"epochs=({pair[0]}, {pair[1]}): the least number is above the most; write (least, most)")
+    return pair
+
+
+def _seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, or None, got {seed!r}")
+    return seed
+
+
+def _model(model: Any, hparams: Mapping[str, Any] | None) -> torch.nn.Module:
+    if isinstance(model, torch.nn.Module):
+        if hparams:
+            raise ConfigError("hparams are for making a model; this one is made already, so give its class, or leave hparams out")
+        return model
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        try:
+            return model(**(hparams or {}))
+        except TypeError as error:
+            error.add_note(f"statetrain: while making the model: {model.__name__}(**{dict(hparams or {})!r})")
+            raise
+    raise ConfigError(f"model must be a torch.nn.Module or a class of one, got {model!r:.80}")
+
+
+def _again(data: Any, epochs: float) -> Any:
+    if epochs > 1 and hasattr(data, "__next__") and iter(data) is data:
+        raise ConfigError(
+            f"a {type(data).__name__} can be read once, and there are more epochs; give a list, a loader, or a function that makes one"
+        )
+    return data
+
+
+def _for_validation(options: Mapping[str, Any] | None, data: Any) -> dict[str, Any] | None:
+    """The loader options as they make sense for validation; none for a loader that is made already."""
+    if options is None or loading.as_dataset(data) is None:
+        return None
+    return {name: value for name, value in options.items() if name not in ("shuffle", "sampler", "batch_sampler", "drop_last", "generator")}
+
+
+def _optimizers(given: Any, model: torch.nn.Module, hparams: dict[str, Any], lifecycle: Lifecycle | None) -> dict[str, Optimizer]:
+    if given is None:
+        if lifecycle is not None and "step" not in lifecycle.names:
+            return {}
+        raise ConfigError("fit needs an optimizer; give optimizer=torch.optim.Adam, opt_hparams={'lr': 1e-3}, or an instance")
+    if not isinstance(given, Mapping):
+        return {"opt": _optimizer("opt", given, model, model, hparams)}
+    if not given:
+        raise ConfigError("optimizer={} names no optimizer")
+    by_name = bool(hparams) and set(hparams) <= set(given)
+    optimizers = {}
+    for name, one in given.items():
+        part = getattr(model, name, None)
+        if not isinstance(one, Optimizer) and not isinstance(part, torch.nn.Module):
+            parts = [child for child, _ in model.named_children()]
+            raise ConfigError(
+                f"optimizer {name!r} is a class, so it takes the parameters of model.{name}, which is no module{did_you_mean(name, parts)} "
+                f"Or give an instance with the parameters that it is to train"
+            )
+        optimizers[name] = _optimizer(name, one, model, part, dict(hparams.get(name, {})) if by_name else hparams)
+    return optimizers
+
+
+def _optimizer(name: str, given: Any, model: torch.nn.Module, part: Any, hparams: dict[str, Any]) -> Optimizer:
+    if isinstance(given, Optimizer):
+        if hparams:
+            raise ConfigError(f"opt_hparams are for making an optimizer; {name!r} is made already, so give its class, or leave opt_hparams out")
+        optimizer = given
+    else:
+        parameters = [p for p in part.parameters() if p.requires_grad]
+        if not parameters:
+            raise ConfigError(f"the model has no parameter to train: {type(part).__name__} has none that requires a gradient")
+        if not callable(given):
+            raise ConfigError(f"optimizer must be an optimizer, its class, or a mapping of names to these, got {given!r:.80}")
+        try:
+            optimizer = given(parameters, **hparams)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"opt_hparams {hparams!r} do not make the optimizer {getattr(given, '__name__', given)}: {error}") from error
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(f"optimizer {name!r} must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ConfigError(
+            f"optimizer {name!r} has none of the model's parameters, so training would change nothing; was it made for another "
+            f"instance? Make it from this model's parameters(), or give its class"
+        )
+    return optimizer
+
+
+def _losses(
+    given: Any,
+    model: torch.nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    compute: Any,
+    lifecycle: Lifecycle | None,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    names = list(optimizers) or ["opt"]
+    if given is None:
+        given = getattr(model, "loss", None)
+    if given is None and (compute is not None or lifecycle is not None):
+        return dict.fromkeys(names)
+    if isinstance(given, Mapping):
+        if set(given) != set(names):
+            raise ConfigError(f"loss names {sorted(given)} must be those of the optimizers, {sorted(names)}")
+        losses = {name: given[name] for name in names}
+    else:
+        losses = dict.fromkeys(names, given)
+    for loss in losses.values():
+        if isinstance(loss, type):
+            raise ConfigError(f"loss must be a function of prediction and target, got the class {loss.__name__}; write {loss.__name__}()")
+        if not callable(loss):
+            got = "none" if loss is None else repr(loss)
+            raise ConfigError(f"fit needs a loss, a function of prediction and target, got {got}; for example loss=torch.nn.functional.cross_entropy")
+        if isinstance(loss, torch.nn.Module):
+            loss.to(accelerator.device)
+    return losses
+
+
+def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
+    defaults = {"non_finite": "raise", "accumulate": 1, "check_gradients": False}
+    given = [name for name, value in options.items() if value != defaults.get(name)]
+    if given:
+        raise ConfigError(f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already; make it with them: supervised({given[0]}=...)")
+
+
+def _check_monitors(machine: Machine, tallies: Mapping[str, Tally]) -> None:
+    columns = [column for counted in tallies.values() for column in counted.columns]
+    columns += [field.removeprefix("history.") for cb in machine.callbacks for field in cb.writes if field.startswith("history.")]
+    hint = "" if "valid" in tallies else "; this run has no validation data, give valid="
+    for arrow in machine.lifecycle.transitions:
+        if arrow.guard is not None:
+            check_monitors(arrow.guard.monitors, columns, f"{hint} (monitored by [{arrow.guard.label}])")
+
+
+def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
+    """Whether the loss is read as a number in every batch: on the CPU always, elsewhere if somebody reads it."""
+    guards = [leaf for arrow in machine.lifecycle.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)]
+    read = {field for guard in guards for field in guard.reads} | {field for cb in machine.callbacks for field in cb.reads}
+    return accelerator.device.type == "cpu" or "loss_value" in read
+
+
+# ---------------------------------------------------------------- what evaluate and predict share
+
+
+def _accelerator_of(run: Run | None, module: torch.nn.Module, device: str | torch.device) -> Accelerator:
+    if run is not None and device == "auto":
+        assert run.ctx.accelerator is not None
+        return run.ctx.accelerator
+    accelerator = Accelerator(device)
+    accelerator.prepare(module)
+    return accelerator
+
+
+def _context_for(
+    run: Run | None,
+    module: torch.nn.Module,
+    accelerator: Accelerator,
+    data: Any,
+    input_key: loading.Key,
+    target_key: loading.Key,
+    pred: str | None,
+    options: Mapping[str, Any] | None,
+    counted: Tally,
+    target_needed: bool = False,
+) -> Context:
+    reader = run.ctx.read_batch if run is not None else None
+    if isinstance(reader, loading.BatchReader):
+        input_key = reader.input if input_key is None else input_key
+        target_key = reader.target if target_key is None and target_needed else target_key
+    pick = getter(pred) if pred is not None else run.ctx.pick if run is not None else None
+    return Context(
+        model=module,
+        valid_data=loading.as_loader(data, name="data", options=options),
+        accelerator=accelerator,
+        read_batch=loading.BatchReader(accelerator.device, input_key, target_key, target_needed),
+        pick=pick,
+        tallies={"valid": counted},
+        opt_name=next(iter(counted.losses), ""),
+        hparams=dict(run.ctx.hparams) if run is not None else {},
+    )
+
+
+def _walk_aside(ctx: Context, machine: Machine) -> None:
+    """Runs a machine beside a fit. An interrupt is passed on: part of an answer is not the answer."""
+    run = Run(ctx, machine).walk()
+    if isinstance(run.outcome, Interrupted):
+        raise KeyboardInterrupt(run.outcome.reason)
+    assert run.outcome is None or isinstance(run.outcome, Completed) or run.outcome.ok
