@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from attrs import define, field
@@ -40,7 +39,7 @@ class Accelerator:
         device: see `choose_device`.
     """
 
-    device: torch.device = field(default="auto", converter=choose_device)
+    device: torch.device = field(factory=choose_device, converter=choose_device)
 
     # The C functions behind torch.set_grad_enabled: a tenth of its cost, and it is switched four times a batch.
     set_grad: Callable[[bool], None] = field(default=torch._C._set_grad_enabled, init=False, repr=False)

@@ -34,7 +34,7 @@ def open_epoch(ctx: Any) -> None:
     ctx.exhausted = ctx.epoch_complete = False
     ctx.valid_complete = True
     sampler = getattr(ctx.train_data, "sampler", None)
-    if hasattr(sampler, "set_epoch"):  # as distributed and seeded samplers want it, counted from 0
+    if sampler is not None and hasattr(sampler, "set_epoch"):  # as distributed and seeded samplers want it, counted from 0
         sampler.set_epoch(ctx.epoch - 1)
 
 

@@ -6,6 +6,7 @@ Each check raises a `LifecycleError` that names the lifecycle, the state or the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from statetrain.naming import did_you_mean
@@ -115,7 +116,7 @@ def _order(life: Lifecycle) -> None:
                 f"{life.name}: every guard on {state.name!r} may be false, last [{arrows[-1].guard.label}]; "
                 f"end its arrows with one that has no guard"
             )
-        for arrow, after in zip(arrows, arrows[1:], strict=False):
+        for arrow, after in pairwise(arrows):
             if arrow.guard is None:
                 raise LifecycleError(
                     f"{life.name}: arrow {after} is hidden behind {arrow}, which always holds; "
@@ -132,16 +133,17 @@ def _order(life: Lifecycle) -> None:
 
 def _ways(life: Lifecycle) -> None:
     forward: dict[str, set[str]] = {name: {t.dest for t in life.arrows(name)} for name in life.names}
-    reached: set[str] = set()
+    reached: set[str] = set()  # entered, perhaps only on the way to a state within
+    asked: set[str] = set()  # led to, so that its own arrows are asked
     todo = [life.initial]
     while todo:
         name = todo.pop()
-        if name in reached or name in _RESERVED:
+        if name in asked or name in _RESERVED:
             continue
-        opened = [scope for scope in life.path(name) if scope not in reached]
-        reached.update(opened)
+        asked.add(name)
+        reached.update(life.path(name))
         todo += forward[name]
-        todo += [t.dest for t in life.transitions if t.event is not None and t.source in opened]
+        todo += [t.dest for t in life.transitions if t.event is not None and t.source in life.path(name)]
     for name in life.names:
         if name not in reached:
             raise LifecycleError(f"{life.name}: State {name!r} cannot be reached from {life.initial!r}; lead an arrow to it, or remove it")

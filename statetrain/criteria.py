@@ -317,8 +317,8 @@ class NonFinite(Guard):
 
 
 @frozen
-class _Requested(Guard):
-    """Holds when someone called `ctx.request_stop(reason)`."""
+class StopRequested(Guard):
+    """Holds when someone called `ctx.request_stop(reason)`, as the handlers of signals do."""
 
     @property
     def label(self) -> str:
@@ -335,35 +335,18 @@ class _Requested(Guard):
     def test(self, ctx: Any) -> bool:
         return ctx.stop is not None
 
+    def bind(self, place: str) -> Test:
+        return _stop_requested
+
     def reason(self, ctx: Any) -> str:
         return ctx.stop or self.label
 
 
-@frozen
-class _Interrupted(Guard):
-    """Holds when a signal asked the process to stop."""
-
-    @property
-    def label(self) -> str:
-        return "interrupted"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"interrupt"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
-
-    def test(self, ctx: Any) -> bool:
-        return ctx.interrupt is not None
-
-    def reason(self, ctx: Any) -> str:
-        return ctx.interrupt or self.label
+stop_requested = StopRequested()
 
 
-stop_requested = _Requested()
-interrupted = _Interrupted()
+def _stop_requested(ctx: Any) -> bool:
+    return ctx.stop is not None
 
 
 # v - v is 0.0 for every finite number and NaN for the others; it costs a tenth of math.isfinite.
@@ -416,7 +399,7 @@ class Accumulating(Guard):
 @guard(reads={"opt_index", "optimizers"})
 def another_optimizer(ctx: Any) -> bool:
     "another optimizer"
-    return ctx.opt_index + 1 < len(ctx.optimizers)
+    return bool(ctx.opt_index + 1 < len(ctx.optimizers))
 
 
 @guard(reads={"exhausted"})

@@ -15,7 +15,7 @@ declares what it reads. Guards combine with `&`, `|` and `~`, and any of them ta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, overload
 
 from attrs import frozen
 
@@ -165,8 +165,15 @@ class AllOf(Guard):
         return " and ".join(reason for g in self.guards if (reason := g.reason(ctx)))
 
     def bind(self, place: str) -> Test:
-        tests = [(g, g.bind(place)) for g in self.guards]
-        return lambda ctx: all(strict(g, test(ctx)) for g, test in tests)
+        tests = tuple((g, g.bind(place)) for g in self.guards)
+
+        def each(ctx: Any) -> bool:
+            for guard, test in tests:
+                if (answer := test(ctx)) is not True:
+                    return strict(guard, answer)
+            return True
+
+        return each
 
     def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
         return tuple(m for g in self.guards for m in g.marks(place))
@@ -205,10 +212,15 @@ class AnyOf(Guard):
         return next((g.reason(ctx) for g in self.guards if g(ctx)), self.label)
 
     def bind(self, place: str) -> Test:
-        tests = [(g, g.bind(place)) for g in self.guards]
-        if len(tests) == 1:
-            return tests[0][1]
-        return lambda ctx: any(strict(g, test(ctx)) for g, test in tests)
+        tests = tuple((g, g.bind(place)) for g in self.guards)
+
+        def some(ctx: Any) -> bool:
+            for guard, test in tests:
+                if (answer := test(ctx)) is not False:
+                    return strict(guard, answer)
+            return False
+
+        return some
 
     def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
         return tuple(m for g in self.guards for m in g.marks(place))
@@ -317,7 +329,11 @@ class Predicate(Guard):
         return f"<guard {self.label!r}>"
 
 
-def guard(function: Test | None = None, *, reads: Iterable[str] = (), prompt: bool = False) -> Any:
+@overload
+def guard(function: Test, *, reads: Iterable[str] = (), prompt: bool = False) -> Predicate: ...
+@overload
+def guard(*, reads: Iterable[str] = (), prompt: bool = False) -> Callable[[Test], Predicate]: ...
+def guard(function: Test | None = None, *, reads: Iterable[str] = (), prompt: bool = False) -> Predicate | Callable[[Test], Predicate]:
     """Makes a guard of a function of the context; its docstring is the label.
 
     Args:

@@ -210,7 +210,7 @@ class _Live(HierarchicalMachine):
 
     def trigger_event(self, model: object, trigger: str, *args: Any, **kwargs: Any) -> bool:
         if not args:
-            raise MachineError(f"trigger {trigger!r} needs the context that guards and actions are called with: machine.{trigger}(ctx)")
+            raise MachineError(f"trigger {trigger!r} needs the context that guards and actions read: machine.{trigger}(ctx)")
         if self._busy:
             raise MachineError(
                 f"trigger {trigger!r} came while an arrow was being taken; trigger it after that, or raise an event in an action"
@@ -227,9 +227,8 @@ class _Live(HierarchicalMachine):
 
 
 def _nested(life: Lifecycle, scope: str | None) -> list[dict[str, Any]]:
-    return [
-        {"name": state.name, "final": state.final, "children": _nested(life, state.name)} for state in life.states if state.within == scope
-    ]
+    inside = (state for state in life.states if state.within == scope)
+    return [{"name": state.name, "final": state.final, "children": _nested(life, state.name)} for state in inside]
 
 
 def _path(life: Lifecycle, name: str) -> str:
@@ -265,7 +264,7 @@ def _check_names(live: _Live, carrier: Any) -> None:
             f"{life.name}: {what} has {', '.join(map(repr, taken))} already, which `transitions` would bind; "
             f"give a model of a plain class that has no such names"
         )
-    hidden = [state.name for state in life.states if state.within is not None and hasattr(FunctionWrapper(None), state.name)]
+    hidden = [state.name for state in life.states if state.within is not None and state.name in {"_func", *dir(FunctionWrapper)}]
     if hidden:
         raise MachineError(f"{life.name}: `transitions` cannot nest a state called {hidden[0]!r}; rename it")
     try:

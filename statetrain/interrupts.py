@@ -28,6 +28,7 @@ def heeded(ctx: Any) -> Iterator[None]:
         if ctx.interrupt is not None:
             raise KeyboardInterrupt
         ctx.interrupt = signal.Signals(number).name
+        ctx.request_stop(ctx.interrupt)
 
     # A handler that was not set from Python reads as None and cannot be put back; it is left alone.
     previous = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) is not None}

@@ -122,6 +122,14 @@ class Transition:
         return f"{self.source} -> {self.dest} {self.label}".rstrip()
 
 
+def _states(value: Iterable[State]) -> tuple[State, ...]:
+    return tuple(value)
+
+
+def _transitions(value: Iterable[Transition]) -> tuple[Transition, ...]:
+    return tuple(value)
+
+
 @frozen(repr=False)
 class Lifecycle:
     """States and transitions. Immutable; every edit returns another one, checked like the first.
@@ -139,10 +147,10 @@ class Lifecycle:
     """
 
     name: str
-    states: tuple[State, ...] = field(converter=tuple)
-    transitions: tuple[Transition, ...] = field(converter=tuple)
+    states: tuple[State, ...] = field(converter=_states)
+    transitions: tuple[Transition, ...] = field(converter=_transitions)
     initial: str = field(default="")
-    also: frozenset[str] = field(default=frozenset(), converter=frozenset, eq=False)
+    also: frozenset[str] = field(default=frozenset(), eq=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.initial and self.states:
@@ -265,22 +273,16 @@ class Lifecycle:
             LifecycleError: a name is unknown, or a removed state leads nowhere that stays.
         """
         gone = {inner for name in names for inner in (name, *self.inside(self.state(name).name))}
-        onward = {name: self._onward(name, gone) for name in gone if any(t.dest == name for t in self.transitions)}
-        kept: list[Transition] = []
-        for arrow in self.transitions:
-            if arrow.source in gone:
-                continue
-            led = attrs.evolve(arrow, dest=onward.get(arrow.dest, arrow.dest))
-            own = self.arrows(arrow.source)
-            says_no_more = (
-                len(own) > 1
-                and arrow is own[-2]
-                and arrow.dest in gone
-                and led.effect is None
-                and led.dest == onward.get(own[-1].dest, own[-1].dest)
-            )
-            if led not in kept and not says_no_more:
-                kept.append(led)
+        staying = [arrow for arrow in self.transitions if arrow.source not in gone]
+        onward = {name: self._onward(name, gone) for name in gone if any(arrow.dest == name for arrow in staying)}
+        led = {arrow: attrs.evolve(arrow, dest=onward.get(arrow.dest, arrow.dest)) for arrow in staying}
+        for source in dict.fromkeys(arrow.source for arrow in staying):
+            own = self.arrows(source)
+            for arrow in reversed(own[:-1]):
+                if arrow.dest == own[-1].dest or led[arrow].effect is not None or led[arrow].dest != led[own[-1]].dest:
+                    break
+                del led[arrow]
+        kept = dict.fromkeys(led.values())  # two arrows may have become one
         return attrs.evolve(self, states=[s for s in self.states if s.name not in gone], transitions=kept)
 
     def _onward(self, name: str, gone: set[str]) -> str:
@@ -299,21 +301,19 @@ class Lifecycle:
         Args:
             parts: states, and arrows. An arrow goes before its source's unguarded last one, an unguarded arrow or one
                 with an event to the end.
-            first: whether the arrows are to be asked before all others of their source.
+            first: whether the arrows are to be asked before all others of their source and kind, in the order given.
             before: an arrow that the new arrows of the same source and kind are to be asked before.
         """
-        states, arrows = list(self.states), list(self.transitions)
-        for part in parts:
-            if isinstance(part, State):
-                states.append(part)
-                continue
-            own = [i for i, t in enumerate(arrows) if t.source == part.source and t.event is None]
+        states = [*self.states, *(part for part in parts if isinstance(part, State))]
+        arrows, new = list(self.transitions), [part for part in parts if isinstance(part, Transition)]
+        for part in reversed(new) if first else new:
+            own = [i for i, t in enumerate(arrows) if t.source == part.source and (t.event is None) == (part.event is None)]
             if before is not None and (part.source, part.event) == (before.source, before.event):
                 at = arrows.index(before)
+            elif first and own:
+                at = own[0]
             elif part.event is not None or not own:
                 at = len(arrows)
-            elif first:
-                at = own[0]
             elif part.guard is not None and arrows[own[-1]].guard is None:
                 at = own[-1]
             else:

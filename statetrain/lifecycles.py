@@ -22,7 +22,6 @@ from statetrain.criteria import (
     NonFinite,
     another_optimizer,
     batch_drawn,
-    interrupted,
     more_epochs,
     stop_requested,
     train_data_left,
@@ -37,8 +36,11 @@ Policy = Literal["raise", "skip", "stop", "ignore"]
 
 # Names that hooks may mention though an option that is off leaves the state out.
 STANDARD = frozenset(
-    """fit next_epoch epoch train next_batch draw batch pred loss backward step grad_norm compute
-    valid next_valid_batch valid_draw valid_batch valid_pred valid_loss valid_compute record end""".split()
+    (
+        *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute"),
+        *("step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
+        *("record", "end"),
+    )
 )
 
 
@@ -153,7 +155,7 @@ def supervised(
     _check_options(non_finite, accumulate, validate, optimizers, max_steps, min_epochs)
     now, between_epochs = _split(stop)
     limits = (MaxSteps(max_steps),) if max_steps is not None else ()
-    stop_now = AnyOf((interrupted, stop_requested, *limits, *now)).named("stop now")
+    stop_now = reduce(or_, (stop_requested, *limits, *now)).named("stop now")
     life = _training(stop_now)
     if between_epochs is not None:
         asked = MinEpochs(min_epochs) & between_epochs if min_epochs else between_epochs
@@ -334,7 +336,7 @@ def prediction() -> Lifecycle:
     return life.insert(State("collect", do.keep_pred), between=("valid_pred", "valid_loss")).without("valid_loss")
 
 
-_STOPPED = Transition("next_valid_batch", "end", (interrupted | stop_requested).named("stop now"), do.say_why)
+_STOPPED = Transition("next_valid_batch", "end", stop_requested.named("stop now"), do.say_why)
 
 
 def _leaving(scope: str) -> list[Transition]:

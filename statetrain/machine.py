@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -241,7 +241,7 @@ class Machine:
                         yield ctx.transition
                     if not row:
                         return
-                    for ask, works, landing in row:
+                    for ask, works, landing in row:  # noqa: B007  # the next round calls what is found
                         if ask is None:
                             break
                         answer = ask(ctx)
@@ -359,8 +359,8 @@ class Machine:
                 except Exception as second:
                     seconds.append(second)
         seconds += _clean_up(ctx)
-        for second in seconds:
-            error.add_note(f"statetrain: while closing the run, this was raised too: {second!r}")
+        for other in seconds:
+            error.add_note(f"statetrain: while closing the run, this was raised too: {other!r}")
         raise error
 
     def _culprit(self, ctx: Any, place: Work | None, ask: Any) -> str:
@@ -392,7 +392,8 @@ class Machine:
 
     def _not_strict(self, ctx: Any, ask: Any, answer: object) -> GuardError:
         arrow = self._asked(ctx, ask)
-        assert arrow is not None and arrow.guard is not None
+        assert arrow is not None
+        assert arrow.guard is not None
         try:
             strict(arrow.guard, answer)
         except GuardError as error:
@@ -461,7 +462,7 @@ class Steps:
             self._paused = False
         self._generator.close()
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

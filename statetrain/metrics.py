@@ -58,9 +58,7 @@ class MeanOf:
         value = self.function(pred, target)
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
-                raise LossError(
-                    f"metric {_name(self.function)!r} must return one value for a batch, got shape {tuple(value.shape)}; reduce it with .mean()"
-                )
+                raise LossError(f"metric {_name(self.function)!r} must return one value for a batch, got shape {tuple(value.shape)}; use .mean()")
             value = value.detach().reshape(()).to(torch.float32 if value.device.type == "mps" else torch.float64)
         self.mean.total = self.mean.total + value * size
         self.mean.count += size
@@ -138,8 +136,8 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
     if isinstance(metrics, Mapping):
         pairs = list(metrics.items())
     else:
-        single = isinstance(metrics, Metric) or not isinstance(metrics, Iterable)
-        pairs = [(_name(metric), metric) for metric in ([metrics] if single else metrics)]
+        several = isinstance(metrics, Iterable) and not isinstance(metrics, Metric)
+        pairs = [(_name(metric), metric) for metric in (list(metrics) if several else [metrics])]  # type: ignore[arg-type]  # as asked
     named: dict[str, Metric] = {}
     for name, metric in pairs:
         if name in named or name == "loss":

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 
-from statetrain.naming import did_you_mean
-
 if TYPE_CHECKING:
     from statetrain.lifecycle import Transition
-    from statetrain.outcome import Event, Outcome
+    from statetrain.outcome import Outcome
 
 
 @define(eq=False)
 class Position:
     """The least context that a machine can run. `Context` adds what training needs; a lifecycle of one's own may add less.
 
-    Slots: a misspelt field is an error, not a new field.
+    Slots: a misspelt field is an error, not a new field, and the machine's note on the error names the nearest one. (A
+    `__getattr__` that did so would make every read of every field several times slower.)
     """
 
     state: str | None = None  # the innermost state that is open; None before a run
@@ -48,9 +47,3 @@ class Position:
     def where(self) -> str:
         """Where in its data the run stands, for error notes; empty if there is nothing to say."""
         return ""
-
-    def __getattr__(self, name: str) -> Any:
-        # Only reached when the usual look-up has failed.
-        kind = type(self)
-        fields = [field.name for field in kind.__attrs_attrs__]
-        raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}{did_you_mean(name, fields)}", name=name, obj=self)

@@ -196,7 +196,7 @@ def evaluate(
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
-    module = run.model if run is not None else _model(model, None)  # type: ignore[arg-type]  # what is no run is judged there
+    module = run.model if run is not None else _model(model, None)
     accelerator = _accelerator_of(run, module, device)
     losses: dict[str, Loss] = {"opt": loss} if loss is not None else dict(run.ctx.loss_fns) if run is not None else {}
     compute = None
@@ -205,12 +205,12 @@ def evaluate(
     if not losses and compute is None:
         raise ConfigError("evaluate needs a loss; give loss=, a function of prediction and target")
     if metrics is None and run is not None:
-        metrics = {name: metric for name, metric in run.ctx.tallies["train"].metrics.items()}
+        metrics = dict(run.ctx.tallies["train"].metrics)
     counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
     ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=compute is None)
     ctx.loss_fns, ctx.loss_fn = losses, next(iter(losses.values()), None)
-    ctx.optimizers = dict.fromkeys(losses)  # type: ignore[arg-type]  # only their names count, one loss for each
-    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), callbacks)  # type: ignore[arg-type]  # converted
+    ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
+    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), callbacks)
     ctx.on_host = reads_loss(machine, accelerator)
     _walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
@@ -245,13 +245,14 @@ def predict(
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
-    module = run.model if run is not None else _model(model, None)  # type: ignore[arg-type]  # what is no run is judged there
+    module = run.model if run is not None else _model(model, None)
     accelerator = _accelerator_of(run, module, device)
     if dataloader_options and dataloader_options.get("shuffle"):
         raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
-    ctx.buffers["preds"] = preds = []
-    _walk_aside(ctx, Machine(prediction(), callbacks))  # type: ignore[arg-type]  # converted
+    preds: list[Any] = []
+    ctx.buffers["preds"] = preds
+    _walk_aside(ctx, Machine(prediction(), callbacks))
     return loading.join(preds) if stack else preds
 
 

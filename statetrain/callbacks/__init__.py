@@ -1,0 +1,1 @@
+"""The callbacks that come with the library, one public noun a file."""

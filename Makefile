@@ -1,0 +1,40 @@
+# The commands of the project. Each does all set-up that it needs: a virtual environment with the tested versions.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint types check diagrams bench clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "statetrain needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## train on handwritten digits, and draw the machine that did
+	$(BIN)/python examples/digits.py
+
+test: $(READY)  ## run all tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)  ## check the style
+	$(BIN)/ruff check .
+
+types: $(READY)  ## check the types
+	$(BIN)/mypy
+
+check: lint types test  ## everything that has to hold
+
+diagrams: $(READY)  ## draw the pictures in diagrams/ anew
+	$(BIN)/python -m diagrams
+
+bench: $(READY)  ## measure what the machine costs
+	$(BIN)/python benchmarks/overhead.py
+
+clean:  ## remove what was made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
