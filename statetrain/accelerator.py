@@ -55,7 +55,13 @@ class Accelerator:
                         state[name] = value.to(self.device)
 
     def exact(self, loss: torch.Tensor) -> torch.Tensor:
-        """A loss as it is summed up on the device: without its graph, in float64 where the device has it."""
+        """A loss as it is summed up on the device: without its graph, in float64 where the device has it.
+
+        Raises:
+            ValueError: it is no single number.
+        """
+        if loss.numel() != 1:
+            raise ValueError(f"a loss is one number, got shape {tuple(loss.shape)}")
         return loss.detach().to(torch.float32 if self.device.type == "mps" else torch.float64)
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

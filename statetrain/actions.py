@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from statetrain.outcome import DataError, Interrupted, LossError, NonFiniteLoss, Stopped
+from statetrain.outcome import DataError, Interrupted, LossError, NonFiniteLoss, SkipBatch, Stopped
 
 _END = object()  # what an iterator gives when it has come to its end
 
@@ -18,7 +18,6 @@ _END = object()  # what an iterator gives when it has come to its end
 def begin(ctx: Any) -> None:
     "start the clock"
     ctx.started = ctx.clock()
-    ctx.stop = None
 
 
 def count_epoch(ctx: Any) -> None:
@@ -33,6 +32,8 @@ def open_epoch(ctx: Any) -> None:
     ctx.iterator = ctx.upcoming = None
     ctx.exhausted = ctx.epoch_complete = False
     ctx.valid_complete = True
+    for tally in ctx.tallies.values():  # an epoch that was left without a record may have begun them
+        tally.reset()
     sampler = getattr(ctx.train_data, "sampler", None)
     if sampler is not None and hasattr(sampler, "set_epoch"):  # as distributed and seeded samplers want it, counted from 0
         sampler.set_epoch(ctx.epoch - 1)
@@ -50,6 +51,8 @@ def record(ctx: Any) -> None:
     for tally in ctx.tallies.values():
         values.update(tally.compute())
         tally.reset()
+    values.update(ctx.logged)
+    ctx.logged.clear()
     if values:
         counters = {"epoch": ctx.epoch, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
         ctx.history.rows.append({**counters, "epoch_complete": ctx.epoch_complete, **values})
@@ -75,7 +78,11 @@ def _length(data: Any) -> int | None:
 
 def draw(ctx: Any) -> None:
     "draw a batch"
-    batch = next(ctx.iterator, _END)
+    try:
+        batch = next(ctx.iterator, _END)
+    except SkipBatch:
+        ctx.iter += 1  # the data gave this one up; it counts towards its length
+        raise
     if batch is _END:
         _came_to_an_end(ctx)
         return
@@ -92,12 +99,14 @@ def draw_ahead(ctx: Any) -> None:
         draw(ctx)
         ctx.last_batch = ctx.iter + 1 >= ctx.length
         return
-    ctx.drawn = True
-    batch = next(ctx.iterator, _END) if ctx.upcoming is None else ctx.upcoming
+    if ctx.upcoming is None:
+        ctx.upcoming = next(ctx.iterator, _END)
+    batch = ctx.upcoming  # kept there until the one after it is known, which may raise
     if batch is _END:
         _came_to_an_end(ctx)
         return
     ctx.upcoming = next(ctx.iterator, _END)
+    ctx.drawn = True
     ctx.last_batch = ctx.upcoming is _END
     if ctx.layout is None:
         ctx.layout = ctx.read_batch(batch)
@@ -109,11 +118,15 @@ def _came_to_an_end(ctx: Any) -> None:
     if ctx.iter == 0:
         once = " An iterator can be read once; give a list, a loader, or a function that makes one" if ctx.epoch > 1 else ""
         raise DataError(f"the training data gave no batch in epoch {ctx.epoch}.{once or ' Is it empty, or smaller than one batch with drop_last?'}")
-    promised = ctx.length if hasattr(getattr(ctx.train_data, "dataset", None), "__getitem__") else None
-    if promised is not None and ctx.iter < promised:
-        raise DataError(
-            f"the training data ended after {ctx.iter} of {promised} batches; did the dataset raise StopIteration? It never ends an epoch"
+    dataset = getattr(ctx.train_data, "dataset", None)
+    exact = hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__")  # of an iterable dataset, the length is a guess
+    if ctx.length is not None and ctx.iter < ctx.length and (exact or ctx.pending):
+        why = (
+            "did the dataset raise StopIteration? It never ends an epoch"
+            if exact
+            else "so the last window was not known to be the last; accumulation needs a length that holds, or none"
         )
+        raise DataError(f"the training data ended after {ctx.iter} of {ctx.length} batches; {why}")
 
 
 def count_batch(ctx: Any) -> None:
@@ -123,17 +136,31 @@ def count_batch(ctx: Any) -> None:
 
 def open_batch(ctx: Any) -> None:
     "find input and target, clear the gradients"
-    ctx.input, ctx.target = ctx.layout.split(ctx.batch)
-    size = ctx.batch_size = ctx.layout.size(ctx.input)
+    try:
+        ctx.input, ctx.target = ctx.layout.split(ctx.batch)
+        size = ctx.batch_size = ctx.layout.size(ctx.input)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise _unlike_the_first(ctx, error) from error
     ctx.samples += size
     if ctx.pending == 0:
         ctx.opt.zero_grad()
 
 
+def _unlike_the_first(ctx: Any, error: Exception) -> DataError:
+    batch = ctx.batch
+    return DataError(
+        f"a batch is a {type(batch).__name__} that cannot be read like the first one ({type(error).__name__}: {error}); "
+        f"all batches of a loader need the same structure, got {batch!r:.80}"
+    )
+
+
 def open_shared_batch(ctx: Any) -> None:
     "find input and target"
-    ctx.input, ctx.target = ctx.layout.split(ctx.batch)
-    ctx.batch_size = ctx.layout.size(ctx.input)
+    try:
+        ctx.input, ctx.target = ctx.layout.split(ctx.batch)
+        ctx.batch_size = ctx.layout.size(ctx.input)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise _unlike_the_first(ctx, error) from error
     ctx.samples += ctx.batch_size
 
 
@@ -164,6 +191,8 @@ def loss(ctx: Any) -> None:
 
 
 def _name_the_part(pred: Any) -> str:
+    if pred is None:
+        return "statetrain: the model returned None; does its forward end with a return?"
     parts = f" with {', '.join(map(repr, pred))}" if isinstance(pred, dict) else f" of {len(pred)}" if isinstance(pred, list | tuple) else ""
     example = repr(next(iter(pred), "logits")) if isinstance(pred, dict) else "'[0]'" if isinstance(pred, list | tuple) else "'logits'"
     return f"statetrain: the model returned a {type(pred).__name__}{parts}; name the part that the loss takes with pred={example}"
@@ -188,12 +217,17 @@ def count_loss(ctx: Any) -> None:
 def backward(ctx: Any) -> None:
     "compute the gradients"
     loss = ctx.loss_grad
-    if not loss.requires_grad:
+    if not getattr(loss, "requires_grad", False):
         raise LossError(
             "the loss has no gradient: nothing that it was computed from requires one. Is it detached, computed under "
             "no_grad, or is every parameter frozen?"
         )
-    loss.backward(inputs=ctx.inputs)
+    try:
+        loss.backward(inputs=ctx.inputs)
+    except RuntimeError as error:
+        if loss.is_complex():
+            raise LossError(f"the loss must be a real number, got {loss.dtype}; take its .real or .abs()") from error
+        raise
     ctx.pending += 1
 
 
@@ -205,6 +239,29 @@ def step(ctx: Any) -> None:
         ctx.step_opt(ctx.opt)
     ctx.step += 1
     ctx.pending = 0
+
+
+def step_with_closure(ctx: Any) -> None:
+    "update the weights, replaying pred, loss and backward"
+    _replay(ctx)
+    ctx.step += 1
+    ctx.pending = 0
+
+
+def _replay(ctx: Any) -> None:
+    """Steps an optimizer that computes the loss itself, as often as it likes; the first time it has been computed."""
+    fresh = [ctx.loss_grad]
+
+    def closure() -> Any:
+        if fresh:
+            return fresh.pop()
+        ctx.opt.zero_grad()
+        pred(ctx)
+        loss(ctx)
+        backward(ctx)
+        return ctx.loss_grad
+
+    ctx.opt.step(closure)
 
 
 def discard_window(ctx: Any) -> None:
@@ -267,7 +324,20 @@ def _select(ctx: Any, index: int) -> None:
 
 def step_one(ctx: Any) -> None:
     "update this optimizer's weights"
-    ctx.opt.step() if ctx.step_opt is None else ctx.step_opt(ctx.opt)
+    if ctx.step_opt is None:
+        ctx.opt.step()
+    else:
+        ctx.step_opt(ctx.opt)
+    _count_round(ctx)
+
+
+def step_one_with_closure(ctx: Any) -> None:
+    "update this optimizer's weights, replaying pred, loss and backward"
+    _replay(ctx)
+    _count_round(ctx)
+
+
+def _count_round(ctx: Any) -> None:
     ctx.pending = 0
     ctx.step += ctx.opt_index + 1 == len(ctx.optimizers)
 
@@ -311,8 +381,11 @@ def count_valid_batch(ctx: Any) -> None:
 
 def open_valid_batch(ctx: Any) -> None:
     "find input and target"
-    ctx.input, ctx.target = ctx.layout.split(ctx.batch)
-    ctx.batch_size = ctx.layout.size(ctx.input)
+    try:
+        ctx.input, ctx.target = ctx.layout.split(ctx.batch)
+        ctx.batch_size = ctx.layout.size(ctx.input)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise _unlike_the_first(ctx, error) from error
 
 
 def valid_loss(ctx: Any) -> None:

@@ -12,8 +12,35 @@ from statetrain.outcome import CallbackError
 
 Hook = Callable[[Any], None]
 
-_PREFIXES = {"on_enter_": "enter", "on_exit_": "exit"}
+_PREFIXES = ("on_enter_", "on_exit_")
 _OTHERS = ("on_transition",)
+
+ALIASES = {
+    "on_fit_begin": "on_enter_fit",
+    "on_fit_end": "on_exit_fit",
+    "on_epoch_begin": "on_enter_epoch",
+    "on_epoch_end": "on_exit_epoch",
+    "on_train_begin": "on_enter_train",
+    "on_train_end": "on_exit_train",
+    "on_train_batch_begin": "on_enter_batch",
+    "on_train_batch_after_pred": "on_exit_pred",
+    "on_train_batch_after_loss": "on_exit_loss",
+    "on_train_batch_before_backward": "on_enter_backward",
+    "on_train_batch_before_step": "on_enter_step",
+    "on_train_batch_after_step": "on_exit_step",
+    "on_train_batch_end": "on_exit_batch",
+    "on_valid_begin": "on_enter_valid",
+    "on_valid_end": "on_exit_valid",
+    "on_valid_batch_begin": "on_enter_valid_batch",
+    "on_valid_batch_after_pred": "on_exit_valid_pred",
+    "on_valid_batch_after_loss": "on_exit_valid_loss",
+    "on_valid_batch_end": "on_exit_valid_batch",
+    "on_predict_begin": "on_enter_predict",
+    "on_predict_end": "on_exit_predict",
+    "on_predict_batch_begin": "on_enter_predict_batch",
+    "on_predict_batch_end": "on_exit_predict_batch",
+}
+"""The breakpoints' names that people know from luz, and the hooks that they stand for."""
 
 
 class Callback:
@@ -62,38 +89,40 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle) -> dict[str, Hook]:
         raise CallbackError(f"a callback is an instance of statetrain.Callback, got {callback!r}")
     known = {*lifecycle.names, *lifecycle.also, FAILED}
     hooks: dict[str, Hook] = {}
-    for name in dir(callback):
-        if not name.startswith("on_"):
+    for written in dir(callback):
+        if not written.startswith("on_") or not callable(hook := getattr(callback, written)):
             continue
-        hook = getattr(callback, name)
-        if not callable(hook):
+        name = ALIASES.get(written, written)
+        if not _is_heard(callback, name, lifecycle, known):
             continue
-        prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
-        if name not in _OTHERS:
-            if prefix is None:
-                every = [p + state for p in _PREFIXES for state in known] + list(_OTHERS)
-                raise CallbackError(
-                    f"Callback {name_of(callback)!r} has {name!r}: hooks are on_enter_<state> and on_exit_<state>"
-                    f"{_nearest(name, every)}"
-                )
-            state = name.removeprefix(prefix)
-            if state not in known:
-                near = did_you_mean(state, known)
-                if near.startswith("; did you mean"):
-                    near = near.replace("mean '", f"mean '{prefix}")
-                raise CallbackError(
-                    f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle {lifecycle.name!r}{near}"
-                )
-            if state not in lifecycle.names and state != FAILED:
-                continue
-        _check_signature(callback, name, hook)
+        if name in hooks:
+            raise CallbackError(f"Callback {name_of(callback)!r} has {name!r} under two names, {written!r} is one; keep one of them")
+        _check_signature(callback, written, hook)
         hooks[name] = hook
     return hooks
 
 
-def _nearest(name: str, hooks: list[str]) -> str:
-    near = did_you_mean(name, hooks)
-    return near if near.startswith("; did you mean") else ""
+def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[str]) -> bool:
+    """Whether a state of this lifecycle fires a hook.
+
+    Raises:
+        CallbackError: no state ever could.
+    """
+    if name in _OTHERS:
+        return True
+    prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
+    if prefix is None:
+        every = [p + state for p in _PREFIXES for state in known] + list(_OTHERS)
+        near = did_you_mean(name, every)
+        raise CallbackError(
+            f"Callback {name_of(callback)!r} has {name!r}: hooks are on_enter_<state> and on_exit_<state>"
+            f"{near if near.startswith('; did you mean') else ''}"
+        )
+    state = name.removeprefix(prefix)
+    if state not in known:
+        near = did_you_mean(state, known).replace("did you mean '", f"did you mean '{prefix}")
+        raise CallbackError(f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle {lifecycle.name!r}{near}")
+    return state in lifecycle.names or state == FAILED
 
 
 def _check_signature(callback: Callback, name: str, hook: Hook) -> None:

@@ -79,6 +79,8 @@ def _arrows(life: Lifecycle) -> None:
     known = set(life.names)
     seen: set[tuple[object, ...]] = set()
     for arrow in life.transitions:
+        if arrow.event is not None and not (isinstance(arrow.event, type) and issubclass(arrow.event, BaseException)):
+            raise LifecycleError(f"{life.name}: arrow {arrow.source} -> {arrow.dest}: event must be a class of exception, got {arrow.event!r}")
         if arrow.source not in known:
             raise LifecycleError(f"{life.name}: arrow {arrow}: unknown state {arrow.source!r}{did_you_mean(arrow.source, known)}")
         if arrow.dest not in known and arrow.dest not in _RESERVED:
@@ -87,8 +89,6 @@ def _arrows(life: Lifecycle) -> None:
             raise LifecycleError(f"{life.name}: arrow {arrow} leaves a final state; remove it, or let {arrow.source!r} not be final")
         if arrow.dest in _RESERVED and arrow.effect is None:
             raise LifecycleError(f"{life.name}: arrow {arrow} leads to 'failed' without an error; give it an effect that raises one")
-        if arrow.event is not None and not (isinstance(arrow.event, type) and issubclass(arrow.event, BaseException)):
-            raise LifecycleError(f"{life.name}: arrow {arrow.source} -> {arrow.dest}: event must be a class of exception, got {arrow.event!r}")
         key = (arrow.source, arrow.dest, arrow.guard, arrow.event)
         if key in seen:
             raise LifecycleError(f"{life.name}: arrow {arrow} is there twice; remove one")
@@ -111,17 +111,17 @@ def _order(life: Lifecycle) -> None:
             continue
         if not arrows:
             raise LifecycleError(f"{life.name}: State {state.name!r} has no arrow out; add one, or make it final")
-        if arrows[-1].guard is not None:
-            raise LifecycleError(
-                f"{life.name}: every guard on {state.name!r} may be false, last [{arrows[-1].guard.label}]; "
-                f"end its arrows with one that has no guard"
-            )
         for arrow, after in pairwise(arrows):
             if arrow.guard is None:
                 raise LifecycleError(
                     f"{life.name}: arrow {after} is hidden behind {arrow}, which always holds; "
                     f"put the guarded one first, or give the other a guard"
                 )
+        if arrows[-1].guard is not None:
+            raise LifecycleError(
+                f"{life.name}: every guard on {state.name!r} may be false, last [{arrows[-1].guard.label}]; "
+                f"end its arrows with one that has no guard"
+            )
     for arrow in life.transitions:
         if arrow.event is None:
             continue

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 
 from statetrain import keys
-from statetrain.history import History
+from statetrain.history import History, format_value
 from statetrain.outcome import MachineError
 from statetrain.position import Position
 
@@ -51,8 +52,9 @@ class Context(Position):
     verbose: bool = True
     clock: Callable[[], float] = time.monotonic  # seconds from any moment on
     buffers: dict[str, Any] = Factory(dict)  # free for callbacks
-    records: dict[str, Any] = Factory(dict)  # what callbacks log beside the history
     history: History = Factory(History)
+    logged: dict[str, Any] = Factory(dict)  # columns that callbacks add to the next row; see `log_metric`
+    _records: dict[str, list[Any]] = Factory(dict)  # see `log`
     first_row: int = 0  # the row of the history with which this fit began
 
     # Counters. They change on transitions and in actions only.
@@ -144,15 +146,90 @@ class Context(Position):
         """The rows of the history that this fit has written; an earlier fit of the same run is not looked at."""
         return self.history[self.first_row :]
 
+    # ------------------------------------------------------------ logging
+
+    @property
+    def records(self) -> Mapping[str, list[Any]]:
+        """What was logged beside the history, by name. It is written by `log` alone."""
+        return MappingProxyType(self._records)
+
+    def log(self, name: str, value: Any) -> None:
+        """Adds a value to the record of that name, beside the history. None is not added."""
+        if value is not None:
+            self._records.setdefault(name, []).append(value)
+
+    def get_log(self, name: str, index: int = -1) -> Any:
+        """A value of a record, the last one unless said; None if there is none."""
+        values = self._records.get(name, [])
+        return values[index] if -len(values) <= index < len(values) else None
+
+    def log_metric(self, name: str, value: float, set: str | None = None) -> None:  # noqa: A002  # the field's own word
+        """Adds a column to the row of the history that is due: the next one, or after `record` this epoch's.
+
+        A guard may monitor it if the callback declares `writes = {"history.<set>_<name>"}`.
+
+        Args:
+            name: the metric, without the set.
+            value: a number.
+            set: "train" or "valid"; None is the one in use; "" gives the column the bare name.
+
+        Raises:
+            MachineError: no set was given where neither is in use.
+        """
+        if set is None:
+            if self.tally is None:
+                raise MachineError(f"log_metric({name!r}, ...) was called in {self.state!r}, outside train and valid; say set='train' or set='valid'")
+            set = self.tally.set  # noqa: A001  # as above
+        column = f"{set}_{name}" if set else name
+        late = self.epoch_complete and len(self.history) > self.first_row and self.history[-1]["epoch"] == self.epoch
+        (self.history[-1] if late else self.logged)[column] = value
+
+    def get_metrics(self, set: str = "valid", epoch: int | None = None) -> dict[str, Any]:  # noqa: A002  # as above
+        """The metrics of a set in an epoch's last row, by name without the set; empty if there are none.
+
+        Args:
+            set: "train" or "valid".
+            epoch: counted from 1; None is the last one that has any.
+        """
+        return self.history.metrics(set, epoch)
+
+    def get_metric(self, name: str, set: str = "valid", epoch: int | None = None) -> Any:  # noqa: A002  # as above
+        """One of `get_metrics`; None if there is none."""
+        return self.get_metrics(set, epoch).get(name)
+
+    def format_metrics(self, set: str = "valid", epoch: int | None = None) -> str:  # noqa: A002  # as above
+        """`get_metrics` for a person: `loss: 0.2931 - accuracy: 0.9412`."""
+        return " - ".join(f"{name}: {format_value(value)}" for name, value in self.get_metrics(set, epoch).items())
+
+    def clean(self) -> None:
+        """Lets go of what a finished run needs no more: data, batch, callbacks' buffers. Model, history and records stay."""
+        self.rest()
+        self.train_data = self.valid_data = self.data = self.layout = None
+        self.batch = self.input = self.target = self.pred = self.loss_grad = None
+        self.buffers.clear()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
     def where(self) -> str:
         if not self.epoch:
-            return ""
+            return f"batch {self.valid_iter}" if self.valid_iter else ""
         batch = f"validation batch {self.valid_iter}" if not self.training and self.valid_iter else f"batch {self.iter}"
         return f"epoch {self.epoch}, {batch}, step {self.step}"
 
     def __getitem__(self, path: str) -> Any:
-        """What lies at a path; see `statetrain.keys`."""
-        return keys.get(self, path)
+        """What lies at a path; see `statetrain.keys`.
+
+        Raises:
+            KeyError: there is nothing; the message lists what is there.
+        """
+        if not isinstance(path, str):
+            raise KeyError(f"a context is read by the names of its fields, got {path!r}")
+        if not path.isidentifier():
+            return keys.get(self, path)
+        try:
+            return getattr(self, path)
+        except AttributeError as error:
+            raise KeyError(str(error)) from None
 
     def __repr__(self) -> str:
         return f"<Context: {self.state or 'before the run'}{', ' + self.where() if self.where() else ''}>"

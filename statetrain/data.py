@@ -63,7 +63,7 @@ def as_loader(
         raise ConfigError(f"dataloader_options would not be used: {name} is a {type(data).__name__} already; set them where it is made")
     if callable(data) and not isinstance(data, Iterable):
         return Fresh(data)
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | torch.Tensor):
         raise ConfigError(
             f"{name} must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got {type(data).__name__}: {data!r:.80}"
         )
@@ -129,7 +129,7 @@ def _same_length(columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _is_array(thing: Any) -> bool:
-    return isinstance(thing, torch.Tensor) or (hasattr(thing, "__array__") and hasattr(thing, "shape") and len(thing.shape) > 0)
+    return (isinstance(thing, torch.Tensor) or (hasattr(thing, "__array__") and hasattr(thing, "shape"))) and len(thing.shape) > 0
 
 
 def as_tensor(array: Any) -> torch.Tensor:
@@ -228,7 +228,7 @@ class BatchReader:
         return place(batch, self.device)
 
     def _split(self, batch: Any) -> Callable[[Any], tuple[Any, Any]]:
-        if self.input is None and self.target is None and isinstance(batch, Sequence) and len(batch) > 1:
+        if self.input is None and self.target is None and _is_row(batch) and len(batch) > 1:
             return itemgetter(0, 1)
         take_input = _getter(self.input) if self.input is not None else _find(batch, 0, _INPUT_NAMES, "input")
         take_target = _getter(self.target) if self.target is not None else _find(batch, 1, _TARGET_NAMES, "target", self.target_needed)
@@ -251,7 +251,7 @@ def _find(batch: Any, position: int, names: tuple[str, ...], what: str, needed: 
     if isinstance(batch, torch.Tensor):
         if position == 0:
             return lambda batch: batch
-    elif isinstance(batch, Sequence):
+    elif _is_row(batch):
         if position < len(batch):
             return itemgetter(position)
     else:
@@ -271,9 +271,15 @@ def _find(batch: Any, position: int, names: tuple[str, ...], what: str, needed: 
     )
 
 
+def _is_row(batch: Any) -> bool:
+    return isinstance(batch, Sequence) and not isinstance(batch, str | bytes)
+
+
 def _parts(batch: Any) -> list[str]:
     if isinstance(batch, Mapping):
         return [str(key) for key in batch]
+    if (fields := _fields(batch)) is not None:
+        return fields
     return [name for name in (getattr(batch, "__slots__", None) or vars(batch) if hasattr(batch, "__dict__") else getattr(batch, "__slots__", ())) if not name.startswith("_")]
 
 

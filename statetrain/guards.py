@@ -91,11 +91,17 @@ class Guard:
     def __call__(self, ctx: Any) -> bool:
         return strict(self, self.test(ctx))
 
-    def __and__(self, other: Guard) -> Guard:
+    def __and__(self, other: Guard | Test) -> Guard:
         return AllOf(_flat(AllOf, self, other))
 
-    def __or__(self, other: Guard) -> Guard:
+    def __rand__(self, other: Test) -> Guard:
+        return AllOf(_flat(AllOf, other, self))
+
+    def __or__(self, other: Guard | Test) -> Guard:
         return AnyOf(_flat(AnyOf, self, other))
+
+    def __ror__(self, other: Test) -> Guard:
+        return AnyOf(_flat(AnyOf, other, self))
 
     def __invert__(self) -> Guard:
         return self.guard if isinstance(self, Not) else Not(self)
@@ -120,7 +126,7 @@ def strict(guard: Guard, answer: object) -> bool:
     raise GuardError(f"guard [{guard.label}] must answer True or False, got {kind}{hint}: {answer!r:.80}")
 
 
-def _flat(kind: type, *guards: Guard) -> tuple[Guard, ...]:
+def _flat(kind: type, *guards: Guard | Test) -> tuple[Guard, ...]:
     flat: list[Guard] = []
     for part in guards:
         part = as_guard(part)

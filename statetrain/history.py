@@ -22,6 +22,7 @@ class History(Sequence[Row]):
     """
 
     rows: list[Row] = Factory(list)
+    optimizers: tuple[str, ...] = ()  # the names of several optimizers, each with a loss column of its own
 
     @overload
     def __getitem__(self, key: int) -> Row: ...
@@ -62,6 +63,57 @@ class History(Sequence[Row]):
             raise KeyError(f"no value of {monitor!r} is a number")
         return found
 
+    def metrics(self, set: str = "valid", epoch: int | None = None) -> Row:  # noqa: A002  # the field's own word
+        """The metrics of a set in an epoch's last row that has any, by name without the set.
+
+        Args:
+            set: "train" or "valid".
+            epoch: counted from 1; None is the last one that has any.
+        """
+        for row in reversed(self.rows):
+            found = {name.removeprefix(f"{set}_"): value for name, value in row.items() if name.startswith(f"{set}_")}
+            if found and epoch in (None, row["epoch"]):
+                return found
+        return {}
+
+    def table(self) -> list[Row]:
+        """All metrics in long form: one row for each set, metric, epoch and optimizer, in that order.
+
+        Returns:
+            Rows of `set`, `metric`, `optimizer` (None but for losses of several optimizers), `epoch`, `step`, `value`.
+        """
+        long: list[Row] = []
+        for column in self.columns:
+            set_name, _, metric = column.partition("_")
+            if set_name not in ("train", "valid"):
+                continue
+            owner = next((name for name in self.optimizers if metric == f"loss_{name}"), None)
+            long += [
+                {
+                    "set": set_name,
+                    "metric": "loss" if owner else metric,
+                    "optimizer": owner,
+                    "epoch": row["epoch"],
+                    "step": row["step"],
+                    "value": row[column],
+                }
+                for row in self.rows
+                if column in row
+            ]
+        return sorted(long, key=lambda row: row["set"])
+
+    def to_pandas(self) -> Any:
+        """The long form of `table` as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas; install it with: pip install pandas. table() gives the same as plain rows") from error
+        return pandas.DataFrame(self.table(), columns=["set", "metric", "optimizer", "epoch", "step", "value"])
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -78,12 +130,13 @@ class History(Sequence[Row]):
 
     def __str__(self) -> str:
         columns = self.columns
-        lines = [columns, *([_cell(row.get(name, "")) for name in columns] for row in self.rows)]
+        lines = [columns, *([format_value(row.get(name, "")) for name in columns] for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _cell(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """A value of a row for a person: numbers with four digits."""
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
     return f"{value:.4g}"

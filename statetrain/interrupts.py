@@ -18,11 +18,10 @@ def heeded(ctx: Any) -> Iterator[None]:
 
     Nothing is installed outside the main thread, where Python allows no handlers.
     """
+    ctx.interrupt = None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    ctx.interrupt = None
 
     def ask(number: int, frame: FrameType | None) -> None:
         if ctx.interrupt is not None:
@@ -30,8 +29,9 @@ def heeded(ctx: Any) -> Iterator[None]:
         ctx.interrupt = signal.Signals(number).name
         ctx.request_stop(ctx.interrupt)
 
-    # A handler that was not set from Python reads as None and cannot be put back; it is left alone.
-    previous = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) is not None}
+    # A handler that was not set from Python reads as None and cannot be put back; it is left alone. So is a signal that
+    # is ignored, as under nohup.
+    previous = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
     try:
         for number in previous:
             signal.signal(number, ask)

@@ -39,7 +39,7 @@ STANDARD = frozenset(
     (
         *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute"),
         *("step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
-        *("record", "end"),
+        *("record", "end", "predict", "next_predict_batch", "predict_draw", "predict_batch", "predict_pred"),
     )
 )
 
@@ -91,29 +91,39 @@ def _training(stop_now: Guard) -> Lifecycle:
     )
 
 
-def _valid_states(within: str | None) -> list[State]:
+def _loop_states(name: str, within: str | None) -> list[State]:
+    """The states of going through validation data without training: `valid`, or `predict`."""
     return [
-        State("valid", do.open_valid, within, mode=Evaluating(), close=do.close_valid),
-        State("next_valid_batch", within="valid", anchor=True),
-        State("valid_draw", do.valid_draw, "valid"),
-        State("valid_batch", do.open_valid_batch, "valid", close=do.close_batch),
-        State("valid_pred", do.pred, "valid_batch"),
-        State("valid_loss", do.valid_loss, "valid_batch"),
+        State(name, do.open_valid, within, mode=Evaluating(), close=do.close_valid),
+        State(f"next_{name}_batch", within=name, anchor=True),
+        State(f"{name}_draw", do.valid_draw, name),
+        State(f"{name}_batch", do.open_valid_batch, name, close=do.close_batch),
+        State(f"{name}_pred", do.pred, f"{name}_batch"),
     ]
 
 
-def _valid_arrows(stop: Transition, after: str) -> list[Transition]:
+def _loop_arrows(name: str, after: str, stop: Transition) -> list[Transition]:
+    head, draw, batch = f"next_{name}_batch", f"{name}_draw", f"{name}_batch"
     return [
-        Transition("valid", "next_valid_batch"),
+        Transition(name, head),
         stop,
-        Transition("next_valid_batch", "valid_draw"),
-        Transition("valid_draw", "valid_batch", batch_drawn, do.count_valid_batch),
-        Transition("valid_draw", after),
-        Transition("valid_batch", "valid_pred"),
+        Transition(head, draw),
+        Transition(draw, batch, batch_drawn, do.count_valid_batch),
+        Transition(draw, after),
+        Transition(batch, f"{name}_pred"),
+        Transition(draw, head, event=SkipBatch),
+        Transition(batch, head, event=SkipBatch),
+    ]
+
+
+def _valid_part(within: str | None, stop: Transition) -> list[State | Transition]:
+    return [
+        *_loop_states("valid", within),
+        State("valid_loss", do.valid_loss, "valid_batch"),
+        *_loop_arrows("valid", "record", stop),
         Transition("valid_pred", "valid_loss"),
         Transition("valid_loss", "next_valid_batch"),
-        Transition("valid_draw", "next_valid_batch", event=SkipBatch),
-        Transition("valid_batch", "next_valid_batch", event=SkipBatch),
+        Transition("valid", "record", effect=do.drop_validation, event=SkipEpoch),
     ]
 
 
@@ -125,6 +135,7 @@ def supervised(
     accumulate: int = 1,
     validate: Guard | None = Every(1, "epochs"),  # noqa: B008  # a frozen value
     optimizers: int = 1,
+    closure: bool = False,
     max_steps: int | None = None,
     min_epochs: int = 0,
     compute: Callable[[Any], Any] | None = None,
@@ -143,6 +154,8 @@ def supervised(
         validate: when to validate: `Every(n, "epochs")` at the end of epochs, another unit inside them; None never.
         optimizers: how many. With several, each in turn takes `pred`, `loss`, `backward` and `step`, and backward fills
             only its own parameters.
+        closure: whether the optimizers' steps compute the loss again, as often as they like (LBFGS): `step` then replays
+            `pred`, `loss` and `backward`.
         max_steps: ends the run after that many steps of the optimizers; None is no limit.
         min_epochs: epochs before which a `stop` that reads the history is not asked.
         compute: a function of the context in place of `pred`, `loss` and `backward`: it calls backward itself and
@@ -153,6 +166,9 @@ def supervised(
         ConfigError: an option is out of range, or two exclude each other.
     """
     _check_options(non_finite, accumulate, validate, optimizers, max_steps, min_epochs)
+    if closure and (accumulate > 1 or compute is not None):
+        other = "accumulate" if accumulate > 1 else "compute"
+        raise ConfigError(f"closure and {other} exclude each other: a step that replays one batch has no window and no function to call")
     now, between_epochs = _split(stop)
     limits = (MaxSteps(max_steps),) if max_steps is not None else ()
     stop_now = reduce(or_, (stop_requested, *limits, *now)).named("stop now")
@@ -177,6 +193,8 @@ def supervised(
             life = _refusing(life, "grad_norm", NonFinite("gradients"), non_finite)
     if optimizers > 1:
         life = _alternating(life)
+    if closure:
+        life = life.replace("step", action=do.step_one_with_closure if optimizers > 1 else do.step_with_closure)
     return life
 
 
@@ -219,16 +237,17 @@ def _last(life: Lifecycle) -> str:
 def _validating(life: Lifecycle, stop_now: Guard, validate: Guard) -> Lifecycle:
     due = validate.named("validation due")
     life = life.add(
-        *_valid_states("epoch"),
+        *_valid_part("epoch", Transition("next_valid_batch", "record", stop_now, do.drop_validation)),
         Transition("draw", "valid", due),
-        *_valid_arrows(Transition("next_valid_batch", "record", stop_now, do.drop_validation), "record"),
-        Transition("valid", "record", effect=do.drop_validation, event=SkipEpoch),
         Transition("train", "valid", due, do.end_epoch_early, event=SkipEpoch),
         before=life.between("train", "record")[0],
     )
-    if any(isinstance(part, Every) and part.unit != "epochs" for part in leaves(validate)):
+    # After a step, only the intervals that can end inside an epoch are asked: a new epoch has crossed those in epochs.
+    parts = validate.parts() if isinstance(validate, AnyOf) else (validate,)
+    inside = [part for part in parts if any(isinstance(leaf, Every) and leaf.unit != "epochs" for leaf in leaves(part))]
+    if inside:
         again = (train_data_left & ~stop_now).named("train data left, no stop")
-        life = life.add(Transition("step", "valid", due), Transition("record", "train", again))
+        life = life.add(Transition("step", "valid", reduce(or_, inside).named("validation due")), Transition("record", "train", again))
     return life
 
 
@@ -248,9 +267,10 @@ class Compute:
         loss = self.function(ctx)
         if loss is None:
             raise LossError(f"{self.label} must return the loss of the batch, got None; end it with: return loss")
-        ctx.loss_grad = loss if hasattr(loss, "detach") else None
+        tensor = hasattr(loss, "detach")
+        ctx.loss_grad = loss if tensor else None
         try:
-            ctx.loss_value = float(loss) if ctx.on_host else ctx.accelerator.exact(loss)
+            ctx.loss_value = float(loss) if not tensor else loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise LossError(f"{self.label} must return the loss as a scalar tensor or a number, got {type(loss).__name__}: {loss!r:.80}") from error
         if self.training:
@@ -314,12 +334,14 @@ def evaluation(*, optimizers: int = 1, compute: Callable[[Any], Any] | None = No
         optimizers: how many losses there are to evaluate, one for each optimizer.
         compute: a function of the context in place of `valid_pred` and `valid_loss`; it returns the loss.
     """
-    life = Lifecycle(
-        "evaluation",
-        states=[*_valid_states(None), State("record", do.record), State("end", final=True)],
-        transitions=[*_valid_arrows(_STOPPED, "record"), Transition("record", "end"), *_leaving("valid")],
-        also=STANDARD,
-    )
+    parts = [
+        *_valid_part(None, _stopped("valid")),
+        State("record", do.record),
+        State("end", final=True),
+        Transition("record", "end"),
+        *_leaving("valid"),
+    ]
+    life = _made("evaluation", parts)
     if compute is not None:
         life = _valid_computing(life, compute)
     return _valid_alternating(life) if optimizers > 1 else life
@@ -327,16 +349,27 @@ def evaluation(*, optimizers: int = 1, compute: Callable[[Any], Any] | None = No
 
 def prediction() -> Lifecycle:
     """The lifecycle of predicting: validation's loop, with the model alone."""
-    life = Lifecycle(
+    return _made(
         "prediction",
-        states=[*_valid_states(None), State("end", final=True)],
-        transitions=[*_valid_arrows(_STOPPED, "end"), *_leaving("valid")],
-        also=STANDARD,
+        [
+            *_loop_states("predict", None),
+            State("collect", do.keep_pred, "predict_batch"),
+            State("end", final=True),
+            *_loop_arrows("predict", "end", _stopped("predict")),
+            Transition("predict_pred", "collect"),
+            Transition("collect", "next_predict_batch"),
+            *_leaving("predict"),
+        ],
     )
-    return life.insert(State("collect", do.keep_pred), between=("valid_pred", "valid_loss")).without("valid_loss")
 
 
-_STOPPED = Transition("next_valid_batch", "end", stop_requested.named("stop now"), do.say_why)
+def _made(name: str, parts: list[State | Transition]) -> Lifecycle:
+    states = [part for part in parts if isinstance(part, State)]
+    return Lifecycle(name, states, [part for part in parts if isinstance(part, Transition)], also=STANDARD)
+
+
+def _stopped(name: str) -> Transition:
+    return Transition(f"next_{name}_batch", "end", stop_requested.named("stop now"), do.say_why)
 
 
 def _leaving(scope: str) -> list[Transition]:

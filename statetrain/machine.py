@@ -104,6 +104,8 @@ class Machine:
 
     def leaving(self, arrow: Transition, name: str, active: str) -> list[Work]:
         """The part of `works` that leaves one state: its exit hooks, its close work, its mode."""
+        if arrow.dest == FAILED:  # its effect raises, and a failure leaves nothing: what it happened in is still there
+            return []
         state, around = self.lifecycle.state(name), self._around(name)
         out = [Work(arrow, active, hook, "exit", around, owner) for owner, hook in self._hooks.get(f"on_exit_{name}", ())]
         if state.close is not None:
@@ -284,8 +286,16 @@ class Machine:
         """The innermost open state, from which an arrow that takes an exception is looked for; None if none may take it."""
         place = self._place(ctx, work)
         if isinstance(error, KeyboardInterrupt):
-            return place.open if place is not None else ctx.state or START
+            active = place.open if place is not None else ctx.state or START
+            self._settle(ctx, active)
+            return active
         return place.open if place is not None and place.kind in ("enter", "action") and ctx.outcome is None else None
+
+    def _settle(self, ctx: Any, active: str) -> None:
+        """Puts back the modes of scopes that were being left or entered when a person interrupted."""
+        still_open = sum(self.lifecycle.state(name).mode is not None for name in self.lifecycle.path(active) if name not in (START, FAILED))
+        while len(ctx.modes) > still_open:
+            _leave_mode(ctx)
 
     def ask(self, ctx: Any, arrow: Transition) -> bool:
         """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
@@ -314,11 +324,7 @@ class Machine:
             raise LifecycleError(f"{self.lifecycle.name}: {ctx.transition} led to 'failed', but its effect raised no error; let it raise one")
         if ctx.outcome is None:
             ctx.outcome = Completed(_epoch(ctx))
-        errors = _clean_up(ctx)
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise BaseExceptionGroup("several clean-ups raised", errors)
+        _raise(_clean_up(ctx))
 
     def fail(self, ctx: Any, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
         """Closes a run that an exception ends, which no arrow takes, and raises it; the arguments are those of `caught`."""
@@ -341,13 +347,15 @@ class Machine:
         closed = isinstance(error, GeneratorExit)
         seconds: list[BaseException] = []
         while ctx.modes:
-            mode, outer = ctx.modes.pop()[:2]
+            mode, outer, *paused = ctx.modes.pop()
             try:
-                mode.write(ctx, outer)
-            except Exception as second:
+                if not paused:  # else it was put back when the pause began
+                    mode.write(ctx, outer)
+            except BaseException as second:
                 seconds.append(second)
         if closed:
             ctx.outcome = ctx.outcome or Interrupted(_epoch(ctx), "its steps were closed")
+            _raise(seconds + _clean_up(ctx))  # notes on the error would be lost: closing a generator swallows it
         else:
             state = ctx.state or self.lifecycle.initial
             at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", ctx.where()) if part)
@@ -356,7 +364,7 @@ class Machine:
             for _, hook in self._hooks.get("on_enter_failed", ()):
                 try:
                     hook(ctx)
-                except Exception as second:
+                except BaseException as second:
                     seconds.append(second)
         seconds += _clean_up(ctx)
         for other in seconds:
@@ -457,9 +465,7 @@ class Steps:
 
     def close(self) -> None:
         """Ends the run here. Clean-ups run; the outcome is `Interrupted`."""
-        if self._paused:
-            self.ctx.modes.clear()  # put back when the pause began
-            self._paused = False
+        self._paused = False
         self._generator.close()
 
     def __enter__(self) -> Self:
@@ -482,8 +488,9 @@ class _EnterMode:
 
 
 def _leave_mode(ctx: Any) -> None:
-    mode, outer = ctx.modes.pop()
+    mode, outer = ctx.modes[-1]
     mode.write(ctx, outer)
+    ctx.modes.pop()
 
 
 def _suspend(ctx: Any) -> None:
@@ -511,6 +518,13 @@ def _clean_up(ctx: Any) -> list[BaseException]:
     return errors
 
 
+def _raise(errors: list[BaseException]) -> None:
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BaseExceptionGroup("several things were raised while closing the run", errors)
+
+
 def _epoch(ctx: Any) -> int:
     return int(getattr(ctx, "epoch", 0) or 0)
 
@@ -521,6 +535,7 @@ def _chained(error: BaseException, cause: BaseException) -> BaseException:
 
 
 def _misspelt(ctx: Any, error: BaseException) -> str:
-    """Python names no remedy when a field that does not exist is set; so it is done here."""
-    found = re.fullmatch(rf"'{type(ctx).__name__}' object has no attribute '(\w+)'", str(error)) if isinstance(error, AttributeError) else None
+    """The remedy for a field that does not exist, read or set; Python names none in what it raises."""
+    words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"  # newer versions go on after these
+    found = re.match(words, str(error)) if isinstance(error, AttributeError) else None
     return did_you_mean(found[1], [f.name for f in type(ctx).__attrs_attrs__]) if found else ""

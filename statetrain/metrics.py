@@ -140,7 +140,9 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
         pairs = [(_name(metric), metric) for metric in (list(metrics) if several else [metrics])]  # type: ignore[arg-type]  # as asked
     named: dict[str, Metric] = {}
     for name, metric in pairs:
-        if name in named or name == "loss":
+        if name == "loss":
+            raise ConfigError("a metric is called 'loss', as the column of the loss is; give it a name of its own: metrics={'my_loss': ...}")
+        if name in named:
             raise ConfigError(f"two metrics are called {name!r}; give them names of their own: metrics={{'first': ..., 'second': ...}}")
         named[name] = _as_metric(name, metric)
     return named
@@ -149,6 +151,8 @@ def named_metrics(metrics: Metrics) -> dict[str, Metric]:
 def _as_metric(name: str, metric: Any) -> Metric:
     if isinstance(metric, type):
         raise ConfigError(f"metric {name!r} is the class {metric.__name__}; give an instance: {metric.__name__}(...)")
+    if isinstance(metric, MeanOf):
+        return MeanOf(metric.function)  # the function is shared: it may be the method of a model
     if isinstance(metric, Metric):
         return copy.deepcopy(metric)
     if callable(metric):
@@ -172,10 +176,9 @@ def tally(set_name: str, losses: Iterable[str], metrics: Metrics, device: torch.
     """
     named = named_metrics(metrics)
     for metric in named.values():
-        if not isinstance(metric, MeanOf):
-            if hasattr(metric, "to"):
-                metric.to(device)
-            metric.reset()
+        if hasattr(metric, "to"):
+            metric.to(device)
+        metric.reset()
     return Tally(set_name, {name: Mean() for name in losses}, named)
 
 

@@ -13,7 +13,7 @@ from statetrain.history import History, Row
 from statetrain.interrupts import heeded
 from statetrain.lifecycle import Lifecycle
 from statetrain.machine import Machine
-from statetrain.outcome import ConfigError, Interrupted, Outcome
+from statetrain.outcome import ConfigError, Interrupted, MachineError, Outcome
 from statetrain.trace import Trace, Tracing
 
 OnInterrupt = Literal["return", "raise"]
@@ -78,9 +78,15 @@ class Run:
 
         Returns:
             This run. Guards on the history look at the new rows only.
+
+        Raises:
+            ConfigError: `epochs` is no whole number of at least 0.
+            MachineError: the run is still going on, as inside one of its callbacks.
+            BaseException: as `walk`.
         """
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
             raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
+        self._refuse_if_under_way()
         self.ctx.max_epochs = self.ctx.epoch + epochs
         self.ctx.first_row = len(self.ctx.history)
         return self.walk()
@@ -92,6 +98,8 @@ class Run:
             BaseException: what was raised in it, as it was; its attribute `run` is this run.
             KeyboardInterrupt: the run was interrupted, and `on_interrupt` is "raise".
         """
+        self._refuse_if_under_way()
+        self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
         try:
             with heeded(self.ctx):
                 self.machine.run(self.ctx)
@@ -103,6 +111,10 @@ class Run:
         finally:
             self.ctx.rest()
         return self
+
+    def _refuse_if_under_way(self) -> None:
+        if self.ctx.state is not None and self.ctx.outcome is None:
+            raise MachineError(f"this run is under way, in state {self.ctx.state!r}; let it end before it goes on")
 
     def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
         """Losses and metrics on other data; see `statetrain.evaluate`."""

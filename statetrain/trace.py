@@ -110,7 +110,8 @@ class Tracing(Callback):
         self._count += 1
 
     def on_enter_failed(self, ctx: Any) -> None:
-        """Records where the run failed, unless an arrow led here."""
-        if not self._taken or self._taken[-1].dest != FAILED:
-            self._taken.append(Transition(ctx.outcome.state, FAILED))
+        """Records how the run failed: by the arrow that raised the error, or from the state that it was raised in."""
+        led = ctx.transition is not None and ctx.transition.dest == FAILED
+        if not (led and self._taken and self._taken[-1] == ctx.transition):  # an arrow that raised nothing is there already
+            self._taken.append(ctx.transition if led else Transition(ctx.outcome.state, FAILED))
             self._count += 1

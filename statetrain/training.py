@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from statetrain import actions
 from statetrain import data as loading
 from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback
 from statetrain.context import Context
 from statetrain.criteria import Every
 from statetrain.guards import Guard, leaves
+from statetrain.history import History
 from statetrain.keys import getter
 from statetrain.lifecycle import Lifecycle
 from statetrain.lifecycles import Policy, evaluation, prediction, supervised
@@ -112,7 +115,8 @@ def fit(
     valid_loader = None if valid is None else loading.as_loader(
         _again(valid, most), name="valid", options=_for_validation(dataloader_options, valid)
     )
-    accelerator.prepare(module)
+    given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
+    accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
     losses = _losses(loss, module, optimizers, compute, lifecycle, accelerator)
     options = {
@@ -125,17 +129,29 @@ def fit(
         "valid_compute": valid_compute,
     }
     if lifecycle is None:
-        due = (validate or Every(1, "epochs")) if valid is not None else None
-        lifecycle = supervised(validate=due, optimizers=max(len(optimizers), 1), min_epochs=least, **options)  # type: ignore[arg-type]  # a dict of options has no type for each
+        unused = {"validate": validate, "valid_compute": valid_compute} if valid is None else {}
+        for name, value in unused.items():
+            if value is not None:
+                raise ConfigError(f"{name} would not be used: there is no validation data; give valid=")
+        due = None if valid is None else Every(1, "epochs") if validate is None else validate
+        lifecycle = supervised(
+            validate=due,
+            optimizers=max(len(optimizers), 1),
+            closure=any(map(needs_closure, optimizers.values())),
+            min_epochs=least,
+            **options,  # type: ignore[arg-type]  # a dict of options has no type for each
+        )
     else:
         _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
         if valid_loader is None and "valid" in lifecycle.names:
             raise ConfigError(f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation data; give valid=, or use life.without('valid')")
+    _check_losses(losses, lifecycle)
+    if isinstance(metrics, Iterator):
+        metrics = list(metrics)  # they are read for each set
     tallies = {"train": tally("train", losses, metrics, accelerator.device)}
     if valid_loader is not None:
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device)
-    listeners = (callbacks,) if isinstance(callbacks, Callback) else tuple(callbacks)
-    machine = Machine(lifecycle, (*listeners, *((Tracing(),) if trace else ())))
+    machine = Machine(lifecycle, (*_listeners(callbacks), *((Tracing(),) if trace else ())))
     _check_monitors(machine, tallies)
     names = list(optimizers)
     ctx = Context(
@@ -156,7 +172,7 @@ def fit(
         verbose=verbose,
         clock=clock,
         tallies=tallies,
-        tally=tallies["train"],
+        history=History(optimizers=tuple(names) if len(names) > 1 else ()),
         opt_name=names[0] if names else "",
         opt=optimizers[names[0]] if names else None,
         loss_fn=next(iter(losses.values()), None),
@@ -196,21 +212,20 @@ def evaluate(
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
-    module = run.model if run is not None else _model(model, None)
+    module = run.model if run is not None else _made(model)
     accelerator = _accelerator_of(run, module, device)
-    losses: dict[str, Loss] = {"opt": loss} if loss is not None else dict(run.ctx.loss_fns) if run is not None else {}
     compute = None
     if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
         compute = run.lifecycle.state("valid_compute").action.function  # type: ignore[union-attr]  # it is a Compute
-    if not losses and compute is None:
-        raise ConfigError("evaluate needs a loss; give loss=, a function of prediction and target")
+    known = dict(run.ctx.loss_fns) if run is not None and loss is None else {}
+    losses: dict[str, Loss] = known if compute is not None or any(known.values()) else _losses(loss, module, {}, None, None, accelerator)
     if metrics is None and run is not None:
         metrics = dict(run.ctx.tallies["train"].metrics)
     counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
     ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=compute is None)
     ctx.loss_fns, ctx.loss_fn = losses, next(iter(losses.values()), None)
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
-    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), callbacks)
+    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks))
     ctx.on_host = reads_loss(machine, accelerator)
     _walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
@@ -245,14 +260,14 @@ def predict(
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
-    module = run.model if run is not None else _model(model, None)
+    module = run.model if run is not None else _made(model)
     accelerator = _accelerator_of(run, module, device)
     if dataloader_options and dataloader_options.get("shuffle"):
         raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
     preds: list[Any] = []
     ctx.buffers["preds"] = preds
-    _walk_aside(ctx, Machine(prediction(), callbacks))
+    _walk_aside(ctx, Machine(prediction(), _listeners(callbacks)))
     return loading.join(preds) if stack else preds
 
 
@@ -302,6 +317,16 @@ def _model(model: Any, hparams: Mapping[str, Any] | None) -> torch.nn.Module:
             error.add_note(f"statetrain: while making the model: {model.__name__}(**{dict(hparams or {})!r})")
             raise
     raise ConfigError(f"model must be a torch.nn.Module or a class of one, got {model!r:.80}")
+
+
+def _made(model: Any) -> torch.nn.Module:
+    if isinstance(model, type):
+        raise ConfigError(f"the class {model.__name__} has learnt nothing; give a trained model, or the run that fit returned")
+    return _model(model, None)
+
+
+def _listeners(callbacks: Any) -> tuple[Callback, ...]:
+    return tuple(callbacks) if isinstance(callbacks, Iterable) and not isinstance(callbacks, type) else (callbacks,)
 
 
 def _again(data: Any, epochs: float) -> Any:
@@ -365,7 +390,16 @@ def _optimizer(name: str, given: Any, model: torch.nn.Module, part: Any, hparams
             f"optimizer {name!r} has none of the model's parameters, so training would change nothing; was it made for another "
             f"instance? Make it from this model's parameters(), or give its class"
         )
+    for group in optimizer.param_groups:
+        if not math.isfinite(group.get("lr", 0.0)):
+            raise ConfigError(f"optimizer {name!r} has the learning rate {group['lr']}, which is no finite number")
     return optimizer
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether an optimizer's step cannot be made without a function that computes the loss, as LBFGS's."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _losses(
@@ -392,10 +426,19 @@ def _losses(
             raise ConfigError(f"loss must be a function of prediction and target, got the class {loss.__name__}; write {loss.__name__}()")
         if not callable(loss):
             got = "none" if loss is None else repr(loss)
-            raise ConfigError(f"fit needs a loss, a function of prediction and target, got {got}; for example loss=torch.nn.functional.cross_entropy")
+            raise ConfigError(f"loss must be a function of prediction and target, got {got}; for example loss=torch.nn.functional.cross_entropy")
         if isinstance(loss, torch.nn.Module):
             loss.to(accelerator.device)
     return losses
+
+
+def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
+    """Every state that asks for the loss function needs one: `compute` may do without in training, and validation not."""
+    if all(loss is not None for loss in losses.values()):
+        return
+    for state in lifecycle.states:
+        if state.action in (actions.loss, actions.valid_loss):
+            raise ConfigError(f"state {state.name!r} needs a loss, a function of prediction and target; give loss=, or valid_compute=")
 
 
 def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:

@@ -1,33 +1,22 @@
 """What a picture of a lifecycle shows, before anyone decides where it goes or in which language it is written.
 
-The states in reading order, the arrows with their words, and three things that the eye wants to know: which arrows are
-the main way on, which of them are the inner loop where the time goes, and where a scope is entered.
+The states in reading order, the arrows with their words, and what the eye wants to know first: which arrow is the main
+way on from a state, and which states are the inner loop, where the time goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, frozen
 
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import label_of
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
 
-ANY_ERROR = "any other exception"  # what leads to `failed` without an arrow of its own
-
-
-def start_of(scope: str) -> str:
-    """The id of the dot at which a scope begins."""
-    return f"{scope}.start"
-
-
-def events_of(scope: str) -> str:
-    """The id of the dot from which a scope's events lead to its own inside."""
-    return f"{scope}.events"
+OTHER_ERRORS = "any other exception"  # what leads to `failed` without an arrow of its own
 
 
 @frozen
@@ -35,10 +24,14 @@ class Arrow:
     """An arrow as it is drawn.
 
     Attributes:
-        tail, head: ids of what it joins: a state's name, which for a scope means its border, or the dot inside a scope.
-        kind: how it looks. "hot" is the inner loop, "main" the way on from a state, "event" is dashed.
-        number: its place among the arrows that are asked in turn; 0 where the order does not matter.
-        event, guard, effect: its words; empty for none. A guard that is left out where others are asked first is "else".
+        tail: what it leaves: a state, a scope (its border), or the dot inside a scope (`start_of`, `events_of`).
+        head: what it leads to, likewise.
+        kind: how it looks. "hot" belongs to the inner loop, "main" is the way on, "event" is dashed.
+        number: when it is asked, counted from 1; 0 where the order does not matter.
+        event: the event that it is taken on, or several that are taken alike; empty for an ordinary arrow.
+        guard: what is asked; empty for nothing.
+        effect: the work done on the way; empty for none.
+        other: whether it is taken because no guard before it held.
     """
 
     tail: str
@@ -48,16 +41,147 @@ class Arrow:
     event: str = ""
     guard: str = ""
     effect: str = ""
+    other: bool = False
 
 
 @frozen
 class Picture:
-    """What is drawn of one lifecycle."""
+    """What is drawn of a lifecycle.
+
+    Attributes:
+        life: the lifecycle.
+        order: its states as they are read: scopes before what is in them, and each before what comes after it.
+        scopes: the states that others lie in.
+        hot: the states of the inner loops.
+        dots: the dots inside scopes that arrows need; see `start_of` and `events_of`.
+        arrows: the arrows, in the order of the states that they leave, the events last.
+    """
 
     life: Lifecycle
-    scopes: frozenset[str] = field(init=False)
-    order: tuple[str, ...] = field(init=False)
+    order: tuple[str, ...]
+    scopes: frozenset[str]
+    hot: frozenset[str]
+    dots: frozenset[str]
+    arrows: tuple[Arrow, ...]
 
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "scopes", frozenset(s.within for s in self.life.states if s.within is not None))
-        object.__setattr__(self, "order", tuple(self._visit(None)))
+    def children(self, scope: str | None) -> tuple[str, ...]:
+        """The states directly within a scope, in reading order; of None, the outermost ones."""
+        return tuple(name for name in self.order if self.life.state(name).within == scope)
+
+
+def start_of(scope: str) -> str:
+    """The dot at which a scope begins; no state can be called that."""
+    return f"{scope}.start"
+
+
+def events_of(scope: str) -> str:
+    """The dot from which the events of a scope lead to a state inside it; no state can be called that."""
+    return f"{scope}.events"
+
+
+def picture(life: Lifecycle) -> Picture:
+    """What is drawn of a lifecycle."""
+    scopes = frozenset(state.within for state in life.states if state.within is not None)
+    order = tuple(_reading(life, None))
+    main = {name: _main(life, order, scopes, name) for name in order if life.arrows(name)}
+    hot = _loops({name: arrow.dest for name, arrow in main.items()})
+    rank = {name: i for i, name in enumerate(order)}
+    taken = sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))
+    arrows = [Arrow(START, life.initial, "main")]
+    for transition in taken:
+        way_on = main.get(transition.source) == transition
+        kind: Kind = "main" if way_on else "plain"
+        if transition.event is not None:
+            kind = "event"
+        elif transition.dest == FAILED:
+            kind = "failure"
+        elif way_on and transition.source in hot:
+            kind = "hot"
+        arrow = _arrow(life, scopes, transition, kind)
+        alike = next((a for a in arrows if kind == "event" and evolve(a, event="") == evolve(arrow, event="")), None)
+        if alike is not None:
+            arrows[arrows.index(alike)] = evolve(alike, event=f"{alike.event}, {arrow.event}")
+        else:
+            arrows.append(arrow)
+    ends = {end for arrow in arrows for end in (arrow.tail, arrow.head)}
+    dots = frozenset(dot for scope in scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
+    return Picture(life, order, scopes, hot, dots, tuple(arrows))
+
+
+def _reading(life: Lifecycle, scope: str | None) -> Iterator[str]:
+    """The states within a scope: each after those that lead to it, a scope before what is in it."""
+    children = [state.name for state in life.states if state.within == scope]
+    inside = {child: {child, *life.inside(child)} for child in children}
+    home = {name: child for child, names in inside.items() for name in names}
+    done: list[str] = []
+    seen: set[str] = set()
+
+    def follow(child: str) -> None:
+        seen.add(child)
+        for arrow in life.transitions:
+            if arrow.source in inside[child] and home.get(arrow.dest, child) not in seen:
+                follow(home[arrow.dest])
+        done.append(child)
+
+    begin = [life.start] if scope is None else [arrow for arrow in life.arrows(scope) if arrow.dest in home]
+    for child in [*(home[arrow.dest] for arrow in begin), *children]:
+        if child not in seen:
+            follow(child)
+    for child in reversed(done):
+        yield child
+        yield from _reading(life, child)
+
+
+def _main(life: Lifecycle, order: tuple[str, ...], scopes: frozenset[str], name: str) -> Transition:
+    """The main way on: the first arrow that leads onward within the same scope, else the one without a guard."""
+    arrows = life.arrows(name)
+    scope = name if name in scopes else life.state(name).within
+    for arrow in arrows:
+        onward = arrow.dest != FAILED and order.index(arrow.dest) > order.index(name)
+        if onward and (scope is None or scope in life.path(arrow.dest)[:-1]):
+            return arrow
+    return arrows[-1]
+
+
+def _loops(onward: Mapping[str, str]) -> frozenset[str]:
+    """The states from which the main way leads back to themselves."""
+    loops: set[str] = set()
+    for name in onward:
+        trail = [name]
+        while trail[-1] in onward and onward[trail[-1]] not in trail:
+            trail.append(onward[trail[-1]])
+        back = onward.get(trail[-1])
+        loops.update(trail[trail.index(back) :] if back in trail else ())
+    return frozenset(loops)
+
+
+def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind: Kind) -> Arrow:
+    source, dest = transition.source, transition.dest
+    around = life.path(source)
+    tail, head = source, dest
+    if source in scopes and transition.event is None:
+        tail = start_of(source)
+    elif source in scopes and source in life.path(dest):
+        tail = events_of(source)
+    if dest in scopes and dest in around:
+        head = start_of(dest)  # from within, a scope is closed and begun anew
+    asked = _asked(life, transition)
+    return Arrow(
+        tail,
+        head,
+        kind,
+        number=asked.index(transition) + 1 if len(asked) > 1 else 0,
+        event=transition.event.__name__ if transition.event is not None else "",
+        guard=transition.guard.label if transition.guard is not None else "",
+        effect=label_of(transition.effect) if transition.effect is not None else "",
+        other=transition.event is None and transition.guard is None and len(life.arrows(source)) > 1,
+    )
+
+
+def _asked(life: Lifecycle, transition: Transition) -> list[Transition]:
+    """The arrows among which the order matters to this one: the guarded ones, or those of related events."""
+    event = transition.event
+    if event is None:
+        return [t for t in life.arrows(transition.source) if t.guard is not None] if transition.guard is not None else []
+    rivals = [t for t in life.transitions if t.source == transition.source and t.event is not None]
+    return [t for t in rivals if t.event is not None and (issubclass(t.event, event) or issubclass(event, t.event))]

@@ -1,0 +1,170 @@
+"""The house rules that code can break without anybody noticing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "statetrain"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Which floor a module is on. It imports from floors below its own; `also` names what it may import from its own floor.
+FLOORS = {
+    "naming": 0,
+    "outcome": 0,
+    "checks": 0,
+    "guards": 0,
+    "criteria": 0,
+    "lifecycle": 0,
+    "position": 0,
+    "callback": 1,
+    "machine": 2,
+    "table": 2,
+    "trace": 2,
+    "diagram": 2,
+    "explore": 2,
+    "keys": 3,
+    "history": 3,
+    "context": 3,
+    "interop": 3,
+    "registry": 3,
+    "testing": 3,
+    "accelerator": 4,
+    "actions": 4,
+    "data": 4,
+    "losses": 4,
+    "metrics": 4,
+    "modes": 4,
+    "interrupts": 4,
+    "lifecycles": 5,
+    "callbacks": 5,
+    "run": 5,
+    "training": 6,
+    "__init__": 7,
+    "__main__": 7,
+}
+
+# Within a floor, what is written in terms of what.
+ORDER_WITHIN = {
+    0: ["naming", "outcome", "checks", "guards", "criteria", "lifecycle", "position"],
+    2: ["machine", "table", "trace", "diagram", "explore"],
+    3: ["keys", "history", "context", "interop", "registry", "testing"],
+    4: ["accelerator", "actions", "data", "losses", "metrics", "modes", "interrupts"],
+    5: ["lifecycles", "callbacks", "run"],
+}
+
+
+def module_of(path: Path) -> str:
+    """The part of a file's path that the floors know."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> list[str]:
+    """The modules of the package that a file imports when it is imported itself."""
+    found = []
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("statetrain"):
+            parts = (node.module or "").split(".")
+            found += [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_below(path: Path) -> None:
+    """No module imports from its own floor against the order, or from a floor above."""
+    own = module_of(path)
+    floor = FLOORS[own]
+    for other in imports(path):
+        if other == own:
+            continue
+        assert FLOORS[other] <= floor, f"{own} (floor {floor}) imports {other} (floor {FLOORS[other]})"
+        if FLOORS[other] == floor:
+            order = ORDER_WITHIN[floor]
+            assert order.index(other) < order.index(own), f"{own} imports {other}, which stands after it on floor {floor}"
+
+
+def test_only_the_machine_moves_the_state() -> None:
+    """`ctx.state` is assigned in one file."""
+    movers = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "state":
+                movers.add(path.name)
+    assert movers == {"machine.py"}
+
+
+def test_classes_are_shallow() -> None:
+    """No class of the package is more than two steps below what it builds on, and none has two bases with code."""
+    bases: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = [b.id for b in node.bases if isinstance(b, ast.Name)]
+
+    def depth(name: str) -> int:
+        return 1 + max((depth(base) for base in bases[name]), default=0) if name in bases else 0
+
+    too_deep = {name for name in bases if depth(name) > 2}
+    assert not too_deep
+    assert not {name for name, own in bases.items() if len([b for b in own if b in bases]) > 1}
+
+
+TORCH_FREE = """
+import sys
+import statetrain
+from statetrain import Callback, EarlyStopping, Every, Lifecycle, Machine, State, Transition, guard, supervised
+from statetrain.testing import walk
+import statetrain.actions, statetrain.context, statetrain.diagram, statetrain.table
+life = supervised(stop=EarlyStopping("valid_loss", 3), accumulate=2, validate=Every(10, "steps"))
+walk(life, {"more epochs": [True], "a batch was drawn": [True, True]})
+str(life), life.mermaid(), life.dot()
+Machine(life)
+loaded = {"torch", "transitions", "structlog", "rich", "numpy", "graphviz"} & set(sys.modules)
+sys.exit(f"loaded {loaded}" if loaded else 0)
+"""
+
+
+def test_seeing_and_walking_a_lifecycle_needs_no_torch() -> None:
+    """Lifecycles can be made, checked, walked, printed and drawn as text without loading torch or anything heavy."""
+    done = subprocess.run([sys.executable, "-c", TORCH_FREE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_has_no_side_effect() -> None:
+    """`import statetrain` loads none of its modules but itself, and no third-party one."""
+    code = "import sys; before = set(sys.modules); import statetrain; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    assert roots - sys.stdlib_module_names == {"statetrain"}
+    assert "statetrain.lifecycle" not in done.stdout.split()
+
+
+def test_the_public_names_exist_and_are_the_same_to_readers_and_to_checkers() -> None:
+    """Every public name can be loaded, and the list for type checkers is the one that is loaded from."""
+    import statetrain
+
+    for name in statetrain.__all__:
+        assert getattr(statetrain, name) is not None
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    checked = {
+        alias.asname: (node.module or "").removeprefix("statetrain.")
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert checked == statetrain._HOME_OF
+
+
+def test_the_code_speaks_of_the_project_alone() -> None:
+    """No file names a path of somebody's machine."""
+    root = PACKAGE.parent
+    for path in [*FILES, *root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("examples/*.py"), *root.glob("benchmarks/*")]:
+        if path.is_file() and path.suffix in (".py", ".md"):
+            text = path.read_text()
+            assert "/work/" not in text, path
+            assert "/root/" not in text, path
