@@ -8,7 +8,39 @@
 It needs no torch.
 """
 
+from statetrain.testing.paths import Path, paths
 from statetrain.testing.patterns import assert_trace
+from statetrain.testing.properties import (
+    Property,
+    Verdict,
+    always,
+    at_most,
+    balanced,
+    between,
+    check,
+    ends,
+    eventually,
+    judge,
+    never,
+    precedes,
+)
 from statetrain.testing.walking import walk
 
-__all__ = ["assert_trace", "walk"]
+__all__ = [
+    "Path",
+    "Property",
+    "Verdict",
+    "always",
+    "assert_trace",
+    "at_most",
+    "balanced",
+    "between",
+    "check",
+    "ends",
+    "eventually",
+    "judge",
+    "never",
+    "paths",
+    "precedes",
+    "walk",
+]

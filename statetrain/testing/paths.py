@@ -1,0 +1,382 @@
+'''Generated test paths: the ways through a lifecycle that together cover its states, its transitions, or pairs of these.
+
+    @pytest.mark.parametrize("path", paths(supervised()), ids=str)
+    def test_my_lifecycle(path):
+        path.check(my_lifecycle)
+
+A path is a way from the initial state to an end. It is checked by running it: the guards answer so that the way is taken,
+once with as few guards holding as possible and once with as many, and the states, the hooks and the guards asked are
+compared with what the lifecycle that the path was made from says.
+'''
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+import attrs
+from attrs import Factory, define, field, frozen
+
+from statetrain.callback import Callback
+from statetrain.explore import Configuration, Step, Ways
+from statetrain.guards import Guard
+from statetrain.lifecycle import FAILED, START, Lifecycle, State, Transition
+from statetrain.machine import Machine
+from statetrain.outcome import Failed, LifecycleError
+from statetrain.position import Position
+
+Cover = Literal["states", "transitions", "pairs"]
+Vector = Literal["min", "max"]
+_STEPS = 100_000
+
+
+@frozen(repr=False)
+class Path:
+    """A way through a lifecycle, from the arrow into the initial state to an end.
+
+    Attributes:
+        lifecycle: the table that it was made from: what is right.
+        transitions: the arrows, in order.
+        goal: the arrow that it was made for; for pairs, the second of the two.
+    """
+
+    lifecycle: Lifecycle
+    transitions: tuple[Transition, ...]
+    goal: Transition = field(eq=False)
+
+    @property
+    def states(self) -> list[str]:
+        """The states that it goes through."""
+        return [transition.dest for transition in self.transitions]
+
+    def __str__(self) -> str:
+        """A readable id: `reaches failed: batch > pred > loss [loss not finite]`."""
+        at = max(i for i, t in enumerate(self.transitions) if t == self.goal)
+        tail = [t.source for t in self.transitions[max(1, at - 2) : at + 1] if t.source != START]
+        why = f" [{self.goal.guard.label}]" if self.goal.guard is not None else ""
+        by = f" on {self.goal.event.__name__}" if self.goal.event is not None else ""
+        return f"reaches {self.goal.dest}: {' > '.join(tail) or START}{why}{by}"
+
+    def __repr__(self) -> str:
+        return f"<Path {self}>"
+
+    def check(self, lifecycle: Lifecycle | None = None, callbacks: Iterable[Callback] = (), guards: Iterable[Vector] = ("min", "max")) -> None:
+        """Runs the path, and asserts that the lifecycle goes that way.
+
+        Args:
+            lifecycle: the table to test; None is the one that the path was made from.
+            callbacks: the user's own, run along.
+            guards: which guards hold beside the one that is needed: "min" none, "max" all that come after it.
+
+        Raises:
+            AssertionError: the states, the hooks or the guards asked differ; the message shows the first difference.
+        """
+        for vector in guards:
+            expected = self.expected()
+            got = drive(self, lifecycle or self.lifecycle, vector, callbacks)
+            if got != expected:
+                at = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
+                raise AssertionError(
+                    f"{self} ({vector} guards): step {at + 1} of {len(expected)}\n"
+                    f"  before:   {'; '.join(expected[max(0, at - 4) : at]) or 'nothing'}\n"
+                    f"  expected: {expected[at] if at < len(expected) else 'the end'}\n"
+                    f"  got:      {got[at] if at < len(got) else 'the end'}"
+                )
+
+    def expected(self) -> list[str]:
+        """What happens along it, in order: guards asked, exits, effects, enters, actions."""
+        life, log, active = self.lifecycle, [], START
+        for taken in self.transitions:
+            if taken.event is None and taken.source != START:
+                for arrow in life.arrows(active):
+                    if arrow.guard is not None:
+                        log.append(f"ask [{arrow.guard.label}]")
+                    if arrow == taken:
+                        break
+            if taken.dest == FAILED:
+                log.append(f"failed in {active}")
+                break
+            left, entered = life.crossing(active, taken.dest)
+            log += [f"exit {name}" for name in left]
+            log += [f"take {taken.source} -> {taken.dest}"]
+            log += [f"enter {name}" for name in entered]
+            active = taken.dest
+        return log
+
+
+def paths(
+    lifecycle: Lifecycle,
+    cover: Cover = "transitions",
+    bounds: Mapping[str, int] | None = None,
+    *,
+    events: bool = True,
+) -> list[Path]:
+    """The ways through a lifecycle that together cover it; each as short as it can be, none a part of another.
+
+    Args:
+        lifecycle: the table.
+        cover: "states"; "transitions", events included; or "pairs" of transitions that follow each other.
+        bounds: see `statetrain.explore.explore`: ways that break them are not taken.
+        events: whether arrows on events count.
+
+    Raises:
+        LifecycleError: something that should be covered cannot be reached within the bounds.
+    """
+    ways = Ways(lifecycle, bounds, events, failures=False)
+    came = _shortest_ways(ways)
+    out = _ways_out(ways)
+    reached = sorted(came, key=lambda here: len(_way(came, here)))
+    found: dict[tuple[Transition, ...], Path] = {}
+    for goal, here, steps in _goals(ways, reached, cover):
+        head = (*_way(came, here), *(step.transition for step in steps))
+        tail = _to_the_end(ways, out, steps[-1].after if steps else here)
+        whole = (*head, *tail)
+        found[whole] = Path(lifecycle, whole, goal)  # the goal that lies furthest along gives it its name
+    _assert_covered(lifecycle, found, cover, events)
+    return _without_parts(list(found.values()))
+
+
+def _goals(ways: Ways, reached: list[Configuration], cover: Cover) -> Iterator[tuple[Transition, Configuration, list[Step]]]:
+    """What is to be covered, each with the nearest configuration and the steps from there that cover it."""
+    seen: set[Any] = set()
+    for here in reached:
+        for step in ways.out_of(here):
+            key: Any = step.transition.dest if cover == "states" else step.transition
+            if cover != "pairs" and key not in seen:
+                seen.add(key)
+                yield step.transition, here, [step]
+            if cover == "pairs":
+                following = ways.out_of(step.after)
+                for then in following:
+                    pair = (step.transition, then.transition)
+                    if pair not in seen:
+                        seen.add(pair)
+                        yield then.transition, here, [step, then]
+                if not following and (step.transition, None) not in seen:
+                    seen.add((step.transition, None))
+                    yield step.transition, here, [step]
+
+
+def _assert_covered(life: Lifecycle, found: Mapping[tuple[Transition, ...], Path], cover: Cover, events: bool) -> None:
+    taken = {t for way in found for t in way}
+    if cover == "states":
+        missing = [name for name in life.names if name not in {n for t in taken for n in life.path(t.dest)}]
+    else:
+        missing = [str(t) for t in life.transitions if t not in taken and (events or t.event is None)]
+    if missing:
+        raise LifecycleError(f"{life.name}: no way within the bounds covers {'; '.join(missing)}; give larger bounds")
+
+
+def _without_parts(found: list[Path]) -> list[Path]:
+    """Without paths whose arrows, in order, another one covers up to its end; the goal of a longer one is as good."""
+    kept: list[Path] = []
+    for path in sorted(found, key=lambda p: -len(p.transitions)):
+        steps = path.transitions
+        if not any(other.transitions[: len(steps)] == steps for other in kept):
+            kept.append(path)
+    return sorted(kept, key=lambda p: found.index(p))
+
+
+def _shortest_ways(ways: Ways) -> dict[Configuration, tuple[Step, Configuration | None]]:
+    start = ways.start
+    came: dict[Configuration, tuple[Step, Configuration | None]] = {start.after: (start, None)}
+    layer = [start.after]
+    while layer:
+        following = []
+        for here in layer:
+            for step in ways.out_of(here):
+                if step.after not in came:
+                    came[step.after] = (step, here)
+                    following.append(step.after)
+        layer = following
+    return came
+
+
+def _way(came: Mapping[Configuration, tuple[Step, Configuration | None]], here: Configuration) -> list[Transition]:
+    path = []
+    at: Configuration | None = here
+    while at is not None:
+        step, at = came[at]
+        path.append(step.transition)
+    return path[::-1]
+
+
+def _ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
+    """The first step of a shortest way to a final state, without events; found as it is asked for."""
+    known: dict[Configuration, Step | None] = {}
+
+    def first(here: Configuration) -> Step | None:
+        if here in known:
+            return known[here]
+        came: dict[Configuration, tuple[Step, Configuration]] = {}
+        layer = [here]
+        while layer:
+            following = []
+            for at in layer:
+                steps = [step for step in ways.out_of(at) if step.transition.event is None and step.after.state != FAILED]
+                if not steps:
+                    while at != here:
+                        step, at = came[at]
+                        known[at] = step
+                    known.setdefault(here, None)
+                    return known[here]
+                for step in steps:
+                    if step.after not in came and step.after != here:
+                        came[step.after] = (step, at)
+                        following.append(step.after)
+            layer = following
+        raise LifecycleError(f"{ways.lifecycle.name}: no end within the bounds from {here.state!r}; give larger bounds")
+
+    return first
+
+
+def _to_the_end(ways: Ways, out: Callable[[Configuration], Step | None], here: Configuration) -> list[Transition]:
+    path = []
+    while ways.out_of(here):
+        step = out(here)
+        assert step is not None
+        path.append(step.transition)
+        here = step.after
+    return path
+
+
+# ---------------------------------------------------------------- running a path
+
+
+class _Forced(Exception):
+    """What a path's arrow into `failed` raises."""
+
+
+@define(eq=False)
+class _Script(Position):
+    """A context that knows which way is to be taken."""
+
+    path: tuple[Transition, ...] = ()
+    vector: Vector = "min"
+    at: int = 1  # the next arrow of the path
+    log: list[str] = Factory(list)
+    forced: BaseException | None = None  # the event that was last raised for the path
+
+    @property
+    def wanted(self) -> Transition | None:
+        return self.path[self.at] if self.at < len(self.path) else None
+
+
+@frozen
+class _Scripted(Guard):
+    """A guard that holds if its arrow is the one to be taken; with "max", also if it comes after that one."""
+
+    name: str
+    row: tuple[Transition, ...] = field(eq=False)  # all arrows of its source
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def test(self, ctx: Any) -> bool:
+        ctx.log.append(f"ask [{self.name}]")
+        if ctx.wanted is None:
+            return False
+        wanted = ctx.wanted.guard.label if ctx.wanted.guard is not None else None
+        labels = [t.guard.label if t.guard is not None else None for t in self.row]
+        later = wanted in labels and labels.index(self.name) > labels.index(wanted)
+        return self.name == wanted or (ctx.vector == "max" and later)
+
+
+class _Recorder(Callback):
+    """Writes down what happens, in the words of `Path.expected`."""
+
+    def __init__(self, life: Lifecycle) -> None:
+        for name in life.names:
+            setattr(self, f"on_enter_{name}", self._noting(f"enter {name}"))
+            setattr(self, f"on_exit_{name}", self._noting(f"exit {name}"))
+
+    @staticmethod
+    def _noting(what: str) -> Callable[[Any], None]:
+        def note(ctx: Any) -> None:
+            ctx.log.append(what)
+
+        return note
+
+    def on_transition(self, ctx: Any) -> None:
+        """Notes the arrow, and looks on to the next one of the path."""
+        taken = ctx.transition
+        ctx.log.append(f"take {taken.source} -> {taken.dest}")
+        if taken.source != START:
+            ctx.at += 1
+        if len(ctx.log) > _STEPS:
+            raise AssertionError(f"the run goes on after {_STEPS} steps; the path has {len(ctx.path)}")
+
+
+def drive(path: Path, lifecycle: Lifecycle, vector: Vector, callbacks: Iterable[Callback] = ()) -> list[str]:
+    """Runs a lifecycle along a path and returns what happened, in the words of `Path.expected`.
+
+    The actions, modes and close work are left out; guards and events are those that the path needs.
+    """
+    ctx = _Script(path=path.transitions, vector=vector)
+    machine = _machine(lifecycle)
+    if callbacks:
+        machine = Machine(machine.lifecycle, (*machine.callbacks, *callbacks))
+    try:
+        machine.run(ctx)
+    except BaseException as error:
+        if not isinstance(error, _Forced | LifecycleError) and error is not ctx.forced:
+            raise
+        ctx.log.append(f"failed in {ctx.outcome.state}" if isinstance(ctx.outcome, Failed) else "failed")
+    return ctx.log
+
+
+@lru_cache(maxsize=4)
+def _machine(lifecycle: Lifecycle) -> Machine:
+    life = _scripted(lifecycle)
+    return Machine(life, _Recorder(life))
+
+
+def _scripted(life: Lifecycle) -> Lifecycle:
+    arrows = []
+    for arrow in life.transitions:
+        row = life.arrows(arrow.source)
+        guard = None if arrow.guard is None or arrow.event is not None else _Scripted(arrow.guard.label, row)
+        if arrow.event is not None and arrow.guard is not None:
+            guard = _Wanted(arrow.guard.label)  # type: ignore[assignment]  # another kind of guard
+        arrows.append(attrs.evolve(arrow, guard=guard, effect=_fail if arrow.dest == FAILED else _nothing))
+    states = [State(s.name, _act, s.within, final=s.final, anchor=s.anchor) for s in life.states]
+    return attrs.evolve(life, states=states, transitions=arrows)
+
+
+@frozen
+class _Wanted(Guard):
+    """The guard of an event's arrow: holds if that arrow is the one to be taken."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def test(self, ctx: Any) -> bool:
+        wanted = ctx.wanted
+        return wanted is not None and wanted.guard is not None and wanted.guard.label == self.name
+
+
+def _nothing(ctx: Any) -> None:
+    "nothing"
+
+
+def _fail(ctx: Any) -> None:
+    "fail"
+    raise _Forced
+
+
+def _act(ctx: Any) -> None:
+    "raise the event that the path needs"
+    wanted = ctx.wanted
+    if wanted is not None and wanted.event is not None and ctx.state == ctx.transition.dest and _is_due(ctx, wanted):
+        ctx.forced = wanted.event()
+        raise ctx.forced
+
+
+def _is_due(ctx: Any, wanted: Transition) -> bool:
+    """An event is raised once the arrow before it has been taken to its end."""
+    return bool(ctx.at == ctx.path.index(wanted, ctx.at) and ctx.path[ctx.at - 1].dest == ctx.state)

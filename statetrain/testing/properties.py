@@ -1,0 +1,267 @@
+'''Properties that must hold on all runs of a lifecycle, in plain words.
+
+    check(life, precedes("backward", "step"), between("valid", "valid", "step"), never("failed", after="record"))
+
+Each is a little automaton that reads the states of a run one after the other. `check` runs it along every way that the
+lifecycle can go. First all guards answer freely: what holds then is proved by the graph alone. What does not is tried
+again within bounds, if there are any; the verdict says which it was.
+'''
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from statetrain.explore import Configuration, Ways
+from statetrain.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.naming import did_you_mean
+from statetrain.outcome import LifecycleError
+from statetrain.trace import Trace
+
+_BROKEN = "broken"
+
+
+@frozen
+class Property:
+    """Something that must hold on all runs.
+
+    Attributes:
+        words: what it says.
+        start: what it remembers before a run.
+        read: from what it remembers and the arrow taken, what it remembers next; "broken" if it is violated.
+        end: whether what it remembers may stand at the end of a run.
+        states: the states that it names, to be checked for misspellings.
+    """
+
+    words: str
+    start: Hashable
+    read: Callable[[Any, Transition, Lifecycle], Hashable]
+    end: Callable[[Any], bool] = field(default=lambda memory: True)  # most do not care
+    states: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.words
+
+
+@frozen(repr=False)
+class Verdict:
+    """Whether a property holds, and how that is known.
+
+    Attributes:
+        property: what was asked.
+        holds: whether it does on all runs that were looked at.
+        proof: whether these were all runs there can be; else all within `bounds`.
+        bounds: the bounds that were needed.
+        trace: the shortest run that breaks it; None if it holds.
+    """
+
+    property: Property
+    holds: bool
+    proof: bool
+    bounds: dict[str, int]
+    trace: Trace | None = None
+
+    def __str__(self) -> str:
+        within = "on every run (proved by the graph)" if self.proof else f"on every run with {_listed(self.bounds)}"
+        if self.holds:
+            return f"holds {within}: {self.property.words}"
+        assert self.trace is not None
+        return f"broken: {self.property.words}\nthe shortest run that breaks it:\n{self.trace}"
+
+    def mermaid(self) -> str:
+        """The picture of the lifecycle, with the run that breaks the property as its title."""
+        assert self.trace is not None
+        assert self.trace.lifecycle is not None
+        return self.trace.lifecycle.mermaid()
+
+    def __repr__(self) -> str:
+        return f"<Verdict: {'holds' if self.holds else 'broken'}, {self.property.words}>"
+
+
+def check(lifecycle: Lifecycle, *properties: Property, bounds: Mapping[str, int] | None = None, events: bool = True, failures: bool = True) -> list[Verdict]:
+    """Asserts properties on all runs of a lifecycle.
+
+    Args:
+        lifecycle: the table.
+        properties: what must hold.
+        bounds: see `statetrain.explore.explore`; tried where the graph alone does not decide.
+        events: whether events are raised.
+        failures: whether every state may fail.
+
+    Returns:
+        A verdict for each, all of which hold.
+
+    Raises:
+        AssertionError: one is broken; the message shows the shortest run that breaks it.
+        LifecycleError: a property names a state that is not there.
+    """
+    verdicts = [judge(lifecycle, one, bounds, events=events, failures=failures) for one in properties]
+    broken = [verdict for verdict in verdicts if not verdict.holds]
+    if broken:
+        raise AssertionError("\n\n".join(f"{lifecycle.name}: {verdict}" for verdict in broken))
+    return verdicts
+
+
+def judge(
+    lifecycle: Lifecycle, one: Property, bounds: Mapping[str, int] | None = None, *, events: bool = True, failures: bool = True
+) -> Verdict:
+    """Whether a property holds on all runs; the arguments are those of `check`."""
+    known = {*lifecycle.names, FAILED}
+    for name in one.states:
+        if name not in known:
+            raise LifecycleError(f"{lifecycle.name}: '{one.words}' names {name!r}, which is no state{did_you_mean(name, known)}")
+    free = Ways(lifecycle, None, events, failures)
+    broken = _shortest_violation(free, one)
+    if broken is None:
+        return Verdict(one, True, True, {})
+    if bounds:
+        broken = _shortest_violation(Ways(lifecycle, bounds, events, failures), one)
+        if broken is None:
+            return Verdict(one, True, False, dict(bounds))
+    return Verdict(one, False, not bounds, dict(bounds or {}), Trace(broken, lifecycle=lifecycle))
+
+
+def _shortest_violation(ways: Ways, one: Property) -> list[Transition] | None:
+    life = ways.lifecycle
+    start = ways.start
+    memory = one.read(one.start, start.transition, life)
+    node = (start.after, memory)
+    came: dict[tuple[Configuration, Hashable], tuple[Transition, Any]] = {node: (start.transition, None)}
+    layer = [node]
+    while layer:
+        following = []
+        for here in layer:
+            configuration, memory = here
+            steps = ways.out_of(configuration) if memory != _BROKEN else ()
+            if memory == _BROKEN or (not steps and not one.end(memory)):
+                return _way(came, here)
+            for step in steps:
+                after = (step.after, one.read(memory, step.transition, life))
+                if after not in came:
+                    came[after] = (step.transition, here)
+                    following.append(after)
+        layer = following
+    return None
+
+
+def _way(came: dict[Any, tuple[Transition, Any]], node: Any) -> list[Transition]:
+    path = []
+    while node is not None:
+        transition, node = came[node]
+        path.append(transition)
+    return path[::-1]
+
+
+def _listed(bounds: Mapping[str, int]) -> str:
+    return " and ".join(f"at most {n} x [{label}]" for label, n in bounds.items())
+
+
+# ---------------------------------------------------------------- the properties
+
+
+def never(state: str, after: str | None = None) -> Property:
+    """No run enters a state; with `after`, none does once it has entered that one."""
+    if after is None:
+        return Property(f"never {state}", None, lambda memory, t, life: _BROKEN if state in _entered(t, life) else memory, states=(state,))
+
+    def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
+        entered = _entered(t, life)
+        return _BROKEN if seen and state in entered else seen or after in entered
+
+    return Property(f"never {state} after {after}", False, read, states=(state, after))
+
+
+def eventually(state: str, *others: str) -> Property:
+    """Every run that ends has entered the state, or one of the others."""
+    goals = {state, *others}
+
+    def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
+        return seen or not goals.isdisjoint(_entered(t, life))
+
+    return Property(f"eventually {' or '.join((state, *others))}", False, read, bool, states=tuple(goals))
+
+
+def precedes(first: str, second: str) -> Property:
+    """Every entry of the second state has an entry of the first before it."""
+
+    def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
+        entered = _entered(t, life)
+        return _BROKEN if not seen and second in entered else seen or first in entered
+
+    return Property(f"{first} precedes {second}", False, read, states=(first, second))
+
+
+def between(first: str, second: str, needed: str) -> Property:
+    """From each entry of the first state to the next entry of the second, the needed one is entered."""
+
+    def read(waiting: bool, t: Transition, life: Lifecycle) -> Hashable:
+        for name in _entered(t, life):
+            if name == needed:
+                waiting = False
+            if name == second and waiting:
+                return _BROKEN
+            if name == first:
+                waiting = True
+        return waiting
+
+    return Property(f"between {first} and {second} comes {needed}", False, read, states=(first, second, needed))
+
+
+def always(words: str, holds: Callable[[Transition], bool]) -> Property:
+    """A condition on every arrow that a run takes.
+
+    Args:
+        words: what it says.
+        holds: whether it does, of an arrow.
+    """
+    return Property(words, None, lambda memory, t, life: memory if holds(t) else _BROKEN)  # the arrow is enough
+
+
+def at_most(few: str, many: str) -> Property:
+    """Within any run, a state is entered no more often than another one was before: steps than batches, say."""
+
+    def read(ahead: int, t: Transition, life: Lifecycle) -> Hashable:
+        for name in _entered(t, life):
+            ahead = min(ahead + (name == many) - (name == few), _ENOUGH)
+        return ahead if ahead >= 0 else _BROKEN
+
+    return Property(f"{few} is entered at most as often as {many}", 0, read, states=(few, many))
+
+
+_ENOUGH = 8  # how far ahead is told apart; a state that is further ahead is counted as that far, which only errs on the strict side
+
+
+def balanced() -> Property:
+    """Each state that is entered is left again, innermost first, on every run that does not fail."""
+
+    def read(stack: tuple[str, ...], t: Transition, life: Lifecycle) -> Hashable:
+        if t.dest == FAILED:
+            return ()
+        active = stack[-1] if stack else t.source
+        left, entered = life.crossing(active, t.dest)
+        if tuple(reversed(stack[len(stack) - len(left) :] if left else ())) != left:
+            return _BROKEN
+        return (*stack[: len(stack) - len(left)], *entered)
+
+    def closed(stack: tuple[str, ...]) -> bool:
+        return len(stack) <= 1
+
+    return Property("each enter has its exit", (), read, closed)
+
+
+def ends() -> Property:
+    """Every run that stops stops in a final state or in `failed`, where clean-ups are run."""
+
+    def read(memory: bool, t: Transition, life: Lifecycle) -> Hashable:
+        return t.dest == FAILED or life.state(t.dest).final
+
+    return Property("clean-up is reached", False, read, bool)
+
+
+def _entered(t: Transition, life: Lifecycle) -> tuple[str, ...]:
+    """What an arrow enters, scopes on the way included."""
+    if t.dest == FAILED:
+        return (FAILED,)
+    return life.crossing(t.source, t.dest)[1]
