@@ -31,10 +31,11 @@ types: $(READY)  ## check the types
 check: lint types test  ## everything that has to hold
 
 diagrams: $(READY)  ## draw the pictures in diagrams/ anew
-	$(BIN)/python -m diagrams
+	$(BIN)/python diagrams/draw.py
 
 bench: $(READY)  ## measure what the machine costs
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/footprint.py
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -187,6 +187,8 @@ def loss(ctx: Any) -> None:
     try:
         ctx.loss_value = loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
     except (AttributeError, RuntimeError, ValueError) as error:
+        if hasattr(loss, "detach") and loss.numel() == 1:
+            raise  # the device's own error, which shows where it is waited for
         raise LossError(_bad_loss(ctx, loss)) from error
 
 
@@ -285,12 +287,6 @@ def average_window(ctx: Any) -> None:
     if ctx.pending > 1:
         for gradient in ctx.accelerator.gradients(ctx.opt):
             gradient.div_(ctx.pending)
-
-
-def count_loss_and_average_window(ctx: Any) -> None:
-    "count the loss, average the gradients of the window"
-    count_loss(ctx)
-    average_window(ctx)
 
 
 def grad_norm(ctx: Any) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 from statetrain.lifecycle import FAILED, Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError
 
 Hook = Callable[[Any], None]
+Call = Callable[[Any], Any]
 
 _PREFIXES = ("on_enter_", "on_exit_")
-_OTHERS = ("on_transition",)
+_OTHERS = ("on_transition", "on_anchor", "on_resume")
 
 ALIASES = {
     "on_fit_begin": "on_enter_fit",
@@ -52,8 +53,15 @@ class Callback:
     - `on_exit_<state>`: the state is being left, innermost first; what belongs to it is still there.
     - `on_enter_failed`: an exception ended the run; `ctx.error` is set. It may not raise another.
     - `on_transition`: every arrow, after its effect and before anything is entered; `ctx.transition` is the arrow.
+    - `on_anchor`: an anchor has been entered, after all enter hooks and before its action. All progress is in the
+      context, so this is where runs are saved; it changes nothing there, and may not raise an event.
+    - `on_resume`: a run is continued at an anchor, in place of all enter hooks before it: `ctx` is as it was saved, and
+      scopes are open. What `on_enter_fit` set up beside the context has to be set up again here.
 
     Hooks run with gradients off, in the order in which the callbacks were given.
+
+    What a callback has to remember when a run is continued, it gives with `state_dict()` and takes back with
+    `load_state_dict(state)`, which is called before `on_resume`: plain data and tensors, nested in lists, tuples and dicts.
 
         class ClipGrad(Callback):
             writes = {"grads"}
@@ -62,11 +70,33 @@ class Callback:
                 clip_grad_norm_(ctx.model.parameters(), 1.0)
     """
 
-    reads: ClassVar[Iterable[str]] = ()
+    reads: Iterable[str] = ()
     """The fields of the context that the hooks read."""
 
-    writes: ClassVar[Iterable[str]] = ()
+    writes: Iterable[str] = ()
     """The fields of the context that the hooks write; columns of the history as `"history.<name>"`."""
+
+    monitors: Iterable[str] = ()
+    """The columns of the history that the hooks read; one that nothing writes is an error before training."""
+
+    def check_context(self, ctx: Any) -> None:
+        """Called by `fit` when everything is known and before anything runs.
+
+        Raises:
+            ConfigError: the callback cannot serve this run.
+        """
+
+    def wrap_call(self, function: Call, state: str, hook: str) -> Call:
+        """Called for each action, hook, effect and guard when the machine is made; gives what is called in its place.
+
+        It is for those who measure: what it gives does the same as `function`, and returns what that returns.
+
+        Args:
+            function: of the context.
+            state: during which it is called.
+            hook: `<callback>.<hook>` for a callback's hook, else empty.
+        """
+        return function
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

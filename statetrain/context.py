@@ -12,6 +12,7 @@ from attrs import Factory, define
 
 from statetrain import keys
 from statetrain.history import History, format_value
+from statetrain.naming import did_you_mean
 from statetrain.outcome import MachineError
 from statetrain.position import Position
 
@@ -213,7 +214,8 @@ class Context(Position):
     def where(self) -> str:
         if not self.epoch:
             return f"batch {self.valid_iter}" if self.valid_iter else ""
-        batch = f"validation batch {self.valid_iter}" if not self.training and self.valid_iter else f"batch {self.iter}"
+        # Not by `training`, which a failure has put back when its note is written.
+        batch = f"validation batch {self.valid_iter}" if self.valid_iterator is not None else f"batch {self.iter}"
         return f"epoch {self.epoch}, {batch}, step {self.step}"
 
     def __getitem__(self, path: str) -> Any:
@@ -228,8 +230,8 @@ class Context(Position):
             return keys.get(self, path)
         try:
             return getattr(self, path)
-        except AttributeError as error:
-            raise KeyError(str(error)) from None
+        except AttributeError:
+            raise KeyError(f"a context has no {path!r}{did_you_mean(path, [name for name in dir(self) if not name.startswith('_')])}") from None
 
     def __repr__(self) -> str:
         return f"<Context: {self.state or 'before the run'}{', ' + self.where() if self.where() else ''}>"
@@ -247,10 +249,17 @@ class Context(Position):
             "step": str(self.step),
             "samples": str(self.samples),
             "time": f"{self.seconds:.1f} s",
-            "loss": f"{float(self.loss_value):.6g}" if self.loss_value is not None else "none yet",
+            "loss": "none yet" if self.loss_value is None else _number(self.loss_value),
             "last row": ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.history[-1].items())
             if len(self.history)
             else "none yet",
         }
         width = max(map(len, lines))
         return "\n".join(f"{name.rjust(width)}  {value}" for name, value in lines.items())
+
+
+def _number(value: Any) -> str:
+    try:
+        return f"{float(value):.6g}"
+    except (TypeError, ValueError, RuntimeError):  # no real number, or on a device that has failed
+        return f"a {type(value).__name__} that cannot be read"

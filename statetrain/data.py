@@ -267,7 +267,7 @@ def _find(batch: Any, position: int, names: tuple[str, ...], what: str, needed: 
     if not needed:
         return lambda batch: None
     raise DataError(
-        f"a batch is a {describe_batch(batch)}, without a {what}; give the data as (input, target), or say {what}='batch' if it is the whole batch"
+        f"a batch is a {describe_batch(batch)} that has no {what}; give the data as (input, target), or say {what}='batch' if it is the whole batch"
     )
 
 

@@ -78,7 +78,7 @@ def to_machine(lifecycle: Lifecycle, model: Any = None, callbacks: Iterable[Call
     return live
 
 
-def drive(machine: Machine, ctx: Any, watched: bool) -> Drive:
+def drive(machine: Machine, ctx: Any, watched: bool, opening: tuple[Transition, list[Work]] | None = None) -> Drive:
     """Runs a machine with `transitions` in the place of the compiled table; see `Machine(engine="transitions")`."""
     live = _Live(machine, ((_EVENT, arrow) for arrow in machine.lifecycle.transitions if arrow.event is not None))
     place = _Place()
@@ -87,7 +87,12 @@ def drive(machine: Machine, ctx: Any, watched: bool) -> Drive:
     asked: Transition | None = None
     while True:
         try:
-            if error is None:
+            if opening is not None:  # a run that is continued: `transitions` is put where it was
+                (arrow, works), opening = opening, None
+                live.perform(ctx, works)
+                live.set_state(_path(machine.lifecycle, arrow.dest), place)
+                machine.land(ctx, arrow)
+            elif error is None:
                 live.trigger_event(place, NEXT, ctx)
             elif not live.offer(place, ctx, error):
                 break

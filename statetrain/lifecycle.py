@@ -21,6 +21,10 @@ within its source. The innermost match wins.
 
 An exception that no transition takes leads to `failed`, a final state that every lifecycle has.
 
+An *anchor* is a state in which a run can be saved and continued: whoever saves is called after its enter hooks and before
+its action. Continuing at an anchor opens the scopes around it, outermost first: each scope's mode is set and its `reopen`
+work done, and no enter hook is called again. Then the anchor's action is done, and its guards are asked.
+
 A lifecycle says all of this and does none of it: it can be printed, drawn, edited into another one, compared, walked
 without a model, explored. `statetrain.machine` runs it.
 '''
@@ -76,6 +80,8 @@ class State:
             context.
         mode: what is set while the scope is open.
         close: the work of leaving the state, after its exit hooks.
+        reopen: the work of opening the scope again, in place of its enter hooks and its action, when a run is continued
+            at an anchor within it; None for a scope whose action leaves nothing but what a snapshot holds.
     """
 
     name: str
@@ -85,6 +91,7 @@ class State:
     anchor: bool = field(default=False, kw_only=True)
     mode: Mode | None = field(default=None, kw_only=True)
     close: Work | None = field(default=None, kw_only=True)
+    reopen: Work | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         return self.name

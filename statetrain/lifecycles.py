@@ -37,7 +37,7 @@ Policy = Literal["raise", "skip", "stop", "ignore"]
 # Names that hooks may mention though an option that is off leaves the state out.
 STANDARD = frozenset(
     (
-        *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute"),
+        *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute", "counted"),
         *("step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
         *("record", "end", "predict", "next_predict_batch", "predict_draw", "predict_batch", "predict_pred"),
     )
@@ -230,8 +230,8 @@ def _split(stop: Guard | None) -> tuple[tuple[Guard, ...], Guard | None]:
 
 
 def _last(life: Lifecycle) -> str:
-    """The state that fills the gradients: `backward`, or the function that stands for it."""
-    return "compute" if "compute" in life.names else "backward"
+    """The state in which a batch's gradients are there: `backward`, or what stands for it."""
+    return next(name for name in ("counted", "compute", "backward") if name in life.names)
 
 
 def _validating(life: Lifecycle, stop_now: Guard, validate: Guard) -> Lifecycle:
@@ -272,6 +272,8 @@ class Compute:
         try:
             ctx.loss_value = float(loss) if not tensor else loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if tensor and loss.numel() == 1:
+                raise  # the device's own error, which shows where it is waited for
             raise LossError(f"{self.label} must return the loss as a scalar tensor or a number, got {type(loss).__name__}: {loss!r:.80}") from error
         if self.training:
             ctx.pending += 1
@@ -290,13 +292,13 @@ def _valid_computing(life: Lifecycle, compute: Callable[[Any], Any]) -> Lifecycl
 
 
 def _accumulating(life: Lifecycle, batches: int) -> Lifecycle:
+    if "compute" in life.names:  # the loss is counted while the batch is still open
+        life = life.insert(State("counted"), between=("compute", "step"))
     last = _last(life)
-    step = life.between(last, "step")[0]
-    effect = do.average_window if step.effect is None else do.count_loss_and_average_window
     return (
         life.replace("draw", action=do.draw_ahead)
-        .alter(step, effect=effect)
-        .add(Transition(last, "next_batch", Accumulating(batches), step.effect))
+        .alter(life.between(last, "step")[0], effect=do.average_window)
+        .add(Transition(last, "next_batch", Accumulating(batches)))
     )
 
 

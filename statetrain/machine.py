@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from attrs import define, field, frozen
@@ -19,7 +20,7 @@ from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
 from statetrain.naming import did_you_mean, signature_of
 from statetrain.outcome import CallbackError, Completed, Event, Failed, GuardError, Interrupted, LifecycleError, MachineError
 
-Kind = Literal["enter", "action", "exit", "close", "effect", "mode", "transition"]
+Kind = Literal["enter", "action", "exit", "close", "effect", "mode", "transition", "anchor", "reopen", "resume"]
 
 
 class Work(NamedTuple):
@@ -75,6 +76,7 @@ class Machine:
     _fused: dict[str, Row] = field(init=False, eq=False, factory=dict)
     _stepwise: dict[str, Row] = field(init=False, eq=False, factory=dict)
     _works: dict[Call, Work] = field(init=False, eq=False, factory=dict)
+    _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, eq=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self.engine not in ("table", "transitions"):
@@ -129,9 +131,36 @@ class Machine:
         state = self.lifecycle.state(name) if name != FAILED else None
         if state is not None and state.mode is not None:
             out.insert(0, Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
+        if state is not None and state.anchor:
+            out += [Work(arrow, name, hook, "anchor", name, owner) for owner, hook in self._hooks.get("on_anchor", ())]
         if state is not None and state.action is not None:
             out.append(Work(arrow, name, self._wrapped(name), "action", name))
         return out
+
+    def reopening(self, at: str) -> tuple[Transition, list[Work]]:
+        """What continuing at an anchor calls, in order, and the arrow that is published meanwhile.
+
+        Raises:
+            LifecycleError: there is no such state, or it is no anchor.
+        """
+        if not self.lifecycle.state(at).anchor:
+            anchors = [state.name for state in self.lifecycle.states if state.anchor]
+            raise LifecycleError(
+                f"{self.lifecycle.name}: a run cannot be continued at {at!r}, which is no anchor"
+                + (f"; anchors are {', '.join(map(repr, anchors))}" if anchors else "; declare one with State(..., anchor=True)")
+            )
+        arrow, out = Transition(START, at), []
+        for name in self.lifecycle.path(at):
+            state = self.lifecycle.state(name)
+            if state.mode is not None:
+                out.append(Work(arrow, name, _EnterMode(state.mode), "mode", self._around(name)))
+            if state.reopen is not None:
+                out.append(Work(arrow, name, state.reopen, "reopen", name))
+        out += [Work(arrow, at, hook, "resume", at, owner) for owner, hook in self._hooks.get("on_resume", ())]
+        out.append(Work(arrow, at, _settle_in, "reopen", at))
+        if self.lifecycle.state(at).action is not None:
+            out.append(Work(arrow, at, self._wrapped(at), "action", at))
+        return arrow, out
 
     def _around(self, name: str) -> str:
         return (self.lifecycle.state(name).within if name != FAILED else None) or START
@@ -147,15 +176,28 @@ class Machine:
         return action
 
     def _calls(self, arrow: Transition, active: str) -> tuple[Call, ...]:
-        works = self.works(arrow, active)
-        calls = tuple((work.transition, work.state, work.function) for work in works)
-        self._works.update(zip(calls, works, strict=True))
-        return calls
+        if (arrow, active) not in self._laid:
+            self._laid[arrow, active] = tuple(self._call(work) for work in self.works(arrow, active))
+        return self._laid[arrow, active]
+
+    def _call(self, work: Work) -> Call:
+        function = self._measured(work.function, work.state, work.owner)
+        call = (work.transition, work.state, function)
+        if call in self._works:  # one function in two places of a way: a wrapper tells which of them raised
+            call = (work.transition, work.state, partial(function))
+        self._works[call] = work
+        return call
+
+    def _measured(self, function: Callable[[Any], Any], state: str, hook: str = "") -> Callable[[Any], Any]:
+        """A function as the callbacks that measure want it called; itself where there are none."""
+        for callback in self.callbacks:
+            function = callback.wrap_call(function, state, hook)
+        return function
 
     def _row(self, name: str, rows: dict[str, Row]) -> Row:
         row: Row = []
         for arrow in self.lifecycle.arrows(name):
-            ask = arrow.guard.bind(arrow.dest) if arrow.guard is not None else None
+            ask = self._measured(arrow.guard.bind(arrow.dest), name) if arrow.guard is not None else None
             row.append((ask, *self._stretch(arrow, name, rows)))
         return row
 
@@ -173,30 +215,33 @@ class Machine:
 
     # ------------------------------------------------------------ running
 
-    def run(self, ctx: Any) -> Any:
+    def run(self, ctx: Any, at: str | None = None) -> Any:
         """Walks the lifecycle from its initial state to a final one.
 
         Args:
             ctx: the context, changed in place.
+            at: the anchor to continue at, with a context in which a snapshot has been restored; None starts a run.
 
         Returns:
             The context; `ctx.outcome` says how the run ended.
 
         Raises:
+            LifecycleError: `at` is no anchor.
             BaseException: whatever an action, guard or callback raised and no arrow takes, as it was, with a note.
         """
-        for _ in self._drive(ctx, watched=False):
+        for _ in self._drive(ctx, watched=False, at=at):
             pass
         return ctx
 
-    def steps(self, ctx: Any, until: str | Callable[[Any], bool] | None = None) -> Steps:
+    def steps(self, ctx: Any, until: str | Callable[[Any], bool] | None = None, at: str | None = None) -> Steps:
         """The same walk, one transition at a time.
 
         Args:
             ctx: the context, changed in place.
             until: a state or a condition to stop at first; see `Steps.until`.
+            at: the anchor to continue at, as in `run`.
         """
-        steps = Steps(self, ctx, self._drive(ctx, watched=True))
+        steps = Steps(self, ctx, self._drive(ctx, watched=True, at=at))
         if until is not None:
             steps.until(until)
         return steps
@@ -214,20 +259,24 @@ class Machine:
             answers.append(Answer(arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"))
         return tuple(answers)
 
-    def _drive(self, ctx: Any, watched: bool) -> Drive:
+    def _drive(self, ctx: Any, watched: bool, at: str | None) -> Drive:
         if ctx.state is not None and ctx.outcome is None:
             raise MachineError(f"this context is in a run already, in state {ctx.state!r}; finish or close that one, or use another context")
+        opening = None if at is None else self.reopening(at)
         ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
         if self.engine == "transitions":
             from statetrain.interop import drive
 
-            return drive(self, ctx, watched)
-        return self._walk(ctx, watched)
+            return drive(self, ctx, watched, opening)
+        return self._walk(ctx, watched, opening)
 
-    def _walk(self, ctx: Any, watched: bool) -> Drive:
+    def _walk(self, ctx: Any, watched: bool, opening: tuple[Transition, list[Work]] | None) -> Drive:
         """The loop: call what was laid out, ask a row of guards, and again."""
         rows = self._stepwise if watched else self._fused
         works, landing = self._stretch(self.lifecycle.start, START, rows)
+        if opening is not None:
+            arrow, calls = opening
+            works, landing = tuple(map(self._call, calls)), (arrow, arrow.dest, rows[arrow.dest])
         work = ask = None
         while True:
             try:
@@ -287,7 +336,10 @@ class Machine:
         place = self._place(ctx, work)
         if isinstance(error, KeyboardInterrupt):
             active = place.open if place is not None else ctx.state or START
-            self._settle(ctx, active)
+            try:
+                self._settle(ctx, active)
+            except BaseException as second:
+                self.fail(ctx, second, None)
             return active
         return place.open if place is not None and place.kind in ("enter", "action") and ctx.outcome is None else None
 
@@ -491,6 +543,12 @@ def _leave_mode(ctx: Any) -> None:
     mode, outer = ctx.modes[-1]
     mode.write(ctx, outer)
     ctx.modes.pop()
+
+
+def _settle_in(ctx: Any) -> None:
+    """Puts back last, when everything is open again, what opening may have moved."""
+    while ctx.reopening:
+        ctx.reopening.pop(0)()
 
 
 def _suspend(ctx: Any) -> None:

@@ -90,6 +90,8 @@ class Tally:
         """Lets the metrics take in the present batch; with several optimizers once, for the last."""
         if ctx.opt_index + 1 < len(self.losses):
             return
+        if ctx.pred is None:
+            raise LossError("metrics take the prediction, and there is none: a computation of your own has to set ctx.pred")
         pred = ctx.pred if ctx.pick is None else ctx.pick(ctx.pred)
         for metric in self.metrics.values():
             if isinstance(metric, MeanOf):

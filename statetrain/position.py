@@ -28,6 +28,7 @@ class Position:
     outcome: Outcome | None = None  # how the run ended; None while it goes on
     error: BaseException | None = None  # the exception that the run failed with
     deferred: list[Callable[[], object]] = Factory(list)  # clean-ups, run last-in first-out on every path
+    reopening: list[Callable[[], object]] = Factory(list)  # what is still to be put back, last of all, when a run is continued
     modes: list[list[Any]] = Factory(list)  # the open scopes' modes, each with what is to be put back
     marks: dict[str, float] = Factory(dict)  # when intervals last fired
 

@@ -33,8 +33,8 @@ from statetrain.outcome import LifecycleError
 Registry: TypeAlias = Mapping[str, Any]
 
 _FORMAT = 1
-_PARTS = ("action", "close", "mode", "guard", "effect", "event")  # the fields that hold functions, classes and values
-_CALLED = ("action", "close", "effect")
+_PARTS = ("action", "close", "reopen", "mode", "guard", "effect", "event")  # the fields that hold functions, classes and values
+_CALLED = ("action", "close", "reopen", "effect")
 
 
 @cache
@@ -147,7 +147,7 @@ _LIFECYCLE: tuple[_Types, _Types] = (
 )
 _STATE: tuple[_Types, _Types] = (
     {"name": str},
-    {"action": dict, "within": str, "final": bool, "anchor": bool, "mode": dict, "close": dict},
+    {"action": dict, "within": str, "final": bool, "anchor": bool, "mode": dict, "close": dict, "reopen": dict},
 )
 _TRANSITION: tuple[_Types, _Types] = ({"source": str, "dest": str}, {"guard": dict, "effect": dict, "event": str})
 

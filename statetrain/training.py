@@ -104,6 +104,8 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its attribute `run` is the run.
     """
     refuse_several_processes()
+    if on_interrupt not in ("return", "raise"):
+        raise ConfigError(f"on_interrupt must be 'return' or 'raise', got {on_interrupt!r}{did_you_mean(str(on_interrupt), ('return', 'raise'))}")
     least, most = _epochs(epochs, max_steps, stop)
     module = _model(model, hparams)
     accelerator = Accelerator(device)

@@ -9,8 +9,9 @@
 answer and which of its calls raise something, return something or register a clean-up. `scenarios()` draws all of it.
 
 Every run ends. The states that arrows lead to stand in an order, with the final states last, and each state's arrow
-without a guard leads to a later one. A guard has a few answers and then says False for ever, and a script makes a call
-raise a few times and then never again. So only a bounded number of arrows can lead back.
+without a guard leads to a later one. A guard has a few answers and then says False for ever (one that would then hold,
+`~guard`, is on no arrow that leads back), and a script makes a call raise a few times and then never again. So only a
+bounded number of arrows can lead back.
 """
 
 from __future__ import annotations
@@ -259,10 +260,9 @@ class Scenario:
         raised: BaseException | None = None
         try:
             if stepped or close_after is not None:
-                steps = machine.steps(ctx)
-                while close_after is None or len(taken) < close_after:
-                    taken.append(f"{next(steps)} in {ctx.state}")
-                steps.close()
+                with machine.steps(ctx) as steps:
+                    while close_after is None or len(taken) < close_after:
+                        taken.append(f"{next(steps)} in {ctx.state}")
             else:
                 machine.run(ctx)
         except StopIteration:
@@ -301,43 +301,44 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         name = f"s{i}"
         within[name] = draw(st.sampled_from([scope for scope, d in depth.items() if d < max_depth]))
         depth[name] = depth[within[name]] + 1
+    states = [_state(name, scope, draw(_BITS)) for name, scope in within.items()] + [_final(name, draw(_BITS)) for name in finals]
+    acting = {state.name for state in states if state.action is not None}
     # A scope that no arrow leads to is opened on the way to a state inside it.
     goals = [name for name in within if name not in within.values() or draw(st.booleans())]
     order = [*draw(st.permutations(goals)), *finals]
-    states = [
-        *(draw(_states(name, scope)) for name, scope in within.items()),
-        *(State(name, _maybe(draw, Played(f"do {name}")), final=True) for name in finals),
-    ]
-    acting = {state.name for state in states if state.action is not None}
-    guards = draw(_guards())
+    anywhere = st.sampled_from([*order, FAILED])
+    few = [Answering(f"g{i}", draw(_BITS) < 4) for i in range(draw(st.integers(1, 4)))]
+    backward, forward = _guards(few)
     arrows: list[Transition] = []
-    seen: set[tuple[object, ...]] = set()
 
     def add(source: str, dest: str, guard: Guard | None, event: type[BaseException] | None = None, *, back: bool = False) -> None:
-        if (source, dest, guard, event) in seen:
+        if any((t.source, t.dest, t.guard, t.event) == (source, dest, guard, event) for t in arrows):
             return
-        seen.add((source, dest, guard, event))
-        label = f"effect {len(arrows)}"
+        label, bits = f"effect {len(arrows)}", draw(_BITS)
+        effect: Any = None if bits % 2 else Played(label)
+        if bits > 12:
+            effect = Played(f"do {dest}")  # the very function that may be the state's action
+        if back and dest not in acting:
+            effect = Played(label)  # a loop in which nothing is done is no lifecycle
         if dest == FAILED:
-            effect: Any = draw(st.sampled_from([Breaking(label), Breaking(label), Played(label)]))
-        else:
-            # A loop in which nothing is done is no lifecycle.
-            effect = Played(label) if back and dest not in acting else _maybe(draw, Played(label))
+            effect = Breaking(label) if bits < 13 else Played(label)
         arrows.append(Transition(source, dest, guard, effect, event))
 
     # Each state but the first is led to from an earlier one, so that all can be reached.
     fed = {dest: order[draw(st.integers(0, min(i, len(goals) - 1)))] for i, dest in enumerate(order[1:])}
     for i, source in enumerate(order[: len(goals)]):
-        default = draw(st.sampled_from(order[i + 1 :]))
+        default = draw(st.sampled_from(order[i + 1 : i + 3]))
         dests = [dest for dest in order[1:] if fed[dest] == source and dest != default]
-        dests += draw(st.lists(st.sampled_from([*order, FAILED]), max_size=2))
-        for dest in draw(st.permutations(dests)):
-            add(source, dest, draw(guards), back=dest in order[: i + 1])
+        dests[draw(st.integers(0, len(dests))) :] += draw(st.lists(anywhere, max_size=2))
+        for dest in dests:
+            back = dest in order[: i + 1]
+            add(source, dest, draw(backward if back else forward), back=back)
         add(source, default, None)
     for _ in range(draw(st.integers(0, 5))):
-        source, event = draw(st.sampled_from([*within])), draw(st.sampled_from(EVENTS))
+        # Mostly scopes: what is raised anywhere inside is taken there.
+        source, event = draw(st.sampled_from([*within, *filter(None, within.values())])), draw(_EVENTS)
         if not any(t.source == source and t.event and t.guard is None and issubclass(event, t.event) for t in arrows):
-            add(source, draw(st.sampled_from([*order, FAILED])), draw(st.none() | guards), event)
+            add(source, draw(anywhere), draw(forward) if draw(st.booleans()) else None, event)
     return Lifecycle("drawn", states, arrows, order[0])
 
 
@@ -351,18 +352,21 @@ def scripts(draw: st.DrawFn, lifecycle: Lifecycle, hooks: tuple[tuple[str, ...],
         hooks: those of each callback.
     """
     guards = sorted({leaf.label for arrow in lifecycle.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)})
-    answers = {name: tuple(draw(st.lists(st.booleans(), max_size=4))) for name in guards}
-    calls = [label for state in lifecycle.states for label in _labels(state)]
-    calls += [effect.label for arrow in lifecycle.transitions if isinstance(effect := arrow.effect, Played | Breaking)]
-    calls += [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
+    answers = {name: tuple(draw(_ANSWERS)) for name in guards}
+    calls = {state.name: _calls(state, hooks) for state in lifecycle.states}
+    anything = [label for own in calls.values() for label in own] + guards
+    anything += [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
+    anything += [effect.label for arrow in lifecycle.transitions if isinstance(effect := arrow.effect, Played | Breaking)]
     deeds: dict[tuple[str, int], Deed] = {}
-    for _ in range(draw(st.integers(0, 6)) if calls else 0):
-        label = draw(st.sampled_from(calls + guards))
-        raises = st.sampled_from([Raise(kind) for kind in (*EVENTS, *EVENTS, *ERRORS)])
-        deed = draw(raises | raises | st.sampled_from([Defer(), Give(0), Give("junk")]))
-        deeds[label, draw(st.integers(0, 2))] = deed
+    for arrow in lifecycle.transitions:
+        inside = [label for name in (arrow.source, *lifecycle.inside(arrow.source)) for label in calls[name]]
+        if arrow.event is not None and inside and draw(st.booleans()):
+            deeds[draw(st.sampled_from(inside)), draw(_NUMBERS)] = Raise(arrow.event)
+    for _ in range(draw(st.integers(0, 4)) if anything else 0):
+        label, deed = draw(st.sampled_from(anything)), draw(_DEEDS)
+        deeds[label, draw(_NUMBERS)] = deed
         if isinstance(deed, Defer) and draw(st.booleans()):
-            deeds[f"clean up after {label}", 0] = draw(raises)
+            deeds[f"clean up after {label}", 0] = Raise(draw(_EVENTS))
     return Script(answers, deeds)
 
 
@@ -377,33 +381,41 @@ def scenarios(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Scena
     """
     lifecycle = draw(lifecycles(max_states, max_depth))
     names = [f"on_{when}_{name}" for when in ("enter", "exit") for name in lifecycle.names] + ["on_enter_failed", "on_transition"]
-    hooks = tuple(tuple(sorted(draw(st.sets(st.sampled_from(names), max_size=6)))) for _ in range(draw(st.integers(0, 3))))
+    own = st.sets(st.sampled_from(names), max_size=6).map(sorted).map(tuple)
+    hooks = tuple(draw(st.lists(own, max_size=3)))
     return Scenario(lifecycle, hooks, draw(scripts(lifecycle, hooks)))
 
 
-@st.composite
-def _states(draw: st.DrawFn, name: str, within: str | None) -> State:
+_BITS = st.integers(0, 15)  # four choices in one draw
+_NUMBERS = st.sampled_from([0, 0, 1, 2])
+_ANSWERS = st.lists(st.booleans(), max_size=5)
+_EVENTS = st.sampled_from(EVENTS)
+_DEEDS = st.sampled_from([*(Raise(kind) for kind in (*EVENTS, *ERRORS)), Defer(), Defer(), Give(0), Give("junk")])
+
+
+def _state(name: str, within: str | None, bits: int) -> State:
     return State(
         name,
-        _maybe(draw, Played(f"do {name}")),
+        Played(f"do {name}") if bits & 1 or bits & 2 else None,
         within,
-        close=_maybe(draw, Played(f"close {name}")),
-        mode=Switch(name) if draw(st.integers(0, 3)) == 0 else None,
+        close=Played(f"close {name}" if bits & 2 else "close any") if bits & 4 else None,  # states may share theirs
+        mode=Switch(name) if bits & 8 else None,
     )
 
 
-@st.composite
-def _guards(draw: st.DrawFn) -> st.SearchStrategy[Guard]:
-    """A strategy for the guards of one lifecycle: a few, which arrows share, alone or combined."""
-    few = st.sampled_from([Answering(f"g{i}", draw(st.integers(0, 3)) == 0) for i in range(draw(st.integers(1, 4)))])
-    pairs = st.tuples(few, few)
-    return few | few | few.map(lambda g: ~g) | pairs.map(lambda p: p[0] & p[1]) | pairs.map(lambda p: p[0] | p[1])
+def _final(name: str, bits: int) -> State:
+    return State(name, Played(f"do {name}") if bits & 1 else None, final=True)
 
 
-def _maybe(draw: st.DrawFn, part: Any) -> Any:
-    return part if draw(st.booleans()) else None
+def _calls(state: State, hooks: tuple[tuple[str, ...], ...]) -> list[str]:
+    """The labels of what is called while a state is the innermost, or in opening and closing it."""
+    calls = [part.label for part in (state.action, state.close) if isinstance(part, Played)]
+    calls += [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own if hook == f"on_enter_{state.name}"]
+    return calls + ([f"{word} {state.name}" for word in ("begin", "write", "within")] if state.mode is not None else [])
 
 
-def _labels(state: State) -> list[str]:
-    labels = [part.label for part in (state.action, state.close) if isinstance(part, Played)]
-    return labels + ([f"{word} {state.name}" for word in ("begin", "write", "within")] if state.mode is not None else [])
+def _guards(few: list[Answering]) -> tuple[st.SearchStrategy[Guard], st.SearchStrategy[Guard]]:
+    """A few guards that arrows share, alone or combined: first those that do not hold for ever, then all."""
+    pairs = [(a, b) for a in few for b in few]
+    some = [*few, *few, *(a & b for a, b in pairs), *(a | b for a, b in pairs), *(a & ~b for a, b in pairs)]
+    return st.sampled_from(some), st.sampled_from([*some, *(~a for a in few)])

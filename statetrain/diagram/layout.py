@@ -11,26 +11,30 @@ Lengths are in points; x grows to the right, y downwards.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Literal
 
 from attrs import define, field, frozen
 
 from statetrain.diagram.picture import OTHER_ERRORS, Arrow, Picture, events_of, start_of
+from statetrain.diagram.theme import NAME, WORDS
 from statetrain.lifecycle import FAILED, START
 
 Side = Literal["left", "right"]
+_SIDES: tuple[Side, ...] = ("left", "right")
 Point = tuple[float, float]
 
-NAME, WORDS = 12.0, 9.5  # sizes of type
+ROOT = ""  # the outside of all scopes
 LINE = 11.5  # from one line of words to the next
 WRAP = 30  # characters of a line of words
-BOX, TITLE, DOT = 26.0, 24.0, 8.0  # heights of a state, of a scope's head, of a dot
-GAP, PAD, LANE = 16.0, 12.0, 11.0  # between states, inside a border, between lanes
-JOIN = 9.0  # how far an arrow follows the one that it joins
-ROOT = ""  # the outside of all scopes
+BOX, HEAD, DOT, RING = 26.0, 24.0, 8.0, 4.0  # heights of a state, of a scope's head, of a dot; the space in a double border
+GAP, PAD = 16.0, 12.0  # between states, inside a border
+FIRST, LANE = 15.0, 11.0  # from boxes to the first lane, from lane to lane
+BEND, TIP = 7.0, 7.5  # the radius of a bend, the length of an arrow's tip
+JOIN = 10.0  # how far an arrow runs along the one that it joins
 
 _WIDTHS = {  # of the letters of Helvetica and Arial, in thousandths of the size
     191: "'", 222: "ijl`", 260: "|", 278: " !,./:;I[\\]ft", 333: "()-r{}", 355: '"', 389: "*", 469: "^", 500: "Jcksvxyz",
@@ -42,8 +46,7 @@ _WIDTH = {letter: width for width, letters in _WIDTHS.items() for letter in lett
 
 def width_of(text: str, size: float) -> float:
     """The width of a line of type."""
-    wide = {"W": 1000, "F": 1000}
-    return sum(_WIDTH.get(c) or wide.get(unicodedata.east_asian_width(c), 600) for c in text) * size / 1000
+    return sum(_WIDTH.get(c) or (1000 if unicodedata.east_asian_width(c) in "WF" else 600) for c in text) * size / 1000
 
 
 @frozen
@@ -60,8 +63,8 @@ class Words:
 
     @property
     def width(self) -> float:
-        """The width of the longest line; emphasis makes it a little wider."""
-        return max((width_of(line, WORDS) * 1.05 for line in (*self.when, *self.then)), default=0.0)
+        """The width of the longest line; another font than ours may be a little wider."""
+        return max((width_of(line, WORDS) * 1.05 for line in self.lines), default=0.0)
 
 
 def words_of(arrow: Arrow) -> Words:
@@ -73,325 +76,450 @@ def words_of(arrow: Arrow) -> Words:
     return Words(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))
 
 
-@define
+@define(eq=False)
 class Port:
-    """A place at the side of a box where one arrow leaves, or where arrows arrive."""
+    """A place at the side of a box where one arrow leaves, or where arrows arrive.
 
+    Attributes:
+        node: the state, scope or dot that is left or reached.
+        above: the space that it needs above its line.
+        below: the space that it needs below its line.
+        y: the line.
+    """
+
+    node: str
     above: float = 5.0
     below: float = 5.0
     y: float = 0.0
 
 
-@define
+@define(eq=False)
 class Box:
     """A state or a scope; a scope's head carries its name and its dots.
 
     Attributes:
-        column: which column of its scope it stands in.
-        row: likewise.
-        rows: what is in a scope.
-        x: the middle of a state; of a scope, where its main way runs down.
+        rows: what is in a scope, row by row.
+        row: where in its scope it stands.
+        column: likewise.
+        x: the middle of a state; of a scope, where the main way runs down. Before it is settled, from its scope's.
         left: from there to the left border.
         right: from there to the right border.
         top: the upper border.
         bottom: the lower border.
-        head: where a scope's head ends.
-        ports: where arrows meet its sides; keyed by the arrow that leaves, or by the kind that arrives.
-        reach: how far words reach out at its sides.
-        lanes: of a scope, the x of each lane, from its middle.
+        ports: where arrows meet its sides, by the arrow that leaves or by `_arrival`.
+        lanes: of a scope: from its middle to each lane.
     """
 
-    id: str
-    column: int = 0
-    row: int = 0
+    name: str
     rows: list[list[Box]] = field(factory=list)
+    row: int = 0
+    column: int = 0
     x: float = 0.0
     left: float = 0.0
     right: float = 0.0
     top: float = 0.0
     bottom: float = 0.0
-    head: float = 0.0
     ports: dict[Side, dict[object, Port]] = field(factory=lambda: {"left": {}, "right": {}})
-    reach: dict[Side, float] = field(factory=lambda: {"left": 0.0, "right": 0.0})
     lanes: dict[object, float] = field(factory=dict)
-    gutters: list[float] = field(factory=list)
 
     @property
-    def columns(self) -> int:
-        return max((len(row) for row in self.rows), default=1)
+    def cells(self) -> list[Box]:
+        """What is in a scope."""
+        return [cell for row in self.rows for cell in row]
 
 
 @define
 class Way:
-    """How an arrow gets to its goal: straight down, or out at one side, along a lane of a scope, and in at a side."""
+    """How an arrow gets to its goal: straight down, or out at one side, along a lane of a scope, and in at a side.
+
+    Attributes:
+        scope: the innermost scope around both ends; the lane is one of its.
+        gutter: the strip of lanes left of the scope's column of that number.
+    """
 
     arrow: Arrow
-    straight: bool = False
-    scope: str = ROOT
-    gutter: int = 0
+    scope: str
+    gutter: int = 1
     out: Side = "right"
     into: Side = "right"
+    straight: bool = False
 
     @property
-    def lane(self) -> object:
+    def lane(self) -> tuple[int, str, str]:
+        """Arrows for which this is equal share a lane."""
         return (self.gutter, self.arrow.head, self.arrow.kind)
 
+
+@frozen
+class Route:
+    """An arrow in its place.
+
+    Attributes:
+        points: its corners, from its tail to its head.
+        joins: whether it ends on another arrow to the same goal.
+        words: what stands beside it.
+        when: the upper left corner of the words that say when it is taken.
+        then: the upper left corner of the words that say what it does.
+    """
+
+    arrow: Arrow
+    points: tuple[Point, ...]
+    joins: bool
+    words: Words
+    when: Point
+    then: Point
+
     @property
-    def arrival(self) -> object:
-        return "event" if self.arrow.kind == "event" else "arrow"
+    def curve(self) -> list[Point]:
+        """The line with round bends, as a Bezier curve: a point, then three for each piece. The tip is left out."""
+        points = list(_corners(self.points))
+        if not self.joins:
+            points[-1] = _toward(points[-1], points[-2], TIP)
+        curve = [points[0]]
+        for before, bend, after in zip(points, points[1:], points[2:], strict=False):
+            begin, end = _toward(bend, before, BEND), _toward(bend, after, BEND)
+            curve += [curve[-1], begin, begin, bend, bend, end]
+        return [*curve, curve[-1], points[-1], points[-1]]
 
 
 class Layout:
-    """The places of a picture's boxes, arrows and words.
+    """The places of a picture's boxes, dots and arrows.
 
     Attributes:
-        boxes: by id.
-        ways: one for each arrow.
+        boxes: by name; `ROOT` is the whole picture.
+        dots: by name; their middles.
+        routes: the arrows, those that matter most last.
     """
 
     def __init__(self, picture: Picture) -> None:
+        """Places everything."""
         self.picture = picture
         self.boxes: dict[str, Box] = {}
-        self.around: dict[str, tuple[str, ...]] = {}  # the scopes around a box or dot, from the outside, and itself
-        self._grid(ROOT, (ROOT,))
-        self.ways = [self._way(arrow) for arrow in picture.arrows]
+        self._around: dict[str, tuple[str, ...]] = {}  # what a box or a dot lies in, from the outside, and itself
+        root = self._grid(ROOT, (ROOT,))
+        self._ways = [self._way(arrow) for arrow in picture.arrows]
         self._straighten()
-        self._ports()
-        self._down(self.boxes[ROOT], 0.0)
-        self._across(self.boxes[ROOT])
-        self._settle(self.boxes[ROOT], 0.0)
+        self._open_ports()
+        self._down(root, 0.0)
+        self._across(root)
+        self._settle(root, root.left)
+        self.dots = {dot: self._dot(dot) for dot in sorted(picture.dots)}
+        order = ("event", "plain", "failure", "main", "hot")
+        self.routes = [self._route(way) for way in sorted(self._ways, key=lambda way: order.index(way.arrow.kind))]
 
-    # ------------------------------------------------------------ who is beside whom
+    @property
+    def size(self) -> Point:
+        """The width and the height of the whole."""
+        root = self.boxes[ROOT]
+        return root.left + root.right, root.bottom
 
-    def _grid(self, id: str, around: tuple[str, ...]) -> Box:  # noqa: A002  # the word
-        box = self.boxes[id] = Box(id)
-        self.around[id] = around
+    # ------------------------------------------------------------ who stands where, and which way arrows go
+
+    def _grid(self, name: str, around: tuple[str, ...], *, wide: bool = True) -> Box:
+        """Sets out a scope; `wide` is whether two scopes may stand side by side in it, which is done on one level only."""
+        box = self.boxes[name] = Box(name)
+        self._around[name] = around
+        self._around.update({dot: (*around, dot) for dot in (start_of(name), events_of(name))})
         scopes = self.picture.scopes
-        names = self.picture.children(id or None) if id in scopes or id == ROOT else ()
-        for dot in (start_of(id), events_of(id)):
-            if dot in self.picture.dots:
-                self.around[dot] = (*around, dot)
-        cells = [START, *names, FAILED] if id == ROOT else list(names)
-        for name in cells:
-            child = self._grid(name, (*around, name))
-            pair = name in scopes and box.rows and len(box.rows[-1]) == 1 and box.rows[-1][0].id in scopes
-            if pair:
-                box.rows[-1].append(child)
+        cells = self.picture.children(name or None) if name in scopes or name == ROOT else ()
+        rows: list[list[str]] = []
+        for cell in (START, *cells, FAILED) if name == ROOT else cells:
+            if wide and cell in scopes and rows and len(rows[-1]) == 1 and rows[-1][0] in scopes:
+                rows[-1].append(cell)
             else:
-                box.rows.append([child])
-            child.row, child.column = len(box.rows) - 1, len(box.rows[-1]) - 1
+                rows.append([cell])
+        for row in rows:
+            box.rows.append([self._grid(cell, (*around, cell), wide=wide and len(row) == 1) for cell in row])
+            for column, inner in enumerate(box.rows[-1]):
+                inner.row, inner.column = len(box.rows) - 1, column
         return box
 
     def _way(self, arrow: Arrow) -> Way:
-        tail, head = self.around[arrow.tail], self.around[arrow.head]
+        tail, head = self._around[arrow.tail], self._around[arrow.head]
         shared = 1
         while shared < min(len(tail), len(head)) - 1 and tail[shared] == head[shared]:
             shared += 1
         scope, here, there = tail[shared - 1], self.boxes.get(tail[shared]), self.boxes.get(head[shared])
-        if here is None or there is None:  # a dot; its scope's name is to its left
-            other = here or there
-            if other is None or other.column == 0:
-                return Way(arrow, False, scope, 1)
-            return Way(arrow, False, scope, 1, *(("left", "right") if here else ("right", "left")))
-        if here.column < there.column:
-            return Way(arrow, False, scope, there.column, "right", "left")
-        if here.column > there.column:
-            return Way(arrow, False, scope, here.column, "left", "right")
-        side: Side = "right" if there.row > here.row and arrow.head != FAILED else "left"
-        side = self._free(tail[shared:]) or self._free(head[shared:]) or side
-        return Way(arrow, False, scope, here.column + (side == "right"), side, side)
+        column = here.column if here else 0, there.column if there else 0
+        if column[0] < column[1]:
+            return Way(arrow, scope, column[1], "right", "left")
+        if column[0] > column[1]:
+            return Way(arrow, scope, column[0], "left", "right")
+        forward = here is None or there is None or there.row > here.row  # a dot has its scope's name to its left
+        usual: Side = "right" if forward and arrow.head != FAILED else "left"
+        side = self._open_side(tail[shared:]) or self._open_side(head[shared:]) or usual
+        return Way(arrow, scope, column[0] + (side == "right"), side, side)
 
-    def _free(self, path: tuple[str, ...]) -> Side | None:
-        """The side on which an arrow gets out of the scopes that hold two columns; None if either will do."""
-        for scope, cell in zip(path, path[1:], strict=False):
-            box = self.boxes.get(cell)
+    def _open_side(self, path: tuple[str, ...]) -> Side | None:
+        """The side to which nothing stands beside the scopes around a state; None if both are."""
+        for scope, name in itertools.pairwise(path):
+            box = self.boxes.get(name)
             if box is not None and len(self.boxes[scope].rows[box.row]) > 1:
                 return "left" if box.column == 0 else "right"
         return None
 
     def _straighten(self) -> None:
-        """Lets the main way run straight down to the next state."""
-        taken: set[tuple[str, int]] = set()
-        for way in sorted(self.ways, key=lambda way: way.arrow.kind not in ("hot", "main")):
-            arrow = way.arrow
-            scope, below = self.boxes[way.scope], self.boxes.get(arrow.head)
-            if below is None or below.column or self.around[arrow.head][-2:-1] != (scope.id,) or arrow.kind == "event":
+        """Lets arrows to the state below run straight down, one to each, the main way first."""
+        reached = set()
+        for way in sorted(self._ways, key=lambda way: way.arrow.kind not in ("hot", "main")):
+            arrow, scope = way.arrow, self.boxes[way.scope]
+            tail, head = self.boxes.get(arrow.tail), self.boxes.get(arrow.head)
+            row = tail.row if tail in scope.cells else -1 if arrow.tail == start_of(scope.name) else None
+            leaves_scope = tail is not None and tail.name in self.picture.scopes
+            if head not in scope.cells or head is None or row is None or leaves_scope or head.name in reached:
                 continue
-            above = self.boxes.get(arrow.tail)
-            row = -1 if arrow.tail == start_of(scope.id) else above.row if above is not None and above.id not in self.picture.scopes else None
-            if row is None or (above is not None and self.around[arrow.tail][-2] != scope.id):
-                continue
-            if below.row == row + 1 and (scope.id, below.row) not in taken:
-                taken.add((scope.id, below.row))
+            if (head.row, head.column) == (row + 1, 0) and arrow.kind != "event":
                 way.straight = True
+                reached.add(head.name)
 
-    def _ports(self) -> None:
-        for way in self.ways:
+    def _open_ports(self) -> None:
+        for way in self._ways:
             if way.straight:
                 continue
             words = words_of(way.arrow)
-            tail, head = self._owner(way.arrow.tail), self._owner(way.arrow.head)
-            port = Port(max(5.0, len(words.when) * LINE + 3.0), max(5.0, len(words.then) * LINE + 3.0))
-            tail.ports[way.out][way.arrow] = port
-            tail.reach[way.out] = max(tail.reach[way.out], words.width + 8.0)
-            head.ports[way.into].setdefault(way.arrival, Port())
-        for box in self.boxes.values():
-            for side, first in (("left", False), ("right", True)):
-                ports = box.ports[side]
-                order = sorted(ports.items(), key=lambda item: isinstance(item[0], str) != first)
-                ports.clear()
-                ports.update(order)
+            space = (max(5.0, len(lines) * LINE + 3.0) for lines in (words.when, words.then))
+            self._owner(way.arrow.tail).ports[way.out][way.arrow] = Port(way.arrow.tail, *space)
+            self._owner(way.arrow.head).ports[way.into].setdefault(_arrival(way.arrow), Port(way.arrow.head))
+        for box in self.boxes.values():  # so that few lines cross: arrivals from above first, arrivals from below last
+            for side in _SIDES:
+                first = side == "right"
+                box.ports[side] = dict(sorted(box.ports[side].items(), key=lambda item: isinstance(item[0], Arrow) == first))
 
-    def _owner(self, id: str) -> Box:  # noqa: A002  # the word
-        return self.boxes.get(id) or self.boxes[self.around[id][-2]]
+    def _owner(self, node: str) -> Box:
+        """The box with the ports of a state, a scope or a dot."""
+        return self.boxes.get(node) or self.boxes[self._around[node][-2]]
 
-    # ------------------------------------------------------------ how far down
+    # ------------------------------------------------------------ down
 
     def _down(self, box: Box, top: float) -> None:
         box.top = top
-        needs = {side: sum(port.above + port.below for port in box.ports[side].values()) for side in ("left", "right")}
+        space = {side: sum(port.above + port.below for port in box.ports[side].values()) for side in _SIDES}
         if not box.rows:
-            size = DOT if box.id == START else BOX + (LINE if box.id == FAILED else 0.0)
-            box.bottom = top + max(size, *(need + 4.0 for need in needs.values()))
-            for side, need in needs.items():
-                self._stack(box, side, (top + box.bottom - need) / 2)
+            box.bottom = top + max(_height(self.picture, box.name), *(need + 4.0 for need in space.values()))
+            for side in _SIDES:
+                _stack(box.ports[side].values(), (top + box.bottom - space[side]) / 2)
             return
-        if box.id != ROOT:
-            outs = sum(p.above + p.below for key, p in box.ports["left"].items() if isinstance(key, Arrow))
-            box.head = top + max(TITLE, TITLE + outs, needs["right"] + 4.0)
-            self._stack(box, "right", top + 2.0)
-            self._stack(box, "left", top + TITLE)
-            for i, port in enumerate(p for key, p in box.ports["left"].items() if not isinstance(key, Arrow)):
-                port.y = top + TITLE / 2 + 8.0 * i
-        y = box.head or top
+        y = top if box.name == ROOT else self._head(box, space["right"])
         for i, row in enumerate(box.rows):
-            gap = 6.0 if i == 0 and box.id != ROOT else GAP
-            down = next((w.arrow for w in self.ways if w.straight and w.arrow.head == row[0].id), None)
-            if down is not None:
-                words = words_of(down)
-                gap = max(GAP, (len(words.when) + len(words.then)) * LINE + 12.0)
-            y += gap
+            if i or box.name != ROOT:
+                words = max((len(words_of(way.arrow).lines) for way in self._ways if way.straight and way.arrow.head == row[0].name), default=0)
+                y += max(GAP if i else 8.0, words * LINE + 12.0)
+            if row[0].name == FAILED and self._beside(box.rows[i - 1][0]):
+                y = box.rows[i - 1][0].top
             for cell in row:
                 self._down(cell, y)
-            y = max(cell.bottom for cell in row)
-        box.bottom = y + (PAD if box.id != ROOT else 0.0)
+            y = max([cell.bottom for cell in row] + [cell.bottom for cell in box.rows[i - 1]] * (i > 0))
+        box.bottom = y + (PAD if box.name != ROOT else 0.0)
 
-    def _stack(self, box: Box, side: Side, y: float) -> None:
-        for port in box.ports[side].values():
-            port.y = y + port.above
-            y += port.above + port.below
+    def _head(self, box: Box, right: float) -> float:
+        """Places the ports of a scope's head; returns where it ends."""
+        first = next(iter(box.ports["right"].values()), None)
+        beside_dot = first is not None and first.node == start_of(box.name)
+        _stack(box.ports["right"].values(), box.top + (HEAD / 2 - first.above if first is not None and beside_dot else 2.0))
+        arriving = [port for key, port in box.ports["left"].items() if not isinstance(key, Arrow) and port.node == box.name]
+        for i, port in enumerate(arriving):  # they end at the border, beside the name; all others pass below it
+            port.y = box.top + HEAD / 2 + 8.0 * i
+        others = [port for port in box.ports["left"].values() if port not in arriving]
+        return max(box.top + right + 10.0, _stack(others, box.top + HEAD))
 
-    # ------------------------------------------------------------ how far across
+    # ------------------------------------------------------------ across
 
     def _across(self, box: Box) -> None:
         if not box.rows:
-            half = width_of(box.id, NAME) / 2 + 12.0
-            if box.id == START:
-                half = DOT / 2
-            if box.id == FAILED:
-                half = width_of(OTHER_ERRORS, WORDS) / 2 + 10.0
-            box.left = box.right = half
+            box.left = box.right = _half_width(self.picture, box.name)
             return
-        for row in box.rows:
-            for cell in row:
-                self._across(cell)
-        edge = 0.0
-        middles: list[float] = []
-        lanes = self._lanes(box)
-        for column in range(box.columns):
+        for cell in box.cells:
+            self._across(cell)
+        beside = [words_of(way.arrow).width + 8.0 for way in self._ways if way.straight and way.scope == box.name]
+        begin = edge = content = 0.0
+        for column in range(max(len(row) for row in box.rows)):
             cells = [row[column] for row in box.rows if len(row) > column]
-            left = max(cell.left + (cell.reach["left"] if not cell.rows else 0.0) for cell in cells)
-            right = max(cell.right + (cell.reach["right"] if not cell.rows else 0.0) for cell in cells)
+            left = max(cell.left + _outside(cell, "left") for cell in cells)
+            right = max(cell.right + _outside(cell, "right") for cell in cells)
+            middle = edge + left if column else 0.0
             if column == 0:
-                beside = [words_of(way.arrow).width + 6.0 for way in self.ways if way.straight and way.scope == box.id]
-                right = max([right, *beside])
-                box.left = left + self._gutter(box, lanes, 0, -left, -1)
-                middles.append(0.0)
-            else:
-                middles.append(edge + left)
-            for row in box.rows:
-                if len(row) > column:
-                    row[column].x = middles[-1]
-            edge = middles[-1] + right
-            edge += self._gutter(box, lanes, column + 1, edge, 1)
+                left = max(left, _dots_reach(box, "left"))
+                right = max(right, _dots_reach(box, "right"), *beside, self._ends_width() - left if box.name == ROOT else 0.0)
+                begin, box.left = -left, left + self._gutter(box, 0, -left, -1)
+            for cell in cells:
+                cell.x = middle
+            content = middle + right
+            edge = content + self._gutter(box, column + 1, content, 1)
         box.right = edge
-        if box.id != ROOT:
-            box.left = max(box.left, width_of(box.id, NAME) + 28.0, box.reach["left"] + 14.0)
-            box.right = max(box.right, box.reach["right"] + 14.0)
+        if box.name != ROOT:
+            # Words stand between the middle and the border, and beyond the lanes that pass them.
+            left_words = _reach(box, "left") + (box.left if self._passes_head(box, "left") else 16.0)
+            right_words = _reach(box, "right") + (edge if self._passes_head(box, "right") else 16.0)
+            box.left = max(box.left, left_words, width_of(box.name, NAME) + 28.0)
+            box.right = max(box.right, right_words)
+        else:
+            self._put_ends(begin, content)
 
-    def _lanes(self, box: Box) -> list[tuple[object, float, float]]:
+    def _passes_head(self, box: Box, side: Side) -> bool:
+        """Whether lanes of a scope pass the words in its head, because they lead to or from its dots."""
+        dots = (start_of(box.name), events_of(box.name))
+        ways = [way for way in self._ways if not way.straight and way.scope == box.name]
+        return any((way.arrow.tail in dots and way.out == side) or (way.arrow.head in dots and way.into == side) for way in ways)
+
+    def _gutter(self, box: Box, gutter: int, edge: float, sign: int) -> float:
+        """Sets the lanes of one gutter, short ones nearest; returns its width."""
         spans: dict[object, list[float]] = {}
-        for way in self.ways:
-            if not way.straight and way.scope == box.id:
+        for way in self._ways:
+            if not way.straight and way.scope == box.name and way.gutter == gutter:
                 spans.setdefault(way.lane, []).extend(self._heights(way))
-        return sorted(((key, min(ys), max(ys)) for key, ys in spans.items()), key=lambda span: span[2] - span[1])
+        lanes: list[list[tuple[float, float]]] = []
+        for key, ys in sorted(spans.items(), key=lambda item: max(item[1]) - min(item[1])):
+            low, high = min(ys) - 6.0, max(ys) + 6.0
+            free = (i for i, lane in enumerate(lanes) if all(high < start or end < low for start, end in lane))
+            i = next(free, len(lanes))
+            if i == len(lanes):
+                lanes.append([])
+            lanes[i].append((low, high))
+            box.lanes[key] = edge + sign * (FIRST + LANE * i)
+        return (FIRST + LANE * (len(lanes) - 1) if lanes else 0.0) + PAD
 
-    def _gutter(self, box: Box, lanes: list[tuple[object, float, float]], gutter: int, edge: float, sign: int) -> float:
-        """Sets the lanes of one gutter; returns its width."""
-        full: list[list[tuple[float, float]]] = []
-        for key, low, high in lanes:
-            if key[0] != gutter:  # type: ignore[index]
-                continue
-            for i, spans in enumerate(full):
-                if all(high + 6.0 < a or b < low - 6.0 for a, b in spans):
-                    break
-            else:
-                i = len(full)
-                full.append([])
-            full[i].append((low, high))
-            box.lanes[key] = edge + sign * LANE * (i + 1)
-        return LANE * len(full) + PAD
+    def _ends_width(self) -> float:
+        """The space that final states need below everything."""
+        return sum(2 * self.boxes[name].left + GAP for name in self._sides())
 
-    def _heights(self, way: Way) -> tuple[float, float]:
-        out = self._owner(way.arrow.tail).ports[way.out][way.arrow].y
-        into = self._owner(way.arrow.head).ports[way.into][way.arrival].y
-        return out, into
+    def _put_ends(self, left: float, right: float) -> None:
+        """Moves final states that are off the main way to the side that arrows to them come from."""
+        for name, side in self._sides().items():
+            cell = self.boxes[name]
+            cell.x = left + cell.left if side == "left" else right - cell.right
+
+    def _sides(self) -> dict[str, Side]:
+        """The final states that the main way does not lead to, if all arrows to them come from one side: which."""
+        sides: dict[str, Side] = {}
+        if any(len(row) > 1 for row in self.boxes[ROOT].rows):
+            return sides
+        for name in (*self.picture.order, FAILED):
+            ways = [way for way in self._ways if way.arrow.head == name]
+            into = {way.into for way in ways} or {"left"}
+            if (name == FAILED or self.picture.life.state(name).final) and len(into) == 1 and not any(way.straight for way in ways):
+                sides[name] = next(iter(into))
+        return sides
+
+    def _beside(self, end: Box) -> bool:
+        """Whether `failed` can stand to the left of the final state that comes before it."""
+        sides = self._sides()
+        return sides.get(FAILED) == "left" and sides.get(end.name) == "right"
 
     def _settle(self, box: Box, x: float) -> None:
         box.x += x
-        for row in box.rows:
-            for cell in row:
-                self._settle(cell, box.x)
+        for cell in box.cells:
+            self._settle(cell, box.x)
 
-    # ------------------------------------------------------------ what is drawn
+    # ------------------------------------------------------------ arrows
 
-    def points(self, way: Way) -> list[Point]:
-        """The corners of an arrow, from its tail to its head."""
-        tail, head = self._owner(way.arrow.tail), self._owner(way.arrow.head)
-        if way.straight:
-            start = tail.top + TITLE / 2 + DOT / 2 if way.arrow.tail != tail.id else tail.bottom
-            return [(tail.x, start), (tail.x, head.top)]
+    def _heights(self, way: Way) -> tuple[float, float]:
+        out = self._owner(way.arrow.tail).ports[way.out][way.arrow]
+        into = self._owner(way.arrow.head).ports[way.into][_arrival(way.arrow)]
+        return out.y, into.y
+
+    def _dot(self, dot: str) -> Point:
+        box = self._owner(dot)
+        if dot == start_of(box.name):
+            return box.x, box.top + HEAD / 2
+        return box.x + 3 * DOT, next(port.y for port in box.ports["right"].values() if port.node == dot)
+
+    def _end(self, node: str, side: Side, y: float, *, arrives: bool = False) -> tuple[Point, ...]:
+        """Where an arrow meets a node whose port is at height y; a dot is met round a corner, with room for the tip."""
+        if node in self.boxes:
+            box = self.boxes[node]
+            return ((box.x + (box.right if side == "right" else -box.left), y),)
+        (x, middle), sign = self.dots[node], 1 if side == "right" else -1
+        at, turn = (x + sign * DOT / 2, middle), x + sign * DOT * (2 if arrives else 1)
+        return (at,) if middle == y else (at, (turn, middle), (turn, y))
+
+    def _joins(self, way: Way) -> bool:
+        """Whether an arrow runs into one that comes along the same lane from further away."""
         out, into = self._heights(way)
-        lane = self.boxes[way.scope].x + self.boxes[way.scope].lanes[way.lane]
-        begin, joint = (self._edge(way.arrow.tail, way.out), out), (lane, out)
-        if self.joins(way):
-            return [begin, joint, (lane, out + (JOIN if into > out else -JOIN))]
-        return [begin, joint, (lane, into), (self._edge(way.arrow.head, way.into), into)]
-
-    def joins(self, way: Way) -> bool:
-        """Whether an arrow only runs into one that comes along the same lane from further away."""
-        out, into = self._heights(way)
-        for other in () if way.straight else self.ways:
+        for other in self._ways:
             if other is not way and not other.straight and (other.scope, other.lane) == (way.scope, way.lane):
                 start, _ = self._heights(other)
                 if (start - into) * (out - into) > 0 and abs(start - into) > abs(out - into):
                     return True
         return False
 
-    def _edge(self, id: str, side: Side) -> float:  # noqa: A002
-        box = self._owner(id)
-        if id != box.id:
-            return box.x + DOT / 2
-        return box.x + (box.right if side == "right" else -box.left)
-
-    def label(self, way: Way) -> tuple[Point, Point]:
-        """The upper left corners of an arrow's words: of when it is taken, and of what it does."""
-        words = words_of(way.arrow)
+    def _route(self, way: Way) -> Route:
+        arrow, words = way.arrow, words_of(way.arrow)
         if way.straight:
-            (x, low), (_, high) = self.points(way)
-            y = (low + high - len(words.lines) * LINE) / 2 - 2.0
-            return (x + 6.0, y), (x + 6.0, y + len(words.when) * LINE)
-        x, y = self.points(way)[0]
-        inward = way.arrow.tail in self.picture.scopes  # the words of a scope's events stand inside it
-        x += 6.0 if (way.out == "right") != inward else -6.0 - words.width
-        return (x, y - len(words.when) * LINE - 1.0), (x, y + 1.0)
+            tail, head = self.boxes.get(arrow.tail), self.boxes[arrow.head]
+            x, start = (tail.x, tail.bottom) if tail else (self.dots[arrow.tail][0], self.dots[arrow.tail][1] + DOT / 2)
+            y = (max(start, head.top - GAP - LINE * len(words.lines)) + head.top - len(words.lines) * LINE) / 2 - 2.0
+            return Route(arrow, ((x, start), (x, head.top)), False, words, (x + 7.0, y), (x + 7.0, y + LINE * len(words.when)))
+        out, into = self._heights(way)
+        lane = self.boxes[way.scope].x + self.boxes[way.scope].lanes[way.lane]
+        begin = self._end(arrow.tail, way.out, out)
+        joins = self._joins(way)
+        if joins:
+            points = (*begin, (lane, out), (lane, out + (JOIN if into > out else -JOIN)))
+        else:
+            points = (*begin, (lane, out), (lane, into), *reversed(self._end(arrow.head, way.into, into, arrives=True)))
+        rightwards = (way.out == "right") != (arrow.tail in self.picture.scopes)  # a scope's words stand inside it
+        x = begin[-1][0] + (7.0 if rightwards else -7.0 - words.width)
+        return Route(arrow, points, joins, words, (x, out - LINE * len(words.when) - 1.0), (x, out + 1.0))
+
+
+def _corners(points: tuple[Point, ...]) -> Iterable[Point]:
+    """The points without those at which nothing turns."""
+    yield points[0]
+    last = points[0]
+    for point, after in zip(points[1:], (*points[2:], None), strict=True):
+        turns = after is None or not any(last[axis] == point[axis] == after[axis] for axis in (0, 1))
+        if turns and point != last:
+            yield point
+            last = point
+
+
+def _toward(start: Point, goal: Point, far: float) -> Point:
+    """The point that lies so far from the start, and at most halfway to the goal."""
+    length = abs(goal[0] - start[0]) + abs(goal[1] - start[1])
+    part = min(far / length, 0.5) if length else 0.0
+    return start[0] + (goal[0] - start[0]) * part, start[1] + (goal[1] - start[1]) * part
+
+
+def _arrival(arrow: Arrow) -> tuple[str, bool]:
+    """Arrows for which this is equal arrive at the same port."""
+    return arrow.head, arrow.kind == "event"
+
+
+def _stack(ports: Iterable[Port], y: float) -> float:
+    for port in ports:
+        port.y = y + port.above
+        y += port.above + port.below
+    return y
+
+
+def _reach(box: Box, side: Side, node: str | None = None) -> float:
+    """How far the words of arrows that leave a box at one side reach; with a node, of those that leave the node."""
+    leaving = (key for key, port in box.ports[side].items() if isinstance(key, Arrow) and port.node == (node or box.name))
+    return max((words_of(arrow).width + 9.0 for arrow in leaving), default=0.0)
+
+
+def _dots_reach(box: Box, side: Side) -> float:
+    """How far the words of arrows that leave a scope's dots at one side reach from its middle."""
+    reach = max(_reach(box, side, dot(box.name)) for dot in (start_of, events_of))
+    return reach + 4 * DOT if reach else 0.0
+
+
+def _outside(box: Box, side: Side) -> float:
+    """How much space words need beside a box; those of a scope stand inside it."""
+    return 0.0 if box.rows else _reach(box, side)
+
+
+def _height(picture: Picture, name: str) -> float:
+    if name == START:
+        return DOT
+    if name == FAILED:
+        return BOX + LINE + 2 * RING
+    return BOX + (2 * RING if picture.life.state(name).final else 0.0)
+
+
+def _half_width(picture: Picture, name: str) -> float:
+    if name == START:
+        return DOT / 2
+    if name == FAILED:
+        return width_of(OTHER_ERRORS, WORDS) / 2 + 10.0 + RING
+    return width_of(name, NAME) / 2 + 12.0 + (RING if picture.life.state(name).final else 0.0)

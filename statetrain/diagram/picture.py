@@ -7,14 +7,16 @@ way on from a state, and which states are the inner loop, where the time goes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from attrs import evolve, frozen
 
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
-from statetrain.naming import label_of
+from statetrain.naming import did_you_mean, label_of
+from statetrain.outcome import ConfigError
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
+Detail = Literal["full", "states"]
 
 OTHER_ERRORS = "any other exception"  # what leads to `failed` without an arrow of its own
 
@@ -79,8 +81,18 @@ def events_of(scope: str) -> str:
     return f"{scope}.events"
 
 
-def picture(life: Lifecycle) -> Picture:
-    """What is drawn of a lifecycle."""
+def picture(life: Lifecycle, detail: Detail = "full") -> Picture:
+    """What is drawn of a lifecycle.
+
+    Args:
+        life: the lifecycle.
+        detail: "full", or "states" for the states and the ways between them, without events and without words.
+
+    Raises:
+        ConfigError: the detail is unknown.
+    """
+    if detail not in get_args(Detail):
+        raise ConfigError(f"detail must be one of {', '.join(map(repr, get_args(Detail)))}, got {detail!r}{did_you_mean(str(detail), get_args(Detail))}")
     scopes = frozenset(state.within for state in life.states if state.within is not None)
     order = tuple(_reading(life, None))
     main = {name: _main(life, order, scopes, name) for name in order if life.arrows(name)}
@@ -88,7 +100,7 @@ def picture(life: Lifecycle) -> Picture:
     rank = {name: i for i, name in enumerate(order)}
     taken = sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))
     arrows = [Arrow(START, life.initial, "main")]
-    for transition in taken:
+    for transition in taken if detail == "full" else [t for t in taken if t.event is None]:
         way_on = main.get(transition.source) == transition
         kind: Kind = "main" if way_on else "plain"
         if transition.event is not None:
@@ -98,11 +110,13 @@ def picture(life: Lifecycle) -> Picture:
         elif way_on and transition.source in hot:
             kind = "hot"
         arrow = _arrow(life, scopes, transition, kind)
-        alike = next((a for a in arrows if kind == "event" and evolve(a, event="") == evolve(arrow, event="")), None)
-        if alike is not None:
-            arrows[arrows.index(alike)] = evolve(alike, event=f"{alike.event}, {arrow.event}")
-        else:
+        if detail == "states":
+            arrow = Arrow(arrow.tail, arrow.head, kind)
+        alike = [a for a in arrows if evolve(a, event="") == evolve(arrow, event="")]
+        if not alike:
             arrows.append(arrow)
+        elif kind == "event":
+            arrows[arrows.index(alike[0])] = evolve(arrow, event=f"{alike[0].event}, {arrow.event}")
     ends = {end for arrow in arrows for end in (arrow.tail, arrow.head)}
     dots = frozenset(dot for scope in scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
     return Picture(life, order, scopes, hot, dots, tuple(arrows))
@@ -118,7 +132,7 @@ def _reading(life: Lifecycle, scope: str | None) -> Iterator[str]:
 
     def follow(child: str) -> None:
         seen.add(child)
-        for arrow in life.transitions:
+        for arrow in reversed(life.transitions):  # so that what is asked first comes to stand first
             if arrow.source in inside[child] and home.get(arrow.dest, child) not in seen:
                 follow(home[arrow.dest])
         done.append(child)
@@ -133,14 +147,16 @@ def _reading(life: Lifecycle, scope: str | None) -> Iterator[str]:
 
 
 def _main(life: Lifecycle, order: tuple[str, ...], scopes: frozenset[str], name: str) -> Transition:
-    """The main way on: the first arrow that leads onward within the same scope, else the one without a guard."""
+    """The main way on: the arrow to the next state that lies onward in the same scope, else the one without a guard."""
     arrows = life.arrows(name)
     scope = name if name in scopes else life.state(name).within
+    onward: list[tuple[bool, int, Transition]] = []
     for arrow in arrows:
-        onward = arrow.dest != FAILED and order.index(arrow.dest) > order.index(name)
-        if onward and (scope is None or scope in life.path(arrow.dest)[:-1]):
-            return arrow
-    return arrows[-1]
+        if arrow.dest != FAILED and (scope is None or scope in life.path(arrow.dest)[:-1]):
+            ends = life.state(arrow.dest).final and arrow.guard is not None
+            onward.append((ends, order.index(arrow.dest) - order.index(name), arrow))
+    ahead = [way for way in onward if way[1] > 0]
+    return min(ahead, key=lambda way: way[:2])[2] if ahead else arrows[-1]
 
 
 def _loops(onward: Mapping[str, str]) -> frozenset[str]:
@@ -172,10 +188,16 @@ def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind
         kind,
         number=asked.index(transition) + 1 if len(asked) > 1 else 0,
         event=transition.event.__name__ if transition.event is not None else "",
-        guard=transition.guard.label if transition.guard is not None else "",
-        effect=label_of(transition.effect) if transition.effect is not None else "",
+        guard=_plain(transition.guard.label) if transition.guard is not None else "",
+        effect=_plain(label_of(transition.effect)) if transition.effect is not None else "",
         other=transition.event is None and transition.guard is None and len(life.arrows(source)) > 1,
     )
+
+
+def _plain(text: str) -> str:
+    """A label on one line, without what no file format can hold."""
+    joined = " ".join(text.split())
+    return "".join(c if c.isprintable() or c == "\N{ZERO WIDTH JOINER}" else "\N{REPLACEMENT CHARACTER}" for c in joined)
 
 
 def _asked(life: Lifecycle, transition: Transition) -> list[Transition]:

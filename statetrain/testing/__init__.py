@@ -24,11 +24,13 @@ from statetrain.testing.properties import (
     never,
     precedes,
 )
+from statetrain.testing.simulation import Schedule, simulate
 from statetrain.testing.walking import walk
 
 __all__ = [
     "Path",
     "Property",
+    "Schedule",
     "Verdict",
     "always",
     "assert_trace",
@@ -42,5 +44,6 @@ __all__ = [
     "never",
     "paths",
     "precedes",
+    "simulate",
     "walk",
 ]

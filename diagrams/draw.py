@@ -1,0 +1,91 @@
+"""Writes everything that is computed from lifecycles: the pictures in this folder, the tables in docs/.
+
+    python diagrams/draw.py            # write
+    python diagrams/draw.py --check    # only say what is stale
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import statetrain as st
+from statetrain.diagram import stale_pictures, write_pictures
+from statetrain.table import markdown_table
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+sys.path.insert(0, str(HERE.parent / "examples"))
+
+OPTIONS: dict[str, st.Lifecycle] = {
+    'supervised(stop=EarlyStopping("valid_loss", 5))': st.supervised(stop=st.EarlyStopping("valid_loss", 5)),
+    "supervised(max_steps=1000)": st.supervised(max_steps=1000),
+    'supervised(non_finite="skip")': st.supervised(non_finite="skip"),
+    'supervised(non_finite="stop")': st.supervised(non_finite="stop"),
+    'supervised(non_finite="ignore")': st.supervised(non_finite="ignore"),
+    "supervised(check_gradients=True)": st.supervised(check_gradients=True),
+    "supervised(accumulate=4)": st.supervised(accumulate=4),
+    'supervised(validate=Every(100, "steps"))': st.supervised(validate=st.Every(100, "steps")),
+    "supervised(validate=None)": st.supervised(validate=None),
+    "supervised(optimizers=2)": st.supervised(optimizers=2),
+    "supervised(closure=True)": st.supervised(closure=True),
+}
+
+
+def lifecycles() -> dict[str, st.Lifecycle]:
+    """What is drawn: the standard lifecycles, some options, and those of the examples."""
+    import gan
+
+    return {
+        "supervised": st.supervised(),
+        "supervised-early-stopping": st.supervised(stop=st.EarlyStopping("valid_loss", 5), non_finite="skip", accumulate=4),
+        "supervised-validation-inside": st.supervised(validate=st.Every(100, "steps")),
+        "supervised-two-optimizers": st.supervised(optimizers=2),
+        "evaluation": st.evaluation(),
+        "prediction": st.prediction(),
+        "gan": gan.lifecycle(),
+    }
+
+
+def computed() -> dict[str, str]:
+    """The parts of docs/lifecycle.md that are computed."""
+    standard = st.supervised()
+    options = [f"`{how}`\n\n" + "\n".join(f"- {line}" for line in st.diff(standard, life)) for how, life in OPTIONS.items()]
+    return {
+        "supervised": markdown_table(standard),
+        "options": "\n\n".join(options),
+        "evaluation": markdown_table(st.evaluation()),
+        "prediction": markdown_table(st.prediction()),
+    }
+
+
+def page() -> str:
+    """docs/lifecycle.md as it should be."""
+    text = (DOCS / "lifecycle.md").read_text(encoding="utf-8")
+    for name, part in computed().items():
+        text = re.sub(
+            rf"(<!-- computed: {name} -->\n).*?(<!-- end -->)", lambda m, part=part: f"{m[1]}\n{part.strip()}\n\n{m[2]}", text, count=1, flags=re.S
+        )
+    return text
+
+
+def stale() -> list[str]:
+    """What is not what the code says today, a line each."""
+    lines = stale_pictures(lifecycles(), HERE)
+    if (DOCS / "lifecycle.md").read_text(encoding="utf-8") != page():
+        lines.append("docs/lifecycle.md: its tables are not those of the code")
+    return lines
+
+
+def main() -> None:
+    if "--check" in sys.argv:
+        sys.exit("\n".join(stale()) or 0)
+    for path in write_pictures(lifecycles(), HERE):
+        print(path.relative_to(HERE.parent))
+    (DOCS / "lifecycle.md").write_text(page(), encoding="utf-8", newline="\n")
+    print("docs/lifecycle.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""KeepBest: the best weights are kept, and are the model's when the run ends."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+
+from statetrain.callback import Callback
+from statetrain.criteria import Mode, better
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError, Failed
+
+
+class KeepBest(Callback):
+    """Keeps the weights of the best row of the history in memory, and puts them back into the model when the run ends.
+
+    A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and, for a column of the
+    validation, that of each complete validation within an epoch. NaN is never best; of equals the first one is.
+
+    The weights are put back whether the run completed, was stopped or interrupted. After a failure the model stays as the
+    failure left it, to be looked at; `restore(model)` puts them back then. Optimizers are left as they are. A fit that
+    goes on (`run.fit(...)`) starts from the best weights and has that best to beat.
+
+    Args:
+        monitor: the exact name of a column of the history.
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        cpu: whether the weights are kept in the memory of the host, not on the device.
+
+    Raises:
+        ConfigError: `mode` is none of these.
+    """
+
+    reads = ("history", "model")
+    writes = ("model",)
+
+    def __init__(self, monitor: str = "valid_loss", mode: Mode = "min", *, cpu: bool = False) -> None:
+        modes = ("min", "max", "zero")
+        if mode not in modes:
+            raise ConfigError(f"KeepBest: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
+        self.monitor, self.mode, self.cpu = monitor, mode, cpu
+        self.monitors = (monitor,)
+        self._seen_to = False  # whether the end of the run is going to put the weights back
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.best_step: int | None = None
+        self._weights: dict[str, Any] | None = None
+        self._judged: Any = None  # the last row that was looked at
+
+    # ------------------------------------------------------------ hooks
+
+    def on_enter_fit(self, ctx: Any) -> None:
+        """Sees to it that the weights are put back."""
+        if ctx.epoch == 0:
+            self._forget()
+        self._see_to_it(ctx)
+
+    def on_exit_record(self, ctx: Any) -> None:
+        """Looks at the row of a validation within an epoch."""
+        if not ctx.epoch_complete and self.monitor.startswith("valid_"):
+            self._judge(ctx)
+
+    def on_enter_next_epoch(self, ctx: Any) -> None:
+        """Looks at the row of the epoch, when everything that belongs to it is there."""
+        if ctx.epoch_complete:
+            self._judge(ctx)
+
+    def _judge(self, ctx: Any) -> None:
+        row = ctx.history[-1] if len(ctx.history) else None
+        if row is None or row is self._judged or self.monitor not in row:
+            return
+        self._judged = row
+        value = float(row[self.monitor])
+        if better(value, self.best, self.mode):
+            self._see_to_it(ctx)
+            self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
+            self._weights = _copied(ctx.model, self.cpu)
+
+    # ------------------------------------------------------------ putting back
+
+    def _see_to_it(self, ctx: Any) -> None:
+        """Has the weights put back when this run ends; a run that was loaded enters no `fit`, so each best row asks for it."""
+        if not self._seen_to:
+            self._seen_to = True
+            ctx.defer(partial(self._finish, ctx))
+
+    def _finish(self, ctx: Any) -> None:
+        self._seen_to = False
+        if self._weights is not None and not isinstance(ctx.outcome, Failed):
+            self.restore(ctx.model)
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Puts the best weights into a model.
+
+        Raises:
+            ConfigError: no row has been the best so far.
+        """
+        if self._weights is None:
+            raise ConfigError(f"KeepBest has no weights: no row with a number in {self.monitor!r} has been recorded")
+        model.load_state_dict(self._weights)
+
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value, where it was, and the weights."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "best_step": self.best_step, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._forget()
+        self.best, self.best_epoch, self.best_step = state["best"], state["best_epoch"], state["best_step"]
+        self._weights = state["weights"]
+
+    def __repr__(self) -> str:
+        return f"KeepBest({self.monitor!r}, {self.mode!r})"
+
+
+def _copied(model: torch.nn.Module, cpu: bool) -> dict[str, Any]:
+    """Parameters and buffers, and what else the modules save, apart from the model's own."""
+    state = model.state_dict()
+    if not cpu:
+        return copy.deepcopy(dict(state))
+    return {name: value.to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value) for name, value in state.items()}

@@ -1,0 +1,394 @@
+"""Log: structured events of a run, as JSON lines or for people, through structlog."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, MutableMapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from statetrain.callback import Callback
+from statetrain.criteria import NonFinite
+from statetrain.guards import Guard
+from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import CallbackError, Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
+
+Format = Literal["auto", "console", "json"]
+Fields = MutableMapping[str, Any]
+
+# What an event arrow gave up, by the state that it leaves.
+_SKIPPED = {
+    "draw": "batch",
+    "batch": "batch",
+    "valid_draw": "validation batch",
+    "valid_batch": "validation batch",
+    "predict_draw": "batch",
+    "predict_batch": "batch",
+    "train": "epoch",
+    "epoch": "epoch",
+    "valid": "validation",
+}
+_RUNS = {"valid": "evaluation", "predict": "prediction"}  # what is running, by the state that it starts in; else a fit
+_FIRST = ("timestamp", "level", "event")  # of a JSON line
+_RESERVED = {*_FIRST, "self", "method_name"}  # structlog's own; a column of that name gets a `_`
+
+
+class Log(Callback):
+    """Writes one structured event for each thing of interest that happens in a run.
+
+    | event | level | fields |
+    | --- | --- | --- |
+    | `fit started` | info | `device`, `parameters`, `epochs`, `batches`, `valid_batches`, `after_epoch` of a fit that goes on |
+    | `row recorded` | info | the columns of the row |
+    | `batch skipped`, `epoch skipped`, `validation skipped` | warning | `by`, `reason`, `epoch`, `batch`, `step` |
+    | `transition` | info | `source`, `dest`, `label`, `epoch`, `batch`, `step`; for those in `transitions` only |
+    | `fit ended` | info; warning if interrupted | `outcome`, `reason`, `epoch`, `step`, `seconds` |
+    | `fit failed` | error | `error`, `message`, `state`, `epoch`, `batch`, `step`, `seconds` |
+
+    `evaluation()` and `prediction()` say `evaluation started`, `prediction ended` and so on. A loss that is not finite
+    and is skipped is a `batch skipped`. What nobody knows, such as the batches of a generator, is None.
+
+    In JSON, numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity", which JSON has no numbers
+    for. On the console, control characters are escaped and floats have four digits.
+
+    structlog's global configuration is neither read nor changed. `verbose=False` silences what would go to the standard
+    error; a `file` or a `logger` was asked for, so it gets its events. An output that fails leads to one warning, and
+    the run goes on.
+
+    Args:
+        transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant; each is logged
+            whenever it is taken. Nothing is spent on others if there are none here.
+        format: "auto": "console" on a terminal, "json" elsewhere; "console": a line for people; "json": JSON lines.
+        file: a path, which is appended to, or an open text stream; None is the standard error of the moment.
+        logger: a structlog logger of your own, in place of all that.
+        timestamps: whether events carry the time, in UTC. Of a logger of your own, that is its business.
+
+    Raises:
+        ConfigError: an argument is none of these, or two exclude each other.
+    """
+
+    reads = ("history", "transition", "event", "outcome", "epoch", "iter", "valid_iter", "step")
+
+    def __init__(
+        self,
+        *,
+        transitions: str | Iterable[str] = (),
+        format: Format = "auto",  # noqa: A002  # the word that users look for
+        file: str | os.PathLike[str] | TextIO | None = None,
+        logger: Any = None,
+        timestamps: bool = True,
+    ) -> None:
+        _check(format, file, logger)
+        self._asked = _parsed(transitions)
+        self._format, self._file, self._given, self._timestamps = format, file, logger, timestamps
+        self._reset()
+        if self._asked:
+            # A hook only where it has something to do: `on_transition` is called on every arrow.
+            self.on_transition = self._transition
+
+    def _reset(self) -> None:
+        self._run = ""  # what is running: fit, evaluation or prediction; empty between runs
+        self._logger: Any = None  # None where nothing is logged
+        self._opened: TextIO | None = None  # a file that is to be closed
+        self._started = 0.0  # the clock
+        self._logged = 0  # rows of the history
+
+    def check(self, lifecycle: Lifecycle) -> None:
+        """Looks for the names in `transitions` among those of a lifecycle, and of options that are off.
+
+        Raises:
+            CallbackError: there is no such state.
+        """
+        known = {*lifecycle.names, *lifecycle.also, START, FAILED}
+        for name in sorted({name for arrow in self._asked for name in arrow if name}):
+            if name not in known:
+                raise CallbackError(
+                    f"Log: transitions mention {name!r}: no state {name!r} in lifecycle {lifecycle.name!r}{did_you_mean(name, known)}"
+                )
+
+    # ------------------------------------------------------------ hooks
+
+    def on_enter_fit(self, ctx: Any) -> None:
+        """Logs that a fit starts."""
+        about: dict[str, Any] = {"device": str(ctx.device), "parameters": _parameters(ctx.model)}
+        about |= {"epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs), "batches": _length(ctx.train_data)}
+        if ctx.valid_data is not None:
+            about["valid_batches"] = _length(ctx.valid_data)
+        if ctx.epoch:
+            about["after_epoch"] = ctx.epoch
+        self._say(ctx, "info", "fit started", about)
+
+    def on_enter_train(self, ctx: Any) -> None:
+        """Logs the row of a validation that came between."""
+        self._rows(ctx)
+
+    def on_enter_next_batch(self, ctx: Any) -> None:
+        """Logs a batch that was skipped."""
+        arrow = ctx.transition
+        if arrow.event is not None or arrow.guard is not None:
+            self._skip(ctx)
+
+    def on_enter_next_valid_batch(self, ctx: Any) -> None:
+        """Logs a validation batch that was skipped."""
+        self._skip(ctx)
+
+    def on_enter_next_predict_batch(self, ctx: Any) -> None:
+        """Logs a batch of a prediction that was skipped."""
+        self._skip(ctx)
+
+    def on_enter_valid(self, ctx: Any) -> None:
+        """Logs that an evaluation starts, or that the training before this validation was skipped."""
+        if ctx.epoch:
+            self._skip(ctx)
+        else:
+            self._aside(ctx)
+
+    def on_enter_predict(self, ctx: Any) -> None:
+        """Logs that a prediction starts."""
+        self._aside(ctx)
+
+    def on_enter_record(self, ctx: Any) -> None:
+        """Logs what was skipped."""
+        self._skip(ctx)
+
+    def on_enter_next_epoch(self, ctx: Any) -> None:
+        """Logs the row of the epoch, with what was added to it after `record`, or that the epoch was skipped."""
+        self._rows(ctx)
+        self._skip(ctx)
+
+    def on_enter_failed(self, ctx: Any) -> None:
+        """Logs the failure."""
+        self._rows(ctx)
+        error, state = ctx.outcome.error, ctx.outcome.state
+        about = {"error": type(error).__name__, "message": str(error), "state": state, **_where(ctx, state), "seconds": self._seconds(ctx)}
+        self._say(ctx, "error", f"{self._run} failed", about)
+
+    # ------------------------------------------------------------ what is logged
+
+    def _aside(self, ctx: Any) -> None:
+        self._begin(ctx)
+        about = {"device": str(ctx.device), "parameters": _parameters(ctx.model), "batches": _length(ctx.valid_data)}
+        self._say(ctx, "info", f"{self._run} started", about)
+
+    def _rows(self, ctx: Any) -> None:
+        self._begin(ctx)
+        for row in ctx.history[self._logged :]:
+            self._say(ctx, "info", "row recorded", row)
+        self._logged = len(ctx.history)
+
+    def _skip(self, ctx: Any) -> None:
+        """Logs the arrow that led here, if it gave something up."""
+        arrow = ctx.transition
+        if arrow.event is not None:
+            what, by, reason = _SKIPPED.get(arrow.source, arrow.source), type(ctx.event).__name__, str(ctx.event) or None
+        elif arrow.guard is not None and _refuses(arrow.guard):
+            what, by, reason = "batch", arrow.guard.label, arrow.guard.reason(ctx)
+        else:
+            return
+        self._say(ctx, "warning", f"{what} skipped", {"by": by, "reason": reason, **_where(ctx, arrow.source)})
+
+    def _transition(self, ctx: Any) -> None:
+        """Logs an arrow that was asked for."""
+        arrow = ctx.transition
+        if (arrow.source, arrow.dest) in self._asked or ("", arrow.dest) in self._asked:
+            about = {"source": arrow.source, "dest": arrow.dest, "label": arrow.label, **_where(ctx, arrow.source)}
+            self._say(ctx, "info", "transition", about)
+
+    # ------------------------------------------------------------ from start to end
+
+    def _begin(self, ctx: Any) -> None:
+        if self._run:
+            return
+        self._run = "fit" if ctx.epoch else _RUNS.get(ctx.transition.dest, "fit")
+        # On every path the run ends with its clean-ups, and by then the outcome is known.
+        ctx.defer(partial(self._finish, ctx))
+        self._started, self._logged = ctx.clock(), len(ctx.history)
+        if self._given is not None:
+            self._logger = self._given
+        elif isinstance(self._file, str | os.PathLike):
+            path = Path(self._file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._opened = path.open("a", encoding="utf-8")
+            self._logger = _logger(self._opened, self._format, self._timestamps)
+        elif self._file is not None or ctx.verbose:
+            self._logger = _logger(self._file, self._format, self._timestamps)
+
+    def _finish(self, ctx: Any) -> None:
+        try:
+            if not isinstance(ctx.outcome, Failed):  # of which `on_enter_failed` has said more
+                self._rows(ctx)
+                level = "warning" if isinstance(ctx.outcome, Interrupted) else "info"
+                counters = {"epoch": ctx.epoch, "step": ctx.step} if ctx.epoch else {}
+                self._say(ctx, level, f"{self._run} ended", {**_outcome(ctx.outcome), **counters, "seconds": self._seconds(ctx)})
+        finally:
+            opened = self._opened
+            self._reset()
+            if opened is not None:
+                opened.close()
+
+    def _seconds(self, ctx: Any) -> float:
+        return round(float(ctx.clock() - self._started), 3)
+
+    def _say(self, ctx: Any, level: str, event: str, fields: Mapping[str, Any]) -> None:
+        self._begin(ctx)
+        if self._logger is None:
+            return
+        try:
+            getattr(self._logger, level)(event, **{f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()})
+        except OSError as error:
+            self._logger = None
+            warnings.warn(f"Log cannot write any more ({error!r}), so it logs nothing from here on; the run goes on", RuntimeWarning, stacklevel=2)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _check(format: Any, file: Any, logger: Any) -> None:  # noqa: A002  # as in Log
+    formats = ("auto", "console", "json")
+    if format not in formats:
+        raise ConfigError(f"Log: format must be one of {', '.join(map(repr, formats))}, got {format!r}{did_you_mean(str(format), formats)}")
+    if file is not None and not isinstance(file, str | os.PathLike) and not hasattr(file, "write"):
+        raise ConfigError(f"Log: file must be a path or an open text stream, got {file!r}")
+    if isinstance(logger, logging.Logger):
+        raise ConfigError("Log: logger is one of the standard library, which takes no fields; wrap it: structlog.stdlib.get_logger(...)")
+    missing = [name for name in ("info", "warning", "error") if logger is not None and not hasattr(logger, name)]
+    if missing:
+        raise ConfigError(f"Log: logger must be a structlog logger, got {logger!r}, which has no {missing[0]!r}")
+    if logger is not None and (file is not None or format != "auto"):
+        raise ConfigError("Log: file and format are the logger's own business; give either a logger or them")
+
+
+def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
+    """The arrows as pairs; a lone state has no source."""
+    asked = set()
+    for text in (transitions,) if isinstance(transitions, str) else transitions:
+        found = re.fullmatch(r"\s*(?:(\w+|\[\*\])\s*->\s*)?(\w+)\s*", text) if isinstance(text, str) else None
+        if found is None:
+            raise ConfigError(f"Log: transitions are written 'source -> dest' or 'state', got {text!r}")
+        asked.add((found[1] or "", found[2]))
+    return frozenset(asked)
+
+
+# ---------------------------------------------------------------- fields
+
+
+def _where(ctx: Any, state: str) -> dict[str, Any]:
+    """Where the run was; the state says in which loop, since the scopes may have been closed by now."""
+    batch = ctx.valid_iter if "valid" in state or "predict" in state else ctx.iter
+    return {"epoch": ctx.epoch, "batch": batch, "step": ctx.step} if ctx.epoch else {"batch": batch}
+
+
+def _refuses(guard: Guard) -> bool:
+    """Whether a guard holds for what is not finite; with accumulation it is asked on most batches, so it is to be quick."""
+    return isinstance(guard, NonFinite) or any(map(_refuses, guard.parts()))
+
+
+def _outcome(outcome: Outcome | None) -> dict[str, Any]:
+    words = {Completed: "completed", Stopped: "stopped", Interrupted: "interrupted"}
+    reason = {"reason": outcome.reason} if isinstance(outcome, Stopped | Interrupted) else {}
+    return {"outcome": words.get(type(outcome), str(outcome)), **reason}
+
+
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _parameters(model: Any) -> int | None:
+    """How many numbers a model has to learn or keep; None while a lazy module has not seen a batch."""
+    try:
+        return sum(int(parameter.numel()) for parameter in model.parameters())
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------- structlog
+
+
+def _logger(file: TextIO | None, format: Format, timestamps: bool) -> Any:  # noqa: A002  # as in Log
+    import structlog
+
+    writer = _Writer(file)
+    for_people = format == "console" or (format == "auto" and writer.isatty())
+    processors: list[Any] = [structlog.processors.add_log_level]
+    if timestamps:
+        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    if for_people:
+        colors = writer.isatty() and not os.environ.get("NO_COLOR")
+        processors += [_for_people, structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
+    else:
+        processors += [_for_json, structlog.processors.JSONRenderer()]
+    # Each argument is given, so that nothing is taken from the global configuration.
+    return structlog.wrap_logger(
+        writer, processors=processors, wrapper_class=structlog.BoundLogger, context_class=dict, cache_logger_on_first_use=True
+    ).bind()
+
+
+class _Writer:
+    """What structlog hands its lines to."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file
+
+    def info(self, line: str) -> None:
+        # Looked up each time: while bars are drawn, the standard error is a stand-in that prints above them.
+        file = sys.stderr if self._file is None else self._file
+        if file is None:  # a process without a console has no standard error
+            return
+        encoding = getattr(file, "encoding", None) or "utf-8"
+        try:
+            file.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            file.flush()
+        except ValueError as error:  # what a closed file raises
+            raise OSError(str(error)) from error
+
+    warning = error = info
+
+    def isatty(self) -> bool:
+        file = sys.stderr if self._file is None else self._file
+        try:
+            return bool(file.isatty())
+        except (AttributeError, ValueError):  # no such method, or closed
+            return False
+
+
+def _for_people(logger: Any, method: str, fields: Fields) -> Fields:
+    """A processor: everything short, on one line, without a character that moves the cursor."""
+    return {_printable(name): _readable(value) for name, value in fields.items()}
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if value is None or isinstance(value, int) else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _for_json(logger: Any, method: str, fields: Fields) -> Fields:
+    """A processor: everything as JSON knows it, what every event has in front."""
+    order = dict.fromkeys([name for name in _FIRST if name in fields] + list(fields))
+    return {name: _plain(fields[name]) for name in order}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else repr(value)

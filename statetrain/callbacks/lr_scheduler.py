@@ -1,0 +1,195 @@
+"""LRScheduler: lets a schedule of torch change the learning rate."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as schedules
+
+from statetrain.callback import Callback
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError
+
+Per = Literal["step", "epoch", "valid"]
+
+
+class LRScheduler(Callback):
+    """Lets a schedule of `torch.optim.lr_scheduler` change the learning rate.
+
+        LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=1000)
+        LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="valid_loss", patience=3)
+
+    The schedule is made when a fit starts; a fit that goes on with `run.fit(...)` goes on with it, and a new fit gets a
+    new one. The rate with which the last step was made stands in each row of the history, as the column `lr` or, where an
+    optimizer is named, `lr_<optimizer>`; of several parameter groups it is the first one's.
+
+    Args:
+        scheduler: a class, or a function that is called with the optimizer and `kwargs` and gives a schedule.
+        per: when the schedule goes on: after each "step" of the optimizer; after each complete "epoch", which one that
+            was stopped midway is not; or after each complete validation, "valid".
+        monitor: the exact name of the column of the history whose value a schedule such as `ReduceLROnPlateau` takes. A
+            row without it leaves the schedule where it is.
+        optimizer: the name of the optimizer; None is the only one.
+        kwargs: further arguments for the schedule.
+
+    Raises:
+        ConfigError: the arguments do not fit together, or there is no such optimizer.
+    """
+
+    def __init__(
+        self,
+        scheduler: Callable[..., Any],
+        *,
+        per: Per = "epoch",
+        monitor: str | None = None,
+        optimizer: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        pers = ("step", "epoch", "valid")
+        if per not in pers:
+            raise ConfigError(f"LRScheduler: per must be one of {', '.join(map(repr, pers))}, got {per!r}{did_you_mean(str(per), pers)}")
+        _check_factory(scheduler, kwargs)
+        if monitor is not None and per == "step":
+            raise ConfigError(f"LRScheduler: monitor={monitor!r} has no value per step; it is a column of the history, so say per='valid' or per='epoch'")
+        if monitor is None and isinstance(scheduler, type) and _takes_metric(scheduler):
+            raise ConfigError(f"LRScheduler: {_name(scheduler)} takes a value of the history; say which column: monitor='valid_loss'")
+        self._factory, self._kwargs, self._per, self._monitor, self._optimizer = scheduler, kwargs, per, monitor, optimizer
+        self.monitors = () if monitor is None else (monitor,)
+        self._column = "lr" if optimizer is None else f"lr_{optimizer}"
+        self.writes = ("optimizers", f"history.{self._column}")
+        self._schedule: Any = None
+        self._target: Optimizer | None = None  # whose rate the schedule changes
+        self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made
+        self._lr: Any = None  # of the last step
+        self._rows = self._step = self._epoch = 0  # how far the run was when they were last looked at
+
+    def check_context(self, ctx: Any) -> None:
+        """Looks the optimizer up."""
+        self._find(ctx)
+
+    # ------------------------------------------------------------ hooks
+
+    def on_enter_fit(self, ctx: Any) -> None:
+        """Makes the schedule, unless this fit goes on with one."""
+        if ctx.epoch == 0 or self._target is not self._find(ctx):
+            self._schedule = None
+        self._ready(ctx)
+        self._step, self._epoch = ctx.step, ctx.epoch
+
+    def on_enter_step(self, ctx: Any) -> None:
+        """Notes the rate of the step."""
+        if self._schedule is None:  # a run that was loaded enters no `fit`
+            self._ready(ctx)
+        if self._target is not None and ctx.opt is self._target:
+            self._lr = self._target.param_groups[0]["lr"]
+
+    def on_exit_step(self, ctx: Any) -> None:
+        """Goes on, if it does so with each step; one that was left by an event has made none."""
+        if self._per == "step" and ctx.opt is self._target and ctx.pending == 0:
+            self._schedule.step()
+
+    def on_enter_record(self, ctx: Any) -> None:
+        """Logs the rate, if a step has been made since the last row."""
+        self._rows = len(ctx.history)
+        if ctx.step not in (0, self._step) and self._lr is not None:
+            self._step = ctx.step
+            ctx.log_metric(self._column, float(self._lr), set="")
+
+    def on_exit_record(self, ctx: Any) -> None:
+        """Goes on, if it does so with each validation."""
+        if self._per == "valid" and len(ctx.history) > self._rows and any(name.startswith("valid_") for name in ctx.history[-1]):
+            self._advance(ctx)
+
+    def on_enter_next_epoch(self, ctx: Any) -> None:
+        """Goes on, if it does so with each epoch."""
+        if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
+            self._epoch = ctx.epoch
+            self._advance(ctx)
+
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the schedule; empty before there is one."""
+        return self._state if self._schedule is None else copy.deepcopy(dict(self._schedule.state_dict()))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts a state into the schedule that the next run makes; the optimizer's own state holds the rate."""
+        self._schedule, self._state = None, dict(state)
+
+    # ------------------------------------------------------------ the schedule
+
+    def _find(self, ctx: Any) -> Optimizer:
+        names = list(ctx.optimizers)
+        if self._optimizer is None and len(names) > 1:
+            raise ConfigError(f"LRScheduler: this run has the optimizers {', '.join(map(repr, names))}; say which one: optimizer={names[0]!r}")
+        name = self._optimizer if self._optimizer is not None or not names else names[0]
+        found = ctx.optimizers.get(name)
+        if not isinstance(found, Optimizer):
+            what = f"no optimizer {name!r}{did_you_mean(str(name), names)}" if name is not None else "no optimizer, so no learning rate"
+            raise ConfigError(f"LRScheduler: this run has {what}")
+        return found
+
+    def _ready(self, ctx: Any) -> None:
+        """Makes the schedule, if there is none."""
+        if self._schedule is not None:
+            return
+        optimizer = self._find(ctx)
+        before = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+        try:
+            schedule = self._factory(optimizer, **self._kwargs)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"LRScheduler: {_name(self._factory)} with {self._kwargs!r} makes no schedule: {error}") from error
+        self._check_made(schedule)
+        if self._state:
+            schedule.load_state_dict(self._state)
+            # Making a schedule sets the rate of its beginning; the optimizer was loaded with the right one.
+            for group, values in zip(optimizer.param_groups, before, strict=True):
+                group.update(values)
+        self._schedule, self._target, self._state = schedule, optimizer, {}
+
+    def _check_made(self, schedule: Any) -> None:
+        if not callable(getattr(schedule, "step", None)):
+            raise ConfigError(f"LRScheduler: {_name(self._factory)} must give a schedule, got {type(schedule).__name__}")
+        if _takes_metric(type(schedule)) != (self._monitor is not None):
+            remedy = "say which column it takes: monitor='valid_loss'" if self._monitor is None else "it takes no value; leave monitor out"
+            raise ConfigError(f"LRScheduler: {type(schedule).__name__} and monitor={self._monitor!r} do not fit: {remedy}")
+
+    def _advance(self, ctx: Any) -> None:
+        self._ready(ctx)
+        if self._monitor is None:
+            self._schedule.step()
+        elif self._monitor in ctx.history[-1]:
+            self._schedule.step(ctx.history[-1][self._monitor])
+
+    def __repr__(self) -> str:
+        options = {"per": self._per, "monitor": self._monitor, "optimizer": self._optimizer, **self._kwargs}
+        return f"LRScheduler({_name(self._factory)}, {', '.join(f'{name}={value!r}' for name, value in options.items() if value is not None)})"
+
+
+def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
+    if isinstance(scheduler, schedules.LRScheduler):
+        raise ConfigError(
+            f"LRScheduler takes a class and its arguments, got a {type(scheduler).__name__} that is made already; "
+            f"write LRScheduler({type(scheduler).__name__}, ...)"
+        )
+    if not callable(scheduler):
+        raise ConfigError(f"LRScheduler takes a class of torch.optim.lr_scheduler or a function of the optimizer, got {scheduler!r}")
+    try:
+        inspect.signature(scheduler).bind(None, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"LRScheduler: {_name(scheduler)} cannot be called with the optimizer and {kwargs!r}: {error}") from error
+    except ValueError:
+        return  # written in C, whose signature cannot be seen
+
+
+def _takes_metric(schedule: type) -> bool:
+    """Whether a schedule's step needs a value, as `ReduceLROnPlateau`'s does."""
+    return "metrics" in inspect.signature(getattr(schedule, "step", lambda: None)).parameters
+
+
+def _name(factory: Any) -> str:
+    return str(getattr(getattr(factory, "func", factory), "__name__", type(factory).__name__))

@@ -1,0 +1,119 @@
+"""The picture as SVG, which needs no other program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.sax.saxutils import escape
+
+from statetrain.diagram.layout import DOT, HEAD, LINE, RING, ROOT, Box, Layout, Point, Route
+from statetrain.diagram.picture import OTHER_ERRORS, Detail, picture
+from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
+from statetrain.lifecycle import FAILED, START, Lifecycle
+
+MARGIN = 12.0
+
+
+def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full") -> str:
+    """The picture of a lifecycle as SVG.
+
+    Args:
+        life: the lifecycle.
+        theme: "light" or "dark".
+        detail: "full", or "states" for the states and the ways between them, without events and without words.
+
+    Returns:
+        An SVG document; the same for the same lifecycle.
+
+    Raises:
+        ConfigError: the theme or the detail is unknown.
+    """
+    return "\n".join(_Writer(Layout(picture(life, detail)), theme).lines()) + "\n"
+
+
+class _Writer:
+    def __init__(self, layout: Layout, theme: ThemeName) -> None:
+        self.layout = layout
+        self.shown = layout.picture
+        self.theme = theme_of(theme)
+
+    def lines(self) -> Iterator[str]:
+        layout, theme = self.layout, self.theme
+        width, height = (size + 2 * MARGIN for size in layout.size)
+        corner = f"{-MARGIN:g} {-MARGIN:g}"
+        yield (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{corner} {width:.1f} {height:.1f}" width="{width * 4 / 3:.0f}" '
+            f'height="{height * 4 / 3:.0f}" font-family="{FONT}" font-size="{NAME:g}" role="img">'
+        )
+        yield f"<title>The lifecycle {escape(' '.join(self.shown.life.name.split()))}</title>"
+        yield f'<rect x="{-MARGIN:g}" y="{-MARGIN:g}" width="{width:.1f}" height="{height:.1f}" fill="{theme.paper}"/>'
+        yield from self.scopes(layout.boxes[ROOT], 0)
+        for route in layout.routes:
+            yield from self.arrow(route)
+        for name, middle in layout.dots.items():
+            yield self.dot(middle, theme.arrows["event"] if name.endswith(".events") else theme.ink)
+        for box in layout.boxes.values():
+            if not box.rows:
+                yield from self.state(box)
+        for route in layout.routes:
+            yield from self.words(route)
+        yield "</svg>"
+
+    def scopes(self, box: Box, depth: int) -> Iterator[str]:
+        for cell in box.cells:
+            if cell.rows:
+                yield self.rounded(cell, 12.0, 0.0, self.theme.scope(depth), self.theme.border)
+                yield _text(cell.name, (cell.x - cell.left + 11.0, cell.top + HEAD / 2 + 4.0), self.theme.soft)
+                yield from self.scopes(cell, depth + 1)
+
+    def state(self, box: Box) -> Iterator[str]:
+        middle = (box.top + box.bottom) / 2
+        if box.name == START:
+            yield self.dot((box.x, middle), self.theme.ink)
+            return
+        fill, line = self.theme.state(self.shown, box.name)
+        ring = box.name == FAILED or self.shown.life.state(box.name).final
+        yield self.rounded(box, 9.0, 0.0, fill if not ring else self.theme.paper, line)
+        if ring:
+            yield self.rounded(box, 6.0, RING, fill, line)
+        baseline = middle + (4.0 if box.name != FAILED else -1.5)
+        yield _text(box.name, (box.x, baseline), self.theme.ink, 'text-anchor="middle"')
+        if box.name == FAILED:
+            yield _text(OTHER_ERRORS, (box.x, baseline + LINE), self.theme.soft, f'text-anchor="middle" font-size="{WORDS:g}"')
+
+    def rounded(self, box: Box, radius: float, inset: float, fill: str, line: str) -> str:
+        x, y = box.x - box.left + inset, box.top + inset
+        width, height = box.left + box.right - 2 * inset, box.bottom - box.top - 2 * inset
+        return (
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius:g}" '
+            f'fill="{fill}" stroke="{line}" stroke-width="1.2"/>'
+        )
+
+    def dot(self, middle: Point, colour: str) -> str:
+        return f'<circle cx="{middle[0]:.1f}" cy="{middle[1]:.1f}" r="{DOT / 2:g}" fill="{colour}"/>'
+
+    def arrow(self, route: Route) -> Iterator[str]:
+        kind = route.arrow.kind
+        colour, (start, *rest) = self.theme.arrows[kind], route.curve
+        dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
+        yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}" stroke-width="{PEN[kind]:g}"{dashes}/>'
+        if not route.joins:
+            (x, y), (fromx, fromy) = route.points[-1], rest[-1]
+            along, half = (x - fromx, y - fromy), 0.4 + PEN[kind] / 10
+            across = (-along[1] * half, along[0] * half)
+            base = [(fromx + across[0], fromy + across[1]), (fromx - across[0], fromy - across[1])]
+            yield f'<polygon points="{_at((x, y), *base)}" fill="{colour}"/>'
+
+    def words(self, route: Route) -> Iterator[str]:
+        small = f'font-size="{WORDS:g}"'
+        for i, line in enumerate(route.words.when):
+            yield _text(line, (route.when[0], route.when[1] + LINE * (i + 0.8)), self.theme.words(route.arrow), small)
+        for i, line in enumerate(route.words.then):
+            yield _text(line, (route.then[0], route.then[1] + LINE * (i + 0.8)), self.theme.soft, f'{small} font-style="italic"')
+
+
+def _text(text: str, at: Point, colour: str, look: str = "") -> str:
+    return f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" fill="{colour}"{look and " "}{look}>{escape(text)}</text>'
+
+
+def _at(*points: Point) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

@@ -1,0 +1,115 @@
+"""Pictures as files: drawn to order, and kept beside the code that draws them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from statetrain.diagram.as_dot import dot
+from statetrain.diagram.as_mermaid import mermaid
+from statetrain.diagram.as_svg import svg
+from statetrain.diagram.picture import Detail
+from statetrain.diagram.theme import ThemeName
+from statetrain.lifecycle import Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError
+
+_WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
+_DRAWN_BY_GRAPHVIZ = (".png", ".pdf")
+_DPI = 144  # of a .png: sharp on a page that is read at half its size
+
+
+def draw(life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", detail: Detail = "full") -> None:
+    """Writes the picture of a lifecycle to a file.
+
+    Args:
+        life: the lifecycle.
+        path: the file; its suffix says what is written. `.svg`, `.mmd` (Mermaid) and `.dot` need nothing else, `.png` and
+            `.pdf` the program `dot` of Graphviz.
+        theme: "light" or "dark".
+        detail: "full", or "states" for the states and the ways between them, without events and without words.
+
+    Raises:
+        ConfigError: the suffix, the theme or the detail is unknown, or Graphviz is missing or failed.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in _WRITERS:
+        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail), encoding="utf-8", newline="\n")
+    elif suffix in _DRAWN_BY_GRAPHVIZ:
+        _run_graphviz(dot(life, theme=theme, detail=detail), path, suffix[1:])
+    else:
+        known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
+        raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}{did_you_mean(suffix, known) if suffix else ''}")
+
+
+def _run_graphviz(text: str, path: Path, kind: str) -> None:
+    program = shutil.which("dot")
+    if program is None:
+        raise ConfigError(
+            f"drawing {str(path)!r} needs the program 'dot' of Graphviz, which was not found; install it (apt-get install graphviz, "
+            f"brew install graphviz, conda install graphviz), or draw .svg, .mmd or .dot, which need nothing"
+        )
+    command = [program, f"-T{kind}", f"-Gdpi={_DPI if kind == 'png' else 72}", "-o", str(path)]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"Graphviz could not draw {str(path)!r}: {done.stderr.decode(errors='replace').strip()}")
+
+
+def pictures_of(name: str, life: Lifecycle) -> dict[str, str]:
+    """The files that are kept of a lifecycle, with what is in them.
+
+    Nothing in them depends on an installed program, so they can be compared byte for byte.
+
+    Args:
+        name: what the files' names begin with.
+        life: the lifecycle.
+    """
+    return {
+        f"{name}.mmd": mermaid(life),
+        f"{name}.svg": svg(life),
+        f"{name}-dark.svg": svg(life, theme="dark"),
+        f"{name}-states.svg": svg(life, detail="states"),
+        f"{name}-states-dark.svg": svg(life, theme="dark", detail="states"),
+    }
+
+
+def write_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> list[Path]:
+    """Writes the pictures of lifecycles into a folder, which is made if it is not there.
+
+    Args:
+        lifecycles: what the files' names begin with, and what is drawn.
+        folder: where they go.
+
+    Returns:
+        The files written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, life in lifecycles.items():
+        for file, text in pictures_of(name, life).items():
+            (folder / file).write_text(text, encoding="utf-8", newline="\n")
+            written.append(folder / file)
+    return written
+
+
+def stale_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> list[str]:
+    """What in a folder is not what `write_pictures` would write.
+
+    Args:
+        lifecycles: as for `write_pictures`.
+        folder: where the pictures are.
+
+    Returns:
+        A line for each picture that is missing, differs, or belongs to no lifecycle; empty if all is well.
+    """
+    folder = Path(folder)
+    wanted = {file: text for name, life in lifecycles.items() for file, text in pictures_of(name, life).items()}
+    there = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in (".mmd", ".svg")}
+    stale = [f"{file} is missing" for file in wanted if file not in there]
+    stale += [f"{file} differs from what is drawn" for file, text in wanted.items() if there.get(file, text.encode()) != text.encode()]
+    stale += [f"{file} belongs to no lifecycle" for file in sorted(there) if file not in wanted]
+    return stale

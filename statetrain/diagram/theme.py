@@ -1,0 +1,98 @@
+"""Colours and type. Calm enough for a page of text, and with contrast enough on either background."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+from statetrain.diagram.picture import Arrow, Picture
+from statetrain.lifecycle import FAILED
+from statetrain.outcome import ConfigError
+
+ThemeName = Literal["light", "dark"]
+
+FONT = "Helvetica,Arial,sans-serif"
+NAME, WORDS = 12.0, 9.5  # sizes of names and of the words beside arrows, in points
+
+
+@frozen
+class Theme:
+    """The colours of a picture, as `#rrggbb`.
+
+    Attributes:
+        paper: the background; it is drawn, so that a picture can be read on any page.
+        scopes: the fill of scopes, from the outermost inwards; the last for all deeper ones.
+        arrows: by kind of arrow.
+    """
+
+    paper: str
+    ink: str
+    soft: str
+    anchor: str
+    border: str
+    good: str
+    good_fill: str
+    bad: str
+    bad_fill: str
+    scopes: tuple[str, ...]
+    arrows: dict[str, str]
+
+    def scope(self, depth: int) -> str:
+        """The fill of a scope that lies in `depth` others."""
+        return self.scopes[min(depth, len(self.scopes) - 1)]
+
+    def state(self, shown: Picture, name: str) -> tuple[str, str]:
+        """The fill and the line of a state."""
+        if name == FAILED:
+            return self.bad_fill, self.bad
+        state = shown.life.state(name)
+        if state.final:
+            return self.good_fill, self.good
+        line = self.arrows["hot" if name in shown.hot else "main" if state.anchor else "plain"]
+        return self.anchor if state.anchor else self.paper, line
+
+    def words(self, arrow: Arrow) -> str:
+        """The colour of what makes an arrow taken."""
+        return self.arrows[arrow.kind] if arrow.kind in ("event", "failure") else self.ink
+
+
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1f2933",
+    soft="#66727f",
+    anchor="#dbe9f9",
+    border="#c3cdd9",
+    good="#2f855a",
+    good_fill="#e6f6ed",
+    bad="#c53030",
+    bad_fill="#fdecec",
+    scopes=("#fafbfd", "#f2f5fa", "#e8eff8", "#dde7f4"),
+    arrows={"hot": "#2b6cb0", "main": "#4a5766", "plain": "#8b98a9", "failure": "#c53030", "event": "#a86a12"},
+)
+DARK = Theme(
+    paper="#0d1117",
+    ink="#e6edf3",
+    soft="#9aa7b5",
+    anchor="#1c3a5e",
+    border="#3b4654",
+    good="#56d364",
+    good_fill="#12321f",
+    bad="#ff7b72",
+    bad_fill="#3c1618",
+    scopes=("#12171f", "#161d28", "#1b2533", "#202e40"),
+    arrows={"hot": "#58a6ff", "main": "#b3bfcc", "plain": "#7d8b9b", "failure": "#ff7b72", "event": "#e3b341"},
+)
+PEN = {"hot": 2.0, "main": 1.6, "plain": 1.1, "failure": 1.1, "event": 1.1}  # widths of lines, in points
+THEMES: dict[str, Theme] = {"light": LIGHT, "dark": DARK}
+
+
+def theme_of(name: str) -> Theme:
+    """The theme of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in THEMES:
+        raise ConfigError(f"theme must be one of {', '.join(map(repr, THEMES))}, got {name!r}")
+    return THEMES[name]

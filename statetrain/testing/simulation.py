@@ -1,0 +1,261 @@
+"""A dry run: the real machine and the real actions, with stand-ins for the model, the optimizers and the data.
+
+    print(simulate(supervised(validate=Every(100, "steps"), accumulate=4), epochs=2, batches=500))
+
+It shows the whole schedule of a run, when it validates, records, saves or stops, without torch, a model or data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+from statetrain.callback import Callback
+from statetrain.context import Context
+from statetrain.history import History
+from statetrain.lifecycle import Lifecycle
+from statetrain.machine import Machine
+from statetrain.outcome import ConfigError, Outcome
+
+Losses = Callable[[int], float]
+
+
+@frozen
+class Event:
+    """Something that a simulated run did.
+
+    Attributes:
+        state: the state that it entered.
+        epoch, batch, step: where it stood: epoch and batch counted from 1, steps made so far.
+        seconds: by the simulated clock.
+    """
+
+    state: str
+    epoch: int
+    batch: int
+    step: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch:>4}  batch {self.batch:>6}  step {self.step:>7}  {self.seconds:>10.1f} s  {self.state}"
+
+
+@define(eq=False, repr=False)
+class Schedule:
+    """What a simulated run did.
+
+    Attributes:
+        outcome: how it ended.
+        events: the states of interest that it entered, in order.
+        history: the rows that it recorded.
+        ctx: the context, at its end.
+    """
+
+    outcome: Outcome
+    events: list[Event]
+    history: History
+    ctx: Context
+
+    def of(self, state: str) -> list[Event]:
+        """The events of one state."""
+        return [event for event in self.events if event.state == state]
+
+    def __repr__(self) -> str:
+        return f"<Schedule: {self.outcome!r}, {len(self.events)} events, {self.ctx.batches} batches, {self.ctx.step} steps>"
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.events), repr(self.outcome)])
+
+
+def simulate(
+    lifecycle: Lifecycle,
+    epochs: int = 3,
+    batches: int = 5,
+    valid_batches: int = 2,
+    *,
+    batch_size: int = 1,
+    seconds: float = 1.0,
+    losses: Losses | None = None,
+    states: Iterable[str] | None = None,
+    callbacks: Iterable[Callback] = (),
+    optimizers: Iterable[str] = ("opt",),
+    length_known: bool = True,
+) -> Schedule:
+    """Runs a lifecycle on stand-ins.
+
+    Args:
+        lifecycle: a standard one, or one of your own that uses the standard actions.
+        epochs: how many at the most.
+        batches: of training data in an epoch.
+        valid_batches: of validation data.
+        batch_size: samples in a batch.
+        seconds: that a training batch takes, by the simulated clock.
+        losses: the loss of each batch, by its number counted from 1 over the whole run; None is 1 / number.
+        states: whose entries are listed; None: all that are not gone through in every batch.
+        callbacks: who watches; they see a real context whose model and data are stand-ins.
+        optimizers: their names.
+        length_known: whether the training data says how many batches it has.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    for name, value in (("epochs", epochs), ("batches", batches), ("valid_batches", valid_batches), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < (name != "epochs"):
+            raise ConfigError(f"simulate: {name} must be a whole number of at least {int(name != 'epochs')}, got {value!r}")
+    names = tuple(optimizers)
+    tallies = {"train": _Tally("train", names), "valid": _Tally("valid", names)}
+    given = losses or (lambda batch: 1.0 / batch)
+    layout = _Layout(batch_size)
+    loss = _Loss()  # one for all batches
+
+    def computed(pred: Any, target: Any) -> _Loss:
+        loss.value = given(ctx.earlier_batches + ctx.iter)
+        return loss
+
+    parts = {name: _Optimizer() for name in names}
+    ctx = Context(
+        model=_Model(),  # type: ignore[arg-type]  # stands in for a module
+        loss_fns=dict.fromkeys(names, computed),
+        optimizers=parts,  # type: ignore[arg-type]  # stand in for optimizers
+        train_data=_Batches(batches) if length_known else _Endless(batches),
+        valid_data=_Batches(valid_batches),
+        accelerator=_Accelerator(),  # type: ignore[arg-type]  # stands in for one
+        max_epochs=epochs,
+        read_batch=lambda batch: layout,
+        tallies=tallies,  # type: ignore[arg-type]  # stand in for tallies
+        opt_name=names[0],
+        opt=next(iter(parts.values())),  # type: ignore[arg-type]  # likewise
+        verbose=False,
+    )
+    ctx.clock = lambda: seconds * ctx.batches
+    ctx.loss_fn = next(iter(ctx.loss_fns.values()))
+    watch = _Watch(lifecycle, states)
+    Machine(lifecycle, (watch, *callbacks)).run(ctx)
+    assert ctx.outcome is not None
+    return Schedule(ctx.outcome, watch.events, ctx.history, ctx)
+
+
+class _Watch(Callback):
+    """Notes when the states of interest are entered; it listens to no other, so that the rest goes at full speed."""
+
+    def __init__(self, lifecycle: Lifecycle, states: Iterable[str] | None) -> None:
+        self.events: list[Event] = []
+        loops = [name for name in lifecycle.names if name.startswith("next_") or name.endswith("draw")]
+        inside = [name for name in lifecycle.names if not {"batch", "valid_batch", "predict_batch"}.isdisjoint(lifecycle.path(name))]
+        for name in [name for name in lifecycle.names if name not in (*loops, *inside)] if states is None else states:
+            setattr(self, f"on_enter_{name}", self._noting(name))
+
+    def _noting(self, name: str) -> Callable[[Any], None]:
+        def note(ctx: Any) -> None:
+            self.events.append(Event(name, ctx.epoch, ctx.iter, ctx.step, ctx.seconds))
+
+        return note
+
+
+# ---------------------------------------------------------------- stand-ins
+
+
+@frozen
+class _Batches:
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.n))
+
+
+@frozen
+class _Endless:
+    n: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.n))
+
+
+@frozen
+class _Layout:
+    rows: int
+    place: None = None
+    forward: None = None
+
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        return batch, batch
+
+    def size(self, batch: Any) -> int:
+        return self.rows
+
+
+class _Model:
+    def __call__(self, batch: Any) -> Any:
+        return batch
+
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
+    def modules(self) -> tuple[()]:
+        return ()
+
+    def parameters(self) -> tuple[()]:
+        return ()
+
+
+class _Optimizer:
+    param_groups: tuple[Any, ...] = ()
+
+    def zero_grad(self) -> None: ...
+    def step(self, closure: Any = None) -> None: ...
+
+
+@define
+class _Loss:
+    value: float = 0.0
+    requires_grad: bool = True
+
+    def item(self) -> float:
+        return self.value
+
+    def detach(self) -> _Loss:
+        return self
+
+    def backward(self, inputs: Any = None) -> None: ...
+
+
+class _Accelerator:
+    def set_grad(self, on: bool) -> None: ...
+    def grad_enabled(self) -> bool:
+        return True
+
+    def gradients(self, optimizer: Any) -> tuple[()]:
+        return ()
+
+    def grad_norm(self, optimizer: Any) -> float:
+        return 0.0
+
+
+@define
+class _Mean:
+    total: float = 0.0
+    count: int = 0
+
+
+@define(eq=False)
+class _Tally:
+    """The sums of a set, without torch."""
+
+    set: str
+    names: tuple[str, ...]
+    losses: dict[str, _Mean] = Factory(dict)
+    metrics: tuple[()] = ()
+
+    def __attrs_post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.losses = {name: _Mean() for name in self.names}
+
+    def compute(self) -> dict[str, float]:
+        counted = {name: mean.total / mean.count for name, mean in self.losses.items() if mean.count}
+        return {f"{self.set}_loss" if len(self.names) == 1 else f"{self.set}_loss_{name}": value for name, value in counted.items()}
