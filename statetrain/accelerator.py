@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from attrs import define, field
@@ -53,6 +54,24 @@ class Accelerator:
                 for name, value in state.items():
                     if isinstance(value, torch.Tensor) and value.ndim:
                         state[name] = value.to(self.device)
+
+    def wrap(
+        self, model: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    ) -> tuple[torch.nn.Module, dict[str, torch.optim.Optimizer]]:
+        """Model and optimizers as they are to be run; here, as they are."""
+        return model, dict(optimizers)
+
+    def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The user's own model of one that `wrap` returned."""
+        return model
+
+    def autocast(self, dtype: str) -> AbstractContextManager[None]:
+        """While it is open, what can be computed in a shorter type is.
+
+        Args:
+            dtype: torch's name of the type, "bfloat16" or "float16".
+        """
+        return torch.autocast(self.device.type, getattr(torch, dtype))
 
     def exact(self, loss: torch.Tensor) -> torch.Tensor:
         """A loss as it is summed up on the device: without its graph, in float64 where the device has it.

@@ -64,6 +64,7 @@ def record(ctx: Any) -> None:
 def open_train(ctx: Any) -> None:
     "iterate over the training data"
     ctx.layout = None
+    ctx.valid_complete = True  # also after a validation inside the epoch that was dropped: the epoch goes on
     if ctx.iterator is None:
         ctx.iterator = iter(ctx.train_data)
         ctx.length = _length(ctx.train_data)
@@ -225,7 +226,10 @@ def backward(ctx: Any) -> None:
             "no_grad, or is every parameter frozen?"
         )
     try:
-        loss.backward(inputs=ctx.inputs)
+        if ctx.backward is None:
+            loss.backward(inputs=ctx.inputs)
+        else:
+            ctx.backward(loss, ctx.inputs)
     except RuntimeError as error:
         if loss.is_complex():
             raise LossError(f"the loss must be a real number, got {loss.dtype}; take its .real or .abs()") from error
@@ -292,6 +296,33 @@ def average_window(ctx: Any) -> None:
 def grad_norm(ctx: Any) -> None:
     "compute the norm of the gradients"
     ctx.grad_norm = ctx.accelerator.grad_norm(ctx.opt)
+
+
+# ---------------------------------------------------------------- a scaled loss, for float16
+
+
+def scaled_backward(ctx: Any) -> None:
+    "compute the gradients of the scaled loss"
+    loss = ctx.loss_grad
+    ctx.loss_grad = ctx.scaler.scale(loss)
+    try:
+        backward(ctx)
+    finally:
+        ctx.loss_grad = loss
+
+
+def unscale(ctx: Any) -> None:
+    "take the scale out of the gradients, adapt it"
+    scaler = ctx.scaler
+    if not scaler.is_enabled():
+        return
+    scaler.unscale_(ctx.opt)
+    # Where torch keeps what it found. Asking waits for the device once, as the scaler's own step would.
+    found = scaler._found_inf_per_device(ctx.opt).values()
+    if not found:
+        raise LossError(f"optimizer {ctx.opt_name!r} has no gradients: the loss was computed from none of its parameters")
+    ctx.overflowed = any(inf.item() for inf in found)
+    scaler.update()
 
 
 # ---------------------------------------------------------------- several optimizers

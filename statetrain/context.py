@@ -50,6 +50,8 @@ class Context(Position):
     read_batch: Callable[[Batch], Any] | None = None  # finds the layout of a batch
     pick: Callable[[Any], Any] | None = None  # the part of the prediction that the loss and the metrics see; None is all
     on_host: bool = True  # whether the loss is read as a number in every batch
+    backward: Callable[[torch.Tensor, Any], None] | None = None  # computes the gradients in place of `loss.backward(inputs=)`
+    scaler: Any = None  # a torch.amp.GradScaler, where the lifecycle scales the loss of float16
     verbose: bool = True
     clock: Callable[[], float] = time.monotonic  # seconds from any moment on
     buffers: dict[str, Any] = Factory(dict)  # free for callbacks
@@ -109,6 +111,9 @@ class Context(Position):
     # From `grad_norm` on, where the lifecycle has it.
     grad_norm: float | None = None  # the norm of all gradients
 
+    # From `unscale` on, where the lifecycle has it.
+    overflowed: bool = False  # whether the gradients of the scaled loss were too large for their type
+
     # ------------------------------------------------------------ what follows from the fields
 
     @property
@@ -137,6 +142,11 @@ class Context(Position):
     def fit_seconds(self) -> float:
         """Seconds that this fit has taken."""
         return 0.0 if self.started is None else self.clock() - self.started
+
+    @property
+    def row_due(self) -> bool:
+        """Whether something has been counted or logged since the last row, so that `record` writes one."""
+        return bool(self.logged) or any(mean.count for tally in self.tallies.values() for mean in tally.losses.values())
 
     def rest(self) -> None:
         """Stops the clock and lets go of the data, between two fits."""

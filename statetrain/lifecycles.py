@@ -31,6 +31,7 @@ from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.modes import Evaluating, Quiet, Training
 from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import ConfigError, LossError, SkipBatch, SkipEpoch, StopFit
+from statetrain.precision import Precision, mixed_precision
 
 Policy = Literal["raise", "skip", "stop", "ignore"]
 
@@ -38,7 +39,7 @@ Policy = Literal["raise", "skip", "stop", "ignore"]
 STANDARD = frozenset(
     (
         *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute", "counted"),
-        *("step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
+        *("unscale", "step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
         *("record", "end", "predict", "next_predict_batch", "predict_draw", "predict_batch", "predict_pred"),
     )
 )
@@ -140,6 +141,7 @@ def supervised(
     min_epochs: int = 0,
     compute: Callable[[Any], Any] | None = None,
     valid_compute: Callable[[Any], Any] | None = None,
+    precision: Precision | None = None,
 ) -> Lifecycle:
     """The lifecycle of supervised training, with the options that are on.
 
@@ -161,6 +163,7 @@ def supervised(
         compute: a function of the context in place of `pred`, `loss` and `backward`: it calls backward itself and
             returns the loss.
         valid_compute: the same for validation, in place of `valid_pred` and `valid_loss`: it returns the loss.
+        precision: "bf16" or "fp16", or a `MixedPrecision`: see `mixed_precision`.
 
     Raises:
         ConfigError: an option is out of range, or two exclude each other.
@@ -195,7 +198,7 @@ def supervised(
         life = _alternating(life)
     if closure:
         life = life.replace("step", action=do.step_one_with_closure if optimizers > 1 else do.step_with_closure)
-    return life
+    return life if precision is None else mixed_precision(life, precision)
 
 
 def _check_options(non_finite: str, accumulate: int, validate: Any, optimizers: int, max_steps: int | None, min_epochs: int) -> None:

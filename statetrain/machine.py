@@ -329,7 +329,7 @@ class Machine:
             if holds:
                 ctx.event = error
                 return arrow, active or START
-        self.fail(ctx, error, work, ask)
+        return self.fail(ctx, error, work, ask)
 
     def listening(self, ctx: Any, error: BaseException, work: Any) -> str | None:
         """The innermost open state, from which an arrow that takes an exception is looked for; None if none may take it."""

@@ -127,27 +127,32 @@ class Tally:
             metric.reset()
 
 
-def named_metrics(metrics: Metrics) -> dict[str, Metric]:
+def named_metrics(*groups: Metrics) -> dict[str, Metric]:
     """Metrics by name: a mapping keeps its names, others take the function's or the class's.
+
+    Args:
+        groups: metrics of one set, from several places.
 
     Raises:
         ConfigError: two have one name, or one is neither a function nor a metric object.
     """
-    if metrics is None:
-        return {}
-    if isinstance(metrics, Mapping):
-        pairs = list(metrics.items())
-    else:
-        several = isinstance(metrics, Iterable) and not isinstance(metrics, Metric)
-        pairs = [(_name(metric), metric) for metric in (list(metrics) if several else [metrics])]  # type: ignore[arg-type]  # as asked
     named: dict[str, Metric] = {}
-    for name, metric in pairs:
+    for name, metric in (pair for metrics in groups for pair in _pairs(metrics)):
         if name == "loss":
             raise ConfigError("a metric is called 'loss', as the column of the loss is; give it a name of its own: metrics={'my_loss': ...}")
         if name in named:
             raise ConfigError(f"two metrics are called {name!r}; give them names of their own: metrics={{'first': ..., 'second': ...}}")
         named[name] = _as_metric(name, metric)
     return named
+
+
+def _pairs(metrics: Metrics) -> list[tuple[str, Any]]:
+    if metrics is None:
+        return []
+    if isinstance(metrics, Mapping):
+        return list(metrics.items())
+    several = isinstance(metrics, Iterable) and not isinstance(metrics, Metric)
+    return [(_name(metric), metric) for metric in (list(metrics) if several else [metrics])]  # type: ignore[arg-type]  # as asked
 
 
 def _as_metric(name: str, metric: Any) -> Metric:
@@ -167,7 +172,7 @@ def _name(metric: Any) -> str:
     return str(name).lower().replace("<lambda>", "lambda")
 
 
-def tally(set_name: str, losses: Iterable[str], metrics: Metrics, device: torch.device) -> Tally:
+def tally(set_name: str, losses: Iterable[str], metrics: Metrics, device: torch.device, more: Metrics = None) -> Tally:
     """A tally with fresh metrics, on the device where the data will be.
 
     Args:
@@ -175,8 +180,9 @@ def tally(set_name: str, losses: Iterable[str], metrics: Metrics, device: torch.
         losses: the names of the optimizers.
         metrics: see `named_metrics`; objects are copied, so the user's own stay as they are.
         device: where predictions and targets will be.
+        more: metrics of this set alone.
     """
-    named = named_metrics(metrics)
+    named = named_metrics(metrics, more)
     for metric in named.values():
         if hasattr(metric, "to"):
             metric.to(device)

@@ -11,7 +11,10 @@ from statetrain.lifecycle import Work
 
 # Actions in which nothing is computed that a gradient could flow through; the rest run with gradients on.
 _WITHOUT_GRADIENTS = frozenset(
-    {actions.draw, actions.draw_ahead, actions.open_batch, actions.open_shared_batch, actions.backward, actions.step, actions.step_one}
+    (
+        *(actions.draw, actions.draw_ahead, actions.open_batch, actions.open_shared_batch),
+        *(actions.backward, actions.unscale, actions.step, actions.step_one),
+    )
 )
 
 

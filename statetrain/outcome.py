@@ -133,3 +133,7 @@ class NonFiniteLoss(ArithmeticError):
 
 class MachineError(RuntimeError):
     """A machine that was driven in a way it cannot go."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or continued from."""

@@ -52,7 +52,7 @@ class Run:
     def model(self) -> torch.nn.Module:
         """The model, trained as far as the run got."""
         assert self.ctx.model is not None
-        return self.ctx.model
+        return self.ctx.model if self.ctx.accelerator is None else self.ctx.accelerator.unwrap(self.ctx.model)
 
     @property
     def trace(self) -> Trace:
@@ -127,6 +127,12 @@ class Run:
         from statetrain.training import predict
 
         return predict(self, data, **options)
+
+    def plot(self, metrics: str | list[str] | None = None, *, x: str = "epoch") -> Any:
+        """The curves of the history as a matplotlib figure; see `statetrain.plotting.plot`."""
+        from statetrain.plotting import plot
+
+        return plot(self.history, metrics, x=x)
 
     def __repr__(self) -> str:
         last = {name: value for name, value in (self.history[-1] if len(self.history) else {}).items() if "loss" in name}

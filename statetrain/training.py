@@ -19,6 +19,7 @@ from statetrain.context import Context
 from statetrain.criteria import Every
 from statetrain.guards import Guard, leaves
 from statetrain.history import History
+from statetrain.huggingface import adapt
 from statetrain.keys import getter
 from statetrain.lifecycle import Lifecycle
 from statetrain.lifecycles import Policy, evaluation, prediction, supervised
@@ -26,6 +27,7 @@ from statetrain.machine import Machine
 from statetrain.metrics import Metrics, Tally, check_monitors, tally
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, ConfigError, Interrupted
+from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
 from statetrain.run import OnInterrupt, Run
 from statetrain.trace import Tracing
 
@@ -44,6 +46,8 @@ def fit(
     hparams: Mapping[str, Any] | None = None,
     opt_hparams: Mapping[str, Any] | None = None,
     metrics: Metrics = None,
+    train_metrics: Metrics = None,
+    valid_metrics: Metrics = None,
     stop: Guard | None = None,
     non_finite: Policy = "raise",
     check_gradients: bool = False,
@@ -52,6 +56,7 @@ def fit(
     max_steps: int | None = None,
     compute: Callable[[Any], Any] | None = None,
     valid_compute: Callable[[Any], Any] | None = None,
+    precision: Precision | None = None,
     callbacks: Callback | Iterable[Callback] = (),
     lifecycle: Lifecycle | None = None,
     input: loading.Key = None,  # noqa: A002  # the word that users look for
@@ -59,6 +64,7 @@ def fit(
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
+    accelerator: Any = None,
     seed: int | None = None,
     trace: bool = False,
     verbose: bool = True,
@@ -81,14 +87,19 @@ def fit(
         opt_hparams: arguments for an optimizer class; for several, by name, or the same for all.
         metrics: functions of prediction and target (averaged over samples) or objects with `update`, `compute` and
             `reset`; one, several, or by name. They become columns `train_<name>` and `valid_<name>`.
+        train_metrics, valid_metrics: the same, for one of the sets alone.
         stop, non_finite, check_gradients, accumulate, max_steps, compute, valid_compute: see `supervised`.
         validate: when to validate; None is at the end of every epoch.
+        precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the model has. `evaluate` and
+            `predict` do so always.
         callbacks: who watches, in order.
         lifecycle: one of your own, in place of `supervised(...)` with the options above.
         input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
         pred: the key of the part of the model's output that the loss and the metrics take; None is all of it.
         dataloader_options: arguments for the DataLoaders made here, such as `batch_size` (32 unless said).
         device: "auto" (CUDA, else MPS, else CPU), or a device.
+        accelerator: what places and prepares model and optimizers, in place of `device`: an `Accelerator`, or Hugging
+            Face's `accelerate.Accelerator`.
         seed: seeds the validation share and the order of training data that is shuffled here; None: torch's global
             generator.
         trace: whether to record the transitions, for `run.trace`.
@@ -108,7 +119,7 @@ def fit(
         raise ConfigError(f"on_interrupt must be 'return' or 'raise', got {on_interrupt!r}{did_you_mean(str(on_interrupt), ('return', 'raise'))}")
     least, most = _epochs(epochs, max_steps, stop)
     module = _model(model, hparams)
-    accelerator = Accelerator(device)
+    accelerator = _accelerator(accelerator, device)
     generator = None if seed is None else torch.Generator().manual_seed(_seed(seed))
     if isinstance(valid, float | int) and not isinstance(valid, bool):
         train, valid = loading.split(train, valid, generator)
@@ -121,6 +132,7 @@ def fit(
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
     losses = _losses(loss, module, optimizers, compute, lifecycle, accelerator)
+    module, optimizers = accelerator.wrap(module, optimizers)
     options = {
         "stop": stop,
         "non_finite": non_finite,
@@ -147,12 +159,14 @@ def fit(
         _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
         if valid_loader is None and "valid" in lifecycle.names:
             raise ConfigError(f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation data; give valid=, or use life.without('valid')")
+    if precision is not None:
+        lifecycle = mixed_precision(lifecycle, precision)
     _check_losses(losses, lifecycle)
     if isinstance(metrics, Iterator):
         metrics = list(metrics)  # they are read for each set
-    tallies = {"train": tally("train", losses, metrics, accelerator.device)}
+    tallies = {"train": tally("train", losses, metrics, accelerator.device, train_metrics)}
     if valid_loader is not None:
-        tallies["valid"] = tally("valid", losses, metrics, accelerator.device)
+        tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
     machine = Machine(lifecycle, (*_listeners(callbacks), *((Tracing(),) if trace else ())))
     _check_monitors(machine, tallies)
     names = list(optimizers)
@@ -171,6 +185,8 @@ def fit(
         read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and bool(losses)),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
+        backward=getattr(accelerator, "backward", None),
+        scaler=_scaler(precision, lifecycle, accelerator),
         verbose=verbose,
         clock=clock,
         tallies=tallies,
@@ -179,6 +195,8 @@ def fit(
         opt=optimizers[names[0]] if names else None,
         loss_fn=next(iter(losses.values()), None),
     )
+    for callback in machine.callbacks:
+        callback.check_context(ctx)
     return Run(ctx, machine, on_interrupt).walk()
 
 
@@ -218,7 +236,7 @@ def evaluate(
     accelerator = _accelerator_of(run, module, device)
     compute = None
     if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
-        compute = run.lifecycle.state("valid_compute").action.function  # type: ignore[union-attr]  # it is a Compute
+        compute = plain(run.lifecycle.state("valid_compute").action.function)  # type: ignore[union-attr]  # it is a Compute
     known = dict(run.ctx.loss_fns) if run is not None and loss is None else {}
     losses: dict[str, Loss] = known if compute is not None or any(known.values()) else _losses(loss, module, {}, None, None, accelerator)
     if metrics is None and run is not None:
@@ -286,6 +304,14 @@ def refuse_several_processes() -> None:
             f"statetrain runs in one process so far, got {world} (torch.distributed or WORLD_SIZE); each would train a model of "
             f"its own. Start one process, or wrap the loop yourself"
         )
+
+
+def _accelerator(given: Any, device: str | torch.device) -> Accelerator:
+    if given is None:
+        return Accelerator(device)
+    if device != "auto":
+        raise ConfigError(f"device={device!r} would not be used: the accelerator has its own, {given.device}")
+    return adapt(given)
 
 
 def _epochs(epochs: Any, max_steps: int | None, stop: Guard | None) -> tuple[int, float]:
@@ -439,8 +465,16 @@ def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     if all(loss is not None for loss in losses.values()):
         return
     for state in lifecycle.states:
-        if state.action in (actions.loss, actions.valid_loss):
+        if plain(state.action) in (actions.loss, actions.valid_loss):
             raise ConfigError(f"state {state.name!r} needs a loss, a function of prediction and target; give loss=, or valid_compute=")
+
+
+def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Accelerator) -> torch.amp.GradScaler | None:
+    """What scales the loss, if the lifecycle scales it."""
+    if "unscale" not in lifecycle.names:
+        return None
+    given = precision.scaler if isinstance(precision, MixedPrecision) else None
+    return torch.amp.GradScaler(accelerator.device.type) if given is None else given
 
 
 def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
@@ -457,6 +491,8 @@ def _check_monitors(machine: Machine, tallies: Mapping[str, Tally]) -> None:
     for arrow in machine.lifecycle.transitions:
         if arrow.guard is not None:
             check_monitors(arrow.guard.monitors, columns, f"{hint} (monitored by [{arrow.guard.label}])")
+    for callback in machine.callbacks:
+        check_monitors(callback.monitors, columns, f"{hint} (monitored by {callback!r})")
 
 
 def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:

@@ -45,13 +45,14 @@ def train(
     non_finite: str = "raise",
     check_gradients: bool = False,
     accumulate: int = 1,
+    closure: bool = False,
     metric: Loss | None = None,
 ) -> Ran:
     """Trains the model in place.
 
     Args:
         model, data, valid, losses, optimizers: data as iterables of `(input, target)`, losses and optimizers by name.
-        epochs, clock, min_epochs, max_steps, non_finite, check_gradients, accumulate: as in `fit`.
+        epochs, clock, min_epochs, max_steps, non_finite, check_gradients, accumulate, closure: as in `supervised`.
         validate: an interval and its unit: "epochs", "steps" or "seconds".
         patience, monitor: stop between epochs when so many rows have not improved.
         seconds: stop at the next batch after so long.
@@ -128,6 +129,20 @@ def train(
             optimizer.zero_grad()
         return True
 
+    def replay(x: Any, y: Any, name: str, optimizer: Any, own: Any, computed: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """What an optimizer calls that wants the loss anew, as often as it likes; once, it has been computed already."""
+        first = [computed]
+
+        def compute() -> torch.Tensor:
+            if first:
+                return first.pop()
+            optimizer.zero_grad()
+            loss = losses[name](model(x), y)
+            loss.backward(inputs=own)
+            return loss
+
+        return compute
+
     def train_on(x: torch.Tensor, y: torch.Tensor, last: bool) -> bool:
         """Whether every optimizer made its step."""
         nonlocal pending
@@ -149,7 +164,7 @@ def train(
                     p.grad /= pending
             if check_gradients and refused(sum(p.grad.double().square().sum().item() for p in own)):
                 return False
-            optimizer.step()
+            optimizer.step(replay(x, y, name, optimizer, own, loss) if closure else None)
             pending = 0
         ran.step += 1
         return True

@@ -41,7 +41,7 @@ class SharpDetour(Detour):
     """A narrower one, which arrows for the wider take as well."""
 
 
-EVENTS = (SkipBatch, SkipEpoch, StopFit, Detour, SharpDetour, KeyboardInterrupt, ZeroDivisionError)
+EVENTS = (SkipBatch, SkipEpoch, StopFit, Detour, Detour, SharpDetour, KeyboardInterrupt, ZeroDivisionError)
 ERRORS = (ValueError, StopIteration, SystemExit)
 
 # ---------------------------------------------------------------- what a scripted call does
@@ -294,7 +294,7 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         max_states: the most states, at least 3.
         max_depth: how deep scopes may nest, at least 1, which is not at all.
     """
-    finals = ["end", "stop"][: draw(st.integers(1, 2))]
+    finals = ["end", "stop"][: draw(st.integers(1, min(2, max_states - 2)))]
     within: dict[str, str | None] = {}
     depth: dict[str | None, int] = {None: 0}
     for i in range(draw(st.integers(2, max_states - len(finals)))):
@@ -353,15 +353,19 @@ def scripts(draw: st.DrawFn, lifecycle: Lifecycle, hooks: tuple[tuple[str, ...],
     """
     guards = sorted({leaf.label for arrow in lifecycle.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)})
     answers = {name: tuple(draw(_ANSWERS)) for name in guards}
-    calls = {state.name: _calls(state, hooks) for state in lifecycle.states}
-    anything = [label for own in calls.values() for label in own] + guards
-    anything += [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
-    anything += [effect.label for arrow in lifecycle.transitions if isinstance(effect := arrow.effect, Played | Breaking)]
+    every = [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
+    # Where an event may be raised.
+    heard = {name: [f"do {name}", *(label for label in every if label.endswith(f".on_enter_{name}"))] for name in lifecycle.names}
+    parts = [part for state in lifecycle.states for part in (state.action, state.close)] + [arrow.effect for arrow in lifecycle.transitions]
+    scopes = [state.name for state in lifecycle.states if state.mode is not None]
+    anything = [*guards, *every, *(part.label for part in parts if isinstance(part, Played | Breaking))]
+    anything += [f"{word} {name}" for name in scopes for word in ("begin", "write", "within")]
     deeds: dict[tuple[str, int], Deed] = {}
     for arrow in lifecycle.transitions:
-        inside = [label for name in (arrow.source, *lifecycle.inside(arrow.source)) for label in calls[name]]
-        if arrow.event is not None and inside and draw(st.booleans()):
-            deeds[draw(st.sampled_from(inside)), draw(_NUMBERS)] = Raise(arrow.event)
+        if arrow.event is not None and draw(st.booleans()):
+            inside = [label for name in (arrow.source, *lifecycle.inside(arrow.source)) for label in heard[name]]
+            kind = SharpDetour if arrow.event is Detour and draw(st.booleans()) else arrow.event
+            deeds[draw(st.sampled_from(inside)), draw(_NUMBERS)] = Raise(kind)
     for _ in range(draw(st.integers(0, 4)) if anything else 0):
         label, deed = draw(st.sampled_from(anything)), draw(_DEEDS)
         deeds[label, draw(_NUMBERS)] = deed
@@ -405,13 +409,6 @@ def _state(name: str, within: str | None, bits: int) -> State:
 
 def _final(name: str, bits: int) -> State:
     return State(name, Played(f"do {name}") if bits & 1 else None, final=True)
-
-
-def _calls(state: State, hooks: tuple[tuple[str, ...], ...]) -> list[str]:
-    """The labels of what is called while a state is the innermost, or in opening and closing it."""
-    calls = [part.label for part in (state.action, state.close) if isinstance(part, Played)]
-    calls += [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own if hook == f"on_enter_{state.name}"]
-    return calls + ([f"{word} {state.name}" for word in ("begin", "write", "within")] if state.mode is not None else [])
 
 
 def _guards(few: list[Answering]) -> tuple[st.SearchStrategy[Guard], st.SearchStrategy[Guard]]:

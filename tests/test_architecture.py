@@ -36,14 +36,16 @@ FLOORS = {
     "data": 4,
     "losses": 4,
     "metrics": 4,
+    "plotting": 4,
     "modes": 4,
     "interrupts": 4,
     "lifecycles": 5,
     "callbacks": 5,
     "run": 5,
     "training": 6,
+    "cli": 7,
     "__init__": 7,
-    "__main__": 7,
+    "__main__": 8,
 }
 
 # Within a floor, what is written in terms of what.
@@ -51,7 +53,7 @@ ORDER_WITHIN = {
     0: ["naming", "outcome", "checks", "guards", "criteria", "lifecycle", "position"],
     2: ["machine", "table", "trace", "diagram", "explore"],
     3: ["keys", "history", "context", "interop", "registry", "testing"],
-    4: ["accelerator", "actions", "data", "losses", "metrics", "modes", "interrupts"],
+    4: ["accelerator", "actions", "data", "losses", "metrics", "modes", "interrupts", "plotting"],
     5: ["lifecycles", "callbacks", "run"],
 }
 

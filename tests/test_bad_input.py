@@ -179,7 +179,7 @@ def test_a_share_leaves_both_sides_something(samples, share, train, valid, point
 def test_several_optimizers_do_not_accumulate(batches, net):
     "Accumulation with several optimizers has no one meaning, and the error points to an own lifecycle."
     both = {"first": torch.optim.SGD(net[0].parameters(), lr=0.1), "last": torch.optim.SGD(net[3].parameters(), lr=0.1)}
-    with pytest.raises(st.ConfigError, match="is a window one of each, or of all.* start from supervised"):
+    with pytest.raises(st.ConfigError, match=r"is a window one of each, or of all.* start from supervised"):
         st.fit(net, batches, accumulate=2, **options(optimizer=both, opt_hparams=None))
 
 

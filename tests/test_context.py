@@ -393,18 +393,21 @@ def test_deferred_clean_ups_run_on_every_path(points, net):
     done = []
 
     class Defer(st.Callback):
+        def __init__(self, ending):
+            self.ending = ending
+
         def on_enter_fit(self, ctx):
             ctx.defer(lambda: done.append("first"))
             ctx.defer(lambda: done.append("second"))
 
         def on_exit_step(self, ctx):
-            if ending is not None:
-                raise ending
+            if self.ending is not None:
+                raise self.ending
 
     for ending in (None, st.StopFit("enough"), OSError("broken")):
         done.clear()
         try:
-            st.fit(net, points, callbacks=Defer(), **options())
+            st.fit(net, points, callbacks=Defer(ending), **options())
         except OSError:
             pass
         except st.LifecycleError as error:  # an exit hook may raise no event

@@ -41,7 +41,7 @@ def test_both_engines_make_the_same_calls(scenario: Scenario):
     assert report.left[:2] == (0, 0), "a mode or a clean-up was left"
 
 
-@settings(drawn, max_examples=120)
+@settings(drawn, max_examples=80)
 @given(scenarios(), st.integers(0, 8))
 def test_stepping_changes_nothing_in_either_engine(scenario: Scenario, number: int):
     "A stepped run, and one that is closed half way, is the same in both engines; a stepped one is what it is in one go."
@@ -52,7 +52,7 @@ def test_stepping_changes_nothing_in_either_engine(scenario: Scenario, number: i
     assert unpaused(calm.run("transitions", stepped=True)) == unpaused(calm.run("table"))
 
 
-@settings(drawn, max_examples=60)
+@settings(drawn, max_examples=50)
 @given(scenarios())
 def test_one_trigger_after_another_is_a_run(scenario: Scenario):
     "A machine from `to_machine` whose `next` is triggered up to the end makes the calls of a run, guards, modes and marks too."
@@ -119,6 +119,23 @@ def test_an_interrupt_while_two_scopes_close_is_taken_by_the_one_still_open(engi
     report = Scenario(life, (), script).run(engine)
     assert report.outcome == "Completed(epoch=0)"
     assert [entry.label for entry in report.log].count("do head") == 2
+
+
+@pytest.mark.parametrize("engine", ["table", "transitions"])
+def test_one_function_in_two_places_is_told_apart(engine):
+    "A function that is a state's action and the effect of its loop may raise an event as the one, not as the other."
+    life = LOOP.alter(LOOP.between("work", "work")[0], effect=Played("do work"))
+    twice = {"more": (True,), "again": (True, False)}
+    illegal = Scenario(life, (), Script(twice, {("do work", 1): Raise(StopFit)})).run(engine)
+    assert "StopFit was raised by the effect of work -> work" in illegal.error
+    assert Scenario(life, (), Script(twice, {("do work", 2): Raise(StopFit)})).run(engine).outcome == "Completed(epoch=0)"
+
+
+@pytest.mark.parametrize("engine", ["table", "transitions"])
+def test_an_arrow_for_an_event_takes_narrower_ones(engine):
+    "An event of a subclass is taken by the arrow for its base."
+    report = Scenario(LOOP, (), Script({}, {("do head", 0): Raise(SharpDetour)})).run(engine)
+    assert (report.transition, report.outcome) == ("fit -> end Detour", "Completed(epoch=0)")
 
 
 @pytest.mark.parametrize("engine", ["table", "transitions"])

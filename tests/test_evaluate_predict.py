@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -154,7 +154,10 @@ def test_a_validation_of_ones_own(points, net):
         run.evaluate(points)
 
 
-Pair = namedtuple("Pair", "logits hidden")
+
+class Pair(NamedTuple):
+    logits: Any
+    hidden: Any
 
 
 class Parts(torch.nn.Linear):
@@ -249,7 +252,7 @@ def test_what_cannot_be_asked(ask, model, data, message):
 def test_data_that_gives_nothing(net):
     "An iterator without a batch is found when it is read."
     for ask in (lambda: st.evaluate(net, iter([]), loss=F.cross_entropy), lambda: st.predict(net, iter([]))):
-        with pytest.raises(st.DataError, match="gave no batch. Is it empty, or an iterator that was read before"):
+        with pytest.raises(st.DataError, match=r"gave no batch\. Is it empty, or an iterator that was read before"):
             ask()
 
 

@@ -41,11 +41,12 @@ class Press(st.Callback):
 
 @pytest.fixture(autouse=True)
 def handlers():
-    "The handlers that were there before are there after every test."
+    "Python's own handlers are there before every test, whatever started the tests, and after it."
+    outside = [signal.signal(number, handler) for number, handler in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True)]
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
-    for number, handler in zip(SIGNALS, before, strict=True):
+    for number, handler in zip(SIGNALS, outside, strict=True):
         signal.signal(number, handler)
     assert after == before
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from statetrain.keys import get, getter, parse
 
-Point = namedtuple("Point", "x y")
+
+class Point(NamedTuple):
+    x: int
+    y: int
 
 
 class Thing:
@@ -41,7 +44,7 @@ def test_paths_are_read(path, parts):
 @pytest.mark.parametrize("path", [".a", "a..b", "a.", "a[", "a[]", "a[b]", "a b", "a-b", "a[0]b", "a.[0]", "a[1.5]"])
 def test_what_is_no_path_is_refused(path):
     "An error shows the part that cannot be read and how a path is written."
-    with pytest.raises(ValueError, match="is no path: cannot read .* write it like 'batch.image' or 'batch\\[0\\]'"):
+    with pytest.raises(ValueError, match=r"is no path: cannot read .* write it like 'batch\.image' or 'batch\[0\]'"):
         parse(path)
 
 

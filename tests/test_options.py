@@ -124,6 +124,7 @@ class Case:
     compute: bool
     valid_compute: bool
     metric: bool
+    closure: bool
 
 
 @hs.composite
@@ -131,6 +132,7 @@ def cases(draw: hs.DrawFn) -> Case:
     sizes = hs.lists(hs.integers(2, 5), min_size=1, max_size=5)
     valid_sizes = draw(hs.none() | hs.lists(hs.integers(1, 5), min_size=1, max_size=3))
     several = draw(hs.booleans())
+    closure = draw(hs.sampled_from([False, False, False, True]))
     epochs = draw(hs.integers(0, 4))
     return Case(
         train_sizes=draw(sizes),
@@ -140,7 +142,7 @@ def cases(draw: hs.DrawFn) -> Case:
         epochs=epochs,
         min_epochs=draw(hs.integers(0, epochs)),
         several=several,
-        accumulate=1 if several else draw(hs.sampled_from([1, 1, 2, 3, 4, 7])),
+        accumulate=1 if several or closure else draw(hs.sampled_from([1, 1, 2, 3, 4, 7])),
         validate=(draw(hs.integers(1, 7)), draw(hs.sampled_from(["epochs", "steps", "seconds"]))),
         patience=draw(hs.none() | hs.integers(1, 2)),
         seconds=draw(hs.none() | hs.integers(1, 30)),
@@ -149,9 +151,10 @@ def cases(draw: hs.DrawFn) -> Case:
         check_gradients=draw(hs.booleans()),
         nan_at=draw(hs.none() | hs.integers(1, 12)),
         broken_at=draw(hs.none() | hs.integers(1, 12)),
-        compute=draw(hs.booleans()),
+        compute=not closure and draw(hs.booleans()),
         valid_compute=valid_sizes is not None and draw(hs.booleans()),
         metric=draw(hs.booleans()),
+        closure=closure,
     )
 
 
@@ -162,6 +165,8 @@ def batches_of(sizes: list[int], seed: int) -> list[tuple[torch.Tensor, torch.Te
 
 def optimizers_for(model: Parts, case: Case) -> dict[str, torch.optim.Optimizer]:
     def make(parameters: Any) -> torch.optim.Optimizer:
+        if case.closure:
+            return torch.optim.LBFGS(parameters, lr=0.1, max_iter=3)
         return torch.optim.Adam(parameters, lr=0.01) if case.adam else torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
     if case.several:
@@ -183,6 +188,7 @@ def lifecycle_of(case: Case) -> st.Lifecycle:
         min_epochs=case.min_epochs,
         compute=compute if case.compute else None,
         valid_compute=valid_compute if case.valid_compute else None,
+        closure=case.closure,
     )
 
 
@@ -226,6 +232,7 @@ def test_any_options_give_a_balanced_walk_and_the_weights_of_the_reference_loop(
         non_finite=case.non_finite,
         check_gradients=case.check_gradients,
         accumulate=case.accumulate,
+        closure=case.closure,
         metric=accuracy if case.metric else None,
     )
 
@@ -469,6 +476,15 @@ def test_a_skipped_validation_inside_an_epoch_goes_on_training(points, net):
     assert run.ctx.step == 3
     assert len(run.history) == 3
     assert "valid_loss" not in run.history.columns
+
+
+def test_a_validation_dropped_inside_an_epoch_does_not_break_it(points, net):
+    "An epoch that is made to its end is complete, though a validation on the way was left."
+    run = st.fit(
+        net, points, valid=[points], validate=st.Every(2, "steps"), callbacks=at("on_enter_valid_pred", raising(st.SkipEpoch())), **options(epochs=1)
+    )
+    assert [(row["step"], row["epoch_complete"]) for row in run.history] == [(2, False), (3, True)]
+    assert run.ctx.epoch_complete is True
 
 
 @pytest.mark.parametrize("state", ["epoch", "record"])

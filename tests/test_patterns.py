@@ -133,7 +133,7 @@ def test_a_failure_at_the_end():
     assert "  got       the end of the trace\n  expected  end or epoch\n" in str(error.value)
     with pytest.raises(AssertionError) as error:
         assert_trace(["fit", "end", "end"], "fit end epoch?")
-    assert "  got       end\n  expected  epoch or the end\n" in str(error.value)
+    assert "  got       end\n  expected  epoch or the end\n  pattern " in str(error.value)
 
 
 def test_a_failure_at_the_first_state():

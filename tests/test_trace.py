@@ -90,6 +90,8 @@ def test_a_trace_is_read_as_a_list():
 def test_a_trace_in_one_line():
     "The short form names the lifecycle, if it is known, and leaves out the middle of a long run."
     assert repr(traced(lifecycle=LIFE)) == "<Trace of 'demo', 5 transitions: fit tick tick tick end>"
+    just = Trace(LIFE.between("tick", "tick") * 12)
+    assert repr(just) == f"<Trace, 12 transitions: {' '.join(['tick'] * 12)}>"
     long = Trace([LIFE.start, *LIFE.between("tick", "tick") * 100, *LIFE.between("tick", "end")])
     assert repr(long) == "<Trace, 102 transitions: fit tick tick tick tick tick [90 more] tick tick tick tick tick end>"
 
@@ -156,6 +158,10 @@ def test_a_new_run_starts_a_new_trace():
     machine.run(Position())
     assert tracing.trace == first
     assert len(first) == 5
+    ring = Tracing(last=2)
+    machine = Machine(LIFE, ring)
+    machine.run(machine.run(Position()))
+    assert ring.trace.dropped == 3
 
 
 def test_a_run_can_be_traced_while_it_goes_on():

@@ -23,8 +23,8 @@ class CSVLogger(Callback):
     a file that is written anew replaces the old one when it is complete. Texts that a spreadsheet would take for a
     formula get an apostrophe before them; numbers stay numbers, with all their digits.
 
-    A new fit replaces the file when its first row is there; a fit that goes on (`run.fit(...)`, or a run that was
-    loaded) makes the file that of the whole history.
+    A new fit replaces the file when its first row is there. A fit that goes on adds to it, and one that is continued from
+    a checkpoint takes back the lines that came after that.
 
     Args:
         path: the file; folders that are missing are made.
@@ -42,8 +42,13 @@ class CSVLogger(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._written = 0  # rows of the history
-        self._columns: list[str] | None = None  # of the file; None as long as this run has not written to it
+        self._written = self._before = 0  # rows of the history, and lines of other runs above them
+        self._columns: list[str] | None = None  # of the file; None as long as nothing has been written to it here
+
+    def _begin(self, ctx: Any) -> None:
+        self._reset()
+        self.check_context(ctx)
+        self._before = len(self._lines()) if self.append else 0
 
     # ------------------------------------------------------------ hooks
 
@@ -62,14 +67,16 @@ class CSVLogger(Callback):
     def on_enter_fit(self, ctx: Any) -> None:
         """Begins the file, unless this fit goes on."""
         if ctx.epoch == 0:
-            self._reset()
-            self.check_context(ctx)
+            self._begin(ctx)
+
+    def on_resume(self, ctx: Any) -> None:
+        """Looks at the path again."""
+        self.check_context(ctx)
 
     def on_enter_valid(self, ctx: Any) -> None:
         """Begins the file of an evaluation, which enters no `fit`."""
         if ctx.epoch == 0:
-            self._reset()
-            self.check_context(ctx)
+            self._begin(ctx)
 
     def on_exit_record(self, ctx: Any) -> None:
         """Writes a row that no epoch closes: the others may still get columns."""
@@ -84,16 +91,25 @@ class CSVLogger(Callback):
         """Writes what has been recorded."""
         self._write(ctx.history)
 
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many lines of other runs the file has."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._reset()
+        self._before = state["before"]
+
     # ------------------------------------------------------------ the file
 
     def _write(self, history: Any) -> None:
         rows = history[self._written :]
         if not rows:
             return
-        if self._columns is None:
-            lines = self._lines() if self.append else []
-            if not self.append:
-                rows = list(history)
+        if self._columns is None:  # of a run that goes on, the lines after the point where it does are written again
+            lines, rows = self._lines()[: self._before], list(history)
         elif any(_cell(name) not in self._columns for row in rows for name in row):
             lines = self._lines()
         else:

@@ -42,7 +42,6 @@ class KeepBest(Callback):
             raise ConfigError(f"KeepBest: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
         self.monitor, self.mode, self.cpu = monitor, mode, cpu
         self.monitors = (monitor,)
-        self._seen_to = False  # whether the end of the run is going to put the weights back
         self._forget()
 
     def _forget(self) -> None:
@@ -58,7 +57,11 @@ class KeepBest(Callback):
         """Sees to it that the weights are put back."""
         if ctx.epoch == 0:
             self._forget()
-        self._see_to_it(ctx)
+        ctx.defer(partial(self._finish, ctx))
+
+    def on_resume(self, ctx: Any) -> None:
+        """Sees to it that the weights are put back."""
+        ctx.defer(partial(self._finish, ctx))
 
     def on_exit_record(self, ctx: Any) -> None:
         """Looks at the row of a validation within an epoch."""
@@ -77,20 +80,12 @@ class KeepBest(Callback):
         self._judged = row
         value = float(row[self.monitor])
         if better(value, self.best, self.mode):
-            self._see_to_it(ctx)
             self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
             self._weights = _copied(ctx.model, self.cpu)
 
     # ------------------------------------------------------------ putting back
 
-    def _see_to_it(self, ctx: Any) -> None:
-        """Has the weights put back when this run ends; a run that was loaded enters no `fit`, so each best row asks for it."""
-        if not self._seen_to:
-            self._seen_to = True
-            ctx.defer(partial(self._finish, ctx))
-
     def _finish(self, ctx: Any) -> None:
-        self._seen_to = False
         if self._weights is not None and not isinstance(ctx.outcome, Failed):
             self.restore(ctx.model)
 

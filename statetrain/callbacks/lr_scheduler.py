@@ -76,14 +76,17 @@ class LRScheduler(Callback):
     def on_enter_fit(self, ctx: Any) -> None:
         """Makes the schedule, unless this fit goes on with one."""
         if ctx.epoch == 0 or self._target is not self._find(ctx):
-            self._schedule = None
-        self._ready(ctx)
+            self._make(ctx)
         self._step, self._epoch = ctx.step, ctx.epoch
+
+    def on_resume(self, ctx: Any) -> None:
+        """Makes the schedule, with the state that was loaded."""
+        self._make(ctx)
+        self._step = ctx.step
+        self._epoch = ctx.epoch if ctx.state == "next_epoch" else ctx.epoch - 1
 
     def on_enter_step(self, ctx: Any) -> None:
         """Notes the rate of the step."""
-        if self._schedule is None:  # a run that was loaded enters no `fit`
-            self._ready(ctx)
         if self._target is not None and ctx.opt is self._target:
             self._lr = self._target.param_groups[0]["lr"]
 
@@ -102,23 +105,23 @@ class LRScheduler(Callback):
     def on_exit_record(self, ctx: Any) -> None:
         """Goes on, if it does so with each validation."""
         if self._per == "valid" and len(ctx.history) > self._rows and any(name.startswith("valid_") for name in ctx.history[-1]):
-            self._advance(ctx)
+            self._advance(ctx.history[-1])
 
     def on_enter_next_epoch(self, ctx: Any) -> None:
         """Goes on, if it does so with each epoch."""
         if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
             self._epoch = ctx.epoch
-            self._advance(ctx)
+            self._advance(ctx.history[-1] if len(ctx.history) else {})
 
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the schedule; empty before there is one."""
-        return self._state if self._schedule is None else copy.deepcopy(dict(self._schedule.state_dict()))
+        return {} if self._schedule is None else _plain(self._schedule.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts a state into the schedule that the next run makes; the optimizer's own state holds the rate."""
-        self._schedule, self._state = None, dict(state)
+        """Keeps a state for the schedule that is made when the run is continued."""
+        self._state = dict(state)
 
     # ------------------------------------------------------------ the schedule
 
@@ -133,10 +136,7 @@ class LRScheduler(Callback):
             raise ConfigError(f"LRScheduler: this run has {what}")
         return found
 
-    def _ready(self, ctx: Any) -> None:
-        """Makes the schedule, if there is none."""
-        if self._schedule is not None:
-            return
+    def _make(self, ctx: Any) -> None:
         optimizer = self._find(ctx)
         before = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         try:
@@ -158,12 +158,11 @@ class LRScheduler(Callback):
             remedy = "say which column it takes: monitor='valid_loss'" if self._monitor is None else "it takes no value; leave monitor out"
             raise ConfigError(f"LRScheduler: {type(schedule).__name__} and monitor={self._monitor!r} do not fit: {remedy}")
 
-    def _advance(self, ctx: Any) -> None:
-        self._ready(ctx)
+    def _advance(self, row: dict[str, Any]) -> None:
         if self._monitor is None:
             self._schedule.step()
-        elif self._monitor in ctx.history[-1]:
-            self._schedule.step(ctx.history[-1][self._monitor])
+        elif self._monitor in row:
+            self._schedule.step(row[self._monitor])
 
     def __repr__(self) -> str:
         options = {"per": self._per, "monitor": self._monitor, "optimizer": self._optimizer, **self._kwargs}
@@ -189,6 +188,11 @@ def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
 def _takes_metric(schedule: type) -> bool:
     """Whether a schedule's step needs a value, as `ReduceLROnPlateau`'s does."""
     return "metrics" in inspect.signature(getattr(schedule, "step", lambda: None)).parameters
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy without what is no plain data; those are settings, such as MultiStepLR's table, that its arguments say again."""
+    return copy.deepcopy({name: value for name, value in state.items() if not (isinstance(value, dict) and not all(isinstance(key, str) for key in value))})
 
 
 def _name(factory: Any) -> str:

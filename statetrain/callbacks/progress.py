@@ -30,6 +30,7 @@ _SHARE = 50  # a drawing is followed by a pause of so many times its own length:
 _WIDTH = 40  # columns of a bar, at most
 _TAIL = 50  # columns of what stands after a bar, usually
 _COUNTERS = {"epoch", "step", "samples", "seconds", "epoch_complete"}  # of a row; what is not among them is a metric
+_STYLES: dict[type, str] = {Completed: "green", Stopped: "green", Interrupted: "yellow", Failed: "red"}
 
 
 class Progress(Callback):
@@ -205,8 +206,7 @@ class Progress(Callback):
         return _Bar(self._batches, done, self._total, None if self._total is None else done / self._total, left, f"{_rate(rate)}  {losses}".strip())
 
     def _epoch_bar(self, ctx: Any, done: int, now: float) -> _Bar:
-        training = self._batches == "train"
-        part = (done / self._total if self._total else 0.0) if training else 1.0
+        part = 1.0 if self._batches != "train" else done / self._total if self._total else 0.0
         whole, here = ctx.epoch - 1 - self._first_epoch, now - self._epoch_opened
         # An epoch takes as long as those before it did; the first, as long as its part so far lets expect.
         each = (self._epoch_opened - self._started) / whole if whole else here / part if part else None
@@ -236,23 +236,19 @@ def _row(name: str, row: dict[str, Any], seconds: float) -> str:
 def _losses(ctx: Any) -> str:
     """The means of the losses since the last row, as `train_loss 0.2310`."""
     tally = ctx.tally
-    return "  ".join(
-        f"{name} {_number(mean.value())}" for name, mean in zip(tally.loss_names, tally.losses.values(), strict=True) if mean.count
-    )
-
-
-_STYLES: dict[type, str] = {Completed: "green", Stopped: "green", Interrupted: "yellow", Failed: "red"}
+    means = zip(tally.loss_names, tally.losses.values(), strict=True) if tally is not None else ()
+    return "  ".join(f"{name} {_number(mean.value())}" for name, mean in means if mean.count)
 
 
 def _ending(ctx: Any, run: str, outcome: Outcome | None, seconds: float) -> str:
-    made = f"{_count(ctx.step, 'steps')}, " if run == "fit" else f"{_count(ctx.valid_iter, 'batches')}, "
-    took = f"{made}{_duration(seconds)}"
+    made = _count(ctx.step, "steps") if run == "fit" else _count(ctx.valid_iter, "batches")
+    took = f"{made}, {_duration(seconds)}"
     epoch = f" in epoch {ctx.epoch}" if ctx.epoch else ""
     if isinstance(outcome, Failed):
         # By now the scopes are closed, so the state itself has to say which loop it belongs to.
-        batch = f", batch {ctx.valid_iter if 'valid' in outcome.state else ctx.iter}"
+        batch = ctx.valid_iter if "valid" in outcome.state or "predict" in outcome.state else ctx.iter
         message = next(iter(str(outcome.error).splitlines()), "")
-        return f"{run} failed{epoch}{batch}, state {outcome.state!r}: {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
+        return f"{run} failed{epoch}, batch {batch}, state {outcome.state!r}: {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
     if isinstance(outcome, Interrupted | Stopped):
         word = "stopped" if isinstance(outcome, Stopped) else "interrupted"
         return f"{run} {word}{epoch}: {outcome.reason} ({took})"
@@ -275,9 +271,7 @@ def _rate(rate: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return _clock(seconds)
+    return f"{seconds:.1f} s" if seconds < 60 else _clock(seconds)
 
 
 def _clock(seconds: float) -> str:

@@ -59,7 +59,13 @@ class TensorBoard(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Any) -> None:
-        """Opens the file of events."""
+        """Opens a file of events."""
+        if ctx.epoch == 0:
+            self._written = 0
+        self._open(ctx)
+
+    def on_resume(self, ctx: Any) -> None:
+        """Opens a file of events."""
         self._open(ctx)
 
     def on_exit_record(self, ctx: Any) -> None:
@@ -82,8 +88,9 @@ class TensorBoard(Callback):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.logdir), purge_step=ctx.step + 1 if ctx.step else None)
-            self._written = min(ctx.first_row, len(ctx.history))
+            # Of a run that goes on, what lies after its last row was written by a process that came to nothing.
+            after = ctx.history[self._written - 1]["step"] + 1 if self._written else None
+            self._writer = SummaryWriter(str(self.logdir), purge_step=after)
             ctx.defer(self._close)
         return self._writer
 
@@ -94,14 +101,11 @@ class TensorBoard(Callback):
 
     def _write(self, ctx: Any) -> bool:
         """Whether there was a row to write."""
-        if len(ctx.history) == self._written and self._writer is not None:
-            return False
-        writer = self._open(ctx)
         rows = ctx.history[self._written :]
         for row in rows:
             for column, value in row.items():
                 if column not in _NO_METRICS and isinstance(value, int | float):
-                    writer.add_scalar(_tag(column), value, row["step"])
+                    self._open(ctx).add_scalar(_tag(column), value, row["step"])
         self._written = len(ctx.history)
         return bool(rows)
 
@@ -113,6 +117,16 @@ class TensorBoard(Callback):
                 values = values[torch.isfinite(values)]
                 if values.numel():  # a histogram of nothing, or of NaN, has no borders
                     writer.add_histogram(name, values, ctx.step)
+
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows have been written."""
+        return {"written": self._written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._written = state["written"]
 
     def __repr__(self) -> str:
         return f"TensorBoard({str(self.logdir)!r}{f', histograms={self._patterns!r}' if self._patterns else ''})"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 
-from statetrain.diagram.layout import DOT, HEAD, LINE, RING, ROOT, Box, Layout, Point, Route, width_of
-from statetrain.diagram.picture import OTHER_ERRORS, Detail, events_of, picture, start_of
+from statetrain.diagram.layout import ROOT, Box, Layout
+from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
+from statetrain.diagram.picture import Detail, events_of, picture, start_of
+from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.table import OTHER_ERRORS
 
 
 def dot(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full", placed: bool = True) -> str:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from statetrain.diagram.picture import OTHER_ERRORS, Arrow, Detail, Picture, events_of, picture, start_of
+from statetrain.diagram.picture import Arrow, Detail, Picture, events_of, picture, start_of
 from statetrain.diagram.theme import ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.table import OTHER_ERRORS
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
 
@@ -131,7 +132,7 @@ def _words(arrow: Arrow, leaves: str, reaches: str) -> str:
     parts = (
         _escaped(leaves),
         str(arrow.number) if arrow.number else "",
-        f"{EVENT} {arrow.event}" if arrow.event else "",
+        f"{EVENT} {_escaped(arrow.event)}" if arrow.event else "",
         guard,
         f"/ {_escaped(arrow.effect)}" if arrow.effect else "",
         f"to {_escaped(reaches)}" if reaches else "",

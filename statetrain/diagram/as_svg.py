@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from statetrain.diagram.layout import DOT, HEAD, LINE, RING, ROOT, Box, Layout, Point, Route
-from statetrain.diagram.picture import OTHER_ERRORS, Detail, picture
+from statetrain.diagram.layout import ROOT, Box, Layout
+from statetrain.diagram.measure import DOT, HEAD, LINE, RING
+from statetrain.diagram.picture import Detail, picture
+from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.table import OTHER_ERRORS
 
 MARGIN = 12.0
 

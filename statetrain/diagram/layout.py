@@ -12,68 +12,22 @@ Lengths are in points; x grows to the right, y downwards.
 from __future__ import annotations
 
 import itertools
-import textwrap
-import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
-from attrs import define, field, frozen
+from attrs import define, field
 
-from statetrain.diagram.picture import OTHER_ERRORS, Arrow, Picture, events_of, start_of
-from statetrain.diagram.theme import NAME, WORDS
+from statetrain.diagram.measure import DOT, FIRST, GAP, HEAD, LANE, LINE, PAD, size_of, width_of, words_of
+from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
+from statetrain.diagram.route import Point, Route
+from statetrain.diagram.theme import NAME
 from statetrain.lifecycle import FAILED, START
 
 Side = Literal["left", "right"]
 _SIDES: tuple[Side, ...] = ("left", "right")
-Point = tuple[float, float]
 
 ROOT = ""  # the outside of all scopes
-LINE = 11.5  # from one line of words to the next
-WRAP = 30  # characters of a line of words
-BOX, HEAD, DOT, RING = 26.0, 24.0, 8.0, 4.0  # heights of a state, of a scope's head, of a dot; the space in a double border
-GAP, PAD = 16.0, 12.0  # between states, inside a border
-FIRST, LANE = 15.0, 11.0  # from boxes to the first lane, from lane to lane
-BEND, TIP = 7.0, 7.5  # the radius of a bend, the length of an arrow's tip
 JOIN = 10.0  # how far an arrow runs along the one that it joins
-
-_WIDTHS = {  # of the letters of Helvetica and Arial, in thousandths of the size
-    191: "'", 222: "ijl`", 260: "|", 278: " !,./:;I[\\]ft", 333: "()-r{}", 355: '"', 389: "*", 469: "^", 500: "Jcksvxyz",
-    556: "#$0123456789?L_abdeghnopqu", 584: "+<=>~", 611: "FTZ", 667: "&ABEKPSVXY", 722: "CDHNRUw", 778: "GOQ",
-    833: "Mm", 889: "%", 944: "W", 1015: "@",
-}  # fmt: skip
-_WIDTH = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
-
-
-def width_of(text: str, size: float) -> float:
-    """The width of a line of type."""
-    return sum(_WIDTH.get(c) or (1000 if unicodedata.east_asian_width(c) in "WF" else 600) for c in text) * size / 1000
-
-
-@frozen
-class Words:
-    """What stands beside an arrow: lines that say when it is taken, and lines that say what it does."""
-
-    when: tuple[str, ...]
-    then: tuple[str, ...]
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """All of them."""
-        return (*self.when, *self.then)
-
-    @property
-    def width(self) -> float:
-        """The width of the longest line; another font than ours may be a little wider."""
-        return max((width_of(line, WORDS) * 1.05 for line in self.lines), default=0.0)
-
-
-def words_of(arrow: Arrow) -> Words:
-    """An arrow's words. The main way needs no "else": it is seen."""
-    number = str(arrow.number) if arrow.number else ""
-    guard = f"[{arrow.guard}]" if arrow.guard else "else" if arrow.other and arrow.kind == "plain" else ""
-    when = " ".join(part for part in (number, arrow.event, guard) if part)
-    then = f"/ {arrow.effect}" if arrow.effect else ""
-    return Words(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))
 
 
 @define(eq=False)
@@ -148,38 +102,6 @@ class Way:
     def lane(self) -> tuple[int, str, str]:
         """Arrows for which this is equal share a lane."""
         return (self.gutter, self.arrow.head, self.arrow.kind)
-
-
-@frozen
-class Route:
-    """An arrow in its place.
-
-    Attributes:
-        points: its corners, from its tail to its head.
-        joins: whether it ends on another arrow to the same goal.
-        words: what stands beside it.
-        when: the upper left corner of the words that say when it is taken.
-        then: the upper left corner of the words that say what it does.
-    """
-
-    arrow: Arrow
-    points: tuple[Point, ...]
-    joins: bool
-    words: Words
-    when: Point
-    then: Point
-
-    @property
-    def curve(self) -> list[Point]:
-        """The line with round bends, as a Bezier curve: a point, then three for each piece. The tip is left out."""
-        points = list(_corners(self.points))
-        if not self.joins:
-            points[-1] = _toward(points[-1], points[-2], TIP)
-        curve = [points[0]]
-        for before, bend, after in zip(points, points[1:], points[2:], strict=False):
-            begin, end = _toward(bend, before, BEND), _toward(bend, after, BEND)
-            curve += [curve[-1], begin, begin, bend, bend, end]
-        return [*curve, curve[-1], points[-1], points[-1]]
 
 
 class Layout:
@@ -293,13 +215,13 @@ class Layout:
 
     def _down(self, box: Box, top: float) -> None:
         box.top = top
-        space = {side: sum(port.above + port.below for port in box.ports[side].values()) for side in _SIDES}
         if not box.rows:
-            box.bottom = top + max(_height(self.picture, box.name), *(need + 4.0 for need in space.values()))
-            for side in _SIDES:
-                _stack(box.ports[side].values(), (top + box.bottom - space[side]) / 2)
+            space = [sum(port.above + port.below for port in box.ports[side].values()) for side in _SIDES]
+            box.bottom = top + max(size_of(self.picture, box.name)[1], *(need + 4.0 for need in space))
+            for side, need in zip(_SIDES, space, strict=True):
+                _stack(box.ports[side].values(), (top + box.bottom - need) / 2)
             return
-        y = top if box.name == ROOT else self._head(box, space["right"])
+        y = top if box.name == ROOT else self._head(box)
         for i, row in enumerate(box.rows):
             if i or box.name != ROOT:
                 words = max((len(words_of(way.arrow).lines) for way in self._ways if way.straight and way.arrow.head == row[0].name), default=0)
@@ -311,22 +233,21 @@ class Layout:
             y = max([cell.bottom for cell in row] + [cell.bottom for cell in box.rows[i - 1]] * (i > 0))
         box.bottom = y + (PAD if box.name != ROOT else 0.0)
 
-    def _head(self, box: Box, right: float) -> float:
+    def _head(self, box: Box) -> float:
         """Places the ports of a scope's head; returns where it ends."""
         first = next(iter(box.ports["right"].values()), None)
-        beside_dot = first is not None and first.node == start_of(box.name)
-        _stack(box.ports["right"].values(), box.top + (HEAD / 2 - first.above if first is not None and beside_dot else 2.0))
+        beside_dot = HEAD / 2 - first.above if first is not None and first.node == start_of(box.name) else 0.0
+        right = _stack(box.ports["right"].values(), box.top + max(2.0, beside_dot))
         arriving = [port for key, port in box.ports["left"].items() if not isinstance(key, Arrow) and port.node == box.name]
         for i, port in enumerate(arriving):  # they end at the border, beside the name; all others pass below it
             port.y = box.top + HEAD / 2 + 8.0 * i
-        others = [port for port in box.ports["left"].values() if port not in arriving]
-        return max(box.top + right + 10.0, _stack(others, box.top + HEAD))
+        return max(right + 2.0, _stack((port for port in box.ports["left"].values() if port not in arriving), box.top + HEAD))
 
     # ------------------------------------------------------------ across
 
     def _across(self, box: Box) -> None:
         if not box.rows:
-            box.left = box.right = _half_width(self.picture, box.name)
+            box.left = box.right = size_of(self.picture, box.name)[0] / 2
             return
         for cell in box.cells:
             self._across(cell)
@@ -421,7 +342,8 @@ class Layout:
         box = self._owner(dot)
         if dot == start_of(box.name):
             return box.x, box.top + HEAD / 2
-        return box.x + 3 * DOT, next(port.y for port in box.ports["right"].values() if port.node == dot)
+        side, y = next((side, port.y) for side in reversed(_SIDES) for port in box.ports[side].values() if port.node == dot)
+        return box.x + 3 * DOT * (1 if side == "right" else -1), y
 
     def _end(self, node: str, side: Side, y: float, *, arrives: bool = False) -> tuple[Point, ...]:
         """Where an arrow meets a node whose port is at height y; a dot is met round a corner, with room for the tip."""
@@ -454,30 +376,12 @@ class Layout:
         begin = self._end(arrow.tail, way.out, out)
         joins = self._joins(way)
         if joins:
-            points = (*begin, (lane, out), (lane, out + (JOIN if into > out else -JOIN)))
+            points = (*begin, (lane, out), (lane, max(into, out - JOIN) if into < out else min(into, out + JOIN)))
         else:
             points = (*begin, (lane, out), (lane, into), *reversed(self._end(arrow.head, way.into, into, arrives=True)))
         rightwards = (way.out == "right") != (arrow.tail in self.picture.scopes)  # a scope's words stand inside it
         x = begin[-1][0] + (7.0 if rightwards else -7.0 - words.width)
         return Route(arrow, points, joins, words, (x, out - LINE * len(words.when) - 1.0), (x, out + 1.0))
-
-
-def _corners(points: tuple[Point, ...]) -> Iterable[Point]:
-    """The points without those at which nothing turns."""
-    yield points[0]
-    last = points[0]
-    for point, after in zip(points[1:], (*points[2:], None), strict=True):
-        turns = after is None or not any(last[axis] == point[axis] == after[axis] for axis in (0, 1))
-        if turns and point != last:
-            yield point
-            last = point
-
-
-def _toward(start: Point, goal: Point, far: float) -> Point:
-    """The point that lies so far from the start, and at most halfway to the goal."""
-    length = abs(goal[0] - start[0]) + abs(goal[1] - start[1])
-    part = min(far / length, 0.5) if length else 0.0
-    return start[0] + (goal[0] - start[0]) * part, start[1] + (goal[1] - start[1]) * part
 
 
 def _arrival(arrow: Arrow) -> tuple[str, bool]:
@@ -507,19 +411,3 @@ def _dots_reach(box: Box, side: Side) -> float:
 def _outside(box: Box, side: Side) -> float:
     """How much space words need beside a box; those of a scope stand inside it."""
     return 0.0 if box.rows else _reach(box, side)
-
-
-def _height(picture: Picture, name: str) -> float:
-    if name == START:
-        return DOT
-    if name == FAILED:
-        return BOX + LINE + 2 * RING
-    return BOX + (2 * RING if picture.life.state(name).final else 0.0)
-
-
-def _half_width(picture: Picture, name: str) -> float:
-    if name == START:
-        return DOT / 2
-    if name == FAILED:
-        return width_of(OTHER_ERRORS, WORDS) / 2 + 10.0 + RING
-    return width_of(name, NAME) / 2 + 12.0 + (RING if picture.life.state(name).final else 0.0)

@@ -6,7 +6,7 @@ way on from a state, and which states are the inner loop, where the time goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from attrs import evolve, frozen
@@ -14,11 +14,10 @@ from attrs import evolve, frozen
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import ConfigError
+from statetrain.table import is_else, number_of, plain, reading_order
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
 Detail = Literal["full", "states"]
-
-OTHER_ERRORS = "any other exception"  # what leads to `failed` without an arrow of its own
 
 
 @frozen
@@ -94,7 +93,7 @@ def picture(life: Lifecycle, detail: Detail = "full") -> Picture:
     if detail not in get_args(Detail):
         raise ConfigError(f"detail must be one of {', '.join(map(repr, get_args(Detail)))}, got {detail!r}{did_you_mean(str(detail), get_args(Detail))}")
     scopes = frozenset(state.within for state in life.states if state.within is not None)
-    order = tuple(_reading(life, None))
+    order = reading_order(life)
     main = {name: _main(life, order, scopes, name) for name in order if life.arrows(name)}
     hot = _loops({name: arrow.dest for name, arrow in main.items()})
     rank = {name: i for i, name in enumerate(order)}
@@ -120,30 +119,6 @@ def picture(life: Lifecycle, detail: Detail = "full") -> Picture:
     ends = {end for arrow in arrows for end in (arrow.tail, arrow.head)}
     dots = frozenset(dot for scope in scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
     return Picture(life, order, scopes, hot, dots, tuple(arrows))
-
-
-def _reading(life: Lifecycle, scope: str | None) -> Iterator[str]:
-    """The states within a scope: each after those that lead to it, a scope before what is in it."""
-    children = [state.name for state in life.states if state.within == scope]
-    inside = {child: {child, *life.inside(child)} for child in children}
-    home = {name: child for child, names in inside.items() for name in names}
-    done: list[str] = []
-    seen: set[str] = set()
-
-    def follow(child: str) -> None:
-        seen.add(child)
-        for arrow in reversed(life.transitions):  # so that what is asked first comes to stand first
-            if arrow.source in inside[child] and home.get(arrow.dest, child) not in seen:
-                follow(home[arrow.dest])
-        done.append(child)
-
-    begin = [life.start] if scope is None else [arrow for arrow in life.arrows(scope) if arrow.dest in home]
-    for child in [*(home[arrow.dest] for arrow in begin), *children]:
-        if child not in seen:
-            follow(child)
-    for child in reversed(done):
-        yield child
-        yield from _reading(life, child)
 
 
 def _main(life: Lifecycle, order: tuple[str, ...], scopes: frozenset[str], name: str) -> Transition:
@@ -181,29 +156,13 @@ def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind
         tail = events_of(source)
     if dest in scopes and dest in around:
         head = start_of(dest)  # from within, a scope is closed and begun anew
-    asked = _asked(life, transition)
     return Arrow(
         tail,
         head,
         kind,
-        number=asked.index(transition) + 1 if len(asked) > 1 else 0,
-        event=transition.event.__name__ if transition.event is not None else "",
-        guard=_plain(transition.guard.label) if transition.guard is not None else "",
-        effect=_plain(label_of(transition.effect)) if transition.effect is not None else "",
-        other=transition.event is None and transition.guard is None and len(life.arrows(source)) > 1,
+        number=number_of(life, transition),
+        event=plain(transition.event.__name__) if transition.event is not None else "",
+        guard=plain(transition.guard.label) if transition.guard is not None else "",
+        effect=plain(label_of(transition.effect)) if transition.effect is not None else "",
+        other=is_else(life, transition),
     )
-
-
-def _plain(text: str) -> str:
-    """A label on one line, without what no file format can hold."""
-    joined = " ".join(text.split())
-    return "".join(c if c.isprintable() or c == "\N{ZERO WIDTH JOINER}" else "\N{REPLACEMENT CHARACTER}" for c in joined)
-
-
-def _asked(life: Lifecycle, transition: Transition) -> list[Transition]:
-    """The arrows among which the order matters to this one: the guarded ones, or those of related events."""
-    event = transition.event
-    if event is None:
-        return [t for t in life.arrows(transition.source) if t.guard is not None] if transition.guard is not None else []
-    rivals = [t for t in life.transitions if t.source == transition.source and t.event is not None]
-    return [t for t in rivals if t.event is not None and (issubclass(t.event, event) or issubclass(event, t.event))]

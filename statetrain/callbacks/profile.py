@@ -1,0 +1,173 @@
+"""Profile: where the time of a run goes, by state and by callback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define
+
+from statetrain.callback import Call, Callback
+from statetrain.lifecycle import START
+
+Row = dict[str, Any]
+
+_WAITING = ("draw", "valid_draw", "predict_draw")
+
+
+@define(eq=False)
+class _Spent:
+    """What one kind of work has taken."""
+
+    seconds: float = 0.0
+    calls: int = 0
+
+
+class Profile(Callback):
+    """Measures how long each state and each hook of a callback takes.
+
+    A state's seconds are those of its action, of the guards that are asked in it, and of the effects of the arrows out of
+    it. The state `draw` draws a batch and places it, so its seconds are waiting for data. What belongs to no state (the
+    machine's own work, and that of measuring) is the rest of `total`.
+
+        profile = st.Profile()
+        st.fit(..., callbacks=[profile])
+        print(profile)
+
+    The rows of the history get the columns `seconds_train` and `seconds_valid`: what was spent in training and in
+    validation since the row before.
+
+    On a device, work that was only queued costs nothing where it is queued, and its time where something waits for it.
+    Calls are wrapped when the machine is made, so a run that does not measure is not slowed down. The engine "table" is the
+    one that is measured.
+
+    Args:
+        clock: seconds from any moment on.
+    """
+
+    writes = ("history.seconds_train", "history.seconds_valid")
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._spent: dict[tuple[str, str], _Spent] = {}  # by state and hook; the state's own work has no hook
+        self._began: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        for spent in self._spent.values():  # those who measure hold on to them
+            spent.seconds, spent.calls = 0.0, 0
+        self._visits: dict[str, int] = {}
+        self._total = 0.0
+        self._opened: dict[str, float] = {}  # when a scope was
+        self._in: dict[str, float] = {}  # seconds since the last row
+
+    # ------------------------------------------------------------ measuring
+
+    def wrap_call(self, function: Call, state: str, hook: str) -> Call:
+        """The function, with the time that it takes added to its state's or its hook's."""
+        if hook.startswith("Profile.") or state == START:
+            return function
+        spent, clock = self._spent.setdefault((state, hook), _Spent()), self._clock
+
+        def measured(ctx: Any) -> Any:
+            began = clock()
+            try:
+                return function(ctx)
+            finally:
+                spent.seconds += clock() - began
+                spent.calls += 1
+
+        return measured
+
+    def on_transition(self, ctx: Any) -> None:
+        """Counts the visit; the first arrow of a run starts its time."""
+        if self._began is None:
+            if ctx.epoch == 0:
+                self._reset()
+            self._began = self._clock()
+            ctx.defer(self._stop)
+        dest = ctx.transition.dest
+        self._visits[dest] = self._visits.get(dest, 0) + 1
+
+    def _stop(self) -> None:
+        assert self._began is not None
+        self._total, self._began = self.total, None
+        self._opened.clear()
+
+    # ------------------------------------------------------------ columns of the history
+
+    def on_enter_train(self, ctx: Any) -> None:
+        """Training begins, or begins again."""
+        self._opened["train"] = self._clock()
+
+    def on_exit_train(self, ctx: Any) -> None:
+        """Training pauses or ends."""
+        self._close("train")
+
+    def on_enter_valid(self, ctx: Any) -> None:
+        """Validation begins."""
+        self._opened["valid"] = self._clock()
+
+    def on_exit_valid(self, ctx: Any) -> None:
+        """Validation ends."""
+        self._close("valid")
+
+    def on_enter_record(self, ctx: Any) -> None:
+        """Logs what was spent in both, if there will be a row."""
+        if ctx.row_due:
+            for name, seconds in self._in.items():
+                ctx.log_metric(f"seconds_{name}", seconds, set="")
+            self._in.clear()
+
+    def _close(self, scope: str) -> None:
+        now = self._clock()
+        self._in[scope] = self._in.get(scope, 0.0) + now - self._opened.pop(scope, now)
+
+    # ------------------------------------------------------------ results
+
+    @property
+    def total(self) -> float:
+        """Seconds that the run has taken, earlier fits of it included."""
+        return self._total + (0.0 if self._began is None else self._clock() - self._began)
+
+    @property
+    def waiting(self) -> float:
+        """Seconds in which the run waited for data."""
+        return sum(spent.seconds for (state, hook), spent in self._spent.items() if state in _WAITING and not hook)
+
+    def table(self) -> list[Row]:
+        """What took how long, the longest first.
+
+        Returns:
+            Rows of `state`, `hook` (`<callback>.<hook>`, or empty for the state's own work), `visits` of the state or
+            calls of the hook, `seconds`, and `share` of the total, from 0 to 1.
+        """
+        total = self.total
+        rows: list[Row] = [
+            {
+                "state": state,
+                "hook": hook,
+                "visits": spent.calls if hook else self._visits.get(state, 0),
+                "seconds": spent.seconds,
+                "share": spent.seconds / total if total else 0.0,
+            }
+            for (state, hook), spent in self._spent.items()
+            if spent.calls
+        ]
+        return sorted(rows, key=lambda row: row["seconds"], reverse=True)
+
+    def __repr__(self) -> str:
+        return f"<Profile: {self.total:.3g} s, {self.waiting:.3g} s of them waiting for data>"
+
+    def __str__(self) -> str:
+        """The table for a person."""
+        head = ("state", "hook", "visits", "seconds", "share")
+        lines = [head, *((row["state"], row["hook"], str(row["visits"]), f"{row['seconds']:.4f}", f"{row['share']:.1%}") for row in self.table())]
+        rest = self.total - sum(row["seconds"] for row in self.table())
+        lines += [("the rest", "", "", f"{rest:.4f}", f"{rest / self.total if self.total else 0.0:.1%}"), ("total", "", "", f"{self.total:.4f}", "")]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+            for line in lines
+        )

@@ -1,0 +1,173 @@
+"""The command line: `statetrain`, or `python -m statetrain`.
+
+A lifecycle is given as `module:name` (a Lifecycle, or a function that makes one), as the name of a standard one
+(`supervised`, `evaluation`, `prediction`), or as a JSON file that `Lifecycle.to_dict` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from statetrain.lifecycle import Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError
+
+OK, BROKEN, USAGE = 0, 1, 2  # what a command exits with: all is well, something does not hold, it cannot be done
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: the words after the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0 if all is well, 1 if something does not hold, 2 if the command cannot be done.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if not hasattr(given, "command"):
+        parser.print_help()
+        return USAGE
+    try:
+        return int(given.command(given))
+    except (ValueError, OSError, ImportError, LookupError) as error:
+        print(f"statetrain: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="statetrain", description="See, check and test lifecycles of training.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, function: Any, words: str, lifecycles: Sequence[str] = ("lifecycle",)) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=words, description=words)
+        for one in lifecycles:
+            sub.add_argument(one, help="module:name, supervised, evaluation, prediction, or a JSON file")
+        sub.set_defaults(command=function)
+        return sub
+
+    show = command("show", _show, "Print the table of a lifecycle.")
+    show.add_argument("--format", choices=["text", "markdown", "json", "mermaid", "dot"], default="text")
+    draw = command("draw", _draw, "Draw a lifecycle into a file.")
+    draw.add_argument("file", nargs="?", help="a .svg, .png, .pdf, .dot or .mmd file; without one, Mermaid text is printed")
+    draw.add_argument("--theme", choices=["light", "dark"], default="light")
+    draw.add_argument("--detail", choices=["full", "states"], default="full")
+    command("check", _check, "Check that a lifecycle is sound, and say what it is.")
+    paths = command("paths", _paths, "List generated test paths, and check the lifecycle along them.")
+    paths.add_argument("--cover", choices=["states", "transitions", "pairs"], default="transitions")
+    simulate = command("simulate", _simulate, "Show the schedule of a run, without model or data.")
+    simulate.add_argument("--epochs", type=int, default=3)
+    simulate.add_argument("--batches", type=int, default=5)
+    simulate.add_argument("--valid-batches", type=int, default=2)
+    diff = command("diff", _diff, "Say in words how two lifecycles differ.", ("first", "second"))
+    diff.add_argument("--quiet", action="store_true", help="say nothing; the exit code tells")
+    return parser
+
+
+def lifecycle(name: str) -> Lifecycle:
+    """The lifecycle that a word on the command line stands for.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    from statetrain import lifecycles
+
+    standard = {"supervised": lifecycles.supervised, "evaluation": lifecycles.evaluation, "prediction": lifecycles.prediction}
+    if name in standard:
+        return standard[name]()
+    if ":" in name and not Path(name).exists():
+        module_name, _, attribute = name.partition(":")
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            module = importlib.import_module(module_name)
+        finally:
+            sys.path.pop(0)
+        if not hasattr(module, attribute):
+            raise ConfigError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
+        found = getattr(module, attribute)
+        made = found() if callable(found) and not isinstance(found, Lifecycle) else found
+        if not isinstance(made, Lifecycle):
+            raise ConfigError(f"{name} must be a Lifecycle or a function that makes one, got {type(made).__name__}")
+        return made
+    if Path(name).is_file():
+        return Lifecycle.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+    raise ConfigError(f"no lifecycle {name!r}: give module:name, a JSON file, or a standard one{did_you_mean(name, standard)}")
+
+
+def _show(given: argparse.Namespace) -> int:
+    life = lifecycle(given.lifecycle)
+    if given.format == "json":
+        print(json.dumps(life.to_dict(), indent=2))
+    elif given.format == "markdown":
+        from statetrain.table import markdown_table
+
+        print(markdown_table(life))
+    else:
+        print({"text": str, "mermaid": Lifecycle.mermaid, "dot": Lifecycle.dot}[given.format](life))
+    return OK
+
+
+def _draw(given: argparse.Namespace) -> int:
+    life = lifecycle(given.lifecycle)
+    if given.file is None:
+        print(life.mermaid(theme=given.theme, detail=given.detail))
+        return OK
+    life.draw(given.file, theme=given.theme, detail=given.detail)
+    print(given.file)
+    return OK
+
+
+def _check(given: argparse.Namespace) -> int:
+    try:
+        life = lifecycle(given.lifecycle)
+    except ValueError as error:
+        print(f"not sound: {error}", file=sys.stderr)
+        return BROKEN
+    from statetrain.testing import balanced, ends, judge
+
+    print(repr(life))
+    try:
+        print(f"fingerprint {life.fingerprint}")
+    except ValueError as error:
+        print(f"no fingerprint: {error}")
+    verdicts = [judge(life, one) for one in (balanced(), ends())]
+    for verdict in verdicts:
+        print(verdict)
+    return OK if all(verdict.holds for verdict in verdicts) else BROKEN
+
+
+def _paths(given: argparse.Namespace) -> int:
+    from statetrain.testing import paths
+
+    broken = 0
+    for path in paths(lifecycle(given.lifecycle), given.cover):
+        try:
+            path.check()
+            print(f"ok      {path}")
+        except AssertionError as error:
+            broken += 1
+            print(f"broken  {error}")
+    return BROKEN if broken else OK
+
+
+def _simulate(given: argparse.Namespace) -> int:
+    from statetrain.testing import simulate
+
+    print(simulate(lifecycle(given.lifecycle), given.epochs, given.batches, given.valid_batches))
+    return OK
+
+
+def _diff(given: argparse.Namespace) -> int:
+    from statetrain.registry import diff
+
+    lines = diff(lifecycle(given.first), lifecycle(given.second))
+    if not given.quiet:
+        print("\n".join(lines) or "no difference")
+    return BROKEN if lines else OK

@@ -1,0 +1,152 @@
+"""One run per directory: a file that names the process, and is taken over from one that is gone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from statetrain.outcome import CheckpointError
+
+FILE = "LOCK"
+_PULSE = 30.0  # seconds between two signs of life
+_SILENCE = 600.0  # seconds without one, after which a run elsewhere is taken for gone
+
+log = logging.getLogger("statetrain")
+
+
+@define(eq=False)
+class Lock:
+    """The right to write into a directory.
+
+    It is held by a file that says who holds it, not by the operating system: the workers of a loader would inherit
+    that, and outlive a process that was killed. A holder that is gone is recognised by its process id, start and boot;
+    one on another machine, or in another container, by the ten minutes in which it has not touched the file.
+
+    Args:
+        folder: the directory; made if it is not there.
+    """
+
+    folder: Path
+    held: bool = field(default=False, init=False)
+    _touched: float = field(default=0.0, init=False)
+
+    def take(self) -> None:
+        """Takes the directory; nothing happens if it is held already.
+
+        Raises:
+            CheckpointError: another run has it; the message names its process and machine.
+            OSError: the directory cannot be written.
+        """
+        if self.held:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / FILE
+        with _alone(self.folder):
+            holder = _read(path)
+            new = path.with_name(f"{FILE}.part")
+            new.write_text(json.dumps(_self()))
+            if holder and _is_there(holder, new.stat().st_mtime - path.stat().st_mtime):
+                new.unlink()
+                raise CheckpointError(
+                    f"{self.folder} is in use by process {holder.get('pid')} on {holder.get('host')}; give this run another directory, or "
+                    f"end that one. If it is gone for certain, delete {path}"
+                )
+            if holder is not None:
+                log.warning("the run of process %s in %s has ended without a word; this one takes over", holder.get("pid"), self.folder)
+            os.replace(new, path)
+        self.held = True
+
+    def touch(self, now: float) -> None:
+        """Gives a sign of life, at most every 30 seconds.
+
+        Args:
+            now: seconds from any moment on.
+        """
+        if self.held and now - self._touched >= _PULSE:
+            self._touched = now
+            try:
+                os.utime(self.folder / FILE)
+            except OSError:
+                pass  # the next one may come through
+
+    def give_back(self) -> None:
+        """Lets others have the directory. A lock that somebody else took meanwhile is left."""
+        if not self.held:
+            return
+        self.held = False
+        path = self.folder / FILE
+        if _read(path) == _self():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While it is open, no other process looks at a lock of this directory: two would take over one that is stale."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where a directory cannot be locked
+        yield
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks; two runs that start in the same millisecond may then both believe to be alone
+        yield
+    finally:
+        os.close(file)
+
+
+def _self() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"pid": pid, "host": socket.gethostname(), "boot": _text("/proc/sys/kernel/random/boot_id"), "start": _start(pid)}
+
+
+def _is_there(holder: dict[str, Any], silent: float) -> bool:
+    """Whether the process that a lock names may still be running, after so many seconds without a sign of life."""
+    own, pid = _self(), holder.get("pid")
+    if holder.get("host") != own["host"] or os.name != "posix":
+        return silent < _SILENCE
+    if holder.get("boot") != own["boot"] or type(pid) is not int:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's; it is there
+    return bool(_start(pid) == holder.get("start"))  # else the number was given to another process
+
+
+def _start(pid: int) -> str:
+    """When a process started, in the system's own counting; "gone" if it waits for its parent only, empty where nobody says."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return "" if len(fields) < 20 else "gone" if fields[0] in "ZX" else fields[19]
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a lock says; None if there is none. One that cannot be read was cut short, so its writer is gone."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,213 @@
+"""Plain data and tensors, nested, as JSON and a flat dict of tensors; and back, without trusting what is read.
+
+JSON has no tuples, no tensors, no NaN and no keys but strings. What it lacks is written as an object with the key `"~"`,
+which says what it is: `{"~": "tuple", "items": [...]}`. The word is looked up in the table below; a name in a file never
+becomes code. What cannot be written is refused with the path to it and its type.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from attrs import Factory, define
+
+from statetrain.outcome import CheckpointError
+
+Path = tuple[str, ...]
+
+_MARK = "~"
+_DEEPEST = 60  # levels of nesting; Python's own limit is far above
+_NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+# ---------------------------------------------------------------- writing
+
+
+def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """What JSON can hold, and the tensors by name. Tensors that share all of their memory are stored once.
+
+    Args:
+        data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists, tuples, dicts and Counters.
+
+    Raises:
+        CheckpointError: something else is in it; the message names its path and its type.
+    """
+    writer = _Writer()
+    return writer.write(data, ()), writer.tensors
+
+
+@define
+class _Writer:
+    tensors: dict[str, torch.Tensor] = Factory(dict)
+    names: dict[Any, str] = Factory(dict)  # of tensors, by the memory that they look at
+
+    def write(self, value: Any, path: Path) -> Any:
+        if len(path) > _DEEPEST:
+            raise CheckpointError(f"{_shown(path)}: nested deeper than {_DEEPEST} levels, or within itself")
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, path)
+        if (numpy := sys.modules.get("numpy")) is not None and isinstance(value, numpy.ndarray | numpy.generic):
+            return self._array(value, path, numpy)
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {_MARK: "float", "value": str(float(value))}
+        if isinstance(value, bytes):
+            return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
+        if type(value) is list:
+            return self._items(value, path)
+        if type(value) in (tuple, torch.Size):
+            return {_MARK: "tuple", "items": self._items(value, path)}
+        if isinstance(value, Counter):
+            return {_MARK: "counter", "items": self._pairs(value, path)}
+        if isinstance(value, dict):
+            if all(type(key) is str for key in value) and _MARK not in value:
+                return {key: self.write(part, (*path, key)) for key, part in value.items()}
+            return {_MARK: "dict", "items": self._pairs(value, path)}
+        raise CheckpointError(
+            f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be saved; "
+            f"only None, bools, numbers, texts, bytes, tensors and arrays can, in lists, tuples and dicts"
+        )
+
+    def _items(self, values: Iterable[Any], path: Path) -> list[Any]:
+        return [self.write(part, (*path, str(i))) for i, part in enumerate(values)]
+
+    def _pairs(self, value: dict[Any, Any], path: Path) -> list[Any]:
+        return [[self.write(key, (*path, f"key {i}")), self.write(part, (*path, str(key)))] for i, (key, part) in enumerate(value.items())]
+
+    def _tensor(self, tensor: torch.Tensor, path: Path) -> Any:
+        why = _unfit(tensor)
+        if why:
+            raise CheckpointError(f"{_shown(path)} is a {type(tensor).__name__} {why}, which cannot be saved")
+        if tensor.dtype is torch.complex128:
+            return {_MARK: "complex", "name": self._named(torch.view_as_real(tensor.resolve_conj()), path)}
+        return {_MARK: "tensor", "name": self._named(tensor, path)}
+
+    def _named(self, tensor: torch.Tensor, path: Path) -> str:
+        bits = (tensor.is_conj(), tensor.is_neg())
+        memory = (tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), bits)
+        if memory not in self.names:
+            name, n = ".".join(path) or "data", 2
+            while name in self.tensors or name == "__metadata__":
+                name, n = f"{'.'.join(path)}#{n}", n + 1
+            self.names[memory], self.tensors[name] = name, tensor.detach()
+        return self.names[memory]
+
+    def _array(self, value: Any, path: Path, numpy: Any) -> Any:
+        try:
+            if isinstance(value, float):  # numpy's float64 is a float
+                return self.write(float(value), path)
+            tensor = torch.from_numpy(numpy.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+        except TypeError:
+            raise CheckpointError(f"{_shown(path)} is a numpy {type(value).__name__} of {value.dtype}, which cannot be saved") from None
+        return {_MARK: "array" if isinstance(value, numpy.ndarray) else "scalar", "name": self._tensor(tensor, path)["name"]}
+
+
+def _unfit(tensor: torch.Tensor) -> str:
+    """Why a tensor cannot be written as numbers in a row; empty if it can."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return "of a class of its own"
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        return f"of layout {tensor.layout}" + (", quantized" if tensor.is_quantized else "")
+    return "on the device 'meta', without values" if tensor.is_meta else ""
+
+
+def _shown(path: Path) -> str:
+    return repr(".".join(path)) if path else "the data itself"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def decode(data: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """What `encode` was given. Tensors come on the CPU; those that were stored once are one object.
+
+    Raises:
+        CheckpointError: the data is not what `encode` writes.
+    """
+    return _decode(data, tensors, 0)
+
+
+def _decode(data: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
+    if depth > 2 * _DEEPEST + 2:  # a tuple takes two levels of JSON
+        raise CheckpointError("nested too deep")
+    if isinstance(data, list):
+        return [_decode(part, tensors, depth + 1) for part in data]
+    if not isinstance(data, dict):
+        return data
+    if _MARK not in data:
+        return {key: _decode(part, tensors, depth + 1) for key, part in data.items()}
+    kind = data[_MARK]
+    try:
+        if kind == "tuple":
+            return tuple(_decode(_list(data["items"]), tensors, depth + 1))
+        if kind in ("dict", "counter"):
+            pairs = [(_decode(key, tensors, depth + 1), _decode(part, tensors, depth + 1)) for key, part in _list(data["items"])]
+            return dict(pairs) if kind == "dict" else Counter(dict(pairs))
+        if kind == "float":
+            return _NUMBERS[data["value"]]
+        if kind == "bytes":
+            return base64.b64decode(data["base64"], validate=True)
+        if kind == "tensor":
+            return tensors[data["name"]]
+        if kind == "complex":
+            return torch.view_as_complex(tensors[data["name"]])
+        if kind == "array":
+            return tensors[data["name"]].numpy()
+        if kind == "scalar":
+            return tensors[data["name"]].numpy()[()]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"a {kind!r} cannot be read: {type(error).__name__}: {error}") from error
+    raise CheckpointError(f"unknown kind of data {kind!r:.80}")
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"items must be a list, got {type(value).__name__}")
+    return value
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def dumps(data: Any) -> bytes:
+    """JSON without blanks, as bytes; the same data is the same bytes."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
+
+
+def loads(text: bytes) -> Any:
+    """JSON, read strictly: no key twice, no NaN, no number out of range, no nesting beyond Python's limit.
+
+    Raises:
+        ValueError: it is no such JSON.
+    """
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key is there twice in {{{', '.join(key for key, _ in pairs):.80}}}")
+    return found
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is out of range")
+    return value
