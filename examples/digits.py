@@ -1,9 +1,9 @@
-"""Handwritten digits: a small convolutional network, and everything that a run needs.
+"""Handwritten digits: a small convolutional network, and what a run needs around it.
 
     python examples/digits.py
 
-The data comes with scikit-learn: 1797 pictures of 8 by 8 pixels. The run takes a few seconds on a CPU and reads more
-than 97 % of the digits that it has never seen.
+The data comes with scikit-learn: 1797 pictures of 8 by 8 pixels. The run takes a few seconds on a CPU, and the network then
+reads more than 97 % of the digits that it has never seen.
 """
 
 from __future__ import annotations
@@ -28,49 +28,42 @@ def network() -> nn.Module:
 
 
 def accuracy(pred: Tensor, target: Tensor) -> Tensor:
-    # A metric is a function of one batch; statetrain averages it over the samples.
+    # A metric is a function of a batch; its mean over all samples becomes train_accuracy and valid_accuracy.
     return (pred.argmax(dim=1) == target).float().mean()
 
 
 def main(epochs: int = 30, out: str | Path = "runs/digits") -> tuple[st.Run, float]:
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-
-    # Arrays with one row a sample are all that fit needs: it makes the batches, on the device that there is.
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8) / 16
     images, test_images, labels, test_labels = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
 
     run = st.fit(
         network(),
-        (images, labels),
-        valid=0.15,  # the share of the training data that is held back for validation
+        (images, labels),  # arrays with one row a sample; fit makes the batches, and places them on the device
+        valid=0.15,  # this share of the training data is held back for validation
         loss=cross_entropy,
-        metrics=accuracy,  # becomes the columns train_accuracy and valid_accuracy
         optimizer=torch.optim.Adam,
         opt_hparams={"lr": 1e-3},
         epochs=epochs,
-        # Each of these is an arrow in the picture. Guards combine with | and &, and the outcome says which one held.
-        stop=st.EarlyStopping("valid_loss", patience=6) | st.TimeLimit(minutes=2),
+        metrics=accuracy,
+        # From here on, each option is an arrow in the picture. Guards combine, and the outcome says which of them held.
+        stop=st.EarlyStopping("valid_loss", patience=6) | st.TimeLimit(minutes=1),
         non_finite="skip",  # a batch whose loss is NaN or infinite never reaches the weights
         callbacks=[st.Progress()],
-        trace=True,  # keep every transition that the run takes
+        trace=True,  # record every transition that is taken
         seed=0,
     )
-    score = run.evaluate((test_images, test_labels))["accuracy"]
+    score = float(run.evaluate((test_images, test_labels))["accuracy"])
 
-    # The picture is computed from the table that has just been walked, with how often each arrow was taken.
-    picture = draw(run, out / "lifecycle.svg")
+    # The picture is computed from the very table that was walked.
+    Path(out).mkdir(parents=True, exist_ok=True)
+    run.lifecycle.draw(f"{out}/lifecycle.svg")
 
-    print(f"\n{run.outcome!r} after {run.ctx.step} steps and {run.ctx.seconds:.1f} s")
+    print(f"outcome: {run.outcome}")
     print(f"accuracy on {len(test_labels)} digits that it has never seen: {score:.1%}")
-    print(f"the machine that trained it: {picture}")
+    print(f"the machine that trained it, in {len(run.trace)} transitions: {out}/lifecycle.svg")
     return run, score
-
-
-def draw(run: st.Run, path: Path) -> Path:
-    return path
 
 
 if __name__ == "__main__":

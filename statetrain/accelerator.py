@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from attrs import define, field
@@ -64,6 +65,15 @@ class Accelerator:
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model of one that `wrap` returned."""
         return model
+
+    def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
+        """Computes the gradients of a loss, shape ().
+
+        Args:
+            loss: with its graph.
+            inputs: the parameters whose gradients are computed; None is all that the loss was computed from.
+        """
+        loss.backward(inputs=inputs)
 
     def autocast(self, dtype: str) -> AbstractContextManager[None]:
         """While it is open, what can be computed in a shorter type is.

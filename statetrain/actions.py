@@ -46,7 +46,7 @@ def close_epoch(ctx: Any) -> None:
 
 def record(ctx: Any) -> None:
     "write a row of the history"
-    ctx.epoch_complete = ctx.exhausted and ctx.valid_complete
+    ctx.epoch_complete = (ctx.exhausted or not ctx.epoch) and ctx.valid_complete  # an evaluation is no part of an epoch
     values: dict[str, Any] = {}
     for tally in ctx.tallies.values():
         values.update(tally.compute())

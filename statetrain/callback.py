@@ -79,6 +79,16 @@ class Callback:
     monitors: Iterable[str] = ()
     """The columns of the history that the hooks read; one that nothing writes is an error before training."""
 
+    anywhere: bool = False
+    """Whether it may serve lifecycles that have not all the states it listens to; else such a hook is an error."""
+
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Called when a machine is made of it.
+
+        Raises:
+            CallbackError: the lifecycle has not what the callback was told to look at.
+        """
+
     def check_context(self, ctx: Any) -> None:
         """Called by `fit` when everything is known and before anything runs.
 
@@ -149,7 +159,7 @@ def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[st
             f"{near if near.startswith('; did you mean') else ''}"
         )
     state = name.removeprefix(prefix)
-    if state not in known:
+    if state not in known and not callback.anywhere:
         near = did_you_mean(state, known).replace("did you mean '", f"did you mean '{prefix}")
         raise CallbackError(f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle {lifecycle.name!r}{near}")
     return state in lifecycle.names or state == FAILED

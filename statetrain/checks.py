@@ -21,6 +21,7 @@ _RESERVED = ("failed",)
 def check(life: Lifecycle) -> None:
     """Raises a `LifecycleError` unless the table is sound."""
     _names(life)
+    _hashable(life)
     _scopes(life)
     _arrows(life)
     _order(life)
@@ -46,6 +47,17 @@ def _names(life: Lifecycle) -> None:
         raise LifecycleError(f"{life.name}: the initial state {life.initial!r} is unknown{did_you_mean(life.initial, seen)}")
     if not any(state.final for state in life.states):
         raise LifecycleError(f"{life.name}: no state is final, so no run could end; add State('end', final=True)")
+
+
+def _hashable(life: Lifecycle) -> None:
+    for part in (*life.states, *life.transitions):
+        try:
+            hash(part)
+        except TypeError as error:
+            raise LifecycleError(
+                f"{life.name}: {type(part).__name__} {part}: {error}; an action, effect, guard or mode with parameters is a frozen "
+                f"attrs class, or a function"
+            ) from error
 
 
 def _scopes(life: Lifecycle) -> None:

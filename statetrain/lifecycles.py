@@ -352,9 +352,28 @@ def evaluation(*, optimizers: int = 1, compute: Callable[[Any], Any] | None = No
     return _valid_alternating(life) if optimizers > 1 else life
 
 
-def prediction() -> Lifecycle:
-    """The lifecycle of predicting: validation's loop, with the model alone."""
-    return _made(
+@frozen
+class Predicting:
+    """A user's function as the action of `predict_pred`; the prediction is what it returns."""
+
+    function: Callable[[Any], Any]
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return label_of(self.function)
+
+    def __call__(self, ctx: Any) -> None:
+        ctx.pred = self.function(ctx)
+
+
+def prediction(*, compute: Callable[[Any], Any] | None = None) -> Lifecycle:
+    """The lifecycle of predicting: validation's loop, with the model alone.
+
+    Args:
+        compute: a function of the context in place of calling the model on the input; it returns the prediction.
+    """
+    life = _made(
         "prediction",
         [
             *_loop_states("predict", None),
@@ -366,6 +385,7 @@ def prediction() -> Lifecycle:
             *_leaving("predict"),
         ],
     )
+    return life if compute is None else life.replace("predict_pred", action=Predicting(compute))
 
 
 def _made(name: str, parts: list[State | Transition]) -> Lifecycle:

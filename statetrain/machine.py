@@ -86,6 +86,7 @@ class Machine:
                 raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
             for name, hook in hooks_of(callback, self.lifecycle).items():
                 self._hooks.setdefault(name, []).append((f"{name_of(callback)}.{name}", hook))
+            callback.check_lifecycle(self.lifecycle)
         for rows in (self._stepwise, self._fused):
             for name in (*self.lifecycle.names, FAILED):
                 rows[name] = []
@@ -397,6 +398,7 @@ class Machine:
         if isinstance(error, StopIteration):
             error = _chained(MachineError(f"StopIteration was raised by {self._culprit(ctx, place, ask)}; it never ends an epoch"), error)
         closed = isinstance(error, GeneratorExit)
+        where = ctx.where()  # before the modes are put back, which it depends on
         seconds: list[BaseException] = []
         while ctx.modes:
             mode, outer, *paused = ctx.modes.pop()
@@ -410,7 +412,7 @@ class Machine:
             _raise(seconds + _clean_up(ctx))  # notes on the error would be lost: closing a generator swallows it
         else:
             state = ctx.state or self.lifecycle.initial
-            at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", ctx.where()) if part)
+            at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", where) if part)
             error.add_note(f"statetrain: {at}; raised by {self._culprit(ctx, place, ask)}{_misspelt(ctx, error)}")
             ctx.error, ctx.outcome, ctx.state = error, Failed(_epoch(ctx), state, error), FAILED
             for _, hook in self._hooks.get("on_enter_failed", ()):

@@ -143,7 +143,7 @@ def fit(
         "valid_compute": valid_compute,
     }
     if lifecycle is None:
-        unused = {"validate": validate, "valid_compute": valid_compute} if valid is None else {}
+        unused = {"validate": validate, "valid_compute": valid_compute, "valid_metrics": valid_metrics} if valid is None else {}
         for name, value in unused.items():
             if value is not None:
                 raise ConfigError(f"{name} would not be used: there is no validation data; give valid=")
@@ -185,7 +185,8 @@ def fit(
         read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and bool(losses)),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
-        backward=getattr(accelerator, "backward", None),
+        # Ours would only make a call longer.
+        backward=None if type(accelerator).backward is Accelerator.backward else accelerator.backward,
         scaler=_scaler(precision, lifecycle, accelerator),
         verbose=verbose,
         clock=clock,
@@ -240,7 +241,7 @@ def evaluate(
     known = dict(run.ctx.loss_fns) if run is not None and loss is None else {}
     losses: dict[str, Loss] = known if compute is not None or any(known.values()) else _losses(loss, module, {}, None, None, accelerator)
     if metrics is None and run is not None:
-        metrics = dict(run.ctx.tallies["train"].metrics)
+        metrics = dict(run.ctx.tallies.get("valid", run.ctx.tallies["train"]).metrics)
     counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
     ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=compute is None)
     ctx.loss_fns, ctx.loss_fn = losses, next(iter(losses.values()), None)
@@ -257,6 +258,7 @@ def predict(
     data: Any,
     *,
     stack: bool = True,
+    compute: Callable[[Any], Any] | None = None,
     callbacks: Callback | Iterable[Callback] = (),
     input: loading.Key = None,  # noqa: A002  # the word that users look for
     pred: str | None = None,
@@ -269,6 +271,7 @@ def predict(
         model: a run, or a module.
         data: as in `fit`; a lone tensor is all inputs. What stands beside the inputs is not looked at.
         stack: whether the batches' predictions are joined along the first dimension; False gives a list of them.
+        compute: a function of the context that returns the prediction for `ctx.input`, in place of calling the model.
         callbacks: who watches; the lifecycle is `prediction()`.
         input, pred, dataloader_options, device: as in `fit`; None is the run's.
 
@@ -287,7 +290,7 @@ def predict(
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
     preds: list[Any] = []
     ctx.buffers["preds"] = preds
-    _walk_aside(ctx, Machine(prediction(), _listeners(callbacks)))
+    _walk_aside(ctx, Machine(prediction(compute=compute), _listeners(callbacks)))
     return loading.join(preds) if stack else preds
 
 
@@ -540,11 +543,13 @@ def _context_for(
         tallies={"valid": counted},
         opt_name=next(iter(counted.losses), ""),
         hparams=dict(run.ctx.hparams) if run is not None else {},
+        opt_hparams=dict(run.ctx.opt_hparams) if run is not None else {},
     )
 
 
 def _walk_aside(ctx: Context, machine: Machine) -> None:
     """Runs a machine beside a fit. An interrupt is passed on: part of an answer is not the answer."""
+    ctx.started = ctx.clock()
     run = Run(ctx, machine).walk()
     if isinstance(run.outcome, Interrupted):
         raise KeyboardInterrupt(run.outcome.reason)

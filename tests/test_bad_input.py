@@ -123,6 +123,7 @@ ARGUMENTS = {
     "a number as guard": (..., {"stop": 5}, st.GuardError, "a guard is a function of the context or a Guard, got 5"),
     "an interval for nothing": (..., {"validate": st.Every(2, "epochs")}, st.ConfigError, "validate would not be used: there is no validation data; give valid="),
     "a validation for nothing": (..., {"valid_compute": len}, st.ConfigError, "valid_compute would not be used: there is no validation data"),
+    "metrics for nothing": (..., {"valid_metrics": max}, st.ConfigError, "valid_metrics would not be used: there is no validation data"),
     "a number as validation": (..., {"valid": True}, st.ConfigError, "valid must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got bool"),
     "a share of batches": (..., {"valid": 0.2}, st.ConfigError, "valid=0.2 draws samples from the training data, which a Batches does not allow"),
     # callbacks

@@ -395,6 +395,8 @@ def test_non_finite(of, value):
     assert holds is not math.isfinite(value)
     assert holds is NonFinite(of).bind("there")(ctx)
     assert NonFinite(of).reason(ctx).endswith(f" is {value}")
+    assert NonFinite(of).label == f"{of} not finite"
+    assert NonFinite(of).reads == {"loss_value" if of == "loss" else "grad_norm"}
 
 
 def test_non_finite_reads_no_tensor():

@@ -65,6 +65,14 @@ def test_a_run_brings_its_loss_metrics_and_keys(points, net):
     assert run.predict([{"picture": points[0]}], input="picture").shape == (22, 3)
 
 
+def test_the_metrics_are_those_of_validation(points, net):
+    "Where training and validation have metrics of their own, evaluate takes validation's; without validation, training's."
+    run = st.fit(net, points, valid=points, train_metrics={"noise": accuracy}, valid_metrics={"hits": accuracy}, **options())
+    assert set(run.evaluate(points)) == {"loss", "hits"}
+    run = st.fit(net, points, train_metrics={"noise": accuracy}, **options())
+    assert set(run.evaluate(points)) == {"loss", "noise"}
+
+
 def test_nothing_is_changed(points, net):
     "Neither weights, buffers, modes, history nor counters of the run change, and the next fit goes on as if nothing had been."
     net[2].eval()

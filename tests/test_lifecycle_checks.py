@@ -2,6 +2,7 @@
 
 import re
 
+import attrs
 import pytest
 
 from statetrain.guards import guard
@@ -306,3 +307,17 @@ def test_labels_are_written_as_in_uml():
     "An arrow says `event [guard] / effect`, and nothing if it is plain."
     assert str(Transition("a", "b", more, work, SkipBatch)) == "a -> b SkipBatch [more] / work"
     assert str(Transition("a", "b")) == "a -> b"
+
+
+def test_a_part_that_cannot_be_hashed():
+    """An action whose class is mutable and compared by value is refused when the lifecycle is made, with the remedy."""
+
+    @attrs.define
+    class Mutable:
+        n: int = 0
+
+        def __call__(self, ctx):
+            pass
+
+    with pytest.raises(LifecycleError, match=r"own: State a: unhashable type: 'Mutable'; .* is a frozen attrs class"):
+        Lifecycle("own", [State("a", Mutable()), State("z", final=True)], [Transition("a", "z")])

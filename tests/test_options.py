@@ -384,8 +384,16 @@ def test_a_stop_may_be_requested_in_any_hook(hook, points, net):
 @pytest.mark.parametrize("state", ["batch", "pred", "loss", "backward", "step"])
 def test_a_skipped_batch_makes_no_step(state, points, net):
     "SkipBatch from any enter hook of a batch leaves it; the others are trained, and its gradients do not stay."
+    left = []
+
+    class Look(st.Callback):
+        def on_transition(self, ctx):
+            if ctx.transition.event is st.SkipBatch:
+                left.append([p.grad for p in ctx.model.parameters()])
+
     skip = at(f"on_enter_{state}", raising(st.SkipBatch("odd"), lambda ctx: ctx.iter == 2))
-    run = st.fit(net, points, callbacks=skip, **options())
+    run = st.fit(net, points, callbacks=[skip, Look()], **options())
+    assert left == [[None] * 4] * 2
     assert run.outcome == st.Completed(2)
     assert run.ctx.step == 4
     assert run.ctx.batches == 6
@@ -459,6 +467,16 @@ def test_a_skipped_epoch_counts_as_exhausted(points, net):
     run = st.fit(net, points, valid=[points], callbacks=skip, **options())
     assert [(row["step"], row["epoch_complete"], "valid_loss" in row) for row in run.history] == [(1, True, True), (4, True, True)]
     assert run.outcome == st.Completed(2)
+
+
+def test_an_epoch_skipped_at_its_beginning_has_no_row(points, net):
+    "SkipEpoch on the way into train leaves nothing to record; the epoch counts as made all the same."
+    complete = []
+    look = at("on_exit_record", lambda ctx: complete.append(ctx.epoch_complete))
+    run = st.fit(net, points, callbacks=[look, at("on_enter_train", raising(st.SkipEpoch()))], **options())
+    assert run.outcome == st.Completed(2)
+    assert len(run.history) == 0
+    assert complete == [True, True]
 
 
 def test_a_skipped_validation_is_dropped(points, net):

@@ -78,7 +78,7 @@ def demo(action=work, guard=often, effect=None, event=MyEvent, **options):
         "demo",
         [State("a", action, **options), State("b", work, "a", anchor=True), State("end", final=True)],
         [Transition("a", "b"), Transition("b", "b", guard, effect), Transition("b", "end"), Transition("a", "end", event=event)],
-        also={"valid"},
+        also=frozenset({"valid"}),
     )
 
 
@@ -123,7 +123,7 @@ def test_into_json_and_back_is_the_identity(life):
         demo(action=Wait(math.inf), guard=Mine(-math.inf, often & ~Every(2, "steps"))),
         demo(guard=(often | more_epochs).named("either") & ~Mine(3)),
         demo(effect=Wait(0), event=KeyboardInterrupt),
-        demo(close=other_work, mode=Switch("a")),
+        demo(close=other_work, reopen=work, mode=Switch("a")),
         demo(action=None),
     ],
     ids=["functions", "value", "infinity", "combination", "event", "scope", "nothing"],
@@ -183,8 +183,8 @@ def closure():
 
 @pytest.mark.parametrize(
     "nameless",
-    [lambda ctx: None, closure(), partial(work), Wait(1).method, Wait([1, 2]), Wait({"a": 1}), Wait(1, then=Wait), Wait(1, then=lambda ctx: None)],
-    ids=["lambda", "closure", "partial", "method", "list", "dict", "class", "inside"],
+    [lambda ctx: None, closure(), partial(work), Wait(1).method, Wait(1, then=b"bytes"), Wait(1, then=Wait), Wait(1, then=lambda ctx: None)],
+    ids=["lambda", "closure", "partial", "method", "bytes", "class", "inside"],
 )
 def test_parts_without_a_name_are_refused(nameless):
     "What nobody could name in a file is refused, with its place and what to do."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from statetrain.callback import Callback
-from statetrain.criteria import NonFinite
+from statetrain.criteria import Accumulating, NonFinite
 from statetrain.guards import Guard
 from statetrain.lifecycle import FAILED, START, Lifecycle
 from statetrain.naming import did_you_mean
@@ -47,7 +47,7 @@ class Log(Callback):
     | --- | --- | --- |
     | `fit started` | info | `device`, `parameters`, `epochs`, `batches`, `valid_batches`, `after_epoch` of a fit that goes on |
     | `row recorded` | info | the columns of the row |
-    | `batch skipped`, `epoch skipped`, `validation skipped` | warning | `by`, `reason`, `epoch`, `batch`, `step` |
+    | `batch skipped`, `epoch skipped`, `validation batch skipped`, `validation skipped` | warning | `by`, `reason`, `epoch`, `batch`, `step` |
     | `transition` | info | `source`, `dest`, `label`, `epoch`, `batch`, `step`; for those in `transitions` only |
     | `fit ended` | info; warning if interrupted | `outcome`, `reason`, `epoch`, `step`, `seconds` |
     | `fit failed` | error | `error`, `message`, `state`, `epoch`, `batch`, `step`, `seconds` |
@@ -73,6 +73,8 @@ class Log(Callback):
     Raises:
         ConfigError: an argument is none of these, or two exclude each other.
     """
+
+    anywhere = True  # it shows what is there
 
     reads = ("history", "transition", "event", "outcome", "epoch", "iter", "valid_iter", "step")
 
@@ -100,7 +102,7 @@ class Log(Callback):
         self._started = 0.0  # the clock
         self._logged = 0  # rows of the history
 
-    def check(self, lifecycle: Lifecycle) -> None:
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Looks for the names in `transitions` among those of a lifecycle, and of options that are off.
 
         Raises:
@@ -132,7 +134,7 @@ class Log(Callback):
     def on_enter_next_batch(self, ctx: Any) -> None:
         """Logs a batch that was skipped."""
         arrow = ctx.transition
-        if arrow.event is not None or arrow.guard is not None:
+        if arrow.event is not None or not (arrow.guard is None or isinstance(arrow.guard, Accumulating)):  # else it is the usual way here
             self._skip(ctx)
 
     def on_enter_next_valid_batch(self, ctx: Any) -> None:
@@ -286,7 +288,7 @@ def _where(ctx: Any, state: str) -> dict[str, Any]:
 
 
 def _refuses(guard: Guard) -> bool:
-    """Whether a guard holds for what is not finite; with accumulation it is asked on most batches, so it is to be quick."""
+    """Whether a guard holds for what is not finite."""
     return isinstance(guard, NonFinite) or any(map(_refuses, guard.parts()))
 
 

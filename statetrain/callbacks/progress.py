@@ -55,6 +55,8 @@ class Progress(Callback):
         ConfigError: `mode` is none of these, or `file` cannot be written to.
     """
 
+    anywhere = True  # it shows what is there
+
     reads = ("history", "tally", "epoch", "iter", "valid_iter", "max_epochs")
 
     def __init__(self, mode: Mode = "auto", *, file: TextIO | None = None) -> None:

@@ -13,7 +13,6 @@ from statetrain.diagram.as_svg import svg
 from statetrain.diagram.picture import Detail
 from statetrain.diagram.theme import ThemeName
 from statetrain.lifecycle import Lifecycle
-from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 
 _WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
@@ -42,7 +41,7 @@ def draw(life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", detai
         _run_graphviz(dot(life, theme=theme, detail=detail), path, suffix[1:])
     else:
         known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
-        raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}{did_you_mean(suffix, known) if suffix else ''}")
+        raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings")
 
 
 def _run_graphviz(text: str, path: Path, kind: str) -> None:

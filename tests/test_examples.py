@@ -1,0 +1,95 @@
+"""The examples, each run small: `main(how_long, out)` returns the run and one number that says how well it went."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import statetrain as st
+from statetrain.diagram import svg
+
+Main = Callable[[int, Path], tuple[st.Run, float]]
+
+FOLDER = Path(__file__).parent.parent / "examples"
+NAMES = [path.stem for path in sorted(FOLDER.glob("*.py")) if "\ndef main(" in path.read_text(encoding="utf-8")]
+
+# Between what the number lies after a tenth of the run; an example that is not listed only has to give a number.
+BOUNDS = {
+    "char_lm": (1.0, 5.0),  # bits per character; guessing takes 6.7
+    "digits": (0.85, 1.0),  # accuracy on the test digits; guessing gives 0.1
+    "gan": (0.25, 1.0),  # share of the points that lie in a cluster; noise gives 0.1
+}
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], tuple[Main, int]]:
+    "Loads an example; gives its `main`, and for how long that goes by default. The working directory is an empty one."
+
+    def load(name: str) -> tuple[Main, int]:
+        module = _import(name, monkeypatch)
+        parameters = list(inspect.signature(module.main).parameters.values())
+        assert parameters[1].name == "out"
+        return module.main, parameters[0].default
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return load
+
+
+def _import(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_examples_are_found() -> None:
+    "The examples that the documentation names are among those that are tested."
+    assert set(BOUNDS) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_does_what_it_promises(name: str, load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    "A tenth of the run ends well, gets somewhere, and leaves its files, with the picture of its machine, where it was told."
+    main, default = load(name)
+    out = tmp_path / "out"
+    run, number = main(max(1, default // 10), out)
+
+    assert run.outcome is not None
+    assert run.outcome.ok
+    assert len(run.history)
+    assert all(math.isfinite(value) for row in run.history for column, value in row.items() if "loss" in column)
+    low, high = BOUNDS.get(name, (-math.inf, math.inf))
+    assert low <= number <= high
+
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert written
+    assert all(path.stat().st_size for path in written)
+    assert not list(Path.cwd().iterdir())
+    assert str(out) in capsys.readouterr().out
+    if (picture := out / "lifecycle.svg") in written:
+        assert picture.read_text(encoding="utf-8") == svg(run.lifecycle)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_repeats_itself(name: str, load: Any, tmp_path: Path) -> None:
+    "Two runs have the same rows and end with the same number."
+    main, default = load(name)
+    (run, number), (again, number_again) = (main(max(1, default // 100), tmp_path / "out") for _ in range(2))
+    assert number_again == number
+    assert _without_times(again) == _without_times(run)
+
+
+def _without_times(run: st.Run) -> list[dict[str, Any]]:
+    return [{column: value for column, value in row.items() if "seconds" not in column} for row in run.history]
