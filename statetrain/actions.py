@@ -23,12 +23,13 @@ def begin(ctx: Any) -> None:
 def count_epoch(ctx: Any) -> None:
     "count the epoch"
     ctx.epoch += 1
+    ctx.earlier_batches += ctx.iter
+    ctx.iter = 0
 
 
 def open_epoch(ctx: Any) -> None:
     "start the training data anew"
-    ctx.earlier_batches += ctx.iter
-    ctx.iter = ctx.pending = 0
+    ctx.pending = 0
     ctx.iterator = ctx.upcoming = None
     ctx.exhausted = ctx.epoch_complete = False
     ctx.valid_complete = True
@@ -64,6 +65,7 @@ def record(ctx: Any) -> None:
 def open_train(ctx: Any) -> None:
     "iterate over the training data"
     ctx.layout = None
+    ctx.valid_iter = 0
     ctx.valid_complete = True  # also after a validation inside the epoch that was dropped: the epoch goes on
     if ctx.iterator is None:
         ctx.iterator = iter(ctx.train_data)

@@ -185,7 +185,7 @@ def fit(
         read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and bool(losses)),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
-        # Ours would only make a call longer.
+        # None stands for what ours does, without the call.
         backward=None if type(accelerator).backward is Accelerator.backward else accelerator.backward,
         scaler=_scaler(precision, lifecycle, accelerator),
         verbose=verbose,

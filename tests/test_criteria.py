@@ -17,10 +17,12 @@ from statetrain.criteria import (
     NonFinite,
     Threshold,
     TimeLimit,
+    another_optimizer,
     batch_drawn,
     better,
     more_epochs,
     stop_requested,
+    train_data_left,
 )
 from statetrain.guards import strict
 from statetrain.lifecycle import Lifecycle, State, Transition
@@ -45,6 +47,9 @@ class Ctx(Position):
     pending: int = 0
     last_batch: bool = False
     drawn: object = False
+    exhausted: bool = False
+    opt_index: int = 0
+    optimizers: dict[str, object] = field(factory=dict)
     loss_value: object = 0.0
     grad_norm: object = 0.0
     rows: list[dict[str, object]] = field(factory=list)
@@ -433,6 +438,16 @@ def test_accumulating():
         *(True, True, False),
         *(False, False, False),
     ]
+
+
+def test_another_optimizer():
+    "There is another one until the last has had its turn."
+    assert [another_optimizer(Ctx(opt_index=i, optimizers=dict.fromkeys("abc"))) for i in range(3)] == [True, True, False]
+
+
+def test_train_data_left():
+    "There is some until the data has come to its end."
+    assert [train_data_left(Ctx(exhausted=exhausted)) for exhausted in (False, True)] == [True, False]
 
 
 def test_stop_requested():

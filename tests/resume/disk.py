@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,7 @@ class Disk:
     def __init__(self, dies_at: int | None = None, error: BaseException | None = None) -> None:
         self.calls: list[str] = []
         self._dies_at, self._error = dies_at, error or Died()
-        self._undo: list[tuple[str, Callable[[], object]]] = []  # by what has to be flushed to make it last
-        self._files: dict[int, str] = {}
+        self._undo: list[tuple[int, Callable[[], object]]] = []  # by the inode that has to be flushed to make it last
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -55,30 +55,36 @@ class Disk:
         return os.path.exists(args[0]) if name == "open" else None
 
     def _after(self, name: str, args: tuple[Any, ...], result: Any, existed: Any) -> None:
-        if name == "open":
-            path = self._files[result] = str(args[0])
-            if not existed:
-                self._undo.append((os.path.dirname(path), lambda: os.unlink(path)))
+        path = str(args[0])
+        if name == "open" and not existed:
+            self._undo.append((_around(path), lambda: os.unlink(path)))
         elif name == "write":
-            path = self._files[args[0]]
-            before = os.path.getsize(path) - result
-            self._undo.append((path, lambda: os.truncate(path, before)))
+            file = os.dup(args[0])  # the file itself, whatever it is called by then
+            size = os.fstat(file).st_size - result
+            self._undo.append((os.fstat(file).st_ino, lambda: os.ftruncate(file, size)))
         elif name == "fsync":
-            flushed = self._files[args[0]]
-            self._undo = [(what, undo) for what, undo in self._undo if what != flushed]
+            flushed = os.fstat(args[0]).st_ino
+            self._undo = [(inode, undo) for inode, undo in self._undo if inode != flushed]
         elif name in ("rename", "replace"):
-            old, new = str(args[0]), str(args[1])
-            self._undo.append((os.path.dirname(new), lambda: os.rename(new, old)))
+            new = str(args[1])
+            self._undo.append((_around(new), lambda: os.rename(new, path)))
         elif name == "mkdir":
-            path = str(args[0])
-            self._undo.append((os.path.dirname(path), lambda: os.rmdir(path)))
+            self._undo.append((_around(path), lambda: shutil.rmtree(path)))
         # What is deleted may come back after the power has gone; that it may not is the harder case, and is what happens.
 
-    def lose_power(self) -> None:
-        """Takes back what was never flushed, the latest first, as far as it can still be found."""
-        for _, undo in reversed(self._undo):
+    def lose_power(self, but_last: bool) -> None:
+        """Takes back what was never flushed, the latest first, as far as it can still be found.
+
+        Args:
+            but_last: whether the latest of it was written nevertheless: a disk keeps no order.
+        """
+        for _, undo in reversed(self._undo[: len(self._undo) - but_last]):
             try:
                 undo()
             except OSError:
                 pass  # it lies in a directory that is gone, or has been deleted since
         self._undo.clear()
+
+
+def _around(path: str) -> int:
+    return os.stat(os.path.dirname(path)).st_ino
