@@ -84,7 +84,10 @@ def continuation(model: nn.Module, text: str, length: int = 300) -> str:
     return text
 
 
-# ---------------------------------------------------------------- callbacks: their methods are named after the states
+# ---------------------------------------------------------------- callbacks
+
+# Their methods are named after the states; a misspelt one is an error before the run. The library has both of these in
+# general, as GradientClip and LRScheduler. They stand here because this is all that there is to a callback.
 
 
 class ClipGradients(st.Callback):
@@ -141,7 +144,7 @@ def main(steps: int = 700, out: str | Path = "runs/char_lm") -> tuple[st.Run, fl
 
     print(f"bits per character: {before:.2f} before, {after:.2f} after")
     print(f"the machine that trained it: {out}/lifecycle.svg")
-    print(f"\n{continuation(model, 'The ')}")
+    print(f"\n{continuation(model, 'The ').rstrip()}")
     return run, after
 
 

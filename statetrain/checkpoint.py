@@ -9,8 +9,8 @@
 Theory of operation
 -------------------
 A checkpoint is complete if and only if its manifest verifies: the manifest's own sum, and the size and the sum of each
-file. Writing goes: all files under temporary names (`.part`), each flushed to the disk; all but the manifest renamed; the
-directory flushed; the manifest renamed; the directory flushed, and the one around it. Whatever the moment at which the
+file. Writing goes: all files under temporary names (`.part`), each flushed to the disk; the directory flushed; all but
+the manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one around it. Whatever the moment at which the
 process is killed or the power goes, there is a complete checkpoint, or one that is known to be unfinished: it has no
 manifest, and something in it is still a `.part`, or it is empty. Unfinished ones are swept up when the next run begins.
 Deleting goes the other way round, so that what is half deleted is unfinished.
@@ -106,6 +106,7 @@ def write(folder: Path, name: str, data: Any, about: Mapping[str, Any]) -> Saved
         files = {TENSORS: _put(path / TENSORS, tensors), STATE: _put(path / STATE, text)}
         sequence = 1 + max((saved.sequence for saved in complete(folder, aside=False)), default=0)
         _put(path / MANIFEST, _manifest(path.name, sequence, about, files))
+        _flush(path)  # or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
         for file in files:
             os.rename(path / (file + _PART), path / file)
         _flush(path)

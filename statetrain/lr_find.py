@@ -80,7 +80,8 @@ class LRFinder:
         losses = self["smoothed"]
         lowest = losses.index(min(losses)) if losses else 0
         places = [math.log(rate) for rate in self["lr"]] if self.spacing == "exponential" else self["lr"]
-        slopes = {i: (losses[i + 1] - losses[i - 1]) / (places[i + 1] - places[i - 1]) for i in range(1, min(lowest + 1, len(losses) - 1))}
+        around = {i: (max(i - 1, 0), i + 1) for i in range(lowest)}
+        slopes = {i: (losses[b] - losses[a]) / (places[b] - places[a]) for i, (a, b) in around.items()}
         steepest = min(slopes, key=slopes.__getitem__, default=None)
         return self.rows[steepest].lr if steepest is not None and slopes[steepest] < 0 else None
 

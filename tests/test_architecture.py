@@ -10,52 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "statetrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Which floor a module is on. It imports from floors below its own; `also` names what it may import from its own floor.
-FLOORS = {
-    "naming": 0,
-    "outcome": 0,
-    "checks": 0,
-    "guards": 0,
-    "criteria": 0,
-    "lifecycle": 0,
-    "position": 0,
-    "callback": 1,
-    "machine": 2,
-    "table": 2,
-    "trace": 2,
-    "diagram": 2,
-    "explore": 2,
-    "keys": 3,
-    "history": 3,
-    "context": 3,
-    "interop": 3,
-    "registry": 3,
-    "testing": 3,
-    "accelerator": 4,
-    "actions": 4,
-    "data": 4,
-    "losses": 4,
-    "metrics": 4,
-    "plotting": 4,
-    "modes": 4,
-    "interrupts": 4,
-    "lifecycles": 5,
-    "callbacks": 5,
-    "run": 5,
-    "training": 6,
-    "cli": 7,
-    "__init__": 7,
-    "__main__": 8,
-}
-
-# Within a floor, what is written in terms of what.
-ORDER_WITHIN = {
-    0: ["naming", "outcome", "checks", "guards", "criteria", "lifecycle", "position"],
-    2: ["machine", "table", "trace", "diagram", "explore"],
-    3: ["keys", "history", "context", "interop", "registry", "testing"],
-    4: ["accelerator", "actions", "data", "losses", "metrics", "modes", "interrupts", "plotting"],
-    5: ["lifecycles", "callbacks", "run"],
-}
+# The floors of the house. A module imports from floors below its own and, on its own, from those before it.
+FLOORS = (
+    ("naming", "outcome", "checks", "guards", "criteria", "lifecycle", "position"),
+    ("callback",),
+    ("machine", "table", "trace", "diagram", "explore"),
+    ("keys", "history", "context", "interop", "registry", "testing"),
+    ("accelerator", "huggingface", "actions", "data", "metrics", "modes", "precision", "interrupts", "plotting"),
+    ("plain", "tensorfile", "checkpoint", "lock", "seeding", "snapshot", "lifecycles", "run", "callbacks"),
+    ("training", "lr_find"),
+    ("cli", "__init__", "__main__"),
+)
+PLACE = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 
 
 def module_of(path: Path) -> str:
@@ -78,14 +44,13 @@ def imports(path: Path) -> list[str]:
 def test_a_module_imports_only_from_below(path: Path) -> None:
     """No module imports from its own floor against the order, or from a floor above."""
     own = module_of(path)
-    floor = FLOORS[own]
     for other in imports(path):
-        if other == own:
-            continue
-        assert FLOORS[other] <= floor, f"{own} (floor {floor}) imports {other} (floor {FLOORS[other]})"
-        if FLOORS[other] == floor:
-            order = ORDER_WITHIN[floor]
-            assert order.index(other) < order.index(own), f"{own} imports {other}, which stands after it on floor {floor}"
+        assert other == own or PLACE[other] < PLACE[own], f"{own} {PLACE[own]} imports {other} {PLACE[other]}"
+
+
+def test_every_module_has_its_place() -> None:
+    """The floors name all modules of the package, and no others."""
+    assert {module_of(path) for path in FILES} == set(PLACE)
 
 
 def test_only_the_machine_moves_the_state() -> None:

@@ -79,8 +79,8 @@ class CSVLogger(Callback):
             self._begin(ctx)
 
     def on_exit_record(self, ctx: Any) -> None:
-        """Writes a row that no epoch closes: the others may still get columns."""
-        if not ctx.epoch_complete:
+        """Writes a row that no epoch closes, as an evaluation's; the others may still get columns."""
+        if not ctx.epoch_complete or not ctx.epoch:
             self._write(ctx.history)
 
     def on_enter_next_epoch(self, ctx: Any) -> None:

@@ -81,13 +81,13 @@ class KeepBest(Callback):
         value = float(row[self.monitor])
         if better(value, self.best, self.mode):
             self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
-            self._weights = _copied(ctx.model, self.cpu)
+            self._weights = _copied(ctx.accelerator.unwrap(ctx.model), self.cpu)
 
     # ------------------------------------------------------------ putting back
 
     def _finish(self, ctx: Any) -> None:
         if self._weights is not None and not isinstance(ctx.outcome, Failed):
-            self.restore(ctx.model)
+            self.restore(ctx.accelerator.unwrap(ctx.model))
 
     def restore(self, model: torch.nn.Module) -> None:
         """Puts the best weights into a model.

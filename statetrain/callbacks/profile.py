@@ -47,6 +47,7 @@ class Profile(Callback):
     """
 
     writes = ("history.seconds_train", "history.seconds_valid")
+    anywhere = True
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock

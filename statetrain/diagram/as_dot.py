@@ -70,9 +70,9 @@ class _Writer:
         look = {"label": name, "labeljust": "l", "style": "rounded,filled", "color": theme.border, "fillcolor": theme.scope(depth)}
         yield f"{indent}subgraph {_quoted(f'cluster_{name}')} {{"
         yield f"{indent}    graph {_listed(look | (place if self.placed else {}))}"
-        for dot, colour in ((start_of(name), theme.ink), (events_of(name), theme.arrows["event"])):
-            if dot in layout.dots:
-                yield f"{indent}    {self.dot(dot, layout.dots[dot], colour)}"
+        for point, colour in ((start_of(name), theme.ink), (events_of(name), theme.arrows["event"])):
+            if point in layout.dots:
+                yield f"{indent}    {self.point(point, layout.dots[point], colour)}"
         for cell in box.cells:
             yield from self.box(cell, f"{indent}    ", depth + 1)
         yield f"{indent}}}"
@@ -80,7 +80,7 @@ class _Writer:
     def state(self, box: Box) -> str:
         middle = (box.x, (box.top + box.bottom) / 2)
         if box.name == START:
-            return self.dot(START, middle, self.theme.ink)
+            return self.point(START, middle, self.theme.ink)
         fill, line = self.theme.state(self.shown, box.name)
         look = {"color": line, "fillcolor": fill}
         ring = 0.0
@@ -92,7 +92,7 @@ class _Writer:
         size = _size(box.left + box.right - ring, box.bottom - box.top - ring) if self.placed else {}
         return f"{_quoted(box.name)} {_listed(look | size | self.place('pos', middle))}"
 
-    def dot(self, name: str, middle: Point, colour: str) -> str:
+    def point(self, name: str, middle: Point, colour: str) -> str:
         look = {"shape": "circle", "label": "", "style": "filled", "color": colour, "fillcolor": colour}
         return f"{_quoted(name)} {_listed(look | _size(DOT, DOT) | self.place('pos', middle))}"
 
@@ -118,10 +118,10 @@ class _Writer:
     def label(self, route: Route, gap: float) -> str:
         """The words of an arrow as a table: flush left, and with room for the line to run between them."""
         words, theme = route.words, self.theme
-        rows = [f'<tr><td align="left" height="{LINE:g}"><font color="{theme.words(route.arrow)}">{_text(line)}</font></td></tr>' for line in words.when]
-        if gap:
-            rows.append(f'<tr><td height="{gap:g}"></td></tr>')
-        rows += [f'<tr><td align="left" height="{LINE:g}"><font color="{theme.soft}"><i>{_text(line)}</i></font></td></tr>' for line in words.then]
+        cell = f'<tr><td align="left" height="{LINE:g}"><font color="{{}}">{{}}</font></td></tr>'
+        rows = [cell.format(theme.words(route.arrow), html.escape(line)) for line in words.when]
+        rows += [f'<tr><td height="{gap:g}"></td></tr>'] if gap else []
+        rows += [cell.format(theme.soft, f"<i>{html.escape(line)}</i>") for line in words.then]
         return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0" width="{words.width:.0f}">{"".join(rows)}</table>>'
 
     def node(self, name: str) -> str:
@@ -152,7 +152,3 @@ def _size(width: float, height: float) -> dict[str, str]:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=False)

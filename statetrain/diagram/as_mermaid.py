@@ -9,6 +9,7 @@ something leads back to it. Lines cannot be dashed; events bear a sign instead.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -67,7 +68,6 @@ class _Way:
     scope: str | None
     tail: str
     head: str
-    words: str
 
 
 class _Neighbours:
@@ -83,10 +83,13 @@ class _Neighbours:
             i = 0
             while i < min(len(tail), len(head)) - 1 and tail[i] == head[i]:
                 i += 1
-            leaves = tail[-2] if arrow.tail in shown.dots else tail[-1]
-            way = _Way(tail[i - 1] if i else None, tail[i], head[i], "")
-            words = _words(arrow, leaves if leaves not in tail[i:i + 1] and tail[i] != arrow.tail else "", arrow.head if head[i] != arrow.head else "")
+            leaves = tail[-2] if arrow.tail in shown.dots else arrow.tail
+            way = _Way(tail[i - 1] if i else None, tail[i], head[i])
+            words = _words(arrow, "" if tail[i] in (arrow.tail, leaves) else leaves, "" if head[i] == arrow.head else arrow.head)
             self.ways.setdefault(way, []).extend([words] if words else [])
+            for scope, inner in itertools.pairwise(head[i:]):
+                if start_of(scope) not in shown.dots:  # it is only ever entered on the way to something inside: shown there
+                    self.ways.setdefault(_Way(scope, START, inner), [])
         self.diamonds = {scope for scope in shown.scopes if self.needs_diamond(start_of(scope))}
         dots = [start_of(scope) for scope in self.diamonds] + [dot for dot in shown.dots if dot.endswith(".events")]
         self.ids = _ids((*shown.order, FAILED), sorted(dots))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING
@@ -11,7 +11,7 @@ from statetrain.diagram.picture import Detail, picture
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table import OTHER_ERRORS
+from statetrain.table import OTHER_ERRORS, plain
 
 MARGIN = 12.0
 
@@ -47,7 +47,7 @@ class _Writer:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{corner} {width:.1f} {height:.1f}" width="{width * 4 / 3:.0f}" '
             f'height="{height * 4 / 3:.0f}" font-family="{FONT}" font-size="{NAME:g}" role="img">'
         )
-        yield f"<title>The lifecycle {escape(' '.join(self.shown.life.name.split()))}</title>"
+        yield f"<title>The lifecycle {html.escape(plain(self.shown.life.name))}</title>"
         yield f'<rect x="{-MARGIN:g}" y="{-MARGIN:g}" width="{width:.1f}" height="{height:.1f}" fill="{theme.paper}"/>'
         yield from self.scopes(layout.boxes[ROOT], 0)
         for route in layout.routes:
@@ -115,7 +115,7 @@ class _Writer:
 
 
 def _text(text: str, at: Point, colour: str, look: str = "") -> str:
-    return f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" fill="{colour}"{look and " "}{look}>{escape(text)}</text>'
+    return f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" fill="{colour}"{look and " "}{look}>{html.escape(text)}</text>'
 
 
 def _at(*points: Point) -> str:

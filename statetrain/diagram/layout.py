@@ -224,8 +224,8 @@ class Layout:
         y = top if box.name == ROOT else self._head(box)
         for i, row in enumerate(box.rows):
             if i or box.name != ROOT:
-                words = max((len(words_of(way.arrow).lines) for way in self._ways if way.straight and way.arrow.head == row[0].name), default=0)
-                y += max(GAP if i else 8.0, words * LINE + 12.0)
+                down = [words_of(way.arrow) for way in self._ways if way.straight and way.arrow.head == row[0].name]
+                y += max(GAP if i else 8.0, *(len(words.lines) * LINE + 12.0 for words in down), 0.0)
             if row[0].name == FAILED and self._beside(box.rows[i - 1][0]):
                 y = box.rows[i - 1][0].top
             for cell in row:

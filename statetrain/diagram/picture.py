@@ -91,7 +91,8 @@ def picture(life: Lifecycle, detail: Detail = "full") -> Picture:
         ConfigError: the detail is unknown.
     """
     if detail not in get_args(Detail):
-        raise ConfigError(f"detail must be one of {', '.join(map(repr, get_args(Detail)))}, got {detail!r}{did_you_mean(str(detail), get_args(Detail))}")
+        known = get_args(Detail)
+        raise ConfigError(f"detail must be one of {', '.join(map(repr, known))}, got {detail!r}{did_you_mean(str(detail), known)}")
     scopes = frozenset(state.within for state in life.states if state.within is not None)
     order = reading_order(life)
     main = {name: _main(life, order, scopes, name) for name in order if life.arrows(name)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_the_rates(spacing, steps, points):
 
     assert len(found) == len(found.table()) == steps
     assert (found[0].lr, found[-1].lr) == (1e-6, 1e-2)
-    assert [b - a for a, b in zip(places, places[1:], strict=False)] == pytest.approx([(places[-1] - places[0]) / (steps - 1)] * (steps - 1))
+    assert [b - a for a, b in pairwise(places)] == pytest.approx([(places[-1] - places[0]) / (steps - 1)] * (steps - 1))
 
 
 @pytest.mark.parametrize("instance", [True, False])
@@ -99,14 +100,11 @@ def test_everything_is_as_it_was_after_a_failure(points):
             torch.rand(1)
             raise RuntimeError("no more")
 
+    model = nn.Sequential(nn.Dropout(), nn.Linear(4, 3))
     before = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="no more"):
-        find(nn.Sequential(nn.Dropout(), nn.Linear(4, 3)), batches(points), callbacks=[Fails()])
-    assert not torch.equal(before, torch.get_rng_state())  # making the model drew
+        find(model, batches(points), callbacks=Fails())
 
-    before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="no more"):
-        find(nn.Dropout(), batches(points), callbacks=[Fails()], optimizer=torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -185,7 +183,7 @@ def finder(losses, spacing="exponential"):
 
 @pytest.mark.parametrize(
     ("losses", "place"),
-    [([3, 3, 2.9, 1, 0.9, 5], 2), ([3, 2, 2, 2, 9, 1], 4), ([1, 2, 3], None), ([1, 1, 1], None), ([1], None), ([], None), ([5, 4, 3, 9, 1e3], 1)],
+    [([3, 3, 2.9, 1, 0.95, 5], 2), ([2.5, 2, 2, 2, 9, 0], 4), ([3, 1, 5], 0), ([5, 9, 1, 0.9], 2), ([1, 2, 3], None), ([1, 1, 1], None), ([1], None), ([], None)],
     ids=str,
 )
 def test_the_suggestion(losses, place):

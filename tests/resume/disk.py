@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -72,13 +73,16 @@ class Disk:
             self._undo.append((_around(path), lambda: shutil.rmtree(path)))
         # What is deleted may come back after the power has gone; that it may not is the harder case, and is what happens.
 
-    def lose_power(self, but_last: bool) -> None:
+    def lose_power(self, seed: int | None = None) -> None:
         """Takes back what was never flushed, the latest first, as far as it can still be found.
 
         Args:
-            but_last: whether the latest of it was written nevertheless: a disk keeps no order.
+            seed: draws what has been written nevertheless, since a disk keeps no order; None loses all of it.
         """
-        for _, undo in reversed(self._undo[: len(self._undo) - but_last]):
+        draw = random.Random(seed)
+        for _, undo in reversed(self._undo):
+            if seed is not None and draw.random() < 0.5:
+                continue
             try:
                 undo()
             except OSError:

@@ -132,8 +132,8 @@ def use(disk: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return disk
 
 
-@pytest.mark.parametrize("how", ["killed", "power lost", "power lost, the last call kept"])
-def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_: Any) -> None:
+@pytest.mark.parametrize("lost", ["nothing", "all", 1, 2, 3])
+def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(lost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_: Any) -> None:
     """At every call that changes the disk, in the first save and in a later one: the newest whole one is the new or the old, and no litter stays."""
     folder = tmp_path / "run"
     for earlier in (0, 2):
@@ -157,8 +157,8 @@ def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(how: str, tmp_path:
             except Died:
                 pass
             use(os, monkeypatch)
-            if how != "killed":
-                disk.lose_power(how.endswith("kept"))
+            if lost != "nothing":
+                disk.lose_power(None if lost == "all" else lost * 1000 + at)
             found = checkpoint.newest(folder)
             last = 0 if found is None else checkpoint.read(found.path)["n"]
             assert last in (earlier, 3), calls[:at]
@@ -193,7 +193,7 @@ def test_a_deletion_that_dies_anywhere_breaks_nothing(tmp_path: Path, monkeypatc
         except Died:
             pass
         use(os, monkeypatch)
-        disk.lose_power(but_last=False)
+        disk.lose_power()
         assert checkpoint.newest(folder).name == "step-00000002-next_batch"
         checkpoint.sweep(folder)
         left = sorted(path.name for path in folder.iterdir())
