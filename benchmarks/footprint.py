@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tracemalloc
 
-import statetrain as st
 from overhead import stubbed
+
+import statetrain as st
 
 _TIMED = "import time; import torch; begin = time.perf_counter(); {}; print(time.perf_counter() - begin)"
 

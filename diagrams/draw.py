@@ -65,7 +65,7 @@ def page() -> str:
     text = (DOCS / "lifecycle.md").read_text(encoding="utf-8")
     for name, part in computed().items():
         text = re.sub(
-            rf"(<!-- computed: {name} -->\n).*?(<!-- end -->)", lambda m, part=part: f"{m[1]}\n{part.strip()}\n\n{m[2]}", text, count=1, flags=re.S
+            rf"(<!-- computed: {name} -->\n).*?(<!-- end -->)", lambda m, part=part: f"{m[1]}\n{part.strip()}\n\n{m[2]}", text, count=1, flags=re.DOTALL
         )
     return text
 

@@ -15,7 +15,6 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -92,7 +91,7 @@ def lifecycle() -> st.Lifecycle:
             st.Transition("generate", "next_batch"),
         )
     )
-    return attrs.evolve(life, name="gan")
+    return life.named("gan")
 
 
 def main(epochs: int = 20, out: str | Path = "runs/gan") -> tuple[st.Run, float]:
@@ -106,7 +105,6 @@ def main(epochs: int = 20, out: str | Path = "runs/gan") -> tuple[st.Run, float]
     run = st.fit(
         players,
         real_points(51_200),
-        target="batch",
         optimizer={"generator": torch.optim.Adam, "discriminator": torch.optim.Adam},
         opt_hparams={"lr": 1e-3, "betas": (0.5, 0.9)},
         dataloader_options={"batch_size": 256},

@@ -280,7 +280,7 @@ def discard_window(ctx: Any) -> None:
 
 
 def end_epoch_early(ctx: Any) -> None:
-    "count the data as exhausted, drop pending gradients"
+    "end the epoch early"
     discard_window(ctx)
     ctx.exhausted = True
 

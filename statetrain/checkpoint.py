@@ -10,10 +10,10 @@ Theory of operation
 -------------------
 A checkpoint is complete if and only if its manifest verifies: the manifest's own sum, and the size and the sum of each
 file. Writing goes: all files under temporary names (`.part`), each flushed to the disk; the directory flushed; all but
-the manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one around it. Whatever the moment at which the
-process is killed or the power goes, there is a complete checkpoint, or one that is known to be unfinished: it has no
-manifest, and something in it is still a `.part`, or it is empty. Unfinished ones are swept up when the next run begins.
-Deleting goes the other way round, so that what is half deleted is unfinished.
+the manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one around it. Whatever
+the moment at which the process is killed or the power goes, there is a complete checkpoint, or one that is known to be
+unfinished: it has no manifest, and something in it is still a `.part`, or it is empty. Unfinished ones are swept up when
+the next run begins. Deleting goes the other way round, so that what is half deleted is unfinished.
 
 What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and never deleted, and the
 newest one before it is used.

@@ -30,6 +30,10 @@ def check(life: Lifecycle) -> None:
 
 
 def _names(life: Lifecycle) -> None:
+    for parts, field, kind in ((life.states, "name", "State"), (life.transitions, "source", "Transition")):
+        for part in parts:
+            if not hasattr(part, field):
+                raise LifecycleError(f"{life.name}: {part!r} is no {kind}; write {kind}(...)")
     if not life.states:
         raise LifecycleError(f"{life.name}: a lifecycle needs states; give at least an initial and a final one")
     seen: set[str] = set()

@@ -110,7 +110,8 @@ def _show(given: argparse.Namespace) -> int:
 
         print(markdown_table(life))
     else:
-        print({"text": str, "mermaid": Lifecycle.mermaid, "dot": Lifecycle.dot}[given.format](life))
+        shown = {"text": life.__str__, "mermaid": life.mermaid, "dot": life.dot}[given.format]
+        print(shown())
     return OK
 
 

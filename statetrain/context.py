@@ -36,12 +36,12 @@ class Context(Position):
     """
 
     # From before the run on.
-    model: torch.nn.Module | None = None
+    model: torch.nn.Module = None  # type: ignore[assignment]  # set before a run reads it
     loss_fns: dict[str, Callable[..., Any]] = Factory(dict)  # by optimizer
     optimizers: dict[str, torch.optim.Optimizer] = Factory(dict)  # by name; a lone one is called "opt"
     train_data: Iterable[Batch] | None = None
     valid_data: Iterable[Batch] | None = None
-    accelerator: Accelerator | None = None
+    accelerator: Accelerator = None  # type: ignore[assignment]  # set before a run reads it
     callbacks: tuple[Callback, ...] = ()
     min_epochs: int = 0
     max_epochs: float = math.inf  # a whole number, or infinity
@@ -94,7 +94,7 @@ class Context(Position):
     target: Any = None
     batch_size: int = 0  # samples
     pending: int = 0  # batches whose gradients wait for a step
-    opt: torch.optim.Optimizer | None = None  # the current optimizer; set before `pred`, in validation too
+    opt: torch.optim.Optimizer = None  # type: ignore[assignment]  # set before a run reads it  # the current optimizer; set before `pred`, in validation too
     opt_name: str = ""
     opt_index: int = 0
     inputs: Any = None  # the parameters that backward fills; None is all

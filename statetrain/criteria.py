@@ -76,6 +76,10 @@ class Every(Guard):
     def prompt(self) -> bool:
         return True
 
+    @property
+    def remembers(self) -> bool:
+        return True
+
     def _key(self, place: str) -> str:
         return f"{place} {self.label}"
 

@@ -84,6 +84,11 @@ class Guard:
         """The guards that it is made of."""
         return ()
 
+    @property
+    def remembers(self) -> bool:
+        """Whether its answer depends on when it last fired."""
+        return any(part.remembers for part in self.parts())
+
     def named(self, label: str) -> Guard:
         """The same guard under another name."""
         return Named(self, label)
@@ -234,9 +239,17 @@ class AnyOf(Guard):
 
 @frozen
 class Not(Guard):
-    """Holds if its guard does not. Written `~a`."""
+    """Holds if its guard does not. Written `~a`.
+
+    Raises:
+        GuardError: the guard remembers when it last fired, as `Every` does; what it would remember then is not defined.
+    """
 
     guard: Guard
+
+    def __attrs_post_init__(self) -> None:
+        if self.guard.remembers:
+            raise GuardError(f"guard [{self.guard.label}] cannot be negated: it remembers when it fired; put it on the other arrow instead")
 
     @property
     def label(self) -> str:

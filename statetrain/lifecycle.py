@@ -32,6 +32,7 @@ without a model, explored. `statetrain.machine` runs it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -270,6 +271,10 @@ class Lifecycle:
             )
         return attrs.evolve(self, states=[new if s.name == old.name else s for s in self.states])
 
+    def named(self, name: str) -> Lifecycle:
+        """The same table under another name, which errors and pictures use."""
+        return attrs.evolve(self, name=name)
+
     def without(self, *names: str) -> Lifecycle:
         """Removes states, each with the states inside it.
 
@@ -380,11 +385,20 @@ class Lifecycle:
 
         return dot(self, **options)
 
-    def draw(self, path: str, **options: Any) -> None:
+    def draw(self, path: str | Path, **options: Any) -> None:
         """Writes the picture to a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; see `statetrain.diagram.draw`."""
         from statetrain.diagram import draw
 
         draw(self, path, **options)
+
+    def svg(self, **options: Any) -> str:
+        """The picture as SVG text; see `statetrain.diagram.svg`."""
+        from statetrain.diagram import svg
+
+        return svg(self, **options)
+
+    def _repr_svg_(self) -> str:
+        return self.svg()
 
     def to_dict(self) -> dict[str, Any]:
         """The lifecycle as plain data that fits into JSON; see `statetrain.registry`."""

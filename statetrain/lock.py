@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +36,13 @@ class Lock:
     """
 
     folder: Path
-    held: bool = field(default=False, init=False)
+    _mark: dict[str, Any] = field(factory=dict, init=False)  # what the file says while this holds it; else empty
     _touched: float = field(default=0.0, init=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether this has the directory."""
+        return bool(self._mark)
 
     def take(self) -> None:
         """Takes the directory; nothing happens if it is held already.
@@ -52,7 +58,8 @@ class Lock:
         with _alone(self.folder):
             holder = _read(path)
             new = path.with_name(f"{FILE}.part")
-            new.write_text(json.dumps(_self()))
+            mark = {**_self(), "run": secrets.token_hex(8)}
+            new.write_text(json.dumps(mark))
             if holder and _is_there(holder, new.stat().st_mtime - path.stat().st_mtime):
                 new.unlink()
                 raise CheckpointError(
@@ -62,7 +69,7 @@ class Lock:
             if holder is not None:
                 log.warning("the run of process %s in %s has ended without a word; this one takes over", holder.get("pid"), self.folder)
             os.replace(new, path)
-        self.held = True
+        self._mark = mark
 
     def touch(self, now: float) -> None:
         """Gives a sign of life, at most every 30 seconds.
@@ -81,9 +88,8 @@ class Lock:
         """Lets others have the directory. A lock that somebody else took meanwhile is left."""
         if not self.held:
             return
-        self.held = False
-        path = self.folder / FILE
-        if _read(path) == _self():
+        path, mark, self._mark = self.folder / FILE, self._mark, {}
+        if _read(path) == mark:
             path.unlink(missing_ok=True)
 
 

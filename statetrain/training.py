@@ -182,7 +182,7 @@ def fit(
         max_epochs=most,
         hparams=dict(hparams or {}),
         opt_hparams=dict(opt_hparams or {}),
-        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and bool(losses)),
+        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and any(one is not None for one in losses.values())),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
         # None stands for what ours does, without the call.
@@ -193,7 +193,7 @@ def fit(
         tallies=tallies,
         history=History(optimizers=tuple(names) if len(names) > 1 else ()),
         opt_name=names[0] if names else "",
-        opt=optimizers[names[0]] if names else None,
+        opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
         loss_fn=next(iter(losses.values()), None),
     )
     for callback in machine.callbacks:

@@ -454,8 +454,9 @@ def test_a_failure_of_graphviz_is_told(tmp_path):
     "What Graphviz says is passed on."
     if shutil.which("dot") is None:
         pytest.skip("Graphviz is not installed")
+    (tmp_path / "there.png").mkdir()
     with pytest.raises(ConfigError, match="Graphviz could not draw"):
-        draw(evaluation(), tmp_path / "missing" / "life.png")
+        draw(evaluation(), tmp_path / "there.png")
 
 
 @pytest.mark.parametrize("name", ["life.gif", "life", "life.svgz"])

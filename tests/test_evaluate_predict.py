@@ -85,6 +85,22 @@ def test_nothing_is_changed(points, net):
     assert torch.is_grad_enabled()
 
 
+class Seen:
+    """A metric object: how many samples it has seen."""
+
+    def __init__(self):
+        self.count = 0
+
+    def update(self, pred, target):
+        self.count += len(target)
+
+    def compute(self):
+        return self.count
+
+    def reset(self):
+        self.count = 0
+
+
 def test_metrics_start_from_nothing(points, net):
     "Evaluating after a fit that broke in the middle of an epoch does not count what that epoch had summed up."
 
@@ -93,13 +109,17 @@ def test_metrics_start_from_nothing(points, net):
             if ctx.iter == 3:
                 raise OSError("broken")
 
+    metrics = {"accuracy": accuracy, "seen": Seen()}
     with pytest.raises(OSError, match="broken") as caught:
-        st.fit(net, points, metrics=accuracy, callbacks=Break(), dataloader_options={"batch_size": 8}, **options())
+        st.fit(net, points, metrics=metrics, callbacks=Break(), dataloader_options={"batch_size": 8}, **options())
     run = caught.value.run
+    assert run.ctx.tallies["train"].metrics["seen"].count == 22
     net.eval()
     with torch.no_grad():
         expected = accuracy(net(points[0]), points[1]).item()
-    assert run.evaluate(points)["accuracy"] == pytest.approx(expected)
+    values = run.evaluate(points)
+    assert values["accuracy"] == pytest.approx(expected)
+    assert values["seen"] == 22
 
 
 def test_in_a_callback(points, net):

@@ -255,12 +255,19 @@ def test_the_reason_of_a_combination_none_of_which_holds():
 
 
 @drawn
-@given(st.recursive(st.sampled_from([a, b, Every(2, "steps")]), lambda g: st.one_of(g.map(Not), st.tuples(g, g).map(AllOf), st.tuples(g, g).map(AnyOf))))
+@given(st.recursive(st.sampled_from([a, b, Every(2, "steps")]), lambda g: st.one_of(g.map(lambda one: one if one.remembers else Not(one)), st.tuples(g, g).map(AllOf), st.tuples(g, g).map(AnyOf))))
 def test_the_same_guard_bound_or_not(combined):
     "Bound to a place that has no memory yet, any combination answers as it does unbound."
     for x, y, step in itertools.product([False, True], [False, True], [0, 2]):
         ctx = Ctx(answers={"a": x, "b": y}, step=step)
         assert combined.bind("there")(ctx) == combined(ctx)
+
+
+def test_what_remembers_cannot_be_negated():
+    "What the negation of an interval would remember is not defined, so it is refused where it is written."
+    for remembering in (Every(2, "steps"), Every(2, "steps") | a, (a & Every(2, "steps")).named("x")):
+        with pytest.raises(GuardError, match="cannot be negated: it remembers when it fired; put it on the other arrow"):
+            ~remembering
 
 
 def test_marks_are_those_of_the_parts():

@@ -149,6 +149,16 @@ def test_going_on_after_an_interrupt(points, net):
     run.machine.callbacks[0].signals, run.machine.callbacks[0].step = again.signals, again.step
     run.fit(epochs=3)
     assert run.outcome == st.Interrupted(4, "SIGINT")
+    assert run.ctx.step == 8  # the first of this fit is no second one
+    run.machine.callbacks[0].signals = ()
+
+    class Ask(st.Callback):
+        def on_enter_step(self, ctx):
+            ctx.request_stop("something else")
+
+    again = st.Run(run.ctx, st.Machine(run.lifecycle, Ask()))
+    again.fit(epochs=1)
+    assert again.outcome == st.Stopped(5, "something else")
 
 
 def test_handlers_are_put_back_after_a_failure(points, net):

@@ -34,6 +34,7 @@ def draw(life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", detai
         ConfigError: the suffix, the theme or the detail is unknown, or Graphviz is missing or failed.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
         path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail), encoding="utf-8", newline="\n")

@@ -6,7 +6,9 @@ import logging
 import os
 import random
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,17 @@ def save(folder: Path, n: int) -> checkpoint.Saved:
 
 def is_data(found: Any, n: int) -> bool:
     return repr(found) == repr(data(n)) and torch.equal(found["weights"], data(n)["weights"])
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    "In memory where there is a file system for it: what a disk would do is played by `Disk`."
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
