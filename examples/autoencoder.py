@@ -37,7 +37,7 @@ class Autoencoder(nn.Module):
         return decoded
 
 
-def main(epochs: int = 60, out: str | Path = "runs/autoencoder") -> tuple[st.Run, float]:
+def main(epochs: int = 30, out: str | Path = "runs/autoencoder") -> tuple[st.Run, float]:
     torch.manual_seed(0)
     pictures = load_digits().images.reshape(-1, 64) / 16
     train, test = train_test_split(pictures, test_size=0.2, random_state=0)
@@ -63,12 +63,13 @@ def main(epochs: int = 60, out: str | Path = "runs/autoencoder") -> tuple[st.Run
     numbers = run.predict({"picture": test}, compute=lambda ctx: ctx.model.encode(ctx.input))
     share = explained(test, decoded)
     linear = PCA(NUMBERS).fit(train)
+    of_linear = explained(test, linear.inverse_transform(linear.transform(test)))
     report = [
         sketch(test[:7]),
         f"through {numbers.shape[1]} numbers each:\n",
         sketch(decoded[:7]),
-        f"of the variance of {len(test)} pictures that it has never seen, {share:.1%} is kept; "
-        f"{NUMBERS} principal components keep {explained(test, linear.inverse_transform(linear.transform(test))):.1%}",
+        f"of the variance of {len(test)} pictures that it has never seen, {share:.1%} is kept",
+        f"{NUMBERS} principal components keep {of_linear:.1%}",
     ]
     Path(out).mkdir(parents=True, exist_ok=True)
     Path(out, "pictures.txt").write_text("\n".join(report) + "\n", encoding="utf-8")

@@ -139,7 +139,6 @@ def main(steps: int = 700, out: str | Path = "runs/char_lm") -> tuple[st.Run, fl
     )
     after = run.evaluate(valid)["loss"]
 
-    Path(out).mkdir(parents=True, exist_ok=True)
     run.lifecycle.draw(f"{out}/lifecycle.svg")
 
     print(f"bits per character: {before:.2f} before, {after:.2f} after")

@@ -38,21 +38,22 @@ def main(epochs: int = 10, out: str | Path = "runs/find_lr") -> tuple[st.Run, fl
     images = images.reshape(-1, 1, 8, 8) / 16
     train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
     model = network()
-    momentum = {"momentum": 0.9}  # all but the rate itself is kept in the search
+    others = {"weight_decay": 0.01}  # what the optimizer is told beside the rate holds in the search too
 
     found = lr_find(
-        model, (train_x, train_y), loss=cross_entropy, optimizer=torch.optim.SGD, opt_hparams=momentum, start=1e-5, end=10.0, seed=0
-    )
+        model, (train_x, train_y), loss=cross_entropy, optimizer=torch.optim.AdamW, opt_hparams=others,
+        start=1e-5, end=1.0, steps=200, seed=0,
+    )  # fmt: skip
     print(f"{found!r}\n")
-    rate = found.suggestion or 0.01
+    rate = found.suggestion or 1e-3
 
     run = st.fit(
         model,
         (train_x, train_y),
         valid=0.15,
         loss=cross_entropy,
-        optimizer=torch.optim.SGD,
-        opt_hparams={"lr": rate, **momentum},
+        optimizer=torch.optim.AdamW,
+        opt_hparams={"lr": rate, **others},
         epochs=epochs,
         metrics=accuracy,
         callbacks=[st.Progress()],

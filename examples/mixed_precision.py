@@ -62,7 +62,6 @@ def main(epochs: int = 10, out: str | Path = "runs/mixed_precision") -> tuple[st
     scores = [run.evaluate((test_x, test_y))["accuracy"] for run in (full, mixed)]
     print(f"accuracy on {len(test_y)} digits that they have never seen: {scores[0]:.1%} and {scores[1]:.1%}")
 
-    Path(out).mkdir(parents=True, exist_ok=True)
     mixed.lifecycle.draw(f"{out}/lifecycle.svg")
     print(f"the machine that trained the second one: {out}/lifecycle.svg")
     return mixed, float(scores[1])

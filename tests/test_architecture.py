@@ -16,8 +16,8 @@ FLOORS = (
     ("callback",),
     ("machine", "table", "trace", "diagram", "explore"),
     ("keys", "history", "context", "interop", "registry", "testing"),
-    ("accelerator", "huggingface", "actions", "data", "metrics", "modes", "precision", "interrupts", "plotting"),
-    ("plain", "tensorfile", "checkpoint", "lock", "seeding", "snapshot", "lifecycles", "run", "callbacks"),
+    ("plain", "tensorfile", "checkpoint", "lock", "seeding", "accelerator", "huggingface", "iterating", "actions", "data", "metrics", "modes", "precision", "interrupts", "plotting"),
+    ("snapshot", "lifecycles", "run", "callbacks"),
     ("training", "lr_find"),
     ("cli", "__init__", "__main__"),
 )

@@ -24,6 +24,7 @@ from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import evaluation, prediction, supervised
 from statetrain.outcome import ConfigError, SkipBatch, SkipEpoch, StopFit
+from statetrain.testing import walk
 
 STANDARD = {
     "supervised": supervised(),
@@ -498,3 +499,16 @@ def test_kept_pictures_are_compared_with_what_is_drawn(tmp_path):
         "old.svg belongs to no lifecycle",
     ]
     assert len(stale_pictures(lives, Path(tmp_path / "nowhere"))) == len(written)
+
+
+def test_a_run_is_drawn_with_how_often_it_went_each_way(tmp_path):
+    "With a trace's counts, every arrow says how often it was taken, in each format; events that share an arrow add up."
+    life = supervised(validate=None)
+    trace = walk(life, {"more epochs": [True, True], "a batch was drawn": [True] * 1200})
+    counts = trace.counts()
+    for text in (svg(life, counts=counts), mermaid(life, counts=counts), dot(life, counts=counts)):
+        assert "\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}1,200" in text
+        assert "\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}0" in text
+    draw(life, tmp_path / "run.svg", counts=counts)
+    assert (tmp_path / "run.svg").read_text(encoding="utf-8") == svg(life, counts=counts)
+    assert "\N{MULTIPLICATION SIGN}" not in svg(life)

@@ -267,7 +267,7 @@ def test_what_remembers_cannot_be_negated():
     "What the negation of an interval would remember is not defined, so it is refused where it is written."
     for remembering in (Every(2, "steps"), Every(2, "steps") | a, (a & Every(2, "steps")).named("x")):
         with pytest.raises(GuardError, match="cannot be negated: it remembers when it fired; put it on the other arrow"):
-            ~remembering
+            assert ~remembering
 
 
 def test_marks_are_those_of_the_parts():

@@ -120,7 +120,7 @@ def test_into_json_and_back_is_the_identity(life):
     [
         demo(),
         demo(action=Wait(1.5, "because", frozenset({"x", "y"}), then=work)),
-        demo(action=Wait(math.inf), guard=Mine(-math.inf, often & ~Every(2, "steps"))),
+        demo(action=Wait(math.inf), guard=Mine(-math.inf, ~often & Every(2, "steps"))),
         demo(guard=(often | more_epochs).named("either") & ~Mine(3)),
         demo(effect=Wait(0), event=KeyboardInterrupt),
         demo(close=other_work, reopen=work, mode=Switch("a")),

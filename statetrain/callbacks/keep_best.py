@@ -49,7 +49,6 @@ class KeepBest(Callback):
         self.best_epoch: int | None = None
         self.best_step: int | None = None
         self._weights: dict[str, Any] | None = None
-        self._judged: Any = None  # the last row that was looked at
 
     # ------------------------------------------------------------ hooks
 
@@ -64,8 +63,8 @@ class KeepBest(Callback):
         ctx.defer(partial(self._finish, ctx))
 
     def on_exit_record(self, ctx: Any) -> None:
-        """Looks at the row of a validation within an epoch."""
-        if not ctx.epoch_complete and self.monitor.startswith("valid_"):
+        """Looks at the row of a validation, also within an epoch."""
+        if self.monitor.startswith("valid_"):
             self._judge(ctx)
 
     def on_enter_next_epoch(self, ctx: Any) -> None:
@@ -74,12 +73,8 @@ class KeepBest(Callback):
             self._judge(ctx)
 
     def _judge(self, ctx: Any) -> None:
-        row = ctx.history[-1] if len(ctx.history) else None
-        if row is None or row is self._judged or self.monitor not in row:
-            return
-        self._judged = row
-        value = float(row[self.monitor])
-        if better(value, self.best, self.mode):
+        row = ctx.history[-1] if len(ctx.history) else {}
+        if self.monitor in row and better(value := float(row[self.monitor]), self.best, self.mode):
             self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
             self._weights = _copied(ctx.accelerator.unwrap(ctx.model), self.cpu)
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
 from statetrain.diagram.picture import Detail, events_of, picture, start_of
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.table import OTHER_ERRORS
 
 
-def dot(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full", placed: bool = True) -> str:
+def dot(
+    life: Lifecycle,
+    *,
+    theme: ThemeName = "light",
+    detail: Detail = "full",
+    counts: Mapping[Transition, int] | None = None,
+    placed: bool = True,
+) -> str:
     """The picture of a lifecycle in the language of Graphviz.
 
     Args:
         life: the lifecycle.
         theme: "light" or "dark".
         detail: "full", or "states" for the states and the ways between them, without events and without words.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
         placed: whether everything is put in its place, as in the other formats. False leaves that to Graphviz, which is
             easier to edit by hand and harder to read.
 
@@ -30,7 +38,7 @@ def dot(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full",
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail)), theme, placed).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, detail, counts)), theme, placed).lines()) + "\n"
 
 
 class _Writer:

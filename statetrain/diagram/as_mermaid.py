@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from attrs import frozen
 
 from statetrain.diagram.picture import Arrow, Detail, Picture, events_of, picture, start_of
 from statetrain.diagram.theme import ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.table import OTHER_ERRORS
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
@@ -30,13 +30,14 @@ _TAKEN = {
 }
 
 
-def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full") -> str:
+def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full", counts: Mapping[Transition, int] | None = None) -> str:
     """The picture of a lifecycle as a Mermaid `stateDiagram-v2`.
 
     Args:
         life: the lifecycle.
         theme: the colours of the states; either can be read on either background.
         detail: "full", or "states" for the states and the ways between them, without events and without words.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
 
     Returns:
         Text for a code block of the language `mermaid`; the same for the same lifecycle.
@@ -44,7 +45,7 @@ def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "fu
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    shown = picture(life, detail)
+    shown = picture(life, detail, counts)
     neighbours = _Neighbours(shown)
     colours = theme_of(theme)
     lines = ["stateDiagram-v2", "    direction TB"]
@@ -137,6 +138,7 @@ def _words(arrow: Arrow, leaves: str, reaches: str) -> str:
         str(arrow.number) if arrow.number else "",
         f"{EVENT} {_escaped(arrow.event)}" if arrow.event else "",
         guard,
+        arrow.times,
         f"/ {_escaped(arrow.effect)}" if arrow.effect else "",
         f"to {_escaped(reaches)}" if reaches else "",
     )

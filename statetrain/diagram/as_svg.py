@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING
 from statetrain.diagram.picture import Detail, picture
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.table import OTHER_ERRORS, plain
 
 MARGIN = 12.0
 
 
-def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full") -> str:
+def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full", counts: Mapping[Transition, int] | None = None) -> str:
     """The picture of a lifecycle as SVG.
 
     Args:
         life: the lifecycle.
         theme: "light" or "dark".
         detail: "full", or "states" for the states and the ways between them, without events and without words.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
 
     Returns:
         An SVG document; the same for the same lifecycle.
@@ -30,7 +31,7 @@ def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full")
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail)), theme).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, detail, counts)), theme).lines()) + "\n"
 
 
 class _Writer:

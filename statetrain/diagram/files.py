@@ -12,7 +12,7 @@ from statetrain.diagram.as_mermaid import mermaid
 from statetrain.diagram.as_svg import svg
 from statetrain.diagram.picture import Detail
 from statetrain.diagram.theme import ThemeName
-from statetrain.lifecycle import Lifecycle
+from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.outcome import ConfigError
 
 _WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
@@ -20,7 +20,14 @@ _DRAWN_BY_GRAPHVIZ = (".png", ".pdf")
 _DPI = 144  # of a .png: sharp on a page that is read at half its size
 
 
-def draw(life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", detail: Detail = "full") -> None:
+def draw(
+    life: Lifecycle,
+    path: str | Path,
+    *,
+    theme: ThemeName = "light",
+    detail: Detail = "full",
+    counts: Mapping[Transition, int] | None = None,
+) -> None:
     """Writes the picture of a lifecycle to a file.
 
     Args:
@@ -29,6 +36,7 @@ def draw(life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", detai
             `.pdf` the program `dot` of Graphviz.
         theme: "light" or "dark".
         detail: "full", or "states" for the states and the ways between them, without events and without words.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
 
     Raises:
         ConfigError: the suffix, the theme or the detail is unknown, or Graphviz is missing or failed.
@@ -37,9 +45,9 @@ def draw(life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", detai
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
-        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail), encoding="utf-8", newline="\n")
+        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail, counts=counts), encoding="utf-8", newline="\n")
     elif suffix in _DRAWN_BY_GRAPHVIZ:
-        _run_graphviz(dot(life, theme=theme, detail=detail), path, suffix[1:])
+        _run_graphviz(dot(life, theme=theme, detail=detail, counts=counts), path, suffix[1:])
     else:
         known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
         raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings")

@@ -53,7 +53,7 @@ def words_of(arrow: Arrow) -> Words:
     """An arrow's words. The main way needs no "else": it is seen."""
     number = str(arrow.number) if arrow.number else ""
     guard = f"[{arrow.guard}]" if arrow.guard else "else" if arrow.other and arrow.kind == "plain" else ""
-    when = " ".join(part for part in (number, arrow.event, guard) if part)
+    when = " ".join(part for part in (number, arrow.event, guard, arrow.times) if part)
     then = f"/ {arrow.effect}" if arrow.effect else ""
     return Words(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))
 

@@ -33,6 +33,7 @@ class Arrow:
         guard: what is asked; empty for nothing.
         effect: the work done on the way; empty for none.
         other: whether it is taken because no guard before it held.
+        count: how often it was taken in a run; None if that is not shown.
     """
 
     tail: str
@@ -43,6 +44,12 @@ class Arrow:
     guard: str = ""
     effect: str = ""
     other: bool = False
+    count: int | None = None
+
+    @property
+    def times(self) -> str:
+        """The count in words."""
+        return "" if self.count is None else f"\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{self.count:,}"
 
 
 @frozen
@@ -80,12 +87,13 @@ def events_of(scope: str) -> str:
     return f"{scope}.events"
 
 
-def picture(life: Lifecycle, detail: Detail = "full") -> Picture:
+def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition, int] | None = None) -> Picture:
     """What is drawn of a lifecycle.
 
     Args:
         life: the lifecycle.
         detail: "full", or "states" for the states and the ways between them, without events and without words.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
 
     Raises:
         ConfigError: the detail is unknown.
@@ -112,11 +120,15 @@ def picture(life: Lifecycle, detail: Detail = "full") -> Picture:
         arrow = _arrow(life, scopes, transition, kind)
         if detail == "states":
             arrow = Arrow(arrow.tail, arrow.head, kind)
-        alike = [a for a in arrows if evolve(a, event="") == evolve(arrow, event="")]
+        if counts is not None:
+            arrow = evolve(arrow, count=counts.get(transition, 0))
+        alike = [a for a in arrows if evolve(a, event="", count=None) == evolve(arrow, event="", count=None)]
         if not alike:
             arrows.append(arrow)
-        elif kind == "event":
-            arrows[arrows.index(alike[0])] = evolve(arrow, event=f"{alike[0].event}, {arrow.event}")
+            continue
+        event = f"{alike[0].event}, {arrow.event}" if kind == "event" else arrow.event
+        count = None if arrow.count is None else arrow.count + (alike[0].count or 0)
+        arrows[arrows.index(alike[0])] = evolve(alike[0], event=event, count=count)
     ends = {end for arrow in arrows for end in (arrow.tail, arrow.head)}
     dots = frozenset(dot for scope in scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
     return Picture(life, order, scopes, hot, dots, tuple(arrows))

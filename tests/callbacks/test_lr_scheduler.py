@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from reference import bits
@@ -176,9 +178,10 @@ def test_it_can_be_used_again(points):
 def test_it_is_continued_from_its_saved_state(points):
     "A callback that is loaded goes on where the saved one was, for a fresh optimizer with the saved rate."
     options = {"max_lr": 0.3, "total_steps": 12}
-    whole = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.OneCycleLR, per="step", **options), epochs=4)
+    model = nn.Linear(4, 3)
+    whole = fit(copy.deepcopy(model), batches(points), LRScheduler(schedules.OneCycleLR, per="step", **options), epochs=4)
     saved = LRScheduler(schedules.OneCycleLR, per="step", **options)
-    run = fit(nn.Linear(4, 3), batches(points), saved, epochs=2)
+    run = fit(model, batches(points), saved, epochs=2)
     ctx, loaded = run.ctx, LRScheduler(schedules.OneCycleLR, per="step", **options)
     optimizer = torch.optim.SGD(ctx.model.parameters(), lr=7.0)
     optimizer.load_state_dict(ctx.opt.state_dict())
@@ -188,6 +191,21 @@ def test_it_is_continued_from_its_saved_state(points):
     st.Machine(run.lifecycle, [loaded]).run(ctx, at="next_epoch")
 
     assert ctx.history["lr"] == whole.history["lr"]
+    assert bits(model) == bits(whole.model)
+
+
+def test_a_stop_writes_no_row_for_its_sake(points):
+    "A run that is stopped when nothing is new gets no row because of the rate."
+
+    class Stops(st.Callback):
+        def on_exit_record(self, ctx):
+            ctx.request_stop("enough")
+
+    run = fit(
+        nn.Linear(4, 3), batches(points), [LRScheduler(schedules.ExponentialLR, gamma=0.5), Stops()], valid=batches(points), validate=st.Every(1, "steps")
+    )
+
+    assert len(run.history) == 1
 
 
 def test_the_saved_state_is_plain_data(points):
@@ -214,14 +232,15 @@ class Two(nn.Module):
 TWO = {"optimizer": {"first": torch.optim.SGD, "second": torch.optim.SGD}, "opt_hparams": {"lr": 0.1}}
 
 
+@pytest.mark.parametrize(("name", "other"), [("first", "second"), ("second", "first")])
 @pytest.mark.parametrize("per", ["step", "epoch"])
-def test_one_of_several_optimizers(per, points):
+def test_one_of_several_optimizers(per, name, other, points):
     "The named optimizer's rate is changed and logged under its name; the other's stays."
-    run = fit(Two(), batches(points), LRScheduler(schedules.ExponentialLR, per=per, optimizer="second", gamma=0.5), **TWO, epochs=2)
+    run = fit(Two(), batches(points), LRScheduler(schedules.ExponentialLR, per=per, optimizer=name, gamma=0.5), **TWO, epochs=2)
 
     rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in run.ctx.optimizers.items()}
-    assert rates == {"first": 0.1, "second": 0.1 * 0.5 ** (6 if per == "step" else 2)}
-    assert run.history["lr_second"] == [0.1 * 0.5**n for n in ((2, 5) if per == "step" else (0, 1))]
+    assert rates == {other: 0.1, name: 0.1 * 0.5 ** (6 if per == "step" else 2)}
+    assert run.history[f"lr_{name}"] == [0.1 * 0.5**n for n in ((2, 5) if per == "step" else (0, 1))]
 
 
 @pytest.mark.parametrize(
