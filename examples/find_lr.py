@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import statetrain as st
-from statetrain.lr_find import lr_find
+from statetrain.lr_finder import lr_find
 
 
 def network() -> nn.Module:

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from statetrain.accelerator import Accelerator as Accelerator
     from statetrain.callback import Callback as Callback
+    from statetrain.callbacks.collect_garbage import CollectGarbage as CollectGarbage
+    from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
+    from statetrain.callbacks.gradient_clip import GradientClip as GradientClip
+    from statetrain.callbacks.keep_best import KeepBest as KeepBest
     from statetrain.callbacks.log import Log as Log
+    from statetrain.callbacks.lr_scheduler import LRScheduler as LRScheduler
+    from statetrain.callbacks.mixup import Mixed as Mixed
+    from statetrain.callbacks.mixup import Mixup as Mixup
+    from statetrain.callbacks.mixup import mixup_loss as mixup_loss
+    from statetrain.callbacks.profile import Profile as Profile
     from statetrain.callbacks.progress import Progress as Progress
+    from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
     from statetrain.context import Context as Context
     from statetrain.criteria import EarlyStopping as EarlyStopping
     from statetrain.criteria import Every as Every
@@ -29,6 +39,8 @@ if TYPE_CHECKING:
     from statetrain.lifecycles import evaluation as evaluation
     from statetrain.lifecycles import prediction as prediction
     from statetrain.lifecycles import supervised as supervised
+    from statetrain.lr_finder import LRFinder as LRFinder
+    from statetrain.lr_finder import lr_find as lr_find
     from statetrain.machine import Machine as Machine
     from statetrain.machine import Steps as Steps
     from statetrain.outcome import CallbackError as CallbackError
@@ -48,6 +60,8 @@ if TYPE_CHECKING:
     from statetrain.outcome import SkipEpoch as SkipEpoch
     from statetrain.outcome import StopFit as StopFit
     from statetrain.outcome import Stopped as Stopped
+    from statetrain.precision import MixedPrecision as MixedPrecision
+    from statetrain.precision import mixed_precision as mixed_precision
     from statetrain.registry import diff as diff
     from statetrain.run import Run as Run
     from statetrain.trace import Trace as Trace
@@ -62,8 +76,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "accelerator": ("Accelerator",),
     "callback": ("Callback",),
+    "callbacks.collect_garbage": ("CollectGarbage",),
+    "callbacks.csv_logger": ("CSVLogger",),
+    "callbacks.gradient_clip": ("GradientClip",),
+    "callbacks.keep_best": ("KeepBest",),
     "callbacks.log": ("Log",),
+    "callbacks.lr_scheduler": ("LRScheduler",),
+    "callbacks.mixup": ("Mixed", "Mixup", "mixup_loss"),
+    "callbacks.profile": ("Profile",),
     "callbacks.progress": ("Progress",),
+    "callbacks.tensorboard": ("TensorBoard",),
     "context": ("Context",),
     "criteria": ("EarlyStopping", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Threshold", "TimeLimit", "stop_requested"),
     "guards": ("Guard", "guard"),
@@ -71,11 +93,14 @@ _HOMES = {
     "interop": ("to_machine",),
     "lifecycle": ("Lifecycle", "State", "Transition"),
     "lifecycles": ("evaluation", "prediction", "supervised"),
+    "lr_finder": ("LRFinder", "lr_find"),
     "machine": ("Machine", "Steps"),
     "outcome": (
         *("CallbackError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
-        *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit", "Stopped"),
+        *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
+        *("Stopped",),
     ),
+    "precision": ("MixedPrecision", "mixed_precision"),
     "registry": ("diff",),
     "run": ("Run",),
     "trace": ("Trace", "Tracing"),

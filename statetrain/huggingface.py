@@ -42,6 +42,8 @@ class HuggingFace(Accelerator):
             self.hf.backward(loss, inputs=inputs)
 
     def autocast(self, dtype: str = "") -> AbstractContextManager[None]:
+        if dtype and self.hf.mixed_precision == "no":
+            return super().autocast(dtype)
         return self.hf.autocast()  # type: ignore[no-any-return]  # accelerate has no types
 
 
@@ -59,4 +61,6 @@ def adapt(accelerator: Any) -> Accelerator:
         raise ConfigError(f"statetrain runs in one process so far, and this accelerator runs {accelerator.num_processes}")
     if getattr(accelerator, "gradient_accumulation_steps", 1) > 1:
         raise ConfigError("this accelerator accumulates gradients by itself; make it without, and say fit(..., accumulate=...)")
+    if getattr(accelerator, "mixed_precision", "no") == "fp16":
+        raise ConfigError("this accelerator scales the loss by itself, which callbacks would not know of; make it without, and say precision='fp16'")
     return HuggingFace(accelerator.device, hf=accelerator)

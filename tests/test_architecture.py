@@ -18,7 +18,7 @@ FLOORS = (
     ("keys", "history", "context", "interop", "registry", "testing"),
     ("plain", "tensorfile", "checkpoint", "lock", "seeding", "accelerator", "huggingface", "iterating", "actions", "data", "metrics", "modes", "precision", "interrupts", "plotting"),
     ("snapshot", "lifecycles", "run", "callbacks"),
-    ("training", "lr_find"),
+    ("training", "lr_finder"),
     ("cli", "__init__", "__main__"),
 )
 PLACE = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}

@@ -34,6 +34,7 @@ def test_the_code_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_links_on_a_page_lead_somewhere(page: Path) -> None:
     """Every relative link and picture of a page is there."""
-    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

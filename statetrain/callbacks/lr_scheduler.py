@@ -104,7 +104,7 @@ class LRScheduler(Callback):
 
     def on_exit_record(self, ctx: Any) -> None:
         """Goes on, if it does so with each validation."""
-        if self._per == "valid" and len(ctx.history) > self._rows and any(name.startswith("valid_") for name in ctx.history[-1]):
+        if self._per == "valid" and ctx.epoch and len(ctx.history) > self._rows and any(name.startswith("valid_") for name in ctx.history[-1]):
             self._advance(ctx.history[-1])
 
     def on_enter_next_epoch(self, ctx: Any) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import statetrain as st
-from statetrain.lr_find import LRFinder, Trial, lr_find
+from statetrain.lr_finder import LRFinder, Trial, lr_find
 from statetrain.outcome import ConfigError
 
 

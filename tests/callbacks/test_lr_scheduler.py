@@ -299,6 +299,15 @@ def test_what_only_making_the_schedule_shows(scheduler, message, points):
     assert caught.value.run.ctx.iter == 0
 
 
+def test_an_evaluation_moves_no_schedule(points):
+    "Beside an evaluation of its run, the schedule stays where it is."
+    scheduler = LRScheduler(schedules.ExponentialLR, per="valid", gamma=0.5)
+    run = fit(nn.Linear(4, 3), batches(points), scheduler, valid=batches(points), epochs=1)
+    run.evaluate(batches(points), callbacks=scheduler)
+
+    assert run.ctx.opt.param_groups[0]["lr"] == 0.05
+
+
 def test_a_guard_can_monitor_the_rate(points):
     "The column is declared, so a guard may stop the fit by it."
     run = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, gamma=0.1), stop=st.Threshold("lr", 0.02), epochs=9)

@@ -138,14 +138,18 @@ def test_gradients_that_overflow_make_no_step(points):
 
 def test_an_overflow_discards_the_window(points):
     "With accumulation, what overflowed does not leak into the next window."
-    run = fit(batches(points), precision=MixedPrecision("fp16", scaler=scaler(init_scale=2.0**30, backoff_factor=2.0**-24)), accumulate=2, epochs=1)
+    left = []
 
     class Grads(st.Callback):
         def on_enter_pred(self, ctx):
-            assert all(p.grad is None for p in ctx.model.parameters()) or ctx.pending
+            if not ctx.pending:
+                left.extend(p.grad for p in ctx.model.parameters() if p.grad is not None)
 
-    again = fit(batches(points), precision=MixedPrecision("fp16", scaler=scaler(init_scale=2.0**30, backoff_factor=2.0**-24)), accumulate=2, epochs=1, callbacks=Grads())
-    assert run.ctx.step == again.ctx.step == 1
+    big = MixedPrecision("fp16", scaler=scaler(init_scale=2.0**30, backoff_factor=2.0**-24))
+    run = fit(batches(points), precision=big, accumulate=2, epochs=1, callbacks=Grads())
+
+    assert run.ctx.step == 1  # of two windows
+    assert not left
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain.actions import count_epoch
 from statetrain.callbacks.profile import Profile
 
 
@@ -91,12 +92,13 @@ def test_guards_and_effects_count_for_their_state(points):
         clock.spend(1)
         return False
 
-    def done(ctx) -> None:
-        "a slow effect"
+    def count(ctx) -> None:
+        "count the epoch, slowly"
         clock.spend(10)
+        count_epoch(ctx)
 
     life = st.supervised(validate=None).add(st.Transition("backward", "next_batch", asked))
-    life = life.alter(life.between("next_epoch", "epoch")[0], effect=lambda ctx: (done(ctx), setattr(ctx, "epoch", ctx.epoch + 1))[2:] or None)
+    life = life.alter(life.between("next_epoch", "epoch")[0], effect=count)
     profile = Profile(clock)
     fit(points, clock, profile, lifecycle=life)
 
