@@ -283,24 +283,22 @@ class Machine:
             try:
                 while True:
                     for ctx.transition, ctx.state, work in works:
-                        if (result := work(ctx)) is not None:
-                            raise self._junk(ctx, work, result)
+                        if work(ctx) is not None:
+                            raise self._junk(ctx, work)
                     ctx.transition, ctx.state, row = landing
-                    work = ask = None
-                    if not row:
-                        self.finish(ctx)
-                    if watched:
+                    work = None
+                    if watched and row:
                         yield ctx.transition
-                    if not row:
-                        return
                     for ask, works, landing in row:  # noqa: B007  # the next round calls what is found
-                        if ask is None:
-                            break
-                        answer = ask(ctx)
-                        if answer is True:
+                        if ask is None or (answer := ask(ctx)) is True:
                             break
                         if answer is not False:
                             raise self._not_strict(ctx, ask, answer)
+                    else:  # nothing is asked in a final state
+                        self.finish(ctx)
+                        if watched:
+                            yield ctx.transition
+                        return
             except BaseException as error:
                 works, landing = self._stretch(*self.caught(ctx, error, work, ask), rows)
 
@@ -362,8 +360,8 @@ class Machine:
     def call(self, ctx: Any, work: Work) -> None:
         """Makes one call of a run, with what it belongs to published. The loop does the same without the record."""
         ctx.transition, ctx.state = work.transition, work.state
-        if (result := work.function(ctx)) is not None:
-            raise self._junk(ctx, work, result)
+        if work.function(ctx) is not None:
+            raise self._junk(ctx, work)
 
     def land(self, ctx: Any, arrow: Transition) -> None:
         """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
@@ -448,9 +446,9 @@ class Machine:
         rows = (*zip(self._stepwise[ctx.state], arrows, strict=False), *zip(self._fused[ctx.state], arrows, strict=False))
         return next((arrow for (test, _, _), arrow in rows if test is ask), None)
 
-    def _junk(self, ctx: Any, work: Any, result: object) -> CallbackError:
+    def _junk(self, ctx: Any, work: Any) -> CallbackError:
         culprit = self._culprit(ctx, self._place(ctx, work), None)
-        return CallbackError(f"{culprit} must return nothing, got {type(result).__name__}: {result!r:.80}; write into the context instead")
+        return CallbackError(f"{culprit} must return nothing, and returned something; let it write into the context instead")
 
     def _not_strict(self, ctx: Any, ask: Any, answer: object) -> GuardError:
         arrow = self._asked(ctx, ask)

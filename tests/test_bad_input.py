@@ -392,8 +392,8 @@ def test_a_guard_that_does_not_answer(case, batches, net):
 
 
 HOOKS = {
-    "junk": (lambda ctx: 42, st.CallbackError, r"the hook Bad\.on_enter_step must return nothing, got int: 42; write into the context instead"),
-    "a generator": (lambda ctx: (n for n in ()), st.CallbackError, "must return nothing, got generator"),
+    "junk": (lambda ctx: 42, st.CallbackError, r"the hook Bad\.on_enter_step must return nothing, and returned something; let it write into the context instead"),
+    "a generator": (lambda ctx: (n for n in ()), st.CallbackError, "must return nothing, and returned something"),
     "an error": (raises(ZeroDivisionError("in the hook")), ZeroDivisionError, "in the hook"),
     "a stop iteration": (raises(StopIteration("enough")), st.MachineError, r"StopIteration was raised by the hook Bad\.on_enter_step; it never ends an epoch"),
     "an unknown event": (raises(type("Other", (st.Event,), {})("what")), st.LifecycleError, "no open scope takes Other .*add Transition"),
