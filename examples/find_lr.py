@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import statetrain as st
-from statetrain.lr_finder import lr_find
 
 
 def network() -> nn.Module:
@@ -40,7 +39,7 @@ def main(epochs: int = 10, out: str | Path = "runs/find_lr") -> tuple[st.Run, fl
     model = network()
     others = {"weight_decay": 0.01}  # what the optimizer is told beside the rate holds in the search too
 
-    found = lr_find(
+    found = st.lr_find(
         model, (train_x, train_y), loss=cross_entropy, optimizer=torch.optim.AdamW, opt_hparams=others,
         start=1e-5, end=1.0, steps=200, seed=0,
     )  # fmt: skip

@@ -19,12 +19,6 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
 
 import statetrain as st
-from statetrain.callbacks.csv_logger import CSVLogger
-from statetrain.callbacks.gradient_clip import GradientClip
-from statetrain.callbacks.keep_best import KeepBest
-from statetrain.callbacks.lr_scheduler import LRScheduler
-from statetrain.callbacks.mixup import Mixup
-from statetrain.callbacks.profile import Profile
 
 BATCH = 32
 
@@ -48,8 +42,8 @@ def main(epochs: int = 15, out: str | Path = "runs/many_callbacks") -> tuple[st.
     rest_x, test_x, rest_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
     train_x, valid_x, train_y, valid_y = train_test_split(rest_x, rest_y, test_size=0.15, stratify=rest_y, random_state=0)
 
-    best = KeepBest("valid_loss")  # the best weights are the model's when the run ends, however it ends
-    profile = Profile()
+    best = st.KeepBest("valid_loss")  # the best weights are the model's when the run ends, however it ends
+    profile = st.Profile()
     run = st.fit(
         network(),
         (train_x, train_y),
@@ -62,11 +56,11 @@ def main(epochs: int = 15, out: str | Path = "runs/many_callbacks") -> tuple[st.
         metrics=accuracy,  # with mixup, the training's sees mixtures, so the validation's is the one to look at
         callbacks=[
             st.Progress(),
-            Mixup(alpha=0.2),
-            GradientClip(max_norm=1.0),
-            LRScheduler(OneCycleLR, per="step", max_lr=1e-2, total_steps=epochs * -(-len(train_x) // BATCH)),
+            st.Mixup(alpha=0.2),
+            st.GradientClip(max_norm=1.0),
+            st.LRScheduler(OneCycleLR, per="step", max_lr=1e-2, total_steps=epochs * -(-len(train_x) // BATCH)),
             best,
-            CSVLogger(f"{out}/history.csv"),
+            st.CSVLogger(f"{out}/history.csv"),
             st.Log(file=f"{out}/events.jsonl", format="json"),
             profile,
         ],

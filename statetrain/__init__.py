@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from statetrain.accelerator import Accelerator as Accelerator
     from statetrain.callback import Callback as Callback
+    from statetrain.callbacks.checkpoint import Checkpoint as Checkpoint
     from statetrain.callbacks.collect_garbage import CollectGarbage as CollectGarbage
     from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
     from statetrain.callbacks.gradient_clip import GradientClip as GradientClip
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from statetrain.machine import Machine as Machine
     from statetrain.machine import Steps as Steps
     from statetrain.outcome import CallbackError as CallbackError
+    from statetrain.outcome import CheckpointError as CheckpointError
     from statetrain.outcome import Completed as Completed
     from statetrain.outcome import ConfigError as ConfigError
     from statetrain.outcome import DataError as DataError
@@ -64,6 +66,12 @@ if TYPE_CHECKING:
     from statetrain.precision import mixed_precision as mixed_precision
     from statetrain.registry import diff as diff
     from statetrain.run import Run as Run
+    from statetrain.saving import SavedRun as SavedRun
+    from statetrain.saving import load as load
+    from statetrain.saving import load_checkpoint as load_checkpoint
+    from statetrain.saving import load_weights as load_weights
+    from statetrain.saving import save as save
+    from statetrain.saving import save_weights as save_weights
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
     from statetrain.training import evaluate as evaluate
@@ -76,6 +84,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "accelerator": ("Accelerator",),
     "callback": ("Callback",),
+    "callbacks.checkpoint": ("Checkpoint",),
     "callbacks.collect_garbage": ("CollectGarbage",),
     "callbacks.csv_logger": ("CSVLogger",),
     "callbacks.gradient_clip": ("GradientClip",),
@@ -96,13 +105,14 @@ _HOMES = {
     "lr_finder": ("LRFinder", "lr_find"),
     "machine": ("Machine", "Steps"),
     "outcome": (
-        *("CallbackError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
+        *("CallbackError", "CheckpointError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
         *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
         *("Stopped",),
     ),
     "precision": ("MixedPrecision", "mixed_precision"),
     "registry": ("diff",),
     "run": ("Run",),
+    "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
     "trace": ("Trace", "Tracing"),
     "training": ("evaluate", "fit", "predict"),
 }

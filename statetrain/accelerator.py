@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from attrs import define, field
 
+from statetrain import seeding
 from statetrain.outcome import ConfigError
 
 
@@ -82,6 +83,41 @@ class Accelerator:
             dtype: torch's name of the type, "bfloat16" or "float16".
         """
         return torch.autocast(self.device.type, getattr(torch, dtype))
+
+    # ------------------------------------------------------------ random numbers
+
+    def random_states(self, data: Any = None) -> seeding.States:
+        """The states of all generators: those that everybody shares, and those of a loader's own parts."""
+        return {**seeding.states(self.device), "own": seeding.own_states(*seeding.owners_in(data))}
+
+    def set_random_states(self, states: seeding.States, data: Any = None) -> None:
+        """Puts back what `random_states` gave."""
+        seeding.set_states(states, self.device)
+        seeding.set_own_states(states["own"], *seeding.owners_in(data))
+
+    def seed(self, seed: int | None, *parts: Any) -> None:
+        """Seeds the generators that everybody shares with a key.
+
+        Raises:
+            ConfigError: there is no seed.
+        """
+        if seed is None:
+            raise ConfigError("this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)")
+        seeding.seed_all(seeding.key(seed, *parts), self.device)
+
+    def stream(self, seed: int | None, name: str) -> torch.Generator:
+        """A generator of its own on the CPU, seeded by its name and the run's seed, or torch's where there is none."""
+        return torch.Generator().manual_seed(seeding.key(torch.initial_seed() if seed is None else seed, "stream", name))
+
+    def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
+        """Says to a loader that draws by key where its next iteration is to begin; False if it does not draw by key."""
+        order = seeding.order_of(data)
+        if order is None:
+            return False
+        order.begin(turn, start)
+        return True
+
+    # ------------------------------------------------------------ losses and gradients
 
     def exact(self, loss: torch.Tensor) -> torch.Tensor:
         """A loss as it is summed up on the device: without its graph, in float64 where the device has it.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from statetrain.iterating import END, Unstarted, announce, length, take_up
 from statetrain.outcome import DataError, Interrupted, LossError, NonFiniteLoss, SkipBatch, Stopped
-
-_END = object()  # what an iterator gives when it has come to its end
 
 # ---------------------------------------------------------------- fit and epochs
 
@@ -35,14 +34,27 @@ def open_epoch(ctx: Any) -> None:
     ctx.valid_complete = True
     for tally in ctx.tallies.values():  # an epoch that was left without a record may have begun them
         tally.reset()
-    sampler = getattr(ctx.train_data, "sampler", None)
-    if sampler is not None and hasattr(sampler, "set_epoch"):  # as distributed and seeded samplers want it, counted from 0
-        sampler.set_epoch(ctx.epoch - 1)
+    ctx.began.pop("train", None)
+    announce(ctx)
+
+
+def reopen_epoch(ctx: Any) -> None:
+    "take up the training data where it was"
+    announce(ctx)
+    ctx.length = length(ctx.train_data)
+    if ctx.exhausted or ctx.upcoming is END:
+        ctx.iterator = iter(())
+        return
+    again = ctx.upcoming is AGAIN
+    take_up(ctx, "train", ctx.iter + (ctx.upcoming is not None and not again))
+    if again:
+        ctx.upcoming = next(ctx.iterator, END)
 
 
 def close_epoch(ctx: Any) -> None:
     "let go of the data"
     ctx.iterator = ctx.upcoming = ctx.valid_iterator = None
+    ctx.began.clear()
 
 
 def record(ctx: Any) -> None:
@@ -68,25 +80,21 @@ def open_train(ctx: Any) -> None:
     ctx.valid_iter = 0
     ctx.valid_complete = True  # also after a validation inside the epoch that was dropped: the epoch goes on
     if ctx.iterator is None:
-        ctx.iterator = iter(ctx.train_data)
-        ctx.length = _length(ctx.train_data)
+        ctx.iterator = Unstarted(ctx, "train")
+        ctx.length = length(ctx.train_data)
 
 
-def _length(data: Any) -> int | None:
-    try:
-        return len(data)
-    except TypeError:
-        return None
+AGAIN = object()  # in place of a batch that was drawn ahead, in a run that is continued: it has to be drawn again
 
 
 def draw(ctx: Any) -> None:
     "draw a batch"
     try:
-        batch = next(ctx.iterator, _END)
+        batch = next(ctx.iterator, END)
     except SkipBatch:
         ctx.iter += 1  # the data gave this one up; it counts towards its length
         raise
-    if batch is _END:
+    if batch is END:
         _came_to_an_end(ctx)
         return
     ctx.drawn = True
@@ -102,15 +110,20 @@ def draw_ahead(ctx: Any) -> None:
         draw(ctx)
         ctx.last_batch = ctx.iter + 1 >= ctx.length
         return
-    if ctx.upcoming is None:
-        ctx.upcoming = next(ctx.iterator, _END)
-    batch = ctx.upcoming  # kept there until the one after it is known, which may raise
-    if batch is _END:
+    try:
+        if ctx.upcoming is None:
+            ctx.upcoming = next(ctx.iterator, END)
+        batch = ctx.upcoming  # kept there until the one after it is known, which may raise
+        if batch is not END:
+            ctx.upcoming = next(ctx.iterator, END)
+    except SkipBatch:
+        ctx.iter += 1  # as in `draw`
+        raise
+    if batch is END:
         _came_to_an_end(ctx)
         return
-    ctx.upcoming = next(ctx.iterator, _END)
     ctx.drawn = True
-    ctx.last_batch = ctx.upcoming is _END
+    ctx.last_batch = ctx.upcoming is END
     if ctx.layout is None:
         ctx.layout = ctx.read_batch(batch)
     ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
@@ -135,6 +148,12 @@ def _came_to_an_end(ctx: Any) -> None:
 def count_batch(ctx: Any) -> None:
     "count the batch"
     ctx.iter += 1
+
+
+def count_and_seed_batch(ctx: Any) -> None:
+    "count the batch, seed its randomness"
+    ctx.iter += 1
+    ctx.accelerator.seed(ctx.seed, "batch", ctx.batches)
 
 
 def open_batch(ctx: Any) -> None:
@@ -377,10 +396,15 @@ def _count_round(ctx: Any) -> None:
 def open_valid(ctx: Any) -> None:
     "iterate over the validation data"
     ctx.layout = None
-    ctx.valid_iterator = iter(ctx.valid_data)
+    ctx.valid_iterator = Unstarted(ctx, "valid")
     ctx.valid_iter = 0
     ctx.valid_complete = False
     ctx.tallies["valid"].reset()
+
+
+def reopen_valid(ctx: Any) -> None:
+    "take up the validation data where it was"
+    take_up(ctx, "valid", ctx.valid_iter)
 
 
 def close_valid(ctx: Any) -> None:
@@ -390,8 +414,12 @@ def close_valid(ctx: Any) -> None:
 
 def valid_draw(ctx: Any) -> None:
     "draw a batch"
-    batch = next(ctx.valid_iterator, _END)
-    if batch is _END:
+    try:
+        batch = next(ctx.valid_iterator, END)
+    except SkipBatch:
+        ctx.valid_iter += 1  # as in `draw`
+        raise
+    if batch is END:
         ctx.drawn, ctx.valid_complete = False, True
         if ctx.valid_iter == 0:
             raise DataError("the validation data gave no batch. Is it empty, or an iterator that was read before?")
@@ -406,6 +434,12 @@ def valid_draw(ctx: Any) -> None:
 def count_valid_batch(ctx: Any) -> None:
     "count the batch"
     ctx.valid_iter += 1
+
+
+def count_and_seed_valid_batch(ctx: Any) -> None:
+    "count the batch, seed its randomness"
+    ctx.valid_iter += 1
+    ctx.accelerator.seed(ctx.seed, "valid batch", ctx.batches, ctx.valid_iter)
 
 
 def open_valid_batch(ctx: Any) -> None:

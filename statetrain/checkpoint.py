@@ -27,9 +27,9 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import field, frozen
 
@@ -45,6 +45,8 @@ _CORRUPT = ".corrupt-"
 _LONGEST = {MANIFEST: 1 << 20, STATE: 1 << 28}  # bytes that are read
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")  # of files and directories: no path, nothing to escape
 _SLUG = re.compile(r"[^a-z0-9]+")
+
+T = TypeVar("T")
 
 log = logging.getLogger("statetrain")
 
@@ -260,30 +262,31 @@ def newest(folder: Path, aside: bool = True) -> Saved | None:
     Raises:
         CheckpointError: there are checkpoints, and none of them verifies; the message lists them all.
     """
-    return next(sound(complete(folder, aside), folder, aside), None)
+    found = first_usable(folder, complete(folder, aside), verify, aside)
+    return found[0] if found is not None else None
 
 
-def sound(candidates: Iterable[Saved], folder: Path, aside: bool = True) -> Iterator[Saved]:
-    """Those of some checkpoints that verify, the last first; the arguments and errors are those of `newest`."""
-    any_sound = False
-    for saved in reversed(list(candidates)):
+def first_usable(folder: Path, candidates: Iterable[Saved], look: Callable[[Path], T], aside: bool) -> tuple[Saved, T] | None:
+    """The first of some checkpoints that `verify` or `read` accepts, with what that returns; None if nothing is there.
+
+    The other arguments and the errors are those of `newest`.
+    """
+    for saved in candidates:
         try:
-            verify(saved.path)
+            return saved, look(saved.path)
         except (CheckpointError, OSError) as error:
             _report(saved.path, error, aside)
-            continue
-        any_sound = True
-        yield saved
     there = [path.name for path in _folders(folder) if not _is_unfinished(path)]
-    if there and not any_sound:
-        raise CheckpointError(
-            f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put a copy of a whole one in "
-            f"place, or move them away to start anew"
-        )
+    if not there:
+        return None
+    raise CheckpointError(
+        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put a copy of a whole one in "
+        f"place, or move them away to start anew"
+    )
 
 
 def complete(folder: Path, aside: bool = True) -> list[Saved]:
-    """The checkpoints of a directory whose manifest is sound, the oldest first; the arguments are those of `newest`."""
+    """The checkpoints of a directory whose manifest is sound, the newest first; the arguments are those of `newest`."""
     found = []
     for path in _folders(folder):
         if _CORRUPT in path.name or _is_unfinished(path):
@@ -292,7 +295,7 @@ def complete(folder: Path, aside: bool = True) -> list[Saved]:
             found.append(manifest(path))
         except (CheckpointError, OSError) as error:
             _report(path, error, aside)
-    return sorted(found, key=lambda saved: saved.sequence)
+    return sorted(found, key=lambda saved: -saved.sequence)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -324,6 +327,15 @@ def _set_aside(path: Path, reason: str) -> str:
     except OSError as error:
         return f"left where it is ({error.strerror})"
     return f"set aside as {aside.name}"
+
+
+def weed(candidates: Iterable[Saved]) -> None:
+    """Sets aside those of some checkpoints that do not verify. Whoever calls it has to own the directory."""
+    for saved in candidates:
+        try:
+            verify(saved.path)
+        except (CheckpointError, OSError) as error:
+            _report(saved.path, error, aside=True)
 
 
 def sweep(folder: Path) -> None:

@@ -54,6 +54,10 @@ class Context(Position):
     scaler: Any = None  # a torch.amp.GradScaler, where the lifecycle scales the loss of float16
     verbose: bool = True
     clock: Callable[[], float] = time.monotonic  # seconds from any moment on
+    seed: int | None = None  # what all keys of random numbers begin with; None: the generators go their own way
+    streams: dict[str, torch.Generator] = Factory(dict)  # see `generator`
+    split_state: Any = None  # the generator's state with which the validation share was drawn; None if there is none
+    opt_given: dict[str, Any] = Factory(dict)  # the optimizers as they were given: class, and settings by parameter group
     buffers: dict[str, Any] = Factory(dict)  # free for callbacks
     history: History = Factory(History)
     logged: dict[str, Any] = Factory(dict)  # columns that callbacks add to the next row; see `log_metric`
@@ -77,6 +81,8 @@ class Context(Position):
     tallies: dict[str, Tally] = Factory(dict)  # both, by set
     iterator: Iterator[Batch] | None = None  # the training data's, for the whole epoch
     valid_iterator: Iterator[Batch] | None = None
+    began: dict[str, Any] = Factory(dict)  # the generators' states when iterating over a set began; see `iterating`
+    loader_states: dict[str, Any] = Factory(dict)  # when a run is continued: those of loaders that keep their position themselves
     length: int | None = None  # training batches in an epoch; None if nobody can know
     exhausted: bool = False  # whether the epoch's training data has come to its end
     epoch_complete: bool = False  # at `record`: whether the epoch was made to its end, validation included
@@ -157,6 +163,19 @@ class Context(Position):
         """The rows of the history that this fit has written; an earlier fit of the same run is not looked at."""
         return self.history[self.first_row :]
 
+    def generator(self, name: str) -> torch.Generator:
+        """A stream of random numbers of one's own, on the CPU: who draws from it moves nobody else's.
+
+        It depends on the run's seed and the name; where there is no seed, on torch's initial one. It goes on where it was
+        when a run is continued.
+
+        Args:
+            name: of the stream; a callback takes its own name.
+        """
+        if name not in self.streams:
+            self.streams[name] = self.accelerator.stream(self.seed, name)
+        return self.streams[name]
+
     # ------------------------------------------------------------ logging
 
     @property
@@ -212,6 +231,22 @@ class Context(Position):
         """`get_metrics` for a person: `loss: 0.2931 - accuracy: 0.9412`."""
         return " - ".join(f"{name}: {format_value(value)}" for name, value in self.get_metrics(set, epoch).items())
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is left when a run is over: weights, rows of the history, records, hyperparameters. Tensors are the model's own.
+
+        Arguments of models and optimizers that are more than plain data are given in words.
+        """
+        assert self.model is not None
+        model = self.model if self.accelerator is None else self.accelerator.unwrap(self.model)
+        return {
+            "weights": dict(model.state_dict()),
+            "history": list(self.history.rows),
+            "optimizers": list(self.history.optimizers),
+            "records": {name: list(values) for name, values in self.records.items()},
+            "hparams": _in_words(self.hparams),
+            "opt_hparams": _in_words(self.opt_hparams),
+        }
+
     def clean(self) -> None:
         """Lets go of what a finished run needs no more: data, batch, callbacks' buffers. Model, history and records stay."""
         self.rest()
@@ -266,6 +301,14 @@ class Context(Position):
         }
         width = max(map(len, lines))
         return "\n".join(f"{name.rjust(width)}  {value}" for name, value in lines.items())
+
+
+def _in_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _in_words(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_in_words, value)) if type(value) in (list, tuple) else repr(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 def _number(value: Any) -> str:

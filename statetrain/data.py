@@ -95,6 +95,8 @@ class Fresh:
 class _Columns(Dataset[dict[str, torch.Tensor]]):
     """A dict of tensors as a dataset of dicts."""
 
+    draws_nothing = True  # loading a sample needs no randomness
+
     columns: dict[str, torch.Tensor]
 
     def __len__(self) -> int:
@@ -168,6 +170,24 @@ def split(data: Any, share: float, generator: torch.Generator | None = None) -> 
         raise ConfigError(f"valid={share!r} of {total} samples leaves {total - held} for training and {held} for validation; each needs one")
     order = torch.randperm(total, generator=generator).tolist()
     return Subset(dataset, order[held:]), Subset(dataset, order[:held])
+
+
+def split_again(train: Any, valid: Any, generator: torch.Generator) -> None:
+    """Draws the samples of two loaders anew that `split` has drawn, in place: those that it draws from another state.
+
+    Args:
+        train, valid: the loaders of its two parts.
+        generator: in the state that it is to be drawn from.
+    """
+    ours, held = (_subset(loader.dataset) for loader in (train, valid))
+    order = torch.randperm(len(ours.indices) + len(held.indices), generator=generator).tolist()
+    ours.indices, held.indices = order[len(held.indices) :], order[: len(held.indices)]
+
+
+def _subset(dataset: Any) -> Subset[Any]:
+    while type(dataset) is not Subset:  # it may have been wrapped
+        dataset = dataset.dataset
+    return dataset
 
 
 # ---------------------------------------------------------------- batches

@@ -27,7 +27,8 @@ def heeded(ctx: Any) -> Iterator[None]:
         if ctx.interrupt is not None:
             raise KeyboardInterrupt
         ctx.interrupt = signal.Signals(number).name
-        ctx.request_stop(ctx.interrupt)
+        if not ctx.saves:  # else it waits for the next anchor: between being saved and being asked, a stop would cost the batches since
+            ctx.request_stop(ctx.interrupt)
 
     # A handler that was not set from Python reads as None and cannot be put back; it is left alone. So is a signal that
     # is ignored, as under nohup.

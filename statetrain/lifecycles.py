@@ -52,7 +52,7 @@ def _training(stop_now: Guard) -> Lifecycle:
         states=[
             State("fit", do.begin, mode=Quiet()),
             State("next_epoch", within="fit", anchor=True),
-            State("epoch", do.open_epoch, "fit", close=do.close_epoch),
+            State("epoch", do.open_epoch, "fit", close=do.close_epoch, reopen=do.reopen_epoch),
             State("train", do.open_train, "epoch", mode=Training()),
             State("next_batch", within="train", anchor=True),
             State("draw", do.draw, "train"),
@@ -95,7 +95,7 @@ def _training(stop_now: Guard) -> Lifecycle:
 def _loop_states(name: str, within: str | None) -> list[State]:
     """The states of going through validation data without training: `valid`, or `predict`."""
     return [
-        State(name, do.open_valid, within, mode=Evaluating(), close=do.close_valid),
+        State(name, do.open_valid, within, mode=Evaluating(), close=do.close_valid, reopen=do.reopen_valid),
         State(f"next_{name}_batch", within=name, anchor=True),
         State(f"{name}_draw", do.valid_draw, name),
         State(f"{name}_batch", do.open_valid_batch, name, close=do.close_batch),
@@ -142,6 +142,7 @@ def supervised(
     compute: Callable[[Any], Any] | None = None,
     valid_compute: Callable[[Any], Any] | None = None,
     precision: Precision | None = None,
+    seeded: bool = False,
 ) -> Lifecycle:
     """The lifecycle of supervised training, with the options that are on.
 
@@ -164,6 +165,8 @@ def supervised(
             returns the loss.
         valid_compute: the same for validation, in place of `valid_pred` and `valid_loss`: it returns the loss.
         precision: "bf16" or "fp16", or a `MixedPrecision`: see `mixed_precision`.
+        seeded: whether all generators are seeded for each batch, by the run's seed and the batch's number. `fit` turns it
+            on when it is given a seed.
 
     Raises:
         ConfigError: an option is out of range, or two exclude each other.
@@ -198,6 +201,8 @@ def supervised(
         life = _alternating(life)
     if closure:
         life = life.replace("step", action=do.step_one_with_closure if optimizers > 1 else do.step_with_closure)
+    if seeded:
+        life = _seeding(life)
     return life if precision is None else mixed_precision(life, precision)
 
 
@@ -323,6 +328,14 @@ def _alternating(life: Lifecycle) -> Lifecycle:
         .add(Transition("step", head, another_optimizer, do.select_next), first=True)
     )
     return _valid_alternating(life) if "valid" in life.names else life
+
+
+def _seeding(life: Lifecycle) -> Lifecycle:
+    seeding = {do.count_batch: do.count_and_seed_batch, do.count_valid_batch: do.count_and_seed_valid_batch}
+    for arrow in life.transitions:
+        if arrow.effect in seeding:
+            life = life.alter(arrow, effect=seeding[arrow.effect])
+    return life
 
 
 def _valid_alternating(life: Lifecycle) -> Lifecycle:

@@ -264,6 +264,7 @@ class Machine:
         if ctx.state is not None and ctx.outcome is None:
             raise MachineError(f"this context is in a run already, in state {ctx.state!r}; finish or close that one, or use another context")
         opening = None if at is None else self.reopening(at)
+        ctx.machine = self
         ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
         if self.engine == "transitions":
             from statetrain.interop import drive

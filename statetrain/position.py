@@ -9,6 +9,7 @@ from attrs import Factory, define
 
 if TYPE_CHECKING:
     from statetrain.lifecycle import Transition
+    from statetrain.machine import Machine
     from statetrain.outcome import Outcome
 
 
@@ -20,11 +21,13 @@ class Position:
     `__getattr__` that did so would make every read of every field several times slower.)
     """
 
+    machine: Machine | None = None  # what walks it, or walked it last
     state: str | None = None  # the innermost state that is open; None before a run
     transition: Transition | None = None  # the arrow being taken, or last taken
     event: BaseException | None = None  # the event that the last event arrow was taken on
     stop: str | None = None  # why someone asked the run to stop
     interrupt: str | None = None  # the signal that asked the process to stop
+    saves: bool = False  # whether somebody saves the run at anchors, and heeds signals there
     outcome: Outcome | None = None  # how the run ended; None while it goes on
     error: BaseException | None = None  # the exception that the run failed with
     deferred: list[Callable[[], object]] = Factory(list)  # clean-ups, run last-in first-out on every path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,9 @@ from statetrain.criteria import Mode
 from statetrain.history import History, Row
 from statetrain.interrupts import heeded
 from statetrain.lifecycle import Lifecycle
-from statetrain.machine import Machine
-from statetrain.outcome import ConfigError, Interrupted, MachineError, Outcome
+from statetrain.machine import Machine, Steps
+from statetrain.outcome import CheckpointError, ConfigError, Interrupted, MachineError, Outcome
+from statetrain.snapshot import restore
 from statetrain.trace import Trace, Tracing
 
 OnInterrupt = Literal["return", "raise"]
@@ -27,11 +29,13 @@ class Run:
         ctx: everything that the run knows.
         machine: the lifecycle and the callbacks.
         on_interrupt: what Ctrl-C and SIGTERM lead to once the run has ended: "return" it, or "raise" KeyboardInterrupt.
+        at: the anchor at which the next walk continues, when a snapshot has been put back; None: it starts anew.
     """
 
     ctx: Context
     machine: Machine
     on_interrupt: OnInterrupt = "return"
+    at: str | None = None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -92,17 +96,19 @@ class Run:
         return self.walk()
 
     def walk(self) -> Run:
-        """Walks the machine from its initial state to the end.
+        """Walks the machine to the end, from its initial state or from where it is to be continued.
 
         Raises:
             BaseException: what was raised in it, as it was; its attribute `run` is this run.
             KeyboardInterrupt: the run was interrupted, and `on_interrupt` is "raise".
         """
         self._refuse_if_under_way()
-        self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
+        at, self.at = self.at, None
+        if at is None:
+            self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
         try:
             with heeded(self.ctx):
-                self.machine.run(self.ctx)
+                self.machine.run(self.ctx, at)
             if self.on_interrupt == "raise" and isinstance(self.outcome, Interrupted):
                 raise KeyboardInterrupt(self.outcome.reason)
         except BaseException as error:
@@ -111,6 +117,38 @@ class Run:
         finally:
             self.ctx.rest()
         return self
+
+    def steps(self) -> Steps:
+        """The same walk, one transition at a time; signals are left alone."""
+        self._refuse_if_under_way()
+        at, self.at = self.at, None
+        if at is None:
+            self.ctx.stop = None
+        return self.machine.steps(self.ctx, at=at)
+
+    def resume(self, source: str = "last", allow_changes: bool | Collection[str] = ()) -> Run:
+        """Goes back to a checkpoint and on from there, as after an interrupt in a notebook.
+
+        Args:
+            source: "last", "best" or a path, as in `fit(resume=...)`.
+            allow_changes: as in `fit`.
+
+        Returns:
+            This run.
+
+        Raises:
+            CheckpointError: there is no checkpoint, none is whole, or the run has changed.
+            BaseException: as `walk`.
+        """
+        from statetrain.callbacks.checkpoint import find  # a callback is a guest of this floor
+
+        self._refuse_if_under_way()
+        found = find(source, self.machine.callbacks)
+        if found is None:
+            raise CheckpointError(f"there is no checkpoint to go back to: resume={source!r}")
+        restore(self.ctx, self.machine, found, allow_changes)
+        self.at = found["state"]
+        return self.walk()
 
     def _refuse_if_under_way(self) -> None:
         if self.ctx.state is not None and self.ctx.outcome is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from statetrain import actions
 from statetrain import data as loading
 from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback
+from statetrain.callbacks.checkpoint import find
 from statetrain.context import Context
 from statetrain.criteria import Every
 from statetrain.guards import Guard, leaves
@@ -29,7 +32,11 @@ from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, ConfigError, Interrupted
 from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
 from statetrain.run import OnInterrupt, Run
+from statetrain.seeding import aside, key, keyed
+from statetrain.snapshot import restore, settings_of
 from statetrain.trace import Tracing
+
+log = logging.getLogger("statetrain")
 
 Loss = Callable[..., Any]
 Optimizer = torch.optim.Optimizer
@@ -66,10 +73,13 @@ def fit(
     device: str | torch.device = "auto",
     accelerator: Any = None,
     seed: int | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    allow_changes: bool | Collection[str] = (),
     trace: bool = False,
     verbose: bool = True,
     on_interrupt: OnInterrupt = "return",
     clock: Callable[[], float] = time.monotonic,
+    start: bool = True,
 ) -> Run:
     """Trains a model.
 
@@ -100,34 +110,49 @@ def fit(
         device: "auto" (CUDA, else MPS, else CPU), or a device.
         accelerator: what places and prepares model and optimizers, in place of `device`: an `Accelerator`, or Hugging
             Face's `accelerate.Accelerator`.
-        seed: seeds the validation share and the order of training data that is shuffled here; None: torch's global
-            generator.
+        seed: makes every random number a function of what it is for: the validation share, a model made from a class,
+            the order of each epoch, each sample's augmentation (of DataLoaders over map-style datasets, whatever their
+            number of workers), each batch's dropout. None: torch's global generators, as they are.
+        resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which starts anew if there is
+            none yet; or the path of a checkpoint, or of a directory of them. The other arguments are those of the run that
+            was saved; workers, callbacks, `epochs` and what is printed may differ.
+        allow_changes: what else may differ: "lifecycle", "model", "optimizer", "data", "seed", or True for all. What
+            fits is loaded; settings of optimizers that are given differently now hold.
         trace: whether to record the transitions, for `run.trace`.
         verbose: whether callbacks that print may do so.
         on_interrupt: what Ctrl-C and SIGTERM lead to once the run has ended in order: "return" it or "raise".
         clock: seconds from any moment on.
+        start: whether to train; else the run is returned as it stands before the first transition, for `run.walk()` or
+            `run.steps()`.
 
     Returns:
         The run: outcome, history, model.
 
     Raises:
         ConfigError: the arguments cannot make a run; nothing has been trained.
+        CheckpointError: there is something to resume from, but it is not whole, or it is of another run.
         BaseException: what the model, the loss, the data or a callback raised, as it was; its attribute `run` is the run.
     """
     refuse_several_processes()
     if on_interrupt not in ("return", "raise"):
         raise ConfigError(f"on_interrupt must be 'return' or 'raise', got {on_interrupt!r}{did_you_mean(str(on_interrupt), ('return', 'raise'))}")
     least, most = _epochs(epochs, max_steps, stop)
-    module = _model(model, hparams)
+    callbacks = _listeners(callbacks)
+    found = None if resume is None else find(resume, callbacks)
+    seed = None if seed is None else _seed(seed)
+    module = _model(model, hparams, seed)
     accelerator = _accelerator(accelerator, device)
-    generator = None if seed is None else torch.Generator().manual_seed(_seed(seed))
+    split_state = None
     if isinstance(valid, float | int) and not isinstance(valid, bool):
+        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
+        split_state = generator.get_state()
         train, valid = loading.split(train, valid, generator)
     # One-shot iterators are refused before a model is moved or an optimizer made.
-    train_loader = loading.as_loader(_again(train, most), name="train", shuffle=True, options=dataloader_options, generator=generator)
+    train_loader = loading.as_loader(_again(train, most), name="train", shuffle=True, options=dataloader_options)
     valid_loader = None if valid is None else loading.as_loader(
         _again(valid, most), name="valid", options=_for_validation(dataloader_options, valid)
     )
+    train_loader, valid_loader = _by_key(train_loader, seed, "train"), _by_key(valid_loader, seed, "valid")
     given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
@@ -153,6 +178,7 @@ def fit(
             optimizers=max(len(optimizers), 1),
             closure=any(map(needs_closure, optimizers.values())),
             min_epochs=least,
+            seeded=seed is not None,
             **options,  # type: ignore[arg-type]  # a dict of options has no type for each
         )
     else:
@@ -190,6 +216,9 @@ def fit(
         scaler=_scaler(precision, lifecycle, accelerator),
         verbose=verbose,
         clock=clock,
+        seed=seed,
+        split_state=split_state,
+        opt_given=settings_of(optimizers),
         tallies=tallies,
         history=History(optimizers=tuple(names) if len(names) > 1 else ()),
         opt_name=names[0] if names else "",
@@ -198,7 +227,11 @@ def fit(
     )
     for callback in machine.callbacks:
         callback.check_context(ctx)
-    return Run(ctx, machine, on_interrupt).walk()
+    run = Run(ctx, machine, on_interrupt)
+    if found is not None:
+        restore(ctx, machine, found, allow_changes)
+        run.at = found["state"]
+    return run.walk() if start else run
 
 
 def evaluate(
@@ -336,14 +369,29 @@ def _seed(seed: Any) -> int:
     return seed
 
 
-def _model(model: Any, hparams: Mapping[str, Any] | None) -> torch.nn.Module:
+def _by_key(data: Any, seed: int | None, name: str) -> Any:
+    """Data that draws by key, if there is a seed and it can."""
+    if seed is None or data is None:
+        return data
+    data, why = keyed(data, seed, name)
+    if why:
+        log.warning(
+            "seed=%s does not reach the %s data: %s. A run that is continued goes through it again, which is exact if its order is "
+            "decided when an epoch begins; give a DataLoader over a map-style dataset for more",
+            seed, name, why,
+        )  # fmt: skip
+    return data
+
+
+def _model(model: Any, hparams: Mapping[str, Any] | None, seed: int | None = None) -> torch.nn.Module:
     if isinstance(model, torch.nn.Module):
         if hparams:
             raise ConfigError("hparams are for making a model; this one is made already, so give its class, or leave hparams out")
         return model
     if isinstance(model, type) and issubclass(model, torch.nn.Module):
         try:
-            return model(**(hparams or {}))
+            with aside(key(seed, "model")) if seed is not None else nullcontext():
+                return model(**(hparams or {}))
         except TypeError as error:
             error.add_note(f"statetrain: while making the model: {model.__name__}(**{dict(hparams or {})!r})")
             raise

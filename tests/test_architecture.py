@@ -17,7 +17,7 @@ FLOORS = (
     ("machine", "table", "trace", "diagram", "explore"),
     ("keys", "history", "context", "interop", "registry", "testing"),
     ("plain", "tensorfile", "checkpoint", "lock", "seeding", "accelerator", "huggingface", "iterating", "actions", "data", "metrics", "modes", "precision", "interrupts", "plotting"),
-    ("snapshot", "lifecycles", "run", "callbacks"),
+    ("snapshot", "lifecycles", "run", "saving", "callbacks"),
     ("training", "lr_finder"),
     ("cli", "__init__", "__main__"),
 )
@@ -54,11 +54,11 @@ def test_every_module_has_its_place() -> None:
 
 
 def test_only_the_machine_moves_the_state() -> None:
-    """`ctx.state` is assigned in one file."""
+    """`ctx.state` is assigned in one file; elsewhere a generator's may be."""
     movers = set()
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "state":
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "state" and "bit_generator" not in ast.dump(node.value):
                 movers.add(path.name)
     assert movers == {"machine.py"}
 

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 import statetrain as st
+from statetrain import checkpoint
+from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.outcome import CheckpointError
 
 
 def options(**more):
@@ -203,6 +206,23 @@ def test_counters_at_the_breakpoints(points, net):
     assert seen[:2] == [("fit", 0, 0, 0, False), ("epoch", 1, 0, 0, False)]
     assert [(state, *rest) for state, number, *rest in seen if number and state != "epoch"] == epoch * 2
     assert seen[6] == ("epoch", 2, 0, 1, False)
+
+
+def test_gradients_are_there_until_the_next_batch(points, net):
+    "After the step a callback can still look at them; they are cleared before the next batch is computed."
+    after, before = [], []
+
+    class Look(st.Callback):
+        def on_train_batch_after_step(self, ctx):
+            after.append(net[0].weight.grad.norm().item())
+
+        def on_enter_pred(self, ctx):
+            before.append(net[0].weight.grad)
+
+    st.fit(net, points, callbacks=Look(), **options())
+    assert len(after) == 6
+    assert min(after) > 0
+    assert before == [None] * 6
 
 
 def test_a_callback_may_change_the_input(points, net):
@@ -503,3 +523,104 @@ def test_a_failing_metric_says_where(points, net):
     assert "epoch 1, batch 1, step 0" in caught.value.__notes__[0]
     with contextlib.suppress(OSError):
         caught.value.run.fit(epochs=1)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def losses(*values):
+    "A callback that writes a column whose values are given, one an epoch."
+    return at("on_enter_record", lambda ctx: ctx.log_metric("mine", values[ctx.epoch - 1], set="valid"), writes={"history.valid_mine"})
+
+
+def kept(folder):
+    "What is in a folder of checkpoints: steps and monitored values, the newest first."
+    return [(saved.about["step"], saved.about["value"]) for saved in checkpoint.complete(folder)]
+
+
+def test_checkpoints_are_made_at_intervals(points, net, tmp_path):
+    "At the ends of epochs, or after so many steps; the folder is made, and names say step and state."
+    st.fit(net, points, callbacks=Checkpoint(tmp_path / "a" / "epochs", keep=9), **options())
+    st.fit(net, points, callbacks=Checkpoint(tmp_path / "steps", st.Every(2, "steps"), keep=9), **options())
+    assert kept(tmp_path / "a" / "epochs") == [(6, None), (3, None)]
+    assert [step for step, _ in kept(tmp_path / "steps")] == [6, 4, 2]
+    assert sorted(path.name for path in (tmp_path / "a" / "epochs").iterdir() if path.is_dir()) == [
+        "step-00000003-next_epoch",
+        "step-00000006-next_epoch",
+    ]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", {12, 15}), ("max", {3, 6}), ("zero", {9, 18})])
+def test_the_best_and_the_latest_checkpoints_are_kept(mode, best, points, net, tmp_path):
+    "By a column, in any mode; beside the best ones the two latest stay."
+    values = (3.0, 1.0, 0.5, -2.0, -9.0, 0.8, 0.9)
+    saver = Checkpoint(tmp_path, keep=2, monitor="valid_mine", mode=mode)
+    st.fit(net, points, callbacks=[losses(*values), saver], **options(epochs=7))
+    assert {step for step, _ in kept(tmp_path)} == best | {18, 21}
+    assert {step: value for step, value in kept(tmp_path) if step in best} == {step: values[step // 3 - 1] for step in best}
+
+
+def test_a_monitor_of_checkpoints_is_checked(points, net, tmp_path):
+    "A column that nothing writes is an error before training; a mode that is none, where it is made."
+    with pytest.raises(st.ConfigError, match="nothing writes the monitor 'valid_los'"):
+        st.fit(net, points, valid=points, callbacks=Checkpoint(tmp_path, monitor="valid_los"), **options())
+    with pytest.raises(st.ConfigError, match="mode must be one of 'min', 'max', 'zero', got 'mim'; did you mean 'min'"):
+        Checkpoint(tmp_path, mode="mim")
+
+
+class Crash(st.Callback):
+    """Fails once, in the middle of the second epoch."""
+
+    crashed = False
+
+    def on_enter_pred(self, ctx):
+        if ctx.epoch == 2 and ctx.iter == 2 and not Crash.crashed:
+            Crash.crashed = True
+            raise OSError("pulled the plug")
+
+
+def test_the_same_script_goes_on_where_it_broke(points, net, tmp_path, monkeypatch):
+    "With resume='last' the first start begins, and the next one goes on: no epoch is begun twice, and the result is the same."
+    monkeypatch.setattr(Crash, "crashed", False)
+    begun = []
+
+    def script(folder, *callbacks):
+        saver = Checkpoint(folder, st.Every(1, "steps"))
+        note = at("on_epoch_begin", lambda ctx: begun.append(ctx.epoch))
+        return st.fit(copy.deepcopy(net), points, valid=points, callbacks=[saver, note, *callbacks], resume="last", seed=3, **options(epochs=3))
+
+    whole = script(tmp_path / "whole")
+    assert begun == [1, 2, 3]
+    begun.clear()
+    with pytest.raises(OSError, match="pulled the plug"):
+        script(tmp_path / "broken", Crash())
+    run = script(tmp_path / "broken", Crash())
+    assert begun == [1, 2, 3]
+    assert bits(run.model, run.ctx.opt) == bits(whole.model, whole.ctx.opt)
+    assert run.history["valid_loss"] == whole.history["valid_loss"]
+
+
+def test_an_interrupted_or_finished_run_keeps_its_checkpoints(points, net, tmp_path):
+    "Nothing is deleted when a run ends; more epochs go on from there, and without resume= the folder is refused."
+    interrupt = at("on_enter_step", lambda ctx: signal.raise_signal(signal.SIGINT))
+    first = st.fit(copy.deepcopy(net), points, callbacks=[Checkpoint(tmp_path), interrupt], **options(seed=1))
+    assert first.outcome == st.Interrupted(1, "SIGINT")
+    run = st.fit(copy.deepcopy(net), points, callbacks=Checkpoint(tmp_path), resume="last", **options(seed=1))
+    assert run.outcome == st.Completed(2)
+    again = st.fit(copy.deepcopy(net), points, callbacks=Checkpoint(tmp_path), resume="last", **options(epochs=3, seed=1))
+    assert again.history["epoch"] == [1, 2, 3]
+    with pytest.raises(CheckpointError, match=r"has checkpoints of an earlier run, .* go on with it by fit\(..., resume='last'\)"):
+        st.fit(net, points, callbacks=Checkpoint(tmp_path), **options())
+
+
+def test_going_on_from_a_path_restores_everything_once(points, net, tmp_path):
+    "The path is looked at when the fit begins; epoch, history, optimizer and callbacks are as they were, and no row is doubled."
+    schedule = {"scheduler": torch.optim.lr_scheduler.StepLR, "step_size": 1, "gamma": 0.5}
+    st.fit(copy.deepcopy(net), points, callbacks=[Checkpoint(tmp_path), st.LRScheduler(**schedule)], **options(seed=1))
+    run = st.fit(copy.deepcopy(net), points, callbacks=st.LRScheduler(**schedule), resume=tmp_path, **options(epochs=3, seed=1))
+    whole = st.fit(copy.deepcopy(net), points, callbacks=st.LRScheduler(**schedule), **options(epochs=3, seed=1))
+    assert run.history["epoch"] == [1, 2, 3]
+    assert run.history["lr"] == whole.history["lr"] == [0.1, 0.05, 0.025]
+    assert bits(run.model) == bits(whole.model)
+    with pytest.raises(st.ConfigError, match="there is no checkpoint"):
+        st.fit(net, points, resume=tmp_path / "nothing", **options())

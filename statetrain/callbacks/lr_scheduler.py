@@ -82,8 +82,6 @@ class LRScheduler(Callback):
     def on_resume(self, ctx: Any) -> None:
         """Makes the schedule, with the state that was loaded."""
         self._make(ctx)
-        self._step = ctx.step
-        self._epoch = ctx.epoch if ctx.state == "next_epoch" else ctx.epoch - 1
 
     def on_enter_step(self, ctx: Any) -> None:
         """Notes the rate of the step."""
@@ -116,12 +114,15 @@ class LRScheduler(Callback):
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the schedule; empty before there is one."""
-        return {} if self._schedule is None else _plain(self._schedule.state_dict())
+        """The state of the schedule, the rate of the last step, and how far the run was; empty before there is one."""
+        if self._schedule is None:
+            return {}
+        return {"schedule": _plain(self._schedule.state_dict()), "lr": self._lr, "step": self._step, "epoch": self._epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state for the schedule that is made when the run is continued."""
-        self._state = dict(state)
+        if state:
+            self._state, self._lr, self._step, self._epoch = state["schedule"], state["lr"], state["step"], state["epoch"]
 
     # ------------------------------------------------------------ the schedule
 

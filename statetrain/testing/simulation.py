@@ -234,6 +234,12 @@ class _Accelerator:
     def grad_norm(self, optimizer: Any) -> float:
         return 0.0
 
+    def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
+        return False
+
+    def random_states(self, data: Any = None) -> None: ...
+    def seed(self, seed: int | None, *parts: Any) -> None: ...
+
 
 @define
 class _Mean:

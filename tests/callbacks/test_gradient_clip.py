@@ -29,7 +29,7 @@ def batches(data, size=8):
         (GradientClip(max_norm=0.1, norm_type=math.inf), lambda p: clip_grad_norm_(p, 0.1, math.inf)),
         (GradientClip(max_value=0.01), lambda p: clip_grad_value_(p, 0.01)),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, GradientClip) else "by hand",
 )
 def test_the_loop_written_by_hand(callback, clip, digits, cnn):
     "Weights and the optimizer's state are those of a loop that clips before each step; whole numbers are numbers."

@@ -214,8 +214,8 @@ def test_the_saved_state_is_plain_data(points):
     assert scheduler.state_dict() == {}
     fit(nn.Linear(4, 3), batches(points), scheduler)
 
-    assert "milestones" not in scheduler.state_dict()
-    assert scheduler.state_dict()["last_epoch"] == 3
+    assert "milestones" not in scheduler.state_dict()["schedule"]
+    assert scheduler.state_dict()["schedule"]["last_epoch"] == 3
 
 
 class Two(nn.Module):

@@ -131,7 +131,7 @@ def test_gradients_that_overflow_make_no_step(points):
     assert bits(run.model, run.ctx.opt) == bits(model, optimizer)
     assert run.ctx.step == steps
     assert run.trace.counts()[arrow] == 6 - steps > 0
-    assert run.machine.callbacks[0].state_dict()["last_epoch"] == steps
+    assert run.machine.callbacks[0].state_dict()["schedule"]["last_epoch"] == steps
     assert run.ctx.scaler.get_scale() == twin.get_scale()
     assert run.history["train_loss"] == losses
 

@@ -79,7 +79,7 @@ def test_the_newest_is_the_last_that_was_written(tmp_path: Path) -> None:
         saved = save(tmp_path, n)
         os.utime(saved.path, (n, n))
     assert checkpoint.newest(tmp_path).name == "step-00000010-next_batch"
-    assert [found.sequence for found in checkpoint.complete(tmp_path)] == [1, 2, 3]
+    assert [found.sequence for found in checkpoint.complete(tmp_path)] == [3, 2, 1]
 
 
 def test_the_same_place_twice_is_two_checkpoints(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_the_older_ones_and_no_litter(tmp_path: Path, monkeyp
         assert not any(path.name.endswith(".part") for path in folder.rglob("*"))
         # The last calls flush what is published already.
         assert checkpoint.newest(folder).name in ("step-00000001-next_batch", "step-00000002-next_batch")
-        for found in checkpoint.complete(folder)[1:]:
+        for found in checkpoint.complete(folder)[:-1]:
             checkpoint.delete(found.path)
     assert len(left) > 10
     assert set(left) == {full}

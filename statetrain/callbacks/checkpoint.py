@@ -1,0 +1,318 @@
+"""Checkpoint: the run is saved as it goes, so that it cannot be lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from statetrain import checkpoint, plain
+from statetrain.callback import Callback
+from statetrain.checkpoint import Saved
+from statetrain.criteria import Every, Mode, better
+from statetrain.guards import AnyOf, Guard, Test, as_guard, strict
+from statetrain.lock import Lock
+from statetrain.naming import did_you_mean
+from statetrain.outcome import CheckpointError, ConfigError
+from statetrain.snapshot import Snapshot, snapshot
+
+_LATEST = 2  # checkpoints that are always kept: should the newest be damaged, the run goes on from the one before
+_DRY = "dry-run"
+
+
+class Checkpoint(Callback):
+    """Saves the run into a directory, from where `fit(..., resume="last")` goes on exactly.
+
+        st.fit(..., callbacks=[st.Checkpoint("runs/digits", every=st.Every(15, "minutes"))], resume="last")
+
+    A checkpoint is taken at anchors: between epochs, between batches, between validation batches. Beside those that are
+    due, one is taken when the run is asked to stop (a signal, a request, a limit), at the next anchor, before it acts on it.
+
+    The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new one has been read
+    back from the disk and verified. A NaN is never best.
+
+    One run owns a directory, by a lock that names its process. Before the first batch, the run as it starts is
+    saved, read back and compared.
+
+    Args:
+        folder: where the checkpoints go; made if it is not there.
+        every: when one is due: an interval such as `Every(500, "steps")` or `Every(10, "minutes")`, or several joined by
+            `|`. In epochs, it counts complete ones; the others fall due within epochs too.
+        keep: how many of the best are kept, at least 1; without a monitor, how many of the latest, if more than two.
+        monitor: the exact name of a column of the history. A row that is better than all before makes a checkpoint due,
+            if it was recorded at this very step.
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        preflight: whether the disk is tried before the first batch.
+
+    Raises:
+        ConfigError: an argument is none of these.
+    """
+
+    reads = ("history", "stop", "epoch_complete")
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every: Guard = Every(1, "epochs"),  # noqa: B008  # a frozen value
+        *,
+        keep: int = 1,
+        monitor: str | None = None,
+        mode: Mode = "min",
+        preflight: bool = True,
+    ) -> None:
+        modes = ("min", "max", "zero")
+        if mode not in modes:
+            raise ConfigError(f"Checkpoint: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise ConfigError(f"Checkpoint: keep must be a whole number of at least 1, got {keep!r}")
+        if isinstance(every, int | float):
+            raise ConfigError(f'Checkpoint: every takes an interval with its unit, got {every!r}; write Every({every}, "steps")')
+        self.folder = Path(os.path.abspath(folder))  # a script may change the working directory
+        self.every, self.keep, self.monitor, self.mode, self.preflight = as_guard(every), keep, monitor, mode, preflight
+        self.monitors = () if monitor is None else (monitor,)
+        self.saved: list[Saved] = []
+        """The checkpoints in the directory, the newest first; known from the start of the run on."""
+        self.resumed: Saved | None = None
+        """The checkpoint that the run was continued from, if it was."""
+        self._lock = Lock(self.folder)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._place = "checkpoint"  # where intervals remember that they fired
+        self._judged: Any = None  # the last row that was looked at
+        self._stopping = False  # whether the request to stop has been dealt with
+        self._limits: dict[str, list[Test]] = {}  # by anchor, what will end the run there
+
+    # ------------------------------------------------------------ hooks
+
+    def on_enter_fit(self, ctx: Any) -> None:
+        """Takes the directory, and tries the disk."""
+        self._open(ctx)
+        if ctx.epoch == 0 and self.saved:
+            raise CheckpointError(
+                f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name}; go on with it by "
+                f"fit(..., resume='last'), give this run another directory, or delete that one"
+            )
+        if ctx.epoch == 0 and self.preflight:
+            self._try(ctx)
+
+    def on_resume(self, ctx: Any) -> None:
+        """Takes the directory, and sets aside what turned out to be broken when it was looked for a whole checkpoint."""
+        self._open(ctx)
+        if self.resumed is not None:
+            checkpoint.weed(saved for saved in self.saved if saved.sequence > self.resumed.sequence)
+            self.saved = checkpoint.complete(self.folder)
+
+    def on_anchor(self, ctx: Any) -> None:
+        """Heeds a signal, and saves, if it is time."""
+        if ctx.interrupt is not None:
+            ctx.request_stop(ctx.interrupt)
+        self._lock.touch(ctx.clock())
+        if self._is_due(ctx):
+            self.save(ctx)
+
+    def on_enter_failed(self, ctx: Any) -> None:
+        """Says in the error where the run can go on from."""
+        if self.saved and self._lock.held:
+            ctx.error.add_note(f"statetrain: the newest checkpoint is {self.saved[0].path}; fit(..., resume='last') goes on from there")
+
+    # ------------------------------------------------------------ saving
+
+    def save(self, ctx: Any) -> Saved:
+        """Saves the run now, and deletes what need not be kept.
+
+        Args:
+            ctx: the context, at an anchor.
+
+        Raises:
+            CheckpointError: something in the run cannot be saved; the message names it.
+            OSError: the disk is full, or the like. The checkpoints that are there stay whole.
+        """
+        data = snapshot(ctx, ctx.machine)
+        saved = checkpoint.write(self.folder, f"step-{ctx.step:08d}-{ctx.state}", data, self._about(ctx, data))
+        self.saved.insert(0, saved)
+        self._thin_out()
+        return saved
+
+    def _about(self, ctx: Any, data: Snapshot) -> dict[str, Any]:
+        counters = {name: getattr(ctx, name) for name in ("epoch", "iter", "valid_iter", "step", "samples", "seconds")}
+        life = {"name": data["lifecycle"]["name"], "fingerprint": data["lifecycle"]["fingerprint"]}
+        monitored = {"monitor": self.monitor, "mode": self.mode, "value": self._value(ctx)}
+        return {"state": ctx.state, **counters, "lifecycle": life, "versions": data["versions"], **monitored}
+
+    def _is_due(self, ctx: Any) -> bool:
+        improved = self._has_improved(ctx)
+        due = self._interval_is_over(ctx)
+        if not self._stops(ctx):
+            self._stopping = False
+            return due or improved
+        # What follows a stop (the row of a part of an epoch) is no part of the run when it goes on.
+        first, self._stopping = not self._stopping, True
+        return (first and self._goes_on_from_here(ctx)) or ((due or improved) and ctx.epoch_complete)
+
+    def _goes_on_from_here(self, ctx: Any) -> bool:
+        return ctx.epoch_complete or ctx.epoch == 0 or ctx.iterator is not None
+
+    def _stops(self, ctx: Any) -> bool:
+        """Whether the run is about to stop: someone asked it to, or a limit has been reached."""
+        return ctx.stop is not None or any(test(ctx) for test in self._limits.get(ctx.state, ()))
+
+    def _interval_is_over(self, ctx: Any) -> bool:
+        parts = self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
+        over = [part for part in parts if (ctx.epoch_complete or not _in_epochs(part)) and strict(part, part.bind(self._place)(ctx))]
+        for part in over:
+            for mark in part.marks(self._place):
+                mark(ctx)
+        return bool(over)
+
+    def _value(self, ctx: Any) -> float | None:
+        """The monitored value, if it was recorded with the weights as they are now."""
+        row = ctx.history[-1] if self.monitor is not None and len(ctx.history) else {}
+        return float(row[self.monitor]) if self.monitor in row and row["step"] == ctx.step else None
+
+    def _has_improved(self, ctx: Any) -> bool:
+        row = ctx.history[-1] if len(ctx.history) else None
+        if self.monitor is None or row is None or row is self._judged:
+            return False
+        self._judged, value, best = row, self._value(ctx), next(iter(self._by_value()), None)
+        return value is not None and better(value, None if best is None else best.about["value"], self.mode)
+
+    def _by_value(self) -> list[Saved]:
+        """The checkpoints with a monitored value, the best first; the earliest of equals."""
+        found = [
+            saved
+            for saved in reversed(self.saved)
+            if saved.about.get("monitor") == self.monitor and saved.about.get("value") is not None and not math.isnan(saved.about["value"])
+        ]
+        sign = {"min": lambda value: value, "max": lambda value: -value, "zero": abs}[self.mode]
+        return sorted(found, key=lambda saved: sign(saved.about["value"]))
+
+    def _thin_out(self) -> None:
+        best = self._by_value()[: self.keep] if self.monitor is not None else []
+        latest = self.saved[: max(_LATEST, 0 if self.monitor is not None else self.keep)]
+        superfluous = [saved for saved in self.saved if saved not in best and saved not in latest]
+        if superfluous:
+            checkpoint.verify(self.saved[0].path)
+        for saved in superfluous:
+            self.saved.remove(saved)
+            if saved.path.exists():
+                checkpoint.delete(saved.path)
+
+    # ------------------------------------------------------------ before the first batch
+
+    def _open(self, ctx: Any) -> None:
+        self._forget()
+        try:
+            self._lock.take()
+        except OSError as error:
+            raise CheckpointError(f"checkpoints cannot be written to {self.folder}: {error.strerror}; give another directory") from error
+        ctx.defer(partial(self._close, ctx))
+        ctx.saves = True
+        life = ctx.machine.lifecycle
+        for arrow in life.transitions:
+            if arrow.guard is not None and arrow.guard.label == "stop now" and life.state(arrow.source).anchor:
+                self._limits.setdefault(arrow.source, []).append(arrow.guard.bind(arrow.dest))
+        peers = [callback for callback in ctx.machine.callbacks if isinstance(callback, Checkpoint)]
+        if self in peers[1:]:
+            self._place = f"checkpoint {1 + peers.index(self)}"
+        checkpoint.sweep(self.folder)
+        shutil.rmtree(self.folder / _DRY, ignore_errors=True)
+        self.saved = checkpoint.complete(self.folder)
+
+    def _close(self, ctx: Any) -> None:
+        self.resumed, ctx.saves = None, False
+        self._lock.give_back()
+
+    def _try(self, ctx: Any) -> None:
+        """Saves the run as it starts, reads it back, compares, and looks for room."""
+        data = snapshot(ctx, ctx.machine)
+        try:
+            saved = checkpoint.write(self.folder / _DRY, "step-0-dry", data, {})
+            if not _same(checkpoint.read(saved.path), data):
+                raise CheckpointError(f"what is written to {self.folder} is not what is read back; is the disk sound?")
+            free, size = shutil.disk_usage(self.folder).free, saved.size
+        finally:
+            shutil.rmtree(self.folder / _DRY, ignore_errors=True)
+        if free < 3 * size:
+            raise CheckpointError(f"{self.folder} has room for {free} bytes, and a checkpoint needs {size} or more; three have to fit while they are replaced")
+
+    # ------------------------------------------------------------ finding
+
+    def newest(self) -> tuple[Saved, Snapshot] | None:
+        """The newest checkpoint that is whole, with its data; None if there has never been one.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none of them is whole.
+        """
+        return checkpoint.first_usable(self.folder, checkpoint.complete(self.folder, aside=False), checkpoint.read, aside=False)
+
+    def best(self) -> tuple[Saved, Snapshot] | None:
+        """The best checkpoint by the monitor that is whole, with its data; None if there has never been one.
+
+        Raises:
+            ConfigError: there is no monitor.
+            CheckpointError: there are checkpoints, and none of them is whole and has a value.
+        """
+        if self.monitor is None:
+            raise ConfigError("there is no best checkpoint without a monitor: Checkpoint(..., monitor='valid_loss')")
+        self.saved = checkpoint.complete(self.folder, aside=False)
+        return checkpoint.first_usable(self.folder, self._by_value(), checkpoint.read, aside=False)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
+
+
+def _in_epochs(guard: Guard) -> bool:
+    return isinstance(guard, Every) and guard.unit == "epochs"
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two snapshots are the same, bit for bit."""
+    (one, ones), (two, twos) = plain.encode(a), plain.encode(b)
+    return plain.dumps(one) == plain.dumps(two) and all(torch.equal(_bits(ones[name]), _bits(twos[name])) for name in ones)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snapshot | None:
+    """The snapshot that `resume=` means; None where there is nothing to resume from yet.
+
+    Args:
+        source: "last" or "best" of the first `Checkpoint` among the callbacks; or the path of a checkpoint, or of a
+            directory of them, of which it is the newest.
+        callbacks: of the run.
+
+    Raises:
+        ConfigError: no such thing is there.
+        CheckpointError: what is there is not whole.
+    """
+    owner = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
+    if source in ("last", "best"):
+        if owner is None:
+            raise ConfigError(f"resume={source!r} needs to know where checkpoints are: give callbacks=[Checkpoint(folder)], or a path as resume")
+        found = owner.newest() if source == "last" else owner.best()
+    else:
+        path = Path(source)
+        if (path / checkpoint.MANIFEST).exists():
+            found = checkpoint.manifest(path), checkpoint.read(path)
+        elif path.is_dir():
+            found = checkpoint.first_usable(path, checkpoint.complete(path, aside=False), checkpoint.read, aside=False)
+        else:
+            found = None
+        if found is None:
+            raise ConfigError(f"resume={os.fspath(source)!r}: there is no checkpoint; give 'last', 'best', or the path of one")
+    if found is None:
+        return None
+    saved, data = found
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint) and saved.path.parent.resolve() == callback.folder.resolve():
+            callback.resumed = saved
+    return data

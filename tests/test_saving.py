@@ -1,0 +1,193 @@
+"""A finished run in a file, and weights alone; nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from reference import bits
+from torch.nn import functional as F
+
+import statetrain as st
+from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.outcome import CheckpointError
+
+
+class Net(torch.nn.Sequential):
+    def __init__(self, hidden=6):
+        super().__init__(torch.nn.Linear(4, hidden), torch.nn.BatchNorm1d(hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 3))
+
+
+def accuracy(pred, target):
+    return (pred.argmax(1) == target).float().mean()
+
+
+@pytest.fixture
+def run(points):
+    "Two epochs of a small network, with validation, a metric and a record."
+
+    class Note(st.Callback):
+        def on_exit_step(self, ctx):
+            ctx.log("steps", ctx.step)
+
+    return st.fit(
+        Net, points, valid=points, loss=F.cross_entropy, optimizer=torch.optim.Adam, epochs=2, metrics=accuracy, callbacks=Note(),
+        hparams={"hidden": 5}, opt_hparams={"lr": 0.01, "betas": (0.8, 0.9)},
+    )  # fmt: skip
+
+
+def test_a_run_comes_back_from_its_file(run, points, tmp_path):
+    "Weights to the bit, history, records and hyperparameters; the model that they are put into predicts and is evaluated."
+    path = tmp_path / "some" / "run.safetensors"
+    st.save(run, path)
+    saved = st.load(path)
+    assert saved.history == run.history
+    assert saved.records == {"steps": [1, 2]}
+    assert (saved.hparams, saved.opt_hparams) == ({"hidden": 5}, {"lr": 0.01, "betas": (0.8, 0.9)})
+    assert saved.outcome == "Completed(epoch=2)"
+    assert repr(saved) == "<SavedRun of Net: Completed(epoch=2), 2 rows>"
+    for model in (saved.restore(Net), saved.restore(Net(5))):
+        assert bits(model) == bits(run.model)
+        assert torch.equal(st.predict(model, points), run.predict(points))
+        assert st.evaluate(model, points, loss=F.cross_entropy, metrics=accuracy) == run.evaluate(points)
+    assert [path.name for path in path.parent.iterdir()] == ["run.safetensors"]
+
+
+def test_what_is_left_of_a_run(run):
+    "ctx.state_dict() is plain data and the model's own tensors, also when the context was cleaned."
+    run.ctx.clean()
+    state = run.ctx.state_dict()
+    assert state["weights"]["0.weight"].data_ptr() == run.model[0].weight.data_ptr()
+    assert st.History(state["history"]) == run.history
+    assert state["records"] == {"steps": [1, 2]}
+    assert state["hparams"] == {"hidden": 5}
+
+
+def test_arguments_that_are_no_plain_data_are_kept_in_words(points, tmp_path):
+    "An activation function among the hyperparameters is no reason to lose a run at its end."
+
+    class Chosen(torch.nn.Linear):
+        def __init__(self, activation):
+            super().__init__(4, 3)
+            self.activation = activation
+
+    run = st.fit(
+        Chosen, points, loss=F.cross_entropy, optimizer=torch.optim.SGD, epochs=1,
+        hparams={"activation": torch.relu}, opt_hparams={"lr": 0.1},
+    )  # fmt: skip
+    st.save(run, tmp_path / "run")
+    saved = st.load(tmp_path / "run")
+    assert saved.hparams == {"activation": repr(torch.relu)}
+    assert bits(saved.restore(Chosen(torch.relu))) == bits(run.model)
+
+
+def test_losses_of_several_optimizers_come_back_as_such(points, tmp_path):
+    "The long form of the history knows the optimizers."
+    model = Net()
+    optimizers = {"first": torch.optim.SGD(model[0].parameters(), lr=0.1), "last": torch.optim.SGD(model[3].parameters(), lr=0.1)}
+    run = st.fit(model, points, loss=F.cross_entropy, optimizer=optimizers, epochs=1)
+    st.save(run, tmp_path / "run")
+    assert st.load(tmp_path / "run").history.table() == run.history.table()
+
+
+@pytest.mark.parametrize("given", [lambda run: run, lambda run: run.model], ids=["run", "module"])
+def test_weights_alone(given, run, tmp_path):
+    "They are put in place, from a file of weights or from a saved run; other tools know the file."
+    safetensors = pytest.importorskip("safetensors.torch", reason="the extra `checkpoint` is not installed")
+    st.save_weights(given(run), tmp_path / "weights.safetensors")
+    st.save(run, tmp_path / "run.safetensors")
+    for name in ("weights.safetensors", "run.safetensors"):
+        model = Net(5)
+        st.load_weights(model, tmp_path / name)
+        assert bits(model) == bits(run.model)
+    theirs = safetensors.load_file(tmp_path / "weights.safetensors")
+    assert {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in run.model.state_dict().items()}
+    safetensors.save_file({name: value + 1 for name, value in theirs.items()}, tmp_path / "theirs")
+    before = copy.deepcopy(run.model)
+    st.load_weights(given(run), tmp_path / "theirs")
+    assert torch.equal(run.model[0].weight, before[0].weight + 1)
+
+
+def test_another_models_weights_are_refused(run, tmp_path):
+    "The message says what does not fit, and nothing of it is loaded."
+    st.save_weights(run, tmp_path / "weights")
+    model = Net(6)
+    before = bits(model)
+    with pytest.raises(CheckpointError, match=r"another model's than Net's: '0.weight' of shape \(5, 4\), where the model's is \(6, 4\); .* \.\.\."):
+        st.load_weights(model, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"no 'weight'; no 'bias'; '[^']+', which the model has not"):
+        st.load_weights(torch.nn.Linear(4, 3), tmp_path / "weights")
+    assert bits(model) == before
+
+
+def test_the_weights_of_a_checkpoint(points, tmp_path):
+    "Of one, or of the newest of a directory; the model's weights alone are put in place."
+    run = st.fit(
+        Net(), points, loss=F.cross_entropy, optimizer=torch.optim.Adam, epochs=2, callbacks=Checkpoint(tmp_path / "saved"),
+    )  # fmt: skip
+    folder = tmp_path / "saved"
+    model = Net()
+    before = bits(model)
+    load_order = sorted(path for path in folder.iterdir() if path.is_dir())
+    st.load_checkpoint(model, load_order[0])
+    first = bits(model)
+    st.load_checkpoint(model, folder)
+    assert before != first != bits(model) == bits(run.model)
+    (tmp_path / "empty").mkdir()
+    for nothing in ("empty", "none"):
+        with pytest.raises(CheckpointError, match="there is no checkpoint in"):
+            st.load_checkpoint(model, tmp_path / nothing)
+
+
+class Trap:
+    """Unpickling it would be noticed."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("code in a file was run",))
+
+
+def test_a_file_that_is_something_else_is_an_error(run, tmp_path):
+    "A pickle is not unpickled; a damaged file and weights alone are no run, and the message says which file."
+    st.save(run, tmp_path / "run")
+    whole = (tmp_path / "run").read_bytes()
+    files = {
+        "pickle": pickle.dumps(Trap()),
+        "empty": b"",
+        "short": whole[:-10],
+        "damaged": whole.replace(b'\\"history\\"', b'\\"hysteri\\"'),
+        "future": whole.replace(b'\\"format\\":1', b'\\"format\\":7'),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            st.load(tmp_path / name)
+    st.save_weights(run, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match=r"weights holds no run; .* use load_weights"):
+        st.load(tmp_path / "weights")
+    with pytest.raises(FileNotFoundError):
+        st.load(tmp_path / "nothing")
+
+
+def test_what_cannot_be_saved_leaves_the_file_as_it_was(run, tmp_path):
+    "The error says what it is; the older file is whole, and nothing lies beside it."
+    path = tmp_path / "run"
+    st.save(run, path)
+    before = path.read_bytes()
+    run.ctx.log("thing", object())
+    with pytest.raises(CheckpointError, match=r"records\.thing.*object"):
+        st.save(run, path)
+    with pytest.raises(st.ConfigError, match="for a model alone, use save_weights"):
+        st.save(run.model, path)
+
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state): ...
+
+    with pytest.raises(CheckpointError, match="'_extra_state' is a dict; use save"):
+        st.save_weights(Extra(2, 2), path)
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
