@@ -75,6 +75,7 @@ def take_up(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
         if whole is not None and drawn >= whole:  # some would drop the next epoch if they were told that they are at the end of one
             _install(ctx, set, iter(()))
         else:
+            _rewind(ctx, set)  # what its state leaves out, it may find again by going through the epoch
             data.load_state_dict(state)
             _install(ctx, set, iter(data))
     elif ctx.accelerator.begin_keyed(data, _turn(ctx, set), drawn):
@@ -84,10 +85,8 @@ def take_up(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
 
 
 def _replay(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
-    data, began = data_of(ctx, set), ctx.began.get(set)
-    if began is not None:
-        ctx.accelerator.set_random_states(began, data)
-    iterator = _install(ctx, set, iter(data))
+    _rewind(ctx, set)
+    iterator = _install(ctx, set, iter(data_of(ctx, set)))
     for n in range(drawn):
         try:
             batch = next(iterator, END)
@@ -96,6 +95,12 @@ def _replay(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
         if batch is END:
             what = "training" if set == "train" else "validation"
             raise DataError(f"the {what} data ended after {n} batches, but {drawn} had been drawn when the run was saved; is it the same data?")
+
+
+def _rewind(ctx: Any, set: str) -> None:  # noqa: A002  # as above
+    """Puts the generators back to where iterating began. The run's own states come back when everything is open."""
+    if set in ctx.began:
+        ctx.accelerator.set_random_states(ctx.began[set], data_of(ctx, set))
 
 
 def _begun(ctx: Any, set: str) -> Iterator[Any]:  # noqa: A002  # as above

@@ -15,6 +15,7 @@ from statetrain.interrupts import heeded
 from statetrain.lifecycle import Lifecycle
 from statetrain.machine import Machine, Steps
 from statetrain.outcome import CheckpointError, ConfigError, Interrupted, MachineError, Outcome
+from statetrain.seeding import caveat
 from statetrain.snapshot import restore
 from statetrain.trace import Trace, Tracing
 
@@ -57,6 +58,15 @@ class Run:
         """The model, trained as far as the run got."""
         assert self.ctx.model is not None
         return self.ctx.model if self.ctx.accelerator is None else self.ctx.accelerator.unwrap(self.ctx.model)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What may keep this run from going on exactly if it is cut and continued; empty if nothing is known to.
+
+        It looks at the data only. `statetrain.testing.assert_resumable` proves it for all of a script.
+        """
+        sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data}
+        return [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
 
     @property
     def trace(self) -> Trace:

@@ -254,7 +254,7 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
     Returns:
         The data to use, and why it does not draw by key; empty if it does.
     """
-    if type(data) is not DataLoader:
+    if type(data) is not DataLoader and not (isinstance(data, DataLoader) and hasattr(data, "load_state_dict")):
         return data, f"it is a {type(data).__name__}, whose order is its own"
     if isinstance(data.dataset, IterableDataset):
         return data, "its dataset is iterable, so its order is its own"
@@ -292,9 +292,21 @@ def _own_mind(order: KeyedOrder) -> str:
     return ""
 
 
-def is_keyed(data: Any) -> bool:
-    """Whether a loader draws by key."""
-    return order_of(data) is not None
+def caveat(data: Any) -> str:
+    """What may keep a loader from going on exactly as it would have gone on; empty if nothing is known to."""
+    if data is None or order_of(data) is not None or isinstance(data, list | tuple):
+        return ""
+    if not isinstance(data, DataLoader):
+        if hasattr(data, "load_state_dict"):
+            return "it says itself where it is"
+        return "its order has to be decided when an epoch begins, since it is gone through again"
+    if data.num_workers and hasattr(data, "load_state_dict"):
+        return "what it says of itself leaves out the random numbers of its workers"
+    if data.num_workers and data.persistent_workers:
+        return "its workers persist, and their random numbers go on from epoch to epoch"
+    if isinstance(data.dataset, IterableDataset):
+        return "its order has to be decided when an epoch begins, since it is gone through again"
+    return ""
 
 
 def order_of(data: Any) -> Any:

@@ -266,7 +266,8 @@ def _data_state(ctx: Any, name: str) -> dict[str, Any]:
     data = data_of(ctx, name)
     iterator = ctx.iterator if name == "train" else ctx.valid_iterator
     begun = bool(ctx.iter or ctx.upcoming is not None) if name == "train" else bool(ctx.valid_iter)
-    under_way = iterator is not None and begun and not (name == "train" and ctx.exhausted)
+    ended = name == "train" and (ctx.exhausted or ctx.upcoming is END)
+    under_way = iterator is not None and begun and not ended
     state = None
     if hasattr(data, "state_dict") and hasattr(data, "load_state_dict"):
         # A DataLoader with a state is asked in the middle of an epoch only: of one that has ended, some drop the next.

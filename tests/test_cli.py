@@ -1,0 +1,107 @@
+"""The command line, as a user would type it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import statetrain as st
+from statetrain.cli import main
+
+OWN = '''
+import statetrain as st
+
+def work(ctx):
+    "work"
+
+LIFE = st.Lifecycle("own", [st.State("a", work), st.State("z", final=True)], [st.Transition("a", "z")])
+
+def make():
+    return LIFE
+
+def broken():
+    return st.Lifecycle("broken", [st.State("a", work), st.State("z", final=True)], [])
+
+NOTHING = 3
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def test_as_a_program():
+    """`python -m statetrain` prints the table of a standard lifecycle and exits with 0."""
+    done = subprocess.run([sys.executable, "-m", "statetrain", "show", "supervised"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.rstrip("\n") == str(st.supervised()).rstrip("\n")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "json", "mermaid", "dot"])
+def test_show(form, capsys):
+    """Each form is what the library makes."""
+    assert main(["show", "prediction", "--format", form]) == 0
+    out = capsys.readouterr().out
+    if form == "json":
+        assert st.Lifecycle.from_dict(json.loads(out)) == st.prediction()
+    assert "predict" in out
+
+
+def test_draw(own, capsys):
+    """A picture goes into a file; without one, Mermaid text is printed."""
+    assert main(["draw", "mine:LIFE", "life.svg"]) == 0
+    assert (own / "life.svg").read_text(encoding="utf-8") == st.Lifecycle.svg(sys.modules["mine"].LIFE)
+    capsys.readouterr()
+    assert main(["draw", "mine:make"]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == sys.modules["mine"].LIFE.mermaid().rstrip("\n")
+
+
+def test_check(own, capsys):
+    """A sound lifecycle exits with 0; one that is not says why and exits with 1."""
+    assert main(["check", "supervised"]) == 0
+    assert "proved by the graph" in capsys.readouterr().out
+    assert main(["check", "mine:broken"]) == 1
+    assert "State 'a' has no arrow out" in capsys.readouterr().err
+
+
+def test_paths_and_simulate(capsys):
+    """Paths are listed with what they reach; a simulation shows the schedule."""
+    assert main(["paths", "prediction"]) == 0
+    assert "ok      reaches end: predict on StopFit" in capsys.readouterr().out
+    assert main(["simulate", "supervised", "--epochs", "2", "--batches", "3"]) == 0
+    assert capsys.readouterr().out.count("  valid") == 2
+
+
+def test_diff(own, capsys):
+    """Two lifecycles that differ exit with 1 and say how; equal ones with 0. A JSON file stands for a lifecycle."""
+    (own / "life.json").write_text(json.dumps(st.supervised(accumulate=4).to_dict()))
+    assert main(["diff", "supervised", "life.json"]) == 1
+    assert "[accumulating] added" in capsys.readouterr().out
+    assert main(["diff", "supervised", "supervised"]) == 0
+    assert "no difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "supervsed"], "did you mean 'supervised'"),
+        (["show", "mine:LIVE"], "has no 'LIVE'; did you mean 'LIFE'"),
+        (["show", "mine:NOTHING"], "must be a Lifecycle or a function that makes one, got int"),
+        (["show", "no_such_module:life"], "No module named 'no_such_module'"),
+    ],
+)
+def test_what_is_no_lifecycle(own, words, message, capsys):
+    """What cannot be done exits with 2 and says why."""
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_command_there_is_help(capsys):
+    """The program alone says what it can do."""
+    assert main([]) == 2
+    assert "simulate" in capsys.readouterr().out
