@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
+from torchmetrics.classification import MulticlassAUROC
 
 import statetrain as st
 
@@ -54,6 +55,7 @@ def main(epochs: int = 15, out: str | Path = "runs/many_callbacks") -> tuple[st.
         dataloader_options={"batch_size": BATCH},
         epochs=epochs,
         metrics=accuracy,  # with mixup, the training's sees mixtures, so the validation's is the one to look at
+        valid_metrics={"auroc": MulticlassAUROC(10)},  # any object with update, compute and reset
         callbacks=[
             st.Progress(),
             st.Mixup(alpha=0.2),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from statetrain.callbacks.mixup import mixup_loss as mixup_loss
     from statetrain.callbacks.profile import Profile as Profile
     from statetrain.callbacks.progress import Progress as Progress
+    from statetrain.callbacks.save_weights import SaveWeights as SaveWeights
     from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
     from statetrain.context import Context as Context
     from statetrain.criteria import EarlyStopping as EarlyStopping
@@ -94,6 +95,7 @@ _HOMES = {
     "callbacks.mixup": ("Mixed", "Mixup", "mixup_loss"),
     "callbacks.profile": ("Profile",),
     "callbacks.progress": ("Progress",),
+    "callbacks.save_weights": ("SaveWeights",),
     "callbacks.tensorboard": ("TensorBoard",),
     "context": ("Context",),
     "criteria": ("EarlyStopping", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Threshold", "TimeLimit", "stop_requested"),

@@ -188,6 +188,8 @@ def fit(
     if precision is not None:
         lifecycle = mixed_precision(lifecycle, precision)
     _check_losses(losses, lifecycle)
+    if seed is None and any(arrow.effect in (actions.count_and_seed_batch, actions.count_and_seed_valid_batch) for arrow in lifecycle.transitions):
+        raise ConfigError(f"lifecycle {lifecycle.name!r} seeds each batch by the run's seed; give seed=, or make it without seeded=True")
     if isinstance(metrics, Iterator):
         metrics = list(metrics)  # they are read for each set
     tallies = {"train": tally("train", losses, metrics, accelerator.device, train_metrics)}

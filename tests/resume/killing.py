@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 import statetrain as st
 from statetrain import checkpoint
 from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.training import fit  # now, not in each process anew
 
 SIZE = 22
 
@@ -99,7 +100,7 @@ def train(folder: Path | None, options: dict[str, Any], *callbacks: st.Callback,
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
     given = {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "verbose": False, "clock": lambda: 0.0}
     saving = [] if folder is None else [Checkpoint(folder, st.Every(2, "steps") | st.Every(1, "epochs"), preflight=False)]
-    return st.fit(
+    return fit(
         model, DataLoader(Noisy(), shuffle=True, **loaders), valid=DataLoader(Noisy(), **loaders), loss=F.cross_entropy, epochs=3,
         callbacks=[*saving, *callbacks], resume=None if folder is None else "last", **{**given, **options},
     )  # fmt: skip

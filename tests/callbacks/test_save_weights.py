@@ -1,0 +1,98 @@
+"""SaveWeights: files of weights under names of one's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import statetrain as st
+
+pytest.importorskip("safetensors", reason="the extra `checkpoint` is not installed")
+
+BATCH = [(torch.ones(2, 3), torch.zeros(2, 1))]
+
+
+def fit(callback, losses, **options):
+    """Trains a model whose validation loss goes as told, one value an epoch; each epoch changes the weights."""
+    told = iter(losses)
+
+    def valid(ctx):
+        return torch.tensor(next(told))
+
+    model = torch.nn.Linear(3, 1)
+    sgd = {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.01}, "loss": F.mse_loss}
+    return st.fit(model, BATCH, valid=BATCH, valid_compute=valid, epochs=len(losses), callbacks=callback, **sgd, **options)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_path_is_a_pattern_of_columns(tmp_path):
+    """Each row makes a file named by its counters and metrics; folders are made; the last file holds the model's weights."""
+    run = fit(st.SaveWeights(tmp_path / "deep" / "e{epoch:02d}-{valid_loss:.2f}.safetensors"), [3.0, 1.0])
+    assert names(tmp_path / "deep") == ["e01-3.00.safetensors", "e02-1.00.safetensors"]
+    fresh = torch.nn.Linear(3, 1)
+    st.load_weights(fresh, tmp_path / "deep" / "e02-1.00.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), run.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "losses", "left"),
+    [
+        ("min", [5.0, 4.0, 3.0, 9.0, 2.0, 10.0, 11.0, 1.0], ["5", "8"]),
+        ("min", [5.0, 4.0, 3.0, 9.0], ["2", "3", "4"]),
+        ("max", [5.0, 4.0, 3.0, 9.0], ["1", "4"]),
+        ("min", [1.0, float("nan")], ["1", "2"]),
+        ("min", [float("nan"), 3.0, 2.0, 1.0], ["3", "4"]),
+    ],
+)
+def test_the_best_and_the_latest_are_kept(tmp_path, mode, losses, left):
+    """Of all files the best two and the latest stay; NaN is never among the best of numbers."""
+    callback = st.SaveWeights(tmp_path / "{epoch}.safetensors", "valid_loss", mode, keep=2)
+    fit(callback, losses)
+    assert names(tmp_path) == [f"{name}.safetensors" for name in left]
+    assert sorted(path.name for path in callback.saved) == names(tmp_path)
+
+
+def test_only_improvements(tmp_path):
+    """With best_only a row that is no better than all before makes no file, and NaN never does."""
+    fit(st.SaveWeights(tmp_path / "{epoch}.safetensors", "valid_loss", best_only=True), [float("nan"), 3.0, 3.0, 1.0, 2.0, 0.5])
+    assert names(tmp_path) == ["2.safetensors", "4.safetensors", "6.safetensors"]
+
+
+def test_every_other_epoch(tmp_path):
+    """An interval says which rows are saved."""
+    fit(st.SaveWeights(tmp_path / "{epoch}.safetensors", every=st.Every(2, "epochs")), [1.0] * 5)
+    assert names(tmp_path) == ["2.safetensors", "4.safetensors"]
+
+
+def test_what_it_kept_is_remembered(tmp_path):
+    """Its state survives into another instance, which then deletes what is no longer among the best."""
+    first = st.SaveWeights(tmp_path / "a{epoch}.safetensors", "valid_loss", keep=1)
+    fit(first, [2.0])
+    second = st.SaveWeights(tmp_path / "b{epoch}.safetensors", "valid_loss", keep=1)
+    second.load_state_dict(first.state_dict())
+    fit(second, [1.0])
+    assert names(tmp_path) == ["b1.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "w.safetensors", "keep": 2}, "keep needs a monitor"),
+        ({"path": "w.safetensors", "monitor": "valid_loss", "keep": 0}, "keep must be a whole number of at least 1"),
+        ({"path": "w.safetensors", "mode": "mim"}, "mode must be 'min' or 'max', got 'mim'; did you mean 'min'"),
+        ({"path": "{epoch"}, "cannot be read"),
+        ({"path": "{ctx.model}"}, r"\{ctx.model\} in the path names no column"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    """Arguments out of range are errors when the callback is made."""
+    with pytest.raises(st.ConfigError, match=message):
+        st.SaveWeights(**arguments)
+
+
+def test_a_column_that_nothing_writes(tmp_path):
+    """A misspelt column in the path is an error before the first batch."""
+    with pytest.raises(st.ConfigError, match="nothing writes the monitor 'valid_los'; did you mean 'valid_loss'"):
+        fit(st.SaveWeights(tmp_path / "{valid_los:.2f}.safetensors"), [1.0])
