@@ -145,6 +145,9 @@ def lr_find(
     are afterwards as they were before. All parameter groups of the optimizer get the same rate; its other settings
     stay. The training data is gone through as often as it takes.
 
+    The loss is smoothed over some ten steps and momentum delays it further, so with few steps over many decades the
+    suggestion comes late: give at least 50 steps a decade where there is momentum, and take a rate somewhat below.
+
     Args:
         model, train, loss, optimizer, opt_hparams: as in `fit`; one optimizer.
         start: the rate of the first step, above 0.
