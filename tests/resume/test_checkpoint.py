@@ -33,6 +33,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name) / "run"
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    "Signals are heeded, though whoever started the tests had them ignored, as for a job in the background."
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.WARNING, logger="statetrain")
