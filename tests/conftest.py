@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -67,3 +68,7 @@ def cnn() -> Callable[[], nn.Module]:
 def net() -> nn.Module:
     "A linear layer, dropout and another one, for points."
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3))
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; a run leaves ignored signals alone
+    signal.signal(signal.SIGINT, signal.default_int_handler)
