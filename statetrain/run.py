@@ -157,7 +157,7 @@ class Run:
         if found is None:
             raise CheckpointError(f"there is no checkpoint to go back to: resume={source!r}")
         restore(self.ctx, self.machine, found, allow_changes)
-        self.at = found["state"]
+        self.at, found = found["state"], None  # its tensors need no memory while the run goes on
         return self.walk()
 
     def _refuse_if_under_way(self) -> None:

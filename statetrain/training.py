@@ -232,7 +232,7 @@ def fit(
     run = Run(ctx, machine, on_interrupt)
     if found is not None:
         restore(ctx, machine, found, allow_changes)
-        run.at = found["state"]
+        run.at, found = found["state"], None  # its tensors need no memory while the run goes on
     return run.walk() if start else run
 
 

@@ -12,14 +12,66 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The floors of the house. A module imports from floors below its own and, on its own, from those before it.
 FLOORS = (
-    ("naming", "outcome", "checks", "guards", "criteria", "lifecycle", "position"),
-    ("callback",),
-    ("machine", "table", "trace", "diagram", "explore"),
-    ("keys", "history", "context", "interop", "registry", "testing"),
-    ("plain", "tensorfile", "checkpoint", "lock", "seeding", "accelerator", "huggingface", "iterating", "actions", "data", "metrics", "modes", "precision", "interrupts", "plotting"),
-    ("snapshot", "lifecycles", "run", "saving", "callbacks"),
-    ("training", "lr_finder"),
-    ("cli", "__init__", "__main__"),
+    (
+        "naming",
+        "outcome",
+        "checks",
+        "guards",
+        "criteria",
+        "lifecycle",
+        "position",
+    ),
+    (
+        "callback",
+    ),
+    (
+        "machine",
+        "table",
+        "trace",
+        "diagram",
+        "explore",
+    ),
+    (
+        "keys",
+        "history",
+        "context",
+        "interop",
+        "registry",
+        "testing",
+    ),
+    (
+        "plain",
+        "tensorfile",
+        "checkpoint",
+        "lock",
+        "seeding",
+        "accelerator",
+        "huggingface",
+        "iterating",
+        "actions",
+        "data",
+        "metrics",
+        "modes",
+        "precision",
+        "interrupts",
+        "plotting",
+    ),
+    (
+        "snapshot",
+        "lifecycles",
+        "run",
+        "saving",
+        "callbacks",
+    ),
+    (
+        "training",
+        "lr_finder",
+    ),
+    (
+        "cli",
+        "__init__",
+        "__main__",
+    ),
 )
 PLACE = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -17,9 +18,10 @@ from statetrain.callback import Callback
 from statetrain.checkpoint import Saved
 from statetrain.criteria import Every, Mode, better
 from statetrain.guards import AnyOf, Guard, Test, as_guard, strict
+from statetrain.lifecycle import Lifecycle
 from statetrain.lock import Lock
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CheckpointError, ConfigError
+from statetrain.outcome import CallbackError, CheckpointError, ConfigError
 from statetrain.snapshot import Snapshot, snapshot
 
 _LATEST = 2  # checkpoints that are always kept: should the newest be damaged, the run goes on from the one before
@@ -33,6 +35,7 @@ class Checkpoint(Callback):
 
     A checkpoint is taken at anchors: between epochs, between batches, between validation batches. Beside those that are
     due, one is taken when the run is asked to stop (a signal, a request, a limit), at the next anchor, before it acts on it.
+    Weights that are not finite are not saved; there is a warning instead.
 
     The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new one has been read
     back from the disk and verified. A NaN is never best.
@@ -89,6 +92,11 @@ class Checkpoint(Callback):
         self._stopping = False  # whether the request to stop has been dealt with
         self._limits: dict[str, list[Test]] = {}  # by anchor, what will end the run there
 
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Looks for anchors: without one, nothing would ever be saved."""
+        if not any(state.anchor for state in lifecycle.states):
+            raise CallbackError(f"Checkpoint: lifecycle {lifecycle.name!r} has no anchor to save at; declare one with State(..., anchor=True)")
+
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Any) -> None:
@@ -111,11 +119,17 @@ class Checkpoint(Callback):
 
     def on_anchor(self, ctx: Any) -> None:
         """Heeds a signal, and saves, if it is time."""
+        if not self._lock.held:  # an evaluation, or the like
+            return
         if ctx.interrupt is not None:
             ctx.request_stop(ctx.interrupt)
         self._lock.touch(ctx.clock())
-        if self._is_due(ctx):
+        if not self._is_due(ctx):
+            return
+        if (name := _not_finite(ctx.accelerator.unwrap(ctx.model))) is None:
             self.save(ctx)
+        else:  # the checkpoints that are there are worth more
+            checkpoint.log.warning("the run is not saved in %s: %s is not finite", ctx.where(), name)
 
     def on_enter_failed(self, ctx: Any) -> None:
         """Says in the error where the run can go on from."""
@@ -266,6 +280,14 @@ class Checkpoint(Callback):
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
+
+
+def _not_finite(model: torch.nn.Module) -> str | None:
+    """The name of a weight or buffer that has a NaN or an infinity."""
+    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            return name
+    return None
 
 
 def _in_epochs(guard: Guard) -> bool:

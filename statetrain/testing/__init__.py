@@ -24,6 +24,7 @@ from statetrain.testing.properties import (
     never,
     precedes,
 )
+from statetrain.testing.resuming import assert_resumable
 from statetrain.testing.simulation import Schedule, simulate
 from statetrain.testing.walking import walk
 
@@ -33,6 +34,7 @@ __all__ = [
     "Schedule",
     "Verdict",
     "always",
+    "assert_resumable",
     "assert_trace",
     "at_most",
     "balanced",

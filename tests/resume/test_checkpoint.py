@@ -286,6 +286,23 @@ def test_a_run_that_came_to_a_limit_is_saved_there(options: dict[str, Any], fold
     assert same(again, whole)
 
 
+@pytest.mark.parametrize("options", [{"every": st.Every(10, "seconds")}, {"monitor": "train_loss", "mode": "max"}], ids=["due", "improved"])
+def test_what_follows_a_stop_is_not_saved(options: dict[str, Any], folder: Path) -> None:
+    """Though an interval is over then, or the row of a part of an epoch is the best so far: the run would go on without the rest of the epoch."""
+    time = [0.0]
+
+    class Slow(st.Callback):
+        def on_enter_record(self, ctx: Any) -> None:
+            time[0] += 100.0
+            if ctx.step == 5:
+                for mean in ctx.tallies["train"].losses.values():
+                    mean.total += 1000.0
+
+    train(Checkpoint(folder, **options), Slow(), max_steps=5, clock=lambda: time[0])
+    assert "5-next_batch" in names(folder)
+    assert "5-next_epoch" not in names(folder)
+
+
 def test_a_stop_that_a_callback_asked_for_holds_when_the_run_goes_on(folder: Path) -> None:
     """It is part of the run: continued, it stops at once, with the same outcome and rows."""
 
@@ -370,6 +387,45 @@ def test_best_needs_a_monitor(folder: Path) -> None:
     """The error says where to name it."""
     with pytest.raises(st.ConfigError, match="without a monitor"):
         train(Checkpoint(folder), resume="best")
+
+
+def test_the_trace_goes_on(folder: Path) -> None:
+    """A continued run takes the arrows that the whole one takes from there on."""
+    whole = train(trace=True)
+    train(Checkpoint(folder), epochs=2)
+    rest = train(Checkpoint(folder), resume="last", trace=True).trace.transitions
+    assert rest == whole.trace.transitions[-len(rest) :]
+    assert str(rest[0]) == "next_epoch -> epoch [more epochs] / count the epoch"
+
+
+def test_a_lifecycle_without_anchors_cannot_be_saved(folder: Path) -> None:
+    """It would never be; the error says what to declare."""
+    life = st.supervised().replace("next_epoch", anchor=False).replace("next_batch", anchor=False).replace("next_valid_batch", anchor=False)
+    with pytest.raises(st.CallbackError, match=r"has no anchor to save at; declare one with State\(..., anchor=True\)"):
+        train(Checkpoint(folder), lifecycle=life)
+
+
+def test_nothing_is_saved_of_an_evaluation(folder: Path) -> None:
+    """Though it is given the callback, and has anchors."""
+    run = train(epochs=1)
+    run.evaluate(points(), callbacks=[Checkpoint(folder, st.Every(1, "batches"))])
+    assert not folder.exists()
+
+
+def test_another_accelerator_goes_on_too(folder: Path) -> None:
+    """Hugging Face's, which wraps model and optimizer."""
+    import accelerate
+
+    def go(*callbacks: st.Callback, **options: Any) -> st.Run:
+        return train(*callbacks, accelerator=accelerate.Accelerator(cpu=True), **options)
+
+    torch.manual_seed(0)
+    whole = go()
+    torch.manual_seed(0)
+    with pytest.raises(OSError, match="cable"):
+        go(Checkpoint(folder, st.Every(2, "steps")), Break(lambda ctx: ctx.step == 5))
+    torch.manual_seed(99)
+    assert same(go(Checkpoint(folder), resume="last"), whole)
 
 
 # ---------------------------------------------------------------- broken ones
@@ -512,6 +568,19 @@ def test_a_full_disk_ends_the_run_with_the_older_checkpoints_whole(folder: Path,
     monkeypatch.undo()
     assert names(folder) == ["3-next_epoch"]
     assert same(train(Checkpoint(folder), resume="last"), whole)
+
+
+def test_weights_that_are_not_finite_are_not_saved(folder: Path, said: Any) -> None:
+    """Nor does an infinite buffer push out what is worth more; the warning names it."""
+
+    class Spoil(st.Callback):
+        def on_exit_batch(self, ctx: Any) -> None:
+            if ctx.step == 5:
+                ctx.model[1].running_mean[2] = float("inf")
+
+    train(Checkpoint(folder, st.Every(1, "steps"), keep=99), Spoil(), non_finite="ignore")
+    assert names(folder) == [f"{n}-next_batch" for n in (1, 2, 3, 4)]
+    assert "not saved in epoch 2, batch 2, step 5: 1.running_mean is not finite" in said.text
 
 
 # ---------------------------------------------------------------- another run

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KILLS = 24
+KILLS = 16
 
 
 def test_a_killed_process_is_as_if_it_had_not_been() -> None:

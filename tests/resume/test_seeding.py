@@ -1,6 +1,7 @@
 """Randomness by key: what is drawn depends on what it is for, and on nothing else."""
 
 import logging
+import pickle
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -206,6 +207,13 @@ def test_how_batches_are_put_together_may_draw() -> None:
     torch.manual_seed(2)
     assert drawn(make(), 1) == first
     assert drawn(make(), 1, 2) == first[2:]
+
+
+def test_a_keyed_dataset_can_be_sent_to_a_process() -> None:
+    """As to workers that are spawned, not forked."""
+    dataset = keyed(DataLoader(Random(), batch_size=3)).dataset
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again[seeding.Keyed(1, 2, 1)] == dataset[seeding.Keyed(1, 2, 1)]
 
 
 class Own(Sampler[int]):
