@@ -112,10 +112,10 @@ def draw_ahead(ctx: Any) -> None:
         return
     try:
         if ctx.upcoming is None:
-            ctx.upcoming = next(ctx.iterator, END)
+            ctx.upcoming = _one_more(ctx)
         batch = ctx.upcoming  # kept there until the one after it is known, which may raise
         if batch is not END:
-            ctx.upcoming = next(ctx.iterator, END)
+            ctx.upcoming = _one_more(ctx)
     except SkipBatch:
         ctx.iter += 1  # as in `draw`
         raise
@@ -127,6 +127,13 @@ def draw_ahead(ctx: Any) -> None:
     if ctx.layout is None:
         ctx.layout = ctx.read_batch(batch)
     ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
+
+
+def _one_more(ctx: Any) -> Any:
+    batch = next(ctx.iterator, END)
+    if batch is None:  # here it would pass for "none has been drawn yet"
+        raise DataError("the training data gave None for a batch; leave such batches out, or raise SkipBatch for them")
+    return batch
 
 
 def _came_to_an_end(ctx: Any) -> None:

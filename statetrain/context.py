@@ -63,6 +63,7 @@ class Context(Position):
     logged: dict[str, Any] = Factory(dict)  # columns that callbacks add to the next row; see `log_metric`
     _records: dict[str, list[Any]] = Factory(dict)  # see `log`
     first_row: int = 0  # the row of the history with which this fit began
+    first_step: int = 0  # steps that had been made when this fit began
 
     # Counters. They change on transitions and in actions only.
     epoch: int = 0  # the present epoch, from 1; 0 before the first
@@ -148,6 +149,11 @@ class Context(Position):
     def fit_seconds(self) -> float:
         """Seconds that this fit has taken."""
         return 0.0 if self.started is None else self.clock() - self.started
+
+    @property
+    def fit_steps(self) -> int:
+        """Steps of the optimizers that this fit has made."""
+        return self.step - self.first_step
 
     @property
     def row_due(self) -> bool:

@@ -106,7 +106,9 @@ class Every(Guard):
 
 @frozen
 class MaxSteps(Guard):
-    """Holds when the optimizers have made `n` steps.
+    """Holds when the optimizers have made `n` steps in this fit.
+
+    A fit that goes on with `run.fit(...)` counts anew; one that is continued from a checkpoint does not.
 
     Args:
         n: steps, at least 1.
@@ -120,14 +122,14 @@ class MaxSteps(Guard):
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"step"})
+        return frozenset({"fit_steps"})
 
     @property
     def prompt(self) -> bool:
         return True
 
     def test(self, ctx: Any) -> bool:
-        return bool(ctx.step >= self.n)
+        return bool(ctx.fit_steps >= self.n)
 
 
 @frozen

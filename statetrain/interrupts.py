@@ -9,30 +9,75 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from attrs import define
+
+# A person, the system, the terminal that went away, a scheduler's warning; not every platform has the last two.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_SPARE = frozenset(getattr(signal, name) for name in _NAMES[2:] if hasattr(signal, name))  # a handler that is there means something else
+
+
+@define(eq=False)
+class _Ask:
+    """The handler of all signals while a run goes on.
+
+    Args:
+        ctx: the run's context.
+        outer: the handler of the run in one of whose calls this one was started.
+        whole: whether the first signal lets this run finish, and asks the outer one alone.
+    """
+
+    ctx: Any
+    outer: _Ask | None
+    whole: bool
+    hurried: bool = False  # whether a second one came
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.heard:
+            self.hurried = True
+            raise KeyboardInterrupt
+        self.hear(signal.Signals(number).name)
+
+    @property
+    def heard(self) -> bool:
+        return self.ctx.interrupt is not None or (self.outer is not None and self.outer.heard)
+
+    def hear(self, name: str) -> None:
+        if self.outer is not None:
+            self.outer.hear(name)
+            if self.whole:
+                return
+        self.ctx.interrupt = name
+        if not self.ctx.saves:  # else it waits for the next anchor: between being saved and being asked, a stop would cost the batches since
+            self.ctx.request_stop(name)
 
 
 @contextmanager
-def heeded(ctx: Any) -> Iterator[None]:
-    """While it is open, Ctrl-C and SIGTERM ask the run to stop; the previous handlers are put back afterwards.
+def heeded(ctx: Any, whole: bool = False) -> Iterator[None]:
+    """While it is open, signals ask the run to stop: Ctrl-C, SIGTERM and, where the system has them, SIGHUP and SIGUSR1.
 
-    Nothing is installed outside the main thread, where Python allows no handlers.
+    The previous handlers are put back afterwards. Nothing is installed outside the main thread, where Python allows no
+    handlers. A signal that is ignored stays ignored, as under nohup; for SIGHUP and SIGUSR1, so does a handler that is
+    there already.
+
+    In a run that was started by a hook of another, a signal asks both to stop; a second one ends both at once.
+
+    Args:
+        ctx: the run's context.
+        whole: whether a run within another is not stopped by the first signal: what it does is of no use in part.
+
+    Raises:
+        KeyboardInterrupt: a second signal came, and the run was started by a hook of another one.
     """
     ctx.interrupt = None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if ctx.interrupt is not None:
-            raise KeyboardInterrupt
-        ctx.interrupt = signal.Signals(number).name
-        if not ctx.saves:  # else it waits for the next anchor: between being saved and being asked, a stop would cost the batches since
-            ctx.request_stop(ctx.interrupt)
-
-    # A handler that was not set from Python reads as None and cannot be put back; it is left alone. So is a signal that
-    # is ignored, as under nohup.
+    # A handler that was not set from Python reads as None and cannot be put back; it is left alone.
     previous = {number: handler for number in _SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    outer = next((handler for handler in previous.values() if isinstance(handler, _Ask)), None)
+    previous = {number: handler for number, handler in previous.items() if number not in _SPARE or handler in (signal.SIG_DFL, outer)}
+    ask = _Ask(ctx, outer, whole)
     try:
         for number in previous:
             signal.signal(number, ask)
@@ -40,3 +85,6 @@ def heeded(ctx: Any) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if ask.hurried and outer is not None:
+        outer.hurried = True
+        raise KeyboardInterrupt

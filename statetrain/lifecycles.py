@@ -159,7 +159,7 @@ def supervised(
             only its own parameters.
         closure: whether the optimizers' steps compute the loss again, as often as they like (LBFGS): `step` then replays
             `pred`, `loss` and `backward`.
-        max_steps: ends the run after that many steps of the optimizers; None is no limit.
+        max_steps: ends the fit after that many steps of the optimizers; None is no limit.
         min_epochs: epochs before which a `stop` that reads the history is not asked.
         compute: a function of the context in place of `pred`, `loss` and `backward`: it calls backward itself and
             returns the loss.

@@ -8,7 +8,7 @@ so the loop only ever does two things: run a list, ask a row of guards. A state 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
 
 def _callbacks(value: Any) -> tuple[Callback, ...]:
-    return (value,) if isinstance(value, Callback) else tuple(value)
+    return tuple(value) if isinstance(value, Iterable) else (value,)  # what is no callback is refused by its hooks
 
 
 @frozen(repr=False)
@@ -261,16 +261,23 @@ class Machine:
         return tuple(answers)
 
     def _drive(self, ctx: Any, watched: bool, at: str | None) -> Drive:
-        if ctx.state is not None and ctx.outcome is None:
-            raise MachineError(f"this context is in a run already, in state {ctx.state!r}; finish or close that one, or use another context")
         opening = None if at is None else self.reopening(at)
-        ctx.machine = self
-        ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
+        self._begin(ctx)
         if self.engine == "transitions":
             from statetrain.interop import drive
 
-            return drive(self, ctx, watched, opening)
-        return self._walk(ctx, watched, opening)
+            return self._driven(ctx, drive(self, ctx, watched, opening))
+        return self._driven(ctx, self._walk(ctx, watched, opening))
+
+    def _driven(self, ctx: Any, drive: Drive) -> Drive:
+        self._begin(ctx)  # another walk of this context may have begun since this one was made
+        yield from drive
+
+    def _begin(self, ctx: Any) -> None:
+        if ctx.state is not None and ctx.outcome is None:
+            raise MachineError(f"this context is in a run already, in state {ctx.state!r}; finish or close that one, or use another context")
+        ctx.machine = self
+        ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
 
     def _walk(self, ctx: Any, watched: bool, opening: tuple[Transition, list[Work]] | None) -> Drive:
         """The loop: call what was laid out, ask a row of guards, and again."""
@@ -484,10 +491,18 @@ class Steps:
 
     def __next__(self) -> Transition:
         if self._paused:
-            _resume(self.ctx)
             self._paused = False
-        transition = next(self._generator)
-        _suspend(self.ctx)
+            try:
+                _resume(self.ctx)
+            except BaseException as error:
+                return self._pause(self._generator.throw(error))
+        return self._pause(next(self._generator))
+
+    def _pause(self, transition: Transition) -> Transition:
+        try:
+            _suspend(self.ctx)
+        except BaseException as error:  # the run ends of it, unless an arrow takes it
+            return self._pause(self._generator.throw(error))
         self._paused = True
         return transition
 
@@ -554,16 +569,18 @@ def _settle_in(ctx: Any) -> None:
 
 def _suspend(ctx: Any) -> None:
     for entry in reversed(ctx.modes):
-        mode, outer = entry
-        entry.append(mode.read(ctx))
-        mode.write(ctx, outer)
+        if len(entry) == 2:  # else a pause that failed halfway has done it
+            mode, outer = entry
+            entry.append(mode.read(ctx))
+            mode.write(ctx, outer)
 
 
 def _resume(ctx: Any) -> None:
     for entry in ctx.modes:
-        mode, _, inner = entry
-        entry[1:] = [mode.read(ctx)]
-        mode.write(ctx, inner)
+        if len(entry) == 3:
+            mode, _, inner = entry
+            entry[1:] = [mode.read(ctx)]
+            mode.write(ctx, inner)
 
 
 def _clean_up(ctx: Any) -> list[BaseException]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -85,3 +85,24 @@ def signature_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     module = getattr(function, "__module__", type(function).__module__)
     return f"{module}.{name}"
+
+
+class Named(dict[str, Any]):
+    """Things by name, which say what there is when they are asked for another.
+
+    Args:
+        kind: what they are, for the error.
+        things: by name.
+    """
+
+    def __init__(self, kind: str, things: Mapping[str, Any]) -> None:
+        super().__init__(things)
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Any:
+        raise _NoSuchName(f"this run has no {self.kind} {name!r}{did_you_mean(str(name), self)}")
+
+
+class _NoSuchName(KeyError):
+    def __str__(self) -> str:  # a KeyError shows its message in quotes
+        return str(self.args[0])

@@ -6,6 +6,8 @@ ended and why. An *error* says what is wrong, what was got and what to do.
 
 from __future__ import annotations
 
+import signal
+
 from attrs import frozen
 
 
@@ -82,6 +84,11 @@ class Interrupted(Outcome):
     """
 
     reason: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that ends for this reason exits with: 128 and the signal's number, 130 for Ctrl-C."""
+        return 128 + int(getattr(signal, self.reason, signal.SIGINT))
 
     def __repr__(self) -> str:
         return f"Interrupted({self.reason!r}, epoch={self.epoch})"

@@ -19,7 +19,7 @@ from statetrain.seeding import caveat
 from statetrain.snapshot import restore
 from statetrain.trace import Trace, Tracing
 
-OnInterrupt = Literal["return", "raise"]
+OnInterrupt = Literal["return", "raise", "exit"]
 
 
 @define(eq=False, repr=False)
@@ -29,7 +29,8 @@ class Run:
     Attributes:
         ctx: everything that the run knows.
         machine: the lifecycle and the callbacks.
-        on_interrupt: what Ctrl-C and SIGTERM lead to once the run has ended: "return" it, or "raise" KeyboardInterrupt.
+        on_interrupt: what a signal leads to once the run has ended in order: "return" it, "raise" KeyboardInterrupt, or "exit"
+            the process with the code that a scheduler expects, 128 and the signal's number.
         at: the anchor at which the next walk continues, when a snapshot has been put back; None: it starts anew.
     """
 
@@ -91,7 +92,7 @@ class Run:
             epochs: how many more.
 
         Returns:
-            This run. Guards on the history look at the new rows only.
+            This run. Guards on the history look at the new rows only, limits of time and steps count anew.
 
         Raises:
             ConfigError: `epochs` is no whole number of at least 0.
@@ -102,7 +103,7 @@ class Run:
             raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
         self._refuse_if_under_way()
         self.ctx.max_epochs = self.ctx.epoch + epochs
-        self.ctx.first_row = len(self.ctx.history)
+        self.ctx.first_row, self.ctx.first_step = len(self.ctx.history), self.ctx.step
         return self.walk()
 
     def walk(self) -> Run:
@@ -111,16 +112,20 @@ class Run:
         Raises:
             BaseException: what was raised in it, as it was; its attribute `run` is this run.
             KeyboardInterrupt: the run was interrupted, and `on_interrupt` is "raise".
+            SystemExit: likewise, and it is "exit".
         """
+        return self._walk()
+
+    def _walk(self, whole: bool = False) -> Run:
         self._refuse_if_under_way()
         at, self.at = self.at, None
         if at is None:
             self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
         try:
-            with heeded(self.ctx):
+            with heeded(self.ctx, whole):
                 self.machine.run(self.ctx, at)
-            if self.on_interrupt == "raise" and isinstance(self.outcome, Interrupted):
-                raise KeyboardInterrupt(self.outcome.reason)
+            if self.on_interrupt != "return" and isinstance(self.outcome, Interrupted):
+                raise KeyboardInterrupt(self.outcome.reason) if self.on_interrupt == "raise" else SystemExit(self.outcome.exit_code)
         except BaseException as error:
             error.run = self  # type: ignore[attr-defined]  # a promise of `fit`: the run is not lost with the error
             raise

@@ -32,7 +32,7 @@ Snapshot = dict[str, Any]
 
 # Fields that are saved as they are.
 PLAIN = (
-    *("epoch", "iter", "valid_iter", "step", "samples", "earlier_batches", "first_row", "pending", "batch_size", "opt_name", "opt_index"),
+    *("epoch", "iter", "valid_iter", "step", "samples", "earlier_batches", "first_row", "first_step", "pending", "batch_size", "opt_name", "opt_index"),
     *("exhausted", "epoch_complete", "valid_complete", "drawn", "last_batch", "overflowed", "loss_value", "grad_norm", "marks", "logged"),
     *("buffers", "began", "split_state", "opt_given"),
 )

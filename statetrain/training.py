@@ -25,11 +25,11 @@ from statetrain.history import History
 from statetrain.huggingface import adapt
 from statetrain.keys import getter
 from statetrain.lifecycle import Lifecycle
-from statetrain.lifecycles import Policy, evaluation, prediction, supervised
+from statetrain.lifecycles import Compute, Policy, evaluation, prediction, supervised
 from statetrain.machine import Machine
 from statetrain.metrics import Metrics, Tally, check_monitors, tally
-from statetrain.naming import did_you_mean
-from statetrain.outcome import Completed, ConfigError, Interrupted
+from statetrain.naming import Named, did_you_mean
+from statetrain.outcome import ConfigError, Interrupted, MachineError, Stopped
 from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
 from statetrain.run import OnInterrupt, Run
 from statetrain.seeding import aside, key, keyed
@@ -120,7 +120,8 @@ def fit(
             fits is loaded; settings of optimizers that are given differently now hold.
         trace: whether to record the transitions, for `run.trace`.
         verbose: whether callbacks that print may do so.
-        on_interrupt: what Ctrl-C and SIGTERM lead to once the run has ended in order: "return" it or "raise".
+        on_interrupt: what a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1) leads to once the run has ended in order: "return" it,
+            "raise" KeyboardInterrupt, or "exit" with 128 and the signal's number, as a scheduler expects.
         clock: seconds from any moment on.
         start: whether to train; else the run is returned as it stands before the first transition, for `run.walk()` or
             `run.steps()`.
@@ -134,8 +135,9 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its attribute `run` is the run.
     """
     refuse_several_processes()
-    if on_interrupt not in ("return", "raise"):
-        raise ConfigError(f"on_interrupt must be 'return' or 'raise', got {on_interrupt!r}{did_you_mean(str(on_interrupt), ('return', 'raise'))}")
+    ways = ("return", "raise", "exit")
+    if on_interrupt not in ways:
+        raise ConfigError(f"on_interrupt must be one of {', '.join(map(repr, ways))}, got {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}")
     least, most = _epochs(epochs, max_steps, stop)
     callbacks = _listeners(callbacks)
     found = None if resume is None else find(resume, callbacks)
@@ -188,6 +190,7 @@ def fit(
     if precision is not None:
         lifecycle = mixed_precision(lifecycle, precision)
     _check_losses(losses, lifecycle)
+    _check_turns(optimizers, lifecycle)
     if seed is None and any(arrow.effect in (actions.count_and_seed_batch, actions.count_and_seed_valid_batch) for arrow in lifecycle.transitions):
         raise ConfigError(f"lifecycle {lifecycle.name!r} seeds each batch by the run's seed; give seed=, or make it without seeded=True")
     if isinstance(metrics, Iterator):
@@ -200,8 +203,8 @@ def fit(
     names = list(optimizers)
     ctx = Context(
         model=module,
-        loss_fns=losses,
-        optimizers=optimizers,
+        loss_fns=Named("loss for the optimizer", losses),
+        optimizers=Named("optimizer", optimizers),
         train_data=train_loader,
         valid_data=valid_loader,
         accelerator=accelerator,
@@ -265,6 +268,7 @@ def evaluate(
     Raises:
         ConfigError: the arguments do not suffice.
         KeyboardInterrupt: it was interrupted; a part of the data has no loss of the whole.
+        MachineError: a callback stopped it, likewise.
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
@@ -315,6 +319,7 @@ def predict(
 
     Raises:
         KeyboardInterrupt: it was interrupted.
+        MachineError: a callback stopped it; a part of the predictions would pass for all.
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
@@ -522,6 +527,18 @@ def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
             raise ConfigError(f"state {state.name!r} needs a loss, a function of prediction and target; give loss=, or valid_compute=")
 
 
+def _check_turns(optimizers: Mapping[str, Any], lifecycle: Lifecycle) -> None:
+    """Several optimizers need a lifecycle that lets each have its turn; else the first alone would ever step."""
+    parts = [*(plain(state.action) for state in lifecycle.states), *(arrow.effect for arrow in lifecycle.transitions)]
+    own = any(part is not None and not getattr(part, "__module__", "").startswith("statetrain.") for part in parts)
+    own = own or any(isinstance(part, Compute) for part in parts)  # one's own code may select, or step, as it likes
+    if len(optimizers) > 1 and "step" in lifecycle.names and actions.select_next not in parts and not own:
+        raise ConfigError(
+            f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in lifecycle {lifecycle.name!r} only the first "
+            f"would ever step; make it with supervised(optimizers={len(optimizers)})"
+        )
+
+
 def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Accelerator) -> torch.amp.GradScaler | None:
     """What scales the loss, if the lifecycle scales it."""
     if "unscale" not in lifecycle.names:
@@ -598,9 +615,13 @@ def _context_for(
 
 
 def _walk_aside(ctx: Context, machine: Machine) -> None:
-    """Runs a machine beside a fit. An interrupt is passed on: part of an answer is not the answer."""
+    """Runs a machine beside a fit. An interrupt is passed on, and so is a stop: part of an answer is not the answer."""
     ctx.started = ctx.clock()
-    run = Run(ctx, machine).walk()
+    run = Run(ctx, machine)._walk(whole=True)
     if isinstance(run.outcome, Interrupted):
         raise KeyboardInterrupt(run.outcome.reason)
-    assert run.outcome is None or isinstance(run.outcome, Completed) or run.outcome.ok
+    if isinstance(run.outcome, Stopped):
+        raise MachineError(
+            f"the {machine.lifecycle.name} was stopped after {ctx.valid_iter} batches ({run.outcome.reason}), so it has no result; "
+            f"to look at a part of the data, give that part"
+        )

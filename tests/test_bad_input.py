@@ -109,7 +109,7 @@ ARGUMENTS = {
         for value in (-1, 2**64, 0.5, True)
     },
     "a misspelt policy": (..., {"non_finite": "skipp"}, st.ConfigError, "non_finite must be one of 'raise', 'skip', 'stop', 'ignore', got 'skipp'; did you mean 'skip'"),
-    "a misspelt word": (..., {"on_interrupt": "rais"}, st.ConfigError, "on_interrupt must be 'return' or 'raise', got 'rais'; did you mean 'raise'"),
+    "a misspelt word": (..., {"on_interrupt": "rais"}, st.ConfigError, "on_interrupt must be one of 'return', 'raise', 'exit', got 'rais'; did you mean 'raise'"),
     # devices
     "an unknown device": (..., {"device": "gpu"}, st.ConfigError, "device 'gpu' cannot be used: "),
     # stopping and validation

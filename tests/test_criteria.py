@@ -44,6 +44,7 @@ class Ctx(Position):
     samples: int = 0
     seconds: float = 0.0
     fit_seconds: float = 0.0
+    fit_steps: int = 0
     pending: int = 0
     last_batch: bool = False
     drawn: object = False
@@ -190,7 +191,7 @@ def test_intervals_that_make_no_sense(n, unit, words):
 
 def test_max_steps():
     "The limit holds from the n-th step on."
-    assert [MaxSteps(3)(Ctx(step=step)) for step in range(5)] == [False, False, False, True, True]
+    assert [MaxSteps(3)(Ctx(step=100, fit_steps=step)) for step in range(5)] == [False, False, False, True, True]
     assert MaxSteps(3).label == "3 steps made"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -284,15 +285,18 @@ def test_data_that_gives_nothing(net):
             ask()
 
 
-def test_a_stop_in_an_evaluation(points, net):
-    "A request to stop ends an evaluation without values and a prediction with those so far."
+@pytest.mark.parametrize("stop", [lambda ctx: ctx.request_stop("enough"), lambda ctx: (_ for _ in ()).throw(st.StopFit("enough"))])
+def test_a_stop_in_an_evaluation_is_an_error(stop, points, net):
+    "Part of the data has no loss of the whole, and part of the predictions would pass for all: a request and an event say so."
 
     class Stop(st.Callback):
         def on_enter_valid_pred(self, ctx):
-            ctx.request_stop("enough")
+            stop(ctx)
 
         def on_enter_predict_pred(self, ctx):
-            ctx.request_stop("enough")
+            stop(ctx)
 
-    assert st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=Stop()) == {}
-    assert len(st.predict(net, [points, points], callbacks=Stop())) == 22
+    with pytest.raises(st.MachineError, match=re.escape("the evaluation was stopped after 1 batches (enough), so it has no result")):
+        st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=Stop())
+    with pytest.raises(st.MachineError, match=re.escape("the prediction was stopped after 1 batches (enough), so it has no result")):
+        st.predict(net, [points, points], callbacks=Stop())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 
 import pytest
@@ -536,6 +537,48 @@ def test_epochs_without_end_are_ended_by_a_guard(points, net):
     run = st.fit(net, points, epochs=None, max_steps=5, **options())
     assert run.outcome == st.Stopped(5, "5 steps made")
     assert run.ctx.step == 5
+
+
+def test_a_limit_of_steps_counts_anew_when_a_fit_goes_on(points, net):
+    "max_steps is a fit's: run.fit goes on by as many again, and its epochs end it before that if they are fewer."
+    run = st.fit(net, points, max_steps=2, epochs=9, **options())
+    assert (run.outcome, run.ctx.step) == (st.Stopped(2, "2 steps made"), 2)
+    assert run.fit(5).outcome == st.Stopped(4, "2 steps made")
+    assert run.ctx.step == 4
+    assert run.fit(1).outcome == st.Completed(5)
+    assert run.ctx.step == 5
+
+
+def test_several_optimizers_and_a_lifecycle_for_one(points):
+    "The second would never step, and nobody would notice; the error says how to make the lifecycle."
+    model = torch.nn.Sequential(collections.OrderedDict(first=torch.nn.Linear(4, 4), second=torch.nn.Linear(4, 3)))
+    both = {"optimizer": {"first": torch.optim.SGD, "second": torch.optim.SGD}, "lifecycle": st.supervised(validate=None)}
+    with pytest.raises(st.ConfigError, match=r"only the first would ever step; make it with supervised\(optimizers=2\)"):
+        st.fit(model, points, **options(**both))
+    mine = both["lifecycle"].replace("step", action=step_both)
+    before = model.second.weight.detach().clone()
+    st.fit(model, points, **options(**{**both, "lifecycle": mine}))
+    assert not torch.equal(model.second.weight, before)
+
+
+def step_both(ctx):
+    "step both"
+    for name in ("first", "second"):
+        ctx.optimizers[name].step()
+    ctx.step += 1
+    ctx.pending = 0
+
+
+def test_an_optimizer_that_is_not_there(points, net):
+    "An action that asks for another name hears which ones there are."
+
+    def misnamed(ctx):
+        "step the generator"
+        ctx.optimizers["generator"].step()
+
+    with pytest.raises(KeyError, match="this run has no optimizer 'generator'") as caught:
+        st.fit(net, points, **options(lifecycle=st.supervised(validate=None).replace("step", action=misnamed)))
+    assert str(caught.value).endswith("known: opt")
 
 
 def test_at_least_so_many_epochs(points, net):

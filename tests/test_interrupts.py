@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM: the first asks, the second acts, and everything is as before afterwards."""
+"""Signals: the first asks, the second acts, and everything is as before afterwards."""
 
 from __future__ import annotations
 
+import code
 import signal
+import sys
 import threading
 
 import pytest
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def options(**more):
@@ -42,7 +44,7 @@ class Press(st.Callback):
 @pytest.fixture(autouse=True)
 def handlers():
     "Python's own handlers are there before every test, whatever started the tests, and after it."
-    outside = [signal.signal(number, handler) for number, handler in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True)]
+    outside = [signal.signal(number, handler) for number, handler in zip(SIGNALS, (signal.default_int_handler, *[signal.SIG_DFL] * 3), strict=True)]
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
@@ -273,3 +275,190 @@ def test_an_evaluation_inside_a_callback_is_interrupted_with_its_fit(points, net
     run = st.fit(net, points, callbacks=Evaluate(), **options())
     assert isinstance(run.outcome, st.Interrupted)
     assert run.outcome.epoch == 1
+
+
+# ---------------------------------------------------------------- how the process ends
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_process_can_end_with_the_code_that_a_scheduler_expects(number, presses, points, net):
+    "on_interrupt='exit' ends the run, in order or at once, and then the process with 128 and the signal's number; the error carries the run."
+    with pytest.raises(SystemExit) as caught:
+        st.fit(net, points, callbacks=Press(*[number] * presses), on_interrupt="exit", **options())
+    assert caught.value.code == 128 + number == caught.value.run.outcome.exit_code
+    assert caught.value.run.outcome == st.Interrupted(2, number.name)
+    assert len(caught.value.run.history) == (2 if presses == 1 else 1)
+
+
+def test_other_reasons_exit_as_for_ctrl_c():
+    "An interrupt that names no signal, as from a thread, counts as Ctrl-C; and the usual codes are the usual codes."
+    assert [st.Interrupted(1, reason).exit_code for reason in ("KeyboardInterrupt", "SIGINT", "SIGTERM", "SIGHUP")] == [130, 130, 143, 129]
+
+
+def test_a_run_that_was_not_interrupted_does_not_exit(points, net):
+    "on_interrupt='exit' returns a run that came to its end."
+    assert st.fit(net, points, on_interrupt="exit", **options()).outcome == st.Completed(3)
+
+
+def test_an_unknown_way_to_end_is_refused(points, net):
+    "With the nearest one."
+    with pytest.raises(st.ConfigError, match="did you mean 'exit'"):
+        st.fit(net, points, on_interrupt="exitt", **options())
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_handler_of_ones_own_for_a_spare_signal_is_left(number, points, net):
+    "A process that does something of its own on SIGUSR1 or SIGHUP still does, and the run goes on."
+    heard = []
+    previous = signal.signal(number, lambda *_: heard.append(number))
+    try:
+        assert st.fit(net, points, callbacks=Press(number), **options()).outcome == st.Completed(3)
+    finally:
+        signal.signal(number, previous)
+    assert heard == [number, number, number][: len(heard)]
+    assert heard
+
+
+# ---------------------------------------------------------------- a run within a run
+
+
+class Inner(st.Callback):
+    """Does something of its own after each epoch, with a signal in the middle of it."""
+
+    def __init__(self, work):
+        self.work, self.came_back = work, []
+
+    def on_exit_epoch(self, ctx):
+        self.came_back.append(self.work(ctx))
+
+
+def test_a_fit_within_a_fit_does_not_keep_the_signal_for_itself(points, net):
+    "One Ctrl-C within the inner fit stops both in order: the inner one at its next batch, the outer one at its next anchor."
+    inner = Inner(lambda ctx: st.fit(torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGINT, step=2), **options()))
+    run = st.fit(net, points, callbacks=inner, **options())
+    assert [one.outcome for one in inner.came_back] == [st.Interrupted(1, "SIGINT")]
+    assert inner.came_back[0].ctx.step == 2
+    assert run.outcome == st.Interrupted(1, "SIGINT")
+    assert [row["epoch_complete"] for row in run.history] == [True]
+
+
+def test_two_signals_within_an_inner_fit_end_both_at_once(points, net):
+    "The second one is not lost between the two: the outer run takes its KeyboardInterrupt where the inner one was called."
+    inner = Inner(lambda ctx: st.fit(torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGTERM, signal.SIGTERM), **options()))
+    run = st.fit(net, points, callbacks=inner, **options())
+    assert inner.came_back == []
+    assert run.outcome == st.Interrupted(1, "SIGTERM")
+    assert run.trace.states[-1] == "end"
+
+
+def test_a_signal_for_each_run_is_two(points, net):
+    "A signal that comes to the outer run first and to the inner one afterwards is a second one."
+
+    def work(ctx):
+        signal.raise_signal(signal.SIGINT)
+        return st.fit(torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGINT, step=2), **options())
+
+    inner = Inner(work)
+    run = st.fit(net, points, callbacks=inner, **options())
+    assert inner.came_back == []
+    assert run.outcome == st.Interrupted(1, "SIGINT")
+
+
+def test_an_evaluation_within_a_fit_is_finished(points, net):
+    "A part of it would be of no use: the first signal stops the fit alone, after the evaluation."
+    rest = Inner(lambda ctx: st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=During()))
+    run = st.fit(net, points, callbacks=rest, **options())
+    assert [list(values) for values in rest.came_back] == [["loss"]]
+    assert run.outcome == st.Interrupted(1, "SIGINT")
+
+
+class During(st.Callback):
+    """A signal in the first batch of an evaluation."""
+
+    def on_enter_valid_loss(self, ctx):
+        if ctx.valid_iter == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_evaluation_alone_is_interrupted(points, net):
+    "Without a fit around it, Ctrl-C is a KeyboardInterrupt."
+    with pytest.raises(KeyboardInterrupt):
+        st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=During())
+
+
+def test_after_an_inner_run_the_outer_one_hears_again(points, net):
+    "The inner fit puts back the handlers of the outer one."
+    inner = Inner(lambda ctx: st.fit(torch.nn.Linear(4, 3), points, **options()))
+    run = st.fit(net, points, callbacks=[inner, Press(signal.SIGTERM, step=5)], **options())
+    assert run.outcome == st.Interrupted(2, "SIGTERM")
+    assert inner.came_back[0].outcome == st.Completed(3)
+
+
+# ---------------------------------------------------------------- in a notebook
+
+
+class Cells(code.InteractiveInterpreter):
+    """Runs cells one after the other, as a notebook's kernel does: what is raised ends the cell, and the names stay."""
+
+    def __init__(self, names):
+        super().__init__(names)
+        self.raised = []
+
+    def run(self, cell):
+        before = len(self.raised)
+        self.runcode(compile(cell, "<cell>", "exec"))
+        return self.raised[before:]
+
+    def showtraceback(self):
+        self.raised.append(sys.exc_info()[0])
+
+
+def test_a_cell_is_stopped_looked_at_and_gone_on_with(points, tmp_path):
+    "The stop button in fit, a look at the run, run.resume(): the run ends as one that was never stopped."
+    given = options(clock=lambda: 0.0)
+    names = {"st": st, "torch": torch, "points": points, "options": given, "stop": Press(signal.SIGINT, step=5), "folder": tmp_path / "run"}
+    cells = Cells(names)
+    made = "torch.manual_seed(0); net = torch.nn.Linear(4, 3)"
+    assert cells.run(f"{made}; whole = st.fit(net, points, seed=1, **options)") == []
+    assert cells.run(f"{made}; run = st.fit(net, points, seed=1, callbacks=[st.Checkpoint(folder), stop], **options)") == []
+    assert cells.run("seen = (run.outcome, run.ctx.step, len(run.history), run.model is net, net.training)") == []
+    assert names["seen"] == (st.Interrupted(2, "SIGINT"), 5, 2, True, True)
+    assert cells.run("stop.signals = (); run.resume()") == []
+    assert names["run"].outcome == st.Completed(3)
+    assert list(names["run"].history) == list(names["whole"].history)
+    assert torch.equal(names["run"].model.weight, names["whole"].model.weight)
+
+
+def test_a_cell_without_checkpoints_goes_on_with_the_next_epoch(points):
+    "run.walk() begins a new epoch: without a checkpoint, nobody knows the place within the one that was stopped."
+    names = {"st": st, "torch": torch, "points": points, "options": options(), "stop": Press(signal.SIGINT, step=5)}
+    cells = Cells(names)
+    cells.run("run = st.fit(torch.nn.Linear(4, 3), points, callbacks=stop, **options)")
+    assert names["run"].outcome == st.Interrupted(2, "SIGINT")
+    assert cells.run("stop.signals = (); run.walk()") == []
+    assert names["run"].outcome == st.Completed(3)
+    assert names["run"].ctx.step == 5 + 3
+
+
+def test_a_cell_that_steps_is_stopped_between_two_steps(points):
+    "KeyboardInterrupt between two transitions leaves the steps where they are, and the next cell takes them up."
+    names = {"st": st, "torch": torch, "points": points, "options": options(), "press": lambda: signal.raise_signal(signal.SIGINT)}
+    cells = Cells(names)
+    cells.run("run = st.fit(torch.nn.Linear(4, 3), points, start=False, **options); steps = run.steps()")
+    assert cells.run("for arrow in steps:\n    if run.ctx.step == 4: press()") == [KeyboardInterrupt]
+    assert (names["run"].ctx.step, names["run"].outcome) == (4, None)
+    assert cells.run("steps.finish()") == []
+    assert names["run"].outcome == st.Completed(3)
+    assert names["run"].ctx.step == 9
+
+
+def test_a_cell_that_is_stopped_within_a_step_ends_the_run_in_order(points):
+    "KeyboardInterrupt inside a hook or an action takes the arrow that names it; the run can go on from there."
+    names = {"st": st, "torch": torch, "points": points, "options": options(), "stop": Press(signal.SIGINT, step=5)}
+    cells = Cells(names)
+    cells.run("run = st.fit(torch.nn.Linear(4, 3), points, start=False, callbacks=stop, **options)")
+    assert cells.run("run.steps().finish()") == []
+    assert names["run"].outcome == st.Interrupted(2, "KeyboardInterrupt")
+    assert cells.run("stop.signals = (); run.walk()") == []
+    assert names["run"].outcome == st.Completed(3)

@@ -660,6 +660,54 @@ def test_a_failure_between_pauses_puts_modes_back():
     assert (ctx.switch, ctx.modes) == ("outside", [])
 
 
+@frozen
+class Brittle(Switch):
+    """A mode that cannot be switched when the context says so."""
+
+    def write(self, ctx, value):
+        if ctx.answers.get("brittle") and ctx.answers["brittle"].pop():
+            raise OSError("stuck")
+        ctx.switch = value
+
+
+@pytest.mark.parametrize("engine", ["table", "transitions"])
+@pytest.mark.parametrize("passes", [0, 1], ids=["when the pause ends", "when the next one begins"])
+def test_a_mode_that_raises_around_a_pause_fails_the_run(passes, engine):
+    "Its error ends the run like any other: it is closed, clean-ups run, and the context can be used again."
+    done = []
+    ctx = Ctx(answers={"more": [True], "brittle": [True] + [False] * 20})
+    life = LIFE.replace("fit", mode=Brittle("fit"))
+    steps = Machine(life, engine=engine).steps(ctx)
+    ctx.defer(lambda: done.append("cleaned up"))
+    next(steps)
+    ctx.answers["brittle"] = [True] + [False] * passes
+    with pytest.raises(OSError, match="stuck"):
+        next(steps)
+    assert isinstance(ctx.outcome, Failed)
+    assert (ctx.state, ctx.modes, done) == ("failed", [], ["cleaned up"])
+    with pytest.raises(StopIteration):
+        next(steps)
+    Machine(LIFE).run(ctx)
+    assert ctx.state == "end"
+
+
+@pytest.mark.parametrize("engine", ["table", "transitions"])
+def test_two_walks_of_one_context_are_refused_when_the_second_begins(engine):
+    "Both were made before either began; the first is left as it is, and when it has ended the second may begin."
+    ctx, machine = Ctx(answers={"more": [True]}), Machine(LIFE, engine=engine)
+    first, second, third = (machine.steps(ctx) for _ in range(3))
+    next(first)
+    state = ctx.state
+    with pytest.raises(MachineError, match="this context is in a run already, in state 'fit'"):
+        next(second)
+    assert ctx.state == state
+    assert ctx.outcome is None
+    first.finish()
+    assert ctx.state == "end"
+    next(third)
+    assert (ctx.state, ctx.outcome) == ("fit", None)
+
+
 def test_steps_that_are_let_go_of_touch_nothing_outside():
     "What was put back when the pause began is not put back again when somebody else has set it since."
     ctx = Ctx(answers={"more": [True]})
@@ -906,8 +954,11 @@ def test_what_is_no_callback():
     "A class, or anything else, in the place of an instance."
     with pytest.raises(CallbackError, match=re.escape("callbacks are instances, got the class Callback; write Callback()")):
         Machine(LIFE, [Callback])
-    with pytest.raises(CallbackError, match=r"a callback is an instance of statetrain\.Callback, got 3"):
-        Machine(LIFE, [3])
+    for wrong in ([3], 3):
+        with pytest.raises(CallbackError, match=r"a callback is an instance of statetrain\.Callback, got 3"):
+            Machine(LIFE, wrong)
+    with pytest.raises(CallbackError, match=r"a callback is an instance of statetrain\.Callback, got None"):
+        Machine(LIFE, None)
 
 
 def test_the_same_callback_twice():
