@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from statetrain.callbacks.mixup import Mixed as Mixed
     from statetrain.callbacks.mixup import Mixup as Mixup
     from statetrain.callbacks.mixup import mixup_loss as mixup_loss
+    from statetrain.callbacks.on import on as on
     from statetrain.callbacks.profile import Profile as Profile
     from statetrain.callbacks.progress import Progress as Progress
     from statetrain.callbacks.save_weights import SaveWeights as SaveWeights
     from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
+    from statetrain.conditional import only_if as only_if
+    from statetrain.conditional import throttle as throttle
     from statetrain.context import Context as Context
     from statetrain.criteria import EarlyStopping as EarlyStopping
     from statetrain.criteria import Every as Every
@@ -93,10 +96,12 @@ _HOMES = {
     "callbacks.log": ("Log",),
     "callbacks.lr_scheduler": ("LRScheduler",),
     "callbacks.mixup": ("Mixed", "Mixup", "mixup_loss"),
+    "callbacks.on": ("on",),
     "callbacks.profile": ("Profile",),
     "callbacks.progress": ("Progress",),
     "callbacks.save_weights": ("SaveWeights",),
     "callbacks.tensorboard": ("TensorBoard",),
+    "conditional": ("only_if", "throttle"),
     "context": ("Context",),
     "criteria": ("EarlyStopping", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Threshold", "TimeLimit", "stop_requested"),
     "guards": ("Guard", "guard"),

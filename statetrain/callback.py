@@ -82,6 +82,22 @@ class Callback:
     anywhere: bool = False
     """Whether it may serve lifecycles that have not all the states it listens to; else such a hook is an error."""
 
+    label: str = ""
+    """What it is called in errors and listings; empty is its class's name."""
+
+    wrapped: Callback | None = None
+    """The callback that this one stands for, as `only_if` does; its hooks are that one's, each as `pass_on` gives it."""
+
+    def pass_on(self, name: str, hook: Hook, place: str) -> Hook:
+        """A hook of the wrapped callback as it is to be called; asked for when a machine is made.
+
+        Args:
+            name: of the hook, `on_enter_<state>` or the like.
+            hook: the wrapped one's.
+            place: a name of its own among the machine's callbacks, under which something may be kept in `ctx.marks`.
+        """
+        return hook
+
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Called when a machine is made of it.
 
@@ -113,12 +129,26 @@ class Callback:
 
 
 def name_of(callback: Callback) -> str:
-    """What a callback is called in errors and listings: its class's name."""
-    return type(callback).__name__
+    """What a callback is called in errors and listings: its label, else its class's name; of one that wraps another, that one's."""
+    callback = unwrapped(callback)
+    label = getattr(callback, "label", "")
+    return label if label and isinstance(label, str) else type(callback).__name__
 
 
-def hooks_of(callback: Callback, lifecycle: Lifecycle) -> dict[str, Hook]:
+def unwrapped(callback: Callback) -> Callback:
+    """The callback itself, without the conditions that it was wrapped in."""
+    while isinstance(inner := getattr(callback, "wrapped", None), Callback):
+        callback = inner
+    return callback
+
+
+def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[str, Hook]:
     """The hooks of a callback by name, each checked against the lifecycle.
+
+    Args:
+        callback: an instance.
+        lifecycle: whose states it is to hear.
+        place: a name of its own among the callbacks of a machine; see `Callback.pass_on`.
 
     Raises:
         CallbackError: it is no callback, or has a hook that no state bears.
@@ -127,6 +157,9 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle) -> dict[str, Hook]:
         raise CallbackError(f"callbacks are instances, got the class {callback.__name__}; write {callback.__name__}()")
     if not isinstance(callback, Callback):
         raise CallbackError(f"a callback is an instance of statetrain.Callback, got {callback!r}")
+    if isinstance(inner := getattr(callback, "wrapped", None), Callback):
+        # A wrapper within a wrapper has a place of its own.
+        return {name: callback.pass_on(name, hook, place) for name, hook in hooks_of(inner, lifecycle, f"{place} within").items()}
     known = {*lifecycle.names, *lifecycle.also, FAILED}
     hooks: dict[str, Hook] = {}
     for written in dir(callback):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from attrs import define, field, frozen
 
-from statetrain.callback import Callback, hooks_of, name_of
+from statetrain.callback import Callback, hooks_of, name_of, unwrapped
 from statetrain.guards import strict
 from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
 from statetrain.naming import did_you_mean, signature_of
@@ -82,9 +82,10 @@ class Machine:
         if self.engine not in ("table", "transitions"):
             raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
         for i, callback in enumerate(self.callbacks):
-            if any(callback is other for other in self.callbacks[:i]):
+            if any(unwrapped(callback) is unwrapped(other) for other in self.callbacks[:i]):
                 raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
-            for name, hook in hooks_of(callback, self.lifecycle).items():
+            nth = 1 + sum(name_of(other) == name_of(callback) for other in self.callbacks[:i])
+            for name, hook in hooks_of(callback, self.lifecycle, f"{name_of(callback)} {nth}").items():
                 self._hooks.setdefault(name, []).append((f"{name_of(callback)}.{name}", hook))
             callback.check_lifecycle(self.lifecycle)
         for rows in (self._stepwise, self._fused):

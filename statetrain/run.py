@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from attrs import define
 
+from statetrain.callback import unwrapped
 from statetrain.context import Context
 from statetrain.criteria import Mode
 from statetrain.history import History, Row
@@ -76,7 +77,7 @@ class Run:
         Raises:
             ConfigError: nobody recorded them.
         """
-        for callback in self.machine.callbacks:
+        for callback in map(unwrapped, self.machine.callbacks):
             if isinstance(callback, Tracing):
                 return callback.trace
         raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")

@@ -18,7 +18,7 @@ import torch
 
 from statetrain import plain, seeding
 from statetrain.actions import AGAIN, open_batch, open_shared_batch
-from statetrain.callback import Callback, name_of
+from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.data import split_again
 from statetrain.iterating import END, data_of, length
 from statetrain.lifecycle import Lifecycle
@@ -83,7 +83,7 @@ def snapshot(ctx: Any, machine: Machine) -> Snapshot:
         "gradients": _gradients(ctx, machine.lifecycle),
         "scaler": None if ctx.scaler is None else ctx.scaler.state_dict(),
         "tallies": {name: _tally_state(tally) for name, tally in ctx.tallies.items()},
-        "callbacks": [{"class": name_of(callback), "state": _callback_state(callback)} for callback in machine.callbacks],
+        "callbacks": [{"class": name_of(callback), "state": _callback_state(unwrapped(callback))} for callback in machine.callbacks],
         "data": {name: _data_state(ctx, name) for name in ("train", "valid") if data_of(ctx, name) is not None},
         "upcoming": _upcoming(ctx),
         "random": {
@@ -475,7 +475,7 @@ def _matched(callbacks: Collection[Callback], saved: list[dict[str, Any]]) -> It
         seen[name_of(callback)] += 1
         state = states.get((name_of(callback), seen[name_of(callback)]))
         if state is not None:
-            yield callback, state
+            yield unwrapped(callback), state
 
 
 def _select(ctx: Any) -> None:

@@ -23,6 +23,7 @@ FLOORS = (
     ),
     (
         "callback",
+        "conditional",
     ),
     (
         "machine",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from statetrain import checkpoint, plain
-from statetrain.callback import Callback
+from statetrain.callback import Callback, unwrapped
 from statetrain.checkpoint import Saved
 from statetrain.criteria import Every, Mode, better
 from statetrain.guards import AnyOf, Guard, Test, as_guard, strict
@@ -232,7 +232,7 @@ class Checkpoint(Callback):
         for arrow in life.transitions:
             if arrow.guard is not None and arrow.guard.label == "stop now" and life.state(arrow.source).anchor:
                 self._limits.setdefault(arrow.source, []).append(arrow.guard.bind(arrow.dest))
-        peers = [callback for callback in ctx.machine.callbacks if isinstance(callback, Checkpoint)]
+        peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, Checkpoint)]
         if self in peers[1:]:
             self._place = f"checkpoint {1 + peers.index(self)}"
         checkpoint.sweep(self.folder)
@@ -316,7 +316,7 @@ def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snaps
         ConfigError: no such thing is there.
         CheckpointError: what is there is not whole.
     """
-    owner = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
+    owner = next((callback for callback in map(unwrapped, callbacks) if isinstance(callback, Checkpoint)), None)
     if source in ("last", "best"):
         if owner is None:
             raise ConfigError(f"resume={source!r} needs to know where checkpoints are: give callbacks=[Checkpoint(folder)], or a path as resume")
@@ -334,7 +334,7 @@ def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snaps
     if found is None:
         return None
     saved, data = found
-    for callback in callbacks:
+    for callback in map(unwrapped, callbacks):
         if isinstance(callback, Checkpoint) and saved.path.parent.resolve() == callback.folder.resolve():
             callback.resumed = saved
     return data

@@ -1,0 +1,59 @@
+"""on: callbacks made of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from statetrain.callback import Callback, Hook
+from statetrain.outcome import CallbackError
+
+
+def on(*events: str, reads: Iterable[str] = (), writes: Iterable[str] = (), monitors: Iterable[str] = ()) -> Callable[[Hook], FunctionCallback]:
+    """Makes a callback of a function: `on("exit_step")` is what `def on_exit_step(self, ctx)` is in a class.
+
+        @on("enter_step", writes={"grads"})
+        def clip(ctx):
+            clip_grad_norm_(ctx.model.parameters(), 1.0)
+
+        fit(..., callbacks=[clip, on("exit_epoch")(lambda ctx: print(ctx.epoch, ctx.history[-1]))])
+
+    Args:
+        events: one or more: "enter_<state>", "exit_<state>", "transition", "anchor", "resume".
+        reads, writes, monitors: what it declares; see `Callback`.
+
+    Returns:
+        A decorator that takes the function of the context and gives a callback, named after the function. It can still be called.
+
+    Raises:
+        CallbackError: no event is named, or what is decorated is no function of the context.
+    """
+    if not events or not all(isinstance(event, str) for event in events):
+        raise CallbackError(f"on takes the names of events such as 'exit_step', got {events!r}; write @on('exit_step') above the function")
+    hooks = tuple(event if event.startswith("on_") else f"on_{event}" for event in events)
+
+    def make(function: Hook) -> FunctionCallback:
+        return FunctionCallback(function, hooks, reads, writes, monitors)
+
+    return make
+
+
+class FunctionCallback(Callback):
+    """A callback made of one function; what `on` gives."""
+
+    def __init__(self, function: Hook, hooks: Iterable[str], reads: Iterable[str], writes: Iterable[str], monitors: Iterable[str]) -> None:
+        if not callable(function) or isinstance(function, type | Callback):
+            raise CallbackError(f"on makes a callback of a function of the context, got {function!r}")
+        self.function, self.reads, self.writes, self.monitors = function, reads, writes, monitors
+        name = getattr(function, "__name__", type(function).__name__)
+        self._hooks = tuple(hooks)
+        self.label = name if name != "<lambda>" else " and ".join(self._hooks)
+        self.__doc__ = function.__doc__
+        for hook in self._hooks:
+            setattr(self, hook, function)
+
+    def __call__(self, ctx: Any) -> None:
+        return self.function(ctx)
+
+    def __repr__(self) -> str:
+        return f"<callback {self.label!r} on {', '.join(hook.removeprefix('on_') for hook in self._hooks)}>"

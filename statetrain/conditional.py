@@ -1,0 +1,171 @@
+"""Callbacks that are called at some times only: `only_if` a guard holds, or `throttle`d to every n-th time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import frozen
+
+from statetrain.callback import ALIASES, Call, Callback, Hook, name_of, unwrapped
+from statetrain.guards import Guard, Test, as_guard, strict
+from statetrain.lifecycle import Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import CallbackError
+
+Gate = Callable[[str, Hook, str], Hook]  # of a hook's name, the hook, and where something may be remembered
+
+
+def only_if(condition: Guard | Test, callback: Callback, hooks: str | Iterable[str] | None = None) -> Callback:
+    """A callback whose hooks are called only when a condition holds.
+
+        only_if(NonFinite(), Log())                                    # a guard as on an arrow
+        only_if(lambda ctx: ctx.epoch > 3, EMA(), "on_exit_step")      # from the fourth epoch on
+        only_if(Every(10, "epochs"), SaveWeights("runs/w"), "on_enter_next_epoch")
+
+    It stands where the callback would stand among the others, is called by its name, and reads and writes what that does;
+    what it has to remember is saved as that one's. A guard that remembers when it last fired, such as `Every`, remembers
+    it for each hook, in the context, so a run that is continued goes on with it.
+
+    Args:
+        condition: a guard, or a function of the context that answers exactly True or False.
+        callback: whom to call.
+        hooks: which of its hooks depend on the condition, such as "on_exit_step"; the others are always called. None: all
+            of them, `on_enter_fit` included. Where the condition may change during a run and the callback sets something up
+            in one hook for another, name the hooks.
+
+    Returns:
+        A callback.
+
+    Raises:
+        CallbackError: it has no such hook.
+        GuardError: the condition is no guard.
+    """
+    _check("only_if", callback)
+    guard = as_guard(condition)
+    names = None if hooks is None else frozenset(_hook("only_if", callback, name) for name in ((hooks,) if isinstance(hooks, str) else hooks))
+    shown = f"only_if([{guard.label}], {callback!r}" + (f", {sorted(names)})" if names is not None else ")")
+    return _Wrapper(callback, shown, _Holding(guard, names), guard)
+
+
+def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
+    """A callback one of whose hooks is called now and then; all its others as always.
+
+        throttle(WeightHistograms(), "on_exit_step", every=100)                 # at steps 100, 200, ...
+        throttle(Snapshot(), "on_exit_step", every=Every(10, "minutes"))        # at the first step after each 10 minutes
+
+    A number counts the events of that hook from 1 and passes every n-th on. The count is kept in the context: a run that is
+    continued goes on with it, and another run begins anew. A guard is asked at each event, as by `only_if`.
+
+    Args:
+        callback: whom to call.
+        hook: the name of one of its hooks.
+        every: a whole number of events, at least 1; or an interval such as `Every(10, "minutes")`.
+
+    Returns:
+        A callback.
+
+    Raises:
+        CallbackError: it has no such hook, or `every` is neither.
+    """
+    _check("throttle", callback)
+    name = _hook("throttle", callback, hook)
+    if isinstance(every, Guard):
+        shown = f"throttle({callback!r}, {name!r}, every=[{every.label}])"
+        return _Wrapper(callback, shown, _Holding(every, frozenset((name,))), every)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise CallbackError(
+            f"throttle: every must be a whole number of calls of {name}, at least 1, or an interval with its unit such as "
+            f'Every(10, "minutes"); got {every!r}'
+        )
+    return _Wrapper(callback, f"throttle({callback!r}, {name!r}, every={every})", _EveryNth(name, every))
+
+
+class _Wrapper(Callback):
+    """Stands for another callback: whoever asks this one gets that one's answer. Each hook goes through a gate."""
+
+    def __init__(self, callback: Callback, shown: str, gate: Gate, guard: Guard | None = None) -> None:
+        self.wrapped = self._callback = callback
+        self._shown, self._gate = shown, gate
+        # Everything that a callback declares, whatever that comes to be.
+        for name, default in vars(Callback).items():
+            if name not in ("label", "wrapped") and not name.startswith("_") and not callable(default):
+                setattr(self, name, getattr(callback, name))
+        if guard is not None:
+            self.reads, self.monitors = (*self.reads, *guard.reads), (*self.monitors, *guard.monitors)
+
+    def pass_on(self, name: str, hook: Hook, place: str) -> Hook:
+        """The hook behind its gate."""
+        return self._gate(name, hook, f"{place}.{name}")
+
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """As the callback does."""
+        self._callback.check_lifecycle(lifecycle)
+
+    def check_context(self, ctx: Any) -> None:
+        """As the callback does."""
+        self._callback.check_context(ctx)
+
+    def wrap_call(self, function: Call, state: str, hook: str) -> Call:
+        """As the callback does."""
+        return self._callback.wrap_call(function, state, hook)
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+@frozen
+class _Holding:
+    """Lets hooks through when a guard holds."""
+
+    guard: Guard
+    hooks: frozenset[str] | None
+
+    def __call__(self, name: str, hook: Hook, place: str) -> Hook:
+        if self.hooks is not None and name not in self.hooks:
+            return hook
+        guard, test, marks = self.guard, self.guard.bind(place), self.guard.marks(place)
+
+        def conditional(ctx: Any) -> None:
+            if strict(guard, test(ctx)):
+                for mark in marks:
+                    mark(ctx)
+                return hook(ctx)  # what it returns is judged by the machine
+            return None
+
+        return conditional
+
+
+@frozen
+class _EveryNth:
+    """Lets one hook through on every n-th call."""
+
+    hook: str
+    n: int
+
+    def __call__(self, name: str, hook: Hook, place: str) -> Hook:
+        if name != self.hook:
+            return hook
+        n = self.n
+
+        def throttled(ctx: Any) -> None:
+            ctx.marks[place] = count = ctx.marks.get(place, 0) + 1
+            return hook(ctx) if count % n == 0 else None
+
+        return throttled
+
+
+def _check(function: str, callback: Any) -> None:
+    """Raises a `CallbackError` unless it is given a callback that is one instance."""
+    if not isinstance(callback, Callback):
+        hint = f"; write {callback.__name__}()" if isinstance(callback, type) else "; make one of a function with on(...)" if callable(callback) else ""
+        raise CallbackError(f"{function} takes a callback, got {callback!r}{hint}")
+
+
+def _hook(function: str, callback: Callback, name: str) -> str:
+    """The name of one of a callback's hooks, as states fire it."""
+    inner = unwrapped(callback)
+    known = [written for written in dir(inner) if written.startswith("on_") and callable(getattr(inner, written))]
+    if name not in known and (name := ALIASES.get(name, name)) not in {ALIASES.get(one, one) for one in known}:
+        raise CallbackError(f"{function}: callback {name_of(callback)!r} has no hook {name!r}{did_you_mean(name, known)}")
+    return ALIASES.get(name, name)
