@@ -272,6 +272,9 @@ class Context(Position):
     def __getitem__(self, path: str) -> Any:
         """What lies at a path; see `statetrain.keys`.
 
+        None is nothing, at any depth: `ctx["pred"]` before there is a prediction is an error as `ctx["pred.logits"]` is, and
+        `ctx["pred?"]` gives None.
+
         Raises:
             KeyError: there is nothing; the message lists what is there.
         """
@@ -280,9 +283,12 @@ class Context(Position):
         if not path.isidentifier():
             return keys.get(self, path)
         try:
-            return getattr(self, path)
+            found = getattr(self, path)
         except AttributeError:
             raise KeyError(f"a context has no {path!r}{did_you_mean(path, [name for name in dir(self) if not name.startswith('_')])}") from None
+        if found is None:
+            raise KeyError(f"{path!r} is None{f' in state {self.state!r}' if self.state else ''}; nothing is there yet, or at all")
+        return found
 
     def __repr__(self) -> str:
         return f"<Context: {self.state or 'before the run'}{', ' + self.where() if self.where() else ''}>"
