@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from statetrain.conditional import only_if as only_if
     from statetrain.conditional import throttle as throttle
     from statetrain.context import Context as Context
-    from statetrain.criteria import EarlyStopping as EarlyStopping
     from statetrain.criteria import Every as Every
     from statetrain.criteria import MaxSteps as MaxSteps
     from statetrain.criteria import MinEpochs as MinEpochs
     from statetrain.criteria import NonFinite as NonFinite
-    from statetrain.criteria import Threshold as Threshold
     from statetrain.criteria import TimeLimit as TimeLimit
     from statetrain.criteria import stop_requested as stop_requested
     from statetrain.guards import Guard as Guard
@@ -76,6 +74,15 @@ if TYPE_CHECKING:
     from statetrain.saving import load_weights as load_weights
     from statetrain.saving import save as save
     from statetrain.saving import save_weights as save_weights
+    from statetrain.stopping import GL as GL
+    from statetrain.stopping import PQ as PQ
+    from statetrain.stopping import UP as UP
+    from statetrain.stopping import EarlyStopping as EarlyStopping
+    from statetrain.stopping import InvalidValue as InvalidValue
+    from statetrain.stopping import Never as Never
+    from statetrain.stopping import NumberLimit as NumberLimit
+    from statetrain.stopping import Threshold as Threshold
+    from statetrain.stopping import Warmup as Warmup
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
     from statetrain.training import evaluate as evaluate
@@ -103,7 +110,7 @@ _HOMES = {
     "callbacks.tensorboard": ("TensorBoard",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
-    "criteria": ("EarlyStopping", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Threshold", "TimeLimit", "stop_requested"),
+    "criteria": ("Every", "MaxSteps", "MinEpochs", "NonFinite", "TimeLimit", "stop_requested"),
     "guards": ("Guard", "guard"),
     "history": ("History",),
     "interop": ("to_machine",),
@@ -120,6 +127,7 @@ _HOMES = {
     "registry": ("diff",),
     "run": ("Run",),
     "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
+    "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
     "trace": ("Trace", "Tracing"),
     "training": ("evaluate", "fit", "predict"),
 }

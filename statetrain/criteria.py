@@ -1,4 +1,4 @@
-"""The conditions that come with the library: intervals, limits, early stopping, the guards of the standard lifecycle."""
+"""The conditions that come with the library: intervals, limits, the guards of the standard lifecycle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,36 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from statetrain.guards import Guard, Test, guard
+from statetrain.validators import one_of, positive, whole
 
 Mode = Literal["min", "max", "zero"]
 Unit = Literal["batches", "steps", "epochs", "samples", "seconds", "minutes"]
+
+# ---------------------------------------------------------------- comparing
+
+
+def better(value: float, best: float | None, mode: Mode = "min", min_delta: float = 0.0) -> bool:
+    """Whether a value improves on the best so far by more than `min_delta`; a NaN never does.
+
+    Args:
+        value: the new one.
+        best: the one to beat; None means that there is none yet.
+        mode: "min", "max" or "zero".
+        min_delta: an improvement is larger than this.
+    """
+    if math.isnan(value):
+        return False
+    if best is None or math.isnan(best):
+        return True
+    if mode == "max":
+        return value - min_delta > best
+    if mode == "zero":
+        value, best = abs(value), abs(best)
+    return value + min_delta < best
+
 
 # ---------------------------------------------------------------- counters and the clock
 
@@ -23,26 +47,6 @@ _COUNTERS: dict[str, str] = {
     "seconds": "seconds",
     "minutes": "seconds",
 }
-
-
-def _positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or not math.isfinite(value):
-        raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a number above 0, got {value!r}")
-
-
-def _whole(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a whole number of at least 1, got {value!r}")
-
-
-def _one_of(*choices: str) -> Callable[[Any, Attribute[Any], Any], None]:
-    def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-        if value not in choices:
-            raise ValueError(
-                f"{type(instance).__name__}: {attribute.name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
-            )
-
-    return check
 
 
 @frozen
@@ -57,8 +61,8 @@ class Every(Guard):
         unit: "batches", "steps" (of the optimizer), "epochs", "samples", "seconds" or "minutes".
     """
 
-    n: float = field(validator=_positive)
-    unit: Unit = field(validator=_one_of(*_COUNTERS))
+    n: float = field(validator=positive)
+    unit: Unit = field(validator=one_of(*_COUNTERS))
 
     def __attrs_post_init__(self) -> None:
         if self.unit not in ("seconds", "minutes") and not isinstance(self.n, int):
@@ -114,7 +118,7 @@ class MaxSteps(Guard):
         n: steps, at least 1.
     """
 
-    n: int = field(validator=_whole)
+    n: int = field(validator=whole)
 
     @property
     def label(self) -> str:
@@ -170,125 +174,6 @@ class TimeLimit(Guard):
         return bool(ctx.fit_seconds >= self.total)
 
 
-# ---------------------------------------------------------------- conditions on the history
-
-
-def _values(ctx: Any, monitor: str, start_from_epoch: int = 0) -> list[float]:
-    """What this fit has recorded of a monitor, oldest first."""
-    return [float(row[monitor]) for row in ctx.fit_rows() if monitor in row and row.get("epoch", 0) >= start_from_epoch]
-
-
-def _monitor(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{type(instance).__name__}: monitor must be a column of the history such as 'valid_loss', got {value!r}")
-
-
-@frozen
-class EarlyStopping(Guard):
-    """Holds when a monitored value has not improved for `patience` rows of the history.
-
-    It is a fold over the rows of this fit, with no memory of its own: nothing to reset, save or restore. Rows that do
-    not carry the monitor do not count. A NaN is no improvement.
-
-    Args:
-        monitor: the exact name of a column of the history.
-        patience: rows without improvement that are waited for, at least 1.
-        min_delta: an improvement is larger than this.
-        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
-        baseline: the value to beat from the start; None takes the first row's.
-        start_from_epoch: rows of earlier epochs do not count.
-    """
-
-    monitor: str = field(default="valid_loss", validator=_monitor)
-    patience: int = field(default=5, validator=_whole)
-    min_delta: float = field(default=0.0, kw_only=True)
-    mode: Mode = field(default="min", kw_only=True, validator=_one_of("min", "max", "zero"))
-    baseline: float | None = field(default=None, kw_only=True)
-    start_from_epoch: int = field(default=0, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        if not self.min_delta >= 0:
-            raise ValueError(f"EarlyStopping: min_delta must not be below 0, got {self.min_delta!r}")
-
-    @property
-    def label(self) -> str:
-        return f"{self.monitor} has not improved for {self.patience} row{'s' if self.patience > 1 else ''}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"history"})
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
-
-    def waited(self, ctx: Any) -> int:
-        """How many rows have gone by without an improvement."""
-        best, waited = self.baseline, 0
-        for value in _values(ctx, self.monitor, self.start_from_epoch):
-            if better(value, best, self.mode, self.min_delta):
-                best, waited = value, 0
-            else:
-                waited += 1
-        return waited
-
-    def test(self, ctx: Any) -> bool:
-        return self.waited(ctx) >= self.patience
-
-
-def better(value: float, best: float | None, mode: Mode = "min", min_delta: float = 0.0) -> bool:
-    """Whether a value improves on the best so far by more than `min_delta`; a NaN never does.
-
-    Args:
-        value: the new one.
-        best: the one to beat; None means that there is none yet.
-        mode: "min", "max" or "zero".
-        min_delta: an improvement is larger than this.
-    """
-    if math.isnan(value):
-        return False
-    if best is None or math.isnan(best):
-        return True
-    if mode == "max":
-        return value - min_delta > best
-    if mode == "zero":
-        value, best = abs(value), abs(best)
-    return value + min_delta < best
-
-
-@frozen
-class Threshold(Guard):
-    """Holds when the last recorded value of a monitor has reached a target.
-
-    Args:
-        monitor: the exact name of a column of the history.
-        value: the target.
-        mode: "min" (at or below it), "max" (at or above it).
-    """
-
-    monitor: str = field(validator=_monitor)
-    value: float
-    mode: Literal["min", "max"] = field(default="min", kw_only=True, validator=_one_of("min", "max"))
-
-    @property
-    def label(self) -> str:
-        return f"{self.monitor} {'at most' if self.mode == 'min' else 'at least'} {self.value:g}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"history"})
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
-
-    def test(self, ctx: Any) -> bool:
-        values = _values(ctx, self.monitor)
-        if not values:
-            return False
-        return values[-1] <= self.value if self.mode == "min" else values[-1] >= self.value
-
-
 # ---------------------------------------------------------------- conditions of the standard lifecycle
 
 
@@ -302,7 +187,7 @@ class NonFinite(Guard):
         of: "loss", or "gradients" for the norm of all gradients (which a state has to compute first).
     """
 
-    of: Literal["loss", "gradients"] = field(default="loss", validator=_one_of("loss", "gradients"))
+    of: Literal["loss", "gradients"] = field(default="loss", validator=one_of("loss", "gradients"))
 
     @property
     def label(self) -> str:
@@ -388,7 +273,7 @@ class Accumulating(Guard):
         n: batches in a window, at least 1.
     """
 
-    n: int = field(validator=_whole)
+    n: int = field(validator=whole)
 
     @property
     def label(self) -> str:
@@ -418,7 +303,7 @@ def train_data_left(ctx: Any) -> bool:
 class MinEpochs(Guard):
     """Holds when at least `n` epochs have been made."""
 
-    n: int = field(validator=_whole)
+    n: int = field(validator=whole)
 
     @property
     def label(self) -> str:

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from statetrain import criteria, guards, outcome
+from statetrain import criteria, guards, outcome, stopping
 from statetrain.guards import Guard, Named, Predicate
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.naming import did_you_mean, identify, signature_of
@@ -44,7 +44,7 @@ def standard() -> Registry:
 
     classes = (thing for thing in vars(builtins).values() if isinstance(thing, type))
     found = {identify(kind): kind for kind in classes if issubclass(kind, BaseException)}
-    for module in (guards, criteria, outcome, actions, modes, lifecycles):
+    for module in (guards, criteria, stopping, outcome, actions, modes, lifecycles):
         found.update(_members(module))
     return MappingProxyType(found)
 

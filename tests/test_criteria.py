@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 
 from statetrain.criteria import (
     Accumulating,
-    EarlyStopping,
     Every,
     MaxSteps,
     MinEpochs,
     NonFinite,
-    Threshold,
     TimeLimit,
     another_optimizer,
     batch_drawn,
@@ -29,6 +27,7 @@ from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import GuardError
 from statetrain.position import Position
+from statetrain.stopping import EarlyStopping, Threshold
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
 

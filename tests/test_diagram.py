@@ -14,7 +14,7 @@ from attrs import frozen
 from hypothesis import given, settings
 from strategies import lifecycles
 
-from statetrain.criteria import EarlyStopping, Every
+from statetrain.criteria import Every
 from statetrain.diagram import dot, draw, mermaid, stale_pictures, svg, write_pictures
 from statetrain.diagram.layout import Layout
 from statetrain.diagram.measure import LINE, width_of
@@ -24,6 +24,7 @@ from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import evaluation, prediction, supervised
 from statetrain.outcome import ConfigError, SkipBatch, SkipEpoch, StopFit
+from statetrain.stopping import EarlyStopping
 from statetrain.testing import walk
 
 STANDARD = {

@@ -8,12 +8,13 @@ from attrs import define, field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statetrain.criteria import EarlyStopping, Every, MaxSteps, MinEpochs, Threshold, TimeLimit, stop_requested
+from statetrain.criteria import Every, MaxSteps, MinEpochs, TimeLimit, stop_requested
 from statetrain.guards import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import GuardError
 from statetrain.position import Position
+from statetrain.stopping import EarlyStopping, Threshold
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
 

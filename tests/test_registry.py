@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from strategies import EVENTS, Answering, Breaking, Played, Switch, lifecycles
 
-from statetrain.criteria import EarlyStopping, Every, MaxSteps, Threshold, TimeLimit, more_epochs
+from statetrain.criteria import Every, MaxSteps, TimeLimit, more_epochs
 from statetrain.guards import Guard, guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import Compute, evaluation, prediction, supervised
 from statetrain.naming import identify
 from statetrain.outcome import Event, LifecycleError, SkipBatch, StopFit
 from statetrain.registry import diff, fingerprint, from_dict, standard, to_dict
+from statetrain.stopping import EarlyStopping, Threshold
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
 

@@ -7,11 +7,11 @@ from attrs import frozen
 from hypothesis import given, settings
 from strategies import lifecycles
 
-from statetrain.criteria import EarlyStopping
 from statetrain.guards import Guard, guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import supervised
 from statetrain.outcome import SkipBatch, StopFit
+from statetrain.stopping import EarlyStopping
 from statetrain.table import markdown_table, number_of, reading_order, table
 
 

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import scenarios
 
-from statetrain.criteria import EarlyStopping, Every, TimeLimit
+from statetrain.criteria import Every, TimeLimit
 from statetrain.guards import guard, leaves
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.lifecycles import evaluation, prediction, supervised
 from statetrain.outcome import Event, GuardError, LifecycleError, SkipBatch, SkipEpoch, StopFit
+from statetrain.stopping import EarlyStopping
 from statetrain.testing import assert_trace, walk
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
