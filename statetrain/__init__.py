@@ -42,10 +42,14 @@ if TYPE_CHECKING:
     from statetrain.lifecycles import evaluation as evaluation
     from statetrain.lifecycles import prediction as prediction
     from statetrain.lifecycles import supervised as supervised
+    from statetrain.losses import Loss as Loss
+    from statetrain.losses import Losses as Losses
+    from statetrain.losses import LossState as LossState
     from statetrain.lr_finder import LRFinder as LRFinder
     from statetrain.lr_finder import lr_find as lr_find
     from statetrain.machine import Machine as Machine
     from statetrain.machine import Steps as Steps
+    from statetrain.metrics import Metric as Metric
     from statetrain.outcome import CallbackError as CallbackError
     from statetrain.outcome import CheckpointError as CheckpointError
     from statetrain.outcome import Completed as Completed
@@ -116,8 +120,10 @@ _HOMES = {
     "interop": ("to_machine",),
     "lifecycle": ("Lifecycle", "State", "Transition"),
     "lifecycles": ("evaluation", "prediction", "supervised"),
+    "losses": ("Loss", "LossState", "Losses"),
     "lr_finder": ("LRFinder", "lr_find"),
     "machine": ("Machine", "Steps"),
+    "metrics": ("Metric",),
     "outcome": (
         *("CallbackError", "CheckpointError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
         *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),

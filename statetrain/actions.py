@@ -210,7 +210,7 @@ def loss(ctx: Any) -> None:
     try:
         loss = ctx.loss_grad = ctx.loss_fn(pred, ctx.target)
     except Exception as error:
-        if not hasattr(pred, "detach"):
+        if not hasattr(pred, "detach") and not getattr(ctx.loss_fn, "by_keys", False):
             error.add_note(_name_the_part(pred))
         raise
     try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from statetrain.accelerator import Accelerator
     from statetrain.callback import Callback
+    from statetrain.losses import LossState
     from statetrain.metrics import Tally
 
 Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a tensor, nested
@@ -114,6 +115,7 @@ class Context(Position):
     # From `loss` on.
     loss_grad: torch.Tensor | None = None  # shape (), with its graph
     loss_value: Any = None  # the same as a number; on a device, where nobody asks for the number, a tensor
+    loss_states: dict[str, LossState] = Factory(dict)  # what each loss by keys gave: value, weight, count
 
     # From `grad_norm` on, where the lifecycle has it.
     grad_norm: float | None = None  # the norm of all gradients
@@ -131,9 +133,20 @@ class Context(Position):
         return self.accelerator.device
 
     @property
+    def params(self) -> keys.Named:
+        """The model's parameters by name, as they are now: `ctx["params.encoder.weight"]`, `ctx["params.**.bias"]`."""
+        model = self.model if self.accelerator is None else self.accelerator.unwrap(self.model)
+        return keys.Named(model.named_parameters())
+
+    @property
     def loss(self) -> torch.Tensor | None:
         """The loss of this batch without its graph, shape ()."""
         return None if self.loss_grad is None else self.loss_grad.detach()
+
+    @property
+    def loss_total(self) -> torch.Tensor | None:
+        """The same as `loss`: of several losses, the sum of weight times value."""
+        return self.loss
 
     @property
     def batches(self) -> int:

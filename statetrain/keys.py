@@ -105,6 +105,12 @@ def _index(word: str) -> Any:
     return slice(*(int(bound) if bound else None for bound in found.group(4, 5, 6)))
 
 
+def root_of(path: str) -> str:
+    """The name that a path begins with; empty if it begins with something else."""
+    found = _NAME.match(path)
+    return found[0] if found else ""
+
+
 def written(parts: Parts) -> str:
     """The path that `parse` reads as these parts."""
     path = ""
@@ -246,7 +252,8 @@ def groups(names: Iterable[str], depth: int) -> list[str]:
 
 def _step(here: Any, part: Part, path: str) -> Any:
     try:
-        return here[part]
+        if not (isinstance(part, str) and hasattr(here, "untyped_storage")):  # torch warns before it says that a tensor has no names
+            return here[part]
     except (TypeError, KeyError, IndexError, ValueError):
         pass
     if isinstance(part, int) and isinstance(here, Mapping) and str(part) in here:

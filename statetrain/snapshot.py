@@ -22,8 +22,9 @@ from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.data import split_again
 from statetrain.iterating import END, data_of, length
 from statetrain.lifecycle import Lifecycle
+from statetrain.losses import modules_of
 from statetrain.machine import Machine
-from statetrain.metrics import MeanOf, Metric, Tally
+from statetrain.metrics import MeanOf, Metric, MetricObject, Tally
 from statetrain.naming import label_of
 from statetrain.outcome import CheckpointError, LifecycleError
 from statetrain.registry import fingerprint
@@ -44,7 +45,7 @@ APART = (
 # Fields that the arguments of a run, its scopes and its callbacks make anew.
 ANEW = (
     *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt"),
-    *("training", "data", "tally", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
+    *("training", "data", "tally", "loss_states", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
     *("opt", "loss_fn", "loss_grad", "machine", "saves", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening"),
 )
 
@@ -146,7 +147,7 @@ def _loose(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _loss_modules(ctx: Any) -> dict[str, torch.nn.Module]:
-    return {name: loss for name, loss in ctx.loss_fns.items() if isinstance(loss, torch.nn.Module)}
+    return {f"{name}.{part}" if part else name: module for name, loss in ctx.loss_fns.items() for part, module in modules_of(loss).items()}
 
 
 def _parameters(ctx: Any) -> dict[str, torch.nn.Parameter]:
@@ -205,7 +206,9 @@ def _tally_state(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _metric_state(metric: Metric) -> dict[str, Any]:
+def _metric_state(metric: MetricObject) -> dict[str, Any]:
+    if isinstance(metric, Metric):
+        return _metric_state(metric.state)
     if isinstance(metric, MeanOf):
         return {"total": metric.mean.total, "count": metric.mean.count}
     if parts := _measuring(metric):
@@ -224,9 +227,11 @@ def _metric_state(metric: Metric) -> dict[str, Any]:
     return found
 
 
-def _set_metric_state(metric: Metric, state: dict[str, Any], device: torch.device) -> None:
-    if isinstance(metric, MeanOf):
-        metric.mean.total, metric.mean.count = placed(state["total"], device), state["count"]
+def _set_metric_state(metric: MetricObject, state: dict[str, Any], device: torch.device) -> None:
+    if isinstance(metric, Metric):
+        _set_metric_state(metric.state, state, device)
+    elif isinstance(metric, MeanOf):
+        metric.mean.total, metric.mean.count = placed(state["total"], device), placed(state["count"], device)
     elif parts := _measuring(metric):
         for name, part in parts.items():
             for field, value in placed(state[name]["states"], device).items():

@@ -23,9 +23,11 @@ from statetrain.criteria import Every
 from statetrain.guards import Guard, leaves
 from statetrain.history import History
 from statetrain.huggingface import adapt
-from statetrain.keys import getter
+from statetrain.keys import getter, root_of
 from statetrain.lifecycle import Lifecycle
 from statetrain.lifecycles import Compute, Policy, evaluation, prediction, supervised
+from statetrain.losses import Loss as KeyedLoss
+from statetrain.losses import Losses, bound, modules_of, unbound
 from statetrain.machine import Machine
 from statetrain.metrics import Metrics, Tally, check_monitors, tally
 from statetrain.naming import Named, did_you_mean
@@ -47,7 +49,7 @@ def fit(
     train: Any,
     *,
     valid: Any = None,
-    loss: Loss | Mapping[str, Loss] | None = None,
+    loss: Loss | Losses | Mapping[str, Loss | Losses] | None = None,
     optimizer: Optimizer | Callable[..., Optimizer] | Mapping[str, Any] | None = None,
     epochs: int | tuple[int, int] | None = 10,
     hparams: Mapping[str, Any] | None = None,
@@ -88,15 +90,16 @@ def fit(
         train: a DataLoader, a Dataset, tensors or arrays with one row a sample (`(inputs, targets)` or a dict), an
             iterable of batches with or without a length, or a function that makes one.
         valid: validation data, likewise; or a share of the training data between 0 and 1. None: no validation.
-        loss: a function of prediction and target that returns a scalar tensor; with several optimizers, one for all or
-            one for each by name. None takes the model's own `loss` method.
+        loss: a function of prediction and target that returns a scalar tensor; a `Loss`, whose arguments are named by keys,
+            or several weighted ones in `Losses`. With several optimizers, one for all or one for each by name. None takes
+            the model's own `loss` method.
         optimizer: an instance, or a class or function that is called with the model's parameters and `opt_hparams`; a
             mapping of names to these for several. With several, classes get `model.<name>`'s parameters.
         epochs: how many, at least 0; `(least, most)` to keep `stop` from ending the run before `least`; None: no limit.
         hparams: arguments for a model class.
         opt_hparams: arguments for an optimizer class; for several, by name, or the same for all.
         metrics: functions of prediction and target (averaged over samples) or objects with `update`, `compute` and
-            `reset`; one, several, or by name. They become columns `train_<name>` and `valid_<name>`.
+            `reset`; one, several, or by name; by keys with `Metric`. They become columns `train_<name>` and `valid_<name>`.
         train_metrics, valid_metrics: the same, for one of the sets alone.
         stop, non_finite, check_gradients, accumulate, max_steps, compute, valid_compute: see `supervised`.
         validate: when to validate; None is at the end of every epoch.
@@ -213,7 +216,7 @@ def fit(
         max_epochs=most,
         hparams=dict(hparams or {}),
         opt_hparams=dict(opt_hparams or {}),
-        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and any(one is not None for one in losses.values())),
+        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and _reads_target(losses, tallies)),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
         # None stands for what ours does, without the call.
@@ -228,8 +231,8 @@ def fit(
         history=History(optimizers=tuple(names) if len(names) > 1 else ()),
         opt_name=names[0] if names else "",
         opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
-        loss_fn=next(iter(losses.values()), None),
     )
+    _set_losses(ctx, losses)
     for callback in machine.callbacks:
         callback.check_context(ctx)
     run = Run(ctx, machine, on_interrupt)
@@ -277,13 +280,14 @@ def evaluate(
     compute = None
     if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
         compute = plain(run.lifecycle.state("valid_compute").action.function)  # type: ignore[union-attr]  # it is a Compute
-    known = dict(run.ctx.loss_fns) if run is not None and loss is None else {}
+    known = unbound(run.ctx.loss_fns) if run is not None and loss is None else {}
     losses: dict[str, Loss] = known if compute is not None or any(known.values()) else _losses(loss, module, {}, None, None, accelerator)
     if metrics is None and run is not None:
-        metrics = dict(run.ctx.tallies.get("valid", run.ctx.tallies["train"]).metrics)
+        metrics = run.ctx.tallies.get("valid", run.ctx.tallies["train"]).own
     counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
-    ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=compute is None)
-    ctx.loss_fns, ctx.loss_fn = losses, next(iter(losses.values()), None)
+    needed = compute is None and _reads_target(losses, {"valid": counted})
+    ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=needed)
+    _set_losses(ctx, losses)
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
     machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks))
     ctx.on_host = reads_loss(machine, accelerator)
@@ -513,9 +517,24 @@ def _losses(
         if not callable(loss):
             got = "none" if loss is None else repr(loss)
             raise ConfigError(f"loss must be a function of prediction and target, got {got}; for example loss=torch.nn.functional.cross_entropy")
-        if isinstance(loss, torch.nn.Module):
-            loss.to(accelerator.device)
+        for module in modules_of(loss).values():
+            module.to(accelerator.device)
     return losses
+
+
+def _set_losses(ctx: Context, losses: Mapping[str, Any]) -> None:
+    """Gives a context its losses; those by keys read it."""
+    ctx.loss_fns = bound(losses, ctx)
+    ctx.loss_fn = next(iter(ctx.loss_fns.values()), None)
+
+
+def _reads_target(losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> bool:
+    """Whether a batch without a target is of no use: a loss or a metric takes it."""
+    keyed = [loss for loss in losses.values() if isinstance(loss, KeyedLoss | Losses)]
+    if len(keyed) < sum(loss is not None for loss in losses.values()):
+        return True
+    named = any(root_of(path) == "target" for loss in keyed for path in loss.reads)
+    return named or (bool(keyed) and any(counted.takes_pred for counted in tallies.values()))
 
 
 def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:

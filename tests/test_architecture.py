@@ -53,6 +53,8 @@ FLOORS = (
         "iterating",
         "actions",
         "data",
+        "keyed",
+        "losses",
         "metrics",
         "modes",
         "precision",
