@@ -19,6 +19,7 @@ from statetrain.guards import strict
 from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
 from statetrain.naming import did_you_mean, signature_of
 from statetrain.outcome import CallbackError, Completed, Event, Failed, GuardError, Interrupted, LifecycleError, MachineError
+from statetrain.witness import WITNESS, Witness
 
 Kind = Literal["enter", "action", "exit", "close", "effect", "mode", "transition", "anchor", "reopen", "resume"]
 
@@ -77,6 +78,7 @@ class Machine:
     _stepwise: dict[str, Row] = field(init=False, eq=False, factory=dict)
     _works: dict[Call, Work] = field(init=False, eq=False, factory=dict)
     _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, eq=False, factory=dict)
+    _witness: Witness | None = field(init=False, eq=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         if self.engine not in ("table", "transitions"):
@@ -88,6 +90,8 @@ class Machine:
             for name, hook in hooks_of(callback, self.lifecycle, f"{name_of(callback)} {nth}").items():
                 self._hooks.setdefault(name, []).append((f"{name_of(callback)}.{name}", hook))
             callback.check_lifecycle(self.lifecycle)
+        if (find := WITNESS.get()) is not None:
+            object.__setattr__(self, "_witness", find(self.lifecycle))
         for rows in (self._stepwise, self._fused):
             for name in (*self.lifecycle.names, FAILED):
                 rows[name] = []
@@ -122,6 +126,8 @@ class Machine:
         """The part of `works` between leaving and entering: the arrow's own; `name` is the outermost state entered."""
         around = self._around(name)
         out = [Work(arrow, active, arrow.effect, "effect", around)] if arrow.effect is not None else []
+        if self._witness is not None and (take := self._witness.taking(arrow)) is not None:
+            out.insert(0, Work(arrow, active, take, "transition", around))
         if arrow.guard is not None:
             out += [Work(arrow, active, mark, "effect", around) for mark in arrow.guard.marks(arrow.dest)]
         out += [Work(arrow, active, hook, "transition", around, owner) for owner, hook in self._hooks.get("on_transition", ())]
@@ -199,9 +205,14 @@ class Machine:
     def _row(self, name: str, rows: dict[str, Row]) -> Row:
         row: Row = []
         for arrow in self.lifecycle.arrows(name):
-            ask = self._measured(arrow.guard.bind(arrow.dest), name) if arrow.guard is not None else None
+            ask = self._measured(self._test(arrow), name) if arrow.guard is not None else None
             row.append((ask, *self._stretch(arrow, name, rows)))
         return row
+
+    def _test(self, arrow: Transition) -> Callable[[Any], bool]:
+        assert arrow.guard is not None
+        test = arrow.guard.bind(arrow.dest)
+        return test if self._witness is None else self._witness.asking(arrow, test)
 
     def _stretch(self, arrow: Transition, active: str, rows: dict[str, Row]) -> tuple[tuple[Call, ...], Landing]:
         """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
@@ -361,7 +372,7 @@ class Machine:
         """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
         if arrow.guard is None:
             return True
-        answer = arrow.guard.bind(arrow.dest)(ctx)
+        answer = self._test(arrow)(ctx)
         if answer is not True and answer is not False:
             raise self._not_strict(ctx, arrow, answer)
         return answer

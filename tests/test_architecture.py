@@ -22,6 +22,7 @@ FLOORS = (
         "stopping",
         "lifecycle",
         "position",
+        "witness",
     ),
     (
         "callback",
@@ -74,6 +75,7 @@ FLOORS = (
     ),
     (
         "cli",
+        "pytest_plugin",
         "__init__",
         "__main__",
     ),

@@ -8,6 +8,10 @@
 It needs no torch.
 """
 
+from statetrain.testing.callback_tests import CallbackCase, callback_cases, check_callback
+from statetrain.testing.coverage import Coverage
+from statetrain.testing.fake_clock import FakeClock
+from statetrain.testing.guard_tests import GuardCase, check_guard, guard_cases
 from statetrain.testing.paths import Path, paths
 from statetrain.testing.patterns import assert_trace
 from statetrain.testing.properties import (
@@ -24,14 +28,23 @@ from statetrain.testing.properties import (
     never,
     precedes,
 )
+from statetrain.testing.recording import Heard, Recording
 from statetrain.testing.resuming import assert_resumable
 from statetrain.testing.simulation import Schedule, simulate
+from statetrain.testing.toy import Toy, toy_problem
 from statetrain.testing.walking import walk
 
 __all__ = [
+    "CallbackCase",
+    "Coverage",
+    "FakeClock",
+    "GuardCase",
+    "Heard",
     "Path",
     "Property",
+    "Recording",
     "Schedule",
+    "Toy",
     "Verdict",
     "always",
     "assert_resumable",
@@ -39,13 +52,18 @@ __all__ = [
     "at_most",
     "balanced",
     "between",
+    "callback_cases",
     "check",
+    "check_callback",
+    "check_guard",
     "ends",
     "eventually",
+    "guard_cases",
     "judge",
     "never",
     "paths",
     "precedes",
     "simulate",
+    "toy_problem",
     "walk",
 ]

@@ -25,6 +25,7 @@ from statetrain.lifecycle import FAILED, START, Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import Failed, LifecycleError
 from statetrain.position import Position
+from statetrain.witness import unwitnessed
 
 Cover = Literal["states", "transitions", "pairs"]
 Vector = Literal["min", "max"]
@@ -51,9 +52,11 @@ class Path:
         return [transition.dest for transition in self.transitions]
 
     def __str__(self) -> str:
-        """A readable id: `reaches failed: batch > pred > loss [loss not finite]`."""
+        """A readable id: `reaches failed: batch > pred > loss [loss not finite]`; of an exception: `fails in loss: batch > pred > loss`."""
         at = max(i for i, t in enumerate(self.transitions) if t == self.goal)
         tail = [t.source for t in self.transitions[max(1, at - 2) : at + 1] if t.source != START]
+        if self.goal.dest == FAILED and self.goal.effect is None:  # no arrow of the table has none
+            return f"fails in {self.goal.source}" + (f": {' > '.join(tail)}" if len(tail) > 1 else "")
         why = f" [{self.goal.guard.label}]" if self.goal.guard is not None else ""
         by = f" on {self.goal.event.__name__}" if self.goal.event is not None else ""
         return f"reaches {self.goal.dest}: {' > '.join(tail) or START}{why}{by}"
@@ -317,7 +320,8 @@ def drive(path: Path, lifecycle: Lifecycle, vector: Vector, callbacks: Iterable[
     ctx = _Script(path=path.transitions, vector=vector)
     machine = _machine(lifecycle)
     if callbacks:
-        machine = Machine(machine.lifecycle, (*machine.callbacks, *callbacks))
+        with unwitnessed():
+            machine = Machine(machine.lifecycle, (*machine.callbacks, *callbacks))
     try:
         machine.run(ctx)
     except BaseException as error:
@@ -330,7 +334,8 @@ def drive(path: Path, lifecycle: Lifecycle, vector: Vector, callbacks: Iterable[
 @lru_cache(maxsize=4)
 def _machine(lifecycle: Lifecycle) -> Machine:
     life = _scripted(lifecycle)
-    return Machine(life, _Recorder(life))
+    with unwitnessed():
+        return Machine(life, _Recorder(life))
 
 
 def _scripted(life: Lifecycle) -> Lifecycle:

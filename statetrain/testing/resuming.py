@@ -39,22 +39,22 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
     Raises:
         AssertionError: a continued run differs; the message says where it was cut, and what differs.
     """
-    straight = _state(_seeded(build, 0).walk())
+    straight = state_of(_seeded(build, 0).walk())
     with tempfile.TemporaryDirectory() as folder:
         watched = _seeded(build, 0)
         counting = _Counting()
         _with(watched, counting).walk()
         chosen = _spread(counting.count, anchors)
         saving = _Saving(Path(folder), chosen)
-        saved = _state(_with(_seeded(build, 0), saving).walk())
-        if words := list(_differences(straight, saved)):
-            again = list(_differences(straight, _state(_seeded(build, 0).walk())))
+        saved = state_of(_with(_seeded(build, 0), saving).walk())
+        if words := list(differences(straight, saved)):
+            again = list(differences(straight, state_of(_seeded(build, 0).walk())))
             why = "two runs of this script from the same seeds differ" if again else "a run that is saved differs from one that is not"
-            raise AssertionError(f"{why}, so it cannot be resumed exactly:{_listed(again or words)}")
+            raise AssertionError(f"{why}, so it cannot be resumed exactly:{listed(again or words)}")
         for number, path, place in saving.saved:
-            ended = _state(_continued(_seeded(build, 1000 + number), path).walk())
-            if words := list(_differences(straight, ended)):
-                raise AssertionError(f"the run that was cut at anchor {number} of {counting.count} ({place}) and continued differs:{_listed(words)}")
+            ended = state_of(_continued(_seeded(build, 1000 + number), path).walk())
+            if words := list(differences(straight, ended)):
+                raise AssertionError(f"the run that was cut at anchor {number} of {counting.count} ({place}) and continued differs:{listed(words)}")
         return len(saving.saved)
 
 
@@ -124,8 +124,8 @@ def _spread(count: int, wanted: int | None) -> set[int]:
     return {1 + round(i * (count - 1) / max(wanted - 1, 1)) for i in range(wanted)}
 
 
-def _state(run: Run) -> Any:
-    """How a run ended, as plain data and tensors of its own."""
+def state_of(run: Run) -> Any:
+    """Where a run stands or how it ended, as plain data and tensors of its own; times are left out."""
     from statetrain import plain
     from statetrain.snapshot import snapshot
 
@@ -138,18 +138,20 @@ def _state(run: Run) -> Any:
     return plain.decode(structure, {name: tensor.cpu().clone() for name, tensor in tensors.items()})
 
 
-def _differences(one: Any, two: Any, path: str = "") -> Iterator[str]:
+def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:
     """Where two structures of plain data and tensors differ, bit by bit."""
     if type(one) is not type(two):
         yield f"{path} is {two!r:.100}, expected {one!r:.100}"
     elif isinstance(one, dict):
         for key in dict.fromkeys((*one, *two)):
-            yield from _differences(one.get(key), two.get(key), f"{path}.{key}" if path else str(key))
+            yield from differences(one.get(key), two.get(key), f"{path}.{key}" if path else str(key))
     elif isinstance(one, list | tuple) and len(one) == len(two):
         for i, (a, b) in enumerate(zip(one, two, strict=True)):
-            yield from _differences(a, b, f"{path}[{i}]")
+            yield from differences(a, b, f"{path}[{i}]")
     elif hasattr(one, "untyped_storage"):
         yield from _unlike_tensors(one, two, path)
+    elif hasattr(one, "tobytes") and one.tobytes() == two.tobytes():  # an array, whose repr takes long
+        return
     elif repr(one) != repr(two):  # a NaN is like itself
         yield f"{path} is {two!r:.100}, expected {one!r:.100}"
 
@@ -164,6 +166,7 @@ def _unlike_tensors(one: Any, two: Any, path: str) -> Iterator[str]:
         yield f"{path} differs{off}"
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
+    """Words as a list for an error, the first ten."""
     more = f"\n- and {len(words) - 10} more" if len(words) > 10 else ""
     return "".join(f"\n- {word}" for word in words[:10]) + more

@@ -1,0 +1,261 @@
+'''Generated tests for a guard of one's own: it is asked on every short way through a lifecycle, and may change nothing.
+
+    @pytest.mark.parametrize("case", guard_cases(overfitting, at="next_epoch"), ids=str)
+    def test_my_guard(case):
+        "It is pure, answers True or False, and reads what it says it reads."
+        case.check()
+
+The runs are those of `callback_tests`: real ones, led along the way, in which the guard is asked beside the others.
+'''
+
+from __future__ import annotations
+
+import inspect
+import random
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import MethodType
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from statetrain.guards import Guard, as_guard, strict
+from statetrain.lifecycle import Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError, GuardError
+from statetrain.testing.callback_tests import Build, Trial, go, standard, toy_run
+from statetrain.testing.paths import Cover, Path, paths
+from statetrain.testing.resuming import differences, listed
+
+# What is not looked into: what runs, and data, which a guard could only change by reading it; and reading is seen.
+_SKIPPED = frozenset(
+    ("machine", "callbacks", "accelerator", "read_batch", "layout", "train_data", "valid_data", "data", "iterator", "valid_iterator", "modes", "clock")
+)
+# Where a run stands may be read by all; where its own part of the history begins belongs to the history.
+_ALWAYS = frozenset(("state", "transition", "event", "first_row"))
+
+
+def check_guard(
+    guard: Guard | Callable[[Any], bool],
+    lifecycle: Lifecycle | None = None,
+    *,
+    at: str | Iterable[str] = (),
+    build: Build | None = None,
+    context: Callable[[], Any] | None = None,
+    cover: Cover = "transitions",
+    bounds: Mapping[str, int] | None = None,
+) -> int:
+    """Asserts that a guard keeps what guards promise, on every short way. The arguments are those of `guard_cases`.
+
+        check_guard(overfitting, at="next_epoch")
+
+    Returns:
+        How often it was asked.
+
+    Raises:
+        AssertionError: it does not; the message names the way, the state, and what happened.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test
+    return sum(case.check() for case in guard_cases(guard, lifecycle, at=at, build=build, context=context, cover=cover, bounds=bounds))
+
+
+def guard_cases(
+    guard: Guard | Callable[[Any], bool],
+    lifecycle: Lifecycle | None = None,
+    *,
+    at: str | Iterable[str] = (),
+    build: Build | None = None,
+    context: Callable[[], Any] | None = None,
+    cover: Cover = "transitions",
+    bounds: Mapping[str, int] | None = None,
+) -> list[GuardCase]:
+    """The ways along which a guard is to be asked, as parameters for pytest: `ids=str` makes them readable.
+
+    Each time, `case.check()` asserts that it
+
+    - raises nothing and answers exactly True or False;
+    - answers the same when it is asked again;
+    - changes nothing in the context, and draws no random numbers;
+    - reads only the fields of the context that its `reads` names, if it names any.
+
+    Args:
+        guard: the guard, or a function of the context.
+        lifecycle: the table; None is `supervised` with validation and `non_finite="skip"`. A guard that is on its arrows, or
+            part of one that is, is asked there.
+        at: the states that are to ask it, where it is not on the lifecycle's arrows; empty: wherever any guard is asked.
+        build, context, cover, bounds: as in `callback_cases`.
+
+    Raises:
+        ConfigError: `at` names no state, or one that has no guards to ask; or `build` and `context` are both given.
+        AssertionError: no way asks it.
+    """
+    if build is not None and context is not None:
+        raise ConfigError("guard_cases takes build= for a lifecycle that trains, or context= for one that does not, not both")
+    life, guard = standard() if lifecycle is None else lifecycle, as_guard(guard)
+    asking = {arrow.source for arrow in life.transitions if arrow.guard is not None and arrow.event is None}
+    own = {arrow.source for arrow in life.transitions if arrow.guard is not None and _has(arrow.guard, guard)}
+    chosen = {at} if isinstance(at, str) else set(at)
+    for name in chosen - asking:
+        raise ConfigError(f"{life.name}: no state {name!r} that asks guards{did_you_mean(name, asking)}")
+    places = frozenset(chosen or own or asking)
+    ways = [path for path in paths(life, cover, bounds) if any(t.source in places for t in path.transitions)]
+    if not ways:
+        raise AssertionError(f"no way asks [{guard.label}] in {', '.join(sorted(places))}")
+    return [GuardCase(path, guard, Trial(build or toy_run, context), places) for path in ways]
+
+
+def _has(whole: Guard, part: Guard) -> bool:
+    return whole == part or any(_has(inner, part) for inner in whole.parts())
+
+
+@frozen(repr=False)
+class GuardCase:
+    """One way along which a guard is asked.
+
+    Attributes:
+        path: the way.
+        guard: the guard.
+        places: the states in which it is asked.
+    """
+
+    path: Path
+    guard: Guard
+    trial: Trial = field(repr=False)
+    places: frozenset[str]
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"<GuardCase {self}>"
+
+    def check(self) -> int:
+        """Goes the way, and asks.
+
+        Returns:
+            How often it was asked.
+
+        Raises:
+            AssertionError: see `guard_cases`.
+        """
+        __tracebackhide__ = True  # pytest shows the line of the test
+        found: list[tuple[str, BaseException | None]] = []
+        seen: set[int] = set()
+
+        def asked(_: Guard, ctx: Any) -> None:
+            # Once in a state, before the first guard of its row, whatever number there are.
+            if ctx.state in self.places and guide.taken not in seen and not found:
+                seen.add(guide.taken)
+                if (trouble := judge_guard(self.guard, ctx)) is not None:
+                    found.append((f"in {ctx.state!r}{', ' + where if (where := ctx.where()) else ''}: {trouble[0]}", trouble[1]))
+
+        guide, run = self.trial.begin(self.path, 1, (), asked)
+        go(run)
+        if found:
+            raise AssertionError(f"[{self.guard.label}] on the way that {self}, asked {found[0][0]}") from found[0][1]
+        return len(seen)
+
+
+def judge_guard(guard: Guard, ctx: Any) -> tuple[str, BaseException | None] | None:
+    """What a guard does that guards may not, asked of one context: in words, with what it raised; None if all is well."""
+    before, chance = _pictured(ctx), _chance()
+    try:
+        first = strict(guard, guard.test(ctx))
+        second = strict(guard, guard.test(ctx))
+    except GuardError as error:
+        return str(error), error
+    except Exception as error:
+        return f"it raised {type(error).__name__}: {error}", error
+    if _chance() != chance:
+        return "it drew random numbers, so whoever asks it changes the run", None
+    if first is not second:
+        return f"it answered {first}, and asked again at once, {second}", None
+    if words := list(differences(before, _pictured(ctx))):
+        return f"it changed the context:{listed([word.replace(' is ', ' became ').replace(', expected ', ', was ') for word in words])}", None
+    undeclared = _undeclared(guard, ctx)
+    if undeclared:
+        hint = f"declare them: reads={{{', '.join(repr(name) for name in sorted({*guard.reads, *undeclared}))}}}"
+        return f"it read {', '.join(map(repr, undeclared))}, and its reads are {', '.join(map(repr, sorted(guard.reads)))}; {hint}", None
+    return None
+
+
+# ---------------------------------------------------------------- what was read
+
+
+def _undeclared(guard: Guard, ctx: Any) -> list[str]:
+    """The fields that a guard reads beside those that it declares; empty if it declares none."""
+    if not guard.reads:
+        return []
+    declared = {re.split(r"\W", name, maxsplit=1)[0] for name in guard.reads} | _ALWAYS
+    read: dict[str, None] = {}
+    try:
+        guard.test(_Watched(ctx, declared, read))
+    except Exception:
+        return []  # it wants the context itself, by its class; what it reads cannot be seen
+    return [name for name in read if name not in declared]
+
+
+class _Watched:
+    """A context that notes which fields are read. Properties and methods count as the fields that they read."""
+
+    def __init__(self, ctx: Any, declared: set[str], read: dict[str, None]) -> None:
+        self.__dict__.update(_ctx=ctx, _declared=declared, _read=read)
+
+    def __getattr__(self, name: str) -> Any:
+        ctx, kind = self._ctx, inspect.getattr_static(type(self._ctx), name, None)
+        if isinstance(kind, property) and kind.fget is not None and name not in self._declared:
+            return kind.fget(self)
+        if inspect.isfunction(kind):
+            return MethodType(kind, self)
+        self._read[name] = None
+        return getattr(ctx, name)
+
+    def __getitem__(self, path: str) -> Any:
+        self._read[re.split(r"\W", path, maxsplit=1)[0]] = None
+        return self._ctx[path]
+
+
+# ---------------------------------------------------------------- what a context is
+
+
+def _pictured(ctx: Any) -> dict[str, Any]:
+    """All of a context, for comparing."""
+    names = [f.name for f in attrs.fields(type(ctx))] if attrs.has(type(ctx)) else list(vars(ctx))
+    return {name: _copied(getattr(ctx, name), set()) for name in names if name not in _SKIPPED}
+
+
+def _chance() -> list[str]:
+    """Where the generators of random numbers stand."""
+    states = [repr(random.getstate())]
+    if (torch := sys.modules.get("torch")) is not None:
+        states.append(torch.get_rng_state().numpy().tobytes().hex())
+    if (numpy := sys.modules.get("numpy")) is not None:
+        states.append(repr(numpy.random.get_state()))
+    return states
+
+
+def _copied(value: Any, around: set[int]) -> Any:
+    """A value as it is now: containers, tensors, modules and objects by what is in them, functions and the like as themselves."""
+    torch = sys.modules.get("torch")
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | type) or id(value) in around:
+        return value if id(value) not in around else "itself"
+    around = around | {id(value)}
+    if torch is not None and isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if torch is not None and isinstance(value, torch.Generator):
+        return value.get_state()
+    if torch is not None and isinstance(value, torch.nn.Module):
+        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        training = {name: module.training for name, module in value.named_modules()}
+        gradients = {name: parameter.grad for name, parameter in value.named_parameters()}
+        return {"tensors": _copied(tensors, around), "training": training, "gradients": _copied(gradients, around)}
+    if isinstance(value, Mapping):
+        return {str(key): _copied(part, around) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_copied(part, around) for part in value]
+    if attrs.has(type(value)) or hasattr(value, "__dict__"):
+        fields = [f.name for f in attrs.fields(type(value))] if attrs.has(type(value)) else list(vars(value))
+        return {name: _copied(getattr(value, name, None), around) for name in fields}
+    return repr(value)

@@ -1,0 +1,89 @@
+"""A callback that writes down which hooks were called, in order, and what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from statetrain.callback import Callback
+from statetrain.lifecycle import FAILED, Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError
+
+
+class Heard(NamedTuple):
+    """A hook that was called.
+
+    Attributes:
+        hook: its name.
+        values: what the context held, by path.
+    """
+
+    hook: str
+    values: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.hook}({', '.join(f'{path}={value!r}' for path, value in self.values.items())})"
+
+
+class Recording(Callback):
+    """Records the hooks of a run, in order, with chosen values.
+
+        heard = Recording(values=("epoch", "iter"))
+        toy.fit(epochs=1, callbacks=heard)
+        assert heard.hooks[:2] == ["on_enter_fit", "on_enter_next_epoch"]
+
+    Args:
+        of: the lifecycle whose hooks are recorded; None is the standard ones, with whatever options.
+        only: hooks to record; None is all that belong to a state, without `on_transition`, `on_anchor` and `on_resume`.
+        values: paths into the context (`"epoch"`, `"history[-1].valid_loss"`) that are read at each call; what is not
+            there yet is None. Tensors are kept as they are, not copied.
+
+    Attributes:
+        calls: what was heard. A new run goes on with it; `calls.clear()` begins anew.
+
+    Raises:
+        ConfigError: `only` names a hook that there is not.
+    """
+
+    anywhere = True
+
+    def __init__(self, of: Lifecycle | None = None, *, only: Iterable[str] | None = None, values: Iterable[str] = ()) -> None:
+        from statetrain.lifecycles import STANDARD  # of a higher floor, so looked up when it is asked for
+
+        names = sorted(STANDARD) if of is None else of.names
+        own = [f"on_{when}_{name}" for when in ("enter", "exit") for name in names] + [f"on_enter_{FAILED}"]
+        known = [*own, "on_transition", "on_anchor", "on_resume"]
+        chosen = own if only is None else list(only)
+        for hook in chosen:
+            if hook not in known:
+                raise ConfigError(f"Recording: no hook {hook!r}{did_you_mean(hook, known)}")
+        self.calls: list[Heard] = []
+        self.values = tuple(values)
+        for hook in chosen:
+            setattr(self, hook, self._noting(hook))
+
+    def _noting(self, hook: str) -> Callable[[Any], None]:
+        def note(ctx: Any) -> None:
+            self.calls.append(Heard(hook, {path: _value(ctx, path) for path in self.values}))
+
+        return note
+
+    @property
+    def hooks(self) -> list[str]:
+        """The names of the hooks that were called, in order."""
+        return [call.hook for call in self.calls]
+
+    def of(self, hook: str) -> list[dict[str, Any]]:
+        """The values at each call of one hook."""
+        return [call.values for call in self.calls if call.hook == hook]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.calls))
+
+
+def _value(ctx: Any, path: str) -> Any:
+    try:
+        return getattr(ctx, path) if path.isidentifier() else ctx[path]
+    except (KeyError, IndexError, TypeError):  # not there yet
+        return None
