@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from statetrain.callbacks.profile import Profile as Profile
     from statetrain.callbacks.progress import Progress as Progress
     from statetrain.callbacks.save_weights import SaveWeights as SaveWeights
+    from statetrain.callbacks.schedule import Schedule as Schedule
     from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
     from statetrain.conditional import only_if as only_if
     from statetrain.conditional import throttle as throttle
@@ -111,6 +112,7 @@ _HOMES = {
     "callbacks.profile": ("Profile",),
     "callbacks.progress": ("Progress",),
     "callbacks.save_weights": ("SaveWeights",),
+    "callbacks.schedule": ("Schedule",),
     "callbacks.tensorboard": ("TensorBoard",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),

@@ -20,6 +20,7 @@ FLOORS = (
         "validators",
         "criteria",
         "stopping",
+        "schedules",
         "lifecycle",
         "position",
         "witness",

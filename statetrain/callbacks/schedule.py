@@ -1,0 +1,194 @@
+"""Schedule: any hyperparameter changes with the steps or the epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import attrs
+import torch
+
+from statetrain import keys
+from statetrain.callback import Callback
+from statetrain.context import Context
+from statetrain.lifecycle import Lifecycle
+from statetrain.naming import did_you_mean
+from statetrain.outcome import CallbackError, ConfigError
+from statetrain.schedules import Curve, pieces
+
+_FIELDS = tuple(field.name for field in attrs.fields(Context))
+
+
+class Schedule(Callback):
+    """Sets a hyperparameter as a function of the steps made, or of the epochs.
+
+        Schedule("opt.lr", one_cycle(over=1000, peak=0.1))
+        Schedule("opt.weight_decay", {0: 0.0, 10: 1e-4}, per="epoch")
+        Schedule("model.dropout.p", linear(0.5, 0.0, over=30), per="epoch", column="dropout")
+
+    While n steps (or whole epochs) have been made, the value is `schedule(n)`: the first step is made with `schedule(0)`. It
+    is a function of the run's counters and nothing else, so a run that is continued, or goes on with `run.fit(...)`, has the
+    values that it would have had. For a learning rate that depends on a monitored value, there is `LRScheduler`.
+
+    Args:
+        target: what is set: "opt.lr" or another setting of the lone optimizer, of all its groups of parameters, or
+            "opt[1].lr" of one; with several optimizers, the name of one in place of "opt". "loss.<attribute>" of the loss
+            function. Or a path into the context: "model.dropout.p", "hparams.temperature", "buffers.beta". It has to be
+            there already, and be a number, a tuple of numbers (Adam's betas) or a tensor, which is filled in place.
+        schedule: a function of a whole number from 0 on; a number; or pieces, by the count from which on each holds. See
+            `statetrain.schedules`.
+        per: whether "step" or "epoch" is counted.
+        column: the column of the history that shows the value with which each row's last step was made; None: none.
+
+    Raises:
+        ConfigError: the arguments do not fit together; when a fit begins, that there is no such target.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        schedule: Curve | float | Mapping[int, float | Curve],
+        *,
+        per: Literal["step", "epoch"] = "step",
+        column: str | None = None,
+    ) -> None:
+        if per not in ("step", "epoch"):
+            raise ConfigError(f"Schedule: per must be 'step' or 'epoch', got {per!r}{did_you_mean(str(per), ('step', 'epoch'))}")
+        try:
+            self._parts = keys.parse(target)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Schedule: the target must be a path such as 'opt.lr' or 'model.dropout.p', got {target!r}: {error}") from error
+        if len(self._parts) < 2 or any(isinstance(part, keys.Wild) for part in self._parts):
+            raise ConfigError(f"Schedule: the target must be one part of something, such as 'opt.lr' or 'model.dropout.p', got {target!r}")
+        self.target, self.per, self.column = target, per, column
+        if not (callable(schedule) or isinstance(schedule, Mapping) or _is_number(schedule)):
+            raise ConfigError(f"Schedule of {target!r}: the schedule must be a function of a count, a number, or pieces such as {{0: 0.1, 30: 0.01}}, got {schedule!r}")
+        try:
+            self._curve = schedule if callable(schedule) else pieces(schedule if isinstance(schedule, Mapping) else {0: schedule})
+        except ValueError as error:
+            raise ConfigError(f"Schedule of {target!r}: {error}") from error
+        head = str(self._parts[0])
+        written = "loss_fns" if head == "loss" else head if head in _FIELDS and head != "opt" else "optimizers"
+        self.writes = (written, *((f"history.{column}",) if column is not None else ()))
+        self._name: Any = self._parts[-1]
+        self._holders: Callable[[], list[Any]] = list  # gives what has a value of that name; known when a fit begins
+        # Only what is asked for is listened to.
+        if per == "step":
+            self.on_exit_batch = self._set
+        else:
+            self.on_enter_epoch = self._set
+        if column is not None:
+            self.on_enter_record = self._show
+
+    # ------------------------------------------------------------ checked before anything runs
+
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Sees that there are batches, or epochs, to count."""
+        scope = "batch" if self.per == "step" else "epoch"
+        if scope not in lifecycle.names:
+            raise CallbackError(f"{self!r} counts in the state {scope!r}, which lifecycle {lifecycle.name!r} does not have{did_you_mean(scope, lifecycle.names)}")
+
+    def check_context(self, ctx: Any) -> None:
+        """Looks the target up, and what the schedule begins with."""
+        for holder in self._find(ctx)():
+            old, new = _read(holder, self._name), self._curve(self._count(ctx))
+            wanted = len(old) if isinstance(old, tuple) else 0
+            fits = len(new) == wanted and all(map(_is_number, new)) if isinstance(new, tuple) else not wanted and _is_number(new)
+            if not fits:
+                kind = f"a tuple of {wanted} finite numbers" if wanted else "a finite number"
+                raise ConfigError(f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is now, got {new!r:.80}")
+
+    def _find(self, ctx: Any) -> Callable[[], list[Any]]:
+        """A function that gives what holds the value; one of some optimizer's groups, or all, or the one thing at a path."""
+        head, *rest = self._parts[:-1]
+        if head in ctx.optimizers:
+            return self._groups(ctx.optimizers[head], str(head), rest)
+        if head == "loss":
+            losses = {id(loss): loss for loss in ctx.loss_fns.values() if loss is not None}
+            if not losses:
+                raise ConfigError(f"Schedule: {self.target!r}: this run has no loss function")
+            holders = [self._holder(loss, rest) for loss in losses.values()]
+        elif head in _FIELDS:
+            holders = [self._holder(ctx.accelerator.unwrap(ctx.model) if head == "model" else getattr(ctx, str(head)), rest)]
+        else:
+            near = did_you_mean(str(head), [*ctx.optimizers, "loss", "model", "hparams", "buffers"])
+            raise ConfigError(f"Schedule: {self.target!r}: there is no optimizer and no field of the context {head!r}{near}")
+        return lambda: holders
+
+    def _groups(self, optimizer: torch.optim.Optimizer, name: str, rest: list[Any]) -> Callable[[], list[Any]]:
+        rest = rest[1:] if rest[:1] == ["param_groups"] else rest
+        groups, which = optimizer.param_groups, rest.pop(0) if rest and isinstance(rest[0], int) else None
+        if which is not None and not -len(groups) <= which < len(groups):
+            some = "one group" if len(groups) == 1 else f"{len(groups)} groups"
+            raise ConfigError(f"Schedule: {self.target!r}: optimizer {name!r} has {some} of parameters, counted from 0; write '{name}[0].{self._name}'")
+        for group in groups if which is None else [groups[which]]:
+            self._holder(group, rest)
+        # Looked up each time: loading a state gives an optimizer other groups.
+        return lambda: optimizer.param_groups if which is None else [optimizer.param_groups[which]]
+
+    def _holder(self, holder: Any, rest: list[Any]) -> Any:
+        """What holds the value, below something, once it is seen that it does."""
+        for part in (*rest, self._name):
+            inner = holder
+            try:
+                holder = keys.get(inner, keys.written((part,)))
+            except KeyError:
+                article = "an" if type(inner).__name__[0] in "AEIOU" else "a"
+                raise ConfigError(
+                    f"Schedule: {self.target!r}: {article} {type(inner).__name__} has no {part!r}{did_you_mean(str(part), _settable(inner))}"
+                ) from None
+        if isinstance(inner, tuple):
+            raise ConfigError(f"Schedule: {self.target!r} lies in a tuple; set that as a whole, with a schedule that gives tuples")
+        if not (isinstance(holder, torch.Tensor) or _is_number(holder) or (isinstance(holder, tuple) and all(map(_is_number, holder)))):
+            raise ConfigError(f"Schedule: {self.target!r} is {holder!r:.80}; a schedule sets numbers, tuples of numbers and tensors")
+        return inner
+
+    # ------------------------------------------------------------ hooks
+
+    def on_enter_fit(self, ctx: Any) -> None:
+        """Sets the first value."""
+        self._holders = self._find(ctx)
+        self._set(ctx)
+
+    def on_resume(self, ctx: Any) -> None:
+        """Sets the value that belongs to the place in the run."""
+        self.on_enter_fit(ctx)
+
+    def _set(self, ctx: Any) -> None:
+        value, name = self._curve(self._count(ctx)), self._name
+        for holder in self._holders():
+            if isinstance(old := _read(holder, name), torch.Tensor):
+                old.fill_(value)
+            elif isinstance(holder, dict | list):
+                holder[name] = value
+            else:
+                setattr(holder, name, value)
+
+    def _show(self, ctx: Any) -> None:
+        if ctx.row_due:  # a row that nothing else is written to is none
+            made = ctx.step - 1 if self.per == "step" else ctx.epoch - 1
+            ctx.log_metric(self.column, self._curve(max(made, 0)), set="")
+
+    def _count(self, ctx: Any) -> int:
+        return int(ctx.step) if self.per == "step" else max(int(ctx.epoch) - 1, 0)
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.target!r}, per={self.per!r})"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read(holder: Any, name: Any) -> Any:
+    return holder[name] if isinstance(holder, dict | list) else getattr(holder, name)
+
+
+def _settable(thing: Any) -> list[str]:
+    """The names below something that lead to a number or further, for errors."""
+    if isinstance(thing, Mapping):
+        return [str(name) for name, value in thing.items() if name != "params" and not isinstance(value, bool | None)]
+    children = dict(thing.named_children()) if isinstance(thing, torch.nn.Module) else {}
+    own = [name for name, value in getattr(thing, "__dict__", {}).items() if not name.startswith("_") and (_is_number(value) or isinstance(value, tuple))]
+    return [*children, *own]

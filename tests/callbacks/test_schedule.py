@@ -1,0 +1,228 @@
+"""`Schedule` sets hyperparameters by the counters of the run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import bits
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler as torch_schedules
+
+import statetrain as st
+from statetrain.callbacks.schedule import Schedule
+from statetrain.outcome import CallbackError, ConfigError
+from statetrain.schedules import cosine, linear, one_cycle
+
+
+class Net(nn.Module):
+    """A linear layer, dropout and another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.dropout, self.out = nn.Linear(4, 6), nn.Dropout(0.2), nn.Linear(6, 3)
+        self.register_buffer("temperature", torch.tensor(1.0))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of shape (batch, 3)."""
+        return self.out(self.dropout(self.first(inputs).relu())) / self.temperature
+
+
+class Watch(st.Callback):
+    """Notes a value at the moment when it is used."""
+
+    def __init__(self, read) -> None:
+        self.read, self.seen = read, []
+
+    def on_exit_pred(self, ctx):
+        self.seen.append(self.read(ctx))
+
+
+def fit(points, callbacks, **options):
+    torch.manual_seed(0)
+    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 3, "seed": 1}
+    return st.fit(options.pop("model", None) or Net(), points, callbacks=callbacks, dataloader_options={"batch_size": 8}, **{**common, **options})
+
+
+def rate(ctx):
+    return ctx.opt.param_groups[0]["lr"]
+
+
+def test_a_step_is_made_with_its_value(points):
+    "The n-th step, from 0, is made with the schedule's n-th value, and the row of the history shows the last one."
+    watch = Watch(rate)
+    run = fit(points, [Schedule("opt.lr", lambda n: 1 / (n + 1), column="lr"), watch])
+    assert watch.seen == [1 / (n + 1) for n in range(9)]
+    assert run.history["lr"] == [1 / 3, 1 / 6, 1 / 9]
+
+
+def test_an_epoch_is_made_with_its_value(points):
+    "Epochs are counted from 0 too, and the value holds for all of one."
+    watch = Watch(lambda ctx: ctx.model.dropout.p)
+    run = fit(points, [Schedule("model.dropout.p", linear(0.5, 0.1, 2), per="epoch", column="dropout"), watch])
+    assert watch.seen == pytest.approx([0.5] * 3 + [0.3] * 3 + [0.1] * 3)
+    assert run.history["dropout"] == pytest.approx([0.5, 0.3, 0.1])
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_it_is_what_torch_does(per, points):
+    "Weights and momentum are bit for bit those of a run with torch's own schedule."
+    ours = fit(points, Schedule("opt.lr", lambda n: 0.1 * 0.5**n, per=per))
+    theirs = fit(points, st.LRScheduler(torch_schedules.LambdaLR, per=per, lr_lambda=lambda n: 0.5**n))
+    assert bits(ours.model, ours.ctx.opt) == bits(theirs.model, theirs.ctx.opt)
+
+
+def test_what_can_be_set(points):
+    "Any setting of an optimizer, of all groups or one; parts of the loss, the model and the context; tensors in place."
+    model, loss = Net(), nn.CrossEntropyLoss(label_smoothing=0.5)
+    groups = [{"params": model.first.parameters()}, {"params": model.out.parameters(), "weight_decay": 0.5}]
+    targets = {
+        "opt.lr": (0.25, lambda ctx: {group["lr"] for group in ctx.opt.param_groups}, {0.25}),
+        "opt[1].weight_decay": (0.75, lambda ctx: [group["weight_decay"] for group in ctx.opt.param_groups], [0.0, 0.75]),
+        "opt.param_groups[0].eps": (1e-3, lambda ctx: [group["eps"] for group in ctx.opt.param_groups], [1e-3, 1e-8]),
+        "opt.betas": (lambda n: (0.5, 0.75), lambda ctx: [group["betas"] for group in ctx.opt.param_groups], [(0.5, 0.75)] * 2),
+        "loss.label_smoothing": (0.125, lambda ctx: loss.label_smoothing, 0.125),
+        "model.dropout.p": (0.0, lambda ctx: model.dropout.p, 0.0),
+        "model.temperature": (4.0, lambda ctx: model.temperature.item(), 4.0),
+        "opt_hparams.note": (3, lambda ctx: ctx.opt_hparams["note"], 3),
+        "buffers.beta": (0.5, lambda ctx: ctx.buffers["beta"], 0.5),
+    }
+    buffer = model.temperature
+    run = st.fit(
+        model, points, loss=loss, optimizer=torch.optim.Adam(groups, lr=0.1), epochs=1, start=False,
+        callbacks=(watch := Watch(lambda ctx: [read(ctx) for _, read, _ in targets.values()])),
+    )  # fmt: skip
+    run.ctx.buffers["beta"], run.ctx.opt_hparams["note"] = 0.0, 0
+    run.machine = st.Machine(run.lifecycle, [*run.machine.callbacks, *(Schedule(target, value) for target, (value, _, _) in targets.items())])
+    run.walk()
+    assert watch.seen[-1] == [wanted for _, _, wanted in targets.values()]
+    assert model.temperature is buffer
+
+
+def test_one_of_several_optimizers(points):
+    "The target begins with the optimizer's name; the count is of rounds."
+    model = nn.Sequential()
+    model.first, model.out = nn.Linear(4, 4), nn.Linear(4, 3)
+    model.forward = lambda inputs: model.out(model.first(inputs))
+    optimizers = {"first": torch.optim.SGD(model.first.parameters(), lr=1.0), "out": torch.optim.SGD(model.out.parameters(), lr=1.0)}
+    watch = Watch(lambda ctx: [optimizer.param_groups[0]["lr"] for optimizer in ctx.optimizers.values()])
+    fit(points, [Schedule("out.lr", lambda n: float(n)), watch], model=model, optimizer=optimizers, opt_hparams=None, epochs=1)
+    assert watch.seen == [[1.0, 0.0]] * 2 + [[1.0, 1.0]] * 2 + [[1.0, 2.0]] * 2
+
+
+def test_batches_without_a_step_do_not_count(points):
+    "A window of accumulated batches is made with one value."
+    watch = Watch(rate)
+    fit(points, [Schedule("opt.lr", lambda n: 1.0 + n), watch], accumulate=2, epochs=2)
+    assert watch.seen == [1.0, 1.0, 2.0, 3.0, 3.0, 4.0]
+
+
+def test_a_lifecycle_of_ones_own(points):
+    "Batches are enough: no state `step` is needed. Without batches or epochs, it says what it needs."
+
+    def compute(ctx):
+        "compute and step"
+        ctx.opt.zero_grad()
+        F.cross_entropy(ctx.model(ctx.input), ctx.target).backward()
+        ctx.opt.step()
+        ctx.step += 1
+        ctx.loss_value = 1.0
+        ctx.pred = None
+
+    life = st.supervised(validate=None).insert(st.State("all", compute), between=("batch", "pred")).without("pred", "loss", "backward", "step")
+    schedule, seen = Schedule("opt.lr", lambda n: 1.0 + n), []
+    fit(points, [st.on("enter_all")(lambda ctx: seen.append(rate(ctx))), schedule], lifecycle=life, epochs=2)
+    assert seen == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    with pytest.raises(CallbackError, match="counts in the state 'batch', which lifecycle 'prediction' does not have"):
+        st.Machine(st.prediction(), schedule)
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+@pytest.mark.parametrize("cut", [4, 7])
+def test_a_run_that_is_continued_is_the_same(per, cut, points, tmp_path):
+    "Weights, momentum and history are those of a run that was never cut, wherever it was cut."
+
+    def callbacks(folder):
+        scheduled = [
+            Schedule("opt.lr", one_cycle(9, 0.5) if per == "step" else {0: 0.5, 2: 0.05}, per=per, column="lr"),
+            Schedule("model.dropout.p", cosine(0.5, 0.0, 9 if per == "step" else 3), per=per, column="dropout"),
+        ]
+        return [*scheduled, st.Checkpoint(folder, every=st.Every(1, "steps"))]
+
+    whole = fit(points, callbacks(tmp_path / "whole"), valid=points, validate=st.Every(2, "steps"))
+    fit(points, callbacks(tmp_path / "cut"), valid=points, validate=st.Every(2, "steps"), max_steps=cut)
+    again = fit(points, callbacks(tmp_path / "cut"), valid=points, validate=st.Every(2, "steps"), resume="last", allow_changes={"lifecycle"})
+    assert bits(again.model, again.ctx.opt) == bits(whole.model, whole.ctx.opt)
+    assert {**again.history[-1], "seconds": 0} == {**whole.history[-1], "seconds": 0}
+
+
+def test_a_fit_that_goes_on_goes_on_with_it(points):
+    "The counters go on, so the schedule does."
+    watch = Watch(rate)
+    run = fit(points, [Schedule("opt.lr", lambda n: 1.0 + n, per="epoch"), watch], epochs=2)
+    run.fit(1)
+    assert watch.seen == [1.0] * 3 + [2.0] * 3 + [3.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("target", "schedule", "words"),
+    [
+        ("op.lr", 0.1, "no optimizer and no field of the context 'op'; did you mean 'opt'"),
+        ("opt.lrr", 0.1, "a dict has no 'lrr'; did you mean 'lr'"),
+        ("opt[2].lr", 0.1, r"one group of parameters, counted from 0; write 'opt\[0\].lr'"),
+        ("model.dropuot.p", 0.1, "a Net has no 'dropuot'; did you mean 'dropout'"),
+        ("model.dropout.q", 0.1, "a Dropout has no 'q'; known: p"),
+        ("model.dropout", 0.1, "a schedule sets numbers, tuples of numbers and tensors"),
+        ("loss.weight", 0.1, "has no 'weight'"),
+        ("hparams.width", 0.1, "a dict has no 'width'"),
+        ("opt.betas[0]", 0.1, "a dict has no 'betas'"),
+        ("opt.lr", lambda n: "fast", "must give a finite number, as 0.1 is now, got 'fast'"),
+        ("opt.lr", lambda n: float("nan"), "must give a finite number"),
+        ("opt.lr", {0: (0.1, 0.2)}, "must give a finite number"),
+    ],
+)
+def test_a_wrong_target_is_found_before_the_first_batch(target, schedule, words, points):
+    "The message says what there is; nothing has been trained."
+    model = Net()
+    before = bits(model)
+    with pytest.raises(ConfigError, match=words):
+        fit(points, Schedule(target, schedule), model=model)
+    assert bits(model) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Schedule("lr", 0.1), "one part of something, such as 'opt.lr'"),
+        (lambda: Schedule("opt..lr", 0.1), "must be a path"),
+        (lambda: Schedule("model.*.p", 0.1), "one part of something"),
+        (lambda: Schedule("opt.lr", 0.1, per="steps"), "did you mean 'step'"),
+        (lambda: Schedule("opt.lr", None), "a function of a count, a number, or pieces"),
+        (lambda: Schedule("opt.lr", {3: 0.1}), "the first by 0"),
+    ],
+)
+def test_what_cannot_be_meant(make, words):
+    "Targets that are no paths and schedules that are none are errors when the callback is made."
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+def test_a_tuple_is_set_as_a_whole(points):
+    "A part of Adam's betas cannot be set alone."
+    with pytest.raises(ConfigError, match="lies in a tuple; set that as a whole"):
+        fit(points, Schedule("opt.betas[0]", 0.5), optimizer=torch.optim.Adam, opt_hparams={"lr": 0.1})
+
+
+def test_its_column_can_be_monitored(points):
+    "The column is declared, so a guard may look at it; without one, the history has none."
+    run = fit(points, Schedule("opt.lr", {0: 0.1, 2: 0.01}, per="epoch", column="rate"), stop=st.Threshold("rate", 0.05), epochs=9)
+    assert isinstance(run.outcome, st.Stopped)
+    assert run.history["rate"] == [0.1, 0.1, 0.01]
+    assert "rate" not in fit(points, Schedule("opt.lr", 0.1)).history.columns
+
+
+def test_only_what_is_asked_for_is_listened_to():
+    "A schedule per epoch costs a batch nothing."
+    machine = st.Machine(st.supervised(), [Schedule("opt.lr", 0.1, per="epoch"), Schedule("opt.momentum", 0.1)])
+    assert set(machine._hooks) == {"on_enter_fit", "on_resume", "on_enter_epoch", "on_exit_batch"}
+    assert len(machine._hooks["on_exit_batch"]) == 1
