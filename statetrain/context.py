@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a tensor, nested
 
 
+_ON_DEMAND = frozenset(("interms", "grads", "grad_norms", "updates", "update_norms"))
+
+
 @define(eq=False, repr=False)
 class Context(Position):
     """The extended state of a run. Fields stand in the order in which they come into being.
@@ -111,11 +114,20 @@ class Context(Position):
 
     # From `pred` on.
     pred: Any = None  # what the model returned
+    interms: keys.Named | None = None  # what its modules returned, by name: those that somebody reads; see `Capture`
 
     # From `loss` on.
     loss_grad: torch.Tensor | None = None  # shape (), with its graph
     loss_value: Any = None  # the same as a number; on a device, where nobody asks for the number, a tensor
     loss_states: dict[str, LossState] = Factory(dict)  # what each loss by keys gave: value, weight, count
+
+    # From `backward` on, what somebody reads, by the parameters' names.
+    grads: keys.Named | None = None  # the parameters' own
+    grad_norms: keys.Named | None = None  # from `step` on, shape ()
+
+    # From `step` on, likewise, when it has been made.
+    updates: keys.Named | None = None  # by how much it changed them
+    update_norms: keys.Named | None = None  # shape ()
 
     # From `grad_norm` on, where the lifecycle has it.
     grad_norm: float | None = None  # the norm of all gradients
@@ -271,6 +283,7 @@ class Context(Position):
         self.rest()
         self.train_data = self.valid_data = self.data = self.layout = None
         self.batch = self.input = self.target = self.pred = self.loss_grad = None
+        self.interms = self.grads = self.grad_norms = self.updates = self.update_norms = None
         self.buffers.clear()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
@@ -293,6 +306,11 @@ class Context(Position):
         """
         if not isinstance(path, str):
             raise KeyError(f"a context is read by the names of its fields, got {path!r}")
+        if (root := keys.root_of(path)) in _ON_DEMAND and getattr(self, root) is None and not path.endswith("?"):
+            raise KeyError(
+                f"{path!r} is not captured{f' in state {self.state!r}' if self.state else ''}: it is, while a batch is open, if a callback, "
+                f"a guard, a loss or a metric declares it: reads = {{{path!r}}}"
+            )
         if not path.isidentifier():
             return keys.get(self, path)
         try:

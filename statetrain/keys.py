@@ -319,9 +319,8 @@ def _matches(here: Any, parts: Parts, before: Parts, path: str, *, sure: bool, s
         yield repr(before), (before, here)
         return
     if isinstance(here, Named) and any(isinstance(part, Wild) for part in parts):
-        for name, value in here.items():
-            for used in _consumed(parts, name.split(".")):
-                yield from _matches(value, parts[used:], (*before, *map(_Piece, name.split("."))), path, sure=False, seen=seen)
+        for name, used in _matched(here, parts):
+            yield from _matches(here[name], parts[used:], (*before, *map(_Piece, name.split("."))), path, sure=False, seen=seen)
         return
     part, rest = parts[0], parts[1:]
     if not isinstance(part, Wild):
@@ -349,6 +348,17 @@ def _matches(here: Any, parts: Parts, before: Parts, path: str, *, sure: bool, s
         yield from _matches(child, rest, (*before, name), path, sure=False, seen=seen)
 
 
+def _matched(names: Iterable[str], parts: Parts) -> list[tuple[str, int]]:
+    """The dotted names that parts with wildcards match, with how many parts each takes; the rest goes on in the value.
+
+    If some match with no name left over, only these do: `interms.encoder.*` are the modules in the encoder, not the parts of
+    what it returned.
+    """
+    found = [(name, used) for name in names for used in _consumed(parts, name.split("."))]
+    whole = [(name, used) for name, used in found if not any(isinstance(part, str | Wild) for part in parts[used:])]
+    return whole or found
+
+
 def _consumed(parts: Parts, pieces: list[str]) -> Iterator[int]:
     """How many parts it may take to match all pieces of a name."""
     if parts and parts[0] is Wild.ANY:
@@ -363,6 +373,38 @@ def _consumed(parts: Parts, pieces: list[str]) -> Iterator[int]:
         own = str(parts[0]).split(".")
         if pieces[: len(own)] == own:
             yield from (1 + used for used in _consumed(parts[1:], pieces[len(own) :]))
+
+
+def select(names: Iterable[str], key: Getter, *, deep: bool = True) -> list[str]:
+    """The dotted names that a key needs: the longest name that it begins with, else the group below it; all that its wildcards match.
+
+    Args:
+        names: what there is.
+        key: a path that begins with a name; an empty one needs all.
+        deep: whether what they stand for has parts with names, in which the key may go on.
+
+    Raises:
+        KeyError: there is none, and the key is not optional.
+    """
+    named = Named(dict.fromkeys(names, True))
+    if not key.parts:
+        return list(named)
+    if key.glob:
+        matched = _matched(named, key.parts)
+        found = list(dict.fromkeys(name for name, used in matched if deep or not any(isinstance(part, str | Wild) for part in key.parts[used:])))
+        if not found and not key.optional:
+            raise KeyError(f"it matches nothing; there are {', '.join(groups(named, 1))}")
+        return found
+    try:
+        _, used = _in_names(named, key.parts, key.path)
+    except KeyError:
+        if key.optional:
+            return []
+        raise
+    name = ".".join(map(str, key.parts[:used]))
+    if not deep and any(isinstance(part, str) for part in key.parts[used:]):
+        raise KeyError(f"{key.path!r}: {name!r} has no {written(key.parts[used:])!r}{did_you_mean('.'.join(map(str, key.parts)), named)}")
+    return [name] if name in named else [other for other in named if other.startswith(name + ".")]
 
 
 def _below(root: Any, parts: Parts) -> str:

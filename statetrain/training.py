@@ -18,9 +18,10 @@ from statetrain import data as loading
 from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback
 from statetrain.callbacks.checkpoint import find
+from statetrain.capture import capturing, reads_of
 from statetrain.context import Context
 from statetrain.criteria import Every
-from statetrain.guards import Guard, leaves
+from statetrain.guards import Guard
 from statetrain.history import History
 from statetrain.huggingface import adapt
 from statetrain.keys import getter, root_of
@@ -202,6 +203,7 @@ def fit(
     if valid_loader is not None:
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
     machine = Machine(lifecycle, (*_listeners(callbacks), *((Tracing(),) if trace else ())))
+    machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
     _check_monitors(machine, tallies)
     names = list(optimizers)
     ctx = Context(
@@ -290,6 +292,7 @@ def evaluate(
     _set_losses(ctx, losses)
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
     machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks))
+    machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
     ctx.on_host = reads_loss(machine, accelerator)
     _walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
@@ -334,7 +337,7 @@ def predict(
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
     preds: list[Any] = []
     ctx.buffers["preds"] = preds
-    _walk_aside(ctx, Machine(prediction(compute=compute), _listeners(callbacks)))
+    _walk_aside(ctx, capturing(Machine(prediction(compute=compute), _listeners(callbacks)), accelerator.unwrap(module)))
     return loading.join(preds) if stack else preds
 
 
@@ -586,9 +589,7 @@ def _check_monitors(machine: Machine, tallies: Mapping[str, Tally]) -> None:
 
 def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
     """Whether the loss is read as a number in every batch: on the CPU always, elsewhere if somebody reads it."""
-    guards = [leaf for arrow in machine.lifecycle.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)]
-    read = {field for guard in guards for field in guard.reads} | {field for cb in machine.callbacks for field in cb.reads}
-    return accelerator.device.type == "cpu" or "loss_value" in read
+    return accelerator.device.type == "cpu" or "loss_value" in reads_of(machine)
 
 
 # ---------------------------------------------------------------- what evaluate and predict share

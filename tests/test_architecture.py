@@ -58,6 +58,7 @@ FLOORS = (
         "keyed",
         "losses",
         "metrics",
+        "capture",
         "modes",
         "precision",
         "interrupts",
