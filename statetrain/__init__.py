@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from statetrain.lr_finder import LRFinder as LRFinder
     from statetrain.lr_finder import lr_find as lr_find
     from statetrain.machine import Machine as Machine
-    from statetrain.machine import Steps as Steps
     from statetrain.metrics import Metric as Metric
     from statetrain.outcome import CallbackError as CallbackError
     from statetrain.outcome import CheckpointError as CheckpointError
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from statetrain.outcome import SkipEpoch as SkipEpoch
     from statetrain.outcome import StopFit as StopFit
     from statetrain.outcome import Stopped as Stopped
+    from statetrain.outcome import TraceError as TraceError
     from statetrain.precision import MixedPrecision as MixedPrecision
     from statetrain.precision import mixed_precision as mixed_precision
     from statetrain.registry import diff as diff
@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from statetrain.saving import load_weights as load_weights
     from statetrain.saving import save as save
     from statetrain.saving import save_weights as save_weights
+    from statetrain.steps import Breakpoint as Breakpoint
+    from statetrain.steps import Steps as Steps
     from statetrain.stopping import GL as GL
     from statetrain.stopping import PQ as PQ
     from statetrain.stopping import UP as UP
@@ -124,17 +126,18 @@ _HOMES = {
     "lifecycles": ("evaluation", "prediction", "supervised"),
     "losses": ("Loss", "LossState", "Losses"),
     "lr_finder": ("LRFinder", "lr_find"),
-    "machine": ("Machine", "Steps"),
+    "machine": ("Machine",),
     "metrics": ("Metric",),
     "outcome": (
         *("CallbackError", "CheckpointError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
         *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
-        *("Stopped",),
+        *("Stopped", "TraceError"),
     ),
     "precision": ("MixedPrecision", "mixed_precision"),
     "registry": ("diff",),
     "run": ("Run",),
     "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
+    "steps": ("Breakpoint", "Steps"),
     "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
     "trace": ("Trace", "Tracing"),
     "training": ("evaluate", "fit", "predict"),

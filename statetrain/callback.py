@@ -82,6 +82,9 @@ class Callback:
     anywhere: bool = False
     """Whether it may serve lifecycles that have not all the states it listens to; else such a hook is an error."""
 
+    asks: bool = False
+    """Whether it reads `ctx.asked`: what each part of each guard answered at the last decision. Writing that down costs."""
+
     label: str = ""
     """What it is called in errors and listings; empty is its class's name."""
 

@@ -89,6 +89,7 @@ def drive(machine: Machine, ctx: Any, watched: bool, opening: tuple[Transition, 
         try:
             if opening is not None:  # a run that is continued: `transitions` is put where it was
                 (arrow, works), opening = opening, None
+                machine.depart(ctx, arrow)
                 live.perform(ctx, works)
                 live.set_state(_path(machine.lifecycle, arrow.dest), place)
                 machine.land(ctx, arrow)
@@ -195,6 +196,7 @@ class _Live(HierarchicalMachine):
             return answer
 
         def publish(ctx: Any, error: BaseException | None = None) -> None:
+            self.table.depart(ctx, arrow)
             if arrow.event is not None:
                 ctx.event = arrow.event() if error is None else error
 

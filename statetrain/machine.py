@@ -8,17 +8,20 @@ so the loop only ever does two things: run a list, ask a row of guards. A state 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
+from statetrain.asking import Explanation, observed, why, why_not
 from statetrain.callback import Callback, hooks_of, name_of, unwrapped
+from statetrain.flight import flown, in_words
 from statetrain.guards import strict
 from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
 from statetrain.naming import did_you_mean, signature_of
 from statetrain.outcome import CallbackError, Completed, Event, Failed, GuardError, Interrupted, LifecycleError, MachineError
+from statetrain.steps import Steps
 from statetrain.witness import WITNESS, Witness
 
 Kind = Literal["enter", "action", "exit", "close", "effect", "mode", "transition", "anchor", "reopen", "resume"]
@@ -37,7 +40,8 @@ class Work(NamedTuple):
 
 Call: TypeAlias = tuple[Transition, str, Callable[[Any], None]]
 Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
-Landing: TypeAlias = tuple[Transition, str, Row]  # the last transition of a list, where it led, and what is asked there
+# The last transition of a list, where it led, what is asked there; and all transitions of the list, for the flight recorder.
+Landing: TypeAlias = tuple[Transition, str, Row, tuple[Transition, ...]]
 Drive: TypeAlias = Generator[Transition, None, None]
 
 
@@ -204,19 +208,22 @@ class Machine:
 
     def _row(self, name: str, rows: dict[str, Row]) -> Row:
         row: Row = []
+        told = rows is self._stepwise or any(unwrapped(callback).asks for callback in self.callbacks)
         for arrow in self.lifecycle.arrows(name):
-            ask = self._measured(self._test(arrow), name) if arrow.guard is not None else None
+            first = not any(other[0] for other in row)
+            ask = self._measured(self._test(arrow, told, first), name) if arrow.guard is not None else None
             row.append((ask, *self._stretch(arrow, name, rows)))
         return row
 
-    def _test(self, arrow: Transition) -> Callable[[Any], bool]:
+    def _test(self, arrow: Transition, told: bool, first: bool) -> Callable[[Any], bool]:
+        """The test of an arrow's guard; one that keeps what its parts answer, if that is to be told."""
         assert arrow.guard is not None
-        test = arrow.guard.bind(arrow.dest)
+        test = observed(arrow, first) if told else arrow.guard.bind(arrow.dest)
         return test if self._witness is None else self._witness.asking(arrow, test)
 
     def _stretch(self, arrow: Transition, active: str, rows: dict[str, Row]) -> tuple[tuple[Call, ...], Landing]:
         """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
-        calls, seen = self._calls(arrow, active), {active}
+        calls, seen, taken = self._calls(arrow, active), {active}, [arrow]
         while rows is self._fused and arrow.dest not in seen:
             seen.add(arrow.dest)
             onward = self.lifecycle.arrows(arrow.dest)
@@ -224,7 +231,8 @@ class Machine:
                 break
             arrow, active = onward[0], arrow.dest
             calls += self._calls(arrow, active)
-        return calls, (arrow, arrow.dest, rows[arrow.dest])
+            taken.append(arrow)
+        return calls, (arrow, arrow.dest, rows[arrow.dest], tuple(taken))
 
     # ------------------------------------------------------------ running
 
@@ -272,6 +280,14 @@ class Machine:
             answers.append(Answer(arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"))
         return tuple(answers)
 
+    def why(self, ctx: Any) -> Explanation:
+        """Why a run is where it is; see `statetrain.asking.why`."""
+        return why(self.lifecycle, ctx)
+
+    def why_not(self, ctx: Any, state: str) -> Explanation:
+        """Why a run is not in a state or a scope; see `statetrain.asking.why_not`."""
+        return why_not(self.lifecycle, ctx, state)
+
     def _drive(self, ctx: Any, watched: bool, at: str | None) -> Drive:
         opening = None if at is None else self.reopening(at)
         self._begin(ctx)
@@ -289,6 +305,8 @@ class Machine:
         if ctx.state is not None and ctx.outcome is None:
             raise MachineError(f"this context is in a run already, in state {ctx.state!r}; finish or close that one, or use another context")
         ctx.machine = self
+        ctx.asked = []
+        ctx.flight.clear()
         ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
 
     def _walk(self, ctx: Any, watched: bool, opening: tuple[Transition, list[Work]] | None) -> Drive:
@@ -297,15 +315,17 @@ class Machine:
         works, landing = self._stretch(self.lifecycle.start, START, rows)
         if opening is not None:
             arrow, calls = opening
-            works, landing = tuple(map(self._call, calls)), (arrow, arrow.dest, rows[arrow.dest])
+            works, landing = tuple(map(self._call, calls)), (arrow, arrow.dest, rows[arrow.dest], (arrow,))
         work = ask = None
+        remember = ctx.flight.append
         while True:
             try:
                 while True:
+                    remember(landing)
                     for ctx.transition, ctx.state, work in works:
                         if work(ctx) is not None:
                             raise self._junk(ctx, work)
-                    ctx.transition, ctx.state, row = landing
+                    ctx.transition, ctx.state, row, _ = landing
                     work = None
                     if watched and row:
                         yield ctx.transition
@@ -340,6 +360,7 @@ class Machine:
             BaseException: no arrow takes it. The run is closed, and `error` is raised again.
         """
         active = self.listening(ctx, error, work)
+        ctx.asked = []
         for arrow in self.lifecycle.on_event(active, error) if active is not None else ():
             try:
                 holds = self.ask(ctx, arrow)
@@ -372,7 +393,8 @@ class Machine:
         """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
         if arrow.guard is None:
             return True
-        answer = self._test(arrow)(ctx)
+        first = arrow.event is None and next(other for other in self.lifecycle.arrows(arrow.source) if other.guard is not None) == arrow
+        answer = self._test(arrow, True, first)(ctx)
         if answer is not True and answer is not False:
             raise self._not_strict(ctx, arrow, answer)
         return answer
@@ -382,6 +404,10 @@ class Machine:
         ctx.transition, ctx.state = work.transition, work.state
         if work.function(ctx) is not None:
             raise self._junk(ctx, work)
+
+    def depart(self, ctx: Any, arrow: Transition) -> None:
+        """Remembers that an arrow is being taken. The loop does the same, for all arrows up to the next decision at once."""
+        ctx.flight.append((arrow, arrow.dest, (), (arrow,)))
 
     def land(self, ctx: Any, arrow: Transition) -> None:
         """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
@@ -431,7 +457,8 @@ class Machine:
         else:
             state = ctx.state or self.lifecycle.initial
             at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", where) if part)
-            error.add_note(f"statetrain: {at}; raised by {self._culprit(ctx, place, ask)}{_misspelt(ctx, error)}")
+            last = in_words(flown(ctx, place.transition if place is not None else None))
+            error.add_note(f"statetrain: {at}; raised by {self._culprit(ctx, place, ask)}{_misspelt(ctx, error)}\n{last}")
             ctx.error, ctx.outcome, ctx.state = error, Failed(_epoch(ctx), state, error), FAILED
             for _, hook in self._hooks.get("on_enter_failed", ()):
                 try:
@@ -485,76 +512,6 @@ class Machine:
         return f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states, {len(self.lifecycle.transitions)} transitions{callbacks}>"
 
 
-@define(eq=False)
-class Steps:
-    """A run that goes on one transition at a time: an iterator over the transitions taken.
-
-    While it pauses, gradients, the model's mode and the like are as they were outside; nothing behaves differently
-    because someone looks. Close it, or use it in a `with`, to end the run early: clean-ups run then too.
-    """
-
-    machine: Machine
-    ctx: Any
-    _generator: Drive
-    _paused: bool = field(default=False, init=False)
-
-    def __iter__(self) -> Iterator[Transition]:
-        return self
-
-    def __next__(self) -> Transition:
-        if self._paused:
-            self._paused = False
-            try:
-                _resume(self.ctx)
-            except BaseException as error:
-                return self._pause(self._generator.throw(error))
-        return self._pause(next(self._generator))
-
-    def _pause(self, transition: Transition) -> Transition:
-        try:
-            _suspend(self.ctx)
-        except BaseException as error:  # the run ends of it, unless an arrow takes it
-            return self._pause(self._generator.throw(error))
-        self._paused = True
-        return transition
-
-    def until(self, goal: str | Callable[[Any], bool]) -> Transition | None:
-        """Takes transitions until a state has been entered and has done its work, or a condition holds.
-
-        Args:
-            goal: a state's name, or a function of the context.
-
-        Returns:
-            The transition last taken; None if the run ended first.
-
-        Raises:
-            LifecycleError: there is no state of that name.
-        """
-        if isinstance(goal, str) and goal not in self.machine.lifecycle.names:
-            raise LifecycleError(f"{self.machine.lifecycle.name}: no state {goal!r}{did_you_mean(goal, self.machine.lifecycle.names)}")
-        for transition in self:
-            if self.ctx.state == goal if isinstance(goal, str) else goal(self.ctx):
-                return transition
-        return None
-
-    def finish(self) -> Any:
-        """Takes all transitions that are left, and returns the context."""
-        for _ in self:
-            pass
-        return self.ctx
-
-    def close(self) -> None:
-        """Ends the run here. Clean-ups run; the outcome is `Interrupted`."""
-        self._paused = False
-        self._generator.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 # ---------------------------------------------------------------- modes and clean-ups
 
 
@@ -577,22 +534,6 @@ def _settle_in(ctx: Any) -> None:
     """Puts back last, when everything is open again, what opening may have moved."""
     while ctx.reopening:
         ctx.reopening.pop(0)()
-
-
-def _suspend(ctx: Any) -> None:
-    for entry in reversed(ctx.modes):
-        if len(entry) == 2:  # else a pause that failed halfway has done it
-            mode, outer = entry
-            entry.append(mode.read(ctx))
-            mode.write(ctx, outer)
-
-
-def _resume(ctx: Any) -> None:
-    for entry in ctx.modes:
-        if len(entry) == 3:
-            mode, _, inner = entry
-            entry[1:] = [mode.read(ctx)]
-            mode.write(ctx, inner)
 
 
 def _clean_up(ctx: Any) -> list[BaseException]:

@@ -144,3 +144,7 @@ class MachineError(RuntimeError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, read, or continued from."""
+
+
+class TraceError(ValueError):
+    """A file that is no trace of a run, or a broken one."""

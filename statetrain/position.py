@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 
+from statetrain.flight import LAST
+
 if TYPE_CHECKING:
+    from statetrain.asking import Asked
     from statetrain.lifecycle import Transition
     from statetrain.machine import Machine
     from statetrain.outcome import Outcome
@@ -34,6 +38,8 @@ class Position:
     reopening: list[Callable[[], object]] = Factory(list)  # what is still to be put back, last of all, when a run is continued
     modes: list[list[Any]] = Factory(list)  # the open scopes' modes, each with what is to be put back
     marks: dict[str, float] = Factory(dict)  # when intervals last fired
+    asked: list[Asked] = Factory(list)  # what guards answered at the last decision, if the run is stepped or somebody records it
+    flight: deque[Any] = Factory(lambda: deque(maxlen=LAST))  # the last decisions; see `statetrain.flight`
 
     def defer(self, function: Callable[[], object]) -> None:
         """Registers a clean-up. It runs when the run ends, on every path, the last registered first."""

@@ -8,16 +8,18 @@ from typing import Any, Literal
 import torch
 from attrs import define
 
+from statetrain.asking import Explanation
 from statetrain.callback import unwrapped
 from statetrain.context import Context
 from statetrain.criteria import Mode
 from statetrain.history import History, Row
 from statetrain.interrupts import heeded
 from statetrain.lifecycle import Lifecycle
-from statetrain.machine import Machine, Steps
+from statetrain.machine import Machine
 from statetrain.outcome import CheckpointError, ConfigError, Interrupted, MachineError, Outcome
 from statetrain.seeding import caveat
 from statetrain.snapshot import restore
+from statetrain.steps import Steps
 from statetrain.trace import Trace, Tracing
 
 OnInterrupt = Literal["return", "raise", "exit"]
@@ -81,6 +83,18 @@ class Run:
             if isinstance(callback, Tracing):
                 return callback.trace
         raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")
+
+    def why(self) -> Explanation:
+        """Why it is where it is, or ended as it did: the arrow last taken, and what was asked before it."""
+        return self.machine.why(self.ctx)
+
+    def why_not(self, state: str) -> Explanation:
+        """Why it is not in a state or a scope: what is asked on the way there, each part of a guard with its answer.
+
+        Raises:
+            LifecycleError: there is no such state.
+        """
+        return self.machine.why_not(self.ctx, state)
 
     def best(self, monitor: str = "valid_loss", mode: Mode = "min") -> Row:
         """The row of the history in which a column is best; see `History.best`."""

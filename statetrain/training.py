@@ -78,7 +78,7 @@ def fit(
     seed: int | None = None,
     resume: str | os.PathLike[str] | None = None,
     allow_changes: bool | Collection[str] = (),
-    trace: bool = False,
+    trace: bool | str | os.PathLike[str] = False,
     verbose: bool = True,
     on_interrupt: OnInterrupt = "return",
     clock: Callable[[], float] = time.monotonic,
@@ -122,7 +122,8 @@ def fit(
             was saved; workers, callbacks, `epochs` and what is printed may differ.
         allow_changes: what else may differ: "lifecycle", "model", "optimizer", "data", "seed", or True for all. What
             fits is loaded; settings of optimizers that are given differently now hold.
-        trace: whether to record the transitions, for `run.trace`.
+        trace: whether to record the transitions, for `run.trace`; or the path of a file to write them to as well, with times,
+            counters and the loss, for `statetrain watch` and `statetrain trace`. `Tracing` among the callbacks has more.
         verbose: whether callbacks that print may do so.
         on_interrupt: what a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1) leads to once the run has ended in order: "return" it,
             "raise" KeyboardInterrupt, or "exit" with 128 and the signal's number, as a scheduler expects.
@@ -202,7 +203,7 @@ def fit(
     tallies = {"train": tally("train", losses, metrics, accelerator.device, train_metrics)}
     if valid_loader is not None:
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
-    machine = Machine(lifecycle, (*_listeners(callbacks), *((Tracing(),) if trace else ())))
+    machine = Machine(lifecycle, (*_listeners(callbacks), *_tracing(trace)))
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
     _check_monitors(machine, tallies)
     names = list(optimizers)
@@ -420,6 +421,14 @@ def _made(model: Any) -> torch.nn.Module:
 
 def _listeners(callbacks: Any) -> tuple[Callback, ...]:
     return tuple(callbacks) if isinstance(callbacks, Iterable) and not isinstance(callbacks, type) else (callbacks,)
+
+
+def _tracing(trace: Any) -> tuple[Callback, ...]:
+    if isinstance(trace, bool):
+        return (Tracing(),) if trace else ()
+    if not isinstance(trace, str | os.PathLike):
+        raise ConfigError(f"trace must be True, False or the path of a file, got {trace!r:.80}; a Tracing goes to callbacks=")
+    return (Tracing(file=trace),)
 
 
 def _again(data: Any, epochs: float) -> Any:

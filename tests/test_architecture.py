@@ -22,12 +22,15 @@ FLOORS = (
         "stopping",
         "schedules",
         "lifecycle",
+        "flight",
         "position",
         "witness",
+        "asking",
     ),
     (
         "callback",
         "conditional",
+        "steps",
     ),
     (
         "machine",

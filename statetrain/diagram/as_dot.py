@@ -12,6 +12,7 @@ from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.table import OTHER_ERRORS
+from statetrain.trace import Trace
 
 
 def dot(
@@ -20,6 +21,7 @@ def dot(
     theme: ThemeName = "light",
     detail: Detail = "full",
     counts: Mapping[Transition, int] | None = None,
+    trace: Trace | None = None,
     placed: bool = True,
 ) -> str:
     """The picture of a lifecycle in the language of Graphviz.
@@ -29,6 +31,7 @@ def dot(
         theme: "light" or "dark".
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
         placed: whether everything is put in its place, as in the other formats. False leaves that to Graphviz, which is
             easier to edit by hand and harder to read.
 
@@ -38,7 +41,7 @@ def dot(
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail, counts)), theme, placed).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace)), theme, placed).lines()) + "\n"
 
 
 class _Writer:
@@ -91,6 +94,8 @@ class _Writer:
             return self.point(START, middle, self.theme.ink)
         fill, line = self.theme.state(self.shown, box.name)
         look = {"color": line, "fillcolor": fill}
+        if box.name == self.shown.current:
+            look |= {"color": self.theme.recent, "penwidth": "4"}
         ring = 0.0
         if box.name == FAILED or self.shown.life.state(box.name).final:
             look["peripheries"] = "2"
@@ -107,6 +112,8 @@ class _Writer:
     def edge(self, route: Route) -> str:
         arrow, words = route.arrow, route.words
         look = {"color": self.theme.arrows[arrow.kind], "penwidth": f"{PEN[arrow.kind]:g}"}
+        if arrow.recent:
+            look |= {"color": self.theme.recent, "penwidth": f"{PEN[arrow.kind] + 1.5:g}"}
         if arrow.kind == "event":
             look["style"] = "dashed"
         if self.placed:

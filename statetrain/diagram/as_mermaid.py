@@ -19,8 +19,10 @@ from statetrain.diagram.picture import Arrow, Detail, Picture, events_of, pictur
 from statetrain.diagram.theme import ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.table import OTHER_ERRORS
+from statetrain.trace import Trace
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
+RECENT = "\N{BLACK RIGHT-POINTING TRIANGLE}"  # before what was taken among the last
 
 # What means something to Mermaid, or to the JavaScript under it, where a state's name is expected.
 _TAKEN = {
@@ -30,7 +32,14 @@ _TAKEN = {
 }
 
 
-def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full", counts: Mapping[Transition, int] | None = None) -> str:
+def mermaid(
+    life: Lifecycle,
+    *,
+    theme: ThemeName = "light",
+    detail: Detail = "full",
+    counts: Mapping[Transition, int] | None = None,
+    trace: Trace | None = None,
+) -> str:
     """The picture of a lifecycle as a Mermaid `stateDiagram-v2`.
 
     Args:
@@ -38,6 +47,7 @@ def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "fu
         theme: the colours of the states; either can be read on either background.
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
 
     Returns:
         Text for a code block of the language `mermaid`; the same for the same lifecycle.
@@ -45,7 +55,7 @@ def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "fu
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    shown = picture(life, detail, counts)
+    shown = picture(life, detail, counts, trace)
     neighbours = _Neighbours(shown)
     colours = theme_of(theme)
     lines = ["stateDiagram-v2", "    direction TB"]
@@ -59,6 +69,8 @@ def mermaid(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "fu
         ids = ",".join(neighbours.ids[member] for member in members if member not in shown.scopes)
         if ids:
             lines += [f"    classDef {name} fill:{fill},stroke:{stroke},color:{colours.ink}", f"    class {ids} {name}"]
+    if shown.current is not None and shown.current not in shown.scopes:
+        lines += [f"    classDef here stroke:{colours.recent},stroke-width:4px", f"    class {neighbours.ids[shown.current]} here"]
     return "\n".join(lines) + "\n"
 
 
@@ -134,6 +146,7 @@ class _Neighbours:
 def _words(arrow: Arrow, leaves: str, reaches: str) -> str:
     guard = f"[{_escaped(arrow.guard)}]" if arrow.guard else "else" if arrow.other else ""
     parts = (
+        RECENT if arrow.recent else "",
         _escaped(leaves),
         str(arrow.number) if arrow.number else "",
         f"{EVENT} {_escaped(arrow.event)}" if arrow.event else "",

@@ -12,11 +12,19 @@ from statetrain.diagram.route import Point, Route
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.table import OTHER_ERRORS, plain
+from statetrain.trace import Trace
 
 MARGIN = 12.0
 
 
-def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full", counts: Mapping[Transition, int] | None = None) -> str:
+def svg(
+    life: Lifecycle,
+    *,
+    theme: ThemeName = "light",
+    detail: Detail = "full",
+    counts: Mapping[Transition, int] | None = None,
+    trace: Trace | None = None,
+) -> str:
     """The picture of a lifecycle as SVG.
 
     Args:
@@ -24,6 +32,7 @@ def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full",
         theme: "light" or "dark".
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
 
     Returns:
         An SVG document; the same for the same lifecycle.
@@ -31,7 +40,7 @@ def svg(life: Lifecycle, *, theme: ThemeName = "light", detail: Detail = "full",
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail, counts)), theme).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace)), theme).lines()) + "\n"
 
 
 class _Writer:
@@ -75,6 +84,8 @@ class _Writer:
             yield self.dot((box.x, middle), self.theme.ink)
             return
         fill, line = self.theme.state(self.shown, box.name)
+        if box.name == self.shown.current:
+            yield self.rounded(box, 11.0, -3.0, "none", self.theme.recent, 3.5)
         ring = box.name == FAILED or self.shown.life.state(box.name).final
         yield self.rounded(box, 9.0, 0.0, fill if not ring else self.theme.paper, line)
         if ring:
@@ -84,12 +95,12 @@ class _Writer:
         if box.name == FAILED:
             yield _text(OTHER_ERRORS, (box.x, baseline + LINE), self.theme.soft, f'text-anchor="middle" font-size="{WORDS:g}"')
 
-    def rounded(self, box: Box, radius: float, inset: float, fill: str, line: str) -> str:
+    def rounded(self, box: Box, radius: float, inset: float, fill: str, line: str, pen: float = 1.2) -> str:
         x, y = box.x - box.left + inset, box.top + inset
         width, height = box.left + box.right - 2 * inset, box.bottom - box.top - 2 * inset
         return (
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius:g}" '
-            f'fill="{fill}" stroke="{line}" stroke-width="1.2"/>'
+            f'fill="{fill}" stroke="{line}" stroke-width="{pen:g}"/>'
         )
 
     def dot(self, middle: Point, colour: str) -> str:
@@ -98,6 +109,8 @@ class _Writer:
     def arrow(self, route: Route) -> Iterator[str]:
         kind = route.arrow.kind
         colour, (start, *rest) = self.theme.arrows[kind], route.curve
+        if route.arrow.recent:
+            yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{self.theme.recent}" stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
         dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
         yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}" stroke-width="{PEN[kind]:g}"{dashes}/>'
         if not route.joins:

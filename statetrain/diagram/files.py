@@ -14,6 +14,7 @@ from statetrain.diagram.picture import Detail
 from statetrain.diagram.theme import ThemeName
 from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.outcome import ConfigError
+from statetrain.trace import Trace
 
 _WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
 _DRAWN_BY_GRAPHVIZ = (".png", ".pdf")
@@ -27,6 +28,7 @@ def draw(
     theme: ThemeName = "light",
     detail: Detail = "full",
     counts: Mapping[Transition, int] | None = None,
+    trace: Trace | None = None,
 ) -> None:
     """Writes the picture of a lifecycle to a file.
 
@@ -37,6 +39,7 @@ def draw(
         theme: "light" or "dark".
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
 
     Raises:
         ConfigError: the suffix, the theme or the detail is unknown, or Graphviz is missing or failed.
@@ -45,9 +48,9 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
-        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail, counts=counts), encoding="utf-8", newline="\n")
+        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail, counts=counts, trace=trace), encoding="utf-8", newline="\n")
     elif suffix in _DRAWN_BY_GRAPHVIZ:
-        _run_graphviz(dot(life, theme=theme, detail=detail, counts=counts), path, suffix[1:])
+        _run_graphviz(dot(life, theme=theme, detail=detail, counts=counts, trace=trace), path, suffix[1:])
     else:
         known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
         raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings")

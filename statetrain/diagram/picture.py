@@ -6,6 +6,7 @@ way on from a state, and which states are the inner loop, where the time goes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -15,6 +16,10 @@ from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import ConfigError
 from statetrain.table import is_else, number_of, plain, reading_order
+from statetrain.trace import Trace
+from statetrain.trace.words import Words, words_of
+
+_RECENT = 12  # transitions of a run that stand out
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
 Detail = Literal["full", "states"]
@@ -34,6 +39,7 @@ class Arrow:
         effect: the work done on the way; empty for none.
         other: whether it is taken because no guard before it held.
         count: how often it was taken in a run; None if that is not shown.
+        recent: whether it is one of the last that were taken.
     """
 
     tail: str
@@ -45,6 +51,7 @@ class Arrow:
     effect: str = ""
     other: bool = False
     count: int | None = None
+    recent: bool = False
 
     @property
     def times(self) -> str:
@@ -63,6 +70,7 @@ class Picture:
         hot: the states of the inner loops.
         dots: the dots inside scopes that arrows need; see `start_of` and `events_of`.
         arrows: the arrows, in the order of the states that they leave, the events last.
+        current: the state that a run is in, if one is shown.
     """
 
     life: Lifecycle
@@ -71,6 +79,7 @@ class Picture:
     hot: frozenset[str]
     dots: frozenset[str]
     arrows: tuple[Arrow, ...]
+    current: str | None = None
 
     def children(self, scope: str | None) -> tuple[str, ...]:
         """The states directly within a scope, in reading order; of None, the outermost ones."""
@@ -87,13 +96,14 @@ def events_of(scope: str) -> str:
     return f"{scope}.events"
 
 
-def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition, int] | None = None) -> Picture:
+def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition, int] | None = None, trace: Trace | None = None) -> Picture:
     """What is drawn of a lifecycle.
 
     Args:
         life: the lifecycle.
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
 
     Raises:
         ConfigError: the detail is unknown.
@@ -107,7 +117,13 @@ def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition
     hot = _loops({name: arrow.dest for name, arrow in main.items()})
     rank = {name: i for i, name in enumerate(order)}
     taken = sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))
-    arrows = [Arrow(START, life.initial, "main")]
+    last = {words_of(arrow) for arrow in trace.transitions[-_RECENT:]} if trace is not None else set()
+    if trace is not None:  # its arrows may be those of a file, of which the words alone are known
+        taken_by_words: Counter[Words] = Counter()
+        for arrow_taken, times in trace.counts().items():
+            taken_by_words[words_of(arrow_taken)] += times
+        counts = {transition: taken_by_words[words_of(transition)] for transition in life.transitions}
+    arrows = [Arrow(START, life.initial, "main", recent=words_of(life.start) in last)]
     for transition in taken if detail == "full" else [t for t in taken if t.event is None]:
         way_on = main.get(transition.source) == transition
         kind: Kind = "main" if way_on else "plain"
@@ -121,17 +137,17 @@ def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition
         if detail == "states":
             arrow = Arrow(arrow.tail, arrow.head, kind)
         if counts is not None:
-            arrow = evolve(arrow, count=counts.get(transition, 0))
-        alike = [a for a in arrows if evolve(a, event="", count=None) == evolve(arrow, event="", count=None)]
+            arrow = evolve(arrow, count=counts.get(transition, 0), recent=words_of(transition) in last)
+        alike = [a for a in arrows if evolve(a, event="", count=None, recent=False) == evolve(arrow, event="", count=None, recent=False)]
         if not alike:
             arrows.append(arrow)
             continue
         event = f"{alike[0].event}, {arrow.event}" if kind == "event" else arrow.event
         count = None if arrow.count is None else arrow.count + (alike[0].count or 0)
-        arrows[arrows.index(alike[0])] = evolve(alike[0], event=event, count=count)
+        arrows[arrows.index(alike[0])] = evolve(alike[0], event=event, count=count, recent=alike[0].recent or arrow.recent)
     ends = {end for arrow in arrows for end in (arrow.tail, arrow.head)}
     dots = frozenset(dot for scope in scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
-    return Picture(life, order, scopes, hot, dots, tuple(arrows))
+    return Picture(life, order, scopes, hot, dots, tuple(arrows), trace.states[-1] if trace is not None and len(trace) else None)
 
 
 def _main(life: Lifecycle, order: tuple[str, ...], scopes: frozenset[str], name: str) -> Transition:

@@ -35,6 +35,7 @@ class Theme:
     good_fill: str
     bad: str
     bad_fill: str
+    recent: str
     scopes: tuple[str, ...]
     arrows: dict[str, str]
 
@@ -67,6 +68,7 @@ LIGHT = Theme(
     good_fill="#e6f6ed",
     bad="#c53030",
     bad_fill="#fdecec",
+    recent="#805ad5",
     scopes=("#fafbfd", "#f2f5fa", "#e8eff8", "#dde7f4"),
     arrows={"hot": "#2b6cb0", "main": "#4a5766", "plain": "#8b98a9", "failure": "#c53030", "event": "#a86a12"},
 )
@@ -80,6 +82,7 @@ DARK = Theme(
     good_fill="#12321f",
     bad="#ff7b72",
     bad_fill="#3c1618",
+    recent="#b794f4",
     scopes=("#12171f", "#161d28", "#1b2533", "#202e40"),
     arrows={"hot": "#58a6ff", "main": "#b3bfcc", "plain": "#7d8b9b", "failure": "#ff7b72", "event": "#e3b341"},
 )

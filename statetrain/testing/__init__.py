@@ -33,9 +33,11 @@ from statetrain.testing.resuming import assert_resumable
 from statetrain.testing.simulation import Schedule, simulate
 from statetrain.testing.toy import Toy, toy_problem
 from statetrain.testing.walking import walk
+from statetrain.trace.conformance import Conformance, conforms
 
 __all__ = [
     "CallbackCase",
+    "Conformance",
     "Coverage",
     "FakeClock",
     "GuardCase",
@@ -56,6 +58,7 @@ __all__ = [
     "check",
     "check_callback",
     "check_guard",
+    "conforms",
     "ends",
     "eventually",
     "guard_cases",

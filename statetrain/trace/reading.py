@@ -1,0 +1,251 @@
+"""Reading traces from files, also while they grow. `statetrain.trace.writing` describes the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, define
+
+from statetrain.asking import Asked
+from statetrain.lifecycle import Lifecycle, Transition
+from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped, TraceError
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, Counts, Moment, Row, Tape
+from statetrain.trace.value import Trace
+from statetrain.trace.words import made_of, read_words, stand_in, told_by, words_of
+from statetrain.trace.writing import FORMAT
+
+_REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
+_ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+
+
+def load(path: str | Path, lifecycle: Lifecycle | None = None, registry: Mapping[str, Any] | None = None) -> Trace:
+    """The trace in a file.
+
+    Args:
+        path: the file.
+        lifecycle: the table that it was recorded with, if it is at hand: arrows that are alike in words become its own.
+        registry: functions, guards and classes by name, for the lifecycle in the file, as for `Lifecycle.from_dict`. What
+            cannot be made of them is made of words: it can be looked at, not run.
+
+    Raises:
+        TraceError: it is no trace, or it is broken; the message says in which line.
+        OSError: it cannot be read.
+    """
+    reading = Reading(str(path), lifecycle=lifecycle, registry=registry)
+    with Path(path).open("rb") as file:
+        for line in file:
+            reading.feed(line)
+    return reading.trace
+
+
+@define(eq=False)
+class Reading:
+    """A trace that is being read, line by line, as from a file that grows.
+
+    Attributes:
+        name: of the file, for errors.
+        tape: the transitions so far.
+        header: the last header.
+        rows: the history so far.
+        outcome: how the run ended, if it has.
+        error: the exception that it failed with, in words.
+        length: batches in an epoch, if it is known.
+        seconds: how long the run took, if it has ended.
+    """
+
+    name: str
+    lifecycle: Lifecycle | None = None
+    registry: Mapping[str, Any] | None = None
+    tape: Tape = Factory(Tape)
+    header: dict[str, Any] = Factory(dict)
+    outcome: Outcome | None = None
+    error: str = ""
+    length: int | None = None
+    seconds: float | None = None
+    lines: int = 0
+    remarks: list[str] = Factory(list)
+    _table: Lifecycle | None = None
+    _arrows: list[Transition] = Factory(list)
+    _rows: list[tuple[int, int, Row]] = Factory(list)
+    _counters: Counts | None = None
+    _clock: int = 0  # microseconds
+
+    def feed(self, line: bytes) -> bool:
+        """Reads a line.
+
+        Returns:
+            Whether it counts: one without its end does not.
+
+        Raises:
+            TraceError: it is no line of a trace.
+        """
+        if not line.endswith(b"\n"):
+            if not self.header and not line.lstrip().startswith(b'{"statetrain"'):
+                raise TraceError(f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}")
+            self.remarks.append("the last line was cut off, and is left out")
+            return False
+        self.lines += 1
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise TypeError(f"a record is an object, got {type(record).__name__}")
+            if not self.header and record.get("statetrain") != "trace":
+                raise TypeError("the first line is no header")
+            self._take(record)
+        except TraceError:
+            raise
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+            if not self.header:
+                raise TraceError(f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}") from error
+            raise TraceError(f"{self.name}, line {self.lines}: no record of a trace: {error} in {line[:60]!r}") from error
+        return True
+
+    @property
+    def rows(self) -> list[Row]:
+        """The history."""
+        return list({n: row for n, _, row in self._rows}.values())
+
+    @property
+    def states(self) -> list[tuple[str, str | None]]:
+        """The names of the states, each with the scope that it lies in."""
+        return [(str(row[0]), row[2]) for row in self.header.get("states", ())]
+
+    @property
+    def trace(self) -> Trace:
+        """What was read so far.
+
+        Raises:
+            TraceError: not even a header was.
+        """
+        if not self.header:
+            raise TraceError(f"{self.name} is no trace of statetrain: {'it is empty' if not self.remarks else 'its header was cut off'}")
+        taken, moments, dropped, earlier = self.tape.kept()
+        return Trace(
+            taken,
+            dropped,
+            self._table,
+            moments=moments,
+            rows=self.rows,
+            outcome=self.outcome,
+            error=self.error,
+            earlier=earlier,
+            header=self.header,
+            remarks=tuple(self.remarks),
+        )
+
+    # ------------------------------------------------------------ records
+
+    def _take(self, record: dict[str, Any]) -> None:
+        if "statetrain" in record:
+            self._head(record)
+        elif "taken" in record:
+            self._taken(record)
+        elif "row" in record:
+            row = {str(name): _ODD.get(value, value) if isinstance(value, str) else value for name, value in _mapping(record["row"]).items()}
+            self._rows.append((_whole(record["n"]), _whole(record["at"]), row))
+        elif "outcome" in record:
+            self._ended(record)
+        # What a later version of this format adds is left aside.
+
+    def _head(self, header: dict[str, Any]) -> None:
+        if header.get("format") != FORMAT:
+            raise TraceError(f"{self.name} is written in format {header.get('format')!r:.20}; this version of statetrain reads {FORMAT}")
+        if "resumed" in header:
+            count = _whole(header["resumed"])
+            lost = self.tape.count - count
+            if self.header and lost > 0:
+                self.remarks.append(f"the run went on after {count} transitions; {lost} that came after them were lost with an earlier process")
+            self.tape.cut(count)
+            self._rows = [entry for entry in self._rows if entry[1] <= count]
+        self.outcome, self.error, self.seconds, self._counters = None, "", None, None
+        words = [read_words(row) for row in header["arrows"]]
+        life = self.lifecycle or made_of(header.get("lifecycle"), words, self.registry)
+        known = {words_of(arrow): arrow for arrow in (life.start, *life.transitions)} if life is not None else {}
+        self._arrows = [known.get(row) or stand_in(row) for row in words]
+        self._table = life if life is not None else told_by(header, self._arrows)
+        if not isinstance(header["guards"], list) or not all(isinstance(guard, str) for guard in header["guards"]):
+            raise TypeError("guards are names")
+        self.header = header
+
+    def _taken(self, record: dict[str, Any]) -> None:
+        arrows = [self._arrow(n) for n in record["taken"]]
+        if _whole(record["at"]) != self.tape.count:
+            raise ValueError(f"{self.tape.count} transitions came before it, and it says {record['at']}")
+        if isinstance(record.get("of"), int):
+            self.length = record["of"]
+        begin = len(self.tape.taken)
+        self.tape.taken += arrows
+        self.tape.moments += self._moments(record, len(arrows))
+        if self.tape.moments and len(self.tape.moments) != begin + len(arrows):
+            raise ValueError("some transitions have times or counters, and some have none")
+        self.tape.fold()
+
+    def _moments(self, record: dict[str, Any], count: int) -> Iterator[Moment]:
+        if self._counters is None and not any(key in record for key in ("time", "counters", "answers", "values")):
+            return
+        times = record.get("time")
+        if times is not None and len(times) != count:
+            raise ValueError(f"{count} transitions have {len(times)} times")
+        counters = {_whole(row[0]): _counts(row[1:]) for row in record.get("counters", ())}
+        values = {_whole(i): {str(name): _real(value) for name, value in _mapping(found).items()} for i, found in record.get("values", ())}
+        answers: dict[int, list[Asked]] = {}
+        for i, arrow, guard, answer, *reason in record.get("answers", ()):
+            label = guard if isinstance(guard, str) else self.header["guards"][_whole(guard)]
+            answers.setdefault(_whole(i), []).append(Asked(self._arrow(arrow), label, bool(answer), str(*reason) or (label if answer else "")))
+        for i in range(count):
+            if times is not None:
+                self._clock = _whole(times[0], negative=True) if i == 0 else self._clock + _whole(times[i], negative=True)
+            self._counters = counters.get(i, self._counters)
+            yield Moment(
+                self._clock / 1e6 if times is not None else None,
+                *(self._counters or UNCOUNTED),
+                tuple(answers.get(i, ())),
+                values.get(i, {}),
+            )
+
+    def _arrow(self, written: Any) -> Transition:
+        if isinstance(written, list):
+            return stand_in(read_words(written))
+        return self._arrows[_whole(written)]
+
+    def _ended(self, record: dict[str, Any]) -> None:
+        self.seconds = _real(record.get("seconds", 0.0))
+        if record["outcome"] is None:
+            return
+        about = _mapping(record["outcome"])
+        kind, epoch = about["kind"], _whole(about.get("epoch", 0))
+        if kind == "Failed":
+            self.error = str(about.get("error", ""))
+            self.outcome = Failed(epoch, str(about.get("state", "")))
+        elif kind == "Completed":
+            self.outcome = Completed(epoch)
+        else:
+            self.outcome = _REASONED[kind](epoch, str(about.get("reason", "")))
+
+
+def _whole(value: Any, negative: bool = False) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 0 and not negative):
+        raise TypeError(f"a whole number is expected, got {value!r:.40}")
+    return value
+
+
+def _counts(values: list[Any]) -> Counts:
+    if len(values) != len(COUNTERS):
+        raise ValueError(f"there are {len(COUNTERS)} counters, got {len(values)}")
+    return tuple(map(_whole, values))  # type: ignore[return-value]  # of that length
+
+
+def _real(value: Any) -> float:
+    value = _ODD.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"a number is expected, got {value!r:.40}")
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"an object is expected, got {value!r:.40}")
+    return value

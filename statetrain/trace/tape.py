@@ -1,0 +1,123 @@
+"""What a trace is gathered on: transitions in order, bounded, with how often each was dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+from attrs import Factory, define
+
+from statetrain.asking import Asked
+from statetrain.lifecycle import Transition
+
+COUNTERS = ("epoch", "iter", "valid_iter", "step", "samples")
+"""The counters of a context that a trace carries."""
+
+Row = dict[str, Any]
+Counts: TypeAlias = tuple[int | None, int | None, int | None, int | None, int | None]
+UNCOUNTED: Counts = (None, None, None, None, None)
+
+
+class Moment(NamedTuple):
+    """What is known of the moment at which an arrow was taken, after its effect and before anything is entered.
+
+    Attributes:
+        time: seconds since the run began, without those between an interrupt and the run that went on; None if not recorded.
+        epoch, iter, valid_iter, step, samples: the context's counters; None if not recorded.
+        answers: what each part of each guard answered that was asked before; empty if not recorded, or nothing was asked.
+        values: numbers from the context, by path, of the state that is being left.
+    """
+
+    time: float | None = None
+    epoch: int | None = None
+    iter: int | None = None
+    valid_iter: int | None = None
+    step: int | None = None
+    samples: int | None = None
+    answers: tuple[Asked, ...] = ()
+    values: Mapping[str, float] = MappingProxyType({})
+
+    @property
+    def counts(self) -> Counts:
+        """The counters, in the order of `COUNTERS`."""
+        return self.epoch, self.iter, self.valid_iter, self.step, self.samples
+
+    @property
+    def where(self) -> str:
+        """The counters in words; empty if they are not known or say nothing."""
+        if not self.epoch:
+            return f"batch {self.valid_iter}" if self.valid_iter else ""
+        return f"epoch {self.epoch}, batch {self.iter}, step {self.step}"
+
+
+@define(eq=False)
+class Tape:
+    """Transitions in the order in which they were taken.
+
+    Attributes:
+        last: how many are kept at least; up to twice as many are held. None keeps all.
+        taken: those that are held.
+        moments: what is known of each; empty if nothing is recorded.
+        folded: how many earlier ones are not held.
+    """
+
+    last: int | None = None
+    taken: list[Transition] = Factory(list)
+    moments: list[Moment] = Factory(list)
+    folded: int = 0
+    _counts: dict[int, tuple[Transition, int]] = Factory(dict)  # of the folded, by identity: comparing arrows is slow
+
+    @property
+    def count(self) -> int:
+        """How many were taken since the beginning."""
+        return self.folded + len(self.taken)
+
+    def fold(self) -> None:
+        """Lets go of the oldest if there are twice as many as are kept."""
+        if self.last is None or len(self.taken) < 2 * self.last:
+            return
+        old = self.taken[: -self.last]
+        self._counts = _added(self._counts, old)
+        del self.taken[: -self.last], self.moments[: -self.last]
+        self.folded += len(old)
+
+    def cut(self, count: int) -> None:
+        """Goes back to when so many were taken. Counts of what is not held any more stay."""
+        if count < self.folded:
+            self.taken.clear()
+            self.moments.clear()
+            self.folded = count
+        del self.taken[count - self.folded :], self.moments[count - self.folded :]
+        self.folded += count - self.count  # of a run that was recorded elsewhere up to here
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.taken.clear()
+        self.moments.clear()
+        self._counts.clear()
+        self.folded = 0
+
+    def kept(self) -> tuple[list[Transition], list[Moment], int, Counter[Transition]]:
+        """The last transitions, their moments, how many came before, and how often each of those was taken."""
+        surplus = max(0, len(self.taken) - self.last) if self.last is not None else 0
+        earlier: Counter[Transition] = Counter()
+        for arrow, times in _added(self._counts, self.taken[:surplus]).values():
+            earlier[arrow] += times
+        return self.taken[surplus:], self.moments[surplus:], self.folded + surplus, earlier
+
+
+def _added(counts: dict[int, tuple[Transition, int]], taken: Iterable[Transition]) -> dict[int, tuple[Transition, int]]:
+    counts, known = dict(counts), {id(arrow): arrow for arrow in taken}
+    for key, times in Counter(map(id, taken)).items():
+        counts[key] = (known[key], counts.get(key, (None, 0))[1] + times)
+    return counts
+
+
+def counted(taken: Iterable[Transition]) -> Counter[Transition]:
+    """How often each arrow was taken."""
+    counts: Counter[Transition] = Counter()
+    for arrow, times in _added({}, list(taken)).values():
+        counts[arrow] += times
+    return counts

@@ -1,0 +1,257 @@
+"""Tracing: the callback that records the transitions of a run."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from statetrain.asking import answers_to
+from statetrain.callback import Callback
+from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, Counts, Moment, Row, Tape
+from statetrain.trace.value import Trace
+from statetrain.trace.writing import Writing
+
+_PAUSE = 1.0  # seconds after which what has been gathered is written
+_MOST = 4096  # transitions after which it is, at the latest
+_LOSS = {"loss": ("loss_value",)}
+_NO_VALUES: Mapping[str, float] = MappingProxyType({})
+
+
+class Tracing(Callback):
+    """Records the transitions of a run. A new run starts a new trace; one that goes on or is continued goes on with it.
+
+    An exception that no arrow takes is the last transition: from the state that it was raised in to `failed`.
+
+        tracing = Tracing()
+        Machine(life, [tracing]).run(ctx)
+        print(tracing.trace)
+
+    With `file`, the whole run is written as JSON lines too, which `Trace.load`, `statetrain trace` and `statetrain watch`
+    read: every second, and when the run ends. Of a process that is killed, the file has all but about the last second. A
+    continued run goes on in the file, at the transition at which its checkpoint was made. When the file cannot be written
+    any more, there is one warning, and the run goes on.
+
+    Args:
+        last: how many transitions are kept in memory, at least 1; None keeps all, 8 bytes each. How often each arrow was
+            taken is known of all.
+        lifecycle: the table that is walked, if not the machine's.
+        file: where everything is written as well; None is nowhere. A file that is there is replaced.
+        counters: whether epoch, batch, step and samples are kept with each transition. A file has them always.
+        times: whether the seconds since the run began are. A file has them always.
+        answers: whether it is kept what each part of each guard answered.
+        values: paths of the context by state, such as `{"loss": "loss_value", "grad_norm": ["grad_norm"]}`: numbers that are
+            kept when the state has done its work. A tensor is read, which waits for its device. None with a file: the
+            loss, where it is a number anyway.
+        clock: seconds from any moment on.
+
+    Raises:
+        ConfigError: an argument makes no sense, or the file cannot be written.
+    """
+
+    anywhere = True
+    reads = ("history", "asked", *COUNTERS)
+
+    def __init__(
+        self,
+        last: int | None = 100_000,
+        lifecycle: Lifecycle | None = None,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        counters: bool = False,
+        times: bool = False,
+        answers: bool = False,
+        values: Mapping[str, str | Iterable[str]] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
+            raise ConfigError(f"Tracing: last must be a whole number of at least 1, or None for all, got {last!r}")
+        self.file = None if file is None else Path(file)
+        self.asks = answers
+        self._lifecycle, self._clock = lifecycle, clock
+        self._counters, self._times = counters or file is not None, times or file is not None
+        self._given = values
+        self._host_only = values is None  # no number is waited for that nobody asked for
+        self._values: dict[str, tuple[str, ...]] = _paths(values if values is not None else _LOSS if file is not None else {})
+        self._detailed = bool(self._counters or self._times or answers or self._values)
+        self._tape = Tape(last)
+        self._full = 2 * last if last is not None else 1 << 62
+        self._ctx: Any = None
+        self._began = 0.0
+        self._writing: Writing | None = None
+        self._written = 0  # transitions that are in the file
+        self._due = 0.0  # the time at which to write next
+        self._continued: dict[str, Any] | None = None  # what `state_dict` gave, until the run is continued
+        self._counts_with = False  # whether the context has the counters
+
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Refuses values of states that are not there."""
+        for state in self._given or ():
+            if state not in lifecycle.names:
+                raise ConfigError(f"Tracing: values of {state!r}: no such state in lifecycle {lifecycle.name!r}{did_you_mean(state, lifecycle.names)}")
+
+    def check_context(self, ctx: Any) -> None:
+        """Refuses a file that cannot be written."""
+        if self.file is not None:
+            Writing.check(self.file)
+
+    @property
+    def trace(self) -> Trace:
+        """What was recorded so far."""
+        taken, moments, dropped, earlier = self._tape.kept()
+        ctx = self._ctx
+        return Trace(
+            taken,
+            dropped,
+            self._lifecycle or (ctx.machine.lifecycle if ctx is not None else None),
+            moments=moments,
+            rows=self._rows(),
+            outcome=ctx.outcome if ctx is not None else None,
+            error=_in_words(ctx.error) if ctx is not None and ctx.error is not None else "",
+            earlier=earlier,
+        )
+
+    # ------------------------------------------------------------ hooks
+
+    def on_transition(self, ctx: Any) -> None:
+        """Records the arrow."""
+        if ctx.transition.source == START:
+            self._begin(ctx)
+        self._record(ctx, ctx.transition)
+
+    def on_enter_failed(self, ctx: Any) -> None:
+        """Records how the run failed: by the arrow that raised the error, or from the state that it was raised in."""
+        led, taken = ctx.transition is not None and ctx.transition.dest == FAILED, self._tape.taken
+        if not (led and taken and taken[-1] == ctx.transition):  # an arrow that raised nothing is there already
+            self._record(ctx, ctx.transition if led else Transition(ctx.outcome.state, FAILED))
+
+    def on_resume(self, ctx: Any) -> None:
+        """Goes on where the checkpoint was made."""
+        state, self._continued = self._continued or {}, None
+        self._tape.cut(state.get("count", 0))
+        self._open(ctx, state.get("seconds", 0.0))
+        if self.file is not None:
+            self._start_file(ctx, resumed=self._tape.count, of=str(state.get("id", "")))
+
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the trace is, and in which file."""
+        self._write()
+        seconds = self._clock() - self._began if self._ctx is not None else 0.0
+        return {"count": self._tape.count, "seconds": seconds, "id": self._writing.id if self._writing is not None else ""}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._continued = state
+
+    # ------------------------------------------------------------ recording
+
+    def _begin(self, ctx: Any) -> None:
+        goes_on = bool(getattr(ctx, "epoch", 0)) and ctx is self._ctx  # another fit of the same run
+        if not goes_on:
+            self._tape.clear()
+        self._open(ctx, self._clock() - self._began if goes_on else 0.0)
+        if self.file is not None:
+            self._start_file(ctx, resumed=self._tape.count if goes_on else None, of=self._writing.id if self._writing is not None else "")
+
+    def _open(self, ctx: Any, seconds: float) -> None:
+        self._ctx, self._began = ctx, self._clock() - seconds
+        self._counts_with = self._counters and all(hasattr(ctx, name) for name in COUNTERS)
+
+    def _record(self, ctx: Any, taken: Transition) -> None:
+        tape = self._tape
+        tape.taken.append(taken)
+        if self._detailed:
+            now = self._clock()
+            counts: Counts = (ctx.epoch, ctx.iter, ctx.valid_iter, ctx.step, ctx.samples) if self._counts_with else UNCOUNTED
+            tape.moments.append(
+                Moment(
+                    now - self._began if self._times else None,
+                    *counts,
+                    tuple(answers_to(ctx, taken)) if self.asks else (),
+                    self._values_in(ctx, self._values[taken.source]) if taken.source in self._values else _NO_VALUES,
+                )
+            )
+            if self._writing is not None and (now >= self._due or tape.count - self._written >= _MOST):
+                self._write()
+                self._due = now + _PAUSE
+        if len(tape.taken) >= self._full:
+            self._write()
+            tape.fold()
+
+    def _values_in(self, ctx: Any, paths: tuple[str, ...]) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        for path in paths:
+            value = ctx[path] if hasattr(type(ctx), "__getitem__") else getattr(ctx, path)
+            if isinstance(value, int | float):
+                found[path] = value
+            elif value is not None and not self._host_only:
+                found[path] = float(value)
+        return found
+
+    def _rows(self) -> list[Row]:
+        history = getattr(self._ctx, "history", None)
+        return history.rows if history is not None else []
+
+    # ------------------------------------------------------------ the file
+
+    def _start_file(self, ctx: Any, resumed: int | None, of: str) -> None:
+        assert self.file is not None
+        life = self._lifecycle or ctx.machine.lifecycle
+        try:
+            self._writing = Writing.open(self.file, life, ctx, self.asks, resumed, of)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._written = self._tape.count
+        self._due = self._clock() + _PAUSE
+        ctx.defer(self._finish)
+
+    def _write(self) -> None:
+        """Writes what the file has not yet."""
+        if self._writing is None:
+            return
+        tape, begin = self._tape, self._written - self._tape.folded
+        try:
+            self._writing.write(self._written, tape.taken[begin:], tape.moments[begin:], getattr(self._ctx, "length", None))
+            self._writing.write_rows(self._rows(), tape.count)
+        except OSError as error:
+            self._give_up(error)
+        self._written = tape.count
+
+    def _finish(self) -> None:
+        """On every path a run ends with its clean-ups, and by then the outcome is known."""
+        self._write()
+        if self._writing is None:
+            return
+        ctx = self._ctx
+        try:
+            self._writing.end(ctx.outcome, _in_words(ctx.error) if ctx.error is not None else "", self._tape.count, self._clock() - self._began)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writing = None
+        warnings.warn(f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run goes on, and in memory its trace does", RuntimeWarning, stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f"Tracing({f'file={str(self.file)!r}' if self.file is not None else ''})"
+
+
+def _paths(values: Mapping[str, str | Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"Tracing: values are given by state, as {{'loss': 'loss_value'}}, got {values!r:.80}")
+    return {state: (paths,) if isinstance(paths, str) else tuple(paths) for state, paths in values.items()}
+
+
+def _in_words(error: BaseException) -> str:
+    """An exception with its notes."""
+    return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])

@@ -1,0 +1,193 @@
+"""The trace of a run as a value: it is counted, printed, compared, checked, drawn and kept in files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, field, frozen
+
+from statetrain.lifecycle import Lifecycle, Transition
+from statetrain.outcome import ConfigError, Outcome
+from statetrain.trace.tape import Moment, Row, counted
+
+if TYPE_CHECKING:
+    from statetrain.trace.conformance import Conformance
+    from statetrain.trace.difference import Difference
+
+_SHOWN = 12  # states that a short form shows
+
+
+def _taken(transitions: Iterable[Transition]) -> tuple[Transition, ...]:
+    return tuple(transitions)
+
+
+def _moments(moments: Iterable[Moment]) -> tuple[Moment, ...]:
+    return tuple(moments)
+
+
+def _rows(rows: Iterable[Row]) -> tuple[Row, ...]:
+    return tuple(dict(row) for row in rows)
+
+
+@frozen(repr=False)
+class Trace:
+    """The transitions taken, oldest first. The arrow into the initial state is the first of them.
+
+    Traces of the same transitions are equal; what else is known of a run does not count in comparisons. `diff` compares it.
+
+    Args:
+        transitions: the arrows.
+        dropped: how many earlier ones were not kept.
+        lifecycle: the table that they come from, if it is known.
+        moments: what was recorded of each transition: time, counters, answers of guards, values; empty if nothing was.
+        rows: the history of the run.
+        outcome: how it ended; None if it has not, or nobody knows.
+        error: the exception that it failed with, in words, with its notes.
+        earlier: how often each of the transitions that were not kept was taken.
+        header: what a file says of its run: versions, when it started, and the like.
+        remarks: what is to be known about how the trace came to be, such as that a file was cut off.
+    """
+
+    transitions: tuple[Transition, ...] = field(default=(), converter=_taken)
+    dropped: int = 0
+    lifecycle: Lifecycle | None = field(default=None, eq=False)
+    moments: tuple[Moment, ...] = field(default=(), converter=_moments, eq=False, kw_only=True)
+    rows: tuple[Row, ...] = field(default=(), converter=_rows, eq=False, kw_only=True)
+    outcome: Outcome | None = field(default=None, eq=False, kw_only=True)
+    error: str = field(default="", eq=False, kw_only=True)
+    earlier: Mapping[Transition, int] = field(factory=dict, eq=False, kw_only=True)
+    header: Mapping[str, Any] = field(factory=dict, eq=False, kw_only=True)
+    remarks: tuple[str, ...] = field(default=(), eq=False, kw_only=True)
+
+    @property
+    def states(self) -> list[str]:
+        """The states that the arrows led to: the initial state first, if everything was kept."""
+        return [transition.dest for transition in self.transitions]
+
+    def counts(self) -> Counter[Transition]:
+        """How often each arrow was taken, those that were not kept included; 0 for one that was not."""
+        return counted(self.transitions) + Counter(self.earlier)
+
+    def tail(self, last: int) -> Trace:
+        """The last so many transitions alone; the rest counts as not kept."""
+        gone = max(0, len(self) - last)
+        earlier = counted(self.transitions[:gone]) + Counter(self.earlier)
+        return evolve(
+            self, transitions=self.transitions[gone:], moments=self.moments[gone:], dropped=self.dropped + gone, earlier=earlier
+        )
+
+    # ------------------------------------------------------------ files, comparisons, pictures: thin delegates
+
+    @classmethod
+    def load(cls, path: str | Path, lifecycle: Lifecycle | None = None, registry: Mapping[str, Any] | None = None) -> Trace:
+        """The trace in a file that `Tracing(file=...)`, `fit(trace=...)` or `save` wrote; see `statetrain.trace.reading.load`.
+
+        Raises:
+            TraceError: it is no trace, or it is broken.
+            OSError: it cannot be read.
+        """
+        from statetrain.trace.reading import load
+
+        return load(path, lifecycle, registry)
+
+    def save(self, path: str | Path) -> None:
+        """Writes it to a file, as JSON lines."""
+        from statetrain.trace.writing import save
+
+        save(self, path)
+
+    def diff(self, other: Trace, rel: float = 0.0) -> Difference | None:
+        """The first difference to another run: in transitions, then answers of guards, then values such as the loss.
+
+        Args:
+            other: the other run.
+            rel: how far numbers may lie apart, relative to the larger one; 0 is not at all.
+
+        Returns:
+            Where and how they differ, to be printed; None if they do not.
+        """
+        from statetrain.trace.difference import difference
+
+        return difference(self, other, rel)
+
+    def conforms(self, lifecycle: Lifecycle) -> Conformance:
+        """Whether each step is an arrow of a table; true or false, and in words. See `statetrain.testing.conforms`."""
+        from statetrain.trace.conformance import conforms
+
+        return conforms(self, lifecycle)
+
+    def svg(self, **options: Any) -> str:
+        """The lifecycle with what the run did: how often each arrow was taken, the last ones and the state that it is in.
+
+        Args:
+            options: as for `Lifecycle.svg`.
+
+        Raises:
+            ConfigError: the lifecycle is not known.
+        """
+        return self._drawable().svg(trace=self, **options)
+
+    def draw(self, path: str | Path, **options: Any) -> None:
+        """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
+        self._drawable().draw(path, trace=self, **options)
+
+    def _drawable(self) -> Lifecycle:
+        if self.lifecycle is None:
+            raise ConfigError("this trace does not know its lifecycle; draw that with it: life.draw(path, trace=trace)")
+        return self.lifecycle
+
+    # ------------------------------------------------------------ a sequence that is read
+
+    def __len__(self) -> int:
+        return len(self.transitions)
+
+    def __iter__(self) -> Iterator[Transition]:
+        return iter(self.transitions)
+
+    def __getitem__(self, index: int) -> Transition:
+        return self.transitions[index]
+
+    def __repr__(self) -> str:
+        of = f" of {self.lifecycle.name!r}" if self.lifecycle is not None else ""
+        return f"<Trace{of}, {len(self)} transitions: {shortened(self.states)}>"
+
+    def __str__(self) -> str:
+        """One line per transition, numbered from 1."""
+        lines = [f"({self.dropped} earlier transitions were not kept)"] if self.dropped else []
+        return "\n".join([*lines, *self.lines()])
+
+    def lines(self) -> list[str]:
+        """A line for each transition: its number, the time, where the run stood, the arrow, values and answers."""
+        width = len(str(self.dropped + len(self)))
+        if not self.moments:
+            return [f"{number:{width}}  {taken}" for number, taken in enumerate(self.transitions, self.dropped + 1)]
+        times = [f"{moment.time:.3f} s" if moment.time is not None else "" for moment in self.moments]
+        places = [moment.where for moment in self.moments]
+        wide, far = max(map(len, times), default=0), max(map(len, places), default=0)
+        return [
+            "  ".join(
+                part
+                for part in (f"{number:{width}}", f"{time:>{wide}}", f"{place:<{far}}", " ".join([str(taken), *told(moment)]))
+                if part
+            )
+            for number, (taken, moment, time, place) in enumerate(
+                zip(self.transitions, self.moments, times, places, strict=True), self.dropped + 1
+            )
+        ]
+
+
+def told(moment: Moment) -> list[str]:
+    """The values and the answers of a moment, in words."""
+    words = [f"{name}={value:.6g}" for name, value in moment.values.items()]
+    return words + ([f"({'; '.join(map(str, moment.answers))})"] if moment.answers else [])
+
+
+def shortened(states: list[str], shown: int = _SHOWN) -> str:
+    """The states in one line, the middle left out if there are more than `shown`."""
+    if len(states) <= shown:
+        return " ".join(states)
+    head, tail = states[: shown - shown // 2], states[len(states) - shown // 2 :]
+    return " ".join((*head, f"[{len(states) - shown} more]", *tail))

@@ -1,0 +1,104 @@
+"""Arrows and lifecycles in words, as a file has them: what they are called is known, what they do is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from attrs import frozen
+
+from statetrain.guards import Guard
+from statetrain.lifecycle import Lifecycle, State, Transition
+from statetrain.naming import label_of
+from statetrain.outcome import Event, MachineError
+
+Words = tuple[str, str, str | None, str | None, str | None]
+
+
+def words_of(arrow: Transition) -> Words:
+    """An arrow in words: source, dest, guard, effect, event. Arrows that are alike in them are taken for the same."""
+    return (
+        arrow.source,
+        arrow.dest,
+        arrow.guard.label if arrow.guard is not None else None,
+        label_of(arrow.effect) if arrow.effect is not None else None,
+        arrow.event.__name__ if arrow.event is not None else None,
+    )
+
+
+def read_words(row: Any) -> Words:
+    """An arrow in words, as JSON gives it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(row, list) or len(row) != 5 or not all(isinstance(part, str) for part in row[:2]):
+        raise TypeError(f"an arrow is [source, dest, guard, effect, event], got {row!r:.80}")
+    if not all(part is None or isinstance(part, str) for part in row):
+        raise TypeError(f"an arrow is made of words, got {row!r:.80}")
+    return (row[0], row[1], row[2], row[3], row[4])
+
+
+@frozen
+class _Spoken:
+    """In the place of a function whose name alone is known."""
+
+    label: str
+
+    def __call__(self, ctx: Any) -> None:
+        raise MachineError(f"{self.label!r} was read from a trace: it can be looked at, not run")
+
+
+@frozen
+class _SpokenGuard(Guard):
+    """In the place of a guard whose name alone is known."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def test(self, ctx: Any) -> bool:
+        raise MachineError(f"guard [{self.name}] was read from a trace: it can be looked at, not asked")
+
+
+@cache
+def _event(name: str) -> type[BaseException]:
+    return type(name, (Event,), {"__doc__": "In the place of an event whose name alone is known."})
+
+
+def stand_in(words: Words) -> Transition:
+    """An arrow of which the words are all that is known."""
+    source, dest, guard, effect, event = words
+    return Transition(
+        source,
+        dest,
+        _SpokenGuard(guard) if guard is not None else None,
+        _Spoken(effect) if effect is not None else None,
+        _event(event) if event is not None else None,
+    )
+
+
+def made_of(written: Any, words: list[Words], registry: Mapping[str, Any] | None) -> Lifecycle | None:
+    """The lifecycle of the file, if it can be made and is the one that the arrows are of."""
+    if written is None:
+        return None
+    try:
+        life = Lifecycle.from_dict(written, dict(registry or {}))
+        return life if [words_of(arrow) for arrow in (life.start, *life.transitions)] == words else None
+    except (ValueError, TypeError, RecursionError):  # made of parts that nobody here knows
+        return None
+
+
+def told_by(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycle | None:
+    """The lifecycle as far as words go; None if it is not sound, which no run's is."""
+    try:
+        states = [
+            State(str(name), _Spoken(str(action)) if action is not None else None, within, final=bool(final), anchor=bool(anchor))
+            for name, action, within, final, anchor in header["states"]
+        ]
+        return Lifecycle(str(header["name"]), states, arrows[1:], arrows[0].dest)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
