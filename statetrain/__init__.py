@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from statetrain.criteria import MaxSteps as MaxSteps
     from statetrain.criteria import MinEpochs as MinEpochs
     from statetrain.criteria import NonFinite as NonFinite
+    from statetrain.criteria import Spike as Spike
     from statetrain.criteria import TimeLimit as TimeLimit
     from statetrain.criteria import stop_requested as stop_requested
     from statetrain.guards import Guard as Guard
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from statetrain.outcome import Interrupted as Interrupted
     from statetrain.outcome import LifecycleError as LifecycleError
     from statetrain.outcome import LossError as LossError
+    from statetrain.outcome import LossSpike as LossSpike
     from statetrain.outcome import MachineError as MachineError
     from statetrain.outcome import NonFiniteLoss as NonFiniteLoss
     from statetrain.outcome import Outcome as Outcome
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from statetrain.precision import MixedPrecision as MixedPrecision
     from statetrain.precision import mixed_precision as mixed_precision
     from statetrain.registry import diff as diff
+    from statetrain.rollback import RollBack as RollBack
     from statetrain.run import Run as Run
     from statetrain.saving import SavedRun as SavedRun
     from statetrain.saving import load as load
@@ -118,7 +121,7 @@ _HOMES = {
     "callbacks.tensorboard": ("TensorBoard",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
-    "criteria": ("Every", "MaxSteps", "MinEpochs", "NonFinite", "TimeLimit", "stop_requested"),
+    "criteria": ("Every", "MaxSteps", "MinEpochs", "NonFinite", "Spike", "TimeLimit", "stop_requested"),
     "guards": ("Guard", "guard"),
     "history": ("History",),
     "interop": ("to_machine",),
@@ -130,11 +133,12 @@ _HOMES = {
     "metrics": ("Metric",),
     "outcome": (
         *("CallbackError", "CheckpointError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
-        *("LifecycleError", "LossError", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
+        *("LifecycleError", "LossError", "LossSpike", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
         *("Stopped", "TraceError"),
     ),
     "precision": ("MixedPrecision", "mixed_precision"),
     "registry": ("diff",),
+    "rollback": ("RollBack",),
     "run": ("Run",),
     "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
     "steps": ("Breakpoint", "Steps"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from attrs import define, field
 
-from statetrain import seeding
+from statetrain import keeping, seeding
 from statetrain.outcome import ConfigError
 
 
@@ -83,6 +83,28 @@ class Accelerator:
             dtype: torch's name of the type, "bfloat16" or "float16".
         """
         return torch.autocast(self.device.type, getattr(torch, dtype))
+
+    # ------------------------------------------------------------ copies
+
+    def buffers(self, ctx: Any) -> keeping.Buffers:
+        """What copies the buffers of model and losses, and puts them back."""
+        return keeping.buffers_of(keeping.modules_of(ctx))
+
+    def keep(self, ctx: Any) -> keeping.Kept | None:
+        """A copy of what trains, to go back to; None if a weight or buffer is not finite."""
+        return keeping.keep(ctx)
+
+    def go_back(self, ctx: Any, kept: keeping.Kept) -> None:
+        """Puts back what `keep` gave."""
+        keeping.go_back(ctx, kept)
+
+    def lower_rates(self, ctx: Any, factor: float) -> None:
+        """Multiplies all learning rates."""
+        keeping.lower_rates(ctx, factor)
+
+    def first_not_finite(self, ctx: Any) -> str | None:
+        """The name of a weight or buffer that is not finite; None if all are, or where no value can be read."""
+        return None if self.device.type == "meta" else keeping.first_not_finite(*keeping.modules_of(ctx))
 
     # ------------------------------------------------------------ random numbers
 

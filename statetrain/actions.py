@@ -6,10 +6,13 @@ are what the tables and the pictures say.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from statetrain.criteria import Spike
+from statetrain.guards import leaves
 from statetrain.iterating import END, Unstarted, announce, length, take_up
-from statetrain.outcome import DataError, Interrupted, LossError, NonFiniteLoss, SkipBatch, Stopped
+from statetrain.outcome import DataError, Interrupted, LossError, LossSpike, NonFiniteLoss, SkipBatch, Stopped
 
 # ---------------------------------------------------------------- fit and epochs
 
@@ -76,7 +79,7 @@ def record(ctx: Any) -> None:
 
 def open_train(ctx: Any) -> None:
     "iterate over the training data"
-    ctx.layout = None
+    ctx.layout = ctx.held = None
     ctx.valid_iter = 0
     ctx.valid_complete = True  # also after a validation inside the epoch that was dropped: the epoch goes on
     if ctx.iterator is None:
@@ -305,6 +308,31 @@ def discard_window(ctx: Any) -> None:
     ctx.pending = 0
 
 
+def hold(ctx: Any) -> None:
+    "keep a copy of the buffers"
+    if ctx.held is None:
+        ctx.held = ctx.accelerator.buffers(ctx)
+    ctx.held.take()
+
+
+def refuse_batch(ctx: Any) -> None:
+    "discard the window, put the buffers back"
+    note_refusal(ctx)
+    discard_window(ctx)
+    if ctx.held is not None:
+        ctx.held.put_back()
+
+
+def refuse_plain_batch(ctx: Any) -> None:
+    "discard the window"
+    refuse_batch(ctx)
+
+
+def note_refusal(ctx: Any) -> None:
+    """Writes down a batch that was refused, in the records of the run."""
+    ctx.log("refused", {"epoch": ctx.epoch, "batch": ctx.iter, "step": ctx.step, "reason": ctx.transition.guard.reason(ctx)})
+
+
 def end_epoch_early(ctx: Any) -> None:
     "end the epoch early"
     discard_window(ctx)
@@ -395,6 +423,85 @@ def step_one_with_closure(ctx: Any) -> None:
 def _count_round(ctx: Any) -> None:
     ctx.pending = 0
     ctx.step += ctx.opt_index + 1 == len(ctx.optimizers)
+
+
+# ---------------------------------------------------------------- steps masked on the device
+
+
+def hold_window(ctx: Any) -> None:
+    "keep a copy of the buffers, once a window"
+    if ctx.pending == 0:
+        hold(ctx)
+
+
+def count_finite_loss(ctx: Any) -> None:
+    "count the loss if it is finite"
+    total, count = ctx.mask.see(ctx.loss_grad.detach(), ctx.batch_size)
+    mean = ctx.tally.losses[ctx.opt_name]
+    mean.total = mean.total + total
+    mean.count = mean.count + count
+    if ctx.tally.metrics:
+        ctx.tally.update(ctx)
+
+
+def masked_step(ctx: Any) -> None:
+    "update the weights, masked where loss or gradients are not finite"
+    ctx.mask.step(ctx.opt, ctx.step + 1, ctx.held)
+    ctx.step += 1
+    ctx.pending = 0
+
+
+def masked_step_one(ctx: Any) -> None:
+    "update this optimizer's weights, masked where loss or gradients are not finite"
+    ctx.mask.step(ctx.opt, ctx.step + 1, ctx.held)
+    _count_round(ctx)
+
+
+def discard_masked_window(ctx: Any) -> None:
+    "discard the window"
+    discard_window(ctx)
+    ctx.mask.drop()
+
+
+def end_masked_epoch_early(ctx: Any) -> None:
+    "end the epoch early"
+    end_epoch_early(ctx)
+    ctx.mask.drop()
+
+
+def report(ctx: Any) -> None:
+    "read what the device had found, ask again"
+    ctx.masked, ctx.first_masked = ctx.mask.answer()
+    ctx.mask.ask()
+
+
+def settle(ctx: Any) -> None:
+    "read what the device has found"
+    ctx.masked, ctx.first_masked = ctx.mask.now()
+    if ctx.row_due:
+        ctx.logged["masked"] = ctx.masked
+
+
+def tell_masked(ctx: Any) -> None:
+    "say how many steps were masked"
+    ctx.log("masked", {"epoch": ctx.epoch, "step": ctx.step, "masked": ctx.masked, "first": ctx.first_masked})
+    ctx.told = ctx.masked
+
+
+def raise_masked(ctx: Any) -> None:
+    "raise NonFiniteLoss"
+    reason = ctx.transition.guard.reason(ctx)
+    tell_masked(ctx)
+    raise NonFiniteLoss(
+        f"{reason}; found out at step {ctx.step}. These steps were not made: the weights are as if their batches "
+        f"had not been. Lower the learning rate, clip the gradients or look at the batches; non_finite='skip' goes on without them"
+    )
+
+
+def stop_masked(ctx: Any) -> None:
+    "ask to stop"
+    ctx.request_stop(ctx.transition.guard.reason(ctx))
+    tell_masked(ctx)
 
 
 # ---------------------------------------------------------------- valid
@@ -493,13 +600,21 @@ def say_why(ctx: Any) -> None:
 
 def raise_non_finite(ctx: Any) -> None:
     "raise NonFiniteLoss"
-    raise NonFiniteLoss(
-        f"{ctx.transition.guard.reason(ctx)}; the weights are as they were before this batch. Lower the learning rate, clip the "
-        f"gradients or look at the batch; non_finite='skip' goes on without it, non_finite='stop' ends the run"
+    reason = ctx.transition.guard.reason(ctx)
+    spiked = any(isinstance(leaf, Spike) and leaf.test(ctx) for leaf in leaves(ctx.transition.guard)) and math.isfinite(ctx.loss_value)
+    refuse_batch(ctx)
+    remedy = (
+        "Lower the learning rate, clip the gradients or look at the batch; non_finite='skip' goes on without it, non_finite='stop' ends the run"
     )
+    if (name := ctx.accelerator.first_not_finite(ctx)) is not None:  # earlier gradients were not finite though their loss was
+        raise NonFiniteLoss(
+            f"{reason}, and {name} was not finite before this batch: the gradients of an earlier one were not, though its loss was. "
+            f"check_gradients=True looks at them before each step. {remedy}"
+        )
+    raise (LossSpike if spiked else NonFiniteLoss)(f"{reason}; the weights are as they were before this batch. {remedy}")
 
 
 def stop_non_finite(ctx: Any) -> None:
     "discard the window and ask to stop"
-    discard_window(ctx)
+    refuse_batch(ctx)
     ctx.request_stop(ctx.transition.guard.reason(ctx))

@@ -112,6 +112,18 @@ class Context(Position):
     loss_fn: Callable[..., Any] | None = None  # the current optimizer's
     step_opt: Callable[[torch.optim.Optimizer], Any] | None = None  # makes the step in place of `opt.step()`
 
+    recent: dict[str, list[float]] = Factory(dict)  # by optimizer, the last losses, where something watches for spikes
+
+    # From `hold` or `keep` on, where the lifecycle has them.
+    held: Any = None  # the model's buffers, with a copy of them as they were before this batch
+    kept: dict[str, Any] | None = None  # the last good weights and optimizers' states, to go back to
+    rolled_back: int = 0  # how often this fit has gone back
+
+    mask: Any = None  # a `masking.Mask`, where what is not finite is found on the device and told late
+    masked: int = 0  # steps that the device has left out, as far as the host knows
+    first_masked: int = -1  # the number of the first of them; -1 if there is none
+    told: int = 0  # masked steps that have led to something already
+
     # From `pred` on.
     pred: Any = None  # what the model returned
     interms: keys.Named | None = None  # what its modules returned, by name: those that somebody reads; see `Capture`

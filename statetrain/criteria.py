@@ -208,6 +208,72 @@ class NonFinite(Guard):
 
 
 @frozen
+class Spike(Guard):
+    """Holds when the loss of this batch is far above those of the batches before: more than `factor` times their median.
+
+    `fit(..., spike=Spike(4))` treats such a batch as `non_finite` says, before it can reach the weights. It reads numbers on
+    the host, so on a device it waits for the loss of each batch. For losses that may be negative, where a multiple has no
+    meaning, it holds only above a positive median. The losses of refused batches do not count.
+
+    Args:
+        factor: above 1.
+        window: batches that the median is of, at least 1.
+        least: batches before which it does not hold; at least 1.
+    """
+
+    factor: float = field(default=4.0, validator=_positive)
+    window: int = field(default=50, kw_only=True, validator=_whole)
+    least: int = field(default=20, kw_only=True, validator=_whole)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.factor > 1:
+            raise ValueError(f"Spike: factor must be above 1, got {self.factor!r}")
+        if self.least > self.window:
+            raise ValueError(f"Spike: least must be at most the window of {self.window} batches, got {self.least!r}")
+
+    @property
+    def label(self) -> str:
+        return f"loss above {self.factor:g} times its median"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"loss_value", "recent"})
+
+    def median(self, ctx: Any) -> float:
+        """Of the losses before this one; infinite while there are too few."""
+        recent = ctx.recent.get(ctx.opt_name, ())[-self.window :]
+        return sorted(recent)[len(recent) // 2] if len(recent) >= self.least else math.inf
+
+    def test(self, ctx: Any) -> bool:
+        median = self.median(ctx)
+        return median > 0 and ctx.loss_value > self.factor * median
+
+    def reason(self, ctx: Any) -> str:
+        return f"the loss is {ctx.loss_value:g}, above {self.factor:g} times the median {self.median(ctx):g} of those before"
+
+
+@frozen
+class Masked(Guard):
+    """Holds when the device has said that it left out steps, and nobody has been told so far."""
+
+    @property
+    def label(self) -> str:
+        return "steps were masked"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"masked", "told"})
+
+    def test(self, ctx: Any) -> bool:
+        return bool(ctx.masked > ctx.told)
+
+    def reason(self, ctx: Any) -> str:
+        more = f" (and {ctx.masked - ctx.told - 1} more)" if ctx.masked - ctx.told > 1 else ""
+        first = f"step {ctx.first_masked}{more}" if not ctx.told else f"{ctx.masked - ctx.told} steps"
+        return f"the loss or the gradients of {first} were not finite"
+
+
+@frozen
 class StopRequested(Guard):
     """Holds when someone called `ctx.request_stop(reason)`, as the handlers of signals do."""
 

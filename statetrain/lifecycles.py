@@ -11,15 +11,18 @@ from functools import reduce
 from operator import or_
 from typing import Any, Literal
 
+import attrs
 from attrs import frozen
 
 from statetrain import actions as do
 from statetrain.criteria import (
     Accumulating,
     Every,
+    Masked,
     MaxSteps,
     MinEpochs,
     NonFinite,
+    Spike,
     another_optimizer,
     batch_drawn,
     more_epochs,
@@ -31,14 +34,16 @@ from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.modes import Evaluating, Quiet, Training
 from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import ConfigError, LossError, SkipBatch, SkipEpoch, StopFit
-from statetrain.precision import Precision, mixed_precision
+from statetrain.precision import Precision, mixed_precision, refuse_late_scale
+from statetrain.rollback import RollBack, keeping
+from statetrain.rollback import arrows as rolling_back
 
-Policy = Literal["raise", "skip", "stop", "ignore"]
+Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
 
 # Names that hooks may mention though an option that is off leaves the state out.
 STANDARD = frozenset(
     (
-        *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute", "counted"),
+        *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute", "counted", "hold", "keep", "report", "settle"),
         *("unscale", "step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
         *("record", "end", "predict", "next_predict_batch", "predict_draw", "predict_batch", "predict_pred"),
     )
@@ -133,6 +138,7 @@ def supervised(
     stop: Guard | None = None,
     non_finite: Policy = "raise",
     check_gradients: bool = False,
+    spike: Spike | None = None,
     accumulate: int = 1,
     validate: Guard | None = Every(1, "epochs"),  # noqa: B008  # a frozen value
     optimizers: int = 1,
@@ -143,6 +149,8 @@ def supervised(
     valid_compute: Callable[[Any], Any] | None = None,
     precision: Precision | None = None,
     seeded: bool = False,
+    buffers: bool = False,
+    check: Literal["now", "late"] = "now",
 ) -> Lifecycle:
     """The lifecycle of supervised training, with the options that are on.
 
@@ -150,9 +158,11 @@ def supervised(
         stop: ends the run when it holds. What reads the history is asked between epochs; what reads counters, the
             clock or a request (`TimeLimit`, `MaxSteps`, ...) at every loop head.
         non_finite: what a NaN or infinite loss leads to, before it can reach the weights. "raise" fails the run, "skip"
-            goes on with the next batch, "stop" ends the run, "ignore" draws no arrow.
+            goes on with the next batch, "stop" ends the run, a `RollBack` goes back to the last good weights with a lower
+            learning rate, "ignore" draws no arrow.
         check_gradients: whether a state `grad_norm` computes the norm of all gradients after each backward, with the
             same policy: a finite loss can have gradients that are not.
+        spike: what counts as a loss far above those before, as `Spike(4)`; it has the same policy.
         accumulate: batches whose averaged gradients make one step; a short last window counts by its own length.
         validate: when to validate: `Every(n, "epochs")` at the end of epochs, another unit inside them; None never.
         optimizers: how many. With several, each in turn takes `pred`, `loss`, `backward` and `step`, and backward fills
@@ -167,11 +177,17 @@ def supervised(
         precision: "bf16" or "fp16", or a `MixedPrecision`: see `mixed_precision`.
         seeded: whether all generators are seeded for each batch, by the run's seed and the batch's number. `fit` turns it
             on when it is given a seed.
+        buffers: whether a state `hold` copies the buffers before each batch, so that one that is refused leaves no NaN in
+            batch norm's running statistics. `fit` turns it on for a model that has buffers.
+        check: when it is known whether a loss is finite. "now": before its backward, which on a device waits for the loss of
+            every batch. "late": the device itself leaves out the step of a window whose loss or gradients are not finite,
+            nobody waits, and the policy acts when the host hears of it, at most 100 steps later and at `record`. This takes
+            fused optimizers, such as `torch.optim.AdamW(..., fused=True)`; for others the host reads a flag before each step.
 
     Raises:
         ConfigError: an option is out of range, or two exclude each other.
     """
-    _check_options(non_finite, accumulate, validate, optimizers, max_steps, min_epochs)
+    _check_options(non_finite, spike, accumulate, validate, optimizers, max_steps, min_epochs)
     if closure and (accumulate > 1 or compute is not None):
         other = "accumulate" if accumulate > 1 else "compute"
         raise ConfigError(f"closure and {other} exclude each other: a step that replays one batch has no window and no function to call")
@@ -191,8 +207,14 @@ def supervised(
         life = _valid_computing(life, valid_compute)
     if accumulate > 1:
         life = _accumulating(life, accumulate)
-    if non_finite != "ignore":
-        life = _refusing(life, "loss" if compute is None else "compute", NonFinite(), non_finite)
+    if check not in ("now", "late"):
+        raise ConfigError(f"check must be 'now' or 'late', got {check!r}{did_you_mean(str(check), ('now', 'late'))}")
+    if non_finite != "ignore" and check == "now":
+        life = _refusing(life, "loss" if compute is None else "compute", NonFinite() if spike is None else NonFinite() | spike, non_finite)
+    if spike is not None:
+        life = _watching(life, spike)
+    if isinstance(non_finite, RollBack):
+        life = keeping(life, non_finite)
     if check_gradients:
         life = life.insert(State("grad_norm", do.grad_norm), between=(_last(life), "step"))
         if non_finite != "ignore":
@@ -201,15 +223,27 @@ def supervised(
         life = _alternating(life)
     if closure:
         life = life.replace("step", action=do.step_one_with_closure if optimizers > 1 else do.step_with_closure)
+    if buffers and non_finite != "ignore":
+        life = _holding(life)
+    if check == "late":
+        _check_late(non_finite, {"check_gradients": check_gradients, "spike": spike is not None, "closure": closure, "compute": compute}, precision)
+        life = _masking(life, non_finite)
     if seeded:
         life = _seeding(life)
     return life if precision is None else mixed_precision(life, precision)
 
 
-def _check_options(non_finite: str, accumulate: int, validate: Any, optimizers: int, max_steps: int | None, min_epochs: int) -> None:
+def _check_options(
+    non_finite: Any, spike: Any, accumulate: int, validate: Any, optimizers: int, max_steps: int | None, min_epochs: int
+) -> None:
     policies = ("raise", "skip", "stop", "ignore")
-    if non_finite not in policies:
-        raise ConfigError(f"non_finite must be one of {', '.join(map(repr, policies))}, got {non_finite!r}{did_you_mean(str(non_finite), policies)}")
+    if non_finite not in policies and not isinstance(non_finite, RollBack):
+        hint = did_you_mean(str(non_finite), policies)
+        raise ConfigError(f"non_finite must be one of {', '.join(map(repr, policies))}, or a RollBack(), got {non_finite!r}{hint}")
+    if spike is not None and not isinstance(spike, Spike):
+        raise ConfigError(f"spike must be a Spike, such as Spike(4), got {spike!r}")
+    if spike is not None and non_finite == "ignore":
+        raise ConfigError("spike has the policy of non_finite, which is 'ignore'; say what a spike leads to, as non_finite='skip'")
     if isinstance(validate, int | float):
         raise ConfigError(f'validate takes an interval with its unit, got {validate!r}; write Every({validate}, "epochs") or Every({validate}, "steps")')
     for name, value, least in (
@@ -311,12 +345,52 @@ def _accumulating(life: Lifecycle, batches: int) -> Lifecycle:
 
 
 def _refusing(life: Lifecycle, state: str, guard: Guard, policy: Policy) -> Lifecycle:
+    if isinstance(policy, RollBack):
+        return life.add(*rolling_back(state, guard, policy), first=True)
     arrow = {
         "raise": Transition(state, FAILED, guard, do.raise_non_finite),
-        "skip": Transition(state, "next_batch", guard, do.discard_window),
+        "skip": Transition(state, "next_batch", guard, do.refuse_plain_batch),
         "stop": Transition(state, "next_batch", guard, do.stop_non_finite),
     }[policy]
     return life.add(arrow, first=True)
+
+
+@frozen
+class Watching:
+    """The effect of counting a loss, which also remembers it for `Spike`.
+
+    Args:
+        window: losses that are remembered.
+    """
+
+    window: int
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "count the loss, remember it"
+
+    def __call__(self, ctx: Any) -> None:
+        do.count_loss(ctx)
+        recent = ctx.recent.setdefault(ctx.opt_name, [])
+        recent.append(ctx.loss_value)
+        del recent[: -self.window]
+
+
+def _watching(life: Lifecycle, spike: Spike) -> Lifecycle:
+    for arrow in life.transitions:
+        if arrow.effect is do.count_loss:
+            life = life.alter(arrow, effect=Watching(spike.window))
+    return life
+
+
+def _holding(life: Lifecycle) -> Lifecycle:
+    head = "compute" if "compute" in life.names else "pred"
+    life = life.insert(State("hold", do.hold), between=("batch", head))
+    for arrow in life.transitions:
+        if arrow.effect is do.refuse_plain_batch:
+            life = life.alter(arrow, effect=do.refuse_batch)
+    return life
 
 
 def _alternating(life: Lifecycle) -> Lifecycle:
@@ -342,6 +416,45 @@ def _valid_alternating(life: Lifecycle) -> Lifecycle:
     head, tail = ("valid_compute", "valid_compute") if "valid_compute" in life.names else ("valid_pred", "valid_loss")
     return life.alter(life.between("valid_batch", head)[0], effect=do.select_first).add(
         Transition(tail, head, another_optimizer, do.select_next)
+    )
+
+
+def _check_late(policy: Policy, others: dict[str, Any], precision: Precision | None) -> None:
+    if policy not in ("raise", "skip", "stop"):
+        raise ConfigError(f"check='late' needs a policy that can come late: non_finite='raise', 'skip' or 'stop', got {policy!r}")
+    why = {
+        "check_gradients": "it looks at the gradients anyway; leave that out",
+        "spike": "which reads the loss of each batch on the host",
+        "closure": "whose step computes the loss again, unseen",
+        "compute": "which steps over the loss and its backward; leave compute out, or check now",
+    }
+    for name, value in others.items():
+        if value:
+            raise ConfigError(f"check='late' and {name} exclude each other: {why[name]}")
+    if precision is not None:
+        refuse_late_scale(precision)
+
+
+def _masking(life: Lifecycle, policy: Policy) -> Lifecycle:
+    """Steps are masked on the device, and the report is an arrow."""
+    life = life.replace("step", action=do.masked_step_one if life.state("step").action is do.step_one else do.masked_step)
+    if "hold" in life.names:
+        life = life.replace("hold", action=do.hold_window)
+    effects = {do.count_loss: do.count_finite_loss, do.discard_window: do.discard_masked_window, do.end_epoch_early: do.end_masked_epoch_early}
+    for arrow in life.transitions:
+        if arrow.effect in effects:
+            life = life.alter(arrow, effect=effects[arrow.effect])
+    leads, effect = {"raise": (FAILED, do.raise_masked), "skip": ("", do.tell_masked), "stop": ("", do.stop_masked)}[str(policy)]
+    scope, told = life.state("record").within, Transition("settle", leads or "record", Masked(), effect)
+    arrows = [attrs.evolve(arrow, dest="settle") if arrow.dest == "record" else arrow for arrow in life.transitions]
+    life = attrs.evolve(
+        life, states=[*life.states, State("settle", do.settle, scope)], transitions=[*arrows, told, Transition("settle", "record")]
+    )
+    return life.add(
+        State("report", do.report, life.state("next_batch").within),
+        Transition("next_batch", "report", Every(50, "steps").named("report due")),
+        Transition("report", leads or "next_batch", Masked(), effect),
+        Transition("report", "draw"),
     )
 
 

@@ -38,7 +38,7 @@ class Mean:
     """A mean over samples, summed up as a number or, on a device, as a tensor."""
 
     total: Any = 0.0
-    count: Any = 0  # of samples; a tensor where a mask says how many count
+    count: Any = 0  # of samples; a tensor where a mask says how many count, or the device how many are finite
 
     def value(self) -> float:
         """The mean; NaN of nothing."""

@@ -138,6 +138,10 @@ class NonFiniteLoss(ArithmeticError):
     """The loss (or a gradient) is NaN or infinite; the weights have not been touched by it."""
 
 
+class LossSpike(ArithmeticError):
+    """The loss is far above those before it; the weights have not been touched by it."""
+
+
 class MachineError(RuntimeError):
     """A machine that was driven in a way it cannot go."""
 

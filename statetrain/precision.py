@@ -113,10 +113,19 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     """
     precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
     _check(life, precision.dtype)
+    if "report" in life.names:
+        refuse_late_scale(precision)
     for name in ("pred", "loss", *(("valid_pred", "valid_loss", "valid_compute") if precision.valid else ())):
         if name in life.names:
             life = life.replace(name, action=_autocast(life.state(name), precision.dtype))
     return _scaled(life) if precision.dtype == "float16" else life
+
+
+def refuse_late_scale(precision: Precision) -> None:
+    """Raises a `ConfigError` for float16: whether its gradients have overflowed is asked in each batch."""
+    precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
+    if precision.dtype == "float16":
+        raise ConfigError("check='late' and 'fp16' exclude each other: the scale of its loss is adapted by what the host reads in each batch; use 'bf16'")
 
 
 def _check(life: Lifecycle, dtype: str) -> None:

@@ -107,7 +107,7 @@ class Run:
             epochs: how many more.
 
         Returns:
-            This run. Guards on the history look at the new rows only, limits of time and steps count anew.
+            This run. Guards on the history look at the new rows only, limits (of time, of steps, of times to roll back) count anew.
 
         Raises:
             ConfigError: `epochs` is no whole number of at least 0.
@@ -119,6 +119,7 @@ class Run:
         self._refuse_if_under_way()
         self.ctx.max_epochs = self.ctx.epoch + epochs
         self.ctx.first_row, self.ctx.first_step = len(self.ctx.history), self.ctx.step
+        self.ctx.rolled_back = 0
         return self.walk()
 
     def walk(self) -> Run:

@@ -35,18 +35,18 @@ Snapshot = dict[str, Any]
 PLAIN = (
     *("epoch", "iter", "valid_iter", "step", "samples", "earlier_batches", "first_row", "first_step", "pending", "batch_size", "opt_name", "opt_index"),
     *("exhausted", "epoch_complete", "valid_complete", "drawn", "last_batch", "overflowed", "loss_value", "grad_norm", "marks", "logged"),
-    *("buffers", "began", "split_state", "opt_given"),
+    *("buffers", "began", "split_state", "opt_given", "kept", "rolled_back", "recent", "masked", "first_masked", "told"),
 )
 # Fields that are saved in a form of their own, below.
 APART = (
-    *("model", "loss_fns", "optimizers", "scaler", "history", "_records", "tallies", "callbacks", "streams", "seed", "upcoming"),
+    *("model", "loss_fns", "optimizers", "scaler", "history", "_records", "tallies", "mask", "callbacks", "streams", "seed", "upcoming"),
     *("state", "stop", "earlier_seconds", "started", "train_data", "valid_data", "hparams", "opt_hparams", "loader_states"),
 )
 # Fields that the arguments of a run, its scopes and its callbacks make anew.
 ANEW = (
     *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt"),
     *("training", "data", "tally", "loss_states", "interms", "grads", "grad_norms", "updates", "update_norms", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
-    *("opt", "loss_fn", "loss_grad", "machine", "saves", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening"),
+    *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening"),
 )
 
 CHANGES = ("lifecycle", "model", "optimizer", "data", "seed")
@@ -83,6 +83,7 @@ def snapshot(ctx: Any, machine: Machine) -> Snapshot:
         "strays": {name: parameter.detach() for name, parameter in _strays(ctx).items()},
         "gradients": _gradients(ctx, machine.lifecycle),
         "scaler": None if ctx.scaler is None else ctx.scaler.state_dict(),
+        "mask": None if ctx.mask is None else ctx.mask.state_dict(),
         "tallies": {name: _tally_state(tally) for name, tally in ctx.tallies.items()},
         "callbacks": [{"class": name_of(callback), "state": _callback_state(unwrapped(callback))} for callback in machine.callbacks],
         "data": {name: _data_state(ctx, name) for name in ("train", "valid") if data_of(ctx, name) is not None},
@@ -335,6 +336,8 @@ def restore(ctx: Any, machine: Machine, data: Snapshot, allow: bool | Collection
     _restore_gradients(ctx, data["gradients"])
     if ctx.scaler is not None and data["scaler"] is not None:
         ctx.scaler.load_state_dict(data["scaler"])
+    if ctx.mask is not None and data.get("mask") is not None:
+        ctx.mask.load_state_dict(data["mask"])
     for name, tally in ctx.tallies.items():
         if name in data["tallies"]:
             _restore_tally(tally, data["tallies"][name], ctx.device)
@@ -456,7 +459,7 @@ def _restore_tally(tally: Tally, saved: dict[str, Any], device: torch.device) ->
     tally.reset()
     for name, (total, count) in saved["losses"].items():
         if name in tally.losses:
-            tally.losses[name].total, tally.losses[name].count = placed(total, device), count
+            tally.losses[name].total, tally.losses[name].count = placed(total, device), placed(count, device)
     for name, state in saved["metrics"].items():
         if name in tally.metrics:
             _set_metric_state(tally.metrics[name], state, device)

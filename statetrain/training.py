@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,16 +20,18 @@ from statetrain.callback import Callback
 from statetrain.callbacks.checkpoint import find
 from statetrain.capture import capturing, reads_of
 from statetrain.context import Context
-from statetrain.criteria import Every
+from statetrain.criteria import Every, Spike
 from statetrain.guards import Guard
 from statetrain.history import History
 from statetrain.huggingface import adapt
+from statetrain.keeping import has_buffers
 from statetrain.keys import getter, root_of
 from statetrain.lifecycle import Lifecycle
 from statetrain.lifecycles import Compute, Policy, evaluation, prediction, supervised
 from statetrain.losses import Loss as KeyedLoss
 from statetrain.losses import Losses, bound, modules_of, unbound
 from statetrain.machine import Machine
+from statetrain.masking import Mask
 from statetrain.metrics import Metrics, Tally, check_monitors, tally
 from statetrain.naming import Named, did_you_mean
 from statetrain.outcome import ConfigError, Interrupted, MachineError, Stopped
@@ -61,6 +63,8 @@ def fit(
     stop: Guard | None = None,
     non_finite: Policy = "raise",
     check_gradients: bool = False,
+    spike: Spike | None = None,
+    check: Literal["now", "late"] = "now",
     accumulate: int = 1,
     validate: Guard | None = None,
     max_steps: int | None = None,
@@ -102,7 +106,7 @@ def fit(
         metrics: functions of prediction and target (averaged over samples) or objects with `update`, `compute` and
             `reset`; one, several, or by name; by keys with `Metric`. They become columns `train_<name>` and `valid_<name>`.
         train_metrics, valid_metrics: the same, for one of the sets alone.
-        stop, non_finite, check_gradients, accumulate, max_steps, compute, valid_compute: see `supervised`.
+        stop, non_finite, check_gradients, spike, check, accumulate, max_steps, compute, valid_compute: see `supervised`.
         validate: when to validate; None is at the end of every epoch.
         precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the model has. `evaluate` and
             `predict` do so always.
@@ -169,6 +173,8 @@ def fit(
         "stop": stop,
         "non_finite": non_finite,
         "check_gradients": check_gradients,
+        "spike": spike,
+        "check": check,
         "accumulate": accumulate,
         "max_steps": max_steps,
         "compute": compute,
@@ -186,6 +192,7 @@ def fit(
             closure=any(map(needs_closure, optimizers.values())),
             min_epochs=least,
             seeded=seed is not None,
+            buffers=has_buffers([module, *(part for loss in losses.values() for part in modules_of(loss).values())]),
             **options,  # type: ignore[arg-type]  # a dict of options has no type for each
         )
     else:
@@ -225,6 +232,7 @@ def fit(
         # None stands for what ours does, without the call.
         backward=None if type(accelerator).backward is Accelerator.backward else accelerator.backward,
         scaler=_scaler(precision, lifecycle, accelerator),
+        mask=Mask(accelerator.device) if "report" in lifecycle.names else None,
         verbose=verbose,
         clock=clock,
         seed=seed,
@@ -579,7 +587,7 @@ def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Acce
 
 
 def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
-    defaults = {"non_finite": "raise", "accumulate": 1, "check_gradients": False}
+    defaults = {"non_finite": "raise", "accumulate": 1, "check_gradients": False, "check": "now"}
     given = [name for name, value in options.items() if value != defaults.get(name)]
     if given:
         raise ConfigError(f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already; make it with them: supervised({given[0]}=...)")
@@ -598,7 +606,8 @@ def _check_monitors(machine: Machine, tallies: Mapping[str, Tally]) -> None:
 
 def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
     """Whether the loss is read as a number in every batch: on the CPU always, elsewhere if somebody reads it."""
-    return accelerator.device.type == "cpu" or "loss_value" in reads_of(machine)
+    late = "report" in machine.lifecycle.names  # then the device finds out what is not finite
+    return (accelerator.device.type == "cpu" and not late) or "loss_value" in reads_of(machine)
 
 
 # ---------------------------------------------------------------- what evaluate and predict share

@@ -108,7 +108,7 @@ ARGUMENTS = {
         f"seed={value!r}": (..., {"seed": value}, st.ConfigError, f"seed must be a whole number from 0 to 2**63 - 1, or None, got {value!r}")
         for value in (-1, 2**64, 0.5, True)
     },
-    "a misspelt policy": (..., {"non_finite": "skipp"}, st.ConfigError, "non_finite must be one of 'raise', 'skip', 'stop', 'ignore', got 'skipp'; did you mean 'skip'"),
+    "a misspelt policy": (..., {"non_finite": "skipp"}, st.ConfigError, "non_finite must be one of 'raise', 'skip', 'stop', 'ignore', or a RollBack(), got 'skipp'; did you mean 'skip'"),
     "a misspelt word": (..., {"on_interrupt": "rais"}, st.ConfigError, "on_interrupt must be one of 'return', 'raise', 'exit', got 'rais'; did you mean 'raise'"),
     # devices
     "an unknown device": (..., {"device": "gpu"}, st.ConfigError, "device 'gpu' cannot be used: "),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import shutil
@@ -18,6 +17,7 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.checkpoint import Saved
 from statetrain.criteria import Every, Mode, better
 from statetrain.guards import AnyOf, Guard, Test, as_guard, strict
+from statetrain.keeping import first_not_finite
 from statetrain.lifecycle import Lifecycle
 from statetrain.lock import Lock
 from statetrain.naming import did_you_mean
@@ -126,7 +126,7 @@ class Checkpoint(Callback):
         self._lock.touch(ctx.clock())
         if not self._is_due(ctx):
             return
-        if (name := _not_finite(ctx.accelerator.unwrap(ctx.model))) is None:
+        if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is None:
             self.save(ctx)
         else:  # the checkpoints that are there are worth more
             checkpoint.log.warning("the run is not saved in %s: %s is not finite", ctx.where(), name)
@@ -280,14 +280,6 @@ class Checkpoint(Callback):
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
-
-
-def _not_finite(model: torch.nn.Module) -> str | None:
-    """The name of a weight or buffer that has a NaN or an infinity."""
-    for name, value in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            return name
-    return None
 
 
 def _in_epochs(guard: Guard) -> bool:

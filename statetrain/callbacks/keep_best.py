@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,19 @@ import torch
 
 from statetrain.callback import Callback
 from statetrain.criteria import Mode, better
+from statetrain.keeping import first_not_finite
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError, Failed
+
+log = logging.getLogger("statetrain")
 
 
 class KeepBest(Callback):
     """Keeps the weights of the best row of the history in memory, and puts them back into the model when the run ends.
 
     A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and, for a column of the
-    validation, that of each complete validation within an epoch. NaN is never best; of equals the first one is.
+    validation, that of each complete validation within an epoch. NaN is never best, and neither are weights or buffers
+    that are not finite; of equals the first one is.
 
     The weights are put back whether the run completed, was stopped or interrupted. After a failure the model stays as the
     failure left it, to be looked at; `restore(model)` puts them back then. Optimizers are left as they are. A fit that
@@ -75,6 +80,9 @@ class KeepBest(Callback):
     def _judge(self, ctx: Any) -> None:
         row = ctx.history[-1] if len(ctx.history) else {}
         if self.monitor in row and better(value := float(row[self.monitor]), self.best, self.mode):
+            if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
+                log.warning("the weights of %s are not kept, though they have the best %s: %s is not finite", ctx.where(), self.monitor, name)
+                return
             self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
             self._weights = _copied(ctx.accelerator.unwrap(ctx.model), self.cpu)
 

@@ -111,6 +111,12 @@ class LRScheduler(Callback):
             self._epoch = ctx.epoch
             self._advance(ctx.history[-1] if len(ctx.history) else {})
 
+    def lower_rates(self, factor: float) -> None:
+        """Multiplies the rates that the schedule starts from; `RollBack` calls it."""
+        for part in (self._schedule, *getattr(self._schedule, "_schedulers", ())):
+            if hasattr(part, "base_lrs"):
+                part.base_lrs = [rate * factor for rate in part.base_lrs]
+
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import string
 from pathlib import Path
@@ -12,8 +13,11 @@ from attrs import define
 from statetrain.callback import Callback
 from statetrain.criteria import Mode
 from statetrain.guards import Guard, as_guard
+from statetrain.keeping import first_not_finite
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
+
+log = logging.getLogger("statetrain")
 
 _COUNTERS = ("epoch", "step", "samples", "seconds")
 
@@ -78,6 +82,9 @@ class SaveWeights(Callback):
         value = None if self.monitor is None else float(row[self.monitor])
         best = self._best()
         if self.best_only and (value is None or math.isnan(value) or (best is not None and not self._rank(value) < self._rank(best))):
+            return
+        if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
+            log.warning("the weights of %s are not saved: %s is not finite", ctx.where(), name)
             return
         from statetrain.saving import save_weights
 

@@ -122,6 +122,7 @@ def simulate(
         train_data=_Batches(batches) if length_known else _Endless(batches),
         valid_data=_Batches(valid_batches),
         accelerator=_Accelerator(),  # type: ignore[arg-type]  # stands in for one
+        mask=_Mask(),
         max_epochs=epochs,
         read_batch=lambda batch: layout,
         tallies=tallies,  # type: ignore[arg-type]  # stand in for tallies
@@ -223,6 +224,25 @@ class _Loss:
     def backward(self, inputs: Any = None) -> None: ...
 
 
+class _Held:
+    def take(self) -> None: ...
+    def put_back(self) -> None: ...
+
+
+class _Mask:
+    def see(self, loss: Any, size: int) -> tuple[float, int]:
+        return loss.value * size, size
+
+    def step(self, optimizer: Any, number: int, buffers: Any) -> None: ...
+    def drop(self) -> None: ...
+    def ask(self) -> None: ...
+    def answer(self) -> tuple[int, int]:
+        return 0, -1
+
+    def now(self) -> tuple[int, int]:
+        return 0, -1
+
+
 class _Accelerator:
     def set_grad(self, on: bool) -> None: ...
     def grad_enabled(self) -> bool:
@@ -234,6 +254,15 @@ class _Accelerator:
     def grad_norm(self, optimizer: Any) -> float:
         return 0.0
 
+    def buffers(self, ctx: Any) -> _Held:
+        return _Held()
+
+    def keep(self, ctx: Any) -> dict[str, Any]:
+        return {}
+
+    def go_back(self, ctx: Any, kept: Any) -> None: ...
+    def lower_rates(self, ctx: Any, factor: float) -> None: ...
+    def first_not_finite(self, ctx: Any) -> None: ...
     def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
         return False
 

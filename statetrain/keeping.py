@@ -1,0 +1,167 @@
+"""Copies of what trains: of a model's buffers for one batch, and of everything to go back to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from attrs import Factory, define
+from torch.nn.parameter import is_lazy
+
+from statetrain import losses
+
+Kept = dict[str, Any]
+
+
+def first_not_finite(*modules: torch.nn.Module) -> str | None:
+    """The name of a parameter or buffer that has a NaN or an infinity; None if all are finite.
+
+    It waits for the device once.
+    """
+    named = [
+        (name, value)
+        for module in modules
+        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
+        if not is_lazy(value) and value.is_floating_point()
+    ]
+    if not named:
+        return None
+    device = named[0][1].device
+    found = torch.stack([torch.isfinite(value.detach()).all().to(device) for _, value in named]).tolist()
+    return next((name for (name, _), finite in zip(named, found, strict=True) if not finite), None)
+
+
+def modules_of(ctx: Any) -> list[torch.nn.Module]:
+    """The model, and the losses that are modules."""
+    return [ctx.model, *(module for loss in ctx.loss_fns.values() for module in losses.modules_of(loss).values())]
+
+
+def has_buffers(modules: Iterable[torch.nn.Module]) -> bool:
+    """Whether a forward pass may change more than gradients: batch norm's running statistics are buffers."""
+    return any(True for module in modules for _ in module.buffers())
+
+
+# ---------------------------------------------------------------- for one batch
+
+
+@define(eq=False)
+class Buffers:
+    """The buffers of some modules, and a copy of them as they were before a batch.
+
+    Args:
+        owners: the dictionaries in which modules keep theirs; a module may put another tensor there.
+    """
+
+    owners: list[dict[str, torch.Tensor | None]]
+    _there: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = Factory(list)
+    _copies: list[torch.Tensor] = Factory(list)
+
+    def take(self) -> None:
+        """Copies them as they are now."""
+        self._there = [
+            (owner, name, buffer) for owner in self.owners for name, buffer in owner.items() if buffer is not None and not is_lazy(buffer)
+        ]
+        buffers = [buffer.detach() for _, _, buffer in self._there]
+        alike = len(buffers) == len(self._copies) and all(
+            copy.shape == buffer.shape and copy.dtype == buffer.dtype for copy, buffer in zip(self._copies, buffers, strict=True)
+        )
+        if alike and buffers:
+            torch._foreach_copy_(self._copies, buffers)
+        else:
+            self._copies = [buffer.clone() for buffer in buffers]
+
+    def put_back(self) -> None:
+        """Makes them as they were when the copy was taken."""
+        with torch.no_grad():
+            for (owner, name, buffer), copy in zip(self._there, self._copies, strict=True):
+                buffer.copy_(copy)
+                owner[name] = buffer
+
+    def put_back_where(self, flag: torch.Tensor) -> None:
+        """The same where a flag on the device, of shape (), is set; nobody waits for it."""
+        with torch.no_grad():
+            for (_, _, buffer), copy in zip(self._there, self._copies, strict=True):
+                buffer.copy_(torch.where(flag, copy, buffer))
+
+
+def buffers_of(modules: Iterable[torch.nn.Module]) -> Buffers:
+    """The buffers of modules and of all that is in them."""
+    return Buffers([part._buffers for module in modules for part in module.modules() if part._buffers])
+
+
+# ---------------------------------------------------------------- to go back to
+
+
+def keep(ctx: Any) -> Kept | None:
+    """A copy of weights, buffers, the states of optimizers and the scale of the loss; None if a weight or buffer is not finite."""
+    if first_not_finite(*modules_of(ctx)) is not None:
+        return None
+    return {
+        "tensors": {name: tensor.detach().clone() for name, tensor in _tensors(ctx)},
+        "optimizers": {name: [_copied(optimizer.state.get(p, {})) for p in _parameters(optimizer)] for name, optimizer in ctx.optimizers.items()},
+        "scaler": None if ctx.scaler is None else dict(ctx.scaler.state_dict()),
+    }
+
+
+def go_back(ctx: Any, kept: Kept) -> None:
+    """Makes everything as it was when a copy was kept. Settings of optimizers, such as the learning rate, stay as they are."""
+    with torch.no_grad():
+        for name, tensor in _tensors(ctx):
+            if name in kept["tensors"]:
+                tensor.copy_(kept["tensors"][name])
+    for name, optimizer in ctx.optimizers.items():
+        for parameter, state in zip(_parameters(optimizer), kept["optimizers"][name], strict=True):
+            if state:
+                optimizer.state[parameter] = {key: _beside(value, parameter, optimizer.state.get(parameter, {}).get(key)) for key, value in state.items()}
+            else:
+                optimizer.state.pop(parameter, None)
+    if ctx.scaler is not None and kept["scaler"]:
+        ctx.scaler.load_state_dict(kept["scaler"])
+
+
+def lower_rates(ctx: Any, factor: float) -> None:
+    """Multiplies the learning rates of all optimizers, and those that schedules start from or lead to."""
+    for optimizer in ctx.optimizers.values():
+        for group in optimizer.param_groups:
+            for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if isinstance(group.get(key), torch.Tensor):
+                    group[key].mul_(factor)
+                elif key in group:
+                    group[key] *= factor
+
+
+def _tensors(ctx: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor that training may change, once, under a name of its own."""
+    seen: set[int] = set()
+    for i, module in enumerate(modules_of(ctx)):
+        for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+            if id(tensor) not in seen and not is_lazy(tensor):
+                seen.add(id(tensor))
+                yield f"{i}.{name}", tensor
+    for name, optimizer in ctx.optimizers.items():
+        for i, parameter in enumerate(_parameters(optimizer)):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{name}.{i}", parameter
+
+
+def _parameters(optimizer: Any) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _copied(thing: Any) -> Any:
+    if isinstance(thing, torch.Tensor):
+        return thing.detach().clone()
+    if isinstance(thing, dict):
+        return {key: _copied(value) for key, value in thing.items()}
+    return type(thing)(map(_copied, thing)) if type(thing) in (list, tuple) else thing
+
+
+def _beside(value: Any, parameter: torch.Tensor, own: Any) -> Any:
+    """A copy of a kept value where the optimizer has it, or would have it: a checkpoint gives all of them on the CPU."""
+    if not isinstance(value, torch.Tensor):
+        return _copied(value)
+    device = own.device if isinstance(own, torch.Tensor) else parameter.device if value.ndim else value.device
+    return value.to(device, copy=True)
