@@ -54,15 +54,17 @@ class Mask:
             number: of the step, for the report.
             buffers: what puts the buffers back as they were before the window; None if there are none.
         """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradients:
-            self.flag.logical_or_(~torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if trained:
+            self.flag.logical_or_(~torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in trained])))
+        if masks(optimizer):
+            fresh = [p for p in trained if not optimizer.state.get(p)]
             optimizer.grad_scale, optimizer.found_inf = None, self.flag.float()
             try:
                 optimizer.step()
             finally:
                 del optimizer.grad_scale, optimizer.found_inf
+            self._begin(optimizer, fresh)
         elif not self.flag.item():  # the host waits
             optimizer.step()
         if buffers is not None:
@@ -70,6 +72,13 @@ class Mask:
         first = torch.where(self.flag & (self.found[1] < 0), number, self.found[1])
         self.found.copy_(torch.stack([self.found[0] + self.flag, first]))
         self.flag.zero_()
+
+    def _begin(self, optimizer: Any, fresh: list[torch.Tensor]) -> None:
+        """Makes zeros of what torch's fused SGD leaves uninitialised if the very first step is masked: its momentum."""
+        for parameter in fresh:
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    value.copy_(torch.where(self.flag, 0.0, value))
 
     def drop(self) -> None:
         """Forgets the window."""
@@ -100,5 +109,8 @@ class Mask:
 
 
 def masks(optimizer: Any) -> bool:
-    """Whether an optimizer can leave out a step on the device; the fused ones of torch can."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+    """Whether an optimizer can leave out a step on the device; the fused ones of torch can.
+
+    One with dampened momentum cannot be told that its first step is still to come.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and not optimizer.defaults.get("dampening", 0)

@@ -50,6 +50,25 @@ def test_a_masked_step_leaves_no_trace(name, value, points):
     assert late.history[0]["train_loss"] == pytest.approx(now.history[0]["train_loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_very_first_step_can_be_masked(name, points):
+    "What an optimizer makes in its first step (torch's fused SGD leaves it uninitialised) is as if there had been none."
+    data = batches(points, nan_1=math.nan, nan_2=math.nan)
+    late = train(net(), data, optimizer=OPTIMIZERS[name])
+    assert bits(late.model) == bits(train(net(), data[2:], optimizer=OPTIMIZERS[name]).model)
+    assert late.ctx.masked == 2
+
+
+def test_dampened_momentum_is_asked_about_on_the_host(points):
+    "Its first step is unlike all others, and the device alone would not know which one that is."
+
+    def dampened(parameters):
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, dampening=0.5, fused=True)
+
+    data = batches(points, nan_1=math.nan)
+    assert bits(train(net(), data, optimizer=dampened).model) == bits(train(net(), data[1:], optimizer=dampened).model)
+
+
 def test_a_gradient_alone_is_masked_too(points):
     "A finite loss whose gradient is infinite makes no step; nothing more has to be asked for."
     calls = []
