@@ -221,9 +221,9 @@ class Spike(Guard):
         least: batches before which it does not hold; at least 1.
     """
 
-    factor: float = field(default=4.0, validator=_positive)
-    window: int = field(default=50, kw_only=True, validator=_whole)
-    least: int = field(default=20, kw_only=True, validator=_whole)
+    factor: float = field(default=4.0, validator=positive)
+    window: int = field(default=50, kw_only=True, validator=whole)
+    least: int = field(default=20, kw_only=True, validator=whole)
 
     def __attrs_post_init__(self) -> None:
         if not self.factor > 1:
