@@ -1,0 +1,52 @@
+"""Processes that are forked from one that has torch loaded and has never trained, so that each takes a tenth of a second."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch._dynamo  # an optimizer's first step would import it, in each process anew
+import torch.utils.data
+
+from statetrain import lock, saving, snapshot, training  # noqa: F401  # likewise
+from statetrain.callbacks import checkpoint, lr_scheduler  # noqa: F401  # likewise
+
+
+def forked(work: Callable[[], str], kill_after: float | None = None) -> tuple[int, str]:
+    """Does something in a process of its own.
+
+    Args:
+        work: what to do there.
+        kill_after: seconds after which the process is killed, if it has not ended by then.
+
+    Returns:
+        Its exit code, or minus the signal that killed it; and what `work` returned, or what was raised.
+    """
+    with tempfile.NamedTemporaryFile("r", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as said:
+        # A file and no pipe: the workers of a process that was killed would hold it open.
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers whose process was killed complain
+            logging.getLogger("statetrain").setLevel(logging.ERROR)  # that another process ended without a word is the point
+            try:
+                Path(said.name).write_text(work())
+                os._exit(0)
+            except BaseException:
+                Path(said.name).write_text(traceback.format_exc())
+                os._exit(1)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)  # it waits to be asked for, so its number is still its own
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return code, said.read()
+
+
+def die() -> None:
+    """Ends this process as the system does when memory is short: nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
