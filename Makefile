@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check diagrams bench clean
+.PHONY: help demo test lint types check diagrams bench prove clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 bench: $(READY)  ## measure what the machine costs
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/footprint.py
+
+prove: $(READY)  ## kill, damage and break runs, and see that none is lost
+	$(BIN)/python benchmarks/reliability.py
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
     python benchmarks/reliability.py                     # all suites, as many cases of each as a coffee allows
     python benchmarks/reliability.py kills damage        # some
     python benchmarks/reliability.py --all --json out.json
+    python benchmarks/reliability.py --sample 10         # that many cases of each, as the tests do
 
 Every suite makes a list of distinct cases. A case does one thing to a run and raises unless everything came out as
 `docs/reliability.md` promises. Cases are spread over forked processes. The exit code is 1 if one does not hold.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import os
 import platform
 import sys
@@ -30,14 +32,18 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from suites import forking  # noqa: E402, F401  # what it loads, forked processes need not
-from suites.case import Case, sampled  # noqa: E402
+from suites import forking  # noqa: F401  # what it loads, forked processes need not
+from suites.case import Case, sampled, scratch
 
 SUITES = {
     # name of the module: cases that are checked without --all; None is all of them
     "kills": 1200,
     "saves": 1000,
     "chaos": None,
+    "damage": None,
+    "fallbacks": None,
+    "signals": None,
+    "exceptions": None,
 }
 
 
@@ -65,13 +71,12 @@ class Result:
     seconds: float = 0.0
 
 
-def run(name: str, jobs: int, everything: bool, progress: Progress) -> Result:
-    """Checks the cases of a suite, in several processes."""
+def run(name: str, jobs: int, most: int | None, progress: Progress) -> Result:
+    """Checks the cases of a suite, at most so many, in several processes."""
     suite, began = importlib.import_module(f"suites.{name}"), time.monotonic()
     task = progress.add_task(suite.TITLE, total=None)
     cases: list[Case] = suite.cases()
-    most = None if everything else SUITES[name]
-    chosen = cases if most is None else sampled(cases, max(most, suite.GOAL))
+    chosen = cases if most is None else sampled(cases, most)
     progress.update(task, total=len(chosen))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -120,17 +125,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}; all unless said")
     parser.add_argument("--all", action="store_true", help="all cases, also where a sample of them serves")
+    parser.add_argument("--sample", type=int, metavar="N", help="at most N cases of each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--json", type=Path, help="a file for the results")
     asked = parser.parse_args()
     if unknown := [name for name in asked.suites if name not in SUITES]:
         parser.error(f"no suite {unknown[0]!r}; there are {', '.join(SUITES)}")
     torch.set_num_threads(1)
+    logging.getLogger("statetrain").setLevel(logging.ERROR)
     console, results = Console(), []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with scratch() as base, Progress(*columns, console=console) as progress:
+        tempfile.tempdir = str(base)  # processes that end in a hurry leave nothing behind
         for name in asked.suites or SUITES:
-            results.append(run(name, asked.jobs, asked.all, progress))
+            most = None if asked.all else SUITES[name] if asked.sample is None else asked.sample
+            results.append(run(name, asked.jobs, most, progress))
     console.print(table(results))
     broken = [line for result in results for line in result.broken]
     for line in broken[:50]:

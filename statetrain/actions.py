@@ -141,18 +141,22 @@ def _one_more(ctx: Any) -> Any:
 
 def _came_to_an_end(ctx: Any) -> None:
     ctx.drawn, ctx.exhausted = False, True
+    exact = _holds_its_length(ctx.train_data)
+    if ctx.length is not None and ctx.iter < ctx.length and (exact or ctx.pending):
+        why = _RAN_OUT if exact else "so the last window was not known to be the last; accumulation needs a length that holds, or none"
+        raise DataError(f"the training data ended after {ctx.iter} of {ctx.length} batches; {why}")
     if ctx.iter == 0:
         once = " An iterator can be read once; give a list, a loader, or a function that makes one" if ctx.epoch > 1 else ""
         raise DataError(f"the training data gave no batch in epoch {ctx.epoch}.{once or ' Is it empty, or smaller than one batch with drop_last?'}")
-    dataset = getattr(ctx.train_data, "dataset", None)
-    exact = hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__")  # of an iterable dataset, the length is a guess
-    if ctx.length is not None and ctx.iter < ctx.length and (exact or ctx.pending):
-        why = (
-            "did the dataset raise StopIteration? It never ends an epoch"
-            if exact
-            else "so the last window was not known to be the last; accumulation needs a length that holds, or none"
-        )
-        raise DataError(f"the training data ended after {ctx.iter} of {ctx.length} batches; {why}")
+
+
+_RAN_OUT = "did the dataset raise StopIteration? It never ends an epoch"
+
+
+def _holds_its_length(data: Any) -> bool:
+    """Whether a loader gives as many batches as it says: of an iterable dataset, the length is a guess."""
+    dataset = getattr(data, "dataset", None)
+    return hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__")
 
 
 def count_batch(ctx: Any) -> None:
@@ -535,6 +539,8 @@ def valid_draw(ctx: Any) -> None:
         raise
     if batch is END:
         ctx.drawn, ctx.valid_complete = False, True
+        if _holds_its_length(ctx.valid_data) and ctx.valid_iter < (length(ctx.valid_data) or 0):
+            raise DataError(f"the validation data ended after {ctx.valid_iter} of {length(ctx.valid_data)} batches; {_RAN_OUT}")
         if ctx.valid_iter == 0:
             raise DataError("the validation data gave no batch. Is it empty, or an iterator that was read before?")
         return

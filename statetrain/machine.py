@@ -326,7 +326,7 @@ class Machine:
                         if work(ctx) is not None:
                             raise self._junk(ctx, work)
                     ctx.transition, ctx.state, row, _ = landing
-                    work = None
+                    work = ask = None
                     if watched and row:
                         yield ctx.transition
                     for ask, works, landing in row:  # noqa: B007  # the next round calls what is found
@@ -441,7 +441,7 @@ class Machine:
             )
         if isinstance(error, StopIteration):
             error = _chained(MachineError(f"StopIteration was raised by {self._culprit(ctx, place, ask)}; it never ends an epoch"), error)
-        closed = isinstance(error, GeneratorExit)
+        closed = isinstance(error, GeneratorExit) and work is None and ask is None  # nobody's: it came where the run pauses
         where = ctx.where()  # before the modes are put back, which it depends on
         seconds: list[BaseException] = []
         while ctx.modes:

@@ -42,10 +42,28 @@ def check(cases: Sequence[Case]) -> list[str]:
     return wrong
 
 
+def refused(work: Callable[[], object], *kinds: type[BaseException]) -> str:
+    """Does something that has to be refused; what the error says, with its notes.
+
+    Raises:
+        AssertionError: it was not refused.
+    """
+    try:
+        work()
+    except kinds as error:
+        return "\n".join([str(error), *getattr(error, "__notes__", ())])
+    raise AssertionError("it was not noticed")
+
+
+def scratch_place() -> str | None:
+    """Where files are kept that only a process needs: in memory where there is a file system for it."""
+    return tempfile.tempdir or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
+
+
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory that is removed afterwards; in memory where there is a file system for it."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+    """A directory that is removed afterwards."""
+    with tempfile.TemporaryDirectory(dir=scratch_place()) as folder:
         yield Path(folder)
 
 

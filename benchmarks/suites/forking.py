@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch._dynamo  # an optimizer's first step would import it, in each process anew
-import torch.utils.data
+import torch._dynamo  # noqa: F401  # an optimizer's first step would import it, in each process anew
 
 from statetrain import lock, saving, snapshot, training  # noqa: F401  # likewise
 from statetrain.callbacks import checkpoint, lr_scheduler  # noqa: F401  # likewise
+from suites.case import scratch_place
 
 
 def forked(work: Callable[[], str], kill_after: float | None = None) -> tuple[int, str]:
@@ -28,7 +28,7 @@ def forked(work: Callable[[], str], kill_after: float | None = None) -> tuple[in
     Returns:
         Its exit code, or minus the signal that killed it; and what `work` returned, or what was raised.
     """
-    with tempfile.NamedTemporaryFile("r", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as said:
+    with tempfile.NamedTemporaryFile("r", dir=scratch_place()) as said:
         # A file and no pipe: the workers of a process that was killed would hold it open.
         child = os.fork()
         if child == 0:

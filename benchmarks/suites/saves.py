@@ -62,7 +62,8 @@ class Reached(st.Callback):
         self.path.write_text(str(ctx.step))
 
 
-def _on(disk: Any) -> None:
+def put_disk(disk: Any) -> None:
+    """Lets something stand in for the module `os` where checkpoints are written."""
     checkpoint.os = tensorfile.os = disk  # type: ignore[attr-defined]  # stands in for the module, in a process of its own
 
 
@@ -72,7 +73,7 @@ def calls(setting: Setting) -> list[str]:
 
     def work() -> str:
         disk = Deadly()
-        _on(disk)
+        put_disk(disk)
         with scratch() as base:
             train(setting, base / "run")
         return json.dumps(disk.calls)
@@ -89,7 +90,7 @@ def died(setting: Setting, at: int, late: bool, power: str | int | None) -> None
         folder, reached = base / "run", base / "reached"
 
         def work() -> str:
-            _on(Deadly(at, late, power))
+            put_disk(Deadly(at, late, power))
             return digest(train(setting, folder, Reached(reached)))
 
         code, said = forked(work)

@@ -83,8 +83,8 @@ def settings() -> list[Setting]:
         left -= _pairs(chosen[-1])
     # Each augmentation under both numbers of workers, whatever the rest.
     have = {(one.augmentation, one.workers, one.seeded) for one in chosen}
-    wanted = itertools.product(VALUES["augmentation"], (0, 2), (True,))
-    return chosen + [Setting(augmentation, workers) for augmentation, workers, seeded in wanted if (augmentation, workers, seeded) not in have]
+    wanted = [Setting(*values) for values in itertools.product(VALUES["augmentation"], VALUES["workers"])]
+    return chosen + [one for one in wanted if (one.augmentation, one.workers, one.seeded) not in have]
 
 
 def _pairs(one: Setting) -> set[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from disk import Died, Disk
+from suites.disk import Died, Disk
 
 from statetrain import checkpoint, tensorfile
 from statetrain.outcome import CheckpointError
