@@ -19,7 +19,7 @@ from statetrain.outcome import DataError, Interrupted, LossError, LossSpike, Non
 
 def begin(ctx: Any) -> None:
     "start the clock"
-    ctx.started = ctx.clock()
+    ctx.earlier_seconds, ctx.started = ctx.seconds, ctx.clock()  # what an earlier phase of this run took stays counted
 
 
 def count_epoch(ctx: Any) -> None:

@@ -275,6 +275,18 @@ class Lifecycle:
         """The same table under another name, which errors and pictures use."""
         return attrs.evolve(self, name=name)
 
+    def prefixed(self, prefix: str) -> Lifecycle:
+        """The same table with a prefix before every name; see `statetrain.joining`."""
+        from statetrain.joining import prefixed
+
+        return prefixed(self, prefix)
+
+    def then(self, other: Lifecycle, effect: Work | None = None) -> Lifecycle:
+        """This lifecycle and then another one, as the phases of one run; see `statetrain.joining`."""
+        from statetrain.joining import then
+
+        return then(self, other, effect)
+
     def without(self, *names: str) -> Lifecycle:
         """Removes states, each with the states inside it.
 

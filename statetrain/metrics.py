@@ -242,10 +242,13 @@ class Tally:
         return {name: metric for name, metric in self.metrics.items() if not isinstance(metric, LossMean)}
 
     def compute(self) -> dict[str, Any]:
-        """The columns of a row, by name; empty if no batch was counted since the last reset."""
-        if not any(mean.count for mean in self.losses.values()):
+        """The columns of a row, by name; empty if no batch was counted since the last reset.
+
+        The loss of an optimizer that had no batch, as in a phase of another one, has no column.
+        """
+        values: dict[str, Any] = {name: mean.value() for name, mean in zip(self.loss_names, self.losses.values(), strict=True) if mean.count}
+        if not values:
             return {}
-        values: dict[str, Any] = dict(zip(self.loss_names, (mean.value() for mean in self.losses.values()), strict=True))
         for name, metric in self.metrics.items():
             value = metric.compute()
             values[f"{self.set}_{name}"] = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value

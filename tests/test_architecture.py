@@ -23,6 +23,7 @@ FLOORS = (
         "schedules",
         "lifecycle",
         "flight",
+        "joining",
         "position",
         "witness",
         "asking",
