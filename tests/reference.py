@@ -95,7 +95,8 @@ def train(
             if sums[kind]:
                 for name in columns:
                     total, size = sums[kind].get(name, (0.0, 0))
-                    values[f"{kind}_{name}"] = total / size if size else math.nan
+                    if size or name == "metric":  # a loss that no batch was counted for has no column
+                        values[f"{kind}_{name}"] = total / size if size else math.nan
                 sums[kind].clear()
         if values:
             row = {"epoch": ran.epoch, "step": ran.step, "samples": ran.samples, "seconds": clock() - began}
