@@ -6,6 +6,8 @@ import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from strategies import runs
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
@@ -130,6 +132,13 @@ def test_a_callback_with_a_flaw_fails_and_the_way_and_the_hook_are_named(callbac
     """Each kind of flaw is found on some short way."""
     with pytest.raises(AssertionError, match=rf"(?s){callback.__name__} on the way that .*(?:{words})"):
         check_callback(callback)
+
+
+@given(runs(st.supervised(non_finite="skip"), {"more epochs": 2, "a batch was drawn": 2}))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_random_runs_are_gone_too(trace):
+    """A sound callback gets along with long runs as they come, several epochs, events and failures included."""
+    check_callback(Saved, along=[trace], anchors=1)
 
 
 def test_steering_is_no_flaw():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import field, frozen
@@ -26,6 +26,7 @@ from statetrain.testing.guiding import Asked, Guide, faults, machine_of
 from statetrain.testing.paths import Cover, Path, paths
 from statetrain.testing.resuming import differences, listed, state_of
 from statetrain.testing.toy import toy_problem
+from statetrain.trace import Trace
 from statetrain.witness import unwitnessed
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def check_callback(
     cover: Cover = "transitions",
     bounds: Mapping[str, int] | None = None,
     anchors: int = 2,
+    along: Iterable[Trace] | None = None,
 ) -> int:
     """Asserts that a callback gets along with every short way through a lifecycle. The arguments are those of `callback_cases`.
 
@@ -57,7 +59,7 @@ def check_callback(
         AssertionError: it does not; the message names the way, the hook or the anchor, and what happened.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
-    cases = callback_cases(callback, lifecycle, build=build, context=context, cover=cover, bounds=bounds, anchors=anchors)
+    cases = callback_cases(callback, lifecycle, build=build, context=context, cover=cover, bounds=bounds, anchors=anchors, along=along)
     for case in cases:
         case.check()
     return len(cases)
@@ -72,6 +74,7 @@ def callback_cases(
     cover: Cover = "transitions",
     bounds: Mapping[str, int] | None = None,
     anchors: int = 2,
+    along: Iterable[Trace] | None = None,
 ) -> list[CallbackCase]:
     """The ways along which a callback is to be tested, as parameters for pytest: `ids=str` makes them readable.
 
@@ -91,6 +94,7 @@ def callback_cases(
             is then put back, not the context's.
         cover, bounds: see `statetrain.testing.paths`. To these ways come, for each state, the shortest to it with a
             failure there.
+        along: runs to go along in place of the short ways, such as those that `statetrain.testing.strategies.runs` draws.
         anchors: at how many anchors of each way, the last ones, the run is cut and continued; 0 for none.
 
     Raises:
@@ -103,7 +107,8 @@ def callback_cases(
     trial = Trial(build or toy_run, context)
     make = _maker(callback)
     machine_of(life, (make(),))  # a hook that no state bears is an error now
-    return [CallbackCase(path, make, trial, anchors) for path in [*paths(life, cover, bounds), *faults(life)]]
+    ways = [*paths(life, cover, bounds), *faults(life)] if along is None else [Path(life, run.transitions, run[-1]) for run in along]
+    return [CallbackCase(path, make, trial, anchors) for path in ways]
 
 
 def standard() -> Lifecycle:

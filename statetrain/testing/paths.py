@@ -128,12 +128,12 @@ def paths(
     """
     ways = Ways(lifecycle, bounds, events, failures=False)
     came = _shortest_ways(ways)
-    out = _ways_out(ways)
+    out = ways_out(ways)
     reached = sorted(came, key=lambda here: len(_way(came, here)))
     found: dict[tuple[Transition, ...], Path] = {}
     for goal, here, steps in _goals(ways, reached, cover):
         head = (*_way(came, here), *(step.transition for step in steps))
-        tail = _to_the_end(ways, out, steps[-1].after if steps else here)
+        tail = to_the_end(ways, out, steps[-1].after if steps else here)
         whole = (*head, *tail)
         found[whole] = Path(lifecycle, whole, goal)  # the goal that lies furthest along gives it its name
     _assert_covered(lifecycle, found, cover, events)
@@ -205,7 +205,7 @@ def _way(came: Mapping[Configuration, tuple[Step, Configuration | None]], here: 
     return path[::-1]
 
 
-def _ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
+def ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
     """The first step of a shortest way to a final state, without events; found as it is asked for."""
     known: dict[Configuration, Step | None] = {}
 
@@ -234,7 +234,8 @@ def _ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
     return first
 
 
-def _to_the_end(ways: Ways, out: Callable[[Configuration], Step | None], here: Configuration) -> list[Transition]:
+def to_the_end(ways: Ways, out: Callable[[Configuration], Step | None], here: Configuration) -> list[Transition]:
+    """The arrows of a shortest way from a configuration to a final state; `out` is what `ways_out` gave."""
     path = []
     while ways.out_of(here):
         step = out(here)

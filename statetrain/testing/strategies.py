@@ -1,0 +1,245 @@
+"""Lifecycles, what happens in them, and runs, as hypothesis strategies.
+
+    @given(runs(my_lifecycle, {"more epochs": 2}))
+    def test_a_step_follows_each_backward(trace):
+        assert trace.states.count("step") == trace.states.count("backward")
+
+    @given(scenarios())
+    def test_both_engines_do_the_same(scenario):
+        assert scenario.run("table") == scenario.run("transitions")
+
+`runs(life)` draws ways through a lifecycle of one's own. `lifecycles()` draws tables that are sound; nothing is filtered out.
+`scripts(...)` draws what the guards of such a table answer and which of its calls raise something, return something or
+register a clean-up. `scenarios()` draws all of it.
+
+Every run ends. The states that arrows lead to stand in an order, with the final states last, and each state's arrow
+without a guard leads to a later one. A guard has a few answers and then says False for ever (one that would then hold,
+`~guard`, is on no arrow that leads back), and a script makes a call raise a few times and then never again. So only a
+bounded number of arrows can lead back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+try:
+    from hypothesis import strategies as st
+except ImportError as error:
+    raise ImportError("statetrain.testing.strategies needs hypothesis; install it with: pip install 'statetrain[testing]'") from error
+
+from statetrain.explore import Configuration, Step, Ways
+from statetrain.guards import Guard, leaves
+from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.testing.paths import to_the_end, ways_out
+from statetrain.testing.staging import (
+    ERRORS,
+    EVENTS,
+    Answering,
+    Breaking,
+    Deed,
+    Defer,
+    Detour,
+    Give,
+    Played,
+    Raise,
+    Scenario,
+    Script,
+    SharpDetour,
+    Switch,
+)
+from statetrain.trace import Trace
+
+# ---------------------------------------------------------------- strategies
+
+
+@st.composite
+def runs(
+    draw: st.DrawFn,
+    lifecycle: Lifecycle,
+    bounds: Mapping[str, int] | None = None,
+    *,
+    events: bool = True,
+    failures: bool = True,
+    most: int = 8,
+) -> Trace:
+    """Ways that runs of a lifecycle can go, from the arrow into the initial state to an end. They shrink towards short ones.
+
+    A run goes to one arrow after another, each by a shortest way, and then to an end by a shortest way; which arrows is drawn.
+    So the innermost states are reached as often as the outer ones.
+
+    Args:
+        draw: given by hypothesis.
+        lifecycle: the table.
+        bounds: by a guard's label, how often it may hold while the scope around it stays open; see `statetrain.explore`.
+        events: whether events are raised, in every state where an arrow takes one.
+        failures: whether states may fail.
+        most: arrows to go to on the way.
+
+    Raises:
+        LifecycleError: a bound names no guard of the table, or no end can be reached within the bounds.
+    """
+    ways = Ways(lifecycle, bounds, events, failures)
+    goals = [arrow for arrow in lifecycle.transitions if events or arrow.event is None]
+    if failures:
+        goals += [Transition(state.name, FAILED) for state in lifecycle.states if not state.final]
+    taken, here = [ways.start.transition], ways.start.after
+    for goal in draw(st.lists(st.sampled_from(goals), max_size=most)):
+        for step in _nearest(ways, here, goal):
+            taken.append(step.transition)
+            here = step.after
+    return Trace([*taken, *to_the_end(ways, ways_out(ways), here)], lifecycle=lifecycle)
+
+
+def _nearest(ways: Ways, here: Configuration, goal: Transition) -> list[Step]:
+    """A shortest way that takes an arrow; empty if none does within the bounds."""
+    came: dict[Configuration, tuple[Step, Configuration] | None] = {here: None}
+    layer = [here]
+    while layer:
+        following = []
+        for at in layer:
+            for step in ways.out_of(at):
+                if step.transition == goal:
+                    back, way = came[at], [step]
+                    while back is not None:
+                        way.append(back[0])
+                        back = came[back[1]]
+                    return way[::-1]
+                if step.after not in came:
+                    came[step.after] = (step, at)
+                    following.append(step.after)
+        layer = following
+    return []
+
+
+@st.composite
+def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Lifecycle:
+    """Sound lifecycles, whose parts are calls of a `Stage`.
+
+    Args:
+        draw: given by hypothesis.
+        max_states: the most states, at least 3.
+        max_depth: how deep scopes may nest, at least 1, which is not at all.
+    """
+    finals = ["end", "stop"][: draw(st.integers(1, min(2, max_states - 2)))]
+    within: dict[str, str | None] = {}
+    depth: dict[str | None, int] = {None: 0}
+    for i in range(draw(st.integers(2, max_states - len(finals)))):
+        name = f"s{i}"
+        within[name] = draw(st.sampled_from([scope for scope, d in depth.items() if d < max_depth]))
+        depth[name] = depth[within[name]] + 1
+    states = [_state(name, scope, draw(_BITS)) for name, scope in within.items()] + [_final(name, draw(_BITS)) for name in finals]
+    acting = {state.name for state in states if state.action is not None}
+    # A scope that no arrow leads to is opened on the way to a state inside it.
+    goals = [name for name in within if name not in within.values() or draw(st.booleans())]
+    order = [*draw(st.permutations(goals)), *finals]
+    anywhere = st.sampled_from([*order, FAILED])
+    few = [Answering(f"g{i}", draw(_BITS) < 4) for i in range(draw(st.integers(1, 4)))]
+    backward, forward = _guards(few)
+    arrows: list[Transition] = []
+
+    def add(source: str, dest: str, guard: Guard | None, event: type[BaseException] | None = None, *, back: bool = False) -> None:
+        if any((t.source, t.dest, t.guard, t.event) == (source, dest, guard, event) for t in arrows):
+            return
+        label, bits = f"effect {len(arrows)}", draw(_BITS)
+        effect: Any = None if bits % 2 else Played(label)
+        if bits > 12:
+            effect = Played(f"do {dest}")  # the very function that may be the state's action
+        if back and dest not in acting:
+            effect = Played(label)  # a loop in which nothing is done is no lifecycle
+        if dest == FAILED:
+            effect = Breaking(label) if bits < 13 else Played(label)
+        arrows.append(Transition(source, dest, guard, effect, event))
+
+    # Each state but the first is led to from an earlier one, so that all can be reached.
+    fed = {dest: order[draw(st.integers(0, min(i, len(goals) - 1)))] for i, dest in enumerate(order[1:])}
+    for i, source in enumerate(order[: len(goals)]):
+        default = draw(st.sampled_from(order[i + 1 : i + 3]))
+        dests = [dest for dest in order[1:] if fed[dest] == source and dest != default]
+        dests[draw(st.integers(0, len(dests))) :] += draw(st.lists(anywhere, max_size=2))
+        for dest in dests:
+            back = dest in order[: i + 1]
+            add(source, dest, draw(backward if back else forward), back=back)
+        add(source, default, None)
+    for _ in range(draw(st.integers(0, 5))):
+        # Mostly scopes: what is raised anywhere inside is taken there.
+        source, event = draw(st.sampled_from([*within, *filter(None, within.values())])), draw(_EVENTS)
+        if not any(t.source == source and t.event and t.guard is None and issubclass(event, t.event) for t in arrows):
+            add(source, draw(anywhere), draw(forward) if draw(st.booleans()) else None, event)
+    return Lifecycle("drawn", states, arrows, order[0])
+
+
+@st.composite
+def scripts(draw: st.DrawFn, lifecycle: Lifecycle, hooks: tuple[tuple[str, ...], ...] = ()) -> Script:
+    """What happens in runs of a lifecycle that `lifecycles()` drew.
+
+    Args:
+        draw: given by hypothesis.
+        lifecycle: the table.
+        hooks: those of each callback.
+    """
+    guards = sorted({leaf.label for arrow in lifecycle.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)})
+    answers = {name: tuple(draw(_ANSWERS)) for name in guards}
+    every = [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
+    # Where an event may be raised.
+    heard = {name: [f"do {name}", *(label for label in every if label.endswith(f".on_enter_{name}"))] for name in lifecycle.names}
+    parts = [part for state in lifecycle.states for part in (state.action, state.close)] + [arrow.effect for arrow in lifecycle.transitions]
+    scopes = [state.name for state in lifecycle.states if state.mode is not None]
+    anything = [*guards, *every, *(part.label for part in parts if isinstance(part, Played | Breaking))]
+    anything += [f"{word} {name}" for name in scopes for word in ("begin", "write", "within")]
+    deeds: dict[tuple[str, int], Deed] = {}
+    for arrow in lifecycle.transitions:
+        if arrow.event is not None and draw(st.booleans()):
+            inside = [label for name in (arrow.source, *lifecycle.inside(arrow.source)) for label in heard[name]]
+            kind = SharpDetour if arrow.event is Detour and draw(st.booleans()) else arrow.event
+            deeds[draw(st.sampled_from(inside)), draw(_NUMBERS)] = Raise(kind)
+    for _ in range(draw(st.integers(0, 4)) if anything else 0):
+        label, deed = draw(st.sampled_from(anything)), draw(_DEEDS)
+        deeds[label, draw(_NUMBERS)] = deed
+        if isinstance(deed, Defer) and draw(st.booleans()):
+            deeds[f"clean up after {label}", 0] = Raise(draw(_EVENTS))
+    return Script(answers, deeds)
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Scenario:
+    """Lifecycles with callbacks and a script.
+
+    Args:
+        draw: given by hypothesis.
+        max_states: the most states, at least 3.
+        max_depth: how deep scopes may nest, at least 1, which is not at all.
+    """
+    lifecycle = draw(lifecycles(max_states, max_depth))
+    names = [f"on_{when}_{name}" for when in ("enter", "exit") for name in lifecycle.names] + ["on_enter_failed", "on_transition"]
+    own = st.sets(st.sampled_from(names), max_size=6).map(sorted).map(tuple)
+    hooks = tuple(draw(st.lists(own, max_size=3)))
+    return Scenario(lifecycle, hooks, draw(scripts(lifecycle, hooks)))
+
+
+_BITS = st.integers(0, 15)  # four choices in one draw
+_NUMBERS = st.sampled_from([0, 0, 1, 2])
+_ANSWERS = st.lists(st.booleans(), max_size=5)
+_EVENTS = st.sampled_from(EVENTS)
+_DEEDS: st.SearchStrategy[Deed] = st.sampled_from([*(Raise(kind) for kind in (*EVENTS, *ERRORS)), Defer(), Defer(), Give(0), Give("junk")])
+
+
+def _state(name: str, within: str | None, bits: int) -> State:
+    return State(
+        name,
+        Played(f"do {name}") if bits & 1 or bits & 2 else None,
+        within,
+        close=Played(f"close {name}" if bits & 2 else "close any") if bits & 4 else None,  # states may share theirs
+        mode=Switch(name) if bits & 8 else None,
+    )
+
+
+def _final(name: str, bits: int) -> State:
+    return State(name, Played(f"do {name}") if bits & 1 else None, final=True)
+
+
+def _guards(few: list[Answering]) -> tuple[st.SearchStrategy[Guard], st.SearchStrategy[Guard]]:
+    """A few guards that arrows share, alone or combined: first those that do not hold for ever, then all."""
+    pairs = [(a, b) for a in few for b in few]
+    some = [*few, *few, *(a & b for a, b in pairs), *(a | b for a, b in pairs), *(a & ~b for a, b in pairs)]
+    return st.sampled_from(some), st.sampled_from([*some, *(~a for a in few)])
