@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from statetrain.conditional import only_if as only_if
     from statetrain.conditional import throttle as throttle
     from statetrain.context import Context as Context
+    from statetrain.criteria import Deadline as Deadline
     from statetrain.criteria import Every as Every
     from statetrain.criteria import MaxSteps as MaxSteps
     from statetrain.criteria import MinEpochs as MinEpochs
@@ -121,7 +122,7 @@ _HOMES = {
     "callbacks.tensorboard": ("TensorBoard",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
-    "criteria": ("Every", "MaxSteps", "MinEpochs", "NonFinite", "Spike", "TimeLimit", "stop_requested"),
+    "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Spike", "TimeLimit", "stop_requested"),
     "guards": ("Guard", "guard"),
     "history": ("History",),
     "interop": ("to_machine",),

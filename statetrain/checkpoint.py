@@ -94,7 +94,11 @@ def write(folder: Path, name: str, data: Any, about: Mapping[str, Any]) -> Saved
         CheckpointError: a part of the data cannot be saved; nothing has been written.
         OSError: the disk is full, or the like; nothing is left of it.
     """
-    structure, tensors = plain.encode(data)
+    return write_encoded(folder, name, *plain.encode(data), about)
+
+
+def write_encoded(folder: Path, name: str, structure: Any, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> Saved:
+    """The same of what `plain.encode` gave; it may be called in another thread."""
     text = plain.dumps(structure)
     if len(text) > _LONGEST[STATE]:
         raise CheckpointError(f"{STATE} would have {len(text)} bytes, of which at most {_LONGEST[STATE]} are read; keep large data in tensors")

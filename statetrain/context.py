@@ -78,6 +78,7 @@ class Context(Position):
     earlier_batches: int = 0  # training batches of earlier epochs
     started: float | None = None  # the clock when this fit began; None between fits
     earlier_seconds: float = 0.0  # what earlier fits took
+    save_seconds: float = 0.0  # the longest that saving this run has taken
 
     # From `train` or `valid` on: set by the scope, put back when it closes.
     training: bool = False
@@ -306,6 +307,11 @@ class Context(Position):
         # Not by `training`, which a failure has put back when its note is written.
         batch = f"validation batch {self.valid_iter}" if self.valid_iterator is not None else f"batch {self.iter}"
         return f"epoch {self.epoch}, {batch}, step {self.step}"
+
+    def advice(self, error: BaseException) -> str:
+        from statetrain.advice import advice  # on a higher floor, and needed once
+
+        return advice(self, error)
 
     def __getitem__(self, path: str) -> Any:
         """What lies at a path; see `statetrain.keys`.

@@ -19,6 +19,8 @@ Key = str | tuple[str, ...] | Mapping[str, str] | None
 _INPUT_NAMES = ("input", "inputs", "x")
 _TARGET_NAMES = ("target", "targets", "y", "label", "labels")
 
+_PATIENCE = 300  # seconds that a loader made here waits for its workers
+
 # ---------------------------------------------------------------- loaders
 
 
@@ -37,7 +39,8 @@ def as_loader(
             of tensors or arrays with one row a sample, put into a DataLoader; a function that makes an iterable.
         name: what the data is called in errors.
         shuffle: whether a loader made here shuffles.
-        options: arguments for a DataLoader made here; its `batch_size` is 32 unless said.
+        options: arguments for a DataLoader made here; its `batch_size` is 32 unless said, and with workers its `timeout`
+            300 seconds, so that one that hangs is an error.
         generator: what a loader made here shuffles with; None is torch's global one.
 
     Raises:
@@ -54,6 +57,8 @@ def as_loader(
                 chosen.setdefault("generator", generator)
         if "batch_sampler" in chosen:
             chosen.pop("batch_size")
+        if chosen.get("num_workers"):
+            chosen.setdefault("timeout", _PATIENCE)
         try:
             loader: DataLoader[Any] = DataLoader(dataset, **chosen)
         except (TypeError, ValueError) as error:

@@ -459,6 +459,11 @@ class Machine:
             at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", where) if part)
             last = in_words(flown(ctx, place.transition if place is not None else None))
             error.add_note(f"statetrain: {at}; raised by {self._culprit(ctx, place, ask)}{_misspelt(ctx, error)}\n{last}")
+            try:
+                if advice := ctx.advice(error):
+                    error.add_note(f"statetrain: {advice}")
+            except Exception as second:  # what helps may not hide what has happened
+                seconds.append(second)
             ctx.error, ctx.outcome, ctx.state = error, Failed(_epoch(ctx), state, error), FAILED
             for _, hook in self._hooks.get("on_enter_failed", ()):
                 try:

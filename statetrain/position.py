@@ -57,3 +57,7 @@ class Position:
     def where(self) -> str:
         """Where in its data the run stands, for error notes; empty if there is nothing to say."""
         return ""
+
+    def advice(self, error: BaseException) -> str:
+        """What to do about an error, for its note; empty if there is nothing to say."""
+        return ""

@@ -61,6 +61,8 @@ FLOORS = (
         "accelerator",
         "huggingface",
         "iterating",
+        "advice",
+        "failure",
         "actions",
         "rollback",
         "data",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import define
 
-from statetrain import checkpoint, plain
+from statetrain import checkpoint, failure, plain
 from statetrain.callback import Callback, unwrapped
 from statetrain.checkpoint import Saved
 from statetrain.criteria import Every, Mode, better
@@ -28,6 +31,58 @@ _LATEST = 2  # checkpoints that are always kept: should the newest be damaged, t
 _DRY = "dry-run"
 
 
+@define(eq=False)
+class _Writing:
+    """A checkpoint that is being written.
+
+    Args:
+        write: writes it.
+        promised: what it will be, for those who compare values meanwhile.
+        began: by the clock, when the copy was begun.
+        clock: seconds.
+    """
+
+    write: Callable[[], Saved]
+    promised: Saved
+    began: float
+    clock: Callable[[], float]
+    seconds: float = 0.0  # that it took
+    _thread: threading.Thread | None = None
+    _saved: Saved | None = None
+    _error: BaseException | None = None
+
+    def start(self, aside: bool) -> None:
+        """Writes, in a thread of its own or here."""
+        if aside:
+            self._thread = threading.Thread(target=self._work, name="statetrain checkpoint")
+            self._thread.start()
+        else:
+            self._work()
+
+    def _work(self) -> None:
+        try:
+            self._saved = self.write()
+        except BaseException as error:
+            self._error = error
+        self.seconds = self.clock() - self.began
+
+    @property
+    def is_over(self) -> bool:
+        return self._thread is None or not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Waits until it is over."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def result(self) -> Saved:
+        """What was written, when it is over."""
+        if self._error is not None:
+            raise self._error
+        assert self._saved is not None
+        return self._saved
+
+
 class Checkpoint(Callback):
     """Saves the run into a directory, from where `fit(..., resume="last")` goes on exactly.
 
@@ -39,6 +94,9 @@ class Checkpoint(Callback):
 
     The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new one has been read
     back from the disk and verified. A NaN is never best.
+
+    When the run fails, `failure.json` beside the checkpoints says what was raised, where, and how to go on; the next run in the
+    directory deletes it. How long saving takes is measured, and the guard `Deadline` leaves time for it.
 
     One run owns a directory, by a lock that names its process. Before the first batch, the run as it starts is
     saved, read back and compared.
@@ -52,6 +110,10 @@ class Checkpoint(Callback):
             if it was recorded at this very step.
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
         preflight: whether the disk is tried before the first batch.
+        background: whether a thread of its own writes, while training goes on. At the anchor everything is copied into the
+            memory of the host, so what is written is the same, and nothing of the run changes. One is written at a time. What
+            goes wrong is raised at the next anchor, or when the run ends; it ends when the last one is on the disk.
+        clock: seconds from any moment on, to measure how long saving takes.
 
     Raises:
         ConfigError: an argument is none of these.
@@ -68,6 +130,8 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: Mode = "min",
         preflight: bool = True,
+        background: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         modes = ("min", "max", "zero")
         if mode not in modes:
@@ -83,11 +147,14 @@ class Checkpoint(Callback):
         """The checkpoints in the directory, the newest first; known from the start of the run on."""
         self.resumed: Saved | None = None
         """The checkpoint that the run was continued from, if it was."""
+        self.background, self.clock = background, clock
         self._lock = Lock(self.folder)
+        self._writing: _Writing | None = None
         self._forget()
 
     def _forget(self) -> None:
         self._place = "checkpoint"  # where intervals remember that they fired
+        self._began = False  # whether the directory is this run's
         self._judged: Any = None  # the last row that was looked at
         self._stopping = False  # whether the request to stop has been dealt with
         self._limits: dict[str, list[Test]] = {}  # by anchor, what will end the run there
@@ -107,6 +174,7 @@ class Checkpoint(Callback):
                 f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name}; go on with it by "
                 f"fit(..., resume='last'), give this run another directory, or delete that one"
             )
+        self._begin()
         if ctx.epoch == 0 and self.preflight:
             self._try(ctx)
 
@@ -116,6 +184,11 @@ class Checkpoint(Callback):
         if self.resumed is not None:
             checkpoint.weed(saved for saved in self.saved if saved.sequence > self.resumed.sequence)
             self.saved = checkpoint.complete(self.folder)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._began = True
+        (self.folder / failure.FILE).unlink(missing_ok=True)
 
     def on_anchor(self, ctx: Any) -> None:
         """Heeds a signal, and saves, if it is time."""
@@ -124,21 +197,36 @@ class Checkpoint(Callback):
         if ctx.interrupt is not None:
             ctx.request_stop(ctx.interrupt)
         self._lock.touch(ctx.clock())
+        if self._writing is not None and self._writing.is_over:
+            self._collect(ctx)
         if not self._is_due(ctx):
             return
         if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is None:
-            self.save(ctx)
+            self._hand_over(ctx)
+            if not self.background:
+                self._collect(ctx)
         else:  # the checkpoints that are there are worth more
             checkpoint.log.warning("the run is not saved in %s: %s is not finite", ctx.where(), name)
 
     def on_enter_failed(self, ctx: Any) -> None:
-        """Says in the error where the run can go on from."""
-        if self.saved and self._lock.held:
+        """Says in the error, and in a file, where the run can go on from."""
+        if not (self._lock.held and (self._began or self.saved)):
+            return
+        try:
+            self._collect(ctx)
+        except Exception as second:
+            ctx.error.add_note(f"statetrain: the checkpoint that was being written is lost: {second!r}")
+        if self.saved:
             ctx.error.add_note(f"statetrain: the newest checkpoint is {self.saved[0].path}; fit(..., resume='last') goes on from there")
+        if self._began:
+            try:
+                failure.write(self.folder, failure.describe(ctx, ctx.error, self.saved[0].path if self.saved else None))
+            except Exception as second:  # a full disk, say; the error itself is worth more
+                checkpoint.log.warning("%s could not be written: %s", self.folder / failure.FILE, second)
 
     # ------------------------------------------------------------ saving
 
-    def save(self, ctx: Any) -> Saved:
+    def save(self, ctx: Any) -> Saved | None:
         """Saves the run now, and deletes what need not be kept.
 
         Args:
@@ -148,8 +236,34 @@ class Checkpoint(Callback):
             CheckpointError: something in the run cannot be saved; the message names it.
             OSError: the disk is full, or the like. The checkpoints that are there stay whole.
         """
-        data = snapshot(ctx, ctx.machine)
-        saved = checkpoint.write(self.folder, f"step-{ctx.step:08d}-{ctx.state}", data, self._about(ctx, data))
+        self._hand_over(ctx)
+        return self._collect(ctx)
+
+    def _hand_over(self, ctx: Any) -> None:
+        """Begins to write, in a thread if it is to be one; what was being written is finished first."""
+        self._collect(ctx)
+        began, data, name = self.clock(), snapshot(ctx, ctx.machine), f"step-{ctx.step:08d}-{ctx.state}"
+        about = self._about(ctx, data)
+        structure, tensors = plain.encode(data)
+        if self.background:
+            tensors = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
+        write = partial(checkpoint.write_encoded, self.folder, name, structure, tensors, about)
+        self._writing = _Writing(write, Saved(self.folder / name, 0, about, {}), began, self.clock)
+        self._writing.start(self.background)
+
+    def _collect(self, ctx: Any) -> Saved | None:
+        """Waits for what is being written, and deletes what need not be kept any more.
+
+        Raises:
+            CheckpointError, OSError: it could not be written.
+        """
+        writing = self._writing
+        if writing is None:
+            return None
+        writing.wait()  # if a person interrupts this, it is waited for when the run ends
+        self._writing = None
+        saved = writing.result()
+        ctx.save_seconds = max(ctx.save_seconds, writing.seconds)
         self.saved.insert(0, saved)
         self._thin_out()
         return saved
@@ -199,9 +313,10 @@ class Checkpoint(Callback):
 
     def _by_value(self) -> list[Saved]:
         """The checkpoints with a monitored value, the best first; the earliest of equals."""
+        there = [*([] if self._writing is None else [self._writing.promised]), *self.saved]
         found = [
             saved
-            for saved in reversed(self.saved)
+            for saved in reversed(there)
             if saved.about.get("monitor") == self.monitor and saved.about.get("value") is not None and not math.isnan(saved.about["value"])
         ]
         sign = {"min": lambda value: value, "max": lambda value: -value, "zero": abs}[self.mode]
@@ -240,14 +355,18 @@ class Checkpoint(Callback):
         self.saved = checkpoint.complete(self.folder)
 
     def _close(self, ctx: Any) -> None:
-        self.resumed, ctx.saves = None, False
-        self._lock.give_back()
+        try:
+            self._collect(ctx)
+        finally:
+            self.resumed, ctx.saves = None, False
+            self._lock.give_back()
 
     def _try(self, ctx: Any) -> None:
         """Saves the run as it starts, reads it back, compares, and looks for room."""
-        data = snapshot(ctx, ctx.machine)
+        data, began = snapshot(ctx, ctx.machine), self.clock()
         try:
             saved = checkpoint.write(self.folder / _DRY, "step-0-dry", data, {})
+            ctx.save_seconds = max(ctx.save_seconds, self.clock() - began)
             if not _same(checkpoint.read(saved.path), data):
                 raise CheckpointError(f"what is written to {self.folder} is not what is read back; is the disk sound?")
             free, size = shutil.disk_usage(self.folder).free, saved.size

@@ -1,0 +1,80 @@
+"""The record of a failure, beside the checkpoints: what, where, when, and how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FILE = "failure.json"
+
+_SECRET = re.compile(r"(?i)(token|secret|passw|credential|api[-_]?key)")
+
+
+def describe(ctx: Any, error: BaseException, newest: Path | None, command: Sequence[str] | None = None) -> dict[str, Any]:
+    """A failure as plain data.
+
+    Args:
+        ctx: the context, failed.
+        error: what was raised.
+        newest: the newest checkpoint; None if there is none.
+        command: the words that started the process; None takes the process's own. What looks like a secret is left out.
+    """
+    words = list(sys.orig_argv if command is None else command)
+    return {
+        "error": f"{type(error).__module__}.{type(error).__qualname__}",
+        "message": str(error),
+        "notes": list(getattr(error, "__notes__", ())),
+        "traceback": traceback.format_exception(error),
+        "state": getattr(ctx.outcome, "state", None),
+        "where": ctx.where(),
+        **{name: getattr(ctx, name) for name in ("epoch", "iter", "valid_iter", "step")},
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in ("statetrain", "torch")}},
+        "checkpoint": None if newest is None else str(newest),
+        "resume": "fit(..., resume='last')" if newest is not None else "fit(...) starts anew: there is no checkpoint",
+        "command": shlex.join(_without_secrets(words)),
+    }
+
+
+def _version(module: str) -> str:
+    return str(getattr(sys.modules.get(module), "__version__", ""))
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """A command whose secrets are stars: `--token=abc`, and what follows `--token`."""
+    shown, hide = [], False
+    for word in words:
+        name, sign, _ = word.partition("=")
+        secret = bool(_SECRET.search(name)) and (name.startswith("-") or bool(sign))
+        shown.append("***" if hide else f"{name}=***" if secret and sign else word)
+        hide = secret and not sign and not hide
+    return shown
+
+
+def write(folder: Path, data: dict[str, Any]) -> Path:
+    """Writes a record; one that is there is replaced when the new one is complete.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / FILE
+    part = folder / f"{FILE}.part"
+    try:
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(data, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
