@@ -244,10 +244,11 @@ class Checkpoint(Callback):
         self._collect(ctx)
         began, data, name = self.clock(), snapshot(ctx, ctx.machine), f"step-{ctx.step:08d}-{ctx.state}"
         about = self._about(ctx, data)
-        structure, tensors = plain.encode(data)
+        write = partial(checkpoint.write, self.folder, name, data, about)
         if self.background:
-            tensors = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
-        write = partial(checkpoint.write_encoded, self.folder, name, structure, tensors, about)
+            structure, tensors = plain.encode(data)
+            copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
+            write = partial(checkpoint.write_encoded, self.folder, name, structure, copies, about)
         self._writing = _Writing(write, Saved(self.folder / name, 0, about, {}), began, self.clock)
         self._writing.start(self.background)
 
