@@ -70,7 +70,7 @@ def record(ctx: Any) -> None:
     values.update(ctx.logged)
     ctx.logged.clear()
     if values:
-        counters = {"epoch": ctx.epoch, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
+        counters = {"epoch": ctx.epoch, "batch": ctx.batches, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
         ctx.history.rows.append({**counters, "epoch_complete": ctx.epoch_complete, **values})
 
 

@@ -12,13 +12,17 @@ from statetrain.naming import did_you_mean
 
 Row = dict[str, Any]
 
+COUNTERS = ("epoch", "batch", "step", "samples", "seconds", "epoch_complete")
+"""The columns of a row that are no metrics, in their order."""
+
 
 @define(eq=False, repr=False)
 class History(Sequence[Row]):
     """Rows of metrics and counters, oldest first.
 
     `history[0]` is a row, `history[-1]` the last one, `history["valid_loss"]` a column: the values of the rows that
-    have it. Every row carries `epoch`, `step`, `samples`, `seconds` and `epoch_complete`.
+    have it. Every row carries `epoch`, `batch` (training batches since the first epoch), `step`, `samples`,
+    `seconds` and `epoch_complete`.
     """
 
     rows: list[Row] = Factory(list)

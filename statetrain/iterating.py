@@ -45,7 +45,7 @@ def length(data: Any) -> int | None:
     """Batches in an epoch; None if nobody can know."""
     try:
         return len(data)
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
 
 

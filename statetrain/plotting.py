@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from statetrain.history import History
+from statetrain.history import COUNTERS, History
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 
@@ -15,7 +15,7 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
     Args:
         history: of a run.
         metrics: their names without the set, such as "loss"; None is all.
-        x: the counter to draw over: "epoch", "step", "samples" or "seconds".
+        x: the counter to draw over: "epoch", "batch", "step", "samples" or "seconds".
 
     Returns:
         A matplotlib `Figure`, one panel a metric; it belongs to no window, so save it or show it as you like.
@@ -31,7 +31,7 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
     table = history.table()
     names = list(dict.fromkeys(row["metric"] for row in table))
     chosen = names if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
-    counters = ("epoch", "step", "samples", "seconds")
+    counters = COUNTERS[:-1]
     if x not in counters:
         raise ConfigError(f"x must be one of {', '.join(counters)}, got {x!r}{did_you_mean(x, counters)}")
     for name in chosen:

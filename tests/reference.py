@@ -99,7 +99,7 @@ def train(
                         values[f"{kind}_{name}"] = total / size if size else math.nan
                 sums[kind].clear()
         if values:
-            row = {"epoch": ran.epoch, "step": ran.step, "samples": ran.samples, "seconds": clock() - began}
+            row = {"epoch": ran.epoch, "batch": ran.batches, "step": ran.step, "samples": ran.samples, "seconds": clock() - began}
             ran.rows.append({**row, "epoch_complete": complete, **values})
 
     def evaluate() -> bool:

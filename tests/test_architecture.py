@@ -50,6 +50,11 @@ FLOORS = (
     ),
     (
         "plain",
+        "streams",
+        "bars",
+        "events",
+        "loggables",
+        "sources",
         "tensorfile",
         "checkpoint",
         "lock",

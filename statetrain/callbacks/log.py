@@ -6,22 +6,21 @@ import logging
 import math
 import os
 import re
-import sys
 import warnings
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from statetrain.callback import Callback
 from statetrain.criteria import Accumulating, NonFinite
+from statetrain.events import RESERVED, Format, event_logger
 from statetrain.guards import Guard
+from statetrain.iterating import length
 from statetrain.lifecycle import FAILED, START, Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError, Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
-
-Format = Literal["auto", "console", "json"]
-Fields = MutableMapping[str, Any]
+from statetrain.sources import parameters_of
 
 # What an event arrow gave up, by the state that it leaves.
 _SKIPPED = {
@@ -36,8 +35,6 @@ _SKIPPED = {
     "valid": "validation",
 }
 _RUNS = {"valid": "evaluation", "predict": "prediction"}  # what is running, by the state that it starts in; else a fit
-_FIRST = ("timestamp", "level", "event")  # of a JSON line
-_RESERVED = {*_FIRST, "self", "method_name"}  # structlog's own; a column of that name gets a `_`
 
 
 class Log(Callback):
@@ -119,10 +116,10 @@ class Log(Callback):
 
     def on_enter_fit(self, ctx: Any) -> None:
         """Logs that a fit starts."""
-        about: dict[str, Any] = {"device": str(ctx.device), "parameters": _parameters(ctx.model)}
-        about |= {"epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs), "batches": _length(ctx.train_data)}
+        about: dict[str, Any] = {"device": str(ctx.device), "parameters": parameters_of(ctx.model)}
+        about |= {"epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs), "batches": length(ctx.train_data)}
         if ctx.valid_data is not None:
-            about["valid_batches"] = _length(ctx.valid_data)
+            about["valid_batches"] = length(ctx.valid_data)
         if ctx.epoch:
             about["after_epoch"] = ctx.epoch
         self._say(ctx, "info", "fit started", about)
@@ -176,7 +173,7 @@ class Log(Callback):
 
     def _aside(self, ctx: Any) -> None:
         self._begin(ctx)
-        about = {"device": str(ctx.device), "parameters": _parameters(ctx.model), "batches": _length(ctx.valid_data)}
+        about = {"device": str(ctx.device), "parameters": parameters_of(ctx.model), "batches": length(ctx.valid_data)}
         self._say(ctx, "info", f"{self._run} started", about)
 
     def _rows(self, ctx: Any) -> None:
@@ -218,9 +215,9 @@ class Log(Callback):
             path = Path(self._file)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._opened = path.open("a", encoding="utf-8")
-            self._logger = _logger(self._opened, self._format, self._timestamps)
+            self._logger = event_logger(self._opened, self._format, self._timestamps)
         elif self._file is not None or ctx.verbose:
-            self._logger = _logger(self._file, self._format, self._timestamps)
+            self._logger = event_logger(self._file, self._format, self._timestamps)
 
     def _finish(self, ctx: Any) -> None:
         try:
@@ -243,7 +240,7 @@ class Log(Callback):
         if self._logger is None:
             return
         try:
-            getattr(self._logger, level)(event, **{f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()})
+            getattr(self._logger, level)(event, **{f"{name}_" if name in RESERVED else name: value for name, value in fields.items()})
         except OSError as error:
             self._logger = None
             warnings.warn(f"Log cannot write any more ({error!r}), so it logs nothing from here on; the run goes on", RuntimeWarning, stacklevel=2)
@@ -296,101 +293,3 @@ def _outcome(outcome: Outcome | None) -> dict[str, Any]:
     words = {Completed: "completed", Stopped: "stopped", Interrupted: "interrupted"}
     reason = {"reason": outcome.reason} if isinstance(outcome, Stopped | Interrupted) else {}
     return {"outcome": words.get(type(outcome), str(outcome)), **reason}
-
-
-def _length(data: Any) -> int | None:
-    try:
-        return len(data)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _parameters(model: Any) -> int | None:
-    """How many numbers a model has to learn or keep; None while a lazy module has not seen a batch."""
-    try:
-        return sum(int(parameter.numel()) for parameter in model.parameters())
-    except ValueError:
-        return None
-
-
-# ---------------------------------------------------------------- structlog
-
-
-def _logger(file: TextIO | None, format: Format, timestamps: bool) -> Any:  # noqa: A002  # as in Log
-    import structlog
-
-    writer = _Writer(file)
-    for_people = format == "console" or (format == "auto" and writer.isatty())
-    processors: list[Any] = [structlog.processors.add_log_level]
-    if timestamps:
-        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
-    if for_people:
-        colors = writer.isatty() and not os.environ.get("NO_COLOR")
-        processors += [_for_people, structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
-    else:
-        processors += [_for_json, structlog.processors.JSONRenderer()]
-    # Each argument is given, so that nothing is taken from the global configuration.
-    return structlog.wrap_logger(
-        writer, processors=processors, wrapper_class=structlog.BoundLogger, context_class=dict, cache_logger_on_first_use=True
-    ).bind()
-
-
-class _Writer:
-    """What structlog hands its lines to."""
-
-    def __init__(self, file: TextIO | None) -> None:
-        self._file = file
-
-    def info(self, line: str) -> None:
-        # Looked up each time: while bars are drawn, the standard error is a stand-in that prints above them.
-        file = sys.stderr if self._file is None else self._file
-        if file is None:  # a process without a console has no standard error
-            return
-        encoding = getattr(file, "encoding", None) or "utf-8"
-        try:
-            file.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-            file.flush()
-        except ValueError as error:  # what a closed file raises
-            raise OSError(str(error)) from error
-
-    warning = error = info
-
-    def isatty(self) -> bool:
-        file = sys.stderr if self._file is None else self._file
-        try:
-            return bool(file.isatty())
-        except (AttributeError, ValueError):  # no such method, or closed
-            return False
-
-
-def _for_people(logger: Any, method: str, fields: Fields) -> Fields:
-    """A processor: everything short, on one line, without a character that moves the cursor."""
-    return {_printable(name): _readable(value) for name, value in fields.items()}
-
-
-def _readable(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if value is None or isinstance(value, int) else _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _for_json(logger: Any, method: str, fields: Fields) -> Fields:
-    """A processor: everything as JSON knows it, what every event has in front."""
-    order = dict.fromkeys([name for name in _FIRST if name in fields] + list(fields))
-    return {name: _plain(fields[name]) for name in order}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return _plain(value.tolist()) if hasattr(value, "tolist") else repr(value)

@@ -6,30 +6,25 @@ thread draws them: it would take turns with the training, and workers that fork 
 
 from __future__ import annotations
 
-import builtins
-import importlib.util
 import math
-import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal, TextIO, cast
+from typing import Any, Literal, TextIO
 
-from attrs import frozen
-
+from statetrain.bars import Bar, Bars, clock, draws_in_place, in_notebook
 from statetrain.callback import Callback
+from statetrain.history import COUNTERS
+from statetrain.iterating import length
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
+from statetrain.streams import Stream, printable
 
 Mode = Literal["auto", "rich", "plain"]
 
 _PAUSE = 0.1  # seconds between two drawings, at least
 _SHARE = 50  # a drawing is followed by a pause of so many times its own length: bars take at most 2 % of the time
-_WIDTH = 40  # columns of a bar, at most
-_TAIL = 50  # columns of what stands after a bar, usually
-_COUNTERS = {"epoch", "step", "samples", "seconds", "epoch_complete"}  # of a row; what is not among them is a metric
 _STYLES: dict[type, str] = {Completed: "green", Stopped: "green", Interrupted: "yellow", Failed: "red"}
 
 
@@ -70,9 +65,10 @@ class Progress(Callback):
 
     def _reset(self) -> None:
         self._run = ""  # what is running: fit, evaluation or prediction; empty between runs
-        self._stream: _Stream | None = None  # where lines go; None where nothing is shown
-        self._bars: _Bars | None = None
+        self._stream: Stream | None = None  # where lines go; None where nothing is shown
+        self._bars: Bars | None = None
         self._due: float | None = None  # the clock at which to draw next; None where nothing is drawn
+        self._resumed_at = 0  # batches of this epoch that were made before the run was continued
 
     # ------------------------------------------------------------ hooks
 
@@ -80,10 +76,22 @@ class Progress(Callback):
         """Starts to show a fit."""
         self._start(ctx, "fit")
 
+    def on_resume(self, ctx: Any) -> None:
+        """Starts to show a run that is continued, with the bar of the loop that it is in."""
+        within_epoch = ctx.state != "next_epoch"
+        self._start(ctx, "fit" if ctx.epoch else "prediction" if "predict" in ctx.state else "evaluation")
+        if self._due is None or not within_epoch:
+            return
+        if ctx.epoch:
+            self._first_epoch, self._resumed_at = ctx.epoch - 1, ctx.iter
+        if "valid" in ctx.state or "predict" in ctx.state:
+            self._open(ctx, {"fit": "valid", "evaluation": "evaluate", "prediction": "predict"}[self._run], ctx.valid_data, ctx.valid_iter)
+        else:
+            self._open(ctx, "train", ctx.train_data, ctx.iter)
+
     def on_enter_epoch(self, ctx: Any) -> None:
         """Notes when the epoch began."""
-        self._start(ctx, "fit")
-        self._epoch_opened = ctx.clock()
+        self._epoch_opened, self._resumed_at = ctx.clock(), 0
 
     def on_enter_train(self, ctx: Any) -> None:
         """Begins the bar of the training batches, or goes on with it after a validation that came between."""
@@ -132,10 +140,10 @@ class Progress(Callback):
             return
         self._started = self._last_row = self._epoch_opened = ctx.clock()
         self._printed, self._first_epoch = len(ctx.history), ctx.epoch
-        self._stream = _Stream(file)
-        notebook = self._file is None and _in_notebook()
-        if self._mode == "rich" or (self._mode == "auto" and (notebook or _is_terminal(file))):
-            self._bars = _Bars(self._stream, notebook)
+        self._stream = Stream(file)
+        notebook = self._file is None and in_notebook()
+        if self._mode == "rich" or (self._mode == "auto" and (notebook or draws_in_place(file))):
+            self._bars = Bars(self._stream, notebook)
             self._due = self._started
 
     def _finish(self, ctx: Any) -> None:
@@ -161,10 +169,9 @@ class Progress(Callback):
 
     def _line(self, text: str, style: str = "") -> None:
         if self._bars is not None:
-            self._bars.line(_printable(text), style)
+            self._bars.line(printable(text), style)
         elif self._stream is not None:
-            self._stream.write(_printable(text) + "\n")
-            self._stream.flush()
+            self._stream.line(printable(text))
         self._check()
 
     def _check(self) -> None:
@@ -183,7 +190,7 @@ class Progress(Callback):
         if self._due is None:
             return
         now = ctx.clock()
-        self._batches, self._total = name, _length(data)
+        self._batches, self._total = name, length(data)
         self._marks = deque([(now, done)], maxlen=100)  # when how many were done, at the last drawings
         if now >= self._due:
             self._draw(ctx, done)
@@ -200,23 +207,24 @@ class Progress(Callback):
         self._due = after + max(_PAUSE, _SHARE * (after - before))
         self._check()
 
-    def _batch_bar(self, done: int, now: float, losses: str) -> _Bar:
+    def _batch_bar(self, done: int, now: float, losses: str) -> Bar:
         since, then = self._marks[0]
         self._marks.append((now, done))
         rate = (done - then) / (now - since) if now > since else 0.0
         left = (self._total - done) / rate if self._total is not None and rate else None
-        return _Bar(self._batches, done, self._total, None if self._total is None else done / self._total, left, f"{_rate(rate)}  {losses}".strip())
+        return Bar(self._batches, done, self._total, None if self._total is None else done / self._total, left, f"{_rate(rate)}  {losses}".strip())
 
-    def _epoch_bar(self, ctx: Any, done: int, now: float) -> _Bar:
+    def _epoch_bar(self, ctx: Any, done: int, now: float) -> Bar:
         part = 1.0 if self._batches != "train" else done / self._total if self._total else 0.0
+        seen = part - self._resumed_at / self._total if self._batches == "train" and self._total else part
         whole, here = ctx.epoch - 1 - self._first_epoch, now - self._epoch_opened
         # An epoch takes as long as those before it did; the first, as long as its part so far lets expect.
-        each = (self._epoch_opened - self._started) / whole if whole else here / part if part else None
+        each = (self._epoch_opened - self._started) / whole if whole else here / seen if seen > 0 else None
         endless = ctx.max_epochs == math.inf
         left = None if each is None or endless else max(each * (ctx.max_epochs - ctx.epoch + 1) - here, 0.0)
         total = None if endless else int(ctx.max_epochs)
         share = None if total is None else (ctx.epoch - 1 + part) / total
-        return _Bar("epoch", ctx.epoch, total, share, left, f"{_clock(now - self._started)} elapsed")
+        return Bar("epoch", ctx.epoch, total, share, left, f"{clock(now - self._started)} elapsed")
 
 
 # ---------------------------------------------------------------- what is said
@@ -231,7 +239,7 @@ def _where(row: dict[str, Any], most: float) -> str:
 
 def _row(name: str, row: dict[str, Any], seconds: float) -> str:
     """The metrics of a row. What is no single number, as a confusion matrix, has no place in a line."""
-    metrics = [f"{column} {_number(value)}" for column, value in row.items() if column not in _COUNTERS and isinstance(value, int | float)]
+    metrics = [f"{column} {_number(value)}" for column, value in row.items() if column not in COUNTERS and isinstance(value, int | float)]
     return "  ".join([name, *metrics, _duration(seconds)])
 
 
@@ -273,164 +281,4 @@ def _rate(rate: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else _clock(seconds)
-
-
-def _clock(seconds: float) -> str:
-    """As on a clock, in whole seconds, begun ones counted: what is not over has time left."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _widest(texts: Iterable[str]) -> int:
-    return max(map(len, texts), default=0)
-
-
-def _printable(text: str) -> str:
-    """A text on one line that moves no cursor: control characters are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _length(data: Any) -> int | None:
-    try:
-        return len(data)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-# ---------------------------------------------------------------- where it goes
-
-
-def _is_terminal(file: Any) -> bool:
-    # Within another live display the standard output is rich's stand-in: two of them would draw over each other.
-    if hasattr(file, "rich_proxied_file") or os.environ.get("TERM", "") in ("dumb", "unknown"):
-        return False
-    try:
-        return bool(file.isatty())
-    except (AttributeError, ValueError):  # no such method, or closed
-        return False
-
-
-def _in_notebook() -> bool:
-    """Whether this is a notebook that can draw bars; rich is asked where IPython has left its mark."""
-    if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
-        return False
-    import rich
-
-    return rich.get_console().is_jupyter
-
-
-class _Stream:
-    """A stream whose failure stops nothing: the first error is kept, and what comes after it is dropped."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.encoding = getattr(file, "encoding", None) or "utf-8"
-        self.error: Exception | None = None
-
-    def write(self, text: str) -> int:
-        if self.error is None:
-            try:
-                self.file.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
-            except (OSError, ValueError) as error:  # a closed file raises ValueError
-                self.error = error
-        return len(text)
-
-    def flush(self) -> None:
-        if self.error is None:
-            try:
-                self.file.flush()
-            except (OSError, ValueError) as error:
-                self.error = error
-
-    def isatty(self) -> bool:
-        return _is_terminal(self.file)
-
-    def fileno(self) -> int:
-        return int(self.file.fileno())
-
-
-@frozen
-class _Bar:
-    """What one bar says: `name done/total ━━━━ left  note`."""
-
-    name: str
-    done: int
-    total: int | None  # None if nobody knows
-    share: float | None  # of the bar that is filled
-    left: float | None  # seconds
-    note: str
-
-    @property
-    def count(self) -> str:
-        return str(self.done) if self.total is None else f"{self.done:>{len(str(self.total))}}/{self.total}"
-
-
-class _Bars:
-    """Bars that are drawn in place, below the lines, and vanish when they are stopped."""
-
-    def __init__(self, stream: _Stream, notebook: bool) -> None:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.text import Text
-
-        self._text = Text
-        self._stream, self._notebook = stream, notebook
-        self._console = Console(file=cast("TextIO", stream), force_terminal=not notebook or None, force_jupyter=notebook)
-        self._bars: Iterable[_Bar] = ()
-        self._drawings = 0
-        # What others print is to appear above the bars, where it goes to the same terminal.
-        own = stream.file is sys.stdout and not notebook
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._picture,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=own,
-            redirect_stderr=own and _is_terminal(sys.stderr),
-        )
-        self._live.start()
-
-    def draw(self, bars: Iterable[_Bar]) -> None:
-        """Draws the bars in the place of those before."""
-        self._bars = bars
-        self._drawings += 1
-        self._live.refresh()
-
-    def line(self, text: str, style: str = "") -> None:
-        """Prints a line above the bars."""
-        if self._notebook:
-            self._stream.write(text + "\n")
-            self._stream.flush()
-        else:
-            self._console.print(self._text(text, style), soft_wrap=True)
-
-    def stop(self) -> None:
-        """Takes the bars away and gives the terminal back as it was."""
-        self._live.stop()
-
-    def _picture(self) -> Any:
-        bars = list(self._bars)
-        names, counts = _widest(bar.name for bar in bars), _widest(bar.count for bar in bars)
-        tails = [_printable(f" {'' if bar.left is None else _clock(bar.left) + ' left':>12}  {bar.note}") for bar in bars]
-        # Some columns stay free for the ^C that a terminal shows: a line that is pushed over the edge is not taken away.
-        most = max(self._console.width - 5, 1)
-        # So does what a usual tail needs, so that the bars do not change their length with every number.
-        room = most - names - counts - 2 - max(_widest(tails), _TAIL)
-        lines = []
-        for bar, tail in zip(bars, tails, strict=True):
-            line = self._text.assemble(f"{bar.name:<{names}} {bar.count:>{counts}} ", *self._drawn(bar.share, max(5, min(_WIDTH, room))), tail)
-            line.truncate(most, overflow="ellipsis")
-            lines.append(line)
-        return self._text("\n").join(lines)
-
-    def _drawn(self, share: float | None, width: int) -> list[tuple[str, str]]:
-        """A bar that is filled to a share; one of unknown length has a piece that moves with each drawing."""
-        rule = "━" if self._console.encoding.startswith("utf") else "-"
-        if share is None:
-            piece = max(1, width // 8)
-            at = self._drawings % (width - piece + 1)
-        else:
-            at, piece = 0, round(width * min(share, 1.0))
-        return [(rule * at, "bar.back"), (rule * piece, "bar.complete"), (rule * (width - at - piece), "bar.back")]
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)

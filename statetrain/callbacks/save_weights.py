@@ -13,13 +13,12 @@ from attrs import define
 from statetrain.callback import Callback
 from statetrain.criteria import Mode
 from statetrain.guards import Guard, as_guard
+from statetrain.history import COUNTERS
 from statetrain.keeping import first_not_finite
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 
 log = logging.getLogger("statetrain")
-
-_COUNTERS = ("epoch", "step", "samples", "seconds")
 
 
 @define(eq=False)
@@ -72,7 +71,7 @@ class SaveWeights(Callback):
         self._every = None if every is None else as_guard(every)
         self._named = _columns(self.path)
         self.monitors = tuple(dict.fromkeys((*self._named, *((monitor,) if monitor is not None else ()))))
-        self.monitors = tuple(name for name in self.monitors if name not in _COUNTERS)
+        self.monitors = tuple(name for name in self.monitors if name not in COUNTERS)
 
     def on_exit_record(self, ctx: Any) -> None:
         """Saves the weights of the row that was written, if it is to be saved."""

@@ -1,0 +1,88 @@
+"""Text on its way out: to people, to programs, and the streams that it goes to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# ---------------------------------------------------------------- text
+
+
+def printable(text: str) -> str:
+    """A text on one line that moves no cursor: control characters are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def jsonable(value: Any) -> Any:
+    """What JSON can hold. Numbers that are not finite become "NaN", "Infinity" and "-Infinity", half characters are escaped."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, str):
+        return encodable(value, "utf-8")
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, Mapping):
+        return {jsonable(str(name)): jsonable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(part) for part in value]
+    return jsonable(value.tolist()) if hasattr(value, "tolist") else jsonable(repr(value))
+
+
+def encodable(text: str, encoding: str) -> str:
+    """A text without what an encoding has no bytes for: that is escaped."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+# ---------------------------------------------------------------- streams
+
+
+def is_terminal(file: Any) -> bool:
+    """Whether a stream says that it is one."""
+    try:
+        return bool(file.isatty())
+    except (AttributeError, ValueError):  # no such method, or closed
+        return False
+
+
+class Stream:
+    """A stream whose failure stops nothing: the first error is kept, and what comes after it is dropped.
+
+    Args:
+        file: an open text stream.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.encoding = getattr(file, "encoding", None) or "utf-8"
+        self.error: Exception | None = None
+
+    def write(self, text: str) -> int:
+        """Writes what the stream's encoding can hold; the rest is escaped."""
+        if self.error is None:
+            try:
+                self.file.write(encodable(text, self.encoding))
+            except (OSError, ValueError) as error:  # a closed file raises ValueError
+                self.error = error
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands on what was written."""
+        if self.error is None:
+            try:
+                self.file.flush()
+            except (OSError, ValueError) as error:
+                self.error = error
+
+    def line(self, text: str) -> None:
+        """Writes a line and hands it on."""
+        self.write(text + "\n")
+        self.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return is_terminal(self.file)
+
+    def fileno(self) -> int:
+        """The file's own number."""
+        return int(self.file.fileno())
