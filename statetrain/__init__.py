@@ -12,18 +12,22 @@ if TYPE_CHECKING:
     from statetrain.callbacks.collect_garbage import CollectGarbage as CollectGarbage
     from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
     from statetrain.callbacks.gradient_clip import GradientClip as GradientClip
+    from statetrain.callbacks.json_lines import JSONLines as JSONLines
     from statetrain.callbacks.keep_best import KeepBest as KeepBest
     from statetrain.callbacks.log import Log as Log
+    from statetrain.callbacks.logger import Logger as Logger
     from statetrain.callbacks.lr_scheduler import LRScheduler as LRScheduler
     from statetrain.callbacks.mixup import Mixed as Mixed
     from statetrain.callbacks.mixup import Mixup as Mixup
     from statetrain.callbacks.mixup import mixup_loss as mixup_loss
+    from statetrain.callbacks.mlflow import MLflow as MLflow
     from statetrain.callbacks.on import on as on
     from statetrain.callbacks.profile import Profile as Profile
     from statetrain.callbacks.progress import Progress as Progress
     from statetrain.callbacks.save_weights import SaveWeights as SaveWeights
     from statetrain.callbacks.schedule import Schedule as Schedule
     from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
+    from statetrain.callbacks.weights_and_biases import WandB as WandB
     from statetrain.conditional import only_if as only_if
     from statetrain.conditional import throttle as throttle
     from statetrain.context import Context as Context
@@ -45,6 +49,14 @@ if TYPE_CHECKING:
     from statetrain.lifecycles import evaluation as evaluation
     from statetrain.lifecycles import prediction as prediction
     from statetrain.lifecycles import supervised as supervised
+    from statetrain.loggables import Audio as Audio
+    from statetrain.loggables import Figure as Figure
+    from statetrain.loggables import File as File
+    from statetrain.loggables import Histogram as Histogram
+    from statetrain.loggables import Image as Image
+    from statetrain.loggables import Settings as Settings
+    from statetrain.loggables import Text as Text
+    from statetrain.loggables import Value as Value
     from statetrain.losses import Loss as Loss
     from statetrain.losses import Losses as Losses
     from statetrain.losses import LossState as LossState
@@ -83,6 +95,11 @@ if TYPE_CHECKING:
     from statetrain.saving import load_weights as load_weights
     from statetrain.saving import save as save
     from statetrain.saving import save_weights as save_weights
+    from statetrain.sources import Histograms as Histograms
+    from statetrain.sources import HyperParameters as HyperParameters
+    from statetrain.sources import LearningRate as LearningRate
+    from statetrain.sources import Records as Records
+    from statetrain.sources import Summaries as Summaries
     from statetrain.steps import Breakpoint as Breakpoint
     from statetrain.steps import Steps as Steps
     from statetrain.stopping import GL as GL
@@ -110,16 +127,20 @@ _HOMES = {
     "callbacks.collect_garbage": ("CollectGarbage",),
     "callbacks.csv_logger": ("CSVLogger",),
     "callbacks.gradient_clip": ("GradientClip",),
+    "callbacks.json_lines": ("JSONLines",),
     "callbacks.keep_best": ("KeepBest",),
     "callbacks.log": ("Log",),
+    "callbacks.logger": ("Logger",),
     "callbacks.lr_scheduler": ("LRScheduler",),
     "callbacks.mixup": ("Mixed", "Mixup", "mixup_loss"),
+    "callbacks.mlflow": ("MLflow",),
     "callbacks.on": ("on",),
     "callbacks.profile": ("Profile",),
     "callbacks.progress": ("Progress",),
     "callbacks.save_weights": ("SaveWeights",),
     "callbacks.schedule": ("Schedule",),
     "callbacks.tensorboard": ("TensorBoard",),
+    "callbacks.weights_and_biases": ("WandB",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
     "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Spike", "TimeLimit", "stop_requested"),
@@ -128,6 +149,7 @@ _HOMES = {
     "interop": ("to_machine",),
     "lifecycle": ("Lifecycle", "State", "Transition"),
     "lifecycles": ("evaluation", "prediction", "supervised"),
+    "loggables": ("Audio", "Figure", "File", "Histogram", "Image", "Settings", "Text", "Value"),
     "losses": ("Loss", "LossState", "Losses"),
     "lr_finder": ("LRFinder", "lr_find"),
     "machine": ("Machine",),
@@ -142,6 +164,7 @@ _HOMES = {
     "rollback": ("RollBack",),
     "run": ("Run",),
     "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
+    "sources": ("Histograms", "HyperParameters", "LearningRate", "Records", "Summaries"),
     "steps": ("Breakpoint", "Steps"),
     "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
     "trace": ("Trace", "Tracing"),

@@ -11,8 +11,9 @@ from typing import Any
 
 from statetrain.criteria import Spike
 from statetrain.guards import leaves
-from statetrain.iterating import END, Unstarted, announce, length, take_up
+from statetrain.iterating import END, Unstarted, announce, take_up
 from statetrain.outcome import DataError, Interrupted, LossError, LossSpike, NonFiniteLoss, SkipBatch, Stopped
+from statetrain.sizes import length
 
 # ---------------------------------------------------------------- fit and epochs
 

@@ -15,6 +15,7 @@ from typing import Any
 from attrs import define
 
 from statetrain.outcome import DataError, SkipBatch
+from statetrain.sizes import length
 
 END = object()  # what an iterator gives when it has come to its end
 
@@ -39,14 +40,6 @@ class Unstarted(Iterator[Any]):
 def data_of(ctx: Any, set: str) -> Any:  # noqa: A002  # the field's own word
     """The data of a set."""
     return ctx.train_data if set == "train" else ctx.valid_data
-
-
-def length(data: Any) -> int | None:
-    """Batches in an epoch; None if nobody can know."""
-    try:
-        return len(data)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def announce(ctx: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 from attrs import field, frozen
 
 from statetrain.outcome import ConfigError
+from statetrain.streams import printable
 
 # ---------------------------------------------------------------- numbers and texts
 
@@ -148,7 +149,7 @@ class Figure(Image):
 
         shown = figure.canvas
         try:
-            canvas = FigureCanvasAgg(figure)
+            canvas: Any = FigureCanvasAgg(figure)
             canvas.draw()
             rows = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
             width, height = canvas.get_width_height()
@@ -188,10 +189,11 @@ class Histogram:
         if not values.numel():
             raise ConfigError(f"Histogram: none of the values of {_what(data)} is finite, so they have no distribution")
         least, most, total, squares = torch.stack([values.min(), values.max(), values.sum(), values.square().sum()]).tolist()
-        low, high = (least, most) if most > least else (least - 0.5, most + 0.5)
+        low, high = least, most
+        if not high - low > 1e-9 * max(abs(low), abs(high)):  # else the edges would fall together
+            margin = max(0.5, 1e-3 * abs(low))
+            low, high = low - margin, high + margin
         width = high / bins - low / bins  # of numbers near the largest, the difference itself is infinite
-        if not width > 0 or low + width == low:
-            raise ConfigError(f"Histogram: the values lie too near to each other for {bins} bins, from {least} to {most}")
         places = (values / width - low / width).floor().clamp(0, bins - 1).long()
         counts = torch.bincount(places, minlength=bins).tolist()
         edges = (*(low + i * width for i in range(bins)), high)
@@ -238,7 +240,7 @@ class Audio:
             out.setnchannels(self.data.shape[0])
             out.setsampwidth(2)
             out.setframerate(self.rate)
-            out.writeframes(bytes((self.data * 32767).round().to(torch.int16).T.contiguous().view(torch.uint8).flatten().tolist()))
+            out.writeframes(bytes((self.data * 32767).round().to(torch.int16).T.flatten().view(torch.uint8).tolist()))
         return file.getvalue()
 
 
@@ -368,7 +370,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = _setting(value)
+            flat[printable(f"{prefix}{name}")] = _setting(value)
     return flat
 
 

@@ -20,7 +20,7 @@ from statetrain import plain, seeding
 from statetrain.actions import AGAIN, open_batch, open_shared_batch
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.data import split_again
-from statetrain.iterating import END, data_of, length
+from statetrain.iterating import END, data_of
 from statetrain.lifecycle import Lifecycle
 from statetrain.losses import modules_of
 from statetrain.machine import Machine
@@ -28,6 +28,7 @@ from statetrain.metrics import MeanOf, Metric, MetricObject, Tally
 from statetrain.naming import label_of
 from statetrain.outcome import CheckpointError, LifecycleError
 from statetrain.registry import fingerprint
+from statetrain.sizes import length
 
 Snapshot = dict[str, Any]
 

@@ -17,6 +17,7 @@ from statetrain import keys
 from statetrain.loggables import Histogram, Settings, Value
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
+from statetrain.sizes import parameters_of
 
 Source = Callable[[Any], Mapping[str, Any]]
 
@@ -175,7 +176,7 @@ class Summaries:
         found = {}
         for name, path, make in self.parts:
             value = ctx[path]
-            if make is None and getattr(value, "ndim", 0) and value.numel() != 1:
+            if make is None and math.prod(getattr(value, "shape", ())) != 1:
                 raise ConfigError(
                     f"Summaries: {name!r} is {path!r}, of shape {tuple(value.shape)}; say what to make of it: {{{name!r}: ({path!r}, Histogram)}}, or Image, Value"
                 )
@@ -192,11 +193,3 @@ def _part(name: str, part: Any) -> tuple[str, str, Callable[[Any], Any] | None]:
     except ValueError as error:
         raise ConfigError(f"Summaries: {name!r}: {error}") from error
     return name, path, make
-
-
-def parameters_of(model: Any) -> int | None:
-    """How many parameters; None while a lazy module has not seen a batch."""
-    try:
-        return sum(int(parameter.numel()) for parameter in model.parameters())
-    except ValueError:
-        return None

@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     (
         "naming",
+        "sizes",
         "outcome",
         "checks",
         "guards",

@@ -570,3 +570,31 @@ def test_between_drawings_a_batch_costs_one_look_at_the_clock(points: Data) -> N
         return count
 
     assert reads("rich") - reads("plain") in range(50, 60)
+
+
+def test_a_run_that_is_continued_has_its_bars_at_once(points: Data, terminal: Terminal, tmp_path: Any) -> None:
+    "In the middle of an epoch the bars begin where it stands, and the time left is that of what is left."
+    clock, seen = Clock(), []
+
+    class Look(st.Callback):
+        def on_exit_batch(self, ctx: Any) -> None:
+            seen.append((ctx.epoch, ctx.iter, terminal.screen[-2:]))
+
+    class Dies(st.Callback):
+        def on_enter_step(self, ctx: Any) -> None:
+            if ctx.step == 4:
+                raise RuntimeError
+
+    saves = {"seed": 0, "clock": clock, "epochs": 3}
+    with pytest.raises(RuntimeError):
+        fit(points, st.Checkpoint(tmp_path, every=st.Every(1, "steps")), Dies(), **saves)
+    fit(points, TakesEachBatch(clock, 4.0), Look(), st.Progress(), st.Checkpoint(tmp_path), on=terminal, resume="last", **saves)
+
+    epoch, batch, lines = seen[0]
+    assert (epoch, batch) == (2, 2)
+    assert lines[0].startswith("epoch 2/3")
+    assert lines[1].startswith("train 1/3")
+    assert "left" not in lines[0]
+    lines = seen[1][2]
+    assert lines[1].startswith("train 2/3")
+    assert "0:16 left" in lines[0]  # a batch took four seconds; one is left here, and three in the last epoch

@@ -16,11 +16,10 @@ from statetrain.callback import Callback
 from statetrain.criteria import Accumulating, NonFinite
 from statetrain.events import RESERVED, Format, event_logger
 from statetrain.guards import Guard
-from statetrain.iterating import length
 from statetrain.lifecycle import FAILED, START, Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError, Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
-from statetrain.sources import parameters_of
+from statetrain.sizes import length, parameters_of
 
 # What an event arrow gave up, by the state that it leaves.
 _SKIPPED = {

@@ -16,9 +16,9 @@ from typing import Any, Literal, TextIO
 from statetrain.bars import Bar, Bars, clock, draws_in_place, in_notebook
 from statetrain.callback import Callback
 from statetrain.history import COUNTERS
-from statetrain.iterating import length
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
+from statetrain.sizes import length
 from statetrain.streams import Stream, printable
 
 Mode = Literal["auto", "rich", "plain"]
@@ -68,7 +68,7 @@ class Progress(Callback):
         self._stream: Stream | None = None  # where lines go; None where nothing is shown
         self._bars: Bars | None = None
         self._due: float | None = None  # the clock at which to draw next; None where nothing is drawn
-        self._resumed_at = 0  # batches of this epoch that were made before the run was continued
+        self._had = 0.0  # the part of this epoch that was made before the run was continued
 
     # ------------------------------------------------------------ hooks
 
@@ -83,7 +83,7 @@ class Progress(Callback):
         if self._due is None or not within_epoch:
             return
         if ctx.epoch:
-            self._first_epoch, self._resumed_at = ctx.epoch - 1, ctx.iter
+            self._first_epoch, self._had = ctx.epoch - 1, ctx.iter / (length(ctx.train_data) or math.inf)
         if "valid" in ctx.state or "predict" in ctx.state:
             self._open(ctx, {"fit": "valid", "evaluation": "evaluate", "prediction": "predict"}[self._run], ctx.valid_data, ctx.valid_iter)
         else:
@@ -91,7 +91,7 @@ class Progress(Callback):
 
     def on_enter_epoch(self, ctx: Any) -> None:
         """Notes when the epoch began."""
-        self._epoch_opened, self._resumed_at = ctx.clock(), 0
+        self._epoch_opened, self._had = ctx.clock(), 0.0
 
     def on_enter_train(self, ctx: Any) -> None:
         """Begins the bar of the training batches, or goes on with it after a validation that came between."""
@@ -216,12 +216,12 @@ class Progress(Callback):
 
     def _epoch_bar(self, ctx: Any, done: int, now: float) -> Bar:
         part = 1.0 if self._batches != "train" else done / self._total if self._total else 0.0
-        seen = part - self._resumed_at / self._total if self._batches == "train" and self._total else part
+        seen = part - self._had
         whole, here = ctx.epoch - 1 - self._first_epoch, now - self._epoch_opened
         # An epoch takes as long as those before it did; the first, as long as its part so far lets expect.
         each = (self._epoch_opened - self._started) / whole if whole else here / seen if seen > 0 else None
         endless = ctx.max_epochs == math.inf
-        left = None if each is None or endless else max(each * (ctx.max_epochs - ctx.epoch + 1) - here, 0.0)
+        left = None if each is None or endless else max(each * (ctx.max_epochs - ctx.epoch + 1 - self._had) - here, 0.0)
         total = None if endless else int(ctx.max_epochs)
         share = None if total is None else (ctx.epoch - 1 + part) / total
         return Bar("epoch", ctx.epoch, total, share, left, f"{clock(now - self._started)} elapsed")

@@ -5,29 +5,30 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from statetrain.callback import Callback
-from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
+from statetrain.callbacks.logger import Counters, Items, alone
+from statetrain.loggables import Audio, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.outcome import ConfigError, Outcome
+from statetrain.sources import Histograms, Source
+from statetrain.streams import encodable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _SETS = ("train", "valid")
-_NO_METRICS = ("step", "epoch_complete")
+_NO_CURVES = ("step", "epoch_complete")
 
 
 class TensorBoard(Callback):
     """Writes each row of the history as scalars, at the number of steps that it was recorded at.
 
-    Columns of a set are grouped: `valid_loss` is called `valid/loss`. The other columns, `epoch` among them, keep their
-    names. What is no number is left out. A fit that goes on writes beside its earlier events; events that an interrupted
-    process wrote after the point where its run is continued are hidden.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers, texts, pictures, sounds, histograms
+    and settings. Columns of a set are grouped: `valid_loss` is called `valid/loss`. The other columns, `epoch` among them,
+    keep their names. A fit that goes on writes beside its earlier events; events that an interrupted process wrote after the
+    point where its run is continued are hidden.
 
     Args:
         logdir: the folder of this run's events; it is made if it is missing.
@@ -36,102 +37,120 @@ class TensorBoard(Callback):
 
     Raises:
         ImportError: tensorboard is not installed.
-        ConfigError: a pattern matches no parameter of the model.
+        ConfigError: a pattern matches no parameter of the model, or the folder cannot be written.
     """
 
-    reads = ("history", "model")
+    takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, Settings})
 
     def __init__(self, logdir: str | os.PathLike[str], histograms: bool | str | Iterable[str] = False) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError("TensorBoard needs tensorboard; install it with: pip install 'statetrain[tensorboard]'")
         self.logdir = Path(logdir)
-        self._patterns = ("*",) if histograms is True else () if histograms is False else (histograms,) if isinstance(histograms, str) else tuple(histograms)
+        drawn = Histograms(weights=histograms)
+        self.what: tuple[Source, ...] = (drawn,) if drawn.weights else ()
         self._writer: SummaryWriter | None = None
-        self._written = 0  # rows of the history
+        self._step: int | None = None  # at which this run wrote last
+        self._alone = self.wrapped = alone(self)
+        self.reads = self._alone.reads
 
     def check_context(self, ctx: Any) -> None:
-        """Looks the patterns up among the names of the parameters."""
-        names = [name for name, _ in ctx.model.named_parameters()]
-        for pattern in self._patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"TensorBoard: histograms={pattern!r} matches no parameter of the model{did_you_mean(pattern, names)}")
+        """Looks the patterns up among the names of the parameters, and sees whether the folder can be written."""
+        self._alone.check_context(ctx)
 
-    # ------------------------------------------------------------ hooks
+    # ------------------------------------------------------------ what a logger calls
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def check(self) -> None:
+        """Makes the folder, and sees whether it can be written."""
+        trial = self.logdir / f".{os.getpid()}"
+        try:
+            self.logdir.mkdir(parents=True, exist_ok=True)
+            trial.touch()
+            trial.unlink()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"TensorBoard cannot write into {str(self.logdir)!r}: {error}") from error
+
+    def open(self, ctx: Any, fresh: bool) -> bool:
         """Opens a file of events."""
-        if ctx.epoch == 0:
-            self._written = 0
-        self._open(ctx)
+        from torch.utils.tensorboard import SummaryWriter
 
-    def on_resume(self, ctx: Any) -> None:
-        """Opens a file of events."""
-        self._open(ctx)
+        there = fresh or (self._step is not None and self.logdir.is_dir())
+        if fresh or not there:
+            self._step = None
+        # Of a run that goes on, what lies after its last row was written by a process that came to nothing. What that wrote
+        # at the very step of the last row stays; the run writes the same values there once more.
+        self._writer = SummaryWriter(str(self.logdir), purge_step=None if self._step is None else self._step + 1)
+        return there
 
-    def on_exit_record(self, ctx: Any) -> None:
-        """Writes a row that no epoch closes, as an evaluation's; the others may still get columns."""
-        if not ctx.epoch_complete or not ctx.epoch:
-            self._write(ctx)
+    def log(self, items: Items, counters: Counters) -> None:
+        """Writes events at the number of steps."""
+        assert self._writer is not None
+        step = self._step = int(counters["step"])
+        for name, count in counters.items():
+            if name not in _NO_CURVES:
+                self._writer.add_scalar(name, count, step)
+        for name, item in items.items():
+            _add(self._writer, _tag(name), item, step)
 
-    def on_enter_next_epoch(self, ctx: Any) -> None:
-        """Writes the row of the epoch, and the histograms."""
-        if self._write(ctx) and ctx.epoch_complete:
-            self._draw(ctx)
-
-    def on_enter_failed(self, ctx: Any) -> None:
-        """Writes what has been recorded."""
-        self._write(ctx)
-
-    # ------------------------------------------------------------ events
-
-    def _open(self, ctx: Any) -> SummaryWriter:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Of a run that goes on, what lies after its last row was written by a process that came to nothing.
-            after = ctx.history[self._written - 1]["step"] + 1 if self._written else None
-            self._writer = SummaryWriter(str(self.logdir), purge_step=after)
-            ctx.defer(self._close)
-        return self._writer
-
-    def _close(self) -> None:
+    def close(self, outcome: Outcome | None) -> None:
+        """Closes the file of events."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
 
-    def _write(self, ctx: Any) -> bool:
-        """Whether there was a row to write."""
-        rows = ctx.history[self._written :]
-        for row in rows:
-            for column, value in row.items():
-                if column not in _NO_METRICS and isinstance(value, int | float):
-                    self._open(ctx).add_scalar(_tag(column), value, row["step"])
-        self._written = len(ctx.history)
-        return bool(rows)
-
-    def _draw(self, ctx: Any) -> None:
-        writer = self._open(ctx)
-        for name, parameter in ctx.model.named_parameters():
-            if any(fnmatchcase(name, pattern) for pattern in self._patterns):
-                values = parameter.detach().float()
-                values = values[torch.isfinite(values)]
-                if values.numel():  # a histogram of nothing, or of NaN, has no borders
-                    writer.add_histogram(name, values, ctx.step)
-
-    # ------------------------------------------------------------ saved and put back
-
     def state_dict(self) -> dict[str, Any]:
-        """How many rows have been written."""
-        return {"written": self._written}
+        """The step of the last row. The rows are in the file when this returns."""
+        if self._writer is not None:
+            self._writer.flush()
+        return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
-        self._written = state["written"]
+        self._step = state["step"]
 
     def __repr__(self) -> str:
-        return f"TensorBoard({str(self.logdir)!r}{f', histograms={self._patterns!r}' if self._patterns else ''})"
+        drawn = self.what[0].weights if self.what and isinstance(self.what[0], Histograms) else None
+        return f"TensorBoard({str(self.logdir)!r}{f', histograms={drawn!r}' if drawn else ''})"
 
 
 def _tag(column: str) -> str:
     name, _, metric = column.partition("_")
     return f"{name}/{metric}" if name in _SETS and metric else column
+
+
+def _add(writer: SummaryWriter, tag: str, item: Loggable, step: int) -> None:
+    match item:
+        case Value():
+            if item.number is not None:  # of arrays there is no curve
+                writer.add_scalar(tag, item.number, step)
+        case Text():
+            writer.add_text(tag, encodable(item.data, "utf-8"), step)
+        case Image():
+            writer.add_image(tag, item.data, step)
+        case Histogram():
+            writer.add_histogram_raw(
+                tag, item.least, item.most, item.count, item.total, item.squares, list(item.edges[1:]), list(item.counts), step
+            )
+        case Audio():
+            _add_sound(writer, tag, item, step)
+        case Settings():
+            _add_settings(writer, item)
+
+
+def _add_sound(writer: SummaryWriter, tag: str, sound: Audio, step: int) -> None:
+    """As `add_audio` does, which takes one channel only."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    channels, length = sound.data.shape
+    audio = Summary.Audio(
+        sample_rate=sound.rate, num_channels=channels, length_frames=length, encoded_audio_string=sound.wav(), content_type="audio/wav"
+    )
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, audio=audio)]), step)
+
+
+def _add_settings(writer: SummaryWriter, settings: Settings) -> None:
+    """As `add_hparams` does, which makes a folder of its own."""
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {name: value if isinstance(value, bool | int | float) else encodable(str(value), "utf-8") for name, value in settings.data.items()}
+    for summary in hparams(plain, {}):
+        writer._get_file_writer().add_summary(summary)

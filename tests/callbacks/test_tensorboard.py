@@ -37,7 +37,7 @@ def test_every_column_at_its_step(tmp_path, points):
     run = fit(points, TensorBoard(tmp_path), valid=0.3, dataloader_options={"batch_size": 8})
     found = scalars(tmp_path)
 
-    assert set(found) == {"epoch", "samples", "seconds", "train/loss", "valid/loss"}
+    assert set(found) == {"epoch", "batch", "samples", "seconds", "train/loss", "valid/loss"}
     for tag, column in (("train/loss", "train_loss"), ("valid/loss", "valid_loss"), ("epoch", "epoch")):
         assert found[tag] == [(row["step"], pytest.approx(row[column])) for row in run.history]
 
@@ -98,7 +98,8 @@ def test_a_run_that_is_continued_hides_what_came_after(tmp_path, points):
     ctx, loaded = run.ctx, TensorBoard(tmp_path)
     del ctx.history.rows[1:]
     ctx.epoch, ctx.step, ctx.max_epochs = 1, 1, 2
-    loaded.load_state_dict({"written": 1})
+    state = loaded.wrapped.state_dict()
+    loaded.wrapped.load_state_dict({**state, "rows": 1, "backends": [["TensorBoard", {"step": 1}]]})
     st.Machine(run.lifecycle, [loaded]).run(ctx, at="next_epoch")
 
     assert scalars(tmp_path)["epoch"] == [(1, 1), (2, 2)]

@@ -1,0 +1,90 @@
+"""JSONLines: a log that programs read, one JSON object a line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from statetrain.callback import Callback
+from statetrain.callbacks.logger import Counters, Items, alone
+from statetrain.callbacks.row_file import RowFile
+from statetrain.loggables import Histogram, Loggable, Settings, Text, Value
+from statetrain.outcome import Outcome
+from statetrain.sources import Source
+from statetrain.streams import jsonable
+
+
+class JSONLines(Callback):
+    """Writes each row as a line of JSON: an object with all counters and what was logged.
+
+        {"epoch": 1, "batch": 100, "step": 100, "samples": 3200, "seconds": 1.9, "loss": 0.71, "lr": 0.001}
+
+    Among the callbacks it logs the rows of the history; in a `Logger`, what that is told to. It holds numbers, arrays of
+    numbers, texts, settings, and histograms as their edges and counts. Numbers that are not finite are the strings "NaN",
+    "Infinity" and "-Infinity", which JSON has no numbers for. structlog writes the lines; its global configuration is
+    neither read nor changed.
+
+    A line appears whole or not at all. A new fit replaces the file when its first row is there. A fit that goes on adds to
+    it, and one that is continued from a checkpoint takes back the lines that came after that.
+
+    Args:
+        path: the file; folders that are missing are made.
+        append: whether to write below the lines that the file has, whatever run they came from.
+
+    Raises:
+        ConfigError: a file cannot be written there.
+    """
+
+    takes: frozenset[type] = frozenset({Value, Text, Settings, Histogram})
+    what: tuple[Source, ...] = ()
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self.path = Path(path)
+        self.append = append
+        self._file = RowFile(self.path, "JSONLines", append)
+        self.wrapped = alone(self)
+
+    def check_context(self, ctx: Any) -> None:
+        """Makes the folders, and sees whether the file can be written."""
+        self.check()
+
+    # ------------------------------------------------------------ what a logger calls
+
+    def check(self) -> None:
+        """Makes the folders, and sees whether the file can be written."""
+        self._file.check()
+
+    def open(self, ctx: Any, fresh: bool) -> bool:
+        """Takes back the lines that came after the point where a run goes on."""
+        return self._file.open(fresh)
+
+    def log(self, items: Items, counters: Counters) -> None:
+        """Adds a line."""
+        self._file.add(_line({**counters, **{name: _plain(item) for name, item in items.items()}}))
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Nothing is open between two lines."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many lines the file has."""
+        return self._file.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._file.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        return f"JSONLines({str(self.path)!r}{', append=True' if self.append else ''})"
+
+
+def _plain(item: Loggable) -> Any:
+    if isinstance(item, Histogram):
+        return {"edges": item.edges, "counts": item.counts}
+    return item.data if isinstance(item, Value | Text | Settings) else None
+
+
+def _line(fields: dict[str, Any]) -> str:
+    from structlog.processors import JSONRenderer
+
+    return f"{JSONRenderer()(None, '', jsonable(fields))!s}\n"

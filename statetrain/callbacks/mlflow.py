@@ -1,0 +1,152 @@
+"""MLflow: logs for MLflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from statetrain.callback import Callback
+from statetrain.callbacks.logger import Counters, Items, alone
+from statetrain.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.outcome import ConfigError, Failed, Interrupted, Outcome
+from statetrain.sources import Source
+from statetrain.streams import encodable
+
+_NO_CURVES = ("step", "epoch_complete")
+_AT_ONCE = 100  # parameters that a store takes in one request
+_LONGEST = 240  # characters of a name
+
+
+class MLflow(Callback):
+    """Writes each row of the history as metrics of a run of MLflow, at the number of steps.
+
+    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers as metrics, settings as
+    parameters, and texts, pictures, sounds and files as artifacts, in a folder for each name. Of characters that MLflow
+    allows in no name, there stands the number: `=` is `_x3d_`.
+
+    A run that is continued is the same one to MLflow. What an interrupted process wrote after the point where it goes on
+    cannot be taken back; the steps where it did go on are a tag, `resumed_at_steps`.
+
+    Args:
+        experiment: its name; it is made if it is missing.
+        name: the run's name; None lets MLflow find one.
+        uri: the store: a local database, or the address of a server.
+        tags: of the run.
+
+    Raises:
+        ImportError: MLflow is not installed.
+    """
+
+    takes: frozenset[type] = frozenset({Value, Text, Image, Audio, File, Settings})
+    what: tuple[Source, ...] = ()
+
+    def __init__(
+        self, experiment: str = "statetrain", name: str | None = None, *, uri: str = "sqlite:///mlflow.db", tags: Mapping[str, str] | None = None
+    ) -> None:
+        if importlib.util.find_spec("mlflow") is None:
+            raise ImportError("MLflow needs mlflow; install it with: pip install 'statetrain[mlflow]'")
+        self.experiment, self.name, self.uri, self.tags = experiment, name, str(uri), dict(tags or {})
+        self._client: Any = None
+        self._run: str | None = None
+        self._resumed_at: list[int] = []
+        self.wrapped = alone(self)
+
+    def check_context(self, ctx: Any) -> None:
+        """Sees whether the store can be reached."""
+        self.check()
+
+    # ------------------------------------------------------------ what a logger calls
+
+    def check(self) -> None:
+        """Sees whether the store can be reached."""
+        try:
+            self._connect()
+        except Exception as error:  # whatever a store may raise, it is no use
+            raise ConfigError(f"MLflow cannot use the store {self.uri!r}: {type(error).__name__}: {f'{error}'.strip()}") from error
+
+    def _connect(self) -> tuple[Any, str]:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        found = client.get_experiment_by_name(self.experiment)
+        return client, str(client.create_experiment(self.experiment) if found is None else found.experiment_id)
+
+    def open(self, ctx: Any, fresh: bool) -> bool:
+        """Begins a run, or goes on with one."""
+        self._client, experiment = self._connect()
+        if fresh:
+            self._run, self._resumed_at = None, []
+        if self._run is not None:
+            self._resumed_at.append(ctx.step)
+            self._client.set_tag(self._run, "resumed_at_steps", ", ".join(map(str, self._resumed_at)))
+            self._client.update_run(self._run, status="RUNNING")
+            return True
+        self._run = self._client.create_run(experiment, run_name=self.name, tags=self.tags).info.run_id
+        return fresh
+
+    def log(self, items: Items, counters: Counters) -> None:
+        """Writes metrics, parameters and artifacts."""
+        from mlflow.entities import Metric, Param
+
+        step, now = int(counters["step"]), int(time.time() * 1000)
+        numbers = {name: count for name, count in counters.items() if name not in _NO_CURVES}
+        numbers |= {_safe(name): item.number for name, item in items.items() if isinstance(item, Value) and item.number is not None}
+        self._client.log_batch(self._run, metrics=[Metric(name, float(number), now, step) for name, number in numbers.items()])
+        for name, item in items.items():
+            if isinstance(item, Settings):
+                settings = [Param(_safe(key), encodable(str(value), "utf-8")[:6000]) for key, value in item.data.items()]
+                for i in range(0, len(settings), _AT_ONCE):
+                    self._client.log_batch(self._run, params=settings[i : i + _AT_ONCE])
+            elif not isinstance(item, Value):
+                with tempfile.TemporaryDirectory() as folder:
+                    self._client.log_artifact(self._run, str(_written(item, Path(folder), step)), _safe(name))
+
+    def close(self, outcome: Outcome | None) -> None:
+        """Ends the run."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.set_terminated(self._run, "FAILED" if isinstance(outcome, Failed) else "KILLED" if isinstance(outcome, Interrupted) else "FINISHED")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run's name within MLflow, and where it was continued."""
+        return {"run": self._run, "resumed_at": list(self._resumed_at)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._run, self._resumed_at = state["run"], list(state["resumed_at"])
+
+    def __repr__(self) -> str:
+        return f"MLflow({self.experiment!r}, uri={self.uri!r})"
+
+
+def _written(item: Loggable, folder: Path, step: int) -> Path:
+    """A file with what is no number."""
+    file = folder / f"step_{step}"
+    match item:
+        case Image():
+            file = file.with_suffix(".png")
+            file.write_bytes(item.png())
+        case Audio():
+            file = file.with_suffix(".wav")
+            file.write_bytes(item.wav())
+        case Text():
+            file = file.with_suffix(".txt")
+            file.write_text(encodable(item.data, "utf-8"), encoding="utf-8")
+        case File():
+            file = folder / f"step_{step}_{_safe(item.path.name)}"
+            shutil.copyfile(item.path, file)
+        case Histogram() | Settings() | Value():
+            raise AssertionError("these are no files")
+    return file
+
+
+def _safe(name: str) -> str:
+    """A name that MLflow takes: parts of letters, digits and a few signs, between slashes, none of which leads upwards."""
+    parts = [re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_x{ord(found[0]):x}_", part) for part in name.split("/")]
+    return "/".join(part.replace(".", "_x2e_") if not part.strip(". ") else part for part in parts if part)[:_LONGEST] or "_"
