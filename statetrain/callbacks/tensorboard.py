@@ -50,6 +50,7 @@ class TensorBoard(Callback):
         self.what: tuple[Source, ...] = (drawn,) if drawn.weights else ()
         self._writer: SummaryWriter | None = None
         self._step: int | None = None  # at which this run wrote last
+        self._goes_back = False  # whether it is continued from a point that it may have been beyond
         self._alone = self.wrapped = alone(self)
         self.reads = self._alone.reads
 
@@ -78,7 +79,8 @@ class TensorBoard(Callback):
             self._step = None
         # Of a run that goes on, what lies after its last row was written by a process that came to nothing. What that wrote
         # at the very step of the last row stays; the run writes the same values there once more.
-        self._writer = SummaryWriter(str(self.logdir), purge_step=None if self._step is None else self._step + 1)
+        hidden = self._step + 1 if self._goes_back and self._step is not None else None
+        self._writer, self._goes_back = SummaryWriter(str(self.logdir), purge_step=hidden), False
         return there
 
     def log(self, items: Items, counters: Counters) -> None:
@@ -105,7 +107,7 @@ class TensorBoard(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
-        self._step = state["step"]
+        self._step, self._goes_back = state["step"], True
 
     def __repr__(self) -> str:
         drawn = self.what[0].weights if self.what and isinstance(self.what[0], Histograms) else None

@@ -24,7 +24,8 @@ def read(logdir):
 
 def scalars(logdir):
     events = read(logdir)
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    # Files of one second are read by the letters of their names, so that the tenth of a process comes before the ninth.
+    return {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
 
 
 def fit(data, callbacks, **options):
