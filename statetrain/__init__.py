@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from statetrain.criteria import MaxSteps as MaxSteps
     from statetrain.criteria import MinEpochs as MinEpochs
     from statetrain.criteria import NonFinite as NonFinite
+    from statetrain.criteria import Once as Once
     from statetrain.criteria import Spike as Spike
     from statetrain.criteria import TimeLimit as TimeLimit
     from statetrain.criteria import stop_requested as stop_requested
+    from statetrain.evaluations import Evaluation as Evaluation
     from statetrain.guards import Guard as Guard
     from statetrain.guards import guard as guard
     from statetrain.history import History as History
@@ -143,7 +145,8 @@ _HOMES = {
     "callbacks.weights_and_biases": ("WandB",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
-    "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Spike", "TimeLimit", "stop_requested"),
+    "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Once", "Spike", "TimeLimit", "stop_requested"),
+    "evaluations": ("Evaluation",),
     "guards": ("Guard", "guard"),
     "history": ("History",),
     "interop": ("to_machine",),

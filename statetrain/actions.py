@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from attrs import frozen
+
 from statetrain.criteria import Spike
 from statetrain.guards import leaves
 from statetrain.iterating import END, Unstarted, announce, take_up
@@ -63,6 +65,7 @@ def close_epoch(ctx: Any) -> None:
 
 def record(ctx: Any) -> None:
     "write a row of the history"
+    late = ctx.epoch_complete and len(ctx.history) > ctx.first_row and ctx.history[-1]["epoch"] == ctx.epoch
     ctx.epoch_complete = (ctx.exhausted or not ctx.epoch) and ctx.valid_complete  # an evaluation is no part of an epoch
     values: dict[str, Any] = {}
     for tally in ctx.tallies.values():
@@ -70,7 +73,9 @@ def record(ctx: Any) -> None:
         tally.reset()
     values.update(ctx.logged)
     ctx.logged.clear()
-    if values:
+    if values and late:  # an evaluation at the end of the training belongs to the row of the last epoch
+        ctx.history[-1].update(values)
+    elif values:
         counters = {"epoch": ctx.epoch, "batch": ctx.batches, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
         ctx.history.rows.append({**counters, "epoch_complete": ctx.epoch_complete, **values})
 
@@ -540,10 +545,11 @@ def valid_draw(ctx: Any) -> None:
         raise
     if batch is END:
         ctx.drawn, ctx.valid_complete = False, True
-        if _holds_its_length(ctx.valid_data) and ctx.valid_iter < (length(ctx.valid_data) or 0):
-            raise DataError(f"the validation data ended after {ctx.valid_iter} of {length(ctx.valid_data)} batches; {_RAN_OUT}")
+        what = "validation" if ctx.tally is None or ctx.tally.set == "valid" else ctx.tally.set
+        if _holds_its_length(ctx.data) and ctx.valid_iter < (length(ctx.data) or 0):
+            raise DataError(f"the {what} data ended after {ctx.valid_iter} of {length(ctx.data)} batches; {_RAN_OUT}")
         if ctx.valid_iter == 0:
-            raise DataError("the validation data gave no batch. Is it empty, or an iterator that was read before?")
+            raise DataError(f"the {what} data gave no batch. Is it empty, or an iterator that was read before?")
         return
     ctx.drawn = True
     layout = ctx.layout
@@ -576,6 +582,76 @@ def valid_loss(ctx: Any) -> None:
     "compute and count the loss"
     loss(ctx)
     count_loss(ctx)
+
+
+# ---------------------------------------------------------------- evaluations with a name
+
+
+@frozen
+class OpenEvaluation:
+    """The action of an evaluation's scope.
+
+    Args:
+        set: its name.
+    """
+
+    set: str
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return f"iterate over the {self.set} data"
+
+    def __call__(self, ctx: Any) -> None:
+        ctx.layout = None
+        ctx.valid_iterator = Unstarted(ctx, self.set)
+        ctx.valid_iter = 0
+        ctx.tallies[self.set].reset()
+
+
+@frozen
+class ReopenEvaluation:
+    """The work of taking an evaluation up again.
+
+    Args:
+        set: its name.
+    """
+
+    set: str
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return f"take up the {self.set} data where it was"
+
+    def __call__(self, ctx: Any) -> None:
+        take_up(ctx, self.set, ctx.valid_iter)
+
+
+@frozen
+class DropEvaluation:
+    """The effect of an arrow that ends an evaluation early: a part of the data says nothing of the whole.
+
+    Args:
+        set: its name.
+    """
+
+    set: str
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "drop this evaluation"
+
+    def __call__(self, ctx: Any) -> None:
+        ctx.tallies[self.set].reset()
+
+
+def evaluation_draw(ctx: Any) -> None:
+    "draw a batch"
+    complete = ctx.valid_complete
+    valid_draw(ctx)
+    ctx.valid_complete = complete  # the epoch's validation is another matter
 
 
 def keep_pred(ctx: Any) -> None:

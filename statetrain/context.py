@@ -45,6 +45,7 @@ class Context(Position):
     optimizers: dict[str, torch.optim.Optimizer] = Factory(dict)  # by name; a lone one is called "opt"
     train_data: Iterable[Batch] | None = None
     valid_data: Iterable[Batch] | None = None
+    evaluations: dict[str, Iterable[Batch]] = Factory(dict)  # the data of evaluations with a name
     accelerator: Accelerator = None  # type: ignore[assignment]  # set before a run reads it
     callbacks: tuple[Callback, ...] = ()
     min_epochs: int = 0
@@ -72,7 +73,7 @@ class Context(Position):
     # Counters. They change on transitions and in actions only.
     epoch: int = 0  # the present epoch, from 1; 0 before the first
     iter: int = 0  # the present training batch of this epoch, from 1
-    valid_iter: int = 0  # the present batch of this validation, from 1
+    valid_iter: int = 0  # the present batch of this validation or evaluation, from 1
     step: int = 0  # steps of the optimizers made; a round of several optimizers is one
     samples: int = 0  # training samples drawn
     earlier_batches: int = 0  # training batches of earlier epochs
@@ -83,10 +84,10 @@ class Context(Position):
     # From `train` or `valid` on: set by the scope, put back when it closes.
     training: bool = False
     data: Iterable[Batch] | None = None  # the loader in use
-    tally: Tally | None = None  # what is summed up for the next row: train's or valid's
-    tallies: dict[str, Tally] = Factory(dict)  # both, by set
+    tally: Tally | None = None  # what is summed up for the next row: that of the set in use
+    tallies: dict[str, Tally] = Factory(dict)  # all, by set
     iterator: Iterator[Batch] | None = None  # the training data's, for the whole epoch
-    valid_iterator: Iterator[Batch] | None = None
+    valid_iterator: Iterator[Batch] | None = None  # of the validation or evaluation under way
     began: dict[str, Any] = Factory(dict)  # the generators' states when iterating over a set began; see `iterating`
     loader_states: dict[str, Any] = Factory(dict)  # when a run is continued: those of loaders that keep their position themselves
     length: int | None = None  # training batches in an epoch; None if nobody can know
@@ -245,7 +246,7 @@ class Context(Position):
         Args:
             name: the metric, without the set.
             value: a number.
-            set: "train" or "valid"; None is the one in use; "" gives the column the bare name.
+            set: "train", "valid" or an evaluation's name; None is the one in use; "" gives the column the bare name.
 
         Raises:
             MachineError: no set was given where neither is in use.
@@ -262,7 +263,7 @@ class Context(Position):
         """The metrics of a set in an epoch's last row, by name without the set; empty if there are none.
 
         Args:
-            set: "train" or "valid".
+            set: "train", "valid" or an evaluation's name.
             epoch: counted from 1; None is the last one that has any.
         """
         return self.history.metrics(set, epoch)
@@ -295,6 +296,7 @@ class Context(Position):
         """Lets go of what a finished run needs no more: data, batch, callbacks' buffers. Model, history and records stay."""
         self.rest()
         self.train_data = self.valid_data = self.data = self.layout = None
+        self.evaluations = {}
         self.batch = self.input = self.target = self.pred = self.loss_grad = None
         self.interms = self.grads = self.grad_norms = self.updates = self.update_norms = None
         self.buffers.clear()

@@ -113,6 +113,59 @@ class Every(Guard):
 
 
 @frozen
+class Once(Guard):
+    """Holds a single time, when a counter has reached `n`.
+
+    What was fired at is remembered by the arrow's effect, as for `Every`.
+
+    Args:
+        n: above 0; whole unless the unit is a time.
+        unit: as of `Every`.
+    """
+
+    n: float = field(validator=positive)
+    unit: Unit = field(validator=one_of(*_COUNTERS))
+
+    def __attrs_post_init__(self) -> None:
+        if self.unit not in ("seconds", "minutes") and not isinstance(self.n, int):
+            raise ValueError(f"Once: n must be a whole number of {self.unit}, got {self.n!r}")
+
+    @property
+    def label(self) -> str:
+        unit = self.unit.removesuffix("es" if self.unit == "batches" else "s") if self.n == 1 else self.unit
+        return f"once after {self.n} {unit}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({_COUNTERS[self.unit], "marks"})
+
+    @property
+    def prompt(self) -> bool:
+        return True
+
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    def test(self, ctx: Any) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        key, count = f"{place} {self.label}", _COUNTERS[self.unit]
+        least = self.n * 60 if self.unit == "minutes" else self.n
+        return lambda ctx: bool(getattr(ctx, count) >= least and key not in ctx.marks)
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        key, count = f"{place} {self.label}", _COUNTERS[self.unit]
+
+        def mark(ctx: Any) -> None:
+            "remember when"
+            ctx.marks[key] = getattr(ctx, count)
+
+        return (mark,)
+
+
+@frozen
 class MaxSteps(Guard):
     """Holds when the optimizers have made `n` steps in this fit.
 
@@ -452,6 +505,49 @@ def another_optimizer(ctx: Any) -> bool:
 def train_data_left(ctx: Any) -> bool:
     "train data left"
     return not ctx.exhausted
+
+
+@guard(reads={"interrupt"})
+def interrupted(ctx: Any) -> bool:
+    "interrupted"
+    return ctx.interrupt is not None
+
+
+@frozen
+class NotYet(Guard):
+    """Holds until its arrow has been taken, and again when the training has gone on."""
+
+    @property
+    def label(self) -> str:
+        return "not yet"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"batches", "marks"})
+
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    def test(self, ctx: Any) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        key = f"{place} {self.label}"
+        return lambda ctx: bool(ctx.marks.get(key) != ctx.batches)
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        key = f"{place} {self.label}"
+
+        def mark(ctx: Any) -> None:
+            "remember when"
+            ctx.marks[key] = ctx.batches
+
+        return (mark,)
+
+    def reason(self, ctx: Any) -> str:
+        """Empty: it only lets others be asked."""
+        return ""
 
 
 @frozen

@@ -27,6 +27,7 @@ class History(Sequence[Row]):
 
     rows: list[Row] = Factory(list)
     optimizers: tuple[str, ...] = ()  # the names of several optimizers, each with a loss column of its own
+    sets: tuple[str, ...] = ("train", "valid")  # what the names of the columns begin with
 
     @overload
     def __getitem__(self, key: int) -> Row: ...
@@ -88,9 +89,10 @@ class History(Sequence[Row]):
         """
         long: list[Row] = []
         for column in self.columns:
-            set_name, _, metric = column.partition("_")
-            if set_name not in ("train", "valid"):
+            set_name = max((name for name in self.sets if column.startswith(f"{name}_")), key=len, default="")
+            if not set_name:
                 continue
+            metric = column.removeprefix(f"{set_name}_")
             owner = next((name for name in self.optimizers if metric == f"loss_{name}"), None)
             long += [
                 {

@@ -26,7 +26,7 @@ class Unstarted(Iterator[Any]):
 
     Args:
         ctx: the context.
-        set: "train" or "valid".
+        set: "train", "valid", or an evaluation's name.
     """
 
     ctx: Any
@@ -39,7 +39,12 @@ class Unstarted(Iterator[Any]):
 
 def data_of(ctx: Any, set: str) -> Any:  # noqa: A002  # the field's own word
     """The data of a set."""
-    return ctx.train_data if set == "train" else ctx.valid_data
+    return ctx.train_data if set == "train" else ctx.valid_data if set == "valid" else ctx.evaluations[set]
+
+
+def sets_of(ctx: Any) -> tuple[str, ...]:
+    """The names of all sets: train, valid, and the evaluations'."""
+    return ("train", "valid", *ctx.evaluations)
 
 
 def announce(ctx: Any) -> None:
@@ -54,7 +59,7 @@ def take_up(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
 
     Args:
         ctx: the context; `began` and `loader_states` are those of the snapshot.
-        set: "train" or "valid".
+        set: "train", "valid", or an evaluation's name.
         drawn: batches that had been drawn.
 
     Raises:
@@ -86,7 +91,7 @@ def _replay(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
         except SkipBatch:
             continue  # it gave that one up then, too
         if batch is END:
-            what = "training" if set == "train" else "validation"
+            what = {"train": "training", "valid": "validation"}.get(set, set)
             raise DataError(f"the {what} data ended after {n} batches, but {drawn} had been drawn when the run was saved; is it the same data?")
 
 

@@ -6,10 +6,10 @@ adds no state and no arrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import or_
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
 from attrs import frozen
@@ -22,9 +22,12 @@ from statetrain.criteria import (
     MaxSteps,
     MinEpochs,
     NonFinite,
+    NotYet,
+    Once,
     Spike,
     another_optimizer,
     batch_drawn,
+    interrupted,
     more_epochs,
     stop_requested,
     train_data_left,
@@ -39,6 +42,7 @@ from statetrain.rollback import RollBack, keeping
 from statetrain.rollback import arrows as rolling_back
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
+When: TypeAlias = Guard | Literal["end"]
 
 # Names that hooks may mention though an option that is off leaves the state out.
 STANDARD = frozenset(
@@ -108,6 +112,12 @@ def _loop_states(name: str, within: str | None) -> list[State]:
     ]
 
 
+def _evaluation_states(name: str, within: str) -> list[State]:
+    """The same for an evaluation with a name of its own."""
+    opening = State(name, do.OpenEvaluation(name), within, mode=Evaluating(name), close=do.close_valid, reopen=do.ReopenEvaluation(name))
+    return [opening, *(attrs.evolve(s, action=do.evaluation_draw) if s.name == f"{name}_draw" else s for s in _loop_states(name, within)[1:])]
+
+
 def _loop_arrows(name: str, after: str, stop: Transition) -> list[Transition]:
     head, draw, batch = f"next_{name}_batch", f"{name}_draw", f"{name}_batch"
     return [
@@ -122,14 +132,16 @@ def _loop_arrows(name: str, after: str, stop: Transition) -> list[Transition]:
     ]
 
 
-def _valid_part(within: str | None, stop: Transition) -> list[State | Transition]:
+def _valid_part(within: str | None, stop: Transition, name: str = "valid") -> list[State | Transition]:
+    """States and arrows of a validation, or of an evaluation with a name of its own."""
+    states = _loop_states(name, within) if name == "valid" else _evaluation_states(name, within or "")
     return [
-        *_loop_states("valid", within),
-        State("valid_loss", do.valid_loss, "valid_batch"),
-        *_loop_arrows("valid", "record", stop),
-        Transition("valid_pred", "valid_loss"),
-        Transition("valid_loss", "next_valid_batch"),
-        Transition("valid", "record", effect=do.drop_validation, event=SkipEpoch),
+        *states,
+        State(f"{name}_loss", do.valid_loss, f"{name}_batch"),
+        *_loop_arrows(name, "record", stop),
+        Transition(f"{name}_pred", f"{name}_loss"),
+        Transition(f"{name}_loss", f"next_{name}_batch"),
+        Transition(name, "record", effect=do.drop_validation if name == "valid" else do.DropEvaluation(name), event=SkipEpoch),
     ]
 
 
@@ -151,6 +163,7 @@ def supervised(
     seeded: bool = False,
     buffers: bool = False,
     check: Literal["now", "late"] = "now",
+    evaluations: Mapping[str, When] | None = None,
 ) -> Lifecycle:
     """The lifecycle of supervised training, with the options that are on.
 
@@ -183,6 +196,8 @@ def supervised(
             every batch. "late": the device itself leaves out the step of a window whose loss or gradients are not finite,
             nobody waits, and the policy acts when the host hears of it, at most 100 steps later and at `record`. This takes
             fused optimizers, such as `torch.optim.AdamW(..., fused=True)`; for others the host reads a flag before each step.
+        evaluations: more evaluations, by name, each with its condition: an interval (`Every`), `Once(n, unit)`, any other
+            guard, asked at the end of epochs, or "end", when the training ends. See `Evaluation`.
 
     Raises:
         ConfigError: an option is out of range, or two exclude each other.
@@ -201,10 +216,13 @@ def supervised(
         life = life.add(Transition("next_epoch", "end", asked, do.say_why), before=at)
     if validate is not None:
         life = _validating(life, stop_now, as_guard(validate))
+    for name, when in (evaluations or {}).items():
+        life = _evaluating(life, name, when, stop_now, between_epochs if not min_epochs or between_epochs is None else MinEpochs(min_epochs) & between_epochs)
     if compute is not None:
         life = _computing(life, compute)
-    if valid_compute is not None and validate is not None:
-        life = _valid_computing(life, valid_compute)
+    if valid_compute is not None:
+        for name in _evaluated(life):
+            life = _valid_computing(life, valid_compute, name)
     if accumulate > 1:
         life = _accumulating(life, accumulate)
     if check not in ("now", "late"):
@@ -285,12 +303,67 @@ def _validating(life: Lifecycle, stop_now: Guard, validate: Guard) -> Lifecycle:
         before=life.between("train", "record")[0],
     )
     # After a step, only the intervals that can end inside an epoch are asked: a new epoch has crossed those in epochs.
-    parts = validate.parts() if isinstance(validate, AnyOf) else (validate,)
-    inside = [part for part in parts if any(isinstance(leaf, Every) and leaf.unit != "epochs" for leaf in leaves(part))]
-    if inside:
-        again = (train_data_left & ~stop_now).named("train data left, no stop")
-        life = life.add(Transition("step", "valid", reduce(or_, inside).named("validation due")), Transition("record", "train", again))
+    inside, _ = _inside(validate)
+    if inside is not None:
+        life = _going_on(life.add(Transition("step", "valid", inside.named("validation due"))), stop_now)
     return life
+
+
+def _inside(guard: Guard) -> tuple[Guard | None, Guard | None]:
+    """The parts of a condition that can hold inside an epoch, and those that are asked at its end."""
+    parts = guard.parts() if isinstance(guard, AnyOf) else (guard,)
+    inside = [part for part in parts if any(isinstance(leaf, Every | Once) and leaf.unit != "epochs" for leaf in leaves(part))]
+    rest = [part for part in parts if part not in inside]
+    return reduce(or_, inside) if inside else None, reduce(or_, rest) if rest else None
+
+
+def _going_on(life: Lifecycle, stop_now: Guard) -> Lifecycle:
+    """With the arrow that leads from a record inside an epoch back to the training."""
+    if any((arrow.source, arrow.dest) == ("record", "train") for arrow in life.transitions):
+        return life
+    return life.add(Transition("record", "train", (train_data_left & ~stop_now).named("train data left, no stop")), first=True)
+
+
+def _evaluating(life: Lifecycle, name: str, when: When, stop_now: Guard, asked: Guard | None) -> Lifecycle:
+    """With an evaluation: after the validation, or after the last record."""
+    _check_name(life, name)
+    if isinstance(when, str):
+        if when != "end":
+            raise ConfigError(f"evaluation {name!r}: its condition is a guard such as Every(2, \"epochs\"), or 'end', got {when!r}")
+        last = ~more_epochs if asked is None else ~more_epochs | asked
+        ends = NotYet() & ~interrupted & (stop_now | ~train_data_left & last)
+        part = _valid_part("epoch", Transition(f"next_{name}_batch", "record", interrupted, do.DropEvaluation(name)), name)
+        return life.add(*part, Transition("record", name, ends.named("training ends")))
+    due, words = as_guard(when), f"{name} due"
+    inside, at_end = _inside(due)
+    over = None if at_end is None else ~train_data_left & at_end
+    now = over if inside is None else inside if over is None else inside | over
+    assert now is not None
+    earlier = [f"{other}_draw" for other in _evaluated(life) if not _at_end(life, other)]
+    life = life.add(
+        *_valid_part("epoch", Transition(f"next_{name}_batch", "record", stop_now, do.DropEvaluation(name)), name),
+        *(Transition(source, name, now.named(words)) for source in ("draw", *earlier)),
+        Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
+        before=next(arrow for arrow in life.between("train", "record") if arrow.event is SkipEpoch),
+    )
+    return life if inside is None else _going_on(life.add(Transition("step", name, inside.named(words))), stop_now)
+
+
+def _check_name(life: Lifecycle, name: str) -> None:
+    own = {f"{before}{name}{after}" for before, after in (("", ""), ("next_", "_batch"), ("", "_draw"), ("", "_batch"), ("", "_pred"), ("", "_loss"))}
+    taken = sorted(own & ({*life.names, "train", FAILED} | STANDARD))
+    if not name.isidentifier() or taken:
+        why = f"{taken[0]!r} is taken" if taken else "it begins names of states and columns"
+        raise ConfigError(f"an evaluation cannot be called {name!r}: {why}; choose a word such as 'test'")
+
+
+def _evaluated(life: Lifecycle) -> list[str]:
+    """The scopes that evaluate, in order."""
+    return [state.name for state in life.states if isinstance(state.mode, Evaluating)]
+
+
+def _at_end(life: Lifecycle, name: str) -> bool:
+    return any((arrow.source, arrow.dest) == ("record", name) for arrow in life.transitions)
 
 
 @frozen
@@ -328,9 +401,9 @@ def _computing(life: Lifecycle, compute: Callable[[Any], Any]) -> Lifecycle:
     return life.alter(life.between("compute", "step")[0], effect=do.count_loss)
 
 
-def _valid_computing(life: Lifecycle, compute: Callable[[Any], Any]) -> Lifecycle:
-    state = State("valid_compute", Compute(compute, training=False))
-    return life.insert(state, between=("valid_batch", "valid_pred")).without("valid_pred", "valid_loss")
+def _valid_computing(life: Lifecycle, compute: Callable[[Any], Any], name: str = "valid") -> Lifecycle:
+    state = State(f"{name}_compute", Compute(compute, training=False))
+    return life.insert(state, between=(f"{name}_batch", f"{name}_pred")).without(f"{name}_pred", f"{name}_loss")
 
 
 def _accumulating(life: Lifecycle, batches: int) -> Lifecycle:
@@ -401,7 +474,9 @@ def _alternating(life: Lifecycle) -> Lifecycle:
         .alter(life.between("batch", head)[0], effect=do.select_first)
         .add(Transition("step", head, another_optimizer, do.select_next), first=True)
     )
-    return _valid_alternating(life) if "valid" in life.names else life
+    for name in _evaluated(life):
+        life = _valid_alternating(life, name)
+    return life
 
 
 def _seeding(life: Lifecycle) -> Lifecycle:
@@ -412,9 +487,9 @@ def _seeding(life: Lifecycle) -> Lifecycle:
     return life
 
 
-def _valid_alternating(life: Lifecycle) -> Lifecycle:
-    head, tail = ("valid_compute", "valid_compute") if "valid_compute" in life.names else ("valid_pred", "valid_loss")
-    return life.alter(life.between("valid_batch", head)[0], effect=do.select_first).add(
+def _valid_alternating(life: Lifecycle, name: str = "valid") -> Lifecycle:
+    head, tail = (f"{name}_compute", f"{name}_compute") if f"{name}_compute" in life.names else (f"{name}_pred", f"{name}_loss")
+    return life.alter(life.between(f"{name}_batch", head)[0], effect=do.select_first).add(
         Transition(tail, head, another_optimizer, do.select_next)
     )
 

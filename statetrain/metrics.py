@@ -250,6 +250,8 @@ class Tally:
         if not values:
             return {}
         for name, metric in self.metrics.items():
+            if isinstance(metric, LossMean) and not metric.sums:
+                continue
             value = metric.compute()
             values[f"{self.set}_{name}"] = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         return values

@@ -7,6 +7,7 @@ from typing import Any
 from attrs import frozen
 
 from statetrain import actions
+from statetrain.iterating import data_of
 from statetrain.lifecycle import Work
 
 # Actions in which nothing is computed that a gradient could flow through; the rest run with gradients on.
@@ -66,7 +67,13 @@ class Training:
 
 @frozen
 class Evaluating:
-    """The model is in eval mode, the validation data is in use, gradients are off."""
+    """The model is in eval mode, the data of a set is in use, gradients are off.
+
+    Args:
+        set: "valid", or the name of an evaluation.
+    """
+
+    set: str = "valid"
 
     def read(self, ctx: Any) -> Any:
         return (ctx.accelerator.grad_enabled(), _read(ctx))
@@ -79,7 +86,7 @@ class Evaluating:
     def begin(self, ctx: Any) -> None:
         ctx.accelerator.set_grad(False)
         ctx.model.eval()
-        ctx.training, ctx.data, ctx.tally = False, ctx.valid_data, ctx.tallies["valid"]
+        ctx.training, ctx.data, ctx.tally = False, data_of(ctx, self.set), ctx.tallies[self.set]
 
     def wrap(self, action: Work) -> Work:
         return action

@@ -15,6 +15,7 @@ from attrs import Attribute, field, frozen
 from statetrain import actions as do
 from statetrain.guards import guard
 from statetrain.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.modes import Evaluating
 from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import ConfigError
 
@@ -115,7 +116,9 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     _check(life, precision.dtype)
     if "report" in life.names:
         refuse_late_scale(precision)
-    for name in ("pred", "loss", *(("valid_pred", "valid_loss", "valid_compute") if precision.valid else ())):
+    ends = ("pred", "loss", "compute")
+    scopes = dict.fromkeys(("valid", *(state.name for state in life.states if isinstance(state.mode, Evaluating)))) if precision.valid else ()
+    for name in ("pred", "loss", *(f"{scope}_{end}" for scope in scopes for end in ends)):
         if name in life.names:
             life = life.replace(name, action=_autocast(life.state(name), precision.dtype))
     return _scaled(life) if precision.dtype == "float16" else life
@@ -146,7 +149,7 @@ def _autocast(state: State, dtype: str) -> Work:
     assert state.action is not None
     if state.action is do.valid_loss:  # metrics are no part of it, as in training
         return Autocast(do.loss, dtype, do.count_loss)
-    if state.name == "valid_compute":  # nor here, where the action counts what the user's function returns
+    if state.name.endswith("_compute"):  # nor here, where the action counts what the user's function returns
         return attrs.evolve(state.action, function=Autocast(state.action.function, dtype))  # type: ignore[misc, attr-defined]  # a Compute
     return Autocast(state.action, dtype)
 

@@ -69,7 +69,7 @@ class Run:
 
         It looks at the data only. `statetrain.testing.assert_resumable` proves it for all of a script.
         """
-        sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data}
+        sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data, **self.ctx.evaluations}
         return [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
 
     @property

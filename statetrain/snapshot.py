@@ -20,7 +20,7 @@ from statetrain import plain, seeding
 from statetrain.actions import AGAIN, open_batch, open_shared_batch
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.data import split_again
-from statetrain.iterating import END, data_of
+from statetrain.iterating import END, data_of, sets_of
 from statetrain.lifecycle import Lifecycle
 from statetrain.losses import modules_of
 from statetrain.machine import Machine
@@ -41,7 +41,7 @@ PLAIN = (
 # Fields that are saved in a form of their own, below.
 APART = (
     *("model", "loss_fns", "optimizers", "scaler", "history", "_records", "tallies", "mask", "callbacks", "streams", "seed", "upcoming"),
-    *("state", "stop", "earlier_seconds", "started", "train_data", "valid_data", "hparams", "opt_hparams", "loader_states"),
+    *("state", "stop", "earlier_seconds", "started", "train_data", "valid_data", "evaluations", "hparams", "opt_hparams", "loader_states"),
 )
 # Fields that the arguments of a run, its scopes and its callbacks make anew.
 ANEW = (
@@ -87,11 +87,11 @@ def snapshot(ctx: Any, machine: Machine) -> Snapshot:
         "mask": None if ctx.mask is None else ctx.mask.state_dict(),
         "tallies": {name: _tally_state(tally) for name, tally in ctx.tallies.items()},
         "callbacks": [{"class": name_of(callback), "state": _callback_state(unwrapped(callback))} for callback in machine.callbacks],
-        "data": {name: _data_state(ctx, name) for name in ("train", "valid") if data_of(ctx, name) is not None},
+        "data": {name: _data_state(ctx, name) for name in sets_of(ctx) if data_of(ctx, name) is not None},
         "upcoming": _upcoming(ctx),
         "random": {
             **ctx.accelerator.random_states(),
-            "data": {name: seeding.own_states(*seeding.owners_in(data_of(ctx, name))) for name in ("train", "valid")},
+            "data": {name: seeding.own_states(*seeding.owners_in(data_of(ctx, name))) for name in sets_of(ctx)},
             "model": seeding.own_states(*ctx.model.modules()),
             "streams": {name: generator.get_state() for name, generator in ctx.streams.items()},
         },
@@ -272,7 +272,7 @@ def _callback_state(callback: Callback) -> dict[str, Any]:
 def _data_state(ctx: Any, name: str) -> dict[str, Any]:
     data = data_of(ctx, name)
     iterator = ctx.iterator if name == "train" else ctx.valid_iterator
-    begun = bool(ctx.iter or ctx.upcoming is not None) if name == "train" else bool(ctx.valid_iter)
+    begun = bool(ctx.iter or ctx.upcoming is not None) if name == "train" else bool(ctx.valid_iter) and ctx.tally is not None and ctx.tally.set == name
     ended = name == "train" and (ctx.exhausted or ctx.upcoming is END)
     under_way = iterator is not None and begun and not ended
     state = None
@@ -360,7 +360,7 @@ def _settle(ctx: Any, machine: Machine, data: Snapshot, keep_settings: bool) -> 
             for group, saved in zip(optimizer.param_groups, data["optimizers"][name]["param_groups"], strict=True):
                 _set_settings(group, saved)
     states = data["random"]
-    for name in ("train", "valid"):
+    for name in sets_of(ctx):
         seeding.set_own_states(states["data"].get(name, {}), *seeding.owners_in(data_of(ctx, name)))
     seeding.set_own_states(states["model"], *ctx.model.modules())
     for name, state in states["streams"].items():
@@ -572,11 +572,11 @@ def _optimizer_differences(ctx: Any, data: Snapshot) -> Iterator[str]:
 
 def _data_differences(ctx: Any, data: Snapshot) -> Iterator[str]:
     for name, was in data["data"].items():
-        loader = data_of(ctx, name)
+        loader = data_of(ctx, name) if name in sets_of(ctx) else None
         if loader is None:
             yield f"data: {name} data was there, is not"
             continue
         dataset = getattr(loader, "dataset", None)
         now = {"batches": length(loader), "samples": length(dataset) if dataset is not None else None}
         yield from (f"data: {name} data had {was[what]} {what}, has {now[what]}" for what in now if was[what] != now[what])
-    yield from (f"data: {name} data added" for name in ("train", "valid") if name not in data["data"] and data_of(ctx, name) is not None)
+    yield from (f"data: {name} data added" for name in sets_of(ctx) if name not in data["data"] and data_of(ctx, name) is not None)

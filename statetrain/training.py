@@ -21,6 +21,7 @@ from statetrain.callbacks.checkpoint import find
 from statetrain.capture import capturing, reads_of
 from statetrain.context import Context
 from statetrain.criteria import Every, Spike
+from statetrain.evaluations import Evaluation
 from statetrain.guards import Guard
 from statetrain.history import History
 from statetrain.huggingface import adapt
@@ -33,6 +34,7 @@ from statetrain.losses import Losses, bound, modules_of, unbound
 from statetrain.machine import Machine
 from statetrain.masking import Mask
 from statetrain.metrics import Metrics, Tally, check_monitors, tally
+from statetrain.modes import Evaluating
 from statetrain.naming import Named, did_you_mean
 from statetrain.outcome import ConfigError, Interrupted, MachineError, Stopped
 from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
@@ -67,6 +69,7 @@ def fit(
     check: Literal["now", "late"] = "now",
     accumulate: int = 1,
     validate: Guard | None = None,
+    evaluations: Evaluation | Iterable[Evaluation] = (),
     max_steps: int | None = None,
     compute: Callable[[Any], Any] | None = None,
     valid_compute: Callable[[Any], Any] | None = None,
@@ -108,6 +111,7 @@ def fit(
         train_metrics, valid_metrics: the same, for one of the sets alone.
         stop, non_finite, check_gradients, spike, check, accumulate, max_steps, compute, valid_compute: see `supervised`.
         validate: when to validate; None is at the end of every epoch.
+        evaluations: other data to look at, each with a name, metrics and times of its own.
         precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the model has. `evaluate` and
             `predict` do so always.
         callbacks: who watches, in order.
@@ -164,6 +168,13 @@ def fit(
         _again(valid, most), name="valid", options=_for_validation(dataloader_options, valid)
     )
     train_loader, valid_loader = _by_key(train_loader, seed, "train"), _by_key(valid_loader, seed, "valid")
+    evaluated = _evaluations(evaluations)
+    others = {
+        one.name: _by_key(
+            loading.as_loader(_again(one.data, 2), name=one.name, options=_for_validation(dataloader_options, one.data)), seed, one.name
+        )
+        for one in evaluated
+    }
     given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
@@ -181,7 +192,8 @@ def fit(
         "valid_compute": valid_compute,
     }
     if lifecycle is None:
-        unused = {"validate": validate, "valid_compute": valid_compute, "valid_metrics": valid_metrics} if valid is None else {}
+        unused = {"validate": validate, "valid_metrics": valid_metrics} if valid is None else {}
+        unused |= {"valid_compute": valid_compute} if valid is None and not evaluated else {}
         for name, value in unused.items():
             if value is not None:
                 raise ConfigError(f"{name} would not be used: there is no validation data; give valid=")
@@ -193,12 +205,14 @@ def fit(
             min_epochs=least,
             seeded=seed is not None,
             buffers=has_buffers([module, *(part for loss in losses.values() for part in modules_of(loss).values())]),
+            evaluations={one.name: one.when for one in evaluated},  # type: ignore[misc]  # its converter has seen to it
             **options,  # type: ignore[arg-type]  # a dict of options has no type for each
         )
     else:
         _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
         if valid_loader is None and "valid" in lifecycle.names:
             raise ConfigError(f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation data; give valid=, or use life.without('valid')")
+    _check_evaluations(lifecycle, list(others))
     if precision is not None:
         lifecycle = mixed_precision(lifecycle, precision)
     _check_losses(losses, lifecycle)
@@ -210,6 +224,8 @@ def fit(
     tallies = {"train": tally("train", losses, metrics, accelerator.device, train_metrics)}
     if valid_loader is not None:
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
+    for one in evaluated:
+        tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
     machine = Machine(lifecycle, (*_listeners(callbacks), *_tracing(trace)))
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
     _check_monitors(machine, tallies)
@@ -220,6 +236,7 @@ def fit(
         optimizers=Named("optimizer", optimizers),
         train_data=train_loader,
         valid_data=valid_loader,
+        evaluations=others,
         accelerator=accelerator,
         callbacks=machine.callbacks,
         min_epochs=least,
@@ -239,7 +256,7 @@ def fit(
         split_state=split_state,
         opt_given=settings_of(optimizers),
         tallies=tallies,
-        history=History(optimizers=tuple(names) if len(names) > 1 else ()),
+        history=History(optimizers=tuple(names) if len(names) > 1 else (), sets=("train", "valid", *others)),
         opt_name=names[0] if names else "",
         opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
     )
@@ -540,6 +557,26 @@ def _losses(
         for module in modules_of(loss).values():
             module.to(accelerator.device)
     return losses
+
+
+def _evaluations(given: Any) -> list[Evaluation]:
+    found = [given] if isinstance(given, Evaluation) else list(given)
+    for one in found:
+        if not isinstance(one, Evaluation):
+            raise ConfigError(f'evaluations are made with their name: Evaluation("test", data); got {one!r:.80}')
+    twice = [one.name for i, one in enumerate(found) if one.name in [other.name for other in found[:i]]]
+    if twice:
+        raise ConfigError(f"two evaluations are called {twice[0]!r}; give each a name of its own")
+    return found
+
+
+def _check_evaluations(lifecycle: Lifecycle, names: list[str]) -> None:
+    """A lifecycle that was made by the user has the scopes of all evaluations, and no others."""
+    there = [state.name for state in lifecycle.states if isinstance(state.mode, Evaluating) and state.name != "valid"]
+    if missing := [name for name in names if name not in there]:
+        raise ConfigError(f"lifecycle {lifecycle.name!r} has no evaluation {missing[0]!r}; make it with supervised(evaluations={{{missing[0]!r}: ...}})")
+    if extra := [name for name in there if name not in names]:
+        raise ConfigError(f"lifecycle {lifecycle.name!r} evaluates {extra[0]!r}, but there is no data for it; give evaluations=[Evaluation({extra[0]!r}, data)]")
 
 
 def _set_losses(ctx: Context, losses: Mapping[str, Any]) -> None:

@@ -82,6 +82,7 @@ FLOORS = (
     (
         "snapshot",
         "lifecycles",
+        "evaluations",
         "run",
         "saving",
         "callbacks",

@@ -105,7 +105,8 @@ def simulate(
         if isinstance(value, bool) or not isinstance(value, int) or value < (name != "epochs"):
             raise ConfigError(f"simulate: {name} must be a whole number of at least {int(name != 'epochs')}, got {value!r}")
     names = tuple(optimizers)
-    tallies = {"train": _Tally("train", names), "valid": _Tally("valid", names)}
+    evaluated: list[str] = [state.mode.set for state in lifecycle.states if state.mode is not None and hasattr(state.mode, "set")]
+    tallies = {name: _Tally(name, names) for name in dict.fromkeys(("train", "valid", *evaluated))}
     given = losses or (lambda batch: 1.0 / batch)
     layout = _Layout(batch_size)
     loss = _Loss()  # one for all batches
@@ -121,6 +122,7 @@ def simulate(
         optimizers=parts,  # type: ignore[arg-type]  # stand in for optimizers
         train_data=_Batches(batches) if length_known else _Endless(batches),
         valid_data=_Batches(valid_batches),
+        evaluations={name: _Batches(valid_batches) for name in evaluated if name != "valid"},
         accelerator=_Accelerator(),  # type: ignore[arg-type]  # stands in for one
         mask=_Mask(),
         max_epochs=epochs,
