@@ -383,7 +383,7 @@ def test_a_context_shows_where_the_run_stands(points, net):
     assert shown["batch"] == "2 of 2"
     assert shown["step"] == "3"
     assert float(shown["loss"]) > 0
-    assert shown["last row"].startswith("epoch=1, step=2, samples=16, seconds=")
+    assert shown["last row"].startswith("epoch=1, batch=2, step=2, samples=16, seconds=")
     assert line == "<Context: loss, epoch 2, batch 2, step 3>"
     assert "Completed(epoch=2)" in str(run.ctx)
 
