@@ -36,6 +36,7 @@ diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 bench: $(READY)  ## measure what the machine costs
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/footprint.py
+	$(BIN)/python benchmarks/testing.py
 
 prove: $(READY)  ## kill, damage and break runs, and see that none is lost
 	$(BIN)/python benchmarks/reliability.py

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,3 +100,14 @@ def test_an_example_repeats_itself(name: str, load: Any, tmp_path: Path) -> None
 
 def _without_times(run: st.Run) -> list[dict[str, Any]]:
     return [{column: value for column, value in row.items() if "seconds" not in column} for row in run.history]
+
+
+def test_the_tests_that_a_user_would_copy_pass_and_cover_their_lifecycle(tmp_path: Path) -> None:
+    "pytest runs the example of tests as it stands, and nearly all of its lifecycle is covered."
+    installed = any(point.name == "statetrain" for point in entry_points(group="pytest11"))
+    plugin = [] if installed else ["-p", "statetrain.pytest_plugin"]
+    options = ["-q", "-p", "no:cacheprovider", "--statetrain-cov-min=90", "--statetrain-cov-only=mine", f"--rootdir={tmp_path}"]
+    command = [sys.executable, "-m", "pytest", *plugin, *options, str(FOLDER / "test_my_lifecycle.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "lifecycle coverage" in done.stdout

@@ -5,7 +5,7 @@ import pytest
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
 from statetrain.explore import explore
-from statetrain.testing import always, at_most, balanced, between, check, ends, eventually, judge, never, precedes
+from statetrain.testing import always, at_most, balanced, between, check, counters_agree, ends, eventually, judge, never, precedes
 
 RICH = st.supervised(accumulate=2, validate=st.Every(2, "steps"), non_finite="skip", stop=st.EarlyStopping())
 BOUNDS = {"more epochs": 3, "a batch was drawn": 3}
@@ -115,3 +115,42 @@ def test_an_inner_event_hides_an_outer_one():
 
     assert outer not in out_of_b(None)
     assert outer in out_of_b(st.guard(lambda ctx: True))
+
+
+def test_a_broken_property_is_drawn(tmp_path):
+    """The shortest run that breaks it stands out in the picture, with how often it took each arrow; what holds has no such picture."""
+    life = st.supervised(non_finite="skip")
+    broken = judge(life, never("record"), events=False, failures=False)
+    assert broken.svg() == life.svg(trace=broken.trace, marked=broken.trace.transitions)
+    assert broken.svg() != life.svg(counts=broken.trace.counts())
+    assert "classDef here" in broken.mermaid()
+    broken.draw(tmp_path / "broken.svg", theme="dark")
+    assert (tmp_path / "broken.svg").read_text() == broken.svg(theme="dark")
+    with pytest.raises(st.LifecycleError, match="'never failed after record' holds, so there is no run that breaks it"):
+        judge(life, never("failed", after="record"), failures=False).draw(tmp_path / "none.svg")
+
+
+def test_an_error_that_no_arrow_takes_is_drawn():
+    """The picture then has an arrow for it."""
+    verdict = judge(st.supervised(), eventually("end"), events=False)
+    assert verdict.trace.states[-1] == "failed"
+    assert "an error that no arrow takes" in verdict.svg()
+
+
+@pytest.mark.parametrize("life", [RICH, st.supervised(optimizers=2), st.supervised(seeded=True), st.evaluation(), st.prediction()], ids=lambda life: life.name)
+def test_counters_agree(life):
+    """In the standard lifecycles everything that is entered is counted once, proved by the graph."""
+    (verdict,) = check(life, counters_agree())
+    assert verdict.proof
+
+
+def test_counters_that_do_not_agree_are_found():
+    """An arrow that enters a batch without counting it, or counts one without entering it."""
+    life = st.supervised()
+    arrow = life.between("draw", "batch")[0]
+    uncounted = life.alter(arrow, effect=None)
+    verdict = judge(uncounted, counters_agree())
+    assert not verdict.holds
+    assert verdict.trace.states[-1] == "batch"
+    counted_elsewhere = life.alter(life.between("record", "next_epoch")[0], effect=life.between("next_epoch", "epoch")[0].effect)
+    assert judge(counted_elsewhere, counters_agree()).trace.states[-1] == "next_epoch"

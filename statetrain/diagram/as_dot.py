@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
@@ -22,6 +22,7 @@ def dot(
     detail: Detail = "full",
     counts: Mapping[Transition, int] | None = None,
     trace: Trace | None = None,
+    marked: Iterable[Transition] = (),
     placed: bool = True,
 ) -> str:
     """The picture of a lifecycle in the language of Graphviz.
@@ -32,6 +33,7 @@ def dot(
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
         trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
+        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
         placed: whether everything is put in its place, as in the other formats. False leaves that to Graphviz, which is
             easier to edit by hand and harder to read.
 
@@ -41,7 +43,7 @@ def dot(
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace)), theme, placed).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace, marked)), theme, placed).lines()) + "\n"
 
 
 class _Writer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import frozen
 
@@ -39,6 +39,7 @@ def mermaid(
     detail: Detail = "full",
     counts: Mapping[Transition, int] | None = None,
     trace: Trace | None = None,
+    marked: Iterable[Transition] = (),
 ) -> str:
     """The picture of a lifecycle as a Mermaid `stateDiagram-v2`.
 
@@ -48,6 +49,7 @@ def mermaid(
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
         trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
+        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
 
     Returns:
         Text for a code block of the language `mermaid`; the same for the same lifecycle.
@@ -55,7 +57,7 @@ def mermaid(
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    shown = picture(life, detail, counts, trace)
+    shown = picture(life, detail, counts, trace, marked)
     neighbours = _Neighbours(shown)
     colours = theme_of(theme)
     lines = ["stateDiagram-v2", "    direction TB"]

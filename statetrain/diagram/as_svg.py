@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING
@@ -24,6 +24,7 @@ def svg(
     detail: Detail = "full",
     counts: Mapping[Transition, int] | None = None,
     trace: Trace | None = None,
+    marked: Iterable[Transition] = (),
 ) -> str:
     """The picture of a lifecycle as SVG.
 
@@ -33,6 +34,7 @@ def svg(
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
         trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
+        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
 
     Returns:
         An SVG document; the same for the same lifecycle.
@@ -40,7 +42,7 @@ def svg(
     Raises:
         ConfigError: the theme or the detail is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace)), theme).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace, marked)), theme).lines()) + "\n"
 
 
 class _Writer:

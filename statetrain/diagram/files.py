@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from statetrain.diagram.as_dot import dot
@@ -29,6 +29,7 @@ def draw(
     detail: Detail = "full",
     counts: Mapping[Transition, int] | None = None,
     trace: Trace | None = None,
+    marked: Iterable[Transition] = (),
 ) -> None:
     """Writes the picture of a lifecycle to a file.
 
@@ -40,6 +41,7 @@ def draw(
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
         trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
+        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
 
     Raises:
         ConfigError: the suffix, the theme or the detail is unknown, or Graphviz is missing or failed.
@@ -48,9 +50,9 @@ def draw(
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
-        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail, counts=counts, trace=trace), encoding="utf-8", newline="\n")
+        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail, counts=counts, trace=trace, marked=marked), encoding="utf-8", newline="\n")
     elif suffix in _DRAWN_BY_GRAPHVIZ:
-        _run_graphviz(dot(life, theme=theme, detail=detail, counts=counts, trace=trace), path, suffix[1:])
+        _run_graphviz(dot(life, theme=theme, detail=detail, counts=counts, trace=trace, marked=marked), path, suffix[1:])
     else:
         known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
         raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings")

@@ -7,7 +7,7 @@ way on from a state, and which states are the inner loop, where the time goes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 from attrs import evolve, frozen
@@ -39,7 +39,7 @@ class Arrow:
         effect: the work done on the way; empty for none.
         other: whether it is taken because no guard before it held.
         count: how often it was taken in a run; None if that is not shown.
-        recent: whether it is one of the last that were taken.
+        recent: whether it stands out: one of the last that were taken, or marked.
     """
 
     tail: str
@@ -96,7 +96,13 @@ def events_of(scope: str) -> str:
     return f"{scope}.events"
 
 
-def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition, int] | None = None, trace: Trace | None = None) -> Picture:
+def picture(
+    life: Lifecycle,
+    detail: Detail = "full",
+    counts: Mapping[Transition, int] | None = None,
+    trace: Trace | None = None,
+    marked: Iterable[Transition] = (),
+) -> Picture:
     """What is drawn of a lifecycle.
 
     Args:
@@ -104,6 +110,7 @@ def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition
         detail: "full", or "states" for the states and the ways between them, without events and without words.
         counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
         trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
+        marked: arrows that are to stand out too.
 
     Raises:
         ConfigError: the detail is unknown.
@@ -118,6 +125,7 @@ def picture(life: Lifecycle, detail: Detail = "full", counts: Mapping[Transition
     rank = {name: i for i, name in enumerate(order)}
     taken = sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))
     last = {words_of(arrow) for arrow in trace.transitions[-_RECENT:]} if trace is not None else set()
+    last |= {words_of(arrow) for arrow in marked}
     if trace is not None:  # its arrows may be those of a file, of which the words alone are known
         taken_by_words: Counter[Words] = Counter()
         for arrow_taken, times in trace.counts().items():

@@ -210,7 +210,9 @@ class Coverage:
         written = []
         for title, one in sorted(self.titled().items()):
             written.append(Path(folder) / f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in title)}.svg")
-            one.lifecycle.draw(written[-1], counts=one.counts)
+            life = one.lifecycle
+            untaken = [arrow for arrow, n in zip(life.transitions, one.taken, strict=True) if not n]
+            life.draw(written[-1], counts=dict(zip(life.transitions, one.taken, strict=True)), marked=untaken)
         return written
 
     def titled(self) -> dict[str, Covered]:

@@ -10,13 +10,15 @@ again within bounds, if there are any; the verdict says which it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path as FilePath
 from typing import Any
 
+import attrs
 from attrs import field, frozen
 
 from statetrain.explore import Configuration, Ways
 from statetrain.lifecycle import FAILED, Lifecycle, Transition
-from statetrain.naming import did_you_mean
+from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import LifecycleError
 from statetrain.trace import Trace
 
@@ -70,14 +72,53 @@ class Verdict:
         assert self.trace is not None
         return f"broken: {self.property.words}\nthe shortest run that breaks it:\n{self.trace}"
 
-    def mermaid(self) -> str:
-        """The picture of the lifecycle, with the run that breaks the property as its title."""
+    def counterexample(self) -> Lifecycle:
+        """The lifecycle for drawing the run that breaks the property, with an arrow for an error that the table has none for.
+
+        Raises:
+            LifecycleError: the property holds.
+        """
+        if self.trace is None or self.trace.lifecycle is None:
+            raise LifecycleError(f"'{self.property.words}' holds, so there is no run that breaks it")
+        life, last = self.trace.lifecycle, self.trace[-1]
+        if last in life.transitions or last.dest != FAILED:
+            return life
+        return attrs.evolve(life, transitions=[*life.transitions, last_words(last)])
+
+    def svg(self, **options: Any) -> str:
+        """The picture of the lifecycle with the run that breaks the property; see `statetrain.diagram.svg`."""
+        return self.counterexample().svg(**self._shown(options))
+
+    def mermaid(self, **options: Any) -> str:
+        """The same as Mermaid text; see `statetrain.diagram.mermaid`."""
+        return self.counterexample().mermaid(**self._shown(options))
+
+    def draw(self, path: str | FilePath, **options: Any) -> None:
+        """The same into a file; see `statetrain.diagram.draw`."""
+        self.counterexample().draw(path, **self._shown(options))
+
+    def _shown(self, options: dict[str, Any]) -> dict[str, Any]:
+        """All arrows of the run stand out, with how often it took each."""
         assert self.trace is not None
-        assert self.trace.lifecycle is not None
-        return self.trace.lifecycle.mermaid()
+        run = self.trace
+        if run[-1].dest == FAILED and run.lifecycle is not None and run[-1] not in run.lifecycle.transitions:
+            run = attrs.evolve(run, transitions=[*run.transitions[:-1], last_words(run[-1])])
+        return {"trace": run, "marked": run.transitions, **options}
+
+    def _repr_svg_(self) -> str | None:
+        return None if self.trace is None else self.svg()
 
     def __repr__(self) -> str:
         return f"<Verdict: {'holds' if self.holds else 'broken'}, {self.property.words}>"
+
+
+def last_words(arrow: Transition) -> Transition:
+    """The arrow of an exception that no arrow takes, as one that can be drawn."""
+    return attrs.evolve(arrow, effect=any_error, event=Exception)
+
+
+def any_error(ctx: Any) -> None:
+    "an error that no arrow takes"
 
 
 def check(lifecycle: Lifecycle, *properties: Property, bounds: Mapping[str, int] | None = None, events: bool = True, failures: bool = True) -> list[Verdict]:
@@ -249,6 +290,25 @@ def balanced() -> Property:
         return len(stack) <= 1
 
     return Property("each enter has its exit", (), read, closed)
+
+
+def counters_agree() -> Property:
+    """Each epoch, batch and validation batch that is entered is counted, once, and nothing else is counted as one.
+
+    It is for lifecycles made of the standard parts: counted is by arrows whose effect is "count the epoch" or "count the batch".
+    """
+
+    def agrees(t: Transition, life: Lifecycle) -> bool:
+        counted = label_of(t.effect) if t.effect is not None else ""
+        for state, words in _COUNTED.items():
+            if state in life.names and (state in _entered(t, life)) is not (counted.startswith(words) and t.dest == state):
+                return False
+        return not counted.startswith(tuple(_COUNTED.values())) or t.dest in _COUNTED
+
+    return Property("counters agree with what was entered", None, lambda memory, t, life: memory if agrees(t, life) else _BROKEN)
+
+
+_COUNTED = {"epoch": "count the epoch", "batch": "count the batch", "valid_batch": "count the batch", "predict_batch": "count the batch"}
 
 
 def ends() -> Property:

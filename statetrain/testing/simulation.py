@@ -198,6 +198,10 @@ class _Model:
 
     def train(self) -> None: ...
     def eval(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None: ...
     def modules(self) -> tuple[()]:
         return ()
 
