@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from statetrain.callbacks.checkpoint import Checkpoint as Checkpoint
     from statetrain.callbacks.collect_garbage import CollectGarbage as CollectGarbage
     from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
+    from statetrain.callbacks.ema import EMA as EMA
     from statetrain.callbacks.gradient_clip import GradientClip as GradientClip
     from statetrain.callbacks.json_lines import JSONLines as JSONLines
     from statetrain.callbacks.keep_best import KeepBest as KeepBest
@@ -128,6 +129,7 @@ _HOMES = {
     "callbacks.checkpoint": ("Checkpoint",),
     "callbacks.collect_garbage": ("CollectGarbage",),
     "callbacks.csv_logger": ("CSVLogger",),
+    "callbacks.ema": ("EMA",),
     "callbacks.gradient_clip": ("GradientClip",),
     "callbacks.json_lines": ("JSONLines",),
     "callbacks.keep_best": ("KeepBest",),

@@ -16,7 +16,7 @@ from typing import Any
 
 from statetrain.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
+from statetrain.outcome import CheckpointError, ConfigError
 
 OK, BROKEN, USAGE = 0, 1, 2  # what a command exits with: all is well, something does not hold, it cannot be done
 
@@ -68,7 +68,35 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--valid-batches", type=int, default=2)
     diff = command("diff", _diff, "Say in words how two lifecycles differ.", ("first", "second"))
     diff.add_argument("--quiet", action="store_true", help="say nothing; the exit code tells")
+    _add_checkpoints(commands)
     return parser
+
+
+def _add_checkpoints(commands: Any) -> None:
+    """The commands of `checkpoint_cli`, which needs torch and so is loaded when one of them is asked for."""
+    words = "Look into checkpoints, verify them, compare two."
+    inner = commands.add_parser("checkpoint", help=words, description=words).add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, words, paths in (
+        ("show", "Say what checkpoints there are, or what is in one.", ["path"]),
+        ("verify", "Compare checkpoints with their manifests, byte by byte.", ["path"]),
+        ("diff", "Say what differs between two checkpoints; of a directory, its newest.", ["first", "second"]),
+    ):
+        sub = inner.add_parser(name, help=words, description=words)
+        for path in paths:
+            sub.add_argument(path, type=Path, help="a checkpoint, or a directory of them")
+        sub.set_defaults(command=_checkpoint, name=name)
+
+
+def _checkpoint(given: argparse.Namespace) -> int:
+    from statetrain import checkpoint_cli
+
+    try:
+        if given.name == "diff":
+            return checkpoint_cli.diff(given.first, given.second)
+        return checkpoint_cli.show(given.path) if given.name == "show" else checkpoint_cli.verify(given.path)
+    except CheckpointError as error:
+        print(f"statetrain: {checkpoint_cli.clean(error)}", file=sys.stderr)
+        return BROKEN
 
 
 def lifecycle(name: str) -> Lifecycle:

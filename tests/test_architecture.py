@@ -92,6 +92,7 @@ FLOORS = (
         "lr_finder",
     ),
     (
+        "checkpoint_cli",
         "cli",
         "pytest_plugin",
         "__init__",
