@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from statetrain.callbacks.on import on as on
     from statetrain.callbacks.profile import Profile as Profile
     from statetrain.callbacks.progress import Progress as Progress
+    from statetrain.callbacks.sanity_check import SanityCheck as SanityCheck
     from statetrain.callbacks.save_weights import SaveWeights as SaveWeights
     from statetrain.callbacks.schedule import Schedule as Schedule
     from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
+    from statetrain.callbacks.watch import Watch as Watch
     from statetrain.callbacks.weights_and_biases import WandB as WandB
     from statetrain.conditional import only_if as only_if
     from statetrain.conditional import throttle as throttle
@@ -141,10 +143,12 @@ _HOMES = {
     "callbacks.on": ("on",),
     "callbacks.profile": ("Profile",),
     "callbacks.progress": ("Progress",),
+    "callbacks.sanity_check": ("SanityCheck",),
     "callbacks.save_weights": ("SaveWeights",),
     "callbacks.schedule": ("Schedule",),
     "callbacks.tensorboard": ("TensorBoard",),
     "callbacks.weights_and_biases": ("WandB",),
+    "callbacks.watch": ("Watch",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
     "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Once", "Spike", "TimeLimit", "stop_requested"),

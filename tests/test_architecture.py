@@ -85,6 +85,7 @@ FLOORS = (
         "evaluations",
         "run",
         "saving",
+        "sanity",
         "callbacks",
     ),
     (
