@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from statetrain.stopping import Warmup as Warmup
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
+    from statetrain.training import context_for as context_for
     from statetrain.training import evaluate as evaluate
     from statetrain.training import fit as fit
     from statetrain.training import predict as predict
@@ -177,7 +178,7 @@ _HOMES = {
     "steps": ("Breakpoint", "Steps"),
     "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
     "trace": ("Trace", "Tracing"),
-    "training": ("evaluate", "fit", "predict"),
+    "training": ("context_for", "evaluate", "fit", "predict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

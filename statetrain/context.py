@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import Factory, define
 
 from statetrain import keys
@@ -28,6 +30,13 @@ Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a
 
 
 _ON_DEMAND = frozenset(("interms", "grads", "grad_norms", "updates", "update_norms"))
+
+
+# What `flatten` shows: what belongs to a batch, and the counters; not what a run is made of.
+_FLAT = (
+    *("hparams", "opt_hparams", "epoch", "iter", "valid_iter", "step", "samples", "batch", "input", "target", "batch_size", "opt_name"),
+    *("params", "pred", "interms", "loss", "loss_value", "loss_states", "grads", "grad_norms", "grad_norm", "updates", "update_norms"),
+)
 
 
 @define(eq=False, repr=False)
@@ -302,6 +311,56 @@ class Context(Position):
         self.buffers.clear()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
+
+    def replace(self, **changes: Any) -> Context:
+        """Another context with some fields changed; this one stays as it is. What both hold is shared, not copied.
+
+        Raises:
+            TypeError: there is no such field.
+        """
+        known = [field.name for field in attrs.fields(type(self))]
+        for name in changes:
+            if name not in known:
+                raise TypeError(f"a context has no field {name!r}{did_you_mean(name, known)}")
+        other = copy.copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        if "loss_fns" not in changes:  # those by keys are to read the new one
+            other.loss_fns = {name: loss.read_from(other) if hasattr(loss, "read_from") else loss for name, loss in self.loss_fns.items()}
+        if "loss_fn" not in changes and self.loss_fn is not None:
+            own = [name for name, loss in self.loss_fns.items() if loss is self.loss_fn]
+            other.loss_fn = other.loss_fns[own[0]] if own else self.loss_fn
+        return other
+
+    def flatten(self) -> dict[str, Any]:
+        """All that a key can name of a batch and what it led to, by path, in the order in which it comes into being.
+
+        That is counters, hyperparameters, batch, parameters, prediction, losses, and what is captured. What is not there is left out.
+        """
+        found: dict[str, Any] = {}
+        for name in _FLAT:
+            value = getattr(self, name) if name != "params" or self.model is not None else None
+            found |= {path: leaf for path, leaf in keys.flatten(value, name).items() if leaf is not None and not (isinstance(leaf, dict | list) and not leaf)}
+        return found
+
+    def aux_state(self, *, losses: bool = True, metrics: bool = True) -> dict[str, dict[str, Any]]:
+        """What the losses gave for the present batch, and the metrics for all batches of the set in use so far.
+
+        The values of metrics are read on the host, so on a device this waits.
+
+        Args:
+            losses: whether to give `"losses"`: a `LossState` by name; of a plain loss one called "loss".
+            metrics: whether to give `"metrics"`: values by name.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        if losses:
+            plain = {"loss": (self.loss, 1.0, self.batch_size)} if self.loss is not None else {}
+            found["losses"] = dict(self.loss_states) or plain
+        if metrics:
+            tally = self.tally if self.tally is not None else next((one for one in reversed(self.tallies.values()) if one.compute()), None)
+            values = tally.compute() if tally is not None else {}
+            found["metrics"] = {name.removeprefix(f"{tally.set}_"): value for name, value in values.items()} if tally is not None else {}
+        return found
 
     def where(self) -> str:
         if not self.epoch:

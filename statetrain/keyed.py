@@ -44,6 +44,50 @@ class Keyed:
         return [read(ctx, key, self.who) for key in self.first], {name: read(ctx, key, self.who) for name, key in self.named.items()}
 
 
+@frozen(eq=False)
+class Reading:
+    """Several keys by name, read together: what a logger that is due takes for its images, histograms and texts.
+
+        images = reading({"input": "batch.image[:4]", "hidden": "interms.encoder?"}, "Images")
+        images.reads            # what it declares, so that it is captured
+        images(ctx)             # {"input": ..., "hidden": ...}; nothing is read before
+
+    Attributes:
+        who: whose keys they are, in errors.
+        keys: the parsed paths, by name.
+    """
+
+    who: str
+    keys: dict[str, Getter]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The paths that it reads."""
+        return frozenset(key.path for key in self.keys.values())
+
+    def __call__(self, ctx: Any) -> dict[str, Any]:
+        """What lies at the keys now, by name; an optional key that leads to nothing is left out.
+
+        Raises:
+            LossError: a key leads to nothing.
+        """
+        found = {name: read(ctx, key, f"{self.who}: {name!r}") for name, key in self.keys.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def reading(keys: Mapping[str, str], who: str) -> Reading:
+    """Names and keys, parsed once.
+
+    Args:
+        keys: paths by name.
+        who: whose they are, in errors.
+
+    Raises:
+        ConfigError: one is no path.
+    """
+    return Reading(who, {name: parsed(path, f"{who}, {name!r}") for name, path in keys.items()})
+
+
 def read(ctx: Any, key: Getter, who: str) -> Any:
     """What lies at a key.
 

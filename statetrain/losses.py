@@ -185,9 +185,9 @@ class InContext:
         whole, self.ctx.loss_states = total(self.losses.by_name if isinstance(self.losses, Losses) else {"loss": self.losses}, self.ctx)
         return whole
 
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """The losses that are modules, by name."""
-        return modules_of(self.losses)
+    def read_from(self, ctx: Any) -> InContext:
+        """The same losses, read from another context."""
+        return InContext(self.losses, ctx)
 
 
 def modules_of(loss: Any) -> dict[str, torch.nn.Module]:

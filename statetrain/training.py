@@ -302,6 +302,72 @@ def evaluate(
         MachineError: a callback stopped it, likewise.
     """
     refuse_several_processes()
+    ctx, machine = _evaluating(model, data, loss, metrics, callbacks, input, target, pred, dataloader_options, device)
+    _walk_aside(ctx, machine)
+    row = ctx.history[-1] if len(ctx.history) else {}
+    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+
+
+def context_for(
+    model: Run | torch.nn.Module,
+    batch: Any,
+    *,
+    loss: Loss | Losses | None = None,
+    metrics: Metrics = None,
+    reads: Iterable[str] = (),
+    input: loading.Key = None,  # noqa: A002  # the word that users look for
+    target: loading.Key = None,
+    pred: str | None = None,
+    device: str | torch.device = "auto",
+) -> Context:
+    """A context with one batch in it, outside of any loop: to try keys, losses and metrics.
+
+        ctx = st.context_for(run, batch, reads=["interms.**"])
+        ctx["pred.logits"], ctx["interms.encoder"], ctx.flatten()
+        st.Loss(F.cross_entropy, pred="pred.logits", target="batch.label")(ctx)
+
+    The model is called as in an evaluation: in eval mode, without gradients. Model and run stay as they are.
+
+    Args:
+        model: a run, whose loss, metrics and keys are used unless others are given here; or a module.
+        batch: one batch, as the data yields them.
+        loss, metrics, input, target, pred, device: as in `evaluate`. A module without a loss gives a prediction alone.
+        reads: what is to be captured, such as `"interms.encoder"`.
+
+    Raises:
+        ConfigError: the arguments do not suffice.
+        BaseException: what the model or the loss raised.
+    """
+    refuse_several_processes()
+    reader = Callback()
+    reader.reads = tuple(reads)
+    if isinstance(model, Run) or loss is not None or hasattr(model, "loss"):
+        ctx, machine = _evaluating(model, [batch], loss, metrics, (reader,), input, target, pred, None, device)
+    else:
+        module, counted = _made(model), tally("valid", (), None, torch.device("cpu"))
+        accelerator = _accelerator_of(None, module, device)
+        ctx = _context_for(None, module, accelerator, [batch], input, target, pred, None, counted)
+        machine = capturing(Machine(prediction(), (reader,)), accelerator.unwrap(module))
+    last = next(name for name in ("valid_compute", "valid_loss", "predict_pred") if name in machine.lifecycle.names)
+    ctx.started = ctx.clock()
+    with machine.steps(ctx) as steps:
+        steps.until(last)
+    return ctx
+
+
+def _evaluating(
+    model: Run | torch.nn.Module,
+    data: Any,
+    loss: Loss | Losses | None,
+    metrics: Metrics,
+    callbacks: Callback | Iterable[Callback],
+    input: loading.Key,  # noqa: A002  # as above
+    target: loading.Key,
+    pred: str | None,
+    dataloader_options: Mapping[str, Any] | None,
+    device: str | torch.device,
+) -> tuple[Context, Machine]:
+    """What an evaluation is made of."""
     run = model if isinstance(model, Run) else None
     module = run.model if run is not None else _made(model)
     accelerator = _accelerator_of(run, module, device)
@@ -320,9 +386,8 @@ def evaluate(
     machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks))
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
     ctx.on_host = reads_loss(machine, accelerator)
-    _walk_aside(ctx, machine)
-    row = ctx.history[-1] if len(ctx.history) else {}
-    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+    return ctx, machine
+
 
 
 def predict(
