@@ -216,13 +216,16 @@ def why_not(lifecycle: Lifecycle, ctx: Any, goal: str) -> Explanation:
         if any(rival.guard is not None for rival in rivals):
             asked += rivals[: rivals.index(arrow) + 1]
     steps = " -> ".join([here, *(arrow.dest for arrow in way)])
-    blocked = next((w for w in _asked_now(asked, ctx) if (w.holds is not True) == (w.transition in way)), None)
+    ways = tuple(_asked_now(asked, ctx))
+    blocked = next((one for one in ways if (one.holds is not True) == (one.transition in way)), None)
     words = f"the run is in {here!r}; the shortest way to {goal!r} is {steps}"
     if blocked is None:
         words += ", and as things stand now it goes there"
     elif blocked.transition not in way:
         words += f"; as things stand now it would turn off to {blocked.transition.dest!r}"
-    return Explanation(words, tuple(_asked_now(asked, ctx)))
+    elif blocked.transition.guard is not None:
+        words += f"; as things stand now [{blocked.transition.guard.label}] {'does not hold' if blocked.holds is False else 'cannot be asked'}"
+    return Explanation(words, ways)
 
 
 def _shortest(lifecycle: Lifecycle, here: str, goal: str) -> list[Transition] | None:

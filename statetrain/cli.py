@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from statetrain import cli_trace
 from statetrain.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CheckpointError, ConfigError
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     try:
         return int(given.command(given))
+    except BrokenPipeError:  # as by `| head`: who reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except (ValueError, OSError, ImportError, LookupError) as error:
         print(f"statetrain: {error}", file=sys.stderr)
         return USAGE
@@ -69,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     diff = command("diff", _diff, "Say in words how two lifecycles differ.", ("first", "second"))
     diff.add_argument("--quiet", action="store_true", help="say nothing; the exit code tells")
     _add_checkpoints(commands)
+    cli_trace.add_commands(commands, lifecycle)
     return parser
 
 

@@ -94,6 +94,8 @@ FLOORS = (
     ),
     (
         "checkpoint_cli",
+        "watch",
+        "cli_trace",
         "cli",
         "pytest_plugin",
         "__init__",

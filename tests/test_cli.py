@@ -8,6 +8,8 @@ import pytest
 
 import statetrain as st
 from statetrain.cli import main
+from statetrain.position import Position
+from statetrain.testing import walk
 
 OWN = '''
 import statetrain as st
@@ -105,3 +107,67 @@ def test_without_a_command_there_is_help(capsys):
     """The program alone says what it can do."""
     assert main([]) == 2
     assert "simulate" in capsys.readouterr().out
+
+
+@pytest.fixture
+def traces(tmp_path):
+    """Two files of runs that differ in the number of batches."""
+    for name, batches in (("one.jsonl", 2), ("other.jsonl", 3)):
+        walk(st.supervised(validate=None), {"more epochs": [True], "a batch was drawn": [True] * batches}).save(tmp_path / name)
+    return tmp_path
+
+
+def test_trace_show(traces, capsys):
+    """All transitions, the last ones, or the states alone; a directory means the newest file in it."""
+    assert main(["trace", "show", str(traces / "one.jsonl")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == " 1  [*] -> fit"
+    assert main(["trace", "show", str(traces), "--last", "2", "--states"]) == 0
+    assert capsys.readouterr().out.split() == ["next_epoch", "end"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["trace", "show", str(traces), "--last", "0"])
+
+
+def test_trace_diff(traces, capsys):
+    """Runs that differ exit with 1 and show where."""
+    assert main(["trace", "diff", str(traces / "one.jsonl"), str(traces / "one.jsonl")]) == 0
+    assert capsys.readouterr().out == "no difference\n"
+    assert main(["trace", "diff", str(traces / "one.jsonl"), str(traces / "other.jsonl")]) == 1
+    assert "the runs differ first at transition 21" in capsys.readouterr().out
+
+
+def test_trace_conforms(traces, capsys):
+    """A run of another lifecycle exits with 1 and says what it could have done."""
+    assert main(["trace", "conforms", str(traces / "one.jsonl"), "supervised"]) == 0
+    assert main(["trace", "conforms", str(traces / "one.jsonl"), "prediction"]) == 1
+    assert "step 1 is no arrow that 'prediction' has at its beginning" in capsys.readouterr().out
+
+
+def test_watch_as_a_program(traces):
+    """`statetrain watch --once` prints plain text where there is no terminal; what is no run exits with 2."""
+    done = subprocess.run([sys.executable, "-m", "statetrain", "watch", "--once", str(traces)], capture_output=True, text=True, check=False, encoding="utf-8")
+    assert done.returncode == 0
+    assert "=> end" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "statetrain", "watch", "nothing"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no file or directory 'nothing'" in done.stderr
+
+
+def test_watching_a_failed_run(tmp_path, capsys):
+    """It exits with 1, so that a script can ask."""
+    life = st.Lifecycle("own", [st.State("a", _fail), st.State("z", final=True)], [st.Transition("a", "z")])
+    with pytest.raises(RuntimeError):
+        st.Machine(life, st.Tracing(file=tmp_path / "run.jsonl")).run(Position())
+    assert main(["watch", str(tmp_path)]) == 1
+    assert "failed in 'a'" in capsys.readouterr().out
+
+
+def _fail(ctx):
+    raise RuntimeError("boom")
+
+
+def test_who_reads_the_head_alone(traces):
+    """A pipe that is closed, as by `| head`, is no error."""
+    line = f"{sys.executable} -m statetrain trace show {traces / 'one.jsonl'} | head -n 1"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == " 1  [*] -> fit\n"
+    assert done.stderr == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from statetrain.trace.words import made_of, read_words, stand_in, told_by, words
 from statetrain.trace.writing import FORMAT
 
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
+_BEGIN = b'{"statetrain":"trace"'
+_LONGEST_HEADER = 1 << 20  # of what is compared to see whether it is still the same file
 _ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -53,6 +56,7 @@ class Reading:
         outcome: how the run ended, if it has.
         error: the exception that it failed with, in words.
         length: batches in an epoch, if it is known.
+        table: the lifecycle; made of words, if no more is known of it.
         seconds: how long the run took, if it has ended.
     """
 
@@ -67,7 +71,7 @@ class Reading:
     seconds: float | None = None
     lines: int = 0
     remarks: list[str] = Factory(list)
-    _table: Lifecycle | None = None
+    table: Lifecycle | None = None
     _arrows: list[Transition] = Factory(list)
     _rows: list[tuple[int, int, Row]] = Factory(list)
     _counters: Counts | None = None
@@ -83,7 +87,7 @@ class Reading:
             TraceError: it is no line of a trace.
         """
         if not line.endswith(b"\n"):
-            if not self.header and not line.lstrip().startswith(b'{"statetrain"'):
+            if not self.header and not _BEGIN.startswith(line[: len(_BEGIN)]):
                 raise TraceError(f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}")
             self.remarks.append("the last line was cut off, and is left out")
             return False
@@ -126,7 +130,7 @@ class Reading:
         return Trace(
             taken,
             dropped,
-            self._table,
+            self.table,
             moments=moments,
             rows=self.rows,
             outcome=self.outcome,
@@ -165,7 +169,7 @@ class Reading:
         life = self.lifecycle or made_of(header.get("lifecycle"), words, self.registry)
         known = {words_of(arrow): arrow for arrow in (life.start, *life.transitions)} if life is not None else {}
         self._arrows = [known.get(row) or stand_in(row) for row in words]
-        self._table = life if life is not None else told_by(header, self._arrows)
+        self.table = life if life is not None else told_by(header, self._arrows)
         if not isinstance(header["guards"], list) or not all(isinstance(guard, str) for guard in header["guards"]):
             raise TypeError("guards are names")
         self.header = header
@@ -249,3 +253,78 @@ def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"an object is expected, got {value!r:.40}")
     return value
+
+
+def find(path: str | Path) -> Path:
+    """The trace file that a path means: itself, or in a directory the one that was written last.
+
+    Raises:
+        TraceError: there is none in the directory.
+        FileNotFoundError: there is no such path.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or directory {str(path)!r}")
+    if not path.is_dir():
+        return path
+    found = [file for file in path.rglob("*.jsonl") if file.is_file() and _is_trace(file)]
+    if not found:
+        raise TraceError(f"there is no trace in {str(path)!r}; write one with fit(..., trace={str(path / 'trace.jsonl')!r})")
+    return max(found, key=lambda file: file.stat().st_mtime)
+
+
+def _is_trace(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(_BEGIN)) == _BEGIN
+    except OSError:
+        return False
+
+
+@define(eq=False)
+class Following:
+    """A trace file that is read as it grows. It only reads.
+
+    It may be cut short, replaced by the file of another run, or not be there for a moment: it is read anew then.
+
+    Attributes:
+        path: a file, or a directory in which the newest is meant.
+        last: how many transitions are kept.
+        reading: what was read so far; None before there is anything.
+    """
+
+    path: Path
+    last: int = 20_000
+    reading: Reading | None = None
+    _file: Path | None = None
+    _identity: tuple[int, int, bytes] | None = None
+    _offset: int = 0  # of the end of the last whole line
+
+    def poll(self) -> bool:
+        """Reads what is new.
+
+        Returns:
+            Whether there was anything.
+
+        Raises:
+            TraceError: it is no trace, or it is broken.
+            OSError: it cannot be read.
+        """
+        file = find(self.path)
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            begin = opened.readline(_LONGEST_HEADER)
+            identity = (status.st_dev, status.st_ino, begin)
+            if identity != self._identity or status.st_size < self._offset or self.reading is None:
+                self.reading = Reading(str(file), tape=Tape(self.last))
+                self._identity, self._offset = identity, 0
+            opened.seek(self._offset)
+            seen = False
+            for line in opened:
+                if not line.endswith(b"\n"):
+                    if not self.reading.header and not _BEGIN.startswith(line[: len(_BEGIN)]):
+                        self.reading.feed(line)  # says that it is no trace
+                    break
+                self._offset += len(line)
+                seen = self.reading.feed(line) or seen
+            return seen
