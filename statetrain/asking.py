@@ -93,10 +93,11 @@ class _Told(Guard):
 
     def bind(self, place: str) -> Test:
         guard, arrow, label, test = self.guard, self.arrow, self.guard.label, self.guard.bind(place)
+        explains = type(guard).reason is not Guard.reason  # else its reason is its label, which is known
 
         def told(ctx: Any) -> bool:
             answer = test(ctx)
-            ctx.asked.append(Asked(arrow, label, answer, guard.reason(ctx) if answer is True else ""))
+            ctx.asked.append(Asked(arrow, label, answer, guard.reason(ctx) if explains and answer is True else ""))
             return answer
 
         return told

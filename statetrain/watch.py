@@ -18,7 +18,7 @@ from statetrain.lifecycle import FAILED, Lifecycle
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 from statetrain.table import reading_order
 from statetrain.trace.reading import Following, Reading
-from statetrain.trace.tape import Row
+from statetrain.trace.tape import Row, moments_of
 
 _PAUSE = 0.5  # seconds between two looks at the file
 _WINDOW = 10.0  # seconds over which rates are taken
@@ -166,10 +166,9 @@ def _title(reading: Reading) -> str:
 
 def _numbers(reading: Reading, now: float) -> Iterator[Line]:
     yield Line(f"outcome  {_ending(reading)}", _STYLES.get(type(reading.outcome), ""))
-    moments = reading.tape.moments
-    if not moments:
+    if not reading.tape.moments:
         return
-    last = moments[-1]
+    last = moments_of(reading.tape.moments[-1:])[0]
     if last.epoch is not None:
         epochs, about = "", reading.header.get("run")
         if isinstance(about, dict) and isinstance(about.get("epochs"), int):
@@ -188,7 +187,7 @@ def _numbers(reading: Reading, now: float) -> Iterator[Line]:
 
 def _rates(reading: Reading) -> tuple[float, float] | None:
     """Training batches and samples per second, over the last seconds of the run."""
-    moments = [moment for moment in reading.tape.moments if moment.time is not None and moment.epoch is not None]
+    moments = [moment for moment in moments_of(reading.tape.moments) if moment.time is not None and moment.epoch is not None]
     if not moments:
         return None
     since = (moments[-1].time or 0.0) - _WINDOW
@@ -255,7 +254,7 @@ def _curves(reading: Reading) -> list[Line]:
     rows = reading.rows
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _COUNTERS]
     curves = [(name, [row[name] for row in rows if _is_number(row.get(name))]) for name in names]
-    batches = [moment.values["loss_value"] for moment in reading.tape.moments if "loss_value" in moment.values]
+    batches = [values["loss_value"] for *_, values in reading.tape.moments if values and "loss_value" in values]
     if batches:
         curves.insert(0, ("loss of a batch", batches[-_POINTS:]))
     return [Line(f"  {name:<22.22} {sparkline(values):<{_POINTS}} {format_value(float(values[-1]))}", "cyan") for name, values in curves[: _CURVES + 1] if values]
@@ -292,7 +291,7 @@ def _row(row: Row) -> str:
 
 
 def _ending(reading: Reading) -> str:
-    last = reading.tape.moments[-1].time if reading.tape.moments else None
+    last = reading.tape.moments[-1][0] if reading.tape.moments else None
     seconds = reading.seconds if reading.seconds is not None else last
     took = f" after {_clock(seconds)}" if seconds is not None else ""
     if reading.outcome is None:

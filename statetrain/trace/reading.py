@@ -13,7 +13,7 @@ from attrs import Factory, define
 from statetrain.asking import Asked
 from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped, TraceError
-from statetrain.trace.tape import COUNTERS, UNCOUNTED, Counts, Moment, Row, Tape
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row, Tape
 from statetrain.trace.value import Trace
 from statetrain.trace.words import made_of, read_words, stand_in, told_by, words_of
 from statetrain.trace.writing import FORMAT
@@ -74,8 +74,7 @@ class Reading:
     table: Lifecycle | None = None
     _arrows: list[Transition] = Factory(list)
     _rows: list[tuple[int, int, Row]] = Factory(list)
-    _counters: Counts | None = None
-    _clock: int = 0  # microseconds
+    _counters: tuple[int, ...] | None = None
 
     def feed(self, line: bytes) -> bool:
         """Reads a line.
@@ -187,7 +186,7 @@ class Reading:
             raise ValueError("some transitions have times or counters, and some have none")
         self.tape.fold()
 
-    def _moments(self, record: dict[str, Any], count: int) -> Iterator[Moment]:
+    def _moments(self, record: dict[str, Any], count: int) -> Iterator[Known]:
         if self._counters is None and not any(key in record for key in ("time", "counters", "answers", "values")):
             return
         times = record.get("time")
@@ -198,17 +197,18 @@ class Reading:
         answers: dict[int, list[Asked]] = {}
         for i, arrow, guard, answer, *reason in record.get("answers", ()):
             label = guard if isinstance(guard, str) else self.header["guards"][_whole(guard)]
-            answers.setdefault(_whole(i), []).append(Asked(self._arrow(arrow), label, bool(answer), str(*reason) or (label if answer else "")))
+            answers.setdefault(_whole(i), []).append(Asked(self._arrow(arrow), label, bool(answer), str(*reason)))
+        if times is not None and not all(type(step) is int for step in times):
+            raise TypeError("times are whole numbers of microseconds")
+        now: float | None = None
+        counts, clock = self._counters or UNCOUNTED, 0
         for i in range(count):
             if times is not None:
-                self._clock = _whole(times[0], negative=True) if i == 0 else self._clock + _whole(times[i], negative=True)
-            self._counters = counters.get(i, self._counters)
-            yield Moment(
-                self._clock / 1e6 if times is not None else None,
-                *(self._counters or UNCOUNTED),
-                tuple(answers.get(i, ())),
-                values.get(i, {}),
-            )
+                clock += times[i]
+                now = clock / 1e6
+            if i in counters:
+                counts = self._counters = counters[i]
+            yield now, *counts, answers.get(i), values.get(i)
 
     def _arrow(self, written: Any) -> Transition:
         if isinstance(written, list):
@@ -230,16 +230,16 @@ class Reading:
             self.outcome = _REASONED[kind](epoch, str(about.get("reason", "")))
 
 
-def _whole(value: Any, negative: bool = False) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 0 and not negative):
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
         raise TypeError(f"a whole number is expected, got {value!r:.40}")
     return value
 
 
-def _counts(values: list[Any]) -> Counts:
+def _counts(values: list[Any]) -> tuple[int, ...]:
     if len(values) != len(COUNTERS):
         raise ValueError(f"there are {len(COUNTERS)} counters, got {len(values)}")
-    return tuple(map(_whole, values))  # type: ignore[return-value]  # of that length
+    return tuple(map(_whole, values))
 
 
 def _real(value: Any) -> float:

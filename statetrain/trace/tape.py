@@ -16,8 +16,8 @@ COUNTERS = ("epoch", "iter", "valid_iter", "step", "samples")
 """The counters of a context that a trace carries."""
 
 Row = dict[str, Any]
-Counts: TypeAlias = tuple[int | None, int | None, int | None, int | None, int | None]
-UNCOUNTED: Counts = (None, None, None, None, None)
+_NO_VALUES: Mapping[str, float] = MappingProxyType({})
+UNCOUNTED = (None,) * len(COUNTERS)
 
 
 class Moment(NamedTuple):
@@ -37,12 +37,7 @@ class Moment(NamedTuple):
     step: int | None = None
     samples: int | None = None
     answers: tuple[Asked, ...] = ()
-    values: Mapping[str, float] = MappingProxyType({})
-
-    @property
-    def counts(self) -> Counts:
-        """The counters, in the order of `COUNTERS`."""
-        return self.epoch, self.iter, self.valid_iter, self.step, self.samples
+    values: Mapping[str, float] = _NO_VALUES
 
     @property
     def where(self) -> str:
@@ -50,6 +45,10 @@ class Moment(NamedTuple):
         if not self.epoch:
             return f"batch {self.valid_iter}" if self.valid_iter else ""
         return f"epoch {self.epoch}, batch {self.iter}, step {self.step}"
+
+
+Known: TypeAlias = tuple[Any, ...]
+"""The same as a plain tuple, None for answers and values that are not there: those are faster to make, and to keep."""
 
 
 @define(eq=False)
@@ -65,7 +64,7 @@ class Tape:
 
     last: int | None = None
     taken: list[Transition] = Factory(list)
-    moments: list[Moment] = Factory(list)
+    moments: list[Known] = Factory(list)
     folded: int = 0
     _counts: dict[int, tuple[Transition, int]] = Factory(dict)  # of the folded, by identity: comparing arrows is slow
 
@@ -105,7 +104,12 @@ class Tape:
         earlier: Counter[Transition] = Counter()
         for arrow, times in _added(self._counts, self.taken[:surplus]).values():
             earlier[arrow] += times
-        return self.taken[surplus:], self.moments[surplus:], self.folded + surplus, earlier
+        return self.taken[surplus:], moments_of(self.moments[surplus:]), self.folded + surplus, earlier
+
+
+def moments_of(known: Iterable[Known]) -> list[Moment]:
+    """What is known of each moment, under its names."""
+    return [Moment._make((*one[:-2], tuple(one[-2] or ()), one[-1] or _NO_VALUES)) for one in known]
 
 
 def _added(counts: dict[int, tuple[Transition, int]], taken: Iterable[Transition]) -> dict[int, tuple[Transition, int]]:

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from statetrain.asking import answers_to
@@ -15,14 +14,13 @@ from statetrain.callback import Callback
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
-from statetrain.trace.tape import COUNTERS, UNCOUNTED, Counts, Moment, Row, Tape
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, Row, Tape
 from statetrain.trace.value import Trace
 from statetrain.trace.writing import Writing
 
 _PAUSE = 1.0  # seconds after which what has been gathered is written
 _MOST = 4096  # transitions after which it is, at the latest
 _LOSS = {"loss": ("loss_value",)}
-_NO_VALUES: Mapping[str, float] = MappingProxyType({})
 
 
 class Tracing(Callback):
@@ -171,14 +169,13 @@ class Tracing(Callback):
         tape.taken.append(taken)
         if self._detailed:
             now = self._clock()
-            counts: Counts = (ctx.epoch, ctx.iter, ctx.valid_iter, ctx.step, ctx.samples) if self._counts_with else UNCOUNTED
+            time = now - self._began if self._times else None
+            answers = (answers_to(ctx, taken) or None) if self.asks else None
+            values = self._values_in(ctx, self._values[taken.source]) if taken.source in self._values else None
             tape.moments.append(
-                Moment(
-                    now - self._began if self._times else None,
-                    *counts,
-                    tuple(answers_to(ctx, taken)) if self.asks else (),
-                    self._values_in(ctx, self._values[taken.source]) if taken.source in self._values else _NO_VALUES,
-                )
+                (time, ctx.epoch, ctx.iter, ctx.valid_iter, ctx.step, ctx.samples, answers, values)
+                if self._counts_with
+                else (time, *UNCOUNTED, answers, values)
             )
             if self._writing is not None and (now >= self._due or tape.count - self._written >= _MOST):
                 self._write()
@@ -187,7 +184,7 @@ class Tracing(Callback):
             self._write()
             tape.fold()
 
-    def _values_in(self, ctx: Any, paths: tuple[str, ...]) -> Mapping[str, float]:
+    def _values_in(self, ctx: Any, paths: tuple[str, ...]) -> Mapping[str, float] | None:
         found: dict[str, float] = {}
         for path in paths:
             value = ctx[path] if hasattr(type(ctx), "__getitem__") else getattr(ctx, path)
@@ -195,7 +192,7 @@ class Tracing(Callback):
                 found[path] = value
             elif value is not None and not self._host_only:
                 found[path] = float(value)
-        return found
+        return found or None
 
     def _rows(self) -> list[Row]:
         history = getattr(self._ctx, "history", None)

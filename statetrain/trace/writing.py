@@ -41,7 +41,7 @@ from statetrain.guards import leaves
 from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.naming import label_of
 from statetrain.outcome import ConfigError, Outcome
-from statetrain.trace.tape import COUNTERS, UNCOUNTED, Counts, Moment, Row
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
 
@@ -63,7 +63,7 @@ class Writing:
     _arrows: list[Transition]
     _guards: dict[str, int]
     _numbers: dict[int, tuple[Transition, int]] = Factory(dict)  # by identity; the arrow is kept, so that it stays its own
-    _counters: Counts = UNCOUNTED
+    _counters: tuple[int | None, ...] = UNCOUNTED
     _rows: list[str] = Factory(list)  # as they are in the file
     _length: Any = None
 
@@ -115,7 +115,7 @@ class Writing:
         while text:  # a disk that is full takes a part
             text = text[os.write(self._descriptor, text) :]
 
-    def write(self, at: int, taken: Sequence[Transition], moments: Sequence[Moment], length: Any = None) -> None:
+    def write(self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any = None) -> None:
         """Writes transitions.
 
         Args:
@@ -128,23 +128,25 @@ class Writing:
             part = slice(begin, begin + _CHUNK)
             self._put([self._record(at + begin, taken[part], moments[part], length)])
 
-    def _record(self, at: int, taken: Sequence[Transition], moments: Sequence[Moment], length: Any) -> dict[str, Any]:
-        record: dict[str, Any] = {"taken": [self._number(arrow) for arrow in taken], "at": at}
+    def _record(self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any) -> dict[str, Any]:
+        known = self._numbers
+        numbers = [known[id(arrow)][1] if id(arrow) in known else self._number(arrow) for arrow in taken]
+        record: dict[str, Any] = {"taken": numbers, "at": at}
         if isinstance(length, int) and length != self._length:
             record["of"] = self._length = length
         if not moments:
             return record
-        if moments[0].time is not None:
-            clock = [round((moment.time or 0.0) * 1e6) for moment in moments]
+        if moments[0][0] is not None:
+            clock = [round(moment[0] * 1e6) for moment in moments]
             record["time"] = [clock[0], *(after - before for before, after in itertools.pairwise(clock))]
         counters = []
         for i, moment in enumerate(moments):
-            now = moment.counts
-            if now != self._counters and moment.epoch is not None:
+            now = moment[1:-2]
+            if now != self._counters and now[0] is not None:
                 counters.append([i, *now])
                 self._counters = now
-        answers = [[i, *self._answer(asked)] for i, moment in enumerate(moments) for asked in moment.answers]
-        values = [[i, {name: _number(value) for name, value in moment.values.items()}] for i, moment in enumerate(moments) if moment.values]
+        answers = [[i, *self._answer(asked)] for i, moment in enumerate(moments) for asked in moment[-2] or ()]
+        values = [[i, {name: _number(value) for name, value in moment[-1].items()}] for i, moment in enumerate(moments) if moment[-1]]
         return record | {key: part for key, part in (("counters", counters), ("answers", answers), ("values", values)) if part}
 
     def _number(self, arrow: Transition) -> int | Words:
