@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from statetrain.outcome import Failed
+from statetrain.streams import printable
 
 OK, BROKEN = 0, 1
 
@@ -87,4 +88,4 @@ def _watch(given: argparse.Namespace) -> int:
 
 def _print(text: str) -> None:
     """Prints what a file says: control characters are escaped, so that no file moves a terminal's cursor."""
-    print("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
+    print("\n".join(map(printable, text.split("\n"))))

@@ -13,9 +13,10 @@ from typing import Any, TextIO
 
 from attrs import frozen
 
-from statetrain.history import format_value
+from statetrain.history import COUNTERS, format_value
 from statetrain.lifecycle import FAILED, Lifecycle
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.streams import printable
 from statetrain.table import reading_order
 from statetrain.trace.reading import Following, Reading
 from statetrain.trace.tape import Row, moments_of
@@ -26,7 +27,6 @@ _QUIET = 5.0  # seconds without a word after which that is said
 _POINTS = 40  # of a sparkline, at most
 _CURVES = 6  # of columns, at most
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_COUNTERS = ("epoch", "batch", "step", "samples", "seconds", "epoch_complete")  # of a row; what is not among them is a curve
 _STYLES: dict[type, str] = {Completed: "green", Stopped: "green", Interrupted: "yellow", Failed: "bold red"}
 
 
@@ -91,15 +91,15 @@ def _print(following: Following, out: TextIO, once: bool, clock: Callable[[], fl
             reading = following.reading
             if reading is not None and reading.header:
                 if reading is not told:
-                    print(_safe(_title(reading)), file=out)
+                    print(printable(_title(reading)), file=out)
                     told, rows = reading, 0
                 for row in reading.rows[rows:]:
-                    print(_safe(_row(row)), file=out)
+                    print(printable(_row(row)), file=out)
                 rows = len(reading.rows)
             out.flush()
             if (outcome := _outcome(following)) is not None:
                 assert reading is not None
-                print(_safe(_ending(reading)), file=out)
+                print(printable(_ending(reading)), file=out)
                 return outcome
             _wait(following, sleep)
     except KeyboardInterrupt:
@@ -152,7 +152,7 @@ def screen(following: Following, now: float) -> list[Line]:
         if part:
             lines += [Line(""), Line(name, "dim"), *part]
     lines += [Line(f"note: {remark}", "yellow") for remark in reading.remarks]
-    return [Line(_safe(line.text), line.style, line.left) for line in lines]
+    return [Line(printable(line.text), line.style, line.left) for line in lines]
 
 
 def _title(reading: Reading) -> str:
@@ -252,7 +252,7 @@ def _guards(reading: Reading) -> list[Line]:
 
 def _curves(reading: Reading) -> list[Line]:
     rows = reading.rows
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _COUNTERS]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COUNTERS]
     curves = [(name, [row[name] for row in rows if _is_number(row.get(name))]) for name in names]
     batches = [values["loss_value"] for *_, values in reading.tape.moments if values and "loss_value" in values]
     if batches:
@@ -287,7 +287,7 @@ def _is_number(value: Any) -> bool:
 
 def _row(row: Row) -> str:
     counts = [f"epoch {row['epoch']}"] if "epoch" in row else []
-    return "  ".join([*counts, *(f"{name} {format_value(value)}" for name, value in row.items() if name not in _COUNTERS and _is_number(value))])
+    return "  ".join([*counts, *(f"{name} {format_value(value)}" for name, value in row.items() if name not in COUNTERS and _is_number(value))])
 
 
 def _ending(reading: Reading) -> str:
@@ -305,11 +305,6 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
-
-
-def _safe(text: str) -> str:
-    """A text on one line that moves no cursor: control characters are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _drawn(following: Following, now: float) -> Any:
