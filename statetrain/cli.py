@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from statetrain import cli_trace
+from statetrain import trace_cli
 from statetrain.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CheckpointError, ConfigError
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     diff = command("diff", _diff, "Say in words how two lifecycles differ.", ("first", "second"))
     diff.add_argument("--quiet", action="store_true", help="say nothing; the exit code tells")
     _add_checkpoints(commands)
-    cli_trace.add_commands(commands, lifecycle)
+    trace_cli.add_commands(commands, lifecycle)
     return parser
 
 

@@ -95,7 +95,7 @@ FLOORS = (
     (
         "checkpoint_cli",
         "watch",
-        "cli_trace",
+        "trace_cli",
         "cli",
         "pytest_plugin",
         "__init__",
