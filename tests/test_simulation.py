@@ -74,3 +74,22 @@ def test_numbers_out_of_range_are_errors():
     """Each number says its name and its range."""
     with pytest.raises(st.ConfigError, match="batches must be a whole number of at least 1, got 0"):
         simulate(st.supervised(), batches=0)
+
+
+def test_what_is_due_beside_the_lifecycle_is_listed():
+    """Intervals of saves are kept as a checkpoint keeps them: those in steps within epochs, those in epochs when these are complete."""
+    due = {"save": st.Every(4, "steps"), "keep": st.Every(2, "epochs")}
+    schedule = simulate(st.supervised(validate=None), epochs=4, batches=5, due=due)
+    assert entered(schedule, "save") == [(1, 4, 4), (2, 3, 8), (3, 2, 12), (4, 1, 16), (4, 5, 20)]
+    assert entered(schedule, "keep") == [(2, 5, 10), (4, 5, 20)]
+    with pytest.raises(st.ConfigError, match="save would never be due: lifecycle 'bare' has no anchor"):
+        simulate(
+            st.Lifecycle("bare", [st.State("a"), st.State("end", final=True)], [st.Transition("a", "end")]), due={"save": st.Every(1, "steps")}
+        )
+
+
+def test_curves_are_shown_with_each_event():
+    """A learning rate that decays with the steps has at each event the value of the next step."""
+    schedule = simulate(st.supervised(validate=None), epochs=3, batches=5, curves={"lr": lambda step: 0.1 * 0.5 ** (step // 5)}, states=["record"])
+    assert [event.values["lr"] for event in schedule.events] == [0.05, 0.025, 0.0125]
+    assert "lr 0.025" in str(schedule)

@@ -7,13 +7,15 @@ It shows the whole schedule of a run, when it validates, records, saves or stops
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from attrs import Factory, define, frozen
 
 from statetrain.callback import Callback
 from statetrain.context import Context
+from statetrain.criteria import Every
+from statetrain.guards import Guard, leaves
 from statetrain.history import History
 from statetrain.lifecycle import Lifecycle
 from statetrain.machine import Machine
@@ -27,9 +29,10 @@ class Event:
     """Something that a simulated run did.
 
     Attributes:
-        state: the state that it entered.
+        state: the state that it entered; or the word for what was due there.
         epoch, batch, step: where it stood: epoch and batch counted from 1, steps made so far.
         seconds: by the simulated clock.
+        values: of the curves, by name: those with which the next step is made.
     """
 
     state: str
@@ -37,9 +40,11 @@ class Event:
     batch: int
     step: int
     seconds: float
+    values: dict[str, float] = Factory(dict)
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch:>4}  batch {self.batch:>6}  step {self.step:>7}  {self.seconds:>10.1f} s  {self.state}"
+        values = "".join(f"  {name} {value:.4g}" for name, value in self.values.items())
+        return f"epoch {self.epoch:>4}  batch {self.batch:>6}  step {self.step:>7}  {self.seconds:>10.1f} s  {self.state}{values}"
 
 
 @define(eq=False, repr=False)
@@ -59,7 +64,7 @@ class Schedule:
     ctx: Context
 
     def of(self, state: str) -> list[Event]:
-        """The events of one state."""
+        """The events of one state, or of what was due."""
         return [event for event in self.events if event.state == state]
 
     def __repr__(self) -> str:
@@ -82,8 +87,12 @@ def simulate(
     callbacks: Iterable[Callback] = (),
     optimizers: Iterable[str] = ("opt",),
     length_known: bool = True,
+    due: Mapping[str, Guard] | None = None,
+    curves: Mapping[str, Callable[[int], float]] | None = None,
 ) -> Schedule:
     """Runs a lifecycle on stand-ins.
+
+        simulate(life, due={"save": Every(500, "steps")}, curves={"lr": one_cycle(over=1000, peak=0.1)})
 
     Args:
         lifecycle: a standard one, or one of your own that uses the standard actions.
@@ -97,9 +106,12 @@ def simulate(
         callbacks: who watches; they see a real context whose model and data are stand-ins.
         optimizers: their names.
         length_known: whether the training data says how many batches it has.
+        due: what is done beside the lifecycle, and when, by a word for it: the intervals at which a `Checkpoint` saves, say.
+            They are asked at the anchors, those that count epochs between epochs alone, and listed when they hold.
+        curves: hyperparameters as functions of the steps made, by name; each event shows their values.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or something is due and the lifecycle has no anchor.
     """
     for name, value in (("epochs", epochs), ("batches", batches), ("valid_batches", valid_batches), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < (name != "epochs"):
@@ -134,7 +146,7 @@ def simulate(
     )
     ctx.clock = lambda: seconds * ctx.batches
     ctx.loss_fn = next(iter(ctx.loss_fns.values()))
-    watch = _Watch(lifecycle, states)
+    watch = _Watch(lifecycle, states, dict(due or {}), dict(curves or {}))
     Machine(lifecycle, (watch, *callbacks)).run(ctx)
     assert ctx.outcome is not None
     return Schedule(ctx.outcome, watch.events, ctx.history, ctx)
@@ -143,18 +155,43 @@ def simulate(
 class _Watch(Callback):
     """Notes when the states of interest are entered; it listens to no other, so that the rest goes at full speed."""
 
-    def __init__(self, lifecycle: Lifecycle, states: Iterable[str] | None) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, states: Iterable[str] | None, due: Mapping[str, Guard], curves: Mapping[str, Callable[[int], float]]
+    ) -> None:
         self.events: list[Event] = []
+        self.curves = curves
+        if due and not any(state.anchor for state in lifecycle.states):
+            raise ConfigError(f"simulate: {', '.join(due)} would never be due: lifecycle {lifecycle.name!r} has no anchor")
         loops = [name for name in lifecycle.names if name.startswith("next_") or name.endswith("draw")]
         inside = [name for name in lifecycle.names if not {"batch", "valid_batch", "predict_batch"}.isdisjoint(lifecycle.path(name))]
         for name in [name for name in lifecycle.names if name not in (*loops, *inside)] if states is None else states:
             setattr(self, f"on_enter_{name}", self._noting(name))
+        if due:
+            between = {state.name for state in lifecycle.states if "epoch" not in lifecycle.path(state.name)}
+            tests = [(word, guard.bind(word), guard.marks(word), _counts_epochs(guard)) for word, guard in due.items()]
+
+            def look(ctx: Any) -> None:
+                for word, test, marks, by_epochs in tests:
+                    if (not by_epochs or ctx.state in between) and test(ctx):
+                        for mark in marks:
+                            mark(ctx)
+                        self._note(word, ctx)
+
+            self.on_anchor = look
 
     def _noting(self, name: str) -> Callable[[Any], None]:
         def note(ctx: Any) -> None:
-            self.events.append(Event(name, ctx.epoch, ctx.iter, ctx.step, ctx.seconds))
+            self._note(name, ctx)
 
         return note
+
+    def _note(self, word: str, ctx: Any) -> None:
+        values = {name: float(curve(ctx.step)) for name, curve in self.curves.items()}
+        self.events.append(Event(word, ctx.epoch, ctx.iter, ctx.step, ctx.seconds, values))
+
+
+def _counts_epochs(guard: Guard) -> bool:
+    return any(isinstance(leaf, Every) and leaf.unit == "epochs" for leaf in leaves(guard))
 
 
 # ---------------------------------------------------------------- stand-ins
