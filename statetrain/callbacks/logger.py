@@ -315,7 +315,7 @@ def _parted(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loggable]
 
 def _named(name: object) -> str:
     """A name on one line that hides no counter."""
-    text = printable(str(name))
+    text = printable(str(name)) or "_"
     return f"{text}_" if text in COUNTERS else text
 
 

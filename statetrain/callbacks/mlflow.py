@@ -95,7 +95,8 @@ class MLflow(Callback):
         from mlflow.entities import Metric, Param
 
         step, now = int(counters["step"]), int(time.time() * 1000)
-        numbers = {name: count for name, count in counters.items() if name not in _NO_CURVES}
+        counted = not all(isinstance(item, Settings) for item in items.values())
+        numbers = {name: count for name, count in counters.items() if name not in _NO_CURVES and counted}
         numbers |= {_safe(name): item.number for name, item in items.items() if isinstance(item, Value) and item.number is not None}
         self._client.log_batch(self._run, metrics=[Metric(name, float(number), now, step) for name, number in numbers.items()])
         for name, item in items.items():
@@ -149,4 +150,4 @@ def _written(item: Loggable, folder: Path, step: int) -> Path:
 def _safe(name: str) -> str:
     """A name that MLflow takes: parts of letters, digits and a few signs, between slashes, none of which leads upwards."""
     parts = [re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_x{ord(found[0]):x}_", part) for part in name.split("/")]
-    return "/".join(part.replace(".", "_x2e_") if not part.strip(". ") else part for part in parts if part)[:_LONGEST] or "_"
+    return "/".join(re.sub(r"^\.|\.\.|^ +$", "_x2e_", part) for part in parts if part)[:_LONGEST] or "_"

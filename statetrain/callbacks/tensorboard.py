@@ -88,7 +88,7 @@ class TensorBoard(Callback):
         assert self._writer is not None
         step = self._step = int(counters["step"])
         for name, count in counters.items():
-            if name not in _NO_CURVES:
+            if name not in _NO_CURVES and not all(isinstance(item, Settings) for item in items.values()):
                 self._writer.add_scalar(name, count, step)
         for name, item in items.items():
             _add(self._writer, _tag(name), item, step)

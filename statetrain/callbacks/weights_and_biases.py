@@ -127,7 +127,8 @@ class WandB(Callback):
                         self._run.log_artifact(artifact)
                     case _:
                         row[name] = _media(wandb, item, Path(folder) / f"{len(row)}.wav")
-            self._run.log(row)
+            if len(row) > len(counters):
+                self._run.log(row)
 
     def close(self, outcome: Outcome | None) -> None:
         """Ends the run."""
