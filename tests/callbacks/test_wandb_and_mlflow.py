@@ -83,6 +83,9 @@ def records(file):
 
 def history(folder):
     "The rows of all runs in a folder, as wandb wrote them down, and its names for the runs."
+    import wandb
+
+    wandb.teardown()  # its service writes the file in its own time, and this waits for it
     rows, ids = [], []
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns):
         for record in records(file):
