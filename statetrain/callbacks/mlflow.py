@@ -36,7 +36,7 @@ class MLflow(Callback):
     Args:
         experiment: its name; it is made if it is missing.
         name: the run's name; None lets MLflow find one.
-        uri: the store: a local database, or the address of a server.
+        uri: the store: a local database, with artifacts in a folder `mlruns` beside it; or the address of a server.
         tags: of the run.
 
     Raises:
@@ -75,7 +75,13 @@ class MLflow(Callback):
 
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         found = client.get_experiment_by_name(self.experiment)
-        return client, str(client.create_experiment(self.experiment) if found is None else found.experiment_id)
+        return client, str(client.create_experiment(self.experiment, self._artifacts()) if found is None else found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """Where artifacts of a local database go: beside it, where MLflow would take the folder that the process began in."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlruns" / _safe(self.experiment)).as_uri()
 
     def open(self, ctx: Any, fresh: bool) -> bool:
         """Begins a run, or goes on with one."""
