@@ -10,7 +10,8 @@ from statetrain.callback import Callback
 from statetrain.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
-from statetrain.sanity import CHECKS, Check, problems
+from statetrain.sanity import CHECKS, problems
+from statetrain.sanity.probe import Check
 
 log = logging.getLogger("statetrain")
 

@@ -13,6 +13,7 @@ from statetrain import keys
 from statetrain.callback import Callback
 from statetrain.context import Context
 from statetrain.lifecycle import Lifecycle
+from statetrain.losses import Losses, unbound
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError, ConfigError
 from statetrain.schedules import Curve, pieces
@@ -33,8 +34,8 @@ class Schedule(Callback):
 
     Args:
         target: what is set: "opt.lr" or another setting of the lone optimizer, of all its groups of parameters, or
-            "opt[1].lr" of one; with several optimizers, the name of one in place of "opt". "loss.<attribute>" of the loss
-            function. Or a path into the context: "model.dropout.p", "hparams.temperature", "buffers.beta". It has to be
+            "opt[1].lr" of one; with several optimizers, the name of one in place of "opt". "loss.weight" or another
+            attribute of the loss; of several by name, "loss.<name>.weight". Or a path into the context: "model.dropout.p", "hparams.temperature", "buffers.beta". It has to be
             there already, and be a number, a tuple of numbers (Adam's betas) or a tensor, which is filled in place.
         schedule: a function of a whole number from 0 on; a number; or pieces, by the count from which on each holds. See
             `statetrain.schedules`.
@@ -105,10 +106,10 @@ class Schedule(Callback):
         if head in ctx.optimizers:
             return self._groups(ctx.optimizers[head], str(head), rest)
         if head == "loss":
-            losses = {id(loss): loss for loss in ctx.loss_fns.values() if loss is not None}
+            losses = {id(loss): loss for loss in unbound(ctx.loss_fns).values() if loss is not None}
             if not losses:
                 raise ConfigError(f"Schedule: {self.target!r}: this run has no loss function")
-            holders = [self._holder(loss, rest) for loss in losses.values()]
+            holders = [self._holder(loss.by_name if isinstance(loss, Losses) else loss, rest) for loss in losses.values()]
         elif head in _FIELDS:
             holders = [self._holder(ctx.accelerator.unwrap(ctx.model) if head == "model" else getattr(ctx, str(head)), rest)]
         else:

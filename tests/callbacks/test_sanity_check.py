@@ -29,6 +29,8 @@ def found(data, model=None, **options):
     """The names of the checks that found something, and what the run would say, without training."""
     check = st.SanityCheck()
     fit(data, model, check=check, start=False, **options)
+    if "valid" not in options:
+        assert check.problems.pop("validation_data_is_given")
     return check.problems
 
 
@@ -107,6 +109,7 @@ regression = {"loss": F.mse_loss, "model": nn.Linear(4, 1)}
 CASES = {
     "training_data_can_be_read": ({"data": [(inputs,)]}, "no batch could be made"),
     "training_data_is_shuffled": ({"data": DataLoader(shared, batch_size=8)}, r"shuffle=True"),
+    "validation_data_is_given": ({"valid": None}, "give valid=0.2"),
     "sets_do_not_overlap": ({"data": Subset(shared, range(20)), "valid": Subset(shared, range(15, 32))}, "5 of the 17 validation samples are training samples too"),
     "inputs_are_finite": ({"data": (inputs.index_fill(0, torch.tensor([3]), float("nan")), labels)}, "NaN or infinite"),
     "inputs_are_scaled": ({"data": (inputs * 100, labels)}, "scale them"),
@@ -157,6 +160,8 @@ def test_no_check_is_without_a_case():
         ("prediction_suits_the_loss", {"loss": nn.BCELoss(), "model": nn.Linear(4, 4), "data": (inputs, (inputs > 0).float())}, "goes beyond 0 to 1|failed"),
         ("prediction_suits_the_loss", {"loss": nn.BCEWithLogitsLoss(), "model": nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), "data": (inputs, (inputs > 0).float())}, "ends with a sigmoid"),
         ("prediction_suits_the_loss", {"model": net(nn.LogSoftmax(1))}, None),
+        ("prediction_suits_the_loss", {"model": net(nn.Softmax(1)), "loss": st.Loss(F.cross_entropy, input="pred", target="target")}, "ends with a softmax"),
+        ("one_step_lowers_the_loss", {"loss": st.Loss(F.cross_entropy, input="pred", target="target"), "opt_hparams": {"lr": 500.0}}, "raises the loss"),
         ("last_batch_is_not_one_sample", {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "dataloader_options": {"batch_size": 1}}, "the batch size is 1"),
         ("last_batch_is_not_one_sample", {"data": xy(33), "model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "dataloader_options": {"drop_last": True}}, None),
         ("samples_do_not_mix", {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))}, None),
@@ -228,7 +233,7 @@ def test_the_run_is_the_same(kind, seed, cnn):
 
 def test_an_iterator_is_not_drawn_from():
     "What can be read once is left alone, and what needs no batch is checked all the same."
-    check = st.SanityCheck()
+    check = st.SanityCheck(without="validation_data_is_given")
     run = fit(iter([(inputs, labels)] * 3), without_a_layer()["model"], check=check, epochs=1, optimizer=torch.optim.SGD)
     assert run.ctx.step == 3
     assert check.problems == {}
@@ -250,7 +255,7 @@ def test_gradients_that_were_there_stay():
 def test_problems_are_told(caplog):
     "In the log, all of them together, and the run goes on."
     with caplog.at_level(logging.WARNING, "statetrain"):
-        run = fit(DataLoader(shared, batch_size=8), net(nn.Softmax(1)), check=st.SanityCheck())
+        run = fit(DataLoader(shared, batch_size=8), net(nn.Softmax(1)), check=st.SanityCheck(), valid=xy(8, seed=2))
     assert run.outcome.ok
     (record,) = caplog.records
     assert record.getMessage().splitlines()[0] == f"sanity check: 2 of {len(CHECKS)} checks found a problem"
@@ -264,7 +269,7 @@ def test_problems_are_raised():
     with pytest.raises(ConfigError, match=r"prediction_suits_the_loss: the model ends with a softmax.*\n.*without="):
         fit(xy(), model, check=st.SanityCheck("raise"))
     assert bits(model) == before
-    assert fit(xy(), model, check=st.SanityCheck("raise", without="prediction_suits_the_loss")).outcome.ok
+    assert fit(xy(), model, check=st.SanityCheck("raise", without=["prediction_suits_the_loss", "validation_data_is_given"])).outcome.ok
 
 
 def test_checks_of_ones_own():
@@ -274,7 +279,7 @@ def test_checks_of_ones_own():
         return "take more" if len(probe.aside.input) < 64 and probe.pred.shape == (32, 3) and probe.before["opt"] > 0 else None
 
     check = st.SanityCheck(more=[batches_are_large])
-    fit(xy(), check=check, start=False)
+    fit(xy(), check=check, start=False, valid=xy(8, seed=2))
     assert check.problems == {"batches_are_large": "take more"}
 
 

@@ -99,6 +99,18 @@ def test_what_can_be_set(points):
     assert model.temperature is buffer
 
 
+def test_the_weight_of_a_loss(points):
+    "Losses by keys have weights, which can be scheduled: what is trained on is the sum as it is then."
+    ones = st.Loss(lambda p: torch.ones(()) + 0 * p.sum(), p="pred", weight=1.0)
+    losses = st.Losses(label=st.Loss(F.cross_entropy), more=ones)
+    watch = st.Watch("exit_loss", total="loss_value", label=lambda ctx: float(ctx.loss_states["label"].value))
+    run = fit(points, [Schedule("loss.more.weight", lambda n: 10.0 * n), watch], loss=losses, epochs=1)
+    more = [total["value"] - label["value"] for total, label in zip(run.ctx.records["total"], run.ctx.records["label"], strict=True)]
+    assert more == pytest.approx([0.0, 10.0, 20.0], abs=1e-5)
+    with pytest.raises(ConfigError, match="has no 'mor'; did you mean 'more'"):
+        fit(points, Schedule("loss.mor.weight", 1.0), loss=losses)
+
+
 def test_one_of_several_optimizers(points):
     "The target begins with the optimizer's name; the count is of rounds."
     model = nn.Sequential()

@@ -1,0 +1,86 @@
+"""Probe: what the checks look at."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attrs import Factory, define
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# What a loss function is, for the checks that depend on it.
+KINDS: dict[Any, str] = {
+    F.cross_entropy: "cross_entropy", nn.CrossEntropyLoss: "cross_entropy", F.nll_loss: "nll_loss", nn.NLLLoss: "nll_loss",
+    F.binary_cross_entropy: "binary_cross_entropy", nn.BCELoss: "binary_cross_entropy",
+    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits", nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
+    F.mse_loss: "mse_loss", nn.MSELoss: "mse_loss", F.l1_loss: "l1_loss", nn.L1Loss: "l1_loss",
+    F.smooth_l1_loss: "smooth_l1_loss", nn.SmoothL1Loss: "smooth_l1_loss", F.huber_loss: "huber_loss", nn.HuberLoss: "huber_loss",
+}  # fmt: skip
+BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+DISTANCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+@define(eq=False)
+class Probe:
+    """A run before it starts, and what one batch gave on a copy of its model, losses and optimizers.
+
+    What could not be found out is None, and says nothing.
+
+    Attributes:
+        ctx: the run's context; it is not to be changed.
+        aside: a copy of it with the copies, and with the batch: `aside.input`, `aside.target`, `aside.pred`, `aside.model`.
+        kind: what the loss function is, by its name in `torch.nn.functional`; empty for one of the user's own.
+        data_error: why the training data could not be read.
+        error: why the model or the loss could not be computed.
+        valid_error: why the validation could not.
+        before, after: the losses of the batch, by optimizer, before and after one step.
+        gradients: for each parameter that is trained, whether the loss depends on it and how large its gradient is at most.
+    """
+
+    ctx: Any
+    aside: Any = None
+    kind: str = ""
+    data_error: str | None = None
+    error: str | None = None
+    valid_error: str | None = None
+    before: dict[str, float] = Factory(dict)
+    after: dict[str, float] = Factory(dict)
+    gradients: dict[str, float | None] = Factory(dict)
+
+    @property
+    def pred(self) -> Tensor | None:
+        """What the loss takes of the prediction, if that is one tensor."""
+        pred = None if self.aside is None else self.aside.pred
+        pred = pred if pred is None or self.ctx.pick is None else self.ctx.pick(pred)
+        return pred.detach() if isinstance(pred, Tensor) else None
+
+    @property
+    def target(self) -> Tensor | None:
+        """The target, if it is one tensor."""
+        target = None if self.aside is None else self.aside.target
+        return target if isinstance(target, Tensor) else None
+
+
+Check = Callable[[Probe], "str | None"]
+
+
+def tensors(thing: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples and mappings."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, Mapping):
+        yield from itertools.chain.from_iterable(map(tensors, thing.values()))
+    elif isinstance(thing, list | tuple):
+        yield from itertools.chain.from_iterable(map(tensors, thing))
+
+
+def few(names: list[str]) -> str:
+    """Some names for a person: the first four."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
+
+
+def floats(probe: Probe, name: str) -> list[Tensor]:
+    """The tensors of floating point in a field of the copied context."""
+    return [part for part in tensors(getattr(probe.aside, name, None)) if part.is_floating_point()]
