@@ -74,7 +74,7 @@ class Run:
 
     @property
     def trace(self) -> Trace:
-        """The transitions that it took.
+        """The transitions that it took: the last 100,000, unless a `Tracing` was told otherwise; counts are of all.
 
         Raises:
             ConfigError: nobody recorded them.

@@ -19,13 +19,14 @@ from statetrain.diagram import dot, draw, mermaid, stale_pictures, svg, write_pi
 from statetrain.diagram.layout import Layout
 from statetrain.diagram.measure import LINE, width_of
 from statetrain.diagram.picture import picture
-from statetrain.diagram.theme import NAME, WORDS
+from statetrain.diagram.theme import NAME, WORDS, theme_of
 from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import evaluation, prediction, supervised
 from statetrain.outcome import ConfigError, SkipBatch, SkipEpoch, StopFit
 from statetrain.stopping import EarlyStopping
 from statetrain.testing import walk
+from statetrain.trace import Trace
 
 STANDARD = {
     "supervised": supervised(),
@@ -513,3 +514,37 @@ def test_a_run_is_drawn_with_how_often_it_went_each_way(tmp_path):
     draw(life, tmp_path / "run.svg", counts=counts)
     assert (tmp_path / "run.svg").read_text(encoding="utf-8") == svg(life, counts=counts)
     assert "\N{MULTIPLICATION SIGN}" not in svg(life)
+
+
+# ---------------------------------------------------------------- of a run
+
+
+def replayed() -> Trace:
+    """A walk that stands in a training batch."""
+    trace = walk(supervised(), {"more epochs": [True], "a batch was drawn": [True, True, True]})
+    return Trace(trace.transitions[:20], lifecycle=trace.lifecycle)
+
+
+def test_a_trace_is_replayed_in_every_format() -> None:
+    """Counts on the arrows, the last transitions and the present state in a colour of their own."""
+    trace, colour = replayed(), theme_of("light").recent
+    assert trace.states[-1] == "draw"
+    drawn = trace.svg()
+    assert drawn == svg(supervised(), trace=trace)
+    assert drawn.count(f'stroke="{colour}" stroke-width="3.5"') == 1
+    assert drawn.count('stroke-opacity="0.45"') == 7
+    assert "\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}2" in drawn
+    text = mermaid(supervised(), trace=trace)
+    assert "class draw here" in text
+    assert text.count("\N{BLACK RIGHT-POINTING TRIANGLE}") == 7
+    assert dot(supervised(), trace=trace).count(colour) == 8
+    assert colour not in svg(supervised(), counts=trace.counts())
+
+
+def test_a_trace_from_a_file_is_replayed(tmp_path) -> None:
+    """Its arrows are those of the table by their words."""
+    replayed().save(tmp_path / "run.jsonl")
+    trace = Trace.load(tmp_path / "run.jsonl")
+    assert trace.svg() == replayed().svg()
+    trace.draw(tmp_path / "run.svg", theme="dark")
+    assert theme_of("dark").recent in (tmp_path / "run.svg").read_text(encoding="utf-8")

@@ -20,6 +20,8 @@ from statetrain.lifecycle import START
 from statetrain.outcome import ConfigError, TraceError
 from statetrain.position import Position
 from statetrain.testing import conforms, walk
+from statetrain.trace.reading import Following
+from statetrain.watch import screen
 
 
 def points(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -374,6 +376,30 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(recorded, tmp_path_fact
         return
     assert str(trace)
     assert trace.diff(trace) is None
+    assert str(trace.conforms(st.supervised()))
+    following = Following(path)
+    following.poll()
+    assert screen(following, 0.0)
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [["a", None, "b", False, False], ["b", None, "a", False, False]],
+        [[f"s{i}", None, f"s{i - 1}" if i else None, False, False] for i in range(300)],
+        [["a", None, 3, [], {}]],
+        [7],
+    ],
+    ids=["scopes within each other", "scopes without end", "no names", "no states"],
+)
+def test_states_that_make_no_lifecycle(file, states):
+    """The transitions can be read all the same; there is no table to draw."""
+    file.write_text(json.dumps(HEADER | {"states": states}) + "\n" + json.dumps({"taken": [0], "at": 0}) + "\n")
+    trace = Trace.load(file)
+    assert trace.states == ["a"]
+    assert trace.lifecycle is None
+    with pytest.raises(ConfigError, match="does not know its lifecycle"):
+        trace.draw("life.svg")
 
 
 def test_nothing_in_a_file_is_run_or_imported(file):
@@ -426,6 +452,13 @@ def test_the_first_transition_that_differs():
     assert [line.split()[0] for line in lines[1:5]] == [str(at - k) for k in (4, 3, 2, 1)]
     assert lines[5].split()[:5] == ["-", str(at), "next_batch", "->", "record"]
     assert any(line.split()[:5] == ["+", str(at), "next_batch", "->", "draw"] for line in lines)
+
+
+def test_versions_that_differ_say_how():
+    """Where the tables are not the same, the first change is named."""
+    found = train(trace=True, non_finite="ignore").trace.diff(train(trace=True, accumulate=2).trace)
+    assert found.kind == "transition"
+    assert str(found).splitlines()[-1].startswith("  the lifecycles differ: ")
 
 
 def test_an_answer_that_differs():

@@ -152,6 +152,8 @@ def _arrow(trace: Trace, k: int) -> str:
 
 
 def _explained(a: Trace, b: Trace, k: int, what: str, parting: int | None) -> str:
+    from statetrain.registry import diff  # of a higher floor
+
     moment = a.moments[k - a.dropped] if k - a.dropped < len(a.moments) else None
     where = f" ({moment.where})" if moment is not None and moment.where else ""
     width = len(str(k + _AFTER + 1))
@@ -162,6 +164,8 @@ def _explained(a: Trace, b: Trace, k: int, what: str, parting: int | None) -> st
             until = min(k + _AFTER + 1, trace.dropped + len(trace))
             lines += [f"  {sign} {i + 1:{width}}  {_arrow(trace, i)}" for i in range(k, until)]
             lines += [f"  {sign} {until + 1:{width}}  the end of the trace"] if until == k else []
+        if a.lifecycle is not None and b.lifecycle is not None and (changes := diff(a.lifecycle, b.lifecycle)):
+            lines.append(f"  the lifecycles differ: {changes[0]}{f', and {len(changes) - 1} more' if len(changes) > 1 else ''}")
         return "\n".join(lines)
     lines.append(f"  > {k + 1:{width}}  {_arrow(a, k)}")
     if parting is None:

@@ -236,7 +236,9 @@ class Tracing(Callback):
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self._writing = None
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
         warnings.warn(f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run goes on, and in memory its trace does", RuntimeWarning, stacklevel=2)
 
     def __repr__(self) -> str:

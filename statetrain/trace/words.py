@@ -12,6 +12,7 @@ from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.naming import label_of
 from statetrain.outcome import Event, MachineError
+from statetrain.table import reading_order
 
 Words = tuple[str, str, str | None, str | None, str | None]
 
@@ -99,6 +100,8 @@ def told_by(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycl
             State(str(name), _Spoken(str(action)) if action is not None else None, within, final=bool(final), anchor=bool(anchor))
             for name, action, within, final, anchor in header["states"]
         ]
-        return Lifecycle(str(header["name"]), states, arrows[1:], arrows[0].dest)
-    except (ValueError, TypeError, LookupError, AttributeError):
+        life = Lifecycle(str(header["name"]), states, arrows[1:], arrows[0].dest)
+        reading_order(life)  # one that cannot be read cannot be shown
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
+    return life
