@@ -30,6 +30,8 @@ def check(life: Lifecycle) -> None:
 
 
 def _names(life: Lifecycle) -> None:
+    if not isinstance(life.name, str) or not life.name.isprintable():
+        raise LifecycleError(f"a lifecycle's name is a text of one line without control characters, got {life.name!r:.80}")
     for parts, field, kind in ((life.states, "name", "State"), (life.transitions, "source", "Transition")):
         for part in parts:
             if not hasattr(part, field):

@@ -9,6 +9,7 @@ from attrs import Factory, define
 
 from statetrain.criteria import Mode, better
 from statetrain.naming import did_you_mean
+from statetrain.streams import printable
 
 Row = dict[str, Any]
 
@@ -132,11 +133,11 @@ class History(Sequence[Row]):
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def __repr__(self) -> str:
-        return f"<History: {len(self)} row{'s' if len(self) != 1 else ''} of {', '.join(self.columns) or 'nothing yet'}>"
+        return f"<History: {len(self)} row{'s' if len(self) != 1 else ''} of {printable(', '.join(self.columns)) or 'nothing yet'}>"
 
     def __str__(self) -> str:
         columns = self.columns
-        lines = [columns, *([format_value(row.get(name, "")) for name in columns] for row in self.rows)]
+        lines = [list(map(printable, columns)), *([format_value(row.get(name, "")) for name in columns] for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
@@ -144,5 +145,5 @@ class History(Sequence[Row]):
 def format_value(value: Any) -> str:
     """A value of a row for a person: numbers with four digits."""
     if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
+        return printable(str(value))
     return f"{value:.4g}"

@@ -36,8 +36,8 @@ def label_of(thing: object) -> str:
         return label_of(thing.func)
     # An instance of an attrs class would show its class's docstring, which describes no one value.
     doc = getattr(thing, "__doc__", None) if hasattr(thing, "__name__") else None
-    if doc:
-        return str(doc).strip().splitlines()[0].rstrip(".")
+    if doc and (lines := str(doc).strip().splitlines()):
+        return lines[0].rstrip(".")
     name = getattr(thing, "__name__", type(thing).__name__)
     return str(name).strip("_").replace("_", " ")
 

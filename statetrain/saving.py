@@ -153,7 +153,10 @@ def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath) -> None:
         if newest is None:
             raise CheckpointError(f"there is no checkpoint in {folder}")
         folder = newest.path
-    _put(model, checkpoint.read(folder)["model"]["weights"])
+    data = checkpoint.read(folder)
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict) or not isinstance(data["model"].get("weights"), dict):
+        raise CheckpointError(f"{folder.name} holds no model")
+    _put(model, data["model"]["weights"])
 
 
 def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any]) -> None:

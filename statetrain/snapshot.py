@@ -50,6 +50,9 @@ ANEW = (
     *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening"),
 )
 
+# What a file has to have to be taken for a run.
+_NEEDED = ("state", "lifecycle", "fields", "seconds", "history", "records", "model", "optimizers", "callbacks", "data", "random")
+
 CHANGES = ("lifecycle", "model", "optimizer", "data", "seed")
 """What may differ when a run is continued, if it is allowed."""
 
@@ -318,6 +321,9 @@ def restore(ctx: Any, machine: Machine, data: Snapshot, allow: bool | Collection
     Raises:
         CheckpointError: the run is another one; the message lists the differences.
     """
+    missing = [name for name in _NEEDED if not isinstance(data, dict) or name not in data]
+    if missing:
+        raise CheckpointError(f"what was read is no run: it has no {missing[0]!r}")
     changed = _refuse(differences(ctx, machine, data), allow)
     fields, given_state = data["fields"], ctx.split_state
     for name in PLAIN:

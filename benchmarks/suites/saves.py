@@ -94,7 +94,7 @@ def died(setting: Setting, at: int, late: bool, power: str | int | None) -> None
             return digest(train(setting, folder, Reached(reached)))
 
         code, said = forked(work)
-        assert code == -9, f"it was not killed: {code} {said}"
+        assert code == -9, f"it was not killed: {code} {said[-300:]}"
         step = int(reached.read_text()) if reached.exists() else 0
         found = checkpoint.newest(folder, aside=False)
         start = found.about["step"] if found is not None else 0

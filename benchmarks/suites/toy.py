@@ -194,7 +194,7 @@ def train(setting: Setting, folder: Path | None = None, *callbacks: st.Callback,
     torch.manual_seed(start_seed)
     random.seed(start_seed)
     np.random.seed(start_seed)
-    model = Net()
+    model = options.pop("model", None) or Net()
     every = always if setting.saving == "each anchor" else st.Every(2, "steps") | st.Every(1, "epochs")
     listeners: list[st.Callback] = [] if folder is None else [st.Checkpoint(folder, every, preflight=False)]
     listeners += [Order()]
