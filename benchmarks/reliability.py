@@ -44,6 +44,10 @@ SUITES = {
     "fallbacks": None,
     "signals": None,
     "exceptions": None,
+    "non_finite": None,
+    "bad_inputs": None,
+    "hostile": None,
+    "names": None,
 }
 
 

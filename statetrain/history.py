@@ -8,8 +8,7 @@ from typing import Any, overload
 from attrs import Factory, define
 
 from statetrain.criteria import Mode, better
-from statetrain.naming import did_you_mean
-from statetrain.streams import printable
+from statetrain.naming import did_you_mean, printable
 
 Row = dict[str, Any]
 

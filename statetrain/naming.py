@@ -27,6 +27,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
+def printable(text: str) -> str:
+    """A text on one line that moves no cursor and turns no direction: control characters are escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def label_of(thing: object) -> str:
     """What a person calls an action, an effect or a guard: its label, else its docstring's first line, else its name."""
     label = getattr(thing, "label", None)

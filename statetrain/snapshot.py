@@ -47,7 +47,7 @@ APART = (
 ANEW = (
     *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt"),
     *("training", "data", "tally", "loss_states", "interms", "grads", "grad_norms", "updates", "update_norms", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
-    *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening"),
+    *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening", "asked", "flight"),
 )
 
 # What a file has to have to be taken for a run.

@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from statetrain.naming import printable as printable  # defined where lower floors find it too
+
 # ---------------------------------------------------------------- text
-
-
-def printable(text: str) -> str:
-    """A text on one line that moves no cursor: control characters are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def jsonable(value: Any) -> Any:

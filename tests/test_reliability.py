@@ -20,7 +20,7 @@ import statetrain as st
 ROOT = Path(__file__).parent.parent
 
 # Suites that need no process of their own, and how many of their cases are tried.
-HERE = {"damage": 9999, "fallbacks": 9, "signals": 16, "exceptions": 32}
+HERE = {"damage": 600, "fallbacks": 6, "signals": 12, "exceptions": 24, "non_finite": 16, "bad_inputs": 9999, "hostile": 500, "names": 60}
 FORKING, KILLS = ("kills", "saves", "chaos"), 6
 
 

@@ -136,8 +136,8 @@ def _logged(name: str) -> None:
         out = io.StringIO()
         callbacks = [st.CSVLogger(base / "log.csv"), st.Progress(file=out)]
         run = _trained(name, *callbacks)
-        text = (base / "log.csv").read_text()
-        rows = list(csv.reader(io.StringIO((base / "log.csv").open(newline="").read())))
+        text = (base / "log.csv").read_bytes().decode()
+        rows = list(csv.reader(io.StringIO(text, newline="")))
         assert len({len(row) for row in rows}) == 1, "the columns do not fit"
         assert all(not cell.startswith(tuple("=+-@\t\r")) or _is_number(cell) for row in rows for cell in row), f"a formula in {text!r}"
         for shown in (out.getvalue(), str(run.history), str(run), repr(run)):
