@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -69,7 +68,7 @@ class Unsavable(st.Callback):
     """Has a state that no file can hold."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"file": open(os.devnull)}  # what cannot be saved
+        return {"thing": object()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
