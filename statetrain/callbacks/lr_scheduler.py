@@ -156,6 +156,8 @@ class LRScheduler(Callback):
             # Making a schedule sets the rate of its beginning; the optimizer was loaded with the right one.
             for group, values in zip(optimizer.param_groups, before, strict=True):
                 group.update(values)
+            if ctx.step:  # else torch would warn that no step has been made, which was in the process before
+                optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
         self._schedule, self._target, self._state = schedule, optimizer, {}
 
     def _check_made(self, schedule: Any) -> None:
