@@ -1,7 +1,7 @@
 """Loaders that keep their position themselves, by the protocol of torchdata's StatefulDataLoader; and several schedules at once."""
 
 import importlib
-import warnings
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,9 +55,7 @@ class Stateful(DataLoader[Any]):
 
 def torchdata(workers: int) -> Callable[[], Any]:
     def make() -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own, when it is imported
-            module = pytest.importorskip("torchdata.stateful_dataloader")
+        module = importlib.import_module("torchdata.stateful_dataloader")
         return module.StatefulDataLoader(points(), batch_size=8, shuffle=True, num_workers=workers)
 
     return make
@@ -93,6 +91,7 @@ def test_it_is_told_no_state_of_the_end_of_an_epoch() -> None:
     assert {given for loader in loaders for given in loader.loaded} == {1, 2}
 
 
+@pytest.mark.filterwarnings("default")  # torchdata uses what torch warns of
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"seed": 1}], ids=str)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchdatas_own_goes_on_exactly(workers: int, options: dict[str, Any]) -> None:
