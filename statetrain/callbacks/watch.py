@@ -11,8 +11,6 @@ from statetrain.callback import Callback
 from statetrain.keys import getter
 from statetrain.outcome import CallbackError
 
-_COUNTERS = ("epoch", "batches", "step", "samples", "seconds")
-
 
 class Watch(Callback):
     """Writes values down each time that something happens, beside the history.
@@ -20,7 +18,7 @@ class Watch(Callback):
         Watch("exit_loss", loss="loss", largest=lambda ctx: ctx.pred.abs().max())
         throttle(Watch("enter_step", norm=grad_norm), "on_enter_step", every=100)
 
-        run.ctx.records["loss"]        # [{"epoch": 1, "batches": 1, "step": 0, "samples": 32, "seconds": 0.1, "value": tensor(2.3)}, ...]
+        run.ctx.records["loss"]        # [{"epoch": 1, "batch": 1, "step": 0, "samples": 32, "seconds": 0.1, "value": tensor(2.3)}, ...]
 
     The records are part of the run: they are saved with it, and a run that is continued goes on with them. A tensor is kept
     where it is, without its graph and apart from what may still change it, so nothing waits for a device. What is written down
@@ -50,7 +48,7 @@ class Watch(Callback):
         setattr(self, f"on_{self.event}", self._note)
 
     def _note(self, ctx: Any) -> None:
-        counters = {name: getattr(ctx, name) for name in _COUNTERS}
+        counters = {"epoch": ctx.epoch, "batch": ctx.batches, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
         for name, function in self.values.items():
             value = function(ctx)
             ctx.log(name, {**counters, "value": value.detach().clone() if isinstance(value, torch.Tensor) else value})

@@ -26,7 +26,7 @@ def test_each_event_writes_its_values(points):
     written = run.ctx.records
     assert [row["value"].item() for row in written["loss"]] == losses
     assert [row["value"] for row in written["size"]] == [8, 8, 6] * 2
-    assert [(row["epoch"], row["batches"], row["step"], row["samples"]) for row in written["size"]] == [
+    assert [(row["epoch"], row["batch"], row["step"], row["samples"]) for row in written["size"]] == [
         (1, 1, 0, 8), (1, 2, 1, 16), (1, 3, 2, 22), (2, 4, 3, 30), (2, 5, 4, 38), (2, 6, 5, 44),
     ]  # fmt: skip
     assert all(row["seconds"] > 0 for row in written["size"])
