@@ -67,8 +67,10 @@ class Buffers:
         alike = len(buffers) == len(self._copies) and all(
             copy.shape == buffer.shape and copy.dtype == buffer.dtype for copy, buffer in zip(self._copies, buffers, strict=True)
         )
-        if alike and buffers:
-            torch._foreach_copy_(self._copies, buffers)
+        if alike:
+            for kind in {buffer.dtype for buffer in buffers}:  # of one type, a device copies all at once
+                chosen = [i for i, buffer in enumerate(buffers) if buffer.dtype == kind]
+                torch._foreach_copy_([self._copies[i] for i in chosen], [buffers[i] for i in chosen])
         else:
             self._copies = [buffer.clone() for buffer in buffers]
 

@@ -202,7 +202,7 @@ def test_clipping_by_a_callback(digits, cnn):
 
 
 def test_a_nan_is_skipped(digits, cnn):
-    "With non_finite='skip', a batch whose loss is NaN is left out, as by `continue`."
+    "With non_finite='skip', a batch whose loss is NaN is left out, as by `continue`; the running statistics are those of before it."
 
     def loss_fn(logits, labels):
         return F.cross_entropy(logits, labels) * (math.nan if labels[0] == 3 else 1.0)
@@ -214,9 +214,12 @@ def test_a_nan_is_skipped(digits, cnn):
         model.train()
         for images, labels in loader(digits, batch_size=16):
             optimizer.zero_grad()
+            before = [buffer.clone() for buffer in model.buffers()]
             loss = loss_fn(model(images), labels)
             if not torch.isfinite(loss):
                 skipped += 1
+                for buffer, old in zip(model.buffers(), before, strict=True):
+                    buffer.copy_(old)
                 continue
             loss.backward()
             optimizer.step()
