@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
 from attrs import field, frozen
 
 from statetrain.callback import Callback, name_of
@@ -194,6 +195,7 @@ class CallbackCase:
         _, plain_run = self.trial.begin(self.path, 1, ())
         expected = go(plain_run)
         guide, run = self.trial.begin(self.path, 1, (callback,))
+        run = _held_to_its_word(run)
         cuts = _Cuts(run, callback)
         guide.anchored = cuts.cut
         error = go(run)
@@ -280,6 +282,15 @@ def _continued(run: Any, data: Any, end: Any) -> list[str]:
     return [*words, *([f"the continued run failed with {_said(raised)}"] if words and raised is not None else [])]
 
 
+def _held_to_its_word(run: Any) -> Any:
+    """The run in debug mode, where there is one: a field that is read where it cannot be, or was not declared, is an error."""
+    if "debug" in attrs.fields_dict(type(run.machine)):
+        changes: dict[str, Any] = {"debug": True}
+        with unwitnessed():
+            return attrs.evolve(run, machine=attrs.evolve(run.machine, **changes))
+    return run
+
+
 class _Cuts:
     """What a run would save at its anchors, as it would come back from a file."""
 
@@ -288,8 +299,9 @@ class _Cuts:
         self.found: list[tuple[str, int, Any]] = []
         self.failed: tuple[str, Exception] | None = None
 
-    def cut(self, ctx: Any, at: int) -> None:
+    def cut(self, _: Any, at: int) -> None:
         """Takes what is to be saved; a failure is kept for later, so that the run is not changed by it."""
+        ctx = self.run.ctx  # what a hook is given may be a view of it
         from statetrain import plain
         from statetrain.context import Context
         from statetrain.snapshot import snapshot
