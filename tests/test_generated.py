@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -323,3 +324,15 @@ def test_a_guard_of_a_lifecycle_that_does_not_train():
     assert check_guard(st.guard(lambda ctx: ctx.state == "a", reads={"stop"}), LIFE, context=Position)
     with pytest.raises(AssertionError, match="it read 'interrupt', and its reads are 'stop'"):
         check_guard(st.guard(lambda ctx: ctx.interrupt is None, reads={"stop"}), LIFE, context=Position)
+
+
+@pytest.mark.skipif("debug" not in attrs.fields_dict(st.Machine), reason="machines have no debug mode yet")
+def test_a_field_that_is_read_where_it_cannot_be_is_noticed():
+    """The ways are gone in debug mode, so that a hook that reads a prediction before there is one fails, though nothing raised by itself."""
+
+    class Early(st.Callback):
+        def on_enter_pred(self, ctx):
+            ctx.buffers["early"] = ctx.pred
+
+    with pytest.raises(AssertionError, match=r"Early.on_enter_pred failed: .*'pred'"):
+        check_callback(Early)
