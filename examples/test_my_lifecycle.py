@@ -62,7 +62,8 @@ def roll_back(ctx: Any) -> None:
 def my_lifecycle() -> st.Lifecycle:
     """Accumulation over two batches; after each step a copy; on a spike, back to it and on with the next batch."""
     life = st.supervised(accumulate=2, non_finite="skip")
-    life = life.insert(st.State("copy", remember), between=("step", "next_batch"))
+    # Within the scope `batch`: outside of it the loss of the batch is gone.
+    life = life.insert(st.State("copy", remember, "batch"), between=("step", "next_batch"))
     return life.add(st.Transition("loss", "next_batch", spike, roll_back), before=life.between("loss", "backward")[0]).named("mine")
 
 

@@ -193,7 +193,7 @@ class CallbackCase:
         __tracebackhide__ = True  # pytest shows the line of the test
         callback = self.make()
         _, plain_run = self.trial.begin(self.path, 1, ())
-        expected = go(plain_run)
+        expected = go(_held_to_its_word(plain_run))
         guide, run = self.trial.begin(self.path, 1, (callback,))
         run = _held_to_its_word(run)
         cuts = _Cuts(run, callback)
