@@ -197,7 +197,7 @@ class CallbackCase:
         guide, run = self.trial.begin(self.path, 1, (callback,))
         run = _held_to_its_word(run)
         cuts = _Cuts(run, callback)
-        guide.anchored = cuts.cut
+        guide.anchored = lambda at: cuts.cut(at) if self._is_late(at) else None
         error = go(run)
         self._judge(guide, error, expected)
         if cuts.failed is not None:
@@ -205,10 +205,16 @@ class CallbackCase:
         if self.trial.context is not None:
             for place, _, state in cuts.found:
                 self._round_trip(place, state)
-        elif cuts.found and self.anchors:
+        elif cuts.found:
             end = state_of(run)
-            for place, at, data in cuts.found[-self.anchors :]:
+            for place, at, data in cuts.found:
                 self._continue(place, at, data, end)
+
+    def _is_late(self, at: int) -> bool:
+        """Whether an anchor is one of the last of the way; `at` is the number of the next arrow."""
+        life = self.path.lifecycle
+        onward = [arrow.dest for arrow in self.path.transitions[at:] if arrow.dest in life.names]
+        return sum(life.state(name).anchor for name in onward) < self.anchors
 
     def _where(self, callback: Callback | None = None) -> str:
         return f"{name_of(callback or self.make())} on the way that {self.path}"
@@ -299,7 +305,7 @@ class _Cuts:
         self.found: list[tuple[str, int, Any]] = []
         self.failed: tuple[str, Exception] | None = None
 
-    def cut(self, _: Any, at: int) -> None:
+    def cut(self, at: int) -> None:
         """Takes what is to be saved; a failure is kept for later, so that the run is not changed by it."""
         ctx = self.run.ctx  # what a hook is given may be a view of it
         from statetrain import plain

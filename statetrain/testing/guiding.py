@@ -41,7 +41,7 @@ class Guide(Callback):
         path: the way to go.
         at: the next arrow of it, by its number; not 1 where a run is continued.
         asked: called with each guard of the table that is asked, as it was before it was replaced.
-        anchored: called at each anchor.
+        anchored: called at each anchor with the number of the next arrow.
 
     Attributes:
         left: whether the run has left the path, because a callback steered it elsewhere.
@@ -51,7 +51,7 @@ class Guide(Callback):
 
     anywhere = True
 
-    def __init__(self, path: Path, at: int = 1, asked: Asked | None = None, anchored: Callable[[Any, int], None] | None = None) -> None:
+    def __init__(self, path: Path, at: int = 1, asked: Asked | None = None, anchored: Callable[[int], object] | None = None) -> None:
         self.path, self.at, self.asked, self.anchored = path, at, asked, anchored
         self.left = False
         self.failures: list[tuple[str, BaseException | None]] = []
@@ -103,7 +103,7 @@ class Guide(Callback):
     def on_anchor(self, ctx: Any) -> None:
         """Tells who wants to know."""
         if self.anchored is not None:
-            self.anchored(ctx, self.at)
+            self.anchored(self.at)
 
     def wrap_call(self, function: Hook, state: str, hook: str) -> Hook:
         """Watches the others' hooks."""
