@@ -1,7 +1,7 @@
 """The work of the standard lifecycle's states, and the effects of its arrows.
 
 Each is a function of the context. They only call what the context holds, so this file needs no torch. Their docstrings
-are what the tables and the pictures say.
+are what the tables and the pictures say; what they declare of the context is what the data flow is computed from.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
+from statetrain.contracts import Access, access
 from statetrain.criteria import Spike
 from statetrain.guards import leaves
 from statetrain.iterating import END, Unstarted, announce, take_up
@@ -20,11 +21,13 @@ from statetrain.sizes import length
 # ---------------------------------------------------------------- fit and epochs
 
 
+@access(reads={"seconds"}, writes={"earlier_seconds", "started"})
 def begin(ctx: Any) -> None:
     "start the clock"
     ctx.earlier_seconds, ctx.started = ctx.seconds, ctx.clock()  # what an earlier phase of this run took stays counted
 
 
+@access(reads={"epoch", "iter", "earlier_batches"}, writes={"epoch", "earlier_batches", "iter"})
 def count_epoch(ctx: Any) -> None:
     "count the epoch"
     ctx.epoch += 1
@@ -32,6 +35,10 @@ def count_epoch(ctx: Any) -> None:
     ctx.iter = 0
 
 
+@access(
+    reads={"tallies", "began", "train_data", "epoch"},
+    writes={"pending", "iterator", "upcoming", "exhausted", "epoch_complete", "valid_complete", "tallies", "began"},
+)
 def open_epoch(ctx: Any) -> None:
     "start the training data anew"
     ctx.pending = 0
@@ -44,6 +51,10 @@ def open_epoch(ctx: Any) -> None:
     announce(ctx)
 
 
+@access(
+    reads={"train_data", "epoch", "exhausted", "upcoming", "iter", "batches", "began", "loader_states"},
+    writes={"length", "iterator", "upcoming", "began", "loader_states"},
+)
 def reopen_epoch(ctx: Any) -> None:
     "take up the training data where it was"
     announce(ctx)
@@ -57,12 +68,17 @@ def reopen_epoch(ctx: Any) -> None:
         ctx.upcoming = next(ctx.iterator, END)
 
 
+@access(writes={"iterator", "upcoming", "valid_iterator", "began"})
 def close_epoch(ctx: Any) -> None:
     "let go of the data"
     ctx.iterator = ctx.upcoming = ctx.valid_iterator = None
     ctx.began.clear()
 
 
+@access(
+    reads={"exhausted", "epoch", "epoch_complete", "first_row", "history", "valid_complete", "tallies", "logged", "batches", "step", "samples", "seconds"},
+    writes={"epoch_complete", "tallies", "logged", "history"},
+)
 def record(ctx: Any) -> None:
     "write a row of the history"
     late = ctx.epoch_complete and len(ctx.history) > ctx.first_row and ctx.history[-1]["epoch"] == ctx.epoch
@@ -83,6 +99,10 @@ def record(ctx: Any) -> None:
 # ---------------------------------------------------------------- train
 
 
+@access(
+    reads={"iterator", "train_data", "began", "loader_states", "epoch", "batches"},
+    writes={"layout", "held", "valid_iter", "valid_complete", "iterator", "length", "began", "loader_states"},
+)
 def open_train(ctx: Any) -> None:
     "iterate over the training data"
     ctx.layout = ctx.held = None
@@ -96,6 +116,10 @@ def open_train(ctx: Any) -> None:
 AGAIN = object()  # in place of a batch that was drawn ahead, in a run that is continued: it has to be drawn again
 
 
+@access(
+    reads={"iterator", "iter", "layout", "read_batch", "epoch", "train_data", "length", "pending"},
+    writes={"iter", "drawn", "exhausted", "layout", "batch"},
+)
 def draw(ctx: Any) -> None:
     "draw a batch"
     try:
@@ -113,6 +137,10 @@ def draw(ctx: Any) -> None:
     ctx.batch = batch if layout.place is None else layout.place(batch)
 
 
+@access(
+    reads={"length", "upcoming", "iterator", "iter", "layout", "read_batch", "epoch", "train_data", "pending"},
+    writes={"iter", "upcoming", "drawn", "exhausted", "last_batch", "layout", "batch"},
+)
 def draw_ahead(ctx: Any) -> None:
     "draw a batch, knowing whether it is the last"
     if ctx.length is not None:
@@ -165,17 +193,20 @@ def _holds_its_length(data: Any) -> bool:
     return hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__")
 
 
+@access(reads={"iter"}, writes={"iter"})
 def count_batch(ctx: Any) -> None:
     "count the batch"
     ctx.iter += 1
 
 
+@access(reads={"iter", "seed", "batches"}, writes={"iter"})
 def count_and_seed_batch(ctx: Any) -> None:
     "count the batch, seed its randomness"
     ctx.iter += 1
     ctx.accelerator.seed(ctx.seed, "batch", ctx.batches)
 
 
+@access(reads={"layout", "batch", "samples", "pending", "opt"}, writes={"input", "target", "batch_size", "samples"}, drops={"grads"})
 def open_batch(ctx: Any) -> None:
     "find input and target, clear the gradients"
     try:
@@ -196,6 +227,7 @@ def _unlike_the_first(ctx: Any, error: Exception) -> DataError:
     )
 
 
+@access(reads={"layout", "batch", "samples"}, writes={"input", "target", "batch_size", "samples"})
 def open_shared_batch(ctx: Any) -> None:
     "find input and target"
     try:
@@ -206,17 +238,20 @@ def open_shared_batch(ctx: Any) -> None:
     ctx.samples += ctx.batch_size
 
 
+@access(drops={"batch", "input", "target", "batch_size", "pred", "interms", "loss_grad", "loss_value", "grads", "updates", "update_norms"})
 def close_batch(ctx: Any) -> None:
     "let go of the batch"
     ctx.batch = ctx.input = ctx.target = ctx.pred = ctx.loss_grad = None
 
 
+@access(reads={"layout", "model", "input"}, writes={"pred", "interms"})
 def pred(ctx: Any) -> None:
     "run the model"
     forward = ctx.layout.forward
     ctx.pred = ctx.model(ctx.input) if forward is None else forward(ctx.model, ctx.input)
 
 
+@access(reads={"pred", "pick", "loss_fn", "target", "on_host"}, writes={"loss_grad", "loss_value", "loss_states"})
 def loss(ctx: Any) -> None:
     "compute the loss"
     pred = ctx.pred if ctx.pick is None else ctx.pick(ctx.pred)
@@ -248,6 +283,7 @@ def _bad_loss(ctx: Any, loss: Any) -> str:
     return f"the loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, for example with .mean()"
 
 
+@access(reads={"batch_size", "tally", "opt_name", "loss_value", "opt_index", "pred?", "pick", "target", "**"}, writes={"tally"})
 def count_loss(ctx: Any) -> None:
     "count the loss"
     size, tally = ctx.batch_size, ctx.tally
@@ -258,6 +294,7 @@ def count_loss(ctx: Any) -> None:
         tally.update(ctx)
 
 
+@access(reads={"loss_grad", "backward", "inputs", "pending"}, writes={"grads", "pending"})
 def backward(ctx: Any) -> None:
     "compute the gradients"
     loss = ctx.loss_grad
@@ -278,6 +315,7 @@ def backward(ctx: Any) -> None:
     ctx.pending += 1
 
 
+@access(reads={"step_opt", "opt", "step", "grads"}, writes={"params", "optimizers", "updates", "update_norms", "step", "pending"})
 def step(ctx: Any) -> None:
     "update the weights"
     if ctx.step_opt is None:
@@ -288,6 +326,10 @@ def step(ctx: Any) -> None:
     ctx.pending = 0
 
 
+@access(
+    reads={"loss_grad", "opt", "layout", "model", "input", "pick", "loss_fn", "target", "on_host", "backward", "inputs", "pending", "step", "grads"},
+    writes={"pred", "interms", "loss_grad", "loss_value", "loss_states", "grads", "params", "optimizers", "updates", "update_norms", "step", "pending"},
+)
 def step_with_closure(ctx: Any) -> None:
     "update the weights, replaying pred, loss and backward"
     _replay(ctx)
@@ -311,6 +353,7 @@ def _replay(ctx: Any) -> None:
     ctx.opt.step(closure)
 
 
+@access(reads={"optimizers"}, writes={"pending"}, drops={"grads"})
 def discard_window(ctx: Any) -> None:
     "discard the window"
     for optimizer in ctx.optimizers.values():
@@ -318,6 +361,7 @@ def discard_window(ctx: Any) -> None:
     ctx.pending = 0
 
 
+@access(reads={"held", "model", "loss_fns"}, writes={"held"})
 def hold(ctx: Any) -> None:
     "keep a copy of the buffers"
     if ctx.held is None:
@@ -325,6 +369,7 @@ def hold(ctx: Any) -> None:
     ctx.held.take()
 
 
+@access(reads={"**"}, writes={"pending", "records", "model"}, drops={"grads"})
 def refuse_batch(ctx: Any) -> None:
     "discard the window, put the buffers back"
     note_refusal(ctx)
@@ -333,16 +378,19 @@ def refuse_batch(ctx: Any) -> None:
         ctx.held.put_back()
 
 
+@access(reads={"**"}, writes={"pending", "records", "model"}, drops={"grads"})
 def refuse_plain_batch(ctx: Any) -> None:
     "discard the window"
     refuse_batch(ctx)
 
 
+@access(reads={"**"}, writes={"records"})
 def note_refusal(ctx: Any) -> None:
     """Writes down a batch that was refused, in the records of the run."""
     ctx.log("refused", {"epoch": ctx.epoch, "batch": ctx.iter, "step": ctx.step, "reason": ctx.transition.guard.reason(ctx)})
 
 
+@access(reads={"optimizers"}, writes={"pending", "exhausted"}, drops={"grads"})
 def end_epoch_early(ctx: Any) -> None:
     "end the epoch early"
     discard_window(ctx)
@@ -352,6 +400,7 @@ def end_epoch_early(ctx: Any) -> None:
 # ---------------------------------------------------------------- accumulation, gradients
 
 
+@access(reads={"pending", "opt", "grads"}, writes={"grads"})
 def average_window(ctx: Any) -> None:
     "average the gradients of the window"
     if ctx.pending > 1:
@@ -359,6 +408,7 @@ def average_window(ctx: Any) -> None:
             gradient.div_(ctx.pending)
 
 
+@access(reads={"opt", "grads"}, writes={"grad_norm"})
 def grad_norm(ctx: Any) -> None:
     "compute the norm of the gradients"
     ctx.grad_norm = ctx.accelerator.grad_norm(ctx.opt)
@@ -367,6 +417,7 @@ def grad_norm(ctx: Any) -> None:
 # ---------------------------------------------------------------- a scaled loss, for float16
 
 
+@access(reads={"loss_grad", "scaler", "backward", "inputs", "pending"}, writes={"loss_grad", "grads", "pending"})
 def scaled_backward(ctx: Any) -> None:
     "compute the gradients of the scaled loss"
     loss = ctx.loss_grad
@@ -377,6 +428,7 @@ def scaled_backward(ctx: Any) -> None:
         ctx.loss_grad = loss
 
 
+@access(reads={"scaler", "opt", "opt_name", "grads"}, writes={"grads", "overflowed", "scaler"})
 def unscale(ctx: Any) -> None:
     "take the scale out of the gradients, adapt it"
     scaler = ctx.scaler
@@ -394,11 +446,17 @@ def unscale(ctx: Any) -> None:
 # ---------------------------------------------------------------- several optimizers
 
 
+@access(reads={"optimizers", "loss_fns", "training"}, writes={"opt_index", "opt_name", "opt", "loss_fn", "inputs"}, drops={"grads"})
 def select_first(ctx: Any) -> None:
     "select the first optimizer"
     _select(ctx, 0)
 
 
+@access(
+    reads={"opt_index", "optimizers", "loss_fns", "training"},
+    writes={"opt_index", "opt_name", "opt", "loss_fn", "inputs"},
+    drops={"grads"},
+)
 def select_next(ctx: Any) -> None:
     "select the next optimizer"
     _select(ctx, ctx.opt_index + 1)
@@ -415,6 +473,10 @@ def _select(ctx: Any, index: int) -> None:
         ctx.opt.zero_grad()
 
 
+@access(
+    reads={"step_opt", "opt", "step", "opt_index", "optimizers", "grads"},
+    writes={"params", "optimizers", "updates", "update_norms", "step", "pending"},
+)
 def step_one(ctx: Any) -> None:
     "update this optimizer's weights"
     if ctx.step_opt is None:
@@ -424,6 +486,10 @@ def step_one(ctx: Any) -> None:
     _count_round(ctx)
 
 
+@access(
+    reads={"loss_grad", "opt", "layout", "model", "input", "pick", "loss_fn", "target", "on_host", "backward", "inputs", "pending", "step", "opt_index", "optimizers", "grads"},
+    writes={"pred", "interms", "loss_grad", "loss_value", "loss_states", "grads", "params", "optimizers", "updates", "update_norms", "step", "pending"},
+)
 def step_one_with_closure(ctx: Any) -> None:
     "update this optimizer's weights, replaying pred, loss and backward"
     _replay(ctx)
@@ -438,12 +504,17 @@ def _count_round(ctx: Any) -> None:
 # ---------------------------------------------------------------- steps masked on the device
 
 
+@access(reads={"pending", "held", "model", "loss_fns"}, writes={"held"})
 def hold_window(ctx: Any) -> None:
     "keep a copy of the buffers, once a window"
     if ctx.pending == 0:
         hold(ctx)
 
 
+@access(
+    reads={"mask", "loss_grad", "batch_size", "tally", "opt_name", "opt_index", "pred?", "pick", "target", "**"},
+    writes={"mask", "tally"},
+)
 def count_finite_loss(ctx: Any) -> None:
     "count the loss if it is finite"
     total, count = ctx.mask.see(ctx.loss_grad.detach(), ctx.batch_size)
@@ -454,6 +525,10 @@ def count_finite_loss(ctx: Any) -> None:
         ctx.tally.update(ctx)
 
 
+@access(
+    reads={"mask", "opt", "step", "held", "grads"},
+    writes={"mask", "params", "optimizers", "updates", "update_norms", "step", "pending"},
+)
 def masked_step(ctx: Any) -> None:
     "update the weights, masked where loss or gradients are not finite"
     ctx.mask.step(ctx.opt, ctx.step + 1, ctx.held)
@@ -461,30 +536,38 @@ def masked_step(ctx: Any) -> None:
     ctx.pending = 0
 
 
+@access(
+    reads={"mask", "opt", "step", "held", "grads", "opt_index", "optimizers"},
+    writes={"mask", "params", "optimizers", "updates", "update_norms", "step", "pending"},
+)
 def masked_step_one(ctx: Any) -> None:
     "update this optimizer's weights, masked where loss or gradients are not finite"
     ctx.mask.step(ctx.opt, ctx.step + 1, ctx.held)
     _count_round(ctx)
 
 
+@access(reads={"optimizers", "mask"}, writes={"pending", "mask"}, drops={"grads"})
 def discard_masked_window(ctx: Any) -> None:
     "discard the window"
     discard_window(ctx)
     ctx.mask.drop()
 
 
+@access(reads={"optimizers", "mask"}, writes={"pending", "mask", "exhausted"}, drops={"grads"})
 def end_masked_epoch_early(ctx: Any) -> None:
     "end the epoch early"
     end_epoch_early(ctx)
     ctx.mask.drop()
 
 
+@access(reads={"mask"}, writes={"masked", "first_masked", "mask"})
 def report(ctx: Any) -> None:
     "read what the device had found, ask again"
     ctx.masked, ctx.first_masked = ctx.mask.answer()
     ctx.mask.ask()
 
 
+@access(reads={"mask", "masked", "row_due", "logged"}, writes={"masked", "first_masked", "logged"})
 def settle(ctx: Any) -> None:
     "read what the device has found"
     ctx.masked, ctx.first_masked = ctx.mask.now()
@@ -492,12 +575,14 @@ def settle(ctx: Any) -> None:
         ctx.logged["masked"] = ctx.masked
 
 
+@access(reads={"epoch", "step", "masked", "first_masked"}, writes={"told", "records"})
 def tell_masked(ctx: Any) -> None:
     "say how many steps were masked"
     ctx.log("masked", {"epoch": ctx.epoch, "step": ctx.step, "masked": ctx.masked, "first": ctx.first_masked})
     ctx.told = ctx.masked
 
 
+@access(reads={"**"}, writes={"told", "records"})
 def raise_masked(ctx: Any) -> None:
     "raise NonFiniteLoss"
     reason = ctx.transition.guard.reason(ctx)
@@ -508,6 +593,7 @@ def raise_masked(ctx: Any) -> None:
     )
 
 
+@access(reads={"**"}, writes={"told", "records", "stop"})
 def stop_masked(ctx: Any) -> None:
     "ask to stop"
     ctx.request_stop(ctx.transition.guard.reason(ctx))
@@ -517,6 +603,10 @@ def stop_masked(ctx: Any) -> None:
 # ---------------------------------------------------------------- valid
 
 
+@access(
+    reads={"tallies", "valid_data", "began", "loader_states", "batches"},
+    writes={"layout", "valid_iterator", "valid_iter", "valid_complete", "tallies", "began", "loader_states"},
+)
 def open_valid(ctx: Any) -> None:
     "iterate over the validation data"
     ctx.layout = None
@@ -526,16 +616,22 @@ def open_valid(ctx: Any) -> None:
     ctx.tallies["valid"].reset()
 
 
+@access(reads={"valid_data", "valid_iter", "batches", "began", "loader_states"}, writes={"valid_iterator", "began", "loader_states"})
 def reopen_valid(ctx: Any) -> None:
     "take up the validation data where it was"
     take_up(ctx, "valid", ctx.valid_iter)
 
 
+@access(writes={"valid_iterator"})
 def close_valid(ctx: Any) -> None:
     "let go of the validation data"
     ctx.valid_iterator = None
 
 
+@access(
+    reads={"valid_iterator", "valid_iter", "layout", "read_batch", "valid_data"},
+    writes={"valid_iter", "drawn", "valid_complete", "layout", "batch"},
+)
 def valid_draw(ctx: Any) -> None:
     "draw a batch"
     try:
@@ -558,17 +654,20 @@ def valid_draw(ctx: Any) -> None:
     ctx.batch = batch if layout.place is None else layout.place(batch)
 
 
+@access(reads={"valid_iter"}, writes={"valid_iter"})
 def count_valid_batch(ctx: Any) -> None:
     "count the batch"
     ctx.valid_iter += 1
 
 
+@access(reads={"valid_iter", "seed", "batches"}, writes={"valid_iter"})
 def count_and_seed_valid_batch(ctx: Any) -> None:
     "count the batch, seed its randomness"
     ctx.valid_iter += 1
     ctx.accelerator.seed(ctx.seed, "valid batch", ctx.batches, ctx.valid_iter)
 
 
+@access(reads={"layout", "batch"}, writes={"input", "target", "batch_size"})
 def open_valid_batch(ctx: Any) -> None:
     "find input and target"
     try:
@@ -578,6 +677,10 @@ def open_valid_batch(ctx: Any) -> None:
         raise _unlike_the_first(ctx, error) from error
 
 
+@access(
+    reads={"pred", "pick", "loss_fn", "target", "on_host", "batch_size", "tally", "opt_name", "opt_index", "**"},
+    writes={"loss_grad", "loss_value", "loss_states", "tally"},
+)
 def valid_loss(ctx: Any) -> None:
     "compute and count the loss"
     loss(ctx)
@@ -602,6 +705,11 @@ class OpenEvaluation:
         """What the table says."""
         return f"iterate over the {self.set} data"
 
+    @property
+    def access(self) -> Access:
+        """What it reads and writes."""
+        return Access({"tallies", "evaluations", "began", "loader_states", "batches"}, {"layout", "valid_iterator", "valid_iter", "tallies", "began", "loader_states"})
+
     def __call__(self, ctx: Any) -> None:
         ctx.layout = None
         ctx.valid_iterator = Unstarted(ctx, self.set)
@@ -624,6 +732,11 @@ class ReopenEvaluation:
         """What the table says."""
         return f"take up the {self.set} data where it was"
 
+    @property
+    def access(self) -> Access:
+        """What it reads and writes."""
+        return Access({"evaluations", "valid_iter", "batches", "began", "loader_states"}, {"valid_iterator", "began", "loader_states"})
+
     def __call__(self, ctx: Any) -> None:
         take_up(ctx, self.set, ctx.valid_iter)
 
@@ -643,10 +756,19 @@ class DropEvaluation:
         """What the table says."""
         return "drop this evaluation"
 
+    @property
+    def access(self) -> Access:
+        """What it reads and writes."""
+        return Access({"tallies"}, {"tallies"})
+
     def __call__(self, ctx: Any) -> None:
         ctx.tallies[self.set].reset()
 
 
+@access(
+    reads={"valid_iterator", "valid_iter", "valid_complete", "layout", "read_batch", "valid_data", "evaluations", "tally", "tallies"},
+    writes={"valid_iter", "drawn", "valid_complete", "layout", "batch"},
+)
 def evaluation_draw(ctx: Any) -> None:
     "draw a batch"
     complete = ctx.valid_complete
@@ -654,11 +776,13 @@ def evaluation_draw(ctx: Any) -> None:
     ctx.valid_complete = complete  # the epoch's validation is another matter
 
 
+@access(reads={"pred", "pick"}, writes={"buffers.preds"})
 def keep_pred(ctx: Any) -> None:
     "keep the prediction"
     ctx.buffers["preds"].append(ctx.pred if ctx.pick is None else ctx.pick(ctx.pred))
 
 
+@access(reads={"tallies"}, writes={"tallies", "valid_complete"})
 def drop_validation(ctx: Any) -> None:
     "drop this validation"
     ctx.tallies["valid"].reset()
@@ -668,6 +792,7 @@ def drop_validation(ctx: Any) -> None:
 # ---------------------------------------------------------------- how it ends
 
 
+@access(reads={"**"}, writes={"outcome"})  # a guard that says its reason reads what it likes
 def say_why(ctx: Any) -> None:
     "say why"
     if ctx.interrupt is not None:
@@ -681,6 +806,7 @@ def say_why(ctx: Any) -> None:
         ctx.outcome = Stopped(ctx.epoch, ctx.transition.guard.reason(ctx))
 
 
+@access(reads={"**"}, writes={"pending", "records", "model"}, drops={"grads"})
 def raise_non_finite(ctx: Any) -> None:
     "raise NonFiniteLoss"
     reason = ctx.transition.guard.reason(ctx)
@@ -697,6 +823,7 @@ def raise_non_finite(ctx: Any) -> None:
     raise (LossSpike if spiked else NonFiniteLoss)(f"{reason}; the weights are as they were before this batch. {remedy}")
 
 
+@access(reads={"**"}, writes={"pending", "records", "model", "stop"}, drops={"grads"})
 def stop_non_finite(ctx: Any) -> None:
     "discard the window and ask to stop"
     refuse_batch(ctx)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from statetrain.lifecycle import FAILED, Lifecycle
@@ -12,6 +12,8 @@ from statetrain.outcome import CallbackError
 
 Hook = Callable[[Any], None]
 Call = Callable[[Any], Any]
+Fields = Iterable[str] | Mapping[str, Iterable[str]]
+Peers = Iterable["type[Callback] | str"] | type["Callback"] | str  # classes, or their names
 
 _PREFIXES = ("on_enter_", "on_exit_")
 _OTHERS = ("on_transition", "on_anchor", "on_resume")
@@ -58,7 +60,9 @@ class Callback:
     - `on_resume`: a run is continued at an anchor, in place of all enter hooks before it: `ctx` is as it was saved, and
       scopes are open. What `on_enter_fit` set up beside the context has to be set up again here.
 
-    Hooks run with gradients off, in the order in which the callbacks were given.
+    Hooks run with gradients off, in the order in which the callbacks were given, unless something ties two of them: who
+    writes a field is called before who reads it on the same hook, and `run_after` and `run_before` say the rest. What is
+    declared is checked when the machine is made; see docs/contracts.md.
 
     What a callback has to remember when a run is continued, it gives with `state_dict()` and takes back with
     `load_state_dict(state)`, which is called before `on_resume`: plain data and tensors, nested in lists, tuples and dicts.
@@ -70,14 +74,26 @@ class Callback:
                 clip_grad_norm_(ctx.model.parameters(), 1.0)
     """
 
-    reads: Iterable[str] = ()
-    """The fields of the context that the hooks read."""
+    reads: Fields = ()
+    """The fields of the context that the hooks read: for all of them, or a mapping of a hook's name to its own."""
 
-    writes: Iterable[str] = ()
-    """The fields of the context that the hooks write; columns of the history as `"history.<name>"`."""
+    writes: Fields = ()
+    """The fields of the context that the hooks write, likewise; columns of the history as `"history.<name>"`."""
 
     monitors: Iterable[str] = ()
     """The columns of the history that the hooks read; one that nothing writes is an error before training."""
+
+    run_after: Peers = ()
+    """The callbacks that are called before this one on every hook that both have; those that are not there do not count."""
+
+    run_before: Peers = ()
+    """The callbacks that are called after this one."""
+
+    conflicts_with: Peers = ()
+    """The callbacks that it cannot be used with."""
+
+    commutes_with: Peers = ()
+    """The callbacks with which the order does not matter, or is as given, though one writes what the other uses."""
 
     anywhere: bool = False
     """Whether it may serve lifecycles that have not all the states it listens to; else such a hook is an error."""

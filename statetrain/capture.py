@@ -11,6 +11,7 @@ import torch
 
 from statetrain import actions
 from statetrain.callback import Callback
+from statetrain.contracts import access_of, parts, paths_in
 from statetrain.guards import leaves
 from statetrain.keys import Getter, Named, getter, root_of, select
 from statetrain.lifecycle import Lifecycle
@@ -33,7 +34,9 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
     life = machine.lifecycle
     guards = [leaf for arrow in life.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)]
     works = [work for state in life.states for work in (state.action, state.close)] + [arrow.effect for arrow in life.transitions]
-    return frozenset(path for part in (*machine.callbacks, *guards, *works, *more) for path in getattr(part, "reads", ()))
+    # What the standard actions declare as a whole, such as `grads`, they find where it is anyway.
+    declared = {path for work in works if (own := access_of(work)) is not None for path in own.reads if len(parts(path)) > 1}
+    return frozenset(declared) | frozenset(path for part in (*machine.callbacks, *guards, *works, *more) for path in paths_in(getattr(part, "reads", ())))
 
 
 def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:
@@ -70,8 +73,9 @@ class Capture(Callback):
         ConfigError: a module or a parameter is not there.
     """
 
-    reads = ("model", "batch", "opt", "tally")
+    reads = ("**",)  # metrics see what they name at its moment
     writes = FIELDS
+    run_before = (Callback,)
     anywhere = True
 
     def __init__(self, paths: Iterable[str], model: torch.nn.Module, lifecycle: Lifecycle) -> None:

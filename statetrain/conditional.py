@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -92,7 +92,13 @@ class _Wrapper(Callback):
             if name not in ("label", "wrapped") and not name.startswith("_") and not callable(default):
                 setattr(self, name, getattr(callback, name))
         if guard is not None:
-            self.reads, self.monitors = (*self.reads, *guard.reads), (*self.monitors, *guard.monitors)
+            hooks = [ALIASES.get(name, name) for name in dir(unwrapped(callback)) if name.startswith("on_")]
+            by_hook = {ALIASES.get(name, name): paths for name, paths in self.reads.items()} if isinstance(self.reads, Mapping) else None
+            if by_hook is None:
+                self.reads = (*self.reads, *guard.reads)
+            else:
+                self.reads = by_hook | {name: (*by_hook.get(name, ()), *guard.reads) for name in hooks}
+            self.monitors = (*self.monitors, *guard.monitors)
 
     def pass_on(self, name: str, hook: Hook, place: str) -> Hook:
         """The hook behind its gate."""

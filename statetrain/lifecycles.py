@@ -15,6 +15,7 @@ import attrs
 from attrs import frozen
 
 from statetrain import actions as do
+from statetrain.contracts import Access, access_of
 from statetrain.criteria import (
     Accumulating,
     Every,
@@ -366,6 +367,10 @@ def _at_end(life: Lifecycle, name: str) -> bool:
     return any((arrow.source, arrow.dest) == ("record", name) for arrow in life.transitions)
 
 
+_MADE_OF_LOSS = Access({"on_host", "pending"}, {"loss_grad", "loss_value", "interms", "grads", "pending"})
+_MADE_OF_VALID_LOSS = Access({"on_host", "batch_size", "tally", "opt_name", "opt_index", "pred?", "pick", "target", "**"}, {"loss_grad", "loss_value", "tally"})
+
+
 @frozen
 class Compute:
     """A user's function as the action of `compute` or `valid_compute`; the loss is what it returns."""
@@ -377,6 +382,12 @@ class Compute:
     def label(self) -> str:
         """What the table says."""
         return label_of(self.function)
+
+    @property
+    def access(self) -> Access | None:
+        """What the function declares, and what is made of the loss; None if it declares nothing."""
+        own = access_of(self.function)
+        return None if own is None else own | (_MADE_OF_LOSS if self.training else _MADE_OF_VALID_LOSS)
 
     def __call__(self, ctx: Any) -> None:
         loss = self.function(ctx)
@@ -442,6 +453,13 @@ class Watching:
     def label(self) -> str:
         """What the table says."""
         return "count the loss, remember it"
+
+    @property
+    def access(self) -> Access:
+        """What counting does, and the losses that are remembered."""
+        counting = access_of(do.count_loss)
+        assert counting is not None
+        return counting | Access({"recent", "opt_name", "loss_value"}, {"recent"})
 
     def __call__(self, ctx: Any) -> None:
         do.count_loss(ctx)
@@ -563,6 +581,12 @@ class Predicting:
     def label(self) -> str:
         """What the table says."""
         return label_of(self.function)
+
+    @property
+    def access(self) -> Access | None:
+        """What the function declares, and the prediction; None if it declares nothing."""
+        own = access_of(self.function)
+        return None if own is None else own | Access(writes={"pred"})
 
     def __call__(self, ctx: Any) -> None:
         ctx.pred = self.function(ctx)

@@ -197,8 +197,14 @@ def lr_find(
 class _Search(Callback):
     """Sets the rate of each step, and notes the loss."""
 
-    reads = ("loss_value",)
-    writes = ("optimizers",)
+    reads = {
+        "on_enter_batch": ("pending",),
+        "on_exit_loss": ("loss_value", "batch_size"),
+        "on_exit_compute": ("loss_value", "batch_size"),
+        "on_enter_step": ("opt",),
+        "on_exit_step": ("pending",),
+    }
+    writes = {"on_enter_step": ("optimizers",)}
 
     def __init__(self, rates: list[float], stop_above: float) -> None:
         self.rows: list[Trial] = []

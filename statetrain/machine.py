@@ -12,15 +12,21 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from statetrain.asking import Explanation, observed, why, why_not
-from statetrain.callback import Callback, hooks_of, name_of, unwrapped
+from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.contracts import listeners_of
+from statetrain.dataflow import Kind as Doer
+from statetrain.dataflow import check, solve
+from statetrain.debugging import Watch
 from statetrain.flight import flown, in_words
 from statetrain.guards import strict
 from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
 from statetrain.naming import did_you_mean, signature_of
+from statetrain.order import Order, arranged, hook_named, is_called
 from statetrain.outcome import CallbackError, Completed, Event, Failed, GuardError, Interrupted, LifecycleError, MachineError
+from statetrain.outline import DataFlow, Outline
 from statetrain.steps import Steps
 from statetrain.witness import WITNESS, Witness
 
@@ -66,18 +72,23 @@ class Machine:
 
     Args:
         lifecycle: the table to walk.
-        callbacks: who watches, in the order in which they are called.
+        callbacks: who watches, in the order in which they are called unless they declare another one.
         engine: "table", the compiled table; or "transitions", a live machine of the `transitions` package, which does
             the same far more slowly and serves as the reference.
+        debug: whether components are held to what they declare that they read and write, at every access.
 
     Raises:
         CallbackError: a callback has a hook that no state bears.
+        ContractError: what is declared to be read is not there on every way, or callbacks cannot be put in an order.
     """
 
     lifecycle: Lifecycle
     callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
     engine: Literal["table", "transitions"] = "table"
+    debug: bool = field(default=False, kw_only=True)
     _hooks: dict[str, list[tuple[str, Callable[[Any], None]]]] = field(init=False, eq=False, factory=dict)
+    _orders: dict[str, Order] = field(init=False, eq=False, factory=dict)
+    _watch: list[Watch] = field(init=False, eq=False, factory=list)  # one in debug mode, else none
     _fused: dict[str, Row] = field(init=False, eq=False, factory=dict)
     _stepwise: dict[str, Row] = field(init=False, eq=False, factory=dict)
     _works: dict[Call, Work] = field(init=False, eq=False, factory=dict)
@@ -87,13 +98,13 @@ class Machine:
     def __attrs_post_init__(self) -> None:
         if self.engine not in ("table", "transitions"):
             raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
-        for i, callback in enumerate(self.callbacks):
-            if any(unwrapped(callback) is unwrapped(other) for other in self.callbacks[:i]):
-                raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
-            nth = 1 + sum(name_of(other) == name_of(callback) for other in self.callbacks[:i])
-            for name, hook in hooks_of(callback, self.lifecycle, f"{name_of(callback)} {nth}").items():
-                self._hooks.setdefault(name, []).append((f"{name_of(callback)}.{name}", hook))
-            callback.check_lifecycle(self.lifecycle)
+        self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))
+        called = {hook: order.listeners for hook, order in self._orders.items()}
+        check(self.lifecycle, called)
+        if self.debug:
+            self._watch.append(Watch(solve(self.lifecycle, called), called))
+        for name, listeners in called.items():
+            self._hooks[name] = [(f"{name_of(one.callback)}.{name}", self._watch[0].hook(one) if self.debug else one.function) for one in listeners]
         if (find := WITNESS.get()) is not None:
             object.__setattr__(self, "_witness", find(self.lifecycle))
         for rows in (self._stepwise, self._fused):
@@ -121,7 +132,7 @@ class Machine:
         state, around = self.lifecycle.state(name), self._around(name)
         out = [Work(arrow, active, hook, "exit", around, owner) for owner, hook in self._hooks.get(f"on_exit_{name}", ())]
         if state.close is not None:
-            out.append(Work(arrow, active, state.close, "close", around))
+            out.append(Work(arrow, active, self._held(state.close, state.close, "close", name), "close", around))
         if state.mode is not None:
             out.append(Work(arrow, active, _leave_mode, "mode", around))
         return out
@@ -129,7 +140,8 @@ class Machine:
     def passing(self, arrow: Transition, name: str, active: str) -> list[Work]:
         """The part of `works` between leaving and entering: the arrow's own; `name` is the outermost state entered."""
         around = self._around(name)
-        out = [Work(arrow, active, arrow.effect, "effect", around)] if arrow.effect is not None else []
+        effect = arrow.effect if arrow.effect is None else self._held(arrow.effect, arrow.effect, "effect", arrow)
+        out = [Work(arrow, active, effect, "effect", around)] if effect is not None else []
         if self._witness is not None and (take := self._witness.taking(arrow)) is not None:
             out.insert(0, Work(arrow, active, take, "transition", around))
         if arrow.guard is not None:
@@ -185,7 +197,11 @@ class Machine:
             mode = self.lifecycle.state(scope).mode
             if mode is not None:
                 action = mode.wrap(action)
-        return action
+        return self._held(action, self.lifecycle.state(name).action, "action", name)
+
+    def _held(self, function: Callable[[Any], None], declaring: Any, kind: Doer, of: str | Transition) -> Callable[[Any], None]:
+        """A function that debug mode holds to what it declares; else the function itself."""
+        return self._watch[0].work(function, declaring, kind, of) if self._watch else function
 
     def _calls(self, arrow: Transition, active: str) -> tuple[Call, ...]:
         if (arrow, active) not in self._laid:
@@ -219,6 +235,7 @@ class Machine:
         """The test of an arrow's guard; one that keeps what its parts answer, if that is to be told."""
         assert arrow.guard is not None
         test = observed(arrow, first) if told else arrow.guard.bind(arrow.dest)
+        test = self._watch[0].test(arrow.guard, test, arrow) if self._watch else test
         return test if self._witness is None else self._witness.asking(arrow, test)
 
     def _stretch(self, arrow: Transition, active: str, rows: dict[str, Row]) -> tuple[tuple[Call, ...], Landing]:
@@ -276,7 +293,7 @@ class Machine:
             if arrow.guard is None:
                 answers.append(Answer(arrow, True, "it has no guard"))
                 continue
-            holds = strict(arrow.guard, arrow.guard.bind(arrow.dest)(ctx))
+            holds = strict(arrow.guard, self._test(arrow, False, False)(ctx))
             answers.append(Answer(arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"))
         return tuple(answers)
 
@@ -287,6 +304,74 @@ class Machine:
     def why_not(self, ctx: Any, state: str) -> Explanation:
         """Why a run is not in a state or a scope; see `statetrain.asking.why_not`."""
         return why_not(self.lifecycle, ctx, state)
+
+    # ------------------------------------------------------------ who listens
+
+    def explain(self, hook: str) -> Order:
+        """Who is called on a hook, in which order, and why; print it.
+
+        Args:
+            hook: such as "exit step" or "on_exit_step".
+
+        Raises:
+            MachineError: there is no such hook.
+        """
+        name = hook_named(hook, self.lifecycle.names)
+        return self._orders.get(name, Order(name))
+
+    def outline(self) -> Outline:
+        """The states with who listens on each; print it."""
+        return Outline(self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()})
+
+    def dataflow(self) -> DataFlow:
+        """The fields of the context, with who writes and who reads each; print it, or draw it with `.mermaid()` and `.dot()`."""
+        return DataFlow.of(self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()})
+
+    def find(self, callback: type[Callback] | str) -> tuple[Callback, ...]:
+        """The callbacks of a class, or of a name, in the order in which they were given; also those under a condition.
+
+        Args:
+            callback: a class, or what a callback is called.
+        """
+        return tuple(one for one in self.callbacks if is_called(one, callback))
+
+    def with_callbacks(self, *callbacks: Callback) -> Machine:
+        """A machine with more callbacks, after the others."""
+        return evolve(self, callbacks=(*self.callbacks, *callbacks))
+
+    def without(self, *callbacks: Callback | type[Callback] | str) -> Machine:
+        """A machine without some callbacks.
+
+        Args:
+            callbacks: instances, classes or names; of a class or a name, all go.
+
+        Raises:
+            MachineError: it has no such callback.
+        """
+        gone = [one for callback in callbacks for one in self._those(callback)]
+        return evolve(self, callbacks=[one for one in self.callbacks if not any(one is other for other in gone)])
+
+    def replace(self, old: Callback | type[Callback] | str, new: Callback) -> Machine:
+        """A machine with another callback in the place of one.
+
+        Args:
+            old: an instance, a class or a name.
+            new: what stands there now.
+
+        Raises:
+            MachineError: it has no such callback, or several.
+        """
+        found = self._those(old)
+        if len(found) > 1:
+            raise MachineError(f"{self.lifecycle.name}: {len(found)} callbacks are {_asked_for(old)}; give the one that is meant: machine.find(...)[0]")
+        return evolve(self, callbacks=[new if one is found[0] else one for one in self.callbacks])
+
+    def _those(self, callback: Callback | type[Callback] | str) -> tuple[Callback, ...]:
+        same = (one for one in self.callbacks if one is callback or unwrapped(one) is callback)
+        found = tuple(same) if isinstance(callback, Callback) else self.find(callback)
+        if not found:
+            raise MachineError(f"{self.lifecycle.name}: no callback is {_asked_for(callback)}{did_you_mean(_asked_for(callback), map(name_of, self.callbacks))}")
+        return found
 
     def _drive(self, ctx: Any, watched: bool, at: str | None) -> Drive:
         opening = None if at is None else self.reopening(at)
@@ -557,6 +642,10 @@ def _raise(errors: list[BaseException]) -> None:
         raise errors[0]
     if errors:
         raise BaseExceptionGroup("several things were raised while closing the run", errors)
+
+
+def _asked_for(callback: Callback | type[Callback] | str) -> str:
+    return callback if isinstance(callback, str) else callback.__name__ if isinstance(callback, type) else name_of(callback)
 
 
 def _epoch(ctx: Any) -> int:

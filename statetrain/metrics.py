@@ -12,7 +12,6 @@ from attrs import Factory, define, evolve, field
 from statetrain.keyed import Weights, elementwise, keyed, parsed
 from statetrain.keys import root_of
 from statetrain.losses import LossMean, means_of
-from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError, LossError
 
 
@@ -358,11 +357,3 @@ def tally(
         if means:
             parts[optimizer] = tuple(means.values())
     return Tally(set_name, {name: Mean() for name in by_name}, named, parts)
-
-
-def check_monitors(monitors: Iterable[str], columns: Iterable[str], hint: str = "") -> None:
-    """Raises a `ConfigError` for a monitor that nothing writes, before anything runs."""
-    known = list(columns)
-    for monitor in monitors:
-        if monitor not in known:
-            raise ConfigError(f"nothing writes the monitor {monitor!r}{did_you_mean(monitor, known)}{hint}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import frozen
 
 from statetrain import actions
+from statetrain.contracts import Access
 from statetrain.iterating import data_of
 from statetrain.lifecycle import Work
 
@@ -22,6 +23,8 @@ _WITHOUT_GRADIENTS = frozenset(
 @frozen
 class Quiet:
     """Gradients are off: for everything in a run but the computations of the training step."""
+
+    access: ClassVar[Access] = Access()
 
     def read(self, ctx: Any) -> Any:
         return ctx.accelerator.grad_enabled()
@@ -39,6 +42,8 @@ class Quiet:
 @frozen
 class Training:
     """The model is in train mode, the training data is in use, and actions compute with gradients."""
+
+    access: ClassVar[Access] = Access({"model", "train_data", "tallies"}, {"training", "data", "tally"})
 
     def read(self, ctx: Any) -> Any:
         return _read(ctx)
@@ -74,6 +79,8 @@ class Evaluating:
     """
 
     set: str = "valid"
+
+    access: ClassVar[Access] = Access({"model", "valid_data", "evaluations", "tallies"}, {"training", "data", "tally"})
 
     def read(self, ctx: Any) -> Any:
         return (ctx.accelerator.grad_enabled(), _read(ctx))

@@ -126,6 +126,10 @@ class ConfigError(ValueError):
     """Arguments that cannot make a run."""
 
 
+class ContractError(ConfigError):
+    """What components declare that they read and write does not fit together, or does not hold."""
+
+
 class DataError(ValueError):
     """Data that is not what was promised: no batch, an unknown layout, a loader that ended early."""
 

@@ -13,6 +13,7 @@ import attrs
 from attrs import Attribute, field, frozen
 
 from statetrain import actions as do
+from statetrain.contracts import Access, access_of
 from statetrain.guards import guard
 from statetrain.lifecycle import Lifecycle, State, Transition, Work
 from statetrain.modes import Evaluating
@@ -77,6 +78,12 @@ class Autocast:
     def label(self) -> str:
         """What the table says."""
         return f"{label_of(self.action)} in {self.dtype}{f', {label_of(self.after)}' if self.after is not None else ''}"
+
+    @property
+    def access(self) -> Access | None:
+        """What both read and write; None if nothing is known of one."""
+        first, then = access_of(self.action), access_of(self.after) if self.after is not None else Access()
+        return None if first is None or then is None else first | then
 
     def __call__(self, ctx: Any) -> Any:
         with ctx.accelerator.autocast(self.dtype):

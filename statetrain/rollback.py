@@ -8,6 +8,7 @@ from attrs import Attribute, field, frozen
 
 from statetrain import actions as do
 from statetrain.callback import unwrapped
+from statetrain.contracts import Access, access
 from statetrain.criteria import Every
 from statetrain.guards import Guard, as_guard, guard
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
@@ -91,6 +92,11 @@ class GoBack:
         """What the table says."""
         return "go back to the copy" + (f", learning rate times {self.factor:g}" if self.factor != 1 else "")
 
+    @property
+    def access(self) -> Access:
+        """A guard that says its reason reads what it likes, and going back writes all that trains."""
+        return Access({"**"}, {"records", "pending", "model", "params", "optimizers", "scaler", "rolled_back"}, {"grads"})
+
     def __call__(self, ctx: Any) -> None:
         do.note_refusal(ctx)
         do.discard_window(ctx)
@@ -102,6 +108,7 @@ class GoBack:
         ctx.rolled_back += 1
 
 
+@access(reads={"model", "loss_fns", "optimizers", "scaler"}, writes={"kept"})
 def keep(ctx: Any) -> None:
     "keep a copy to go back to"
     kept = ctx.accelerator.keep(ctx)

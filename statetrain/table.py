@@ -45,7 +45,7 @@ def markdown_table(life: Lifecycle) -> str:
         life: the lifecycle.
     """
     states = [
-        (f"{'&emsp;' * (len(life.path(name)) - 1)}`{name}`", _escaped(_does(life.state(name))), _escaped(_notes(life, life.state(name))))
+        (f"{'&emsp;' * (len(life.path(name)) - 1)}`{name}`", escaped(_does(life.state(name))), escaped(_notes(life, life.state(name))))
         for name in reading_order(life)
     ]
     arrows = [
@@ -54,8 +54,8 @@ def markdown_table(life: Lifecycle) -> str:
             f"`{arrow.dest}`",
             str(number_of(life, arrow) or ""),
             f"`{arrow.event.__name__}`" if arrow.event is not None else "",
-            _escaped(arrow.guard.label if arrow.guard is not None else ""),
-            _escaped(label_of(arrow.effect) if arrow.effect is not None else ""),
+            escaped(arrow.guard.label if arrow.guard is not None else ""),
+            escaped(label_of(arrow.effect) if arrow.effect is not None else ""),
         )
         for arrow in (*_ordinary(life), *_events(life))
     ]
@@ -157,6 +157,6 @@ def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterato
         yield f"| {' | '.join(row)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text in which no character means anything to Markdown."""
     return re.sub(r"[\\`*_\[\]<>|~$&#]", r"\\\g<0>", plain(text))

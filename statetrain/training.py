@@ -20,6 +20,7 @@ from statetrain.callback import Callback
 from statetrain.callbacks.checkpoint import find
 from statetrain.capture import capturing, reads_of
 from statetrain.context import Context
+from statetrain.contracts import check_monitors
 from statetrain.criteria import Every, Spike
 from statetrain.evaluations import Evaluation
 from statetrain.guards import Guard
@@ -33,7 +34,7 @@ from statetrain.losses import Loss as KeyedLoss
 from statetrain.losses import Losses, bound, modules_of, unbound
 from statetrain.machine import Machine
 from statetrain.masking import Mask
-from statetrain.metrics import Metrics, Tally, check_monitors, tally
+from statetrain.metrics import Metrics, Tally, tally
 from statetrain.modes import Evaluating
 from statetrain.naming import Named, did_you_mean
 from statetrain.outcome import ConfigError, Interrupted, MachineError, Stopped
@@ -86,6 +87,7 @@ def fit(
     resume: str | os.PathLike[str] | None = None,
     allow_changes: bool | Collection[str] = (),
     trace: bool | str | os.PathLike[str] = False,
+    debug: bool = False,
     verbose: bool = True,
     on_interrupt: OnInterrupt = "return",
     clock: Callable[[], float] = time.monotonic,
@@ -132,6 +134,7 @@ def fit(
             fits is loaded; settings of optimizers that are given differently now hold.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write them to as well, with times,
             counters and the loss, for `statetrain watch` and `statetrain trace`. `Tracing` among the callbacks has more.
+        debug: whether actions, guards and callbacks are held to what they declare that they read and write; slower.
         verbose: whether callbacks that print may do so.
         on_interrupt: what a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1) leads to once the run has ended in order: "return" it,
             "raise" KeyboardInterrupt, or "exit" with 128 and the signal's number, as a scheduler expects.
@@ -226,9 +229,10 @@ def fit(
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
     for one in evaluated:
         tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
-    machine = Machine(lifecycle, (*_listeners(callbacks), *_tracing(trace)))
+    machine = Machine(lifecycle, (*_listeners(callbacks), *_tracing(trace)), debug=debug)
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
-    _check_monitors(machine, tallies)
+    columns = [column for counted in tallies.values() for column in counted.columns]
+    check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
     names = list(optimizers)
     ctx = Context(
         model=module,
@@ -693,17 +697,6 @@ def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value != defaults.get(name)]
     if given:
         raise ConfigError(f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already; make it with them: supervised({given[0]}=...)")
-
-
-def _check_monitors(machine: Machine, tallies: Mapping[str, Tally]) -> None:
-    columns = [column for counted in tallies.values() for column in counted.columns]
-    columns += [field.removeprefix("history.") for cb in machine.callbacks for field in cb.writes if field.startswith("history.")]
-    hint = "" if "valid" in tallies else "; this run has no validation data, give valid="
-    for arrow in machine.lifecycle.transitions:
-        if arrow.guard is not None:
-            check_monitors(arrow.guard.monitors, columns, f"{hint} (monitored by [{arrow.guard.label}])")
-    for callback in machine.callbacks:
-        check_monitors(callback.monitors, columns, f"{hint} (monitored by {callback!r})")
 
 
 def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:

@@ -119,7 +119,9 @@ class Checkpoint(Callback):
         ConfigError: an argument is none of these.
     """
 
-    reads = ("history", "stop", "epoch_complete")
+    reads = ("**",)  # a snapshot is of everything
+    writes = {"on_enter_fit": ("saves",), "on_resume": ("saves",), "on_anchor": ("stop",), "defer": ("saves",)}
+    commutes_with = ("Checkpoint",)
 
     def __init__(
         self,

@@ -23,10 +23,13 @@ class CollectGarbage(Callback):
         ConfigError: `every` is no interval.
     """
 
+    writes = ()
+
     def __init__(self, every: Every = Every(100, "steps")) -> None:  # noqa: B008  # a frozen value
         if not isinstance(every, Every):
             raise ConfigError(f'CollectGarbage takes an interval with its unit, got {every!r}; write Every(100, "steps")')
         self.every = every
+        self.reads = {"on_exit_step": every.reads}
         self._due, (self._mark,) = every.bind("CollectGarbage"), every.marks("CollectGarbage")
 
     def on_enter_fit(self, ctx: Any) -> None:

@@ -30,7 +30,9 @@ class GradientClip(Callback):
         ConfigError: none or both of the bounds are given, or one is no number above 0.
     """
 
+    reads = ("grads", "opt")
     writes = ("grads",)
+    commutes_with = ("GradientClip",)  # two bounds hold in the order in which they were given
 
     def __init__(self, max_norm: float | None = None, max_value: float | None = None, norm_type: float = 2.0) -> None:
         if (max_norm is None) == (max_value is None):

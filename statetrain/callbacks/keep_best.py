@@ -38,8 +38,13 @@ class KeepBest(Callback):
         ConfigError: `mode` is none of these.
     """
 
-    reads = ("history", "model")
-    writes = ("model",)
+    reads = {
+        "on_enter_fit": ("epoch",),
+        "on_exit_record": ("history", "model"),
+        "on_enter_next_epoch": ("epoch_complete", "history", "model"),
+        "defer": ("model", "outcome"),
+    }
+    writes = {"defer": ("model",)}
 
     def __init__(self, monitor: str = "valid_loss", mode: Mode = "min", *, cpu: bool = False) -> None:
         modes = ("min", "max", "zero")

@@ -72,7 +72,8 @@ class Log(Callback):
 
     anywhere = True  # it shows what is there
 
-    reads = ("history", "transition", "event", "outcome", "epoch", "iter", "valid_iter", "step")
+    reads = ("**",)  # it asks guards for their reasons, which read what they like
+    writes = ()
 
     def __init__(
         self,

@@ -87,6 +87,7 @@ class Logger(Callback):
     """
 
     anywhere = True  # it logs what is there
+    writes = ()
 
     def __init__(self, *backends: Backend, what: Source | Iterable[Source] | None = None, every: Guard | None = None) -> None:
         _check_backends(backends)
@@ -103,7 +104,7 @@ class Logger(Callback):
         for source in self.what:
             if getattr(source, "in_batch", False) and not self._in_batches:
                 raise ConfigError(f"Logger: {source!r} reads what is there within a batch only; say when: every=Every(100, 'steps')")
-        self.reads = tuple(dict.fromkeys(("history", *(field for source in self.what for field in getattr(source, "reads", ())))))
+        self.reads = tuple(dict.fromkeys(("**", "history", *(field for source in self.what for field in getattr(source, "reads", ())))))
         if self._in_batches:  # else a batch costs nothing
             self.on_exit_batch = self._batch
         self._reset()

@@ -40,6 +40,17 @@ class LRScheduler(Callback):
         ConfigError: the arguments do not fit together, or there is no such optimizer.
     """
 
+    reads = {
+        "on_enter_fit": ("epoch", "optimizers", "step"),
+        "on_resume": ("optimizers",),
+        "on_enter_step": ("opt",),
+        "on_exit_step": ("opt", "pending"),
+        "on_enter_record": ("history", "step"),
+        "on_exit_record": ("epoch", "history"),
+        "on_enter_next_epoch": ("epoch", "epoch_complete", "history"),
+    }
+    commutes_with = ("LRScheduler",)  # schedules of one optimizer are chained in the order in which they were given
+
     def __init__(
         self,
         scheduler: Callable[..., Any],
@@ -60,7 +71,9 @@ class LRScheduler(Callback):
         self._factory, self._kwargs, self._per, self._monitor, self._optimizer = scheduler, kwargs, per, monitor, optimizer
         self.monitors = () if monitor is None else (monitor,)
         self._column = "lr" if optimizer is None else f"lr_{optimizer}"
-        self.writes = ("optimizers", f"history.{self._column}")
+        own = "optimizers" if optimizer is None else f"optimizers.{optimizer}"
+        advances = {"step": "on_exit_step", "valid": "on_exit_record", "epoch": "on_enter_next_epoch"}[per]
+        self.writes = dict.fromkeys(("on_enter_fit", "on_resume", advances), (own,)) | {"on_enter_record": (f"history.{self._column}",)}
         self._schedule: Any = None
         self._target: Optimizer | None = None  # whose rate the schedule changes
         self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made

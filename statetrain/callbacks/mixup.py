@@ -52,13 +52,15 @@ class Mixup(Callback):
         ConfigError: an argument is out of range, or the run has no loss function.
     """
 
-    writes = ("input", "loss_fn", "loss_fns")
-
     def __init__(self, alpha: float = 0.4, *, per: Per = "sample", valid: bool = False, generator: torch.Generator | None = None) -> None:
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
             raise ConfigError(f"Mixup: alpha must be a number above 0, got {alpha!r}")
         if per not in ("sample", "batch"):
             raise ConfigError(f"Mixup: per must be 'sample' or 'batch', got {per!r}")
+        mixing = ("on_enter_pred", "on_enter_compute", *(("on_enter_valid_pred", "on_enter_valid_compute") if valid else ()))
+        needed = ("batch_size", "input", "loss_fn", "loss_fns", "opt_index", "opt_name")
+        self.reads = dict.fromkeys(mixing, needed) | {"defer": ("opt_name",)}
+        self.writes = dict.fromkeys(mixing, ("input", "loss_fn", "loss_fns")) | {"defer": ("loss_fn", "loss_fns")}
         self.alpha, self.per, self.valid, self.generator = float(alpha), per, valid, generator
         self._mix: tuple[torch.Tensor, torch.Tensor] | None = None  # the present batch's order of partners, and weights
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from statetrain.callback import Callback, Hook
+from statetrain.callback import Callback, Fields, Hook
 from statetrain.outcome import CallbackError
 
 
-def on(*events: str, reads: Iterable[str] = (), writes: Iterable[str] = (), monitors: Iterable[str] = ()) -> Callable[[Hook], FunctionCallback]:
+def on(*events: str, reads: Fields | None = None, writes: Fields | None = None, monitors: Iterable[str] = ()) -> Callable[[Hook], FunctionCallback]:
     """Makes a callback of a function: `on("exit_step")` is what `def on_exit_step(self, ctx)` is in a class.
 
         @on("enter_step", writes={"grads"})
@@ -20,7 +20,7 @@ def on(*events: str, reads: Iterable[str] = (), writes: Iterable[str] = (), moni
 
     Args:
         events: one or more: "enter_<state>", "exit_<state>", "transition", "anchor", "resume".
-        reads, writes, monitors: what it declares; see `Callback`.
+        reads, writes, monitors: what it declares; see `Callback`. None declares nothing, so nothing is checked.
 
     Returns:
         A decorator that takes the function of the context and gives a callback, named after the function. It can still be called.
@@ -41,10 +41,14 @@ def on(*events: str, reads: Iterable[str] = (), writes: Iterable[str] = (), moni
 class FunctionCallback(Callback):
     """A callback made of one function; what `on` gives."""
 
-    def __init__(self, function: Hook, hooks: Iterable[str], reads: Iterable[str], writes: Iterable[str], monitors: Iterable[str]) -> None:
+    def __init__(self, function: Hook, hooks: Iterable[str], reads: Fields | None, writes: Fields | None, monitors: Iterable[str]) -> None:
         if not callable(function) or isinstance(function, type | Callback):
             raise CallbackError(f"on makes a callback of a function of the context, got {function!r}")
-        self.function, self.reads, self.writes, self.monitors = function, reads, writes, monitors
+        self.function, self.monitors = function, monitors
+        if reads is not None:
+            self.reads = reads
+        if writes is not None:
+            self.writes = writes
         name = getattr(function, "__name__", type(function).__name__)
         self._hooks = tuple(hooks)
         self.label = name if name != "<lambda>" else " and ".join(self._hooks)

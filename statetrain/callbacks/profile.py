@@ -46,7 +46,8 @@ class Profile(Callback):
         clock: seconds from any moment on.
     """
 
-    writes = ("history.seconds_train", "history.seconds_valid")
+    reads = {"on_transition": ("epoch",), "on_enter_record": ("row_due",)}
+    writes = {"on_enter_record": ("history.seconds_train", "history.seconds_valid")}
     anywhere = True
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -52,7 +52,8 @@ class Progress(Callback):
 
     anywhere = True  # it shows what is there
 
-    reads = ("history", "tally", "epoch", "iter", "valid_iter", "max_epochs")
+    reads = ("epoch", "history", "iter", "max_epochs", "outcome", "step", "tally?", "train_data", "valid_data", "valid_iter")
+    writes = ()
 
     def __init__(self, mode: Mode = "auto", *, file: TextIO | None = None) -> None:
         modes = ("auto", "rich", "plain")

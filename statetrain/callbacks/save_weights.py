@@ -47,7 +47,7 @@ class SaveWeights(Callback):
         ConfigError: an argument is out of range, or the path cannot be read as a format.
     """
 
-    reads = ("history", "model")
+    writes = ()
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class SaveWeights(Callback):
         self.saved: list[Path] = []
         self._files: list[_Saved] = []
         self._every = None if every is None else as_guard(every)
+        self.reads = ("history", "model", *(self._every.reads if self._every is not None else ()))
         self._named = _columns(self.path)
         self.monitors = tuple(dict.fromkeys((*self._named, *((monitor,) if monitor is not None else ()))))
         self.monitors = tuple(name for name in self.monitors if name not in COUNTERS)

@@ -46,6 +46,9 @@ class Schedule(Callback):
         ConfigError: the arguments do not fit together; when a fit begins, that there is no such target.
     """
 
+    reads = ("buffers", "epoch", "hparams", "loss_fns", "model", "optimizers", "row_due", "step")
+    commutes_with = ("Schedule",)  # each sets its own target
+
     def __init__(
         self,
         target: str,

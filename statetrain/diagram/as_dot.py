@@ -81,7 +81,7 @@ class _Writer:
             "lp": self.at((box.x - box.left + 11.0 + width_of(name, NAME) / 2, box.top + HEAD / 2 + 1.0)),
         }
         look = {"label": name, "labeljust": "l", "style": "rounded,filled", "color": theme.border, "fillcolor": theme.scope(depth)}
-        yield f"{indent}subgraph {_quoted(f'cluster_{name}')} {{"
+        yield f"{indent}subgraph {quoted(f'cluster_{name}')} {{"
         yield f"{indent}    graph {_listed(look | (place if self.placed else {}))}"
         for point, colour in ((start_of(name), theme.ink), (events_of(name), theme.arrows["event"])):
             if point in layout.dots:
@@ -105,11 +105,11 @@ class _Writer:
         if box.name == FAILED:
             look["label"] = f'<{FAILED}<br/><font point-size="{WORDS:g}" color="{self.theme.soft}">{OTHER_ERRORS}</font>>'
         size = _size(box.left + box.right - ring, box.bottom - box.top - ring) if self.placed else {}
-        return f"{_quoted(box.name)} {_listed(look | size | self.place('pos', middle))}"
+        return f"{quoted(box.name)} {_listed(look | size | self.place('pos', middle))}"
 
     def point(self, name: str, middle: Point, colour: str) -> str:
         look = {"shape": "circle", "label": "", "style": "filled", "color": colour, "fillcolor": colour}
-        return f"{_quoted(name)} {_listed(look | _size(DOT, DOT) | self.place('pos', middle))}"
+        return f"{quoted(name)} {_listed(look | _size(DOT, DOT) | self.place('pos', middle))}"
 
     def edge(self, route: Route) -> str:
         arrow, words = route.arrow, route.words
@@ -147,7 +147,7 @@ class _Writer:
             inside = self.shown.life.inside(name)
             leaves = (leaf for leaf in self.shown.order if leaf in inside and leaf not in self.shown.scopes)
             name = start_of(name) if start_of(name) in self.shown.dots else next(leaves)
-        return _quoted(name)
+        return quoted(name)
 
     def place(self, key: str, point: Point) -> dict[str, str]:
         return {key: self.at(point)} if self.placed else {}
@@ -159,7 +159,7 @@ class _Writer:
 
 def _listed(attributes: dict[str, str]) -> str:
     """Attributes in brackets; what begins and ends with angle brackets is marked-up text."""
-    values = ((key, value if value[:1] == "<" and value[-1:] == ">" else _quoted(value)) for key, value in attributes.items())
+    values = ((key, value if value[:1] == "<" and value[-1:] == ">" else quoted(value)) for key, value in attributes.items())
     return f"[{' '.join(f'{key}={value}' for key, value in values)}]"
 
 
@@ -167,5 +167,6 @@ def _size(width: float, height: float) -> dict[str, str]:
     return {"width": f"{width / 72:.3f}", "height": f"{height / 72:.3f}", "fixedsize": "true"}
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as a string of Graphviz, in which every character stands for itself."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -146,16 +146,16 @@ class _Neighbours:
 
 
 def _words(arrow: Arrow, leaves: str, reaches: str) -> str:
-    guard = f"[{_escaped(arrow.guard)}]" if arrow.guard else "else" if arrow.other else ""
+    guard = f"[{escaped(arrow.guard)}]" if arrow.guard else "else" if arrow.other else ""
     parts = (
         RECENT if arrow.recent else "",
-        _escaped(leaves),
+        escaped(leaves),
         str(arrow.number) if arrow.number else "",
-        f"{EVENT} {_escaped(arrow.event)}" if arrow.event else "",
+        f"{EVENT} {escaped(arrow.event)}" if arrow.event else "",
         guard,
         arrow.times,
-        f"/ {_escaped(arrow.effect)}" if arrow.effect else "",
-        f"to {_escaped(reaches)}" if reaches else "",
+        f"/ {escaped(arrow.effect)}" if arrow.effect else "",
+        f"to {escaped(reaches)}" if reaches else "",
     )
     return " ".join(part for part in parts if part)
 
@@ -171,7 +171,7 @@ def _ids(names: tuple[str, ...], dots: list[str]) -> dict[str, str]:
     return ids
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text in which every character stands for itself."""
     return re.sub(_MEANING, lambda found: f"#{ord(found[0])};", text, flags=re.IGNORECASE)
 

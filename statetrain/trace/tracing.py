@@ -55,7 +55,8 @@ class Tracing(Callback):
     """
 
     anywhere = True
-    reads = ("history", "asked", *COUNTERS)
+    reads = ("**",)  # the values that are asked for are at any path
+    writes = ()
 
     def __init__(
         self,
