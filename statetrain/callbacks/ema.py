@@ -40,6 +40,7 @@ class EMA(Callback):
         ConfigError: an argument is out of range.
     """
 
+    reads = ("epoch", "model", "outcome", "step")
     writes = ("model",)
 
     def __init__(

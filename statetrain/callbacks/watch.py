@@ -43,7 +43,7 @@ class Watch(Callback):
                 raise CallbackError(f"Watch: {name} must be a function of the context or a path into it such as 'pred.logits', got {value!r}")
         self.event = event.removeprefix("on_")
         self.values = {name: getter(value) if isinstance(value, str) else value for name, value in values.items()}
-        self.reads = (*reads, *(value for value in values.values() if isinstance(value, str)))
+        self.reads = (*reads, "epoch", "batches", "step", "samples", "seconds", *(value for value in values.values() if isinstance(value, str)))
         self.writes = tuple(f"records.{name}" for name in values)
         setattr(self, f"on_{self.event}", self._note)
 
