@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from statetrain.conditional import only_if as only_if
     from statetrain.conditional import throttle as throttle
     from statetrain.context import Context as Context
+    from statetrain.contracts import Access as Access
+    from statetrain.contracts import access as access
     from statetrain.criteria import Deadline as Deadline
     from statetrain.criteria import Every as Every
     from statetrain.criteria import MaxSteps as MaxSteps
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from statetrain.outcome import CheckpointError as CheckpointError
     from statetrain.outcome import Completed as Completed
     from statetrain.outcome import ConfigError as ConfigError
+    from statetrain.outcome import ContractError as ContractError
     from statetrain.outcome import DataError as DataError
     from statetrain.outcome import Event as Event
     from statetrain.outcome import Failed as Failed
@@ -152,6 +155,7 @@ _HOMES = {
     "callbacks.watch": ("Watch",),
     "conditional": ("only_if", "throttle"),
     "context": ("Context",),
+    "contracts": ("Access", "access"),
     "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Once", "Spike", "TimeLimit", "stop_requested"),
     "evaluations": ("Evaluation",),
     "guards": ("Guard", "guard"),
@@ -165,7 +169,7 @@ _HOMES = {
     "machine": ("Machine",),
     "metrics": ("Metric",),
     "outcome": (
-        *("CallbackError", "CheckpointError", "Completed", "ConfigError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
+        *("CallbackError", "CheckpointError", "Completed", "ConfigError", "ContractError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
         *("LifecycleError", "LossError", "LossSpike", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
         *("Stopped", "TraceError"),
     ),

@@ -629,7 +629,7 @@ def close_valid(ctx: Any) -> None:
 
 
 @access(
-    reads={"valid_iterator", "valid_iter", "layout", "read_batch", "valid_data", "evaluations", "tally"},
+    reads={"valid_iterator", "valid_iter", "layout", "read_batch", "data", "tally"},
     writes={"valid_iter", "drawn", "valid_complete", "layout", "batch"},
 )
 def valid_draw(ctx: Any) -> None:
@@ -766,7 +766,7 @@ class DropEvaluation:
 
 
 @access(
-    reads={"valid_iterator", "valid_iter", "valid_complete", "layout", "read_batch", "valid_data", "evaluations", "tally"},
+    reads={"valid_iterator", "valid_iter", "valid_complete", "layout", "read_batch", "data", "tally"},
     writes={"valid_iter", "drawn", "valid_complete", "layout", "batch"},
 )
 def evaluation_draw(ctx: Any) -> None:
