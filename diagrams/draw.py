@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
 
 import statetrain as st
+from statetrain.context import Context
 from statetrain.diagram import stale_pictures, write_pictures
+from statetrain.outline import fields_table
 from statetrain.table import markdown_table
 
 HERE = Path(__file__).parent
@@ -31,6 +34,9 @@ OPTIONS: dict[str, st.Lifecycle] = {
     "supervised(optimizers=2)": st.supervised(optimizers=2),
     "supervised(closure=True)": st.supervised(closure=True),
 }
+
+
+EVERYTHING = st.supervised(check_gradients=True, accumulate=4, precision="fp16", buffers=True)  # a lifecycle with most fields
 
 
 def lifecycles() -> dict[str, st.Lifecycle]:
@@ -57,7 +63,20 @@ def computed() -> dict[str, str]:
         "options": "\n\n".join(options),
         "evaluation": markdown_table(st.evaluation()),
         "prediction": markdown_table(st.prediction()),
+        "fields": fields_table(EVERYTHING, meanings()),
     }
+
+
+def meanings() -> dict[str, str]:
+    """The fields of a context in the order of its source, each with the comment that says what it is."""
+    found = {}
+    for line in inspect.getsource(Context).splitlines():
+        if line.strip().startswith("@property"):
+            break
+        if field := re.match(r"    ([a-z]\w*): ", line):
+            said = (part for part in line.split("  # ")[1:] if not part.startswith(("type: ignore", "set before a run")))
+            found[field[1]] = "; ".join(said)
+    return found
 
 
 def page() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -183,26 +183,20 @@ def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
         life: the table that says so.
         meanings: the fields in the order of the table, with what each means.
     """
-    from statetrain.table import escaped
-
     flow = solve(life, {})
     accesses = accesses_of(flow)
+    ending = [(doing.place, doing.access.drops) for way in flow.ways for doing in way.doings if doing.access is not None and doing.place is not None]
     lines = ["| field | exists | written in | |", "| --- | --- | --- | --- |"]
     for name, meaning in meanings.items():
-        writing = [place for place, one in accesses.items() if one is not None and any(path == name for path in one.writes)]
-        ending = [place for place, one in accesses.items() if one is not None and name in one.drops]
-        if name in given():
-            exists = "from the start"
-        elif writing:
-            since = dict.fromkeys(f"`{_state(place)}`" for place in writing if place[0] != "effect")
-            until = dict.fromkeys(f"`{_state(place)}`" for place in ending if place[0] in ("close", "mode"))
-            exists = f"from {', '.join(since)}" + (f" until {', '.join(until)} closes" if until else "")
-        else:
-            exists = "with an option"
-        places = ", ".join(dict.fromkeys(f"`{_state(place)}`" for place in writing))
-        lines.append(f"| `{name}` | {exists} | {places} | {escaped(meaning)} |")
+        writing = [place for place, one in accesses.items() if one is not None and any(field_of(path) == name for path in one.writes)]
+        since = _listed(place for place in writing if name not in flow.certain(place) and place[0] != "effect")
+        until = _listed(place for place, drops in ending if name in drops and place[0] in ("close", "mode"))
+        exists = "from the start" if name in given() else "with another option" if not writing else f"from {since}" + (f" until {until} closes" if until else "")
+        states = _listed(place for place in writing if isinstance(place[1], str))
+        places = ", ".join(filter(None, (states, "arrows" if any(isinstance(place[1], Transition) for place in writing) else "")))
+        lines.append(f"| `{name}` | {exists} | {places} | {meaning.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
 
-def _state(place: Place) -> str:
-    return f"{place[1].source} -> {place[1].dest}" if isinstance(place[1], Transition) else place[1]
+def _listed(places: Iterable[Place]) -> str:
+    return ", ".join(dict.fromkeys(f"`{place[1]}`" for place in places))
