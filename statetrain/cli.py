@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     draw = command("draw", _draw, "Draw a lifecycle into a file.")
     draw.add_argument("file", nargs="?", help="a .svg, .png, .pdf, .dot or .mmd file; without one, Mermaid text is printed")
     draw.add_argument("--theme", choices=["light", "dark"], default="light")
-    draw.add_argument("--detail", choices=["full", "states"], default="full")
+    draw.add_argument("--detail", choices=["full", "states", "outline"], default="full")
+    draw.add_argument("--fold", action="append", default=[], metavar="SCOPE", help="draw a scope as one state")
+    draw.add_argument("--since", metavar="LIFECYCLE", help="another lifecycle: what was added to it, removed and changed stands out")
+    draw.add_argument("--trace", metavar="FILE", type=Path, help="a trace of a run: counts, times, the last transitions")
     command("check", _check, "Check that a lifecycle is sound, and say what it is.")
     paths = command("paths", _paths, "List generated test paths, and check the lifecycle along them.")
     paths.add_argument("--cover", choices=["states", "transitions", "pairs"], default="transitions")
@@ -150,11 +153,20 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _draw(given: argparse.Namespace) -> int:
+    from statetrain.trace import Trace
+
     life = lifecycle(given.lifecycle)
+    options = {
+        "theme": given.theme,
+        "detail": given.detail,
+        "fold": given.fold,
+        "since": lifecycle(given.since) if given.since is not None else None,
+        "trace": Trace.load(given.trace) if given.trace is not None else None,
+    }
     if given.file is None:
-        print(life.mermaid(theme=given.theme, detail=given.detail))
+        print(life.mermaid(**options))
         return OK
-    life.draw(given.file, theme=given.theme, detail=given.detail)
+    life.draw(given.file, **options)
     print(given.file)
     return OK
 

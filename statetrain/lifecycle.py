@@ -409,8 +409,10 @@ class Lifecycle:
 
         return svg(self, **options)
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from statetrain.diagram.bundle import bundle
+
+        return bundle(str(self), self)
 
     def to_dict(self) -> dict[str, Any]:
         """The lifecycle as plain data that fits into JSON; see `statetrain.registry`."""

@@ -597,6 +597,11 @@ class Machine:
             return GuardError(f"{self.lifecycle.name}: arrow {arrow.source} -> {arrow.dest}: {error}")
         raise AssertionError("only asked about answers that are no bool")
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from statetrain.diagram.bundle import bundle
+
+        return bundle(repr(self), self.lifecycle)
+
     def __repr__(self) -> str:
         callbacks = f", callbacks {', '.join(map(name_of, self.callbacks))}" if self.callbacks else ""
         return f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states, {len(self.lifecycle.transitions)} transitions{callbacks}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -79,10 +80,31 @@ class Run:
         Raises:
             ConfigError: nobody recorded them.
         """
-        for callback in map(unwrapped, self.machine.callbacks):
-            if isinstance(callback, Tracing):
-                return callback.trace
-        raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")
+        if (recorded := self._recorded()) is None:
+            raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")
+        return recorded
+
+    def _recorded(self) -> Trace | None:
+        return next((callback.trace for callback in map(unwrapped, self.machine.callbacks) if isinstance(callback, Tracing)), None)
+
+    def svg(self, **options: Any) -> str:
+        """The lifecycle as SVG text, with what the run did if it was traced; options as for `Lifecycle.svg`."""
+        return self.lifecycle.svg(trace=self._recorded(), **options)
+
+    def draw(self, path: str | Path, **options: Any) -> None:
+        """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
+        self.lifecycle.draw(path, trace=self._recorded(), **options)
+
+    def report(self, path: str | Path) -> None:
+        """Writes a page on the run: lifecycle, curves, outcome, time, callbacks, decisions; see `statetrain.report`."""
+        from statetrain.report import report
+
+        report(self._recorded() or Trace((), lifecycle=self.lifecycle, rows=self.history.rows, outcome=self.outcome), path, self.machine)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from statetrain.diagram.bundle import bundle
+
+        return bundle(repr(self), self.lifecycle, trace=self._recorded())
 
     def why(self) -> Explanation:
         """Why it is where it is, or ended as it did: the arrow last taken, and what was asked before it."""

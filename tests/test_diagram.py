@@ -18,8 +18,13 @@ from statetrain.criteria import Every
 from statetrain.diagram import dot, draw, mermaid, stale_pictures, svg, write_pictures
 from statetrain.diagram.layout import Layout
 from statetrain.diagram.measure import LINE, width_of
+<<<<<<< HEAD
 from statetrain.diagram.picture import picture
 from statetrain.diagram.theme import NAME, WORDS, theme_of
+=======
+from statetrain.diagram.showing import picture
+from statetrain.diagram.theme import NAME, WORDS
+>>>>>>> c1799d8 (Pictures: outline, folded scopes, what an edit does, shares of the time, how often guards held)
 from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import evaluation, prediction, supervised
@@ -475,7 +480,7 @@ def test_unknown_options_are_refused(write):
     "A misspelt theme or detail is an error that lists what there is."
     with pytest.raises(ConfigError, match="theme must be one of 'light', 'dark', got 'drak'"):
         write(evaluation(), theme="drak")
-    with pytest.raises(ConfigError, match="detail must be one of 'full', 'states', got 'state'; did you mean 'states'"):
+    with pytest.raises(ConfigError, match="detail must be one of 'full', 'states', 'outline', got 'state'; did you mean 'states'"):
         write(evaluation(), detail="state")
 
 

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from typing import Unpack
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
-from statetrain.diagram.picture import Detail, events_of, picture, start_of
+from statetrain.diagram.picture import events_of, start_of
 from statetrain.diagram.route import Point, Route
+from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle import FAILED, START, Lifecycle
 from statetrain.table import OTHER_ERRORS
-from statetrain.trace import Trace
 
 
 def dot(
     life: Lifecycle,
     *,
     theme: ThemeName = "light",
-    detail: Detail = "full",
-    counts: Mapping[Transition, int] | None = None,
-    trace: Trace | None = None,
-    marked: Iterable[Transition] = (),
     placed: bool = True,
+    **options: Unpack[Shown],
 ) -> str:
     """The picture of a lifecycle in the language of Graphviz.
 
     Args:
         life: the lifecycle.
         theme: "light" or "dark".
-        detail: "full", or "states" for the states and the ways between them, without events and without words.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
-        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
         placed: whether everything is put in its place, as in the other formats. False leaves that to Graphviz, which is
             easier to edit by hand and harder to read.
+        options: what is shown; see `Shown`.
 
     Returns:
         Text for `dot`; the same for the same lifecycle.
 
     Raises:
-        ConfigError: the theme or the detail is unknown.
+        ConfigError: the theme, the detail or a scope to fold is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace, marked)), theme, placed).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, **options)), theme, placed).lines()) + "\n"
 
 
 class _Writer:
@@ -96,6 +91,8 @@ class _Writer:
             return self.point(START, middle, self.theme.ink)
         fill, line = self.theme.state(self.shown, box.name)
         look = {"color": line, "fillcolor": fill}
+        if (title := self.shown.title(box.name)) != box.name:
+            look["label"] = title
         if box.name == self.shown.current:
             look |= {"color": self.theme.recent, "penwidth": "4"}
         ring = 0.0
@@ -114,8 +111,8 @@ class _Writer:
     def edge(self, route: Route) -> str:
         arrow, words = route.arrow, route.words
         look = {"color": self.theme.arrows[arrow.kind], "penwidth": f"{PEN[arrow.kind]:g}"}
-        if arrow.recent:
-            look |= {"color": self.theme.recent, "penwidth": f"{PEN[arrow.kind] + 1.5:g}"}
+        if halo := self.theme.halo(arrow):
+            look |= {"color": halo, "penwidth": f"{PEN[arrow.kind] + 1.5:g}"}
         if arrow.kind == "event":
             look["style"] = "dashed"
         if self.placed:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from typing import Unpack
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from statetrain.diagram.picture import Arrow, Detail, Picture, events_of, picture, start_of
-from statetrain.diagram.theme import ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
+from statetrain.diagram.showing import Shown, picture
+from statetrain.diagram.theme import CHANGED, ThemeName, theme_of
+from statetrain.lifecycle import FAILED, START, Lifecycle
 from statetrain.table import OTHER_ERRORS
-from statetrain.trace import Trace
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
 RECENT = "\N{BLACK RIGHT-POINTING TRIANGLE}"  # before what was taken among the last
@@ -36,28 +37,22 @@ def mermaid(
     life: Lifecycle,
     *,
     theme: ThemeName = "light",
-    detail: Detail = "full",
-    counts: Mapping[Transition, int] | None = None,
-    trace: Trace | None = None,
-    marked: Iterable[Transition] = (),
+    **options: Unpack[Shown],
 ) -> str:
     """The picture of a lifecycle as a Mermaid `stateDiagram-v2`.
 
     Args:
         life: the lifecycle.
         theme: the colours of the states; either can be read on either background.
-        detail: "full", or "states" for the states and the ways between them, without events and without words.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
-        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
+        options: what is shown; see `Shown`.
 
     Returns:
         Text for a code block of the language `mermaid`; the same for the same lifecycle.
 
     Raises:
-        ConfigError: the theme or the detail is unknown.
+        ConfigError: the theme, the detail or a scope to fold is unknown.
     """
-    shown = picture(life, detail, counts, trace, marked)
+    shown = picture(life, **options)
     neighbours = _Neighbours(shown)
     colours = theme_of(theme)
     lines = ["stateDiagram-v2", "    direction TB"]
@@ -71,6 +66,10 @@ def mermaid(
         ids = ",".join(neighbours.ids[member] for member in members if member not in shown.scopes)
         if ids:
             lines += [f"    classDef {name} fill:{fill},stroke:{stroke},color:{colours.ink}", f"    class {ids} {name}"]
+    for name in shown.order if shown.shares or shown.changes else ():
+        fill, line = colours.state(shown, name)
+        if name not in shown.scopes and (name in shown.changes or fill != colours.state(evolve(shown, shares={}), name)[0]):
+            lines += [f"    classDef of_{neighbours.ids[name]} fill:{fill},stroke:{line},color:{colours.ink}", f"    class {neighbours.ids[name]} of_{neighbours.ids[name]}"]
     if shown.current is not None and shown.current not in shown.scopes:
         lines += [f"    classDef here stroke:{colours.recent},stroke-width:4px", f"    class {neighbours.ids[shown.current]} here"]
     return "\n".join(lines) + "\n"
@@ -126,7 +125,9 @@ class _Neighbours:
         if scope is not None and events_of(scope) in shown.dots:
             yield f'{indent}state "{EVENT}" as {ids[events_of(scope)]}'
         for name in shown.children(scope):
-            named = f'"{name}" as {ids[name]}' if ids[name] != name else name
+            sign = f"{CHANGED[shown.changes[name]]} " if name in shown.changes else ""
+            title = f"{sign}{shown.title(name)}"
+            named = f'"{title}" as {ids[name]}' if ids[name] != title else name
             if name in shown.scopes:
                 yield f"{indent}state {named} {{"
                 if self.depth(name) <= 2:
@@ -134,7 +135,7 @@ class _Neighbours:
                 yield from self.inside(name, indent + "    ")
                 yield f"{indent}}}"
             else:
-                yield f"{indent}state {named}" if ids[name] != name else f"{indent}{name}"
+                yield f"{indent}state {named}" if ids[name] != title else f"{indent}{name}"
         if scope is None:
             yield f'{indent}state "{FAILED}<br/>{OTHER_ERRORS}" as {FAILED}'
         for way, words in self.ways.items():
@@ -148,7 +149,7 @@ class _Neighbours:
 def _words(arrow: Arrow, leaves: str, reaches: str) -> str:
     guard = f"[{escaped(arrow.guard)}]" if arrow.guard else "else" if arrow.other else ""
     parts = (
-        RECENT if arrow.recent else "",
+        CHANGED[arrow.change] if arrow.change else RECENT if arrow.recent else "",
         escaped(leaves),
         str(arrow.number) if arrow.number else "",
         f"{EVENT} {escaped(arrow.event)}" if arrow.event else "",

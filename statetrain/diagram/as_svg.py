@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from typing import Unpack
 
 from statetrain.diagram.layout import ROOT, Box, Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING
-from statetrain.diagram.picture import Detail, picture
 from statetrain.diagram.route import Point, Route
+from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle import FAILED, START, Lifecycle
 from statetrain.table import OTHER_ERRORS, plain
-from statetrain.trace import Trace
 
 MARGIN = 12.0
 
@@ -21,28 +21,22 @@ def svg(
     life: Lifecycle,
     *,
     theme: ThemeName = "light",
-    detail: Detail = "full",
-    counts: Mapping[Transition, int] | None = None,
-    trace: Trace | None = None,
-    marked: Iterable[Transition] = (),
+    **options: Unpack[Shown],
 ) -> str:
     """The picture of a lifecycle as SVG.
 
     Args:
         life: the lifecycle.
         theme: "light" or "dark".
-        detail: "full", or "states" for the states and the ways between them, without events and without words.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
-        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
+        options: what is shown; see `Shown`.
 
     Returns:
         An SVG document; the same for the same lifecycle.
 
     Raises:
-        ConfigError: the theme or the detail is unknown.
+        ConfigError: the theme, the detail or a scope to fold is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, detail, counts, trace, marked)), theme).lines()) + "\n"
+    return "\n".join(_Writer(Layout(picture(life, **options)), theme).lines()) + "\n"
 
 
 class _Writer:
@@ -93,7 +87,7 @@ class _Writer:
         if ring:
             yield self.rounded(box, 6.0, RING, fill, line)
         baseline = middle + (4.0 if box.name != FAILED else -1.5)
-        yield _text(box.name, (box.x, baseline), self.theme.ink, 'text-anchor="middle"')
+        yield _text(self.shown.title(box.name), (box.x, baseline), self.theme.ink, 'text-anchor="middle"')
         if box.name == FAILED:
             yield _text(OTHER_ERRORS, (box.x, baseline + LINE), self.theme.soft, f'text-anchor="middle" font-size="{WORDS:g}"')
 
@@ -111,10 +105,11 @@ class _Writer:
     def arrow(self, route: Route) -> Iterator[str]:
         kind = route.arrow.kind
         colour, (start, *rest) = self.theme.arrows[kind], route.curve
-        if route.arrow.recent:
-            yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{self.theme.recent}" stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
+        if halo := self.theme.halo(route.arrow):
+            yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{halo}" stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
         dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
-        yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}" stroke-width="{PEN[kind]:g}"{dashes}/>'
+        told = f"><title>{route.arrow.share:.1%} of the time</title></path>" if route.arrow.share else "/>"
+        yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}" stroke-width="{PEN[kind]:g}"{dashes}{told}'
         if not route.joins:
             (x, y), (fromx, fromy) = route.points[-1], rest[-1]
             along, half = (x - fromx, y - fromy), 0.4 + PEN[kind] / 10

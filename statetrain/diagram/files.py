@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
 from statetrain.diagram.as_dot import dot
 from statetrain.diagram.as_mermaid import mermaid
 from statetrain.diagram.as_svg import svg
-from statetrain.diagram.picture import Detail
+from statetrain.diagram.showing import Shown
 from statetrain.diagram.theme import ThemeName
-from statetrain.lifecycle import Lifecycle, Transition
+from statetrain.lifecycle import Lifecycle
 from statetrain.outcome import ConfigError
-from statetrain.trace import Trace
 
 _WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
 _DRAWN_BY_GRAPHVIZ = (".png", ".pdf")
@@ -26,10 +26,7 @@ def draw(
     path: str | Path,
     *,
     theme: ThemeName = "light",
-    detail: Detail = "full",
-    counts: Mapping[Transition, int] | None = None,
-    trace: Trace | None = None,
-    marked: Iterable[Transition] = (),
+    **options: Unpack[Shown],
 ) -> None:
     """Writes the picture of a lifecycle to a file.
 
@@ -38,21 +35,18 @@ def draw(
         path: the file; its suffix says what is written. `.svg`, `.mmd` (Mermaid) and `.dot` need nothing else, `.png` and
             `.pdf` the program `dot` of Graphviz.
         theme: "light" or "dark".
-        detail: "full", or "states" for the states and the ways between them, without events and without words.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
-        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they do not.
+        options: what is shown; see `Shown`.
 
     Raises:
-        ConfigError: the suffix, the theme or the detail is unknown, or Graphviz is missing or failed.
+        ConfigError: the suffix, the theme, the detail or a scope to fold is unknown, or Graphviz is missing or failed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
-        path.write_text(_WRITERS[suffix](life, theme=theme, detail=detail, counts=counts, trace=trace, marked=marked), encoding="utf-8", newline="\n")
+        path.write_text(_WRITERS[suffix](life, theme=theme, **options), encoding="utf-8", newline="\n")
     elif suffix in _DRAWN_BY_GRAPHVIZ:
-        _run_graphviz(dot(life, theme=theme, detail=detail, counts=counts, trace=trace, marked=marked), path, suffix[1:])
+        _run_graphviz(dot(life, theme=theme, **options), path, suffix[1:])
     else:
         known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
         raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings")
@@ -86,6 +80,8 @@ def pictures_of(name: str, life: Lifecycle) -> dict[str, str]:
         f"{name}-dark.svg": svg(life, theme="dark"),
         f"{name}-states.svg": svg(life, detail="states"),
         f"{name}-states-dark.svg": svg(life, theme="dark", detail="states"),
+        f"{name}-outline.svg": svg(life, detail="outline"),
+        f"{name}-outline-dark.svg": svg(life, theme="dark", detail="outline"),
     }
 
 

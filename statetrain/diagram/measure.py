@@ -65,4 +65,4 @@ def size_of(shown: Picture, name: str) -> tuple[float, float]:
     if name == FAILED:
         return width_of(OTHER_ERRORS, WORDS) + 20.0 + 2 * RING, BOX + LINE + 2 * RING
     ring = RING if shown.life.state(name).final else 0.0
-    return width_of(name, NAME) + 24.0 + 2 * ring, BOX + 2 * ring
+    return width_of(shown.title(name), NAME) + 24.0 + 2 * ring, BOX + 2 * ring

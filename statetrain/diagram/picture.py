@@ -6,23 +6,17 @@ way on from a state, and which states are the inner loop, where the time goes.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Literal
 
-from attrs import evolve, frozen
+from attrs import Factory, frozen
 
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
-from statetrain.naming import did_you_mean, label_of
-from statetrain.outcome import ConfigError
+from statetrain.naming import label_of
 from statetrain.table import is_else, number_of, plain, reading_order
-from statetrain.trace import Trace
-from statetrain.trace.words import Words, words_of
-
-_RECENT = 12  # transitions of a run that stand out
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
-Detail = Literal["full", "states"]
+Change = Literal["", "added", "removed", "changed"]
 
 
 @frozen
@@ -39,7 +33,10 @@ class Arrow:
         effect: the work done on the way; empty for none.
         other: whether it is taken because no guard before it held.
         count: how often it was taken in a run; None if that is not shown.
+        asked: how often it was asked, where it has a guard; None if that is not shown.
+        share: of the run's time, what passed from its being taken until the next arrow was; None if that is not known.
         recent: whether it stands out: one of the last that were taken, or marked.
+        change: what became of it since another lifecycle.
     """
 
     tail: str
@@ -51,12 +48,18 @@ class Arrow:
     effect: str = ""
     other: bool = False
     count: int | None = None
+    asked: int | None = None
+    share: float | None = None
     recent: bool = False
+    change: Change = ""
 
     @property
     def times(self) -> str:
-        """The count in words."""
-        return "" if self.count is None else f"\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{self.count:,}"
+        """The count in words: how often it was taken, of how many times that it was asked."""
+        if self.count is None:
+            return ""
+        of = f" of\N{NO-BREAK SPACE}{self.asked:,}" if self.asked is not None and self.asked > self.count else ""
+        return f"\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{self.count:,}{of}"
 
 
 @frozen
@@ -71,6 +74,8 @@ class Picture:
         dots: the dots inside scopes that arrows need; see `start_of` and `events_of`.
         arrows: the arrows, in the order of the states that they leave, the events last.
         current: the state that a run is in, if one is shown.
+        shares: of the run's time, what passed in each state; empty if that is not known.
+        changes: what became of states since another lifecycle.
     """
 
     life: Lifecycle
@@ -80,6 +85,13 @@ class Picture:
     dots: frozenset[str]
     arrows: tuple[Arrow, ...]
     current: str | None = None
+    shares: Mapping[str, float] = Factory(dict)
+    changes: Mapping[str, Change] = Factory(dict)
+
+    def title(self, name: str) -> str:
+        """What a state's box says: its name, and its share of the time."""
+        share = self.shares.get(name, 0.0)
+        return name if not share else f"{name}  {share:.0%}" if share >= 0.005 else f"{name}  <1%"
 
     def children(self, scope: str | None) -> tuple[str, ...]:
         """The states directly within a scope, in reading order; of None, the outermost ones."""
@@ -96,43 +108,14 @@ def events_of(scope: str) -> str:
     return f"{scope}.events"
 
 
-def picture(
-    life: Lifecycle,
-    detail: Detail = "full",
-    counts: Mapping[Transition, int] | None = None,
-    trace: Trace | None = None,
-    marked: Iterable[Transition] = (),
-) -> Picture:
-    """What is drawn of a lifecycle.
-
-    Args:
-        life: the lifecycle.
-        detail: "full", or "states" for the states and the ways between them, without events and without words.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out.
-        marked: arrows that are to stand out too.
-
-    Raises:
-        ConfigError: the detail is unknown.
-    """
-    if detail not in get_args(Detail):
-        known = get_args(Detail)
-        raise ConfigError(f"detail must be one of {', '.join(map(repr, known))}, got {detail!r}{did_you_mean(str(detail), known)}")
+def drawn(life: Lifecycle) -> Picture:
+    """All of a lifecycle, and nothing else. Arrows stand in the order in which they are read; see `transitions_of`."""
     scopes = frozenset(state.within for state in life.states if state.within is not None)
     order = reading_order(life)
     main = {name: _main(life, order, scopes, name) for name in order if life.arrows(name)}
     hot = _loops({name: arrow.dest for name, arrow in main.items()})
-    rank = {name: i for i, name in enumerate(order)}
-    taken = sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))
-    last = {words_of(arrow) for arrow in trace.transitions[-_RECENT:]} if trace is not None else set()
-    last |= {words_of(arrow) for arrow in marked}
-    if trace is not None:  # its arrows may be those of a file, of which the words alone are known
-        taken_by_words: Counter[Words] = Counter()
-        for arrow_taken, times in trace.counts().items():
-            taken_by_words[words_of(arrow_taken)] += times
-        counts = {transition: taken_by_words[words_of(transition)] for transition in life.transitions}
-    arrows = [Arrow(START, life.initial, "main", recent=words_of(life.start) in last)]
-    for transition in taken if detail == "full" else [t for t in taken if t.event is None]:
+    arrows = [Arrow(START, life.initial, "main")]
+    for transition in transitions_of(life)[1:]:
         way_on = main.get(transition.source) == transition
         kind: Kind = "main" if way_on else "plain"
         if transition.event is not None:
@@ -141,21 +124,14 @@ def picture(
             kind = "failure"
         elif way_on and transition.source in hot:
             kind = "hot"
-        arrow = _arrow(life, scopes, transition, kind)
-        if detail == "states":
-            arrow = Arrow(arrow.tail, arrow.head, kind)
-        if counts is not None:
-            arrow = evolve(arrow, count=counts.get(transition, 0), recent=words_of(transition) in last)
-        alike = [a for a in arrows if evolve(a, event="", count=None, recent=False) == evolve(arrow, event="", count=None, recent=False)]
-        if not alike:
-            arrows.append(arrow)
-            continue
-        event = f"{alike[0].event}, {arrow.event}" if kind == "event" else arrow.event
-        count = None if arrow.count is None else arrow.count + (alike[0].count or 0)
-        arrows[arrows.index(alike[0])] = evolve(alike[0], event=event, count=count, recent=alike[0].recent or arrow.recent)
-    ends = {end for arrow in arrows for end in (arrow.tail, arrow.head)}
-    dots = frozenset(dot for scope in scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
-    return Picture(life, order, scopes, hot, dots, tuple(arrows), trace.states[-1] if trace is not None and len(trace) else None)
+        arrows.append(_arrow(life, scopes, transition, kind))
+    return Picture(life, order, scopes, hot, frozenset(), tuple(arrows))
+
+
+def transitions_of(life: Lifecycle) -> list[Transition]:
+    """The transitions in the order of `drawn`'s arrows: the first one of all, then by the states that they leave, the events last."""
+    rank = {name: i for i, name in enumerate(reading_order(life))}
+    return [life.start, *sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))]
 
 
 def _main(life: Lifecycle, order: tuple[str, ...], scopes: frozenset[str], name: str) -> Transition:

@@ -23,7 +23,10 @@ class Theme:
     Attributes:
         paper: the background; it is drawn, so that a picture can be read on any page.
         scopes: the fill of scopes, from the outermost inwards; the last for all deeper ones.
+        recent: what stands out.
+        heat: what the fill of a state turns to with its share of the time.
         arrows: by kind of arrow.
+        changes: by what became of a state or an arrow since another lifecycle.
     """
 
     paper: str
@@ -36,8 +39,10 @@ class Theme:
     bad: str
     bad_fill: str
     recent: str
+    heat: str
     scopes: tuple[str, ...]
     arrows: dict[str, str]
+    changes: dict[str, str]
 
     def scope(self, depth: int) -> str:
         """The fill of a scope that lies in `depth` others."""
@@ -45,6 +50,13 @@ class Theme:
 
     def state(self, shown: Picture, name: str) -> tuple[str, str]:
         """The fill and the line of a state."""
+        fill, line = self._plain(shown, name)
+        if name in shown.changes:
+            line = self.changes[shown.changes[name]]
+            fill = mixed(self.paper, line, 0.18)
+        return mixed(fill, self.heat, 0.9 * shown.shares.get(name, 0.0) ** 0.5), line
+
+    def _plain(self, shown: Picture, name: str) -> tuple[str, str]:
         if name == FAILED:
             return self.bad_fill, self.bad
         state = shown.life.state(name)
@@ -52,6 +64,10 @@ class Theme:
             return self.good_fill, self.good
         line = self.arrows["hot" if name in shown.hot else "main" if state.anchor else "plain"]
         return self.anchor if state.anchor else self.paper, line
+
+    def halo(self, arrow: Arrow) -> str:
+        """The colour around an arrow that stands out; empty around the others."""
+        return self.changes[arrow.change] if arrow.change else self.recent if arrow.recent else ""
 
     def words(self, arrow: Arrow) -> str:
         """The colour of what makes an arrow taken."""
@@ -69,8 +85,10 @@ LIGHT = Theme(
     bad="#c53030",
     bad_fill="#fdecec",
     recent="#805ad5",
+    heat="#f6ad55",
     scopes=("#fafbfd", "#f2f5fa", "#e8eff8", "#dde7f4"),
     arrows={"hot": "#2b6cb0", "main": "#4a5766", "plain": "#8b98a9", "failure": "#c53030", "event": "#a86a12"},
+    changes={"added": "#2f855a", "removed": "#c53030", "changed": "#805ad5"},
 )
 DARK = Theme(
     paper="#0d1117",
@@ -83,9 +101,12 @@ DARK = Theme(
     bad="#ff7b72",
     bad_fill="#3c1618",
     recent="#b794f4",
+    heat="#b7601a",
     scopes=("#12171f", "#161d28", "#1b2533", "#202e40"),
     arrows={"hot": "#58a6ff", "main": "#b3bfcc", "plain": "#7d8b9b", "failure": "#ff7b72", "event": "#e3b341"},
+    changes={"added": "#56d364", "removed": "#ff7b72", "changed": "#b794f4"},
 )
+CHANGED = {"added": "+", "removed": "\N{MINUS SIGN}", "changed": "*"}  # what a change bears where colours do not reach
 PEN = {"hot": 2.0, "main": 1.6, "plain": 1.1, "failure": 1.1, "event": 1.1}  # widths of lines, in points
 THEMES: dict[str, Theme] = {"light": LIGHT, "dark": DARK}
 
@@ -99,3 +120,11 @@ def theme_of(name: str) -> Theme:
     if name not in THEMES:
         raise ConfigError(f"theme must be one of {', '.join(map(repr, THEMES))}, got {name!r}")
     return THEMES[name]
+
+
+def mixed(one: str, other: str, share: float) -> str:
+    """A colour between two: `share` is how much of the second is in it, from 0 to 1."""
+    if not share:
+        return one
+    parts = ((int(one[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,21 @@ class Trace:
         """How often each arrow was taken, those that were not kept included; 0 for one that was not."""
         return counted(self.transitions) + Counter(self.earlier)
 
+    def seconds(self) -> dict[Transition, float]:
+        """What passed from the taking of each arrow until the next was taken: the time in the state that it leads to.
+
+        Of the transitions that were kept, summed by arrow; empty if no times were recorded.
+        """
+        spent: dict[int, float] = {}  # by identity: comparing arrows is slow
+        for arrow, (one, after) in zip(self.transitions, pairwise(self.moments), strict=False):
+            if one.time is not None and after.time is not None:
+                spent[id(arrow)] = spent.get(id(arrow), 0.0) + max(0.0, after.time - one.time)
+        total: dict[Transition, float] = {}
+        for arrow in {id(arrow): arrow for arrow in self.transitions}.values():
+            if id(arrow) in spent:
+                total[arrow] = total.get(arrow, 0.0) + spent[id(arrow)]
+        return total
+
     def tail(self, last: int) -> Trace:
         """The last so many transitions alone; the rest counts as not kept."""
         gone = max(0, len(self) - last)
@@ -133,6 +149,11 @@ class Trace:
     def draw(self, path: str | Path, **options: Any) -> None:
         """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
         self._drawable().draw(path, trace=self, **options)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from statetrain.diagram.bundle import bundle
+
+        return bundle(repr(self), self.lifecycle, trace=self)
 
     def _drawable(self) -> Lifecycle:
         if self.lifecycle is None:

@@ -1,0 +1,140 @@
+"""What is shown of a lifecycle, how much of it, and what on top of it: a run, or what became of another lifecycle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypedDict, get_args
+
+from attrs import evolve
+
+from statetrain.diagram.comparing import compared
+from statetrain.diagram.picture import Arrow, Picture, drawn, events_of, start_of, transitions_of
+from statetrain.diagram.simpler import folded, outlined
+from statetrain.lifecycle import Lifecycle, Transition
+from statetrain.naming import did_you_mean
+from statetrain.outcome import ConfigError
+from statetrain.trace import Trace
+from statetrain.trace.words import Words, words_of
+
+_RECENT = 12  # transitions of a run that stand out
+
+Detail = Literal["full", "states", "outline"]
+
+
+class Shown(TypedDict, total=False):
+    """What of a lifecycle is shown, and what is shown on top of it.
+
+    Attributes:
+        detail: "full"; "states" for the states and the ways between them, without events and without words; or "outline"
+            for what everyone knows of training: no loop heads, no draws, a loop over validation data as one state.
+        fold: scopes that are drawn as one state.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out. With
+            recorded times, each state shows its share of them.
+        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they bear a sign.
+        since: another lifecycle: what was added to it, removed from it and changed stands out.
+    """
+
+    detail: Detail
+    fold: Iterable[str]
+    counts: Mapping[Transition, int] | None
+    trace: Trace | None
+    marked: Iterable[Transition]
+    since: Lifecycle | None
+
+
+def picture(
+    life: Lifecycle,
+    detail: Detail = "full",
+    fold: Iterable[str] = (),
+    counts: Mapping[Transition, int] | None = None,
+    trace: Trace | None = None,
+    marked: Iterable[Transition] = (),
+    since: Lifecycle | None = None,
+) -> Picture:
+    """What is drawn of a lifecycle; the arguments are those of `Shown`.
+
+    Raises:
+        ConfigError: the detail, or a scope to fold, is unknown.
+    """
+    if detail not in get_args(Detail):
+        known = get_args(Detail)
+        raise ConfigError(f"detail must be one of {', '.join(map(repr, known))}, got {detail!r}{did_you_mean(str(detail), known)}")
+    shown = drawn(life) if since is None else compared(since, life)
+    if trace is not None:
+        counts = _by_words(life, trace.counts())  # its arrows may be those of a file, of which the words alone are known
+    last = {words_of(arrow) for arrow in (*marked, *(trace.transitions[-_RECENT:] if trace is not None else ()))}
+    if counts is not None or last:
+        shown = _counted(shown, counts, last)
+    if trace is not None:
+        shown = _timed(evolve(shown, current=trace.states[-1] if len(trace) else None), trace)
+    shown = folded(shown, fold)
+    if detail == "outline":
+        shown = outlined(shown)
+    if detail != "full":
+        shown = _wordless(shown)
+    return _merged(shown)
+
+
+def _by_words(life: Lifecycle, taken: Mapping[Transition, int]) -> dict[Transition, int]:
+    by_words: Counter[Words] = Counter()
+    for arrow, times in taken.items():
+        by_words[words_of(arrow)] += times
+    return {transition: by_words[words_of(transition)] for transition in life.transitions}
+
+
+def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[Words]) -> Picture:
+    """With how often each arrow was taken, and asked: as often as it, or one that is asked after it, was taken."""
+    transitions, arrows = transitions_of(shown.life), []
+    for i, (transition, arrow) in enumerate(zip(transitions, shown.arrows, strict=True)):
+        count = asked = None
+        if counts is not None and i:
+            count = counts.get(transition, 0)
+            onward = shown.life.arrows(transition.source)
+            if transition.event is None and transition.guard is not None:
+                asked = sum(counts.get(later, 0) for later in onward[onward.index(transition) :])
+        arrows.append(evolve(arrow, count=count, asked=asked, recent=words_of(transition) in last))
+    return evolve(shown, arrows=tuple(arrows))
+
+
+def _timed(shown: Picture, trace: Trace) -> Picture:
+    """With the shares of the time, if times were recorded."""
+    seconds = trace.seconds()
+    total = sum(seconds.values())
+    if not total:
+        return shown
+    by_words: Counter[Words] = Counter()
+    shares: Counter[str] = Counter()
+    for arrow, spent in seconds.items():
+        by_words[words_of(arrow)] += spent / total  # type: ignore[assignment]  # a Counter adds up numbers of any kind
+        shares[arrow.dest] += spent / total  # type: ignore[assignment]  # as above
+    arrows = (evolve(a, share=by_words[words_of(t)]) for t, a in zip(transitions_of(shown.life), shown.arrows, strict=True))
+    return evolve(shown, arrows=tuple(arrows), shares=dict(shares))
+
+
+def _wordless(shown: Picture) -> Picture:
+    """Without events, and without words beside the arrows."""
+    kept = (Arrow(a.tail, a.head, a.kind, count=a.count, share=a.share, recent=a.recent, change=a.change) for a in shown.arrows if a.kind != "event")
+    return evolve(shown, arrows=tuple(kept))
+
+
+def _merged(shown: Picture) -> Picture:
+    """With one arrow for several that look the same, such as those of two events that lead the same way."""
+    arrows: dict[Arrow, Arrow] = {}
+    for arrow in shown.arrows:
+        look = evolve(arrow, event="", count=None, asked=None, share=None, recent=False)
+        alike = arrows.get(look)
+        if alike is None:
+            arrows[look] = arrow
+            continue
+        arrows[look] = evolve(
+            alike,
+            event=f"{alike.event}, {arrow.event}" if arrow.kind == "event" else arrow.event,
+            count=None if arrow.count is None else arrow.count + (alike.count or 0),
+            share=None if arrow.share is None else arrow.share + (alike.share or 0.0),
+            recent=alike.recent or arrow.recent,
+        )
+    ends = {end for arrow in arrows.values() for end in (arrow.tail, arrow.head)}
+    dots = frozenset(dot for scope in shown.scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
+    return evolve(shown, arrows=tuple(arrows.values()), dots=dots)
