@@ -18,13 +18,8 @@ from statetrain.criteria import Every
 from statetrain.diagram import dot, draw, mermaid, stale_pictures, svg, write_pictures
 from statetrain.diagram.layout import Layout
 from statetrain.diagram.measure import LINE, width_of
-<<<<<<< HEAD
-from statetrain.diagram.picture import picture
-from statetrain.diagram.theme import NAME, WORDS, theme_of
-=======
 from statetrain.diagram.showing import picture
-from statetrain.diagram.theme import NAME, WORDS
->>>>>>> c1799d8 (Pictures: outline, folded scopes, what an edit does, shares of the time, how often guards held)
+from statetrain.diagram.theme import NAME, WORDS, theme_of
 from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import evaluation, prediction, supervised

@@ -135,8 +135,8 @@ def test_a_guarded_arrow_says_how_often_it_held_of_how_often_it_was_asked():
     """Three epochs of four batches: more epochs was asked four times, a batch was drawn fifteen."""
     trace = st.testing.walk(st.supervised(validate=None), {"more epochs": [True] * 3, "a batch was drawn": ([True] * 4 + [False]) * 3})
     times = {arrow.guard: arrow.times.replace("\N{NO-BREAK SPACE}", " ") for arrow in picture(trace.lifecycle, trace=trace).arrows if arrow.guard}
-    assert times["more epochs"] == "× 3 of 4"
-    assert times["a batch was drawn"] == "× 12 of 15"
+    assert times["more epochs"] == "\N{MULTIPLICATION SIGN} 3 of 4"
+    assert times["a batch was drawn"] == "\N{MULTIPLICATION SIGN} 12 of 15"
 
 
 def test_states_show_their_share_of_the_time():
@@ -171,6 +171,6 @@ def test_in_a_notebook_things_show_their_pictures():
         bundle = thing._repr_mimebundle_()
         assert set(bundle) == {"text/plain", "text/vnd.mermaid", "image/svg+xml"}
         assert bundle["text/plain"] == (str(thing) if thing is run.lifecycle else repr(thing))
-    assert "× 1" in run._repr_mimebundle_()["image/svg+xml"].replace("\N{NO-BREAK SPACE}", " ")
-    assert "× 1" not in run.machine._repr_mimebundle_()["image/svg+xml"].replace("\N{NO-BREAK SPACE}", " ")
+    assert "\N{MULTIPLICATION SIGN} 1" in run._repr_mimebundle_()["image/svg+xml"].replace("\N{NO-BREAK SPACE}", " ")
+    assert "\N{MULTIPLICATION SIGN} 1" not in run.machine._repr_mimebundle_()["image/svg+xml"].replace("\N{NO-BREAK SPACE}", " ")
     assert run.svg() == run.trace.svg()
