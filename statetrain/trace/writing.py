@@ -202,7 +202,7 @@ def header_of(life: Lifecycle, identity: str) -> dict[str, Any]:
         "format": FORMAT,
         "id": identity,
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "name": life.name,
         "fingerprint": fingerprint,
         "counters": COUNTERS,
@@ -237,7 +237,8 @@ def save(trace: Trace, path: str | Path) -> None:
         writing.close()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions that matter for a run, by name."""
     import statetrain
 
     versions = {"statetrain": statetrain.__version__, "python": platform.python_version()}

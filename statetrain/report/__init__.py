@@ -1,0 +1,5 @@
+"""A page on a run: one file that needs no network and no script."""
+
+from statetrain.report.page import report
+
+__all__ = ["report"]
