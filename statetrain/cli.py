@@ -76,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--valid-batches", type=int, default=2)
     diff = command("diff", _diff, "Say in words how two lifecycles differ.", ("first", "second"))
     diff.add_argument("--quiet", action="store_true", help="say nothing; the exit code tells")
+    words = "Write a page on a run from its trace."
+    page = commands.add_parser("report", help=words, description=words)
+    page.add_argument("trace", type=Path, help="a file of Tracing(file=...) or fit(trace=...)")
+    page.add_argument("file", nargs="?", type=Path, help="where the page goes; without it, beside the trace")
+    page.set_defaults(command=_report)
+    words = "Print the script that completes these commands in a shell."
+    completion = commands.add_parser("completion", help=words, description=words)
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.set_defaults(command=_completion)
     _add_checkpoints(commands)
     trace_cli.add_commands(commands, lifecycle)
     return parser
@@ -168,6 +177,25 @@ def _draw(given: argparse.Namespace) -> int:
         return OK
     life.draw(given.file, **options)
     print(given.file)
+    return OK
+
+
+def _report(given: argparse.Namespace) -> int:
+    from statetrain.report import report
+    from statetrain.trace import Trace
+
+    file = given.file or given.trace.with_suffix(".html")
+    report(Trace.load(given.trace), file)
+    print(file)
+    return OK
+
+
+def _completion(given: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ImportError as error:
+        raise ImportError("completion needs shtab; install it with: pip install 'statetrain[completion]'") from error
+    print(shtab.complete(_parser(), shell=given.shell))
     return OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -95,11 +96,14 @@ class Run:
         """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
         self.lifecycle.draw(path, trace=self._recorded(), **options)
 
-    def report(self, path: str | Path) -> None:
+    def report(self, path: str | os.PathLike[str]) -> None:
         """Writes a page on the run: lifecycle, curves, outcome, time, callbacks, decisions; see `statetrain.report`."""
         from statetrain.report import report
 
-        report(self._recorded() or Trace((), lifecycle=self.lifecycle, rows=self.history.rows, outcome=self.outcome), path, self.machine)
+        recorded = self._recorded()
+        if recorded is None:
+            recorded = Trace((), lifecycle=self.lifecycle, rows=self.history.rows, outcome=self.outcome)
+        report(recorded, path, self.machine)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from statetrain.diagram.bundle import bundle

@@ -53,6 +53,7 @@ FLOORS = (
         "interop",
         "registry",
         "testing",
+        "report",
     ),
     (
         "plain",

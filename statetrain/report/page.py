@@ -165,6 +165,7 @@ def _decisions(trace: Trace) -> str:
         if words in known:
             held = slices.setdefault(words, {})
             held[part] = held.get(part, 0) + 1
+    labels = [arrow.guard.label for arrow in guarded if arrow.guard is not None]
     rows, table = [], []
     for words, arrow in known.items():
         held, times = slices.get(words, {}), asked.get(words, {})
@@ -173,7 +174,7 @@ def _decisions(trace: Trace) -> str:
         table.append((name, sum(held.values()), sum(times.values())))
         if held:
             marks = [(part * (last + 1) / _SLICES, count / max(count, times.get(part, 0))) for part, count in sorted(held.items())]
-            rows.append((arrow.guard.label if list(known.values()).count(arrow) == 1 else name, marks))
+            rows.append((arrow.guard.label if labels.count(arrow.guard.label) == 1 else name, marks))
     cells = "".join(f"<tr><th scope=\"row\">{_safe(name)}</th><td>{held:,}</td><td>{times:,}</td></tr>" for name, held, times in table)
     head = "<tr><th>guard</th><th>held</th><th>asked</th></tr>"
     return f"{strips(rows, 0.0, float(last), 'transition')}<table>{head}{cells}</table>" if table else ""
