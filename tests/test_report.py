@@ -106,8 +106,7 @@ def test_no_name_breaks_out(name, tmp_path):
     """Names of guards, effects, columns, reasons, errors and versions stay words: the page has the tags of a harmless one."""
 
     def made(word):
-        guard = st.guard(lambda ctx: False, name=word) if False else st.stop_requested.named(word)
-        life = st.supervised(validate=None, stop=guard)
+        life = st.supervised(validate=None, stop=st.stop_requested.named(word))
         trace = st.testing.walk(life, {"more epochs": [True], "a batch was drawn": [True]})
         row = {"epoch": 1, "step": 1, word: 0.5, f"train_{word}": 0.25}
         return evolve(trace, lifecycle=life, rows=[row, {**row, "epoch": 2}], outcome=st.Stopped(1, word), error=f"{word}\n{word}", remarks=(word,), header={"versions": {word: word}})

@@ -6,13 +6,12 @@ import html
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from statetrain.callback import name_of
 from statetrain.history import COUNTERS
-from statetrain.lifecycle import FAILED
 from statetrain.machine import Machine
 from statetrain.outcome import ConfigError, Interrupted, Outcome, Stopped
 from statetrain.outcome import Failed as Failure

@@ -167,7 +167,6 @@ class Tracing(Callback):
 
     def _record(self, ctx: Any, taken: Transition) -> None:
         tape = self._tape
-        tape.taken.append(taken)
         if self._detailed:
             now = self._clock()
             time = now - self._began if self._times else None
@@ -178,9 +177,12 @@ class Tracing(Callback):
                 if self._counts_with
                 else (time, *UNCOUNTED, answers, values)
             )
+            tape.taken.append(taken)
             if self._writing is not None and (now >= self._due or tape.count - self._written >= _MOST):
                 self._write()
                 self._due = now + _PAUSE
+        else:
+            tape.taken.append(taken)
         if len(tape.taken) >= self._full:
             self._write()
             tape.fold()
@@ -188,7 +190,7 @@ class Tracing(Callback):
     def _values_in(self, ctx: Any, paths: tuple[str, ...]) -> Mapping[str, float] | None:
         found: dict[str, float] = {}
         for path in paths:
-            value = ctx[path] if hasattr(type(ctx), "__getitem__") else getattr(ctx, path)
+            value = ctx[f"{path.removesuffix('?')}?"] if hasattr(type(ctx), "__getitem__") else getattr(ctx, path)  # a failed state may have made none
             if isinstance(value, int | float):
                 found[path] = value
             elif value is not None and not self._host_only:
