@@ -72,7 +72,7 @@ def build(loader: Callable[[], Any], **options: Any) -> Callable[[], st.Run]:
     return make
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"seed": 1}, {"valid": points(), "validate": st.Every(2, "steps")}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"seed": 1}, {"valid": points(), "validate": st.Every(2, "steps")}], ids=lambda given: " ".join(given) or "nothing else")
 def test_a_loader_with_a_state_goes_on_exactly(options: dict[str, Any]) -> None:
     """At every anchor: within an epoch from its state, at its end without, and with a seed by key."""
     assert assert_resumable(build(Stateful, **options), anchors=None) > 10
