@@ -336,15 +336,18 @@ def check(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
         _checked(flow)
     coarse: dict[tuple[int, str], list[tuple[Listener, Ruled | None]]] = {}
     for hook, members in order.items():
+        status = flow.at.get(hook)
         for i, one in enumerate(members):
             for path in one.contract.reads or ():
-                wrong = _wrong(flow, hook, path, members[:i])
+                wrong = _wrong(flow, status, path)
                 if one.contract.exact:
                     if wrong:
                         raise ContractError(_said(flow, f"Callback {one.name!r} reads {path!r} on {hook}", path, hook, wrong, members[:i]))
                     _check_known(flow, one, path)
                 else:
                     coarse.setdefault((one.place, path), []).append((one, wrong))
+            if status is not None and one.contract.writes:
+                status = status.after(flow.mask(one.contract.writes), 0)
     for (_, path), found in coarse.items():
         one = found[0][0]
         if all(wrong for _, wrong in found):
@@ -366,7 +369,7 @@ def _checked(flow: Flow) -> Flow:
         else:
             declared = accesses[place]
         for path in declared.reads if declared is not None else ():
-            if wrong := _wrong(flow, place, path, ()):
+            if wrong := _wrong(flow, flow.at[place], path):
                 raise ContractError(f"{flow.lifecycle.name}: {_said(flow, f'{spoken(place)} reads {path!r}', path, place, wrong, ())}")
     return flow
 
@@ -376,13 +379,10 @@ def _fields(path: str) -> tuple[str, ...]:
     return DERIVED.get(field_of(path), (field_of(path),))
 
 
-def _wrong(flow: Flow, place: str | Place, path: str, before: Sequence[Listener]) -> Ruled | None:
+def _wrong(flow: Flow, status: Status | None, path: str) -> Ruled | None:
     """What a path that is read may be instead of being there; None if nothing is wrong."""
-    status = flow.at.get(place)
     if status is None or path.endswith("?") or parts(path)[:1] in (("*",), ("**",)):
         return None
-    for one in before:
-        status = status.after(flow.mask(one.contract.writes or ()), 0)
     for name in _fields(path):
         bit = flow.bits.get(name, 0)
         if status.absent & bit:
@@ -393,7 +393,10 @@ def _wrong(flow: Flow, place: str | Place, path: str, before: Sequence[Listener]
 
 
 def _said(flow: Flow, who: str, path: str, place: str | Place, wrong: str, before: Sequence[Listener]) -> str:
-    name = next(one for one in _fields(path) if _wrong(flow, place, one, before) == wrong)
+    status = flow.at[place]
+    for listener in before:
+        status = status.after(flow.mask(listener.contract.writes or ()), 0)
+    name = next(one for one in _fields(path) if _wrong(flow, status, one) == wrong)
     made_of = f" (it is made of {name!r})" if name != field_of(path) else ""
     writers = [spoken(one) for one in _writers(flow, name)] + [f"{one.name}.{one.hook}" for one in _writing_listeners(flow, name)]
     if not writers:
@@ -426,12 +429,17 @@ def _writing_listeners(flow: Flow, name: str) -> Iterator[Listener]:
 def _check_known(flow: Flow, one: Listener, path: str) -> None:
     """A field that nobody knows is taken for one of the user's own context, unless it looks like a slip."""
     name = field_of(path)
-    known = {*dir(_context()), *flow.bits, *DERIVED}
-    if name in known or name in ("*", "**"):
+    if name in _names() or name in flow.bits or name in ("*", "**"):
         return
+    known = {*_names(), *flow.bits}
     near = did_you_mean(name, known)
     if near.startswith("; did you mean"):
         raise ContractError(f"Callback {one.name!r} declares that it reads {path!r} on {one.hook}: a context has no {name!r}{near}")
+
+
+@lru_cache(maxsize=1)
+def _names() -> frozenset[str]:
+    return frozenset((*dir(_context()), *DERIVED))
 
 
 def _way_to(flow: Flow, name: str, place: str | Place, wrong: str, before: Sequence[Listener]) -> str:

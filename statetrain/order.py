@@ -15,6 +15,7 @@ ties where that leads to no cycle, and is never an error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -172,7 +173,8 @@ def _circle(hook: str, left: list[Listener], ties: list[Tie]) -> str:
 def _said(callbacks: dict[int, Callback], names: dict[int, str]) -> dict[tuple[int, int], str]:
     """The pairs that run_after and run_before order."""
     out: dict[tuple[int, int], str] = {}
-    for place, callback in callbacks.items():
+    tied = {place: callback for place, callback in callbacks.items() if callback.run_after or callback.run_before}
+    for place, callback in tied.items():
         for other, peer in callbacks.items():
             if other == place:
                 continue
@@ -185,7 +187,7 @@ def _said(callbacks: dict[int, Callback], names: dict[int, str]) -> dict[tuple[i
 
 
 def _check_conflicts(callbacks: dict[int, Callback], names: dict[int, str]) -> None:
-    for place, callback in callbacks.items():
+    for place, callback in ((place, one) for place, one in callbacks.items() if one.conflicts_with):
         for other, peer in callbacks.items():
             if other != place and _names(callback, "conflicts_with", peer):
                 raise ContractError(
@@ -227,24 +229,29 @@ def _spelt(value: str | type | Iterable[str | type]) -> str:
 
 def _by_fields(hook: str, members: list[Listener], said: dict[tuple[int, int], str]) -> Iterator[Tie]:
     """The ties that follow from what is written and read on a hook."""
-    writers = [(one, expanded(one.contract.writes) - OWN) for one in members if one.contract.writes]
-    if not writers:
+    if not any(one.contract.writes for one in members):
         return
-    for writer, written in writers:
-        for peer in members:
-            if peer is writer or _settled(writer, peer, said):
+    uses = [(one, _expanded(one.contract.writes) - OWN, _expanded(one.contract.reads)) for one in members]
+    for writer, written, _ in (use for use in uses if use[1]):
+        for peer, rewritten, seen in uses:
+            both = _meeting(written, rewritten) if peer is not writer else None
+            read = _meeting(written, seen) if peer is not writer and both is None else None
+            if (both is None and read is None) or _settled(writer, peer, said):
                 continue
             exact = writer.contract.exact and peer.contract.exact
-            both = _meeting(written, expanded(peer.contract.writes or ()))
             if both is not None and exact:
                 raise ContractError(
                     f"callbacks {writer.name!r} and {peer.name!r} both write {both!r} on {hook}, in no declared order. Say which is first: "
                     f"run_after = ({name_of(writer.callback)!r},) in {name_of(peer.callback)} or the other way round; or that it does not "
                     f"matter, and they are called as given: commutes_with = ({name_of(writer.callback)!r},)"
                 )
-            read = _meeting(written, expanded(one.removesuffix("?") for one in peer.contract.reads or ()))
-            if both is None and read is not None:
+            if read is not None:
                 yield Tie(writer.place, peer.place, f"{writer.name} writes {read!r}, which {peer.name} reads", exact)
+
+
+@lru_cache(maxsize=1024)
+def _expanded(paths: frozenset[str] | None) -> frozenset[str]:
+    return expanded(path.removesuffix("?") for path in paths or ())
 
 
 def _settled(one: Listener, other: Listener, said: dict[tuple[int, int], str]) -> bool:
@@ -259,12 +266,8 @@ def _settled(one: Listener, other: Listener, said: dict[tuple[int, int], str]) -
 
 
 def _meeting(written: Iterable[str], read: Iterable[str]) -> str | None:
-    read = sorted(read)
-    for path in sorted(written):
-        for other in read:
-            if overlap(path, other):
-                return max(path, other, key=len)
-    return None
+    met = [max(path, other, key=len) for path in written for other in read if overlap(path, other)]
+    return min(met, default=None)
 
 
 # ---------------------------------------------------------------- shown
