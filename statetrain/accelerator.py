@@ -63,9 +63,24 @@ class Accelerator:
         """Model and optimizers as they are to be run; here, as they are."""
         return model, dict(optimizers)
 
+    def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
+        """A model that `torch.compile` compiles when it is first called. It shares everything with the model, which stays as it is.
+
+        Args:
+            model: to be run.
+            options: of `torch.compile`: `backend`, `mode`, `dynamic`, `fullgraph`, `options`.
+
+        Raises:
+            ConfigError: torch has no such option or backend.
+        """
+        try:
+            return torch.compile(model, **options)  # type: ignore[return-value]  # of a module, it makes one
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"compile={dict(options)!r} are no options of torch.compile: {str(error).strip().splitlines()[0]}") from error
+
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The user's own model of one that `wrap` returned."""
-        return model
+        """The user's own model of one that `wrap` or `compile` returned."""
+        return getattr(model, "_orig_mod", model)  # of one that was compiled, the model itself
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients of a loss, shape ().

@@ -34,7 +34,7 @@ class HuggingFace(Accelerator):
         return prepared[0], dict(zip(optimizers, prepared[1:], strict=True))
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
-        return self.hf.unwrap_model(model)  # type: ignore[no-any-return]  # accelerate has no types
+        return super().unwrap(self.hf.unwrap_model(super().unwrap(model)))
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients, scaled where the accelerator scales them."""

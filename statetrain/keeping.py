@@ -35,7 +35,7 @@ def first_not_finite(*modules: torch.nn.Module) -> str | None:
 
 def modules_of(ctx: Any) -> list[torch.nn.Module]:
     """The model, and the losses that are modules."""
-    return [ctx.model, *(module for loss in ctx.loss_fns.values() for module in losses.modules_of(loss).values())]
+    return [ctx.accelerator.unwrap(ctx.model), *(module for loss in ctx.loss_fns.values() for module in losses.modules_of(loss).values())]
 
 
 def has_buffers(modules: Iterable[torch.nn.Module]) -> bool:

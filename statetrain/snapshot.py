@@ -95,7 +95,7 @@ def snapshot(ctx: Any, machine: Machine) -> Snapshot:
         "random": {
             **ctx.accelerator.random_states(),
             "data": {name: seeding.own_states(*seeding.owners_in(data_of(ctx, name))) for name in sets_of(ctx)},
-            "model": seeding.own_states(*ctx.model.modules()),
+            "model": seeding.own_states(*ctx.accelerator.unwrap(ctx.model).modules()),
             "streams": {name: generator.get_state() for name, generator in ctx.streams.items()},
         },
     }
@@ -368,7 +368,7 @@ def _settle(ctx: Any, machine: Machine, data: Snapshot, keep_settings: bool) -> 
     states = data["random"]
     for name in sets_of(ctx):
         seeding.set_own_states(states["data"].get(name, {}), *seeding.owners_in(data_of(ctx, name)))
-    seeding.set_own_states(states["model"], *ctx.model.modules())
+    seeding.set_own_states(states["model"], *ctx.accelerator.unwrap(ctx.model).modules())
     for name, state in states["streams"].items():
         ctx.streams[name].set_state(state)
     for callback, saved in _matched(machine.callbacks, data["callbacks"]):

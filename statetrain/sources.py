@@ -98,7 +98,7 @@ class Histograms:
 
     def check(self, ctx: Any) -> None:
         """Looks the patterns up among the names of the parameters."""
-        names = [name for name, _ in ctx.model.named_parameters()]
+        names = list(ctx.params)
         for pattern in (*self.weights, *self.gradients):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ConfigError(f"Histograms: {pattern!r} matches no parameter of the model{did_you_mean(pattern, names)}")
@@ -106,7 +106,7 @@ class Histograms:
     def __call__(self, ctx: Any) -> dict[str, Any]:
         """The histograms of what has a finite value."""
         found = {}
-        for name, parameter in ctx.model.named_parameters():
+        for name, parameter in ctx.params.items():
             for prefix, patterns, values in (("", self.weights, parameter), ("gradients/", self.gradients, parameter.grad)):
                 if values is not None and values.numel() and any(fnmatchcase(name, pattern) for pattern in patterns):
                     try:

@@ -16,11 +16,11 @@ import torch
 from statetrain import actions
 from statetrain import data as loading
 from statetrain.accelerator import Accelerator
-from statetrain.callback import Callback
+from statetrain.callback import Callback, name_of
 from statetrain.callbacks.checkpoint import find
 from statetrain.capture import capturing, reads_of
 from statetrain.context import Context
-from statetrain.contracts import check_monitors
+from statetrain.contracts import check_monitors, paths_in
 from statetrain.criteria import Every, Spike
 from statetrain.evaluations import Evaluation
 from statetrain.guards import Guard
@@ -83,6 +83,7 @@ def fit(
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
     accelerator: Any = None,
+    compile: bool | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
     seed: int | None = None,
     resume: str | os.PathLike[str] | None = None,
     allow_changes: bool | Collection[str] = (),
@@ -124,6 +125,9 @@ def fit(
         device: "auto" (CUDA, else MPS, else CPU), or a device.
         accelerator: what places and prepares model and optimizers, in place of `device`: an `Accelerator`, or Hugging
             Face's `accelerate.Accelerator`.
+        compile: whether `torch.compile` compiles the model; or its options, as `{"mode": "max-autotune"}`. Weights keep their
+            names, so a run may be continued with or without it. What modules return within a compiled model cannot be
+            captured: who reads `interms.*` is refused.
         seed: makes every random number a function of what it is for: the validation share, a model made from a class,
             the order of each epoch, each sample's augmentation (of DataLoaders over map-style datasets, whatever their
             number of workers), each batch's dropout. None: torch's global generators, as they are.
@@ -183,6 +187,8 @@ def fit(
     optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
     losses = _losses(loss, module, optimizers, compute, lifecycle, accelerator)
     module, optimizers = accelerator.wrap(module, optimizers)
+    if compile is not False:
+        module = accelerator.compile(module, _compile_options(compile))
     options = {
         "stop": stop,
         "non_finite": non_finite,
@@ -230,6 +236,7 @@ def fit(
     for one in evaluated:
         tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
     machine = Machine(lifecycle, (*_listeners(callbacks), *_tracing(trace)), debug=debug)
+    _refuse_interms(module, machine, losses, tallies)
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
     columns = [column for counted in tallies.values() for column in counted.columns]
     check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
@@ -373,7 +380,7 @@ def _evaluating(
 ) -> tuple[Context, Machine]:
     """What an evaluation is made of."""
     run = model if isinstance(model, Run) else None
-    module = run.model if run is not None else _made(model)
+    module = _looking(run, model)
     accelerator = _accelerator_of(run, module, device)
     compute = None
     if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
@@ -388,6 +395,8 @@ def _evaluating(
     _set_losses(ctx, losses)
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
     machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks))
+    if _interms(machine, *losses.values(), counted):
+        ctx.model = accelerator.unwrap(module)  # they cannot be captured of one that is compiled
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
     ctx.on_host = reads_loss(machine, accelerator)
     return ctx, machine
@@ -425,14 +434,17 @@ def predict(
     """
     refuse_several_processes()
     run = model if isinstance(model, Run) else None
-    module = run.model if run is not None else _made(model)
+    module = _looking(run, model)
     accelerator = _accelerator_of(run, module, device)
     if dataloader_options and dataloader_options.get("shuffle"):
         raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
     preds: list[Any] = []
     ctx.buffers["preds"] = preds
-    _walk_aside(ctx, capturing(Machine(prediction(compute=compute), _listeners(callbacks)), accelerator.unwrap(module)))
+    machine = Machine(prediction(compute=compute), _listeners(callbacks))
+    if _interms(machine):
+        ctx.model = accelerator.unwrap(module)  # as in an evaluation
+    _walk_aside(ctx, capturing(machine, accelerator.unwrap(module)))
     return loading.join(preds) if stack else preds
 
 
@@ -457,6 +469,46 @@ def _accelerator(given: Any, device: str | torch.device) -> Accelerator:
     if device != "auto":
         raise ConfigError(f"device={device!r} would not be used: the accelerator has its own, {given.device}")
     return adapt(given)
+
+
+def _compile_options(given: Any) -> dict[str, Any]:
+    if given is True:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"compile must be True, False, or the options of torch.compile by name, got {given!r:.80}")
+    return dict(given)
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    return hasattr(module, "_orig_mod")
+
+
+def _refuse_interms(module: torch.nn.Module, machine: Machine, losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> None:
+    """What is compiled is one function: nothing comes out of the modules within it."""
+    if not _is_compiled(module) or not (read := _interms(machine, *losses.values(), *tallies.values())):
+        return
+    parts = {
+        **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in machine.callbacks},
+        **{f"the loss for {name!r}": getattr(loss, "reads", ()) for name, loss in losses.items()},
+        **{f"a metric of the set {name!r}": counted.reads for name, counted in tallies.items()},
+    }
+    who = next((who for who, paths in parts.items() if read[0] in paths), "a guard or an action")
+    raise ConfigError(
+        f"{read[0]!r} is read by {who}, and the model is compiled: what its modules return cannot be captured. Train without "
+        f"compile=, or let the model return what is needed and read that as 'pred.<name>'"
+    )
+
+
+def _interms(machine: Machine, *more: Any) -> list[str]:
+    """The outputs of modules that somebody reads."""
+    return sorted(path for path in reads_of(machine, *more) if root_of(path) == "interms")
+
+
+def _looking(run: Run | None, model: Any) -> torch.nn.Module:
+    """The model to evaluate or to predict with: of a run that was compiled, what was compiled."""
+    if run is None:
+        return _made(model)
+    return run.ctx.model if _is_compiled(run.ctx.model) else run.model
 
 
 def _epochs(epochs: Any, max_steps: int | None, stop: Guard | None) -> tuple[int, float]:

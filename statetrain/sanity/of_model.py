@@ -24,20 +24,20 @@ def validation_works(probe: Probe) -> str | None:
 
 def model_is_float(probe: Probe) -> str | None:
     "Weights are kept in float32 or more."
-    half = [name for name, p in probe.ctx.model.named_parameters() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)]
+    half = [name for name, p in probe.ctx.params.items() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)]
     return f'the weights {few(half)} are in half precision, in which small updates are lost; keep them in float32 and give precision="bf16"' if half else None
 
 
 def weights_are_finite(probe: Probe) -> str | None:
     "No NaN and no infinity to begin with."
-    bad = [name for name, p in probe.ctx.model.named_parameters() if p.is_floating_point() and not bool(p.isfinite().all())]
+    bad = [name for name, p in probe.ctx.params.items() if p.is_floating_point() and not bool(p.isfinite().all())]
     return f"the weights {few(bad)} have NaN or infinite values before training; look at how they are made or loaded" if bad else None
 
 
 def optimizer_has_all_parameters(probe: Probe) -> str | None:
     "What can be trained is trained."
     held = {id(p) for optimizer in probe.ctx.optimizers.values() for group in optimizer.param_groups for p in group["params"]}
-    left = [name for name, p in probe.ctx.model.named_parameters() if p.requires_grad and id(p) not in held]
+    left = [name for name, p in probe.ctx.params.items() if p.requires_grad and id(p) not in held]
     return f"no optimizer has the parameters {few(left)}; give it model.parameters() once all layers are made, or freeze these with requires_grad_(False)" if left and held else None
 
 
