@@ -260,7 +260,7 @@ def fit(
         # None stands for what ours does, without the call.
         backward=None if type(accelerator).backward is Accelerator.backward else accelerator.backward,
         scaler=_scaler(precision, lifecycle, accelerator),
-        mask=Mask(accelerator.device) if "report" in lifecycle.names else None,
+        mask=Mask(accelerator.device) if _does(lifecycle, actions.report) else None,
         verbose=verbose,
         clock=clock,
         seed=seed,
@@ -736,9 +736,14 @@ def _check_turns(optimizers: Mapping[str, Any], lifecycle: Lifecycle) -> None:
         )
 
 
+def _does(lifecycle: Lifecycle, action: Callable[[Any], None]) -> bool:
+    """Whether a state does this, whatever a phase calls it."""
+    return any(state.action is action for state in lifecycle.states)
+
+
 def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Accelerator) -> torch.amp.GradScaler | None:
     """What scales the loss, if the lifecycle scales it."""
-    if "unscale" not in lifecycle.names:
+    if not _does(lifecycle, actions.unscale):
         return None
     given = precision.scaler if isinstance(precision, MixedPrecision) else None
     return torch.amp.GradScaler(accelerator.device.type) if given is None else given
@@ -753,7 +758,7 @@ def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
 
 def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
     """Whether the loss is read as a number in every batch: on the CPU always, elsewhere if somebody reads it."""
-    late = "report" in machine.lifecycle.names  # then the device finds out what is not finite
+    late = _does(machine.lifecycle, actions.report)  # then the device finds out what is not finite
     return (accelerator.device.type == "cpu" and not late) or "loss_value" in reads_of(machine)
 
 

@@ -190,6 +190,18 @@ def test_two_phases_of_training(points):
     assert run.outcome == st.Completed(4)
 
 
+@pytest.mark.parametrize(("options", "there"), [({"precision": "fp16"}, "scaler"), ({"check": "late", "non_finite": "skip"}, "mask")], ids=["fp16", "late"])
+def test_a_phase_under_other_names_has_what_it_needs(options, there, points):
+    "The scaler of float16 and the mask of late checks are there whatever the states are called, and the weights are the same."
+    runs = []
+    for life in (st.supervised(validate=None, **options), st.supervised(validate=None, **options).prefixed("pre_")):
+        torch.manual_seed(0)
+        common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2}
+        runs.append(st.fit(nn.Linear(4, 3), points, lifecycle=life, **common))
+        assert getattr(runs[-1].ctx, there) is not None
+    assert bits(runs[0].model) == bits(runs[1].model)
+
+
 def test_the_clock_goes_on(points):
     "What the first phase took is part of the run's seconds."
     now = [0.0]

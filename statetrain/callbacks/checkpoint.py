@@ -109,6 +109,7 @@ class Checkpoint(Callback):
         monitor: the exact name of a column of the history. A row that is better than all before makes a checkpoint due,
             if it was recorded at this very step.
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        min_delta: only a row that is better by more than this makes a checkpoint due, at least 0.
         preflight: whether the disk is tried before the first batch.
         background: whether a thread of its own writes, while training goes on. At the anchor everything is copied into the
             memory of the host, so what is written is the same, and nothing of the run changes. One is written at a time. What
@@ -131,6 +132,7 @@ class Checkpoint(Callback):
         keep: int = 1,
         monitor: str | None = None,
         mode: Mode = "min",
+        min_delta: float = 0.0,
         preflight: bool = True,
         background: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -140,6 +142,8 @@ class Checkpoint(Callback):
             raise ConfigError(f"Checkpoint: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise ConfigError(f"Checkpoint: keep must be a whole number of at least 1, got {keep!r}")
+        if not min_delta >= 0:
+            raise ConfigError(f"Checkpoint: min_delta must not be below 0, got {min_delta!r}")
         if isinstance(every, int | float):
             raise ConfigError(f'Checkpoint: every takes an interval with its unit, got {every!r}; write Every({every}, "steps")')
         self.folder = Path(os.path.abspath(folder))  # a script may change the working directory
@@ -149,7 +153,7 @@ class Checkpoint(Callback):
         """The checkpoints in the directory, the newest first; known from the start of the run on."""
         self.resumed: Saved | None = None
         """The checkpoint that the run was continued from, if it was."""
-        self.background, self.clock = background, clock
+        self.min_delta, self.background, self.clock = min_delta, background, clock
         self._lock = Lock(self.folder)
         self._writing: _Writing | None = None
         self._forget()
@@ -312,7 +316,7 @@ class Checkpoint(Callback):
         if self.monitor is None or row is None or row is self._judged:
             return False
         self._judged, value, best = row, self._value(ctx), next(iter(self._by_value()), None)
-        return value is not None and better(value, None if best is None else best.about["value"], self.mode)
+        return value is not None and better(value, None if best is None else best.about["value"], self.mode, self.min_delta)
 
     def _by_value(self) -> list[Saved]:
         """The checkpoints with a monitored value, the best first; the earliest of equals."""

@@ -32,10 +32,11 @@ class KeepBest(Callback):
     Args:
         monitor: the exact name of a column of the history.
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        min_delta: a row is the best only if it is better by more than this, at least 0.
         cpu: whether the weights are kept in the memory of the host, not on the device.
 
     Raises:
-        ConfigError: `mode` is none of these.
+        ConfigError: `mode` is none of these, or `min_delta` is below 0.
     """
 
     reads = {
@@ -46,11 +47,13 @@ class KeepBest(Callback):
     }
     writes = {"defer": ("model",)}
 
-    def __init__(self, monitor: str = "valid_loss", mode: Mode = "min", *, cpu: bool = False) -> None:
+    def __init__(self, monitor: str = "valid_loss", mode: Mode = "min", *, min_delta: float = 0.0, cpu: bool = False) -> None:
         modes = ("min", "max", "zero")
         if mode not in modes:
             raise ConfigError(f"KeepBest: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
-        self.monitor, self.mode, self.cpu = monitor, mode, cpu
+        if not min_delta >= 0:
+            raise ConfigError(f"KeepBest: min_delta must not be below 0, got {min_delta!r}")
+        self.monitor, self.mode, self.min_delta, self.cpu = monitor, mode, min_delta, cpu
         self.monitors = (monitor,)
         self._forget()
 
@@ -84,7 +87,7 @@ class KeepBest(Callback):
 
     def _judge(self, ctx: Any) -> None:
         row = ctx.history[-1] if len(ctx.history) else {}
-        if self.monitor in row and better(value := float(row[self.monitor]), self.best, self.mode):
+        if self.monitor in row and better(value := float(row[self.monitor]), self.best, self.mode, self.min_delta):
             if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
                 log.warning("the weights of %s are not kept, though they have the best %s: %s is not finite", ctx.where(), self.monitor, name)
                 return

@@ -10,9 +10,9 @@ from typing import Any
 
 from attrs import define
 
-from statetrain.callback import Callback
+from statetrain.callback import Callback, unwrapped
 from statetrain.criteria import Mode
-from statetrain.guards import Guard, as_guard
+from statetrain.guards import Guard, as_guard, strict
 from statetrain.history import COUNTERS
 from statetrain.keeping import first_not_finite
 from statetrain.naming import did_you_mean
@@ -38,7 +38,7 @@ class SaveWeights(Callback):
     Args:
         path: of the files. What stands in braces is a column of the row, with a format as in Python's format strings.
         monitor: the exact name of the column by which files are kept; None keeps all.
-        mode: "min" (lower is better) or "max".
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
         keep: how many of the best to keep, at least 1, and the latest beside them; only with a monitor. None keeps all.
         best_only: whether only rows that improve on all before are saved.
         every: an interval such as `Every(2, "epochs")`; None is every row that has all that the path names.
@@ -59,8 +59,9 @@ class SaveWeights(Callback):
         best_only: bool = False,
         every: Guard | None = None,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ConfigError(f"SaveWeights: mode must be 'min' or 'max', got {mode!r}{did_you_mean(str(mode), ('min', 'max'))}")
+        modes = ("min", "max", "zero")
+        if mode not in modes:
+            raise ConfigError(f"SaveWeights: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
             raise ConfigError(f"SaveWeights: keep must be a whole number of at least 1, or None, got {keep!r}")
         if monitor is None and (keep is not None or best_only):
@@ -97,8 +98,10 @@ class SaveWeights(Callback):
     def _is_due(self, ctx: Any) -> bool:
         if self._every is None:
             return True
-        due = self._every.bind("SaveWeights")(ctx)
-        for mark in self._every.marks("SaveWeights") if due else ():
+        peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, SaveWeights)]
+        place = "SaveWeights" if self is peers[0] else f"SaveWeights {1 + peers.index(self)}"  # where the interval remembers that it fired
+        due = strict(self._every, self._every.bind(place)(ctx))
+        for mark in self._every.marks(place) if due else ():
             mark(ctx)
         return due
 
@@ -106,7 +109,7 @@ class SaveWeights(Callback):
         """Lower is better; what is no number is worst."""
         if value is None or math.isnan(value):
             return math.inf
-        return value if self.mode == "min" else -value
+        return {"min": value, "max": -value, "zero": abs(value)}[self.mode]
 
     def _best(self) -> float | None:
         return min((one.value for one in self._files), key=self._rank, default=None)

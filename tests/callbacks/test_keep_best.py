@@ -57,6 +57,17 @@ def test_the_best_epochs_weights_are_the_models(mode, scores, best, digits, cnn)
     assert (keep.best, keep.best_epoch) == (scores[best], best + 1)
 
 
+def test_an_improvement_has_to_be_large_enough(digits, cnn):
+    "A row that is better by no more than `min_delta` does not count; below 0 it is an error."
+    score, keep = Scores(3, 2.5, 1.5), KeepBest("score", min_delta=1)
+    run = fit(cnn(), digits, [keep, score], epochs=2)
+    assert bits(run.model) == score.weights[0]
+    run = fit(cnn(), digits, [keep, score], epochs=3)
+    assert (keep.best, keep.best_epoch) == (1.5, 3)
+    with pytest.raises(ConfigError, match="min_delta must not be below 0, got -1"):
+        KeepBest("score", min_delta=-1)
+
+
 class Ends(st.Callback):
     """Ends the run in the third epoch."""
 

@@ -42,6 +42,7 @@ def test_the_path_is_a_pattern_of_columns(tmp_path):
         ("min", [5.0, 4.0, 3.0, 9.0, 2.0, 10.0, 11.0, 1.0], ["5", "8"]),
         ("min", [5.0, 4.0, 3.0, 9.0], ["2", "3", "4"]),
         ("max", [5.0, 4.0, 3.0, 9.0], ["1", "4"]),
+        ("zero", [5.0, -4.0, 3.0, -9.0], ["2", "3", "4"]),
         ("min", [1.0, float("nan")], ["1", "2"]),
         ("min", [float("nan"), 3.0, 2.0, 1.0], ["3", "4"]),
     ],
@@ -66,6 +67,14 @@ def test_every_other_epoch(tmp_path):
     assert names(tmp_path) == ["2.safetensors", "4.safetensors"]
 
 
+def test_two_with_one_interval_keep_out_of_each_others_way(tmp_path):
+    """Each remembers its own firings, also behind a condition."""
+    every = st.Every(2, "epochs")
+    first, second = st.SaveWeights(tmp_path / "a{epoch}.safetensors", every=every), st.SaveWeights(tmp_path / "b{epoch}.safetensors", every=every)
+    fit([first, st.only_if(lambda ctx: ctx.epoch > 2, second)], [1.0] * 5)
+    assert names(tmp_path) == ["a2.safetensors", "a4.safetensors", "b3.safetensors", "b4.safetensors"]
+
+
 def test_what_it_kept_is_remembered(tmp_path):
     """Its state survives into another instance, which then deletes what is no longer among the best."""
     first = st.SaveWeights(tmp_path / "a{epoch}.safetensors", "valid_loss", keep=1)
@@ -81,7 +90,7 @@ def test_what_it_kept_is_remembered(tmp_path):
     [
         ({"path": "w.safetensors", "keep": 2}, "keep needs a monitor"),
         ({"path": "w.safetensors", "monitor": "valid_loss", "keep": 0}, "keep must be a whole number of at least 1"),
-        ({"path": "w.safetensors", "mode": "mim"}, "mode must be 'min' or 'max', got 'mim'; did you mean 'min'"),
+        ({"path": "w.safetensors", "mode": "mim"}, "mode must be one of 'min', 'max', 'zero', got 'mim'; did you mean 'min'"),
         ({"path": "{epoch"}, "cannot be read"),
         ({"path": "{ctx.model}"}, r"\{ctx.model\} in the path names no column"),
     ],

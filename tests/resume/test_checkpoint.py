@@ -161,6 +161,12 @@ def test_a_better_row_makes_a_checkpoint_due(folder: Path) -> None:
     assert names(folder) == ["3-next_epoch", "9-next_epoch"]
 
 
+def test_a_row_has_to_be_better_by_enough(folder: Path) -> None:
+    """By more than `min_delta` than the best checkpoint there is."""
+    train(Checkpoint(folder, st.Every(100, "epochs"), keep=9, monitor="valid_score", min_delta=1.0), Rows(3.0, 2.0, 1.5), epochs=3)
+    assert names(folder) == ["3-next_epoch", "9-next_epoch"]
+
+
 def test_a_value_belongs_to_the_weights_that_it_was_recorded_with(folder: Path) -> None:
     """A checkpoint within an epoch has none of an earlier row's."""
     train(Checkpoint(folder, st.Every(2, "steps"), keep=9, monitor="valid_score"), Rows(3.0, 4.0, 5.0))
@@ -191,6 +197,7 @@ def test_an_older_one_is_deleted_only_when_the_new_one_verifies(folder: Path, mo
         ({"keep": 0}, "keep must be a whole number of at least 1, got 0"),
         ({"keep": True}, "keep must be"),
         ({"mode": "mni"}, "did you mean 'min'"),
+        ({"min_delta": -0.1}, "min_delta must not be below 0, got -0.1"),
         ({"every": 100}, r'write Every\(100, "steps"\)'),
     ],
     ids=str,
