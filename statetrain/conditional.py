@@ -59,7 +59,7 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
 
     Args:
         callback: whom to call.
-        hook: the name of one of its hooks.
+        hook: the name of one of its hooks, with or without `on_`.
         every: a whole number of events, at least 1; or an interval such as `Every(10, "minutes")`.
 
     Returns:
@@ -169,8 +169,9 @@ def _check(function: str, callback: Any) -> None:
 
 
 def _hook(function: str, callback: Callback, name: str) -> str:
-    """The name of one of a callback's hooks, as states fire it."""
+    """The name of one of a callback's hooks, as states fire it; "exit_step" is short for "on_exit_step", as in `on`."""
     inner = unwrapped(callback)
+    name = name if name.startswith("on_") else f"on_{name}"
     known = [written for written in dir(inner) if written.startswith("on_") and callable(getattr(inner, written))]
     if name not in known and (name := ALIASES.get(name, name)) not in {ALIASES.get(one, one) for one in known}:
         raise CallbackError(f"{function}: callback {name_of(callback)!r} has no hook {name!r}{did_you_mean(name, known)}")

@@ -108,10 +108,10 @@ def test_a_condition_is_asked_at_each_call(points):
 
 
 def test_a_condition_may_be_for_some_hooks(points):
-    "Hooks that are not named are always called; luz's names are the same hooks."
-    notes, same = Notes(), Notes()
-    fit(points, [only_if(MinEpochs(4), notes, "on_exit_step"), only_if(MinEpochs(4), same, ["on_train_batch_after_step"])])
-    assert notes.at("step") == same.at("step") == [10, 11, 12]
+    "Hooks that are not named are always called; luz's names are the same hooks, and `on_` may be left out."
+    notes, same, short = Notes(), Notes(), Notes()
+    fit(points, [only_if(MinEpochs(4), notes, "on_exit_step"), only_if(MinEpochs(4), same, ["on_train_batch_after_step"]), only_if(MinEpochs(4), short, "exit_step")])
+    assert notes.at("step") == same.at("step") == short.at("step") == [10, 11, 12]
     assert notes.at("epoch") == [1, 2, 3, 4]
 
 

@@ -1,16 +1,40 @@
-"""The tests that the documentation names are there."""
+"""The tests that the documentation names are there, and are run."""
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAMED = sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/reliability.md").read_text())))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMED = {page.name: sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")))) for page in PAGES}
 
 
-@pytest.mark.parametrize(("path", "name"), NAMED, ids=lambda value: value or "all")
-def test_what_is_said_to_hold_a_promise_exists(path: str, name: str) -> None:
-    """The file, and in it a test of that name."""
-    assert (ROOT / path).is_file()
-    assert not name or f"def {name}(" in (ROOT / path).read_text()
+@cache
+def collected_from(path: str) -> dict[str, ast.FunctionDef]:
+    """The tests that pytest collects from a file, by name."""
+    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    body += [part for node in body if isinstance(node, ast.ClassDef) and node.name.startswith("Test") for part in node.body]
+    return {node.name: node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def missing(path: str, name: str) -> str:
+    """What is wrong with a test that a page names, or nothing."""
+    if not (ROOT / path).is_file():
+        return "there is no such file"
+    if not name:
+        return ""
+    if path.startswith("benchmarks/"):
+        return "" if f"def {name}(" in (ROOT / path).read_text(encoding="utf-8") else "there is no such function"
+    if name not in collected_from(path):
+        return "there is no such test"
+    marks = [ast.unparse(mark) for mark in collected_from(path)[name].decorator_list]
+    return "it is not run" if any("mark.skip" in mark or "mark.xfail" in mark for mark in marks) else ""
+
+
+@pytest.mark.parametrize("page", [page for page, named in NAMED.items() if named])
+def test_what_is_said_to_hold_a_promise_is_run(page: str) -> None:
+    """Each file is there, pytest would collect the test, and nothing marks it as one to be skipped."""
+    assert {f"{path}::{name}": wrong for path, name in NAMED[page] if (wrong := missing(path, name))} == {}

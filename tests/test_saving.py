@@ -17,7 +17,7 @@ from statetrain.outcome import CheckpointError
 
 class Net(torch.nn.Sequential):
     def __init__(self, hidden=6):
-        super().__init__(torch.nn.Linear(4, hidden), torch.nn.BatchNorm1d(hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 3))
+        super().__init__(torch.torch.nn.Linear(4, hidden), torch.nn.BatchNorm1d(hidden), torch.nn.ReLU(), torch.torch.nn.Linear(hidden, 3))
 
 
 def accuracy(pred, target):
@@ -68,7 +68,7 @@ def test_what_is_left_of_a_run(run):
 def test_arguments_that_are_no_plain_data_are_kept_in_words(points, tmp_path):
     "An activation function among the hyperparameters is no reason to lose a run at its end."
 
-    class Chosen(torch.nn.Linear):
+    class Chosen(torch.torch.nn.Linear):
         def __init__(self, activation):
             super().__init__(4, 3)
             self.activation = activation
@@ -110,6 +110,18 @@ def test_weights_alone(given, run, tmp_path):
     assert torch.equal(run.model[0].weight, before[0].weight + 1)
 
 
+def test_the_weights_of_a_part(run, tmp_path):
+    "A part of a model is a module: its weights go into a part of another model, under whatever name it has there."
+    st.save_weights(run.model[0], tmp_path / "first")
+    other = torch.nn.ModuleDict({"backbone": torch.nn.Linear(4, 5), "head": torch.nn.Linear(5, 2)})
+    head = bits(other["head"])
+    st.load_weights(other["backbone"], tmp_path / "first")
+    assert bits(other["backbone"]) == bits(run.model[0])
+    assert bits(other["head"]) == head
+    with pytest.raises(CheckpointError, match="another model's than Linear's"):
+        st.load_weights(other["head"], tmp_path / "first")
+
+
 def test_another_models_weights_are_refused(run, tmp_path):
     "The message says what does not fit, and nothing of it is loaded."
     st.save_weights(run, tmp_path / "weights")
@@ -118,7 +130,7 @@ def test_another_models_weights_are_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"another model's than Net's: '0.weight' of shape \(5, 4\), where the model's is \(6, 4\); .* \.\.\."):
         st.load_weights(model, tmp_path / "weights")
     with pytest.raises(CheckpointError, match=r"no 'weight'; no 'bias'; '[^']+', which the model has not"):
-        st.load_weights(torch.nn.Linear(4, 3), tmp_path / "weights")
+        st.load_weights(torch.torch.nn.Linear(4, 3), tmp_path / "weights")
     assert bits(model) == before
 
 
@@ -181,7 +193,7 @@ def test_what_cannot_be_saved_leaves_the_file_as_it_was(run, tmp_path):
     with pytest.raises(st.ConfigError, match="for a model alone, use save_weights"):
         st.save(run.model, path)
 
-    class Extra(torch.nn.Linear):
+    class Extra(torch.torch.nn.Linear):
         def get_extra_state(self):
             return {"calls": 3}
 
