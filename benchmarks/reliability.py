@@ -48,6 +48,9 @@ SUITES = {
     "bad_inputs": None,
     "hostile": None,
     "names": None,
+    "stories": None,
+    "mutants": None,
+    "price": None,
 }
 
 
@@ -61,7 +64,8 @@ class Result:
         cases: distinct cases that were checked, of so many that there are.
         held: cases that came out as promised.
         broken: what did not, in words.
-        counted: what the cases returned, summed up: kills, files, figures.
+        counted: what the cases returned, summed up: kills, stories, refused headers.
+        said: what they had to say.
         seconds: it took.
     """
 
@@ -72,6 +76,7 @@ class Result:
     held: int
     broken: list[str] = field(factory=list)
     counted: float = 0.0
+    said: list[str] = field(factory=list)
     seconds: float = 0.0
 
 
@@ -95,8 +100,9 @@ def run(name: str, jobs: int, most: int | None, progress: Progress) -> Result:
     broken = [f"{case}: {row['broken']}" for case, row in done.items() if row["broken"]]
     broken += [f"{case.name}: the process that checked it is gone" for case in chosen if case.name not in done]
     counted = sum(row["counted"] for row in rows)
+    said = [f"{row['case']}: {row['said']}" for row in rows if row["said"]]
     names = len({case.name for case in cases})
-    return Result(suite.TITLE, suite.GOAL, len(done), names, len(done) - sum(bool(row["broken"]) for row in rows), broken, counted, time.monotonic() - began)
+    return Result(suite.TITLE, suite.GOAL, len(done), names, len(done) - sum(bool(row["broken"]) for row in rows), broken, counted, said, time.monotonic() - began)
 
 
 def _started(cases: Sequence[Case], file: Path) -> int:
@@ -106,12 +112,13 @@ def _started(cases: Sequence[Case], file: Path) -> int:
         return child
     with file.open("w") as out:
         for case in cases:
-            broken, counted = "", 0.0
+            broken, counted, said = "", 0.0, ""
             try:
-                counted = float(case.check() or 0)  # type: ignore[arg-type]  # a number or nothing
+                found = case.check()
+                said, counted = (found, 0.0) if isinstance(found, str) else ("", float(found or 0))  # type: ignore[arg-type]  # a number
             except BaseException as error:
                 broken = f"{type(error).__name__}: {error}"
-            print(json.dumps({"case": case.name, "broken": broken, "counted": counted}), file=out, flush=True)
+            print(json.dumps({"case": case.name, "broken": broken, "counted": counted, "said": said}), file=out, flush=True)
     os._exit(0)
 
 
@@ -145,6 +152,8 @@ def main() -> int:
             most = None if asked.all else SUITES[name] if asked.sample is None else asked.sample
             results.append(run(name, asked.jobs, most, progress))
     console.print(table(results))
+    for line in [line for result in results for line in result.said]:
+        console.print(f"{line:.240}".replace("\n", " "), markup=False, highlight=False)
     broken = [line for result in results for line in result.broken]
     for line in broken[:50]:
         console.print(f"broken: {line}", style="red", markup=False, highlight=False)

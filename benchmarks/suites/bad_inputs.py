@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import statetrain as st
+from statetrain.lock import Lock
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Samples
 
@@ -87,6 +88,11 @@ def _patience(n: Any, folder: Path) -> st.Guard:
 
 def _option(name: str, value: Any, folder: Path) -> st.Run:
     return fit(folder, **{name: value})
+
+
+def _second(folder: Path) -> st.Run:
+    Lock(folder).take()
+    return fit(folder)
 
 
 FINE = Fine()
@@ -169,6 +175,7 @@ BEFORE: dict[str, tuple[Work, type[BaseException], str]] = {
     "directory with a NUL": (lambda folder: fit(folder / "a\0b"), (ValueError, st.CheckpointError), ""),  # type: ignore[dict-item]  # two kinds serve
     "directory with a name too long": (lambda folder: fit(folder / ("x" * 300)), st.CheckpointError, "cannot be written"),
     "directory within a file": (lambda folder: (folder.write_text("x"), fit(folder / "y")), st.CheckpointError, "cannot be written"),
+    "directory in use": (_second, st.CheckpointError, "in use by process"),
     "state that cannot be saved": (lambda folder: fit(folder, callbacks=[Unsavable()]), st.CheckpointError, "cannot be saved"),
 }
 
@@ -250,7 +257,7 @@ def before(work: Work, kind: Any, words: str) -> None:
         folder = base / "run"
         said = refused(lambda: work(folder), *(kind if isinstance(kind, tuple) else (kind,)))
         assert words in said, f"it says: {said}"
-        left = [path for path in base.rglob("*") if path.is_file() and path != folder and path.name != "failure.json"]  # of a preflight
+        left = [path for path in base.rglob("*") if path.is_file() and path != folder and path.name not in ("failure.json", "LOCK")]  # of a preflight, and of whoever was there first
         assert not left, f"it left {left}"
 
 

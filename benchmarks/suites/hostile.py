@@ -196,7 +196,7 @@ def as_weights(content: Callable[[Path], bytes], load: str) -> None:
     with scratch() as base:
         path = base / "given.safetensors"
         path.write_bytes(content(base / MARKS))
-        loads = {"load": lambda: st.load(path), "load_weights": lambda: st.load_weights(Net(), path)}
+        loads = {"tensorfile": lambda: tensorfile.read(path), "load": lambda: st.load(path), "load_weights": lambda: st.load_weights(Net(), path)}
         _harmless(loads[load], base, CheckpointError)
 
 
@@ -296,7 +296,7 @@ def cases() -> list[Case]:
     found = []
     for name, content in HOSTILE.items():
         found.append(Case(f"tensors: {name}, read", partial(in_checkpoint, checkpoint.TENSORS, lambda mark, content=content: content, "read")))  # type: ignore[misc]  # bound now
-        found += [Case(f"{load}: {name}", partial(as_weights, lambda mark, content=content: content, load)) for load in ("load", "load_weights")]  # type: ignore[misc]
+        found += [Case(f"{load}: {name}", partial(as_weights, lambda mark, content=content: content, load)) for load in ("tensorfile", "load", "load_weights")]  # type: ignore[misc]
     for name in _pickles(MARKS):
         made = partial(_pickle, name)
         found += [Case(f"{file}: {name}, {reader}", partial(in_checkpoint, file, made, reader)) for file in (checkpoint.STATE, checkpoint.TENSORS) for reader in _readers(MARKS)]

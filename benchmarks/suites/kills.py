@@ -119,8 +119,15 @@ def assert_exact(setting: Setting, folder: Path) -> None:
     ended, arrows = resumed(setting, folder)
     assert ended == expected.digest, "it ended with other bits"
     assert arrows == expected.arrows[len(expected.arrows) - len(arrows) :], "it went another way"
-    litter = [path.name for path in folder.rglob("*") if "corrupt" in path.name or path.suffix == ".part" or path.name == "LOCK"]
+    assert_kept(folder)
+
+
+def assert_kept(folder: Path, damaged: int = 0) -> None:
+    """In the directory of a run that has ended lie the two latest checkpoints, what was set aside of damaged ones, and nothing else."""
+    litter = [path.name for path in folder.rglob("*") if ("corrupt" in path.name and not damaged) or path.suffix == ".part" or path.name == "LOCK"]
     assert not litter, f"it left {litter}"
+    kept = sorted(path.name for path in folder.glob("step-*") if "corrupt" not in path.name)
+    assert len(kept) == 2, f"the two latest are to be kept, there are {kept}"
 
 
 def killed(setting: Setting, at: int, phase: Phase) -> None:

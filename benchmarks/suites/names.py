@@ -132,9 +132,16 @@ def _trained(name: str, *callbacks: st.Callback, **options: Any) -> st.Run:
 
 def _logged(name: str) -> None:
     """As the name of a metric, and so of a column: CSV, the console, JSON lines, printed histories."""
+
+    class Says(st.Callback):
+        writes = ("history.word",)
+
+        def on_exit_train(self, ctx: Any) -> None:
+            ctx.logged["word"] = name
+
     with scratch() as base, listening():
         out = io.StringIO()
-        callbacks = [st.CSVLogger(base / "log.csv"), st.Progress(file=out)]
+        callbacks = [st.CSVLogger(base / "log.csv"), st.Progress(file=out), Says()]
         run = _trained(name, *callbacks)
         text = (base / "log.csv").read_bytes().decode()
         rows = list(csv.reader(io.StringIO(text, newline="")))
