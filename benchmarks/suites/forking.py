@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ def forked(work: Callable[[], str], kill_after: float | None = None) -> tuple[in
         # A file and no pipe: the workers of a process that was killed would hold it open.
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers whose process was killed complain
             logging.getLogger("statetrain").setLevel(logging.ERROR)  # that another process ended without a word is the point
             try:
@@ -44,6 +46,8 @@ def forked(work: Callable[[], str], kill_after: float | None = None) -> tuple[in
             time.sleep(kill_after)
             os.kill(child, signal.SIGKILL)  # it waits to be asked for, so its number is still its own
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child, signal.SIGKILL)  # its workers: most notice by themselves after some seconds, one that was just being forked never
         return code, said.read()
 
 

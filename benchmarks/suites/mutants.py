@@ -109,7 +109,7 @@ MUTANTS = (
     Mutant("notes say where", "statetrain.machine:Machine.fail", "error.add_note(f\"statetrain: {at}", "str(f\"statetrain: {at}", _of("exceptions", "OSError")),
     Mutant("StopIteration ends nothing", "statetrain.actions:_holds_its_length", 'return hasattr(dataset, "__getitem__")', "return False", _of("exceptions", "StopIteration('enough') in a sample")),
     Mutant("handlers are put back", "statetrain.interrupts:heeded", "signal.signal(number, handler)", "pass", _of("signals")),
-    Mutant("a signal waits to be saved", "statetrain.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call", 80)),
+    Mutant("a signal waits to be saved", "statetrain.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call 3", 80)),
     Mutant("a loss that is NaN is refused", "statetrain.criteria:_loss_not_finite", "value - value != 0.0", "False", _of("non_finite", "the loss, NaN, skip")),
     Mutant("buffers are put back", "statetrain.actions:refuse_batch", "if ctx.held is not None:", "if False:", _of("non_finite", "an input, NaN, skip")),
     Mutant("only regular files are opened", f"{READ}:open_file", 'getattr(os, "O_NOFOLLOW", 0)', "0", _of("hostile", "link")),
