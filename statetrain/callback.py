@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from statetrain.lifecycle import FAILED, Lifecycle
+from statetrain.lifecycle import FAILED, Lifecycle, State
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError
 
@@ -184,7 +184,7 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[
     for written in dir(callback):
         if not written.startswith("on_") or not callable(hook := getattr(callback, written)):
             continue
-        name = ALIASES.get(written, written)
+        name = heard_as(written, lifecycle)
         if not _is_heard(callback, name, lifecycle, known):
             continue
         if name in hooks:
@@ -192,6 +192,30 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[
         _check_signature(callback, written, hook)
         hooks[name] = hook
     return hooks
+
+
+def heard_as(name: str, lifecycle: Lifecycle) -> str:
+    """The hook that a name stands for: one of luz's names, or the first or the last of states that are fused into one."""
+    name = ALIASES.get(name, name)
+    for state in lifecycle.states:
+        if fused := _fused(state):
+            name = {f"on_enter_{fused[0]}": f"on_enter_{state.name}", f"on_exit_{fused[-1]}": f"on_exit_{state.name}"}.get(name, name)
+    return name
+
+
+def _fused(state: State) -> tuple[str, ...]:
+    """The names of the states that one stands for, as a phase calls them; see `statetrain.fusing`."""
+    return tuple(f"{state.name.removesuffix('update')}{name}" for name in getattr(state.action, "stands_for", ()))
+
+
+def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
+    """Raises a `CallbackError` for a hook of a state that is fused with others: nothing stops there."""
+    for state in lifecycle.states:
+        if name.removeprefix("on_enter_").removeprefix("on_exit_") in (fused := _fused(state)):
+            raise CallbackError(
+                f"Callback {name_of(callback)!r} listens on {name!r}, within the state {state.name!r} into which {', '.join(fused)} are "
+                f"fused; train without fused=True, or with fused='auto', which fuses where nobody listens"
+            )
 
 
 def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[str]) -> bool:
@@ -211,6 +235,8 @@ def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[st
             f"{near if near.startswith('; did you mean') else ''}"
         )
     state = name.removeprefix(prefix)
+    if state not in lifecycle.names:
+        _refuse_fused(callback, name, lifecycle)
     if state not in known and not callback.anywhere:
         near = did_you_mean(state, known).replace("did you mean '", f"did you mean '{prefix}")
         raise CallbackError(f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle {lifecycle.name!r}{near}")

@@ -122,6 +122,7 @@ class Context(Position):
     inputs: Any = None  # the parameters that backward fills; None is all
     loss_fn: Callable[..., Any] | None = None  # the current optimizer's
     step_opt: Callable[[torch.optim.Optimizer], Any] | None = None  # makes the step in place of `opt.step()`
+    graph: Callable[[Any, Any], None] | None = None  # does the work of a fused state; None: its parts do, one after the other
 
     recent: dict[str, list[float]] = Factory(dict)  # by optimizer, the last losses, where something watches for spikes
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from attrs import field, frozen
 
-from statetrain.callback import ALIASES, Call, Callback, hooks_of, name_of, unwrapped
+from statetrain.callback import ALIASES, Call, Callback, heard_as, hooks_of, name_of, unwrapped
 from statetrain.guards import Guard, Predicate, leaves
 from statetrain.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
@@ -225,7 +225,7 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
             raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
         nth = 1 + sum(name_of(other) == name_of(callback) for other in callbacks[:place])
         hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth}")
-        contracts = contracts_of(callback, hooks)
+        contracts = contracts_of(callback, hooks, lifecycle)
         found += [Listener(callback, names[place], hook, function, contracts[hook], place) for hook, function in hooks.items()]
         callback.check_lifecycle(lifecycle)
     return found
@@ -237,8 +237,13 @@ def labels_of(callbacks: Iterable[Callback]) -> list[str]:
     return [f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def contracts_of(callback: Callback, hooks: Iterable[str]) -> dict[str, Contract]:
+def contracts_of(callback: Callback, hooks: Iterable[str], lifecycle: Lifecycle | None = None) -> dict[str, Contract]:
     """What a callback declares for each of its hooks, and for its clean-ups.
+
+    Args:
+        callback: an instance.
+        hooks: their names, as a machine calls them.
+        lifecycle: in which states may be fused, so that hooks have other names than the callback says.
 
     Raises:
         CallbackError: it declares something for a hook that it has not.
@@ -248,6 +253,10 @@ def contracts_of(callback: Callback, hooks: Iterable[str]) -> dict[str, Contract
     reads, writes = _declared(callback, "reads"), _declared(callback, "writes")
     if reads is None and writes is None:
         return dict.fromkeys(heard, Contract())
+    if lifecycle is not None:
+        reads, writes = (
+            {heard_as(hook, lifecycle): paths for hook, paths in kind.items()} if isinstance(kind, dict) else kind for kind in (reads, writes)
+        )
     lone = len(heard) <= 2
     out = {}
     for hook in heard:

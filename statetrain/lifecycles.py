@@ -33,6 +33,7 @@ from statetrain.criteria import (
     stop_requested,
     train_data_left,
 )
+from statetrain.fusing import check_word, fuse, in_the_way
 from statetrain.guards import AnyOf, Guard, as_guard, leaves
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.modes import Evaluating, Quiet, Training
@@ -49,7 +50,7 @@ When: TypeAlias = Guard | Literal["end"]
 STANDARD = frozenset(
     (
         *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "grad_norm", "compute", "counted", "hold", "keep", "report", "settle"),
-        *("unscale", "step", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
+        *("unscale", "step", "update", "valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "valid_compute", "collect"),
         *("record", "end", "predict", "next_predict_batch", "predict_draw", "predict_batch", "predict_pred"),
     )
 )
@@ -165,6 +166,7 @@ def supervised(
     buffers: bool = False,
     check: Literal["now", "late"] = "now",
     evaluations: Mapping[str, When] | None = None,
+    fused: bool | Literal["auto"] = False,
 ) -> Lifecycle:
     """The lifecycle of supervised training, with the options that are on.
 
@@ -199,11 +201,14 @@ def supervised(
             fused optimizers, such as `torch.optim.AdamW(..., fused=True)`; for others the host reads a flag before each step.
         evaluations: more evaluations, by name, each with its condition: an interval (`Every`), `Once(n, unit)`, any other
             guard, asked at the end of epochs, or "end", when the training ends. See `Evaluation`.
+        fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`; "auto": where no guard is asked in between.
+            This takes `check="late"`, or `non_finite="ignore"`. See `fuse`.
 
     Raises:
         ConfigError: an option is out of range, or two exclude each other.
     """
     _check_options(non_finite, spike, accumulate, validate, optimizers, max_steps, min_epochs)
+    check_word(fused)
     if closure and (accumulate > 1 or compute is not None):
         other = "accumulate" if accumulate > 1 else "compute"
         raise ConfigError(f"closure and {other} exclude each other: a step that replays one batch has no window and no function to call")
@@ -249,7 +254,8 @@ def supervised(
         life = _masking(life, non_finite)
     if seeded:
         life = _seeding(life)
-    return life if precision is None else mixed_precision(life, precision)
+    life = life if precision is None else mixed_precision(life, precision)
+    return fuse(life) if fused is True or (fused == "auto" and not in_the_way(life)) else life
 
 
 def _check_options(

@@ -54,6 +54,11 @@ class Mask:
             number: of the step, for the report.
             buffers: what puts the buffers back as they were before the window; None if there are none.
         """
+        self.make(optimizer)
+        self.note(number, buffers)
+
+    def make(self, optimizer: Any) -> None:
+        """The part of `step` that is the same for each step, so that it can be captured as a graph."""
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if trained:
             self.flag.logical_or_(~torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in trained])))
@@ -67,6 +72,9 @@ class Mask:
             self._begin(optimizer, fresh)
         elif not self.flag.item():  # the host waits
             optimizer.step()
+
+    def note(self, number: int, buffers: Any) -> None:
+        """The part that is another one for each step: counts it if it was masked, puts the buffers back, forgets the window."""
         if buffers is not None:
             buffers.put_back_where(self.flag)
         first = torch.where(self.flag & (self.found[1] < 0), number, self.found[1])

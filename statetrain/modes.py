@@ -8,6 +8,7 @@ from attrs import frozen
 
 from statetrain import actions
 from statetrain.contracts import Access
+from statetrain.fusing import Fused
 from statetrain.iterating import data_of
 from statetrain.lifecycle import Work
 
@@ -56,6 +57,8 @@ class Training:
         ctx.training, ctx.data, ctx.tally = True, ctx.train_data, ctx.tallies["train"]
 
     def wrap(self, action: Work) -> Work:
+        if isinstance(action, Fused):
+            return action.mapped(self.wrap)
         if action in _WITHOUT_GRADIENTS:
             return action
 

@@ -40,11 +40,11 @@ _CALLED = ("action", "close", "reopen", "effect")
 @cache
 def standard() -> Registry:
     """All that the library's own lifecycles are made of, by name; and Python's exceptions, which may be events."""
-    from statetrain import actions, lifecycles, modes, rollback  # of higher floors, so looked up when they are asked for
+    from statetrain import actions, fusing, lifecycles, modes, rollback  # of higher floors, so looked up when they are asked for
 
     classes = (thing for thing in vars(builtins).values() if isinstance(thing, type))
     found = {identify(kind): kind for kind in classes if issubclass(kind, BaseException)}
-    for module in (guards, criteria, stopping, outcome, actions, modes, lifecycles, rollback):
+    for module in (guards, criteria, stopping, outcome, actions, fusing, modes, lifecycles, rollback):
         found.update(_members(module))
     return MappingProxyType(found)
 

@@ -45,7 +45,7 @@ APART = (
 )
 # Fields that the arguments of a run, its scopes and its callbacks make anew.
 ANEW = (
-    *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt"),
+    *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt", "graph"),
     *("training", "data", "tally", "loss_states", "interms", "grads", "grad_norms", "updates", "update_norms", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
     *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening", "asked", "flight"),
 )

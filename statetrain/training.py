@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -16,13 +16,15 @@ import torch
 from statetrain import actions
 from statetrain import data as loading
 from statetrain.accelerator import Accelerator
-from statetrain.callback import Callback, name_of
+from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
-from statetrain.capture import capturing, reads_of
+from statetrain.capture import FIELDS, capturing, reads_of
 from statetrain.context import Context
 from statetrain.contracts import check_monitors, paths_in
 from statetrain.criteria import Every, Spike
+from statetrain.cuda_graph import graph_for
 from statetrain.evaluations import Evaluation
+from statetrain.fusing import Fused, check_word, fuse, in_the_way, listens_between
 from statetrain.guards import Guard
 from statetrain.history import History
 from statetrain.huggingface import adapt
@@ -75,6 +77,7 @@ def fit(
     compute: Callable[[Any], Any] | None = None,
     valid_compute: Callable[[Any], Any] | None = None,
     precision: Precision | None = None,
+    fused: bool | Literal["auto"] = False,
     callbacks: Callback | Iterable[Callback] = (),
     lifecycle: Lifecycle | None = None,
     input: loading.Key = None,  # noqa: A002  # the word that users look for
@@ -117,6 +120,9 @@ def fit(
         evaluations: other data to look at, each with a name, metrics and times of its own.
         precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the model has. `evaluate` and
             `predict` do so always.
+        fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`, which CUDA replays as a graph; it takes
+            `check="late"` or `non_finite="ignore"`, and callbacks that do not listen in between. "auto": where that is so. See
+            `fuse` and `statetrain.cuda_graph`.
         callbacks: who watches, in order.
         lifecycle: one of your own, in place of `supervised(...)` with the options above.
         input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
@@ -235,12 +241,16 @@ def fit(
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
     for one in evaluated:
         tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
-    machine = Machine(lifecycle, (*_listeners(callbacks), *_tracing(trace)), debug=debug)
+    everyone = (*_listeners(callbacks), *_tracing(trace))
+    lifecycle = _fused(lifecycle, fused, everyone, losses, tallies)
+    machine = Machine(lifecycle, everyone, debug=debug)
     _refuse_interms(module, machine, losses, tallies)
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
     columns = [column for counted in tallies.values() for column in counted.columns]
     check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
     names = list(optimizers)
+    # None stands for what ours does, without the call.
+    own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
     ctx = Context(
         model=module,
         loss_fns=Named("loss for the optimizer", losses),
@@ -257,10 +267,10 @@ def fit(
         read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and _reads_target(losses, tallies)),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
-        # None stands for what ours does, without the call.
-        backward=None if type(accelerator).backward is Accelerator.backward else accelerator.backward,
+        backward=own_backward,
         scaler=_scaler(precision, lifecycle, accelerator),
         mask=Mask(accelerator.device) if _does(lifecycle, actions.report) else None,
+        graph=graph_for(accelerator.device, _update(lifecycle), optimizers, own_backward, compile if isinstance(compile, Mapping) else None),
         verbose=verbose,
         clock=clock,
         seed=seed,
@@ -479,6 +489,36 @@ def _compile_options(given: Any) -> dict[str, Any]:
     return dict(given)
 
 
+def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> Lifecycle:
+    """The lifecycle as it is to be walked: fused where that was asked for, and nobody reads what is within."""
+    check_word(given)
+    readers = {
+        **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in callbacks},
+        **{f"the loss for {name!r}": getattr(loss, "reads", ()) for name, loss in losses.items()},
+        **{f"a metric of the set {name!r}": counted.reads for name, counted in tallies.items()},
+    }
+    captured = sorted((path, who) for who, paths in readers.items() for path in paths if root_of(path) in FIELDS)
+    if given == "auto":
+        free = not (in_the_way(lifecycle) or captured or listens_between(callbacks, lifecycle))
+        return fuse(lifecycle) if free else lifecycle
+    if given:
+        lifecycle = fuse(lifecycle)
+    if captured and _update(lifecycle) is not None:
+        for callback in callbacks:
+            hooks_of(callback, lifecycle)  # a listener is the better thing to name
+        path, who = captured[0]
+        raise ConfigError(
+            f"{path!r} is read by {who}, and it comes to be within the states that are fused; train without fused=True, or with "
+            f"fused='auto', which fuses where nobody reads in between"
+        )
+    return lifecycle
+
+
+def _update(lifecycle: Lifecycle) -> Fused | None:
+    """The action of the fused state; None if there is none."""
+    return next((state.action for state in lifecycle.states if isinstance(state.action, Fused)), None)
+
+
 def _is_compiled(module: torch.nn.Module) -> bool:
     return hasattr(module, "_orig_mod")
 
@@ -594,7 +634,7 @@ def _for_validation(options: Mapping[str, Any] | None, data: Any) -> dict[str, A
 
 def _optimizers(given: Any, model: torch.nn.Module, hparams: dict[str, Any], lifecycle: Lifecycle | None) -> dict[str, Optimizer]:
     if given is None:
-        if lifecycle is not None and "step" not in lifecycle.names:
+        if lifecycle is not None and "step" not in lifecycle.names and _update(lifecycle) is None:
             return {}
         raise ConfigError("fit needs an optimizer; give optimizer=torch.optim.Adam, opt_hparams={'lr': 1e-3}, or an instance")
     if not isinstance(given, Mapping):
@@ -720,7 +760,7 @@ def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     if all(loss is not None for loss in losses.values()):
         return
     for state in lifecycle.states:
-        if plain(state.action) in (actions.loss, actions.valid_loss):
+        if any(plain(action) in (actions.loss, actions.valid_loss) for action in getattr(state.action, "actions", (state.action,))):
             raise ConfigError(f"state {state.name!r} needs a loss, a function of prediction and target; give loss=, or valid_compute=")
 
 
@@ -729,7 +769,7 @@ def _check_turns(optimizers: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     parts = [*(plain(state.action) for state in lifecycle.states), *(arrow.effect for arrow in lifecycle.transitions)]
     own = any(part is not None and not getattr(part, "__module__", "").startswith("statetrain.") for part in parts)
     own = own or any(isinstance(part, Compute) for part in parts)  # one's own code may select, or step, as it likes
-    if len(optimizers) > 1 and "step" in lifecycle.names and actions.select_next not in parts and not own:
+    if len(optimizers) > 1 and ("step" in lifecycle.names or _update(lifecycle) is not None) and actions.select_next not in parts and not own:
         raise ConfigError(
             f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in lifecycle {lifecycle.name!r} only the first "
             f"would ever step; make it with supervised(optimizers={len(optimizers)})"

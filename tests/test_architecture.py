@@ -80,6 +80,8 @@ FLOORS = (
         "data",
         "metrics",
         "capture",
+        "fusing",
+        "cuda_graph",
         "modes",
         "precision",
         "interrupts",
