@@ -35,7 +35,8 @@ class Outline:
         rows = [("  " * len(life.path(name)) + name, self._on(f"on_enter_{name}"), self._on(f"on_exit_{name}")) for name in reading_order(life)]
         rows += [(f"  {FAILED}", self._on(f"on_enter_{FAILED}"), "")] if self._on(f"on_enter_{FAILED}") else []
         wide = [max(len(row[i]) for row in [("", "on enter", "on exit"), *rows]) for i in range(3)]
-        head = f"{life.name}: {len({one.place for members in self.listeners.values() for one in members})} callbacks listen"
+        count = len({one.place for members in self.listeners.values() for one in members})
+        head = f"{life.name}: {count} callback{' listens' if count == 1 else 's listen'}"
         lines = [head, "", *("  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in [("", "on enter", "on exit"), *rows])]
         others = [(hook, self._on(hook)) for hook in _ELSEWHERE[:3] if self._on(hook)]
         return "\n".join([*lines, *([""] if others else []), *(f"  {hook}: {names}" for hook, names in others)])

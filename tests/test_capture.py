@@ -85,6 +85,17 @@ def test_without_readers_nothing_is_captured(points):
 
 
 @pytest.mark.parametrize(
+    "callback",
+    [st.GradientClip(1.0), st.EMA(), st.KeepBest("train_loss"), st.Mixup(), st.Schedule("opt.lr", 0.1), st.SanityCheck(without="validation_data_is_given"), st.Profile()],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_that_ship_have_nothing_captured(callback, points):
+    "They find what they change where it is: with none of them is there a callback more."
+    run = st.fit(made(), points, callbacks=callback, **options(epochs=1))
+    assert run.machine.callbacks == (callback,)
+
+
+@pytest.mark.parametrize(
     ("reads", "expected"),
     [
         (["interms.head"], ["head"]),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import statetrain
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = {page.name: sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")))) for page in PAGES}
@@ -38,3 +40,14 @@ def missing(path: str, name: str) -> str:
 def test_what_is_said_to_hold_a_promise_is_run(page: str) -> None:
     """Each file is there, pytest would collect the test, and nothing marks it as one to be skipped."""
     assert {f"{path}::{name}": wrong for path, name in NAMED[page] if (wrong := missing(path, name))} == {}
+
+
+GUIDES = [page for page in PAGES if not page.name.startswith("coming-from-")]
+
+
+def test_every_public_name_is_in_a_guide() -> None:
+    """Who reads the README and the pages meets each name that the package exports, and the README leads to each page."""
+    words = set(re.findall(r"\w+", " ".join(page.read_text(encoding="utf-8") for page in GUIDES)))
+    assert set(statetrain.__all__) - words == {"__version__"}
+    linked = re.findall(r"\]\(docs/([\w-]+\.md)\)", PAGES[0].read_text(encoding="utf-8"))
+    assert sorted(linked) == [page.name for page in PAGES[1:]]

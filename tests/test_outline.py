@@ -22,7 +22,7 @@ def test_a_data_flow_names_writers_and_readers():
     quiet = type("Quiet", (st.Callback,), {"on_exit_loss": lambda self, ctx: None})()
     flow = machine(st.GradientClip(1.0), st.Log(), quiet).dataflow()
     assert [use.who for use in flow.writers["grads"]] == ["backward", "GradientClip"]
-    assert {use.who for use in flow.readers["grads"]} == {"step", "GradientClip"}
+    assert {use.who for use in flow.readers["grads"]} == {"step"}
     assert "draw -> batch" in [use.who for use in flow.readers["drawn"]]
     assert flow.unknown == ("Quiet",)
     assert "Log" in flow.everything

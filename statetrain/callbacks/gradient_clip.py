@@ -30,7 +30,7 @@ class GradientClip(Callback):
         ConfigError: none or both of the bounds are given, or one is no number above 0.
     """
 
-    reads = ("grads", "opt")
+    reads = ("opt",)
     writes = ("grads",)
     commutes_with = ("GradientClip",)  # two bounds hold in the order in which they were given
 
