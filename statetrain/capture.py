@@ -185,8 +185,9 @@ def _names(root: str, paths: Iterable[str], known: list[str]) -> list[str]:
         try:
             wanted.update(select(known, _below(key), deep=root == "interms"))
         except KeyError as error:
+            deeper = f"; '*' is one part of a name, {f'{root}.**'!r} are all" if "*" in key.path and "**" not in key.path else ""
             what = "module" if root == "interms" else "parameter"
-            raise ConfigError(f"{key.path!r} is read, but the model has no such {what}: {error.args[0]}") from None
+            raise ConfigError(f"{key.path!r} is read, but the model has no such {what}: {error.args[0]}{deeper}") from None
     return [name for name in known if name in wanted]
 
 

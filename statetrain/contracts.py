@@ -7,10 +7,10 @@ callbacks `reads` and `writes`, for all their hooks or by hook.
 A path begins with a field of the context and may go on into it: `batch`, `batch.image`, `params.encoder.weight`; `*` stands for
 any one part, `**` for all that follow. A path that ends with `?` is read where it is there.
 
-    @access(reads={"input", "model"}, writes={"embedding"})
+    @access(reads={"input", "model"}, writes={"buffers.embedding"})
     def embed(ctx):
         "embed the input"
-        ctx.embedding = ctx.model.encoder(ctx.input)
+        ctx.buffers["embedding"] = ctx.model.encoder(ctx.input)
 '''
 
 from __future__ import annotations
@@ -330,6 +330,44 @@ def check_monitors(machine: Any, columns: Iterable[str], hint: str = "") -> None
             _check_monitors(arrow.guard.monitors, known, f"{hint} (monitored by [{arrow.guard.label}])")
     for callback in machine.callbacks:
         _check_monitors(callback.monitors, known, f"{hint} (monitored by {callback!r})")
+
+
+def check_fields(machine: Any, context: type) -> None:
+    """Sees that a context has all the fields that are declared. A machine alone cannot know them: it runs any context.
+
+    Args:
+        machine: the lifecycle and the callbacks.
+        context: its class.
+
+    Raises:
+        ContractError: it has one of them not. Those that may be missing (`"field?"`) are not asked for.
+    """
+    known = {*dir(context), *DERIVED, "*", "**"}
+    for who, verb, paths in _declarations(machine):
+        for path in paths:
+            name = field_of(path)
+            if name not in known and not path.endswith("?"):
+                near = did_you_mean(name, known)
+                raise ContractError(
+                    f"{who} declares that it {verb} {path!r}: a context has no {name!r}{near if near.endswith('?') else ''}; "
+                    f"what is your own goes into ctx.buffers: {verb}={{'buffers.{name}'}}"
+                )
+
+
+def _declarations(machine: Any) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Who declares what: a name for a person, the verb, the paths."""
+    life: Lifecycle = machine.lifecycle
+    works = [(f"the action of {state.name!r}", state.action) for state in life.states]
+    works += [(f"the close work of {state.name!r}", state.close) for state in life.states]
+    works += [(f"the effect of {arrow.source} -> {arrow.dest}", arrow.effect) for arrow in life.transitions]
+    for who, work in works:
+        if (declared := access_of(work)) is not None:
+            yield from ((who, "reads", declared.reads), (who, "writes", declared.writes))
+    for arrow in life.transitions:
+        if arrow.guard is not None and (read := reads_of(arrow.guard)) is not None:
+            yield f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}", "reads", read.reads
+    for callback in machine.callbacks:
+        yield from ((f"Callback {name_of(callback)!r}", verb, paths_in(getattr(callback, verb))) for verb in ("reads", "writes"))
 
 
 def _written_columns(callbacks: Iterable[Callback]) -> Iterator[str]:

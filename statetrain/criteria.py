@@ -379,7 +379,7 @@ class Spike(Guard):
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"loss_value", "recent"})
+        return frozenset({"loss_value", "recent", "opt_name"})
 
     def median(self, ctx: Any) -> float:
         """Of the losses before this one; infinite while there are too few."""

@@ -100,7 +100,13 @@ class Loss:
         """What it counts in the total at present."""
         if self._weight_key is not None:
             return read(ctx, self._weight_key, self._who)
-        return self.weight(ctx) if callable(self.weight) else self.weight
+        if not callable(self.weight):
+            return self.weight
+        try:
+            return self.weight(ctx)
+        except TypeError as error:
+            error.add_note(f"statetrain: weight= of {self._who} is called with the context; for a schedule, write weight=lambda ctx: schedule(ctx.step)")
+            raise
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """The loss, with its weight, of a context; or, without weight and mask, of the arguments themselves."""

@@ -179,9 +179,9 @@ def _said(callbacks: dict[int, Callback], names: dict[int, str]) -> dict[tuple[i
             if other == place:
                 continue
             # Of several of one class that name their own, the given order is meant.
-            if _names(callback, "run_after", peer) and not (_names(peer, "run_after", callback) and place < other):
+            if _names(callback, "run_after", peer) and not (_name_their_own("run_after", callback, peer) and place < other):
                 out[other, place] = f"{names[place]} declares run_after = {_spelt(callback.run_after)}"
-            if _names(callback, "run_before", peer) and not (_names(peer, "run_before", callback) and place > other):
+            if _names(callback, "run_before", peer) and not (_name_their_own("run_before", callback, peer) and place > other):
                 out[place, other] = f"{names[place]} declares run_before = {_spelt(callback.run_before)}"
     return out
 
@@ -205,6 +205,11 @@ def _names(callback: Callback, relation: str, peer: Callback) -> bool:
         if not isinstance(named, str | type):
             raise CallbackError(f"Callback {name_of(callback)!r}: {relation} holds classes of callbacks or their names, got {named!r}")
     return False
+
+
+def _name_their_own(relation: str, one: Callback, other: Callback) -> bool:
+    """Whether each of two names a class that both are of."""
+    return all(_names(a, relation, b) for a in (one, other) for b in (one, other))
 
 
 def is_called(callback: Callback, named: object) -> bool:
@@ -289,5 +294,6 @@ def hook_named(asked: str, names: Iterable[str]) -> str:
     name = name if name.startswith("on_") else f"on_{name}"
     name = ALIASES.get(name, name)
     if name not in known:
-        raise MachineError(f"no hook {asked!r}{did_you_mean(name, known)} Hooks are asked for like 'exit step', or by their names")
+        near = did_you_mean(name, known)
+        raise MachineError(f"no hook {asked!r}{near}{'' if near.endswith('?') else '.'} Hooks are asked for like 'exit step', or by their names")
     return name

@@ -163,13 +163,13 @@ class Summaries:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields that the keys begin with."""
-        return tuple(dict.fromkeys(str(keys.parse(path)[0]) for _, path, _ in self.parts))
+        """The keys."""
+        return tuple(dict.fromkeys(path for _, path, _ in self.parts))
 
     @property
     def in_batch(self) -> bool:
         """Whether a part of it is there within a batch only."""
-        return not _OF_A_BATCH.isdisjoint(self.reads)
+        return not _OF_A_BATCH.isdisjoint(str(keys.parse(path)[0]) for path in self.reads)
 
     def __call__(self, ctx: Any) -> dict[str, Any]:
         """What lies at the keys."""

@@ -20,7 +20,7 @@ from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
 from statetrain.capture import FIELDS, capturing, reads_of
 from statetrain.context import Context
-from statetrain.contracts import check_monitors, paths_in
+from statetrain.contracts import check_fields, check_monitors, paths_in
 from statetrain.criteria import Every, Spike
 from statetrain.cuda_graph import graph_for
 from statetrain.evaluations import Evaluation
@@ -246,6 +246,7 @@ def fit(
     machine = Machine(lifecycle, everyone, debug=debug)
     _refuse_interms(module, machine, losses, tallies)
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
+    check_fields(machine, Context)
     columns = [column for counted in tallies.values() for column in counted.columns]
     check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
     names = list(optimizers)
@@ -303,6 +304,7 @@ def evaluate(
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
+    debug: bool = False,
 ) -> dict[str, Any]:
     """Losses and metrics of a model on data, as means over samples.
 
@@ -312,7 +314,7 @@ def evaluate(
         loss: a function of prediction and target; None is the run's.
         metrics: as in `fit`, in place of the run's.
         callbacks: who watches; the lifecycle is `evaluation()`.
-        input, target, pred, dataloader_options, device: as in `fit`; None is the run's.
+        input, target, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
     Returns:
         The values by name: `loss`, and the metrics.
@@ -323,7 +325,7 @@ def evaluate(
         MachineError: a callback stopped it, likewise.
     """
     refuse_several_processes()
-    ctx, machine = _evaluating(model, data, loss, metrics, callbacks, input, target, pred, dataloader_options, device)
+    ctx, machine = _evaluating(model, data, loss, metrics, callbacks, input, target, pred, dataloader_options, device, debug)
     _walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
     return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
@@ -387,6 +389,7 @@ def _evaluating(
     pred: str | None,
     dataloader_options: Mapping[str, Any] | None,
     device: str | torch.device,
+    debug: bool = False,
 ) -> tuple[Context, Machine]:
     """What an evaluation is made of."""
     run = model if isinstance(model, Run) else None
@@ -404,7 +407,7 @@ def _evaluating(
     ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=needed)
     _set_losses(ctx, losses)
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
-    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks))
+    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks), debug=debug)
     if _interms(machine, *losses.values(), counted):
         ctx.model = accelerator.unwrap(module)  # they cannot be captured of one that is compiled
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
@@ -424,6 +427,7 @@ def predict(
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
+    debug: bool = False,
 ) -> Any:
     """What a model says about data, in the data's order.
 
@@ -433,7 +437,7 @@ def predict(
         stack: whether the batches' predictions are joined along the first dimension; False gives a list of them.
         compute: a function of the context that returns the prediction for `ctx.input`, in place of calling the model.
         callbacks: who watches; the lifecycle is `prediction()`.
-        input, pred, dataloader_options, device: as in `fit`; None is the run's.
+        input, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
     Returns:
         The predictions, on the device where they were made, or the list of them.
@@ -451,7 +455,7 @@ def predict(
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
     preds: list[Any] = []
     ctx.buffers["preds"] = preds
-    machine = Machine(prediction(compute=compute), _listeners(callbacks))
+    machine = Machine(prediction(compute=compute), _listeners(callbacks), debug=debug)
     if _interms(machine):
         ctx.model = accelerator.unwrap(module)  # as in an evaluation
     _walk_aside(ctx, capturing(machine, accelerator.unwrap(module)))

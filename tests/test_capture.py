@@ -190,6 +190,7 @@ def test_values_are_dropped_when_the_batch_closes(points):
     ("path", "words"),
     [
         ("interms.hed", "the model has no such module: 'interms.hed': there is no 'hed'; did you mean 'head'"),
+        ("updates.*", "; '*' is one part of a name, 'updates.**' are all"),
         ("interms.decoder.*", "it matches nothing; there are encoder, pair, head"),
         ("grads.head.wieght", "the model has no such parameter: 'grads.head.wieght': there is no 'head.wieght'; did you mean 'head.weight'"),
         ("updates.**.wieght", "it matches nothing"),

@@ -8,10 +8,13 @@ import weakref
 from functools import partial
 
 import pytest
+import torch
 from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from strategies import lifecycles
+from torch import nn
+from torch.nn import functional as F
 
 import statetrain as st
 from statetrain import actions
@@ -34,6 +37,28 @@ def refused(callbacks, life=None):
     with pytest.raises(ContractError) as raised:
         Machine(st.supervised() if life is None else life, callbacks)
     return str(raised.value)
+
+
+# ---------------------------------------------------------------- what a context has
+
+
+def test_fit_knows_the_fields_that_there_are():
+    """A field that its context has not is an error before the first batch, whoever declares it, with the way to keep what is one's own."""
+
+    @access(writes={"embedding"})
+    def embed(ctx):
+        "embed"
+
+    base = st.supervised(validate=None)
+    strange = guard(lambda ctx: False, reads={"embedding"}).named("strange")
+    for life, callbacks, words in (
+        (base.insert(State("embed", embed), between=("batch", "pred")), (), "the action of 'embed' declares that it writes 'embedding'"),
+        (base.add(st.Transition("batch", "next_batch", strange), first=True), (), r"the guard \[strange\] of batch -> next_batch declares that it reads 'embedding'"),
+        (base, listening("on_exit_pred", reads={"on_exit_pred": {"zz.x"}}), "Callback 'Looks' declares that it reads 'zz.x'"),
+    ):
+        Machine(life, [callbacks] if callbacks else [])  # it may run another context
+        with pytest.raises(ContractError, match=rf"{words}.*goes into ctx.buffers: .*'buffers\.(embedding|zz)'"):
+            st.fit(nn.Linear(2, 1), [(torch.ones(2, 2), torch.ones(2, 1))], loss=F.mse_loss, optimizer=torch.optim.SGD, lifecycle=life, callbacks=callbacks)
 
 
 # ---------------------------------------------------------------- read before it is there, or no more

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -230,6 +232,103 @@ def test_what_ships_keeps_to_its_declarations(points, options, tmp_path):
     assert held.outcome == free.outcome
     assert len(held.history) == len(free.history)
     assert all(torch.equal(a, b) for a, b in zip(held.model.state_dict().values(), free.model.state_dict().values(), strict=True))
+
+
+def refused_at(*batches):
+    """A loss that is not a number in some batches, counted from 1."""
+    counted = iter(range(1, 1000))
+    return lambda pred, target: F.cross_entropy(pred, target) * (float("nan") if next(counted) in batches else 1.0)
+
+
+def recording(ctx):
+    """Writes a record and a column."""
+    ctx.log("epochs", ctx.epoch)
+    ctx.log_metric("seen", float(ctx.samples), "train")
+
+
+ABOARD = {
+    "ema": lambda path: {"callbacks": [st.EMA(0.9, valid=True, restore=True), st.EMA(None, start=2, every=2, buffers=False)], "valid": 1 / 3},
+    "watch": lambda path: {"callbacks": [st.Watch("exit_loss", loss="loss", largest=lambda ctx: ctx.pred.max(), reads=["pred"])]},
+    "captured": lambda path: {"callbacks": [st.Watch("exit_step", norm="grad_norms.a.weight", change="updates.**", out="interms.a", weight="params.a.weight")]},
+    "schedules": lambda path: {
+        "callbacks": [st.Schedule("opt.lr", {0: 0.1, 2: 0.05}, column="lr"), st.Schedule("loss.size.weight", 0.5, per="epoch", column="weight")],
+        "loss": st.Losses(label=F.cross_entropy, size=st.Loss(lambda hidden: hidden.square().mean(), hidden="interms.a")),
+    },
+    "conditions": lambda path: {
+        "callbacks": [
+            st.only_if(st.Every(2, "steps"), st.Watch("exit_step", weight="params.a.weight")),
+            st.throttle(st.Watch("exit_loss", loss="loss"), "on_exit_loss", every=2),
+            st.throttle(st.Watch("exit_pred", pred="pred"), "on_exit_pred", every=st.Every(1, "minutes")),
+        ]
+    },
+    "metrics by keys": lambda path: {
+        "loss": st.Loss(F.cross_entropy, input="pred", target="target", weight=lambda ctx: 1.0 + ctx.step),
+        "train_metrics": {name: st.Metric(lambda w: w.norm(), w=f"{name}.a.weight") for name in ("grads", "updates")},
+    },
+    "loggers": lambda path: {
+        "callbacks": [
+            st.Logger(st.JSONLines(path / "log"), what=[st.LearningRate(), st.Records(), st.HyperParameters()], every=st.Every(2, "steps")),
+            st.Logger(st.CSVLogger(path / "log.csv"), every=st.Every(1, "epochs")),
+            st.on("exit_epoch", writes={"records.epochs", "history.train_seen"})(recording),
+        ]
+    },
+    "tensorboard": lambda path: {
+        "callbacks": st.Logger(
+            st.TensorBoard(path / "events"), what=[st.Histograms(), st.Summaries({"a": ("interms.a", st.Histogram)})], every=st.Every(2, "steps")
+        )
+    },
+    "progress": lambda path: {"callbacks": [st.Progress(mode, file=io.StringIO()) for mode in ("plain", "rich")], "valid": 1 / 3},
+    "sanity": lambda path: {"callbacks": st.SanityCheck(), "valid": 1 / 3, "trace": path / "trace.jsonl"},
+    "plateau": lambda path: {"callbacks": st.LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="train_loss")},
+    "evaluations": lambda path: {
+        "valid": 1 / 3,
+        "evaluations": [
+            st.Evaluation(name, (torch.ones(5, 4), torch.ones(5).long()), when)
+            for name, when in {"test": st.Every(1, "epochs"), "probe": st.Every(2, "steps"), "once": st.Once(2, "steps"), "last": "end"}.items()
+        ],
+        "callbacks": [st.Progress("plain", file=io.StringIO()), st.Log(file=io.StringIO(), transitions=["step"]), st.KeepBest("test_loss"), st.Profile()],
+    },
+    "rolling back": lambda path: {
+        "non_finite": st.RollBack(every=st.Every(1, "steps")), "loss": refused_at(2), "callbacks": st.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)
+    },
+    "spikes": lambda path: {"spike": st.Spike(4, least=1), "non_finite": "skip", "optimizer": {"a": torch.optim.SGD, "b": torch.optim.SGD}},
+    "masked steps": lambda path: {"check": "late", "non_finite": "skip", "loss": refused_at(2), "opt_hparams": {"lr": 0.1, "fused": True}, "accumulate": 2},
+    "masked, read on the host": lambda path: {"check": "late", "non_finite": "stop", "loss": refused_at(2), "optimizer": torch.optim.Adagrad, "seed": 1},
+    "saved aside": lambda path: {"callbacks": st.Checkpoint(path / "run", st.Every(2, "steps"), background=True, monitor="train_loss")},
+    "criteria": lambda path: {
+        "valid": 1 / 3,
+        "stop": st.GL("valid_loss", 1e9) | st.PQ(alpha=1e9) | st.UP(n=9) | st.Threshold("valid_loss", -1.0) | st.NumberLimit("train_loss", 9)
+        | st.InvalidValue("train_loss") | st.Warmup(st.EarlyStopping("valid_loss"), 2) | st.Never() | st.MaxSteps(99) | st.Deadline.after(hours=1),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABOARD)
+def test_all_that_goes_along_keeps_to_its_declarations(name, points, tmp_path):
+    """Callbacks, loggers, evaluations, policies and criteria do what they declare and nothing else; results are those without debug mode."""
+    runs = []
+    for debug in (True, False):
+        options = ABOARD[name](tmp_path / str(debug))
+        callbacks = options.pop("callbacks", ())
+        torch.manual_seed(0)
+        aboard = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+        runs.append(run(points, *aboard, **{"model": Replay(), "debug": debug, "epochs": 3, **options}))
+    held, free = runs
+    assert type(held.outcome) is type(free.outcome)
+    assert held.history.columns == free.history.columns
+    assert all(torch.equal(a, b) for a, b in zip(held.model.state_dict().values(), free.model.state_dict().values(), strict=True))
+
+
+def test_evaluating_and_predicting_can_be_held_to_declarations_too(points):
+    """`evaluate` and `predict` take `debug=`, also through a run."""
+    done = run(points)
+    looks = {"valid_loss": lambda data, **more: done.evaluate(data, **more), "predict_pred": lambda data, **more: st.predict(done, data[0], **more)}
+    for state, call in looks.items():
+        nosy = [listening(f"on_exit_{state}", lambda ctx: ctx.pred, reads={"input"}) for _ in range(2)]
+        call(points, callbacks=nosy[0])
+        with pytest.raises(ContractError, match="reads 'pred', which it does not declare"):
+            call(points, callbacks=nosy[1], debug=True)
+        call(points, debug=True)
 
 
 def test_runs_that_are_saved_and_continued(points, tmp_path):

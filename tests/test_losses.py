@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain.schedules import linear
 from statetrain.testing.resuming import assert_resumable
 
 
@@ -257,6 +258,13 @@ def test_monitors_know_the_columns(data):
     assert run.outcome.ok
     with pytest.raises(st.ConfigError, match="did you mean 'train_loss_sparse'"):
         st.fit(made(), batches(data), loss=several(), stop=st.EarlyStopping("train_loss_spars"), **options())
+
+
+def test_a_schedule_of_steps_is_no_weight_by_itself(data):
+    "A weight is asked with the context; the error of a function of a count says how to write it."
+    with pytest.raises(TypeError) as raised:
+        st.fit(made(), batches(data), loss=several(sparse=linear(0.0, 1.0, over=9)), **options())
+    assert "write weight=lambda ctx: schedule(ctx.step)" in raised.value.__notes__[0]
 
 
 # ---------------------------------------------------------------- masks and weights of samples

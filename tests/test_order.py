@@ -127,6 +127,18 @@ def test_a_cycle_names_who_waits_for_whom_and_why():
     assert "D before" not in str(raised.value)
 
 
+@pytest.mark.parametrize("relation", ["run_after", "run_before"])
+def test_two_that_name_each_other_are_a_cycle(relation):
+    """Also with nobody between them; only of those that name their own class is the given order meant."""
+    a, b = kind("A", **{relation: ("B",)}), kind("B", **{relation: ("A",)})
+    with pytest.raises(ContractError, match=rf"A before B \(. declares {relation} = .\); B before A|B before A \(. declares {relation} = .\); A before B"):
+        Machine(st.supervised(), [a(), b()])
+    own = kind("Own", **{relation: ("Own",)})
+    first, second = own(), own()
+    machine = Machine(st.supervised(), [first, second])
+    assert "1  Own 1" in str(machine.explain("exit step"))
+
+
 def test_contracts_by_hook_give_no_false_cycle():
     """FluxTraining's Scheduler, ToDevice and Recorder: each declaration is right, and joined over all events they are a circle."""
     scheduler = kind("Scheduler", "on_enter_step", "on_exit_step", reads={"on_enter_step": {"history"}}, writes={"on_enter_step": {"optimizers"}})

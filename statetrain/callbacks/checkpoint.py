@@ -121,7 +121,7 @@ class Checkpoint(Callback):
     """
 
     reads = ("**",)  # a snapshot is of everything
-    writes = {"on_enter_fit": ("saves", "save_seconds"), "on_resume": ("saves", "save_seconds"), "on_anchor": ("stop", "save_seconds"), "defer": ("saves",)}
+    writes = {"on_enter_fit": ("saves", "save_seconds"), "on_resume": ("saves", "save_seconds"), "on_anchor": ("stop", "save_seconds"), "defer": ("saves", "save_seconds")}
     commutes_with = ("Checkpoint",)
 
     def __init__(

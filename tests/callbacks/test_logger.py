@@ -160,6 +160,18 @@ def test_summaries_read_the_context_by_keys(points):
         fit(points, st.Logger(Kept(), what=st.Summaries({"p": "pred"}), every=st.Every(1, "steps")))
 
 
+def test_summaries_capture_what_they_name_alone(points):
+    "One module's outputs are kept, not all; a misspelt one is an error before training."
+    backend, model, hooked = Kept(), nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), []
+    count = st.on("enter_train")(lambda ctx: hooked.append([len(module._forward_hooks) for module in model]))
+    summaries = st.Summaries({"hidden": ("interms.1", st.Histogram)})
+    fit(points, [st.Logger(backend, what=summaries, every=st.Every(2, "steps")), count], model, epochs=1)
+    assert hooked == [[0, 1, 0]]
+    assert backend.rows[0][0]["hidden"].count == 40
+    with pytest.raises(ConfigError, match="the model has no such module"):
+        fit(points, st.Logger(Kept(), what=st.Summaries({"x": ("interms.9", st.Histogram)}), every=st.Every(2, "steps")), model)
+
+
 def test_records_are_the_last_values(points):
     "What is logged with `ctx.log`, by name or all of it."
 
