@@ -6,6 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from statetrain import actions as actions
+    from statetrain import keys as keys
+    from statetrain import schedules as schedules
+    from statetrain import testing as testing
     from statetrain.accelerator import Accelerator as Accelerator
     from statetrain.callback import Callback as Callback
     from statetrain.callbacks.checkpoint import Checkpoint as Checkpoint
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from statetrain.callbacks.json_lines import JSONLines as JSONLines
     from statetrain.callbacks.keep_best import KeepBest as KeepBest
     from statetrain.callbacks.log import Log as Log
+    from statetrain.callbacks.logger import Backend as Backend
     from statetrain.callbacks.logger import Logger as Logger
     from statetrain.callbacks.lr_scheduler import LRScheduler as LRScheduler
     from statetrain.callbacks.mixup import Mixed as Mixed
@@ -92,6 +97,7 @@ if TYPE_CHECKING:
     from statetrain.outcome import StopFit as StopFit
     from statetrain.outcome import Stopped as Stopped
     from statetrain.outcome import TraceError as TraceError
+    from statetrain.position import Position as Position
     from statetrain.precision import MixedPrecision as MixedPrecision
     from statetrain.precision import mixed_precision as mixed_precision
     from statetrain.registry import diff as diff
@@ -140,7 +146,7 @@ _HOMES = {
     "callbacks.json_lines": ("JSONLines",),
     "callbacks.keep_best": ("KeepBest",),
     "callbacks.log": ("Log",),
-    "callbacks.logger": ("Logger",),
+    "callbacks.logger": ("Backend", "Logger"),
     "callbacks.lr_scheduler": ("LRScheduler",),
     "callbacks.mixup": ("Mixed", "Mixup", "mixup_loss"),
     "callbacks.mlflow": ("MLflow",),
@@ -173,6 +179,7 @@ _HOMES = {
         *("LifecycleError", "LossError", "LossSpike", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
         *("Stopped", "TraceError"),
     ),
+    "position": ("Position",),
     "precision": ("MixedPrecision", "mixed_precision"),
     "registry": ("diff",),
     "rollback": ("RollBack",),
@@ -184,20 +191,24 @@ _HOMES = {
     "trace": ("Trace", "Tracing"),
     "training": ("context_for", "evaluate", "fit", "predict"),
 }
+_MODULES = ("actions", "keys", "schedules", "testing")  # of functions that are called by two names: `schedules.cosine`
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, "__version__"])  # computed from the one list above
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"statetrain.{name}")
     if name not in _HOME_OF:
         from statetrain.naming import did_you_mean
 
-        raise AttributeError(f"module 'statetrain' has no attribute {name!r}{did_you_mean(name, _HOME_OF)}")
+        near = did_you_mean(name, (*_HOME_OF, *_MODULES))
+        raise AttributeError(f"module 'statetrain' has no attribute {name!r}{near if near.startswith('; did you mean') else ''}")
     value = getattr(importlib.import_module(f"statetrain.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_MODULES])

@@ -202,7 +202,7 @@ def test_the_public_names_exist_and_are_the_same_to_readers_and_to_checkers() ->
     """Every public name can be loaded, and the list for type checkers is the one that is loaded from."""
     import statetrain
 
-    for name in statetrain.__all__:
+    for name in dir(statetrain):
         assert getattr(statetrain, name) is not None
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     checked = {
@@ -213,7 +213,17 @@ def test_the_public_names_exist_and_are_the_same_to_readers_and_to_checkers() ->
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert checked == statetrain._HOME_OF
+    assert checked == statetrain._HOME_OF | dict.fromkeys(statetrain._MODULES, "statetrain")
+
+
+def test_modules_of_functions_are_loaded_when_they_are_named() -> None:
+    """`st.schedules` needs no import of its own, and a slip gets a suggestion, not a list of everything."""
+    code = "import statetrain as st; print(st.schedules.linear(0.0, 1.0, 4)(1), st.keys.get({'a': 1}, 'a')); st.schedulse"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["0.25", "1"]
+    assert "no attribute 'schedulse'; did you mean 'schedules'?" in done.stderr
+    done = subprocess.run([sys.executable, "-c", "import statetrain as st; st.qqqq"], capture_output=True, text=True, check=False)
+    assert done.stderr.strip().endswith("module 'statetrain' has no attribute 'qqqq'")
 
 
 def test_the_code_speaks_of_the_project_alone() -> None:

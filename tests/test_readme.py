@@ -31,10 +31,19 @@ def test_the_code_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     exec(compile(blocks(page), str(page), "exec"), {"__name__": "__page__"})
 
 
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links to them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_links_on_a_page_lead_somewhere(page: Path) -> None:
-    """Every relative link and picture of a page is there."""
+    """Every relative link and picture of a page is there, and so is the heading that a link names."""
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            path, _, heading = target.partition("#")
+            aim = page.parent / path if path else page
+            assert aim.exists(), f"{page.name} links to {target}"
+            assert not heading or heading in anchors(aim), f"{page.name} links to {target}"
