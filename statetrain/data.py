@@ -97,7 +97,7 @@ class Fresh:
 
 
 @frozen
-class _Columns(Dataset[dict[str, torch.Tensor]]):
+class Columns(Dataset[dict[str, torch.Tensor]]):
     """A dict of tensors as a dataset of dicts."""
 
     draws_nothing = True  # loading a sample needs no randomness
@@ -124,7 +124,7 @@ def as_dataset(data: Any) -> Dataset[Any] | None:
     if isinstance(data, tuple) and data and all(map(_is_array, data)):
         return TensorDataset(*_same_length({str(i): as_tensor(column) for i, column in enumerate(data)}).values())
     if isinstance(data, Mapping) and data and all(map(_is_array, data.values())):
-        return _Columns(_same_length({str(name): as_tensor(column) for name, column in data.items()}))
+        return Columns(_same_length({str(name): as_tensor(column) for name, column in data.items()}))
     return None
 
 

@@ -25,13 +25,16 @@ from statetrain.criteria import Every, Spike
 from statetrain.cuda_graph import graph_for
 from statetrain.evaluations import Evaluation
 from statetrain.fusing import Fused, check_word, fuse, in_the_way, listens_between
+from statetrain.gathering import Gathering, samples_of
 from statetrain.guards import Guard
 from statetrain.history import History
 from statetrain.huggingface import adapt
+from statetrain.inferring import inferring
 from statetrain.keeping import has_buffers
+from statetrain.keeping import modules_of as modules_in
 from statetrain.keys import getter, root_of
 from statetrain.lifecycle import Lifecycle
-from statetrain.lifecycles import Compute, Policy, evaluation, prediction, supervised
+from statetrain.lifecycles import Compute, Policy, Predicting, evaluation, prediction, supervised
 from statetrain.losses import Loss as KeyedLoss
 from statetrain.losses import Losses, bound, modules_of, unbound
 from statetrain.machine import Machine
@@ -316,6 +319,9 @@ def evaluate(
         callbacks: who watches; the lifecycle is `evaluation()`.
         input, target, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
+    It is computed in torch's inference mode, a little faster than without gradients alone, where that is safe: with callbacks, a
+    `valid_compute` or a compiled model it is not used. See `statetrain.inferring`.
+
     Returns:
         The values by name: `loss`, and the metrics.
 
@@ -326,7 +332,8 @@ def evaluate(
     """
     refuse_several_processes()
     ctx, machine = _evaluating(model, data, loss, metrics, callbacks, input, target, pred, dataloader_options, device, debug)
-    _walk_aside(ctx, machine)
+    with inferring(ctx, modules_in(ctx)) if _alone(ctx, machine) else nullcontext():
+        _walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
     return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
 
@@ -440,7 +447,8 @@ def predict(
         input, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
     Returns:
-        The predictions, on the device where they were made, or the list of them.
+        The predictions, on the device where they were made, or the list of them. They are plain tensors, though they are
+        computed in torch's inference mode, as `evaluate` does; with `stack=False`, it is not used.
 
     Raises:
         KeyboardInterrupt: it was interrupted.
@@ -453,13 +461,15 @@ def predict(
     if dataloader_options and dataloader_options.get("shuffle"):
         raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
     ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
-    preds: list[Any] = []
+    preds: Any = Gathering(samples_of(ctx.valid_data)) if stack else []
     ctx.buffers["preds"] = preds
     machine = Machine(prediction(compute=compute), _listeners(callbacks), debug=debug)
     if _interms(machine):
         ctx.model = accelerator.unwrap(module)  # as in an evaluation
-    _walk_aside(ctx, capturing(machine, accelerator.unwrap(module)))
-    return loading.join(preds) if stack else preds
+    machine = capturing(machine, accelerator.unwrap(module))
+    with inferring(ctx, modules_in(ctx)) if stack and _alone(ctx, machine) else nullcontext():  # what is joined outside is plain again
+        _walk_aside(ctx, machine)
+    return preds.joined() if stack else preds
 
 
 # ---------------------------------------------------------------- what fit is made of
@@ -846,6 +856,12 @@ def _context_for(
         hparams=dict(run.ctx.hparams) if run is not None else {},
         opt_hparams=dict(run.ctx.opt_hparams) if run is not None else {},
     )
+
+
+def _alone(ctx: Context, machine: Machine) -> bool:
+    """Whether nobody but the model, the loss and the metrics will see what is computed, as it is; see `inferring`."""
+    own = any(isinstance(state.action, Compute | Predicting) for state in machine.lifecycle.states)
+    return not machine.callbacks and not own and not _is_compiled(ctx.model)
 
 
 def _walk_aside(ctx: Context, machine: Machine) -> None:

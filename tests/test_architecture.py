@@ -78,6 +78,8 @@ FLOORS = (
         "actions",
         "rollback",
         "data",
+        "inferring",
+        "gathering",
         "metrics",
         "capture",
         "fusing",
