@@ -224,10 +224,11 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
         if any(unwrapped(callback) is unwrapped(other) for other in callbacks[:place]):
             raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
         nth = 1 + sum(name_of(other) == name_of(callback) for other in callbacks[:place])
+        if isinstance(callback, Callback):  # else the next line says what it is
+            callback.check_lifecycle(lifecycle)
         hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth}")
         contracts = contracts_of(callback, hooks, lifecycle)
         found += [Listener(callback, names[place], hook, function, contracts[hook], place) for hook, function in hooks.items()]
-        callback.check_lifecycle(lifecycle)
     return found
 
 

@@ -598,3 +598,42 @@ def test_a_run_that_is_continued_has_its_bars_at_once(points: Data, terminal: Te
     lines = seen[1][2]
     assert lines[1].startswith("train 2/3")
     assert "0:16 left" in lines[0]  # a batch took four seconds; one is left here, and three in the last epoch
+
+
+# ---------------------------------------------------------------- evaluations with a name
+
+
+def test_evaluations_have_a_bar_under_their_name(points: Data, terminal: Terminal) -> None:
+    "Each while it is made, with its own number of batches; its values are in the row, those of one at the end in the last."
+    clock, shown = Clock(), []
+
+    class Looks(st.Callback):
+        anywhere = True
+        run_after = (st.Progress,)
+
+        def on_exit_test_batch(self, ctx: Any) -> None:
+            clock.now += 1.0
+            shown.append([line for line in terminal.screen if "test" in line][-1:])
+
+        def on_exit_last_batch(self, ctx: Any) -> None:
+            clock.now += 1.0
+
+    evaluations = [st.Evaluation("test", tuple(part[:10] for part in points)), st.Evaluation("last", points, "end")]
+    run = fit(points, st.Progress("rich", file=terminal), Looks(), evaluations=evaluations, clock=clock)
+    assert any("2/2" in line for lines in shown for line in lines)
+    assert "last_loss" in next(line for line in terminal.screen if "epoch 2/2" in line)
+    assert "last_loss" in run.history.columns
+
+
+def test_a_failure_in_an_evaluation_counts_its_batches(points: Data) -> None:
+    "The line says which of its batches it was."
+
+    class Fails(st.Callback):
+        def on_enter_test_loss(self, ctx: Any) -> None:
+            if ctx.valid_iter == 2:
+                raise RuntimeError("no")
+
+    out = io.StringIO()
+    with pytest.raises(RuntimeError):
+        fit(points, st.Progress("plain", file=out), Fails(), evaluations=st.Evaluation("test", points))
+    assert "fit failed in epoch 1, batch 2, state 'test_loss': RuntimeError: no" in out.getvalue()
