@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from attrs import define, field
+from torch.utils import _pytree as pytree
 
 from statetrain import keeping, seeding
 from statetrain.outcome import ConfigError
@@ -34,6 +35,10 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def _pinned(leaf: Any) -> Any:
+    return leaf.pin_memory() if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" else leaf
+
+
 @define(eq=False)
 class Accelerator:
     """One device: placing the model and the batches on it, backward, gradient mode.
@@ -47,6 +52,9 @@ class Accelerator:
     # The C functions behind torch.set_grad_enabled: a tenth of its cost, and it is switched four times a batch.
     set_grad: Callable[[bool], None] = field(default=torch._C._set_grad_enabled, init=False, repr=False)
     grad_enabled: Callable[[], bool] = field(default=torch.is_grad_enabled, init=False, repr=False)
+
+    _stream: Any = field(default=None, init=False, repr=False)
+    _ahead: tuple[Any, Any, Any] | None = field(default=None, init=False, repr=False)  # a batch, the same placed, when it is there
 
     def prepare(self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
         """Moves a model to the device, in place, and the state that optimizers have gathered after it."""
@@ -81,6 +89,38 @@ class Accelerator:
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model of one that `wrap` or `compile` returned."""
         return getattr(model, "_orig_mod", model)  # of one that was compiled, the model itself
+
+    # ------------------------------------------------------------ batches
+
+    def place_ahead(self, batch: Any, place: Callable[[Any], Any]) -> None:
+        """Begins to place a batch, on a stream aside, so that the copy goes on while others compute. Untested on a device.
+
+        Where there are no streams it does nothing, and `placed` places the batch.
+
+        Args:
+            batch: on the host; what is not in pinned memory is copied there first, since only from there a copy needs nobody.
+            place: what places a batch.
+        """
+        if self.device.type != "cuda":
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._stream):
+            placed = place(pytree.tree_map(_pinned, batch))
+            self._ahead = (batch, placed, self._stream.record_event())
+
+    def placed(self, batch: Any, place: Callable[[Any], Any]) -> Any:
+        """A batch on the device: the one that was placed ahead, if that is it."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] is not batch:
+            return place(batch)
+        _, placed, there = ahead
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(there)
+        for leaf in pytree.tree_leaves(placed):
+            if isinstance(leaf, torch.Tensor):
+                leaf.record_stream(stream)  # its memory belongs to the stream aside, which may not have it again before
+        return placed
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients of a loss, shape ().

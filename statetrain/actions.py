@@ -147,6 +147,31 @@ def draw_ahead(ctx: Any) -> None:
         draw(ctx)
         ctx.last_batch = ctx.iter + 1 >= ctx.length
         return
+    batch = _drawn_ahead(ctx)
+    if batch is not END:
+        ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
+
+
+@access(
+    reads={"length", "upcoming", "iterator", "iter", "layout", "read_batch", "epoch", "train_data", "pending"},
+    writes={"iter", "upcoming", "drawn", "exhausted", "last_batch", "layout", "batch"},
+)
+def draw_prefetched(ctx: Any) -> None:
+    "take the batch that was placed ahead, draw the next one and begin to place it"
+    batch = _drawn_ahead(ctx)
+    if batch is END:
+        return
+    place = ctx.layout.place
+    if place is None:
+        ctx.batch = batch
+        return
+    ctx.batch = ctx.accelerator.placed(batch, place)
+    if ctx.upcoming is not END:
+        ctx.accelerator.place_ahead(ctx.upcoming, place)
+
+
+def _drawn_ahead(ctx: Any) -> Any:
+    """The batch that was drawn before, and the next one drawn into `ctx.upcoming`; `END` if there is none."""
     try:
         if ctx.upcoming is None:
             ctx.upcoming = _one_more(ctx)
@@ -158,12 +183,12 @@ def draw_ahead(ctx: Any) -> None:
         raise
     if batch is END:
         _came_to_an_end(ctx)
-        return
+        return END
     ctx.drawn = True
     ctx.last_batch = ctx.upcoming is END
     if ctx.layout is None:
         ctx.layout = ctx.read_batch(batch)
-    ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
+    return batch
 
 
 def _one_more(ctx: Any) -> Any:

@@ -167,6 +167,7 @@ def supervised(
     check: Literal["now", "late"] = "now",
     evaluations: Mapping[str, When] | None = None,
     fused: bool | Literal["auto"] = False,
+    prefetch: bool = False,
 ) -> Lifecycle:
     """The lifecycle of supervised training, with the options that are on.
 
@@ -203,6 +204,8 @@ def supervised(
             guard, asked at the end of epochs, or "end", when the training ends. See `Evaluation`.
         fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`; "auto": where no guard is asked in between.
             This takes `check="late"`, or `non_finite="ignore"`. See `fuse`.
+        prefetch: whether `draw` stays one batch ahead, and begins to place that one on the device while the one before is trained
+            on. `fit` turns it on for CUDA only.
 
     Raises:
         ConfigError: an option is out of range, or two exclude each other.
@@ -231,6 +234,8 @@ def supervised(
             life = _valid_computing(life, valid_compute, name)
     if accumulate > 1:
         life = _accumulating(life, accumulate)
+    if prefetch:
+        life = life.replace("draw", action=do.draw_prefetched)
     if check not in ("now", "late"):
         raise ConfigError(f"check must be 'now' or 'late', got {check!r}{did_you_mean(str(check), ('now', 'late'))}")
     if non_finite != "ignore" and check == "now":

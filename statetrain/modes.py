@@ -15,7 +15,7 @@ from statetrain.lifecycle import Lifecycle, Work
 # Actions in which nothing is computed that a gradient could flow through; the rest run with gradients on.
 _WITHOUT_GRADIENTS = frozenset(
     (
-        *(actions.draw, actions.draw_ahead, actions.open_batch, actions.open_shared_batch, actions.hold),
+        *(actions.draw, actions.draw_ahead, actions.draw_prefetched, actions.open_batch, actions.open_shared_batch, actions.hold),
         *(actions.backward, actions.unscale, actions.step, actions.step_one),
     )
 )

@@ -81,6 +81,7 @@ def fit(
     valid_compute: Callable[[Any], Any] | None = None,
     precision: Precision | None = None,
     fused: bool | Literal["auto"] = False,
+    prefetch: bool = False,
     callbacks: Callback | Iterable[Callback] = (),
     lifecycle: Lifecycle | None = None,
     input: loading.Key = None,  # noqa: A002  # the word that users look for
@@ -126,6 +127,8 @@ def fit(
         fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`, which CUDA replays as a graph; it takes
             `check="late"` or `non_finite="ignore"`, and callbacks that do not listen in between. "auto": where that is so. See
             `fuse` and `statetrain.cuda_graph`.
+        prefetch: whether each batch is placed on the device while the one before is trained on: it is drawn one batch ahead, which a
+            checkpoint knows. On CUDA alone; elsewhere nothing could overlap.
         callbacks: who watches, in order.
         lifecycle: one of your own, in place of `supervised(...)` with the options above.
         input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
@@ -208,6 +211,7 @@ def fit(
         "max_steps": max_steps,
         "compute": compute,
         "valid_compute": valid_compute,
+        "prefetch": bool(prefetch) and accelerator.device.type == "cuda",
     }
     if lifecycle is None:
         unused = {"validate": validate, "valid_metrics": valid_metrics} if valid is None else {}
@@ -804,7 +808,7 @@ def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Acce
 
 
 def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
-    defaults = {"non_finite": "raise", "accumulate": 1, "check_gradients": False, "check": "now"}
+    defaults = {"non_finite": "raise", "accumulate": 1, "check_gradients": False, "check": "now", "prefetch": False}
     given = [name for name, value in options.items() if value != defaults.get(name)]
     if given:
         raise ConfigError(f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already; make it with them: supervised({given[0]}=...)")
