@@ -118,7 +118,7 @@ class Callback:
         return hook
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Called when a machine is made of it, before its hooks are looked for: it may add some for states of this lifecycle.
+        """Called when a machine is made of it.
 
         Raises:
             CallbackError: the lifecycle has not what the callback was told to look at.

@@ -16,6 +16,7 @@ any one part, `**` for all that follow. A path that ends with `?` is read where 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -220,22 +221,30 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
     callbacks = tuple(callbacks)
     names = labels_of(callbacks)
     found: list[Listener] = []
+    given: set[int] = set()
+    nth: Counter[str] = Counter()
     for place, callback in enumerate(callbacks):
-        if any(unwrapped(callback) is unwrapped(other) for other in callbacks[:place]):
+        if id(unwrapped(callback)) in given:
             raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
-        nth = 1 + sum(name_of(other) == name_of(callback) for other in callbacks[:place])
-        if isinstance(callback, Callback):  # else the next line says what it is
-            callback.check_lifecycle(lifecycle)
-        hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth}")
+        given.add(id(unwrapped(callback)))
+        nth[name_of(callback)] += 1
+        hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
         contracts = contracts_of(callback, hooks, lifecycle)
         found += [Listener(callback, names[place], hook, function, contracts[hook], place) for hook, function in hooks.items()]
+        callback.check_lifecycle(lifecycle)
     return found
 
 
 def labels_of(callbacks: Iterable[Callback]) -> list[str]:
     """What callbacks are called where each has to be told from the others: `Log`, or `Log 1` and `Log 2`."""
     names = [name_of(callback) for callback in callbacks]
-    return [f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    several = Counter(names)
+    nth: Counter[str] = Counter()
+    labels = []
+    for name in names:
+        nth[name] += 1
+        labels.append(f"{name} {nth[name]}" if several[name] > 1 else name)
+    return labels
 
 
 def contracts_of(callback: Callback, hooks: Iterable[str], lifecycle: Lifecycle | None = None) -> dict[str, Contract]:

@@ -94,6 +94,7 @@ class Machine:
     _works: dict[Call, Work] = field(init=False, eq=False, factory=dict)
     _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, eq=False, factory=dict)
     _witness: Witness | None = field(init=False, eq=False, default=None)
+    _measuring: tuple[Callback, ...] = field(init=False, eq=False, default=())
 
     def __attrs_post_init__(self) -> None:
         if self.engine not in ("table", "transitions"):
@@ -105,6 +106,9 @@ class Machine:
             self._watch.append(Watch(solve(self.lifecycle, called), called))
         for name, listeners in called.items():
             self._hooks[name] = [(f"{name_of(one.callback)}.{name}", self._watch[0].hook(one) if self.debug else one.function) for one in listeners]
+        # Most callbacks measure nothing, and there may be a thousand.
+        measuring = tuple(callback for callback in self.callbacks if type(unwrapped(callback)).wrap_call is not Callback.wrap_call)
+        object.__setattr__(self, "_measuring", measuring)
         if (find := WITNESS.get()) is not None:
             object.__setattr__(self, "_witness", find(self.lifecycle))
         for rows in (self._stepwise, self._fused):
@@ -218,7 +222,7 @@ class Machine:
 
     def _measured(self, function: Callable[[Any], Any], state: str, hook: str = "") -> Callable[[Any], Any]:
         """A function as the callbacks that measure want it called; itself where there are none."""
-        for callback in self.callbacks:
+        for callback in self._measuring:
             function = callback.wrap_call(function, state, hook)
         return function
 

@@ -10,7 +10,7 @@ from statetrain import actions
 from statetrain.contracts import Access
 from statetrain.fusing import Fused
 from statetrain.iterating import data_of
-from statetrain.lifecycle import Lifecycle, Work
+from statetrain.lifecycle import Work
 
 # Actions in which nothing is computed that a gradient could flow through; the rest run with gradients on.
 _WITHOUT_GRADIENTS = frozenset(
@@ -100,18 +100,6 @@ class Evaluating:
 
     def wrap(self, action: Work) -> Work:
         return action
-
-
-def evaluating(lifecycle: Lifecycle, state: str) -> str | None:
-    """The scope in which a state evaluates: `valid`, `predict`, that of an evaluation with a name; None if it does not."""
-    path = lifecycle.path(state) if state in lifecycle.names else ()
-    return next((name for name in reversed(path) if isinstance(lifecycle.state(name).mode, Evaluating)), None)
-
-
-def evaluations_of(lifecycle: Lifecycle) -> dict[str, str]:
-    """The scopes of evaluations with a name, and whose data each takes."""
-    modes = {state.name: state.mode for state in lifecycle.states}
-    return {name: mode.set for name, mode in modes.items() if isinstance(mode, Evaluating) and mode.set != "valid"}
 
 
 def _read(ctx: Any) -> Any:

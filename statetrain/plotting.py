@@ -8,11 +8,9 @@ from statetrain.history import COUNTERS, History
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 
-_LINES = {"train": "-", "valid": "--"}
-
 
 def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "epoch") -> Any:
-    """Draws each metric over the epochs: training, validation and evaluations with a name together.
+    """Draws each metric over the epochs, training and validation together.
 
     Args:
         history: of a run.
@@ -47,12 +45,11 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, name in zip(panels, chosen, strict=False):
         for column in history.columns:
-            set_name = max((one for one in history.sets if column.startswith(f"{one}_")), key=len, default="")
-            metric = column.removeprefix(f"{set_name}_")
-            if set_name and (metric == name or (name == "loss" and metric.removeprefix("loss_") in history.optimizers)):
+            set_name, _, metric = column.partition("_")
+            if set_name in ("train", "valid") and (metric == name or (name == "loss" and metric.removeprefix("loss_") in history.optimizers)):
                 points = [(row[x], row[column]) for row in history if column in row]
                 label = column if history.optimizers and name == "loss" else set_name
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linestyle=_LINES.get(set_name, ":"), label=label)
+                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, linestyle="-" if set_name == "train" else "--", label=label)
         panel.set_title(name)
         panel.set_xlabel(x)
         panel.grid(alpha=0.3)

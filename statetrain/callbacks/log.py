@@ -17,7 +17,6 @@ from statetrain.criteria import Accumulating, NonFinite
 from statetrain.events import RESERVED, Format, event_logger
 from statetrain.guards import Guard
 from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.modes import evaluating, evaluations_of
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError, Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
 from statetrain.sizes import length, parameters_of
@@ -45,7 +44,6 @@ class Log(Callback):
     | `fit started` | info | `device`, `parameters`, `epochs`, `batches`, `valid_batches`, `after_epoch` of a fit that goes on |
     | `row recorded` | info | the columns of the row |
     | `batch skipped`, `epoch skipped`, `validation batch skipped`, `validation skipped` | warning | `by`, `reason`, `epoch`, `batch`, `step` |
-    | `<name> batch skipped`, `<name> skipped` | warning | the same, of an evaluation with a name |
     | `transition` | info | `source`, `dest`, `label`, `epoch`, `batch`, `step`; for those in `transitions` only |
     | `fit ended` | info; warning if interrupted | `outcome`, `reason`, `epoch`, `step`, `seconds` |
     | `fit failed` | error | `error`, `message`, `state`, `epoch`, `batch`, `step`, `seconds` |
@@ -102,13 +100,11 @@ class Log(Callback):
         self._logged = 0  # rows of the history
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Looks for the names in `transitions` among those of a lifecycle, and of options that are off; listens to its evaluations.
+        """Looks for the names in `transitions` among those of a lifecycle, and of options that are off.
 
         Raises:
             CallbackError: there is no such state.
         """
-        for name in evaluations_of(lifecycle):
-            setattr(self, f"on_enter_next_{name}_batch", self._skip)
         known = {*lifecycle.names, *lifecycle.also, START, FAILED}
         for name in sorted({name for arrow in self._asked for name in arrow if name}):
             if name not in known:
@@ -190,7 +186,7 @@ class Log(Callback):
         """Logs the arrow that led here, if it gave something up."""
         arrow = ctx.transition
         if arrow.event is not None:
-            what, by, reason = _skipped(ctx, arrow.source), type(ctx.event).__name__, str(ctx.event) or None
+            what, by, reason = _SKIPPED.get(arrow.source, arrow.source), type(ctx.event).__name__, str(ctx.event) or None
         elif arrow.guard is not None and _refuses(arrow.guard):
             what, by, reason = "batch", arrow.guard.label, arrow.guard.reason(ctx)
         else:
@@ -282,15 +278,9 @@ def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
 # ---------------------------------------------------------------- fields
 
 
-def _skipped(ctx: Any, source: str) -> str:
-    """What an event arrow gave up."""
-    scope = evaluating(ctx.machine.lifecycle, source)
-    return _SKIPPED.get(source) or (source if scope in (None, source) else f"{scope} batch")
-
-
 def _where(ctx: Any, state: str) -> dict[str, Any]:
     """Where the run was; the state says in which loop, since the scopes may have been closed by now."""
-    batch = ctx.iter if evaluating(ctx.machine.lifecycle, state) is None else ctx.valid_iter
+    batch = ctx.valid_iter if "valid" in state or "predict" in state else ctx.iter
     return {"epoch": ctx.epoch, "batch": batch, "step": ctx.step} if ctx.epoch else {"batch": batch}
 
 

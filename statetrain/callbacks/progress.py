@@ -16,8 +16,6 @@ from typing import Any, Literal, TextIO
 from statetrain.bars import Bar, Bars, clock, draws_in_place, in_notebook
 from statetrain.callback import Callback
 from statetrain.history import COUNTERS
-from statetrain.lifecycle import Lifecycle
-from statetrain.modes import evaluating, evaluations_of
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
 from statetrain.sizes import length
@@ -54,7 +52,7 @@ class Progress(Callback):
 
     anywhere = True  # it shows what is there
 
-    reads = ("epoch", "evaluations", "history", "iter", "max_epochs", "outcome", "step", "tally?", "train_data", "valid_data", "valid_iter")
+    reads = ("epoch", "history", "iter", "max_epochs", "outcome", "step", "tally?", "train_data", "valid_data", "valid_iter")
     writes = ()
 
     def __init__(self, mode: Mode = "auto", *, file: TextIO | None = None) -> None:
@@ -73,16 +71,6 @@ class Progress(Callback):
         self._due: float | None = None  # the clock at which to draw next; None where nothing is drawn
         self._had = 0.0  # the part of this epoch that was made before the run was continued
 
-    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Listens to the evaluations that this lifecycle has, whatever they are called."""
-        for name, data in evaluations_of(lifecycle).items():
-            setattr(self, f"on_enter_{name}", partial(self._enter_evaluation, name, data))
-            setattr(self, f"on_exit_{name}_batch", self.on_exit_valid_batch)
-
-    def _enter_evaluation(self, name: str, data: str, ctx: Any) -> None:
-        """Begins the bar of its batches. No rows: one at the end of the training still adds to the last."""
-        self._open(ctx, name, ctx.evaluations[data], 0)
-
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Any) -> None:
@@ -91,15 +79,13 @@ class Progress(Callback):
 
     def on_resume(self, ctx: Any) -> None:
         """Starts to show a run that is continued, with the bar of the loop that it is in."""
-        within_epoch, scope = ctx.state != "next_epoch", evaluating(ctx.machine.lifecycle, ctx.state)
-        self._start(ctx, "fit" if ctx.epoch else "prediction" if scope == "predict" else "evaluation")
+        within_epoch = ctx.state != "next_epoch"
+        self._start(ctx, "fit" if ctx.epoch else "prediction" if "predict" in ctx.state else "evaluation")
         if self._due is None or not within_epoch:
             return
         if ctx.epoch:
             self._first_epoch, self._had = ctx.epoch - 1, ctx.iter / (length(ctx.train_data) or math.inf)
-        if scope is not None and (data := evaluations_of(ctx.machine.lifecycle).get(scope)) is not None:
-            self._open(ctx, scope, ctx.evaluations[data], ctx.valid_iter)
-        elif scope is not None:
+        if "valid" in ctx.state or "predict" in ctx.state:
             self._open(ctx, {"fit": "valid", "evaluation": "evaluate", "prediction": "predict"}[self._run], ctx.valid_data, ctx.valid_iter)
         else:
             self._open(ctx, "train", ctx.train_data, ctx.iter)
@@ -271,7 +257,7 @@ def _ending(ctx: Any, run: str, outcome: Outcome | None, seconds: float) -> str:
     epoch = f" in epoch {ctx.epoch}" if ctx.epoch else ""
     if isinstance(outcome, Failed):
         # By now the scopes are closed, so the state itself has to say which loop it belongs to.
-        batch = ctx.iter if evaluating(ctx.machine.lifecycle, outcome.state) is None else ctx.valid_iter
+        batch = ctx.valid_iter if "valid" in outcome.state or "predict" in outcome.state else ctx.iter
         message = next(iter(str(outcome.error).splitlines()), "")
         return f"{run} failed{epoch}, batch {batch}, state {outcome.state!r}: {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
     if isinstance(outcome, Interrupted | Stopped):

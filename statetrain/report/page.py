@@ -104,15 +104,11 @@ def _summary(trace: Trace) -> str:
 def _curves(trace: Trace) -> str:
     rows = [row for row in trace.rows if "epoch" in row]
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COUNTERS]
-    sets = ["train", "valid"]
-    for name in sorted((column.removesuffix("_loss") for column in columns if column.endswith("_loss")), key=len):  # each set has a loss
-        if not name.startswith(tuple(f"{one}_" for one in sets)):
-            sets.append(name)
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for column in columns:
         points = [(float(row["epoch"]), float(row[column])) for row in rows if _is_number(row.get(column))]
-        name = max((one for one in sets if column.startswith(f"{one}_")), key=len, default="")
-        metric = column.removeprefix(f"{name}_") if name else column
+        first, _, rest = column.partition("_")
+        metric, name = (rest, first) if first in ("train", "valid") and rest else (column, "")
         if points:
             groups.setdefault(metric, {})[name] = points
     charts = "".join(curves(metric, "epoch", lines) for metric, lines in groups.items())
