@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check diagrams bench prove clean
+.PHONY: help demo test lint types check diagrams peers bench instructions prove clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,10 +33,15 @@ check: lint types test  ## everything that has to hold
 diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 	$(BIN)/python diagrams/draw.py
 
-bench: $(READY)  ## measure what the machine costs
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/footprint.py
+peers: $(READY)  ## install the libraries that `make bench` compares with
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+
+bench: $(READY)  ## measure what it costs: benchmarks/RESULTS.md and its plot (15 minutes)
+	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/testing.py
+
+instructions: $(READY)  ## count machine instructions per batch; needs valgrind (some minutes)
+	$(BIN)/python benchmarks/instructions.py
 
 prove: $(READY)  ## kill, damage and break runs, and see that none is lost
 	$(BIN)/python benchmarks/reliability.py

@@ -20,7 +20,8 @@ import time
 from typing import Any
 from unittest.mock import patch
 
-from overhead import bootstrap, stubbed
+from bounds import bootstrap
+from overhead import stubbed
 
 import statetrain as st
 from statetrain import machine

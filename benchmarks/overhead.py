@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from attrs import evolve, frozen
+from bounds import bootstrap
 
 import statetrain as st
 from statetrain import actions
@@ -106,13 +107,6 @@ class Comparison:
             f"{self.name:<34} {statistics.median(self.differences):+8.2f} us   [{low:+.2f}, {high:+.2f}]   "
             f"x {statistics.median(self.ratios):.4f}"
         )
-
-
-def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
-    """The 95 % bounds of the median."""
-    chance = random.Random(0)
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(draws * 0.025)], medians[int(draws * 0.975)]
 
 
 def compare(name: str, loop: Callable[[Batches], tuple[float, Any]], data: Batches, pairs: int) -> tuple[Comparison, float]:

@@ -453,18 +453,3 @@ def test_structlog_is_loaded_only_when_a_run_starts() -> None:
     "Making a Log imports neither structlog nor torch."
     code = "import sys; from statetrain import Log; Log(file='x', transitions='loss'); sys.exit(bool({'structlog', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_what_an_evaluation_gave_up_is_logged(points: Data) -> None:
-    "A batch that was left out, and the evaluation that was dropped, under its name, with its own batches."
-
-    class Skips(st.Callback):
-        def on_enter_test_batch(self, ctx: Any) -> None:
-            if ctx.valid_iter == 2:
-                raise st.SkipBatch("odd") if ctx.epoch == 1 else st.SkipEpoch("enough")
-
-    found = logged(points, Skips(), evaluations=st.Evaluation("test", points))
-    assert [(event["event"], event["reason"], event["batch"], event["step"]) for event in found[:-1]] == [
-        ("test batch skipped", "odd", 2, 3),
-        ("test skipped", "enough", 2, 6),
-    ]

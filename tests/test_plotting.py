@@ -26,16 +26,6 @@ def test_each_metric_is_a_panel_with_a_line_for_each_set(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
-def test_evaluations_with_a_name_are_lines_too():
-    """Each set has its line, also one whose name has an underscore, with the rows that it has."""
-    batches = [(torch.randn(2, 3), torch.randn(2, 1))]
-    run = trained(valid=batches, evaluations=[st.Evaluation("test", batches, st.Every(2, "epochs")), st.Evaluation("other_city", batches)])
-    (axes,) = [axes for axes in run.plot("loss").axes if axes.get_visible()]
-    lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
-    assert lines == {name: run.history[f"{name}_loss"] for name in ("train", "valid", "test", "other_city")}
-    assert len({line.get_linestyle() for line in axes.get_lines()}) == 3
-
-
 def test_several_optimizers_have_a_line_each():
     """The losses of two optimizers are two lines of one panel."""
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 1), "b": torch.nn.Linear(3, 1)})

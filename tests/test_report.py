@@ -125,16 +125,6 @@ def test_a_page_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path):
     assert (tmp_path / "report.html").read_text() == "before"
 
 
-def test_evaluations_are_in_the_charts_of_their_metrics(tmp_path):
-    """One chart of the loss, with a line for each set."""
-    data = (torch.randn(8, 4), torch.randint(0, 3, (8,)))
-    run = train(st.Tracing(), evaluations=st.Evaluation("other_city", data))
-    run.report(tmp_path / "report.html")
-    charts = (tmp_path / "report.html").read_text().split('<div class="charts">')[1].split("</div>")[0]
-    assert charts.count("<svg") == 1
-    assert all(f">{name}" in charts for name in ("train", "valid", "other_city"))
-
-
 def test_curves_leave_out_what_is_not_finite():
     """Where there is no number there is a gap, and one point is a curve too."""
     nan, inf = float("nan"), float("inf")

@@ -1,0 +1,116 @@
+"""Batches that look at the clocks: when an epoch's first one is drawn, and when there are no more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from attrs import Factory, define, frozen
+from torch.utils.data import DataLoader
+
+
+@frozen
+class Mark:
+    """One look at the clocks.
+
+    Args:
+        cpu, wall: seconds; of the process with all its threads, and of the wall.
+        seen: how often the model had been called.
+    """
+
+    cpu: float
+    wall: float
+    seen: int
+
+
+@frozen
+class Cost:
+    """What a block took.
+
+    Args:
+        cpu, wall: microseconds a batch, within epochs.
+        between: milliseconds of CPU time from the end of one epoch's batches to the first of the next; NaN of a lone epoch.
+    """
+
+    cpu: float
+    wall: float
+    between: float
+
+
+@define(eq=False)
+class Feed:
+    """The same batches every epoch, for every loop: clocks that sit in the data are alike for all of them.
+
+    Args:
+        batches: what an epoch yields.
+        called: how often the model has been called, where that is counted.
+        marks: two for each epoch.
+    """
+
+    batches: Sequence[Any]
+    called: Callable[[], int] = lambda: 0
+    marks: list[Mark] = Factory(list)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._marked(self.batches)
+
+    def order(self) -> Order:
+        """The indices, as a sampler for a DataLoader."""
+        return Order(self)
+
+    def loader(self) -> DataLoader[Any]:
+        """A DataLoader for those who insist on one: each sample of it is a batch."""
+        return DataLoader(self, batch_size=1, sampler=self.order(), collate_fn=_first)  # type: ignore[arg-type]  # it has what a dataset needs
+
+    def _marked(self, what: Sequence[Any]) -> Iterator[Any]:
+        self._look()
+        try:
+            yield from what
+        finally:  # some never ask for the batch after the last
+            self._look()
+
+    def _look(self) -> None:
+        self.marks.append(Mark(time.process_time(), time.perf_counter(), self.called()))
+
+    def ahead(self) -> int:
+        """By how many batches the loop draws ahead of the model, as counted in this run."""
+        return len(self.batches) - (self.marks[1].seen - self.marks[0].seen)
+
+    def cost(self, ahead: int = 0) -> Cost:
+        """What the run took; the batches that are drawn ahead fall between the epochs, so they are counted there.
+
+        Raises:
+            RuntimeError: the epochs were not drawn one after the other.
+        """
+        pairs = list(zip(self.marks[::2], self.marks[1::2], strict=True))
+        if not pairs or any(one.wall > other.wall for one, other in pairwise(self.marks)):
+            raise RuntimeError(f"the epochs were not drawn one after the other: {self.marks}")
+        batches = len(pairs) * (len(self.batches) - ahead)
+        cpu, wall = (sum(getattr(end, clock) - getattr(begin, clock) for begin, end in pairs) / batches * 1e6 for clock in ("cpu", "wall"))
+        gaps = [begin.cpu - end.cpu for (_, end), (begin, _) in pairwise(pairs)]
+        return Cost(cpu, wall, 1e3 * sum(gaps) / len(gaps) - ahead * cpu / 1e3 if gaps else float("nan"))
+
+
+@frozen(eq=False)
+class Order:
+    """A sampler in the batches' own order, which marks the epochs."""
+
+    feed: Feed
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def __iter__(self) -> Iterator[int]:
+        return self.feed._marked(range(len(self.feed)))
+
+
+def _first(samples: list[Any]) -> Any:
+    return samples[0]

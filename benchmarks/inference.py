@@ -1,0 +1,126 @@
+"""`evaluate` and `predict` against a hand-written loop in `torch.inference_mode()`.
+
+    python benchmarks/inference.py
+
+Blocks alternate, each pair in random order. The clocks sit in the data; beside the time within the batches, the bytes of
+all tensors that are made are compared: one copy of the predictions is made when they are joined, and no other.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bounds import bootstrap
+from feed import Feed
+from rows import Row, parser, show
+from tasks import TASKS, Task
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import statetrain as st
+
+Way = Callable[[nn.Module, Feed], Any]
+
+
+def evaluate_by_hand(model: nn.Module, feed: Feed) -> float:
+    model.eval()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for x, y in feed:
+            total += F.cross_entropy(model(x), y).item() * len(x)
+            count += len(x)
+    model.train()
+    return total / count
+
+
+def evaluate(model: nn.Module, feed: Feed) -> float:
+    value: float = st.evaluate(model, feed, loss=F.cross_entropy, device="cpu")["loss"]
+    return value
+
+
+def predict_by_hand(model: nn.Module, feed: Feed) -> torch.Tensor:
+    model.eval()
+    preds = []
+    with torch.inference_mode():
+        for x, _ in feed:
+            preds.append(model(x))  # as one writes it
+        stacked = torch.cat(preds)
+    model.train()
+    return stacked
+
+
+def predict(model: nn.Module, feed: Feed) -> Any:
+    return st.predict(model, feed, device="cpu")
+
+
+class Made(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        had = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in had:
+                self.bytes += leaf.untyped_storage().nbytes()
+        return out
+
+
+def made(way: Way, task: Task, batches: int) -> int:
+    """Bytes of all tensors that are made, beside those of the model and the data."""
+    model, feed = task.model(), Feed(task.data(batches))
+    counting = Made()
+    with counting:
+        way(model, feed)
+    return counting.bytes
+
+
+def compare(ours: Way, hand: Way, task: Task, pairs: int, batches: int) -> tuple[list[float], list[float]]:
+    """Differences in microseconds a batch, and ratios, of CPU time."""
+    model, data = task.model(), task.data(batches)
+    one, other = ours(model, Feed(data)), hand(model, Feed(data))
+    if not (torch.equal(one, other) if isinstance(one, torch.Tensor) else abs(one - other) <= 1e-9 * abs(other)):
+        raise AssertionError(f"{ours.__name__} and {hand.__name__} differ")
+    chance = random.Random(3)
+    differences, ratios = [], []
+    for _ in range(pairs):
+        times = {}
+        for way in chance.sample((ours, hand), 2):
+            feed = Feed(data)
+            gc.collect()
+            way(model, feed)
+            times[way] = feed.cost().cpu
+        differences.append(times[ours] - times[hand])
+        ratios.append(times[ours] / times[hand])
+    return differences, ratios
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    for name, pairs, batches in (("mlp", 40, 1500), ("cnn", 30, 400), ("transformer", 20, 100))[: 1 if quick else 3]:
+        task = TASKS[name]
+        for what, ours, hand in (("evaluate", evaluate, evaluate_by_hand), ("predict", predict, predict_by_hand)):
+            differences, ratios = compare(ours, hand, task, 2 if quick else pairs, 20 if quick else batches)
+            yield Row(f"{what}, {name}: time against the loop", statistics.median(ratios), "x", 1.02, bootstrap(ratios))
+            yield Row("... difference", statistics.median(differences), "us a batch", None, bootstrap(differences))
+    extra = made(predict, TASKS["mlp"], 20) - made(predict_by_hand, TASKS["mlp"], 20)
+    yield Row("predict: bytes of tensors made beyond those of the loop", extra, "bytes", 0.0)
+
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    show(rows(options.quick), options.json)
+
+
+if __name__ == "__main__":
+    main()
