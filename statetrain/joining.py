@@ -16,7 +16,8 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
 
     Args:
         life: any lifecycle.
-        prefix: what is put before, such as "pretrain_". The hooks follow: `on_exit_pretrain_epoch`.
+        prefix: what is put before, such as "pretrain_". The hooks follow: `on_exit_pretrain_epoch`. A callback that listens to
+            `step` has nothing to listen to, which is an error until a lifecycle with that state is joined.
     """
 
     def renamed(name: str) -> str:
@@ -27,7 +28,7 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
         [attrs.evolve(state, name=renamed(state.name), within=state.within and renamed(state.within)) for state in life.states],
         [attrs.evolve(arrow, source=renamed(arrow.source), dest=renamed(arrow.dest)) for arrow in life.transitions],
         renamed(life.initial),
-        life.also,
+        frozenset(map(renamed, life.also)),
     )
 
 

@@ -393,7 +393,7 @@ def select(names: Iterable[str], key: Getter, *, deep: bool = True) -> list[str]
         matched = _matched(named, key.parts)
         found = list(dict.fromkeys(name for name, used in matched if deep or not any(isinstance(part, str | Wild) for part in key.parts[used:])))
         if not found and not key.optional:
-            raise KeyError(f"it matches nothing; there are {', '.join(groups(named, 1))}")
+            raise KeyError(f"it matches nothing; there {'are ' + ', '.join(groups(named, 1)) if named else 'is none at all'}")
         return found
     try:
         _, used = _in_names(named, key.parts, key.path)

@@ -202,6 +202,28 @@ def test_a_phase_under_other_names_has_what_it_needs(options, there, points):
     assert bits(runs[0].model) == bits(runs[1].model)
 
 
+def test_a_phase_under_other_names_has_its_gradients(points):
+    "Metrics of gradients and updates, and norms for callbacks, are those of the states without a prefix."
+    rows = []
+    for prefix in ("", "pre_"):
+        life = st.supervised(validate=None).prefixed(prefix) if prefix else st.supervised(validate=None)
+        torch.manual_seed(0)
+        common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2}
+        metrics = {name: st.Metric(lambda value: value.norm(), value=f"{name}.weight") for name in ("grads", "updates")}
+        run = st.fit(nn.Linear(4, 3), points, lifecycle=life, train_metrics=metrics, callbacks=st.Watch(f"exit_{prefix}step", norm="grad_norms.weight"), **common)
+        rows.append([(row["train_grads"], row["train_updates"]) for row in run.history] + [entry["value"].item() for entry in run.ctx.records["norm"]])
+    assert rows[0] == rows[1]
+    assert rows[0][0][0] > 0
+
+
+def test_a_callback_for_states_under_other_names_is_an_error_and_not_silent():
+    "Clipping that would clip nothing is refused; once a phase with that state follows, it serves that one."
+    pre = st.supervised(validate=None).prefixed("pre_")
+    with pytest.raises(st.CallbackError, match="no state 'step' in lifecycle 'supervised'; did you mean 'on_enter_pre_step'"):
+        Machine(pre, [st.GradientClip(1.0)])
+    Machine(pre.then(st.supervised(validate=None)), [st.GradientClip(1.0)])
+
+
 def test_the_clock_goes_on(points):
     "What the first phase took is part of the run's seconds."
     now = [0.0]
