@@ -37,8 +37,8 @@ from suites.case import Case, sampled, scratch
 
 SUITES = {
     # name of the module: cases that are checked without --all; None is all of them
-    "kills": 1200,
-    "saves": 1000,
+    "kills": 720,
+    "saves": 600,
     "chaos": None,
     "damage": None,
     "fallbacks": None,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from suites.case import check, listening, sampled
+from suites.mutants import MUTANTS, Mutant, source_of
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -50,6 +51,13 @@ def test_processes_that_are_killed_are_as_if_they_had_not_been(tmp_path: Path) -
     assert [line for result in results for line in result["broken"]] == []
     assert [result["held"] for result in results] == [KILLS] * len(FORKING)
     assert all(result["of"] >= result["goal"] for result in results)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
+def test_what_is_broken_on_purpose_is_there(mutant: Mutant) -> None:
+    """Each mutant still has the line that it changes, so that renaming one does not leave its rule without a proof."""
+    assert mutant.old in source_of(mutant)[1]
+    assert mutant.new not in ("", mutant.old)
 
 
 class Ends(Dataset[tuple[torch.Tensor, torch.Tensor]]):

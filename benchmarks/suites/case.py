@@ -77,11 +77,13 @@ def listening(logger: str = "statetrain") -> Iterator[list[str]]:
             said.append(record.getMessage())
 
     log, handler = logging.getLogger(logger), Gather()
-    before = log.propagate
+    before, level = log.propagate, log.level
+    log.setLevel(logging.WARNING)
     log.addHandler(handler)
     log.propagate = False
     try:
         yield said
     finally:
         log.propagate = before
+        log.setLevel(level)
         log.removeHandler(handler)

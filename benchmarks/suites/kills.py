@@ -127,7 +127,8 @@ def assert_kept(folder: Path, damaged: int = 0) -> None:
     litter = [path.name for path in folder.rglob("*") if ("corrupt" in path.name and not damaged) or path.suffix == ".part" or path.name == "LOCK"]
     assert not litter, f"it left {litter}"
     kept = sorted(path.name for path in folder.glob("step-*") if "corrupt" not in path.name)
-    assert len(kept) == 2, f"the two latest are to be kept, there are {kept}"
+    # One more, if it was killed between publishing the last one and deleting the oldest.
+    assert 2 <= len(kept) <= 3, f"the two latest are to be kept, there are {kept}"
 
 
 def killed(setting: Setting, at: int, phase: Phase) -> None:

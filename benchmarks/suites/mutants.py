@@ -39,17 +39,21 @@ class Mutant:
     cases: Callable[[], Sequence[Case]] = field(repr=False)
 
 
+def source_of(mutant: Mutant) -> tuple[FunctionType, str]:
+    """The function, and its source as it is."""
+    module, _, path = mutant.place.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    function: FunctionType = inspect.unwrap(found)
+    return function, textwrap.dedent(inspect.getsource(function))
+
+
 def mutate(mutant: Mutant) -> None:
     """Puts the changed source in place, in this process."""
-    module_name, _, path = mutant.place.partition(":")
-    module = importlib.import_module(module_name)
-    owner: Any = module
-    *around, name = path.split(".")
-    for part in around:
-        owner = getattr(owner, part)
-    function: FunctionType = inspect.unwrap(getattr(owner, name))
-    source = textwrap.dedent(inspect.getsource(function))
+    function, source = source_of(mutant)
     assert mutant.old in source, f"{mutant.place} has no {mutant.old!r}"
+    name, module = function.__name__, inspect.getmodule(function)
     made: dict[str, Any] = {}
     exec("from __future__ import annotations\n" + source.replace(mutant.old, mutant.new), vars(module), made)
     function.__code__ = inspect.unwrap(made[name]).__code__  # whoever has imported it has the changed one too
@@ -81,10 +85,17 @@ def _kills(setting: Setting) -> Callable[[], list[Case]]:
 EACH = "each anchor"
 WRITE, READ, BACK = "statetrain.checkpoint", "statetrain.tensorfile", "statetrain.snapshot"
 
+_RENAMES = """\
+        for file in files:
+            os.rename(path / (file + _PART), path / file)
+        _flush(path)
+        os.rename(path / (MANIFEST + _PART), path / MANIFEST)
+"""
+
 MUTANTS = (
     Mutant("files are flushed", f"{WRITE}:_put", "os.fsync(file)", "pass", _of("saves", "power lost, all")),
     Mutant("directories are flushed", f"{WRITE}:_flush", "os.fsync(file)", "pass", _of("saves", "power lost", 120)),
-    Mutant("the manifest comes last", f"{WRITE}:write_encoded", "for file in files:", "for file in (MANIFEST, *files):", _of("saves", ", before")),
+    Mutant("the manifest comes last", f"{WRITE}:write_encoded", _RENAMES, "".join(reversed(_RENAMES.partition("        _flush(path)\n"))), _of("saves", ", before")),
     Mutant("what is deleted counts as unfinished first", f"{WRITE}:delete", "os.rename(path / MANIFEST, path / (MANIFEST + _PART))", "pass", _of("saves", "call", 60)),
     Mutant("unfinished ones are swept up", f"{WRITE}:sweep", "if _is_unfinished(path):", "if False:", _of("saves", ", before")),
     Mutant("sums of files are compared", f"{WRITE}:verify", "sha.hexdigest() != digest.sha256", "False", _of("damage", "bit")),
@@ -109,13 +120,13 @@ MUTANTS = (
     Mutant("notes say where", "statetrain.machine:Machine.fail", "error.add_note(f\"statetrain: {at}", "str(f\"statetrain: {at}", _of("exceptions", "OSError")),
     Mutant("StopIteration ends nothing", "statetrain.actions:_holds_its_length", 'return hasattr(dataset, "__getitem__")', "return False", _of("exceptions", "StopIteration('enough') in a sample")),
     Mutant("handlers are put back", "statetrain.interrupts:heeded", "signal.signal(number, handler)", "pass", _of("signals")),
-    Mutant("a signal waits to be saved", "statetrain.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call 3", 80)),
+    Mutant("a signal waits to be saved", "statetrain.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call", 200)),
     Mutant("a loss that is NaN is refused", "statetrain.criteria:_loss_not_finite", "value - value != 0.0", "False", _of("non_finite", "the loss, NaN, skip")),
     Mutant("buffers are put back", "statetrain.actions:refuse_batch", "if ctx.held is not None:", "if False:", _of("non_finite", "an input, NaN, skip")),
     Mutant("only regular files are opened", f"{READ}:open_file", 'getattr(os, "O_NOFOLLOW", 0)', "0", _of("hostile", "link")),
     Mutant("no key is there twice", "statetrain.plain:_object", "len(found) != len(pairs)", "False", _of("hostile", "a key twice")),
     Mutant("shapes fit their bytes", f"{READ}:_entries", "offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize", "False", _of("hostile", "larger than")),
-    Mutant("words of a picture are escaped", "statetrain.diagram.as_mermaid:_escaped", "re.sub(", "(lambda *a, **k: text)(", _of("names", "pictures")),
+    Mutant("words of a picture are escaped", "statetrain.diagram.as_mermaid:escaped", "re.sub(", "(lambda *a, **k: text)(", _of("names", "pictures")),
     Mutant("a cell is no formula", "statetrain.callbacks.csv_logger:_cell", "f\"'{text}\"", "text", _of("names", "columns")),
 )
 
