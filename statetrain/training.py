@@ -511,7 +511,7 @@ def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], loss
     """The lifecycle as it is to be walked: fused where that was asked for, and nobody reads what is within."""
     check_word(given)
     readers = {
-        **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in callbacks},
+        **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in callbacks if isinstance(callback, Callback)},  # the machine refuses others
         **{f"the loss for {name!r}": getattr(loss, "reads", ()) for name, loss in losses.items()},
         **{f"a metric of the set {name!r}": counted.reads for name, counted in tallies.items()},
     }
