@@ -1,7 +1,8 @@
-"""Batches that look at the clocks: when an epoch's first one is drawn, and when there are no more."""
+"""Batches that look at the clocks when an epoch's first one and its last one are drawn."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -31,12 +32,14 @@ class Cost:
 
     Args:
         cpu, wall: microseconds a batch, within epochs.
-        between: milliseconds of CPU time from the end of one epoch's batches to the first of the next; NaN of a lone epoch.
+        between: milliseconds of CPU time beyond the batches, from one epoch's batches to the next epoch's; NaN of a lone epoch.
+        epoch: microseconds of CPU time a batch from the first epoch's first batch to the last epoch's: with what is between.
     """
 
     cpu: float
     wall: float
     between: float
+    epoch: float
 
 
 @define(eq=False)
@@ -71,21 +74,25 @@ class Feed:
         return DataLoader(self, batch_size=1, sampler=self.order(), collate_fn=_first)  # type: ignore[arg-type]  # it has what a dataset needs
 
     def _marked(self, what: Sequence[Any]) -> Iterator[Any]:
+        # The end of the data is no place to look: some loops count, and never ask for the batch after the last.
+        first, last = what[:-1], what[-1]
         self._look()
-        try:
-            yield from what
-        finally:  # some never ask for the batch after the last
-            self._look()
+        yield from first
+        self._look()
+        yield last
 
     def _look(self) -> None:
         self.marks.append(Mark(time.process_time(), time.perf_counter(), self.called()))
 
     def ahead(self) -> int:
         """By how many batches the loop draws ahead of the model, as counted in this run."""
-        return len(self.batches) - (self.marks[1].seen - self.marks[0].seen)
+        return len(self.batches) - 1 - (self.marks[1].seen - self.marks[0].seen)
 
     def cost(self, ahead: int = 0) -> Cost:
-        """What the run took; the batches that are drawn ahead fall between the epochs, so they are counted there.
+        """What the run took.
+
+        Args:
+            ahead: see there; as many batches fewer are trained between the two marks of an epoch.
 
         Raises:
             RuntimeError: the epochs were not drawn one after the other.
@@ -93,10 +100,14 @@ class Feed:
         pairs = list(zip(self.marks[::2], self.marks[1::2], strict=True))
         if not pairs or any(one.wall > other.wall for one, other in pairwise(self.marks)):
             raise RuntimeError(f"the epochs were not drawn one after the other: {self.marks}")
-        batches = len(pairs) * (len(self.batches) - ahead)
-        cpu, wall = (sum(getattr(end, clock) - getattr(begin, clock) for begin, end in pairs) / batches * 1e6 for clock in ("cpu", "wall"))
+        between = 1 + ahead  # batches that are trained after an epoch's second mark
+        trained = len(pairs) * (len(self.batches) - between)
+        cpu, wall = (sum(getattr(end, clock) - getattr(begin, clock) for begin, end in pairs) / trained * 1e6 for clock in ("cpu", "wall"))
         gaps = [begin.cpu - end.cpu for (_, end), (begin, _) in pairwise(pairs)]
-        return Cost(cpu, wall, 1e3 * sum(gaps) / len(gaps) - ahead * cpu / 1e3 if gaps else float("nan"))
+        if not gaps:
+            return Cost(cpu, wall, math.nan, math.nan)
+        whole = (pairs[-1][0].cpu - pairs[0][0].cpu) / (len(gaps) * len(self.batches)) * 1e6
+        return Cost(cpu, wall, 1e3 * sum(gaps) / len(gaps) - between * cpu / 1e3, whole)
 
 
 @frozen(eq=False)

@@ -34,7 +34,8 @@ _HEAD = """# What it costs
 Written by `make bench`; do not edit. Each comparison runs in a process of its own, in blocks that alternate with the
 hand-written loop that does the same work (`loops.py`), each pair in random order; each library is compared with the loop
 that computes what it computes, and draws from the same kind of data. The clocks sit in the data: what is counted runs
-from an epoch's first batch to its last, and "between epochs" is what lies between. CPU time is of all threads; ratios and
+from the draw of an epoch's first batch to that of its last; "between epochs" is what one epoch takes beyond its batches, and
+"with it" is the ratio of the two together, in epochs of so many batches as are named. CPU time is of all threads; ratios and
 differences are medians over the pairs, with 95 % bootstrap bounds of the median, and ± is half the spread of the middle half.
 Weights are compared after a whole run: "same bits", or the largest difference.
 
@@ -85,8 +86,8 @@ def page(results: Iterable[Result], sections: dict[str, list[Result]], about: di
 
 def _table(results: list[Result]) -> str:
     lines = [
-        "| | CPU time, ratio | bounds | difference, µs a batch | bounds | ± | wall time, ratio | loop, µs | between epochs, ms | weights |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| | CPU time, ratio | bounds | difference, µs a batch | bounds | ± | wall time, ratio | loop, µs | between epochs, ms | with it, ratio | pairs, epochs, batches | weights |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for result in sorted(results, key=lambda each: (each["peer"] != "by_hand", each["cpu_ratio"])):
         low, high = result["cpu_ratio_bounds"]
@@ -94,7 +95,8 @@ def _table(results: list[Result]) -> str:
         weights = "same bits" if result["difference"] == 0 else f"{result['difference']:.0e}"
         lines.append(
             f"| {name(result)} | {result['cpu_ratio']:.3f} | {low:.3f} to {high:.3f} | {result['cpu_us']:+.1f} | {least:+.1f} to {most:+.1f} "
-            f"| {result['cpu_us_iqr'] / 2:.1f} | {result['wall_ratio']:.3f} | {result['cpu_hand']:.0f} | {result['between_ms']:.2f} | {weights} |"
+            f"| {result['cpu_us_iqr'] / 2:.1f} | {result['wall_ratio']:.3f} | {result['cpu_hand']:.0f} | {result['between_ms']:.2f} | {result['epoch_ratio']:.3f} "
+            f"| {result['pairs']}, {result['epochs']}, {result['batches']} | {weights} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -131,6 +133,7 @@ def draw(results: Iterable[Result], path: Path) -> bool:
     measured = [result for result in results if "cpu_us" in result and result["task"] == "mlp"]
     columns = [config for config in ("lean", "typical", "heavy") if any(group(result) == config for result in measured)]
     with rc_context({"svg.hashsalt": "statetrain", "svg.fonttype": "none", "font.size": 9}):
+        most = max((sum(group(result) == config for result in measured) for config in columns), default=1)
         figure = Figure(figsize=(4.2 * max(len(columns), 1), 4.6), layout="constrained")
         for axes, config in zip(figure.subplots(1, max(len(columns), 1), squeeze=False)[0], columns, strict=False):
             chosen = sorted((result for result in measured if group(result) == config), key=lambda each: -each["cpu_ratio"])
@@ -142,10 +145,11 @@ def draw(results: Iterable[Result], path: Path) -> bool:
             axes.set_yticks(places, [name(result).replace("**", "") for result in chosen])
             for place, ratio, above in zip(places, ratios, bounds[1], strict=True):
                 axes.annotate(f"{ratio:.2f}", (max(ratio, 1) + above, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-            axes.set_xlim(min(0.95, *ratios), max(*ratios, 1.1) * 1.15)
+            axes.set_xlim(min(0.95, *ratios), max(1.2, *(ratio + above for ratio, above in zip(ratios, bounds[1], strict=True))) * 1.15)
+            axes.set_ylim(len(chosen) - 0.4 - most, len(chosen) - 0.4)  # bars of one height everywhere
             axes.axvline(1, color="#555555", linewidth=0.8)
             axes.set_title(config)
-            axes.set_xlabel("CPU time a batch against the same loop by hand")
+            axes.set_xlabel("CPU time a batch, ratio to the loop by hand")
             axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, metadata={"Date": None})
     return True

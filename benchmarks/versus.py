@@ -4,8 +4,8 @@
     python benchmarks/versus.py lightning typical mlp --pairs 10 --batches 200
 
 Blocks of the two alternate, each pair in random order, in fresh empty folders. The clocks sit in the data, so that they
-are the same for everybody: what is counted runs from an epoch's first batch to its last, and what lies between the epochs
-is told apart. Prints one line of JSON.
+are the same for everybody: what is counted runs from the draw of an epoch's first batch to that of its last, and what lies
+between the epochs is told apart. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def compare(peer: str, config: str, task: Task, pairs: int, batches: int) -> dic
             costs[which].append(blocks[which]())
     result: dict[str, Any] = {
         "peer": peer, "version": version(PEERS[peer]), "config": config, "task": task.name, "note": chosen.note,
-        "pairs": pairs, "batches": batches * EPOCHS, "difference": difference_,
+        "pairs": pairs, "epochs": EPOCHS, "batches": batches, "difference": difference_,
     }
-    for clock in ("cpu", "wall"):
+    for clock in ("cpu", "wall", "epoch"):
         theirs, hand = ([getattr(cost, clock) for cost in costs[which]] for which in ("theirs", "hand"))
         values = {
             f"{clock}_us": [one - other for one, other in zip(theirs, hand, strict=True)],

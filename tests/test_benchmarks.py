@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 import report
+import suite
 import torch
 import versus
 from feed import Feed, Mark
 from peers import PEERS
 from rows import Row, show
-from suite import jobs
 from tasks import TASKS
 
-ROOT = Path(__file__).parent.parent
 INSTALLED = []
 for _peer, _distribution in PEERS.items():
     try:
@@ -72,7 +71,7 @@ def test_a_library_that_is_not_installed_is_said_to_be_so(monkeypatch: pytest.Mo
 
 def test_the_suite_compares_every_library_lean_and_typical() -> None:
     "Every library is there on the tiny MLP, ours and the control in all configurations, and at least 30 pairs each time."
-    planned = [job for job in jobs(list(PEERS), everything=False, quick=False) if job.task == "mlp"]
+    planned = [job for job in suite.jobs(list(PEERS), everything=False, quick=False) if job.task == "mlp"]
     found = {(job.peer, job.config) for job in planned}
     assert {(peer, config) for peer in PEERS for config in ("lean", "typical")} <= found
     assert {("ours", "heavy"), ("by_hand", "heavy")} <= found
@@ -84,22 +83,24 @@ class TestFeed:
         return [Mark(cpu=second, wall=2 * second, seen=0) for second in cpu]
 
     def test_time_within_and_between_epochs_is_told_apart(self) -> None:
-        "Two epochs of four batches: the time from first to last draw, and the gap."
-        feed = Feed([1, 2, 3, 4], marks=self.marks(1.0, 1.4, 2.0, 2.4))
+        "Two epochs of four batches of 0.1 s: three of them from mark to mark, and 0.5 s beyond the fourth between the epochs."
+        feed = Feed([1, 2, 3, 4], marks=self.marks(1.0, 1.3, 1.9, 2.2))
         cost = feed.cost()
-        assert cost.cpu == pytest.approx(0.8 / 8 * 1e6)
-        assert cost.wall == pytest.approx(1.6 / 8 * 1e6)
-        assert cost.between == pytest.approx(600.0)
+        assert cost.cpu == pytest.approx(0.1e6)
+        assert cost.wall == pytest.approx(0.2e6)
+        assert cost.between == pytest.approx(500.0)
+        assert cost.epoch == pytest.approx(0.9 / 4 * 1e6)
 
     def test_batches_drawn_ahead_are_no_part_of_an_epochs_time(self) -> None:
-        "A loop that draws one ahead has trained three when the four are drawn; its fourth falls into the gap."
-        feed = Feed([1, 2, 3, 4], marks=self.marks(1.0, 1.3, 2.0, 2.3))
+        "A loop that draws one ahead has trained two when the fourth is drawn; two more fall into the gap."
+        feed = Feed([1, 2, 3, 4], marks=self.marks(1.0, 1.2, 1.9, 2.1))
         cost = feed.cost(ahead=1)
         assert cost.cpu == pytest.approx(0.1e6)
-        assert cost.between == pytest.approx(600.0)
+        assert cost.between == pytest.approx(500.0)
+        assert cost.epoch == pytest.approx(0.9 / 4 * 1e6)
 
     def test_what_a_loop_draws_ahead_is_counted(self) -> None:
-        "It is seen by how often the model had been called when the data ended."
+        "It is seen by how often the model had been called when the last batch was drawn."
         calls = [0]
         feed = Feed([1, 2, 3, 4], called=lambda: calls[0])
         held = None
@@ -107,13 +108,16 @@ class TestFeed:
             calls[0] += held is not None
             held = batch
         assert feed.ahead() == 1
+        feed.marks.clear()
+        for _ in feed:
+            calls[0] += 1
+        assert feed.ahead() == 0
 
     def test_a_loop_that_stops_asking_is_marked_all_the_same(self) -> None:
         "Some loops count, and never ask for the batch after the last."
         feed = Feed([1, 2])
         iterator = iter(feed)
         next(iterator), next(iterator)
-        iterator.close()
         assert len(feed.marks) == 2
 
     def test_a_loader_yields_the_batches_and_marks_them(self) -> None:
@@ -166,10 +170,22 @@ def test_the_plot_shows_each_library(tmp_path: Path) -> None:
     assert text == (tmp_path / "two.svg").read_text()
 
 
-def test_the_suite_writes_its_page(tmp_path: Path) -> None:
+def test_the_suite_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "The one command, on nothing but the control: a page, a plot and the numbers, in the folder that was asked for."
-    command = [sys.executable, str(ROOT / "benchmarks/suite.py"), "--quick", "--only", "by_hand lean mlp", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", ["suite.py", "--quick", "--only", "by_hand lean mlp", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        suite.main()
+    assert not ended.value.code
     assert "the loop against itself" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "results.json").read_text())["results"][0]["pairs"] == 2
+
+
+def test_a_comparison_that_fails_is_named_and_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "What a process says last stands on the page, and the exit status is 1."
+    broken = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nValueError: no such thing")
+    monkeypatch.setattr(suite, "script", lambda command: broken)
+    monkeypatch.setattr(sys, "argv", ["suite.py", "--quick", "--only", "ours lean mlp", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        suite.main()
+    assert ended.value.code
+    assert "- **statetrain**, lean, mlp: ValueError: no such thing" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
