@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    wide = partial(argparse.HelpFormatter, max_help_position=30)  # room for the longest command beside its words
-    parser = argparse.ArgumentParser(prog="statetrain", description="See, check and test lifecycles of training.", formatter_class=wide)
+    parser = argparse.ArgumentParser(prog="statetrain", description="See, check and test lifecycles of training.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, function: Any, words: str, lifecycles: Sequence[str] = ("lifecycle",)) -> argparse.ArgumentParser:
