@@ -106,7 +106,7 @@ def compare(ours: Way, hand: Way, task: Task, pairs: int, batches: int) -> tuple
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    for name, pairs, batches in (("mlp", 40, 1500), ("cnn", 30, 400), ("transformer", 20, 100))[: 1 if quick else 3]:
+    for name, pairs, batches in (("mlp", 40, 800), ("cnn", 20, 200), ("transformer", 15, 60))[: 1 if quick else 3]:
         task = TASKS[name]
         for what, ours, hand in (("evaluate", evaluate, evaluate_by_hand), ("predict", predict, predict_by_hand)):
             differences, ratios = compare(ours, hand, task, 2 if quick else pairs, 20 if quick else batches)

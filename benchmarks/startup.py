@@ -72,7 +72,7 @@ def rows(quick: bool) -> Iterator[Row]:
             yield Row(f"from fit() to the first batch, {name}, {clock}", statistics.median(values), "ms", 10.0, bootstrap(list(values)))
     if quick:
         return
-    pairs = [(cold("first_batch"), cold("first_by_hand")) for _ in range(5)]
+    pairs = [(cold("first_batch"), cold("first_by_hand")) for _ in range(3)]
     yield Row("... the first time in a process, with what torch loads then", statistics.median(ours for ours, _ in pairs), "ms")
     yield Row("... of which a hand-written loop has", statistics.median(hand for _, hand in pairs), "ms")
 

@@ -31,7 +31,7 @@ from tasks import TASKS
 HERE = Path(__file__).resolve().parent
 OWN = ("by_hand", "ours")
 CONFIGS = {"ignite": ("lean", "supervised", "typical"), "transformers": ("lean", "no_norm", "typical"), "keras": ("lean", "compiled", "typical")}
-HEAVY = {"mlp": (30, 500), "cnn": (20, 500), "transformer": (8, 500)}  # pairs and batches; a block of two epochs has one checkpoint
+HEAVY = {"mlp": (30, 500), "cnn": (10, 500), "transformer": (3, 500)}  # pairs and batches; a block of two epochs has one checkpoint
 SECTIONS = {"engine.py": "The engine alone", "startup.py": "Time to the first batch", "footprint.py": "Import and memory", "inference.py": "evaluate and predict"}
 
 
@@ -69,13 +69,13 @@ def jobs(peers: list[str], everything: bool, quick: bool) -> Iterator[Job]:
         for config in ("lean", "typical", "heavy"):
             for peer in OWN:
                 if peer in peers and (task.name == "mlp" or peer == "ours" or everything):
-                    size = HEAVY[task.name] if config == "heavy" else (40 if task.name == "mlp" else 30, task.batches)
+                    size = HEAVY[task.name] if config == "heavy" else (30 if task.name == "mlp" else 20, task.batches)
                     yield Job(peer, config, task.name, *((2, 10) if quick else size))
     for task in TASKS.values():
         if task.name == "mlp" or everything:
             for peer in peers:
                 for config in CONFIGS.get(peer, ("lean", "typical")) if peer not in OWN else ():
-                    yield Job(peer, config, task.name, *((2, 10) if quick else (30, min(task.batches, 150))))
+                    yield Job(peer, config, task.name, *((2, 10) if quick else (30, 60)))
 
 
 def script(command: list[str]) -> subprocess.CompletedProcess[str]:

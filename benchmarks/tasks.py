@@ -104,8 +104,8 @@ def _text(n: int) -> list[Batch]:
 TASKS = {
     task.name: task
     for task in (
-        Task("mlp", _mlp, _noise, 10, 600),
-        Task("cnn", _cnn, _digits, 10, 200),
+        Task("mlp", _mlp, _noise, 10, 400),
+        Task("cnn", _cnn, _digits, 10, 150),
         Task("transformer", LanguageModel, _text, 65, 60),
     )
 }
