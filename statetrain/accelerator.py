@@ -35,6 +35,9 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+_ZERO_GRAD = torch.optim.Optimizer.zero_grad
+
+
 def _pinned(leaf: Any) -> Any:
     return leaf.pin_memory() if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" else leaf
 
@@ -205,6 +208,18 @@ class Accelerator:
         if loss.numel() != 1:
             raise ValueError(f"a loss is one number, got shape {tuple(loss.shape)}")
         return loss.detach().to(torch.float32 if self.device.type == "mps" else torch.float64)
+
+    def clear(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forgets the gradients of an optimizer's parameters, as `optimizer.zero_grad()` does.
+
+        Torch's own is not called but done: opening its range for a profiler takes longer than all the rest.
+        """
+        if getattr(optimizer.zero_grad, "__func__", None) is not _ZERO_GRAD:
+            optimizer.zero_grad()
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
         """The gradients of an optimizer's parameters, those that have one."""

@@ -241,7 +241,7 @@ def open_batch(ctx: Any) -> None:
         raise _unlike_the_first(ctx, error) from error
     ctx.samples += size
     if ctx.pending == 0:
-        ctx.opt.zero_grad()
+        ctx.accelerator.clear(ctx.opt)
 
 
 def _unlike_the_first(ctx: Any, error: Exception) -> DataError:
@@ -369,7 +369,7 @@ def _replay(ctx: Any) -> None:
     def closure() -> Any:
         if fresh:
             return fresh.pop()
-        ctx.opt.zero_grad()
+        ctx.accelerator.clear(ctx.opt)
         pred(ctx)
         loss(ctx)
         backward(ctx)
@@ -495,7 +495,7 @@ def _select(ctx: Any, index: int) -> None:
     if ctx.training:
         # The others' parameters gather no gradients from this one's loss.
         ctx.inputs = [p for group in ctx.opt.param_groups for p in group["params"] if p.requires_grad]
-        ctx.opt.zero_grad()
+        ctx.accelerator.clear(ctx.opt)
 
 
 @access(

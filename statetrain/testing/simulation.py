@@ -291,6 +291,7 @@ class _Accelerator:
     def grad_enabled(self) -> bool:
         return True
 
+    def clear(self, optimizer: Any) -> None: ...
     def gradients(self, optimizer: Any) -> tuple[()]:
         return ()
 
