@@ -42,6 +42,8 @@ BORN = frozenset(
 """The fields that come into being in a run: a state writes them. All others of the context are there from the start."""
 
 DERIVED: dict[str, tuple[str, ...]] = {
+    "transition": ("place",),
+    "state": ("place",),
     "loss": ("loss_grad",),
     "device": ("accelerator",),
     "batches": ("earlier_batches", "iter"),
@@ -56,13 +58,13 @@ DERIVED: dict[str, tuple[str, ...]] = {
 }
 """What can be read of a context beside its fields, and the fields that it is made of."""
 
-ALWAYS_READ = frozenset({"machine", "state", "transition", "accelerator", "device", "clock", "verbose"})
+ALWAYS_READ = frozenset({"machine", "place", "state", "transition", "accelerator", "device", "clock", "verbose"})
 """Where a run stands and what it runs with: anyone may read these without a word."""
 
 OWN = frozenset({"marks", "asked", "flight"})
 """What is noted in passing, each in a place of its own, so that no order matters: when intervals fired, what guards answered."""
 
-_THE_MACHINES = frozenset({"machine", "state", "transition", "event", "outcome", "error", "deferred", "modes", "reopening"})
+_THE_MACHINES = frozenset({"machine", "place", "state", "transition", "event", "outcome", "error", "deferred", "modes", "reopening"})
 _COUNTERS = frozenset({"epoch", "iter", "valid_iter", "step", "samples", "earlier_batches"})
 
 

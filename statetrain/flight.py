@@ -25,7 +25,7 @@ def flown(ctx: Any, during: Transition | None = None) -> list[Transition]:
         ctx: its context.
         during: the arrow that was being taken when it broke off; None if it stood in a state.
     """
-    stretches = [landing[3] for landing in ctx.flight]
+    stretches = [landing[2] for landing in ctx.flight]
     if stretches and during in stretches[-1]:
         stretches[-1] = stretches[-1][: stretches[-1].index(during) + 1]
     return [arrow for stretch in stretches for arrow in stretch][-LAST:]

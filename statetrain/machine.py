@@ -44,10 +44,10 @@ class Work(NamedTuple):
     owner: str = ""  # the callback and the hook that it comes from
 
 
-Call: TypeAlias = tuple[Transition, str, Callable[[Any], None]]
+Call: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
 Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
-# The last transition of a list, where it led, what is asked there; and all transitions of the list, for the flight recorder.
-Landing: TypeAlias = tuple[Transition, str, Row, tuple[Transition, ...]]
+# The last transition of a list and where it led, what is asked there; and all transitions of the list, for the flight recorder.
+Landing: TypeAlias = tuple[tuple[Transition, str], Row, tuple[Transition, ...]]
 Drive: TypeAlias = Generator[Transition, None, None]
 
 
@@ -214,9 +214,10 @@ class Machine:
 
     def _call(self, work: Work) -> Call:
         function = self._measured(work.function, work.state, work.owner)
-        call = (work.transition, work.state, function)
+        place = (work.transition, work.state)
+        call = (place, function)
         if call in self._works:  # one function in two places of a way: a wrapper tells which of them raised
-            call = (work.transition, work.state, partial(function))
+            call = (place, partial(function))
         self._works[call] = work
         return call
 
@@ -253,7 +254,7 @@ class Machine:
             arrow, active = onward[0], arrow.dest
             calls += self._calls(arrow, active)
             taken.append(arrow)
-        return calls, (arrow, arrow.dest, rows[arrow.dest], tuple(taken))
+        return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
 
     # ------------------------------------------------------------ running
 
@@ -396,7 +397,8 @@ class Machine:
         ctx.machine = self
         ctx.asked = []
         ctx.flight.clear()
-        ctx.state = ctx.transition = ctx.event = ctx.error = ctx.outcome = None
+        ctx.place = (None, None)
+        ctx.event = ctx.error = ctx.outcome = None
 
     def _walk(self, ctx: Any, watched: bool, opening: tuple[Transition, list[Work]] | None) -> Drive:
         """The loop: call what was laid out, ask a row of guards, and again."""
@@ -404,17 +406,17 @@ class Machine:
         works, landing = self._stretch(self.lifecycle.start, START, rows)
         if opening is not None:
             arrow, calls = opening
-            works, landing = tuple(map(self._call, calls)), (arrow, arrow.dest, rows[arrow.dest], (arrow,))
+            works, landing = tuple(map(self._call, calls)), ((arrow, arrow.dest), rows[arrow.dest], (arrow,))
         work = ask = None
         remember = ctx.flight.append
         while True:
             try:
                 while True:
                     remember(landing)
-                    for ctx.transition, ctx.state, work in works:
+                    for ctx.place, work in works:
                         if work(ctx) is not None:
                             raise self._junk(ctx, work)
-                    ctx.transition, ctx.state, row, _ = landing
+                    ctx.place, row, _ = landing
                     work = ask = None
                     if watched and row:
                         yield ctx.transition
@@ -490,17 +492,17 @@ class Machine:
 
     def call(self, ctx: Any, work: Work) -> None:
         """Makes one call of a run, with what it belongs to published. The loop does the same without the record."""
-        ctx.transition, ctx.state = work.transition, work.state
+        ctx.place = (work.transition, work.state)
         if work.function(ctx) is not None:
             raise self._junk(ctx, work)
 
     def depart(self, ctx: Any, arrow: Transition) -> None:
         """Remembers that an arrow is being taken. The loop does the same, for all arrows up to the next decision at once."""
-        ctx.flight.append((arrow, arrow.dest, (), (arrow,)))
+        ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
 
     def land(self, ctx: Any, arrow: Transition) -> None:
         """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
-        ctx.transition, ctx.state = arrow, arrow.dest
+        ctx.place = (arrow, arrow.dest)
         if not self._stepwise[arrow.dest]:
             self.finish(ctx)
 
@@ -553,7 +555,7 @@ class Machine:
                     error.add_note(f"statetrain: {advice}")
             except Exception as second:  # what helps may not hide what has happened
                 seconds.append(second)
-            ctx.error, ctx.outcome, ctx.state = error, Failed(_epoch(ctx), state, error), FAILED
+            ctx.error, ctx.outcome, ctx.place = error, Failed(_epoch(ctx), state, error), (ctx.transition, FAILED)
             for _, hook in self._hooks.get("on_enter_failed", ()):
                 try:
                     hook(ctx)
@@ -576,7 +578,7 @@ class Machine:
         return f"the {place.kind} work of {place.state!r}" if place.kind != "action" else f"the action of {place.state!r}"
 
     def _place(self, ctx: Any, work: Any) -> Work | None:
-        return work if isinstance(work, Work) else self._works.get((ctx.transition, ctx.state, work)) if work is not None else None
+        return work if isinstance(work, Work) else self._works.get((ctx.place, work)) if work is not None else None
 
     def _asked(self, ctx: Any, ask: Any) -> Transition | None:
         if isinstance(ask, Transition):
@@ -670,4 +672,4 @@ def _misspelt(ctx: Any, error: BaseException) -> str:
     """The remedy for a field that does not exist, read or set; Python names none in what it raises."""
     words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"  # newer versions go on after these
     found = re.match(words, str(error)) if isinstance(error, AttributeError) else None
-    return did_you_mean(found[1], [f.name for f in type(ctx).__attrs_attrs__]) if found else ""
+    return did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")]) if found else ""

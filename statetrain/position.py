@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import Factory, define
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from statetrain.outcome import Outcome
 
 
+Place: TypeAlias = "tuple[Transition | None, str | None]"
+
+
 @define(eq=False)
 class Position:
     """The least context that a machine can run. `Context` adds what training needs; a lifecycle of one's own may add less.
@@ -26,8 +29,7 @@ class Position:
     """
 
     machine: Machine | None = None  # what walks it, or walked it last
-    state: str | None = None  # the innermost state that is open; None before a run
-    transition: Transition | None = None  # the arrow being taken, or last taken
+    place: Place = (None, None)  # the arrow being taken or last taken, and the innermost state that is open: `transition`, `state`
     event: BaseException | None = None  # the event that the last event arrow was taken on
     stop: str | None = None  # why someone asked the run to stop
     interrupt: str | None = None  # the signal that asked the process to stop
@@ -40,6 +42,16 @@ class Position:
     marks: dict[str, float] = Factory(dict)  # when intervals last fired
     asked: list[Asked] = Factory(list)  # what guards answered at the last decision, if the run is stepped or somebody records it
     flight: deque[Any] = Factory(lambda: deque(maxlen=LAST))  # the last decisions; see `statetrain.flight`
+
+    @property
+    def transition(self) -> Transition | None:
+        """The arrow that is being taken, or was taken last; None before a run."""
+        return self.place[0]
+
+    @property
+    def state(self) -> str | None:
+        """The innermost state that is open; None before a run."""
+        return self.place[1]
 
     def defer(self, function: Callable[[], object]) -> None:
         """Registers a clean-up. It runs when the run ends, on every path, the last registered first."""

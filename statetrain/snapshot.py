@@ -41,13 +41,13 @@ PLAIN = (
 # Fields that are saved in a form of their own, below.
 APART = (
     *("model", "loss_fns", "optimizers", "scaler", "history", "_records", "tallies", "mask", "callbacks", "streams", "seed", "upcoming"),
-    *("state", "stop", "earlier_seconds", "started", "train_data", "valid_data", "evaluations", "hparams", "opt_hparams", "loader_states"),
+    *("place", "stop", "earlier_seconds", "started", "train_data", "valid_data", "evaluations", "hparams", "opt_hparams", "loader_states"),
 )
 # Fields that the arguments of a run, its scopes and its callbacks make anew.
 ANEW = (
     *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt", "graph"),
     *("training", "data", "tally", "loss_states", "interms", "grads", "grad_norms", "updates", "update_norms", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
-    *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "transition", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening", "asked", "flight"),
+    *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening", "asked", "flight"),
 )
 
 # What a file has to have to be taken for a run.
