@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from attrs import define, field
-from torch.utils import _pytree as pytree
 
 from statetrain import keeping, seeding
+from statetrain.data import pinned
 from statetrain.outcome import ConfigError
 
 
@@ -36,10 +36,6 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 _ZERO_GRAD = torch.optim.Optimizer.zero_grad
-
-
-def _pinned(leaf: Any) -> Any:
-    return leaf.pin_memory() if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" else leaf
 
 
 @define(eq=False)
@@ -108,8 +104,11 @@ class Accelerator:
             return
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
+        # Batches that were let go of leave their memory to this stream, which may write to it at once, while what is queued still
+        # reads it. So the copy begins after that, and goes on while the batch at hand is trained on.
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
-            placed = place(pytree.tree_map(_pinned, batch))
+            placed = place(pinned(batch))  # torch keeps pinned memory until the copy out of it is through
             self._ahead = (batch, placed, self._stream.record_event())
 
     def placed(self, batch: Any, place: Callable[[Any], Any]) -> Any:
@@ -117,13 +116,8 @@ class Accelerator:
         ahead, self._ahead = self._ahead, None
         if ahead is None or ahead[0] is not batch:
             return place(batch)
-        _, placed, there = ahead
-        stream = torch.cuda.current_stream(self.device)
-        stream.wait_event(there)
-        for leaf in pytree.tree_leaves(placed):
-            if isinstance(leaf, torch.Tensor):
-                leaf.record_stream(stream)  # its memory belongs to the stream aside, which may not have it again before
-        return placed
+        torch.cuda.current_stream(self.device).wait_event(ahead[2])
+        return ahead[1]
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients of a loss, shape ().

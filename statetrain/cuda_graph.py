@@ -8,9 +8,9 @@ stay where they are, into which each batch is copied, and leaves prediction and 
 
 The first batches of a shape are trained on as ever, on a stream aside, as torch asks for: libraries and optimizers set
 themselves up in them. Then the graph is recorded. Batches of another shape, such as a short last one, are always trained on
-as ever. Learning rates are read from the device, where they are written when they have changed. When another setting of
-the optimizer has changed, or when the training is opened again and a weight or a state of the optimizer lies elsewhere, the
-graph is recorded anew. Torch's generators on the device are moved on by each replay, those of modules as well: dropout
+as ever. A learning rate that stays as it is is part of what is recorded. Once one has changed, rates are read from the device,
+in float32, where they are written when they change. When another setting of the optimizer has changed, or when the training
+is opened again and a weight or a state of the optimizer lies elsewhere, the graph is recorded anew. Torch's generators on the device are moved on by each replay, those of modules as well: dropout
 draws what comes next, and after the same seed the same.
 
 What the graph cannot see: anything that the model decides by Python values other than the shape of its input, such as a
@@ -37,6 +37,7 @@ from statetrain.outcome import ConfigError
 Replay = Callable[[], None]
 
 WARM_UP = 3  # batches of a shape before it is recorded, as many as torch's own examples make
+_SHAPES = 1000  # that are counted while none has been recorded; of data whose batches all differ there is no end
 
 _KNOWN = (actions.pred, actions.loss, actions.backward)
 _STEPS = (actions.step, actions.masked_step)
@@ -97,7 +98,7 @@ class _Recorded:
     shape: Any
     settings: Any
     statics: list[torch.Tensor]
-    rates: list[tuple[dict[str, Any], torch.Tensor, Any]]  # a group, its rate on the device, and what that was set to last
+    rates: list[tuple[dict[str, Any], torch.Tensor, Any]]  # if they change: a group, its rate on the device, what that was set to last
     replay: Replay | None = None
     pred: Any = None
     loss: Any = None
@@ -116,11 +117,13 @@ class CudaGraph:
     """
 
     device: torch.device
-    record: Callable[[Callable[[], None], Iterable[torch.Generator]], Replay] | None = None
+    record: Callable[[Callable[[], None], torch.device, Iterable[torch.Generator]], Replay] | None = None
     warm_up: int = WARM_UP
     recordings: int = field(default=0, init=False)  # made so far
     replays: int = field(default=0, init=False)  # batches that were replayed
     _seen: Counter[Any] = field(factory=Counter, init=False)
+    _rates: list[Any] | None = field(default=None, init=False)  # those of the batch before
+    _rates_change: bool = field(default=False, init=False)  # whether they ever have
     _recorded: _Recorded | None = field(default=None, init=False)
     _layout: Any = field(default=None, init=False)
     _lie: Any = field(default=None, init=False)
@@ -133,7 +136,13 @@ class CudaGraph:
             if lie != self._lie:
                 self._recorded = None
         leaves, shape = _leaves(ctx)
+        if len(self._seen) == _SHAPES:
+            self._seen.clear()
         self._seen[shape] += 1
+        rates = [group["lr"] for group in ctx.opt.param_groups if not isinstance(group["lr"], torch.Tensor)]
+        if self._rates not in (None, rates) and not self._rates_change:
+            self._rates_change, self._recorded = True, None
+        self._rates = rates
         if self._recorded is not None and self._recorded.settings != _settings(ctx.opt):
             self._recorded = None
         if self._seen[shape] <= self.warm_up or (self._recorded is not None and self._recorded.shape != shape):
@@ -162,7 +171,8 @@ class CudaGraph:
     def _record(self, ctx: Any, fused: Fused, leaves: list[Any], shape: Any) -> _Recorded:
         """Records the update; nothing is computed by it."""
         statics = [leaf.detach().clone() for leaf in _tensors(leaves)]
-        rates = [(group, torch.tensor(float(group["lr"]), device=self.device), group["lr"]) for group in ctx.opt.param_groups if not isinstance(group["lr"], torch.Tensor)]
+        numbers = [group for group in ctx.opt.param_groups if not isinstance(group["lr"], torch.Tensor)] if self._rates_change else []
+        rates = [(group, torch.tensor(float(group["lr"]), device=self.device), group["lr"]) for group in numbers]
         recorded = _Recorded(shape, _settings(ctx.opt), statics, rates)
         given = (ctx.batch, ctx.input, ctx.target)
         fixed = _put(given, leaves, statics)
@@ -195,7 +205,7 @@ class CudaGraph:
                 ctx.pred = ctx.loss_grad = None
 
         generators = [value for module in ctx.model.modules() for value in vars(module).values() if isinstance(value, torch.Generator)]
-        recorded.replay = (self.record or record_graph)(update, [one for one in generators if one.device.type == "cuda"])
+        recorded.replay = (self.record or record_graph)(update, self.device, [one for one in generators if one.device.type == "cuda"])
         self.recordings += 1
         self._lie = _addresses(ctx)
         return recorded
@@ -223,13 +233,23 @@ class CudaGraph:
         ctx.pending = 0
 
 
-def record_graph(function: Callable[[], None], generators: Iterable[torch.Generator]) -> Replay:
+def record_graph(function: Callable[[], None], device: torch.device, generators: Iterable[torch.Generator]) -> Replay:
     """Records a function as a CUDA graph; gives what replays it. Untested on a device."""
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a loader's thread that pins memory may go on meanwhile
-        function()
+    # Torch's own stream for this belongs to the device that was current when the first graph of the process was recorded.
+    stream = torch.cuda.Stream(device)
+    try:
+        # A loader's thread that pins memory may go on meanwhile.
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            function()
+    except Exception as error:
+        error.add_note(
+            "statetrain: while the update was recorded as a CUDA graph; whatever the model, the loss or the optimizer does in it must not wait "
+            "for the host (no .item(), no indexing with masks, no copies to or from the host). Without it: leave fused=True out"
+        )
+        raise
     return graph.replay
 
 

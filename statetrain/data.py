@@ -369,24 +369,53 @@ def _is_placed(batch: Any, device: torch.device) -> bool:
 
 
 def place(thing: Any, device: torch.device) -> Any:
-    """Everything in a batch on a device, arrays as tensors; what is no data stays as it is."""
+    """Everything in a batch on a device, arrays as tensors; what is no data stays as it is. The host does not wait for the copies."""
+    return _changed(thing, lambda part: _moved(part, device))
+
+
+def pinned(thing: Any) -> Any:
+    """A batch with its tensors in pinned memory, arrays as tensors; what is there already, or on a device, stays as it is.
+
+    Containers that move themselves, by a method `to`, stay as they are unless they have a method `pin_memory`.
+    """
+    return _changed(thing, _in_pinned_memory)
+
+
+def _changed(thing: Any, change: Callable[[Any], Any]) -> Any:
+    """The same structure with everything in it changed."""
     if isinstance(thing, torch.Tensor):
-        return thing.to(device, non_blocking=True)
+        return change(thing)
     if isinstance(thing, Mapping):
         if type(thing) is dict:
-            return {key: place(value, device) for key, value in thing.items()}
-        return thing.to(device) if hasattr(thing, "to") else type(thing)({key: place(value, device) for key, value in thing.items()})  # type: ignore[call-arg]  # mappings are made of mappings
+            return {key: _changed(value, change) for key, value in thing.items()}
+        return change(thing) if hasattr(thing, "to") else type(thing)({key: _changed(value, change) for key, value in thing.items()})  # type: ignore[call-arg]  # mappings are made of mappings
     if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-        return type(thing)(*(place(part, device) for part in thing))
+        return type(thing)(*(_changed(part, change) for part in thing))
     if isinstance(thing, list | tuple):
-        return type(thing)(place(part, device) for part in thing)
+        return type(thing)(_changed(part, change) for part in thing)
     fields = _fields(thing)
     if fields is not None:
-        changes = {name: place(getattr(thing, name), device) for name in fields}
-        return _evolve(thing, changes)
-    if hasattr(thing, "to") and callable(thing.to):
-        return thing.to(device)
-    return as_tensor(thing).to(device) if _is_array(thing) else thing
+        return _evolve(thing, {name: _changed(getattr(thing, name), change) for name in fields})
+    return change(thing)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, torch.Tensor):
+        return part.to(device, non_blocking=True)
+    if callable(getattr(part, "to", None)):
+        try:
+            return part.to(device, non_blocking=True)
+        except TypeError:  # its own method, which may know of a device alone
+            return part.to(device)
+    return as_tensor(part).to(device, non_blocking=True) if _is_array(part) else part
+
+
+def _in_pinned_memory(part: Any) -> Any:
+    if isinstance(part, torch.Tensor):
+        return part.pin_memory() if part.device.type == "cpu" else part
+    if callable(getattr(part, "pin_memory", None)):
+        return part.pin_memory()
+    return as_tensor(part).pin_memory() if _is_array(part) else part
 
 
 def _evolve(thing: Any, changes: dict[str, Any]) -> Any:

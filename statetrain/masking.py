@@ -8,7 +8,9 @@ are where it is set. (Multiplying gradients by 0 would not do: NaN times 0 is Na
 are put back by `torch.where`. The number of masked steps, and the first of them, are counted on the device too.
 
 The host learns of it late: every so many steps the two numbers are copied, without waiting, into memory that the device
-can write to by itself, and are read when the next copy is due. `record` reads what is left; it waits for the device anyway.
+can write to by itself, and are read when the next copy is due. Only a host that is ahead by all these steps waits then, for
+the copy: else it would depend on chance at which step a run hears of it. `record` reads what is left; it waits for the device
+anyway.
 
 An optimizer that is not fused cannot be told so. For it the host reads the flag before each step, and waits.
 """
@@ -33,6 +35,7 @@ class Mask:
     flag: torch.Tensor = field(init=False)  # shape (), bool: of this window
     found: torch.Tensor = field(init=False)  # shape (2,), int64: steps masked, and the number of the first, or -1
     asked: torch.Tensor = field(init=False)  # the same on the host, as it was when it was last asked for
+    _there: Any = field(default=None, init=False)  # on CUDA, the event after which it is
 
     def __attrs_post_init__(self) -> None:
         self.flag = torch.zeros((), dtype=torch.bool, device=self.device)
@@ -95,9 +98,13 @@ class Mask:
     def ask(self) -> None:
         """Begins to copy what has been found to the host; nobody waits."""
         self.asked.copy_(self.found, non_blocking=True)
+        if self.device.type == "cuda":
+            self._there = torch.cuda.current_stream(self.device).record_event()
 
     def answer(self) -> tuple[int, int]:
-        """What the copy that was asked for last says; it came long ago."""
+        """What the copy that was asked for last says; as a rule it came long ago."""
+        if self._there is not None:
+            self._there.synchronize()
         masked, first = self.asked.tolist()
         return masked, first
 

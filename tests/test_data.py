@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import statetrain as st
-from statetrain.data import BatchReader, as_loader, describe_batch, join, place, size_of, split
+from statetrain.data import BatchReader, as_loader, describe_batch, join, pinned, place, size_of, split
 
 CPU = torch.device("cpu")
 
@@ -351,6 +351,32 @@ def test_placing_keeps_the_structure():
     assert place(Plain(x, x, 2.0), CPU).weight == 2.0
     same = torch.ones(2)
     assert place((same,), CPU)[0] is same
+
+
+class Moving(dict):
+    """A batch that moves itself, and says how it was asked to."""
+
+    def to(self, device, non_blocking=False):
+        return Moving(device=device, waits=not non_blocking)
+
+    def pin_memory(self):
+        return Moving(pinned=True)
+
+
+class Old(Moving):
+    """One whose method knows of a device alone."""
+
+    def to(self, device):
+        return Old(device=device)
+
+
+def test_what_moves_itself_need_not_be_waited_for():
+    "A container with a method of its own is asked not to wait, if it can be, and to pin its memory, if it can; wherever it is."
+    assert place([Moving(x=1)], CPU) == [{"device": CPU, "waits": False}]
+    assert place({"part": Old(x=1)}, CPU) == {"part": {"device": CPU}}
+    assert pinned(Plain(Moving(x=1), "text")) == Plain({"pinned": True}, "text")
+    elsewhere = torch.ones(2, device="meta")
+    assert pinned((elsewhere, 3))[0] is elsewhere
 
 
 def test_tensors_on_the_cpu_are_not_touched(points):

@@ -200,13 +200,13 @@ def test_it_goes_with_compile_and_resume(points, tmp_path):
 # ---------------------------------------------------------------- the graph, as far as the CPU goes
 
 
-def again(function, _generators):
+def again(function, _device, _generators):
     "In the place of a recording: what was recorded is called again, on the buffers that it was recorded with."
     return function
 
 
 def exact(**more):
-    "Options of runs whose rates are the same in float32, where the graph reads them, as in float64."
+    "Options of runs whose rates are the same in float32, where the graph reads those that change, as in float64."
     return options(optimizer=torch.optim.SGD, opt_hparams={"lr": 0.0625, "momentum": 0.5}, **more)
 
 
@@ -269,6 +269,42 @@ def test_settings_that_change_are_heeded(points, callback, recordings):
     assert graph.replays == 9
     assert_same(run, expected)
     assert all(isinstance(group["lr"], float) for group in run.ctx.opt.param_groups)
+
+
+class Halving(st.Callback):
+    """Halves the learning rate at the end of each epoch but the first."""
+
+    writes = ("optimizers",)
+
+    def on_exit_epoch(self, ctx):
+        if ctx.epoch > 1:
+            ctx.opt.param_groups[0]["lr"] /= 2
+
+
+def test_a_rate_that_stays_is_recorded_as_it_is(points):
+    "Then it need not be the same in float32; the first change makes it be recorded anew, with rates that are read, and no later one does."
+    data = (points[0][:16], points[1][:16])
+    given = options(optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1, "momentum": 0.9}, epochs=6, non_finite="ignore")
+    assert torch.tensor(0.1).item() != 0.1
+    expected = st.fit(make(), data, **given)
+    run = st.fit(make(), data, fused=True, start=False, **given)
+    run.ctx.graph = CudaGraph(torch.device("cpu"), record=again)
+    assert_same(run.walk(), expected)
+    assert (run.ctx.graph.recordings, run.ctx.graph.replays) == (1, 9)
+    _, graph = graphed(data, callbacks=Halving(), epochs=6, non_finite="ignore")
+    assert (graph.recordings, graph.replays) == (2, 9)
+
+
+def test_shapes_are_not_counted_without_end(points):
+    "Data whose batches all differ, so that nothing is ever recorded, leaves no more behind than a bounded count."
+    data = [{"x": points[0][:2], "y": points[1][:2], "number": i} for i in range(1100)]
+    given = options(non_finite="ignore", epochs=1, metrics=None)
+    del given["dataloader_options"]
+    run = st.fit(make(), data, fused=True, start=False, **given)
+    run.ctx.graph = graph = CudaGraph(torch.device("cpu"), record=again)
+    run.walk()
+    assert graph.recordings == 0
+    assert len(graph._seen) <= 1000
 
 
 class Restoring(st.Callback):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn, get_swa_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from statetrain.callback import Callback
 from statetrain.outcome import ConfigError, Failed
@@ -94,11 +94,7 @@ class EMA(Callback):
         if ctx.step <= self.start:
             self._averaged.module.load_state_dict(ctx.accelerator.unwrap(ctx.model).state_dict())
         elif (ctx.step - self.start) % self.every == 0:
-            self._averaged.update_parameters(ctx.accelerator.unwrap(ctx.model))
-            if not self.buffers:
-                own = dict(ctx.accelerator.unwrap(ctx.model).named_buffers())
-                for name, buffer in self._averaged.module.named_buffers():
-                    buffer.copy_(own[name])
+            self._take_in(ctx.accelerator.unwrap(ctx.model), self._averaged)
 
     def _show(self, ctx: Any) -> None:
         """Gives the model the average while it is validated."""
@@ -112,15 +108,27 @@ class EMA(Callback):
 
     def _make(self, ctx: Any) -> None:
         model = ctx.accelerator.unwrap(ctx.model)
-        options: dict[str, Any] = {"avg_fn": get_swa_avg_fn()} if self.decay is None else {"multi_avg_fn": get_ema_multi_avg_fn(self.decay)}
-        if self.buffers and self.decay is not None and any(not buffer.is_floating_point() for buffer in model.buffers()):
-            options = {"avg_fn": _whole_numbers_copied(get_ema_avg_fn(self.decay))}  # the other one refuses batch norm's counter
-        elif self.buffers and self.decay is None:
-            options = {"avg_fn": _whole_numbers_copied(get_swa_avg_fn())}
-        self._averaged = AveragedModel(model, use_buffers=self.buffers, **options)
+        average = get_swa_multi_avg_fn() if self.decay is None else get_ema_multi_avg_fn(self.decay)
+        self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=self.buffers)
         self._averaged.module.eval()
         self._averaged.requires_grad_(False)
         self._step, self._swapped = ctx.step, False
+
+    def _take_in(self, model: torch.nn.Module, averaged: AveragedModel) -> None:
+        """What `AveragedModel.update_parameters` does, which on a device waits: it copies its counter there in each step."""
+        count = int(averaged.n_averaged)  # it lies on the host
+        average = averaged.multi_avg_fn
+        pairs: list[tuple[torch.Tensor, torch.Tensor, bool]] = [(mine, own, True) for mine, own in zip(averaged.module.parameters(), model.parameters(), strict=True)]
+        pairs += [(mine, own, self.buffers) for mine, own in zip(averaged.module.buffers(), model.buffers(), strict=True)]
+        groups: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for mine, own, is_averaged in pairs:
+            moves = count > 0 and is_averaged and (own.is_floating_point() or own.is_complex())  # batch norm's counter is taken as it is
+            group = groups.setdefault((moves, own.dtype, own.device), ([], []))
+            group[0].append(mine.detach())
+            group[1].append(own.detach())
+        for (moves, _, _), (mine_, own_) in groups.items():
+            (average if moves and average is not None else _copy)(mine_, own_, count)
+        averaged.n_averaged += 1
 
     def _swap(self, ctx: Any) -> None:
         if self._averaged is None:
@@ -153,10 +161,5 @@ class EMA(Callback):
         return f"EMA({self.decay})"
 
 
-def _whole_numbers_copied(average: Any) -> Any:
-    """An average that takes whole numbers, such as the batches that batch norm has seen, as they are."""
-
-    def averaged(old: torch.Tensor, new: torch.Tensor, count: Any) -> torch.Tensor:
-        return average(old, new, count) if old.is_floating_point() else new
-
-    return averaged
+def _copy(mine: list[torch.Tensor], own: list[torch.Tensor], _: Any) -> None:
+    torch._foreach_copy_(mine, own)

@@ -116,7 +116,8 @@ class Mixup(Callback):
         # What torch.distributions.Beta draws with; that takes no generator.
         weight = torch._sample_dirichlet(torch.full(shape, self.alpha), self.generator)[..., 0]
         order = torch.randperm(size, generator=self.generator)
-        return order.to(ctx.device), torch.maximum(weight, 1 - weight).to(ctx.device)
+        # Small, and copied before the call returns: the host need not wait for the device.
+        return order.to(ctx.device, non_blocking=True), torch.maximum(weight, 1 - weight).to(ctx.device, non_blocking=True)
 
     def _wrap_losses(self, ctx: Any) -> None:
         plain = dict(ctx.loss_fns)
