@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -55,24 +56,36 @@ class Buffers:
     """
 
     owners: list[dict[str, torch.Tensor | None]]
+    _seen: list[torch.Tensor | None] = Factory(list)  # what the owners held when the following was resolved
+    _kinds: list[tuple[torch.Size, torch.dtype]] = Factory(list)  # shape and type of each of those there
     _there: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = Factory(list)
     _copies: list[torch.Tensor] = Factory(list)
+    _alike: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = Factory(list)  # copies and buffers of one type, which a device copies at once
 
     def take(self) -> None:
-        """Copies them as they are now."""
+        """Copies them as they are now. Of the same buffers as last time it only copies the values."""
+        now = [buffer for owner in self.owners for buffer in owner.values()]
+        same = len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
+        if not same or [(buffer.shape, buffer.dtype) for _, _, buffer in self._there] != self._kinds:
+            self._resolve(now)
+        with torch.no_grad():
+            for copies, buffers in self._alike:
+                torch._foreach_copy_(copies, buffers)
+
+    def _resolve(self, now: list[torch.Tensor | None]) -> None:
+        """Makes room for copies of the buffers that are there; what is still lazy is looked at again next time."""
         self._there = [
             (owner, name, buffer) for owner in self.owners for name, buffer in owner.items() if buffer is not None and not is_lazy(buffer)
         ]
-        buffers = [buffer.detach() for _, _, buffer in self._there]
-        alike = len(buffers) == len(self._copies) and all(
-            copy.shape == buffer.shape and copy.dtype == buffer.dtype for copy, buffer in zip(self._copies, buffers, strict=True)
-        )
-        if alike:
-            for kind in {buffer.dtype for buffer in buffers}:  # of one type, a device copies all at once
-                chosen = [i for i, buffer in enumerate(buffers) if buffer.dtype == kind]
-                torch._foreach_copy_([self._copies[i] for i in chosen], [buffers[i] for i in chosen])
-        else:
-            self._copies = [buffer.clone() for buffer in buffers]
+        self._seen = [] if any(map(is_lazy, now)) else now
+        self._kinds = [(buffer.shape, buffer.dtype) for _, _, buffer in self._there]
+        self._copies = [torch.empty_like(buffer) for _, _, buffer in self._there]
+        alike: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for copy, (_, _, buffer) in zip(self._copies, self._there, strict=True):
+            copies, buffers = alike.setdefault(buffer.dtype, ([], []))
+            copies.append(copy)
+            buffers.append(buffer)
+        self._alike = list(alike.values())
 
     def put_back(self) -> None:
         """Makes them as they were when the copy was taken."""

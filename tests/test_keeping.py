@@ -1,0 +1,114 @@
+"""Copies of buffers for one batch: cheap where nothing has changed, right where something has."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from statetrain.keeping import buffers_of
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.__name__.partition(".")[0])
+        return function(*args, **(kwargs or {}))
+
+
+def spoil(module):
+    "Makes every buffer another one than it was."
+    with torch.no_grad():
+        for buffer in module.buffers():
+            buffer.add_(7)
+
+
+def values(module):
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+def equal(ones, others):
+    return ones.keys() == others.keys() and all(torch.equal(ones[name], others[name]) for name in ones)
+
+
+def test_the_same_buffers_are_only_copied():
+    "From the second batch on, a copy is one operation for each type of buffer, and nothing else."
+    net = nn.Sequential(*(nn.BatchNorm1d(4 + i) for i in range(20)))
+    buffers = buffers_of([net])
+    buffers.take()
+    spoil(net)
+    with Operations() as operations:
+        buffers.take()
+    assert operations.names == ["_foreach_copy_"] * 2
+    kept = values(net)
+    spoil(net)
+    buffers.put_back()
+    assert equal(values(net), kept)
+
+
+def test_a_buffer_that_changes_its_size_or_type_in_place_is_copied_as_it_is():
+    "The same tensor object with another shape, another type or another storage is seen."
+    net = nn.Module()
+    net.register_buffer("seen", torch.zeros(3))
+    buffers = buffers_of([net])
+    buffers.take()
+    for change in (
+        lambda seen: seen.resize_(5).fill_(2.0),
+        lambda seen: setattr(seen, "data", torch.full((5,), 3.0)),
+        lambda seen: setattr(seen, "data", torch.arange(5)),
+    ):
+        change(net.seen)
+        buffers.take()
+        kept = values(net)
+        spoil(net)
+        buffers.put_back()
+        assert equal(values(net), kept)
+
+
+def test_a_lazy_buffer_is_copied_once_it_is_there():
+    "It becomes a buffer in place, without being another object."
+    net = nn.LazyBatchNorm1d()
+    buffers = buffers_of([net])
+    buffers.take()
+    running = net.running_mean
+    net(torch.randn(8, 3))
+    assert net.running_mean is running
+    buffers.take()
+    kept = values(net)
+    spoil(net)
+    buffers.put_back()
+    assert equal(values(net), kept)
+
+
+def test_buffers_that_are_replaced_added_or_shared_are_put_back():
+    "Between two copies a module may hold another tensor, one more, or one that another module holds too."
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    buffers = buffers_of([net])
+    buffers.take()
+    net[0].running_mean = net[0].running_mean + 1
+    net[0].register_buffer("more", torch.ones(2))
+    net[1].running_var = net[0].running_var
+    net[1].running_mean = None
+    buffers.take()
+    kept = values(net)
+    spoil(net)
+    net[0].running_mean = torch.zeros(9)
+    buffers.put_back()
+    assert equal(values(net), kept)
+    assert net[1].running_var is net[0].running_var
+
+
+def test_a_buffer_with_gradients_is_copied_without_its_graph():
+    "A buffer may be the result of a computation that goes on to be differentiated."
+    net = nn.Module()
+    net.register_buffer("average", torch.zeros(2))
+    net.average = torch.ones(2, requires_grad=True) * 2
+    buffers = buffers_of([net])
+    buffers.take()
+    buffers.take()
+    assert all(not copy.requires_grad for copy in buffers._copies)
