@@ -12,12 +12,27 @@ import time
 from collections.abc import Iterator
 
 from bounds import bootstrap
-from overhead import Elsewhere, Listener, calls_alone, stubbed
 from rows import Row, parser, show
+from stubs import stub, stubbed
 
 import statetrain as st
+from statetrain.position import Position
 
 ELSEWHERE, LISTENING = (10, 100, 1000), (1, 10, 100)
+
+
+class Elsewhere(st.Callback):
+    """Listens, but not in the training step."""
+
+    def on_enter_fit(self, ctx: Position) -> None:
+        pass
+
+
+class Listener(st.Callback):
+    """Listens once a batch and does nothing."""
+
+    def on_exit_step(self, ctx: Position) -> None:
+        pass
 
 
 def engine(n: int, callbacks: tuple[st.Callback, ...] = ()) -> float:
@@ -30,6 +45,27 @@ def engine(n: int, callbacks: tuple[st.Callback, ...] = ()) -> float:
         machine.run(ctx)
         times.append(time.process_time() - begin)
     return (times[1] - times[0]) / (n - 1) * 1e6
+
+
+def calls_alone(n: int) -> float:
+    """The same stubs and guards called one after the other: what no engine can be below."""
+    stop, drawn, finite = st.stop_requested.test, (lambda ctx: ctx.drawn), st.NonFinite().bind("")
+    ctx = st.Context(loss_value=0.0)
+    begin = time.process_time()
+    for _ in range(n):
+        stop(ctx)
+        stub(ctx)
+        drawn(ctx)
+        stub(ctx)
+        stub(ctx)
+        stub(ctx)
+        stub(ctx)
+        finite(ctx)
+        stub(ctx)
+        stub(ctx)
+        stub(ctx)
+        stub(ctx)
+    return (time.process_time() - begin) / n * 1e6
 
 
 def one_call(n: int) -> float:
@@ -51,7 +87,7 @@ def rows(quick: bool) -> Iterator[Row]:
     added: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
         alone.append(engine(n))
-        calls.append(calls_alone(n, repeats=1))
+        calls.append(calls_alone(n))
         for name, kind, counts in (("elsewhere", Elsewhere, ELSEWHERE), ("here", Listener, LISTENING)):
             for count in counts:
                 callbacks = tuple(kind() for _ in range(count))

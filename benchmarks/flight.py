@@ -21,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 from bounds import bootstrap
-from overhead import stubbed
+from stubs import stubbed
 
 import statetrain as st
 from statetrain import machine

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from overhead import stubbed
 from rows import Row, parser, show
+from stubs import stubbed
 
 import statetrain as st
 
