@@ -16,6 +16,7 @@ from rows import Row, parser, show
 from stubs import stub, stubbed
 
 import statetrain as st
+from statetrain.criteria import batch_drawn
 from statetrain.position import Position
 
 ELSEWHERE, LISTENING = (10, 100, 1000), (1, 10, 100)
@@ -49,7 +50,7 @@ def engine(n: int, callbacks: tuple[st.Callback, ...] = ()) -> float:
 
 def calls_alone(n: int) -> float:
     """The same stubs and guards called one after the other: what no engine can be below."""
-    stop, drawn, finite = st.stop_requested.test, (lambda ctx: ctx.drawn), st.NonFinite().bind("")
+    stop, drawn, finite = (guard.bind("") for guard in (st.stop_requested, batch_drawn, st.NonFinite()))
     ctx = st.Context(loss_value=0.0)
     begin = time.process_time()
     for _ in range(n):

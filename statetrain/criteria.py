@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from statetrain.guards import Guard, Test, guard
 from statetrain.outcome import ConfigError
@@ -53,6 +53,15 @@ _COUNTERS: dict[str, str] = {
 }
 
 
+def _whole_unless_time(instance: Any, attribute: Attribute[Any], unit: Unit) -> None:
+    if unit not in ("seconds", "minutes") and not isinstance(instance.n, int):
+        raise ValueError(f"{type(instance).__name__}: n must be a whole number of {unit}, got {instance.n!r}")
+
+
+def _singular(unit: Unit) -> str:
+    return unit.removesuffix("es" if unit == "batches" else "s")
+
+
 @frozen
 class Every(Guard):
     """Holds when a counter has crossed a multiple of `n` since the arrow, or the callback, last fired.
@@ -66,27 +75,18 @@ class Every(Guard):
     """
 
     n: float = field(validator=positive)
-    unit: Unit = field(validator=one_of(*_COUNTERS))
+    unit: Unit = field(validator=[one_of(*_COUNTERS), _whole_unless_time])
 
-    def __attrs_post_init__(self) -> None:
-        if self.unit not in ("seconds", "minutes") and not isinstance(self.n, int):
-            raise ValueError(f"Every: n must be a whole number of {self.unit}, got {self.n!r}")
+    prompt = True
+    remembers = True
 
     @property
     def label(self) -> str:
-        return f"every {self.n} {self.unit}" if self.n != 1 else f"every {self.unit.removesuffix('es' if self.unit == 'batches' else 's')}"
+        return f"every {self.n} {self.unit}" if self.n != 1 else f"every {_singular(self.unit)}"
 
     @property
     def reads(self) -> frozenset[str]:
         return frozenset({_COUNTERS[self.unit], "marks"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
-
-    @property
-    def remembers(self) -> bool:
-        return True
 
     def _key(self, place: str) -> str:
         return f"{place} {self.label}"
@@ -124,28 +124,18 @@ class Once(Guard):
     """
 
     n: float = field(validator=positive)
-    unit: Unit = field(validator=one_of(*_COUNTERS))
+    unit: Unit = field(validator=[one_of(*_COUNTERS), _whole_unless_time])
 
-    def __attrs_post_init__(self) -> None:
-        if self.unit not in ("seconds", "minutes") and not isinstance(self.n, int):
-            raise ValueError(f"Once: n must be a whole number of {self.unit}, got {self.n!r}")
+    prompt = True
+    remembers = True
 
     @property
     def label(self) -> str:
-        unit = self.unit.removesuffix("es" if self.unit == "batches" else "s") if self.n == 1 else self.unit
-        return f"once after {self.n} {unit}"
+        return f"once after {self.n} {_singular(self.unit) if self.n == 1 else self.unit}"
 
     @property
     def reads(self) -> frozenset[str]:
         return frozenset({_COUNTERS[self.unit], "marks"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
-
-    @property
-    def remembers(self) -> bool:
-        return True
 
     def test(self, ctx: Any) -> bool:
         return self.bind("")(ctx)
@@ -177,17 +167,12 @@ class MaxSteps(Guard):
 
     n: int = field(validator=whole)
 
+    reads = frozenset({"fit_steps"})
+    prompt = True
+
     @property
     def label(self) -> str:
         return f"{self.n} steps made"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"fit_steps"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
 
     def test(self, ctx: Any) -> bool:
         return bool(ctx.fit_steps >= self.n)
@@ -205,6 +190,9 @@ class TimeLimit(Guard):
     hours: float = field(default=0.0, kw_only=True)
     seconds: float = field(default=0.0, kw_only=True)
 
+    reads = frozenset({"fit_seconds"})
+    prompt = True
+
     def __attrs_post_init__(self) -> None:
         if not self.total > 0:
             raise ValueError(f"TimeLimit: say how long, above 0: TimeLimit(minutes=30); got {self.total} seconds")
@@ -218,14 +206,6 @@ class TimeLimit(Guard):
     def label(self) -> str:
         named = (("hours", self.hours), ("minutes", self.minutes), ("seconds", self.seconds))
         return "after " + " ".join(f"{value:g} {unit}" for unit, value in named if value)
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"fit_seconds"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
 
     def test(self, ctx: Any) -> bool:
         return bool(ctx.fit_seconds >= self.total)
@@ -266,6 +246,9 @@ class Deadline(Guard):
     clock: Callable[[], float] = field(default=time.time, kw_only=True, eq=False, repr=False)
     environ: Mapping[str, str] = field(factory=lambda: os.environ, kw_only=True, eq=False, repr=False)
 
+    reads = frozenset({"save_seconds"})
+    prompt = True
+
     def __attrs_post_init__(self) -> None:
         for name, value in (("at", 0.0 if self.at is None else self.at), ("margin", self.margin)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -285,14 +268,6 @@ class Deadline(Guard):
     @property
     def label(self) -> str:
         return "deadline"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"save_seconds"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
 
     @property
     def end(self) -> float:
@@ -367,6 +342,8 @@ class Spike(Guard):
     window: int = field(default=50, kw_only=True, validator=whole)
     least: int = field(default=20, kw_only=True, validator=whole)
 
+    reads = frozenset({"loss_value", "recent", "opt_name"})
+
     def __attrs_post_init__(self) -> None:
         if not self.factor > 1:
             raise ValueError(f"Spike: factor must be above 1, got {self.factor!r}")
@@ -376,10 +353,6 @@ class Spike(Guard):
     @property
     def label(self) -> str:
         return f"loss above {self.factor:g} times its median"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"loss_value", "recent", "opt_name"})
 
     def median(self, ctx: Any) -> float:
         """Of the losses before this one; infinite while there are too few."""
@@ -398,13 +371,11 @@ class Spike(Guard):
 class Masked(Guard):
     """Holds when the device has said that it left out steps, and nobody has been told so far."""
 
+    reads = frozenset({"masked", "told"})
+
     @property
     def label(self) -> str:
         return "steps were masked"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"masked", "told"})
 
     def test(self, ctx: Any) -> bool:
         return bool(ctx.masked > ctx.told)
@@ -419,17 +390,12 @@ class Masked(Guard):
 class StopRequested(Guard):
     """Holds when someone called `ctx.request_stop(reason)`, as the handlers of signals do."""
 
+    reads = frozenset({"stop"})
+    prompt = True
+
     @property
     def label(self) -> str:
         return "stop requested"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"stop"})
-
-    @property
-    def prompt(self) -> bool:
-        return True
 
     def test(self, ctx: Any) -> bool:
         return ctx.stop is not None
@@ -483,13 +449,11 @@ class Accumulating(Guard):
 
     n: int = field(validator=whole)
 
+    reads = frozenset({"pending", "last_batch"})
+
     @property
     def label(self) -> str:
         return "accumulating"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"pending", "last_batch"})
 
     def test(self, ctx: Any) -> bool:
         return ctx.pending < self.n and not ctx.last_batch
@@ -517,17 +481,12 @@ def interrupted(ctx: Any) -> bool:
 class NotYet(Guard):
     """Holds until its arrow has been taken, and again when the training has gone on."""
 
+    reads = frozenset({"batches", "marks"})
+    remembers = True
+
     @property
     def label(self) -> str:
         return "not yet"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"batches", "marks"})
-
-    @property
-    def remembers(self) -> bool:
-        return True
 
     def test(self, ctx: Any) -> bool:
         return self.bind("")(ctx)
@@ -556,13 +515,11 @@ class MinEpochs(Guard):
 
     n: int = field(validator=whole)
 
+    reads = frozenset({"epoch"})
+
     @property
     def label(self) -> str:
         return f"{self.n} epoch{'s' if self.n > 1 else ''} made"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({"epoch"})
 
     def test(self, ctx: Any) -> bool:
         return bool(ctx.epoch >= self.n)

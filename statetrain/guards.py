@@ -55,18 +55,22 @@ class Guard:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The fields of the context that it reads."""
-        return frozenset()
+        """The fields of the context that it reads; by default, those that its parts read."""
+        return frozenset().union(*(part.reads for part in self.parts()))
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """The names of the history's columns that it reads."""
-        return ()
+        """The names of the history's columns that it reads; by default, those that its parts read."""
+        return tuple(monitor for part in self.parts() for monitor in part.monitors)
 
     @property
     def prompt(self) -> bool:
-        """Whether it is worth asking at every loop head (a clock, a counter, a request), not only between epochs."""
-        return False
+        """Whether it is worth asking at every loop head (a clock, a counter, a request), not only between epochs.
+
+        By default, if all its parts are.
+        """
+        parts = self.parts()
+        return bool(parts) and all(part.prompt for part in parts)
 
     def reason(self, ctx: Any) -> str:
         """Why it holds, for the outcome; its label unless it knows more."""
@@ -77,8 +81,8 @@ class Guard:
         return self.test
 
     def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        """What to remember when an arrow with this guard has been taken at that place."""
-        return ()
+        """What to remember when an arrow with this guard has been taken at that place; by default, what its parts remember."""
+        return tuple(mark for part in self.parts() for mark in part.marks(place))
 
     def parts(self) -> tuple[Guard, ...]:
         """The guards that it is made of."""
@@ -153,18 +157,6 @@ class AllOf(Guard):
     def label(self) -> str:
         return _join("and", self.guards)
 
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset().union(*(g.reads for g in self.guards))
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return tuple(m for g in self.guards for m in g.monitors)
-
-    @property
-    def prompt(self) -> bool:
-        return all(g.prompt for g in self.guards)
-
     def parts(self) -> tuple[Guard, ...]:
         return self.guards
 
@@ -186,9 +178,6 @@ class AllOf(Guard):
 
         return each
 
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        return tuple(m for g in self.guards for m in g.marks(place))
-
 
 @frozen
 class AnyOf(Guard):
@@ -199,18 +188,6 @@ class AnyOf(Guard):
     @property
     def label(self) -> str:
         return _join("or", self.guards)
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset().union(*(g.reads for g in self.guards))
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return tuple(m for g in self.guards for m in g.monitors)
-
-    @property
-    def prompt(self) -> bool:
-        return all(g.prompt for g in self.guards)
 
     def parts(self) -> tuple[Guard, ...]:
         return self.guards
@@ -233,9 +210,6 @@ class AnyOf(Guard):
 
         return some
 
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        return tuple(m for g in self.guards for m in g.marks(place))
-
 
 @frozen
 class Not(Guard):
@@ -255,18 +229,6 @@ class Not(Guard):
     def label(self) -> str:
         inner = self.guard.label
         return f"not ({inner})" if isinstance(self.guard, AllOf | AnyOf) else f"not {inner}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return self.guard.reads
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return self.guard.monitors
-
-    @property
-    def prompt(self) -> bool:
-        return self.guard.prompt
 
     def parts(self) -> tuple[Guard, ...]:
         return (self.guard,)
@@ -290,18 +252,6 @@ class Named(Guard):
     def label(self) -> str:
         return self.name
 
-    @property
-    def reads(self) -> frozenset[str]:
-        return self.guard.reads
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return self.guard.monitors
-
-    @property
-    def prompt(self) -> bool:
-        return self.guard.prompt
-
     def parts(self) -> tuple[Guard, ...]:
         return (self.guard,)
 
@@ -313,9 +263,6 @@ class Named(Guard):
 
     def bind(self, place: str) -> Test:
         return self.guard.bind(place)
-
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        return self.guard.marks(place)
 
 
 @frozen(repr=False)

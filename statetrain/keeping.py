@@ -77,7 +77,7 @@ class Buffers:
         self._there = [
             (owner, name, buffer) for owner in self.owners for name, buffer in owner.items() if buffer is not None and not is_lazy(buffer)
         ]
-        self._seen = [] if any(map(is_lazy, now)) else now
+        self._seen = [] if any(buffer is not None and is_lazy(buffer) for buffer in now) else now
         self._kinds = [(buffer.shape, buffer.dtype) for _, _, buffer in self._there]
         self._copies = [torch.empty_like(buffer) for _, _, buffer in self._there]
         alike: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}

@@ -53,6 +53,8 @@ class EarlyStopping(Guard):
     baseline: float | None = field(default=None, kw_only=True)
     start_from_epoch: int = field(default=0, kw_only=True)
 
+    reads = HISTORY
+
     def __attrs_post_init__(self) -> None:
         if not self.min_delta >= 0:
             raise ValueError(f"EarlyStopping: min_delta must not be below 0, got {self.min_delta!r}")
@@ -60,10 +62,6 @@ class EarlyStopping(Guard):
     @property
     def label(self) -> str:
         return f"{self.monitor} has not improved for {self.patience} row{'s' if self.patience > 1 else ''}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -97,13 +95,11 @@ class Threshold(Guard):
     value: float
     mode: Literal["min", "max"] = field(default="min", kw_only=True, validator=one_of("min", "max"))
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} {'at most' if self.mode == 'min' else 'at least'} {self.value:g}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -157,13 +153,11 @@ class GL(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     alpha: float = field(default=2.0, validator=positive)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} more than {self.alpha:g} % above its best"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -199,6 +193,8 @@ class PQ(Guard):
     k: int = field(default=5, validator=whole, kw_only=True)
     tol: float = field(default=2.220446049250313e-16, validator=positive, kw_only=True)
 
+    reads = HISTORY
+
     def __attrs_post_init__(self) -> None:
         if self.k < 2:
             raise ValueError(f"PQ: k must be at least 2, got {self.k}: one training loss shows no progress")
@@ -206,10 +202,6 @@ class PQ(Guard):
     @property
     def label(self) -> str:
         return f"{self.monitor} rises faster than {self.train} falls, PQ above {self.alpha:g}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -238,13 +230,11 @@ class UP(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     n: int = field(default=5, validator=whole)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} has risen {self.n} time{'s' if self.n > 1 else ''} in a row"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -270,13 +260,11 @@ class InvalidValue(Guard):
 
     monitor: str = field(default="valid_loss", validator=column)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} not finite"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -298,13 +286,11 @@ class NumberLimit(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     n: int = field(default=100, validator=whole)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.n} row{'s' if self.n > 1 else ''} of {self.monitor}"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return HISTORY
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -349,14 +335,6 @@ class Warmup(Guard):
     @property
     def label(self) -> str:
         return f"{self.criterion.label}, the first {f'{self.n} rows' if self.n > 1 else 'row'} left out"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return self.criterion.reads
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return self.criterion.monitors
 
     def parts(self) -> tuple[Guard, ...]:
         return (self.criterion,)
