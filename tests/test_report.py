@@ -168,3 +168,11 @@ def test_completion_is_a_script_for_the_shell(capsys):
     for command in ("show", "draw", "check", "paths", "simulate", "diff", "report"):
         assert command in script
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_decisions_are_counted_over_the_whole_run():
+    "Of transitions that were not kept it is known how often each was taken, so the table says what the picture says."
+    short, long = (page(train(st.Tracing(last), epochs=5).trace) for last in (10, None))
+    tables = [text[text.index("<th>guard</th>") : text.index("</table>", text.index("<th>guard</th>"))] for text in (short, long)]
+    assert tables[0] == tables[1]
+    assert "<td>5</td><td>6</td>" in tables[0]  # more epochs

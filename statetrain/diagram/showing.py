@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypedDict, get_args
 
@@ -15,7 +14,7 @@ from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 from statetrain.trace import Trace
-from statetrain.trace.words import Words, words_of
+from statetrain.trace.words import Words, by_words, times_asked, words_of
 
 _RECENT = 12  # transitions of a run that stand out
 
@@ -63,7 +62,7 @@ def picture(
         raise ConfigError(f"detail must be one of {', '.join(map(repr, known))}, got {detail!r}{did_you_mean(str(detail), known)}")
     shown = drawn(life) if since is None else compared(since, life)
     if trace is not None:
-        counts = _by_words(life, trace.counts())  # its arrows may be those of a file, of which the words alone are known
+        counts = trace.counts()
     last = {words_of(arrow) for arrow in (*marked, *(trace.transitions[-_RECENT:] if trace is not None else ()))}
     if counts is not None or last:
         shown = _counted(shown, counts, last)
@@ -77,23 +76,13 @@ def picture(
     return _merged(shown)
 
 
-def _by_words(life: Lifecycle, taken: Mapping[Transition, int]) -> dict[Transition, int]:
-    by_words: Counter[Words] = Counter()
-    for arrow, times in taken.items():
-        by_words[words_of(arrow)] += times
-    return {transition: by_words[words_of(transition)] for transition in life.transitions}
-
-
 def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[Words]) -> Picture:
-    """With how often each arrow was taken, and asked: as often as it, or one that is asked after it, was taken."""
-    transitions, arrows = transitions_of(shown.life), []
+    """With how often each arrow was taken, and asked."""
+    transitions, arrows, taken = transitions_of(shown.life), [], by_words(counts or {})
     for i, (transition, arrow) in enumerate(zip(transitions, shown.arrows, strict=True)):
         count = asked = None
         if counts is not None and i:
-            count = counts.get(transition, 0)
-            onward = shown.life.arrows(transition.source)
-            if transition.event is None and transition.guard is not None:
-                asked = sum(counts.get(later, 0) for later in onward[onward.index(transition) :])
+            count, asked = taken.get(words_of(transition), 0), times_asked(shown.life, transition, taken)
         arrows.append(evolve(arrow, count=count, asked=asked, recent=words_of(transition) in last))
     return evolve(shown, arrows=tuple(arrows))
 
@@ -104,13 +93,13 @@ def _timed(shown: Picture, trace: Trace) -> Picture:
     total = sum(seconds.values())
     if not total:
         return shown
-    by_words: Counter[Words] = Counter()
-    shares: Counter[str] = Counter()
-    for arrow, spent in seconds.items():
-        by_words[words_of(arrow)] += spent / total  # type: ignore[assignment]  # a Counter adds up numbers of any kind
-        shares[arrow.dest] += spent / total  # type: ignore[assignment]  # as above
-    arrows = (evolve(a, share=by_words[words_of(t)]) for t, a in zip(transitions_of(shown.life), shown.arrows, strict=True))
-    return evolve(shown, arrows=tuple(arrows), shares=dict(shares))
+    spent = by_words(seconds)
+    shares: dict[str, float] = {}
+    for words, some in spent.items():
+        dest = words[1]
+        shares[dest] = shares.get(dest, 0.0) + some / total
+    arrows = (evolve(a, share=spent.get(words_of(t), 0.0) / total) for t, a in zip(transitions_of(shown.life), shown.arrows, strict=True))
+    return evolve(shown, arrows=tuple(arrows), shares=shares)
 
 
 def _wordless(shown: Picture) -> Picture:

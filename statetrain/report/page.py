@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 from statetrain.callback import name_of
@@ -18,7 +19,8 @@ from statetrain.outcome import Failed as Failure
 from statetrain.report.charts import bars, curves, strips
 from statetrain.table import plain
 from statetrain.trace import Trace
-from statetrain.trace.words import words_of
+from statetrain.trace.tape import counted
+from statetrain.trace.words import by_words, times_asked, words_of
 from statetrain.trace.writing import versions
 
 _SLICES = 200  # along the axis of decisions: more marks could not be told apart
@@ -146,37 +148,21 @@ def _decisions(trace: Trace) -> str:
     assert life is not None
     if not len(trace):
         return ""
-    guarded = [arrow for arrow in life.transitions if arrow.guard is not None]
-    last = max(1, len(trace) - 1)
-    slices: dict[object, dict[int, int]] = {}
-    asked: dict[object, dict[int, int]] = {}
-    known = {words_of(arrow): arrow for arrow in guarded}
-    by_source = {name: life.arrows(name) for name in life.names}
-    for at, taken in enumerate(trace.transitions):
-        part = at * _SLICES // (last + 1)
-        words = words_of(taken)
-        for arrow in by_source.get(taken.source, ()) if taken.event is None else ():
-            if arrow.guard is not None:
-                counts = asked.setdefault(words_of(arrow), {})
-                counts[part] = counts.get(part, 0) + 1
-            if words_of(arrow) == words:
-                break
-        if words in known:
-            held = slices.setdefault(words, {})
-            held[part] = held.get(part, 0) + 1
-    labels = [arrow.guard.label for arrow in guarded if arrow.guard is not None]
+    guarded = [(arrow, arrow.guard.label) for arrow in life.transitions if arrow.guard is not None]
+    labels = [label for _, label in guarded]
+    bounds = [-(-part * len(trace) // _SLICES) for part in range(_SLICES + 1)]
+    slices = [(begin, by_words(counted(trace.transitions[begin:end]))) for begin, end in pairwise(bounds) if begin < end]
+    whole = by_words(trace.counts())
     rows, table = [], []
-    for words, arrow in known.items():
-        held, times = slices.get(words, {}), asked.get(words, {})
-        assert arrow.guard is not None
-        name = f"{arrow.guard.label}: {arrow.source} \N{RIGHTWARDS ARROW} {arrow.dest}"
-        table.append((name, sum(held.values()), sum(times.values())))
-        if held:
-            marks = [(part * (last + 1) / _SLICES, count / max(count, times.get(part, 0))) for part, count in sorted(held.items())]
-            rows.append((arrow.guard.label if labels.count(arrow.guard.label) == 1 else name, marks))
-    cells = "".join(f"<tr><th scope=\"row\">{_safe(name)}</th><td>{held:,}</td><td>{times:,}</td></tr>" for name, held, times in table)
+    for arrow, label in guarded:
+        words, name = words_of(arrow), f"{label}: {arrow.source} \N{RIGHTWARDS ARROW} {arrow.dest}"
+        table.append((name, whole.get(words, 0), times_asked(life, arrow, whole)))
+        marks = [(float(at), taken[words] / (times_asked(life, arrow, taken) or taken[words])) for at, taken in slices if words in taken]
+        if marks:
+            rows.append((label if labels.count(label) == 1 else name, marks))
+    cells = "".join(f"<tr><th scope=\"row\">{_safe(name)}</th><td>{held:,}</td><td>{'' if times is None else f'{times:,}'}</td></tr>" for name, held, times in table)
     head = "<tr><th>guard</th><th>held</th><th>asked</th></tr>"
-    return f"{strips(rows, 0.0, float(last), 'transition')}<table>{head}{cells}</table>" if table else ""
+    return f"{strips(rows, 0.0, float(max(1, len(trace) - 1)), 'transition')}<table>{head}{cells}</table>" if table else ""
 
 
 def _callbacks(machine: Machine | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import frozen
 
@@ -15,6 +15,7 @@ from statetrain.outcome import Event, MachineError
 from statetrain.table import reading_order
 
 Words = tuple[str, str, str | None, str | None, str | None]
+Number = TypeVar("Number", int, float)
 
 
 def words_of(arrow: Transition) -> Words:
@@ -26,6 +27,32 @@ def words_of(arrow: Transition) -> Words:
         label_of(arrow.effect) if arrow.effect is not None else None,
         arrow.event.__name__ if arrow.event is not None else None,
     )
+
+
+def by_words(numbers: Mapping[Transition, Number]) -> dict[Words, Number]:
+    """Numbers of arrows, added up by what the arrows are called: those of a run may be from a file, of which no more is known."""
+    total: dict[Words, Number] = {}
+    for arrow, number in numbers.items():
+        words = words_of(arrow)
+        total[words] = total.get(words, 0) + number
+    return total
+
+
+def times_asked(life: Lifecycle, arrow: Transition, taken: Mapping[Words, int]) -> int | None:
+    """How often the guard of an arrow was asked: as often as it, or one that is asked after it, was taken.
+
+    Args:
+        life: the table.
+        arrow: of the table.
+        taken: how often each was.
+
+    Returns:
+        The number; None where there is no guard, or where it is asked when an event is raised, which says nothing of the others.
+    """
+    if arrow.guard is None or arrow.event is not None:
+        return None
+    onward = life.arrows(arrow.source)
+    return sum(taken.get(words_of(later), 0) for later in onward[onward.index(arrow) :])
 
 
 def read_words(row: Any) -> Words:
