@@ -38,6 +38,8 @@ class Profile(Callback):
     The rows of the history get the columns `seconds_train` and `seconds_valid`: what was spent in training and in
     validation since the row before.
 
+    A run that is continued from a checkpoint goes on counting: what was measured before is saved with it.
+
     On a device, work that was only queued costs nothing where it is queued, and its time where something waits for it.
     Calls are wrapped when the machine is made, so a run that does not measure is not slowed down. The engine "table" is the
     one that is measured.
@@ -46,7 +48,7 @@ class Profile(Callback):
         clock: seconds from any moment on.
     """
 
-    reads = {"on_transition": ("epoch",), "on_enter_record": ("row_due",)}
+    reads = {"on_transition": ("epoch",), "on_resume": ("state", "machine"), "on_enter_record": ("row_due",)}
     writes = {"on_enter_record": ("history.seconds_train", "history.seconds_valid")}
     anywhere = True
 
@@ -87,10 +89,18 @@ class Profile(Callback):
         if self._began is None:
             if ctx.epoch == 0:
                 self._reset()
-            self._began = self._clock()
-            ctx.defer(self._stop)
+            self._begin(ctx)
         dest = ctx.transition.dest
         self._visits[dest] = self._visits.get(dest, 0) + 1
+
+    def on_resume(self, ctx: Any) -> None:
+        """Goes on counting; the scopes that are open were entered before."""
+        self._begin(ctx)
+        self._opened = dict.fromkeys({"train", "valid"} & set(ctx.machine.lifecycle.path(ctx.state)), self._clock())
+
+    def _begin(self, ctx: Any) -> None:
+        self._began = self._clock()
+        ctx.defer(self._stop)
 
     def _stop(self) -> None:
         assert self._began is not None
@@ -126,11 +136,28 @@ class Profile(Callback):
         now = self._clock()
         self._in[scope] = self._in.get(scope, 0.0) + now - self._opened.pop(scope, now)
 
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been measured so far."""
+        now = self._clock()
+        since = {name: self._in.get(name, 0.0) + now - self._opened.get(name, now) for name in sorted({*self._in, *self._opened})}
+        spent = [[state, hook, one.seconds, one.calls] for (state, hook), one in self._spent.items() if one.calls]
+        return {"total": self.total, "visits": dict(self._visits), "spent": spent, "since the last row": since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._reset()
+        self._total, self._visits, self._in = state["total"], dict(state["visits"]), dict(state["since the last row"])
+        for where, hook, seconds, calls in state["spent"]:
+            spent = self._spent.setdefault((where, hook), _Spent())
+            spent.seconds, spent.calls = seconds, calls
+
     # ------------------------------------------------------------ results
 
     @property
     def total(self) -> float:
-        """Seconds that the run has taken, earlier fits of it included."""
+        """Seconds that the run has taken, earlier fits of it and what came before it was continued included."""
         return self._total + (0.0 if self._began is None else self._clock() - self._began)
 
     @property

@@ -52,7 +52,7 @@ class Slow(st.Callback):
         self.clock.spend(5)
 
 
-def fit(points, clock, callbacks, **options):
+def fit(points, clock, callbacks, seconds=3.0, **options):
     class Model(nn.Linear):
         def forward(self, x):
             clock.spend(2)
@@ -60,7 +60,7 @@ def fit(points, clock, callbacks, **options):
 
     torch.manual_seed(0)
     common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "epochs": 2}
-    return st.fit(Model(4, 3), Data(clock, points), callbacks=callbacks, **{**common, **options})
+    return st.fit(Model(4, 3), Data(clock, points, seconds), callbacks=callbacks, **{**common, **options})
 
 
 def seconds(profile):
@@ -201,3 +201,36 @@ def test_it_can_be_read(points):
     assert ["record", "Slow.on_exit_epoch", "1", "5.0000", "23.3%"] in lines
     assert lines[-2:] == [["the", "rest", "0.0000", "0.0%"], ["total", "21.5000"]]
     assert repr(profile) == "<Profile: 21.5 s, 9 s of them waiting for data>"
+
+
+@pytest.mark.parametrize("validate", [None, st.Every(2, "steps")], ids=["training", "validation too"])
+@pytest.mark.parametrize("every", [1, 3, 4])
+def test_a_continued_run_goes_on_counting(points, tmp_path, every, validate):
+    "Wherever it was cut, the seconds, visits and columns are those of a run that was not, but for what came after the checkpoint."
+
+    class Cut(Exception):
+        pass
+
+    class Cuts(st.Callback):
+        def on_enter_batch(self, ctx):
+            if ctx.step == every:
+                raise Cut
+
+    clock, options = Clock(), {"seconds": 0.0}  # batches that are drawn again to get there would take their time again
+    if validate is not None:
+        options |= {"valid": [tuple(column[:8] for column in points)], "validate": validate}
+    whole = Profile(clock)
+    plain = fit(points, clock, whole, **options)
+    with pytest.raises(Cut):
+        fit(points, clock, [Profile(clock), st.Checkpoint(tmp_path, st.Every(1, "steps")), Cuts()], **options)
+    clock.spend(1000)  # nobody knows how long it was away
+    profile = Profile(clock)
+    run = fit(points, clock, [profile, st.Checkpoint(tmp_path, st.Every(1, "steps"))], resume="last", **options)
+
+    assert seconds(profile) == seconds(whole)
+    assert profile.total == whole.total
+    own = [{key: row[key] for key in ("state", "hook", "visits")} for row in profile.table() if not row["hook"] and row["seconds"]]
+    assert own == [{key: row[key] for key in ("state", "hook", "visits")} for row in whole.table() if not row["hook"] and row["seconds"]]
+    for column in ("seconds_train", "seconds_valid"):
+        if column in plain.history.columns:
+            assert run.history[column] == plain.history[column]
