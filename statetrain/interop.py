@@ -29,9 +29,11 @@ from attrs import define
 from transitions.extensions.nesting import FunctionWrapper, HierarchicalMachine, NestedState, NestedTransition
 
 from statetrain.callback import Callback
+from statetrain.failing import answer, fail, listening
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
-from statetrain.machine import Drive, Machine, Work
+from statetrain.machine import Drive, Machine
 from statetrain.outcome import MachineError
+from statetrain.plan import Work
 
 NEXT = "next"  # the trigger of all arrows without an event
 _EVENT = "event"  # the trigger of all others, when a run is driven
@@ -106,11 +108,11 @@ def drive(machine: Machine, ctx: Any, watched: bool, opening: tuple[Transition, 
             error, work, asked = raised, live.working, live.asking
             live.working = live.asking = None
             # What the guard of an event's own arrow raises is not asked about again.
-            open_ = machine.listening(ctx, error, work) if asked is None or asked.event is None else None
+            open_ = listening(machine.plan, ctx, error, work) if asked is None or asked.event is None else None
             if open_ is None:
-                machine.fail(ctx, error, work, asked)
+                fail(machine.plan, ctx, error, work, asked)
             live.set_state(_path(machine.lifecycle, open_), place)
-    machine.fail(ctx, error, work, asked)
+    fail(machine.plan, ctx, error, work, asked)
 
 
 # ---------------------------------------------------------------- the live machine
@@ -132,15 +134,15 @@ class _Scope(NestedState):
         live, ctx, arrow = event_data.machine, event_data.args[0], event_data.transition.arrow
         if not event_data.passed:
             event_data.passed = True
-            live.perform(ctx, live.table.passing(arrow, self.value, event_data.active))
-        live.perform(ctx, live.table.entering(arrow, self.value, event_data.active))
+            live.perform(ctx, live.table.plan.passing(arrow, self.value, event_data.active))
+        live.perform(ctx, live.table.plan.entering(arrow, self.value, event_data.active))
         event_data.active = self.value
         live.callbacks(self.on_enter, event_data)
 
     def exit(self, event_data: Any) -> None:
         live, ctx, arrow = event_data.machine, event_data.args[0], event_data.transition.arrow
         if self.value != START:
-            live.perform(ctx, live.table.leaving(arrow, str(self.value), event_data.active))
+            live.perform(ctx, live.table.plan.leaving(arrow, str(self.value), event_data.active))
         live.callbacks(self.on_exit, event_data)
 
 
@@ -191,9 +193,9 @@ class _Live(HierarchicalMachine):
             if error is not None and arrow.event is not None and not isinstance(error, arrow.event):
                 return False
             self.asking = arrow
-            answer = self.table.ask(ctx, arrow)
+            said = answer(self.table.plan, ctx, arrow)
             self.asking = None
-            return answer
+            return said
 
         def publish(ctx: Any, error: BaseException | None = None) -> None:
             self.table.depart(ctx, arrow)

@@ -1,53 +1,28 @@
-'''The machine: a lifecycle bound to callbacks, compiled once, and the loop that walks it.
-
-Everything that a run will do is laid out before it starts. Each arrow becomes a flat list of `Work`: what to call, in
-order, and which transition and state are published while it is called. Straight stretches without a decision are joined,
-so the loop only ever does two things: run a list, ask a row of guards. A state with nobody listening costs its row.
-'''
+"""The machine: a lifecycle bound to callbacks, laid out once as a plan, and the loop that walks it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterable
-from functools import partial
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
 
-from statetrain.asking import Explanation, observed, why, why_not
+from statetrain.asking import Explanation, why, why_not
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.contracts import listeners_of
-from statetrain.dataflow import Kind as Doer
 from statetrain.dataflow import check, solve
 from statetrain.debugging import Watch
-from statetrain.flight import flown, in_words
+from statetrain.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
 from statetrain.guards import strict
-from statetrain.lifecycle import FAILED, START, Lifecycle, Mode, Transition
-from statetrain.naming import did_you_mean, signature_of
+from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.naming import did_you_mean
 from statetrain.order import Order, arranged, hook_named, is_called
-from statetrain.outcome import CallbackError, Completed, Event, Failed, GuardError, Interrupted, LifecycleError, MachineError
+from statetrain.outcome import Completed, LifecycleError, MachineError
 from statetrain.outline import DataFlow, Outline
+from statetrain.plan import Plan, Work
 from statetrain.steps import Steps
-from statetrain.witness import WITNESS, Witness
+from statetrain.witness import WITNESS
 
-Kind = Literal["enter", "action", "exit", "close", "effect", "mode", "transition", "anchor", "reopen", "resume"]
-
-
-class Work(NamedTuple):
-    """One call of a run."""
-
-    transition: Transition  # published while it is called
-    state: str  # likewise
-    function: Callable[[Any], None]
-    kind: Kind
-    open: str  # the innermost state that is open when it is called; where an event is looked for
-    owner: str = ""  # the callback and the hook that it comes from
-
-
-Call: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
-Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
-# The last transition of a list and where it led, what is asked there; and all transitions of the list, for the flight recorder.
-Landing: TypeAlias = tuple[tuple[Transition, str], Row, tuple[Transition, ...]]
 Drive: TypeAlias = Generator[Transition, None, None]
 
 
@@ -77,6 +52,9 @@ class Machine:
             the same far more slowly and serves as the reference.
         debug: whether components are held to what they declare that they read and write, at every access.
 
+    Attributes:
+        plan: what it calls, laid out.
+
     Raises:
         CallbackError: a callback has a hook that no state bears.
         ContractError: what is declared to be read is not there on every way, or callbacks cannot be put in an order.
@@ -86,15 +64,8 @@ class Machine:
     callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
     engine: Literal["table", "transitions"] = "table"
     debug: bool = field(default=False, kw_only=True)
-    _hooks: dict[str, list[tuple[str, Callable[[Any], None]]]] = field(init=False, eq=False, factory=dict)
+    plan: Plan = field(init=False, eq=False)
     _orders: dict[str, Order] = field(init=False, eq=False, factory=dict)
-    _watch: list[Watch] = field(init=False, eq=False, factory=list)  # one in debug mode, else none
-    _fused: dict[str, Row] = field(init=False, eq=False, factory=dict)
-    _stepwise: dict[str, Row] = field(init=False, eq=False, factory=dict)
-    _works: dict[Call, Work] = field(init=False, eq=False, factory=dict)
-    _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, eq=False, factory=dict)
-    _witness: Witness | None = field(init=False, eq=False, default=None)
-    _measuring: tuple[Callback, ...] = field(init=False, eq=False, default=())
 
     def __attrs_post_init__(self) -> None:
         if self.engine not in ("table", "transitions"):
@@ -102,159 +73,14 @@ class Machine:
         self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))
         called = {hook: order.listeners for hook, order in self._orders.items()}
         check(self.lifecycle, called)
-        if self.debug:
-            self._watch.append(Watch(solve(self.lifecycle, called), called))
-        for name, listeners in called.items():
-            self._hooks[name] = [(f"{name_of(one.callback)}.{name}", self._watch[0].hook(one) if self.debug else one.function) for one in listeners]
-        # Most callbacks measure nothing, and there may be a thousand.
-        measuring = tuple(callback for callback in self.callbacks if type(unwrapped(callback)).wrap_call is not Callback.wrap_call)
-        object.__setattr__(self, "_measuring", measuring)
-        if (find := WITNESS.get()) is not None:
-            object.__setattr__(self, "_witness", find(self.lifecycle))
-        for rows in (self._stepwise, self._fused):
-            for name in (*self.lifecycle.names, FAILED):
-                rows[name] = []
-            for name in self.lifecycle.names:
-                rows[name].extend(self._row(name, rows))
-
-    # ------------------------------------------------------------ laying out
-
-    def works(self, arrow: Transition, active: str) -> list[Work]:
-        """What taking an arrow calls, in order, when `active` is the innermost state that is open."""
-        left, entered = self.lifecycle.crossing(active, arrow.dest)
-        out = [work for name in left for work in self.leaving(arrow, name, active)]
-        out += self.passing(arrow, entered[0], active)
-        for name in entered:
-            out += self.entering(arrow, name, active)
-            active = name
-        return out
-
-    def leaving(self, arrow: Transition, name: str, active: str) -> list[Work]:
-        """The part of `works` that leaves one state: its exit hooks, its close work, its mode."""
-        if arrow.dest == FAILED:  # its effect raises, and a failure leaves nothing: what it happened in is still there
-            return []
-        state, around = self.lifecycle.state(name), self._around(name)
-        out = [Work(arrow, active, hook, "exit", around, owner) for owner, hook in self._hooks.get(f"on_exit_{name}", ())]
-        if state.close is not None:
-            out.append(Work(arrow, active, self._held(state.close, state.close, "close", name), "close", around))
-        if state.mode is not None:
-            out.append(Work(arrow, active, _leave_mode, "mode", around))
-        return out
-
-    def passing(self, arrow: Transition, name: str, active: str) -> list[Work]:
-        """The part of `works` between leaving and entering: the arrow's own; `name` is the outermost state entered."""
-        around = self._around(name)
-        effect = arrow.effect if arrow.effect is None else self._held(arrow.effect, arrow.effect, "effect", arrow)
-        out = [Work(arrow, active, effect, "effect", around)] if effect is not None else []
-        if self._witness is not None and (take := self._witness.taking(arrow)) is not None:
-            out.insert(0, Work(arrow, active, take, "transition", around))
-        if arrow.guard is not None:
-            out += [Work(arrow, active, mark, "effect", around) for mark in arrow.guard.marks(arrow.dest)]
-        out += [Work(arrow, active, hook, "transition", around, owner) for owner, hook in self._hooks.get("on_transition", ())]
-        return out
-
-    def entering(self, arrow: Transition, name: str, active: str) -> list[Work]:
-        """The part of `works` that enters one state: its mode, its enter hooks, its action."""
-        out = [Work(arrow, name, hook, "enter", name, owner) for owner, hook in self._hooks.get(f"on_enter_{name}", ())]
-        state = self.lifecycle.state(name) if name != FAILED else None
-        if state is not None and state.mode is not None:
-            out.insert(0, Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
-        if state is not None and state.anchor:
-            out += [Work(arrow, name, hook, "anchor", name, owner) for owner, hook in self._hooks.get("on_anchor", ())]
-        if state is not None and state.action is not None:
-            out.append(Work(arrow, name, self._wrapped(name), "action", name))
-        return out
-
-    def reopening(self, at: str) -> tuple[Transition, list[Work]]:
-        """What continuing at an anchor calls, in order, and the arrow that is published meanwhile.
-
-        Raises:
-            LifecycleError: there is no such state, or it is no anchor.
-        """
-        if not self.lifecycle.state(at).anchor:
-            anchors = [state.name for state in self.lifecycle.states if state.anchor]
-            raise LifecycleError(
-                f"{self.lifecycle.name}: a run cannot be continued at {at!r}, which is no anchor"
-                + (f"; anchors are {', '.join(map(repr, anchors))}" if anchors else "; declare one with State(..., anchor=True)")
-            )
-        arrow, out = Transition(START, at), []
-        for name in self.lifecycle.path(at):
-            state = self.lifecycle.state(name)
-            if state.mode is not None:
-                out.append(Work(arrow, name, _EnterMode(state.mode), "mode", self._around(name)))
-            if state.reopen is not None:
-                out.append(Work(arrow, name, state.reopen, "reopen", name))
-        out += [Work(arrow, at, hook, "resume", at, owner) for owner, hook in self._hooks.get("on_resume", ())]
-        out.append(Work(arrow, at, _settle_in, "reopen", at))
-        if self.lifecycle.state(at).action is not None:
-            out.append(Work(arrow, at, self._wrapped(at), "action", at))
-        return arrow, out
-
-    def _around(self, name: str) -> str:
-        return (self.lifecycle.state(name).within if name != FAILED else None) or START
-
-    def _wrapped(self, name: str) -> Callable[[Any], None]:
-        """A state's action as the scopes around it want it run."""
-        action = self.lifecycle.state(name).action
-        assert action is not None
-        for scope in reversed(self.lifecycle.path(name)[:-1]):
-            mode = self.lifecycle.state(scope).mode
-            if mode is not None:
-                action = mode.wrap(action)
-        return self._held(action, self.lifecycle.state(name).action, "action", name)
-
-    def _held(self, function: Callable[[Any], None], declaring: Any, kind: Doer, of: str | Transition) -> Callable[[Any], None]:
-        """A function that debug mode holds to what it declares; else the function itself."""
-        return self._watch[0].work(function, declaring, kind, of) if self._watch else function
-
-    def _calls(self, arrow: Transition, active: str) -> tuple[Call, ...]:
-        if (arrow, active) not in self._laid:
-            self._laid[arrow, active] = tuple(self._call(work) for work in self.works(arrow, active))
-        return self._laid[arrow, active]
-
-    def _call(self, work: Work) -> Call:
-        function = self._measured(work.function, work.state, work.owner)
-        place = (work.transition, work.state)
-        call = (place, function)
-        if call in self._works:  # one function in two places of a way: a wrapper tells which of them raised
-            call = (place, partial(function))
-        self._works[call] = work
-        return call
-
-    def _measured(self, function: Callable[[Any], Any], state: str, hook: str = "") -> Callable[[Any], Any]:
-        """A function as the callbacks that measure want it called; itself where there are none."""
-        for callback in self._measuring:
-            function = callback.wrap_call(function, state, hook)
-        return function
-
-    def _row(self, name: str, rows: dict[str, Row]) -> Row:
-        row: Row = []
-        told = rows is self._stepwise or any(unwrapped(callback).asks for callback in self.callbacks)
-        for arrow in self.lifecycle.arrows(name):
-            first = not any(other[0] for other in row)
-            ask = self._measured(self._test(arrow, told, first), name) if arrow.guard is not None else None
-            row.append((ask, *self._stretch(arrow, name, rows)))
-        return row
-
-    def _test(self, arrow: Transition, told: bool, first: bool) -> Callable[[Any], bool]:
-        """The test of an arrow's guard; one that keeps what its parts answer, if that is to be told."""
-        assert arrow.guard is not None
-        test = observed(arrow, first) if told else arrow.guard.bind(arrow.dest)
-        test = self._watch[0].test(arrow.guard, test, arrow) if self._watch else test
-        return test if self._witness is None else self._witness.asking(arrow, test)
-
-    def _stretch(self, arrow: Transition, active: str, rows: dict[str, Row]) -> tuple[tuple[Call, ...], Landing]:
-        """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
-        calls, seen, taken = self._calls(arrow, active), {active}, [arrow]
-        while rows is self._fused and arrow.dest not in seen:
-            seen.add(arrow.dest)
-            onward = self.lifecycle.arrows(arrow.dest)
-            if len(onward) != 1 or onward[0].guard is not None:
-                break
-            arrow, active = onward[0], arrow.dest
-            calls += self._calls(arrow, active)
-            taken.append(arrow)
-        return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
+        watch = Watch(solve(self.lifecycle, called), called) if self.debug else None
+        hooks = {
+            name: [(f"{name_of(one.callback)}.{name}", one.function if watch is None else watch.hook(one)) for one in listeners]
+            for name, listeners in called.items()
+        }
+        find = WITNESS.get()
+        witness = None if find is None else find(self.lifecycle)
+        object.__setattr__(self, "plan", Plan(self.lifecycle, hooks, self.callbacks, watch, witness))
 
     # ------------------------------------------------------------ running
 
@@ -298,7 +124,7 @@ class Machine:
             if arrow.guard is None:
                 answers.append(Answer(arrow, True, "it has no guard"))
                 continue
-            holds = strict(arrow.guard, self._test(arrow, False, False)(ctx))
+            holds = strict(arrow.guard, self.plan.test(arrow, False, False)(ctx))
             answers.append(Answer(arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"))
         return tuple(answers)
 
@@ -379,7 +205,7 @@ class Machine:
         return found
 
     def _drive(self, ctx: Any, watched: bool, at: str | None) -> Drive:
-        opening = None if at is None else self.reopening(at)
+        opening = None if at is None else self.plan.reopening(at)
         self._begin(ctx)
         if self.engine == "transitions":
             from statetrain.interop import drive
@@ -402,11 +228,12 @@ class Machine:
 
     def _walk(self, ctx: Any, watched: bool, opening: tuple[Transition, list[Work]] | None) -> Drive:
         """The loop: call what was laid out, ask a row of guards, and again."""
-        rows = self._stepwise if watched else self._fused
-        works, landing = self._stretch(self.lifecycle.start, START, rows)
+        plan = self.plan
+        rows = plan.stepwise if watched else plan.fused
+        works, landing = plan.stretch(self.lifecycle.start, START, rows)
         if opening is not None:
             arrow, calls = opening
-            works, landing = tuple(map(self._call, calls)), ((arrow, arrow.dest), rows[arrow.dest], (arrow,))
+            works, landing = tuple(map(plan.call, calls)), ((arrow, arrow.dest), rows[arrow.dest], (arrow,))
         work = ask = None
         remember = ctx.flight.append
         while True:
@@ -415,7 +242,7 @@ class Machine:
                     remember(landing)
                     for ctx.place, work in works:
                         if work(ctx) is not None:
-                            raise self._junk(ctx, work)
+                            raise junk(plan, ctx, work)
                     ctx.place, row, _ = landing
                     work = ask = None
                     if watched and row:
@@ -424,77 +251,22 @@ class Machine:
                         if ask is None or (answer := ask(ctx)) is True:
                             break
                         if answer is not False:
-                            raise self._not_strict(ctx, ask, answer)
+                            raise not_strict(plan, ctx, ask, answer)
                     else:  # nothing is asked in a final state
                         self.finish(ctx)
                         if watched:
                             yield ctx.transition
                         return
             except BaseException as error:
-                works, landing = self._stretch(*self.caught(ctx, error, work, ask), rows)
+                works, landing = plan.stretch(*caught(plan, ctx, error, work, ask), rows)
 
-    # ------------------------------------------------------------ out of the ordinary
-
-    def caught(self, ctx: Any, error: BaseException, work: Any, ask: Any = None) -> tuple[Transition, str]:
-        """What an exception leads to.
-
-        Args:
-            ctx: the context.
-            error: what was raised.
-            work: the function that was being called, or its `Work`; None while guards were asked.
-            ask: the guard's test that was being asked, if one was; or the arrow that it belongs to.
-
-        Returns:
-            The arrow that takes it, and the innermost state that is open.
-
-        Raises:
-            BaseException: no arrow takes it. The run is closed, and `error` is raised again.
-        """
-        active = self.listening(ctx, error, work)
-        ctx.asked = []
-        for arrow in self.lifecycle.on_event(active, error) if active is not None else ():
-            try:
-                holds = self.ask(ctx, arrow)
-            except BaseException as second:
-                self.fail(ctx, second, None, arrow)
-            if holds:
-                ctx.event = error
-                return arrow, active or START
-        return self.fail(ctx, error, work, ask)
-
-    def listening(self, ctx: Any, error: BaseException, work: Any) -> str | None:
-        """The innermost open state, from which an arrow that takes an exception is looked for; None if none may take it."""
-        place = self._place(ctx, work)
-        if isinstance(error, KeyboardInterrupt):
-            active = place.open if place is not None else ctx.state or START
-            try:
-                self._settle(ctx, active)
-            except BaseException as second:
-                self.fail(ctx, second, None)
-            return active
-        return place.open if place is not None and place.kind in ("enter", "action") and ctx.outcome is None else None
-
-    def _settle(self, ctx: Any, active: str) -> None:
-        """Puts back the modes of scopes that were being left or entered when a person interrupted."""
-        still_open = sum(self.lifecycle.state(name).mode is not None for name in self.lifecycle.path(active) if name not in (START, FAILED))
-        while len(ctx.modes) > still_open:
-            _leave_mode(ctx)
-
-    def ask(self, ctx: Any, arrow: Transition) -> bool:
-        """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
-        if arrow.guard is None:
-            return True
-        first = arrow.event is None and next(other for other in self.lifecycle.arrows(arrow.source) if other.guard is not None) == arrow
-        answer = self._test(arrow, True, first)(ctx)
-        if answer is not True and answer is not False:
-            raise self._not_strict(ctx, arrow, answer)
-        return answer
+    # ------------------------------------------------------------ for engines
 
     def call(self, ctx: Any, work: Work) -> None:
         """Makes one call of a run, with what it belongs to published. The loop does the same without the record."""
         ctx.place = (work.transition, work.state)
         if work.function(ctx) is not None:
-            raise self._junk(ctx, work)
+            raise junk(self.plan, ctx, work)
 
     def depart(self, ctx: Any, arrow: Transition) -> None:
         """Remembers that an arrow is being taken. The loop does the same, for all arrows up to the next decision at once."""
@@ -503,7 +275,7 @@ class Machine:
     def land(self, ctx: Any, arrow: Transition) -> None:
         """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
         ctx.place = (arrow, arrow.dest)
-        if not self._stepwise[arrow.dest]:
+        if not self.plan.stepwise[arrow.dest]:
             self.finish(ctx)
 
     def finish(self, ctx: Any) -> None:
@@ -511,97 +283,8 @@ class Machine:
         if ctx.state == FAILED:
             raise LifecycleError(f"{self.lifecycle.name}: {ctx.transition} led to 'failed', but its effect raised no error; let it raise one")
         if ctx.outcome is None:
-            ctx.outcome = Completed(_epoch(ctx))
-        _raise(_clean_up(ctx))
-
-    def fail(self, ctx: Any, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
-        """Closes a run that an exception ends, which no arrow takes, and raises it; the arguments are those of `caught`."""
-        place = self._place(ctx, work)
-        if isinstance(error, Event) and ctx.outcome is None:
-            kind, active = type(error).__name__, self.listening(ctx, error, work)
-            searched = ", ".join(repr(scope) for scope in reversed(self.lifecycle.path(active))) if active is not None else ""
-            error = _chained(
-                LifecycleError(
-                    f"{self.lifecycle.name}: no open scope takes {kind} (searched {searched}); "
-                    f"add Transition(<scope>, <dest>, event={kind})"
-                    if active is not None
-                    else f"{self.lifecycle.name}: {kind} was raised by {self._culprit(ctx, place, ask)}; events may be "
-                    f"raised by actions and enter hooks only. Here, call ctx.request_stop(reason)"
-                ),
-                error,
-            )
-        if isinstance(error, StopIteration):
-            error = _chained(MachineError(f"StopIteration was raised by {self._culprit(ctx, place, ask)}; it never ends an epoch"), error)
-        closed = isinstance(error, GeneratorExit) and work is None and ask is None  # nobody's: it came where the run pauses
-        where = ctx.where()  # before the modes are put back, which it depends on
-        seconds: list[BaseException] = []
-        while ctx.modes:
-            mode, outer, *paused = ctx.modes.pop()
-            try:
-                if not paused:  # else it was put back when the pause began
-                    mode.write(ctx, outer)
-            except BaseException as second:
-                seconds.append(second)
-        if closed:
-            ctx.outcome = ctx.outcome or Interrupted(_epoch(ctx), "its steps were closed")
-            _raise(seconds + _clean_up(ctx))  # notes on the error would be lost: closing a generator swallows it
-        else:
-            state = ctx.state or self.lifecycle.initial
-            at = ", ".join(part for part in (f"in state {state!r} of lifecycle {self.lifecycle.name!r}", where) if part)
-            last = in_words(flown(ctx, place.transition if place is not None else None))
-            error.add_note(f"statetrain: {at}; raised by {self._culprit(ctx, place, ask)}{_misspelt(ctx, error)}\n{last}")
-            try:
-                if advice := ctx.advice(error):
-                    error.add_note(f"statetrain: {advice}")
-            except Exception as second:  # what helps may not hide what has happened
-                seconds.append(second)
-            ctx.error, ctx.outcome, ctx.place = error, Failed(_epoch(ctx), state, error), (ctx.transition, FAILED)
-            for _, hook in self._hooks.get("on_enter_failed", ()):
-                try:
-                    hook(ctx)
-                except BaseException as second:
-                    seconds.append(second)
-        seconds += _clean_up(ctx)
-        for other in seconds:
-            error.add_note(f"statetrain: while closing the run, this was raised too: {other!r}")
-        raise error
-
-    def _culprit(self, ctx: Any, place: Work | None, ask: Any) -> str:
-        """Who raised, for a person."""
-        if place is None:
-            arrow = self._asked(ctx, ask)
-            return f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}" if arrow is not None and arrow.guard is not None else "the machine"
-        if place.owner:
-            return f"the hook {place.owner}"
-        if place.kind == "effect":
-            return f"the effect of {place.transition} ({signature_of(place.function)})"
-        return f"the {place.kind} work of {place.state!r}" if place.kind != "action" else f"the action of {place.state!r}"
-
-    def _place(self, ctx: Any, work: Any) -> Work | None:
-        return work if isinstance(work, Work) else self._works.get((ctx.place, work)) if work is not None else None
-
-    def _asked(self, ctx: Any, ask: Any) -> Transition | None:
-        if isinstance(ask, Transition):
-            return ask
-        if ask is None or ctx.state not in self._stepwise:
-            return None
-        arrows = self.lifecycle.arrows(ctx.state)
-        rows = (*zip(self._stepwise[ctx.state], arrows, strict=False), *zip(self._fused[ctx.state], arrows, strict=False))
-        return next((arrow for (test, _, _), arrow in rows if test is ask), None)
-
-    def _junk(self, ctx: Any, work: Any) -> CallbackError:
-        culprit = self._culprit(ctx, self._place(ctx, work), None)
-        return CallbackError(f"{culprit} must return nothing, and returned something; let it write into the context instead")
-
-    def _not_strict(self, ctx: Any, ask: Any, answer: object) -> GuardError:
-        arrow = self._asked(ctx, ask)
-        assert arrow is not None
-        assert arrow.guard is not None
-        try:
-            strict(arrow.guard, answer)
-        except GuardError as error:
-            return GuardError(f"{self.lifecycle.name}: arrow {arrow.source} -> {arrow.dest}: {error}")
-        raise AssertionError("only asked about answers that are no bool")
+            ctx.outcome = Completed(epoch_of(ctx))
+        raise_all(clean_up(ctx))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from statetrain.diagram.bundle import bundle
@@ -613,63 +296,5 @@ class Machine:
         return f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states, {len(self.lifecycle.transitions)} transitions{callbacks}>"
 
 
-# ---------------------------------------------------------------- modes and clean-ups
-
-
-@frozen
-class _EnterMode:
-    mode: Mode
-
-    def __call__(self, ctx: Any) -> None:
-        ctx.modes.append([self.mode, self.mode.read(ctx)])
-        self.mode.begin(ctx)
-
-
-def _leave_mode(ctx: Any) -> None:
-    mode, outer = ctx.modes[-1]
-    mode.write(ctx, outer)
-    ctx.modes.pop()
-
-
-def _settle_in(ctx: Any) -> None:
-    """Puts back last, when everything is open again, what opening may have moved."""
-    while ctx.reopening:
-        ctx.reopening.pop(0)()
-
-
-def _clean_up(ctx: Any) -> list[BaseException]:
-    """Runs the deferred functions, the last first; all run though one raises."""
-    errors: list[BaseException] = []
-    while ctx.deferred:
-        try:
-            ctx.deferred.pop()()
-        except BaseException as error:
-            errors.append(error)
-    return errors
-
-
-def _raise(errors: list[BaseException]) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise BaseExceptionGroup("several things were raised while closing the run", errors)
-
-
 def _asked_for(callback: Callback | type[Callback] | str) -> str:
     return callback if isinstance(callback, str) else callback.__name__ if isinstance(callback, type) else name_of(callback)
-
-
-def _epoch(ctx: Any) -> int:
-    return int(getattr(ctx, "epoch", 0) or 0)
-
-
-def _chained(error: BaseException, cause: BaseException) -> BaseException:
-    error.__cause__ = cause
-    return error
-
-
-def _misspelt(ctx: Any, error: BaseException) -> str:
-    """The remedy for a field that does not exist, read or set; Python names none in what it raises."""
-    words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"  # newer versions go on after these
-    found = re.match(words, str(error)) if isinstance(error, AttributeError) else None
-    return did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")]) if found else ""

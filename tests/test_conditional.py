@@ -248,5 +248,5 @@ def test_a_state_nobody_throttles_costs_nothing():
     "Hooks that no condition is for are the callback's own, not wrapped."
     notes = Notes()
     machine = Machine(st.supervised(), [throttle(notes, "on_exit_step", 2)])
-    works = machine.works(machine.lifecycle.start, "[*]")
+    works = machine.plan.works(machine.lifecycle.start, "[*]")
     assert [work.function for work in works if work.kind == "enter"] == [notes.on_enter_fit]

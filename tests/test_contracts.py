@@ -301,7 +301,7 @@ def test_the_ways_are_those_that_the_machine_lays_out(life):
     for way in ways_of(life):
         if way.arrow.dest == FAILED:
             continue
-        works = [work for work in machine.works(way.arrow, way.active) if work.kind != "effect" or work.function is way.arrow.effect]  # else a guard's mark
+        works = [work for work in machine.plan.works(way.arrow, way.active) if work.kind != "effect" or work.function is way.arrow.effect]  # else a guard's mark
         passed = [doing.place[0] for doing in way.doings if doing.place is not None and (doing.place[0] != "action" or life.state(doing.place[1]).action)]
         assert passed == [work.kind for work in works if work.kind in ("mode", "close", "effect", "action")]
 

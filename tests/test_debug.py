@@ -353,7 +353,7 @@ def test_off_nothing_of_it_is_there(points):
     seen = []
     looks = listening("on_exit_loss", lambda ctx: seen.append(type(ctx)), reads={"loss"})
     machine = Machine(st.supervised(), [looks])
-    works = [work.function for arrow in machine.lifecycle.transitions for work in machine.works(arrow, arrow.source)]
+    works = [work.function for arrow in machine.lifecycle.transitions for work in machine.plan.works(arrow, arrow.source)]
     assert looks.on_exit_loss in works
     assert not any(hasattr(function, "__wrapped__") for function in works)
     run(points, looks, debug=False)

@@ -236,5 +236,5 @@ def test_its_column_can_be_monitored(points):
 def test_only_what_is_asked_for_is_listened_to():
     "A schedule per epoch costs a batch nothing."
     machine = st.Machine(st.supervised(), [Schedule("opt.lr", 0.1, per="epoch"), Schedule("opt.momentum", 0.1)])
-    assert set(machine._hooks) == {"on_enter_fit", "on_resume", "on_enter_epoch", "on_exit_batch"}
-    assert len(machine._hooks["on_exit_batch"]) == 1
+    assert set(machine.plan.hooks) == {"on_enter_fit", "on_resume", "on_enter_epoch", "on_exit_batch"}
+    assert len(machine.plan.hooks["on_exit_batch"]) == 1

@@ -210,7 +210,7 @@ def test_an_error_while_opening_names_the_work(engine: Any) -> None:
 def test_an_anchor_costs_nothing_where_nobody_saves() -> None:
     """Without the hook, entering an anchor calls what entering any other state calls."""
     machine = Machine(LIFE, ())
-    assert [work.kind for work in machine.works(LIFE.between("work", "head")[0], "work")] == ["action"]
+    assert [work.kind for work in machine.plan.works(LIFE.between("work", "head")[0], "work")] == ["action"]
 
 
 def test_reopen_is_part_of_what_a_lifecycle_is() -> None:
