@@ -139,7 +139,7 @@ def test_nothing_is_counted_when_nobody_asks():
         inside = Machine(life())
     outside = Machine(life())
     assert WITNESS.get() is None
-    assert outside._witness is None
+    assert outside.plan.witness is None
     arrow = life().transitions[1]
     assert len(inside.works(arrow, "loop")) == len(outside.works(arrow, "loop")) + 1
     outside.run(Position(marks={"most": 1}))
