@@ -141,7 +141,7 @@ def test_nothing_is_counted_when_nobody_asks():
     assert WITNESS.get() is None
     assert outside.plan.witness is None
     arrow = life().transitions[1]
-    assert len(inside.works(arrow, "loop")) == len(outside.works(arrow, "loop")) + 1
+    assert len(inside.plan.works(arrow, "loop")) == len(outside.plan.works(arrow, "loop")) + 1
     outside.run(Position(marks={"most": 1}))
     assert coverage.percent == 0
 
