@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,30 +32,34 @@ class Gathering:
 
     samples: int | None
     large: int = LARGE
+    append: Callable[[Any], None] = field(init=False)  # takes the predictions of a batch; the first one decides how
     _parts: list[Any] = field(default=Factory(list), init=False)
     _whole: torch.Tensor | None = field(default=None, init=False)
     _filled: int = field(default=0, init=False)
 
-    def append(self, part: Any) -> None:
-        """Takes the predictions of a batch."""
-        if self._whole is None:
-            if not self._parts and self.samples and isinstance(part, torch.Tensor) and part.ndim:
-                self._begin(part, self.samples)
-            if self._whole is None:
-                self._parts.append(part)
-                return
+    def __attrs_post_init__(self) -> None:
+        self.append = self._first
+
+    def _first(self, part: Any) -> None:
+        rows = len(part) if isinstance(part, torch.Tensor) and part.ndim else 0
+        if rows and self.samples and self.samples * (part.numel() // rows) * part.element_size() >= self.large:
+            with torch.inference_mode(False):
+                self._whole = torch.empty((self.samples, *part.shape[1:]), dtype=part.dtype, device=part.device)
+            self.append = self._into_place
+        else:
+            self.append = self._parts.append
+        self.append(part)
+
+    def _into_place(self, part: Any) -> None:
+        assert self._whole is not None
         rows = len(part) if isinstance(part, torch.Tensor) and part.ndim else 0
         fits = rows and self._filled + rows <= len(self._whole) and part.shape[1:] == self._whole.shape[1:] and part.dtype == self._whole.dtype
         if not fits:  # more than the loader said, or others than the first: as ever
             self._parts, self._whole = [self._whole[: self._filled], part], None
+            self.append = self._parts.append
             return
         self._whole[self._filled : self._filled + rows] = part
         self._filled += rows
-
-    def _begin(self, part: torch.Tensor, samples: int) -> None:
-        if samples * (part.numel() // max(len(part), 1)) * part.element_size() >= self.large:
-            with torch.inference_mode(False):
-                self._whole = torch.empty((samples, *part.shape[1:]), dtype=part.dtype, device=part.device)
 
     def joined(self) -> Any:
         """All of them, along the first dimension.
