@@ -542,7 +542,11 @@ def hold_window(ctx: Any) -> None:
 )
 def count_finite_loss(ctx: Any) -> None:
     "count the loss if it is finite"
-    total, count = ctx.mask.see(ctx.loss_grad.detach(), ctx.batch_size)
+    add_to_mean(ctx, *ctx.mask.see(ctx.loss_grad.detach(), ctx.batch_size))
+
+
+def add_to_mean(ctx: Any, total: Any, count: Any) -> None:
+    """Adds what a mask has seen of a loss to the mean of the epoch, and lets the metrics take in the batch."""
     mean = ctx.tally.losses[ctx.opt_name]
     mean.total = mean.total + total
     mean.count = mean.count + count

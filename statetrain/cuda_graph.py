@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-What is recorded is the work on the device: the model, the loss, its gradients, the step. It reads a batch from buffers that
-stay where they are, into which each batch is copied, and leaves prediction and loss in others. What the host does for a batch
-(counters, means, metrics) is not recorded; it is done after each replay.
+What is recorded is the work on the device: the model, the loss, its gradients, the step, and with `check="late"` all that
+leaves a step out. It reads a batch from buffers that stay where they are, into which each batch is copied, and leaves
+prediction and loss in others. What the host does for a batch (counters, means, metrics) is not recorded; it is done after each
+replay.
 
 The first batches of a shape are trained on as ever, on a stream aside, as torch asks for: libraries and optimizers set
 themselves up in them. Then the graph is recorded. Batches of another shape, such as a short last one, are always trained on
@@ -102,6 +103,9 @@ class _Recorded:
     replay: Replay | None = None
     pred: Any = None
     loss: Any = None
+    counted: tuple[Any, Any] | None = None  # with a mask, what the loss adds to its mean
+    number: Any = None  # with a mask, of the step that was made last, on the device
+    at: int = -1  # the same as the host knows it
     gradients: list[tuple[Any, Any]] = Factory(list)
 
 
@@ -176,7 +180,9 @@ class CudaGraph:
         recorded = _Recorded(shape, _settings(ctx.opt), statics, rates)
         given = (ctx.batch, ctx.input, ctx.target)
         fixed = _put(given, leaves, statics)
-        masked = ctx.mask is not None
+        mask = ctx.mask
+        if mask is not None:
+            recorded.number = torch.zeros((), dtype=torch.int64, device=self.device)
 
         def update() -> None:
             on_host, counters = ctx.on_host, (ctx.step, ctx.pending)
@@ -186,13 +192,17 @@ class CudaGraph:
                 group["lr"] = rate
             try:
                 pred, loss, backward, _ = fused.actions
+                buffers = ctx.accelerator.buffers(ctx) if ctx.held is not None else None  # the run's own copies are others in each epoch
+                if buffers is not None:
+                    buffers.take()
                 pred(ctx)
                 loss(ctx)
-                if masked:
-                    ctx.mask.see(ctx.loss_grad.detach(), ctx.batch_size)
+                if mask is not None:
+                    recorded.counted = mask.see(ctx.loss_grad.detach(), ctx.batch_size)
                 backward(ctx)
-                if masked:
-                    ctx.mask.make(ctx.opt)
+                if mask is not None:
+                    recorded.number.add_(1)
+                    mask.step(ctx.opt, recorded.number, buffers)
                 else:
                     ctx.opt.step()
                 recorded.pred, recorded.loss = _detached(ctx.pred), ctx.loss_grad.detach()
@@ -217,6 +227,9 @@ class CudaGraph:
             if group["lr"] != last:
                 rate.fill_(group["lr"])
                 recorded.rates[i] = (group, rate, group["lr"])
+        if recorded.number is not None and recorded.at != ctx.step:  # as a rule the graph has counted on by itself
+            recorded.number.fill_(ctx.step)
+        recorded.at = ctx.step + 1
         assert recorded.replay is not None
         recorded.replay()
         self.replays += 1
@@ -225,10 +238,10 @@ class CudaGraph:
         ctx.pred, ctx.loss_grad = recorded.pred, recorded.loss.clone()
         ctx.loss_value = ctx.loss_grad.item() if ctx.on_host else ctx.accelerator.exact(ctx.loss_grad)
         for effect in fused.effects:
-            if effect is not None:
+            if effect is actions.count_finite_loss and recorded.counted is not None:
+                actions.add_to_mean(ctx, *recorded.counted)
+            elif effect is not None:
                 effect(ctx)
-        if ctx.mask is not None:
-            ctx.mask.note(ctx.step + 1, ctx.held)
         ctx.step += 1
         ctx.pending = 0
 
@@ -258,13 +271,22 @@ def record_graph(function: Callable[[], None], device: torch.device, generators:
 
 def _leaves(ctx: Any) -> tuple[list[Any], Any]:
     """All that is in a batch, and what has to be the same for another one to fit into its place."""
-    leaves, tree = pytree.tree_flatten((ctx.batch, ctx.input, ctx.target))
+    leaves: list[Any] = []
+    trees: list[str] = []
+    for part in (ctx.batch, ctx.input, ctx.target):
+        if isinstance(part, torch.Tensor):
+            leaves.append(part)
+            trees.append("")
+        else:
+            found, tree = pytree.tree_flatten(part)
+            leaves += found
+            trees.append(str(tree))
     first: dict[int, int] = {}
     like = tuple(
         (leaf.shape, leaf.dtype, leaf.device, first.setdefault(id(leaf), i)) if isinstance(leaf, torch.Tensor) else _fixed(leaf)
         for i, leaf in enumerate(leaves)
     )
-    return leaves, (str(tree), like)
+    return leaves, (*trees, like)
 
 
 def _fixed(leaf: Any) -> Any:

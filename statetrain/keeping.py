@@ -95,10 +95,15 @@ class Buffers:
                 owner[name] = buffer
 
     def put_back_where(self, flag: torch.Tensor) -> None:
-        """The same where a flag on the device, of shape (), is set; nobody waits for it."""
+        """The same where a flag on the device, of shape (), is set; nobody waits for it. Those of one type are put back together."""
+        kinds: dict[Any, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for (_, _, buffer), copy in zip(self._there, self._copies, strict=True):
+            kinds.setdefault((buffer.dtype, buffer.device), []).append((buffer.detach(), copy))
         with torch.no_grad():
-            for (_, _, buffer), copy in zip(self._there, self._copies, strict=True):
-                buffer.copy_(torch.where(flag, copy, buffer))
+            for pairs in kinds.values():
+                now, before = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in zip(*pairs, strict=True))
+                parts = torch.where(flag, before, now).split([buffer.numel() for buffer, _ in pairs])
+                torch._foreach_copy_([buffer for buffer, _ in pairs], [part.view(buffer.shape) for part, (buffer, _) in zip(parts, pairs, strict=True)])
 
 
 def buffers_of(modules: Iterable[torch.nn.Module]) -> Buffers:

@@ -49,19 +49,22 @@ class Mask:
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         return torch.where(finite, loss, 0.0).to(exact) * size, finite * size
 
-    def step(self, optimizer: Any, number: int, buffers: Any) -> None:
-        """Makes a step unless the loss of the window or a gradient is not finite.
+    def step(self, optimizer: Any, number: int | torch.Tensor, buffers: Any) -> None:
+        """Makes a step unless the loss of the window or a gradient is not finite, and forgets the window.
 
         Args:
             optimizer: whose step it is.
-            number: of the step, for the report.
+            number: of the step, for the report; on the device where the step is recorded as a graph.
             buffers: what puts the buffers back as they were before the window; None if there are none.
         """
-        self.make(optimizer)
-        self.note(number, buffers)
+        self._make(optimizer)
+        if buffers is not None:
+            buffers.put_back_where(self.flag)
+        first = torch.where(self.flag & (self.found[1] < 0), number, self.found[1])
+        self.found.copy_(torch.stack([self.found[0] + self.flag, first]))
+        self.flag.zero_()
 
-    def make(self, optimizer: Any) -> None:
-        """The part of `step` that is the same for each step, so that it can be captured as a graph."""
+    def _make(self, optimizer: Any) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if trained:
             self.flag.logical_or_(~torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in trained])))
@@ -75,14 +78,6 @@ class Mask:
             self._begin(optimizer, fresh)
         elif not self.flag.item():  # the host waits
             optimizer.step()
-
-    def note(self, number: int, buffers: Any) -> None:
-        """The part that is another one for each step: counts it if it was masked, puts the buffers back, forgets the window."""
-        if buffers is not None:
-            buffers.put_back_where(self.flag)
-        first = torch.where(self.flag & (self.found[1] < 0), number, self.found[1])
-        self.found.copy_(torch.stack([self.found[0] + self.flag, first]))
-        self.flag.zero_()
 
     def _begin(self, optimizer: Any, fresh: list[torch.Tensor]) -> None:
         """Makes zeros of what torch's fused SGD leaves uninitialised if the very first step is masked: its momentum."""

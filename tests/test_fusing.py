@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from reference import bits
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
 from statetrain import actions, cuda_graph
@@ -237,6 +239,68 @@ def test_masked_steps_are_counted_in_a_replayed_run(points):
     assert run.ctx.masked == expected.ctx.masked == 2
     assert graph.replays == 7
     assert_same(run, expected)
+
+
+def test_the_number_of_a_masked_step_is_known_in_the_graph(points):
+    "Steps that were made aside, as those of short batches, count too: the first one masked is named rightly."
+    inputs = torch.cat([points[0]] * 2)[:38].clone()
+    target = torch.cat([points[1]] * 2)[:38]
+    changes = [(x, y) for x, y in zip(inputs.split(8), target.split(8), strict=True)]
+
+    def data():
+        data.epoch += 1
+        for i, (x, y) in enumerate(changes):
+            yield (x * math.nan, y) if data.epoch == 3 and i in (1, 2) else (x, y)
+
+    given = exact(check="late", non_finite="skip", epochs=3)
+    del given["dataloader_options"]
+    runs = []
+    for fused in (False, True):
+        data.epoch = 0
+        run = st.fit(make(), data, fused=fused, start=False, **{**given, "seed": None})
+        run.ctx.graph = CudaGraph(torch.device("cpu"), record=again) if fused else None
+        runs.append(run.walk())
+    assert [(run.ctx.masked, run.ctx.first_masked) for run in runs] == [(2, 12)] * 2
+    assert_same(*runs)
+    assert runs[1].ctx.graph.replays == 9
+
+
+class Outside(TorchDispatchMode):
+    """Counts what is called of torch that was not recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.replaying = 0, False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not self.replaying and "detach" not in str(function)
+        return function(*args, **(kwargs or {}))
+
+    def record(self, function, _device, _generators):
+        def replay():
+            self.replaying = True
+            function()
+            self.replaying = False
+
+        return replay
+
+
+@pytest.mark.parametrize("more", [{"check": "late"}, {"non_finite": "ignore"}], ids=str)
+def test_little_is_started_outside_of_the_graph(more):
+    "For a batch of two tensors, two copies into the buffers, one of the loss, and its mean: what a small model gains is not lost again."
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    data = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(8)]
+    fused_sgd = lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)  # noqa: E731  # one line is enough
+    run = st.fit(model, data, loss=F.cross_entropy, optimizer=fused_sgd, epochs=1, fused=True, start=False, device="cpu", **more)
+    outside = Outside()
+    run.ctx.graph, run.ctx.on_host = CudaGraph(torch.device("cpu"), record=outside.record), False
+    with run.steps() as steps:
+        steps.until(lambda ctx: ctx.state == "next_batch" and ctx.iter == 6)
+        with outside:
+            steps.until(lambda ctx: ctx.state == "next_batch" and ctx.iter == 7)
+    assert run.ctx.graph.replays == 4
+    assert 0 < outside.count <= 6
 
 
 class Changing(st.Callback):
