@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check diagrams peers bench instructions prove clean
+.PHONY: help demo test lint types check diagrams peers bench device instructions prove clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ peers: $(READY)  ## install the libraries that `make bench` compares with
 bench: $(READY)  ## measure what it costs: benchmarks/RESULTS.md and its plot (15 minutes)
 	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/testing.py
+
+device: $(READY)  ## measure on a GPU: benchmarks/DEVICE.md (some minutes)
+	$(BIN)/python benchmarks/device.py
 
 instructions: $(READY)  ## count machine instructions per batch; needs valgrind (some minutes)
 	$(BIN)/python benchmarks/instructions.py

@@ -49,11 +49,13 @@ class Feed:
     Args:
         batches: what an epoch yields.
         called: how often the model has been called, where that is counted.
+        wait: waits for a device before the clock of the wall is looked at; what the host waits is no CPU time of the loop.
         marks: two for each epoch.
     """
 
     batches: Sequence[Any]
     called: Callable[[], int] = lambda: 0
+    wait: Callable[[], None] = lambda: None
     marks: list[Mark] = Factory(list)
 
     def __len__(self) -> int:
@@ -69,9 +71,9 @@ class Feed:
         """The indices, as a sampler for a DataLoader."""
         return Order(self)
 
-    def loader(self) -> DataLoader[Any]:
+    def loader(self, pin_memory: bool = False) -> DataLoader[Any]:
         """A DataLoader for those who insist on one: each sample of it is a batch."""
-        return DataLoader(self, batch_size=1, sampler=self.order(), collate_fn=_first)  # type: ignore[arg-type]  # it has what a dataset needs
+        return DataLoader(self, batch_size=1, sampler=self.order(), collate_fn=_first, pin_memory=pin_memory)  # type: ignore[arg-type]  # it has what a dataset needs
 
     def _marked(self, what: Sequence[Any]) -> Iterator[Any]:
         # The end of the data is no place to look: some loops count, and never ask for the batch after the last.
@@ -82,7 +84,9 @@ class Feed:
         yield last
 
     def _look(self) -> None:
-        self.marks.append(Mark(time.process_time(), time.perf_counter(), self.called()))
+        cpu = time.process_time()
+        self.wait()
+        self.marks.append(Mark(cpu, time.perf_counter(), self.called()))
 
     def ahead(self) -> int:
         """By how many batches the loop draws ahead of the model, as counted in this run."""

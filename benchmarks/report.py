@@ -54,7 +54,7 @@ def group(result: Result) -> str:
     return config if config in _CONFIGS else "lean"
 
 
-def page(results: Iterable[Result], sections: dict[str, list[Result]], about: dict[str, str], plot: str | None) -> str:
+def page(results: Iterable[Result], sections: dict[str, list[Result]], about: dict[str, str], plot: str | None, head: str = _HEAD) -> str:
     """The whole page.
 
     Args:
@@ -62,9 +62,10 @@ def page(results: Iterable[Result], sections: dict[str, list[Result]], about: di
         sections: rows of the other scripts, by title.
         about: the environment.
         plot: the picture's file name, if there is one.
+        head: what the page is and how its numbers came about.
     """
     results = list(results)
-    parts = [_HEAD, "".join(f"- {what}: {value}\n" for what, value in about.items()), "\n"]
+    parts = [head, "".join(f"- {what}: {value}\n" for what, value in about.items()), "\n"]
     if plot is not None:
         parts.append(f"![CPU time against the hand-written loop]({plot})\n\n")
     measured = [result for result in results if "cpu_us" in result]
@@ -80,7 +81,8 @@ def page(results: Iterable[Result], sections: dict[str, list[Result]], about: di
         parts.append("## Not measured\n\n")
         parts += [f"- {name(result)}, {result['config']}, {result['task']}: {result.get('skipped') or result.get('failed')}\n" for result in missing]
     notes = {f"{name(result)}, {group(result)}": f"{result['version']}; {result['note']}" for result in measured}
-    parts.append("\n## How each was used\n\n" + "".join(f"- {who}: {what}\n" for who, what in notes.items()))
+    if notes:
+        parts.append("\n## How each was used\n\n" + "".join(f"- {who}: {what}\n" for who, what in notes.items()))
     return "".join(parts)
 
 
