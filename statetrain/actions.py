@@ -542,14 +542,16 @@ def hold_window(ctx: Any) -> None:
 )
 def count_finite_loss(ctx: Any) -> None:
     "count the loss if it is finite"
-    add_to_mean(ctx, *ctx.mask.see(ctx.loss_grad.detach(), ctx.batch_size))
+    add_to_mean(ctx, *ctx.mask.see(ctx.loss_grad.detach()))
 
 
-def add_to_mean(ctx: Any, total: Any, count: Any) -> None:
+def add_to_mean(ctx: Any, loss: Any, counts: Any) -> None:
     """Adds what a mask has seen of a loss to the mean of the epoch, and lets the metrics take in the batch."""
-    mean = ctx.tally.losses[ctx.opt_name]
-    mean.total = mean.total + total
-    mean.count = mean.count + count
+    size, mean = ctx.batch_size, ctx.tally.losses[ctx.opt_name]
+    if isinstance(mean.count, int):  # a number until the first batch
+        mean.total, mean.count = mean.total + loss * size, mean.count + counts * size
+    else:
+        mean.total, mean.count = mean.total.add(loss, alpha=size), mean.count.add(counts, alpha=size)
     if ctx.tally.metrics:
         ctx.tally.update(ctx)
 

@@ -103,7 +103,7 @@ class _Recorded:
     replay: Replay | None = None
     pred: Any = None
     loss: Any = None
-    counted: tuple[Any, Any] | None = None  # with a mask, what the loss adds to its mean
+    counted: tuple[Any, Any] | None = None  # with a mask, the loss as it counts, and whether it does
     number: Any = None  # with a mask, of the step that was made last, on the device
     at: int = -1  # the same as the host knows it
     gradients: list[tuple[Any, Any]] = Factory(list)
@@ -182,7 +182,7 @@ class CudaGraph:
         fixed = _put(given, leaves, statics)
         mask = ctx.mask
         if mask is not None:
-            recorded.number = torch.zeros((), dtype=torch.int64, device=self.device)
+            recorded.number = torch.zeros((), dtype=mask.found.dtype, device=self.device)
 
         def update() -> None:
             on_host, counters = ctx.on_host, (ctx.step, ctx.pending)
@@ -198,7 +198,7 @@ class CudaGraph:
                 pred(ctx)
                 loss(ctx)
                 if mask is not None:
-                    recorded.counted = mask.see(ctx.loss_grad.detach(), ctx.batch_size)
+                    recorded.counted = mask.see(ctx.loss_grad.detach())
                 backward(ctx)
                 if mask is not None:
                     recorded.number.add_(1)

@@ -2,10 +2,11 @@
 
 Theory of operation
 -------------------
-A flag of shape () on the device says whether a loss or a gradient of the window is not finite. An optimizer that torch
-calls fused takes it as `found_inf`, as it does from the scaler of float16, and leaves weights and its own state as they
-are where it is set. (Multiplying gradients by 0 would not do: NaN times 0 is NaN, and momentum moves all the same.) Buffers
-are put back by `torch.where`. The number of masked steps, and the first of them, are counted on the device too.
+A flag of shape () on the device says whether a loss or a gradient of the window is not finite; torch's own kernel of the
+scaler of float16 looks at all of them at once. An optimizer that torch calls fused takes the flag as `found_inf`, as it does
+from that scaler, and leaves weights and its own state as they are where it is set. (Multiplying gradients by 0 would not do:
+NaN times 0 is NaN, and momentum moves all the same.) Buffers are put back by `torch.where`. The number of masked steps, and
+the first of them, are counted on the device too. Each of these is started by the host, so there are as few as can be.
 
 The host learns of it late: every so many steps the two numbers are copied, without waiting, into memory that the device
 can write to by itself, and are read when the next copy is due. Only a host that is ahead by all these steps waits then, for
@@ -17,6 +18,7 @@ An optimizer that is not fused cannot be told so. For it the host reads the flag
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,22 +34,26 @@ class Mask:
     """
 
     device: torch.device
-    flag: torch.Tensor = field(init=False)  # shape (), bool: of this window
-    found: torch.Tensor = field(init=False)  # shape (2,), int64: steps masked, and the number of the first, or -1
+    flag: torch.Tensor = field(init=False)  # shape (), float32: 1 if something of this window is not finite, else 0
+    found: torch.Tensor = field(init=False)  # shape (2,): how many steps were masked, and the number of the first, or infinity
     asked: torch.Tensor = field(init=False)  # the same on the host, as it was when it was last asked for
-    _there: Any = field(default=None, init=False)  # on CUDA, the event after which it is
+    _masked: torch.Tensor = field(init=False)  # parts of `found`
+    _first: torch.Tensor = field(init=False)
+    _one: torch.Tensor = field(init=False)
+    _there: Any = field(default=None, init=False)  # on CUDA, the event after which `asked` is what it was asked for
 
     def __attrs_post_init__(self) -> None:
-        self.flag = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.found = torch.tensor([0, -1], device=self.device)
-        self.asked = torch.tensor([0, -1], pin_memory=self.device.type == "cuda")
+        self.flag, self._one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
+        self.found = torch.tensor([0.0, torch.inf], dtype=_exact(self.device), device=self.device)
+        self._masked, self._first = self.found
+        self.asked = torch.tensor([0.0, torch.inf], dtype=_exact(self.device), pin_memory=self.device.type == "cuda")
 
-    def see(self, loss: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Looks at a loss; gives what it adds to the mean of the epoch, and how many samples count for it."""
-        finite = torch.isfinite(loss)
-        self.flag.logical_or_(~finite)
-        exact = torch.float32 if self.device.type == "mps" else torch.float64
-        return torch.where(finite, loss, 0.0).to(exact) * size, finite * size
+    def see(self, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Looks at a loss; gives it as it counts for the mean of the epoch, 0 if it is not finite, and whether it counts."""
+        value = loss.to(_exact(self.device), copy=True)
+        self._look([value])
+        counts = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
+        return counts, value == counts
 
     def step(self, optimizer: Any, number: int | torch.Tensor, buffers: Any) -> None:
         """Makes a step unless the loss of the window or a gradient is not finite, and forgets the window.
@@ -57,20 +63,11 @@ class Mask:
             number: of the step, for the report; on the device where the step is recorded as a graph.
             buffers: what puts the buffers back as they were before the window; None if there are none.
         """
-        self._make(optimizer)
-        if buffers is not None:
-            buffers.put_back_where(self.flag)
-        first = torch.where(self.flag & (self.found[1] < 0), number, self.found[1])
-        self.found.copy_(torch.stack([self.found[0] + self.flag, first]))
-        self.flag.zero_()
-
-    def _make(self, optimizer: Any) -> None:
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if trained:
-            self.flag.logical_or_(~torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in trained])))
+        self._look([p.grad for p in trained])
         if masks(optimizer):
             fresh = [p for p in trained if not optimizer.state.get(p)]
-            optimizer.grad_scale, optimizer.found_inf = None, self.flag.float()
+            optimizer.grad_scale, optimizer.found_inf = None, self.flag
             try:
                 optimizer.step()
             finally:
@@ -78,13 +75,24 @@ class Mask:
             self._begin(optimizer, fresh)
         elif not self.flag.item():  # the host waits
             optimizer.step()
+        if buffers is not None:
+            buffers.put_back_where(self.flag > 0)
+        self._masked.add_(self.flag)
+        there = number if isinstance(number, torch.Tensor) else torch.full_like(self._first, number)
+        torch.minimum(self._first, there / self.flag, out=self._first)  # by 0, it is infinite
+        self.flag.zero_()
+
+    def _look(self, tensors: list[torch.Tensor]) -> None:
+        """Sets the flag if anything in them is not finite. They are multiplied by 1."""
+        if tensors:
+            torch._amp_foreach_non_finite_check_and_unscale_([_numbers(tensor) for tensor in tensors], self.flag, self._one)
 
     def _begin(self, optimizer: Any, fresh: list[torch.Tensor]) -> None:
         """Makes zeros of what torch's fused SGD leaves uninitialised if the very first step is masked: its momentum."""
         for parameter in fresh:
             for value in optimizer.state.get(parameter, {}).values():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    value.copy_(torch.where(self.flag, 0.0, value))
+                    value.copy_(torch.where(self.flag > 0, 0.0, value))
 
     def drop(self) -> None:
         """Forgets the window."""
@@ -100,13 +108,11 @@ class Mask:
         """What the copy that was asked for last says; as a rule it came long ago."""
         if self._there is not None:
             self._there.synchronize()
-        masked, first = self.asked.tolist()
-        return masked, first
+        return _told(self.asked)
 
     def now(self) -> tuple[int, int]:
         """What has been found by now; the host waits."""
-        masked, first = self.found.tolist()
-        return masked, first
+        return _told(self.found)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All of it, as tensors."""
@@ -116,6 +122,22 @@ class Mask:
         """Takes what `state_dict` gave."""
         for name, own in self.state_dict().items():
             own.copy_(state[name])
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _numbers(tensor: torch.Tensor) -> torch.Tensor:
+    """What a tensor is made of: of a sparse one its values, of complex numbers both parts."""
+    values = tensor._values() if tensor.is_sparse else tensor
+    return torch.view_as_real(values) if values.is_complex() else values
+
+
+def _told(found: torch.Tensor) -> tuple[int, int]:
+    """How many steps were masked, and the number of the first, -1 if there is none."""
+    masked, first = found.tolist()
+    return int(masked), -1 if math.isinf(first) else int(first)
 
 
 def masks(optimizer: Any) -> bool:
