@@ -96,14 +96,11 @@ class Buffers:
 
     def put_back_where(self, flag: torch.Tensor) -> None:
         """The same where a flag on the device, of shape (), is set; nobody waits for it. Those of one type are put back together."""
-        kinds: dict[Any, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        for (_, _, buffer), copy in zip(self._there, self._copies, strict=True):
-            kinds.setdefault((buffer.dtype, buffer.device), []).append((buffer.detach(), copy))
         with torch.no_grad():
-            for pairs in kinds.values():
-                now, before = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in zip(*pairs, strict=True))
-                parts = torch.where(flag, before, now).split([buffer.numel() for buffer, _ in pairs])
-                torch._foreach_copy_([buffer for buffer, _ in pairs], [part.view(buffer.shape) for part, (buffer, _) in zip(parts, pairs, strict=True)])
+            for copies, buffers in self._alike:
+                before, now = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in (copies, buffers))
+                parts = torch.where(flag, before, now).split([buffer.numel() for buffer in buffers])
+                torch._foreach_copy_(buffers, [part.view(buffer.shape) for part, buffer in zip(parts, buffers, strict=True)])
 
 
 def buffers_of(modules: Iterable[torch.nn.Module]) -> Buffers:
