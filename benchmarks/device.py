@@ -41,12 +41,15 @@ from bounds import bootstrap
 from device_loops import Trains, Way, by_hand, ours
 from feed import Cost, Feed
 from loops import Setting
-from rows import Row, show
+from rows import Row
 from tasks import Task, device_tasks
 from torch import nn
 from versus import difference, quiet
 
 import statetrain as st
+
+Result = dict[str, Any]
+Measures = Callable[[torch.device, bool], Iterator[Result]]  # where, and whether in a moment
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = Path(st.__file__).resolve().parent
@@ -101,31 +104,29 @@ class Comparison:
         """What its rows begin with."""
         return f"{self.task}, {self.what}"
 
-    def rows(self, device: torch.device, quick: bool) -> Iterator[Row]:
-        """Its numbers."""
+    def results(self, device: torch.device, quick: bool) -> Iterator[Result]:
+        """Its numbers: medians, with bounds for what is quoted."""
         task = device_tasks(device.type != "cuda")[self.task]
         way = Way(device, "bf16" if self.task in BF16 else None, self.compiled)
-        block = Block(task, way, task.data(4 if quick else task.batches), self.pinned and device.type == "cuda")
-        yield from self._times(block, 2 if quick else PAIRS[self.task])
-
-    def _times(self, block: Block, pairs: int) -> Iterator[Row]:
+        block = Block(task, way, task.data(3 if quick else task.batches), self.pinned and device.type == "cuda")
         with deterministic():
             apart = difference(block.weights(self.one), block.weights(self.other))
         ways = {"one": partial(block.cost, self.one, self.ahead), "other": partial(block.cost, self.other)}
         costs: dict[str, list[Cost]] = {name: [] for name in ways}
         chance = random.Random(2)
-        for _ in range(pairs):
+        for _ in range(1 if quick else PAIRS[self.task]):
             for name in chance.sample(list(ways), 2):
-                if pairs > 2:  # it takes longer than a quick block
+                if not quick:  # it takes longer than a quick block
                     gc.collect()
                 costs[name].append(ways[name]())
         couples = list(zip(costs["one"], costs["other"], strict=True))
         walls = [one.wall / other.wall for one, other in couples]
         hosts = [one.cpu - other.cpu for one, other in couples]
-        yield Row(f"{self.name}: wall time, ratio", statistics.median(walls), "x", self.goal, bootstrap(walls))
-        yield Row("... of", statistics.median(cost.wall for cost in costs["other"]), "us a batch")
-        yield Row("... CPU time of the host, difference", statistics.median(hosts), "us a batch", None, bootstrap(hosts))
-        yield Row("... largest difference of the weights", apart, "", 0.0 if self.exact else None)
+        yield {
+            "what": self.name, "ratio": statistics.median(walls), "bounds": bootstrap(walls), "goal": self.goal,
+            "wall_us": statistics.median(cost.wall for cost in costs["other"]), "host_us": statistics.median(hosts), "host_bounds": bootstrap(hosts),
+            "difference": apart, "exact": self.exact,
+        }  # fmt: skip
 
 
 @frozen
@@ -337,57 +338,60 @@ def growth(block: Block, trains: Trains, epochs: int) -> float:
 # ---------------------------------------------------------------- all of it
 
 
-def alone(name: str, device: torch.device, quick: bool) -> Iterator[Row]:
-    """The rows that compare nothing.
+def _block(name: str, device: torch.device, quick: bool, pinned: bool = False) -> Block:
+    task = device_tasks(device.type != "cuda")[name]
+    return Block(task, Way(device, "bf16" if name in BF16 else None), task.data(3 if quick else 60), pinned and device.type == "cuda")
 
-    Args:
-        name: a key of `ALONE`.
-        device: where.
-        quick: whether in a moment.
-    """
-    tasks = device_tasks(device.type != "cuda")
 
-    def block(task: str, pinned: bool = False) -> Block:
-        way = Way(device, "bf16" if task in BF16 else None)
-        return Block(tasks[task], way, tasks[task].data(4 if quick else 60), pinned and device.type == "cuda")
+def _waiting(device: torch.device, quick: bool) -> Iterator[Row]:
+    for task in ("resnet", "wide"):
+        for ahead in (False, True)[: 2 if device.type == "cuda" else 1]:
+            share = waiting(_block(task, device, quick, pinned=True), partial(ours, check="late", prefetch=ahead))
+            yield Row(f"{task}, prefetch={ahead}", 100 * share, "% of the time")
 
+
+def _proofs(device: torch.device, quick: bool) -> Iterator[Row]:
     late = partial(ours, check="late")
-    if name == WAITING:
-        for task in ("resnet", "wide"):
-            for ahead in (False, True)[: 2 if device.type == "cuda" else 1]:
-                yield Row(f"{task}, prefetch={ahead}", 100 * waiting(block(task, True), partial(late, prefetch=ahead)), "% of the time")
-    elif name == PROOF:
-        configs: dict[str, Trains] = {
-            "lean": late,
-            "typical": partial(late, typical=True),
-            "typical and fused": partial(late, typical=True, fused=True),
-            "typical, batches placed ahead": partial(late, typical=True, prefetch=True),
-        }
-        for task in MODELS:
-            for config, trains in configs.items():
-                chosen = block(task, "ahead" in config)
-                yield _proof(task, f"{config}, check='late'", waits(chosen, trains), len(chosen.data) - 1)
-        chosen = block("mlp")
-        yield _proof("mlp", "lean, check='now' (it reads each loss)", waits(chosen, partial(ours, check="now")), len(chosen.data) - 1, expected=True)
-    else:
-        for config, more in {"lean": {}, "fused": {"fused": True}, "batches placed ahead": {"prefetch": True}}.items():
-            yield Row(f"mlp, {config}", growth(block("mlp", "ahead" in config), partial(late, **more), 4 if quick else 40), "bytes a step", 0.0)
-
-
-WAITING, PROOF, MEMORY = "Waiting for data", "Waiting for the device, found by torch's sync debug mode", "Memory on the device"
-ALONE = {WAITING: False, PROOF: True, MEMORY: True}  # by title, and whether they need CUDA
-
-
-def parts() -> dict[str, tuple[str, bool, Callable[[torch.device, bool], Iterator[Row]]]]:
-    """All that is measured, by name: its title, whether it needs CUDA, and what gives its rows."""
-    found: dict[str, tuple[str, bool, Callable[[torch.device, bool], Iterator[Row]]]] = {
-        f"{one.section}: {one.name}": (one.section, one.cuda, one.rows) for one in comparisons()
+    configs: dict[str, Trains] = {
+        "lean": late,
+        "typical": partial(late, typical=True),
+        "typical and fused": partial(late, typical=True, fused=True),
+        "typical, batches placed ahead": partial(late, typical=True, prefetch=True),
     }
-    return found | {title: (title, cuda, partial(alone, title)) for title, cuda in ALONE.items()}
+    for task in MODELS:
+        for config, trains in configs.items():
+            block = _block(task, device, quick, pinned="ahead" in config)
+            yield _proof(task, f"{config}, check='late'", waits(block, trains), len(block.data) - 1)
+    block = _block("mlp", device, quick)
+    yield _proof("mlp", "lean, check='now', which reads each loss", waits(block, partial(ours, check="now")), len(block.data) - 1, expected=True)
 
 
-def apart(name: str, device: torch.device) -> list[dict[str, Any]]:
-    """The rows of a part, from a process of its own.
+def _memory(device: torch.device, quick: bool) -> Iterator[Row]:
+    configs: dict[str, dict[str, Any]] = {"lean": {}, "fused": {"fused": True}, "batches placed ahead": {"prefetch": True}}
+    for config, more in configs.items():
+        grown = growth(_block("mlp", device, quick, pinned="ahead" in config), partial(ours, check="late", **more), 4 if quick else 40)
+        yield Row(f"mlp, {config}", grown, "bytes a step", 0.0)
+
+
+ALONE = {
+    "Waiting for data": (False, _waiting),
+    "Waiting for the device, found by torch's sync debug mode": (True, _proofs),
+    "Memory on the device": (True, _memory),
+}  # what compares nothing, by title: whether it needs CUDA, and what measures it
+
+
+def _plain(rows: Callable[[torch.device, bool], Iterator[Row]], device: torch.device, quick: bool) -> Iterator[Result]:
+    yield from map(attrs.asdict, rows(device, quick))
+
+
+def parts() -> dict[str, tuple[str, bool, Measures]]:
+    """All that is measured, by name: its title, whether it needs CUDA, and what measures it."""
+    found: dict[str, tuple[str, bool, Measures]] = {f"{one.section}: {one.name}": (one.section, one.cuda, one.results) for one in comparisons()}
+    return found | {title: (title, cuda, partial(_plain, rows)) for title, (cuda, rows) in ALONE.items()}
+
+
+def apart(name: str, device: torch.device) -> list[Result]:
+    """The numbers of a part, from a process of its own.
 
     Raises:
         RuntimeError: it failed; with what it said last.
@@ -398,8 +402,8 @@ def apart(name: str, device: torch.device) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300])
-    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return rows
+    results: list[Result] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -433,28 +437,30 @@ def main() -> None:
     if not chosen:
         it.error(f"no part {options.only!r}; there are: {'; '.join(everything)}")
     if options.json:
-        show((row for _, _, rows in chosen.values() for row in rows(device, options.quick)), as_json=True)
+        print(json.dumps([result for _, _, measures in chosen.values() for result in measures(device, options.quick)]))
         return
     about, began, out = environment(device), time.monotonic(), []
-    sections: dict[str, list[dict[str, Any]]] = {}
-    for i, (name, (title, cuda, rows)) in enumerate(chosen.items(), 1):
+    sections: dict[str, list[Result]] = {}
+    for i, (name, (title, cuda, measures)) in enumerate(chosen.items(), 1):
         if cuda and device.type != "cuda":
             out.append(name)
             continue
         print(f"[{i}/{len(chosen)}, {time.monotonic() - began:.0f} s] {name}", flush=True)
         try:
-            found = [attrs.asdict(row) for row in rows(device, True)] if options.quick else apart(name, device)
+            found = list(measures(device, True)) if options.quick else apart(name, device)
         except RuntimeError as error:
             about[f"failed: {name}"] = str(error).splitlines()[0]
             continue
         sections.setdefault(title, []).extend(found)
-        for row in found:
-            print("    " + Row(**{**row, "bounds": row["bounds"] and tuple(row["bounds"])}).text())
+        for result in found:
+            number = f"x {result['ratio']:.3f}, {result['host_us']:+.1f} us of the host" if "ratio" in result else f"{result['value']:.4g} {result['unit']}"
+            print(f"    {result['what']}: {number}")
     about["took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
+    page = report.page([], sections, about, None, _HEAD)
     if out:
-        about["left out, since it needs CUDA"] = "; ".join(out)
+        page += "## Left out, since it needs CUDA\n\n" + "".join(f"- {name}\n" for name in out)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "DEVICE.md").write_text(report.page([], sections, about, None, _HEAD), encoding="utf-8")
+    (options.out / "DEVICE.md").write_text(page, encoding="utf-8")
     print(f"written: {options.out / 'DEVICE.md'}")
     sys.exit(any(what.startswith("failed") for what in about))
 

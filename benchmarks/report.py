@@ -59,7 +59,7 @@ def page(results: Iterable[Result], sections: dict[str, list[Result]], about: di
 
     Args:
         results: of `versus.py`; one with `skipped` or `failed` is said to be so.
-        sections: rows of the other scripts, by title.
+        sections: rows of the other scripts, by title; or comparisons of two ways, each with a `ratio`.
         about: the environment.
         plot: the picture's file name, if there is one.
         head: what the page is and how its numbers came about.
@@ -75,7 +75,7 @@ def page(results: Iterable[Result], sections: dict[str, list[Result]], about: di
             if chosen:
                 parts.append(f"## {title}; {words}\n\n{_table(chosen)}\n")
     for title, rows in sections.items():
-        parts.append(f"## {title}\n\n{_rows(rows)}\n")
+        parts.append(f"## {title}\n\n{_compared(rows) if 'ratio' in rows[0] else _rows(rows)}\n")
     missing = [result for result in results if "cpu_us" not in result]
     if missing:
         parts.append("## Not measured\n\n")
@@ -109,6 +109,22 @@ def _rows(rows: list[Result]) -> str:
         bounds = "" if row["bounds"] is None else "{} to {}".format(*map(_number, row["bounds"]))
         goal = "" if row["goal"] is None else f"{row['goal']:g}"
         lines.append(f"| {row['what']} | {_number(row['value'])} {row['unit']} | {bounds} | {goal} |")
+    return "\n".join(lines) + "\n"
+
+
+def _compared(results: list[Result]) -> str:
+    lines = [
+        "| | wall time, ratio | bounds | at most | of, µs a batch | CPU time of the host, difference, µs a batch | bounds | weights |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for result in results:
+        (low, high), (least, most) = result["bounds"], result["host_bounds"]
+        goal = "" if result["goal"] is None else f"{result['goal']:g}"
+        weights = "same bits" if result["difference"] == 0 else f"{result['difference']:.0e}{'' if result['exact'] else ' (need not be the same)'}"
+        lines.append(
+            f"| {result['what']} | {result['ratio']:.3f} | {low:.3f} to {high:.3f} | {goal} | {_number(result['wall_us'])} "
+            f"| {result['host_us']:+.1f} | {least:+.1f} to {most:+.1f} | {weights} |"
+        )
     return "\n".join(lines) + "\n"
 
 
