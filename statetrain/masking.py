@@ -24,6 +24,10 @@ from typing import Any
 import torch
 from attrs import define, field
 
+# Where and for what torch's kernel is used: on MPS it forgets what it found before, and on CUDA it knows no bfloat16.
+_DEVICES = ("cpu", "cuda", "meta")
+_TYPES = (torch.float32, torch.float64)
+
 
 @define(eq=False)
 class Mask:
@@ -84,8 +88,14 @@ class Mask:
 
     def _look(self, tensors: list[torch.Tensor]) -> None:
         """Sets the flag if anything in them is not finite. They are multiplied by 1."""
-        if tensors:
-            torch._amp_foreach_non_finite_check_and_unscale_([_numbers(tensor) for tensor in tensors], self.flag, self._one)
+        numbers = [_numbers(tensor) for tensor in tensors]
+        at_once = [tensor for tensor in numbers if tensor.dtype in _TYPES] if self.device.type in _DEVICES else []
+        if at_once:
+            torch._amp_foreach_non_finite_check_and_unscale_(at_once, self.flag, self._one)
+        if len(at_once) < len(numbers):
+            others = [tensor for tensor in numbers if tensor.dtype not in _TYPES] if at_once else numbers
+            bad = ~torch.isfinite(torch.nn.utils.get_total_norm(others))
+            torch.maximum(self.flag, bad.to(self.flag.dtype), out=self.flag)
 
     def _begin(self, optimizer: Any, fresh: list[torch.Tensor]) -> None:
         """Makes zeros of what torch's fused SGD leaves uninitialised if the very first step is masked: its momentum."""

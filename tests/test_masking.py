@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import testing
+from statetrain import masking, testing
 
 
 def fused(parameters):
@@ -48,6 +48,42 @@ def test_a_masked_step_leaves_no_trace(name, value, points):
     assert (late.ctx.step, late.ctx.masked, late.ctx.first_masked) == (6, 1, 3)
     assert late.history[0]["masked"] == 1
     assert late.history[0]["train_loss"] == pytest.approx(now.history[0]["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fused SGD", "RMSprop, asked on the host"])
+def test_where_torch_has_no_kernel_for_it_a_norm_is_computed(name, points, monkeypatch):
+    "The same without torch's look at all gradients at once, as on MPS."
+    monkeypatch.setattr(masking, "_DEVICES", ())
+    test_a_masked_step_leaves_no_trace(name, math.inf, points)
+    test_a_gradient_alone_is_masked_too(points)
+
+
+def test_shorter_types_and_complex_numbers_are_looked_at_too(points):
+    "Weights in bfloat16 beside others in float32, and complex ones: a gradient of any of them that is not finite leaves the step out."
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.short = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+            self.both = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(x * self.short.float() * self.both.abs())
+
+    for weight in ("short", "both", "out.weight"):
+        torch.manual_seed(0)
+        model = Mixed()
+        calls = []
+
+        def spoilt(gradient, calls=calls):
+            calls.append(1)
+            return gradient * math.nan if len(calls) == 2 else gradient
+
+        model.get_parameter(weight).register_hook(spoilt)
+        run = train(model, batches(points), optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1})
+        assert (run.ctx.masked, run.ctx.first_masked) == (1, 2)
+        assert all_finite(model)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
