@@ -465,6 +465,12 @@ def another_optimizer(ctx: Any) -> bool:
     return bool(ctx.opt_index + 1 < len(ctx.optimizers))
 
 
+@guard(reads={"iter", "length?"})
+def batches_left(ctx: Any) -> bool:
+    "batches left"
+    return bool(ctx.iter != ctx.length)  # of data without a length, nobody knows before drawing
+
+
 @guard(reads={"exhausted"})
 def train_data_left(ctx: Any) -> bool:
     "train data left"

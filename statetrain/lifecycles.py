@@ -6,7 +6,7 @@ adds no state and no arrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import or_
 from typing import Any, Literal, TypeAlias
@@ -28,6 +28,7 @@ from statetrain.criteria import (
     Spike,
     another_optimizer,
     batch_drawn,
+    batches_left,
     interrupted,
     more_epochs,
     stop_requested,
@@ -56,7 +57,34 @@ STANDARD = frozenset(
 )
 
 
-def _training(stop_now: Guard) -> Lifecycle:
+@frozen
+class _Stops:
+    """When a run is to stop at once, by where that is asked. Steps alone cut nothing short: an epoch that they end with is whole.
+
+    Args:
+        guards: of which one has to hold.
+    """
+
+    guards: tuple[Guard, ...]
+
+    def between_epochs(self) -> Guard:
+        """Any of them."""
+        return self._named(self.guards)
+
+    def in_epoch(self) -> Guard:
+        """But for the last step where it is an epoch's last too: its data is found to be at its end, and validation is asked about."""
+        return self._named(guard & batches_left if isinstance(guard, MaxSteps) else guard for guard in self.guards)
+
+    def in_validation(self) -> Guard:
+        """But for steps, of which a validation makes none: one that is due at the last step is made."""
+        return self._named(guard for guard in self.guards if not isinstance(guard, MaxSteps))
+
+    @staticmethod
+    def _named(guards: Iterable[Guard]) -> Guard:
+        return reduce(or_, guards).named("stop now")
+
+
+def _training(stops: _Stops) -> Lifecycle:
     """Training alone: no validation, no option."""
     return Lifecycle(
         "supervised",
@@ -77,12 +105,12 @@ def _training(stop_now: Guard) -> Lifecycle:
         ],
         transitions=[
             Transition("fit", "next_epoch"),
-            Transition("next_epoch", "end", stop_now, do.say_why),
+            Transition("next_epoch", "end", stops.between_epochs(), do.say_why),
             Transition("next_epoch", "epoch", more_epochs, do.count_epoch),
             Transition("next_epoch", "end"),
             Transition("epoch", "train"),
             Transition("train", "next_batch"),
-            Transition("next_batch", "record", stop_now),
+            Transition("next_batch", "record", stops.in_epoch()),
             Transition("next_batch", "draw"),
             Transition("draw", "batch", batch_drawn, do.count_batch),
             Transition("draw", "record"),
@@ -186,7 +214,8 @@ def supervised(
             only its own parameters.
         closure: whether the optimizers' steps compute the loss again, as often as they like (LBFGS): `step` then replays
             `pred`, `loss` and `backward`.
-        max_steps: ends the fit after that many steps of the optimizers; None is no limit.
+        max_steps: ends the fit after that many steps of the optimizers; None is no limit. What is due at the last of them is
+            done: a validation, and the end of the epoch if that was its last batch (of data with a length).
         min_epochs: epochs before which a `stop` that reads the history is not asked.
         compute: a function of the context in place of `pred`, `loss` and `backward`: it calls backward itself and
             returns the loss.
@@ -217,16 +246,16 @@ def supervised(
         raise ConfigError(f"closure and {other} exclude each other: a step that replays one batch has no window and no function to call")
     now, between_epochs = _split(stop)
     limits = (MaxSteps(max_steps),) if max_steps is not None else ()
-    stop_now = reduce(or_, (stop_requested, *limits, *now)).named("stop now")
-    life = _training(stop_now)
+    stops = _Stops((stop_requested, *limits, *now))
+    life = _training(stops)
     if between_epochs is not None:
         asked = MinEpochs(min_epochs) & between_epochs if min_epochs else between_epochs
         at = life.between("next_epoch", "epoch")[0]
         life = life.add(Transition("next_epoch", "end", asked, do.say_why), before=at)
     if validate is not None:
-        life = _validating(life, stop_now, as_guard(validate))
+        life = _validating(life, stops, as_guard(validate))
     for name, when in (evaluations or {}).items():
-        life = _evaluating(life, name, when, stop_now, between_epochs if not min_epochs or between_epochs is None else MinEpochs(min_epochs) & between_epochs)
+        life = _evaluating(life, name, when, stops, between_epochs if not min_epochs or between_epochs is None else MinEpochs(min_epochs) & between_epochs)
     if compute is not None:
         life = _computing(life, compute)
     if valid_compute is not None:
@@ -306,10 +335,10 @@ def _last(life: Lifecycle) -> str:
     return next(name for name in ("counted", "compute", "backward") if name in life.names)
 
 
-def _validating(life: Lifecycle, stop_now: Guard, validate: Guard) -> Lifecycle:
+def _validating(life: Lifecycle, stops: _Stops, validate: Guard) -> Lifecycle:
     due = validate.named("validation due")
     life = life.add(
-        *_valid_part("epoch", Transition("next_valid_batch", "record", stop_now, do.drop_validation)),
+        *_valid_part("epoch", Transition("next_valid_batch", "record", stops.in_validation(), do.drop_validation)),
         Transition("draw", "valid", due),
         Transition("train", "valid", due, do.end_epoch_early, event=SkipEpoch),
         before=life.between("train", "record")[0],
@@ -317,7 +346,7 @@ def _validating(life: Lifecycle, stop_now: Guard, validate: Guard) -> Lifecycle:
     # After a step, only the intervals that can end inside an epoch are asked: a new epoch has crossed those in epochs.
     inside, _ = _inside(validate)
     if inside is not None:
-        life = _going_on(life.add(Transition("step", "valid", inside.named("validation due"))), stop_now)
+        life = _going_on(life.add(Transition("step", "valid", inside.named("validation due"))), stops)
     return life
 
 
@@ -329,21 +358,21 @@ def _inside(guard: Guard) -> tuple[Guard | None, Guard | None]:
     return reduce(or_, inside) if inside else None, reduce(or_, rest) if rest else None
 
 
-def _going_on(life: Lifecycle, stop_now: Guard) -> Lifecycle:
+def _going_on(life: Lifecycle, stops: _Stops) -> Lifecycle:
     """With the arrow that leads from a record inside an epoch back to the training."""
     if any((arrow.source, arrow.dest) == ("record", "train") for arrow in life.transitions):
         return life
-    return life.add(Transition("record", "train", (train_data_left & ~stop_now).named("train data left, no stop")), first=True)
+    return life.add(Transition("record", "train", (train_data_left & ~stops.in_epoch()).named("train data left, no stop")), first=True)
 
 
-def _evaluating(life: Lifecycle, name: str, when: When, stop_now: Guard, asked: Guard | None) -> Lifecycle:
+def _evaluating(life: Lifecycle, name: str, when: When, stops: _Stops, asked: Guard | None) -> Lifecycle:
     """With an evaluation: after the validation, or after the last record."""
     _check_name(life, name)
     if isinstance(when, str):
         if when != "end":
             raise ConfigError(f"evaluation {name!r}: its condition is a guard such as Every(2, \"epochs\"), or 'end', got {when!r}")
         last = ~more_epochs if asked is None else ~more_epochs | asked
-        ends = NotYet() & ~interrupted & (stop_now | ~train_data_left & last)
+        ends = NotYet() & ~interrupted & (stops.in_epoch() | ~train_data_left & (stops.between_epochs() | last))
         part = _valid_part("epoch", Transition(f"next_{name}_batch", "record", interrupted, do.DropEvaluation(name)), name)
         return life.add(*part, Transition("record", name, ends.named("training ends")))
     due, words = as_guard(when), f"{name} due"
@@ -353,12 +382,12 @@ def _evaluating(life: Lifecycle, name: str, when: When, stop_now: Guard, asked: 
     assert now is not None
     earlier = [f"{other}_draw" for other in _evaluated(life) if not _at_end(life, other)]
     life = life.add(
-        *_valid_part("epoch", Transition(f"next_{name}_batch", "record", stop_now, do.DropEvaluation(name)), name),
+        *_valid_part("epoch", Transition(f"next_{name}_batch", "record", stops.in_validation(), do.DropEvaluation(name)), name),
         *(Transition(source, name, now.named(words)) for source in ("draw", *earlier)),
         Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
         before=next(arrow for arrow in life.between("train", "record") if arrow.event is SkipEpoch),
     )
-    return life if inside is None else _going_on(life.add(Transition("step", name, inside.named(words))), stop_now)
+    return life if inside is None else _going_on(life.add(Transition("step", name, inside.named(words))), stops)
 
 
 def _check_name(life: Lifecycle, name: str) -> None:

@@ -47,6 +47,7 @@ def train(
     accumulate: int = 1,
     closure: bool = False,
     metric: Loss | None = None,
+    sized: bool = True,
 ) -> Ran:
     """Trains the model in place.
 
@@ -57,14 +58,17 @@ def train(
         patience, monitor: stop between epochs when so many rows have not improved.
         seconds: stop at the next batch after so long.
         metric: averaged over samples, as the column `<set>_metric`.
+        sized: whether it is known how many batches there are.
     """
     ran, began, (interval, unit) = Ran(), clock(), validate
     validated_at, pending, halted = 0.0, 0, False
     sums: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}  # by set and name: total and number of samples
 
-    def stop_now() -> bool:
-        out_of_steps = max_steps is not None and ran.step >= max_steps
-        return halted or out_of_steps or (seconds is not None and clock() - began >= seconds)
+    def halt() -> bool:
+        return halted or (seconds is not None and clock() - began >= seconds)
+
+    def out_of_steps() -> bool:
+        return max_steps is not None and ran.step >= max_steps
 
     def due(inside: bool) -> bool:
         nonlocal validated_at
@@ -108,7 +112,7 @@ def train(
         sums["valid"].clear()
         batches = iter(valid)
         with torch.no_grad():
-            while not stop_now():
+            while not halt():  # the last step's validation is made
                 batch = next(batches, None)
                 if batch is None:
                     return True
@@ -174,13 +178,14 @@ def train(
         nonlocal pending
         pending = 0
         model.train()
-        batches = numbered(data)
-        while not stop_now():
+        batches, ended = numbered(data), False
+        while not halt() and (ended or not out_of_steps()):
             batch = next(batches, None)
             if batch is None:
                 record(complete=evaluate() if due(inside=False) else True)
                 return
             (x, y), last = batch
+            ended = sized and last
             ran.batches += 1
             ran.samples += len(x)
             if train_on(x, y, last) and due(inside=True):
@@ -190,7 +195,7 @@ def train(
         record(complete=False)
 
     try:
-        while not stop_now():
+        while not (halt() or out_of_steps()):
             if patience is not None and ran.epoch >= min_epochs and waited(ran.rows, monitor) >= patience:
                 break
             if ran.epoch == epochs:

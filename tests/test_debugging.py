@@ -144,6 +144,7 @@ def test_why_shows_each_guard_that_was_asked():
             "         stop requested: no",
             "         after 1 hours: no",
             "         2 steps made: yes",
+            "         batches left: yes",
         ]
         steps.until("end")
         assert [(way.transition.dest, way.holds) for way in steps.why().ways] == [("end", True)]

@@ -119,6 +119,26 @@ def test_at_the_end_however_the_training_ends(points, more, reason):
     assert run.history[-1]["test_loss"] == evaluated(run, points)["loss"]
 
 
+@pytest.mark.parametrize(("steps", "condition"), [(4, st.Every(4, "steps")), (6, st.Every(2, "epochs")), (6, st.Every(6, "steps")), (6, "end"), (4, "end")], ids=str)
+@pytest.mark.parametrize("validate", [st.Every(1, "epochs"), st.Every(2, "steps"), None], ids=str)
+def test_one_that_is_due_at_the_last_of_a_number_of_steps(points, steps, condition, validate):
+    "It is made, once; where the limit ends an epoch, the history is the one of as many epochs, and where it breaks one off, nothing else is new."
+    both = {"valid": points, "validate": validate, "evaluations": st.Evaluation("test", points, condition)}
+    run = st.fit(made(), points, **both, **options(max_steps=steps))
+    assert when(run, "test_loss") == [(2, steps)]
+    whole = st.fit(made(), points, **both, **options(epochs=2))
+    assert run.ctx.epoch_complete == (steps == 6)
+    if steps == 6:
+        assert untimed(run) == untimed(whole)
+    elif condition != "end":
+        assert untimed(run) == untimed(whole)[: len(run.history)]
+
+
+def untimed(run):
+    """The history but for its seconds."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history]
+
+
 def test_not_when_it_is_interrupted(points):
     "Ctrl-C ends the run at once; what was begun is dropped."
 

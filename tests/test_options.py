@@ -234,6 +234,7 @@ def test_any_options_give_a_balanced_walk_and_the_weights_of_the_reference_loop(
         accumulate=case.accumulate,
         closure=case.closure,
         metric=accuracy if case.metric else None,
+        sized=case.sized,
     )
 
     life = lifecycle_of(case)
@@ -348,6 +349,38 @@ def test_a_stop_in_an_epoch_records_what_there_is(points, net):
         (3, 22, True, True),
         (4, 30, False, False),
     ]
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 6}, {"stop": st.MaxSteps(6)}, {"max_steps": 6, "validate": st.Every(3, "steps")}], ids=str)
+def test_an_epoch_that_the_last_step_ends_is_whole(limit, points, net):
+    "Where the limit of steps falls on an epoch's last batch, the epoch is validated and complete, as by any other end of it."
+    run = st.fit(net, points, valid=[points], **limit, **options(epochs=9))
+    assert run.outcome == st.Stopped(2, "6 steps made")
+    assert [(row["epoch"], row["step"], "valid_loss" in row) for row in run.history] == [(1, 3, True), (2, 6, True)]
+    assert run.ctx.epoch_complete
+    by_epochs = st.fit(copy.deepcopy(net), points, valid=[points], **options(epochs=2))
+    assert run.history.columns == by_epochs.history.columns
+
+
+def test_an_epoch_whose_length_nobody_knows_is_broken_off(points, net):
+    "Of data without a length it is not known that the last step ended the epoch; no batch more is drawn to find out."
+    drawn = []
+
+    def stream():
+        for i in range(0, 22, 8):
+            drawn.append(i)
+            yield tuple(part[i : i + 8] for part in points)
+
+    run = st.fit(net, stream, valid=[points], max_steps=3, **options(dataloader_options=None))
+    assert (run.history[-1]["step"], run.history[-1]["epoch_complete"]) == (3, False)
+    assert len(drawn) == 3
+
+
+def test_a_validation_that_is_due_at_the_last_step_is_made(points, net):
+    "A limit of steps cuts no validation short, within an epoch neither; the row says that the epoch is not complete."
+    run = st.fit(net, points, valid=[points], validate=st.Every(2, "steps"), max_steps=4, **options())
+    assert [(row["step"], "valid_loss" in row, row["epoch_complete"]) for row in run.history] == [(2, True, False), (3, False, True), (4, True, False)]
+    assert run.outcome == st.Stopped(2, "4 steps made")
 
 
 def test_a_stop_in_a_validation_drops_it(points, net):
