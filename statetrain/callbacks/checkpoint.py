@@ -89,8 +89,8 @@ class Checkpoint(Callback):
         st.fit(..., callbacks=[st.Checkpoint("runs/digits", every=st.Every(15, "minutes"))], resume="last")
 
     A checkpoint is taken at anchors: between epochs, between batches, between validation batches. Beside those that are
-    due, one is taken when the run is asked to stop (a signal, a request, a limit), at the next anchor, before it acts on it.
-    Weights that are not finite are not saved; there is a warning instead.
+    due, one is taken when the run is asked to stop (a signal, a request, a limit), at the next anchor, before it acts on it;
+    and one when it ends, so that the newest is always how it ended. Weights that are not finite are not saved; there is a warning instead.
 
     The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new one has been read
     back from the disk and verified. A NaN is never best.
@@ -110,6 +110,7 @@ class Checkpoint(Callback):
             if it was recorded at this very step.
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
         min_delta: only a row that is better by more than this makes a checkpoint due, at least 0.
+        at_end: whether the run is also saved as it ends, completed or stopped by what its history says, if nothing is due then.
         preflight: whether the disk is tried before the first batch.
         background: whether a thread of its own writes, while training goes on. At the anchor everything is copied into the
             memory of the host, so what is written is the same, and nothing of the run changes. One is written at a time. What
@@ -133,6 +134,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: Mode = "min",
         min_delta: float = 0.0,
+        at_end: bool = True,
         preflight: bool = True,
         background: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -153,7 +155,7 @@ class Checkpoint(Callback):
         """The checkpoints in the directory, the newest first; known from the start of the run on."""
         self.resumed: Saved | None = None
         """The checkpoint that the run was continued from, if it was."""
-        self.min_delta, self.background, self.clock = min_delta, background, clock
+        self.min_delta, self.at_end, self.background, self.clock = min_delta, at_end, background, clock
         self._lock = Lock(self.folder)
         self._writing: _Writing | None = None
         self._forget()
@@ -163,7 +165,8 @@ class Checkpoint(Callback):
         self._began = False  # whether the directory is this run's
         self._judged: Any = None  # the last row that was looked at
         self._stopping = False  # whether the request to stop has been dealt with
-        self._limits: dict[str, list[Test]] = {}  # by anchor, what will end the run there
+        self._last: dict[str, list[tuple[Test | None, bool]]] = {}  # of anchors that may be the last: guards out of them, whether the run ends there
+        self._limits: dict[bool, list[Test]] = {}  # by whether it may be the last, what at an anchor says that the run is about to stop
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Looks for anchors: without one, nothing would ever be saved."""
@@ -283,20 +286,27 @@ class Checkpoint(Callback):
 
     def _is_due(self, ctx: Any) -> bool:
         improved = self._has_improved(ctx)
-        due = self._interval_is_over(ctx)
+        due = self._interval_is_over(ctx) or improved or (self.at_end and ctx.epoch > 0 and self._ends(ctx))
         if not self._stops(ctx):
             self._stopping = False
-            return due or improved
+            return due
         # What follows a stop (the row of a part of an epoch) is no part of the run when it goes on.
         first, self._stopping = not self._stopping, True
-        return (first and self._goes_on_from_here(ctx)) or ((due or improved) and ctx.epoch_complete)
+        return (first and self._goes_on_from_here(ctx)) or (due and ctx.epoch_complete)
 
     def _goes_on_from_here(self, ctx: Any) -> bool:
         return ctx.epoch_complete or ctx.epoch == 0 or ctx.iterator is not None
 
     def _stops(self, ctx: Any) -> bool:
         """Whether the run is about to stop: someone asked it to, or a limit has been reached."""
-        return ctx.stop is not None or any(test(ctx) for test in self._limits.get(ctx.state, ()))
+        return ctx.stop is not None or any(test(ctx) for test in self._limits.get(ctx.state in self._last, ()))
+
+    def _ends(self, ctx: Any) -> bool:
+        """Whether the arrow that is taken next ends the run. This asks guards a second time, as anybody may."""
+        try:
+            return next((final for test, final in self._last.get(ctx.state, ()) if test is None or test(ctx)), False)
+        except Exception:  # it is raised again where the table asks, which says whose it is
+            return False
 
     def _interval_is_over(self, ctx: Any) -> bool:
         parts = self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
@@ -351,9 +361,17 @@ class Checkpoint(Callback):
         ctx.defer(partial(self._close, ctx))
         ctx.saves = True
         life = ctx.machine.lifecycle
-        for arrow in life.transitions:
-            if arrow.guard is not None and arrow.guard.label == "stop now" and life.state(arrow.source).anchor:
-                self._limits.setdefault(arrow.source, []).append(arrow.guard.bind(arrow.dest))
+        final = {state.name for state in life.states if state.final}
+        told: list[tuple[bool, Guard, str]] = []
+        for name in (state.name for state in life.states if state.anchor):
+            arrows = life.arrows(name)
+            if any(arrow.dest in final for arrow in arrows):
+                self._last[name] = [(arrow.guard.bind(arrow.dest) if arrow.guard is not None else None, arrow.dest in final) for arrow in arrows]
+            for arrow in arrows:
+                where = name in self._last
+                if arrow.guard is not None and arrow.guard.label == "stop now" and (where, arrow.guard, arrow.dest) not in told:
+                    told.append((where, arrow.guard, arrow.dest))
+                    self._limits.setdefault(where, []).append(arrow.guard.bind(arrow.dest))
         peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, Checkpoint)]
         if self in peers[1:]:
             self._place = f"checkpoint {1 + peers.index(self)}"

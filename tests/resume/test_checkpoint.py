@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as hs
 from torch import nn
 from torch.nn import functional as F
 
@@ -121,8 +123,70 @@ def test_a_checkpoint_is_made_after_each_complete_epoch(folder: Path) -> None:
 )
 def test_intervals_may_end_within_an_epoch(every: Any, kept: list[str], folder: Path) -> None:
     """In steps, batches or epochs; joined, each counts for itself."""
-    train(Checkpoint(folder, every, keep=100))
+    train(Checkpoint(folder, every, keep=100, at_end=False))
     assert names(folder) == kept
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("options", "newest"),
+    [
+        ({}, "9-next_epoch"),
+        ({"stop": st.Threshold("train_loss", 100.0)}, "3-next_epoch"),
+        ({"max_steps": 6}, "6-next_epoch"),
+        ({"max_steps": 5}, "5-next_batch"),
+        ({"max_steps": 5, "validate": st.Every(5, "steps")}, "5-next_valid_batch"),
+    ],
+    ids=str,
+)
+def test_the_newest_is_how_the_run_ended(options: dict[str, Any], newest: str, background: bool, folder: Path) -> None:
+    """Completed, stopped by its history or by a limit: the last checkpoint has the final weights, though no interval is over."""
+    kept = Checkpoint(folder, st.Every(2, "steps"), keep=9, background=background)
+    run = train(kept, **options)
+    saved, data = checkpoint.newest(folder), checkpoint.read(folder / checkpoint.newest(folder).name)
+    assert saved.name == f"step-0000000{newest}"
+    assert all(torch.equal(data["model"]["weights"][name], value) for name, value in run.model.state_dict().items())
+    before = names(folder)
+    if run.outcome == st.Completed(3):
+        assert train(Checkpoint(folder, st.Every(2, "steps"), keep=9), resume="last").outcome == st.Completed(3)
+        assert names(folder) == before
+
+
+def test_nothing_is_saved_at_the_end_of_a_run_that_was_led_there_by_a_guard_that_fails(folder: Path) -> None:
+    """Its error is its own: it is raised where the table asks, and named so."""
+
+    @st.guard
+    def broken(ctx: Any) -> bool:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(Checkpoint(folder, st.Every(50, "steps")), stop=broken)
+    assert any("broken" in note for note in caught.value.__notes__)
+    assert not any("on_anchor" in note for note in caught.value.__notes__)
+    assert names(folder) == []
+
+
+@settings(max_examples=10, derandomize=True, deadline=None)
+@given(hs.data())
+def test_the_newest_is_never_deleted(data: hs.DataObject) -> None:
+    """With a monitor and without, whatever the values: those that a resume may need, the two newest, are there after each save."""
+    values = data.draw(hs.lists(hs.sampled_from([1.0, 2.0, 3.0, float("nan")]), min_size=4, max_size=4))
+    every = data.draw(hs.sampled_from([st.Every(1, "steps"), st.Every(2, "steps"), st.Every(1, "epochs"), st.Every(1, "steps") | st.Every(1, "epochs")]))
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as where:
+        kept = Checkpoint(Path(where) / "run", every, monitor=data.draw(hs.sampled_from([None, "valid_score"])), preflight=False)
+        newest: list[str] = []
+
+        class Look(st.Callback):
+            run_after = ("Checkpoint",)
+
+            def on_anchor(self, ctx: Any) -> None:
+                there = names(kept.folder)
+                if kept.saved and kept.saved[0].name not in newest:
+                    newest.append(kept.saved[0].name)
+                assert {name.removeprefix("step-0000000") for name in newest[-2:]} <= set(there)
+
+        train(kept, Look(), Rows(*values), epochs=4, validate=st.Every(1, "epochs"))
+        assert newest[-1] == checkpoint.newest(kept.folder).name
 
 
 def test_an_interval_of_time_is_asked_at_every_anchor(folder: Path) -> None:
@@ -134,7 +198,7 @@ def test_an_interval_of_time_is_asked_at_every_anchor(folder: Path) -> None:
             time[0] += 25.0
 
     train(Checkpoint(folder, st.Every(1, "minutes"), keep=9), Tick(), epochs=2, clock=lambda: time[0])
-    assert names(folder) == ["3-next_valid_batch", "6-next_valid_batch"]
+    assert names(folder) == ["3-next_valid_batch", "6-next_epoch", "6-next_valid_batch"]
 
 
 def test_the_best_are_kept_beside_the_latest(folder: Path) -> None:
@@ -171,7 +235,7 @@ def test_a_value_belongs_to_the_weights_that_it_was_recorded_with(folder: Path) 
     """A checkpoint within an epoch has none of an earlier row's."""
     train(Checkpoint(folder, st.Every(2, "steps"), keep=9, monitor="valid_score"), Rows(3.0, 4.0, 5.0))
     values = {saved.about["step"]: saved.about["value"] for saved in checkpoint.complete(folder)}
-    assert values == {3: 3.0, 6: None, 8: None}
+    assert values == {3: 3.0, 8: None, 9: 5.0}
 
 
 def test_an_older_one_is_deleted_only_when_the_new_one_verifies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,23 +337,31 @@ def test_an_interrupted_run_is_saved_before_it_ends(where: str, number: int, fol
     run = train(Checkpoint(folder, st.Every(50, "epochs")), kind(), epochs=4)
     assert run.outcome == st.Interrupted(2, signal.Signals(number).name)
     torch.manual_seed(99)
-    again = train(Checkpoint(folder, st.Every(50, "epochs")), resume="last", epochs=4)
+    again = train(Checkpoint(folder, st.Every(50, "epochs"), at_end=False), resume="last", epochs=4)
     assert same(again, whole)
     expected = {"batch": "4-next_batch", "save": "4-next_batch", "valid_batch": "6-next_valid_batch"}
     assert names(folder) == [expected.get(where, "6-next_epoch")]
 
 
-@pytest.mark.parametrize("options", [{"max_steps": 5}, {"stop": st.MaxSteps(5)}], ids=str)
-def test_a_run_that_came_to_a_limit_is_saved_there(options: dict[str, Any], folder: Path) -> None:
+@pytest.mark.parametrize("limit", ["max_steps", "stop"])
+@pytest.mark.parametrize(
+    ("validate", "steps", "where"),
+    [(st.Every(1, "epochs"), 5, "5-next_batch"), (st.Every(1, "epochs"), 6, "6-next_epoch"), (st.Every(5, "steps"), 5, "5-next_valid_batch")],
+    ids=str,
+)
+def test_a_run_that_came_to_a_limit_is_saved_there(limit: str, validate: st.Guard, steps: int, where: str, folder: Path) -> None:
     """With a higher limit it goes on as if that had been the limit from the start."""
+
+    def limited(n: int) -> dict[str, Any]:
+        return {"validate": validate, limit: st.MaxSteps(n) if limit == "stop" else n}
+
     torch.manual_seed(0)
-    whole = train(**{name: st.MaxSteps(8) if name == "stop" else 8 for name in options})
+    whole = train(**limited(8))
     torch.manual_seed(0)
-    train(Checkpoint(folder), **options)
-    assert "5-next_batch" in names(folder)
+    train(Checkpoint(folder), **limited(steps))
+    assert where in names(folder)
     assert "5-next_epoch" not in names(folder), "the row of a part of an epoch is no part of the run when it goes on"
-    more = {name: st.MaxSteps(8) if name == "stop" else 8 for name in options}
-    again = train(Checkpoint(folder), resume="last", allow_changes=["lifecycle"], **more)
+    again = train(Checkpoint(folder), resume="last", allow_changes=["lifecycle"], **limited(8))
     assert same(again, whole)
 
 
