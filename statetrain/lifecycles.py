@@ -43,6 +43,7 @@ from statetrain.outcome import ConfigError, LossError, SkipBatch, SkipEpoch, Sto
 from statetrain.precision import Precision, mixed_precision, refuse_late_scale
 from statetrain.rollback import RollBack, keeping
 from statetrain.rollback import arrows as rolling_back
+from statetrain.stopping import holds_of_nothing
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
 When: TypeAlias = Guard | Literal["end"]
@@ -245,6 +246,7 @@ def supervised(
         other = "accumulate" if accumulate > 1 else "compute"
         raise ConfigError(f"closure and {other} exclude each other: a step that replays one batch has no window and no function to call")
     now, between_epochs = _split(stop)
+    _check_stop(between_epochs, min_epochs)
     limits = (MaxSteps(max_steps),) if max_steps is not None else ()
     stops = _Stops((stop_requested, *limits, *now))
     life = _training(stops)
@@ -328,6 +330,16 @@ def _split(stop: Guard | None) -> tuple[tuple[Guard, ...], Guard | None]:
     parts = stop.parts() if isinstance(stop, AnyOf) else (stop,)
     rest = [part for part in parts if not part.prompt]
     return tuple(part for part in parts if part.prompt), reduce(or_, rest) if rest else None
+
+
+def _check_stop(between_epochs: Guard | None, min_epochs: int) -> None:
+    if between_epochs is None or min_epochs or not holds_of_nothing(between_epochs):
+        return
+    monitor = between_epochs.monitors[0]
+    raise ConfigError(
+        f"stop=[{between_epochs.label}] holds as long as nothing has been recorded, so the run would end before its first epoch; "
+        f'turn the criterion round, or say that there has to be a row: NumberLimit("{monitor}", 1) & ~...'
+    )
 
 
 def _last(life: Lifecycle) -> str:

@@ -19,7 +19,7 @@ import attrs
 from attrs import Attribute, field, frozen
 
 from statetrain.criteria import Mode, better
-from statetrain.guards import Guard, as_guard, leaves
+from statetrain.guards import AllOf, AnyOf, Guard, Named, Not, as_guard, leaves
 from statetrain.validators import column, one_of, positive, whole
 
 HISTORY = frozenset({"history"})
@@ -28,6 +28,22 @@ HISTORY = frozenset({"history"})
 def recorded(ctx: Any, monitor: str, start_from_epoch: int = 0) -> list[float]:
     """What this fit has recorded of a monitor, oldest first."""
     return [float(row[monitor]) for row in ctx.fit_rows() if monitor in row and row.get("epoch", 0) >= start_from_epoch]
+
+
+def holds_of_nothing(guard: Guard) -> bool | None:
+    """Whether a guard holds as long as nothing has been recorded; None if that depends on more than the history.
+
+    What reads columns does not, so its negation does.
+    """
+    if isinstance(guard, Named):
+        return holds_of_nothing(guard.guard)
+    if isinstance(guard, Not):
+        inner = holds_of_nothing(guard.guard)
+        return None if inner is None else not inner
+    if isinstance(guard, AllOf | AnyOf):
+        decisive, parts = isinstance(guard, AnyOf), [holds_of_nothing(part) for part in guard.guards]
+        return decisive if decisive in parts else None if None in parts else not decisive
+    return False if guard.monitors else None
 
 
 @frozen
@@ -84,6 +100,9 @@ class EarlyStopping(Guard):
 @frozen
 class Threshold(Guard):
     """Holds when the last recorded value of a monitor has reached a target.
+
+    Before there is a value it does not hold, so its negation does: `only_if(~Threshold("valid_loss", 0.5), callback)` calls from
+    the start. As a `stop` that would end the run before its first epoch, and is refused.
 
     Args:
         monitor: the exact name of a column of the history.

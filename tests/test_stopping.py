@@ -25,6 +25,7 @@ from statetrain.stopping import (
     Threshold,
     Warmup,
     generalization_loss,
+    holds_of_nothing,
     progress,
 )
 from statetrain.table import table
@@ -255,3 +256,43 @@ def test_they_are_plain_values():
     life = st.supervised(stop=Warmup(PQ(k=3) | UP(n=2), 2) | InvalidValue("train_loss") | NumberLimit(n=7))
     assert from_dict(to_dict(life)) == life
     assert from_dict(to_dict(life)).fingerprint == life.fingerprint
+
+
+# ---------------------------------------------------------------- negated
+
+
+@pytest.mark.parametrize(
+    ("guard", "expected"),
+    [
+        (~st.Threshold("a", 1.0), True),
+        ((~st.Threshold("a", 1.0)).named("high"), True),
+        (~st.Threshold("a", 1.0) | st.EarlyStopping("a"), True),
+        (~(st.Threshold("a", 1.0) & st.MinEpochs(3)), True),
+        (~st.Threshold("a", 1.0) & ~st.UP("a"), True),
+        (st.Threshold("a", 1.0), False),
+        (st.NumberLimit("a", 1) & ~st.Threshold("a", 1.0), False),
+        (st.UP("a", 3) & ~st.Threshold("a", 1.0) | st.GL("a"), False),
+        (~st.Threshold("a", 1.0) & st.MinEpochs(3), None),
+        (~(st.Threshold("a", 1.0) | st.MinEpochs(3)), None),
+        (st.MinEpochs(3), None),
+    ],
+    ids=str,
+)
+def test_what_holds_of_an_empty_history_is_known(guard, expected):
+    "By the table of truth, with what does not read the history unknown; where it is known, asking gives the same."
+    assert holds_of_nothing(guard) is expected
+    if expected is not None:
+        ctx = Ctx([])
+        ctx.epoch = 0
+        assert guard(ctx) is expected
+
+
+def test_a_stop_that_would_end_the_run_before_it_begins_is_refused():
+    "Negated, a criterion holds before there is a value; the error says so, and both ways out work."
+    with pytest.raises(st.ConfigError, match=r"stop=\[not valid_loss at most 0.1\] holds as long as nothing .* NumberLimit\(\"valid_loss\", 1\)"):
+        st.supervised(stop=~st.Threshold("valid_loss", 0.1) | st.TimeLimit(1))
+    st.supervised(stop=~st.Threshold("valid_loss", 0.1), min_epochs=1)
+    x, y = torch.randn(8, 4), torch.randint(0, 3, (8,))
+    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "epochs": 3, "verbose": False}
+    run = st.fit(torch.nn.Linear(4, 3), (x, y), stop=st.NumberLimit("train_loss", 1) & ~st.Threshold("train_loss", 0.01), **common)
+    assert (run.outcome.epoch, len(run.history)) == (1, 1)
