@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import statetrain
+
     parser = argparse.ArgumentParser(prog="statetrain", description="See, check and test lifecycles of training.")
+    parser.add_argument("-V", "--version", action="version", version=f"statetrain {statetrain.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, function: Any, words: str, lifecycles: Sequence[str] = ("lifecycle",)) -> argparse.ArgumentParser:

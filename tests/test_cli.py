@@ -1,6 +1,7 @@
 """The command line, as a user would type it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,25 @@ def test_as_a_program():
     done = subprocess.run([sys.executable, "-m", "statetrain", "show", "supervised"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.rstrip("\n") == str(st.supervised()).rstrip("\n")
+
+
+def test_the_help_stands_in_columns(capsys, monkeypatch):
+    """Each command has its words beside it, and all words begin in one column."""
+    monkeypatch.setenv("COLUMNS", "80")
+    main([])
+    out = capsys.readouterr().out
+    lines = out[out.index("  COMMAND\n") :].splitlines()[1:]
+    columns = {re.match(r"    \w+ +|  +", line).end() for line in lines}
+    assert len(lines) > 10
+    assert len(columns) == 1
+
+
+def test_the_version(capsys):
+    """`--version` says it."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"statetrain {st.__version__}\n"
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "json", "mermaid", "dot"])
