@@ -169,8 +169,9 @@ class LRScheduler(Callback):
             # Making a schedule sets the rate of its beginning; the optimizer was loaded with the right one.
             for group, values in zip(optimizer.param_groups, before, strict=True):
                 group.update(values)
-            if ctx.step:  # else torch would warn that no step has been made, which was in the process before
-                optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
+        # Torch warns of a schedule that goes on before a step was made. Here that is no mistake in the order of calls: the run is
+        # continued, or all batches of an epoch were refused.
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
         self._schedule, self._target, self._state = schedule, optimizer, {}
 
     def _check_made(self, schedule: Any) -> None:

@@ -313,3 +313,14 @@ def test_a_guard_can_monitor_the_rate(points):
     run = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, gamma=0.1), stop=st.Threshold("lr", 0.02), epochs=9)
 
     assert run.outcome == st.Stopped(2, "lr at most 0.02")
+
+
+@pytest.mark.parametrize("per", ["epoch", "step", "valid"])
+def test_an_epoch_without_a_step_is_no_mistake(points, per):
+    "All its batches were refused: the schedule goes on as it says, and torch's warning of a wrong order, which would be an error here, does not come."
+    data = batches(points)
+    epochs = iter([[(x * torch.nan, y) for x, y in data], data])
+    lr = LRScheduler(schedules.ExponentialLR, per=per, gamma=0.5)
+    run = fit(nn.Linear(4, 3), lambda: iter(next(epochs)), lr, epochs=2, non_finite="skip", valid=data)
+    assert (run.outcome, run.ctx.step) == (st.Completed(2), 3)
+    assert run.ctx.opt.param_groups[0]["lr"] == 0.1 * 0.5 ** (3 if per == "step" else 2)
