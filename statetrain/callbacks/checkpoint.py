@@ -161,7 +161,7 @@ class Checkpoint(Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self._place = "checkpoint"  # where intervals remember that they fired
+        self._intervals: list[tuple[Guard, bool, Test, tuple[Callable[[Any], None], ...]]] = []  # each with whether it is in epochs, as it is asked
         self._began = False  # whether the directory is this run's
         self._judged: Any = None  # the last row that was looked at
         self._stopping = False  # whether the request to stop has been dealt with
@@ -286,7 +286,7 @@ class Checkpoint(Callback):
 
     def _is_due(self, ctx: Any) -> bool:
         improved = self._has_improved(ctx)
-        due = self._interval_is_over(ctx) or improved or (self.at_end and ctx.epoch > 0 and self._ends(ctx))
+        due = self._interval_is_over(ctx) or improved or (ctx.state in self._last and self._ends(ctx))
         if not self._stops(ctx):
             self._stopping = False
             return due
@@ -302,17 +302,18 @@ class Checkpoint(Callback):
         return ctx.stop is not None or any(test(ctx) for test in self._limits.get(ctx.state in self._last, ()))
 
     def _ends(self, ctx: Any) -> bool:
-        """Whether the arrow that is taken next ends the run. This asks guards a second time, as anybody may."""
+        """Whether the arrow that is taken next ends the run, and that is to be saved. This asks guards a second time, as anybody may."""
+        if not self.at_end or ctx.epoch == 0:
+            return False
         try:
-            return next((final for test, final in self._last.get(ctx.state, ()) if test is None or test(ctx)), False)
+            return next((final for test, final in self._last[ctx.state] if test is None or test(ctx)), False)
         except Exception:  # it is raised again where the table asks, which says whose it is
             return False
 
     def _interval_is_over(self, ctx: Any) -> bool:
-        parts = self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
-        over = [part for part in parts if (ctx.epoch_complete or not _in_epochs(part)) and strict(part, part.bind(self._place)(ctx))]
-        for part in over:
-            for mark in part.marks(self._place):
+        over = [marks for part, in_epochs, test, marks in self._intervals if (ctx.epoch_complete or not in_epochs) and strict(part, test(ctx))]
+        for marks in over:
+            for mark in marks:
                 mark(ctx)
         return bool(over)
 
@@ -373,8 +374,9 @@ class Checkpoint(Callback):
                     told.append((where, arrow.guard, arrow.dest))
                     self._limits.setdefault(where, []).append(arrow.guard.bind(arrow.dest))
         peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, Checkpoint)]
-        if self in peers[1:]:
-            self._place = f"checkpoint {1 + peers.index(self)}"
+        place = f"checkpoint {1 + peers.index(self)}" if self in peers[1:] else "checkpoint"  # where intervals remember that they fired
+        parts = self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
+        self._intervals = [(part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts]
         checkpoint.sweep(self.folder)
         shutil.rmtree(self.folder / _DRY, ignore_errors=True)
         self.saved = checkpoint.complete(self.folder)
