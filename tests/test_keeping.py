@@ -28,12 +28,14 @@ def spoil(module):
             buffer.add_(7)
 
 
-def values(module):
-    return {name: buffer.clone() for name, buffer in module.named_buffers()}
-
-
-def equal(ones, others):
-    return ones.keys() == others.keys() and all(torch.equal(ones[name], others[name]) for name in ones)
+def assert_put_back(module, buffers, meddle=spoil):
+    "What was copied last is there again, whatever has happened to the module."
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    meddle(module)
+    buffers.put_back()
+    there = dict(module.named_buffers())
+    assert there.keys() == kept.keys()
+    assert all(torch.equal(there[name], kept[name]) for name in kept)
 
 
 def test_the_same_buffers_are_only_copied():
@@ -45,10 +47,7 @@ def test_the_same_buffers_are_only_copied():
     with Operations() as operations:
         buffers.take()
     assert operations.names == ["_foreach_copy_"] * 2
-    kept = values(net)
-    spoil(net)
-    buffers.put_back()
-    assert equal(values(net), kept)
+    assert_put_back(net, buffers)
 
 
 def test_a_buffer_that_changes_its_size_or_type_in_place_is_copied_as_it_is():
@@ -64,10 +63,7 @@ def test_a_buffer_that_changes_its_size_or_type_in_place_is_copied_as_it_is():
     ):
         change(net.seen)
         buffers.take()
-        kept = values(net)
-        spoil(net)
-        buffers.put_back()
-        assert equal(values(net), kept)
+        assert_put_back(net, buffers)
 
 
 def test_a_lazy_buffer_is_copied_once_it_is_there():
@@ -79,10 +75,7 @@ def test_a_lazy_buffer_is_copied_once_it_is_there():
     net(torch.randn(8, 3))
     assert net.running_mean is running
     buffers.take()
-    kept = values(net)
-    spoil(net)
-    buffers.put_back()
-    assert equal(values(net), kept)
+    assert_put_back(net, buffers)
 
 
 def test_buffers_that_are_replaced_added_or_shared_are_put_back():
@@ -95,11 +88,7 @@ def test_buffers_that_are_replaced_added_or_shared_are_put_back():
     net[1].running_var = net[0].running_var
     net[1].running_mean = None
     buffers.take()
-    kept = values(net)
-    spoil(net)
-    net[0].running_mean = torch.zeros(9)
-    buffers.put_back()
-    assert equal(values(net), kept)
+    assert_put_back(net, buffers, lambda net: (spoil(net), setattr(net[0], "running_mean", torch.zeros(9))))
     assert net[1].running_var is net[0].running_var
 
 
