@@ -116,7 +116,7 @@ def test_answers_of_guards_are_recorded_when_asked(file):
     train(tracing(file, answers=True), stop=stop)
     trace = Trace.load(file)
     at = next(i for i, arrow in enumerate(trace) if arrow.source == "next_batch" and arrow.dest == "record")
-    assert [str(asked) for asked in trace.moments[at].answers] == ["stop requested: no", "after 9 hours: no", "4 steps made: yes"]
+    assert [str(asked) for asked in trace.moments[at].answers] == ["stop requested: no", "after 9 hours: no", "4 steps made: yes", "batches left: yes"]
     assert all(asked.transition.source == arrow.source for arrow, m in zip(trace, trace.moments, strict=True) for asked in m.answers)
     assert not any(moment.answers for moment in train(tracing(None, counters=True)).trace.moments)
 
