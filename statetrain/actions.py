@@ -545,6 +545,7 @@ def count_finite_loss(ctx: Any) -> None:
     add_to_mean(ctx, *ctx.mask.see(ctx.loss_grad.detach()))
 
 
+@access(reads={"batch_size", "tally", "opt_name", "opt_index", "pred?", "pick", "target", "**"}, writes={"tally"})
 def add_to_mean(ctx: Any, loss: Any, counts: Any) -> None:
     """Adds what a mask has seen of a loss to the mean of the epoch, and lets the metrics take in the batch."""
     size, mean = ctx.batch_size, ctx.tally.losses[ctx.opt_name]
