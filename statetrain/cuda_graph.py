@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ from attrs import Factory, define, field
 from torch.utils import _pytree as pytree
 
 from statetrain import actions
-from statetrain.fusing import Fused
+from statetrain.compiling import CompiledUpdate
+from statetrain.fusing import Fused, account
 from statetrain.masking import masks
 from statetrain.outcome import ConfigError
 
@@ -45,9 +47,10 @@ _STEPS = (actions.step, actions.masked_step)
 
 
 def graph_for(
-    device: torch.device, fused: Fused | None, optimizers: Mapping[str, Any], backward: Any = None, options: Mapping[str, Any] | None = None
-) -> CudaGraph | None:
-    """What replays a fused state on a device; None where it is called part by part: on any device but CUDA.
+    device: torch.device, fused: Fused | None, optimizers: Mapping[str, Any], backward: Any = None, options: Mapping[str, Any] | None = None,
+    whole: CompiledUpdate | None = None,
+) -> CudaGraph | CompiledUpdate | None:
+    """What does the work of a fused state on a device: a graph on CUDA, elsewhere what is compiled; None if neither is there.
 
     Args:
         device: where the run computes.
@@ -55,16 +58,18 @@ def graph_for(
         optimizers: by name.
         backward: what computes the gradients in place of torch; None is torch.
         options: with which the model is compiled.
+        whole: the update compiled, if it is; then that is recorded.
 
     Raises:
         ConfigError: what is fused cannot be recorded.
     """
     if fused is None or device.type != "cuda":
-        return None
+        return whole
     if (mode := (options or {}).get("mode")) in ("reduce-overhead", "max-autotune"):
         raise ConfigError(f"fused=True records the update as a CUDA graph, and so does compile={{'mode': {mode!r}}}; leave one out, or 'max-autotune-no-cudagraphs'")
-    check(fused, optimizers, backward)
-    return CudaGraph(device)
+    if whole is None:
+        check(fused, optimizers, backward)
+    return CudaGraph(device, whole=whole)
 
 
 def check(fused: Fused, optimizers: Mapping[str, Any], backward: Any = None) -> None:
@@ -118,11 +123,13 @@ class CudaGraph:
         record: runs a function once so that what it does on the device is recorded, and gives what replays it. None records a
             CUDA graph.
         warm_up: batches of a shape that are trained on before it is recorded.
+        whole: the update compiled; None: its parts are called one after the other.
     """
 
     device: torch.device
     record: Callable[[Callable[[], None], torch.device, Iterable[torch.Generator]], Replay] | None = None
     warm_up: int = WARM_UP
+    whole: CompiledUpdate | None = None
     recordings: int = field(default=0, init=False)  # made so far
     replays: int = field(default=0, init=False)  # batches that were replayed
     _seen: Counter[Any] = field(factory=Counter, init=False)
@@ -158,8 +165,9 @@ class CudaGraph:
 
     def _aside(self, ctx: Any, fused: Fused) -> None:
         """Trains as ever, on a stream aside."""
+        run = fused.run if self.whole is None else partial(self.whole, fused=fused)
         if self.record is not None:
-            fused.run(ctx)
+            run(ctx)
             return
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
@@ -167,7 +175,7 @@ class CudaGraph:
         own = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(own)
         with torch.cuda.stream(self._stream):
-            fused.run(ctx)
+            run(ctx)
         own.wait_stream(self._stream)
 
     # ------------------------------------------------------------ recording
@@ -180,9 +188,8 @@ class CudaGraph:
         recorded = _Recorded(shape, _settings(ctx.opt), statics, rates)
         given = (ctx.batch, ctx.input, ctx.target)
         fixed = _put(given, leaves, statics)
-        mask = ctx.mask
-        if mask is not None:
-            recorded.number = torch.zeros((), dtype=mask.found.dtype, device=self.device)
+        if ctx.mask is not None:
+            recorded.number = torch.zeros((), dtype=ctx.mask.found.dtype, device=self.device) if self.whole is None else self.whole.number
 
         def update() -> None:
             on_host, counters = ctx.on_host, (ctx.step, ctx.pending)
@@ -191,20 +198,10 @@ class CudaGraph:
             for group, rate, _ in rates:
                 group["lr"] = rate
             try:
-                pred, loss, backward, _ = fused.actions
-                buffers = ctx.accelerator.buffers(ctx) if ctx.held is not None else None  # the run's own copies are others in each epoch
-                if buffers is not None:
-                    buffers.take()
-                pred(ctx)
-                loss(ctx)
-                if mask is not None:
-                    recorded.counted = mask.see(ctx.loss_grad.detach())
-                backward(ctx)
-                if mask is not None:
-                    recorded.number.add_(1)
-                    mask.step(ctx.opt, recorded.number, buffers)
+                if self.whole is not None and self.whole.compute(ctx):
+                    recorded.counted = self.whole.counted
                 else:
-                    ctx.opt.step()
+                    self._compute(ctx, fused, recorded)
                 recorded.pred, recorded.loss = _detached(ctx.pred), ctx.loss_grad.detach()
                 recorded.gradients = [(p, p.grad) for group in ctx.opt.param_groups for p in group["params"] if p.grad is not None]
             finally:
@@ -219,6 +216,23 @@ class CudaGraph:
         self.recordings += 1
         self._lie = _addresses(ctx)
         return recorded
+
+    def _compute(self, ctx: Any, fused: Fused, recorded: _Recorded) -> None:
+        """The parts of the update, without what the host counts."""
+        pred, loss, backward, _ = fused.actions
+        buffers = ctx.accelerator.buffers(ctx) if ctx.held is not None else None  # the run's own copies are others in each epoch
+        if buffers is not None:
+            buffers.take()
+        pred(ctx)
+        loss(ctx)
+        if ctx.mask is not None:
+            recorded.counted = ctx.mask.see(ctx.loss_grad.detach())
+        backward(ctx)
+        if ctx.mask is not None:
+            recorded.number.add_(1)
+            ctx.mask.step(ctx.opt, recorded.number, buffers)
+        else:
+            ctx.opt.step()
 
     def _replay(self, ctx: Any, fused: Fused, recorded: _Recorded, leaves: list[Any]) -> None:
         for static, leaf in zip(recorded.statics, _tensors(leaves), strict=True):
@@ -236,14 +250,7 @@ class CudaGraph:
         for parameter, gradient in recorded.gradients:
             parameter.grad = gradient
         ctx.pred, ctx.loss_grad = recorded.pred, recorded.loss.clone()
-        ctx.loss_value = ctx.loss_grad.item() if ctx.on_host else ctx.accelerator.exact(ctx.loss_grad)
-        for effect in fused.effects:
-            if effect is actions.count_finite_loss and recorded.counted is not None:
-                actions.add_to_mean(ctx, *recorded.counted)
-            elif effect is not None:
-                effect(ctx)
-        ctx.step += 1
-        ctx.pending = 0
+        account(ctx, fused, recorded.counted)
 
 
 def record_graph(function: Callable[[], None], device: torch.device, generators: Iterable[torch.Generator]) -> Replay:

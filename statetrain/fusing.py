@@ -2,8 +2,8 @@
 
 It is an edit of the table. The state `update` does the work of the four in the same order, the effects of the arrows between
 them included, so its results are the same to the last bit. What is gained is that nothing has to be looked at in between: on
-CUDA the whole is captured as a graph, which the host starts at once (see `cuda_graph`); with `compile=`, the model in it is
-what was compiled.
+CUDA the whole is captured as a graph, which the host starts at once (see `cuda_graph`); with `compile=`, the whole is compiled as
+one function (see `compiling`).
 
 Hooks on entering the first state and on leaving the last one are called where the fused state is entered and left.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from statetrain import actions
 from statetrain.callback import Callback, hooks_of
 from statetrain.contracts import Access, access_of
 from statetrain.criteria import NonFinite
@@ -36,11 +37,13 @@ class Fused:
         stands_for: the names of the states.
         actions: theirs.
         effects: those of the arrows out of them but the last one's, None where there is none.
+        compiled: whether they are compiled as one function; see `compiling`. It is no part of what the state does.
     """
 
     stands_for: tuple[str, ...]
     actions: tuple[Work, ...]
     effects: tuple[Work | None, ...]
+    compiled: bool = field(default=False, eq=False)
     _works: tuple[Work, ...] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -50,7 +53,7 @@ class Fused:
     @property
     def label(self) -> str:
         """What the table says."""
-        return ", ".join(map(label_of, self._works))
+        return ", ".join([*map(label_of, self._works), *["compiled"] * self.compiled])
 
     @property
     def access(self) -> Access | None:
@@ -76,6 +79,24 @@ class Fused:
             self.run(ctx)
         else:
             ctx.graph(ctx, self)
+
+
+def account(ctx: Any, fused: Fused, counted: tuple[Any, Any] | None = None) -> None:
+    """What the host does for a batch whose update was computed as a whole: prediction and loss are in the context.
+
+    Args:
+        ctx: the context.
+        fused: the action of the state.
+        counted: with a mask, the loss as it counts, and whether it does.
+    """
+    ctx.loss_value = ctx.loss_grad.item() if ctx.on_host else ctx.accelerator.exact(ctx.loss_grad)
+    for effect in fused.effects:
+        if effect is actions.count_finite_loss and counted is not None:
+            actions.add_to_mean(ctx, *counted)
+        elif effect is not None:
+            effect(ctx)
+    ctx.step += 1
+    ctx.pending = 0
 
 
 def check_word(fused: Any) -> None:

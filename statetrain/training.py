@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import nullcontext
 from typing import Any, Literal
 
+import attrs
 import torch
 
 from statetrain import actions
@@ -19,6 +20,8 @@ from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
 from statetrain.capture import FIELDS, capturing, reads_of
+from statetrain.compiling import CompiledUpdate, can_trace, precision_of
+from statetrain.compiling import in_the_way as keeps_from_compiling
 from statetrain.context import Context
 from statetrain.contracts import check_fields, check_monitors, paths_in
 from statetrain.criteria import Every, Spike
@@ -249,7 +252,11 @@ def fit(
     for one in evaluated:
         tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
     everyone = (*_listeners(callbacks), *_tracing(trace))
-    lifecycle = _fused(lifecycle, fused, everyone, losses, tallies)
+    # None stands for what ours does, without the call.
+    own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
+    apart, lifecycle = lifecycle, _fused(lifecycle, fused, everyone, losses, tallies)
+    if compile is not False:
+        lifecycle = _compiled(lifecycle, apart if fused == "auto" else None, optimizers, losses, own_backward)
     machine = Machine(lifecycle, everyone, debug=debug)
     _refuse_interms(module, machine, losses, tallies)
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
@@ -257,8 +264,10 @@ def fit(
     columns = [column for counted in tallies.values() for column in counted.columns]
     check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
     names = list(optimizers)
-    # None stands for what ours does, without the call.
-    own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
+    update = _update(lifecycle)
+    whole = None
+    if update is not None and update.compiled:
+        whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), _compile_options(compile), precision_of(update))
     ctx = Context(
         model=module,
         loss_fns=Named("loss for the optimizer", losses),
@@ -278,7 +287,7 @@ def fit(
         backward=own_backward,
         scaler=_scaler(precision, lifecycle, accelerator),
         mask=Mask(accelerator.device) if _does(lifecycle, actions.report) else None,
-        graph=graph_for(accelerator.device, _update(lifecycle), optimizers, own_backward, compile if isinstance(compile, Mapping) else None),
+        graph=graph_for(accelerator.device, update, optimizers, own_backward, compile if isinstance(compile, Mapping) else None, whole),
         verbose=verbose,
         clock=clock,
         seed=seed,
@@ -504,7 +513,7 @@ def _compile_options(given: Any) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise ConfigError(f"compile must be True, False, or the options of torch.compile by name, got {given!r:.80}")
-    return dict(given)
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}  # torch takes some out of `options`
 
 
 def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> Lifecycle:
@@ -529,6 +538,20 @@ def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], loss
             f"{path!r} is read by {who}, and it comes to be within the states that are fused; train without fused=True, or with "
             f"fused='auto', which fuses where nobody reads in between"
         )
+    return lifecycle
+
+
+def _compiled(lifecycle: Lifecycle, apart: Lifecycle | None, optimizers: Mapping[str, Any], losses: Mapping[str, Any], backward: Any) -> Lifecycle:
+    """The lifecycle with its fused states compiled as a whole, if there are any and this torch can; or `apart`, where that cannot be."""
+    updates = {state.name: state.action for state in lifecycle.states if isinstance(state.action, Fused)}
+    if not updates or not can_trace():
+        return lifecycle
+    for name, update in updates.items():
+        if why := keeps_from_compiling(update, optimizers, losses, backward):
+            if apart is not None:
+                return apart
+            raise ConfigError(f"fused=True with compile= compiles the update as a whole, but {why}")
+        lifecycle = lifecycle.replace(name, action=attrs.evolve(update, compiled=True))
     return lifecycle
 
 

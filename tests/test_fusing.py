@@ -134,6 +134,15 @@ def test_several_optimizers_take_turns_in_it(points):
     assert_same(*runs)
 
 
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_schedules_of_torch_go_with_it(points, per):
+    "LRScheduler changes the rates of a fused run as it does those of another, and its column says the same."
+    given = {"callbacks": st.LRScheduler(torch.optim.lr_scheduler.ExponentialLR, per=per, gamma=0.5), "non_finite": "ignore"}
+    apart, fused = (st.fit(make(), points, fused=fused, **options(epochs=3, **given)) for fused in (False, True))
+    assert_same(fused, apart)
+    assert fused.history["lr"] == pytest.approx([0.01 * 0.5 ** (2 + 3 * i if per == "step" else i) for i in range(3)])
+
+
 class Around(st.Callback):
     """Listens where the fused states begin and where they end."""
 
@@ -190,12 +199,12 @@ def test_a_listener_in_between_is_named(points):
 
 
 def test_it_goes_with_compile_and_resume(points, tmp_path):
-    "A fused and compiled run that is cut goes on to the weights of one that was not."
+    "A fused and compiled run that is cut goes on to the weights of one that was not, nor fused, nor compiled."
     torch.compiler.reset()
     more = {"fused": True, "compile": {"backend": "eager"}, "check": "late"}
-    whole = st.fit(make(), points, **options(epochs=3, check="late"))
-    st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), **more, **options(epochs=1))
-    run = st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), resume="last", **more, **options(epochs=3))
+    whole = st.fit(make(), points, **exact(epochs=3, check="late"))
+    st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), **more, **exact(epochs=1))
+    run = st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), resume="last", **more, **exact(epochs=3))
     assert bits(run.model) == bits(whole.model)
 
 

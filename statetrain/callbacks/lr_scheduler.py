@@ -43,7 +43,7 @@ class LRScheduler(Callback):
     reads = {
         "on_enter_fit": ("epoch", "optimizers", "step"),
         "on_resume": ("optimizers",),
-        "on_enter_step": ("opt",),
+        "on_enter_batch": ("optimizers",),
         "on_exit_step": ("opt", "pending"),
         "on_enter_record": ("history", "step"),
         "on_exit_record": ("epoch", "history"),
@@ -78,6 +78,7 @@ class LRScheduler(Callback):
         self._target: Optimizer | None = None  # whose rate the schedule changes
         self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made
         self._lr: Any = None  # of the last step
+        self._coming: Any = None  # of the next one
         self._rows = self._step = self._epoch = 0  # how far the run was when they were last looked at
 
     def check_context(self, ctx: Any) -> None:
@@ -96,15 +97,17 @@ class LRScheduler(Callback):
         """Makes the schedule, with the state that was loaded."""
         self._make(ctx)
 
-    def on_enter_step(self, ctx: Any) -> None:
-        """Notes the rate of the step."""
-        if self._target is not None and ctx.opt is self._target:
-            self._lr = self._target.param_groups[0]["lr"]
+    def on_enter_batch(self, ctx: Any) -> None:
+        """Notes the rate of the step that may come: when it is left, another schedule may have changed it already."""
+        if self._target is not None:
+            self._coming = self._target.param_groups[0]["lr"]
 
     def on_exit_step(self, ctx: Any) -> None:
         """Goes on, if it does so with each step; one that was left by an event has made none."""
-        if self._per == "step" and ctx.opt is self._target and ctx.pending == 0:
-            self._schedule.step()
+        if ctx.opt is self._target and ctx.pending == 0:
+            self._lr = self._coming
+            if self._per == "step":
+                self._schedule.step()
 
     def on_enter_record(self, ctx: Any) -> None:
         """Logs the rate, if a step has been made since the last row."""

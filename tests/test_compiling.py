@@ -1,0 +1,383 @@
+"""`fused=` with `compile=`: the model, the loss, their gradients and the step as one compiled function."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import pytest
+import torch
+from reference import bits
+from torch.nn import functional as F
+
+import statetrain as st
+from statetrain.compiling import CompiledUpdate, can_trace
+from statetrain.cuda_graph import CudaGraph, graph_for
+
+pytestmark = [
+    pytest.mark.skipif(not can_trace(), reason="this torch's compiler does not trace gradients, so the model alone is compiled"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning"),  # torch's own, when it loads inductor
+]
+
+EAGER = {"backend": "eager"}  # traced, and run as it is
+WHOLE = {"fused": True, "compile": EAGER, "non_finite": "ignore"}
+
+
+def options(**more):
+    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.0625, "momentum": 0.5}, "epochs": 2, "device": "cpu", "dataloader_options": {"batch_size": 8, "shuffle": False}, **more}
+
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 6, bias=False), torch.nn.BatchNorm1d(6), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(6, 3))
+
+
+def plain():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+
+
+def accuracy(pred, target):
+    return (pred.argmax(1) == target).float().mean()
+
+
+def rows(run):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history.rows]
+
+
+def assert_close(run, expected, atol=2e-5):
+    "Two runs have come to the same, as near as float32 goes."
+    for (name, one), other in zip(run.model.state_dict().items(), expected.model.state_dict().values(), strict=True):
+        assert torch.allclose(one, other, atol=atol), name
+    for row, other in zip(rows(run), rows(expected), strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    "Nothing that another test compiled is looked up."
+    torch.compiler.reset()
+
+
+class Counting:
+    """A backend that counts what it compiles and how often that is called."""
+
+    def __init__(self):
+        self.graphs, self.calls = 0, 0
+
+    def __call__(self, graph, _inputs):
+        self.graphs += 1
+
+        def called(*args):
+            self.calls += 1
+            return graph.forward(*args)
+
+        return called
+
+
+# ---------------------------------------------------------------- the same results
+
+
+@pytest.mark.parametrize("more", [{}, {"seed": 1}, {"precision": "bf16"}, {"check": "late", "non_finite": "raise"}], ids=str)
+def test_it_is_the_same_to_the_last_bit_where_the_backend_allows(points, more):
+    "Traced and run as it is, a run has the bits of one that is not compiled: batch norm, dropout, metrics, validation, a short last batch."
+    given = options(non_finite="ignore", metrics=accuracy, valid=points) | more
+    expected = st.fit(make(), points, **given)
+    run = st.fit(make(), points, fused=True, compile=EAGER, **given)
+    assert bits(run.model, run.ctx.opt) == bits(expected.model, expected.ctx.opt)
+    assert rows(run) == rows(expected)
+    assert isinstance(run.ctx.graph, CompiledUpdate)
+
+
+OPTIMIZERS = [
+    (torch.optim.SGD, {"lr": 0.05}),
+    (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "fused": True}),
+    (torch.optim.AdamW, {"lr": 0.01}),
+    (torch.optim.AdamW, {"lr": 0.01, "fused": True}),
+    (torch.optim.Adam, {"lr": 0.01, "foreach": True, "amsgrad": True}),
+    (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "hparams"), OPTIMIZERS, ids=[f"{kind.__name__} {given}" for kind, given in OPTIMIZERS])
+def test_optimizers_step_alike(points, optimizer, hparams):
+    "Weights, and what the optimizer would save, are those of a run that is not compiled: rates are numbers, settings the user's."
+    given = options(optimizer=optimizer, opt_hparams=hparams, non_finite="ignore")
+    expected = st.fit(plain(), points, **given)
+    run = st.fit(plain(), points, fused=True, compile={"backend": "aot_eager"}, **given)
+    assert_close(run, expected)
+    own, other = run.ctx.opt.state_dict(), expected.ctx.opt.state_dict()
+    assert own["param_groups"] == other["param_groups"]
+    assert all(type(value) is type(group[name]) for group, theirs in zip(own["param_groups"], other["param_groups"], strict=True) for name, value in theirs.items())
+    assert {i: set(state) for i, state in own["state"].items()} == {i: set(state) for i, state in other["state"].items()}
+    assert all(torch.allclose(value, own["state"][i][name], atol=1e-4) for i, state in other["state"].items() for name, value in state.items() if value is not None)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_steps_that_are_not_finite_are_left_out(points, optimizer):
+    "With check='late', weights, buffers and states stay as they are where a loss is not finite, though the optimizer is no fused one."
+    inputs = points[0].clone()
+    inputs[9] = float("nan")
+    given = options(optimizer=optimizer, opt_hparams={"lr": 0.0625}, check="late", non_finite="skip", epochs=3)
+    expected = st.fit(make(), (inputs, points[1]), **given)
+    run = st.fit(make(), (inputs, points[1]), fused=True, compile=EAGER, **given)
+    assert_close(run, expected)
+    assert run.ctx.masked == expected.ctx.masked == 3
+    assert run.ctx.first_masked == expected.ctx.first_masked == 2
+    with pytest.raises(st.NonFiniteLoss):
+        st.fit(make(), (inputs, points[1]), fused=True, compile=EAGER, **given | {"non_finite": "raise"})
+
+
+class Parts(torch.nn.Module):
+    """Takes two inputs by name, and returns a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.unused = torch.nn.Linear(4, 3), torch.nn.Linear(2, 2)
+
+    def forward(self, x, scale):
+        return {"logits": self.one(x) * scale, "more": [x]}
+
+
+def test_batches_and_outputs_of_any_structure(points):
+    "Inputs by name, a part of the output by key, a weight without a gradient: as in a run that is not compiled."
+    data = [{"x": x, "s": torch.full((len(x), 1), 0.5), "y": y} for x, y in zip(points[0].split(8), points[1].split(8), strict=True)]
+    given = options(input={"x": "x", "scale": "s"}, target="y", pred="logits", non_finite="ignore", opt_hparams={"lr": 0.0625, "momentum": 0.5, "weight_decay": 0.5})
+    del given["dataloader_options"]
+    models = []
+    for more in ({}, {"fused": True, "compile": EAGER}):
+        torch.manual_seed(0)
+        models.append(st.fit(Parts(), data, **given, **more).model)
+    assert bits(models[0]) == bits(models[1])
+
+
+# ---------------------------------------------------------------- how often it is compiled
+
+
+class Changing(st.Callback):
+    """Changes the learning rate in each step."""
+
+    writes = ("optimizers",)
+
+    def on_enter_batch(self, ctx):
+        for group in ctx.opt.param_groups:
+            group["lr"] = 2.0 ** -(4 + ctx.step % 5)
+
+
+@pytest.mark.parametrize("callback", [Changing, lambda: st.LRScheduler(torch.optim.lr_scheduler.StepLR, per="step", step_size=1, gamma=0.5)])
+def test_learning_rates_are_no_reason_to_compile_anew(points, callback):
+    "With another rate in each step there is one graph for whole batches and one for short ones, and the results are the same."
+    backend = Counting()
+    expected = st.fit(plain(), points, callbacks=callback(), **options(epochs=5, non_finite="ignore"))
+    run = st.fit(plain(), points, callbacks=callback(), fused=True, compile={"backend": backend}, **options(epochs=5, non_finite="ignore"))
+    assert backend.graphs == 2
+    assert backend.calls == run.ctx.step - 1 == 14  # the first step is made as ever
+    assert bits(run.model) == bits(expected.model)
+    assert rows(run) == rows(expected)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_momenta_that_change_are_compiled_once_more(points, optimizer):
+    "A schedule that cycles the momentum as well gives what it gives without, and not a graph for each value."
+    backend, cycle = Counting(), lambda: st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=20)
+    given = options(epochs=4, non_finite="ignore", optimizer=optimizer, opt_hparams={"lr": 0.01, **({"momentum": 0.9} if optimizer is torch.optim.SGD else {})})
+    expected = st.fit(plain(), points, callbacks=cycle(), **given)
+    run = st.fit(plain(), points, callbacks=cycle(), fused=True, compile={"backend": backend}, **given)
+    assert backend.graphs <= 4
+    assert_close(run, expected)
+
+
+class Flipping(st.Callback):
+    """Changes a setting that torch compiles for."""
+
+    writes = ("optimizers",)
+
+    def on_enter_batch(self, ctx):
+        ctx.opt.param_groups[0]["nesterov"] = ctx.step % 3 == 2
+
+
+def test_what_changes_too_often_is_trained_on_as_ever(points, caplog):
+    "When torch has compiled as often as it may, batches of yet another kind are trained on without, and one warning says so."
+    given = options(epochs=3, non_finite="ignore")
+    expected = st.fit(plain(), points, callbacks=Flipping(), **given)
+    with caplog.at_level(logging.WARNING, "statetrain"), torch._dynamo.config.patch(recompile_limit=1):
+        run = st.fit(plain(), points, callbacks=Flipping(), fused=True, compile=EAGER, **given)
+    assert bits(run.model) == bits(expected.model)
+    assert [record.name for record in caplog.records].count("statetrain") == 1
+
+
+def test_runs_do_not_use_up_each_others_compilations(points):
+    "Torch keeps what it compiles with the code; each run has its own, so that the tenth is compiled as the first."
+    backend = Counting()
+    for _ in range(10):
+        st.fit(plain(), points, fused=True, compile={"backend": backend}, **options(epochs=1, non_finite="ignore"))
+    assert backend.calls == 10 * 2
+
+
+# ---------------------------------------------------------------- continued
+
+
+@pytest.mark.parametrize(("before", "after"), [(EAGER, EAGER), (EAGER, False), (False, EAGER)], ids=["both", "compiled then not", "not then compiled"])
+def test_a_run_is_continued_with_and_without_it(points, tmp_path, before, after):
+    "A run that is cut goes on to the bits of one that was not, whether it is compiled before, after or both."
+    given = options(fused=True, non_finite="ignore", seed=1)
+    whole = st.fit(make(), points, compile=EAGER, **given | {"epochs": 3})
+    st.fit(make(), points, compile=before, callbacks=st.Checkpoint(tmp_path), **given | {"epochs": 1})
+    run = st.fit(make(), points, compile=after, callbacks=st.Checkpoint(tmp_path), resume="last", **given | {"epochs": 3})
+    assert run.ctx.step == 9
+    assert bits(run.model, run.ctx.opt) == bits(whole.model, whole.ctx.opt)
+
+
+def test_a_run_goes_back_and_on(points, tmp_path):
+    "Put back to a checkpoint in the same process, with other tensors for the optimizer's states, it comes to the same once more."
+    run = st.fit(make(), points, seed=1, callbacks=st.Checkpoint(tmp_path, st.Every(2, "epochs")), **WHOLE | options(epochs=3))
+    first = bits(run.model, run.ctx.opt)
+    run.resume()
+    assert run.ctx.step == 9
+    assert bits(run.model, run.ctx.opt) == first
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def test_the_picture_says_so(points):
+    "The state's label ends with what is done to it, and the table is otherwise the same: its fingerprint too."
+    run = st.fit(plain(), points, **WHOLE | options(epochs=0))
+    assert run.lifecycle.state("update").action.label.endswith("update the weights, compiled")
+    assert "compiled" in str(run.lifecycle)
+    assert run.lifecycle.fingerprint == st.fit(plain(), points, fused=True, non_finite="ignore", **options(epochs=0)).lifecycle.fingerprint
+    assert st.fit(plain(), points, compile=EAGER, **options(epochs=0)).ctx.graph is None
+
+
+def test_hooks_around_it_see_what_they_see_without(points):
+    "Prediction, loss and gradients of the batch are there when the step has been made; debug mode agrees."
+    seen = []
+
+    class Looking(st.Callback):
+        reads = ("pred", "loss_value", "model")
+
+        def on_exit_step(self, ctx):
+            seen.append((ctx.pred.sum().item(), ctx.pred.requires_grad, ctx.loss_value, ctx.model[0].weight.grad.sum().item()))
+
+    for more in ({}, {"fused": True, "compile": EAGER, "debug": True}):
+        torch.manual_seed(0)
+        st.fit(plain(), points, callbacks=Looking(), **options(non_finite="ignore", **more))
+    half = len(seen) // 2
+    for one, other in zip(seen[1:half], seen[half + 1 :], strict=True):
+        assert one[0] == other[0]
+        assert one[2:] == other[2:]
+    assert not seen[-1][1]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def hooked(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_post_hook(print)
+    return optimizer
+
+
+def watched(model):
+    next(model.parameters()).register_hook(lambda gradient: gradient * 2)
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"loss": st.Loss(F.cross_entropy, pred="pred", target="target")}, "is read from the context by keys; give a function of prediction and target"),
+        ({"optimizer": {"0": torch.optim.SGD, "2": torch.optim.SGD}}, "there are 2 optimizers that take turns"),
+        ({"optimizer": torch.optim.LBFGS, "opt_hparams": {}}, "'step_with_closure' is more than the model"),
+        ({"optimizer": torch.optim.Adafactor, "opt_hparams": {}}, "torch does not compile the step of Adafactor"),
+        ({"opt_hparams": {"lr": 0.1, "differentiable": True}}, "made with differentiable=True"),
+        ({"optimizer": hooked, "opt_hparams": None}, "has hooks around its step, which would not be called; write a callback with on_exit_step"),
+        ({"optimizer": watched, "opt_hparams": None}, "a weight of optimizer 'opt' has a hook on its gradient"),
+    ],
+    ids=["keys", "two", "closure", "Adafactor", "differentiable", "hooks", "gradient"],
+)
+def test_what_cannot_be_compiled_is_refused(points, more, words):
+    "What torch is known not to compile, or would leave out, is an error before training that says what to do; 'auto' leaves the states apart."
+    model = plain()
+    if more.get("opt_hparams", 1) is None:
+        more = {**more, "optimizer": more["optimizer"](model)}
+    with pytest.raises(st.ConfigError, match=f"fused=True with compile= compiles the update as a whole, but .*{words}"):
+        st.fit(model, points, **WHOLE | options(**more))
+    if "Loss" in str(more.get("loss")):
+        run = st.fit(model, points, **WHOLE | options(**more, fused="auto", epochs=1))
+        assert "backward" in run.lifecycle.names
+
+
+class Broken(torch.nn.Module):
+    """Does what the compiler cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return self.layer(x)
+
+
+def test_a_model_in_several_pieces_says_what_to_do(points):
+    "What torch says of it comes out as it is, with a note."
+    with pytest.raises(torch._dynamo.exc.Unsupported) as raised:
+        st.fit(Broken(), points, **WHOLE | options())
+    assert any("leave fused out, and the model alone is compiled" in note for note in raised.value.__notes__)
+
+
+class Turning(torch.nn.Module):
+    """Uses another layer for short batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.whole, self.short = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.whole(x) if len(x) == 8 else self.short(x)
+
+
+def test_weights_that_are_used_at_times_are_refused(points):
+    "A weight that has a gradient in some batches only would not be trained; that is an error when it is seen."
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="other weights have gradients than in the first step"):
+        st.fit(Turning(), points, **WHOLE | options())
+
+
+# ---------------------------------------------------------------- on a device, as far as the CPU goes
+
+
+@pytest.mark.parametrize("more", [{"non_finite": "ignore"}, {"check": "late"}], ids=str)
+def test_a_graph_records_what_is_compiled(points, more):
+    "On CUDA the compiled function is what is recorded; with a recording that calls it again, a run is the same as one without."
+    given = options(epochs=4, valid=points, **more)
+    expected = st.fit(make(), points, **given)
+    run = st.fit(make(), points, fused=True, compile=EAGER, start=False, **given)
+    run.ctx.graph = graph = CudaGraph(torch.device("cpu"), record=lambda function, _generators: function, whole=run.ctx.graph)
+    run.walk()
+    assert (graph.recordings, graph.replays) == (1, 5)
+    assert_close(run, expected)
+    assert all(isinstance(group["lr"], float) for group in run.ctx.opt.param_groups)
+
+
+def test_what_is_compiled_may_be_recorded_whatever_the_optimizer(points):
+    "The compiler makes any step such that it waits for nobody, so an optimizer need not be made for it."
+    run = st.fit(plain(), points, start=False, **WHOLE | options(optimizer=torch.optim.Adam, opt_hparams={"lr": 0.1}))
+    update = run.lifecycle.state("update").action
+    assert graph_for(torch.device("cuda"), update, run.ctx.optimizers, whole=run.ctx.graph).whole is run.ctx.graph
+    with pytest.raises(st.ConfigError, match="and so does compile="):
+        graph_for(torch.device("cuda"), update, run.ctx.optimizers, options={"mode": "reduce-overhead"}, whole=run.ctx.graph)
+
+
+# ---------------------------------------------------------------- inductor
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="inductor needs a C++ compiler on the CPU, and there is none")
+def test_inductor_compiles_it(points):
+    "With torch's own backend, a run comes to the same as one that is not compiled; its model predicts and evaluates."
+    given = options(non_finite="ignore", optimizer=torch.optim.AdamW, opt_hparams={"lr": 0.01}, epochs=3, metrics=accuracy)
+    expected = st.fit(plain(), points, **given)
+    run = st.fit(plain(), points, fused=True, compile=True, **given)
+    assert_close(run, expected)
+    assert list(run.model.state_dict()) == list(expected.model.state_dict())
+    assert run.evaluate(points)["loss"] == pytest.approx(expected.evaluate(points)["loss"], abs=1e-4)
