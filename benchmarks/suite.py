@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 OWN = ("by_hand", "ours")
 CONFIGS = {"ignite": ("lean", "supervised", "typical"), "transformers": ("lean", "no_norm", "typical"), "keras": ("lean", "compiled", "typical")}
 HEAVY = {"mlp": (30, 500), "cnn": (10, 500), "transformer": (3, 500)}  # pairs and batches; a block of two epochs has one checkpoint
-SECTIONS = {"engine.py": "The engine alone", "startup.py": "Time to the first batch", "footprint.py": "Import and memory", "inference.py": "evaluate and predict"}
+SECTIONS = {"engine.py": "The engine alone", "startup.py": "Time to the first batch", "footprint.py": "Import and memory", "inference.py": "evaluate and predict", "fused.py": "The step as one compiled function"}
 
 
 @frozen

@@ -45,7 +45,7 @@ _WITHOUT = "leave fused out, and the model alone is compiled, or leave compile o
 
 
 def can_trace() -> bool:
-    """Whether this torch's compiler traces the gradients of a loss within a function; it does since 2.11 or so."""
+    """Whether this torch's compiler traces the gradients of a loss within a function: that of 2.11 and later does."""
     import torch._dynamo  # loading it takes a second, and most runs need it not
 
     return hasattr(torch._dynamo.config, "trace_autograd_ops")

@@ -142,7 +142,8 @@ def fit(
             Face's `accelerate.Accelerator`.
         compile: whether `torch.compile` compiles the model; or its options, as `{"mode": "max-autotune"}`. Weights keep their
             names, so a run may be continued with or without it. What modules return within a compiled model cannot be
-            captured: who reads `interms.*` is refused.
+            captured: who reads `interms.*` is refused. With `fused`, the loss, the gradients and the step are compiled with it, as
+            one function; see `statetrain.compiling`.
         seed: makes every random number a function of what it is for: the validation share, a model made from a class,
             the order of each epoch, each sample's augmentation (of DataLoaders over map-style datasets, whatever their
             number of workers), each batch's dropout. None: torch's global generators, as they are.

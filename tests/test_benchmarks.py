@@ -133,7 +133,7 @@ class TestFeed:
             Feed([1], marks=self.marks(1.0, 3.0, 2.0, 4.0)).cost()
 
 
-@pytest.mark.parametrize("script", ["engine", "inference", "startup", "footprint"])
+@pytest.mark.parametrize("script", ["engine", "inference", "fused", "startup", "footprint"])
 def test_a_script_gives_its_rows(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     "Each of the smaller scripts runs small, with a name, a number and a unit in each row."
     module = importlib.import_module(script)

@@ -207,11 +207,12 @@ def test_what_changes_too_often_is_trained_on_as_ever(points, caplog):
 
 
 def test_runs_do_not_use_up_each_others_compilations(points):
-    "Torch keeps what it compiles with the code; each run has its own, so that the tenth is compiled as the first."
+    "Torch keeps what it compiles with the code; each run has its own, so that the third is compiled as the first."
     backend = Counting()
-    for _ in range(10):
-        st.fit(plain(), points, fused=True, compile={"backend": backend}, **options(epochs=1, non_finite="ignore"))
-    assert backend.calls == 10 * 2
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for _ in range(3):
+            st.fit(plain(), points, fused=True, compile={"backend": backend}, **options(epochs=1, non_finite="ignore"))
+    assert backend.calls == 3 * 2
 
 
 # ---------------------------------------------------------------- continued
@@ -257,7 +258,7 @@ def test_hooks_around_it_see_what_they_see_without(points):
         reads = ("pred", "loss_value", "model")
 
         def on_exit_step(self, ctx):
-            seen.append((ctx.pred.sum().item(), ctx.pred.requires_grad, ctx.loss_value, ctx.model[0].weight.grad.sum().item()))
+            seen.append((ctx.pred.sum().item(), ctx.pred.requires_grad, ctx.loss_value, next(ctx.model.parameters()).grad.sum().item()))
 
     for more in ({}, {"fused": True, "compile": EAGER, "debug": True}):
         torch.manual_seed(0)
@@ -353,7 +354,7 @@ def test_a_graph_records_what_is_compiled(points, more):
     given = options(epochs=4, valid=points, **more)
     expected = st.fit(make(), points, **given)
     run = st.fit(make(), points, fused=True, compile=EAGER, start=False, **given)
-    run.ctx.graph = graph = CudaGraph(torch.device("cpu"), record=lambda function, _generators: function, whole=run.ctx.graph)
+    run.ctx.graph = graph = CudaGraph(torch.device("cpu"), record=lambda function, *_: function, whole=run.ctx.graph)
     run.walk()
     assert (graph.recordings, graph.replays) == (1, 5)
     assert_close(run, expected)
@@ -374,10 +375,9 @@ def test_what_is_compiled_may_be_recorded_whatever_the_optimizer(points):
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="inductor needs a C++ compiler on the CPU, and there is none")
 def test_inductor_compiles_it(points):
-    "With torch's own backend, a run comes to the same as one that is not compiled; its model predicts and evaluates."
-    given = options(non_finite="ignore", optimizer=torch.optim.AdamW, opt_hparams={"lr": 0.01}, epochs=3, metrics=accuracy)
-    expected = st.fit(plain(), points, **given)
-    run = st.fit(plain(), points, fused=True, compile=True, **given)
+    "With torch's own backend, a run comes to the same as one that is not compiled, and its model has the names that it had."
+    given = options(non_finite="ignore", optimizer=torch.optim.AdamW, opt_hparams={"lr": 0.01}, epochs=3, metrics=accuracy, dataloader_options={"batch_size": 11})
+    expected = st.fit(plain(), points, **given, seed=1)
+    run = st.fit(plain(), points, fused=True, compile=True, **given, seed=1)
     assert_close(run, expected)
     assert list(run.model.state_dict()) == list(expected.model.state_dict())
-    assert run.evaluate(points)["loss"] == pytest.approx(expected.evaluate(points)["loss"], abs=1e-4)
