@@ -34,6 +34,8 @@ from torch.utils import _pytree as pytree
 from statetrain import actions
 from statetrain.fusing import Fused, account
 from statetrain.keeping import modules_of
+from statetrain.keys import root_of
+from statetrain.losses import InContext, Loss, Losses, total
 from statetrain.precision import Autocast, plain
 
 log = logging.getLogger("statetrain")
@@ -68,8 +70,8 @@ def in_the_way(fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str,
     if backward is not None:
         return f"the accelerator has a backward of its own; {_WITHOUT}"
     for name, loss in losses.items():
-        if hasattr(loss, "reads"):
-            return f"the loss for {name!r} is read from the context by keys; give a function of prediction and target, with pred= and target= for the keys, or {_WITHOUT}"
+        if why := _beyond_the_batch(loss):
+            return f"the loss for {name!r} {why}; {_WITHOUT}"
     for name, optimizer in optimizers.items():
         kind = type(optimizer).__name__
         if kind in _UNTRACEABLE:
@@ -80,6 +82,18 @@ def in_the_way(fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str,
             return f"optimizer {name!r} has hooks around its step, which would not be called; write a callback with on_exit_step, or {_WITHOUT}"
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for group in optimizer.param_groups for p in group["params"]):
             return f"a weight of optimizer {name!r} has a hook on its gradient, which would not be called; {_WITHOUT}"
+    return ""
+
+
+def _beyond_the_batch(loss: Any) -> str:
+    """What a loss by keys takes that is not of the batch, or differs from one to the next; empty if nothing."""
+    for one in loss.by_name.values() if isinstance(loss, Losses) else [loss] if isinstance(loss, Loss) else []:
+        if one.masked:
+            return "has a mask or weights of samples"
+        if not isinstance(one.weight, int | float):
+            return f"has the weight {one.weight!r:.80}, which may be another one in each batch"
+        if beyond := sorted(path for path in one.reads if root_of(path) not in ("pred", "input", "target", "batch")):
+            return f"reads {beyond[0]!r}, which is more than the batch and the prediction"
     return ""
 
 
@@ -136,7 +150,9 @@ class CompiledUpdate:
             parameter.grad = gradient
         own = [rate.lend(group) for rate, group in zip(self._rates, groups, strict=True)]
         try:
-            ctx.pred, ctx.loss_grad, self.counted = self._call(ctx)
+            ctx.pred, ctx.loss_grad, self.counted, states = self._call(ctx)
+            if states is not None:
+                ctx.loss_states = states
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             if not self._gave_up:
                 log.warning("fused=True with compile=: torch has compiled as often as it may, so other kinds of batches are trained on as ever: %s", error.__cause__ or error)
@@ -151,7 +167,8 @@ class CompiledUpdate:
         return True
 
     def _call(self, ctx: Any) -> Any:
-        arguments = (ctx.layout.forward, ctx.input, ctx.target)
+        by_keys = isinstance(ctx.loss_fn, InContext)
+        arguments = (ctx.layout.forward, ctx.input, ctx.target, ctx.batch if by_keys else None, ctx.batch_size if by_keys else 0)
         if self._began:
             try:
                 return self._function(*arguments)
@@ -236,17 +253,36 @@ class _Masked:
     buffers: list[torch.Tensor]
 
 
+@define
+class _Seen:
+    """What losses by keys read, in the place of a context."""
+
+    pred: Any
+    pick: Any
+    input: Any
+    target: Any
+    batch: Any
+    batch_size: int
+
+
 def _update(model: Any, pick: Any, loss_fn: Any, optimizer: Any, weights: list[Any], masked: _Masked | None, dtype: str | None) -> Any:
-    """The function that is compiled: of how the model is called, input and target; gives prediction, loss, and how it counts."""
+    """The function that is compiled: of how the model is called and a batch; gives prediction, loss, how it counts, and what each of several gave."""
     step = inspect.unwrap(type(optimizer).step)  # as it is written; around it torch keeps its compiler out
+    by_name = None
+    if isinstance(loss_fn, InContext):
+        by_name = loss_fn.losses.by_name if isinstance(loss_fn.losses, Losses) else {"loss": loss_fn.losses}
     kind, shorter = weights[0].device.type, None if dtype is None else getattr(torch, dtype)
 
-    def update(forward: Any, input: Any, target: Any) -> Any:  # noqa: A002  # the field's name
+    def update(forward: Any, input: Any, target: Any, batch: Any, size: int) -> Any:  # noqa: A002  # the field's name
         buffers = [] if masked is None else [(buffer, buffer.clone()) for buffer in masked.buffers]
         with torch.enable_grad():
             with torch.autocast(kind, shorter, enabled=shorter is not None):
                 pred = model(input) if forward is None else forward(model, input)
-                loss = loss_fn(pred if pick is None else pick(pred), target)
+                states = None
+                if by_name is None:
+                    loss = loss_fn(pred if pick is None else pick(pred), target)
+                else:
+                    loss, states = total(by_name, _Seen(pred, pick, input, target, batch, size))
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         loss = loss.detach()
         for weight, gradient in zip(weights, gradients, strict=True):
@@ -268,7 +304,7 @@ def _update(model: Any, pick: Any, loss_fn: Any, optimizer: Any, weights: list[A
             first = torch.where(refused, torch.minimum(masked.found[1], masked.number), masked.found[1])
             masked.found.copy_(torch.stack([masked.found[0] + refused, first]))
             counted = (torch.where(finite, loss, 0.0).to(masked.found.dtype), finite)
-        return pytree.tree_map(_detached, pred), loss, counted
+        return pytree.tree_map(_detached, pred), loss, counted, states
 
     return update
 

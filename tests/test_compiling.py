@@ -151,6 +151,29 @@ def test_batches_and_outputs_of_any_structure(points):
     assert bits(models[0]) == bits(models[1])
 
 
+class Keyed(Parts):
+    """The same with a scale of another shape."""
+
+    def forward(self, x, scale):
+        return {"logits": super().forward(x, scale[:, None])["logits"], "more": [self.one(x)]}
+
+
+def test_losses_by_keys(points):
+    "Several losses that read the batch and parts of the output, with weights: the same bits, and a column for each."
+    data = [{"x": x, "y": y, "name": "a batch"} for x, y in zip(points[0].split(8), points[1].split(8), strict=True)]
+    losses = {"hard": st.Loss(F.cross_entropy, pred="pred.logits", target="batch.y"), "small": st.Loss(lambda x: x.square().mean(), x="pred.more[0]", weight=0.5)}
+    for loss in (st.Losses(**losses), losses["hard"]):
+        given = options(input={"x": "x", "scale": "y"}, loss=loss, non_finite="ignore")
+        del given["dataloader_options"]
+        runs = []
+        for more in ({}, {"fused": True, "compile": EAGER}):
+            torch.manual_seed(0)
+            runs.append(st.fit(Keyed(), data, **given, **more))
+        assert bits(runs[0].model) == bits(runs[1].model)
+        assert rows(runs[0]) == rows(runs[1])
+        assert ("train_loss_small" in runs[1].history[-1]) == isinstance(loss, st.Losses)
+
+
 # ---------------------------------------------------------------- how often it is compiled
 
 
@@ -287,7 +310,9 @@ def watched(model):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"loss": st.Loss(F.cross_entropy, pred="pred", target="target")}, "is read from the context by keys; give a function of prediction and target"),
+        ({"loss": st.Loss(F.cross_entropy, weight=lambda ctx: 1.0)}, "has the weight .*, which may be another one in each batch; leave fused out"),
+        ({"loss": st.Losses(a=st.Loss(F.mse_loss, mask="target"))}, "the loss for 'opt' has a mask or weights of samples"),
+        ({"loss": st.Loss(lambda pred, step: pred.mean() * step, pred="pred", step="step")}, "reads 'step', which is more than the batch and the prediction"),
         ({"optimizer": {"0": torch.optim.SGD, "2": torch.optim.SGD}}, "there are 2 optimizers that take turns"),
         ({"optimizer": torch.optim.LBFGS, "opt_hparams": {}}, "'step_with_closure' is more than the model"),
         ({"optimizer": torch.optim.Adafactor, "opt_hparams": {}}, "torch does not compile the step of Adafactor"),
@@ -295,7 +320,7 @@ def watched(model):
         ({"optimizer": hooked, "opt_hparams": None}, "has hooks around its step, which would not be called; write a callback with on_exit_step"),
         ({"optimizer": watched, "opt_hparams": None}, "a weight of optimizer 'opt' has a hook on its gradient"),
     ],
-    ids=["keys", "two", "closure", "Adafactor", "differentiable", "hooks", "gradient"],
+    ids=["weight", "mask", "beyond", "two", "closure", "Adafactor", "differentiable", "hooks", "gradient"],
 )
 def test_what_cannot_be_compiled_is_refused(points, more, words):
     "What torch is known not to compile, or would leave out, is an error before training that says what to do; 'auto' leaves the states apart."
@@ -304,7 +329,7 @@ def test_what_cannot_be_compiled_is_refused(points, more, words):
         more = {**more, "optimizer": more["optimizer"](model)}
     with pytest.raises(st.ConfigError, match=f"fused=True with compile= compiles the update as a whole, but .*{words}"):
         st.fit(model, points, **WHOLE | options(**more))
-    if "Loss" in str(more.get("loss")):
+    if "another one in each batch" in words:
         run = st.fit(model, points, **WHOLE | options(**more, fused="auto", epochs=1))
         assert "backward" in run.lifecycle.names
 
