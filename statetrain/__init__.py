@@ -127,10 +127,10 @@ if TYPE_CHECKING:
     from statetrain.stopping import Warmup as Warmup
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
-    from statetrain.training import context_for as context_for
-    from statetrain.training import evaluate as evaluate
-    from statetrain.training import fit as fit
-    from statetrain.training import predict as predict
+    from statetrain.training.evaluating import context_for as context_for
+    from statetrain.training.evaluating import evaluate as evaluate
+    from statetrain.training.evaluating import predict as predict
+    from statetrain.training.fitting import fit as fit
 
 __version__ = "0.1.0"
 
@@ -189,7 +189,8 @@ _HOMES = {
     "steps": ("Breakpoint", "Steps"),
     "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
     "trace": ("Trace", "Tracing"),
-    "training": ("context_for", "evaluate", "fit", "predict"),
+    "training.evaluating": ("context_for", "evaluate", "predict"),
+    "training.fitting": ("fit",),
 }
 _MODULES = ("actions", "keys", "schedules", "testing")  # of functions that are called by two names: `schedules.cosine`
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

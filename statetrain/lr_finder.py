@@ -16,7 +16,7 @@ from attrs import frozen
 from statetrain.callback import Callback
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
-from statetrain.training import fit
+from statetrain.training.fitting import fit
 
 Spacing = Literal["exponential", "linear"]
 

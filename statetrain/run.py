@@ -213,13 +213,13 @@ class Run:
 
     def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
         """Losses and metrics on other data; see `statetrain.evaluate`."""
-        from statetrain.training import evaluate
+        from statetrain.training.evaluating import evaluate
 
         return evaluate(self, data, **options)
 
     def predict(self, data: Any, **options: Any) -> Any:
         """Predictions on other data; see `statetrain.predict`."""
-        from statetrain.training import predict
+        from statetrain.training.evaluating import predict
 
         return predict(self, data, **options)
 

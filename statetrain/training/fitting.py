@@ -1,14 +1,11 @@
-"""Training, evaluating, predicting: a context, a lifecycle and a machine, made of what a user has."""
+"""Training: a context, a lifecycle and a machine, made of what a user has."""
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import attrs
@@ -19,7 +16,7 @@ from statetrain import data as loading
 from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
-from statetrain.capture import FIELDS, capturing, reads_of
+from statetrain.capture import FIELDS, capturing
 from statetrain.compiling import CompiledUpdate, can_trace, precision_of
 from statetrain.compiling import in_the_way as keeps_from_compiling
 from statetrain.context import Context
@@ -28,34 +25,43 @@ from statetrain.criteria import Every, Spike
 from statetrain.cuda_graph import graph_for
 from statetrain.evaluations import Evaluation
 from statetrain.fusing import Fused, check_word, fuse, in_the_way, listens_between
-from statetrain.gathering import Gathering, samples_of
 from statetrain.guards import Guard
 from statetrain.history import History
-from statetrain.huggingface import adapt
-from statetrain.inferring import inferring
 from statetrain.keeping import has_buffers
-from statetrain.keeping import modules_of as modules_in
 from statetrain.keys import getter, root_of
 from statetrain.lifecycle import Lifecycle
-from statetrain.lifecycles import Compute, Policy, Predicting, evaluation, prediction, supervised
-from statetrain.losses import Loss as KeyedLoss
-from statetrain.losses import Losses, bound, modules_of, unbound
+from statetrain.lifecycles import Compute, Policy, supervised
+from statetrain.losses import Losses, modules_of
 from statetrain.machine import Machine
 from statetrain.masking import Mask
 from statetrain.metrics import Metrics, Tally, tally
 from statetrain.modes import Evaluating
 from statetrain.naming import Named, did_you_mean
-from statetrain.outcome import ConfigError, Interrupted, MachineError, Stopped
+from statetrain.outcome import ConfigError
 from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
 from statetrain.run import OnInterrupt, Run
-from statetrain.seeding import aside, key, keyed
 from statetrain.snapshot import restore, settings_of
 from statetrain.trace import Tracing
-
-log = logging.getLogger("statetrain")
-
-Loss = Callable[..., Any]
-Optimizer = torch.optim.Optimizer
+from statetrain.training.preparing import (
+    Loss,
+    Optimizer,
+    accelerator_for,
+    by_key,
+    does,
+    evaluations_of,
+    interms_read,
+    is_compiled,
+    listeners,
+    losses_of,
+    model_of,
+    needs_closure,
+    optimizers_of,
+    reads_loss,
+    reads_target,
+    refuse_several_processes,
+    set_losses,
+    update_of,
+)
 
 
 def fit(
@@ -175,11 +181,11 @@ def fit(
     if on_interrupt not in ways:
         raise ConfigError(f"on_interrupt must be one of {', '.join(map(repr, ways))}, got {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}")
     least, most = _epochs(epochs, max_steps, stop)
-    callbacks = _listeners(callbacks)
+    callbacks = listeners(callbacks)
     found = None if resume is None else find(resume, callbacks)
     seed = None if seed is None else _seed(seed)
-    module = _model(model, hparams, seed)
-    accelerator = _accelerator(accelerator, device)
+    module = model_of(model, hparams, seed)
+    accelerator = accelerator_for(accelerator, device)
     split_state = None
     if isinstance(valid, float | int) and not isinstance(valid, bool):
         generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
@@ -190,18 +196,18 @@ def fit(
     valid_loader = None if valid is None else loading.as_loader(
         _again(valid, most), name="valid", options=_for_validation(dataloader_options, valid)
     )
-    train_loader, valid_loader = _by_key(train_loader, seed, "train"), _by_key(valid_loader, seed, "valid")
-    evaluated = _evaluations(evaluations)
+    train_loader, valid_loader = by_key(train_loader, seed, "train"), by_key(valid_loader, seed, "valid")
+    evaluated = evaluations_of(evaluations)
     others = {
-        one.name: _by_key(
+        one.name: by_key(
             loading.as_loader(_again(one.data, 2), name=one.name, options=_for_validation(dataloader_options, one.data)), seed, one.name
         )
         for one in evaluated
     }
     given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
-    optimizers = _optimizers(optimizer, module, dict(opt_hparams or {}), lifecycle)
-    losses = _losses(loss, module, optimizers, compute, lifecycle, accelerator)
+    optimizers = optimizers_of(optimizer, module, dict(opt_hparams or {}), lifecycle)
+    losses = losses_of(loss, module, optimizers, compute, lifecycle, accelerator)
     module, optimizers = accelerator.wrap(module, optimizers)
     if compile is not False:
         module = accelerator.compile(module, _compile_options(compile))
@@ -252,7 +258,7 @@ def fit(
         tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
     for one in evaluated:
         tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
-    everyone = (*_listeners(callbacks), *_tracing(trace))
+    everyone = (*listeners(callbacks), *_tracing(trace))
     # None stands for what ours does, without the call.
     own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
     apart, lifecycle = lifecycle, _fused(lifecycle, fused, everyone, losses, tallies)
@@ -265,7 +271,7 @@ def fit(
     columns = [column for counted in tallies.values() for column in counted.columns]
     check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
     names = list(optimizers)
-    update = _update(lifecycle)
+    update = update_of(lifecycle)
     whole = None
     if update is not None and update.compiled:
         whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), _compile_options(compile), precision_of(update))
@@ -282,12 +288,12 @@ def fit(
         max_epochs=most,
         hparams=dict(hparams or {}),
         opt_hparams=dict(opt_hparams or {}),
-        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and _reads_target(losses, tallies)),
+        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and reads_target(losses, tallies)),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
         backward=own_backward,
         scaler=_scaler(precision, lifecycle, accelerator),
-        mask=Mask(accelerator.device) if _does(lifecycle, actions.report) else None,
+        mask=Mask(accelerator.device) if does(lifecycle, actions.report) else None,
         graph=graph_for(accelerator.device, update, optimizers, own_backward, compile if isinstance(compile, Mapping) else None, whole),
         verbose=verbose,
         clock=clock,
@@ -299,7 +305,7 @@ def fit(
         opt_name=names[0] if names else "",
         opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
     )
-    _set_losses(ctx, losses)
+    set_losses(ctx, losses)
     for callback in machine.callbacks:
         callback.check_context(ctx)
     run = Run(ctx, machine, on_interrupt)
@@ -307,206 +313,6 @@ def fit(
         restore(ctx, machine, found, allow_changes)
         run.at, found = found["state"], None  # its tensors need no memory while the run goes on
     return run.walk() if start else run
-
-
-def evaluate(
-    model: Run | torch.nn.Module,
-    data: Any,
-    *,
-    loss: Loss | None = None,
-    metrics: Metrics = None,
-    callbacks: Callback | Iterable[Callback] = (),
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
-    target: loading.Key = None,
-    pred: str | None = None,
-    dataloader_options: Mapping[str, Any] | None = None,
-    device: str | torch.device = "auto",
-    debug: bool = False,
-) -> dict[str, Any]:
-    """Losses and metrics of a model on data, as means over samples.
-
-    Args:
-        model: a run, whose loss, metrics and keys are used unless others are given here; or a module, with a `loss`.
-        data: as in `fit`.
-        loss: a function of prediction and target; None is the run's.
-        metrics: as in `fit`, in place of the run's.
-        callbacks: who watches; the lifecycle is `evaluation()`.
-        input, target, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
-
-    It is computed in torch's inference mode, a little faster than without gradients alone, where that is safe: with callbacks, a
-    `valid_compute` or a compiled model it is not used. See `statetrain.inferring`.
-
-    Returns:
-        The values by name: `loss`, and the metrics.
-
-    Raises:
-        ConfigError: the arguments do not suffice.
-        KeyboardInterrupt: it was interrupted; a part of the data has no loss of the whole.
-        MachineError: a callback stopped it, likewise.
-    """
-    refuse_several_processes()
-    ctx, machine = _evaluating(model, data, loss, metrics, callbacks, input, target, pred, dataloader_options, device, debug)
-    with inferring(ctx, modules_in(ctx)) if _alone(ctx, machine) else nullcontext():
-        _walk_aside(ctx, machine)
-    row = ctx.history[-1] if len(ctx.history) else {}
-    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
-
-
-def context_for(
-    model: Run | torch.nn.Module,
-    batch: Any,
-    *,
-    loss: Loss | Losses | None = None,
-    metrics: Metrics = None,
-    reads: Iterable[str] = (),
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
-    target: loading.Key = None,
-    pred: str | None = None,
-    device: str | torch.device = "auto",
-) -> Context:
-    """A context with one batch in it, outside of any loop: to try keys, losses and metrics.
-
-        ctx = st.context_for(run, batch, reads=["interms.**"])
-        ctx["pred.logits"], ctx["interms.encoder"], ctx.flatten()
-        st.Loss(F.cross_entropy, pred="pred.logits", target="batch.label")(ctx)
-
-    The model is called as in an evaluation: in eval mode, without gradients. Model and run stay as they are.
-
-    Args:
-        model: a run, whose loss, metrics and keys are used unless others are given here; or a module.
-        batch: one batch, as the data yields them.
-        loss, metrics, input, target, pred, device: as in `evaluate`. A module without a loss gives a prediction alone.
-        reads: what is to be captured, such as `"interms.encoder"`.
-
-    Raises:
-        ConfigError: the arguments do not suffice.
-        BaseException: what the model or the loss raised.
-    """
-    refuse_several_processes()
-    reader = Callback()
-    reader.reads = tuple(reads)
-    if isinstance(model, Run) or loss is not None or hasattr(model, "loss"):
-        ctx, machine = _evaluating(model, [batch], loss, metrics, (reader,), input, target, pred, None, device)
-    else:
-        module, counted = _made(model), tally("valid", (), None, torch.device("cpu"))
-        accelerator = _accelerator_of(None, module, device)
-        ctx = _context_for(None, module, accelerator, [batch], input, target, pred, None, counted)
-        machine = capturing(Machine(prediction(), (reader,)), accelerator.unwrap(module))
-    last = next(name for name in ("valid_compute", "valid_loss", "predict_pred") if name in machine.lifecycle.names)
-    ctx.started = ctx.clock()
-    with machine.steps(ctx) as steps:
-        steps.until(last)
-    return ctx
-
-
-def _evaluating(
-    model: Run | torch.nn.Module,
-    data: Any,
-    loss: Loss | Losses | None,
-    metrics: Metrics,
-    callbacks: Callback | Iterable[Callback],
-    input: loading.Key,  # noqa: A002  # as above
-    target: loading.Key,
-    pred: str | None,
-    dataloader_options: Mapping[str, Any] | None,
-    device: str | torch.device,
-    debug: bool = False,
-) -> tuple[Context, Machine]:
-    """What an evaluation is made of."""
-    run = model if isinstance(model, Run) else None
-    module = _looking(run, model)
-    accelerator = _accelerator_of(run, module, device)
-    compute = None
-    if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
-        compute = plain(run.lifecycle.state("valid_compute").action.function)  # type: ignore[union-attr]  # it is a Compute
-    known = unbound(run.ctx.loss_fns) if run is not None and loss is None else {}
-    losses: dict[str, Loss] = known if compute is not None or any(known.values()) else _losses(loss, module, {}, None, None, accelerator)
-    if metrics is None and run is not None:
-        metrics = run.ctx.tallies.get("valid", run.ctx.tallies["train"]).own
-    counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
-    needed = compute is None and _reads_target(losses, {"valid": counted})
-    ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=needed)
-    _set_losses(ctx, losses)
-    ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
-    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), _listeners(callbacks), debug=debug)
-    if _interms(machine, *losses.values(), counted):
-        ctx.model = accelerator.unwrap(module)  # they cannot be captured of one that is compiled
-    machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
-    ctx.on_host = reads_loss(machine, accelerator)
-    return ctx, machine
-
-
-
-def predict(
-    model: Run | torch.nn.Module,
-    data: Any,
-    *,
-    stack: bool = True,
-    compute: Callable[[Any], Any] | None = None,
-    callbacks: Callback | Iterable[Callback] = (),
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
-    pred: str | None = None,
-    dataloader_options: Mapping[str, Any] | None = None,
-    device: str | torch.device = "auto",
-    debug: bool = False,
-) -> Any:
-    """What a model says about data, in the data's order.
-
-    Args:
-        model: a run, or a module.
-        data: as in `fit`; a lone tensor is all inputs. What stands beside the inputs is not looked at.
-        stack: whether the batches' predictions are joined along the first dimension; False gives a list of them.
-        compute: a function of the context that returns the prediction for `ctx.input`, in place of calling the model.
-        callbacks: who watches; the lifecycle is `prediction()`.
-        input, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
-
-    Returns:
-        The predictions, on the device where they were made, or the list of them. They are plain tensors, though they are
-        computed in torch's inference mode, as `evaluate` does; with `stack=False`, it is not used.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted.
-        MachineError: a callback stopped it; a part of the predictions would pass for all.
-    """
-    refuse_several_processes()
-    run = model if isinstance(model, Run) else None
-    module = _looking(run, model)
-    accelerator = _accelerator_of(run, module, device)
-    if dataloader_options and dataloader_options.get("shuffle"):
-        raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
-    ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
-    preds: Any = Gathering(samples_of(ctx.valid_data)) if stack else []
-    ctx.buffers["preds"] = preds
-    machine = Machine(prediction(compute=compute), _listeners(callbacks), debug=debug)
-    if _interms(machine):
-        ctx.model = accelerator.unwrap(module)  # as in an evaluation
-    machine = capturing(machine, accelerator.unwrap(module))
-    with inferring(ctx, modules_in(ctx)) if stack and _alone(ctx, machine) else nullcontext():  # what is joined outside is plain again
-        _walk_aside(ctx, machine)
-    return preds.joined() if stack else preds
-
-
-# ---------------------------------------------------------------- what fit is made of
-
-
-def refuse_several_processes() -> None:
-    """Raises a `ConfigError` where torch runs several processes: they would train apart."""
-    world = int(os.environ.get("WORLD_SIZE", "1") or 1)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-    if world > 1:
-        raise ConfigError(
-            f"statetrain runs in one process so far, got {world} (torch.distributed or WORLD_SIZE); each would train a model of "
-            f"its own. Start one process, or wrap the loop yourself"
-        )
-
-
-def _accelerator(given: Any, device: str | torch.device) -> Accelerator:
-    if given is None:
-        return Accelerator(device)
-    if device != "auto":
-        raise ConfigError(f"device={device!r} would not be used: the accelerator has its own, {given.device}")
-    return adapt(given)
 
 
 def _compile_options(given: Any) -> dict[str, Any]:
@@ -531,7 +337,7 @@ def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], loss
         return fuse(lifecycle) if free else lifecycle
     if given:
         lifecycle = fuse(lifecycle)
-    if captured and _update(lifecycle) is not None:
+    if captured and update_of(lifecycle) is not None:
         for callback in callbacks:
             hooks_of(callback, lifecycle)  # a listener is the better thing to name
         path, who = captured[0]
@@ -556,18 +362,9 @@ def _compiled(lifecycle: Lifecycle, apart: Lifecycle | None, optimizers: Mapping
     return lifecycle
 
 
-def _update(lifecycle: Lifecycle) -> Fused | None:
-    """The action of the fused state; None if there is none."""
-    return next((state.action for state in lifecycle.states if isinstance(state.action, Fused)), None)
-
-
-def _is_compiled(module: torch.nn.Module) -> bool:
-    return hasattr(module, "_orig_mod")
-
-
 def _refuse_interms(module: torch.nn.Module, machine: Machine, losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> None:
     """What is compiled is one function: nothing comes out of the modules within it."""
-    if not _is_compiled(module) or not (read := _interms(machine, *losses.values(), *tallies.values())):
+    if not is_compiled(module) or not (read := interms_read(machine, *losses.values(), *tallies.values())):
         return
     parts = {
         **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in machine.callbacks},
@@ -579,18 +376,6 @@ def _refuse_interms(module: torch.nn.Module, machine: Machine, losses: Mapping[s
         f"{read[0]!r} is read by {who}, and the model is compiled: what its modules return cannot be captured. Train without "
         f"compile=, or let the model return what is needed and read that as 'pred.<name>'"
     )
-
-
-def _interms(machine: Machine, *more: Any) -> list[str]:
-    """The outputs of modules that somebody reads."""
-    return sorted(path for path in reads_of(machine, *more) if root_of(path) == "interms")
-
-
-def _looking(run: Run | None, model: Any) -> torch.nn.Module:
-    """The model to evaluate or to predict with: of a run that was compiled, what was compiled."""
-    if run is None:
-        return _made(model)
-    return run.ctx.model if _is_compiled(run.ctx.model) else run.model
 
 
 def _epochs(epochs: Any, max_steps: int | None, stop: Guard | None) -> tuple[int, float]:
@@ -610,45 +395,6 @@ def _seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, or None, got {seed!r}")
     return seed
-
-
-def _by_key(data: Any, seed: int | None, name: str) -> Any:
-    """Data that draws by key, if there is a seed and it can."""
-    if seed is None or data is None:
-        return data
-    data, why = keyed(data, seed, name)
-    if why:
-        log.warning(
-            "seed=%s does not reach the %s data: %s. A run that is continued goes through it again, which is exact if its order is "
-            "decided when an epoch begins; give a DataLoader over a map-style dataset for more",
-            seed, name, why,
-        )  # fmt: skip
-    return data
-
-
-def _model(model: Any, hparams: Mapping[str, Any] | None, seed: int | None = None) -> torch.nn.Module:
-    if isinstance(model, torch.nn.Module):
-        if hparams:
-            raise ConfigError("hparams are for making a model; this one is made already, so give its class, or leave hparams out")
-        return model
-    if isinstance(model, type) and issubclass(model, torch.nn.Module):
-        try:
-            with aside(key(seed, "model")) if seed is not None else nullcontext():
-                return model(**(hparams or {}))
-        except TypeError as error:
-            error.add_note(f"statetrain: while making the model: {model.__name__}(**{dict(hparams or {})!r})")
-            raise
-    raise ConfigError(f"model must be a torch.nn.Module or a class of one, got {model!r:.80}")
-
-
-def _made(model: Any) -> torch.nn.Module:
-    if isinstance(model, type):
-        raise ConfigError(f"the class {model.__name__} has learnt nothing; give a trained model, or the run that fit returned")
-    return _model(model, None)
-
-
-def _listeners(callbacks: Any) -> tuple[Callback, ...]:
-    return tuple(callbacks) if isinstance(callbacks, Iterable) and not isinstance(callbacks, type) else (callbacks,)
 
 
 def _tracing(trace: Any) -> tuple[Callback, ...]:
@@ -674,105 +420,6 @@ def _for_validation(options: Mapping[str, Any] | None, data: Any) -> dict[str, A
     return {name: value for name, value in options.items() if name not in ("shuffle", "sampler", "batch_sampler", "drop_last", "generator")}
 
 
-def _optimizers(given: Any, model: torch.nn.Module, hparams: dict[str, Any], lifecycle: Lifecycle | None) -> dict[str, Optimizer]:
-    if given is None:
-        if lifecycle is not None and "step" not in lifecycle.names and _update(lifecycle) is None:
-            return {}
-        raise ConfigError("fit needs an optimizer; give optimizer=torch.optim.Adam, opt_hparams={'lr': 1e-3}, or an instance")
-    if not isinstance(given, Mapping):
-        return {"opt": _optimizer("opt", given, model, model, hparams)}
-    if not given:
-        raise ConfigError("optimizer={} names no optimizer")
-    by_name = bool(hparams) and set(hparams) <= set(given)
-    optimizers = {}
-    for name, one in given.items():
-        part = getattr(model, name, None)
-        if not isinstance(one, Optimizer) and not isinstance(part, torch.nn.Module):
-            parts = [child for child, _ in model.named_children()]
-            raise ConfigError(
-                f"optimizer {name!r} is a class, so it takes the parameters of model.{name}, which is no module{did_you_mean(name, parts)} "
-                f"Or give an instance with the parameters that it is to train"
-            )
-        optimizers[name] = _optimizer(name, one, model, part, dict(hparams.get(name, {})) if by_name else hparams)
-    return optimizers
-
-
-def _optimizer(name: str, given: Any, model: torch.nn.Module, part: Any, hparams: dict[str, Any]) -> Optimizer:
-    if isinstance(given, Optimizer):
-        if hparams:
-            raise ConfigError(f"opt_hparams are for making an optimizer; {name!r} is made already, so give its class, or leave opt_hparams out")
-        optimizer = given
-    else:
-        parameters = [p for p in part.parameters() if p.requires_grad]
-        if not parameters:
-            raise ConfigError(f"the model has no parameter to train: {type(part).__name__} has none that requires a gradient")
-        if not callable(given):
-            raise ConfigError(f"optimizer must be an optimizer, its class, or a mapping of names to these, got {given!r:.80}")
-        try:
-            optimizer = given(parameters, **hparams)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"opt_hparams {hparams!r} do not make the optimizer {getattr(given, '__name__', given)}: {error}") from error
-        if not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"optimizer {name!r} must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    own = {id(p) for p in model.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise ConfigError(
-            f"optimizer {name!r} has none of the model's parameters, so training would change nothing; was it made for another "
-            f"instance? Make it from this model's parameters(), or give its class"
-        )
-    for group in optimizer.param_groups:
-        if not math.isfinite(group.get("lr", 0.0)):
-            raise ConfigError(f"optimizer {name!r} has the learning rate {group['lr']}, which is no finite number")
-    return optimizer
-
-
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether an optimizer's step cannot be made without a function that computes the loss, as LBFGS's."""
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
-
-
-def _losses(
-    given: Any,
-    model: torch.nn.Module,
-    optimizers: Mapping[str, Optimizer],
-    compute: Any,
-    lifecycle: Lifecycle | None,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    names = list(optimizers) or ["opt"]
-    if given is None:
-        given = getattr(model, "loss", None)
-    if given is None and (compute is not None or lifecycle is not None):
-        return dict.fromkeys(names)
-    if isinstance(given, Mapping):
-        if set(given) != set(names):
-            raise ConfigError(f"loss names {sorted(given)} must be those of the optimizers, {sorted(names)}")
-        losses = {name: given[name] for name in names}
-    else:
-        losses = dict.fromkeys(names, given)
-    for loss in losses.values():
-        if isinstance(loss, type):
-            raise ConfigError(f"loss must be a function of prediction and target, got the class {loss.__name__}; write {loss.__name__}()")
-        if not callable(loss):
-            got = "none" if loss is None else repr(loss)
-            raise ConfigError(f"loss must be a function of prediction and target, got {got}; for example loss=torch.nn.functional.cross_entropy")
-        for module in modules_of(loss).values():
-            module.to(accelerator.device)
-    return losses
-
-
-def _evaluations(given: Any) -> list[Evaluation]:
-    found = [given] if isinstance(given, Evaluation) else list(given)
-    for one in found:
-        if not isinstance(one, Evaluation):
-            raise ConfigError(f'evaluations are made with their name: Evaluation("test", data); got {one!r:.80}')
-    twice = [one.name for i, one in enumerate(found) if one.name in [other.name for other in found[:i]]]
-    if twice:
-        raise ConfigError(f"two evaluations are called {twice[0]!r}; give each a name of its own")
-    return found
-
-
 def _check_evaluations(lifecycle: Lifecycle, names: list[str]) -> None:
     """A lifecycle that was made by the user has the scopes of all evaluations, and no others."""
     there = [state.name for state in lifecycle.states if isinstance(state.mode, Evaluating) and state.name != "valid"]
@@ -780,21 +427,6 @@ def _check_evaluations(lifecycle: Lifecycle, names: list[str]) -> None:
         raise ConfigError(f"lifecycle {lifecycle.name!r} has no evaluation {missing[0]!r}; make it with supervised(evaluations={{{missing[0]!r}: ...}})")
     if extra := [name for name in there if name not in names]:
         raise ConfigError(f"lifecycle {lifecycle.name!r} evaluates {extra[0]!r}, but there is no data for it; give evaluations=[Evaluation({extra[0]!r}, data)]")
-
-
-def _set_losses(ctx: Context, losses: Mapping[str, Any]) -> None:
-    """Gives a context its losses; those by keys read it."""
-    ctx.loss_fns = bound(losses, ctx)
-    ctx.loss_fn = next(iter(ctx.loss_fns.values()), None)
-
-
-def _reads_target(losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> bool:
-    """Whether a batch without a target is of no use: a loss or a metric takes it."""
-    keyed = [loss for loss in losses.values() if isinstance(loss, KeyedLoss | Losses)]
-    if len(keyed) < sum(loss is not None for loss in losses.values()):
-        return True
-    named = any(root_of(path) == "target" for loss in keyed for path in loss.reads)
-    return named or (bool(keyed) and any(counted.takes_pred for counted in tallies.values()))
 
 
 def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
@@ -811,21 +443,16 @@ def _check_turns(optimizers: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     parts = [*(plain(state.action) for state in lifecycle.states), *(arrow.effect for arrow in lifecycle.transitions)]
     own = any(part is not None and not getattr(part, "__module__", "").startswith("statetrain.") for part in parts)
     own = own or any(isinstance(part, Compute) for part in parts)  # one's own code may select, or step, as it likes
-    if len(optimizers) > 1 and ("step" in lifecycle.names or _update(lifecycle) is not None) and actions.select_next not in parts and not own:
+    if len(optimizers) > 1 and ("step" in lifecycle.names or update_of(lifecycle) is not None) and actions.select_next not in parts and not own:
         raise ConfigError(
             f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in lifecycle {lifecycle.name!r} only the first "
             f"would ever step; make it with supervised(optimizers={len(optimizers)})"
         )
 
 
-def _does(lifecycle: Lifecycle, action: Callable[[Any], None]) -> bool:
-    """Whether a state does this, whatever a phase calls it."""
-    return any(state.action is action for state in lifecycle.states)
-
-
 def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Accelerator) -> torch.amp.GradScaler | None:
     """What scales the loss, if the lifecycle scales it."""
-    if not _does(lifecycle, actions.unscale):
+    if not does(lifecycle, actions.unscale):
         return None
     given = precision.scaler if isinstance(precision, MixedPrecision) else None
     return torch.amp.GradScaler(accelerator.device.type) if given is None else given
@@ -836,70 +463,3 @@ def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value != defaults.get(name)]
     if given:
         raise ConfigError(f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already; make it with them: supervised({given[0]}=...)")
-
-
-def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
-    """Whether the loss is read as a number in every batch: on the CPU always, elsewhere if somebody reads it."""
-    late = _does(machine.lifecycle, actions.report)  # then the device finds out what is not finite
-    return (accelerator.device.type == "cpu" and not late) or "loss_value" in reads_of(machine)
-
-
-# ---------------------------------------------------------------- what evaluate and predict share
-
-
-def _accelerator_of(run: Run | None, module: torch.nn.Module, device: str | torch.device) -> Accelerator:
-    if run is not None and device == "auto":
-        assert run.ctx.accelerator is not None
-        return run.ctx.accelerator
-    accelerator = Accelerator(device)
-    accelerator.prepare(module)
-    return accelerator
-
-
-def _context_for(
-    run: Run | None,
-    module: torch.nn.Module,
-    accelerator: Accelerator,
-    data: Any,
-    input_key: loading.Key,
-    target_key: loading.Key,
-    pred: str | None,
-    options: Mapping[str, Any] | None,
-    counted: Tally,
-    target_needed: bool = False,
-) -> Context:
-    reader = run.ctx.read_batch if run is not None else None
-    if isinstance(reader, loading.BatchReader):
-        input_key = reader.input if input_key is None else input_key
-        target_key = reader.target if target_key is None and target_needed else target_key
-    pick = getter(pred) if pred is not None else run.ctx.pick if run is not None else None
-    return Context(
-        model=module,
-        valid_data=loading.as_loader(data, name="data", options=options),
-        accelerator=accelerator,
-        read_batch=loading.BatchReader(accelerator.device, input_key, target_key, target_needed),
-        pick=pick,
-        tallies={"valid": counted},
-        opt_name=next(iter(counted.losses), ""),
-        hparams=dict(run.ctx.hparams) if run is not None else {},
-        opt_hparams=dict(run.ctx.opt_hparams) if run is not None else {},
-    )
-
-
-def _alone(ctx: Context, machine: Machine) -> bool:
-    """Whether nobody but the model, the loss and the metrics will see what is computed, as it is; see `inferring`."""
-    own = any(isinstance(state.action, Compute | Predicting) for state in machine.lifecycle.states)
-    return not machine.callbacks and not own and not _is_compiled(ctx.model)
-
-
-def _walk_aside(ctx: Context, machine: Machine) -> None:
-    """Runs a machine beside a fit. An interrupt is passed on, and so is a stop: part of an answer is not the answer."""
-    ctx.started = ctx.clock()
-    run = Run(ctx, machine)._walk(whole=True)
-    if isinstance(run.outcome, Interrupted):
-        raise KeyboardInterrupt(run.outcome.reason)
-    if isinstance(run.outcome, Stopped):
-        raise MachineError(
-            f"the {machine.lifecycle.name} was stopped after {ctx.valid_iter} batches ({run.outcome.reason}), so it has no result; "
-            f"to look at a part of the data, give that part"
-        )
