@@ -15,7 +15,7 @@ from attrs import define
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import dataflow
+from statetrain.contracts import dataflow
 
 HOOKS = ("on_enter_batch", "on_exit_pred", "on_exit_loss", "on_enter_step", "on_exit_step", "on_exit_epoch")
 

@@ -17,7 +17,7 @@ from stubs import stub, stubbed
 
 import statetrain as st
 from statetrain.criteria import batch_drawn
-from statetrain.position import Position
+from statetrain.engine.position import Position
 
 ELSEWHERE, LISTENING = (10, 100, 1000), (1, 10, 100)
 

@@ -15,7 +15,7 @@ import attrs
 
 import statetrain as st
 from statetrain.diagram import write_pictures
-from statetrain.explore import explore
+from statetrain.table.explore import explore
 from statetrain.testing import paths, simulate
 
 ROOT = Path(__file__).parent.parent

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import statetrain as st
 from statetrain.context import Context
+from statetrain.contracts.outline import fields_table
 from statetrain.diagram import stale_pictures, write_pictures
-from statetrain.outline import fields_table
-from statetrain.table import markdown_table
+from statetrain.table.text import markdown_table
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import statetrain as st
-from statetrain.position import Position
+from statetrain.engine.position import Position
 
 K = 5
 

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from statetrain import keys as keys
     from statetrain import schedules as schedules
     from statetrain import testing as testing
-    from statetrain.accelerator import Accelerator as Accelerator
     from statetrain.callback import Callback as Callback
     from statetrain.callbacks.checkpoint import Checkpoint as Checkpoint
     from statetrain.callbacks.collect_garbage import CollectGarbage as CollectGarbage
+    from statetrain.callbacks.conditional import only_if as only_if
+    from statetrain.callbacks.conditional import throttle as throttle
     from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
     from statetrain.callbacks.ema import EMA as EMA
     from statetrain.callbacks.gradient_clip import GradientClip as GradientClip
@@ -36,11 +37,10 @@ if TYPE_CHECKING:
     from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
     from statetrain.callbacks.watch import Watch as Watch
     from statetrain.callbacks.weights_and_biases import WandB as WandB
-    from statetrain.conditional import only_if as only_if
-    from statetrain.conditional import throttle as throttle
+    from statetrain.compute.accelerator import Accelerator as Accelerator
     from statetrain.context import Context as Context
-    from statetrain.contracts import Access as Access
-    from statetrain.contracts import access as access
+    from statetrain.contracts.declaring import Access as Access
+    from statetrain.contracts.declaring import access as access
     from statetrain.criteria import Deadline as Deadline
     from statetrain.criteria import Every as Every
     from statetrain.criteria import MaxSteps as MaxSteps
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from statetrain.criteria import Spike as Spike
     from statetrain.criteria import TimeLimit as TimeLimit
     from statetrain.criteria import stop_requested as stop_requested
+    from statetrain.engine.position import Position as Position
+    from statetrain.engine.steps import Breakpoint as Breakpoint
+    from statetrain.engine.steps import Steps as Steps
     from statetrain.evaluations import Evaluation as Evaluation
     from statetrain.guards import Guard as Guard
     from statetrain.guards import guard as guard
@@ -61,14 +64,19 @@ if TYPE_CHECKING:
     from statetrain.lifecycles import evaluation as evaluation
     from statetrain.lifecycles import prediction as prediction
     from statetrain.lifecycles import supervised as supervised
-    from statetrain.loggables import Audio as Audio
-    from statetrain.loggables import Figure as Figure
-    from statetrain.loggables import File as File
-    from statetrain.loggables import Histogram as Histogram
-    from statetrain.loggables import Image as Image
-    from statetrain.loggables import Settings as Settings
-    from statetrain.loggables import Text as Text
-    from statetrain.loggables import Value as Value
+    from statetrain.logs.loggables import Audio as Audio
+    from statetrain.logs.loggables import Figure as Figure
+    from statetrain.logs.loggables import File as File
+    from statetrain.logs.loggables import Histogram as Histogram
+    from statetrain.logs.loggables import Image as Image
+    from statetrain.logs.loggables import Settings as Settings
+    from statetrain.logs.loggables import Text as Text
+    from statetrain.logs.loggables import Value as Value
+    from statetrain.logs.sources import Histograms as Histograms
+    from statetrain.logs.sources import HyperParameters as HyperParameters
+    from statetrain.logs.sources import LearningRate as LearningRate
+    from statetrain.logs.sources import Records as Records
+    from statetrain.logs.sources import Summaries as Summaries
     from statetrain.losses import Loss as Loss
     from statetrain.losses import Losses as Losses
     from statetrain.losses import LossState as LossState
@@ -97,10 +105,8 @@ if TYPE_CHECKING:
     from statetrain.outcome import StopFit as StopFit
     from statetrain.outcome import Stopped as Stopped
     from statetrain.outcome import TraceError as TraceError
-    from statetrain.position import Position as Position
     from statetrain.precision import MixedPrecision as MixedPrecision
     from statetrain.precision import mixed_precision as mixed_precision
-    from statetrain.registry import diff as diff
     from statetrain.rollback import RollBack as RollBack
     from statetrain.run import Run as Run
     from statetrain.saving import SavedRun as SavedRun
@@ -109,13 +115,6 @@ if TYPE_CHECKING:
     from statetrain.saving import load_weights as load_weights
     from statetrain.saving import save as save
     from statetrain.saving import save_weights as save_weights
-    from statetrain.sources import Histograms as Histograms
-    from statetrain.sources import HyperParameters as HyperParameters
-    from statetrain.sources import LearningRate as LearningRate
-    from statetrain.sources import Records as Records
-    from statetrain.sources import Summaries as Summaries
-    from statetrain.steps import Breakpoint as Breakpoint
-    from statetrain.steps import Steps as Steps
     from statetrain.stopping import GL as GL
     from statetrain.stopping import PQ as PQ
     from statetrain.stopping import UP as UP
@@ -125,6 +124,7 @@ if TYPE_CHECKING:
     from statetrain.stopping import NumberLimit as NumberLimit
     from statetrain.stopping import Threshold as Threshold
     from statetrain.stopping import Warmup as Warmup
+    from statetrain.table.registry import diff as diff
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
     from statetrain.training.evaluating import context_for as context_for
@@ -136,7 +136,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. A name is loaded when it is first used, so that what needs no torch loads none.
 _HOMES = {
-    "accelerator": ("Accelerator",),
+    "compute.accelerator": ("Accelerator",),
     "callback": ("Callback",),
     "callbacks.checkpoint": ("Checkpoint",),
     "callbacks.collect_garbage": ("CollectGarbage",),
@@ -159,9 +159,9 @@ _HOMES = {
     "callbacks.tensorboard": ("TensorBoard",),
     "callbacks.weights_and_biases": ("WandB",),
     "callbacks.watch": ("Watch",),
-    "conditional": ("only_if", "throttle"),
+    "callbacks.conditional": ("only_if", "throttle"),
     "context": ("Context",),
-    "contracts": ("Access", "access"),
+    "contracts.declaring": ("Access", "access"),
     "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Once", "Spike", "TimeLimit", "stop_requested"),
     "evaluations": ("Evaluation",),
     "guards": ("Guard", "guard"),
@@ -169,7 +169,7 @@ _HOMES = {
     "interop": ("to_machine",),
     "lifecycle": ("Lifecycle", "State", "Transition"),
     "lifecycles": ("evaluation", "prediction", "supervised"),
-    "loggables": ("Audio", "Figure", "File", "Histogram", "Image", "Settings", "Text", "Value"),
+    "logs.loggables": ("Audio", "Figure", "File", "Histogram", "Image", "Settings", "Text", "Value"),
     "losses": ("Loss", "LossState", "Losses"),
     "lr_finder": ("LRFinder", "lr_find"),
     "machine": ("Machine",),
@@ -179,14 +179,14 @@ _HOMES = {
         *("LifecycleError", "LossError", "LossSpike", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
         *("Stopped", "TraceError"),
     ),
-    "position": ("Position",),
+    "engine.position": ("Position",),
     "precision": ("MixedPrecision", "mixed_precision"),
-    "registry": ("diff",),
+    "table.registry": ("diff",),
     "rollback": ("RollBack",),
     "run": ("Run",),
     "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
-    "sources": ("Histograms", "HyperParameters", "LearningRate", "Records", "Summaries"),
-    "steps": ("Breakpoint", "Steps"),
+    "logs.sources": ("Histograms", "HyperParameters", "LearningRate", "Records", "Summaries"),
+    "engine.steps": ("Breakpoint", "Steps"),
     "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
     "trace": ("Trace", "Tracing"),
     "training.evaluating": ("context_for", "evaluate", "predict"),

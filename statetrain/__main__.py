@@ -1,7 +1,7 @@
-"""`python -m statetrain`: see `statetrain.cli`."""
+"""`python -m statetrain`: see `statetrain.commands.cli`."""
 
 import sys
 
-from statetrain.cli import main
+from statetrain.commands.cli import main
 
 sys.exit(main())

@@ -11,12 +11,12 @@ from typing import Any
 
 from attrs import frozen
 
-from statetrain.contracts import Access, access
+from statetrain.contracts.declaring import Access, access
 from statetrain.criteria import Spike
+from statetrain.data.iterating import END, Unstarted, announce, take_up
+from statetrain.data.sizes import length
 from statetrain.guards import leaves
-from statetrain.iterating import END, Unstarted, announce, take_up
 from statetrain.outcome import DataError, Interrupted, LossError, LossSpike, NonFiniteLoss, SkipBatch, Stopped
-from statetrain.sizes import length
 
 # ---------------------------------------------------------------- fit and epochs
 

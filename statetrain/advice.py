@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from statetrain.iterating import data_of
+from statetrain.data.iterating import data_of
 
 _SHOWN = 12  # indices of samples
 
@@ -47,7 +47,7 @@ def _memory(ctx: Any) -> str:
 
 def _due(ctx: Any, name: str) -> str:
     """Which batch was due, and which samples, where the order is known by key."""
-    from statetrain.seeding import order_of  # it needs torch, which a context does not
+    from statetrain.compute.seeding import order_of  # it needs torch, which a context does not
 
     position, turn = (ctx.iter, ctx.epoch) if name == "train" else (ctx.valid_iter, ctx.batches)
     order = order_of(data_of(ctx, name))

@@ -13,16 +13,16 @@ import attrs
 from attrs import Factory, define
 
 from statetrain import keys
+from statetrain.engine.position import Position
 from statetrain.history import History, format_value
 from statetrain.naming import did_you_mean
 from statetrain.outcome import MachineError
-from statetrain.position import Position
 
 if TYPE_CHECKING:
     import torch
 
-    from statetrain.accelerator import Accelerator
     from statetrain.callback import Callback
+    from statetrain.compute.accelerator import Accelerator
     from statetrain.losses import LossState
     from statetrain.metrics import Tally
 

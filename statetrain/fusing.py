@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from statetrain import actions
 from statetrain.callback import Callback, hooks_of
-from statetrain.contracts import Access, access_of
+from statetrain.contracts.declaring import Access, access_of
 from statetrain.criteria import NonFinite
 from statetrain.guards import leaves
 from statetrain.lifecycle import Lifecycle, State, Transition, Work

@@ -29,11 +29,11 @@ from attrs import define
 from transitions.extensions.nesting import FunctionWrapper, HierarchicalMachine, NestedState, NestedTransition
 
 from statetrain.callback import Callback
-from statetrain.failing import answer, fail, listening
+from statetrain.engine.failing import answer, fail, listening
+from statetrain.engine.plan import Work
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.machine import Drive, Machine
 from statetrain.outcome import MachineError
-from statetrain.plan import Work
 
 NEXT = "next"  # the trigger of all arrows without an event
 _EVENT = "event"  # the trigger of all others, when a run is driven

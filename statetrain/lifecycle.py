@@ -276,14 +276,14 @@ class Lifecycle:
         return attrs.evolve(self, name=name)
 
     def prefixed(self, prefix: str) -> Lifecycle:
-        """The same table with a prefix before every name; see `statetrain.joining`."""
-        from statetrain.joining import prefixed
+        """The same table with a prefix before every name; see `statetrain.table.joining`."""
+        from statetrain.table.joining import prefixed
 
         return prefixed(self, prefix)
 
     def then(self, other: Lifecycle, effect: Work | None = None) -> Lifecycle:
-        """This lifecycle and then another one, as the phases of one run; see `statetrain.joining`."""
-        from statetrain.joining import then
+        """This lifecycle and then another one, as the phases of one run; see `statetrain.table.joining`."""
+        from statetrain.table.joining import then
 
         return then(self, other, effect)
 
@@ -381,7 +381,7 @@ class Lifecycle:
         return f"<Lifecycle {self.name!r}: {len(self.states)} states, {len(self.transitions)} transitions>"
 
     def __str__(self) -> str:
-        from statetrain.table import table
+        from statetrain.table.text import table
 
         return table(self)
 
@@ -415,21 +415,21 @@ class Lifecycle:
         return bundle(str(self), self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The lifecycle as plain data that fits into JSON; see `statetrain.registry`."""
-        from statetrain.registry import to_dict
+        """The lifecycle as plain data that fits into JSON; see `statetrain.table.registry`."""
+        from statetrain.table.registry import to_dict
 
         return to_dict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], registry: dict[str, Any] | None = None) -> Lifecycle:
-        """The lifecycle that `to_dict` described; see `statetrain.registry`."""
-        from statetrain.registry import from_dict
+        """The lifecycle that `to_dict` described; see `statetrain.table.registry`."""
+        from statetrain.table.registry import from_dict
 
         return from_dict(data, registry)
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that are equal for equal tables, on every machine; see `statetrain.registry`."""
-        from statetrain.registry import fingerprint
+        """16 hexadecimal digits that are equal for equal tables, on every machine; see `statetrain.table.registry`."""
+        from statetrain.table.registry import fingerprint
 
         return fingerprint(self)

@@ -15,7 +15,7 @@ import attrs
 from attrs import frozen
 
 from statetrain import actions as do
-from statetrain.contracts import Access, access_of
+from statetrain.contracts.declaring import Access, access_of
 from statetrain.criteria import (
     Accumulating,
     Every,

@@ -7,21 +7,21 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
 
-from statetrain.asking import Explanation, why, why_not
 from statetrain.callback import Callback, name_of, unwrapped
-from statetrain.contracts import listeners_of
-from statetrain.dataflow import check, solve
-from statetrain.debugging import Watch
-from statetrain.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
+from statetrain.contracts.dataflow import check, solve
+from statetrain.contracts.debugging import Watch
+from statetrain.contracts.declaring import listeners_of
+from statetrain.contracts.order import Order, arranged, hook_named, is_called
+from statetrain.contracts.outline import DataFlow, Outline
+from statetrain.engine.asking import Explanation, why, why_not
+from statetrain.engine.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
+from statetrain.engine.plan import Plan, Work
+from statetrain.engine.steps import Steps
+from statetrain.engine.witness import WITNESS
 from statetrain.guards import strict
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean
-from statetrain.order import Order, arranged, hook_named, is_called
 from statetrain.outcome import Completed, LifecycleError, MachineError
-from statetrain.outline import DataFlow, Outline
-from statetrain.plan import Plan, Work
-from statetrain.steps import Steps
-from statetrain.witness import WITNESS
 
 Drive: TypeAlias = Generator[Transition, None, None]
 
@@ -129,11 +129,11 @@ class Machine:
         return tuple(answers)
 
     def why(self, ctx: Any) -> Explanation:
-        """Why a run is where it is; see `statetrain.asking.why`."""
+        """Why a run is where it is; see `statetrain.engine.asking.why`."""
         return why(self.lifecycle, ctx)
 
     def why_not(self, ctx: Any, state: str) -> Explanation:
-        """Why a run is not in a state or a scope; see `statetrain.asking.why_not`."""
+        """Why a run is not in a state or a scope; see `statetrain.engine.asking.why_not`."""
         return why_not(self.lifecycle, ctx, state)
 
     # ------------------------------------------------------------ who listens

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from attrs import frozen
 
 from statetrain import actions
-from statetrain.contracts import Access
+from statetrain.contracts.declaring import Access
+from statetrain.data.iterating import data_of
 from statetrain.fusing import Fused
-from statetrain.iterating import data_of
 from statetrain.lifecycle import Work
 
 # Actions in which nothing is computed that a gradient could flow through; the rest run with gradients on.

@@ -13,7 +13,7 @@ import attrs
 from attrs import Attribute, field, frozen
 
 from statetrain import actions as do
-from statetrain.contracts import Access, access_of
+from statetrain.contracts.declaring import Access, access_of
 from statetrain.guards import guard
 from statetrain.lifecycle import Lifecycle, State, Transition, Work
 from statetrain.modes import Evaluating

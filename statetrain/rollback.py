@@ -8,7 +8,7 @@ from attrs import Attribute, field, frozen
 
 from statetrain import actions as do
 from statetrain.callback import unwrapped
-from statetrain.contracts import Access, access
+from statetrain.contracts.declaring import Access, access
 from statetrain.criteria import Every
 from statetrain.guards import Guard, as_guard, guard
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition

@@ -10,18 +10,18 @@ from typing import Any, Literal
 import torch
 from attrs import define
 
-from statetrain.asking import Explanation
 from statetrain.callback import unwrapped
+from statetrain.checkpoints.snapshot import restore
+from statetrain.compute.seeding import caveat
 from statetrain.context import Context
 from statetrain.criteria import Mode
+from statetrain.engine.asking import Explanation
+from statetrain.engine.interrupts import heeded
+from statetrain.engine.steps import Steps
 from statetrain.history import History, Row
-from statetrain.interrupts import heeded
 from statetrain.lifecycle import Lifecycle
 from statetrain.machine import Machine
 from statetrain.outcome import CheckpointError, ConfigError, Interrupted, MachineError, Outcome
-from statetrain.seeding import caveat
-from statetrain.snapshot import restore
-from statetrain.steps import Steps
 from statetrain.trace import Trace, Tracing
 
 OnInterrupt = Literal["return", "raise", "exit"]

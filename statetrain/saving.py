@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from statetrain import checkpoint, plain, tensorfile
+from statetrain.checkpoints import checkpoint, plain, tensorfile
 from statetrain.history import History
 from statetrain.outcome import CheckpointError, ConfigError
 from statetrain.run import Run

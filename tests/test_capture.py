@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
-from statetrain.capture import Capture, capturing, reads_of
+from statetrain.compute.capture import Capture, capturing, reads_of
 from statetrain.testing.resuming import assert_resumable
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import statetrain as st
-from statetrain.cli import main
-from statetrain.position import Position
+from statetrain.commands.cli import main
+from statetrain.engine.position import Position
 from statetrain.testing import walk
 
 OWN = '''

@@ -11,8 +11,8 @@ from reference import bits
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.compiling import CompiledUpdate, can_trace
-from statetrain.cuda_graph import CudaGraph, graph_for
+from statetrain.compute.compiling import CompiledUpdate, can_trace
+from statetrain.compute.cuda_graph import CudaGraph, graph_for
 
 pytestmark = [
     pytest.mark.skipif(not can_trace(), reason="this torch's compiler does not trace gradients, so the model alone is compiled"),

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callback import name_of
-from statetrain.conditional import only_if, throttle
+from statetrain.callbacks.conditional import only_if, throttle
 from statetrain.criteria import Every, MinEpochs, NonFinite
+from statetrain.engine.position import Position
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import CallbackError, ConfigError, GuardError
-from statetrain.position import Position
 
 
 class Notes(st.Callback):

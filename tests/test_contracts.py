@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain import actions
-from statetrain.contracts import Access, access, access_of, check_monitors, contracts_of, covers, overlap, paths_in, reads_of
-from statetrain.dataflow import _solved, solve, ways_of
+from statetrain.contracts.dataflow import _solved, solve, ways_of
+from statetrain.contracts.declaring import Access, access, access_of, check_monitors, contracts_of, covers, overlap, paths_in, reads_of
 from statetrain.guards import guard
 from statetrain.lifecycle import FAILED, START, Lifecycle, State, Transition
 from statetrain.machine import Machine

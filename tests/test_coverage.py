@@ -12,10 +12,10 @@ import pytest
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
+from statetrain.engine.position import Position
+from statetrain.engine.witness import WITNESS
 from statetrain.machine import Machine
-from statetrain.position import Position
 from statetrain.testing import Coverage, paths, simulate, walk
-from statetrain.witness import WITNESS
 
 pytest_plugins = ["pytester"]
 
@@ -210,7 +210,7 @@ import pytest
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
 from statetrain.machine import Machine
-from statetrain.position import Position
+from statetrain.engine.position import Position
 
 def work(ctx):
     "work"

@@ -22,11 +22,11 @@ from statetrain.criteria import (
     stop_requested,
     train_data_left,
 )
+from statetrain.engine.position import Position
 from statetrain.guards import strict
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import GuardError
-from statetrain.position import Position
 from statetrain.stopping import EarlyStopping, Threshold
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import statetrain as st
-from statetrain.data import BatchReader, as_loader, describe_batch, join, pinned, place, size_of, split
+from statetrain.data.loading import BatchReader, as_loader, describe_batch, join, pinned, place, size_of, split
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.contracts import access
-from statetrain.debugging import View
+from statetrain.contracts.debugging import View
+from statetrain.contracts.declaring import access
 from statetrain.guards import guard
 from statetrain.machine import Machine
 from statetrain.outcome import ContractError

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 import statetrain as st
 from statetrain import Lifecycle, Machine, State, Transition, guard
-from statetrain.flight import folded
-from statetrain.position import Position
+from statetrain.engine.flight import folded
+from statetrain.engine.position import Position
 
 
 def started(**options) -> st.Run:

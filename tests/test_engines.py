@@ -13,11 +13,11 @@ from transitions import MachineError as RefusedTrigger
 from transitions.core import Machine as Flat
 from transitions.extensions.nesting import HierarchicalMachine, NestedEvent, NestedState, NestedTransition
 
+from statetrain.engine.position import Position
 from statetrain.interop import to_machine
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import Completed, Event, GuardError, MachineError, StopFit
-from statetrain.position import Position
 
 # The same examples each time, whatever the machine's load.
 drawn = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,7 +4,7 @@ import pytest
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.explore import explore
+from statetrain.table.explore import explore
 from statetrain.testing import always, at_most, balanced, between, check, counters_agree, ends, eventually, judge, never, precedes
 
 RICH = st.supervised(accumulate=2, validate=st.Every(2, "steps"), non_finite="skip", stop=st.EarlyStopping())

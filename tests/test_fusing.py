@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
-from statetrain import actions, cuda_graph
+from statetrain import actions
 from statetrain.callback import hooks_of
-from statetrain.cuda_graph import CudaGraph, graph_for
+from statetrain.compute import cuda_graph
+from statetrain.compute.cuda_graph import CudaGraph, graph_for
 from statetrain.fusing import fuse, in_the_way
 
 

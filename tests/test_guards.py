@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statetrain.criteria import Every, MaxSteps, MinEpochs, TimeLimit, stop_requested
+from statetrain.engine.position import Position
 from statetrain.guards import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import GuardError
-from statetrain.position import Position
 from statetrain.stopping import EarlyStopping, Threshold
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import statetrain as st
-from statetrain.gathering import Gathering, samples_of
+from statetrain.compute.gathering import Gathering, samples_of
 
 
 class Probing(torch.nn.Linear):

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain import actions
+from statetrain.engine.position import Position
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.modes import Quiet
 from statetrain.outcome import LifecycleError, SkipBatch, StopFit
-from statetrain.position import Position
 from statetrain.testing import walk
 from statetrain.trace import Tracing
 
@@ -135,7 +135,7 @@ def test_it_is_a_lifecycle_like_any_other():
     script = {"more epochs": [True, False], "a batch was drawn": [True, False]}
     assert walk(life, script).states[-3:] == ["fit", "next_epoch", "end"]
     assert life.mermaid().count("pre_fit")
-    from statetrain.registry import from_dict, to_dict
+    from statetrain.table.registry import from_dict, to_dict
 
     assert from_dict(to_dict(life)) == life
     assert isinstance(life.state("pre_fit").mode, Quiet)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from statetrain.keeping import buffers_of
+from statetrain.compute.keeping import buffers_of
 
 
 class Operations(TorchDispatchMode):

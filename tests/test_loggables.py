@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import statetrain as st
-from statetrain.loggables import as_loggable
+from statetrain.logs.loggables import as_loggable
 from statetrain.outcome import ConfigError
 
 pixels = pytest.importorskip("PIL.Image")

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 import statetrain as st
-from statetrain import checkpoint
 from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.checkpoints import checkpoint
 from statetrain.outcome import CheckpointError
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from strategies import scenarios
 
 from statetrain.callback import Callback
+from statetrain.engine.position import Position
 from statetrain.guards import guard
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.machine import Machine
@@ -26,7 +27,6 @@ from statetrain.outcome import (
     StopFit,
     Stopped,
 )
-from statetrain.position import Position
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
 

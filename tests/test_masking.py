@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import masking, testing
+from statetrain import testing
+from statetrain.compute import masking
 
 
 def fused(parameters):

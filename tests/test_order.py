@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import statetrain as st
-from statetrain.conditional import only_if
+from statetrain.callbacks.conditional import only_if
 from statetrain.machine import Machine
 from statetrain.outcome import CallbackError, ContractError, MachineError
 
@@ -180,7 +180,7 @@ def test_callbacks_are_called_in_that_order():
     said = []
     first, then = kind("First", "on_enter_a", writes={"x"}, said=said), kind("Then", "on_enter_a", reads={"x"}, said=said)
     life = st.Lifecycle("two", [st.State("a"), st.State("end", final=True)], [st.Transition("a", "end")])
-    from statetrain.position import Position
+    from statetrain.engine.position import Position
 
     for engine in ("table", "transitions"):
         Machine(life, [then(), first()], engine=engine).run(Position())

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 import statetrain as st
+from statetrain.contracts.outline import fields_table
 from statetrain.outcome import ConfigError
-from statetrain.outline import fields_table
 
 
 def machine(*callbacks, **options):

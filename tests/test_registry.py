@@ -18,8 +18,8 @@ from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import Compute, evaluation, prediction, supervised
 from statetrain.naming import identify
 from statetrain.outcome import Event, LifecycleError, SkipBatch, StopFit
-from statetrain.registry import diff, fingerprint, from_dict, standard, to_dict
 from statetrain.stopping import EarlyStopping, Threshold
+from statetrain.table.registry import diff, fingerprint, from_dict, standard, to_dict
 
 drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
 
@@ -278,7 +278,7 @@ def test_none_stands_for_what_is_not_there():
 def test_a_name_imports_nothing():
     "Reading a file with the name of a module that is there does not import it."
     code = (
-        "import sys\nfrom statetrain.registry import from_dict\n"
+        "import sys\nfrom statetrain.table.registry import from_dict\n"
         "try: from_dict({'name': 'x', 'states': [{'name': 'a', 'action': {'is': 'wave:open'}}], 'transitions': []})\n"
         "except ValueError as error: print(error)\n"
         "print([name for name in ('wave', 'torch') if name in sys.modules])"

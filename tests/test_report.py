@@ -11,7 +11,7 @@ from attrs import evolve
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.cli import main
+from statetrain.commands.cli import main
 from statetrain.report import report
 from statetrain.report.charts import bars, curves, strips
 from statetrain.report.page import page

@@ -28,7 +28,7 @@ from statetrain.stopping import (
     holds_of_nothing,
     progress,
 )
-from statetrain.table import table
+from statetrain.table.text import table
 
 drawn = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
@@ -251,7 +251,7 @@ def test_in_a_run():
 
 def test_they_are_plain_values():
     "Lifecycles with them can be written down and read back, and equal ones have equal fingerprints."
-    from statetrain.registry import from_dict, to_dict
+    from statetrain.table.registry import from_dict, to_dict
 
     life = st.supervised(stop=Warmup(PQ(k=3) | UP(n=2), 2) | InvalidValue("train_loss") | NumberLimit(n=7))
     assert from_dict(to_dict(life)) == life

@@ -12,7 +12,7 @@ from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycles import supervised
 from statetrain.outcome import SkipBatch, StopFit
 from statetrain.stopping import EarlyStopping
-from statetrain.table import markdown_table, number_of, reading_order, table
+from statetrain.table.text import markdown_table, number_of, reading_order, table
 
 
 @guard

@@ -3,11 +3,11 @@
 import pytest
 
 from statetrain.callback import Callback
+from statetrain.engine.position import Position
 from statetrain.guards import guard
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import ConfigError, StopFit
-from statetrain.position import Position
 from statetrain.testing import walk
 from statetrain.trace import Trace, Tracing
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as some
 
 import statetrain as st
 from statetrain import Lifecycle, State, Trace, Tracing, Transition
+from statetrain.commands.watch import screen
+from statetrain.engine.position import Position
 from statetrain.lifecycle import START
 from statetrain.outcome import ConfigError, TraceError
-from statetrain.position import Position
 from statetrain.testing import conforms, walk
 from statetrain.trace.reading import Following
-from statetrain.watch import screen
 
 
 def points(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

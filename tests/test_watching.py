@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 import statetrain as st
+from statetrain.commands.watch import screen, sparkline, watch
 from statetrain.outcome import TraceError
 from statetrain.testing import walk
 from statetrain.trace.reading import Following
-from statetrain.watch import screen, sparkline, watch
 
 SCOPES = ["fit", "epoch", "train", "batch"]  # that are open in a training batch
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import statetrain as st
-from statetrain.lock import Lock
+from statetrain.checkpoints.lock import Lock
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Samples
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain import checkpoint, plain
-from statetrain.checkpoint import MANIFEST, STATE, TENSORS
+from statetrain.checkpoints import checkpoint, plain
+from statetrain.checkpoints.checkpoint import MANIFEST, STATE, TENSORS
 from statetrain.outcome import CheckpointError
 from suites.case import Case, refused, scratch_place
 from suites.toy import Setting, digest, train

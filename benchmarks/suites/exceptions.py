@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import statetrain as st
-from statetrain import checkpoint
+from statetrain.checkpoints import checkpoint
 from suites.case import Case, refused, scratch
 from suites.saves import INTERVAL
 from suites.toy import BATCH, Samples, Setting, digest, train

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from statetrain import checkpoint
+from statetrain.checkpoints import checkpoint
 from statetrain.outcome import CheckpointError
 from suites import damage
 from suites.case import Case, listening, refused, scratch

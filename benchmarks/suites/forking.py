@@ -14,8 +14,12 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  # an optimizer's first step would import it, in each process anew
 
-from statetrain import lock, saving, snapshot, training  # noqa: F401  # likewise
+from statetrain import saving, training  # noqa: F401  # likewise
 from statetrain.callbacks import checkpoint, lr_scheduler  # noqa: F401  # likewise
+from statetrain.checkpoints import (
+    lock,  # noqa: F401  # likewise
+    snapshot,  # noqa: F401  # likewise
+)
 from suites.case import scratch_place
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import statetrain as st
-from statetrain import checkpoint, plain, tensorfile
+from statetrain.checkpoints import checkpoint, plain, tensorfile
 from statetrain.outcome import CheckpointError
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Setting, train

@@ -83,7 +83,7 @@ def _kills(setting: Setting) -> Callable[[], list[Case]]:
 
 
 EACH = "each anchor"
-WRITE, READ, BACK = "statetrain.checkpoint", "statetrain.tensorfile", "statetrain.snapshot"
+WRITE, READ, BACK = "statetrain.checkpoints.checkpoint", "statetrain.checkpoints.tensorfile", "statetrain.checkpoints.snapshot"
 
 _RENAMES = """\
         for file in files:
@@ -105,26 +105,26 @@ MUTANTS = (
     Mutant("the one before is used", f"{WRITE}:first_usable", "_report(saved.path, error, aside)", "raise", _of("fallbacks")),
     Mutant("broken ones are kept", f"{WRITE}:_set_aside", "os.rename(path, aside)", "__import__('shutil').rmtree(path)", _of("fallbacks")),
     Mutant("two are always kept", "statetrain.callbacks.checkpoint:Checkpoint._thin_out", "max(_LATEST, ", "max(1, ", _of("saves", "power lost")),
-    Mutant("nobody is pushed out of a directory", "statetrain.lock:Lock.take", "if holder and _is_there(", "if False and _is_there(", _of("bad_inputs", "directory in use")),
+    Mutant("nobody is pushed out of a directory", "statetrain.checkpoints.lock:Lock.take", "if holder and _is_there(", "if False and _is_there(", _of("bad_inputs", "directory in use")),
     Mutant("generators are put back", f"{BACK}:_settle", "ctx.accelerator.set_random_states(states)", "pass", _kills(Setting(seeded=False))),
     Mutant("the optimizer is put back", f"{BACK}:_restore_optimizer", "optimizer.load_state_dict(saved)", "return", _kills(Setting())),
     Mutant("the scale is put back", f"{BACK}:restore", 'ctx.scaler.load_state_dict(data["scaler"])', "pass", _kills(Setting(precision="scaled"))),
     Mutant("sums of an epoch are put back", f"{BACK}:_restore_tally", "if name in tally.losses:", "if False:", _kills(Setting())),
     Mutant("callbacks' states are put back", f"{BACK}:_restore_callbacks", "callback.load_state_dict", "id", _kills(Setting(ema=True))),
     Mutant("gradients of a window are put back", f"{BACK}:_restore_gradients", "None if value is None else", "None if True else", _kills(Setting(accumulate=3, saving="each anchor"))),
-    Mutant("the position is the next batch", "statetrain.iterating:take_up", "_turn(ctx, set), drawn)", "_turn(ctx, set), drawn + 1)", _kills(Setting())),
-    Mutant("replay goes as far as the run did", "statetrain.iterating:_replay", "range(drawn)", "range(max(drawn - 1, 0))", _kills(Setting(seeded=False))),
+    Mutant("the position is the next batch", "statetrain.data.iterating:take_up", "_turn(ctx, set), drawn)", "_turn(ctx, set), drawn + 1)", _kills(Setting())),
+    Mutant("replay goes as far as the run did", "statetrain.data.iterating:_replay", "range(drawn)", "range(max(drawn - 1, 0))", _kills(Setting(seeded=False))),
     Mutant("intervals remember", f"{BACK}:restore", "setattr(ctx, name, fields[name])", 'name == "marks" or setattr(ctx, name, fields[name])', _kills(Setting(inside=True))),
-    Mutant("errors come out", "statetrain.failing:fail", "raise error", "return None", _of("exceptions", "OSError")),
-    Mutant("clean-ups run", "statetrain.failing:clean_up", "ctx.deferred.pop()()", "ctx.deferred.pop()", _of("exceptions", "OSError")),
-    Mutant("notes say where", "statetrain.failing:fail", "error.add_note(f\"statetrain: {at}", "str(f\"statetrain: {at}", _of("exceptions", "OSError")),
+    Mutant("errors come out", "statetrain.engine.failing:fail", "raise error", "return None", _of("exceptions", "OSError")),
+    Mutant("clean-ups run", "statetrain.engine.failing:clean_up", "ctx.deferred.pop()()", "ctx.deferred.pop()", _of("exceptions", "OSError")),
+    Mutant("notes say where", "statetrain.engine.failing:fail", "error.add_note(f\"statetrain: {at}", "str(f\"statetrain: {at}", _of("exceptions", "OSError")),
     Mutant("StopIteration ends nothing", "statetrain.actions:_holds_its_length", 'return hasattr(dataset, "__getitem__")', "return False", _of("exceptions", "StopIteration('enough') in a sample")),
-    Mutant("handlers are put back", "statetrain.interrupts:heeded", "signal.signal(number, handler)", "pass", _of("signals")),
-    Mutant("a signal waits to be saved", "statetrain.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call", 200)),
+    Mutant("handlers are put back", "statetrain.engine.interrupts:heeded", "signal.signal(number, handler)", "pass", _of("signals")),
+    Mutant("a signal waits to be saved", "statetrain.engine.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call", 200)),
     Mutant("a loss that is NaN is refused", "statetrain.criteria:_loss_not_finite", "value - value != 0.0", "False", _of("non_finite", "the loss, NaN, skip")),
     Mutant("buffers are put back", "statetrain.actions:refuse_batch", "if ctx.held is not None:", "if False:", _of("non_finite", "an input, NaN, skip")),
     Mutant("only regular files are opened", f"{READ}:open_file", 'getattr(os, "O_NOFOLLOW", 0)', "0", _of("hostile", "link")),
-    Mutant("no key is there twice", "statetrain.plain:_object", "len(found) != len(pairs)", "False", _of("hostile", "a key twice")),
+    Mutant("no key is there twice", "statetrain.checkpoints.plain:_object", "len(found) != len(pairs)", "False", _of("hostile", "a key twice")),
     Mutant("shapes fit their bytes", f"{READ}:_entries", "offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize", "False", _of("hostile", "larger than")),
     Mutant("words of a picture are escaped", "statetrain.diagram.as_mermaid:escaped", "re.sub(", "(lambda *a, **k: text)(", _of("names", "pictures")),
     Mutant("a cell is no formula", "statetrain.callbacks.csv_logger:_cell", "f\"'{text}\"", "text", _of("names", "columns")),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.lifecycle import FAILED
-from statetrain.table import markdown_table
+from statetrain.table.text import markdown_table
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Samples
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import checkpoint
+from statetrain.checkpoints import checkpoint
 from suites.case import Case, listening, scratch
 from suites.toy import Net, Setting, is_finite, train
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import checkpoint
+from statetrain.checkpoints import checkpoint
 from suites.case import Case, scratch
 from suites.toy import Setting, train
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain import checkpoint, tensorfile
+from statetrain.checkpoints import checkpoint, tensorfile
 from suites.case import Case, scratch
 from suites.disk import Disk
 from suites.forking import die, forked

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain import checkpoint, interrupts
+from statetrain.checkpoints import checkpoint
+from statetrain.engine import interrupts
 from suites.case import Case, listening, scratch
 from suites.disk import Disk
 from suites.saves import INTERVAL, put_disk

@@ -15,7 +15,7 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 import statetrain as st
-from statetrain import checkpoint
+from statetrain.checkpoints import checkpoint
 from suites.case import Case, listening, scratch_place
 from suites.kills import assert_kept
 from suites.toy import Setting, Trail, digest, train

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import statetrain as st
-from statetrain import plain
+from statetrain.checkpoints import plain
 
 SIZE, BATCH = 22, 8  # three batches, the last one short
 EPOCHS = 2

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from attrs import define
 
-from statetrain import checkpoint, failure, plain
 from statetrain.callback import Callback, unwrapped
-from statetrain.checkpoint import Saved
+from statetrain.checkpoints import checkpoint, failure, plain
+from statetrain.checkpoints.checkpoint import Saved
+from statetrain.checkpoints.lock import Lock
+from statetrain.checkpoints.snapshot import Snapshot, snapshot
+from statetrain.compute.keeping import first_not_finite
 from statetrain.criteria import Every, Mode, better
 from statetrain.guards import AnyOf, Guard, Test, as_guard, strict
-from statetrain.keeping import first_not_finite
 from statetrain.lifecycle import Lifecycle
-from statetrain.lock import Lock
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError, CheckpointError, ConfigError
-from statetrain.snapshot import Snapshot, snapshot
 
 _LATEST = 2  # checkpoints that are always kept: should the newest be damaged, the run goes on from the one before
 _DRY = "dry-run"

@@ -11,9 +11,9 @@ from typing import Any
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.callbacks.row_file import RowFile
-from statetrain.loggables import Text, Value
+from statetrain.logs.loggables import Text, Value
+from statetrain.logs.sources import Source
 from statetrain.outcome import Outcome
-from statetrain.sources import Source
 
 _FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would compute what begins with these
 

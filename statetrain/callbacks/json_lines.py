@@ -9,10 +9,10 @@ from typing import Any
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.callbacks.row_file import RowFile
-from statetrain.loggables import Histogram, Loggable, Settings, Text, Value
+from statetrain.logs.loggables import Histogram, Loggable, Settings, Text, Value
+from statetrain.logs.sources import Source
+from statetrain.logs.streams import jsonable
 from statetrain.outcome import Outcome
-from statetrain.sources import Source
-from statetrain.streams import jsonable
 
 
 class JSONLines(Callback):

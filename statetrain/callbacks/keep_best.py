@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from statetrain.callback import Callback
+from statetrain.compute.keeping import first_not_finite
 from statetrain.criteria import Mode, better
-from statetrain.keeping import first_not_finite
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError, Failed
 

@@ -14,12 +14,12 @@ from typing import Any, TextIO
 
 from statetrain.callback import Callback
 from statetrain.criteria import Accumulating, NonFinite
-from statetrain.events import RESERVED, Format, event_logger
+from statetrain.data.sizes import length, parameters_of
 from statetrain.guards import Guard
 from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.logs.events import RESERVED, Format, event_logger
 from statetrain.naming import did_you_mean
 from statetrain.outcome import CallbackError, Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
-from statetrain.sizes import length, parameters_of
 
 # What an event arrow gave up, by the state that it leaves.
 _SKIPPED = {

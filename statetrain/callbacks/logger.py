@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from statetrain.callback import Callback, unwrapped
 from statetrain.guards import AnyOf, Guard, as_guard, strict
 from statetrain.history import COUNTERS
-from statetrain.loggables import Loggable, Value, as_loggable
+from statetrain.logs.loggables import Loggable, Value, as_loggable
+from statetrain.logs.sources import LearningRate, Source
+from statetrain.logs.streams import printable
 from statetrain.outcome import ConfigError, Outcome
-from statetrain.sources import LearningRate, Source
-from statetrain.streams import printable
 
 Items = Mapping[str, Loggable]
 Counters = Mapping[str, Any]

@@ -13,10 +13,10 @@ from typing import Any
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
-from statetrain.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.logs.sources import Source
+from statetrain.logs.streams import encodable
 from statetrain.outcome import ConfigError, Failed, Interrupted, Outcome
-from statetrain.sources import Source
-from statetrain.streams import encodable
 
 _NO_CURVES = ("step", "epoch_complete")
 _AT_ONCE = 100  # parameters that a store takes in one request

@@ -13,13 +13,13 @@ from collections import deque
 from functools import partial
 from typing import Any, Literal, TextIO
 
-from statetrain.bars import Bar, Bars, clock, draws_in_place, in_notebook
 from statetrain.callback import Callback
+from statetrain.data.sizes import length
 from statetrain.history import COUNTERS
+from statetrain.logs.bars import Bar, Bars, clock, draws_in_place, in_notebook
+from statetrain.logs.streams import Stream, printable
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
-from statetrain.sizes import length
-from statetrain.streams import Stream, printable
 
 Mode = Literal["auto", "rich", "plain"]
 

@@ -11,10 +11,10 @@ from typing import Any
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
+from statetrain.compute.keeping import first_not_finite
 from statetrain.criteria import Mode
 from statetrain.guards import Guard, as_guard, strict
 from statetrain.history import COUNTERS
-from statetrain.keeping import first_not_finite
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 

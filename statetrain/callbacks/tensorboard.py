@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
-from statetrain.loggables import Audio, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.logs.loggables import Audio, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.logs.sources import Histograms, Source
+from statetrain.logs.streams import encodable
 from statetrain.outcome import ConfigError, Outcome
-from statetrain.sources import Histograms, Source
-from statetrain.streams import encodable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
-from statetrain.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
+from statetrain.logs.sources import Source
 from statetrain.outcome import ConfigError, Failed, Outcome
-from statetrain.sources import Source
 
 _MODES = ("offline", "online", "disabled", "shared")
 

@@ -13,7 +13,7 @@ from statetrain.diagram.route import Point, Route
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table import OTHER_ERRORS
+from statetrain.table.text import OTHER_ERRORS
 
 
 def dot(

@@ -20,7 +20,7 @@ from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import CHANGED, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table import OTHER_ERRORS
+from statetrain.table.text import OTHER_ERRORS
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
 RECENT = "\N{BLACK RIGHT-POINTING TRIANGLE}"  # before what was taken among the last

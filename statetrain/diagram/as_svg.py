@@ -12,7 +12,7 @@ from statetrain.diagram.route import Point, Route
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
 from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table import OTHER_ERRORS, plain
+from statetrain.table.text import OTHER_ERRORS, plain
 
 MARGIN = 12.0
 

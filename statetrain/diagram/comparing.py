@@ -9,7 +9,7 @@ from statetrain.guards import Guard
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.naming import label_of
 from statetrain.outcome import MachineError
-from statetrain.table import number_of
+from statetrain.table.text import number_of
 from statetrain.trace.words import words_of
 
 

@@ -12,7 +12,7 @@ from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
 
 if TYPE_CHECKING:
-    from statetrain.outline import DataFlow, Use
+    from statetrain.contracts.outline import DataFlow, Use
 
 
 def flow_mermaid(flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light") -> str:

@@ -10,7 +10,7 @@ from attrs import frozen
 from statetrain.diagram.picture import Arrow, Picture
 from statetrain.diagram.theme import NAME, WORDS
 from statetrain.lifecycle import FAILED, START
-from statetrain.table import OTHER_ERRORS
+from statetrain.table.text import OTHER_ERRORS
 
 LINE = 11.5  # from one line of words to the next
 WRAP = 30  # characters of a line of words

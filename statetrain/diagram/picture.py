@@ -13,7 +13,7 @@ from attrs import Factory, frozen
 
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import label_of
-from statetrain.table import is_else, number_of, plain, reading_order
+from statetrain.table.text import is_else, number_of, plain, reading_order
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
 Change = Literal["", "added", "removed", "changed"]

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from statetrain.table import plain
+from statetrain.table.text import plain
 
 Points = Sequence[tuple[float, float]]
 

@@ -17,7 +17,7 @@ from statetrain.machine import Machine
 from statetrain.outcome import ConfigError, Interrupted, Outcome, Stopped
 from statetrain.outcome import Failed as Failure
 from statetrain.report.charts import bars, curves, strips
-from statetrain.table import plain
+from statetrain.table.text import plain
 from statetrain.trace import Trace
 from statetrain.trace.tape import counted
 from statetrain.trace.words import by_words, times_asked, words_of

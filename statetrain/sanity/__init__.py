@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from statetrain import actions, seeding
+from statetrain import actions
+from statetrain.compute import seeding
 from statetrain.losses import bound, unbound
 from statetrain.precision import plain
 from statetrain.sanity.of_data import (

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset, TensorDataset
 
-from statetrain import seeding
+from statetrain.compute import seeding
 from statetrain.sanity.probe import Probe, floats
 
 

@@ -20,6 +20,7 @@ import attrs
 from attrs import field, frozen
 
 from statetrain.callback import Callback, name_of
+from statetrain.engine.witness import unwitnessed
 from statetrain.lifecycle import Lifecycle
 from statetrain.outcome import ConfigError
 from statetrain.testing.fake_clock import FakeClock
@@ -28,7 +29,6 @@ from statetrain.testing.paths import Cover, Path, paths
 from statetrain.testing.resuming import differences, listed, state_of
 from statetrain.testing.toy import toy_problem
 from statetrain.trace import Trace
-from statetrain.witness import unwitnessed
 
 if TYPE_CHECKING:
     from statetrain.run import Run
@@ -275,8 +275,8 @@ def _differs(case: CallbackCase, at: int, bare: Any) -> bool:
 
 def _continued(run: Any, data: Any, end: Any) -> list[str]:
     """How a run that is continued from saved data ends differently from another."""
-    from statetrain import plain
-    from statetrain.snapshot import restore
+    from statetrain.checkpoints import plain
+    from statetrain.checkpoints.snapshot import restore
 
     data = plain.decode(data[0], {name: tensor.clone() for name, tensor in data[1].items()})
     try:
@@ -308,9 +308,9 @@ class _Cuts:
     def cut(self, at: int) -> None:
         """Takes what is to be saved; a failure is kept for later, so that the run is not changed by it."""
         ctx = self.run.ctx  # what a hook is given may be a view of it
-        from statetrain import plain
+        from statetrain.checkpoints import plain
+        from statetrain.checkpoints.snapshot import snapshot
         from statetrain.context import Context
-        from statetrain.snapshot import snapshot
 
         try:
             if isinstance(ctx, Context):

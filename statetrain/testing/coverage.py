@@ -24,12 +24,12 @@ from typing import Any, Self
 from attrs import Factory, define, field, frozen
 
 from statetrain import outcome
+from statetrain.engine.witness import WITNESS
 from statetrain.guards import Guard
 from statetrain.lifecycle import START, Lifecycle, State, Transition
 from statetrain.naming import label_of
 from statetrain.outcome import Event, LifecycleError
-from statetrain.table import plain
-from statetrain.witness import WITNESS
+from statetrain.table.text import plain
 
 _SHOWN = 8  # what a short report lists of each lifecycle
 
@@ -235,7 +235,7 @@ def _some(counts: Iterable[int]) -> int:
 
 @frozen
 class _Teller:
-    """What the machines of a lifecycle report to; see `statetrain.witness.Witness`."""
+    """What the machines of a lifecycle report to; see `statetrain.engine.witness.Witness`."""
 
     covered: Covered
     index: dict[Transition, int]

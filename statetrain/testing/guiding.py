@@ -13,13 +13,13 @@ import attrs
 from attrs import field, frozen
 
 from statetrain.callback import Callback
-from statetrain.explore import Configuration, Step, Ways
+from statetrain.engine.witness import unwitnessed
 from statetrain.guards import Guard
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import Event
+from statetrain.table.explore import Configuration, Step, Ways
 from statetrain.testing.paths import Path
-from statetrain.witness import unwitnessed
 
 Hook = Callable[[Any], Any]
 Asked = Callable[[Guard, Any], None]

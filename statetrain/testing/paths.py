@@ -19,13 +19,13 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from statetrain.callback import Callback
-from statetrain.explore import Configuration, Step, Ways
+from statetrain.engine.position import Position
+from statetrain.engine.witness import unwitnessed
 from statetrain.guards import Guard
 from statetrain.lifecycle import FAILED, START, Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import Failed, LifecycleError
-from statetrain.position import Position
-from statetrain.witness import unwitnessed
+from statetrain.table.explore import Configuration, Step, Ways
 
 Cover = Literal["states", "transitions", "pairs"]
 Vector = Literal["min", "max"]
@@ -120,7 +120,7 @@ def paths(
     Args:
         lifecycle: the table.
         cover: "states"; "transitions", events included; or "pairs" of transitions that follow each other.
-        bounds: see `statetrain.explore.explore`: ways that break them are not taken.
+        bounds: see `statetrain.table.explore.explore`: ways that break them are not taken.
         events: whether arrows on events count.
 
     Raises:

@@ -16,10 +16,10 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from statetrain.explore import Configuration, Ways
 from statetrain.lifecycle import FAILED, Lifecycle, Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.outcome import LifecycleError
+from statetrain.table.explore import Configuration, Ways
 from statetrain.trace import Trace
 
 _BROKEN = "broken"
@@ -127,7 +127,7 @@ def check(lifecycle: Lifecycle, *properties: Property, bounds: Mapping[str, int]
     Args:
         lifecycle: the table.
         properties: what must hold.
-        bounds: see `statetrain.explore.explore`; tried where the graph alone does not decide.
+        bounds: see `statetrain.table.explore.explore`; tried where the graph alone does not decide.
         events: whether events are raised.
         failures: whether every state may fail.
 

@@ -80,8 +80,8 @@ class _Saving(Callback):
         self.saved: list[tuple[int, Path, str]] = []
 
     def on_anchor(self, ctx: Any) -> None:
-        from statetrain.checkpoint import write
-        from statetrain.snapshot import snapshot
+        from statetrain.checkpoints.checkpoint import write
+        from statetrain.checkpoints.snapshot import snapshot
 
         self.count += 1
         if self.count in self.chosen:
@@ -92,7 +92,7 @@ class _Saving(Callback):
 def _seeded(build: Callable[[], Run], seed: int) -> Run:
     import torch
 
-    from statetrain.seeding import seed_all
+    from statetrain.compute.seeding import seed_all
 
     torch.manual_seed(seed)
     random.seed(seed)
@@ -109,8 +109,8 @@ def _with(run: Run, callback: Callback) -> Run:
 
 
 def _continued(run: Run, path: Path) -> Run:
-    from statetrain.checkpoint import read
-    from statetrain.snapshot import restore
+    from statetrain.checkpoints.checkpoint import read
+    from statetrain.checkpoints.snapshot import restore
 
     data = read(path)
     restore(run.ctx, run.machine, data)
@@ -126,8 +126,8 @@ def _spread(count: int, wanted: int | None) -> set[int]:
 
 def state_of(run: Run) -> Any:
     """Where a run stands or how it ended, as plain data and tensors of its own; times are left out."""
-    from statetrain import plain
-    from statetrain.snapshot import snapshot
+    from statetrain.checkpoints import plain
+    from statetrain.checkpoints.snapshot import snapshot
 
     data = snapshot(run.ctx, run.machine)
     del data["seconds"]

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 from attrs import Factory, define, field, frozen
 
 from statetrain.callback import Callback
+from statetrain.engine.position import Position
 from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle
 from statetrain.machine import Machine
 from statetrain.outcome import Event, SkipBatch, SkipEpoch, StopFit
-from statetrain.position import Position
 
 Engine = Literal["table", "transitions"]
 

@@ -28,9 +28,9 @@ try:
 except ImportError as error:
     raise ImportError("statetrain.testing.strategies needs hypothesis; install it with: pip install 'statetrain[testing]'") from error
 
-from statetrain.explore import Configuration, Step, Ways
 from statetrain.guards import Guard, leaves
 from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.table.explore import Configuration, Step, Ways
 from statetrain.testing.paths import to_the_end, ways_out
 from statetrain.testing.staging import (
     ERRORS,
@@ -71,7 +71,7 @@ def runs(
     Args:
         draw: given by hypothesis.
         lifecycle: the table.
-        bounds: by a guard's label, how often it may hold while the scope around it stays open; see `statetrain.explore`.
+        bounds: by a guard's label, how often it may hold while the scope around it stays open; see `statetrain.table.explore`.
         events: whether events are raised, in every state where an arrow takes one.
         failures: whether states may fail.
         most: arrows to go to on the way.

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from statetrain.asking import Asked
+from statetrain.engine.asking import Asked
 from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped, TraceError
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row, Tape

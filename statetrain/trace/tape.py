@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from attrs import Factory, define
 
-from statetrain.asking import Asked
+from statetrain.engine.asking import Asked
 from statetrain.lifecycle import Transition
 
 COUNTERS = ("epoch", "iter", "valid_iter", "step", "samples")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from statetrain.asking import answers_to
 from statetrain.callback import Callback
+from statetrain.engine.asking import answers_to
 from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError

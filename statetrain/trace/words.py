@@ -12,7 +12,7 @@ from statetrain.guards import Guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.naming import label_of
 from statetrain.outcome import Event, MachineError
-from statetrain.table import reading_order
+from statetrain.table.text import reading_order
 
 Words = tuple[str, str, str | None, str | None, str | None]
 Number = TypeVar("Number", int, float)

@@ -36,7 +36,7 @@ from typing import Any
 import attrs
 from attrs import Factory, define
 
-from statetrain.asking import Asked
+from statetrain.engine.asking import Asked
 from statetrain.guards import leaves
 from statetrain.lifecycle import Lifecycle, Transition
 from statetrain.naming import label_of

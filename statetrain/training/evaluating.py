@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from statetrain import data as loading
-from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback
-from statetrain.capture import capturing
+from statetrain.compute.accelerator import Accelerator
+from statetrain.compute.capture import capturing
+from statetrain.compute.gathering import Gathering, samples_of
+from statetrain.compute.inferring import inferring
+from statetrain.compute.keeping import modules_of as modules_in
 from statetrain.context import Context
-from statetrain.gathering import Gathering, samples_of
-from statetrain.inferring import inferring
-from statetrain.keeping import modules_of as modules_in
+from statetrain.data import loading
 from statetrain.keys import getter
 from statetrain.lifecycles import Compute, Predicting, evaluation, prediction
 from statetrain.losses import Losses, unbound
@@ -63,7 +63,7 @@ def evaluate(
         input, target, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
     It is computed in torch's inference mode, a little faster than without gradients alone, where that is safe: with callbacks, a
-    `valid_compute` or a compiled model it is not used. See `statetrain.inferring`.
+    `valid_compute` or a compiled model it is not used. See `statetrain.compute.inferring`.
 
     Returns:
         The values by name: `loss`, and the metrics.

@@ -12,35 +12,35 @@ import attrs
 import torch
 
 from statetrain import actions
-from statetrain import data as loading
-from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
-from statetrain.capture import FIELDS, capturing
-from statetrain.compiling import CompiledUpdate, can_trace, precision_of
-from statetrain.compiling import in_the_way as keeps_from_compiling
+from statetrain.checkpoints.snapshot import restore, settings_of
+from statetrain.compute.accelerator import Accelerator
+from statetrain.compute.capture import FIELDS, capturing
+from statetrain.compute.compiling import CompiledUpdate, can_trace, precision_of
+from statetrain.compute.compiling import in_the_way as keeps_from_compiling
+from statetrain.compute.cuda_graph import graph_for
+from statetrain.compute.keeping import has_buffers
+from statetrain.compute.masking import Mask
 from statetrain.context import Context
-from statetrain.contracts import check_fields, check_monitors, paths_in
+from statetrain.contracts.declaring import check_fields, check_monitors, paths_in
 from statetrain.criteria import Every, Spike
-from statetrain.cuda_graph import graph_for
+from statetrain.data import loading
 from statetrain.evaluations import Evaluation
 from statetrain.fusing import Fused, check_word, fuse, in_the_way, listens_between
 from statetrain.guards import Guard
 from statetrain.history import History
-from statetrain.keeping import has_buffers
 from statetrain.keys import getter, root_of
 from statetrain.lifecycle import Lifecycle
 from statetrain.lifecycles import Compute, Policy, supervised
 from statetrain.losses import Losses, modules_of
 from statetrain.machine import Machine
-from statetrain.masking import Mask
 from statetrain.metrics import Metrics, Tally, tally
 from statetrain.modes import Evaluating
 from statetrain.naming import Named, did_you_mean
 from statetrain.outcome import ConfigError
 from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
 from statetrain.run import OnInterrupt, Run
-from statetrain.snapshot import restore, settings_of
 from statetrain.trace import Tracing
 from statetrain.training.preparing import (
     Loss,
@@ -135,7 +135,7 @@ def fit(
             `predict` do so always.
         fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`, which CUDA replays as a graph; it takes
             `check="late"` or `non_finite="ignore"`, and callbacks that do not listen in between. "auto": where that is so. See
-            `fuse` and `statetrain.cuda_graph`.
+            `fuse` and `statetrain.compute.cuda_graph`.
         prefetch: whether each batch is placed on the device while the one before is trained on: it is drawn one batch ahead, which a
             checkpoint knows. On CUDA alone; elsewhere nothing could overlap.
         callbacks: who watches, in order.
@@ -149,7 +149,7 @@ def fit(
         compile: whether `torch.compile` compiles the model; or its options, as `{"mode": "max-autotune"}`. Weights keep their
             names, so a run may be continued with or without it. What modules return within a compiled model cannot be
             captured: who reads `interms.*` is refused. With `fused`, the loss, the gradients and the step are compiled with it, as
-            one function; see `statetrain.compiling`.
+            one function; see `statetrain.compute.compiling`.
         seed: makes every random number a function of what it is for: the validation share, a model made from a class,
             the order of each epoch, each sample's augmentation (of DataLoaders over map-style datasets, whatever their
             number of workers), each batch's dropout. None: torch's global generators, as they are.

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from statetrain import actions
-from statetrain.accelerator import Accelerator
 from statetrain.callback import Callback
-from statetrain.capture import reads_of
+from statetrain.compute.accelerator import Accelerator
+from statetrain.compute.capture import reads_of
+from statetrain.compute.huggingface import adapt
+from statetrain.compute.seeding import aside, key, keyed
 from statetrain.context import Context
 from statetrain.evaluations import Evaluation
 from statetrain.fusing import Fused
-from statetrain.huggingface import adapt
 from statetrain.keys import root_of
 from statetrain.lifecycle import Lifecycle
 from statetrain.losses import Loss as KeyedLoss
@@ -28,7 +29,6 @@ from statetrain.machine import Machine
 from statetrain.metrics import Tally
 from statetrain.naming import did_you_mean
 from statetrain.outcome import ConfigError
-from statetrain.seeding import aside, key, keyed
 
 log = logging.getLogger("statetrain")
 

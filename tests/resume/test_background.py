@@ -17,8 +17,8 @@ import torch
 from test_checkpoint import names, net, points, same, train
 
 import statetrain as st
-from statetrain import checkpoint, failure
 from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.checkpoints import checkpoint, failure
 from statetrain.criteria import Deadline
 
 STEPS = st.Every(1, "steps")

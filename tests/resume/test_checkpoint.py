@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import checkpoint
 from statetrain.callbacks.checkpoint import Checkpoint
-from statetrain.lock import FILE, Lock
+from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints.lock import FILE, Lock
 from statetrain.outcome import CheckpointError
 
 

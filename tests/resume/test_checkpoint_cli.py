@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import checkpoint
-from statetrain.cli import main
+from statetrain.checkpoints import checkpoint
+from statetrain.commands.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_two_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_differences_are_exact() -> None:
     """NaN is NaN, 1 is not 1.0, bits count, and what is there once is named."""
-    from statetrain.checkpoint_cli import differences
+    from statetrain.commands.checkpoint import differences
 
     nan = float("nan")
     assert list(differences({"a": nan, "b": [1, (2,)]}, {"a": nan, "b": [1, (2,)]})) == []
@@ -137,5 +137,5 @@ def test_the_other_commands_load_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from statetrain.cli import main; main(['show', 'evaluation']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from statetrain.commands.cli import main; main(['show', 'evaluation']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -7,11 +7,11 @@ import pytest
 from attrs import Factory, define, frozen
 
 from statetrain.callback import Callback
+from statetrain.engine.position import Position
 from statetrain.guards import guard
 from statetrain.lifecycle import Lifecycle, State, Transition
 from statetrain.machine import Machine
 from statetrain.outcome import Completed, Interrupted, LifecycleError, StopFit
-from statetrain.position import Position
 
 ENGINES = ["table", "transitions"]
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from suites.disk import Died, Disk
 
-from statetrain import checkpoint, tensorfile
+from statetrain.checkpoints import checkpoint, tensorfile
 from statetrain.outcome import CheckpointError
 
 ABOUT = {"state": "next_batch", "step": 30, "loss": float("nan")}

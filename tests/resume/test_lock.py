@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from statetrain.lock import FILE, Lock
+from statetrain.checkpoints.lock import FILE, Lock
 from statetrain.outcome import CheckpointError
 
 HOLD = """
 import sys, pathlib
-from statetrain.lock import Lock
+from statetrain.checkpoints.lock import Lock
 Lock(pathlib.Path(sys.argv[1])).take()
 print("held", flush=True)
 sys.stdin.read()

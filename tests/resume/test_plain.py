@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statetrain import plain
+from statetrain.checkpoints import plain
 from statetrain.outcome import CheckpointError
 
 NAN = float("nan")

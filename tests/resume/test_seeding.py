@@ -25,7 +25,7 @@ from torch.utils.data import (
 )
 
 import statetrain as st
-from statetrain import seeding
+from statetrain.compute import seeding
 
 
 class Random(Dataset[Any]):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import plain, snapshot
+from statetrain.checkpoints import plain, snapshot
 from statetrain.context import Context
 from statetrain.outcome import CheckpointError
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from suites.hostile import HOSTILE, hostile, row
 
-from statetrain import tensorfile
+from statetrain.checkpoints import tensorfile
 from statetrain.outcome import CheckpointError
 
 TENSORS = {

@@ -1,0 +1,374 @@
+'''Checkpoints on disk: directories that are whole or do not count.
+
+    runs/digits/
+      step-00000030-next_batch/
+        tensors.safetensors     all tensors
+        state.json              everything else, with the tensors' names in their places
+        MANIFEST.json           size and sha256 of both, and what the checkpoint is; published last
+
+Theory of operation
+-------------------
+A checkpoint is complete if and only if its manifest verifies: the manifest's own sum, and the size and the sum of each
+file. Writing goes: all files under temporary names (`.part`), each flushed to the disk; the directory flushed; all but
+the manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one around it. Whatever
+the moment at which the process is killed or the power goes, there is a complete checkpoint, or one that is known to be
+unfinished: it has no manifest, and something in it is still a `.part`, or it is empty. Unfinished ones are swept up when
+the next run begins. Deleting goes the other way round, so that what is half deleted is unfinished.
+
+What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and never deleted, and the
+newest one before it is used.
+
+Nothing here is pickled. Files are read with `statetrain.checkpoints.plain` and `statetrain.checkpoints.tensorfile`, which trust nothing.
+'''
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import field, frozen
+
+from statetrain.checkpoints import plain, tensorfile
+from statetrain.checkpoints.tensorfile import Digest, Writer
+from statetrain.outcome import CheckpointError
+
+MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", "tensors.safetensors"
+FORMAT = 1
+
+_PART = ".part"
+_CORRUPT = ".corrupt-"
+_LONGEST = {MANIFEST: 1 << 20, STATE: 1 << 28}  # bytes that are read
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")  # of files and directories: no path, nothing to escape
+_SLUG = re.compile(r"[^a-z0-9]+")
+
+T = TypeVar("T")
+
+log = logging.getLogger("statetrain")
+
+
+@frozen
+class Saved:
+    """A checkpoint whose manifest is sound.
+
+    Attributes:
+        path: the directory.
+        sequence: counts the checkpoints of a directory, from 1.
+        about: what the writer said it is: state, counters, lifecycle, versions, monitored value.
+        files: by name.
+    """
+
+    path: Path
+    sequence: int
+    about: Mapping[str, Any] = field(eq=False)
+    files: Mapping[str, Digest] = field(eq=False)
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files that the manifest names."""
+        return sum(digest.size for digest in self.files.values())
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(folder: Path, name: str, data: Any, about: Mapping[str, Any]) -> Saved:
+    """Writes a checkpoint and publishes it. When this returns, it is on the disk.
+
+    Args:
+        folder: where checkpoints lie; made if it is not there.
+        name: of the new one; a number is added if there is one of that name already.
+        data: what `plain.encode` takes.
+        about: plain data for the manifest, to be read without the rest.
+
+    Raises:
+        CheckpointError: a part of the data cannot be saved; nothing has been written.
+        OSError: the disk is full, or the like; nothing is left of it.
+    """
+    return write_encoded(folder, name, *plain.encode(data), about)
+
+
+def write_encoded(folder: Path, name: str, structure: Any, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> Saved:
+    """The same of what `plain.encode` gave; it may be called in another thread."""
+    text = plain.dumps(structure)
+    if len(text) > _LONGEST[STATE]:
+        raise CheckpointError(f"{STATE} would have {len(text)} bytes, of which at most {_LONGEST[STATE]} are read; keep large data in tensors")
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if made:
+        _flush(folder.parent)
+    path = _free(folder, name)
+    os.mkdir(path, 0o777)  # less the user's umask
+    try:
+        files = {TENSORS: _put(path / TENSORS, tensors), STATE: _put(path / STATE, text)}
+        sequence = 1 + max((saved.sequence for saved in complete(folder, aside=False)), default=0)
+        _put(path / MANIFEST, _manifest(path.name, sequence, about, files))
+        _flush(path)  # or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
+        for file in files:
+            os.rename(path / (file + _PART), path / file)
+        _flush(path)
+        os.rename(path / (MANIFEST + _PART), path / MANIFEST)
+        _flush(path)
+        _flush(folder)
+    except BaseException:
+        _remove(path)
+        raise
+    return Saved(path, sequence, about, files)
+
+
+def _put(path: Path, content: bytes | Mapping[str, Any]) -> Digest:
+    """A file under its temporary name, flushed to the disk."""
+    file = os.open(f"{path}{_PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        if isinstance(content, bytes):
+            writer = Writer(file)
+            writer.write(content)
+            digest = writer.digest
+        else:
+            digest = tensorfile.write(file, content, {"format": "pt"})
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return digest
+
+
+def _flush(folder: Path) -> None:
+    """Flushes a directory to the disk: which names are in it."""
+    if os.name != "posix":  # elsewhere a directory cannot be opened
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _free(folder: Path, name: str) -> Path:
+    path, n = folder / name, 2
+    while path.exists():
+        path, n = folder / f"{name}-{n}", n + 1
+    return path
+
+
+def _manifest(name: str, sequence: int, about: Mapping[str, Any], files: Mapping[str, Digest]) -> bytes:
+    """The manifest, with its own sum at the end."""
+    rows = {file: {"size": digest.size, "sha256": digest.sha256} for file, digest in files.items()}
+    data = {"format": FORMAT, "name": name, "sequence": sequence, "about": plain.encode(dict(about))[0], "files": rows}
+    return plain.dumps({**data, "sha256": hashlib.sha256(plain.dumps(data)).hexdigest()})
+
+
+# ---------------------------------------------------------------- reading
+
+
+def manifest(path: Path) -> Saved:
+    """What a checkpoint's manifest says, if the manifest is sound; its files are not looked at.
+
+    Raises:
+        CheckpointError: it is not sound.
+        OSError: it cannot be read.
+    """
+    try:
+        with tensorfile.open_file(path / MANIFEST) as file:
+            text = file.read(_LONGEST[MANIFEST] + 1)
+        data = plain.loads(text)
+        if plain.dumps(data) != text:
+            raise ValueError("it is not as it was written")
+        own = data.pop("sha256")
+        if data["format"] != FORMAT:
+            raise ValueError(f"it has format {data['format']!r:.20}; this version reads {FORMAT}")
+        if hashlib.sha256(plain.dumps(data)).hexdigest() != own:
+            raise ValueError("its own sha256 differs")
+        if data["name"] != path.name:
+            raise ValueError(f"it belongs to {data['name']!r:.140}")
+        files = {_bare(name): Digest(int(row["size"]), str(row["sha256"])) for name, row in data["files"].items()}
+        if set(files) != {STATE, TENSORS}:
+            raise ValueError(f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}")
+        return Saved(path, int(data["sequence"]), plain.decode(data["about"], {}), files)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name}: {MANIFEST} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
+        raise CheckpointError(f"{path.name}: {MANIFEST}: {error if not isinstance(error, KeyError) else f'{error} is missing'}") from error
+
+
+def _bare(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is no bare file name")
+    return name
+
+
+def verify(path: Path) -> Saved:
+    """Compares a checkpoint with its manifest, byte by byte.
+
+    Raises:
+        CheckpointError: it is not what was written; the message names the file and what is wrong with it.
+        OSError: it cannot be read.
+    """
+    saved = manifest(path)
+    for name, digest in saved.files.items():
+        sha, size = hashlib.sha256(), 0
+        try:
+            with tensorfile.open_file(path / name) as file:
+                while chunk := file.read(1 << 20):
+                    sha.update(chunk)
+                    size += len(chunk)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path.name}: {name} is missing") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{path.name}: {error}") from error
+        if size != digest.size:
+            raise CheckpointError(f"{path.name}: {name} has {size} bytes, expected {digest.size}")
+        if sha.hexdigest() != digest.sha256:
+            raise CheckpointError(f"{path.name}: {name} is not what was written: its sha256 differs")
+    return saved
+
+
+def read(path: Path) -> Any:
+    """What was written; verified while it is read. Tensors come on the CPU.
+
+    Raises:
+        CheckpointError: it is not what was written, or nothing that could have been written.
+        OSError: it cannot be read.
+    """
+    saved = manifest(path)
+    try:
+        tensors, _ = tensorfile.read(path / TENSORS, saved.files[TENSORS])
+        with tensorfile.open_file(path / STATE) as file:
+            text = file.read(_LONGEST[STATE] + 1)
+        if Digest(len(text), hashlib.sha256(text).hexdigest()) != saved.files[STATE]:
+            raise CheckpointError(f"{STATE} is not what was written: its size or sha256 differs")
+        return plain.decode(plain.loads(text), tensors)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.name}: {Path(error.filename).name} is missing") from None
+    except (ValueError, CheckpointError) as error:
+        raise CheckpointError(f"{path.name}: {error}") from error
+
+
+# ---------------------------------------------------------------- a directory of them
+
+
+def newest(folder: Path, aside: bool = True) -> Saved | None:
+    """The newest checkpoint of a directory that verifies; None if there has never been one.
+
+    Args:
+        folder: where checkpoints lie.
+        aside: whether newer ones that do not verify are renamed; each leads to a warning. Only the run that owns the
+            directory may do so.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them verifies; the message lists them all.
+    """
+    found = first_usable(folder, complete(folder, aside), verify, aside)
+    return found[0] if found is not None else None
+
+
+def first_usable(folder: Path, candidates: Iterable[Saved], look: Callable[[Path], T], aside: bool) -> tuple[Saved, T] | None:
+    """The first of some checkpoints that `verify` or `read` accepts, with what that returns; None if nothing is there.
+
+    The other arguments and the errors are those of `newest`.
+    """
+    for saved in candidates:
+        try:
+            return saved, look(saved.path)
+        except (CheckpointError, OSError) as error:
+            _report(saved.path, error, aside)
+    there = [path.name for path in _folders(folder) if not _is_unfinished(path)]
+    if not there:
+        return None
+    raise CheckpointError(
+        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put a copy of a whole one in "
+        f"place, or move them away to start anew"
+    )
+
+
+def complete(folder: Path, aside: bool = True) -> list[Saved]:
+    """The checkpoints of a directory whose manifest is sound, the newest first; the arguments are those of `newest`."""
+    found = []
+    for path in _folders(folder):
+        if _CORRUPT in path.name or _is_unfinished(path):
+            continue
+        try:
+            found.append(manifest(path))
+        except (CheckpointError, OSError) as error:
+            _report(path, error, aside)
+    return sorted(found, key=lambda saved: -saved.sequence)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """What may be a checkpoint: directories, no links, whose name begins like one."""
+    if not folder.is_dir():
+        return []
+    entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False) and entry.name.startswith("step-")]
+    return [folder / entry.name for entry in sorted(entries, key=lambda entry: entry.name)]
+
+
+def _is_unfinished(path: Path) -> bool:
+    names = os.listdir(path)
+    return MANIFEST not in names and (not names or any(name.endswith(_PART) for name in names))
+
+
+def _report(path: Path, error: Exception, aside: bool) -> None:
+    """Says that a checkpoint is broken, and sets it aside."""
+    reason, where = str(error).removeprefix(f"{path.name}: "), "skipped"
+    if aside:
+        where = _set_aside(path, reason)
+    log.warning("checkpoint %s is broken and was %s: %s", path, where, reason)
+
+
+def _set_aside(path: Path, reason: str) -> str:
+    slug = _SLUG.sub("-", reason.lower().replace(".json", "").replace(".safetensors", "")).strip("-")[:48].rstrip("-")
+    aside = _free(path.parent, f"{path.name}{_CORRUPT}{slug or 'unreadable'}")
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        return f"left where it is ({error.strerror})"
+    return f"set aside as {aside.name}"
+
+
+def weed(candidates: Iterable[Saved]) -> None:
+    """Sets aside those of some checkpoints that do not verify. Whoever calls it has to own the directory."""
+    for saved in candidates:
+        try:
+            verify(saved.path)
+        except (CheckpointError, OSError) as error:
+            _report(saved.path, error, aside=True)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what a process that was killed left unfinished. Whoever calls it has to own the directory."""
+    for path in _folders(folder):
+        if _is_unfinished(path):
+            _remove(path)
+
+
+def delete(path: Path) -> None:
+    """Deletes a checkpoint; should it be cut short, an unfinished one is left.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    os.rename(path / MANIFEST, path / (MANIFEST + _PART))
+    _flush(path)
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes what was not finished, as far as that can be done."""
+    if (path / MANIFEST).exists():
+        return  # it was published in time
+    try:
+        with os.scandir(path) as entries:
+            names = sorted((entry.name for entry in entries), key=lambda name: name.endswith(_PART))
+        for name in names:  # one that is left shows that it is unfinished: the `.part` goes last
+            os.unlink(path / name)
+        os.rmdir(path)
+    except OSError as error:
+        log.warning("unfinished checkpoint %s could not be removed: %s", path, error)

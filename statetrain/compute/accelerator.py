@@ -1,0 +1,225 @@
+"""Where a run computes: one device, and what depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from statetrain.compute import keeping, seeding
+from statetrain.data.loading import pinned
+from statetrain.outcome import ConfigError
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that a word stands for.
+
+    Args:
+        device: a torch device, its name, or "auto": CUDA if there is one, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or it is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; 'auto' takes the best there is") from error
+    return chosen
+
+
+_ZERO_GRAD = torch.optim.Optimizer.zero_grad
+
+
+@define(eq=False)
+class Accelerator:
+    """One device: placing the model and the batches on it, backward, gradient mode.
+
+    Args:
+        device: see `choose_device`.
+    """
+
+    device: torch.device = field(factory=choose_device, converter=choose_device)
+
+    # The C functions behind torch.set_grad_enabled: a tenth of its cost, and it is switched four times a batch.
+    set_grad: Callable[[bool], None] = field(default=torch._C._set_grad_enabled, init=False, repr=False)
+    grad_enabled: Callable[[], bool] = field(default=torch.is_grad_enabled, init=False, repr=False)
+
+    _stream: Any = field(default=None, init=False, repr=False)
+    _ahead: tuple[Any, Any, Any] | None = field(default=None, init=False, repr=False)  # a batch, the same placed, when it is there
+
+    def prepare(self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
+        """Moves a model to the device, in place, and the state that optimizers have gathered after it."""
+        model.to(self.device)
+        for optimizer in optimizers:
+            for state in optimizer.state.values():
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.ndim:
+                        state[name] = value.to(self.device)
+
+    def wrap(
+        self, model: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    ) -> tuple[torch.nn.Module, dict[str, torch.optim.Optimizer]]:
+        """Model and optimizers as they are to be run; here, as they are."""
+        return model, dict(optimizers)
+
+    def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
+        """A model that `torch.compile` compiles when it is first called. It shares everything with the model, which stays as it is.
+
+        Args:
+            model: to be run.
+            options: of `torch.compile`: `backend`, `mode`, `dynamic`, `fullgraph`, `options`.
+
+        Raises:
+            ConfigError: torch has no such option or backend.
+        """
+        try:
+            return torch.compile(model, **options)  # type: ignore[return-value]  # of a module, it makes one
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"compile={dict(options)!r} are no options of torch.compile: {str(error).strip().splitlines()[0]}") from error
+
+    def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The user's own model of one that `wrap` or `compile` returned."""
+        return getattr(model, "_orig_mod", model)  # of one that was compiled, the model itself
+
+    # ------------------------------------------------------------ batches
+
+    def place_ahead(self, batch: Any, place: Callable[[Any], Any]) -> None:
+        """Begins to place a batch, on a stream aside, so that the copy goes on while others compute. Untested on a device.
+
+        Where there are no streams it does nothing, and `placed` places the batch.
+
+        Args:
+            batch: on the host; what is not in pinned memory is copied there first, since only from there a copy needs nobody.
+            place: what places a batch.
+        """
+        if self.device.type != "cuda":
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        # Batches that were let go of leave their memory to this stream, which may write to it at once, while what is queued still
+        # reads it. So the copy begins after that, and goes on while the batch at hand is trained on.
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            placed = place(pinned(batch))  # torch keeps pinned memory until the copy out of it is through
+            self._ahead = (batch, placed, self._stream.record_event())
+
+    def placed(self, batch: Any, place: Callable[[Any], Any]) -> Any:
+        """A batch on the device: the one that was placed ahead, if that is it."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] is not batch:
+            return place(batch)
+        torch.cuda.current_stream(self.device).wait_event(ahead[2])
+        return ahead[1]
+
+    def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
+        """Computes the gradients of a loss, shape ().
+
+        Args:
+            loss: with its graph.
+            inputs: the parameters whose gradients are computed; None is all that the loss was computed from.
+        """
+        loss.backward(inputs=inputs)
+
+    def autocast(self, dtype: str) -> AbstractContextManager[None]:
+        """While it is open, what can be computed in a shorter type is.
+
+        Args:
+            dtype: torch's name of the type, "bfloat16" or "float16".
+        """
+        return torch.autocast(self.device.type, getattr(torch, dtype))
+
+    # ------------------------------------------------------------ copies
+
+    def buffers(self, ctx: Any) -> keeping.Buffers:
+        """What copies the buffers of model and losses, and puts them back."""
+        return keeping.buffers_of(keeping.modules_of(ctx))
+
+    def keep(self, ctx: Any) -> keeping.Kept | None:
+        """A copy of what trains, to go back to; None if a weight or buffer is not finite."""
+        return keeping.keep(ctx)
+
+    def go_back(self, ctx: Any, kept: keeping.Kept) -> None:
+        """Puts back what `keep` gave."""
+        keeping.go_back(ctx, kept)
+
+    def lower_rates(self, ctx: Any, factor: float) -> None:
+        """Multiplies all learning rates."""
+        keeping.lower_rates(ctx, factor)
+
+    def first_not_finite(self, ctx: Any) -> str | None:
+        """The name of a weight or buffer that is not finite; None if all are, or where no value can be read."""
+        return None if self.device.type == "meta" else keeping.first_not_finite(*keeping.modules_of(ctx))
+
+    # ------------------------------------------------------------ random numbers
+
+    def random_states(self, data: Any = None) -> seeding.States:
+        """The states of all generators: those that everybody shares, and those of a loader's own parts."""
+        return {**seeding.states(self.device), "own": seeding.own_states(*seeding.owners_in(data))}
+
+    def set_random_states(self, states: seeding.States, data: Any = None) -> None:
+        """Puts back what `random_states` gave."""
+        seeding.set_states(states, self.device)
+        seeding.set_own_states(states["own"], *seeding.owners_in(data))
+
+    def seed(self, seed: int | None, *parts: Any) -> None:
+        """Seeds the generators that everybody shares with a key.
+
+        Raises:
+            ConfigError: there is no seed.
+        """
+        if seed is None:
+            raise ConfigError("this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)")
+        seeding.seed_all(seeding.key(seed, *parts), self.device)
+
+    def stream(self, seed: int | None, name: str) -> torch.Generator:
+        """A generator of its own on the CPU, seeded by its name and the run's seed, or torch's where there is none."""
+        return torch.Generator().manual_seed(seeding.key(torch.initial_seed() if seed is None else seed, "stream", name))
+
+    def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
+        """Says to a loader that draws by key where its next iteration is to begin; False if it does not draw by key."""
+        order = seeding.order_of(data)
+        if order is None:
+            return False
+        order.begin(turn, start)
+        return True
+
+    # ------------------------------------------------------------ losses and gradients
+
+    def exact(self, loss: torch.Tensor) -> torch.Tensor:
+        """A loss as it is summed up on the device: without its graph, in float64 where the device has it.
+
+        Raises:
+            ValueError: it is no single number.
+        """
+        if loss.numel() != 1:
+            raise ValueError(f"a loss is one number, got shape {tuple(loss.shape)}")
+        return loss.detach().to(torch.float32 if self.device.type == "mps" else torch.float64)
+
+    def clear(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forgets the gradients of an optimizer's parameters, as `optimizer.zero_grad()` does.
+
+        Torch's own is not called but done: opening its range for a profiler takes longer than all the rest.
+        """
+        if getattr(optimizer.zero_grad, "__func__", None) is not _ZERO_GRAD:
+            optimizer.zero_grad()
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+        """The gradients of an optimizer's parameters, those that have one."""
+        return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+    def grad_norm(self, optimizer: torch.optim.Optimizer) -> float:
+        """The 2-norm of all gradients of an optimizer's parameters, as a number on the host."""
+        gradients = self.gradients(optimizer)
+        return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0

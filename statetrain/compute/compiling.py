@@ -1,0 +1,313 @@
+"""The whole update compiled: the model, the loss, their gradients and the optimizer's step as one function of `torch.compile`.
+
+Theory of operation
+-------------------
+Torch's compiler traces the gradients of a loss within a function, if it is told to, and the steps of most optimizers. So one
+graph holds all that a batch is trained with, and one call starts it: what is between two operations of an eager loop (the
+graph of autograd, its engine, the optimizer's loops over weights) is gone. What the host does for a batch (counters, means,
+metrics) is done after it. Everything that the graph was made for is guarded by the compiler: another shape, mode, setting or
+number in the model that it depends on is compiled anew. Learning rates are tensors while the function is called, so that
+others are no reason to, and numbers again afterwards.
+
+The first step of a run is made as ever: the optimizer sets its states up in it, and it shows which weights have gradients.
+
+With `check="late"`, weights, buffers and states are put back where the loss or a gradient is not finite, in the same graph,
+whatever the optimizer; what is counted of it is counted there too.
+
+Gradients lie in `p.grad` afterwards, in memory that the next batch overwrites.
+
+On the CPU it is tested with inductor; on a device it is untested.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+import torch
+from attrs import Factory, define, field, frozen
+from torch.utils import _pytree as pytree
+
+from statetrain import actions
+from statetrain.compute.keeping import modules_of
+from statetrain.fusing import Fused, account
+from statetrain.keys import root_of
+from statetrain.losses import InContext, Loss, Losses, total
+from statetrain.precision import Autocast, plain
+
+log = logging.getLogger("statetrain")
+
+_PARTS = (actions.pred, actions.loss, actions.backward)
+_STEPS = (actions.step, actions.masked_step)
+_UNTRACEABLE = ("Adafactor", "SparseAdam")  # their steps ask for numbers, or for sparse gradients
+_WITHOUT = "leave fused out, and the model alone is compiled, or leave compile out"
+
+
+def can_trace() -> bool:
+    """Whether this torch's compiler traces the gradients of a loss within a function: that of 2.11 and later does."""
+    import torch._dynamo  # loading it takes a second, and most runs need it not
+
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
+def in_the_way(fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str, Any], backward: Any = None) -> str:
+    """What keeps a fused state from being compiled as a whole, in words, with what to do; empty if nothing is known to.
+
+    Args:
+        fused: its action.
+        optimizers: by name.
+        losses: by optimizer, as they were given.
+        backward: what computes the gradients in place of torch; None is torch.
+    """
+    parts = [plain(action) for action in fused.actions]
+    if len(optimizers) > 1:
+        return f"there are {len(optimizers)} optimizers that take turns; {_WITHOUT}"
+    if own := [part for part in parts if part not in (*_PARTS, *_STEPS)]:
+        return f"{getattr(own[0], '__name__', own[0])!r} is more than the model, the loss, their gradients and a step; {_WITHOUT}"
+    if backward is not None:
+        return f"the accelerator has a backward of its own; {_WITHOUT}"
+    for name, loss in losses.items():
+        if why := _beyond_the_batch(loss):
+            return f"the loss for {name!r} {why}; {_WITHOUT}"
+    for name, optimizer in optimizers.items():
+        kind = type(optimizer).__name__
+        if kind in _UNTRACEABLE:
+            return f"torch does not compile the step of {kind}; take another optimizer, or {_WITHOUT}"
+        if any(group.get("differentiable") for group in optimizer.param_groups):
+            return f"optimizer {name!r} is made with differentiable=True; make it without, or {_WITHOUT}"
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            return f"optimizer {name!r} has hooks around its step, which would not be called; write a callback with on_exit_step, or {_WITHOUT}"
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for group in optimizer.param_groups for p in group["params"]):
+            return f"a weight of optimizer {name!r} has a hook on its gradient, which would not be called; {_WITHOUT}"
+    return ""
+
+
+def _beyond_the_batch(loss: Any) -> str:
+    """What a loss by keys takes that is not of the batch, or differs from one to the next; empty if nothing."""
+    for one in loss.by_name.values() if isinstance(loss, Losses) else [loss] if isinstance(loss, Loss) else []:
+        if one.masked:
+            return "has a mask or weights of samples"
+        if not isinstance(one.weight, int | float):
+            return f"has the weight {one.weight!r:.80}, which may be another one in each batch"
+        if beyond := sorted(path for path in one.reads if root_of(path) not in ("pred", "input", "target", "batch")):
+            return f"reads {beyond[0]!r}, which is more than the batch and the prediction"
+    return ""
+
+
+def precision_of(fused: Fused) -> str | None:
+    """Torch's name of the type that a fused state computes in where autocast does; None without."""
+    return next((action.dtype for action in fused.actions if isinstance(action, Autocast)), None)
+
+
+@define(eq=False)
+class CompiledUpdate:
+    """Does the work of a fused state by one compiled function.
+
+    Args:
+        compile: compiles a function; see `Accelerator.compile`.
+        model: as the user gave it.
+        options: of `torch.compile`. The whole is always one graph, so `fullgraph` is true.
+        dtype: see `precision_of`.
+    """
+
+    compile: Callable[[Any, Mapping[str, Any]], Any]
+    model: torch.nn.Module
+    options: Mapping[str, Any] = Factory(dict)
+    dtype: str | None = None
+    _function: Any = field(default=None, init=False)
+    _began: bool = field(default=False, init=False)  # whether it has been compiled for one kind of batch
+    _gradients: list[tuple[Any, torch.Tensor]] = field(factory=list, init=False)
+    _used: list[Any] = field(factory=list, init=False)  # weights that had gradients in the first step
+    _rates: list[_Rate] = field(factory=list, init=False)
+    _gave_up: bool = field(default=False, init=False)
+    counted: tuple[Any, Any] | None = field(default=None, init=False)  # with a mask, the loss as it counts, and whether it does
+    number: Any = field(default=None, init=False)  # with a mask, of the step that was made last, on the device
+    _at: int = field(default=-1, init=False)  # the same as the host knows it
+
+    def __call__(self, ctx: Any, fused: Fused) -> None:
+        """Trains on the batch of a context."""
+        if ctx.step and self._function is None:
+            self._make(ctx)
+        if self.number is not None and self._at != ctx.step:  # as a rule the function has counted on by itself
+            self.number.fill_(ctx.step)
+        if ctx.step == 0 or not self.compute(ctx):
+            self._aside(ctx, fused)
+        else:
+            self._at = ctx.step + 1
+            account(ctx, fused, self.counted)
+
+    def compute(self, ctx: Any) -> bool:
+        """Makes the step; what the host counts is not counted. False if torch will not compile for one more kind of batch.
+
+        Raises:
+            BaseException: the model cannot be compiled in one piece, or raised something itself.
+        """
+        groups = ctx.opt.param_groups
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+        own = [rate.lend(group) for rate, group in zip(self._rates, groups, strict=True)]
+        try:
+            ctx.pred, ctx.loss_grad, self.counted, states = self._call(ctx)
+            if states is not None:
+                ctx.loss_states = states
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            if not self._gave_up:
+                log.warning("fused=True with compile=: torch has compiled as often as it may, so other kinds of batches are trained on as ever: %s", error.__cause__ or error)
+            self._gave_up = True
+            return False
+        except torch._dynamo.exc.TorchDynamoException as error:
+            error.add_note(f"statetrain: fused=True with compile= compiles the model, the loss and the step as one function, which torch could not; {_WITHOUT}")
+            raise
+        finally:
+            for group, values in zip(groups, own, strict=True):
+                group.update(values)
+        return True
+
+    def _call(self, ctx: Any) -> Any:
+        by_keys = isinstance(ctx.loss_fn, InContext)
+        arguments = (ctx.layout.forward, ctx.input, ctx.target, ctx.batch if by_keys else None, ctx.batch_size if by_keys else 0)
+        if self._began:
+            try:
+                return self._function(*arguments)
+            except torch._dynamo.exc.Unsupported:
+                pass  # something else has to be compiled, for which torch has to be told to trace gradients
+        with torch._dynamo.config.patch(trace_autograd_ops=True):  # costs more than a small step, so not each time
+            found = self._function(*arguments)
+        self._began = True
+        return found
+
+    def _make(self, ctx: Any) -> None:
+        groups = ctx.opt.param_groups
+        weights = [p for group in groups for p in group["params"] if p.requires_grad]
+        used = self._used or [p for p in weights if ctx.opt.state.get(p)] or weights
+        self._gradients = [(p, torch.zeros_like(p)) for p in used]
+        if weights[0].is_cuda:
+            for _, gradient in self._gradients:
+                torch._dynamo.mark_static_address(gradient)
+        self._rates = [_Rate.of(group) for group in groups]
+        buffers = [buffer for module in modules_of(ctx) for buffer in module.buffers()] if ctx.held is not None else []
+        if ctx.mask is not None:
+            self.number = torch.full((), ctx.step, dtype=ctx.mask.found.dtype, device=ctx.mask.device)
+        update = _update(self.model, ctx.pick, ctx.loss_fn, ctx.opt, weights, _Masked(ctx.mask.found, self.number, buffers) if ctx.mask is not None else None, self.dtype)
+        # What torch has compiled it keeps with the code, of which other runs have the same; this one has its own.
+        fresh = FunctionType(update.__code__.replace(), update.__globals__, update.__name__, update.__defaults__, update.__closure__)
+        self._function = self.compile(fresh, {**self.options, "fullgraph": True})
+
+    def _aside(self, ctx: Any, fused: Fused) -> None:
+        """Trains as ever."""
+        ctx.opt.zero_grad()  # what was lent to the weights is of the batch before
+        with torch.compiler.set_stance("force_eager"):  # the model alone is not worth compiling for it
+            fused.run(ctx)
+        if self._function is None:
+            self._used = [p for group in ctx.opt.param_groups for p in group["params"] if p.grad is not None]
+
+
+@define(eq=False)
+class _Rate:
+    """The learning rate of an optimizer's group as a tensor, which the group is lent while the compiled function runs.
+
+    Args:
+        tensor: the rate, shape ().
+        value: what it was set to last.
+    """
+
+    tensor: torch.Tensor
+    value: Any
+
+    @classmethod
+    def of(cls, group: dict[str, Any]) -> _Rate:
+        """That of a group; in float64, as a number is, on the CPU."""
+        kind, rate = group["params"][0].device, group["lr"]
+        return cls(torch.tensor(float(rate), dtype=torch.float64 if kind.type == "cpu" else torch.float32, device=kind), rate)
+
+    def lend(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Puts it into the group, and that the compiler is to decide how the step is computed; gives what was there."""
+        rate = group["lr"]
+        if isinstance(rate, torch.Tensor):
+            lent = {"lr": rate}  # the user's own, or that of a CUDA graph which records this
+        else:
+            if rate != self.value:
+                self.tensor.fill_(rate)
+                self.value = rate
+            lent = {"lr": self.tensor}
+        own: dict[str, Any] = {name: group[name] for name in ("lr", "capturable", "fused") if name in group}
+        group.update({name: lent.get(name, name == "capturable") for name in own})
+        return own
+
+
+@frozen
+class _Masked:
+    """What a step is left out with; see `Mask`.
+
+    Args:
+        found: how many steps were masked, and the number of the first, or infinity.
+        number: of the step that was made last, shape ().
+        buffers: those that are put back.
+    """
+
+    found: torch.Tensor
+    number: torch.Tensor
+    buffers: list[torch.Tensor]
+
+
+@define
+class _Seen:
+    """What losses by keys read, in the place of a context."""
+
+    pred: Any
+    pick: Any
+    input: Any
+    target: Any
+    batch: Any
+    batch_size: int
+
+
+def _update(model: Any, pick: Any, loss_fn: Any, optimizer: Any, weights: list[Any], masked: _Masked | None, dtype: str | None) -> Any:
+    """The function that is compiled: of how the model is called and a batch; gives prediction, loss, how it counts, and what each of several gave."""
+    step = inspect.unwrap(type(optimizer).step)  # as it is written; around it torch keeps its compiler out
+    by_name = None
+    if isinstance(loss_fn, InContext):
+        by_name = loss_fn.losses.by_name if isinstance(loss_fn.losses, Losses) else {"loss": loss_fn.losses}
+    kind, shorter = weights[0].device.type, None if dtype is None else getattr(torch, dtype)
+
+    def update(forward: Any, input: Any, target: Any, batch: Any, size: int) -> Any:  # noqa: A002  # the field's name
+        buffers = [] if masked is None else [(buffer, buffer.clone()) for buffer in masked.buffers]
+        with torch.enable_grad():
+            with torch.autocast(kind, shorter, enabled=shorter is not None):
+                pred = model(input) if forward is None else forward(model, input)
+                states = None
+                if by_name is None:
+                    loss = loss_fn(pred if pick is None else pick(pred), target)
+                else:
+                    loss, states = total(by_name, _Seen(pred, pick, input, target, batch, size))
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        loss = loss.detach()
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if (gradient is None) != (weight.grad is None):
+                raise NotImplementedError("other weights have gradients than in the first step; give the optimizer those that always have one")
+            if gradient is not None:
+                weight.grad.copy_(gradient)
+        counted = None
+        if masked is None:
+            step(optimizer)
+        else:
+            finite = torch.isfinite(loss)
+            refused = ~(finite & torch.isfinite(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])))
+            before = [(part, part.clone()) for weight in weights for part in (weight, *optimizer.state[weight].values()) if isinstance(part, torch.Tensor)]
+            step(optimizer)
+            for part, old in (*before, *buffers):
+                part.copy_(torch.where(refused, old, part))
+            masked.number.add_(1)
+            first = torch.where(refused, torch.minimum(masked.found[1], masked.number), masked.found[1])
+            masked.found.copy_(torch.stack([masked.found[0] + refused, first]))
+            counted = (torch.where(finite, loss, 0.0).to(masked.found.dtype), finite)
+        return pytree.tree_map(_detached, pred), loss, counted, states
+
+    return update
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf

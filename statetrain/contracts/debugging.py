@@ -1,0 +1,292 @@
+'''Debug mode: components get a view of the context that holds them to what they declare.
+
+A view lets through what its component declares that it reads and writes, field by field, and path by path where a declaration
+goes into a field. It refuses the rest, and refuses fields where they cannot be: a prediction before `pred`, or after its batch has
+closed. What lies within a value that is handed out whole is not watched.
+
+A component that declares nothing is refused nothing but such fields. Nothing of this exists when debug mode is off.
+'''
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from operator import getitem
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+from statetrain.callback import unwrapped
+from statetrain.contracts.dataflow import Flow, Kind, Place, spoken
+from statetrain.contracts.declaring import (
+    ALWAYS_READ,
+    DEFERRED,
+    DERIVED,
+    OWN,
+    Contract,
+    Listener,
+    access_of,
+    contracts_of,
+    covers,
+    field_of,
+    parts,
+    reads_of,
+)
+from statetrain.guards import Guard
+from statetrain.lifecycle import Transition
+from statetrain.naming import signature_of
+from statetrain.outcome import ContractError
+
+# The methods of a context, and what they read. Those that write are seen to by the view itself; others serve everyone.
+_METHODS: dict[str, tuple[str, ...]] = {
+    "fit_rows": ("history",),
+    "get_metrics": ("history",),
+    "get_metric": ("history",),
+    "format_metrics": ("history",),
+    "get_log": ("records",),
+    "state_dict": ("model", "history", "records", "hparams", "opt_hparams"),
+}
+
+
+@frozen
+class Terms:
+    """What holds for a component at its place.
+
+    Args:
+        who: it is, for errors.
+        reads, writes: the paths that it declares; None if it declares none.
+        missing: the fields that cannot be there.
+        remedy: how a declaration is added, KIND and PATH standing for what it is.
+        seen: the fields that components were seen to write that declare nothing; nobody can say where these are.
+    """
+
+    who: str
+    reads: frozenset[str] | None
+    writes: frozenset[str] | None
+    missing: frozenset[str]
+    remedy: str
+    seen: set[str]
+
+    def advice(self, kind: str, path: str) -> str:
+        """How to declare a path."""
+        return self.remedy.replace("KIND", kind).replace("PATH", repr(path))
+
+
+@define(eq=False)
+class Watch:
+    """Makes functions of the context that get a view in its place.
+
+    Args:
+        flow: which fields may be where.
+        order: the listeners of each hook, as they are called.
+    """
+
+    flow: Flow
+    order: Mapping[str, Sequence[Listener]]
+    _seen: set[str] = Factory(set)
+
+    def hook(self, one: Listener) -> Callable[[Any], Any]:
+        """A callback's hook."""
+        contract = one.contract
+        name = type(unwrapped(one.callback)).__name__
+        terms = self._terms(f"Callback {one.name!r} on {one.hook}", contract, self._missing(one), name, one.hook)
+        later = contracts_of(one.callback, ())[DEFERRED]
+        if contract.reads is None and contract.writes is None:
+            later = Contract()
+        deferred = self._terms(f"Callback {one.name!r}, in a clean-up,", later, frozenset(), name, DEFERRED)
+        return _viewing(one.function, terms, deferred)
+
+    def work(self, function: Callable[[Any], Any], declaring: Any, kind: Kind, of: str | Transition) -> Callable[[Any], Any]:
+        """An action, an effect or close work.
+
+        Args:
+            function: what is called.
+            declaring: what carries its declaration; the function itself, unless it has been wrapped.
+            kind, of: what it is, and of which state or arrow.
+        """
+        declared = access_of(declaring)
+        where: Place = (kind, of)
+        contract = Contract() if declared is None else Contract(declared.reads, declared.writes | declared.drops)  # dropping is clearing
+        remedy = f"add it to @access(...) of {signature_of(declaring)}: KIND={{..., PATH}}"
+        terms = Terms(f"{spoken(where)} ({signature_of(declaring)})", contract.reads, contract.writes, self.flow.impossible(where), remedy, self._seen)
+        return _viewing(function, terms, terms)
+
+    def test(self, guard: Guard, test: Callable[[Any], bool], arrow: Transition) -> Callable[[Any], bool]:
+        """A guard's test."""
+        declared = reads_of(guard)
+        where: Place = ("guard", arrow)
+        reads = None if declared is None else declared.reads
+        remedy = "add it to the guard's reads: KIND={..., PATH}"
+        terms = Terms(spoken(where), reads, frozenset(), self.flow.impossible(where), remedy, self._seen)
+        return _viewing(test, terms, terms)
+
+    def _missing(self, one: Listener) -> frozenset[str]:
+        """The fields that cannot be there when a listener is called: those before it on its hook may have written some."""
+        listeners = self.order[one.hook]
+        before = [other.contract.writes for other in listeners[: listeners.index(one)]]
+        return self.flow.impossible(one.hook).difference(*(writes or () for writes in before))
+
+    def _terms(self, who: str, contract: Contract, missing: frozenset[str], name: str, hook: str) -> Terms:
+        remedy = f"add it: KIND = {{..., PATH}} in {name}, or KIND = {{{hook!r}: {{..., PATH}}}} for this hook alone"
+        return Terms(who, contract.reads, contract.writes, missing, remedy, self._seen)
+
+
+def _viewing(function: Callable[[Any], Any], terms: Terms, deferred: Terms) -> Callable[[Any], Any]:
+    @wraps(function)  # its name stays, for errors
+    def viewing(ctx: Any) -> Any:
+        return function(View(ctx, terms, deferred))
+
+    return viewing
+
+
+class View:
+    """A context as one component sees it."""
+
+    __slots__ = ("_ctx", "_deferred", "_terms")
+
+    _ctx: Any
+    _terms: Terms
+    _deferred: Terms
+
+    def __init__(self, ctx: Any, terms: Terms, deferred: Terms) -> None:
+        for name, value in (("_ctx", ctx), ("_terms", terms), ("_deferred", deferred)):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        ctx = self._ctx
+        if name.startswith("__") or not hasattr(type(ctx), name):
+            return getattr(ctx, name)  # what Python asks for, or an error that names the slip
+        if callable(getattr(type(ctx), name)):
+            if name in _SERVICES:
+                return partial(_SERVICES[name], self)
+            for path in _METHODS.get(name, ()):
+                _may_read(self._terms, path, f".{name}()")
+            return getattr(ctx, name)
+        inner = _may_read(self._terms, name)
+        value = getattr(ctx, name)
+        return value if not inner else Part(value, name, self._terms)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(type(self._ctx), name):
+            _may_write(self._terms, name)
+        setattr(self._ctx, name, value)
+
+    def __getitem__(self, path: str) -> Any:
+        if isinstance(path, str) and parts(path) and hasattr(type(self._ctx), field_of(path)):
+            _may_read(self._terms, path)
+        return self._ctx[path]
+
+    def __repr__(self) -> str:
+        return f"<what {self._terms.who} sees of {self._ctx!r}>"
+
+
+class Part:
+    """A part of a context of which a component declares only what lies further in."""
+
+    __slots__ = ("_path", "_terms", "_value")
+
+    _value: Any
+    _path: str
+    _terms: Terms
+
+    def __init__(self, value: Any, path: str, terms: Terms) -> None:
+        for name, given in (("_value", value), ("_path", path), ("_terms", terms)):
+            object.__setattr__(self, name, given)
+
+    def _inner(self, key: Any, read: Callable[[Any, Any], Any]) -> Any:
+        path = f"{self._path}.{key}"
+        partly = _may_read(self._terms, path)
+        value = read(self._value, key)
+        return Part(value, path, self._terms) if partly else value
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._inner(key, getitem)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        _may_write(self._terms, f"{self._path}.{key}")
+        self._value[key] = value
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return getattr(self._value, name)
+        if name in ("get", "setdefault", "pop") and hasattr(self._value, name):
+            return partial(_item, self, name)
+        return self._inner(name, getattr)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _may_write(self._terms, f"{self._path}.{name}")
+        setattr(self._value, name, value)
+
+
+def _item(part: Part, method: str, key: Any, *default: Any) -> Any:
+    path = f"{part._path}.{key}"
+    if method == "get":
+        _may_read(part._terms, path)
+    else:
+        _may_write(part._terms, path)
+    return getattr(part._value, method)(key, *default)
+
+
+# ---------------------------------------------------------------- what is allowed
+
+
+def _may_read(terms: Terms, path: str, through: str = "") -> bool:
+    """Whether only parts of what lies at a path may be read.
+
+    Raises:
+        ContractError: nothing of it may.
+    """
+    name = field_of(path)
+    at_will = any(covers(one, path) for one in terms.reads or () if one.endswith("?") or parts(one)[:1] in (("*",), ("**",)))
+    for base in (name, *DERIVED.get(name, ())) if not at_will else ():
+        if base in terms.missing and base not in terms.seen and not any(covers(one, base) for one in terms.writes or ()):
+            raise ContractError(f"{terms.who} reads {path!r}, and it cannot be there: on every way it has not been written yet, or its batch has closed")
+    if terms.reads is None or name in ALWAYS_READ or name in OWN:
+        return False
+    allowed = [one.removesuffix("?") for one in terms.reads] + list(terms.writes or ())
+    if any(covers(one, path) for one in allowed):
+        return False
+    if name in DERIVED and all(base in ALWAYS_READ or any(covers(one, base) for one in allowed) for base in DERIVED[name]):
+        return False
+    if any(field_of(one) == name and covers(path, one) for one in allowed):
+        return True
+    raise ContractError(f"{terms.who} reads {path!r}{f' ({through[1:]})' if through else ''}, which it does not declare; {terms.advice('reads', path)}")
+
+
+def _may_write(terms: Terms, path: str) -> None:
+    if terms.writes is None:
+        terms.seen.add(field_of(path))
+        return
+    if field_of(path) in OWN or any(covers(one, path) for one in terms.writes):
+        return
+    raise ContractError(f"{terms.who} writes {path!r}, which it does not declare; {terms.advice('writes', path)}")
+
+
+# ---------------------------------------------------------------- the methods of a context that write
+
+
+def _log_metric(view: View, name: str, value: float, set: str | None = None) -> None:  # noqa: A002  # the context's own word
+    ctx = view._ctx
+    side = set if set is not None else ctx.tally.set if ctx.tally is not None else ""
+    _may_write(view._terms, f"history.{side}_{name}" if side else f"history.{name}")
+    ctx.log_metric(name, value, set)
+
+
+def _log(view: View, name: str, value: Any) -> None:
+    _may_write(view._terms, f"records.{name}")
+    view._ctx.log(name, value)
+
+
+def _defer(view: View, function: Callable[[], object]) -> None:
+    def later() -> object:
+        object.__setattr__(view, "_terms", view._deferred)  # the function has kept the view that it was given
+        return function()
+
+    view._ctx.defer(later)
+
+
+_SERVICES: dict[str, Callable[..., None]] = {"log_metric": _log_metric, "log": _log, "defer": _defer}
+

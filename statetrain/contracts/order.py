@@ -1,0 +1,299 @@
+'''The order in which callbacks are called on a hook: one topological order, made once, that keeps the given one where it can.
+
+What ties two callbacks, the strongest first:
+
+1. `run_after` and `run_before`, by class or name, on all hooks that both have.
+2. Who writes a field goes before who reads it, on the hooks where they do. `commutes_with` says that it does not matter.
+
+Two that write one field on one hook need one of these, else the machine is refused: which of the two values stays would be
+an accident of the list. `conflicts_with` refuses a pair outright.
+
+A declaration for a callback as a whole, which has several hooks, does not say on which of them it reads and writes. It
+ties where that leads to no cycle, and is never an error.
+'''
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from attrs import frozen
+
+from statetrain.callback import ALIASES, Callback, name_of
+from statetrain.contracts.declaring import OWN, Listener, expanded, labels_of, overlap
+from statetrain.naming import did_you_mean
+from statetrain.outcome import CallbackError, ContractError, MachineError
+
+
+@frozen
+class Tie:
+    """Why one listener comes before another.
+
+    Attributes:
+        first, then: places of the callbacks among all.
+        why: for a person, what ties them.
+        firm: whether it has to hold; else it gives way where it would close a circle.
+    """
+
+    first: int
+    then: int
+    why: str
+    firm: bool = True
+
+
+@frozen(repr=False)
+class Order:
+    """Who is called on a hook, in which order, and why; `str` of it is for a person.
+
+    Attributes:
+        hook: its name.
+        listeners: in the order of the calls.
+        ties: what decided it.
+    """
+
+    hook: str
+    listeners: tuple[Listener, ...] = ()
+    ties: tuple[Tie, ...] = ()
+
+    @property
+    def callbacks(self) -> tuple[Callback, ...]:
+        """The callbacks, in the order of the calls."""
+        return tuple(one.callback for one in self.listeners)
+
+    def __str__(self) -> str:
+        listeners = self.listeners
+        if not listeners:
+            return f"{self.hook}: nobody listens"
+        lines = [f"{self.hook}: {len(listeners)} callback{'s' if len(listeners) > 1 else ''}"]
+        wide = max(len(one.name) for one in listeners)
+        for i, one in enumerate(listeners):
+            does = [f"{verb} {', '.join(sorted(paths))}" for verb, paths in (("reads", one.contract.reads), ("writes", one.contract.writes)) if paths]
+            known = "; ".join(does) if does else "declares nothing" if one.contract.reads is None and one.contract.writes is None else "reads and writes nothing"
+            lines.append(f"  {i + 1}  {one.name.ljust(wide)}  {known}")
+            lines += [f"     {' ' * wide}    after {self._name(tie.first)}: {tie.why}" for tie in self.ties if tie.then == one.place]
+            if i and not any(tie.then == one.place or tie.first == one.place for tie in self.ties):
+                lines[-1] += "  (where it was given)"
+        return "\n".join(lines)
+
+    def _name(self, place: int) -> str:
+        return next(one.name for one in self.listeners if one.place == place)
+
+    def __repr__(self) -> str:
+        return f"<Order of {self.hook}: {', '.join(one.name for one in self.listeners) or 'nobody listens'}>"
+
+
+def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
+    """The order on every hook.
+
+    Args:
+        listeners: of all callbacks, in the order in which these were given.
+
+    Raises:
+        ContractError: two callbacks exclude each other, write one field on one hook, or there is a cycle.
+    """
+    by_hook: dict[str, list[Listener]] = {}
+    callbacks: dict[int, Callback] = {}
+    for one in listeners:
+        by_hook.setdefault(one.hook, []).append(one)
+        callbacks[one.place] = one.callback
+    names = dict(zip(callbacks, labels_of(callbacks.values()), strict=True))
+    _check_conflicts(callbacks, names)
+    said = _said(callbacks, names)
+    return {hook: _order(hook, members, said) for hook, members in by_hook.items()}
+
+
+def _order(hook: str, members: list[Listener], said: dict[tuple[int, int], str]) -> Order:
+    if len(members) == 1:
+        return Order(hook, tuple(members))
+    here = {one.place for one in members}
+    ties = [Tie(first, then, why) for (first, then), why in said.items() if {first, then} <= here]
+    ties += _by_fields(hook, members, said)
+    if not ties:
+        return Order(hook, tuple(members))
+    firm = [tie for tie in ties if tie.firm]
+    placed = _sorted(hook, members, firm)
+    for tie in ties:
+        if not tie.firm and not _leads(firm, tie.then, tie.first):
+            firm.append(tie)
+    if len(firm) > sum(tie.firm for tie in ties):
+        placed = _sorted(hook, members, firm)
+    return Order(hook, tuple(placed), tuple(firm))
+
+
+def _sorted(hook: str, members: list[Listener], ties: list[Tie]) -> list[Listener]:
+    """The members so that every tie holds; of those that may come next, the one that was given first."""
+    waiting = {one.place: {tie.first for tie in ties if tie.then == one.place} for one in members}
+    left, out = list(members), []
+    while left:
+        following = next((one for one in left if not waiting[one.place]), None)
+        if following is None:
+            raise ContractError(_circle(hook, left, ties))
+        left.remove(following)
+        out.append(following)
+        for before in waiting.values():
+            before.discard(following.place)
+    return out
+
+
+def _leads(ties: Sequence[Tie], start: int, goal: int) -> bool:
+    """Whether ties lead from one callback to another."""
+    seen, todo = {start}, [start]
+    while todo:
+        here = todo.pop()
+        if here == goal:
+            return True
+        for tie in ties:
+            if tie.first == here and tie.then not in seen:
+                seen.add(tie.then)
+                todo.append(tie.then)
+    return False
+
+
+def _circle(hook: str, left: list[Listener], ties: list[Tie]) -> str:
+    """The error about callbacks that wait for each other."""
+    names = {one.place: one.name for one in left}
+    at, passed = left[0].place, []
+    while at not in passed:  # each of them waits for another one of them, so going back comes round
+        passed.append(at)
+        at = next(tie.first for tie in ties if tie.then == at and tie.first in names)
+    ring = passed[passed.index(at) :][::-1]
+    told = []
+    for here, after in zip(ring, (*ring[1:], ring[0]), strict=True):
+        why = next(tie.why for tie in ties if (tie.first, tie.then) == (here, after))
+        told.append(f"{names[here]} before {names[after]} ({why})")
+    return (
+        f"the callbacks on {hook} wait for each other: {'; '.join(told)}. Take one of these ties out: change run_after or run_before, "
+        f"declare reads and writes by hook, or say commutes_with where the order does not matter"
+    )
+
+
+# ---------------------------------------------------------------- what ties two callbacks
+
+
+def _said(callbacks: dict[int, Callback], names: dict[int, str]) -> dict[tuple[int, int], str]:
+    """The pairs that run_after and run_before order."""
+    out: dict[tuple[int, int], str] = {}
+    tied = {place: callback for place, callback in callbacks.items() if callback.run_after or callback.run_before}
+    for place, callback in tied.items():
+        for other, peer in callbacks.items():
+            if other == place:
+                continue
+            # Of several of one class that name their own, the given order is meant.
+            if _names(callback, "run_after", peer) and not (_name_their_own("run_after", callback, peer) and place < other):
+                out[other, place] = f"{names[place]} declares run_after = {_spelt(callback.run_after)}"
+            if _names(callback, "run_before", peer) and not (_name_their_own("run_before", callback, peer) and place > other):
+                out[place, other] = f"{names[place]} declares run_before = {_spelt(callback.run_before)}"
+    return out
+
+
+def _check_conflicts(callbacks: dict[int, Callback], names: dict[int, str]) -> None:
+    for place, callback in ((place, one) for place, one in callbacks.items() if one.conflicts_with):
+        for other, peer in callbacks.items():
+            if other != place and _names(callback, "conflicts_with", peer):
+                raise ContractError(
+                    f"callbacks {names[place]!r} and {names[other]!r} exclude each other ({names[place]} declares conflicts_with = "
+                    f"{_spelt(callback.conflicts_with)}); take one of them out"
+                )
+
+
+def _names(callback: Callback, relation: str, peer: Callback) -> bool:
+    """Whether a callback's relation names another one, by a class of its or by that class's name."""
+    value = getattr(callback, relation)
+    for named in (value,) if isinstance(value, str | type) else value:
+        if is_called(peer, named):
+            return True
+        if not isinstance(named, str | type):
+            raise CallbackError(f"Callback {name_of(callback)!r}: {relation} holds classes of callbacks or their names, got {named!r}")
+    return False
+
+
+def _name_their_own(relation: str, one: Callback, other: Callback) -> bool:
+    """Whether each of two names a class that both are of."""
+    return all(_names(a, relation, b) for a in (one, other) for b in (one, other))
+
+
+def is_called(callback: Callback, named: object) -> bool:
+    """Whether a class, or a name, is meant for a callback, or for one that it stands for: its label, or a class of its."""
+    if isinstance(named, str):
+        return named == name_of(callback) or any(named == kind.__name__ for one in _chain(callback) for kind in type(one).__mro__)
+    return isinstance(named, type) and any(isinstance(one, named) for one in _chain(callback))
+
+
+def _chain(callback: Callback) -> Iterator[Callback]:
+    """A callback, the one that it stands for, and so on."""
+    inner: object = callback
+    while isinstance(inner, Callback):
+        yield inner
+        inner = getattr(inner, "wrapped", None)
+
+
+def _spelt(value: str | type | Iterable[str | type]) -> str:
+    named = (value,) if isinstance(value, str | type) else value
+    return ", ".join(one if isinstance(one, str) else one.__name__ for one in named)
+
+
+def _by_fields(hook: str, members: list[Listener], said: dict[tuple[int, int], str]) -> Iterator[Tie]:
+    """The ties that follow from what is written and read on a hook."""
+    if not any(one.contract.writes for one in members):
+        return
+    uses = [(one, _expanded(one.contract.writes) - OWN, _expanded(one.contract.reads)) for one in members]
+    for writer, written, _ in (use for use in uses if use[1]):
+        for peer, rewritten, seen in uses:
+            both = _meeting(written, rewritten) if peer is not writer else None
+            read = _meeting(written, seen) if peer is not writer and both is None else None
+            if (both is None and read is None) or _settled(writer, peer, said):
+                continue
+            exact = writer.contract.exact and peer.contract.exact
+            if both is not None and exact:
+                raise ContractError(
+                    f"callbacks {writer.name!r} and {peer.name!r} both write {both!r} on {hook}, in no declared order. Say which is first: "
+                    f"run_after = ({name_of(writer.callback)!r},) in {name_of(peer.callback)} or the other way round; or that it does not "
+                    f"matter, and they are called as given: commutes_with = ({name_of(writer.callback)!r},)"
+                )
+            if read is not None:
+                yield Tie(writer.place, peer.place, f"{writer.name} writes {read!r}, which {peer.name} reads", exact)
+
+
+@lru_cache(maxsize=1024)
+def _expanded(paths: frozenset[str] | None) -> frozenset[str]:
+    return expanded(path.removesuffix("?") for path in paths or ())
+
+
+def _settled(one: Listener, other: Listener, said: dict[tuple[int, int], str]) -> bool:
+    """Whether fields tie two callbacks no more: their order is declared, or does not matter."""
+    pair = (one.place, other.place)
+    return (
+        pair in said
+        or pair[::-1] in said
+        or _names(one.callback, "commutes_with", other.callback)
+        or _names(other.callback, "commutes_with", one.callback)
+    )
+
+
+def _meeting(written: Iterable[str], read: Iterable[str]) -> str | None:
+    met = [max(path, other, key=len) for path in written for other in read if overlap(path, other)]
+    return min(met, default=None)
+
+
+# ---------------------------------------------------------------- shown
+
+
+def hook_named(asked: str, names: Iterable[str]) -> str:
+    """The name of a hook that a person asks for: `"exit step"`, `"on_exit_step"`, an alias, `"transition"`.
+
+    Args:
+        asked: what was written.
+        names: of the states.
+
+    Raises:
+        MachineError: there is no such hook.
+    """
+    known = [f"on_{way}_{name}" for way in ("enter", "exit") for name in (*names, "failed")] + ["on_transition", "on_anchor", "on_resume"]
+    known.remove("on_exit_failed")
+    name = "_".join(asked.split())
+    name = name if name.startswith("on_") else f"on_{name}"
+    name = ALIASES.get(name, name)
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise MachineError(f"no hook {asked!r}{near}{'' if near.endswith('?') else '.'} Hooks are asked for like 'exit step', or by their names")
+    return name

@@ -1,0 +1,203 @@
+"""A machine for a person: who listens where, and who writes and reads which field of the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from statetrain.contracts.dataflow import Flow, Place, given, solve
+from statetrain.contracts.declaring import ALWAYS_READ, Access, Listener, field_of, parts, reads_of
+from statetrain.lifecycle import FAILED, Lifecycle, Transition
+
+_ELSEWHERE = ("on_transition", "on_anchor", "on_resume", "on_enter_failed")
+
+Listeners = Mapping[str, Sequence[Listener]]
+
+
+@frozen(repr=False)
+class Outline:
+    """Who listens where; `str` of it shows the states, nested, with the callbacks on entering and leaving each.
+
+    Attributes:
+        lifecycle: the table.
+        listeners: of each hook, as they are called.
+    """
+
+    lifecycle: Lifecycle
+    listeners: Listeners
+
+    def __str__(self) -> str:
+        from statetrain.table.text import reading_order
+
+        life = self.lifecycle
+        rows = [("  " * len(life.path(name)) + name, self._on(f"on_enter_{name}"), self._on(f"on_exit_{name}")) for name in reading_order(life)]
+        rows += [(f"  {FAILED}", self._on(f"on_enter_{FAILED}"), "")] if self._on(f"on_enter_{FAILED}") else []
+        wide = [max(len(row[i]) for row in [("", "on enter", "on exit"), *rows]) for i in range(3)]
+        count = len({one.place for members in self.listeners.values() for one in members})
+        head = f"{life.name}: {count} callback{' listens' if count == 1 else 's listen'}"
+        lines = [head, "", *("  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in [("", "on enter", "on exit"), *rows])]
+        others = [(hook, self._on(hook)) for hook in _ELSEWHERE[:3] if self._on(hook)]
+        return "\n".join([*lines, *([""] if others else []), *(f"  {hook}: {names}" for hook, names in others)])
+
+    def _on(self, hook: str) -> str:
+        return ", ".join(one.name for one in self.listeners.get(hook, ()))
+
+    def __repr__(self) -> str:
+        return f"<Outline of {self.lifecycle.name!r}>"
+
+
+@frozen
+class Use:
+    """One use of a field.
+
+    Attributes:
+        who: a state, an arrow or a callback, as tables and pictures call it.
+        path: what is declared, the field itself or a path into it.
+    """
+
+    who: str
+    path: str
+
+
+@frozen(repr=False)
+class DataFlow:
+    """The fields of the context, who writes each and who reads it, as far as it is declared.
+
+    Attributes:
+        lifecycle: the table.
+        writers, readers: by field, in the order of the table.
+        unknown: who declares nothing, and may write and read anything.
+        everything: who declares that they read everything; they are no readers of each field.
+        moving: the fields that come into being in a run, or that a callback writes.
+    """
+
+    lifecycle: Lifecycle
+    writers: dict[str, tuple[Use, ...]]
+    readers: dict[str, tuple[Use, ...]]
+    unknown: tuple[str, ...]
+    everything: tuple[str, ...]
+    moving: frozenset[str]
+
+    @classmethod
+    def of(cls, life: Lifecycle, listeners: Listeners) -> DataFlow:
+        """What a lifecycle and its listeners declare."""
+        writers: dict[str, dict[Use, None]] = {}
+        readers: dict[str, dict[Use, None]] = {}
+        unknown: dict[str, None] = {}
+        everything: dict[str, None] = {}
+        for who, declared in _declared(life, listeners):
+            if declared is None:
+                unknown[who] = None
+                continue
+            for out, paths in ((writers, declared.writes), (readers, declared.reads)):
+                for path in sorted(paths):
+                    if parts(path)[:1] in (("*",), ("**",)):
+                        everything[who] = None
+                    elif field_of(path) not in ALWAYS_READ:
+                        out.setdefault(field_of(path), {})[Use(who, path.removesuffix("?"))] = None
+        moving = solve(life, {}).bits.keys() | {field_of(path) for members in listeners.values() for one in members for path in one.contract.writes or ()}
+        written, read = ({name: tuple(uses) for name, uses in out.items()} for out in (writers, readers))
+        return cls(life, written, read, tuple(unknown), tuple(everything), frozenset(moving))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that somebody writes or reads, in the order of the table."""
+        return tuple(dict.fromkeys((*self.writers, *self.readers)))
+
+    def mermaid(self, **options: Any) -> str:
+        """The picture as a Mermaid flowchart; see `statetrain.diagram.flow_mermaid`."""
+        from statetrain.diagram import flow_mermaid
+
+        return flow_mermaid(self, **options)
+
+    def dot(self, **options: Any) -> str:
+        """The picture as Graphviz text; see `statetrain.diagram.flow_dot`."""
+        from statetrain.diagram import flow_dot
+
+        return flow_dot(self, **options)
+
+    def __str__(self) -> str:
+        rows = [("field", "written by", "read by"), *((name, _users(self.writers.get(name, ())), _users(self.readers.get(name, ()))) for name in self.fields)]
+        wide = [max(len(row[i]) for row in rows) for i in range(2)]
+        lines = [f"{name.ljust(wide[0])}  {written.ljust(wide[1])}  {read}".rstrip() for name, written, read in rows]
+        others = (("read everything", self.everything), ("declare nothing", self.unknown))
+        return "\n".join([*lines, *(f"{what}: {', '.join(who)}" for what, who in others if who)])
+
+    def __repr__(self) -> str:
+        return f"<DataFlow of {self.lifecycle.name!r}: {len(self.fields)} fields>"
+
+
+def _users(uses: Sequence[Use]) -> str:
+    return ", ".join(dict.fromkeys(use.who for use in uses))
+
+
+def _declared(life: Lifecycle, listeners: Listeners) -> Iterator[tuple[str, Access | None]]:
+    """Everyone with what they declare, in the order of the table."""
+    from statetrain.table.text import reading_order
+
+    accesses = accesses_of(solve(life, {}))
+    place: Place
+    for name in reading_order(life):
+        state = life.state(name)
+        kinds = (("mode", state.mode), ("action", state.action), ("close", state.close))
+        for kind, done in kinds:
+            place = (kind, name)  # type: ignore[assignment]  # one of the three
+            if done is not None and place in accesses:
+                yield name, accesses[place]
+        for arrow in (one for one in life.transitions if one.source == name):
+            if arrow.guard is not None:
+                yield f"{arrow.source} -> {arrow.dest}", reads_of(arrow.guard)
+            if arrow.effect is not None:
+                yield f"{arrow.source} -> {arrow.dest}", accesses[("effect", arrow)]
+    seen: dict[str, list[Listener]] = {}
+    for one in sorted((one for members in listeners.values() for one in members), key=lambda one: one.place):
+        seen.setdefault(one.name, []).append(one)
+    for name, hooks in seen.items():
+        contracts = [one.contract for one in hooks]
+        if all(contract.reads is None and contract.writes is None for contract in contracts):
+            yield name, None
+        else:
+            reads, writes = ([path for contract in contracts for path in getattr(contract, kind) or ()] for kind in ("reads", "writes"))
+            yield name, Access(reads, writes)
+
+
+def accesses_of(flow: Flow) -> dict[Place, Access | None]:
+    """What is declared at each place of a lifecycle; a scope's mode by what it does on entering."""
+    out: dict[Place, Access | None] = {}
+    for way in flow.ways:
+        for doing in way.doings:
+            entered = doing.place is not None and doing.place[0] == "mode" and doing.access is not None and bool(doing.access.writes)
+            if doing.place is not None and (doing.place not in out or entered):
+                out[doing.place] = doing.access
+    return out
+
+
+# ---------------------------------------------------------------- the fields of the context, for the documentation
+
+
+def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
+    """The fields of a context as a Markdown table: from which state on each exists, until when, who writes it, what it means.
+
+    Args:
+        life: the table that says so.
+        meanings: the fields in the order of the table, with what each means.
+    """
+    flow = solve(life, {})
+    accesses = accesses_of(flow)
+    ending = [(doing.place, doing.access.drops) for way in flow.ways for doing in way.doings if doing.access is not None and doing.place is not None]
+    lines = ["| field | exists | written in | |", "| --- | --- | --- | --- |"]
+    for name, meaning in meanings.items():
+        writing = [place for place, one in accesses.items() if one is not None and any(field_of(path) == name for path in one.writes)]
+        since = _listed(place for place in writing if name not in flow.certain(place) and place[0] != "effect")
+        until = _listed(place for place, drops in ending if name in drops and place[0] in ("close", "mode"))
+        exists = "from the start" if name in given() else "with another option" if not writing else f"from {since}" + (f" until {until} closes" if until else "")
+        states = _listed(place for place in writing if isinstance(place[1], str))
+        places = ", ".join(filter(None, (states, "arrows" if any(isinstance(place[1], Transition) for place in writing) else "")))
+        lines.append(f"| `{name}` | {exists} | {places} | {meaning.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _listed(places: Iterable[Place]) -> str:
+    return ", ".join(dict.fromkeys(f"`{place[1]}`" for place in places))

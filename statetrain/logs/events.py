@@ -1,0 +1,82 @@
+"""Structured events, through structlog: lines for people, or JSON lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+from statetrain.logs.streams import Stream, is_terminal, jsonable, printable
+
+Format = Literal["auto", "console", "json"]
+Fields = MutableMapping[str, Any]
+
+_FIRST = ("timestamp", "level", "event")  # of a JSON line
+RESERVED = frozenset({*_FIRST, "self", "method_name"})
+"""structlog's own names, which no field may have."""
+
+
+def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any:  # noqa: A002  # as in Log
+    """A structlog logger that depends on no global configuration.
+
+    Args:
+        file: an open text stream; None is the standard error of the moment.
+        format: "auto": "console" on a terminal, "json" elsewhere.
+        timestamps: whether events carry the time, in UTC.
+    """
+    import structlog
+
+    writer = _Writer(file)
+    for_people = format == "console" or (format == "auto" and writer.isatty())
+    processors: list[Any] = [structlog.processors.add_log_level]
+    if timestamps:
+        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    if for_people:
+        colors = writer.isatty() and not os.environ.get("NO_COLOR")
+        processors += [_for_people, structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
+    else:
+        processors += [_for_json, structlog.processors.JSONRenderer()]
+    # Each argument is given, so that nothing is taken from the global configuration.
+    return structlog.wrap_logger(
+        writer, processors=processors, wrapper_class=structlog.BoundLogger, context_class=dict, cache_logger_on_first_use=True
+    ).bind()
+
+
+class _Writer:
+    """What structlog hands its lines to."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file
+
+    def info(self, line: str) -> None:
+        # Looked up each time: while bars are drawn, the standard error is a stand-in that prints above them.
+        file = sys.stderr if self._file is None else self._file
+        if file is None:  # a process without a console has no standard error
+            return
+        stream = Stream(file)
+        stream.line(line)
+        if stream.error is not None:
+            raise stream.error if isinstance(stream.error, OSError) else OSError(str(stream.error))
+
+    warning = error = info
+
+    def isatty(self) -> bool:
+        return is_terminal(sys.stderr if self._file is None else self._file)
+
+
+def _for_people(logger: Any, method: str, fields: Fields) -> Fields:
+    """A processor: everything short, on one line, without a character that moves the cursor."""
+    return {printable(name): _readable(value) for name, value in fields.items()}
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if value is None or isinstance(value, int) else printable(str(value))
+
+
+def _for_json(logger: Any, method: str, fields: Fields) -> Fields:
+    """A processor: everything as JSON knows it, what every event has in front."""
+    order = dict.fromkeys([name for name in _FIRST if name in fields] + list(fields))
+    return {jsonable(name): jsonable(fields[name]) for name in order}
