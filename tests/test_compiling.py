@@ -14,10 +14,7 @@ import statetrain as st
 from statetrain.compute.compiling import CompiledUpdate, can_trace
 from statetrain.compute.cuda_graph import CudaGraph, graph_for
 
-pytestmark = [
-    pytest.mark.skipif(not can_trace(), reason="this torch's compiler does not trace gradients, so the model alone is compiled"),
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning"),  # torch's own, when it loads inductor
-]
+pytestmark = pytest.mark.skipif(not can_trace(), reason="this torch's compiler does not trace gradients, so the model alone is compiled")
 
 EAGER = {"backend": "eager"}  # traced, and run as it is
 WHOLE = {"fused": True, "compile": EAGER, "non_finite": "ignore"}
