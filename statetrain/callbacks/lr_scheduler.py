@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedules
 
@@ -100,7 +101,8 @@ class LRScheduler(Callback):
     def on_enter_batch(self, ctx: Any) -> None:
         """Notes the rate of the step that may come: when it is left, another schedule may have changed it already."""
         if self._target is not None:
-            self._coming = self._target.param_groups[0]["lr"]
+            rate = self._target.param_groups[0]["lr"]
+            self._coming = rate.clone() if isinstance(rate, torch.Tensor) else rate  # schedules change a tensor in place
 
     def on_exit_step(self, ctx: Any) -> None:
         """Goes on, if it does so with each step; one that was left by an event has made none."""

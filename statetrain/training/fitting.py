@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import attrs
 import torch
@@ -186,24 +186,7 @@ def fit(
     seed = None if seed is None else _seed(seed)
     module = model_of(model, hparams, seed)
     accelerator = accelerator_for(accelerator, device)
-    split_state = None
-    if isinstance(valid, float | int) and not isinstance(valid, bool):
-        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
-        split_state = generator.get_state()
-        train, valid = loading.split(train, valid, generator)
-    # One-shot iterators are refused before a model is moved or an optimizer made.
-    train_loader = loading.as_loader(_again(train, most), name="train", shuffle=True, options=dataloader_options)
-    valid_loader = None if valid is None else loading.as_loader(
-        _again(valid, most), name="valid", options=_for_validation(dataloader_options, valid)
-    )
-    train_loader, valid_loader = by_key(train_loader, seed, "train"), by_key(valid_loader, seed, "valid")
-    evaluated = evaluations_of(evaluations)
-    others = {
-        one.name: by_key(
-            loading.as_loader(_again(one.data, 2), name=one.name, options=_for_validation(dataloader_options, one.data)), seed, one.name
-        )
-        for one in evaluated
-    }
+    loaders = _loaders(train, valid, evaluations_of(evaluations), most, seed, dataloader_options)
     given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = optimizers_of(optimizer, module, dict(opt_hparams or {}), lifecycle)
@@ -224,12 +207,9 @@ def fit(
         "prefetch": bool(prefetch) and accelerator.device.type == "cuda",
     }
     if lifecycle is None:
-        unused = {"validate": validate, "valid_metrics": valid_metrics} if valid is None else {}
-        unused |= {"valid_compute": valid_compute} if valid is None and not evaluated else {}
-        for name, value in unused.items():
-            if value is not None:
-                raise ConfigError(f"{name} would not be used: there is no validation data; give valid=")
-        due = None if valid is None else Every(1, "epochs") if validate is None else validate
+        if loaders.valid is None:
+            _refuse_unused(validate=validate, valid_metrics=valid_metrics, valid_compute=None if loaders.evaluated else valid_compute)
+        due = None if loaders.valid is None else Every(1, "epochs") if validate is None else validate
         lifecycle = supervised(
             validate=due,
             optimizers=max(len(optimizers), 1),
@@ -237,27 +217,21 @@ def fit(
             min_epochs=least,
             seeded=seed is not None,
             buffers=has_buffers([module, *(part for loss in losses.values() for part in modules_of(loss).values())]),
-            evaluations={one.name: one.when for one in evaluated},  # type: ignore[misc]  # its converter has seen to it
+            evaluations={one.name: one.when for one in loaders.evaluated},  # type: ignore[misc]  # its converter has seen to it
             **options,  # type: ignore[arg-type]  # a dict of options has no type for each
         )
     else:
         _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
-        if valid_loader is None and "valid" in lifecycle.names:
+        if loaders.valid is None and "valid" in lifecycle.names:
             raise ConfigError(f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation data; give valid=, or use life.without('valid')")
-    _check_evaluations(lifecycle, list(others))
+    _check_evaluations(lifecycle, list(loaders.others))
     if precision is not None:
         lifecycle = mixed_precision(lifecycle, precision)
     _check_losses(losses, lifecycle)
     _check_turns(optimizers, lifecycle)
     if seed is None and any(arrow.effect in (actions.count_and_seed_batch, actions.count_and_seed_valid_batch) for arrow in lifecycle.transitions):
         raise ConfigError(f"lifecycle {lifecycle.name!r} seeds each batch by the run's seed; give seed=, or make it without seeded=True")
-    if isinstance(metrics, Iterator):
-        metrics = list(metrics)  # they are read for each set
-    tallies = {"train": tally("train", losses, metrics, accelerator.device, train_metrics)}
-    if valid_loader is not None:
-        tallies["valid"] = tally("valid", losses, metrics, accelerator.device, valid_metrics)
-    for one in evaluated:
-        tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, accelerator.device, one.metrics)
+    tallies = _tallies(loaders, losses, metrics, train_metrics, valid_metrics, accelerator.device)
     everyone = (*listeners(callbacks), *_tracing(trace))
     # None stands for what ours does, without the call.
     own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
@@ -279,9 +253,9 @@ def fit(
         model=module,
         loss_fns=Named("loss for the optimizer", losses),
         optimizers=Named("optimizer", optimizers),
-        train_data=train_loader,
-        valid_data=valid_loader,
-        evaluations=others,
+        train_data=loaders.train,
+        valid_data=loaders.valid,
+        evaluations=loaders.others,
         accelerator=accelerator,
         callbacks=machine.callbacks,
         min_epochs=least,
@@ -298,10 +272,10 @@ def fit(
         verbose=verbose,
         clock=clock,
         seed=seed,
-        split_state=split_state,
+        split_state=loaders.split_state,
         opt_given=settings_of(optimizers),
         tallies=tallies,
-        history=History(optimizers=tuple(names) if len(names) > 1 else (), sets=("train", "valid", *others)),
+        history=History(optimizers=tuple(names) if len(names) > 1 else (), sets=("train", "valid", *loaders.others)),
         opt_name=names[0] if names else "",
         opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
     )
@@ -313,6 +287,55 @@ def fit(
         restore(ctx, machine, found, allow_changes)
         run.at, found = found["state"], None  # its tensors need no memory while the run goes on
     return run.walk() if start else run
+
+
+class _Loaders(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        train, valid: what to iterate over; `valid` is None if there is none.
+        evaluated: the evaluations.
+        others: their data, by name.
+        split_state: the generator's state with which the validation share was drawn; None if there is none.
+    """
+
+    train: Any
+    valid: Any
+    evaluated: list[Evaluation]
+    others: dict[str, Any]
+    split_state: torch.Tensor | None
+
+
+def _loaders(train: Any, valid: Any, evaluated: list[Evaluation], most: float, seed: int | None, options: Mapping[str, Any] | None) -> _Loaders:
+    """The data as it is iterated over. One-shot iterators are refused, before a model is moved or an optimizer made."""
+    split_state = None
+    if isinstance(valid, float | int) and not isinstance(valid, bool):
+        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
+        split_state = generator.get_state()
+        train, valid = loading.split(train, valid, generator)
+
+    def looked_at(data: Any, epochs: float, name: str) -> Any:
+        return loading.as_loader(_again(data, epochs), name=name, options=_for_validation(options, data))
+
+    train_loader = loading.as_loader(_again(train, most), name="train", shuffle=True, options=options)
+    valid_loader = None if valid is None else looked_at(valid, most, "valid")
+    train_loader, valid_loader = by_key(train_loader, seed, "train"), by_key(valid_loader, seed, "valid")
+    others = {one.name: by_key(looked_at(one.data, 2, one.name), seed, one.name) for one in evaluated}
+    return _Loaders(train_loader, valid_loader, evaluated, others, split_state)
+
+
+def _tallies(
+    loaders: _Loaders, losses: Mapping[str, Any], metrics: Metrics, train_metrics: Metrics, valid_metrics: Metrics, device: torch.device
+) -> dict[str, Tally]:
+    """What sums up the losses and metrics of each set."""
+    if isinstance(metrics, Iterator):
+        metrics = list(metrics)  # they are read for each set
+    tallies = {"train": tally("train", losses, metrics, device, train_metrics)}
+    if loaders.valid is not None:
+        tallies["valid"] = tally("valid", losses, metrics, device, valid_metrics)
+    for one in loaders.evaluated:
+        tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, device, one.metrics)
+    return tallies
 
 
 def _compile_options(given: Any) -> dict[str, Any]:
@@ -456,6 +479,12 @@ def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Acce
         return None
     given = precision.scaler if isinstance(precision, MixedPrecision) else None
     return torch.amp.GradScaler(accelerator.device.type) if given is None else given
+
+
+def _refuse_unused(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} would not be used: there is no validation data; give valid=")
 
 
 def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:

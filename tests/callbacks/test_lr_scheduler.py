@@ -166,6 +166,16 @@ def test_a_fit_that_goes_on_goes_on_with_its_schedule(points):
     assert parts.history["lr"] == whole.history["lr"]
 
 
+def test_a_rate_that_is_a_tensor_is_logged_as_a_number_is(points):
+    """The column has the rate of the epoch's last step, though the schedule changes the tensor in place."""
+    columns = []
+    for rate in (0.5, torch.tensor(0.5)):
+        torch.manual_seed(0)
+        run = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, gamma=0.5, per="step"), opt_hparams={"lr": rate, "foreach": False})
+        columns.append(run.history["lr"])
+    assert columns[0] == columns[1]
+
+
 def test_it_can_be_used_again(points):
     "A second fit with the same callback has a schedule of its own."
     scheduler = LRScheduler(schedules.ExponentialLR, gamma=0.5)
