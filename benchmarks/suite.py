@@ -30,7 +30,7 @@ from tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 OWN = ("by_hand", "ours")
-CONFIGS = {"ignite": ("lean", "supervised", "typical"), "transformers": ("lean", "no_norm", "typical"), "keras": ("lean", "compiled", "typical")}
+CONFIGS = {"by_hand": ("cleared",), "ours": (), "ignite": ("lean", "supervised", "typical"), "transformers": ("lean", "no_norm", "typical"), "keras": ("lean", "compiled", "typical")}
 HEAVY = {"mlp": (30, 500), "cnn": (10, 500), "transformer": (3, 500)}  # pairs and batches; a block of two epochs has one checkpoint
 SECTIONS = {"engine.py": "The engine alone", "startup.py": "Time to the first batch", "footprint.py": "Import and memory", "inference.py": "evaluate and predict", "fused.py": "The step as one compiled function"}
 
@@ -74,7 +74,7 @@ def jobs(peers: list[str], everything: bool, quick: bool) -> Iterator[Job]:
     for task in TASKS.values():
         if task.name == "mlp" or everything:
             for peer in peers:
-                for config in CONFIGS.get(peer, ("lean", "typical")) if peer not in OWN else ():
+                for config in CONFIGS.get(peer, ("lean", "typical")):
                     yield Job(peer, config, task.name, *((2, 10) if quick else (30, 60)))
 
 
