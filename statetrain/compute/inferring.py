@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -83,7 +83,9 @@ class Outside:
 @frozen
 class _Batches(Iterator[Any]):
     iterator: Iterator[Any]
+    _outside: Any = field(factory=lambda: torch.inference_mode(False), init=False)  # made once: making it takes longer than entering it
 
     def __next__(self) -> Any:
-        with torch.inference_mode(False), torch.no_grad():
+        with self._outside:  # which puts the mode of gradients back as well
+            torch._C._set_grad_enabled(False)  # the function behind torch.no_grad, at a tenth of its cost
             return next(self.iterator)
