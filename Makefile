@@ -36,7 +36,7 @@ diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 peers: $(READY)  ## install the libraries that `make bench` compares with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 
-bench: $(READY)  ## measure what it costs: benchmarks/RESULTS.md and its plot (15 minutes)
+bench: $(READY)  ## measure what it costs: benchmarks/RESULTS.md and its plot (25 minutes with `make peers`)
 	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/testing.py
 

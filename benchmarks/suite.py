@@ -1,6 +1,6 @@
 """The whole of the benchmarks: every comparison in a process of its own, one page and one plot of the results.
 
-    python benchmarks/suite.py                  # about fifteen minutes on a quiet machine
+    python benchmarks/suite.py                  # about twenty-five minutes on a quiet machine, with all libraries
     python benchmarks/suite.py --all            # every library on every model too: an hour
     python benchmarks/suite.py --quick --out /tmp/bench    # whether it runs; the numbers mean nothing
 
