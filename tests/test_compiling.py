@@ -401,3 +401,109 @@ def test_inductor_compiles_it(points):
     run = st.fit(plain(), points, fused=True, compile=True, **given, seed=1)
     assert_close(run, expected)
     assert list(run.model.state_dict()) == list(expected.model.state_dict())
+
+
+# ---------------------------------------------------------------- what changes during a run
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+
+def unfreeze(ctx, model):
+    model[0].requires_grad_(True)
+
+
+def freeze(ctx, model):
+    model[2].requires_grad_(False)
+
+
+def add(ctx, model):
+    ctx.opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2), requires_grad=False)], "lr": 0.5})
+
+
+@pytest.mark.parametrize("change", [unfreeze, freeze, add])
+@pytest.mark.parametrize("size", [8, 64])
+def test_weights_may_be_others_from_some_batch_on(change, size, points):
+    "Weights that are unfrozen, frozen or added in the second epoch are trained as without, also where an epoch is one batch."
+    ends = []
+    for more in ({"non_finite": "ignore"}, WHOLE):
+        model = net()
+        if change is unfreeze:
+            model[0].requires_grad_(False)
+
+        @st.on("enter_epoch")
+        def changing(ctx, model=model):
+            if ctx.epoch == 2:
+                change(ctx, model)
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0625)
+        st.fit(
+            model, points, loss=F.cross_entropy, optimizer=optimizer, epochs=4, device="cpu", callbacks=changing, **more,
+            dataloader_options={"batch_size": size, "shuffle": False},
+        )  # fmt: skip
+        ends.append(bits(model, optimizer))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("bad", [8, 16])
+def test_a_first_step_that_is_left_out_is_made_as_ever_again(bad, points):
+    "States begin with the first step that is made; until then nothing is compiled, and no NaN gets into the weights."
+    inputs = points[0].clone()
+    inputs[:bad] = float("nan")
+    model = net()
+    late = {"fused": True, "compile": EAGER, "check": "late", "non_finite": "skip"}
+    run = st.fit(model, (inputs, points[1]), **{**options(**late), "optimizer": torch.optim.Adam, "opt_hparams": {"lr": 0.01}})
+    assert all(weight.isfinite().all() for weight in model.parameters())
+    assert run.ctx.masked == 2 * bad // 8
+
+
+class Counted(torch.optim.SGD):
+    """An optimizer whose step does what a compiled one would leave out."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        return super().step(closure)
+
+
+def test_an_optimizer_of_ones_own_is_not_compiled(points):
+    "It is refused by name, and with fused='auto' the states stay apart, so that its step is called."
+    with pytest.raises(st.ConfigError, match="Counted is an optimizer of one's own"):
+        st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted})
+    run = st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted, "fused": "auto"})
+    assert "backward" in run.lifecycle.names
+    assert run.ctx.opt.steps == run.ctx.step
+
+
+def test_hooks_of_an_optimizer_that_come_late_are_refused_too(points):
+    "One that a callback registers is an error at the second batch, not a hook that is never called."
+
+    @st.on("enter_fit")
+    def register(ctx):
+        ctx.opt.register_step_post_hook(lambda *arguments: None)
+
+    with pytest.raises(st.ConfigError, match="hooks around its step"):
+        st.fit(net(), points, callbacks=register, **options(**WHOLE))
+
+
+class Printing(torch.nn.Linear):
+    """A model that cannot be traced in one piece."""
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return super().forward(x)
+
+
+def test_auto_trains_part_by_part_what_cannot_be_compiled(points, caplog):
+    "A model that torch cannot trace whole is trained on with a warning, where fused=True is its error."
+    ends = []
+    for more in ({"non_finite": "ignore"}, {**WHOLE, "fused": "auto"}):
+        torch.manual_seed(0)
+        model = Printing(4, 3)
+        run = st.fit(model, points, **options(**more))
+        ends.append(bits(model, run.ctx.opt))
+    assert ends[0] == ends[1]
+    assert "the model is compiled alone" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -101,3 +102,14 @@ def test_a_buffer_with_gradients_is_copied_without_its_graph():
     buffers.take()
     buffers.take()
     assert all(not copy.requires_grad for copy in buffers._copies)
+
+
+@pytest.mark.parametrize("flag", [0.0, 1.0])
+def test_where_a_flag_is_set_a_buffer_that_was_replaced_is_put_back_too(flag):
+    "A module that puts another tensor in a buffer's place has the old values again where the flag is set, and its own where not."
+    module = nn.BatchNorm1d(3)
+    buffers = buffers_of([module])
+    buffers.take()
+    module.running_mean = module.running_mean * 0.9 + float("inf")
+    buffers.put_back_where(torch.tensor(flag) > 0)
+    assert module.running_mean.tolist() == ([0.0] * 3 if flag else [float("inf")] * 3)

@@ -105,3 +105,10 @@ def test_a_batch_that_is_given_up_ahead_is_passed_over(points):
     run = st.fit(make(), lambda: Giving([parts[0], None, parts[1], parts[2]]), seed=1, lifecycle=ahead(), **options(epochs=1))
     assert run.ctx.samples == 22
     assert run.ctx.step == 3
+
+
+@pytest.mark.parametrize("given", [2, "yes", None])
+def test_what_is_neither_true_nor_false_is_refused(given, points, net):
+    "A number of batches, as other libraries take it, is an error that says how far ahead it is."
+    with pytest.raises(st.ConfigError, match="prefetch must be True or False.*one batch ahead"):
+        st.fit(net, points, loss=torch.nn.functional.cross_entropy, optimizer=torch.optim.SGD, prefetch=given)

@@ -90,7 +90,7 @@ class Checkpoint(Callback):
 
     A checkpoint is taken at anchors: between epochs, between batches, between validation batches. Beside those that are
     due, one is taken when the run is asked to stop (a signal, a request, a limit), at the next anchor, before it acts on it;
-    and one when it ends, so that the newest is always how it ended. Weights that are not finite are not saved; there is a warning instead.
+    and one when it ends in order, so that the newest is how it ended. Weights that are not finite are not saved; there is a warning instead.
 
     The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new one has been read
     back from the disk and verified. A NaN is never best.

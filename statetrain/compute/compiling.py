@@ -9,7 +9,9 @@ metrics) is done after it. Everything that the graph was made for is guarded by 
 number in the model that it depends on is compiled anew. Learning rates are tensors while the function is called, so that
 others are no reason to, and numbers again afterwards.
 
-The first step of a run is made as ever: the optimizer sets its states up in it, and it shows which weights have gradients.
+The first step of a run is made as ever: the optimizer sets its states up in it, and it shows which weights have gradients. So
+is the first one after weights were frozen, unfrozen, added or replaced, for which all is compiled anew; and the next one, if
+it was left out.
 
 With `check="late"`, weights, buffers and states are put back where the loss or a gradient is not finite, in the same graph,
 whatever the optimizer; what is counted of it is counted there too.
@@ -36,6 +38,7 @@ from statetrain.compute.keeping import modules_of
 from statetrain.fusing import Fused, account
 from statetrain.keys import root_of
 from statetrain.losses import InContext, Loss, Losses, total
+from statetrain.outcome import ConfigError
 from statetrain.precision import Autocast, plain
 
 log = logging.getLogger("statetrain")
@@ -74,12 +77,14 @@ def in_the_way(fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str,
             return f"the loss for {name!r} {why}; {_WITHOUT}"
     for name, optimizer in optimizers.items():
         kind = type(optimizer).__name__
+        if not type(optimizer).__module__.startswith("torch.optim"):
+            return f"{kind} is an optimizer of one's own, which may do in its step what a compiled one leaves out; {_WITHOUT}"
         if kind in _UNTRACEABLE:
             return f"torch does not compile the step of {kind}; take another optimizer, or {_WITHOUT}"
         if any(group.get("differentiable") for group in optimizer.param_groups):
             return f"optimizer {name!r} is made with differentiable=True; make it without, or {_WITHOUT}"
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-            return f"optimizer {name!r} has hooks around its step, which would not be called; write a callback with on_exit_step, or {_WITHOUT}"
+        if why := _hooked(name, optimizer):
+            return why
         if any(p._backward_hooks or p._post_accumulate_grad_hooks for group in optimizer.param_groups for p in group["params"]):
             return f"a weight of optimizer {name!r} has a hook on its gradient, which would not be called; {_WITHOUT}"
     return ""
@@ -97,6 +102,16 @@ def _beyond_the_batch(loss: Any) -> str:
     return ""
 
 
+def _hooked(name: str, optimizer: Any) -> str:
+    """What would not be called around an optimizer's step, in words; empty if there is nothing."""
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return f"optimizer {name!r} has hooks around its step, which would not be called; write a callback with on_exit_step, or {_WITHOUT}"
+    own = vars(optimizer).get("step")
+    if own is not None and not hasattr(own, "_wrapped_by_lr_sched"):  # torch's schedules put theirs there, to see that steps are made
+        return f"optimizer {name!r} has a step of its own, which would not be called; make it a method of its class, or {_WITHOUT}"
+    return ""
+
+
 def precision_of(fused: Fused) -> str | None:
     """Torch's name of the type that a fused state computes in where autocast does; None without."""
     return next((action.dtype for action in fused.actions if isinstance(action, Autocast)), None)
@@ -111,33 +126,56 @@ class CompiledUpdate:
         model: as the user gave it.
         options: of `torch.compile`. The whole is always one graph, so `fullgraph` is true.
         dtype: see `precision_of`.
+        lenient: whether what cannot be compiled as a whole is trained on part by part, with a warning; else it is an error.
     """
 
     compile: Callable[[Any, Mapping[str, Any]], Any]
     model: torch.nn.Module
     options: Mapping[str, Any] = Factory(dict)
     dtype: str | None = None
+    lenient: bool = False
     _function: Any = field(default=None, init=False)
     _began: bool = field(default=False, init=False)  # whether it has been compiled for one kind of batch
     _gradients: list[tuple[Any, torch.Tensor]] = field(factory=list, init=False)
-    _used: list[Any] = field(factory=list, init=False)  # weights that had gradients in the first step
+    _begun: bool = field(default=False, init=False)  # whether it has trained on a batch
+    _used: list[Any] | None = field(default=None, init=False)  # weights that have gradients; None if no step has shown it
+    _weights: list[Any] = field(factory=list, init=False)  # those that were trained with the batch before
     _rates: list[_Rate] = field(factory=list, init=False)
     _gave_up: bool = field(default=False, init=False)
+    _apart: bool = field(default=False, init=False)  # whether it cannot be compiled, and that is no error
     counted: tuple[Any, Any] | None = field(default=None, init=False)  # with a mask, the loss as it counts, and whether it does
     number: Any = field(default=None, init=False)  # with a mask, of the step that was made last, on the device
     _at: int = field(default=-1, init=False)  # the same as the host knows it
 
     def __call__(self, ctx: Any, fused: Fused) -> None:
         """Trains on the batch of a context."""
-        if ctx.step and self._function is None:
-            self._make(ctx)
+        if self._apart:
+            fused.run(ctx)
+            return
+        weights = _trained(ctx.opt)
+        others = list(map(id, weights)) != list(map(id, self._weights))
+        if not self._begun:
+            self._used = [p for p in weights if ctx.opt.state.get(p)] or None if ctx.step else None  # of a run that is continued
+        elif others or (self.ready and len(ctx.opt.param_groups) != len(self._rates)):  # frozen, unfrozen, added, replaced
+            self._function = self._used = None
+        self._begun, self._weights = True, weights
+        if self._used is None:
+            self._learn(ctx, fused)
+            return
+        if self._function is None:
+            self._make(ctx, weights, self._used)
         if self.number is not None and self._at != ctx.step:  # as a rule the function has counted on by itself
             self.number.fill_(ctx.step)
-        if ctx.step == 0 or not self.compute(ctx):
+        if not self.compute(ctx):
             self._aside(ctx, fused)
         else:
             self._at = ctx.step + 1
             account(ctx, fused, self.counted)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a function to call."""
+        return self._function is not None
 
     def compute(self, ctx: Any) -> bool:
         """Makes the step; what the host counts is not counted. False if torch will not compile for one more kind of batch.
@@ -159,6 +197,10 @@ class CompiledUpdate:
             self._gave_up = True
             return False
         except torch._dynamo.exc.TorchDynamoException as error:
+            if self.lenient and not self._began:
+                log.warning("fused='auto' with compile=: the model is compiled alone, since torch cannot compile the step with it: %.300s", error)
+                self._apart = True
+                return False
             error.add_note(f"statetrain: fused=True with compile= compiles the model, the loss and the step as one function, which torch could not; {_WITHOUT}")
             raise
         finally:
@@ -179,10 +221,11 @@ class CompiledUpdate:
         self._began = True
         return found
 
-    def _make(self, ctx: Any) -> None:
+    def _make(self, ctx: Any, weights: list[Any], used: list[Any]) -> None:
+        for name, optimizer in ctx.optimizers.items():
+            if why := _hooked(name, optimizer):
+                raise ConfigError(f"fused=True with compile= compiles the update as a whole, but {why}")
         groups = ctx.opt.param_groups
-        weights = [p for group in groups for p in group["params"] if p.requires_grad]
-        used = self._used or [p for p in weights if ctx.opt.state.get(p)] or weights
         self._gradients = [(p, torch.zeros_like(p)) for p in used]
         if weights[0].is_cuda:
             for _, gradient in self._gradients:
@@ -196,13 +239,22 @@ class CompiledUpdate:
         fresh = FunctionType(update.__code__.replace(), update.__globals__, update.__name__, update.__defaults__, update.__closure__)
         self._function = self.compile(fresh, {**self.options, "fullgraph": True})
 
+    def _learn(self, ctx: Any, fused: Fused) -> None:
+        """Trains as ever, and sees which weights have gradients; not from a step that was left out, which makes no states."""
+        masked = 0 if ctx.mask is None else ctx.mask.now()[0]
+        self._aside(ctx, fused)
+        if ctx.mask is None or ctx.mask.now()[0] == masked:
+            self._used = [p for p in _trained(ctx.opt) if p.grad is not None]
+
     def _aside(self, ctx: Any, fused: Fused) -> None:
         """Trains as ever."""
-        ctx.opt.zero_grad()  # what was lent to the weights is of the batch before
+        ctx.accelerator.clear(ctx.opt)  # what was lent to the weights is of the batch before
         with torch.compiler.set_stance("force_eager"):  # the model alone is not worth compiling for it
             fused.run(ctx)
-        if self._function is None:
-            self._used = [p for group in ctx.opt.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _trained(optimizer: Any) -> list[Any]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
 @define(eq=False)

@@ -156,7 +156,8 @@ class CudaGraph:
         self._rates = rates
         if self._recorded is not None and self._recorded.settings != _settings(ctx.opt):
             self._recorded = None
-        if self._seen[shape] <= self.warm_up or (self._recorded is not None and self._recorded.shape != shape):
+        unready = self.whole is not None and not self.whole.ready
+        if self._seen[shape] <= self.warm_up or unready or (self._recorded is not None and self._recorded.shape != shape):
             self._aside(ctx, fused)
             return
         if self._recorded is None:

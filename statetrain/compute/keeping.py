@@ -97,6 +97,9 @@ class Buffers:
     def put_back_where(self, flag: torch.Tensor) -> None:
         """The same where a flag on the device, of shape (), is set; nobody waits for it. Those of one type are put back together."""
         with torch.no_grad():
+            for owner, name, buffer in self._there:
+                if (other := owner[name]) is not buffer and other is not None and other.shape == buffer.shape:  # a module put it there
+                    owner[name] = buffer.copy_(other)
             for copies, buffers in self._alike:
                 before, now = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in (copies, buffers))
                 parts = torch.where(flag, before, now).split([buffer.numel() for buffer in buffers])

@@ -180,6 +180,8 @@ def fit(
     ways = ("return", "raise", "exit")
     if on_interrupt not in ways:
         raise ConfigError(f"on_interrupt must be one of {', '.join(map(repr, ways))}, got {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}")
+    if not isinstance(prefetch, bool):
+        raise ConfigError(f"prefetch must be True or False, got {prefetch!r:.80}; it is one batch ahead")
     least, most = _epochs(epochs, max_steps, stop)
     callbacks = listeners(callbacks)
     found = None if resume is None else find(resume, callbacks)
@@ -204,7 +206,7 @@ def fit(
         "max_steps": max_steps,
         "compute": compute,
         "valid_compute": valid_compute,
-        "prefetch": bool(prefetch) and accelerator.device.type == "cuda",
+        "prefetch": prefetch and accelerator.device.type == "cuda",
     }
     if lifecycle is None:
         if loaders.valid is None:
@@ -248,7 +250,7 @@ def fit(
     update = update_of(lifecycle)
     whole = None
     if update is not None and update.compiled:
-        whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), _compile_options(compile), precision_of(update))
+        whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), _compile_options(compile), precision_of(update), lenient=fused == "auto")
     ctx = Context(
         model=module,
         loss_fns=Named("loss for the optimizer", losses),
