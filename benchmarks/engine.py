@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from bounds import bootstrap
-from rows import Row, parser, show
+from rows import Row, run
 from stubs import stub, stubbed
 
 import statetrain as st
@@ -109,10 +109,5 @@ def rows(quick: bool) -> Iterator[Row]:
         yield Row(f"each of {count} callbacks that listen once a batch adds", statistics.median(values), "us a batch", round(call + 0.1, 3), bootstrap(values))
 
 
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    show(rows(options.quick), options.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(rows, __doc__)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from bounds import bootstrap
 from feed import Feed
-from rows import Row, parser, show
+from rows import Row, run
 from tasks import TASKS, Task, optimizer
 from torch import nn
 
@@ -111,11 +111,5 @@ def rows(quick: bool) -> Iterator[Row]:
             yield Row(f"{words}: {name}, times as fast as the loop", statistics.median(ratios), "x", None, bootstrap(ratios))
 
 
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    torch.set_num_threads(1)
-    show(rows(options.quick), options.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(rows, __doc__)

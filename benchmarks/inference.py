@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bounds import bootstrap
-from rows import Row, parser, show
+from rows import Row, run
 from tasks import TASKS, Task
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -139,11 +139,5 @@ def rows(quick: bool) -> Iterator[Row]:
     yield Row("predict: bytes of tensors made beyond those of the loop", extra, "bytes", 0.0)
 
 
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    torch.set_num_threads(1)
-    show(rows(options.quick), options.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(rows, __doc__)

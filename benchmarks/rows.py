@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -54,3 +54,12 @@ def show(rows: Iterable[Row], as_json: bool) -> None:
     else:
         for row in rows:
             print(row.text())
+
+
+def run(rows: Callable[[bool], Iterable[Row]], about: str | None) -> None:
+    """What a script does that has rows and no arguments of its own: it prints them, measured with one thread."""
+    import torch  # others here only print rows, and need it not
+
+    options = parser(about).parse_args()
+    torch.set_num_threads(1)
+    show(rows(options.quick), options.json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -18,6 +18,14 @@ torch.set_num_threads(1)  # sums of several threads need not come in the same or
 def seeds() -> None:
     "Every test starts from the same random state."
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    "Whatever a benchmark sets, the other tests have the number of threads that they had."
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

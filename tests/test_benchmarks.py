@@ -29,12 +29,7 @@ for _peer, _distribution in PEERS.items():
         pass
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    "Whatever the benchmarks set, the other tests have the number of threads that they had."
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @pytest.mark.parametrize("config", ["lean", "typical", "heavy"])

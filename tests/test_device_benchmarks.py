@@ -19,12 +19,7 @@ import statetrain as st
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    "Whatever the benchmarks set, the other tests have the number of threads that they had."
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def block(name: str = "mlp", batches: int = 4) -> Block:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import statetrain as st
 from statetrain import actions
 from statetrain.callback import hooks_of
-from statetrain.compute import cuda_graph
+from statetrain.compute import compiling
 from statetrain.compute.cuda_graph import CudaGraph, graph_for
 from statetrain.fusing import fuse, in_the_way
 
@@ -464,4 +464,4 @@ def test_work_of_ones_own_is_not_recorded():
     life = fuse(st.supervised(non_finite="ignore").insert(st.State("clip", clip), between=("backward", "step")))
     with pytest.raises(st.ConfigError, match="'clip' may do what cannot be recorded"):
         graph_for(CUDA, life.state("update").action, adam(capturable=True))
-    assert actions.pred in cuda_graph._KNOWN
+    assert actions.pred in compiling._KNOWN

@@ -80,8 +80,9 @@ class Accelerator:
         Raises:
             ConfigError: torch has no such option or backend.
         """
+        own: dict[str, Any] = {name: dict(value) if isinstance(value, Mapping) else value for name, value in options.items()}  # torch takes some out of `options`
         try:
-            return torch.compile(model, **options)  # type: ignore[return-value]  # of a module, it makes one
+            return torch.compile(model, **own)  # type: ignore[return-value]  # of a module, it makes one
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"compile={dict(options)!r} are no options of torch.compile: {str(error).strip().splitlines()[0]}") from error
 

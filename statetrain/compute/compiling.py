@@ -43,8 +43,7 @@ from statetrain.precision import Autocast, plain
 
 log = logging.getLogger("statetrain")
 
-_PARTS = (actions.pred, actions.loss, actions.backward)
-_STEPS = (actions.step, actions.masked_step)
+_KNOWN = (actions.pred, actions.loss, actions.backward, actions.step, actions.masked_step)
 _UNTRACEABLE = ("Adafactor", "SparseAdam")  # their steps ask for numbers, or for sparse gradients
 _WITHOUT = "leave fused out, and the model alone is compiled, or leave compile out"
 
@@ -56,6 +55,11 @@ def can_trace() -> bool:
     return hasattr(torch._dynamo.config, "trace_autograd_ops")
 
 
+def beyond(fused: Fused) -> list[Any]:
+    """The actions of a fused state that are more than the model, the loss, their gradients and a step."""
+    return [part for part in map(plain, fused.actions) if part not in _KNOWN]
+
+
 def in_the_way(fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str, Any], backward: Any = None) -> str:
     """What keeps a fused state from being compiled as a whole, in words, with what to do; empty if nothing is known to.
 
@@ -65,10 +69,9 @@ def in_the_way(fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str,
         losses: by optimizer, as they were given.
         backward: what computes the gradients in place of torch; None is torch.
     """
-    parts = [plain(action) for action in fused.actions]
     if len(optimizers) > 1:
         return f"there are {len(optimizers)} optimizers that take turns; {_WITHOUT}"
-    if own := [part for part in parts if part not in (*_PARTS, *_STEPS)]:
+    if own := beyond(fused):
         return f"{getattr(own[0], '__name__', own[0])!r} is more than the model, the loss, their gradients and a step; {_WITHOUT}"
     if backward is not None:
         return f"the accelerator has a backward of its own; {_WITHOUT}"
@@ -135,11 +138,10 @@ class CompiledUpdate:
     dtype: str | None = None
     lenient: bool = False
     _function: Any = field(default=None, init=False)
-    _began: bool = field(default=False, init=False)  # whether it has been compiled for one kind of batch
+    _compiled: bool = field(default=False, init=False)  # whether it has been, for one kind of batch
     _gradients: list[tuple[Any, torch.Tensor]] = field(factory=list, init=False)
-    _begun: bool = field(default=False, init=False)  # whether it has trained on a batch
     _used: list[Any] | None = field(default=None, init=False)  # weights that have gradients; None if no step has shown it
-    _weights: list[Any] = field(factory=list, init=False)  # those that were trained with the batch before
+    _weights: list[Any] | None = field(default=None, init=False)  # those that were trained with the batch before; None before the first
     _rates: list[_Rate] = field(factory=list, init=False)
     _gave_up: bool = field(default=False, init=False)
     _apart: bool = field(default=False, init=False)  # whether it cannot be compiled, and that is no error
@@ -153,12 +155,11 @@ class CompiledUpdate:
             fused.run(ctx)
             return
         weights = _trained(ctx.opt)
-        others = list(map(id, weights)) != list(map(id, self._weights))
-        if not self._begun:
+        if self._weights is None:
             self._used = [p for p in weights if ctx.opt.state.get(p)] or None if ctx.step else None  # of a run that is continued
-        elif others or (self.ready and len(ctx.opt.param_groups) != len(self._rates)):  # frozen, unfrozen, added, replaced
+        elif list(map(id, weights)) != list(map(id, self._weights)) or (self.ready and len(ctx.opt.param_groups) != len(self._rates)):  # frozen, unfrozen, added, replaced
             self._function = self._used = None
-        self._begun, self._weights = True, weights
+        self._weights = weights
         if self._used is None:
             self._learn(ctx, fused)
             return
@@ -197,7 +198,7 @@ class CompiledUpdate:
             self._gave_up = True
             return False
         except torch._dynamo.exc.TorchDynamoException as error:
-            if self.lenient and not self._began:
+            if self.lenient and not self._compiled:
                 log.warning("fused='auto' with compile=: the model is compiled alone, since torch cannot compile the step with it: %.300s", error)
                 self._apart = True
                 return False
@@ -211,14 +212,14 @@ class CompiledUpdate:
     def _call(self, ctx: Any) -> Any:
         by_keys = isinstance(ctx.loss_fn, InContext)
         arguments = (ctx.layout.forward, ctx.input, ctx.target, ctx.batch if by_keys else None, ctx.batch_size if by_keys else 0)
-        if self._began:
+        if self._compiled:
             try:
                 return self._function(*arguments)
             except torch._dynamo.exc.Unsupported:
                 pass  # something else has to be compiled, for which torch has to be told to trace gradients
         with torch._dynamo.config.patch(trace_autograd_ops=True):  # costs more than a small step, so not each time
             found = self._function(*arguments)
-        self._began = True
+        self._compiled = True
         return found
 
     def _make(self, ctx: Any, weights: list[Any], used: list[Any]) -> None:

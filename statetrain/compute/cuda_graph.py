@@ -32,7 +32,7 @@ from attrs import Factory, define, field
 from torch.utils import _pytree as pytree
 
 from statetrain import actions
-from statetrain.compute.compiling import CompiledUpdate
+from statetrain.compute.compiling import CompiledUpdate, beyond
 from statetrain.compute.masking import masks
 from statetrain.fusing import Fused, account
 from statetrain.outcome import ConfigError
@@ -41,9 +41,6 @@ Replay = Callable[[], None]
 
 WARM_UP = 3  # batches of a shape before it is recorded, as many as torch's own examples make
 _SHAPES = 1000  # that are counted while none has been recorded; of data whose batches all differ there is no end
-
-_KNOWN = (actions.pred, actions.loss, actions.backward)
-_STEPS = (actions.step, actions.masked_step)
 
 
 def graph_for(
@@ -74,9 +71,8 @@ def graph_for(
 
 def check(fused: Fused, optimizers: Mapping[str, Any], backward: Any = None) -> None:
     """Raises a `ConfigError` if a fused state does anything that a graph cannot record."""
-    parts = [getattr(action, "action", action) for action in fused.actions]  # without autocast
-    own = [part for part in parts if part not in (*_KNOWN, *_STEPS)]
-    if own or len(parts) != 4 or backward is not None:
+    own = beyond(fused)
+    if own or len(fused.actions) != 4 or backward is not None:
         what = f"{getattr(own[0], '__name__', own[0])!r}" if own else "a backward of the accelerator's own"
         raise ConfigError(f"fused=True records the update as a CUDA graph, and {what} may do what cannot be recorded; leave fused out")
     if len(optimizers) > 1:
@@ -90,7 +86,7 @@ def check(fused: Fused, optimizers: Mapping[str, Any], backward: Any = None) -> 
                 f"fused=True records the step as a CUDA graph, and optimizer {name!r} would wait for the host in it; "
                 f"make it with {key}=True: {kind}(..., {key}=True)"
             )
-        if parts[3] is actions.masked_step and not masks(optimizer):
+        if fused.actions[3] is actions.masked_step and not masks(optimizer):
             raise ConfigError(
                 f"with check='late', a step that is recorded as a CUDA graph is left out on the device, which optimizer {name!r} cannot; "
                 f"make it with fused=True: {kind}(..., capturable=True, fused=True)"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.contracts.dataflow import Kind as Doer
@@ -40,6 +40,7 @@ Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Lan
 # The last transition of a list and where it led, what is asked there; and all transitions of the list, for the flight recorder.
 Landing: TypeAlias = tuple[tuple[Transition, str], Row, tuple[Transition, ...]]
 
+
 @frozen(eq=False)
 class Plan:
     """What a lifecycle and those who listen to it come to.
@@ -61,10 +62,17 @@ class Plan:
     stepwise: dict[str, Row] = field(init=False, factory=dict)  # the same, one transition at a time
     works_of: dict[Call, Work] = field(init=False, factory=dict)
     _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, factory=dict)
-    # Most callbacks measure nothing, and there may be a thousand.
-    _measuring: tuple[Callback, ...] = field(
-        init=False, default=Factory(lambda self: tuple(one for one in self.callbacks if type(unwrapped(one)).wrap_call is not Callback.wrap_call), takes_self=True)
-    )
+    # There may be a thousand callbacks; most of them neither measure nor want to know, so they are looked through once.
+    _measuring: tuple[Callback, ...] = field(init=False)
+    _asks: bool = field(init=False)
+
+    @_measuring.default
+    def _those_that_measure(self) -> tuple[Callback, ...]:
+        return tuple(callback for callback in self.callbacks if type(unwrapped(callback)).wrap_call is not Callback.wrap_call)
+
+    @_asks.default
+    def _somebody_asks(self) -> bool:
+        return any(unwrapped(callback).asks for callback in self.callbacks)
 
     def __attrs_post_init__(self) -> None:
         for rows in (self.stepwise, self.fused):
@@ -186,7 +194,7 @@ class Plan:
 
     def _row(self, name: str, rows: dict[str, Row]) -> Row:
         row: Row = []
-        told = rows is self.stepwise or any(unwrapped(callback).asks for callback in self.callbacks)
+        told = rows is self.stepwise or self._asks
         for arrow in self.lifecycle.arrows(name):
             first = not any(other[0] for other in row)
             ask = self._measured(self.test(arrow, told, first), name) if arrow.guard is not None else None

@@ -194,8 +194,9 @@ def fit(
     optimizers = optimizers_of(optimizer, module, dict(opt_hparams or {}), lifecycle)
     losses = losses_of(loss, module, optimizers, compute, lifecycle, accelerator)
     module, optimizers = accelerator.wrap(module, optimizers)
-    if compile is not False:
-        module = accelerator.compile(module, _compile_options(compile))
+    compiling = None if compile is False else _compile_options(compile)
+    if compiling is not None:
+        module = accelerator.compile(module, compiling)
     options = {
         "stop": stop,
         "non_finite": non_finite,
@@ -234,11 +235,11 @@ def fit(
     if seed is None and any(arrow.effect in (actions.count_and_seed_batch, actions.count_and_seed_valid_batch) for arrow in lifecycle.transitions):
         raise ConfigError(f"lifecycle {lifecycle.name!r} seeds each batch by the run's seed; give seed=, or make it without seeded=True")
     tallies = _tallies(loaders, losses, metrics, train_metrics, valid_metrics, accelerator.device)
-    everyone = (*listeners(callbacks), *_tracing(trace))
+    everyone = (*callbacks, *_tracing(trace))
     # None stands for what ours does, without the call.
     own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
     apart, lifecycle = lifecycle, _fused(lifecycle, fused, everyone, losses, tallies)
-    if compile is not False:
+    if compiling is not None:
         lifecycle = _compiled(lifecycle, apart if fused == "auto" else None, optimizers, losses, own_backward)
     machine = Machine(lifecycle, everyone, debug=debug)
     _refuse_interms(module, machine, losses, tallies)
@@ -249,8 +250,8 @@ def fit(
     names = list(optimizers)
     update = update_of(lifecycle)
     whole = None
-    if update is not None and update.compiled:
-        whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), _compile_options(compile), precision_of(update), lenient=fused == "auto")
+    if update is not None and update.compiled and compiling is not None:
+        whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), compiling, precision_of(update), lenient=fused == "auto")
     ctx = Context(
         model=module,
         loss_fns=Named("loss for the optimizer", losses),
@@ -270,7 +271,7 @@ def fit(
         backward=own_backward,
         scaler=_scaler(precision, lifecycle, accelerator),
         mask=Mask(accelerator.device) if does(lifecycle, actions.report) else None,
-        graph=graph_for(accelerator.device, update, optimizers, own_backward, compile if isinstance(compile, Mapping) else None, whole),
+        graph=graph_for(accelerator.device, update, optimizers, own_backward, compiling, whole),
         verbose=verbose,
         clock=clock,
         seed=seed,
@@ -345,7 +346,7 @@ def _compile_options(given: Any) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise ConfigError(f"compile must be True, False, or the options of torch.compile by name, got {given!r:.80}")
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}  # torch takes some out of `options`
+    return dict(given)
 
 
 def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> Lifecycle:
