@@ -24,6 +24,7 @@ test: $(READY)  ## run all tests
 
 lint: $(READY)  ## check the style
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 types: $(READY)  ## check the types
 	$(BIN)/mypy

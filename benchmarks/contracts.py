@@ -1,6 +1,6 @@
 """What contracts cost: checking and ordering when a machine is made, and nothing while it runs.
 
-    python benchmarks/contracts.py
+python benchmarks/contracts.py
 """
 
 from __future__ import annotations
@@ -17,15 +17,30 @@ from torch.nn import functional as F
 import statetrain as st
 from statetrain.contracts import dataflow
 
-HOOKS = ("on_enter_batch", "on_exit_pred", "on_exit_loss", "on_enter_step", "on_exit_step", "on_exit_epoch")
+HOOKS = (
+    "on_enter_batch",
+    "on_exit_pred",
+    "on_exit_loss",
+    "on_enter_step",
+    "on_exit_step",
+    "on_exit_epoch",
+)
 
 
 def made(i: int, **declared: Any) -> st.Callback:
     """A callback with six hooks, and a contract for each; every tenth writes a field of its own that the next one reads."""
     hooks = dict.fromkeys(HOOKS, lambda self, ctx: None)
-    reads = {"on_exit_step": ("epoch", *((f"own{i - 1}",) if i % 10 else ())), "on_exit_epoch": ("history",)}
-    contract = {"reads": {"on_exit_loss": ("loss", "pred", "target"), **reads}, "writes": {"on_exit_step": (f"own{i}",)}}
-    callback: st.Callback = type(f"Callback{i}", (st.Callback,), {**hooks, **contract, **declared})()
+    reads = {
+        "on_exit_step": ("epoch", *((f"own{i - 1}",) if i % 10 else ())),
+        "on_exit_epoch": ("history",),
+    }
+    contract = {
+        "reads": {"on_exit_loss": ("loss", "pred", "target"), **reads},
+        "writes": {"on_exit_step": (f"own{i}",)},
+    }
+    callback: st.Callback = type(
+        f"Callback{i}", (st.Callback,), {**hooks, **contract, **declared}
+    )()
     return callback
 
 
@@ -56,7 +71,15 @@ class Batches:
 def runner(*callbacks: st.Callback, batches: int = 400) -> Callable[[], float]:
     """Gives microseconds per batch of a tiny model, of one round."""
     data = Batches((torch.randn(2, 2), torch.randint(0, 2, (2,))), batches)
-    run = st.fit(torch.nn.Linear(2, 2), data, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, epochs=1, callbacks=callbacks)
+    run = st.fit(
+        torch.nn.Linear(2, 2),
+        data,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=1,
+        callbacks=callbacks,
+    )
 
     def once() -> float:
         began = time.perf_counter()
@@ -71,22 +94,46 @@ def main() -> None:
     life = st.supervised(accumulate=4)
     many = [made(i) for i in range(50)]
     checked = best(lambda: st.Machine(life, many))
-    bare = best(lambda: st.Machine(life, [type(f"C{i}", (st.Callback,), dict.fromkeys(HOOKS, lambda self, ctx: None))() for i in range(50)]))
+    bare = best(
+        lambda: st.Machine(
+            life,
+            [
+                type(f"C{i}", (st.Callback,), dict.fromkeys(HOOKS, lambda self, ctx: None))()
+                for i in range(50)
+            ],
+        )
+    )
     print(f"machine with 50 callbacks and contracts     {checked:8.2f} ms")
     print(f"machine with 50 callbacks without           {bare:8.2f} ms")
     print(f"machine with none                           {best(lambda: st.Machine(life)):8.2f} ms")
-    print(f"data flow of a lifecycle, not kept          {best(lambda: dataflow._checked(dataflow._solved(life, {}))):8.2f} ms")
-    elsewhere = [type(f"E{i}", (st.Callback,), {"reads": {"history"}, "on_exit_epoch": lambda self, ctx: None})() for i in range(100)]
+    print(
+        "data flow of a lifecycle, not kept         "
+        f" {best(lambda: dataflow._checked(dataflow._solved(life, {}))):8.2f} ms"
+    )
+    elsewhere = [
+        type(
+            f"E{i}", (st.Callback,), {"reads": {"history"}, "on_exit_epoch": lambda self, ctx: None}
+        )()
+        for i in range(100)
+    ]
     noting = type("Notes", (st.Callback,), {"on_exit_step": lambda self, ctx: None})
     declared = type("Declares", (noting,), {"reads": {"step"}, "writes": ()})
-    rows = {"none": (), "100 elsewhere": tuple(elsewhere), "1 without contract": (noting(),), "1 with contract": (declared(),)}
+    rows = {
+        "none": (),
+        "100 elsewhere": tuple(elsewhere),
+        "1 without contract": (noting(),),
+        "1 with contract": (declared(),),
+    }
     runners = {name: runner(*callbacks) for name, callbacks in rows.items()}
     rounds: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(60):  # in turns, so that all see the same machine
         for name, once in runners.items():
             rounds[name].append(once())
     for name, times in rounds.items():
-        print(f"a batch with callbacks: {name:<20}{min(times):8.2f} us   (median {statistics.median(times):.2f})")
+        print(
+            f"a batch with callbacks: {name:<20}{min(times):8.2f} us   (median"
+            f" {statistics.median(times):.2f})"
+        )
 
 
 if __name__ == "__main__":

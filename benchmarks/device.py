@@ -1,13 +1,15 @@
 """What a GPU is to show: against the hand-written loop, without waiting, as a graph, compiled, with batches placed ahead.
 
-    python benchmarks/device.py                                    # on a machine with CUDA: some minutes
-    python benchmarks/device.py --only "resnet, lean, check='late'"    # one comparison
-    python benchmarks/device.py --device cpu --quick --out /tmp/x  # whether it runs: all that needs no CUDA, in tiny sizes
+    python benchmarks/device.py                                    # on a machine with CUDA: some
+    minutes python benchmarks/device.py --only "resnet, lean, check='late'"    # one comparison
+    python benchmarks/device.py --device cpu --quick --out /tmp/x  # whether it runs: all that needs
+    no CUDA, in tiny sizes
 
-Each comparison has a process of its own, in which blocks of the two alternate, each pair in random order. A block has three
-epochs, of which the first is not counted: there graphs are recorded and models compiled. The clocks sit in the data; where
-they are looked at, the device is waited for, and what is waited is no CPU time. Weights are compared after a whole run of each,
-with torch's deterministic algorithms.
+Each comparison has a process of its own, in which blocks of the two alternate, each pair in random
+order. A block has three epochs, of which the first is not counted: there graphs are recorded and
+models compiled. The clocks sit in the data; where they are looked at, the device is waited for, and
+what is waited is no CPU time. Weights are compared after a whole run of each, with torch's
+deterministic algorithms.
 """
 
 from __future__ import annotations
@@ -108,10 +110,18 @@ class Comparison:
         """Its numbers: medians, with bounds for what is quoted."""
         task = device_tasks(device.type != "cuda")[self.task]
         way = Way(device, "bf16" if self.task in BF16 else None, self.compiled)
-        block = Block(task, way, task.data(3 if quick else task.batches), self.pinned and device.type == "cuda")
+        block = Block(
+            task,
+            way,
+            task.data(3 if quick else task.batches),
+            self.pinned and device.type == "cuda",
+        )
         with deterministic():
             apart = difference(block.weights(self.one), block.weights(self.other))
-        ways = {"one": partial(block.cost, self.one, self.ahead), "other": partial(block.cost, self.other)}
+        ways = {
+            "one": partial(block.cost, self.one, self.ahead),
+            "other": partial(block.cost, self.other),
+        }
         costs: dict[str, list[Cost]] = {name: [] for name in ways}
         chance = random.Random(2)
         for _ in range(1 if quick else PAIRS[self.task]):
@@ -122,11 +132,18 @@ class Comparison:
         couples = list(zip(costs["one"], costs["other"], strict=True))
         walls = [one.wall / other.wall for one, other in couples]
         hosts = [one.cpu - other.cpu for one, other in couples]
+        # Fmt: skip
         yield {
-            "what": self.name, "ratio": statistics.median(walls), "bounds": bootstrap(walls), "goal": self.goal,
-            "wall_us": statistics.median(cost.wall for cost in costs["other"]), "host_us": statistics.median(hosts), "host_bounds": bootstrap(hosts),
-            "difference": apart, "exact": self.exact,
-        }  # fmt: skip
+            "what": self.name,
+            "ratio": statistics.median(walls),
+            "bounds": bootstrap(walls),
+            "goal": self.goal,
+            "wall_us": statistics.median(cost.wall for cost in costs["other"]),
+            "host_us": statistics.median(hosts),
+            "host_bounds": bootstrap(hosts),
+            "difference": apart,
+            "exact": self.exact,
+        }
 
 
 @frozen
@@ -162,7 +179,16 @@ class Block:
         self.model.load_state_dict(self.begin)
         feed = Feed(self.data, wait=partial(synchronize, self.way.device))
         with tempfile.TemporaryDirectory() as folder:
-            return feed, trains(Setting(self.task, self.model, feed.loader(pin_memory=True) if self.pinned else feed, epochs, Path(folder)), self.way)
+            return feed, trains(
+                Setting(
+                    self.task,
+                    self.model,
+                    feed.loader(pin_memory=True) if self.pinned else feed,
+                    epochs,
+                    Path(folder),
+                ),
+                self.way,
+            )
 
     def cost(self, trains: Trains, ahead: int = 0) -> Cost:
         """What the epochs after the first take."""
@@ -204,29 +230,93 @@ def comparisons() -> list[Comparison]:
             section = f"{config.capitalize()} against the hand-written loop"
             reads = partial(by_hand, reads=True, typical=typical)
             found += [
-                Comparison(section, f"{config}, check='now', a loop that reads the loss", task, partial(now, typical=typical), reads, goal=goal),
-                Comparison(section, f"{config}, check='late', a loop that reads none", task, partial(late, typical=typical), partial(by_hand, typical=typical), goal=goal),
+                Comparison(
+                    section,
+                    f"{config}, check='now', a loop that reads the loss",
+                    task,
+                    partial(now, typical=typical),
+                    reads,
+                    goal=goal,
+                ),
+                Comparison(
+                    section,
+                    f"{config}, check='late', a loop that reads none",
+                    task,
+                    partial(late, typical=typical),
+                    partial(by_hand, typical=typical),
+                    goal=goal,
+                ),
             ]
         found.append(Comparison("check='late' against check='now'", "lean", task, late, now))
     for task in MODELS:
         small = task in ("mlp", "cnn")
         graph, section = partial(ours, check="late", fused=True), "fused=True, a CUDA graph"
         found += [
-            Comparison(section, "the eager loop by hand", task, graph, by_hand, cuda=True, goal=0.5 if small else 1.0),
+            Comparison(
+                section,
+                "the eager loop by hand",
+                task,
+                graph,
+                by_hand,
+                cuda=True,
+                goal=0.5 if small else 1.0,
+            ),
             Comparison(section, "the run that is not fused", task, graph, late, cuda=True),
-            Comparison(section, "with non_finite='ignore', the eager loop by hand", task, partial(ours, non_finite="ignore", fused=True), by_hand, cuda=True, goal=0.5 if small else 1.0),
+            Comparison(
+                section,
+                "with non_finite='ignore', the eager loop by hand",
+                task,
+                partial(ours, non_finite="ignore", fused=True),
+                by_hand,
+                cuda=True,
+                goal=0.5 if small else 1.0,
+            ),
         ]
     for task in MODELS:
         section = "compile=True"
         found += [
-            Comparison(section, "the loop by hand with torch.compile", task, late, by_hand, compiled=True, cuda=True, goal=1.02, exact=False),
-            Comparison(section, "fused=True as well, the loop by hand with torch.compile", task, partial(late, fused=True), by_hand, compiled=True, cuda=True, exact=False),
+            Comparison(
+                section,
+                "the loop by hand with torch.compile",
+                task,
+                late,
+                by_hand,
+                compiled=True,
+                cuda=True,
+                goal=1.02,
+                exact=False,
+            ),
+            Comparison(
+                section,
+                "fused=True as well, the loop by hand with torch.compile",
+                task,
+                partial(late, fused=True),
+                by_hand,
+                compiled=True,
+                cuda=True,
+                exact=False,
+            ),
         ]
     for task in ("resnet", "wide"):
-        ahead, section = partial(ours, check="late", prefetch=True), "prefetch=True, from a loader that pins its memory"
+        ahead, section = (
+            partial(ours, check="late", prefetch=True),
+            "prefetch=True, from a loader that pins its memory",
+        )
         found += [
-            Comparison(section, "without", task, ahead, late, pinned=True, ahead=1, cuda=True, goal=1.0),
-            Comparison(section, "the loop by hand", task, ahead, by_hand, pinned=True, ahead=1, cuda=True, goal=1.02),
+            Comparison(
+                section, "without", task, ahead, late, pinned=True, ahead=1, cuda=True, goal=1.0
+            ),
+            Comparison(
+                section,
+                "the loop by hand",
+                task,
+                ahead,
+                by_hand,
+                pinned=True,
+                ahead=1,
+                cuda=True,
+                goal=1.02,
+            ),
         ]
     return found
 
@@ -255,10 +345,17 @@ class Armed(st.Callback):
         last: the number of batches of an epoch.
         mode: torch's word for what is to happen then.
         switch: torch's function.
-        epoch: in which epoch. In the first one optimizers make their states and graphs are recorded.
+        epoch: in which epoch. In the first one optimizers make their states and graphs are
+            recorded.
     """
 
-    def __init__(self, last: int, mode: str, switch: Callable[[str], None] = torch.cuda.set_sync_debug_mode, epoch: int = 2) -> None:
+    def __init__(
+        self,
+        last: int,
+        mode: str,
+        switch: Callable[[str], None] = torch.cuda.set_sync_debug_mode,
+        epoch: int = 2,
+    ) -> None:
         self.last, self.mode, self.switch, self.epoch = last, mode, switch, epoch
 
     def on_enter_fit(self, ctx: Any) -> None:
@@ -271,7 +368,9 @@ class Armed(st.Callback):
             self.switch(self.mode if ctx.iter == 1 else "default")
 
 
-def waits(block: Block, trains: Trains, switch: Callable[[str], None] = torch.cuda.set_sync_debug_mode) -> Counter[str]:
+def waits(
+    block: Block, trains: Trains, switch: Callable[[str], None] = torch.cuda.set_sync_debug_mode
+) -> Counter[str]:
     """Where a run waits for the device in its steps, and how often; empty if it went through with waiting being an error.
 
     Args:
@@ -296,7 +395,8 @@ def waits(block: Block, trains: Trains, switch: Callable[[str], None] = torch.cu
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = note  # type: ignore[assignment]  # of its arguments, the first is all that is needed
+        # Of its arguments, the first is all that is needed
+        warnings.showwarning = note  # type: ignore[assignment]
         block.train(partial(trains, callbacks=[armed("warn")]), epochs=2)
     return places or Counter({"somewhere that is not told": 1})
 
@@ -307,12 +407,20 @@ def _innermost(stack: traceback.StackSummary) -> str:
     if not own:
         return "outside of statetrain"
     frame = stack[own[-1]]
-    return f"{Path(frame.filename).resolve().relative_to(PACKAGE.parent).as_posix()}:{frame.lineno}, {frame.name}: {frame.line}"
+    return (
+        f"{Path(frame.filename).resolve().relative_to(PACKAGE.parent).as_posix()}:{frame.lineno},"
+        f" {frame.name}: {frame.line}"
+    )
 
 
 def _proof(task: str, config: str, found: Counter[str], steps: int, expected: bool = False) -> Row:
     where = "".join(f"; {times} at {place}" for place, times in found.most_common(3))
-    return Row(f"{task}, {config}: waits in {steps} steps{where}", sum(found.values()), "", None if expected else 0.0)
+    return Row(
+        f"{task}, {config}: waits in {steps} steps{where}",
+        sum(found.values()),
+        "",
+        None if expected else 0.0,
+    )
 
 
 # ---------------------------------------------------------------- memory
@@ -340,13 +448,21 @@ def growth(block: Block, trains: Trains, epochs: int) -> float:
 
 def _block(name: str, device: torch.device, quick: bool, pinned: bool = False) -> Block:
     task = device_tasks(device.type != "cuda")[name]
-    return Block(task, Way(device, "bf16" if name in BF16 else None), task.data(3 if quick else 60), pinned and device.type == "cuda")
+    return Block(
+        task,
+        Way(device, "bf16" if name in BF16 else None),
+        task.data(3 if quick else 60),
+        pinned and device.type == "cuda",
+    )
 
 
 def _waiting(device: torch.device, quick: bool) -> Iterator[Row]:
     for task in ("resnet", "wide"):
         for ahead in (False, True)[: 2 if device.type == "cuda" else 1]:
-            share = waiting(_block(task, device, quick, pinned=True), partial(ours, check="late", prefetch=ahead))
+            share = waiting(
+                _block(task, device, quick, pinned=True),
+                partial(ours, check="late", prefetch=ahead),
+            )
             yield Row(f"{task}, prefetch={ahead}", 100 * share, "% of the time")
 
 
@@ -363,31 +479,52 @@ def _proofs(device: torch.device, quick: bool) -> Iterator[Row]:
             block = _block(task, device, quick, pinned="ahead" in config)
             yield _proof(task, f"{config}, check='late'", waits(block, trains), len(block.data) - 1)
     block = _block("mlp", device, quick)
-    yield _proof("mlp", "lean, check='now', which reads each loss", waits(block, partial(ours, check="now")), len(block.data) - 1, expected=True)
+    yield _proof(
+        "mlp",
+        "lean, check='now', which reads each loss",
+        waits(block, partial(ours, check="now")),
+        len(block.data) - 1,
+        expected=True,
+    )
 
 
 def _memory(device: torch.device, quick: bool) -> Iterator[Row]:
-    configs: dict[str, dict[str, Any]] = {"lean": {}, "fused": {"fused": True}, "batches placed ahead": {"prefetch": True}}
+    configs: dict[str, dict[str, Any]] = {
+        "lean": {},
+        "fused": {"fused": True},
+        "batches placed ahead": {"prefetch": True},
+    }
     for config, more in configs.items():
-        grown = growth(_block("mlp", device, quick, pinned="ahead" in config), partial(ours, check="late", **more), 4 if quick else 40)
+        grown = growth(
+            _block("mlp", device, quick, pinned="ahead" in config),
+            partial(ours, check="late", **more),
+            4 if quick else 40,
+        )
         yield Row(f"mlp, {config}", grown, "bytes a step", 0.0)
 
 
+# What compares nothing, by title: whether it needs CUDA, and what measures it
 ALONE = {
     "Waiting for data": (False, _waiting),
     "Waiting for the device, found by torch's sync debug mode": (True, _proofs),
     "Memory on the device": (True, _memory),
-}  # what compares nothing, by title: whether it needs CUDA, and what measures it
+}
 
 
-def _plain(rows: Callable[[torch.device, bool], Iterator[Row]], device: torch.device, quick: bool) -> Iterator[Result]:
+def _plain(
+    rows: Callable[[torch.device, bool], Iterator[Row]], device: torch.device, quick: bool
+) -> Iterator[Result]:
     yield from map(attrs.asdict, rows(device, quick))
 
 
 def parts() -> dict[str, tuple[str, bool, Measures]]:
     """All that is measured, by name: its title, whether it needs CUDA, and what measures it."""
-    found: dict[str, tuple[str, bool, Measures]] = {f"{one.section}: {one.name}": (one.section, one.cuda, one.results) for one in comparisons()}
-    return found | {title: (title, cuda, partial(_plain, rows)) for title, (cuda, rows) in ALONE.items()}
+    found: dict[str, tuple[str, bool, Measures]] = {
+        f"{one.section}: {one.name}": (one.section, one.cuda, one.results) for one in comparisons()
+    }
+    return found | {
+        title: (title, cuda, partial(_plain, rows)) for title, (cuda, rows) in ALONE.items()
+    }
 
 
 def apart(name: str, device: torch.device) -> list[Result]:
@@ -396,12 +533,28 @@ def apart(name: str, device: torch.device) -> list[Result]:
     Raises:
         RuntimeError: it failed; with what it said last.
     """
-    command = [sys.executable, str(HERE / "device.py"), "--only", name, "--device", str(device), "--json"]
-    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # cuBLAS gives the same bits with it
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [
+        sys.executable,
+        str(HERE / "device.py"),
+        "--only",
+        name,
+        "--device",
+        str(device),
+        "--json",
+    ]
+    # CuBLAS gives the same bits with it
+    environment = {
+        **os.environ,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300])
+        raise RuntimeError(
+            (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]
+        )
     results: list[Result] = json.loads(done.stdout.splitlines()[-1])
     return results
 
@@ -412,18 +565,29 @@ def environment(device: torch.device) -> dict[str, str]:
     about["processor"] = about["processor"].replace("; one thread for each process", "")
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        about["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        about["device"] = (
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA"
+            f" {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        )
     else:
         about["device"] = f"none: the {device.type}, in sizes that mean nothing"
     return about
 
 
 def main() -> None:
-    it = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    it.add_argument("--quick", action="store_true", help="tiny blocks in one process: to see that it runs")
+    it = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    it.add_argument(
+        "--quick", action="store_true", help="tiny blocks in one process: to see that it runs"
+    )
     it.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu for what needs no CUDA")
-    it.add_argument("--only", metavar="PART", help="one part by its name, or all whose name has this in it")
-    it.add_argument("--json", action="store_true", help="the numbers of a part as JSON, and no page")
+    it.add_argument(
+        "--only", metavar="PART", help="one part by its name, or all whose name has this in it"
+    )
+    it.add_argument(
+        "--json", action="store_true", help="the numbers of a part as JSON, and no page"
+    )
     it.add_argument("--out", type=Path, default=HERE, help="the folder for DEVICE.md")
     options = it.parse_args()
     device = torch.device(options.device)
@@ -432,12 +596,22 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     everything = parts()
-    chosen = {name: part for name, part in everything.items() if not options.only or name == options.only}
+    chosen = {
+        name: part for name, part in everything.items() if not options.only or name == options.only
+    }
     chosen = chosen or {name: part for name, part in everything.items() if options.only in name}
     if not chosen:
         it.error(f"no part {options.only!r}; there are: {'; '.join(everything)}")
     if options.json:
-        print(json.dumps([result for _, _, measures in chosen.values() for result in measures(device, options.quick)]))
+        print(
+            json.dumps(
+                [
+                    result
+                    for _, _, measures in chosen.values()
+                    for result in measures(device, options.quick)
+                ]
+            )
+        )
         return
     about, began, out = environment(device), time.monotonic(), []
     sections: dict[str, list[Result]] = {}
@@ -453,7 +627,11 @@ def main() -> None:
             continue
         sections.setdefault(title, []).extend(found)
         for result in found:
-            number = f"x {result['ratio']:.3f}, {result['host_us']:+.1f} us of the host" if "ratio" in result else f"{result['value']:.4g} {result['unit']}"
+            number = (
+                f"x {result['ratio']:.3f}, {result['host_us']:+.1f} us of the host"
+                if "ratio" in result
+                else f"{result['value']:.4g} {result['unit']}"
+            )
             print(f"    {result['what']}: {number}")
     about["took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
     page = report.page([], sections, about, None, _HEAD)

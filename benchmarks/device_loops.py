@@ -1,7 +1,8 @@
 """The two ways to train that the device suite compares: a loop as a PyTorch user writes it, and `fit`.
 
-The loops on the CPU (`loops.py`) read the loss in each step, which costs nothing there. On a device it means waiting, so the
-loop by hand is here in both ways: one that reads, and one that sums up on the device.
+The loops on the CPU (`loops.py`) read the loss in each step, which costs nothing there. On a device
+it means waiting, so the loop by hand is here in both ways: one that reads, and one that sums up on
+the device.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ class Way:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What the model and the loss compute in."""
-        return nullcontext() if self.precision is None else torch.autocast(self.device.type, torch.bfloat16)
+        return (
+            nullcontext()
+            if self.precision is None
+            else torch.autocast(self.device.type, torch.bfloat16)
+        )
 
 
 Trains = Callable[..., Any]  # of a setting and a way; with `fit`, of more callbacks too
@@ -52,9 +57,10 @@ def by_hand(setting: Setting, way: Way, *, reads: bool = False, typical: bool = 
     Args:
         setting: what is trained.
         way: where and how.
-        reads: whether the loss of each step is read, for its mean and to stop at one that is not finite; else it is summed up
-            on the device and looked at when the epoch ends.
-        typical: whether there are an accuracy, early stopping, and a line printed and one of CSV for each epoch.
+        reads: whether the loss of each step is read, for its mean and to stop at one that is not
+            finite; else it is summed up on the device and looked at when the epoch ends.
+        typical: whether there are an accuracy, early stopping, and a line printed and one of CSV
+            for each epoch.
     """
     net: Any = torch.compile(setting.model) if way.compiled else setting.model
     opt = optimizer(setting.model.parameters())
@@ -93,7 +99,14 @@ def by_hand(setting: Setting, way: Way, *, reads: bool = False, typical: bool = 
                 break
 
 
-def ours(setting: Setting, way: Way, *, typical: bool = False, callbacks: Iterable[st.Callback] = (), **options: Any) -> st.Run:
+def ours(
+    setting: Setting,
+    way: Way,
+    *,
+    typical: bool = False,
+    callbacks: Iterable[st.Callback] = (),
+    **options: Any,
+) -> st.Run:
     """The same with `fit`.
 
     Args:
@@ -103,9 +116,27 @@ def ours(setting: Setting, way: Way, *, typical: bool = False, callbacks: Iterab
     """
     with (setting.folder / "out.txt").open("w") as out:
         if typical:
-            callbacks = [st.Progress(mode="plain", file=out), st.CSVLogger(setting.folder / "log.csv"), *callbacks]
-            options = {"train_metrics": {"accuracy": Accuracy()}, "stop": st.EarlyStopping("train_loss", patience=5), **options}
+            callbacks = [
+                st.Progress(mode="plain", file=out),
+                st.CSVLogger(setting.folder / "log.csv"),
+                *callbacks,
+            ]
+            options = {
+                "train_metrics": {"accuracy": Accuracy()},
+                "stop": st.EarlyStopping("train_loss", patience=5),
+                **options,
+            }
+        # Fmt: skip
         return st.fit(
-            setting.model, setting.feed, loss=F.cross_entropy, optimizer=optimizer, epochs=setting.epochs, device=way.device,
-            precision=way.precision, compile=way.compiled, callbacks=callbacks, verbose=typical, **options,
-        )  # fmt: skip
+            setting.model,
+            setting.feed,
+            loss=F.cross_entropy,
+            optimizer=optimizer,
+            epochs=setting.epochs,
+            device=way.device,
+            precision=way.precision,
+            compile=way.compiled,
+            callbacks=callbacks,
+            verbose=typical,
+            **options,
+        )

@@ -2,7 +2,8 @@
 
     python benchmarks/engine.py
 
-Rounds measure each number of callbacks once, one after the other; the median of the differences within a round is told.
+Rounds measure each number of callbacks once, one after the other; the median of the differences
+within a round is told.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from rows import Row, run
 from stubs import stub, stubbed
 
 import statetrain as st
-from statetrain.criteria import batch_drawn
-from statetrain.engine.position import Position
+from statetrain.guards.criteria import batch_drawn
+from statetrain.machine.position import Position
 
 ELSEWHERE, LISTENING = (10, 100, 1000), (1, 10, 100)
 
@@ -50,7 +51,9 @@ def engine(n: int, callbacks: tuple[st.Callback, ...] = ()) -> float:
 
 def calls_alone(n: int) -> float:
     """The same stubs and guards called one after the other: what no engine can be below."""
-    stop, drawn, finite = (guard.bind("") for guard in (st.stop_requested, batch_drawn, st.NonFinite()))
+    stop, drawn, finite = (
+        guard.bind("") for guard in (st.stop_requested, batch_drawn, st.NonFinite())
+    )
     ctx = st.Context(loss_value=0.0)
     begin = time.process_time()
     for _ in range(n):
@@ -89,24 +92,52 @@ def rows(quick: bool) -> Iterator[Row]:
     for _ in range(rounds):
         alone.append(engine(n))
         calls.append(calls_alone(n))
-        for name, kind, counts in (("elsewhere", Elsewhere, ELSEWHERE), ("here", Listener, LISTENING)):
+        for name, kind, counts in (
+            ("elsewhere", Elsewhere, ELSEWHERE),
+            ("here", Listener, LISTENING),
+        ):
             for count in counts:
                 callbacks = tuple(kind() for _ in range(count))
                 added.setdefault((name, count), []).append(engine(n, callbacks) - alone[-1])
         added.setdefault(("call", 0), []).append(one_call(n * 10))
-    # The figure is of the engine itself, so what the actions and guards are called for is no part of it.
-    yield Row("a training batch, actions that do nothing", statistics.median(alone), "us", None, bootstrap(alone))
-    yield Row("... the same calls without an engine", statistics.median(calls), "us", None, bootstrap(calls))
+    # The figure is of the engine itself, so what the actions and guards are called for is no part
+    # of it.
+    yield Row(
+        "a training batch, actions that do nothing",
+        statistics.median(alone),
+        "us",
+        None,
+        bootstrap(alone),
+    )
+    yield Row(
+        "... the same calls without an engine",
+        statistics.median(calls),
+        "us",
+        None,
+        bootstrap(calls),
+    )
     own = [one - other for one, other in zip(alone, calls, strict=True)]
     yield Row("... so the engine itself", statistics.median(own), "us", 1.0, bootstrap(own))
     for count in ELSEWHERE:
         values = added["elsewhere", count]
-        yield Row(f"{count} callbacks that do not listen to batches add", statistics.median(values), "us a batch", 0.0, bootstrap(values))
+        yield Row(
+            f"{count} callbacks that do not listen to batches add",
+            statistics.median(values),
+            "us a batch",
+            0.0,
+            bootstrap(values),
+        )
     call = statistics.median(added["call", 0])
     yield Row("a call of a hook that does nothing, by itself", call, "us")
     for count in LISTENING:
         values = [value / count for value in added["here", count]]
-        yield Row(f"each of {count} callbacks that listen once a batch adds", statistics.median(values), "us a batch", round(call + 0.1, 3), bootstrap(values))
+        yield Row(
+            f"each of {count} callbacks that listen once a batch adds",
+            statistics.median(values),
+            "us a batch",
+            round(call + 0.1, 3),
+            bootstrap(values),
+        )
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ class Cost:
 
     Args:
         cpu, wall: microseconds a batch, within epochs.
-        between: milliseconds of CPU time beyond the batches, from one epoch's batches to the next epoch's; NaN of a lone epoch.
-        epoch: microseconds of CPU time a batch from the first epoch's first batch to the last epoch's: with what is between.
+        between: milliseconds of CPU time beyond the batches, from one epoch's batches to the next
+            epoch's; NaN of a lone epoch.
+        epoch: microseconds of CPU time a batch from the first epoch's first batch to the last
+            epoch's: with what is between.
     """
 
     cpu: float
@@ -49,7 +51,8 @@ class Feed:
     Args:
         batches: what an epoch yields.
         called: how often the model has been called, where that is counted.
-        wait: waits for a device before the clock of the wall is looked at; what the host waits is no CPU time of the loop.
+        wait: waits for a device before the clock of the wall is looked at; what the host waits is
+            no CPU time of the loop.
         marks: two for each epoch.
     """
 
@@ -73,10 +76,17 @@ class Feed:
 
     def loader(self, pin_memory: bool = False) -> DataLoader[Any]:
         """A DataLoader for those who insist on one: each sample of it is a batch."""
-        return DataLoader(self, batch_size=1, sampler=self.order(), collate_fn=_first, pin_memory=pin_memory)  # type: ignore[arg-type]  # it has what a dataset needs
+        return DataLoader(
+            self,  # type: ignore[arg-type]  # it has what a dataset needs
+            batch_size=1,
+            sampler=self.order(),
+            collate_fn=_first,
+            pin_memory=pin_memory,
+        )
 
     def _marked(self, what: Sequence[Any]) -> Iterator[Any]:
-        # The end of the data is no place to look: some loops count, and never ask for the batch after the last.
+        # The end of the data is no place to look: some loops count, and never ask for the batch
+        # after the last.
         first, last = what[:-1], what[-1]
         self._look()
         yield from first
@@ -106,7 +116,10 @@ class Feed:
             raise RuntimeError(f"the epochs were not drawn one after the other: {self.marks}")
         between = 1 + ahead  # batches that are trained after an epoch's second mark
         trained = len(pairs) * (len(self.batches) - between)
-        cpu, wall = (sum(getattr(end, clock) - getattr(begin, clock) for begin, end in pairs) / trained * 1e6 for clock in ("cpu", "wall"))
+        cpu, wall = (
+            sum(getattr(end, clock) - getattr(begin, clock) for begin, end in pairs) / trained * 1e6
+            for clock in ("cpu", "wall")
+        )
         gaps = [begin.cpu - end.cpu for (_, end), (begin, _) in pairwise(pairs)]
         if not gaps:
             return Cost(cpu, wall, math.nan, math.nan)

@@ -3,9 +3,9 @@
     python benchmarks/flight.py            # the table, about a minute
     python benchmarks/flight.py --quick    # fewer and shorter blocks
 
-Actions do nothing, so that the loop shows; a batch crosses seven states with three decisions. Blocks of the two alternate
-in one process, each pair in random order. Times are CPU time; the number to quote is the median difference with its
-bootstrap bounds.
+Actions do nothing, so that the loop shows; a batch crosses seven states with three decisions.
+Blocks of the two alternate in one process, each pair in random order. Times are CPU time; the
+number to quote is the median difference with its bootstrap bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bounds import bootstrap
 from stubs import stubbed
 
 import statetrain as st
-from statetrain import machine
+from statetrain.machine import machine
 
 LINE = "remember(landing)"
 
@@ -48,7 +48,9 @@ def block(driver: st.Machine, n: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter blocks")
     quick = parser.parse_args().quick
     n, pairs = (20_000, 15) if quick else (100_000, 40)
@@ -57,14 +59,22 @@ def main() -> None:
     for _ in range(pairs):
         times = {}
         for which in chance.sample(("with", "without"), 2):
-            with patch.object(machine.Machine, "_walk", bare if which == "without" else machine.Machine._walk):
+            with patch.object(
+                machine.Machine, "_walk", bare if which == "without" else machine.Machine._walk
+            ):
                 times[which] = block(driver, n)
         differences.append(times["with"] - times["without"])
         ratios.append(times["with"] / times["without"])
         plain.append(times["without"])
     low, high = bootstrap(differences)
-    print(f"the loop without the recorder: {statistics.median(plain):.3f} us a training batch, {pairs} pairs of blocks of {n} batches")
-    print(f"the flight recorder:           {statistics.median(differences):+.3f} us   [{low:+.3f}, {high:+.3f}]   x {statistics.median(ratios):.3f}")
+    print(
+        f"the loop without the recorder: {statistics.median(plain):.3f} us a training batch,"
+        f" {pairs} pairs of blocks of {n} batches"
+    )
+    print(
+        f"the flight recorder:           {statistics.median(differences):+.3f} us   [{low:+.3f},"
+        f" {high:+.3f}]   x {statistics.median(ratios):.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What importing costs over torch, and whether memory stays flat over 10 million transitions.
 
-    python benchmarks/footprint.py
-    python benchmarks/footprint.py --long    # also over a million steps of real training: some minutes
+python benchmarks/footprint.py
+python benchmarks/footprint.py --long    # also over a million steps of real training: some minutes
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from stubs import stubbed
 
 import statetrain as st
 
-_TIMED = "import time; import torch; begin = time.process_time(); {}; print(time.process_time() - begin)"
+_TIMED = (
+    "import time; import torch; begin = time.process_time(); {}; print(time.process_time() - begin)"
+)
 
 
 def import_ms(statement: str, repeats: int) -> float:
     """Milliseconds of CPU time that a statement takes in a fresh process that has imported torch; the median."""
     times = []
     for _ in range(repeats):
-        done = subprocess.run([sys.executable, "-c", _TIMED.format(statement)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _TIMED.format(statement)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         times.append(float(done.stdout) * 1e3)
     return statistics.median(times)
 
@@ -46,7 +53,8 @@ def resident() -> float:
 def transitions(batches: int) -> tuple[float, float]:
     """KiB by which Python's memory and the process grow over so many batches of 7 transitions with stub actions."""
     machine = st.Machine(stubbed(batches))
-    st.Machine(stubbed(1000)).run(st.Context(max_epochs=1, loss_value=0.0))  # what is made once is made
+    # What is made once is made
+    st.Machine(stubbed(1000)).run(st.Context(max_epochs=1, loss_value=0.0))
     gc.collect()
     tracemalloc.start()
     before, rss = tracemalloc.get_traced_memory()[0], resident()
@@ -71,16 +79,31 @@ def training(epochs: int, batches: int) -> tuple[float, float]:
         def on_exit_epoch(self, ctx: Any) -> None:
             if ctx.epoch in (2, epochs):
                 gc.collect()
-                taken.append((tracemalloc.get_traced_memory()[0] / 1024, resident(), len(ctx.history)))
+                taken.append(
+                    (tracemalloc.get_traced_memory()[0] / 1024, resident(), len(ctx.history))
+                )
 
     tracemalloc.start()
     run = st.fit(
-        net, data, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1},
-        epochs=epochs, device="cpu", callbacks=[Scales()], verbose=False,
+        net,
+        data,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=epochs,
+        device="cpu",
+        callbacks=[Scales()],
+        verbose=False,
     )
     (python, rss, _), (python_then, rss_then, _) = taken
     rows = [dict(row) for row in run.history]
-    size = sum(sys.getsizeof(row) + sum(sys.getsizeof(value) for value in row.values()) for row in rows[2:]) / 1024
+    size = (
+        sum(
+            sys.getsizeof(row) + sum(sys.getsizeof(value) for value in row.values())
+            for row in rows[2:]
+        )
+        / 1024
+    )
     tracemalloc.stop()
     return python_then - python - size, rss_then - rss
 
@@ -90,7 +113,11 @@ def rows(quick: bool, long: bool) -> Iterator[Row]:
     repeats = 1 if quick else 7
     yield Row("import statetrain, over torch", import_ms("import statetrain", repeats), "ms", 30.0)
     if not quick:
-        yield Row("... and everything that fit needs", import_ms("import statetrain; statetrain.fit", repeats), "ms")
+        yield Row(
+            "... and everything that fit needs",
+            import_ms("import statetrain; statetrain.fit", repeats),
+            "ms",
+        )
     batches = 2_000 if quick else 1_430_000
     python, process = transitions(batches)
     yield Row(f"{batches * 7:,} transitions: Python's memory grows by", python, "KiB", 64.0)
@@ -98,7 +125,13 @@ def rows(quick: bool, long: bool) -> Iterator[Row]:
     if long or quick:
         steps = 20 if quick else 10_000
         python, process = training(4 if quick else 102, steps)
-        yield Row(f"{(2 if quick else 100) * steps:,} steps of training: Python's memory grows, beyond the history, by", python, "KiB", 64.0)
+        yield Row(
+            f"{(2 if quick else 100) * steps:,} steps of training: Python's memory grows, beyond"
+            " the history, by",
+            python,
+            "KiB",
+            64.0,
+        )
         yield Row("... and the process by", process, "KiB")
 
 

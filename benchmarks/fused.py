@@ -2,9 +2,10 @@
 
     python benchmarks/fused.py
 
-Each way trains a model of its own, which goes on through all blocks. A block is an epoch; the blocks of all ways alternate in
-random order, and the clocks sit in the data. Before, all have made the same steps from the same weights, and have to have come
-to the same ones as near as float32 goes. What torch compiles is compiled by then. It takes a C++ compiler.
+Each way trains a model of its own, which goes on through all blocks. A block is an epoch; the
+blocks of all ways alternate in random order, and the clocks sit in the data. Before, all have made
+the same steps from the same weights, and have to have come to the same ones as near as float32
+goes. What torch compiles is compiled by then. It takes a C++ compiler.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def by_hand(model: nn.Module, opt: torch.optim.Optimizer, compiled: bool = False
 
 def ours(model: nn.Module, opt: torch.optim.Optimizer, **options: Any) -> Epoch:
     """A run of `fit` that goes on for an epoch each time."""
-    run = st.fit(model, [None], loss=F.cross_entropy, optimizer=opt, epochs=0, device="cpu", **options)  # each epoch has its own data
+    # Each epoch has its own data
+    run = st.fit(
+        model, [None], loss=F.cross_entropy, optimizer=opt, epochs=0, device="cpu", **options
+    )
 
     def epoch(feed: Feed) -> None:
         run.ctx.train_data = feed
@@ -68,13 +72,21 @@ WAYS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Epoch]] = {
     "the loop, model compiled": lambda model, opt: by_hand(model, opt, compiled=True),
     "fit": ours,
     "fit, fused": lambda model, opt: ours(model, opt, fused=True, non_finite="ignore"),
-    "fit, fused and compiled": lambda model, opt: ours(model, opt, fused=True, non_finite="ignore", compile=True),
-    "... with inductor's cpp_wrapper": lambda model, opt: ours(model, opt, fused=True, non_finite="ignore", compile={"options": {"cpp_wrapper": True}}),
-    "... with check='late'": lambda model, opt: ours(model, opt, fused=True, check="late", compile=True),
+    "fit, fused and compiled": lambda model, opt: ours(
+        model, opt, fused=True, non_finite="ignore", compile=True
+    ),
+    "... with inductor's cpp_wrapper": lambda model, opt: ours(
+        model, opt, fused=True, non_finite="ignore", compile={"options": {"cpp_wrapper": True}}
+    ),
+    "... with check='late'": lambda model, opt: ours(
+        model, opt, fused=True, check="late", compile=True
+    ),
 }
 
 
-def compare(task: Task, make: Optimizer, pairs: int, batches: int, ways: list[str]) -> dict[str, list[float]]:
+def compare(
+    task: Task, make: Optimizer, pairs: int, batches: int, ways: list[str]
+) -> dict[str, list[float]]:
     """CPU time, microseconds a batch, of each block of each way; the loop by hand is `""`."""
     data = task.data(batches)
     epochs: dict[str, Epoch] = {}
@@ -85,7 +97,10 @@ def compare(task: Task, make: Optimizer, pairs: int, batches: int, ways: list[st
         epochs[name] = (WAYS[name] if name else by_hand)(model, opt)
         epochs[name](Feed(data[:WARM_UP]))
         weights[name] = [p.detach().clone() for p in model.parameters()]
-        if not all(torch.allclose(one, other, atol=1e-4) for one, other in zip(weights[name], weights[""], strict=True)):
+        if not all(
+            torch.allclose(one, other, atol=1e-4)
+            for one, other in zip(weights[name], weights[""], strict=True)
+        ):
             raise AssertionError(f"{name} comes to other weights than the loop by hand")
     chance = random.Random(3)
     times: dict[str, list[float]] = {name: [] for name in epochs}
@@ -99,16 +114,32 @@ def compare(task: Task, make: Optimizer, pairs: int, batches: int, ways: list[st
 
 
 def rows(quick: bool) -> Iterator[Row]:
+    # Fmt: skip
     cases: list[tuple[str, str, Optimizer, int, int]] = [
-        ("mlp", "mlp, SGD", optimizer, 30, 400), ("mlp", "mlp, AdamW", adamw, 30, 400), ("cnn", "cnn, SGD", optimizer, 20, 100),
-    ]  # fmt: skip
+        ("mlp", "mlp, SGD", optimizer, 30, 400),
+        ("mlp", "mlp, AdamW", adamw, 30, 400),
+        ("cnn", "cnn, SGD", optimizer, 20, 100),
+    ]
     for task, words, make, pairs, batches in cases[: 1 if quick else 3]:
-        ways = ["fit", "fit, fused"] if quick else list(WAYS)  # compiling takes too long to see that it runs
+        # Compiling takes too long to see that it runs
+        ways = ["fit", "fit, fused"] if quick else list(WAYS)
         times = compare(TASKS[task], make, 2 if quick else pairs, 20 if quick else batches, ways)
-        yield Row(f"{words}: the loop by hand", statistics.median(times[""]), "us a batch", None, bootstrap(times[""]))
+        yield Row(
+            f"{words}: the loop by hand",
+            statistics.median(times[""]),
+            "us a batch",
+            None,
+            bootstrap(times[""]),
+        )
         for name in ways:
             ratios = [hand / own for hand, own in zip(times[""], times[name], strict=True)]
-            yield Row(f"{words}: {name}, times as fast as the loop", statistics.median(ratios), "x", None, bootstrap(ratios))
+            yield Row(
+                f"{words}: {name}, times as fast as the loop",
+                statistics.median(ratios),
+                "x",
+                None,
+                bootstrap(ratios),
+            )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/inference.py
 
-Blocks alternate, each pair in random order. Batches come from a list, or from data of one's own, whose code is run outside of
-inference mode. A block runs over the data and over twice the data; the difference is what the batches cost, without what
-a call costs once. The bytes of all tensors that are made are compared, too: one copy of the predictions is made when they
-are joined, and no other.
+Blocks alternate, each pair in random order. Batches come from a list, or from data of one's own,
+whose code is run outside of inference mode. A block runs over the data and over twice the data; the
+difference is what the batches cost, without what a call costs once. The bytes of all tensors that
+are made are compared, too: one copy of the predictions is made when they are joined, and no other.
 """
 
 from __future__ import annotations
@@ -85,7 +85,11 @@ class Made(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        had = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        had = {
+            leaf.untyped_storage().data_ptr()
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in had:
                 self.bytes += leaf.untyped_storage().nbytes()
@@ -109,17 +113,27 @@ def seconds(way: Way, model: nn.Module, data: Data) -> float:
     return time.process_time() - begin
 
 
-def compare(ours: Way, hand: Way, task: Task, kind: Callable[[Any], Any], pairs: int, batches: int) -> tuple[list[float], list[float]]:
+def compare(
+    ours: Way, hand: Way, task: Task, kind: Callable[[Any], Any], pairs: int, batches: int
+) -> tuple[list[float], list[float]]:
     """Differences in microseconds a batch, and ratios, of CPU time."""
     model, data = task.model(), task.data(batches)
     one, other = ours(model, kind(data)), hand(model, kind(data))
-    if not (torch.equal(one, other) if isinstance(one, torch.Tensor) else abs(one - other) <= 1e-9 * abs(other)):
+    if not (
+        torch.equal(one, other)
+        if isinstance(one, torch.Tensor)
+        else abs(one - other) <= 1e-9 * abs(other)
+    ):
         raise AssertionError(f"{ours.__name__} and {hand.__name__} differ")
     chance = random.Random(3)
     differences, ratios = [], []
     for _ in range(pairs):
         times = {
-            way: (seconds(way, model, kind(data * 2)) - seconds(way, model, kind(data))) / batches * 1e6
+            way: (
+                (seconds(way, model, kind(data * 2)) - seconds(way, model, kind(data)))
+                / batches
+                * 1e6
+            )
             for way in chance.sample((ours, hand), 2)
         }
         differences.append(times[ours] - times[hand])
@@ -128,13 +142,32 @@ def compare(ours: Way, hand: Way, task: Task, kind: Callable[[Any], Any], pairs:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    for name, pairs, batches in (("mlp", 40, 800), ("cnn", 20, 200), ("transformer", 15, 60))[: 1 if quick else 3]:
+    for name, pairs, batches in (("mlp", 40, 800), ("cnn", 20, 200), ("transformer", 15, 60))[
+        : 1 if quick else 3
+    ]:
         task = TASKS[name]
-        for what, ours, hand in (("evaluate", evaluate, evaluate_by_hand), ("predict", predict, predict_by_hand)):
+        for what, ours, hand in (
+            ("evaluate", evaluate, evaluate_by_hand),
+            ("predict", predict, predict_by_hand),
+        ):
             for kind, words in ((list, "batches in a list"), (Own, "data of one's own")):
-                differences, ratios = compare(ours, hand, task, kind, 2 if quick else pairs, 20 if quick else batches)
-                yield Row(f"{what}, {name}, {words}: time against the loop", statistics.median(ratios), "x", 1.02, bootstrap(ratios))
-                yield Row("... difference", statistics.median(differences), "us a batch", None, bootstrap(differences))
+                differences, ratios = compare(
+                    ours, hand, task, kind, 2 if quick else pairs, 20 if quick else batches
+                )
+                yield Row(
+                    f"{what}, {name}, {words}: time against the loop",
+                    statistics.median(ratios),
+                    "x",
+                    1.02,
+                    bootstrap(ratios),
+                )
+                yield Row(
+                    "... difference",
+                    statistics.median(differences),
+                    "us a batch",
+                    None,
+                    bootstrap(differences),
+                )
     extra = made(predict, TASKS["mlp"], 20) - made(predict_by_hand, TASKS["mlp"], 20)
     yield Row("predict: bytes of tensors made beyond those of the loop", extra, "bytes", 0.0)
 

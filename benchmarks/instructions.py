@@ -3,9 +3,10 @@
     python benchmarks/instructions.py                 # needs valgrind; some minutes
     python benchmarks/instructions.py --batches 1000
 
-The loops run one after the other in one process under valgrind (most of the minutes are torch being loaded there). It counts
-from the draw of one batch in the middle of an epoch until the epoch's last batch is done, so that what happens once an epoch
-is no part of it. The model is the tiny MLP of the other benchmarks.
+The loops run one after the other in one process under valgrind (most of the minutes are torch being
+loaded there). It counts from the draw of one batch in the middle of an epoch until the epoch's last
+batch is done, so that what happens once an epoch is no part of it. The model is the tiny MLP of the
+other benchmarks.
 """
 
 from __future__ import annotations
@@ -83,16 +84,39 @@ def instructions(batches: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         command = [
-            "valgrind", "--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={out}",
-            sys.executable, str(HERE / "instructions.py"), "--child", "--batches", str(batches),
+            "valgrind",
+            "--tool=callgrind",
+            "--collect-atstart=no",
+            f"--callgrind-out-file={out}",
+            sys.executable,
+            str(HERE / "instructions.py"),
+            "--child",
+            "--batches",
+            str(batches),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"})
-        # Each dump is a file of its own: callgrind.out.1, .2 and so on; the last, without a number, is of the rest.
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+        # Each dump is a file of its own: callgrind.out.1, .2 and so on; the last, without a number,
+        # is of the rest.
         dumps = [Path(f"{out}.{i}") for i in range(1, len(LOOPS) + 1)]
         if done.returncode or not all(dump.exists() for dump in dumps):
-            raise RuntimeError(f"valgrind did not count (exit status {done.returncode}, files {os.listdir(folder)}): {done.stderr[-2000:]}")
-        found = [re.search(r"^(?:summary|totals): (\d+)", dump.read_text(errors="replace"), re.MULTILINE) for dump in dumps]
-    return {name: int(count[1]) / batches if count else float("nan") for name, count in zip(LOOPS, found, strict=True)}
+            raise RuntimeError(
+                f"valgrind did not count (exit status {done.returncode}, files"
+                f" {os.listdir(folder)}): {done.stderr[-2000:]}"
+            )
+        found = [
+            re.search(r"^(?:summary|totals): (\d+)", dump.read_text(errors="replace"), re.MULTILINE)
+            for dump in dumps
+        ]
+    return {
+        name: int(count[1]) / batches if count else float("nan")
+        for name, count in zip(LOOPS, found, strict=True)
+    }
 
 
 def rows(batches: int) -> Iterator[Row]:
@@ -102,7 +126,11 @@ def rows(batches: int) -> Iterator[Row]:
         config = name.split()[1]
         if name.startswith("ours"):
             by_hand = counted[f"by_hand {config}"]
-            yield Row(f"... {config}: beyond the loop", round(counted[name] - by_hand), "instructions a batch")
+            yield Row(
+                f"... {config}: beyond the loop",
+                round(counted[name] - by_hand),
+                "instructions a batch",
+            )
             yield Row(f"... {config}: against the loop", counted[name] / by_hand, "x")
 
 

@@ -1,6 +1,7 @@
 """The loops as a PyTorch user writes them: what everybody is compared with.
 
-They differ only in what they compute, so that each library is compared with a loop that does what it does.
+They differ only in what they compute, so that each library is compared with a loop that does what
+it does.
 """
 
 from __future__ import annotations
@@ -150,7 +151,10 @@ def report(setting: Setting, epoch: int, loss: float, accuracy: float) -> None:
     with (setting.folder / "log.csv").open("a", newline="") as file:
         csv.writer(file).writerow([epoch, loss, accuracy])
     with (setting.folder / "out.txt").open("a") as out:
-        print(f"epoch {epoch}/{setting.epochs}  train_loss {loss:.4f}  train_accuracy {accuracy:.4f}", file=out)
+        print(
+            f"epoch {epoch}/{setting.epochs}  train_loss {loss:.4f}  train_accuracy {accuracy:.4f}",
+            file=out,
+        )
 
 
 def typical(setting: Setting, *, torchmetrics: bool = False) -> None:
@@ -262,17 +266,37 @@ def heavy(setting: Setting) -> None:
                 for callback in callbacks:
                     callback(step)
                 if step % LOG_EVERY == 0:
-                    file.write(json.dumps({"epoch": epoch + 1, "step": step, "loss": window / samples, "lr": opt.param_groups[0]["lr"]}) + "\n")
+                    file.write(
+                        json.dumps(
+                            {
+                                "epoch": epoch + 1,
+                                "step": step,
+                                "loss": window / samples,
+                                "lr": opt.param_groups[0]["lr"],
+                            }
+                        )
+                        + "\n"
+                    )
                     file.flush()
                     window, samples = 0.0, 0
                 if step % SAVE_EVERY == 0:
                     _save(setting.folder / "checkpoint.pt", net, opt, average, step)
 
 
-def _save(path: Path, net: nn.Module, opt: torch.optim.Optimizer, average: nn.Module, step: int) -> None:
+def _save(
+    path: Path, net: nn.Module, opt: torch.optim.Optimizer, average: nn.Module, step: int
+) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        torch.save({"model": net.state_dict(), "optimizer": opt.state_dict(), "average": average.state_dict(), "step": step}, file)
+        torch.save(
+            {
+                "model": net.state_dict(),
+                "optimizer": opt.state_dict(),
+                "average": average.state_dict(),
+                "step": step,
+            },
+            file,
+        )
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

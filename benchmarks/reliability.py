@@ -1,12 +1,13 @@
 """Proves that a run cannot be lost: kills, damage, signals, failures, hostile files; and what the safety costs.
 
-    python benchmarks/reliability.py                     # all suites, as many cases of each as a coffee allows
-    python benchmarks/reliability.py kills damage        # some
-    python benchmarks/reliability.py --all --json out.json
-    python benchmarks/reliability.py --sample 10         # that many cases of each, as the tests do
+    python benchmarks/reliability.py                     # all suites, as many cases of each as a
+    coffee allows python benchmarks/reliability.py kills damage        # some python
+    benchmarks/reliability.py --all --json out.json python benchmarks/reliability.py --sample 10
+    # that many cases of each, as the tests do
 
-Every suite makes a list of distinct cases. A case does one thing to a run and raises unless everything came out as
-`docs/reliability.md` promises. Cases are spread over forked processes. The exit code is 1 if one does not hold.
+Every suite makes a list of distinct cases. A case does one thing to a run and raises unless
+everything came out as `docs/reliability.md` promises. Cases are spread over forked processes. The
+exit code is 1 if one does not hold.
 """
 
 from __future__ import annotations
@@ -94,15 +95,35 @@ def run(name: str, jobs: int, most: int | None, progress: Progress) -> Result:
         while children:
             time.sleep(0.2)
             children = [child for child in children if os.waitpid(child, os.WNOHANG)[0] == 0]
-            rows = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            rows = [
+                json.loads(line)
+                for file in files
+                if file.exists()
+                for line in file.read_text().splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
             progress.update(task, completed=len(rows))
     done = {row["case"]: row for row in rows}
     broken = [f"{case}: {row['broken']}" for case, row in done.items() if row["broken"]]
-    broken += [f"{case.name}: the process that checked it is gone" for case in chosen if case.name not in done]
+    broken += [
+        f"{case.name}: the process that checked it is gone"
+        for case in chosen
+        if case.name not in done
+    ]
     counted = sum(row["counted"] for row in rows)
     said = [f"{row['case']}: {row['said']}" for row in rows if row["said"]]
     names = len({case.name for case in cases})
-    return Result(suite.TITLE, suite.GOAL, len(done), names, len(done) - sum(bool(row["broken"]) for row in rows), broken, counted, said, time.monotonic() - began)
+    return Result(
+        suite.TITLE,
+        suite.GOAL,
+        len(done),
+        names,
+        len(done) - sum(bool(row["broken"]) for row in rows),
+        broken,
+        counted,
+        said,
+        time.monotonic() - began,
+    )
 
 
 def _started(cases: Sequence[Case], file: Path) -> int:
@@ -115,10 +136,15 @@ def _started(cases: Sequence[Case], file: Path) -> int:
             broken, counted, said = "", 0.0, ""
             try:
                 found = case.check()
-                said, counted = (found, 0.0) if isinstance(found, str) else ("", float(found or 0))  # type: ignore[arg-type]  # a number
+                # A number
+                said, counted = (found, 0.0) if isinstance(found, str) else ("", float(found or 0))  # type: ignore[arg-type]
             except BaseException as error:
                 broken = f"{type(error).__name__}: {error}"
-            print(json.dumps({"case": case.name, "broken": broken, "counted": counted, "said": said}), file=out, flush=True)
+            print(
+                json.dumps({"case": case.name, "broken": broken, "counted": counted, "said": said}),
+                file=out,
+                flush=True,
+            )
     os._exit(0)
 
 
@@ -128,14 +154,28 @@ def table(results: Sequence[Result]) -> Table:
     for result in results:
         share = f"{100 * result.held / max(result.cases, 1):.4g} %"
         counted = f"{result.counted:g}" if result.counted else ""
-        found.add_row(result.title, str(result.cases), str(result.of), f">= {result.goal}", share, counted, f"{result.seconds:.0f}")
+        found.add_row(
+            result.title,
+            str(result.cases),
+            str(result.of),
+            f">= {result.goal}",
+            share,
+            counted,
+            f"{result.seconds:.0f}",
+        )
     return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}; all unless said")
-    parser.add_argument("--all", action="store_true", help="all cases, also where a sample of them serves")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}; all unless said"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="all cases, also where a sample of them serves"
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="at most N cases of each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--json", type=Path, help="a file for the results")
@@ -145,7 +185,12 @@ def main() -> int:
     torch.set_num_threads(1)
     logging.getLogger("statetrain").setLevel(logging.ERROR)
     console, results = Console(), []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with scratch() as base, Progress(*columns, console=console) as progress:
         tempfile.tempdir = str(base)  # processes that end in a hurry leave nothing behind
         for name in asked.suites or SUITES:
@@ -159,7 +204,11 @@ def main() -> int:
         console.print(f"broken: {line}", style="red", markup=False, highlight=False)
     if asked.json:
         versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-        asked.json.write_text(json.dumps({"versions": versions, "suites": [asdict(result) for result in results]}, indent=2))
+        asked.json.write_text(
+            json.dumps(
+                {"versions": versions, "suites": [asdict(result) for result in results]}, indent=2
+            )
+        )
     return int(bool(broken))
 
 

@@ -39,8 +39,12 @@ class Row:
 
 def parser(about: str | None) -> argparse.ArgumentParser:
     """The arguments that every script here takes."""
-    it = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    it.add_argument("--quick", action="store_true", help="fewer and shorter blocks: to see that it runs")
+    it = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    it.add_argument(
+        "--quick", action="store_true", help="fewer and shorter blocks: to see that it runs"
+    )
     it.add_argument("--json", action="store_true", help="the numbers as JSON")
     return it
 

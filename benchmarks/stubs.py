@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve
 
 import statetrain as st
-from statetrain import actions
+from statetrain.standard import actions
 
 
 def stub(ctx: Any) -> None:
@@ -22,6 +22,20 @@ def stubbed(n: int) -> st.Lifecycle:
         ctx.drawn = ctx.iter <= n
 
     life = st.supervised(validate=None)
-    states = [evolve(s, action=s.action and stub, mode=None, close=s.close and stub) for s in life.states]
-    arrows = [t if t.dest == "failed" else evolve(t, effect=actions.count_epoch if t.effect is actions.count_epoch else t.effect and stub) for t in life.transitions]
+    states = [
+        evolve(s, action=s.action and stub, mode=None, close=s.close and stub) for s in life.states
+    ]
+    arrows = [
+        (
+            t
+            if t.dest == "failed"
+            else evolve(
+                t,
+                effect=(
+                    actions.count_epoch if t.effect is actions.count_epoch else t.effect and stub
+                ),
+            )
+        )
+        for t in life.transitions
+    ]
     return evolve(life, states=states, transitions=arrows).replace("draw", action=draw)

@@ -1,7 +1,7 @@
 """What is trained: a tiny MLP on which overhead shows, a small CNN on handwritten digits, a small transformer.
 
-And what takes a device to be trained: a ResNet and a decoder of 100 M parameters, each with a small size in which the same code
-runs anywhere.
+And what takes a device to be trained: a ResNet and a decoder of 100 M parameters, each with a small
+size in which the same code runs anywhere.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def _mlp() -> nn.Module:
 
 def _noise(n: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(32, 64, generator=generator), torch.randint(0, 10, (32,), generator=generator)) for _ in range(n)]
+    return [
+        (torch.randn(32, 64, generator=generator), torch.randint(0, 10, (32,), generator=generator))
+        for _ in range(n)
+    ]
 
 
 # ---------------------------------------------------------------- a small CNN on digits
@@ -63,9 +66,14 @@ def _noise(n: int) -> list[Batch]:
 
 def _cnn() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64, 10),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 10),
     )
 
 
@@ -74,7 +82,9 @@ def _digits(n: int) -> list[Batch]:
 
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[: len(x) // 32 * 32].split(32)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))[
+        : len(x) // 32 * 32
+    ].split(32)
     return [(x[order[i % len(order)]], y[order[i % len(order)]]) for i in range(n)]
 
 
@@ -88,7 +98,9 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(tokens, width)
         self.place = nn.Parameter(torch.randn(length, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Linear(width, tokens)
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
@@ -124,11 +136,19 @@ class Block(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
-        self.first, self.first_norm = nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.second, self.second_norm = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.first, self.first_norm = (
+            nn.Conv2d(before, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.second, self.second_norm = (
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or before != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images of shape (batch, before, h, w) to (batch, width, h / stride, w / stride)."""
@@ -148,12 +168,20 @@ class ResNet(nn.Sequential):
         strides = [1, 1, 2, 1, 2, 1, 2, 1]
         blocks = [Block(*shape) for shape in zip([width, *widths], widths, strides, strict=False)]
         stem = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        super().__init__(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 10))
+        super().__init__(
+            *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 10)
+        )
 
 
 def _images(n: int, size: int, side: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
-    few = [(torch.randn(size, 3, side, side, generator=generator), torch.randint(0, 10, (size,), generator=generator)) for _ in range(min(n, 8))]
+    few = [
+        (
+            torch.randn(size, 3, side, side, generator=generator),
+            torch.randint(0, 10, (size,), generator=generator),
+        )
+        for _ in range(min(n, 8))
+    ]
     return [few[i % len(few)] for i in range(n)]
 
 
@@ -173,7 +201,11 @@ class Layer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape (batch, length, width) to the same."""
         batch, length, width = x.shape
-        parts = self.project(self.attention_norm(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        parts = (
+            self.project(self.attention_norm(x))
+            .view(batch, length, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         queries, keys, values = parts.unbind()
         attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         x = x + self.gather(attended.transpose(1, 2).reshape(batch, length, width))
@@ -188,7 +220,14 @@ class Decoder(nn.Module):
         tokens, width, heads, layers, length: its sizes; `length` is the most that it can read.
     """
 
-    def __init__(self, tokens: int = 20_000, width: int = 768, heads: int = 12, layers: int = 12, length: int = 512) -> None:
+    def __init__(
+        self,
+        tokens: int = 20_000,
+        width: int = 768,
+        heads: int = 12,
+        layers: int = 12,
+        length: int = 512,
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(tokens, width)
         self.place = nn.Parameter(torch.randn(length, width) * 0.02)
@@ -210,12 +249,18 @@ def _tokens(n: int, rows: int, length: int, tokens: int) -> list[Batch]:
     return [(row[:, :-1].contiguous(), row[:, 1:].contiguous()) for row in drawn]
 
 
-# ---------------------------------------------------------------- batches that take long to be copied
+# -------------------- batches that take long to be copied
 
 
 def _wide(n: int, rows: int, width: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
-    few = [(torch.randn(rows, width, generator=generator), torch.randint(0, 10, (rows,), generator=generator)) for _ in range(min(n, 4))]
+    few = [
+        (
+            torch.randn(rows, width, generator=generator),
+            torch.randint(0, 10, (rows,), generator=generator),
+        )
+        for _ in range(min(n, 4))
+    ]
     return [few[i % len(few)] for i in range(n)]
 
 
@@ -226,10 +271,20 @@ def device_tasks(small: bool) -> dict[str, Task]:
         small: in sizes in which the CPU is done in a moment.
     """
     images, side, width = (4, 8, 4) if small else (128, 32, 64)
-    sizes: dict[str, int] = {"tokens": 50, "width": 16, "heads": 2, "layers": 2, "length": 8} if small else {}
+    sizes: dict[str, int] = (
+        {"tokens": 50, "width": 16, "heads": 2, "layers": 2, "length": 8} if small else {}
+    )
     rows, length, tokens = (2, 8, 50) if small else (16, 512, 20_000)
     copied, wide = (8, 32) if small else (2048, 4096)
     resnet = Task("resnet", lambda: ResNet(width), lambda n: _images(n, images, side), 10, 60)
-    decoder = Task("decoder", lambda: Decoder(**sizes), lambda n: _tokens(n, rows, length, tokens), tokens, 30)
-    heavy = Task("wide", lambda: nn.Sequential(nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 10)), lambda n: _wide(n, copied, wide), 10, 60)
+    decoder = Task(
+        "decoder", lambda: Decoder(**sizes), lambda n: _tokens(n, rows, length, tokens), tokens, 30
+    )
+    heavy = Task(
+        "wide",
+        lambda: nn.Sequential(nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 10)),
+        lambda n: _wide(n, copied, wide),
+        10,
+        60,
+    )
     return {task.name: task for task in (TASKS["mlp"], TASKS["cnn"], resnet, decoder, heavy)}

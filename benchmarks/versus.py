@@ -3,9 +3,10 @@
     python benchmarks/versus.py ours lean mlp
     python benchmarks/versus.py lightning typical mlp --pairs 10 --batches 200
 
-Blocks of the two alternate, each pair in random order, in fresh empty folders. The clocks sit in the data, so that they
-are the same for everybody: what is counted runs from the draw of an epoch's first batch to that of its last, and what lies
-between the epochs is told apart. Prints one line of JSON.
+Blocks of the two alternate, each pair in random order, in fresh empty folders. The clocks sit in
+the data, so that they are the same for everybody: what is counted runs from the draw of an epoch's
+first batch to that of its last, and what lies between the epochs is told apart. Prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -54,11 +55,15 @@ def variant(peer: str, config: str) -> Variant:
         raise ImportError(f"{PEERS[peer]} is not installed") from error
     variants: dict[str, Variant] = importlib.import_module(f"peers.{peer}").VARIANTS
     if config not in variants:
-        raise LookupError(f"peers/{peer}.py has no variant {config!r}; it has {', '.join(variants)}")
+        raise LookupError(
+            f"peers/{peer}.py has no variant {config!r}; it has {', '.join(variants)}"
+        )
     return variants[config]
 
 
-def run(loop: Loop, task: Task, data: list[Batch], loader: bool = False, count: bool = False) -> tuple[Feed, nn.Module]:
+def run(
+    loop: Loop, task: Task, data: list[Batch], loader: bool = False, count: bool = False
+) -> tuple[Feed, nn.Module]:
     """One block: trains the task's model, and gives the marked data and the model.
 
     Args:
@@ -89,7 +94,12 @@ def run(loop: Loop, task: Task, data: list[Batch], loader: bool = False, count: 
 @contextlib.contextmanager
 def quiet() -> Any:
     """What a library prints goes nowhere, whether it is silent when asked or not; it is not drawn on a terminal either."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
 
@@ -124,18 +134,31 @@ def compare(peer: str, config: str, task: Task, pairs: int, batches: int) -> dic
         for which in chance.sample(("theirs", "hand"), 2):
             costs[which].append(blocks[which]())
     result: dict[str, Any] = {
-        "peer": peer, "version": version(PEERS[peer]), "config": config, "task": task.name, "note": chosen.note,
-        "pairs": pairs, "epochs": EPOCHS, "batches": batches, "difference": difference_,
+        "peer": peer,
+        "version": version(PEERS[peer]),
+        "config": config,
+        "task": task.name,
+        "note": chosen.note,
+        "pairs": pairs,
+        "epochs": EPOCHS,
+        "batches": batches,
+        "difference": difference_,
     }
     for clock in ("cpu", "wall", "epoch"):
-        theirs, hand = ([getattr(cost, clock) for cost in costs[which]] for which in ("theirs", "hand"))
+        theirs, hand = (
+            [getattr(cost, clock) for cost in costs[which]] for which in ("theirs", "hand")
+        )
         values = {
             f"{clock}_us": [one - other for one, other in zip(theirs, hand, strict=True)],
             f"{clock}_ratio": [one / other for one, other in zip(theirs, hand, strict=True)],
         }
         result[f"{clock}_hand"] = statistics.median(hand)
         for name, each in values.items():
-            result[name], result[f"{name}_bounds"], result[f"{name}_iqr"] = statistics.median(each), bootstrap(each), _iqr(each)
+            result[name], result[f"{name}_bounds"], result[f"{name}_iqr"] = (
+                statistics.median(each),
+                bootstrap(each),
+                _iqr(each),
+            )
     result["between_ms"] = statistics.median(cost.between for cost in costs["theirs"])
     return result
 
@@ -149,19 +172,30 @@ def _iqr(values: list[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("config", help="lean, typical or heavy, as far as the peer has it")
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--pairs", type=int, default=30)
-    parser.add_argument("--batches", type=int, default=500, help="of each of the two epochs of a block")
+    parser.add_argument(
+        "--batches", type=int, default=500, help="of each of the two epochs of a block"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     try:
-        result = compare(options.peer, options.config, TASKS[options.task], options.pairs, options.batches)
+        result = compare(
+            options.peer, options.config, TASKS[options.task], options.pairs, options.batches
+        )
     except ImportError as error:
-        result = {"peer": options.peer, "config": options.config, "task": options.task, "skipped": str(error)}
+        result = {
+            "peer": options.peer,
+            "config": options.config,
+            "task": options.task,
+            "skipped": str(error),
+        }
     json.dump(result, sys.stdout)
     print()
 

@@ -1,7 +1,7 @@
 """Writes everything that is computed from lifecycles: the pictures in this folder, the tables in docs/.
 
-    python diagrams/draw.py            # write
-    python diagrams/draw.py --check    # only say what is stale
+python diagrams/draw.py            # write
+python diagrams/draw.py --check    # only say what is stale
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import sys
 from pathlib import Path
 
 import statetrain as st
-from statetrain.context import Context
+from statetrain.context.context import Context
 from statetrain.contracts.outline import fields_table
 from statetrain.diagram import stale_pictures, write_pictures
-from statetrain.table.text import markdown_table
+from statetrain.lifecycle.text import markdown_table
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 sys.path.insert(0, str(HERE.parent / "examples"))
 
 OPTIONS: dict[str, st.Lifecycle] = {
-    'supervised(stop=EarlyStopping("valid_loss", 5))': st.supervised(stop=st.EarlyStopping("valid_loss", 5)),
+    'supervised(stop=EarlyStopping("valid_loss", 5))': st.supervised(
+        stop=st.EarlyStopping("valid_loss", 5)
+    ),
     "supervised(max_steps=1000)": st.supervised(max_steps=1000),
     'supervised(non_finite="skip")': st.supervised(non_finite="skip"),
     'supervised(non_finite="stop")': st.supervised(non_finite="stop"),
@@ -36,7 +38,8 @@ OPTIONS: dict[str, st.Lifecycle] = {
 }
 
 
-EVERYTHING = st.supervised(check_gradients=True, accumulate=4, precision="fp16", buffers=True)  # a lifecycle with most fields
+# A lifecycle with most fields
+EVERYTHING = st.supervised(check_gradients=True, accumulate=4, precision="fp16", buffers=True)
 
 
 def lifecycles() -> dict[str, st.Lifecycle]:
@@ -45,7 +48,9 @@ def lifecycles() -> dict[str, st.Lifecycle]:
 
     return {
         "supervised": st.supervised(),
-        "supervised-early-stopping": st.supervised(stop=st.EarlyStopping("valid_loss", 5), non_finite="skip", accumulate=4),
+        "supervised-early-stopping": st.supervised(
+            stop=st.EarlyStopping("valid_loss", 5), non_finite="skip", accumulate=4
+        ),
         "supervised-validation-inside": st.supervised(validate=st.Every(100, "steps")),
         "supervised-two-optimizers": st.supervised(optimizers=2),
         "evaluation": st.evaluation(),
@@ -57,7 +62,10 @@ def lifecycles() -> dict[str, st.Lifecycle]:
 def computed() -> dict[str, str]:
     """The parts of docs/lifecycle.md that are computed."""
     standard = st.supervised()
-    options = [f"`{how}`\n\n" + "\n".join(f"- {line}" for line in st.diff(standard, life)) for how, life in OPTIONS.items()]
+    options = [
+        f"`{how}`\n\n" + "\n".join(f"- {line}" for line in st.diff(standard, life))
+        for how, life in OPTIONS.items()
+    ]
     return {
         "supervised": markdown_table(standard),
         "options": "\n\n".join(options),
@@ -69,13 +77,19 @@ def computed() -> dict[str, str]:
 
 def meanings() -> dict[str, str]:
     """The fields of a context in the order of its source, each with the comment that says what it is."""
-    found = {}
+    found: dict[str, str] = {}
+    above: list[str] = []
     for line in inspect.getsource(Context).splitlines():
         if line.strip().startswith("@property"):
             break
         if field := re.match(r"    ([a-z]\w*): ", line):
-            said = (part for part in line.split("  # ")[1:] if not part.startswith(("type: ignore", "set before a run")))
-            found[field[1]] = "; ".join(said)
+            said = (
+                part
+                for part in line.split("  # ")[1:]
+                if not part.startswith(("type: ignore", "set before a run"))
+            )
+            found[field[1]] = "; ".join(said) or " ".join(above)
+        above = [*above, line.strip(" #")] if line.strip().startswith("#") else []
     return found
 
 
@@ -84,7 +98,11 @@ def page() -> str:
     text = (DOCS / "lifecycle.md").read_text(encoding="utf-8")
     for name, part in computed().items():
         text = re.sub(
-            rf"(<!-- computed: {name} -->\n).*?(<!-- end -->)", lambda m, part=part: f"{m[1]}\n{part.strip()}\n\n{m[2]}", text, count=1, flags=re.DOTALL
+            rf"(<!-- computed: {name} -->\n).*?(<!-- end -->)",
+            lambda m, part=part: f"{m[1]}\n{part.strip()}\n\n{m[2]}",
+            text,
+            count=1,
+            flags=re.DOTALL,
         )
     return text
 

@@ -2,9 +2,9 @@
 
     python examples/autoencoder.py
 
-Nobody says what the digits are; the picture is input and target. What is in a batch is named by keys, so a dict of arrays is
-data as it is. Eight numbers found this way say more than the best eight that can be found by a linear map, which are the
-principal components.
+Nobody says what the digits are; the picture is input and target. What is in a batch is named by
+keys, so a dict of arrays is data as it is. Eight numbers found this way say more than the best
+eight that can be found by a linear map, which are the principal components.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Autoencoder(nn.Module):
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
         self.encode = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, NUMBERS))
-        self.decode = nn.Sequential(nn.Linear(NUMBERS, hidden), nn.ReLU(), nn.Linear(hidden, 64), nn.Sigmoid())
+        self.decode = nn.Sequential(
+            nn.Linear(NUMBERS, hidden), nn.ReLU(), nn.Linear(hidden, 64), nn.Sigmoid()
+        )
 
     def forward(self, pictures: Tensor) -> Tensor:
         decoded: Tensor = self.decode(self.encode(pictures))
@@ -78,14 +80,19 @@ def main(epochs: int = 30, out: str | Path = "runs/autoencoder") -> tuple[st.Run
 
 
 def explained(pictures: np.ndarray, decoded: np.ndarray) -> float:
-    return float(1 - ((pictures - decoded) ** 2).sum() / ((pictures - pictures.mean(axis=0)) ** 2).sum())
+    return float(
+        1 - ((pictures - decoded) ** 2).sum() / ((pictures - pictures.mean(axis=0)) ** 2).sum()
+    )
 
 
 def sketch(pictures: np.ndarray) -> str:
     """Pictures side by side, in characters."""
     shades = np.array(list(" .:*#@"))
     rows = shades[(np.asarray(pictures).reshape(-1, 8, 8) * 5.999).astype(int)].transpose(1, 0, 2)
-    return "\n".join("   ".join("".join(f"{pixel}{pixel}" for pixel in part) for part in row).rstrip() for row in rows)
+    return "\n".join(
+        "   ".join("".join(f"{pixel}{pixel}" for pixel in part) for part in row).rstrip()
+        for row in rows
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python examples/char_lm.py
 
-The text ships with Python: what `help()` knows about the language, a third of a million characters. The run takes less
-than half a minute on a CPU. Four things here are different from the digits: the data has no end, gradients are collected
-over two batches, validation comes in the middle of an epoch, and two callbacks look after gradients and learning rate.
+The text ships with Python: what `help()` knows about the language, a third of a million characters.
+The run takes less than half a minute on a CPU. Four things here are different from the digits: the
+data has no end, gradients are collected over two batches, validation comes in the middle of an
+epoch, and two callbacks look after gradients and learning rate.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ACCUMULATE = 2  # batches in a step
 
 # ---------------------------------------------------------------- the text
 
-# The topics quote each other, so every paragraph is taken once, and every twentieth is kept for validation.
+# The topics quote each other, so every paragraph is taken once, and every twentieth is kept for
+# validation.
 PARAGRAPHS = list(dict.fromkeys("\n\n".join(topics.values()).split("\n\n")))
 ALPHABET = sorted(set("\n\n".join(PARAGRAPHS)))
 NUMBER = {character: number for number, character in enumerate(ALPHABET)}
@@ -38,7 +40,8 @@ def encode(text: str) -> Tensor:
 
 
 def random_windows(text: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    # Any iterable of batches will do, also one that has no length and no end. The target of a character is the next one.
+    # Any iterable of batches will do, also one that has no length and no end. The target of a
+    # character is the next one.
     while True:
         starts = torch.randint(len(text) - WINDOW, (BATCH, 1))
         window = text[starts + torch.arange(WINDOW + 1)]
@@ -60,13 +63,18 @@ class Transformer(nn.Module):
         super().__init__()
         self.character = nn.Embedding(len(ALPHABET), size)
         self.place = nn.Embedding(WINDOW, size)
-        self.block = nn.TransformerEncoderLayer(size, heads, 4 * size, dropout=0.0, batch_first=True, norm_first=True)
+        self.block = nn.TransformerEncoderLayer(
+            size, heads, 4 * size, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.head = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, len(ALPHABET)))
 
     def forward(self, window: Tensor) -> Tensor:
         n = window.shape[1]
-        past = nn.Transformer.generate_square_subsequent_mask(n, device=window.device)  # nobody sees what comes after
-        hidden = self.block(self.character(window) + self.place.weight[:n], src_mask=past, is_causal=True)
+        # Nobody sees what comes after
+        past = nn.Transformer.generate_square_subsequent_mask(n, device=window.device)
+        hidden = self.block(
+            self.character(window) + self.place.weight[:n], src_mask=past, is_causal=True
+        )
         scores: Tensor = self.head(hidden)
         return scores
 
@@ -86,8 +94,10 @@ def continuation(model: nn.Module, text: str, length: int = 300) -> str:
 
 # ---------------------------------------------------------------- callbacks
 
-# Their methods are named after the states; a misspelt one is an error before the run. The library has both of these in
-# general, as GradientClip and LRScheduler. They stand here because this is all that there is to a callback.
+# Their methods are named after the states; a misspelt one is an error before the run. The library
+# has both of these in
+# general, as GradientClip and LRScheduler. They stand here because this is all that there is to a
+# callback.
 
 
 class ClipGradients(st.Callback):
@@ -108,7 +118,9 @@ class WarmUpAndCosine(st.Callback):
         self.steps = steps
 
     def on_enter_fit(self, ctx: Any) -> None:
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(ctx.opt, max_lr=0.01, total_steps=self.steps)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            ctx.opt, max_lr=0.01, total_steps=self.steps
+        )
 
     def on_exit_step(self, ctx: Any) -> None:
         self.schedule.step()
@@ -117,7 +129,8 @@ class WarmUpAndCosine(st.Callback):
 # ---------------------------------------------------------------- the run
 
 
-# Data without an end has no epochs; a run is so many steps. 350 of them see as much text as there is.
+# Data without an end has no epochs; a run is so many steps. 350 of them see as much text as there
+# is.
 def main(steps: int = 700, out: str | Path = "runs/char_lm") -> tuple[st.Run, float]:
     torch.manual_seed(0)
     train = encode("\n\n".join(text for i, text in enumerate(PARAGRAPHS) if i % 20))

@@ -2,12 +2,14 @@
 
     python examples/custom_step.py
 
-Each batch is gone through three times: once to find out how to change its pixels so that the loss grows fastest (the fast
-gradient sign method, Goodfellow et al. 2015), once as it is, and once with the pixels changed. That is not one prediction
-and one loss, so it is a function: `compute=` stands in the place of prediction, loss and backward, and all the rest (epochs,
-validation, stopping, what happens on a NaN) stays in the table.
+Each batch is gone through three times: once to find out how to change its pixels so that the loss
+grows fastest (the fast gradient sign method, Goodfellow et al. 2015), once as it is, and once with
+the pixels changed. That is not one prediction and one loss, so it is a function: `compute=` stands
+in the place of prediction, loss and backward, and all the rest (epochs, validation, stopping, what
+happens on a NaN) stays in the table.
 
-The network then reads more than 80 % of the tampered digits; one that is trained as usual, less than 60 %.
+The network then reads more than 80 % of the tampered digits; one that is trained as usual, less
+than 60 %.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def main(epochs: int = 10, out: str | Path = "runs/custom_step") -> tuple[st.Run
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    train_x, test_x, train_y, test_y = train_test_split(images, torch.tensor(labels), test_size=0.2, stratify=labels, random_state=0)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, torch.tensor(labels), test_size=0.2, stratify=labels, random_state=0
+    )
 
     run = st.fit(
         network(),
@@ -82,10 +86,14 @@ def main(epochs: int = 10, out: str | Path = "runs/custom_step") -> tuple[st.Run
         seed=0,
     )
 
-    under_attack = run.evaluate((test_x, test_y))["accuracy"]  # by validate_under_attack, as in the fit
+    # By validate_under_attack, as in the fit
+    under_attack = run.evaluate((test_x, test_y))["accuracy"]
     as_they_are = run.evaluate((test_x, test_y), loss=cross_entropy)["accuracy"]
     run.lifecycle.draw(f"{out}/lifecycle.svg")
-    print(f"accuracy on {len(test_y)} digits that it has never seen: {as_they_are:.1%} as they are, {under_attack:.1%} under attack")
+    print(
+        f"accuracy on {len(test_y)} digits that it has never seen: {as_they_are:.1%} as they are,"
+        f" {under_attack:.1%} under attack"
+    )
     print(f"the machine that trained it: {out}/lifecycle.svg")
     return run, float(under_attack)
 

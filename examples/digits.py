@@ -2,8 +2,8 @@
 
     python examples/digits.py
 
-The data comes with scikit-learn: 1797 pictures of 8 by 8 pixels. The run takes a few seconds on a CPU, and the network then
-reads more than 97 % of the digits that it has never seen.
+The data comes with scikit-learn: 1797 pictures of 8 by 8 pixels. The run takes a few seconds on a
+CPU, and the network then reads more than 97 % of the digits that it has never seen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def network() -> nn.Module:
 
 
 def accuracy(pred: Tensor, target: Tensor) -> Tensor:
-    # A metric is a function of a batch; its mean over all samples becomes train_accuracy and valid_accuracy.
+    # A metric is a function of a batch; its mean over all samples becomes train_accuracy and
+    # valid_accuracy.
     return (pred.argmax(dim=1) == target).float().mean()
 
 
@@ -36,18 +37,24 @@ def main(epochs: int = 30, out: str | Path = "runs/digits") -> tuple[st.Run, flo
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8) / 16
-    images, test_images, labels, test_labels = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    images, test_images, labels, test_labels = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
 
     run = st.fit(
         network(),
-        (images, labels),  # arrays with one row a sample; fit makes the batches, and places them on the device
+        (
+            images,
+            labels,
+        ),  # arrays with one row a sample; fit makes the batches, and places them on the device
         valid=0.15,  # this share of the training data is held back for validation
         loss=cross_entropy,
         optimizer=torch.optim.Adam,
         opt_hparams={"lr": 1e-3},
         epochs=epochs,
         metrics=accuracy,
-        # From here on, each option is an arrow in the picture. Guards combine, and the outcome says which of them held.
+        # From here on, each option is an arrow in the picture. Guards combine, and the outcome says
+        # which of them held.
         stop=st.EarlyStopping("valid_loss", patience=6) | st.TimeLimit(minutes=1),
         non_finite="skip",  # a batch whose loss is NaN or infinite never reaches the weights
         callbacks=[st.Progress()],
@@ -56,7 +63,8 @@ def main(epochs: int = 30, out: str | Path = "runs/digits") -> tuple[st.Run, flo
     )
     score = float(run.evaluate((test_images, test_labels))["accuracy"])
 
-    # The picture is computed from the very table that was walked, with how often each arrow was taken.
+    # The picture is computed from the very table that was walked, with how often each arrow was
+    # taken.
     run.lifecycle.draw(f"{out}/lifecycle.svg", counts=run.trace.counts())
 
     print(f"outcome: {run.outcome}")

@@ -2,8 +2,9 @@
 
     python examples/find_lr.py
 
-A copy of the network is trained while the learning rate grows with every step; where the loss falls fastest lies a rate that
-is worth starting with (Smith 2017). The network itself, the optimizer and the random numbers stay as they are.
+A copy of the network is trained while the learning rate grows with every step; where the loss falls
+fastest lies a rate that is worth starting with (Smith 2017). The network itself, the optimizer and
+the random numbers stay as they are.
 """
 
 from __future__ import annotations
@@ -35,14 +36,25 @@ def main(epochs: int = 10, out: str | Path = "runs/find_lr") -> tuple[st.Run, fl
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8) / 16
-    train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
     model = network()
-    others = {"weight_decay": 0.01}  # what the optimizer is told beside the rate holds in the search too
+    # What the optimizer is told beside the rate holds in the search too
+    others = {"weight_decay": 0.01}
 
+    # Fmt: skip
     found = st.lr_find(
-        model, (train_x, train_y), loss=cross_entropy, optimizer=torch.optim.AdamW, opt_hparams=others,
-        start=1e-5, end=1.0, steps=200, seed=0,
-    )  # fmt: skip
+        model,
+        (train_x, train_y),
+        loss=cross_entropy,
+        optimizer=torch.optim.AdamW,
+        opt_hparams=others,
+        start=1e-5,
+        end=1.0,
+        steps=200,
+        seed=0,
+    )
     print(f"{found!r}\n")
     rate = found.suggestion or 1e-3
 
@@ -61,8 +73,12 @@ def main(epochs: int = 10, out: str | Path = "runs/find_lr") -> tuple[st.Run, fl
     score = float(run.evaluate((test_x, test_y))["accuracy"])
 
     Path(out).mkdir(parents=True, exist_ok=True)
-    Path(out, "rates.txt").write_text(f"{found}\n", encoding="utf-8")  # found.plot() draws them with matplotlib
-    print(f"accuracy on {len(test_y)} digits that it has never seen: {score:.1%}, with the rate {rate:.2g}")
+    # found.plot() draws them with matplotlib
+    Path(out, "rates.txt").write_text(f"{found}\n", encoding="utf-8")
+    print(
+        f"accuracy on {len(test_y)} digits that it has never seen: {score:.1%}, with the rate"
+        f" {rate:.2g}"
+    )
     print(f"all rates that were tried: {out}/rates.txt")
     return run, score
 

@@ -2,11 +2,13 @@
 
     python examples/gan.py
 
-A generator makes points of the plane out of noise; a discriminator tells them from real ones, which lie in eight clusters
-on a circle. There is no prediction, no target and not one loss, so this is no supervised training. But epochs, batches,
-stopping and failing are what they always are: the lifecycle is the standard one, with two moves in its middle.
+A generator makes points of the plane out of noise; a discriminator tells them from real ones, which
+lie in eight clusters on a circle. There is no prediction, no target and not one loss, so this is no
+supervised training. But epochs, batches, stopping and failing are what they always are: the
+lifecycle is the standard one, with two moves in its middle.
 
-(Optimizers that only take turns on every batch need no lifecycle of their own: `fit` takes a dict of them, and of losses.)
+(Optimizers that only take turns on every batch need no lifecycle of their own: `fit` takes a dict
+of them, and of losses.)
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import statetrain as st
-from statetrain import actions
+from statetrain.standard import actions
 
 CLUSTERS, SPREAD = 8, 0.1
 NOISE = 4  # numbers that a point is made of
@@ -45,13 +47,18 @@ def network(inputs: int, outputs: int, hidden: int = 128) -> nn.Module:
 
 # ---------------------------------------------------------------- the moves
 
-# The action of a state is a function of the context; its docstring is what the table and the picture say.
+# The action of a state is a function of the context; its docstring is what the table and the
+# picture say.
 
 
 def discriminate(ctx: Any) -> None:
     "tell real from generated points"
     judge = ctx.model["discriminator"]
-    improve(ctx, "discriminator", softplus(-judge(ctx.input)).mean() + softplus(judge(generated(ctx).detach())).mean())
+    improve(
+        ctx,
+        "discriminator",
+        softplus(-judge(ctx.input)).mean() + softplus(judge(generated(ctx).detach())).mean(),
+    )
 
 
 def generate(ctx: Any) -> None:
@@ -70,7 +77,8 @@ def improve(ctx: Any, player: str, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    # What the standard states do as well: the mean over the epoch becomes the column train_loss_<player>.
+    # What the standard states do as well: the mean over the epoch becomes the column
+    # train_loss_<player>.
     ctx.opt_name, ctx.loss_value = player, loss.item()
     actions.count_loss(ctx)
 
@@ -79,8 +87,10 @@ def improve(ctx: Any, player: str, loss: Tensor) -> None:
 
 
 def lifecycle() -> st.Lifecycle:
-    # A lifecycle is a value, and every edit gives a new one that is checked like the first. The discriminator moves in
-    # each batch and the generator answers in every second one: not a counter in the code, but an arrow with a guard.
+    # A lifecycle is a value, and every edit gives a new one that is checked like the first. The
+    # discriminator moves in
+    # each batch and the generator answers in every second one: not a counter in the code, but an
+    # arrow with a guard.
     life = (
         st.supervised(validate=None)
         .insert(st.State("discriminate", discriminate), between=("batch", "pred"))
@@ -118,14 +128,19 @@ def main(epochs: int = 20, out: str | Path = "runs/gan") -> tuple[st.Run, float]
     hits = distance < 3 * SPREAD
     share = hits.float().mean().item()
     print(sketch(points))
-    print(f"{share:.0%} of the generated points lie in a cluster, and {len(nearest[hits].unique())} of {CLUSTERS} clusters are reached")
+    print(
+        f"{share:.0%} of the generated points lie in a cluster, and {len(nearest[hits].unique())}"
+        f" of {CLUSTERS} clusters are reached"
+    )
     print(f"the game that was played: {out}/lifecycle.svg")
     return run, share
 
 
 def sketch(points: Tensor, rows: int = 20, columns: int = 44) -> str:
     """The points as seen from far away."""
-    counts = torch.histogramdd(points.flip(1), [rows, columns], range=[-2.5, 2.5, -2.5, 2.5]).hist.flip(0)
+    counts = torch.histogramdd(
+        points.flip(1), [rows, columns], range=[-2.5, 2.5, -2.5, 2.5]
+    ).hist.flip(0)
     return "\n".join("".join(" .:*#"[min(int(count), 4)] for count in row) for row in counts)
 
 

@@ -2,9 +2,10 @@
 
     python examples/k_fold.py
 
-The digits are divided into five parts, and five models are trained, each without one part, on which it is then tested. That
-is a loop with a beginning, an end and ways out of it, so it is a table as well: one whose action `fit_fold` walks another.
-A machine needs little of its context. This one has nothing to do with batches and epochs; those are the inner runs'.
+The digits are divided into five parts, and five models are trained, each without one part, on which
+it is then tested. That is a loop with a beginning, an end and ways out of it, so it is a table as
+well: one whose action `fit_fold` walks another. A machine needs little of its context. This one has
+nothing to do with batches and epochs; those are the inner runs'.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import statetrain as st
-from statetrain.engine.position import Position
+from statetrain.machine.position import Position
 
 K = 5
 
@@ -44,7 +45,9 @@ class Folds(Position):
 
 def divide(ctx: Folds) -> None:
     "divide the data into folds"
-    ctx.splits = list(StratifiedKFold(K, shuffle=True, random_state=0).split(ctx.images, ctx.labels))
+    ctx.splits = list(
+        StratifiedKFold(K, shuffle=True, random_state=0).split(ctx.images, ctx.labels)
+    )
 
 
 def next_one(ctx: Folds) -> None:
@@ -72,7 +75,9 @@ def fit_fold(ctx: Folds) -> None:
 def test_fold(ctx: Folds) -> None:
     "test the model on this fold"
     _, left_out = ctx.splits[ctx.fold - 1]
-    ctx.scores.append(ctx.runs[-1].evaluate((ctx.images[left_out], ctx.labels[left_out]))["accuracy"])
+    ctx.scores.append(
+        ctx.runs[-1].evaluate((ctx.images[left_out], ctx.labels[left_out]))["accuracy"]
+    )
 
 
 class Classifier(nn.Sequential):
@@ -117,7 +122,9 @@ def lifecycle() -> st.Lifecycle:
             st.Transition("next_fold", "fold", more_folds, next_one),
             st.Transition("next_fold", "end"),
             st.Transition("fold", "fit_fold"),
-            st.Transition("fit_fold", "end", interrupted),  # Ctrl-C ends the inner run in order; here it ends the outer one too
+            st.Transition(
+                "fit_fold", "end", interrupted
+            ),  # Ctrl-C ends the inner run in order; here it ends the outer one too
             st.Transition("fit_fold", "test_fold"),
             st.Transition("test_fold", "next_fold"),
         ],
@@ -139,7 +146,10 @@ def main(epochs: int = 15, out: str | Path = "runs/k_fold") -> tuple[st.Run, flo
     ctx = Folds(images=images.astype("float32") / 16, labels=labels, epochs=epochs)
     st.Machine(life, [report]).run(ctx)
 
-    print(f"accuracy on digits that were left out: {mean(ctx.scores):.1%}, give or take {stdev(ctx.scores):.1%}")
+    print(
+        f"accuracy on digits that were left out: {mean(ctx.scores):.1%}, give or take"
+        f" {stdev(ctx.scores):.1%}"
+    )
     print(f"how it went about it: {out}/folds.svg")
     return ctx.runs[-1], mean(ctx.scores)
 

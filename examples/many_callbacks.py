@@ -2,9 +2,10 @@
 
     python examples/many_callbacks.py
 
-Callbacks look on, or say what they write; the machine calls them in the order of this list. The network reads handwritten
-digits from mixtures of two of them (mixup), its rate rises and falls once (one cycle), its gradients are clipped, the best
-weights are the ones that stay, and everything that happens is in files. At the end: where the time went.
+Callbacks look on, or say what they write; the machine calls them in the order of this list. The
+network reads handwritten digits from mixtures of two of them (mixup), its rate rises and falls once
+(one cycle), its gradients are clipped, the best weights are the ones that stay, and everything that
+happens is in files. At the end: where the time went.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ def main(epochs: int = 15, out: str | Path = "runs/many_callbacks") -> tuple[st.
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8) / 16
-    rest_x, test_x, rest_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
-    train_x, valid_x, train_y, valid_y = train_test_split(rest_x, rest_y, test_size=0.15, stratify=rest_y, random_state=0)
+    rest_x, test_x, rest_y, test_y = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
+    train_x, valid_x, train_y, valid_y = train_test_split(
+        rest_x, rest_y, test_size=0.15, stratify=rest_y, random_state=0
+    )
 
-    best = st.KeepBest("valid_loss")  # the best weights are the model's when the run ends, however it ends
+    # The best weights are the model's when the run ends, however it ends
+    best = st.KeepBest("valid_loss")
     profile = st.Profile()
     run = st.fit(
         network(),
@@ -54,13 +60,16 @@ def main(epochs: int = 15, out: str | Path = "runs/many_callbacks") -> tuple[st.
         opt_hparams={"lr": 1e-3, "weight_decay": 1e-2},
         dataloader_options={"batch_size": BATCH},
         epochs=epochs,
-        metrics=accuracy,  # with mixup, the training's sees mixtures, so the validation's is the one to look at
+        # With mixup, the training's sees mixtures, so the validation's is the one to look at
+        metrics=accuracy,
         valid_metrics={"auroc": MulticlassAUROC(10)},  # any object with update, compute and reset
         callbacks=[
             st.Progress(),
             st.Mixup(alpha=0.2),
             st.GradientClip(max_norm=1.0),
-            st.LRScheduler(OneCycleLR, per="step", max_lr=1e-2, total_steps=epochs * -(-len(train_x) // BATCH)),
+            st.LRScheduler(
+                OneCycleLR, per="step", max_lr=1e-2, total_steps=epochs * -(-len(train_x) // BATCH)
+            ),
             best,
             st.CSVLogger(f"{out}/history.csv"),
             st.Log(file=f"{out}/events.jsonl", format="json"),
@@ -73,8 +82,13 @@ def main(epochs: int = 15, out: str | Path = "runs/many_callbacks") -> tuple[st.
 
     longest = profile.table()[0]
     print(f"the weights are those of epoch {best.best_epoch}, whose valid_loss was {best.best:.4g}")
-    print(f"the rate went up to {max(run.history['lr']):.2g} and down to {run.history['lr'][-1]:.2g}")
-    print(f"{profile.waiting / profile.total:.0%} of the time went into waiting for data, {longest['share']:.0%} into {longest['state']}")
+    print(
+        f"the rate went up to {max(run.history['lr']):.2g} and down to {run.history['lr'][-1]:.2g}"
+    )
+    print(
+        f"{profile.waiting / profile.total:.0%} of the time went into waiting for data,"
+        f" {longest['share']:.0%} into {longest['state']}"
+    )
     print(f"accuracy on {len(test_y)} digits that it has never seen: {score:.1%}")
     print(f"history.csv, events.jsonl and lifecycle.svg are in {out}")
     return run, score

@@ -2,9 +2,10 @@
 
     python examples/mixed_precision.py
 
-`precision="bf16"` is an edit of the lifecycle: prediction and loss compute under autocast. (With "fp16", whose range is short,
-the table shows more: a scaled loss, a state that takes the scale out of the gradients again, and an arrow for gradients that
-were too large.) On a CPU this saves memory at best; on a GPU it saves time.
+`precision="bf16"` is an edit of the lifecycle: prediction and loss compute under autocast. (With
+"fp16", whose range is short, the table shows more: a scaled loss, a state that takes the scale out
+of the gradients again, and an arrow for gradients that were too large.) On a CPU this saves memory
+at best; on a GPU it saves time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import statetrain as st
-from statetrain.precision import Word
+from statetrain.standard.precision import Word
 
 
 def network() -> nn.Module:
@@ -37,7 +38,9 @@ def accuracy(pred: Tensor, target: Tensor) -> Tensor:
 def main(epochs: int = 10, out: str | Path = "runs/mixed_precision") -> tuple[st.Run, float]:
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8) / 16
-    train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
 
     def fit(precision: Word | None) -> st.Run:
         return st.fit(
@@ -57,10 +60,15 @@ def main(epochs: int = 10, out: str | Path = "runs/mixed_precision") -> tuple[st
         print(change)
 
     print("\nepoch  loss in float32  loss in bfloat16")
-    for epoch, losses in enumerate(zip(full.history["train_loss"], mixed.history["train_loss"], strict=True), start=1):
+    for epoch, losses in enumerate(
+        zip(full.history["train_loss"], mixed.history["train_loss"], strict=True), start=1
+    ):
         print(f"{epoch:5}  {losses[0]:15.4f}  {losses[1]:16.4f}")
     scores = [run.evaluate((test_x, test_y))["accuracy"] for run in (full, mixed)]
-    print(f"accuracy on {len(test_y)} digits that they have never seen: {scores[0]:.1%} and {scores[1]:.1%}")
+    print(
+        f"accuracy on {len(test_y)} digits that they have never seen: {scores[0]:.1%} and"
+        f" {scores[1]:.1%}"
+    )
 
     mixed.lifecycle.draw(f"{out}/lifecycle.svg")
     print(f"the machine that trained the second one: {out}/lifecycle.svg")

@@ -1,9 +1,10 @@
-'''Tests of a lifecycle of one's own, to be copied: run it with `pytest examples/test_my_lifecycle.py --statetrain-cov`.
+"""Tests of a lifecycle of one's own, to be copied: run it with `pytest examples/test_my_lifecycle.py --statetrain-cov`.
 
-The lifecycle trains with gradient accumulation and distrusts sudden jumps of the loss: a batch whose loss is far above the
-best one so far is not learnt from, and the weights go back to the copy made after the last good step.
-(`fit(..., spike=st.Spike(), non_finite=st.RollBack())` does this better; here it is the thing to be tested.)
-'''
+The lifecycle trains with gradient accumulation and distrusts sudden jumps of the loss: a batch
+whose loss is far above the best one so far is not learnt from, and the weights go back to the copy
+made after the last good step. (`fit(..., spike=st.Spike(), non_finite=st.RollBack())` does this
+better; here it is the thing to be tested.)
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given, settings
 
 import statetrain as st
-from statetrain import actions
+from statetrain.standard import actions
 from statetrain.testing import (
     CallbackCase,
     Path,
@@ -37,7 +38,7 @@ from statetrain.testing import (
 )
 from statetrain.testing.strategies import runs
 
-# ---------------------------------------------------------------- what is tested: a lifecycle, its guard and its effects
+# -------------------- what is tested: a lifecycle, its guard and its effects
 
 
 @st.guard(reads={"loss_value", "buffers"})
@@ -64,7 +65,10 @@ def my_lifecycle() -> st.Lifecycle:
     life = st.supervised(accumulate=2, non_finite="skip")
     # Within the scope `batch`: outside of it the loss of the batch is gone.
     life = life.insert(st.State("copy", remember, "batch"), between=("step", "next_batch"))
-    return life.add(st.Transition("loss", "next_batch", spike, roll_back), before=life.between("loss", "backward")[0]).named("mine")
+    return life.add(
+        st.Transition("loss", "next_batch", spike, roll_back),
+        before=life.between("loss", "backward")[0],
+    ).named("mine")
 
 
 LIFE = my_lifecycle()
@@ -91,7 +95,7 @@ class CountSpikes(st.Callback):
         self.spikes = state["spikes"]
 
 
-# ---------------------------------------------------------------- its properties, on every run that there can be
+# -------------------- its properties, on every run that there can be
 
 
 def test_what_holds_on_every_run() -> None:
@@ -100,7 +104,10 @@ def test_what_holds_on_every_run() -> None:
         LIFE,
         precedes("backward", "step"),
         between("copy", "copy", "step"),
-        always("a spike leads past backward", lambda taken: taken.effect is not roll_back or taken.dest == "next_batch"),
+        always(
+            "a spike leads past backward",
+            lambda taken: taken.effect is not roll_back or taken.dest == "next_batch",
+        ),
         eventually("end", "failed"),
         balanced(),
         ends(),
@@ -112,10 +119,12 @@ def test_what_holds_on_every_run() -> None:
 def test_a_spike_skips_backward() -> None:
     "One batch whose loss spikes: from loss on to the next batch."
     trace = walk(LIFE, {"more epochs": [True], "a batch was drawn": [True], "loss spikes": [True]})
-    assert_trace(trace, "fit next_epoch epoch train next_batch draw batch pred loss next_batch draw ...")
+    assert_trace(
+        trace, "fit next_epoch epoch train next_batch draw batch pred loss next_batch draw ..."
+    )
 
 
-# ---------------------------------------------------------------- generated paths: the table does what it was designed to do
+# -------------------- generated paths: the table does what it was designed to do
 
 
 @pytest.mark.parametrize("path", paths(LIFE), ids=str)
@@ -131,7 +140,7 @@ def test_steps_never_outnumber_batches(trace: st.Trace) -> None:
     assert trace.states.count("step") <= trace.states.count("batch")
 
 
-# ---------------------------------------------------------------- generated tests: a guard and a callback
+# -------------------- generated tests: a guard and a callback
 
 
 def test_the_guard_keeps_what_guards_promise() -> None:
@@ -145,13 +154,19 @@ def test_the_callback_gets_along(case: CallbackCase) -> None:
     case.check()
 
 
-# ---------------------------------------------------------------- real runs; these are what the coverage counts
+# -------------------- real runs; these are what the coverage counts
 
 
 def test_the_schedule() -> None:
     "Five batches in windows of two make three steps, each followed by a copy, and the epoch ends with a validation and a row."
     schedule = simulate(LIFE, epochs=1, batches=5, states=["copy", "valid", "record"])
-    assert [(event.state, event.batch) for event in schedule.events] == [("copy", 2), ("copy", 4), ("copy", 5), ("valid", 5), ("record", 5)]
+    assert [(event.state, event.batch) for event in schedule.events] == [
+        ("copy", 2),
+        ("copy", 4),
+        ("copy", 5),
+        ("valid", 5),
+        ("record", 5),
+    ]
 
 
 def test_a_poisoned_batch_does_no_harm() -> None:
@@ -174,7 +189,9 @@ def test_a_loss_that_is_not_finite_is_skipped() -> None:
     assert toy.distance < 3
 
 
-@pytest.mark.parametrize("hook", ["on_enter_fit", "on_enter_epoch", "on_enter_batch", "on_enter_valid_batch"])
+@pytest.mark.parametrize(
+    "hook", ["on_enter_fit", "on_enter_epoch", "on_enter_batch", "on_enter_valid_batch"]
+)
 @pytest.mark.parametrize("how", ["ask", st.StopFit, KeyboardInterrupt])
 def test_it_can_be_stopped_anywhere(how: Any, hook: str) -> None:
     "By a request, by an event, or by Ctrl-C: the run ends in its final state, and says that it did not complete."
@@ -193,7 +210,9 @@ def test_it_can_be_stopped_anywhere(how: Any, hook: str) -> None:
 
 
 @pytest.mark.parametrize("event", [st.SkipBatch, st.SkipEpoch])
-@pytest.mark.parametrize("hook", ["on_enter_draw", "on_enter_batch", "on_enter_valid_draw", "on_enter_valid_batch"])
+@pytest.mark.parametrize(
+    "hook", ["on_enter_draw", "on_enter_batch", "on_enter_valid_draw", "on_enter_valid_batch"]
+)
 def test_what_is_skipped_does_not_end_the_run(event: type[st.Event], hook: str) -> None:
     "A callback that skips once, wherever a batch is under way, costs that batch or that part of the epoch, and no more."
     raised: list[st.Event] = []

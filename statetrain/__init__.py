@@ -6,8 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from statetrain import actions as actions
-    from statetrain import keys as keys
     from statetrain import schedules as schedules
     from statetrain import testing as testing
     from statetrain.callback import Callback as Callback
@@ -38,32 +36,52 @@ if TYPE_CHECKING:
     from statetrain.callbacks.watch import Watch as Watch
     from statetrain.callbacks.weights_and_biases import WandB as WandB
     from statetrain.compute.accelerator import Accelerator as Accelerator
-    from statetrain.context import Context as Context
+    from statetrain.context import keys as keys
+    from statetrain.context.context import Context as Context
+    from statetrain.context.history import History as History
     from statetrain.contracts.declaring import Access as Access
     from statetrain.contracts.declaring import access as access
-    from statetrain.criteria import Deadline as Deadline
-    from statetrain.criteria import Every as Every
-    from statetrain.criteria import MaxSteps as MaxSteps
-    from statetrain.criteria import MinEpochs as MinEpochs
-    from statetrain.criteria import NonFinite as NonFinite
-    from statetrain.criteria import Once as Once
-    from statetrain.criteria import Spike as Spike
-    from statetrain.criteria import TimeLimit as TimeLimit
-    from statetrain.criteria import stop_requested as stop_requested
-    from statetrain.engine.position import Position as Position
-    from statetrain.engine.steps import Breakpoint as Breakpoint
-    from statetrain.engine.steps import Steps as Steps
-    from statetrain.evaluations import Evaluation as Evaluation
-    from statetrain.guards import Guard as Guard
-    from statetrain.guards import guard as guard
-    from statetrain.history import History as History
-    from statetrain.interop import to_machine as to_machine
-    from statetrain.lifecycle import Lifecycle as Lifecycle
-    from statetrain.lifecycle import State as State
-    from statetrain.lifecycle import Transition as Transition
-    from statetrain.lifecycles import evaluation as evaluation
-    from statetrain.lifecycles import prediction as prediction
-    from statetrain.lifecycles import supervised as supervised
+    from statetrain.errors import CallbackError as CallbackError
+    from statetrain.errors import CheckpointError as CheckpointError
+    from statetrain.errors import ConfigError as ConfigError
+    from statetrain.errors import ContractError as ContractError
+    from statetrain.errors import DataError as DataError
+    from statetrain.errors import GuardError as GuardError
+    from statetrain.errors import LifecycleError as LifecycleError
+    from statetrain.errors import LossError as LossError
+    from statetrain.errors import LossSpike as LossSpike
+    from statetrain.errors import MachineError as MachineError
+    from statetrain.errors import NonFiniteLoss as NonFiniteLoss
+    from statetrain.errors import StatetrainError as StatetrainError
+    from statetrain.errors import TraceError as TraceError
+    from statetrain.events import Event as Event
+    from statetrain.events import SkipBatch as SkipBatch
+    from statetrain.events import SkipEpoch as SkipEpoch
+    from statetrain.events import StopFit as StopFit
+    from statetrain.guards.base import Guard as Guard
+    from statetrain.guards.base import guard as guard
+    from statetrain.guards.criteria import Deadline as Deadline
+    from statetrain.guards.criteria import Every as Every
+    from statetrain.guards.criteria import MaxSteps as MaxSteps
+    from statetrain.guards.criteria import MinEpochs as MinEpochs
+    from statetrain.guards.criteria import NonFinite as NonFinite
+    from statetrain.guards.criteria import Once as Once
+    from statetrain.guards.criteria import Spike as Spike
+    from statetrain.guards.criteria import TimeLimit as TimeLimit
+    from statetrain.guards.criteria import stop_requested as stop_requested
+    from statetrain.guards.stopping import GL as GL
+    from statetrain.guards.stopping import PQ as PQ
+    from statetrain.guards.stopping import UP as UP
+    from statetrain.guards.stopping import EarlyStopping as EarlyStopping
+    from statetrain.guards.stopping import InvalidValue as InvalidValue
+    from statetrain.guards.stopping import Never as Never
+    from statetrain.guards.stopping import NumberLimit as NumberLimit
+    from statetrain.guards.stopping import Threshold as Threshold
+    from statetrain.guards.stopping import Warmup as Warmup
+    from statetrain.lifecycle.lifecycle import Lifecycle as Lifecycle
+    from statetrain.lifecycle.lifecycle import State as State
+    from statetrain.lifecycle.lifecycle import Transition as Transition
+    from statetrain.lifecycle.registry import diff as diff
     from statetrain.logs.loggables import Audio as Audio
     from statetrain.logs.loggables import Figure as Figure
     from statetrain.logs.loggables import File as File
@@ -77,64 +95,48 @@ if TYPE_CHECKING:
     from statetrain.logs.sources import LearningRate as LearningRate
     from statetrain.logs.sources import Records as Records
     from statetrain.logs.sources import Summaries as Summaries
-    from statetrain.losses import Loss as Loss
-    from statetrain.losses import Losses as Losses
-    from statetrain.losses import LossState as LossState
-    from statetrain.lr_finder import LRFinder as LRFinder
-    from statetrain.lr_finder import lr_find as lr_find
-    from statetrain.machine import Machine as Machine
-    from statetrain.metrics import Metric as Metric
-    from statetrain.outcome import CallbackError as CallbackError
-    from statetrain.outcome import CheckpointError as CheckpointError
+    from statetrain.losses.losses import Loss as Loss
+    from statetrain.losses.losses import Losses as Losses
+    from statetrain.losses.losses import LossState as LossState
+    from statetrain.losses.metrics import Metric as Metric
+    from statetrain.machine.interop import to_machine as to_machine
+    from statetrain.machine.machine import Machine as Machine
+    from statetrain.machine.position import Position as Position
+    from statetrain.machine.steps import Breakpoint as Breakpoint
+    from statetrain.machine.steps import Steps as Steps
     from statetrain.outcome import Completed as Completed
-    from statetrain.outcome import ConfigError as ConfigError
-    from statetrain.outcome import ContractError as ContractError
-    from statetrain.outcome import DataError as DataError
-    from statetrain.outcome import Event as Event
     from statetrain.outcome import Failed as Failed
-    from statetrain.outcome import GuardError as GuardError
     from statetrain.outcome import Interrupted as Interrupted
-    from statetrain.outcome import LifecycleError as LifecycleError
-    from statetrain.outcome import LossError as LossError
-    from statetrain.outcome import LossSpike as LossSpike
-    from statetrain.outcome import MachineError as MachineError
-    from statetrain.outcome import NonFiniteLoss as NonFiniteLoss
     from statetrain.outcome import Outcome as Outcome
-    from statetrain.outcome import SkipBatch as SkipBatch
-    from statetrain.outcome import SkipEpoch as SkipEpoch
-    from statetrain.outcome import StopFit as StopFit
     from statetrain.outcome import Stopped as Stopped
-    from statetrain.outcome import TraceError as TraceError
-    from statetrain.precision import MixedPrecision as MixedPrecision
-    from statetrain.precision import mixed_precision as mixed_precision
-    from statetrain.rollback import RollBack as RollBack
-    from statetrain.run import Run as Run
-    from statetrain.saving import SavedRun as SavedRun
-    from statetrain.saving import load as load
-    from statetrain.saving import load_checkpoint as load_checkpoint
-    from statetrain.saving import load_weights as load_weights
-    from statetrain.saving import save as save
-    from statetrain.saving import save_weights as save_weights
-    from statetrain.stopping import GL as GL
-    from statetrain.stopping import PQ as PQ
-    from statetrain.stopping import UP as UP
-    from statetrain.stopping import EarlyStopping as EarlyStopping
-    from statetrain.stopping import InvalidValue as InvalidValue
-    from statetrain.stopping import Never as Never
-    from statetrain.stopping import NumberLimit as NumberLimit
-    from statetrain.stopping import Threshold as Threshold
-    from statetrain.stopping import Warmup as Warmup
-    from statetrain.table.registry import diff as diff
+    from statetrain.standard import actions as actions
+    from statetrain.standard.evaluations import Evaluation as Evaluation
+    from statetrain.standard.lifecycles import evaluation as evaluation
+    from statetrain.standard.lifecycles import prediction as prediction
+    from statetrain.standard.lifecycles import supervised as supervised
+    from statetrain.standard.precision import MixedPrecision as MixedPrecision
+    from statetrain.standard.precision import mixed_precision as mixed_precision
+    from statetrain.standard.rollback import RollBack as RollBack
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
     from statetrain.training.evaluating import context_for as context_for
     from statetrain.training.evaluating import evaluate as evaluate
     from statetrain.training.evaluating import predict as predict
     from statetrain.training.fitting import fit as fit
+    from statetrain.training.lr_finder import LRFinder as LRFinder
+    from statetrain.training.lr_finder import lr_find as lr_find
+    from statetrain.training.run import Run as Run
+    from statetrain.training.saving import SavedRun as SavedRun
+    from statetrain.training.saving import load as load
+    from statetrain.training.saving import load_checkpoint as load_checkpoint
+    from statetrain.training.saving import load_weights as load_weights
+    from statetrain.training.saving import save as save
+    from statetrain.training.saving import save_weights as save_weights
 
 __version__ = "0.1.0"
 
-# Where each public name lives. A name is loaded when it is first used, so that what needs no torch loads none.
+# Where each public name lives. A name is loaded when it is first used, so that what needs no torch
+# loads none.
 _HOMES = {
     "compute.accelerator": ("Accelerator",),
     "callback": ("Callback",),
@@ -160,39 +162,97 @@ _HOMES = {
     "callbacks.weights_and_biases": ("WandB",),
     "callbacks.watch": ("Watch",),
     "callbacks.conditional": ("only_if", "throttle"),
-    "context": ("Context",),
+    "context.context": ("Context",),
     "contracts.declaring": ("Access", "access"),
-    "criteria": ("Deadline", "Every", "MaxSteps", "MinEpochs", "NonFinite", "Once", "Spike", "TimeLimit", "stop_requested"),
-    "evaluations": ("Evaluation",),
-    "guards": ("Guard", "guard"),
-    "history": ("History",),
-    "interop": ("to_machine",),
-    "lifecycle": ("Lifecycle", "State", "Transition"),
-    "lifecycles": ("evaluation", "prediction", "supervised"),
-    "logs.loggables": ("Audio", "Figure", "File", "Histogram", "Image", "Settings", "Text", "Value"),
-    "losses": ("Loss", "LossState", "Losses"),
-    "lr_finder": ("LRFinder", "lr_find"),
-    "machine": ("Machine",),
-    "metrics": ("Metric",),
-    "outcome": (
-        *("CallbackError", "CheckpointError", "Completed", "ConfigError", "ContractError", "DataError", "Event", "Failed", "GuardError", "Interrupted"),
-        *("LifecycleError", "LossError", "LossSpike", "MachineError", "NonFiniteLoss", "Outcome", "SkipBatch", "SkipEpoch", "StopFit"),
-        *("Stopped", "TraceError"),
+    "guards.criteria": (
+        "Deadline",
+        "Every",
+        "MaxSteps",
+        "MinEpochs",
+        "NonFinite",
+        "Once",
+        "Spike",
+        "TimeLimit",
+        "stop_requested",
     ),
-    "engine.position": ("Position",),
-    "precision": ("MixedPrecision", "mixed_precision"),
-    "table.registry": ("diff",),
-    "rollback": ("RollBack",),
-    "run": ("Run",),
-    "saving": ("SavedRun", "load", "load_checkpoint", "load_weights", "save", "save_weights"),
+    "standard.evaluations": ("Evaluation",),
+    "guards.base": ("Guard", "guard"),
+    "context.history": ("History",),
+    "machine.interop": ("to_machine",),
+    "lifecycle.lifecycle": ("Lifecycle", "State", "Transition"),
+    "standard.lifecycles": ("evaluation", "prediction", "supervised"),
+    "logs.loggables": (
+        "Audio",
+        "Figure",
+        "File",
+        "Histogram",
+        "Image",
+        "Settings",
+        "Text",
+        "Value",
+    ),
+    "losses.losses": ("Loss", "LossState", "Losses"),
+    "training.lr_finder": ("LRFinder", "lr_find"),
+    "machine.machine": ("Machine",),
+    "losses.metrics": ("Metric",),
+    "errors": (
+        *(
+            "CallbackError",
+            "CheckpointError",
+            "ConfigError",
+            "ContractError",
+            "DataError",
+            "GuardError",
+        ),
+        *(
+            "LifecycleError",
+            "LossError",
+            "LossSpike",
+            "MachineError",
+            "NonFiniteLoss",
+            "StatetrainError",
+            "TraceError",
+        ),
+    ),
+    "events": ("Event", "SkipBatch", "SkipEpoch", "StopFit"),
+    "outcome": ("Completed", "Failed", "Interrupted", "Outcome", "Stopped"),
+    "machine.position": ("Position",),
+    "standard.precision": ("MixedPrecision", "mixed_precision"),
+    "lifecycle.registry": ("diff",),
+    "standard.rollback": ("RollBack",),
+    "training.run": ("Run",),
+    "training.saving": (
+        "SavedRun",
+        "load",
+        "load_checkpoint",
+        "load_weights",
+        "save",
+        "save_weights",
+    ),
     "logs.sources": ("Histograms", "HyperParameters", "LearningRate", "Records", "Summaries"),
-    "engine.steps": ("Breakpoint", "Steps"),
-    "stopping": ("GL", "PQ", "UP", "EarlyStopping", "InvalidValue", "Never", "NumberLimit", "Threshold", "Warmup"),
+    "machine.steps": ("Breakpoint", "Steps"),
+    "guards.stopping": (
+        "GL",
+        "PQ",
+        "UP",
+        "EarlyStopping",
+        "InvalidValue",
+        "Never",
+        "NumberLimit",
+        "Threshold",
+        "Warmup",
+    ),
     "trace": ("Trace", "Tracing"),
     "training.evaluating": ("context_for", "evaluate", "predict"),
     "training.fitting": ("fit",),
 }
-_MODULES = ("actions", "keys", "schedules", "testing")  # of functions that are called by two names: `schedules.cosine`
+# Modules of functions that are called by two names: `schedules.cosine`.
+_MODULES = {
+    "actions": "standard.actions",
+    "keys": "context.keys",
+    "schedules": "schedules",
+    "testing": "testing",
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, "__version__"])  # computed from the one list above
@@ -200,12 +260,15 @@ __all__ = sorted([*_HOME_OF, "__version__"])  # computed from the one list above
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"statetrain.{name}")
+        return importlib.import_module(f"statetrain.{_MODULES[name]}")
     if name not in _HOME_OF:
         from statetrain.naming import did_you_mean
 
         near = did_you_mean(name, (*_HOME_OF, *_MODULES))
-        raise AttributeError(f"module 'statetrain' has no attribute {name!r}{near if near.startswith('; did you mean') else ''}")
+        raise AttributeError(
+            "module 'statetrain' has no attribute"
+            f" {name!r}{near if near.startswith('; did you mean') else ''}"
+        )
     value = getattr(importlib.import_module(f"statetrain.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from statetrain.lifecycle import FAILED, Lifecycle, State
+from statetrain.errors import CallbackError
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Hook = Callable[[Any], None]
 Call = Callable[[Any], Any]
@@ -52,20 +55,26 @@ class Callback:
     Its methods are hooks, each with the context as the only argument and nothing returned:
 
     - `on_enter_<state>`: the state has become the current one; its action comes next.
-    - `on_exit_<state>`: the state is being left, innermost first; what belongs to it is still there.
+    - `on_exit_<state>`: the state is being left, innermost first; what belongs to it is still
+        there.
     - `on_enter_failed`: an exception ended the run; `ctx.error` is set. It may not raise another.
-    - `on_transition`: every arrow, after its effect and before anything is entered; `ctx.transition` is the arrow.
-    - `on_anchor`: an anchor has been entered, after all enter hooks and before its action. All progress is in the
-      context, so this is where runs are saved; it changes nothing there, and may not raise an event.
-    - `on_resume`: a run is continued at an anchor, in place of all enter hooks before it: `ctx` is as it was saved, and
-      scopes are open. What `on_enter_fit` set up beside the context has to be set up again here.
+    - `on_transition`: every arrow, after its effect and before anything is entered;
+        `ctx.transition` is the arrow.
+    - `on_anchor`: an anchor has been entered, after all enter hooks and before its action. All
+      progress is in the context, so this is where runs are saved; it changes nothing there, and may
+      not raise an event.
+    - `on_resume`: a run is continued at an anchor, in place of all enter hooks before it: `ctx` is
+      as it was saved, and scopes are open. What `on_enter_fit` set up beside the context has to be
+      set up again here.
 
-    Hooks run with gradients off, in the order in which the callbacks were given, unless something ties two of them: who
-    writes a field is called before who reads it on the same hook, and `run_after` and `run_before` say the rest. What is
-    declared is checked when the machine is made; see docs/contracts.md.
+    Hooks run with gradients off, in the order in which the callbacks were given, unless something
+    ties two of them: who writes a field is called before who reads it on the same hook, and
+    `run_after` and `run_before` say the rest. What is declared is checked when the machine is made;
+    see docs/contracts.md.
 
-    What a callback has to remember when a run is continued, it gives with `state_dict()` and takes back with
-    `load_state_dict(state)`, which is called before `on_resume`: plain data and tensors, nested in lists, tuples and dicts.
+    What a callback has to remember when a run is continued, it gives with `state_dict()` and takes
+    back with `load_state_dict(state)`, which is called before `on_resume`: plain data and tensors,
+    nested in lists, tuples and dicts.
 
         class ClipGrad(Callback):
             writes = {"grads"}
@@ -113,7 +122,8 @@ class Callback:
         Args:
             name: of the hook, `on_enter_<state>` or the like.
             hook: the wrapped one's.
-            place: a name of its own among the machine's callbacks, under which something may be kept in `ctx.marks`.
+            place: a name of its own among the machine's callbacks, under which something may be
+                kept in `ctx.marks`.
         """
         return hook
 
@@ -124,7 +134,7 @@ class Callback:
             CallbackError: the lifecycle has not what the callback was told to look at.
         """
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Called by `fit` when everything is known and before anything runs.
 
         Raises:
@@ -134,7 +144,8 @@ class Callback:
     def wrap_call(self, function: Call, state: str, hook: str) -> Call:
         """Called for each action, hook, effect and guard when the machine is made; gives what is called in its place.
 
-        It is for those who measure: what it gives does the same as `function`, and returns what that returns.
+        It is for those who measure: what it gives does the same as `function`, and returns what
+        that returns.
 
         Args:
             function: of the context.
@@ -173,12 +184,18 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[
         CallbackError: it is no callback, or has a hook that no state bears.
     """
     if isinstance(callback, type) and issubclass(callback, Callback):
-        raise CallbackError(f"callbacks are instances, got the class {callback.__name__}; write {callback.__name__}()")
+        raise CallbackError(
+            f"callbacks are instances, got the class {callback.__name__}; write"
+            f" {callback.__name__}()"
+        )
     if not isinstance(callback, Callback):
         raise CallbackError(f"a callback is an instance of statetrain.Callback, got {callback!r}")
     if isinstance(inner := getattr(callback, "wrapped", None), Callback):
         # A wrapper within a wrapper has a place of its own.
-        return {name: callback.pass_on(name, hook, place) for name, hook in hooks_of(inner, lifecycle, f"{place} within").items()}
+        return {
+            name: callback.pass_on(name, hook, place)
+            for name, hook in hooks_of(inner, lifecycle, f"{place} within").items()
+        }
     known = {*lifecycle.names, *lifecycle.also, FAILED}
     hooks: dict[str, Hook] = {}
     for written in dir(callback):
@@ -188,7 +205,10 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[
         if not _is_heard(callback, name, lifecycle, known):
             continue
         if name in hooks:
-            raise CallbackError(f"Callback {name_of(callback)!r} has {name!r} under two names, {written!r} is one; keep one of them")
+            raise CallbackError(
+                f"Callback {name_of(callback)!r} has {name!r} under two names, {written!r} is one;"
+                " keep one of them"
+            )
         _check_signature(callback, written, hook)
         hooks[name] = hook
     return hooks
@@ -199,13 +219,19 @@ def heard_as(name: str, lifecycle: Lifecycle) -> str:
     name = ALIASES.get(name, name)
     for state in lifecycle.states:
         if fused := _fused(state):
-            name = {f"on_enter_{fused[0]}": f"on_enter_{state.name}", f"on_exit_{fused[-1]}": f"on_exit_{state.name}"}.get(name, name)
+            name = {
+                f"on_enter_{fused[0]}": f"on_enter_{state.name}",
+                f"on_exit_{fused[-1]}": f"on_exit_{state.name}",
+            }.get(name, name)
     return name
 
 
 def _fused(state: State) -> tuple[str, ...]:
-    """The names of the states that one stands for, as a phase calls them; see `statetrain.fusing`."""
-    return tuple(f"{state.name.removesuffix('update')}{name}" for name in getattr(state.action, "stands_for", ()))
+    """The names of the states that one stands for, as a phase calls them; see `statetrain.standard.fusing`."""
+    return tuple(
+        f"{state.name.removesuffix('update')}{name}"
+        for name in getattr(state.action, "stands_for", ())
+    )
 
 
 def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
@@ -213,8 +239,9 @@ def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
     for state in lifecycle.states:
         if name.removeprefix("on_enter_").removeprefix("on_exit_") in (fused := _fused(state)):
             raise CallbackError(
-                f"Callback {name_of(callback)!r} listens on {name!r}, within the state {state.name!r} into which {', '.join(fused)} are "
-                f"fused; train without fused=True, or with fused='auto', which fuses where nobody listens"
+                f"Callback {name_of(callback)!r} listens on {name!r}, within the state"
+                f" {state.name!r} into which {', '.join(fused)} are fused; train without"
+                " fused=True, or with fused='auto', which fuses where nobody listens"
             )
 
 
@@ -231,27 +258,33 @@ def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[st
         every = [p + state for p in _PREFIXES for state in known] + list(_OTHERS)
         near = did_you_mean(name, every)
         raise CallbackError(
-            f"Callback {name_of(callback)!r} has {name!r}: hooks are on_enter_<state> and on_exit_<state>"
-            f"{near if near.startswith('; did you mean') else ''}"
+            f"Callback {name_of(callback)!r} has {name!r}: hooks are on_enter_<state> and"
+            f" on_exit_<state>{near if near.startswith('; did you mean') else ''}"
         )
     state = name.removeprefix(prefix)
     if state not in lifecycle.names:
         _refuse_fused(callback, name, lifecycle)
     if state not in known and not callback.anywhere:
         near = did_you_mean(state, known).replace("did you mean '", f"did you mean '{prefix}")
-        raise CallbackError(f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle {lifecycle.name!r}{near}")
+        raise CallbackError(
+            f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle"
+            f" {lifecycle.name!r}{near}"
+        )
     return state in lifecycle.names or state == FAILED
 
 
 def _check_signature(callback: Callback, name: str, hook: Hook) -> None:
     if inspect.iscoroutinefunction(hook) or inspect.isgeneratorfunction(hook):
-        raise CallbackError(f"Callback {name_of(callback)!r}: {name} is a coroutine or generator and would never run; make it a plain method")
+        raise CallbackError(
+            f"Callback {name_of(callback)!r}: {name} is a coroutine or generator and would never"
+            " run; make it a plain method"
+        )
     try:
         inspect.signature(hook).bind(None)
     except TypeError:
         raise CallbackError(
-            f"Callback {name_of(callback)!r}: {name}{inspect.signature(hook)} must take the context as its only argument: "
-            f"def {name}(self, ctx)"
+            f"Callback {name_of(callback)!r}: {name}{inspect.signature(hook)} must take the context"
+            f" as its only argument: def {name}(self, ctx)"
         ) from None
     except ValueError:
         return  # a hook written in C, whose signature cannot be seen

@@ -29,7 +29,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def printable(text: str) -> str:
     """A text on one line that moves no cursor and turns no direction: control characters are escaped."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    )
 
 
 def label_of(thing: object) -> str:
@@ -51,14 +55,15 @@ def identify(thing: Any) -> str:
     """The stable name of a function or a class: `module:qualified_name`.
 
     Raises:
-        ValueError: it has no name that stays the same from run to run (a lambda, a closure, a partial).
+        ValueError: it has no name that stays the same from run to run (a lambda, a closure, a
+            partial).
     """
     name = getattr(thing, "__qualname__", None)
     module = getattr(thing, "__module__", None)
     if name is None or module is None or "<" in name:
         raise ValueError(
             f"{thing!r} has no stable name; write it as a function at the top of a module, "
-            f"or as an attrs class whose fields are its parameters"
+            "or as an attrs class whose fields are its parameters"
         )
     return f"{module}:{name}"
 
@@ -66,7 +71,8 @@ def identify(thing: Any) -> str:
 def describe(thing: Any) -> Any:
     """A JSON-safe description of a function, a class or an attrs value with its parameters.
 
-    Functions and classes become their stable name, attrs values `{"is": name, field: value, ...}`; plain data stays.
+    Functions and classes become their stable name, attrs values `{"is": name, field: value, ...}`;
+    plain data stays.
 
     Raises:
         ValueError: a part of it has no stable name, or is not plain data.
@@ -80,7 +86,11 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, frozenset | set):
         return sorted(describe(part) for part in thing)
     if attrs.has(type(thing)) and not isinstance(thing, type):
-        fields = {f.name: describe(getattr(thing, f.name)) for f in attrs.fields(type(thing)) if f.init and f.eq}
+        fields = {
+            f.name: describe(getattr(thing, f.name))
+            for f in attrs.fields(type(thing))
+            if f.init and f.eq
+        }
         return {"is": identify(type(thing)), **fields}
     return {"is": identify(thing)}
 

@@ -1,9 +1,9 @@
 """The pytest plugin, which pytest finds by itself: coverage of lifecycles, and fixtures.
 
-    pytest --statetrain-cov                       # which states, transitions and guard outcomes the tests took
-    pytest --statetrain-cov-min=90                # ... and fail below 90 %
-    pytest --statetrain-cov-draw=pictures         # ... and draw the lifecycles, untaken arrows standing out
-    pytest --statetrain-cov --statetrain-cov-only="my_*"
+    pytest --statetrain-cov                       # which states, transitions and guard outcomes the
+    tests took pytest --statetrain-cov-min=90                # ... and fail below 90 % pytest
+    --statetrain-cov-draw=pictures         # ... and draw the lifecycles, untaken arrows standing
+    out pytest --statetrain-cov --statetrain-cov-only="my_*"
 
 Nothing of the library is loaded until it is asked for.
 """
@@ -26,11 +26,28 @@ _SENT = "statetrain_coverage"  # what a worker's counts are called on their way
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options; any of them turns the coverage on."""
     group = parser.getgroup("statetrain", "coverage of training lifecycles")
-    group.addoption("--statetrain-cov", action="store_true", help="Report which states, transitions and guard outcomes of lifecycles the tests took.")
-    group.addoption("--statetrain-cov-min", type=_percent, metavar="PERCENT", help="Fail if less of them was taken.")
-    group.addoption("--statetrain-cov-draw", metavar="DIR", help="Draw each lifecycle into this folder, with how often each arrow was taken.")
     group.addoption(
-        "--statetrain-cov-only", action="append", default=[], metavar="NAME", help="Count lifecycles of this name alone; a pattern, and may be repeated."
+        "--statetrain-cov",
+        action="store_true",
+        help="Report which states, transitions and guard outcomes of lifecycles the tests took.",
+    )
+    group.addoption(
+        "--statetrain-cov-min",
+        type=_percent,
+        metavar="PERCENT",
+        help="Fail if less of them was taken.",
+    )
+    group.addoption(
+        "--statetrain-cov-draw",
+        metavar="DIR",
+        help="Draw each lifecycle into this folder, with how often each arrow was taken.",
+    )
+    group.addoption(
+        "--statetrain-cov-only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="Count lifecycles of this name alone; a pattern, and may be repeated.",
     )
 
 
@@ -47,7 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if asked[0] or asked[1] is not None or any(asked[2:]):
         from statetrain.testing.coverage import Coverage
 
-        config.pluginmanager.register(_Counting(Coverage(asked[3]), least=asked[1], folder=asked[2]), "statetrain-coverage")
+        config.pluginmanager.register(
+            _Counting(Coverage(asked[3]), least=asked[1], folder=asked[2]), "statetrain-coverage"
+        )
 
 
 class _Counting:
@@ -75,7 +94,9 @@ class _Counting:
         elif self.low and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
         """Reports."""
         terminalreporter.section("lifecycle coverage")
         terminalreporter.write_line(self.coverage.report(every=config.get_verbosity() > 0))
@@ -83,7 +104,12 @@ class _Counting:
             for path in self.coverage.draw(self.folder):
                 terminalreporter.write_line(f"drawn: {path}")
         if self.low:
-            terminalreporter.write_line(f"ERROR: {self.coverage.percent} % were covered, at least {self.least} % were asked for", red=True, bold=True)
+            terminalreporter.write_line(
+                f"ERROR: {self.coverage.percent} % were covered, at least {self.least} % were"
+                " asked for",
+                red=True,
+                bold=True,
+            )
         elif self.coverage.found:
             terminalreporter.write_line(f"in total: {self.coverage.percent} %")
 

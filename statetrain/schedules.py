@@ -1,7 +1,7 @@
 """Schedules: a number as a function of a count from 0, of steps or epochs.
 
-Any function of a whole number is one; these are the usual ones. They have no state, so a run that is continued has the
-values of one that was never cut. `Schedule` sets a hyperparameter by them.
+Any function of a whole number is one; these are the usual ones. They have no state, so a run that
+is continued has the values of one that was never cut. `Schedule` sets a hyperparameter by them.
 """
 
 from __future__ import annotations
@@ -56,8 +56,15 @@ def pieces(parts: Mapping[int, float | Curve]) -> Curve:
     Args:
         parts: by the count from which on each holds; the first one is 0.
     """
-    if not parts or 0 not in parts or any(isinstance(at, bool) or not isinstance(at, int) or at < 0 for at in parts):
-        raise ValueError(f"pieces: parts are given by the count from which on they hold, the first by 0; got {list(parts)}")
+    if (
+        not parts
+        or 0 not in parts
+        or any(isinstance(at, bool) or not isinstance(at, int) or at < 0 for at in parts)
+    ):
+        raise ValueError(
+            "pieces: parts are given by the count from which on they hold, the first by 0; got"
+            f" {list(parts)}"
+        )
     begins = sorted(parts, reverse=True)
 
     def piecewise(n: int) -> Any:
@@ -80,10 +87,18 @@ def warm_up(over: int, then: float | Curve, start: float = 0.0) -> Curve:
     return pieces({0: linear(start, goal, over), over: then})
 
 
-def one_cycle(over: int, peak: float, *, start: float | None = None, end: float | None = None, warm: float = 0.3) -> Curve:
+def one_cycle(
+    over: int,
+    peak: float,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    warm: float = 0.3,
+) -> Curve:
     """Up along half a wave, down along another, and then constant; that of `torch.optim.lr_scheduler.OneCycleLR`.
 
-    Leslie N. Smith and Nicholay Topin: Super-Convergence, 2018, arXiv:1708.07120, with waves in place of lines.
+    Leslie N. Smith and Nicholay Topin: Super-Convergence, 2018, arXiv:1708.07120, with waves in
+    place of lines.
 
     Args:
         over: how long both take together, at least 2.
@@ -94,14 +109,20 @@ def one_cycle(over: int, peak: float, *, start: float | None = None, end: float 
     """
     _check("one_cycle", over, 2)
     if not 0 < warm < 1:
-        raise ValueError(f"one_cycle: warm is a share of the whole, above 0 and below 1, got {warm!r}")
+        raise ValueError(
+            f"one_cycle: warm is a share of the whole, above 0 and below 1, got {warm!r}"
+        )
     low = peak / 25 if start is None else start
     last = low / 1e4 if end is None else end
     top = max(warm * over - 1, 0.0)
-    return lambda n: _wave(low, peak, n / top) if n < top else _wave(peak, last, (n - top) / (over - 1 - top))
+    return lambda n: (
+        _wave(low, peak, n / top) if n < top else _wave(peak, last, (n - top) / (over - 1 - top))
+    )
 
 
-def from_torch(scheduler: Callable[..., Any], base: float = 1.0, of: str = "lr", **kwargs: Any) -> Curve:
+def from_torch(
+    scheduler: Callable[..., Any], base: float = 1.0, of: str = "lr", **kwargs: Any
+) -> Curve:
     """A schedule of `torch.optim.lr_scheduler` as a function, for any hyperparameter.
 
         from_torch(torch.optim.lr_scheduler.PolynomialLR, base=0.5, total_iters=100, power=2.0)
@@ -109,7 +130,8 @@ def from_torch(scheduler: Callable[..., Any], base: float = 1.0, of: str = "lr",
     What torch computes step by step is kept, so a count of n takes n steps once.
 
     Args:
-        scheduler: a class, or a function of the optimizer that gives a schedule; none that takes a monitored value.
+        scheduler: a class, or a function of the optimizer that gives a schedule; none that takes a
+            monitored value.
         base: the learning rate that it is given.
         of: whose values are taken: "lr", or what else it changes, as "momentum".
         kwargs: further arguments for it.
@@ -122,7 +144,10 @@ def from_torch(scheduler: Callable[..., Any], base: float = 1.0, of: str = "lr",
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base, momentum=0.9)
     schedule = scheduler(optimizer, **kwargs)
     if "metrics" in inspect.signature(schedule.step).parameters:
-        raise ValueError(f"from_torch: {type(schedule).__name__} takes a monitored value, so it is no function of a count; use LRScheduler(..., monitor=)")
+        raise ValueError(
+            f"from_torch: {type(schedule).__name__} takes a monitored value, so it is no function"
+            " of a count; use LRScheduler(..., monitor=)"
+        )
     values = [float(optimizer.param_groups[0][of])]
 
     def curve(n: int) -> float:
@@ -141,4 +166,6 @@ def _wave(start: float, end: float, share: float) -> float:
 
 def _check(name: str, over: Any, least: int = 1) -> None:
     if isinstance(over, bool) or not isinstance(over, int) or over < least:
-        raise ValueError(f"{name}: takes a whole number of steps or epochs of at least {least}, got {over!r}")
+        raise ValueError(
+            f"{name}: takes a whole number of steps or epochs of at least {least}, got {over!r}"
+        )

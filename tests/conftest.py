@@ -34,7 +34,9 @@ def digits() -> Data:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images[:230], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels[:230])
+    return torch.tensor(images[:230], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(
+        labels[:230]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -78,5 +80,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3))
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; a run leaves ignored signals alone
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background job; a run leaves ignored signals alone
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -52,8 +52,10 @@ def train(
     """Trains the model in place.
 
     Args:
-        model, data, valid, losses, optimizers: data as iterables of `(input, target)`, losses and optimizers by name.
-        epochs, clock, min_epochs, max_steps, non_finite, check_gradients, accumulate, closure: as in `supervised`.
+        model, data, valid, losses, optimizers: data as iterables of `(input, target)`, losses and
+            optimizers by name.
+        epochs, clock, min_epochs, max_steps, non_finite, check_gradients, accumulate, closure: as
+            in `supervised`.
         validate: an interval and its unit: "epochs", "steps" or "seconds".
         patience, monitor: stop between epochs when so many rows have not improved.
         seconds: stop at the next batch after so long.
@@ -62,7 +64,11 @@ def train(
     """
     ran, began, (interval, unit) = Ran(), clock(), validate
     validated_at, pending, halted = 0.0, 0, False
-    sums: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}  # by set and name: total and number of samples
+    # By set and name: total and number of samples
+    sums: dict[str, dict[str, list[float]]] = {
+        "train": {},
+        "valid": {},
+    }
 
     def halt() -> bool:
         return halted or (seconds is not None and clock() - began >= seconds)
@@ -99,11 +105,19 @@ def train(
             if sums[kind]:
                 for name in columns:
                     total, size = sums[kind].get(name, (0.0, 0))
-                    if size or name == "metric":  # a loss that no batch was counted for has no column
+                    if (
+                        size or name == "metric"
+                    ):  # a loss that no batch was counted for has no column
                         values[f"{kind}_{name}"] = total / size if size else math.nan
                 sums[kind].clear()
         if values:
-            row = {"epoch": ran.epoch, "batch": ran.batches, "step": ran.step, "samples": ran.samples, "seconds": clock() - began}
+            row = {
+                "epoch": ran.epoch,
+                "batch": ran.batches,
+                "step": ran.step,
+                "samples": ran.samples,
+                "seconds": clock() - began,
+            }
             ran.rows.append({**row, "epoch_complete": complete, **values})
 
     def evaluate() -> bool:
@@ -134,7 +148,9 @@ def train(
             optimizer.zero_grad()
         return True
 
-    def replay(x: Any, y: Any, name: str, optimizer: Any, own: Any, computed: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def replay(
+        x: Any, y: Any, name: str, optimizer: Any, own: Any, computed: torch.Tensor
+    ) -> Callable[[], torch.Tensor]:
         """What an optimizer calls that wants the loss anew, as often as it likes; once, it has been computed already."""
         first = [computed]
 
@@ -196,7 +212,11 @@ def train(
 
     try:
         while not (halt() or out_of_steps()):
-            if patience is not None and ran.epoch >= min_epochs and waited(ran.rows, monitor) >= patience:
+            if (
+                patience is not None
+                and ran.epoch >= min_epochs
+                and waited(ran.rows, monitor) >= patience
+            ):
                 break
             if ran.epoch == epochs:
                 ran.ended = "Completed"
@@ -235,5 +255,9 @@ def bits(model: torch.nn.Module, *optimizers: torch.optim.Optimizer) -> dict[str
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
-                found[f"{i}.{j}.{name}"] = value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
+                found[f"{i}.{j}.{name}"] = (
+                    value.numpy().tobytes()
+                    if isinstance(value, torch.Tensor)
+                    else repr(value).encode()
+                )
     return found

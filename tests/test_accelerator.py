@@ -22,7 +22,10 @@ def with_gradients(kind):
     """An optimizer of two groups, whose parameters have gradients; and a parameter that it does not have."""
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(4)]
     torch.stack(list(parameters)).sum().backward()
-    return kind([{"params": parameters[:2]}, {"params": [parameters[2]], "lr": 0.5}], lr=0.1), parameters
+    return (
+        kind([{"params": parameters[:2]}, {"params": [parameters[2]], "lr": 0.5}], lr=0.1),
+        parameters,
+    )
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, Noisy])
@@ -36,7 +39,14 @@ def test_clearing_is_zero_grad(kind):
 
 def test_a_zero_grad_of_ones_own_is_called(points, net):
     "An optimizer that overrides `zero_grad` has it called once for each batch."
-    run = st.fit(net, points, loss=torch.nn.functional.cross_entropy, optimizer=Noisy, opt_hparams={"lr": 0.1}, epochs=1)
+    run = st.fit(
+        net,
+        points,
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=Noisy,
+        opt_hparams={"lr": 0.1},
+        epochs=1,
+    )
     assert run.ctx.opt.calls == run.ctx.step > 0
 
 

@@ -31,7 +31,13 @@ def batches(points):
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        **more,
+    }
 
 
 def elsewhere():
@@ -68,82 +74,339 @@ FINE = Fine()
 
 ARGUMENTS = {
     # models
-    "no model": (None, {}, st.ConfigError, "model must be a torch.nn.Module or a class of one, got None"),
-    "a function as model": (len, {}, st.ConfigError, "model must be a torch.nn.Module or a class of one, got <built-in function len>"),
+    "no model": (
+        None,
+        {},
+        st.ConfigError,
+        "model must be a torch.nn.Module or a class of one, got None",
+    ),
+    "a function as model": (
+        len,
+        {},
+        st.ConfigError,
+        "model must be a torch.nn.Module or a class of one, got <built-in function len>",
+    ),
     "another class as model": (dict, {}, st.ConfigError, "got <class 'dict'>"),
-    "a class with wrong hparams": (torch.nn.Linear, {"hparams": {"in_features": 4}}, TypeError, "missing 1 required positional argument"),
-    "hparams for an instance": (..., {"hparams": {"width": 3}}, st.ConfigError, "hparams are for making a model; this one is made already"),
-    "no parameters": (torch.nn.ReLU(), {}, st.ConfigError, "the model has no parameter to train: ReLU has none that requires a gradient"),
-    "all frozen": (torch.nn.Linear(4, 3).requires_grad_(False), {}, st.ConfigError, "the model has no parameter to train: Linear has none"),
+    "a class with wrong hparams": (
+        torch.nn.Linear,
+        {"hparams": {"in_features": 4}},
+        TypeError,
+        "missing 1 required positional argument",
+    ),
+    "hparams for an instance": (
+        ...,
+        {"hparams": {"width": 3}},
+        st.ConfigError,
+        "hparams are for making a model; this one is made already",
+    ),
+    "no parameters": (
+        torch.nn.ReLU(),
+        {},
+        st.ConfigError,
+        "the model has no parameter to train: ReLU has none that requires a gradient",
+    ),
+    "all frozen": (
+        torch.nn.Linear(4, 3).requires_grad_(False),
+        {},
+        st.ConfigError,
+        "the model has no parameter to train: Linear has none",
+    ),
     # optimizers
-    "no optimizer": (..., {"optimizer": None}, st.ConfigError, "fit needs an optimizer; give optimizer=torch.optim.Adam"),
+    "no optimizer": (
+        ...,
+        {"optimizer": None},
+        st.ConfigError,
+        "fit needs an optimizer; give optimizer=torch.optim.Adam",
+    ),
     "no optimizers": (..., {"optimizer": {}}, st.ConfigError, "optimizer={} names no optimizer"),
-    "a word as optimizer": (..., {"optimizer": "adam"}, st.ConfigError, "optimizer must be an optimizer, its class, or a mapping of names to these, got 'adam'"),
-    "a function that makes none": (..., {"optimizer": lambda parameters, lr: 3}, st.ConfigError, "optimizer 'opt' must make a torch.optim.Optimizer, got int"),
-    "another model's optimizer": (..., {"optimizer": elsewhere(), "opt_hparams": None}, st.ConfigError, "optimizer 'opt' has none of the model's parameters"),
-    "opt_hparams for an instance": (..., {"optimizer": elsewhere()}, st.ConfigError, "opt_hparams are for making an optimizer; 'opt' is made already"),
-    "misspelt opt_hparams": (..., {"opt_hparams": {"lrr": 1}}, st.ConfigError, "opt_hparams {'lrr': 1} do not make the optimizer SGD: "),
-    "a negative learning rate": (..., {"opt_hparams": {"lr": -1.0}}, st.ConfigError, "do not make the optimizer SGD: Invalid learning rate: -1.0"),
-    "a learning rate that is NaN": (..., {"opt_hparams": {"lr": math.nan}}, st.ConfigError, "has the learning rate nan, which is no finite number"),
-    "an infinite learning rate": (..., {"opt_hparams": {"lr": math.inf}}, st.ConfigError, "has the learning rate inf, which is no finite number"),
-    "an optimizer for no part": (..., {"optimizer": {"head": torch.optim.SGD}}, st.ConfigError, "takes the parameters of model.head, which is no module"),
+    "a word as optimizer": (
+        ...,
+        {"optimizer": "adam"},
+        st.ConfigError,
+        "optimizer must be an optimizer, its class, or a mapping of names to these, got 'adam'",
+    ),
+    "a function that makes none": (
+        ...,
+        {"optimizer": lambda parameters, lr: 3},
+        st.ConfigError,
+        "optimizer 'opt' must make a torch.optim.Optimizer, got int",
+    ),
+    "another model's optimizer": (
+        ...,
+        {"optimizer": elsewhere(), "opt_hparams": None},
+        st.ConfigError,
+        "optimizer 'opt' has none of the model's parameters",
+    ),
+    "opt_hparams for an instance": (
+        ...,
+        {"optimizer": elsewhere()},
+        st.ConfigError,
+        "opt_hparams are for making an optimizer; 'opt' is made already",
+    ),
+    "misspelt opt_hparams": (
+        ...,
+        {"opt_hparams": {"lrr": 1}},
+        st.ConfigError,
+        "opt_hparams {'lrr': 1} do not make the optimizer SGD: ",
+    ),
+    "a negative learning rate": (
+        ...,
+        {"opt_hparams": {"lr": -1.0}},
+        st.ConfigError,
+        "do not make the optimizer SGD: Invalid learning rate: -1.0",
+    ),
+    "a learning rate that is NaN": (
+        ...,
+        {"opt_hparams": {"lr": math.nan}},
+        st.ConfigError,
+        "has the learning rate nan, which is no finite number",
+    ),
+    "an infinite learning rate": (
+        ...,
+        {"opt_hparams": {"lr": math.inf}},
+        st.ConfigError,
+        "has the learning rate inf, which is no finite number",
+    ),
+    "an optimizer for no part": (
+        ...,
+        {"optimizer": {"head": torch.optim.SGD}},
+        st.ConfigError,
+        "takes the parameters of model.head, which is no module",
+    ),
     # losses
-    "no loss": (..., {"loss": None}, st.ConfigError, "loss must be a function of prediction and target, got none; for example loss=torch.nn.functional.cross_entropy"),
-    "a loss class": (..., {"loss": torch.nn.CrossEntropyLoss}, st.ConfigError, "got the class CrossEntropyLoss; write CrossEntropyLoss()"),
-    "a word as loss": (..., {"loss": "mse"}, st.ConfigError, "loss must be a function of prediction and target, got 'mse'"),
-    "losses of other names": (..., {"loss": {"critic": F.cross_entropy}}, st.ConfigError, "loss names ['critic'] must be those of the optimizers, ['opt']"),
+    "no loss": (
+        ...,
+        {"loss": None},
+        st.ConfigError,
+        (
+            "loss must be a function of prediction and target, got none; for example"
+            " loss=torch.nn.functional.cross_entropy"
+        ),
+    ),
+    "a loss class": (
+        ...,
+        {"loss": torch.nn.CrossEntropyLoss},
+        st.ConfigError,
+        "got the class CrossEntropyLoss; write CrossEntropyLoss()",
+    ),
+    "a word as loss": (
+        ...,
+        {"loss": "mse"},
+        st.ConfigError,
+        "loss must be a function of prediction and target, got 'mse'",
+    ),
+    "losses of other names": (
+        ...,
+        {"loss": {"critic": F.cross_entropy}},
+        st.ConfigError,
+        "loss names ['critic'] must be those of the optimizers, ['opt']",
+    ),
     # numbers
     **{
-        f"epochs={value!r}": (..., {"epochs": value}, st.ConfigError, f"epochs must be a whole number of at least 0, or (least, most), got {value!r}")
+        f"epochs={value!r}": (
+            ...,
+            {"epochs": value},
+            st.ConfigError,
+            f"epochs must be a whole number of at least 0, or (least, most), got {value!r}",
+        )
         for value in (-1, 1.5, "3", True, (1,), (1, 2, 3), (0, -1), (1.0, 2), [1, 2])
     },
-    "least above most": (..., {"epochs": (5, 3)}, st.ConfigError, "epochs=(5, 3): the least number is above the most; write (least, most)"),
-    "no end": (..., {"epochs": None}, st.ConfigError, "epochs=None has no end; give max_steps= or stop=, or a number of epochs"),
+    "least above most": (
+        ...,
+        {"epochs": (5, 3)},
+        st.ConfigError,
+        "epochs=(5, 3): the least number is above the most; write (least, most)",
+    ),
+    "no end": (
+        ...,
+        {"epochs": None},
+        st.ConfigError,
+        "epochs=None has no end; give max_steps= or stop=, or a number of epochs",
+    ),
     **{
-        f"{name}={value!r}": (..., {name: value}, st.ConfigError, f"{name} must be a whole number of at least 1, got {value!r}")
+        f"{name}={value!r}": (
+            ...,
+            {name: value},
+            st.ConfigError,
+            f"{name} must be a whole number of at least 1, got {value!r}",
+        )
         for name in ("accumulate", "max_steps")
         for value in (0, -3, 2.0, True, "2")
     },
     **{
-        f"seed={value!r}": (..., {"seed": value}, st.ConfigError, f"seed must be a whole number from 0 to 2**63 - 1, or None, got {value!r}")
+        f"seed={value!r}": (
+            ...,
+            {"seed": value},
+            st.ConfigError,
+            f"seed must be a whole number from 0 to 2**63 - 1, or None, got {value!r}",
+        )
         for value in (-1, 2**64, 0.5, True)
     },
-    "a misspelt policy": (..., {"non_finite": "skipp"}, st.ConfigError, "non_finite must be one of 'raise', 'skip', 'stop', 'ignore', or a RollBack(), got 'skipp'; did you mean 'skip'"),
-    "a misspelt word": (..., {"on_interrupt": "rais"}, st.ConfigError, "on_interrupt must be one of 'return', 'raise', 'exit', got 'rais'; did you mean 'raise'"),
+    "a misspelt policy": (
+        ...,
+        {"non_finite": "skipp"},
+        st.ConfigError,
+        (
+            "non_finite must be one of 'raise', 'skip', 'stop', 'ignore', or a RollBack(), got"
+            " 'skipp'; did you mean 'skip'"
+        ),
+    ),
+    "a misspelt word": (
+        ...,
+        {"on_interrupt": "rais"},
+        st.ConfigError,
+        "on_interrupt must be one of 'return', 'raise', 'exit', got 'rais'; did you mean 'raise'",
+    ),
     # devices
     "an unknown device": (..., {"device": "gpu"}, st.ConfigError, "device 'gpu' cannot be used: "),
     # stopping and validation
     "an unknown monitor": (
         *(..., {"stop": st.EarlyStopping("train_los")}, st.ConfigError),
-        "nothing writes the monitor 'train_los'; did you mean 'train_loss'?; this run has no validation data, give valid= (monitored by [train_los has not improved",
+        (
+            "nothing writes the monitor 'train_los'; did you mean 'train_loss'?; this run has no"
+            " validation data, give valid= (monitored by [train_los has not improved"
+        ),
     ),
-    "a monitor without validation": (..., {"stop": a_guard | st.Threshold("valid_loss", 0.1)}, st.ConfigError, "this run has no validation data, give valid="),
-    "a monitor inside a guard": (..., {"stop": ~(a_guard | st.Threshold("accuracy", 1))}, st.ConfigError, "nothing writes the monitor 'accuracy'"),
-    "a stop before the start": (..., {"stop": ~st.Threshold("train_loss", 1)}, st.ConfigError, "so the run would end before its first epoch; turn the criterion round"),
-    "a guard's class": (..., {"stop": st.EarlyStopping}, st.GuardError, "give an instance: EarlyStopping(...)"),
-    "a number as guard": (..., {"stop": 5}, st.GuardError, "a guard is a function of the context or a Guard, got 5"),
-    "an interval for nothing": (..., {"validate": st.Every(2, "epochs")}, st.ConfigError, "validate would not be used: there is no validation data; give valid="),
-    "a validation for nothing": (..., {"valid_compute": len}, st.ConfigError, "valid_compute would not be used: there is no validation data"),
-    "metrics for nothing": (..., {"valid_metrics": max}, st.ConfigError, "valid_metrics would not be used: there is no validation data"),
-    "a number as validation": (..., {"valid": True}, st.ConfigError, "valid must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got bool"),
-    "a share of batches": (..., {"valid": 0.2}, st.ConfigError, "valid=0.2 draws samples from the training data, which a Batches does not allow"),
+    "a monitor without validation": (
+        ...,
+        {"stop": a_guard | st.Threshold("valid_loss", 0.1)},
+        st.ConfigError,
+        "this run has no validation data, give valid=",
+    ),
+    "a monitor inside a guard": (
+        ...,
+        {"stop": ~(a_guard | st.Threshold("accuracy", 1))},
+        st.ConfigError,
+        "nothing writes the monitor 'accuracy'",
+    ),
+    "a stop before the start": (
+        ...,
+        {"stop": ~st.Threshold("train_loss", 1)},
+        st.ConfigError,
+        "so the run would end before its first epoch; turn the criterion round",
+    ),
+    "a guard's class": (
+        ...,
+        {"stop": st.EarlyStopping},
+        st.GuardError,
+        "give an instance: EarlyStopping(...)",
+    ),
+    "a number as guard": (
+        ...,
+        {"stop": 5},
+        st.GuardError,
+        "a guard is a function of the context or a Guard, got 5",
+    ),
+    "an interval for nothing": (
+        ...,
+        {"validate": st.Every(2, "epochs")},
+        st.ConfigError,
+        "validate would not be used: there is no validation data; give valid=",
+    ),
+    "a validation for nothing": (
+        ...,
+        {"valid_compute": len},
+        st.ConfigError,
+        "valid_compute would not be used: there is no validation data",
+    ),
+    "metrics for nothing": (
+        ...,
+        {"valid_metrics": max},
+        st.ConfigError,
+        "valid_metrics would not be used: there is no validation data",
+    ),
+    "a number as validation": (
+        ...,
+        {"valid": True},
+        st.ConfigError,
+        (
+            "valid must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got"
+            " bool"
+        ),
+    ),
+    "a share of batches": (
+        ...,
+        {"valid": 0.2},
+        st.ConfigError,
+        "valid=0.2 draws samples from the training data, which a Batches does not allow",
+    ),
     # callbacks
-    "None as callbacks": (..., {"callbacks": None}, st.CallbackError, "a callback is an instance of statetrain.Callback, got None"),
-    "None as a callback": (..., {"callbacks": [None]}, st.CallbackError, "a callback is an instance of statetrain.Callback, got None"),
-    "a class as callbacks": (..., {"callbacks": Fine}, st.CallbackError, "callbacks are instances, got the class Fine; write Fine()"),
-    "a class as a callback": (..., {"callbacks": [Fine]}, st.CallbackError, "callbacks are instances, got the class Fine; write Fine()"),
-    "a function as callback": (..., {"callbacks": print}, st.CallbackError, "a callback is an instance of statetrain.Callback, got <built-in function print>"),
-    "the same callback twice": (..., {"callbacks": [FINE, FINE]}, st.CallbackError, "callback 'Fine' was given twice; each instance listens once"),
-    "a misspelt hook": (..., {"callbacks": Misspelt()}, st.CallbackError, "'on_enter_bacth': no state 'bacth' in lifecycle 'supervised'; did you mean 'on_enter_batch'"),
+    "None as callbacks": (
+        ...,
+        {"callbacks": None},
+        st.CallbackError,
+        "a callback is an instance of statetrain.Callback, got None",
+    ),
+    "None as a callback": (
+        ...,
+        {"callbacks": [None]},
+        st.CallbackError,
+        "a callback is an instance of statetrain.Callback, got None",
+    ),
+    "a class as callbacks": (
+        ...,
+        {"callbacks": Fine},
+        st.CallbackError,
+        "callbacks are instances, got the class Fine; write Fine()",
+    ),
+    "a class as a callback": (
+        ...,
+        {"callbacks": [Fine]},
+        st.CallbackError,
+        "callbacks are instances, got the class Fine; write Fine()",
+    ),
+    "a function as callback": (
+        ...,
+        {"callbacks": print},
+        st.CallbackError,
+        "a callback is an instance of statetrain.Callback, got <built-in function print>",
+    ),
+    "the same callback twice": (
+        ...,
+        {"callbacks": [FINE, FINE]},
+        st.CallbackError,
+        "callback 'Fine' was given twice; each instance listens once",
+    ),
+    "a misspelt hook": (
+        ...,
+        {"callbacks": Misspelt()},
+        st.CallbackError,
+        (
+            "'on_enter_bacth': no state 'bacth' in lifecycle 'supervised'; did you mean"
+            " 'on_enter_batch'"
+        ),
+    ),
     "a hook of no kind": (..., {"callbacks": NoHook()}, st.CallbackError, "has 'on_batch'"),
-    "a hook without the context": (..., {"callbacks": WrongArguments()}, st.CallbackError, "must take the context as its only argument: def on_enter_batch(self, ctx)"),
-    "a coroutine as hook": (..., {"callbacks": Coroutine()}, st.CallbackError, "on_enter_batch is a coroutine or generator and would never run"),
+    "a hook without the context": (
+        ...,
+        {"callbacks": WrongArguments()},
+        st.CallbackError,
+        "must take the context as its only argument: def on_enter_batch(self, ctx)",
+    ),
+    "a coroutine as hook": (
+        ...,
+        {"callbacks": Coroutine()},
+        st.CallbackError,
+        "on_enter_batch is a coroutine or generator and would never run",
+    ),
     # options beside a lifecycle
     "options beside a lifecycle": (
-        *(..., {"lifecycle": st.supervised(validate=None), "accumulate": 4, "stop": a_guard}, st.ConfigError),
-        "stop, accumulate would not be used: lifecycle 'supervised' is made already; make it with them: supervised(stop=...)",
+        *(
+            ...,
+            {"lifecycle": st.supervised(validate=None), "accumulate": 4, "stop": a_guard},
+            st.ConfigError,
+        ),
+        (
+            "stop, accumulate would not be used: lifecycle 'supervised' is made already; make it"
+            " with them: supervised(stop=...)"
+        ),
     ),
-    "a lifecycle that validates": (..., {"lifecycle": st.supervised()}, st.ConfigError, "has a state 'valid', but there is no validation data; give valid="),
+    "a lifecycle that validates": (
+        ...,
+        {"lifecycle": st.supervised()},
+        st.ConfigError,
+        "has a state 'valid', but there is no validation data; give valid=",
+    ),
 }
 
 
@@ -166,29 +429,51 @@ def test_wrong_arguments_are_refused_before_anything_happens(case, batches, net)
 @pytest.mark.parametrize("share", [0, 1, -0.2, 1.0, 1.5, math.nan, math.inf])
 def test_a_share_is_between_0_and_1(share, points, net):
     "A validation share that is none is named."
-    with pytest.raises(st.ConfigError, match=rf"^valid={share!r}: a share of the training data must lie between 0 and 1"):
+    with pytest.raises(
+        st.ConfigError,
+        match=rf"^valid={share!r}: a share of the training data must lie between 0 and 1",
+    ):
         st.fit(net, points, valid=share, **options())
 
 
-@pytest.mark.parametrize(("samples", "share", "train", "valid"), [(22, 0.04, 22, 0), (1, 0.5, 1, 0)])
+@pytest.mark.parametrize(
+    ("samples", "share", "train", "valid"), [(22, 0.04, 22, 0), (1, 0.5, 1, 0)]
+)
 def test_a_share_leaves_both_sides_something(samples, share, train, valid, points, net):
     "A share that would leave a side empty says how many samples there would be."
     data = tuple(part[:samples] for part in points)
-    with pytest.raises(st.ConfigError, match=rf"of {samples} samples leaves {train} for training and {valid} for validation; each needs one"):
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            rf"of {samples} samples leaves {train} for training and {valid} for validation; each"
+            r" needs one"
+        ),
+    ):
         st.fit(net, data, valid=share, **options())
 
 
 def test_several_optimizers_do_not_accumulate(batches, net):
     "Accumulation with several optimizers has no one meaning, and the error points to an own lifecycle."
-    both = {"first": torch.optim.SGD(net[0].parameters(), lr=0.1), "last": torch.optim.SGD(net[3].parameters(), lr=0.1)}
-    with pytest.raises(st.ConfigError, match=r"is a window one of each, or of all.* start from supervised"):
+    both = {
+        "first": torch.optim.SGD(net[0].parameters(), lr=0.1),
+        "last": torch.optim.SGD(net[3].parameters(), lr=0.1),
+    }
+    with pytest.raises(
+        st.ConfigError, match=r"is a window one of each, or of all.* start from supervised"
+    ):
         st.fit(net, batches, accumulate=2, **options(optimizer=both, opt_hparams=None))
 
 
 def test_validation_needs_a_loss_too(batches, net):
     "With compute= alone, validation has nothing to compute, which is said before training."
     plain = {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 1}
-    with pytest.raises(st.ConfigError, match="state 'valid_loss' needs a loss, a function of prediction and target; give loss=, or valid_compute="):
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            "state 'valid_loss' needs a loss, a function of prediction and target; give loss=, or"
+            " valid_compute="
+        ),
+    ):
         st.fit(net, batches, valid=batches, compute=len, **plain)
     assert batches.opened == 0
 
@@ -196,7 +481,13 @@ def test_validation_needs_a_loss_too(batches, net):
 @pytest.mark.parametrize("interval", [1, 0.5, 100])
 def test_an_interval_has_a_unit(interval, batches, net):
     "validate=1 could be an epoch or a step, so it is neither."
-    with pytest.raises(st.ConfigError, match=rf'validate takes an interval with its unit, got {interval}; write Every\({interval}, "epochs"\)'):
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            rf"validate takes an interval with its unit, got {interval}; write Every\({interval},"
+            r' "epochs"\)'
+        ),
+    ):
         st.fit(net, batches, valid=batches, validate=interval, **options())
 
 
@@ -235,16 +526,44 @@ def raises(error):
 
 
 LOSSES = {
-    "of each sample": (lambda p, t: F.cross_entropy(p, t, reduction="none"), st.LossError, "the loss must be a scalar, got shape (8,); reduce it, for example with .mean()"),
-    "a number": (lambda p, t: F.cross_entropy(p, t).item(), st.LossError, "the loss must be a tensor of shape (), got float: "),
-    "nothing": (lambda p, t: None, st.LossError, "the loss must be a tensor of shape (), got NoneType: None; return it as a tensor"),
-    "a pair": (lambda p, t: (F.cross_entropy(p, t), {}), st.LossError, "the loss must be a tensor of shape (), got tuple"),
-    "detached": (lambda p, t: F.cross_entropy(p, t).detach(), st.LossError, "the loss has no gradient: nothing that it was computed from requires one"),
+    "of each sample": (
+        lambda p, t: F.cross_entropy(p, t, reduction="none"),
+        st.LossError,
+        "the loss must be a scalar, got shape (8,); reduce it, for example with .mean()",
+    ),
+    "a number": (
+        lambda p, t: F.cross_entropy(p, t).item(),
+        st.LossError,
+        "the loss must be a tensor of shape (), got float: ",
+    ),
+    "nothing": (
+        lambda p, t: None,
+        st.LossError,
+        "the loss must be a tensor of shape (), got NoneType: None; return it as a tensor",
+    ),
+    "a pair": (
+        lambda p, t: (F.cross_entropy(p, t), {}),
+        st.LossError,
+        "the loss must be a tensor of shape (), got tuple",
+    ),
+    "detached": (
+        lambda p, t: F.cross_entropy(p, t).detach(),
+        st.LossError,
+        "the loss has no gradient: nothing that it was computed from requires one",
+    ),
     "an integer": (lambda p, t: (p.argmax(1) != t).sum(), st.LossError, "the loss has no gradient"),
     "of numpy": (lambda p, t: np.float32(0.5), st.LossError, "the loss has no gradient"),
-    "complex": (lambda p, t: torch.complex(p.mean(), p.mean()), st.LossError, "the loss must be a real number, got torch.complex64; take its .real or .abs()"),
+    "complex": (
+        lambda p, t: torch.complex(p.mean(), p.mean()),
+        st.LossError,
+        "the loss must be a real number, got torch.complex64; take its .real or .abs()",
+    ),
     "broken": (raises(OSError("no space left")), OSError, "no space left"),
-    "a stop iteration": (raises(StopIteration()), st.MachineError, "StopIteration was raised by the action of 'loss'; it never ends an epoch"),
+    "a stop iteration": (
+        raises(StopIteration()),
+        st.MachineError,
+        "StopIteration was raised by the action of 'loss'; it never ends an epoch",
+    ),
 }
 
 
@@ -291,8 +610,17 @@ def goes_on(run):
 
 OUTPUTS = {
     "nothing": (lambda x: None, "the model returned None; does its forward end with a return?"),
-    "a dict": (lambda x: {"logits": x[:, :3]}, "the model returned a dict with 'logits'; name the part that the loss takes with pred='logits'"),
-    "a tuple": (lambda x: (x[:, :3], x), "the model returned a tuple of 2; name the part that the loss takes with pred='[0]'"),
+    "a dict": (
+        lambda x: {"logits": x[:, :3]},
+        (
+            "the model returned a dict with 'logits'; name the part that the loss takes with"
+            " pred='logits'"
+        ),
+    ),
+    "a tuple": (
+        lambda x: (x[:, :3], x),
+        "the model returned a tuple of 2; name the part that the loss takes with pred='[0]'",
+    ),
     "a number": (lambda x: 3.0, "the model returned a float; name the part"),
 }
 
@@ -353,7 +681,10 @@ def test_validation_data_that_breaks(batches, net):
     data = Broken(batches, 2, OSError("cannot be read"))
     with pytest.raises(OSError, match="cannot be read") as caught:
         st.fit(net, batches, valid=data, **options())
-    assert "in state 'valid_draw' of lifecycle 'supervised', epoch 1, validation batch 1, step 3" in caught.value.__notes__[0]
+    assert (
+        "in state 'valid_draw' of lifecycle 'supervised', epoch 1, validation batch 1, step 3"
+        in caught.value.__notes__[0]
+    )
     data.mended = True
     goes_on(caught.value.run)
     assert [row["valid_loss"] > 0 for row in caught.value.run.history] == [True, True]
@@ -368,12 +699,28 @@ def test_data_that_turns_out_to_be_empty(which, batches, net):
 
 
 GUARDS = {
-    "a tensor": (lambda ctx: torch.tensor(True), st.GuardError, r"must answer True or False, got Tensor; read a host value, or compare with \.item\(\)"),
-    "a number": (lambda ctx: 1, st.GuardError, r"arrow next_epoch -> end: guard \[.*\] must answer True or False, got int: 1"),
+    "a tensor": (
+        lambda ctx: torch.tensor(True),
+        st.GuardError,
+        r"must answer True or False, got Tensor; read a host value, or compare with \.item\(\)",
+    ),
+    "a number": (
+        lambda ctx: 1,
+        st.GuardError,
+        r"arrow next_epoch -> end: guard \[.*\] must answer True or False, got int: 1",
+    ),
     "nothing": (lambda ctx: None, st.GuardError, "must answer True or False, got NoneType: None"),
-    "a numpy truth": (lambda ctx: np.bool_(True), st.GuardError, "must answer True or False, got bool"),
+    "a numpy truth": (
+        lambda ctx: np.bool_(True),
+        st.GuardError,
+        "must answer True or False, got bool",
+    ),
     "an error": (raises(ZeroDivisionError("in the guard")), ZeroDivisionError, "in the guard"),
-    "an event": (raises(st.StopFit("enough")), st.LifecycleError, r"StopFit was raised by the guard \[.*\].* call ctx\.request_stop\(reason\)"),
+    "an event": (
+        raises(st.StopFit("enough")),
+        st.LifecycleError,
+        r"StopFit was raised by the guard \[.*\].* call ctx\.request_stop\(reason\)",
+    ),
 }
 
 
@@ -393,11 +740,30 @@ def test_a_guard_that_does_not_answer(case, batches, net):
 
 
 HOOKS = {
-    "junk": (lambda ctx: 42, st.CallbackError, r"the hook Bad\.on_enter_step must return nothing, and returned something; let it write into the context instead"),
-    "a generator": (lambda ctx: (n for n in ()), st.CallbackError, "must return nothing, and returned something"),
+    "junk": (
+        lambda ctx: 42,
+        st.CallbackError,
+        (
+            r"the hook Bad\.on_enter_step must return nothing, and returned something; let it write"
+            r" into the context instead"
+        ),
+    ),
+    "a generator": (
+        lambda ctx: (n for n in ()),
+        st.CallbackError,
+        "must return nothing, and returned something",
+    ),
     "an error": (raises(ZeroDivisionError("in the hook")), ZeroDivisionError, "in the hook"),
-    "a stop iteration": (raises(StopIteration("enough")), st.MachineError, r"StopIteration was raised by the hook Bad\.on_enter_step; it never ends an epoch"),
-    "an unknown event": (raises(type("Other", (st.Event,), {})("what")), st.LifecycleError, "no open scope takes Other .*add Transition"),
+    "a stop iteration": (
+        raises(StopIteration("enough")),
+        st.MachineError,
+        r"StopIteration was raised by the hook Bad\.on_enter_step; it never ends an epoch",
+    ),
+    "an unknown event": (
+        raises(type("Other", (st.Event,), {})("what")),
+        st.LifecycleError,
+        "no open scope takes Other .*add Transition",
+    ),
     "a system exit": (raises(SystemExit(3)), SystemExit, "3"),
 }
 
@@ -470,7 +836,9 @@ def test_a_failure_keeps_the_rows_before_it(batches, net):
 def test_going_on_takes_a_number_of_epochs(epochs, batches, net):
     "run.fit is as strict as fit, and leaves the run as it is."
     run = st.fit(net, batches, **options())
-    with pytest.raises(st.ConfigError, match=f"epochs must be a whole number of at least 0, got {epochs!r}"):
+    with pytest.raises(
+        st.ConfigError, match=f"epochs must be a whole number of at least 0, got {epochs!r}"
+    ):
         run.fit(epochs=epochs)
     assert run.outcome == st.Completed(2)
 
@@ -478,9 +846,15 @@ def test_going_on_takes_a_number_of_epochs(epochs, batches, net):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: st.EarlyStopping("valid_loss", patience=0), "EarlyStopping: patience must be a whole number of at least 1, got 0"),
+        (
+            lambda: st.EarlyStopping("valid_loss", patience=0),
+            "EarlyStopping: patience must be a whole number of at least 1, got 0",
+        ),
         (lambda: st.EarlyStopping("valid_loss", patience=-1), "got -1"),
-        (lambda: st.EarlyStopping("valid_loss", mode="minimum"), "EarlyStopping: mode must be one of 'min', 'max', 'zero', got 'minimum'"),
+        (
+            lambda: st.EarlyStopping("valid_loss", mode="minimum"),
+            "EarlyStopping: mode must be one of 'min', 'max', 'zero', got 'minimum'",
+        ),
         (lambda: st.TimeLimit(minutes=0), "TimeLimit: say how long, above 0"),
         (lambda: st.Every(0, "steps"), "Every: n must be a number above 0, got 0"),
         (lambda: st.Every(1.5, "epochs"), "Every: n must be a whole number of epochs, got 1.5"),

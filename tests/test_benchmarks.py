@@ -60,13 +60,27 @@ def test_a_library_that_is_not_installed_is_said_to_be_so(monkeypatch: pytest.Mo
     monkeypatch.setitem(PEERS, "ignite", "no-such-distribution-here")
     with pytest.raises(ImportError, match="no-such-distribution-here is not installed"):
         versus.variant("ignite", "lean")
-    page = report.page([{"peer": "ignite", "config": "lean", "task": "mlp", "skipped": "pytorch-ignite is not installed"}], {}, {}, None)
+    page = report.page(
+        [
+            {
+                "peer": "ignite",
+                "config": "lean",
+                "task": "mlp",
+                "skipped": "pytorch-ignite is not installed",
+            }
+        ],
+        {},
+        {},
+        None,
+    )
     assert "- Ignite, lean, mlp: pytorch-ignite is not installed" in page
 
 
 def test_the_suite_compares_every_library_lean_and_typical() -> None:
     "Every library is there on the tiny MLP, ours and the control in all configurations, and at least 30 pairs each time."
-    planned = [job for job in suite.jobs(list(PEERS), everything=False, quick=False) if job.task == "mlp"]
+    planned = [
+        job for job in suite.jobs(list(PEERS), everything=False, quick=False) if job.task == "mlp"
+    ]
     found = {(job.peer, job.config) for job in planned}
     assert {(peer, config) for peer in PEERS for config in ("lean", "typical")} <= found
     assert {("ours", "heavy"), ("by_hand", "heavy")} <= found
@@ -135,21 +149,34 @@ def test_a_script_gives_its_rows(script: str, capsys: pytest.CaptureFixture[str]
     rows = list(module.rows(True, True) if script == "footprint" else module.rows(True))
     assert all(isinstance(row, Row) and row.what and row.unit for row in rows)
     show(rows, True)
-    assert [row["what"] for row in json.loads(capsys.readouterr().out)] == [row.what for row in rows]
+    assert [row["what"] for row in json.loads(capsys.readouterr().out)] == [
+        row.what for row in rows
+    ]
     show(rows, False)
     assert rows[0].what in capsys.readouterr().out
-    assert f"| {rows[0].what} |" in report.page([], {"Title": json.loads(json.dumps([_plain(row) for row in rows]))}, {}, None)
+    assert f"| {rows[0].what} |" in report.page(
+        [], {"Title": json.loads(json.dumps([_plain(row) for row in rows]))}, {}, None
+    )
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    return {"what": row.what, "value": row.value, "unit": row.unit, "goal": row.goal, "bounds": row.bounds}
+    return {
+        "what": row.what,
+        "value": row.value,
+        "unit": row.unit,
+        "goal": row.goal,
+        "bounds": row.bounds,
+    }
 
 
 def test_predict_makes_no_copy_that_the_loop_by_hand_does_not_make() -> None:
     "The bytes of all tensors that are made are the same."
     inference = importlib.import_module("inference")
     for name in ("mlp", "transformer"):
-        ours, hand = (inference.made(way, TASKS[name], 3) for way in (inference.predict, inference.predict_by_hand))
+        ours, hand = (
+            inference.made(way, TASKS[name], 3)
+            for way in (inference.predict, inference.predict_by_hand)
+        )
         assert ours == hand > 0
 
 
@@ -157,7 +184,9 @@ def test_the_plot_shows_each_library(tmp_path: Path) -> None:
     "The picture is an SVG with the names, and the same each time."
     pytest.importorskip("matplotlib")
     base = {"task": "mlp", "cpu_us": 1.0, "cpu_ratio_bounds": [1.0, 1.2], "cpu_ratio": 1.1}
-    results = [{**base, "peer": peer, "config": config} for peer in PEERS for config in ("lean", "typical")]
+    results = [
+        {**base, "peer": peer, "config": config} for peer in PEERS for config in ("lean", "typical")
+    ]
     assert report.draw(results, tmp_path / "one.svg")
     assert report.draw(results, tmp_path / "two.svg")
     text = (tmp_path / "one.svg").read_text()
@@ -167,7 +196,9 @@ def test_the_plot_shows_each_library(tmp_path: Path) -> None:
 
 def test_the_suite_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "The one command, on nothing but the control: a page, a plot and the numbers, in the folder that was asked for."
-    monkeypatch.setattr(sys, "argv", ["suite.py", "--quick", "--only", "by_hand lean mlp", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["suite.py", "--quick", "--only", "by_hand lean mlp", "--out", str(tmp_path)]
+    )
     with pytest.raises(SystemExit) as ended:
         suite.main()
     assert not ended.value.code
@@ -175,12 +206,20 @@ def test_the_suite_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads((tmp_path / "results.json").read_text())["results"][0]["pairs"] == 2
 
 
-def test_a_comparison_that_fails_is_named_and_fails_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_that_fails_is_named_and_fails_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     "What a process says last stands on the page, and the exit status is 1."
-    broken = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nValueError: no such thing")
+    broken = subprocess.CompletedProcess(
+        [], 1, stdout="", stderr="Traceback\nValueError: no such thing"
+    )
     monkeypatch.setattr(suite, "script", lambda command: broken)
-    monkeypatch.setattr(sys, "argv", ["suite.py", "--quick", "--only", "ours lean mlp", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["suite.py", "--quick", "--only", "ours lean mlp", "--out", str(tmp_path)]
+    )
     with pytest.raises(SystemExit) as ended:
         suite.main()
     assert ended.value.code
-    assert "- **statetrain**, lean, mlp: ValueError: no such thing" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "- **statetrain**, lean, mlp: ValueError: no such thing" in (
+        tmp_path / "RESULTS.md"
+    ).read_text(encoding="utf-8")

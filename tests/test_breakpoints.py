@@ -38,11 +38,25 @@ VALID_STEP = ["on_valid_batch_after_pred", "on_valid_batch_after_loss"]
 def test_the_whole_sequence_of_fit():
     """Two epochs of two training batches and one validation batch fire luz's breakpoints in luz's order."""
     log = []
-    st.fit(torch.nn.Linear(3, 1), batches(2), valid=batches(1), epochs=2, callbacks=[recorder(log)], **SGD)
+    st.fit(
+        torch.nn.Linear(3, 1),
+        batches(2),
+        valid=batches(1),
+        epochs=2,
+        callbacks=[recorder(log)],
+        **SGD,
+    )
     train = ["on_train_batch_begin", *TRAIN_STEP, "on_train_batch_end"]
     epoch = [
         *("on_epoch_begin", "on_train_begin", *train, *train, "on_train_end"),
-        *("on_valid_begin", "on_valid_batch_begin", *VALID_STEP, "on_valid_batch_end", "on_valid_end", "on_epoch_end"),
+        *(
+            "on_valid_begin",
+            "on_valid_batch_begin",
+            *VALID_STEP,
+            "on_valid_batch_end",
+            "on_valid_end",
+            "on_epoch_end",
+        ),
     ]
     assert log == ["on_fit_begin", *epoch, *epoch, "on_fit_end"]
 
@@ -52,13 +66,36 @@ def test_the_step_repeats_for_each_optimizer():
     log = []
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 1), "b": torch.nn.Linear(3, 1)})
     model.forward = lambda x: model["a"](x) + model["b"](x)
+    # Fmt: skip
     st.fit(
-        model, batches(1), valid=batches(1), epochs=1, loss=F.mse_loss,
-        optimizer={"a": torch.optim.SGD, "b": torch.optim.SGD}, opt_hparams={"lr": 0.01}, callbacks=[recorder(log)],
-    )  # fmt: skip
+        model,
+        batches(1),
+        valid=batches(1),
+        epochs=1,
+        loss=F.mse_loss,
+        optimizer={"a": torch.optim.SGD, "b": torch.optim.SGD},
+        opt_hparams={"lr": 0.01},
+        callbacks=[recorder(log)],
+    )
     assert log == [
-        *("on_fit_begin", "on_epoch_begin", "on_train_begin", "on_train_batch_begin", *TRAIN_STEP, *TRAIN_STEP, "on_train_batch_end"),
-        *("on_train_end", "on_valid_begin", "on_valid_batch_begin", *VALID_STEP, *VALID_STEP, "on_valid_batch_end", "on_valid_end"),
+        *(
+            "on_fit_begin",
+            "on_epoch_begin",
+            "on_train_begin",
+            "on_train_batch_begin",
+            *TRAIN_STEP,
+            *TRAIN_STEP,
+            "on_train_batch_end",
+        ),
+        *(
+            "on_train_end",
+            "on_valid_begin",
+            "on_valid_batch_begin",
+            *VALID_STEP,
+            *VALID_STEP,
+            "on_valid_batch_end",
+            "on_valid_end",
+        ),
         *("on_epoch_end", "on_fit_end"),
     ]
 
@@ -88,10 +125,17 @@ def test_the_current_optimizer_is_set_before_the_model_runs():
 
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 1), "b": torch.nn.Linear(3, 1)})
     model.forward = lambda x: model["a"](x) + model["b"](x)
+    # Fmt: skip
     st.fit(
-        model, batches(1), valid=batches(1), epochs=1, loss=F.mse_loss,
-        optimizer={"a": torch.optim.SGD, "b": torch.optim.SGD}, opt_hparams={"lr": 0.01}, callbacks=[Watch()],
-    )  # fmt: skip
+        model,
+        batches(1),
+        valid=batches(1),
+        epochs=1,
+        loss=F.mse_loss,
+        optimizer={"a": torch.optim.SGD, "b": torch.optim.SGD},
+        opt_hparams={"lr": 0.01},
+        callbacks=[Watch()],
+    )
     assert seen == [(part, name, True) for part in ("train", "valid") for name in ("a", "b")]
 
 
@@ -128,7 +172,9 @@ def test_a_breakpoint_of_ones_own_is_a_state():
     def warm_up(ctx):
         "warm up"
 
-    life = st.supervised(validate=None).insert(st.State("warm_up", warm_up), between=("epoch", "train"))
+    life = st.supervised(validate=None).insert(
+        st.State("warm_up", warm_up), between=("epoch", "train")
+    )
     st.fit(torch.nn.Linear(3, 1), batches(1), epochs=2, lifecycle=life, callbacks=[Watch()], **SGD)
     assert seen == [1, 2]
 
@@ -149,7 +195,9 @@ def test_an_event_of_ones_own_has_an_arrow_of_its_own():
                 raise Diverged("at batch 2")
 
     life = st.supervised(validate=None).add(st.Transition("fit", "end", effect=say, event=Diverged))
-    run = st.fit(torch.nn.Linear(3, 1), batches(5), epochs=2, lifecycle=life, callbacks=[Watch()], **SGD)
+    run = st.fit(
+        torch.nn.Linear(3, 1), batches(5), epochs=2, lifecycle=life, callbacks=[Watch()], **SGD
+    )
     assert run.outcome == st.Stopped(1, "diverged: at batch 2")
     assert run.ctx.step == 1
 
@@ -160,13 +208,24 @@ def test_training_flag_and_data_are_never_stale():
 
     class Watch(st.Callback):
         def note(self, ctx):
-            data = "train" if ctx.data is ctx.train_data else "valid" if ctx.data is ctx.valid_data else None
+            data = (
+                "train"
+                if ctx.data is ctx.train_data
+                else "valid"
+                if ctx.data is ctx.valid_data
+                else None
+            )
             seen.append((ctx.state, ctx.training, ctx.model.training, data))
 
         on_enter_train = on_enter_valid = on_enter_record = on_enter_epoch = note
 
     model = torch.nn.Linear(3, 1)
     st.fit(model, batches(1), valid=batches(1), epochs=2, callbacks=[Watch()], **SGD)
-    epoch = [("epoch", False, True, None), ("train", True, True, "train"), ("valid", False, False, "valid"), ("record", False, True, None)]
+    epoch = [
+        ("epoch", False, True, None),
+        ("train", True, True, "train"),
+        ("valid", False, False, "valid"),
+        ("record", False, True, None),
+    ]
     assert seen == epoch * 2
     assert model.training

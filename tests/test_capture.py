@@ -39,7 +39,14 @@ def made():
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "dataloader_options": {"batch_size": 8, "shuffle": False}, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "dataloader_options": {"batch_size": 8, "shuffle": False},
+        **more,
+    }
 
 
 class Reader(st.Callback):
@@ -86,7 +93,15 @@ def test_without_readers_nothing_is_captured(points):
 
 @pytest.mark.parametrize(
     "callback",
-    [st.GradientClip(1.0), st.EMA(), st.KeepBest("train_loss"), st.Mixup(), st.Schedule("opt.lr", 0.1), st.SanityCheck(without="validation_data_is_given"), st.Profile()],
+    [
+        st.GradientClip(1.0),
+        st.EMA(),
+        st.KeepBest("train_loss"),
+        st.Mixup(),
+        st.Schedule("opt.lr", 0.1),
+        st.SanityCheck(without="validation_data_is_given"),
+        st.Profile(),
+    ],
     ids=lambda callback: type(callback).__name__,
 )
 def test_callbacks_that_ship_have_nothing_captured(callback, points):
@@ -133,7 +148,13 @@ def test_clones_are_of_the_parameters_that_are_read(points, reads, shapes):
 
 def test_values_are_what_they_are_called(points):
     "Outputs, gradients, updates and norms are those that the model, backward and the step have made."
-    watch = Reader("interms.encoder.first", "grads.head.weight", "grad_norms.head.weight", "updates.head.weight", "update_norms.head.weight")
+    watch = Reader(
+        "interms.encoder.first",
+        "grads.head.weight",
+        "grad_norms.head.weight",
+        "updates.head.weight",
+        "update_norms.head.weight",
+    )
     st.fit(made(), points, callbacks=watch, **options(epochs=1))
     x, y = points[0][:8], points[1][:8]
     model = made()
@@ -148,7 +169,11 @@ def test_values_are_what_they_are_called(points):
 
 def test_gradients_are_there_from_backward_on(points):
     "After backward they are read by name, by group and by wildcards; with accumulation a step sees the window's mean."
-    after = Reader("grads.**", at="on_exit_backward", paths=["grads.head.bias", "grads.encoder.first", "grads.*.*"])
+    after = Reader(
+        "grads.**",
+        at="on_exit_backward",
+        paths=["grads.head.bias", "grads.encoder.first", "grads.*.*"],
+    )
     st.fit(made(), points, callbacks=after, **options(epochs=1))
     first = after.seen[0]
     assert set(first["grads.encoder.first"]) == {"weight", "bias"}
@@ -156,7 +181,10 @@ def test_gradients_are_there_from_backward_on(points):
     norms = Reader("grad_norms.head.bias", at="on_exit_step")
     run = st.fit(made(), points, callbacks=norms, **options(epochs=1, accumulate=3))
     whole = made()
-    sum(F.cross_entropy(whole(x), y) for x, y in zip(points[0].split(8), points[1].split(8), strict=True)).div(3).backward()
+    sum(
+        F.cross_entropy(whole(x), y)
+        for x, y in zip(points[0].split(8), points[1].split(8), strict=True)
+    ).div(3).backward()
     assert torch.allclose(norms.seen[0]["grad_norms.head.bias"], whole.head.bias.grad.norm())
     assert run.ctx.step == 1
 
@@ -181,7 +209,13 @@ def test_values_are_dropped_when_the_batch_closes(points):
     late = Late()
     run = st.fit(model, points, valid=points, callbacks=late, **options())
     assert set(late.seen) == {None}
-    with pytest.raises(KeyError, match=r"'interms\.head' is not captured in state 'end': it is, while a batch is open, if a callback"):
+    with pytest.raises(
+        KeyError,
+        match=(
+            r"'interms\.head' is not captured in state 'end': it is, while a batch is open, if a"
+            r" callback"
+        ),
+    ):
         run.ctx["interms.head"]
     assert run.ctx["interms.head?"] is None
 
@@ -189,10 +223,19 @@ def test_values_are_dropped_when_the_batch_closes(points):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("interms.hed", "the model has no such module: 'interms.hed': there is no 'hed'; did you mean 'head'"),
+        (
+            "interms.hed",
+            "the model has no such module: 'interms.hed': there is no 'hed'; did you mean 'head'",
+        ),
         ("updates.*", "; '*' is one part of a name, 'updates.**' are all"),
         ("interms.decoder.*", "it matches nothing; there are encoder, pair, head"),
-        ("grads.head.wieght", "the model has no such parameter: 'grads.head.wieght': there is no 'head.wieght'; did you mean 'head.weight'"),
+        (
+            "grads.head.wieght",
+            (
+                "the model has no such parameter: 'grads.head.wieght': there is no 'head.wieght';"
+                " did you mean 'head.weight'"
+            ),
+        ),
         ("updates.**.wieght", "it matches nothing"),
         ("grads.head.weight.data", "'head.weight' has no 'data'"),
         ("grad_norms.haed", "did you mean 'head'"),
@@ -206,7 +249,11 @@ def test_misspelt_names_are_an_error_before_the_first_batch(points, path, words)
         drawn.append(1)
         yield points
 
-    for more in ({"callbacks": Reader(path)}, {"loss": st.Loss(F.cross_entropy, pred=path, target="target")}, {"train_metrics": {"m": st.Metric(torch.std, x=path)}}):
+    for more in (
+        {"callbacks": Reader(path)},
+        {"loss": st.Loss(F.cross_entropy, pred=path, target="target")},
+        {"train_metrics": {"m": st.Metric(torch.std, x=path)}},
+    ):
         with pytest.raises(st.ConfigError) as caught:
             st.fit(made(), batches, **{**options(dataloader_options=None), **more})
         assert words in str(caught.value)
@@ -249,8 +296,16 @@ def test_losses_over_outputs_of_modules(points):
         loss.backward()
         return loss
 
-    losses = st.Losses(label=F.cross_entropy, sparse=st.Loss(lambda hidden: hidden.abs().mean(), hidden="interms.encoder.first", weight=0.1))
-    run, hand = st.fit(made(), points, **options(loss=losses)), st.fit(made(), points, **options(loss=None, compute=by_hand))
+    losses = st.Losses(
+        label=F.cross_entropy,
+        sparse=st.Loss(
+            lambda hidden: hidden.abs().mean(), hidden="interms.encoder.first", weight=0.1
+        ),
+    )
+    run, hand = (
+        st.fit(made(), points, **options(loss=losses)),
+        st.fit(made(), points, **options(loss=None, compute=by_hand)),
+    )
     for one, other in zip(run.model.parameters(), hand.model.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-7)
     assert hooks(run.model) == []
@@ -260,31 +315,57 @@ def test_metrics_over_outputs_gradients_and_updates(points):
     "Each at its moment: outputs for both sets, weighted by samples; gradients and updates once a step, in training alone."
 
     def size(tensors):
-        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors.values()]))
+        return torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(t) for t in tensors.values()])
+        )
 
-    metrics = {"hidden": st.Metric(torch.std, input="interms.encoder.second"), "grad": st.Metric(size, tensors="grads.**"), "update": st.Metric(size, tensors="updates.**")}
+    metrics = {
+        "hidden": st.Metric(torch.std, input="interms.encoder.second"),
+        "grad": st.Metric(size, tensors="grads.**"),
+        "update": st.Metric(size, tensors="updates.**"),
+    }
     run = st.fit(made(), points, valid=points, metrics=metrics, **options(opt_hparams={"lr": 0.5}))
     row = run.history[-1]
     assert row["train_update"] == pytest.approx(0.5 * row["train_grad"], rel=1e-4)
     assert "valid_hidden" in row
     assert "valid_grad" not in row
     assert set(st.evaluate(run, points)) == {"loss", "hidden"}
-    with pytest.raises(st.ConfigError, match=r"metric 'grad' reads grads\.\*\*, which only training has; give it in train_metrics="):
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            r"metric 'grad' reads grads\.\*\*, which only training has; give it in train_metrics="
+        ),
+    ):
         st.fit(made(), points, valid=points, valid_metrics={"grad": metrics["grad"]}, **options())
 
 
 def test_gradients_that_a_metric_sees_are_not_yet_clipped(points):
     "GradientClip acts when the step is entered, after the metric has looked."
     metric = {"grad": st.Metric(torch.linalg.vector_norm, x="grads.head.weight")}
-    free = st.fit(made(), points, train_metrics=metric, **options(epochs=1, opt_hparams={"lr": 0.0}))
-    clipped = st.fit(made(), points, train_metrics=metric, callbacks=st.GradientClip(1e-3), **options(epochs=1, opt_hparams={"lr": 0.0}))
+    free = st.fit(
+        made(), points, train_metrics=metric, **options(epochs=1, opt_hparams={"lr": 0.0})
+    )
+    clipped = st.fit(
+        made(),
+        points,
+        train_metrics=metric,
+        callbacks=st.GradientClip(1e-3),
+        **options(epochs=1, opt_hparams={"lr": 0.0}),
+    )
     assert free.history[-1]["train_grad"] == clipped.history[-1]["train_grad"] > 1e-3
 
 
 def test_several_optimizers_add_what_is_theirs(points):
     "Each one's turn adds the gradients and updates of its own parameters; a metric sees them all."
-    metric = {"n": st.Metric(lambda g, u: float(len(g) == len(u) == 6), g="grads.**", u="updates.**")}
-    run = st.fit(made(), points, train_metrics=metric, **options(optimizer={"encoder": torch.optim.SGD, "head": torch.optim.SGD}))
+    metric = {
+        "n": st.Metric(lambda g, u: float(len(g) == len(u) == 6), g="grads.**", u="updates.**")
+    }
+    run = st.fit(
+        made(),
+        points,
+        train_metrics=metric,
+        **options(optimizer={"encoder": torch.optim.SGD, "head": torch.optim.SGD}),
+    )
     assert run.history["train_n"] == [1.0, 1.0]
 
 
@@ -294,7 +375,12 @@ def test_captures_with_policies_and_precision(points, precision):
     inputs = points[0].clone()
     inputs[3] = float("nan")
     watch = Reader("interms.head", "grad_norms.head.weight")
-    run = st.fit(made(), (inputs, points[1]), callbacks=watch, **options(precision=precision, non_finite="skip", check_gradients=True))
+    run = st.fit(
+        made(),
+        (inputs, points[1]),
+        callbacks=watch,
+        **options(precision=precision, non_finite="skip", check_gradients=True),
+    )
     assert run.ctx.step == len(watch.seen) == 4
     assert watch.seen[0]["interms.head"].dtype == (torch.bfloat16 if precision else torch.float32)
 
@@ -302,7 +388,10 @@ def test_captures_with_policies_and_precision(points, precision):
 def test_evaluate_and_predict_capture_too(points):
     "A callback that reads outputs of modules is served outside of a fit."
     model = made()
-    evaluated, predicted = Reader("interms.head", at="on_exit_valid_batch"), Reader("interms.head", at="on_exit_predict_batch")
+    evaluated, predicted = (
+        Reader("interms.head", at="on_exit_valid_batch"),
+        Reader("interms.head", at="on_exit_predict_batch"),
+    )
     st.evaluate(model, points, loss=F.cross_entropy, callbacks=evaluated)
     logits = st.predict(model, points[0], callbacks=predicted)
     assert torch.equal(predicted.seen[0]["interms.head"], logits)
@@ -321,7 +410,14 @@ def test_guards_and_actions_read_too(points):
     machine = st.Machine(st.supervised(stop=flat), [Reader("interms.head")])
     metric = st.Metric(torch.std, x="pred", mask="batch.mask")
     found = reads_of(machine, metric, st.Loss(F.mse_loss), object())
-    assert {"grad_norms.head.bias?", "interms.head", "pred", "batch.mask", "target", "epoch"} <= found
+    assert {
+        "grad_norms.head.bias?",
+        "interms.head",
+        "pred",
+        "batch.mask",
+        "target",
+        "epoch",
+    } <= found
     assert repr(capturing(machine, made()).callbacks[0]) == "Capture(interms: 1, grad_norms: 1)"
     assert capturing(st.Machine(st.supervised()), made()).callbacks == ()
 
@@ -330,8 +426,13 @@ def test_runs_that_capture_can_be_resumed(points):
     "Hooks are there again, and means of gradients and updates go on where they were, to the last bit."
 
     def build():
-        metrics = {"grad": st.Metric(torch.linalg.vector_norm, x="grads.head.weight"), "hidden": st.Metric(torch.std, input="interms.encoder.second")}
-        return st.fit(made(), points, valid=points, metrics=metrics, start=False, **options(accumulate=2))
+        metrics = {
+            "grad": st.Metric(torch.linalg.vector_norm, x="grads.head.weight"),
+            "hidden": st.Metric(torch.std, input="interms.encoder.second"),
+        }
+        return st.fit(
+            made(), points, valid=points, metrics=metrics, start=False, **options(accumulate=2)
+        )
 
     assert assert_resumable(build, anchors=5) == 5
     assert any(isinstance(callback, Capture) for callback in build().machine.callbacks)

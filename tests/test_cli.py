@@ -9,10 +9,10 @@ import pytest
 
 import statetrain as st
 from statetrain.commands.cli import main
-from statetrain.engine.position import Position
+from statetrain.machine.position import Position
 from statetrain.testing import walk
 
-OWN = '''
+OWN = """
 import statetrain as st
 
 def work(ctx):
@@ -27,7 +27,7 @@ def broken():
     return st.Lifecycle("broken", [st.State("a", work), st.State("z", final=True)], [])
 
 NOTHING = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -40,7 +40,12 @@ def own(tmp_path, monkeypatch):
 
 def test_as_a_program():
     """`python -m statetrain` prints the table of a standard lifecycle and exits with 0."""
-    done = subprocess.run([sys.executable, "-m", "statetrain", "show", "supervised"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "statetrain", "show", "supervised"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0
     assert done.stdout.rstrip("\n") == str(st.supervised()).rstrip("\n")
 
@@ -77,7 +82,9 @@ def test_show(form, capsys):
 def test_draw(own, capsys):
     """A picture goes into a file; without one, Mermaid text is printed."""
     assert main(["draw", "mine:LIFE", "life.svg"]) == 0
-    assert (own / "life.svg").read_text(encoding="utf-8") == st.Lifecycle.svg(sys.modules["mine"].LIFE)
+    assert (own / "life.svg").read_text(encoding="utf-8") == st.Lifecycle.svg(
+        sys.modules["mine"].LIFE
+    )
     capsys.readouterr()
     assert main(["draw", "mine:make"]) == 0
     assert capsys.readouterr().out.rstrip("\n") == sys.modules["mine"].LIFE.mermaid().rstrip("\n")
@@ -133,7 +140,10 @@ def test_without_a_command_there_is_help(capsys):
 def traces(tmp_path):
     """Two files of runs that differ in the number of batches."""
     for name, batches in (("one.jsonl", 2), ("other.jsonl", 3)):
-        walk(st.supervised(validate=None), {"more epochs": [True], "a batch was drawn": [True] * batches}).save(tmp_path / name)
+        walk(
+            st.supervised(validate=None),
+            {"more epochs": [True], "a batch was drawn": [True] * batches},
+        ).save(tmp_path / name)
     return tmp_path
 
 
@@ -164,17 +174,30 @@ def test_trace_conforms(traces, capsys):
 
 def test_watch_as_a_program(traces):
     """`statetrain watch --once` prints plain text where there is no terminal; what is no run exits with 2."""
-    done = subprocess.run([sys.executable, "-m", "statetrain", "watch", "--once", str(traces)], capture_output=True, text=True, check=False, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "statetrain", "watch", "--once", str(traces)],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
     assert done.returncode == 0
     assert "=> end" in done.stdout
-    done = subprocess.run([sys.executable, "-m", "statetrain", "watch", "nothing"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "statetrain", "watch", "nothing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no file or directory 'nothing'" in done.stderr
 
 
 def test_watching_a_failed_run(tmp_path, capsys):
     """It exits with 1, so that a script can ask."""
-    life = st.Lifecycle("own", [st.State("a", _fail), st.State("z", final=True)], [st.Transition("a", "z")])
+    life = st.Lifecycle(
+        "own", [st.State("a", _fail), st.State("z", final=True)], [st.Transition("a", "z")]
+    )
     with pytest.raises(RuntimeError):
         st.Machine(life, st.Tracing(file=tmp_path / "run.jsonl")).run(Position())
     assert main(["watch", str(tmp_path)]) == 1

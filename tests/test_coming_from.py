@@ -17,7 +17,8 @@ from statetrain.callback import ALIASES
 ROOT = Path(__file__).parent.parent
 OFFERED = {path.stem: path for path in sorted((ROOT / "tests/offered").glob("*.txt"))}
 SURPRISES = "What was wrong and is not any more"  # numbered rows about behaviour, not about names
-WITHOUT = "Without counterpart"  # rows of two cells: what, and what to do instead; they name no test
+# Rows of two cells: what, and what to do instead; they name no test
+WITHOUT = "Without counterpart"
 FIRST = {"luz", "FluxTraining", "kauldron", "---"}  # of the rows that head a table
 
 
@@ -42,8 +43,15 @@ def rows(library: str) -> Iterator[Row]:
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if not line.startswith("|") or cells[0] in FIRST:
             continue
-        assert len(cells) == (2 if section == WITHOUT else 4), f"a row of {section!r} has {len(cells)} cells: {line}"
-        yield Row(section, cells[0], cells[1], tuple(re.findall(r"`([^`]+)`", cells[3])) if section != WITHOUT else ())
+        assert len(cells) == (2 if section == WITHOUT else 4), (
+            f"a row of {section!r} has {len(cells)} cells: {line}"
+        )
+        yield Row(
+            section,
+            cells[0],
+            cells[1],
+            tuple(re.findall(r"`([^`]+)`", cells[3])) if section != WITHOUT else (),
+        )
 
 
 def headings() -> list[tuple[str, str, list[str]]]:
@@ -60,7 +68,11 @@ def about(library: str) -> list[str]:
     return [name for row in rows(library) if row.section != SURPRISES for name in row.names]
 
 
-@pytest.mark.parametrize(("library", "heading", "names"), headings(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("library", "heading", "names"),
+    headings(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_everything_that_is_offered_has_a_row(library: str, heading: str, names: list[str]) -> None:
     """Each function, class, field, option and event is named in the first column of one table."""
     named = about(library)
@@ -71,7 +83,9 @@ def test_everything_that_is_offered_has_a_row(library: str, heading: str, names:
 def test_every_row_is_about_something_that_is_offered(library: str) -> None:
     """No name in the first column is misspelt, or named twice."""
     named = about(library)
-    assert set(named) <= {name for other, _, names in headings() if other == library for name in names}
+    assert set(named) <= {
+        name for other, _, names in headings() if other == library for name in names
+    }
     assert sorted(named) == sorted(set(named))
 
 
@@ -81,14 +95,23 @@ def test_every_row_names_a_test(library: str) -> None:
     assert [row.theirs for row in rows(library) if not row.tests and row.section != WITHOUT] == []
 
 
-@pytest.mark.parametrize(("library", "count"), [("luz", 20), ("fluxtraining", 20), ("kauldron", 19)])
+@pytest.mark.parametrize(
+    ("library", "count"), [("luz", 20), ("fluxtraining", 20), ("kauldron", 19)]
+)
 def test_every_surprise_has_a_row(library: str, count: int) -> None:
     """The other library's surprises are numbered, and each row says what is so here."""
-    assert [int(row.theirs.partition(".")[0]) for row in rows(library) if row.section == SURPRISES] == list(range(1, count + 1))
+    assert [
+        int(row.theirs.partition(".")[0]) for row in rows(library) if row.section == SURPRISES
+    ] == list(range(1, count + 1))
 
 
 def test_the_breakpoints_are_the_aliases() -> None:
     """The table of luz's breakpoints says what the code says: each alias, and the hook that it stands for."""
-    table = {name: row.here.strip("`") for row in rows("luz") if row.section == "Breakpoints" for name in row.names}
+    table = {
+        name: row.here.strip("`")
+        for row in rows("luz")
+        if row.section == "Breakpoints"
+        for name in row.names
+    }
     assert {name: hook for name, hook in table.items() if name in ALIASES} == ALIASES
     assert set(table) - set(ALIASES) == {"on_early_stopping", "on_interrupt"}

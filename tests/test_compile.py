@@ -9,11 +9,20 @@ from torch.nn import functional as F
 
 import statetrain as st
 
-EAGER = {"backend": "eager"}  # traced by dynamo and run as it is: what is compiled then is equal to the last bit
+# Traced by dynamo and run as it is: what is compiled then is equal to the last bit
+EAGER = {"backend": "eager"}
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "device": "cpu", "dataloader_options": {"batch_size": 8, "shuffle": False}, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "device": "cpu",
+        "dataloader_options": {"batch_size": 8, "shuffle": False},
+        **more,
+    }
 
 
 def linear(width=3):
@@ -34,7 +43,10 @@ def test_a_compiled_run_gives_what_a_plain_one_gives(points, backend):
     expected = st.fit(plain, points, valid=points, **options())
     run = st.fit(model, points, valid=points, compile={"backend": backend}, **options())
     assert run.model is model
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(model.parameters(), plain.parameters(), strict=True)
+    )
     assert run.history["valid_loss"] == pytest.approx(expected.history["valid_loss"], abs=1e-6)
 
 
@@ -77,29 +89,79 @@ def test_callbacks_work_with_it(points, tmp_path):
     "Averages, clipping, the best weights, files of weights and checkpoints, gradients by name: all know the model's own names."
     looking, names = Everything(), {f"{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
     ema = st.EMA(0.5, valid=True)
-    callbacks = [ema, st.GradientClip(1.0), st.KeepBest("train_loss"), st.SaveWeights(tmp_path / "weights"), st.Checkpoint(tmp_path / "run"), looking]
+    callbacks = [
+        ema,
+        st.GradientClip(1.0),
+        st.KeepBest("train_loss"),
+        st.SaveWeights(tmp_path / "weights"),
+        st.Checkpoint(tmp_path / "run"),
+        looking,
+    ]
     gauge = st.Metric(torch.linalg.vector_norm, x="grads.0.weight")
-    run = st.fit(linear(), points, valid=points, compile=EAGER, callbacks=callbacks, train_metrics={"norm": gauge}, seed=1, **options())
+    run = st.fit(
+        linear(),
+        points,
+        valid=points,
+        compile=EAGER,
+        callbacks=callbacks,
+        train_metrics={"norm": gauge},
+        seed=1,
+        **options(),
+    )
     assert looking.seen == 2 * len(points[0])
     assert set(run.ctx.state_dict()["weights"]) == names
     assert set(dict(ema.model.named_parameters())) == names
     assert not hasattr(ema.model, "_orig_mod")
     assert run.history["train_norm"][-1] > 0
-    st.fit(linear(), points, valid=points, callbacks=callbacks[:-1], resume="last", seed=1, train_metrics={"norm": gauge}, **options(epochs=3))
+    st.fit(
+        linear(),
+        points,
+        valid=points,
+        callbacks=callbacks[:-1],
+        resume="last",
+        seed=1,
+        train_metrics={"norm": gauge},
+        **options(epochs=3),
+    )
 
 
-@pytest.mark.parametrize(("before", "after"), [(EAGER, False), (False, EAGER), (EAGER, EAGER)], ids=["compiled then plain", "plain then compiled", "both"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(EAGER, False), (False, EAGER), (EAGER, EAGER)],
+    ids=["compiled then plain", "plain then compiled", "both"],
+)
 def test_a_run_is_continued_with_and_without_it(points, tmp_path, before, after):
     "A run that was cut goes on to the same weights whether it is compiled before, after or both: checkpoints have the model's own names."
     whole = st.fit(linear(), points, seed=1, **options(epochs=3))
-    st.fit(linear(), points, seed=1, compile=before, callbacks=st.Checkpoint(tmp_path), **options(epochs=1))
-    run = st.fit(linear(), points, seed=1, compile=after, callbacks=st.Checkpoint(tmp_path), resume="last", **options(epochs=3))
+    st.fit(
+        linear(),
+        points,
+        seed=1,
+        compile=before,
+        callbacks=st.Checkpoint(tmp_path),
+        **options(epochs=1),
+    )
+    run = st.fit(
+        linear(),
+        points,
+        seed=1,
+        compile=after,
+        callbacks=st.Checkpoint(tmp_path),
+        resume="last",
+        **options(epochs=3),
+    )
     assert bits(run.model) == bits(whole.model)
 
 
 def test_a_run_that_rolls_back_keeps_plain_names(points):
     "The copy of the last good weights has the names that a plain run's has, and errors name weights by them."
-    run = st.fit(linear(), points, compile=EAGER, non_finite=st.RollBack(every=st.Every(1, "steps")), **options())
+    run = st.fit(
+        linear(),
+        points,
+        compile=EAGER,
+        non_finite=st.RollBack(every=st.Every(1, "steps")),
+        **options(),
+    )
     assert not any("_orig_mod" in name for name in run.ctx.kept["tensors"])
 
 
@@ -107,13 +169,22 @@ def test_outputs_of_modules_are_refused_and_the_reader_is_named(points):
     "Who reads what a module returns within a compiled model is named before training: a callback, a loss, a metric."
     reader = st.Callback()
     reader.reads = ("interms.0",)
-    with pytest.raises(st.ConfigError, match=r"'interms.0' is read by callback 'Callback', and the model is compiled"):
+    with pytest.raises(
+        st.ConfigError,
+        match=r"'interms.0' is read by callback 'Callback', and the model is compiled",
+    ):
         st.fit(linear(), points, compile=EAGER, callbacks=reader, **options())
     hidden = st.Loss(lambda hidden: hidden.mean(), hidden="interms.0")
     with pytest.raises(st.ConfigError, match="is read by the loss for 'opt'"):
         st.fit(linear(), points, compile=EAGER, **options(loss=hidden))
     with pytest.raises(st.ConfigError, match="is read by a metric of the set 'train'"):
-        st.fit(linear(), points, compile=EAGER, metrics={"mean": st.Metric(torch.mean, input="interms.0")}, **options())
+        st.fit(
+            linear(),
+            points,
+            compile=EAGER,
+            metrics={"mean": st.Metric(torch.mean, input="interms.0")},
+            **options(),
+        )
 
 
 def test_outputs_of_modules_can_be_looked_at_in_a_compiled_run(points):
@@ -125,7 +196,11 @@ def test_outputs_of_modules_can_be_looked_at_in_a_compiled_run(points):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [("inductor", "compile must be True, False, or the options"), ({"backend": "indctor"}, "are no options of torch.compile"), ({"modus": 1}, "are no options of torch.compile")],
+    [
+        ("inductor", "compile must be True, False, or the options"),
+        ({"backend": "indctor"}, "are no options of torch.compile"),
+        ({"modus": 1}, "are no options of torch.compile"),
+    ],
 )
 def test_options_that_torch_does_not_know_are_refused(points, given, words):
     "A backend or an option that does not exist is an error before training."

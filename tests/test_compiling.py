@@ -14,19 +14,36 @@ import statetrain as st
 from statetrain.compute.compiling import CompiledUpdate, can_trace
 from statetrain.compute.cuda_graph import CudaGraph, graph_for
 
-pytestmark = pytest.mark.skipif(not can_trace(), reason="this torch's compiler does not trace gradients, so the model alone is compiled")
+pytestmark = pytest.mark.skipif(
+    not can_trace(),
+    reason="this torch's compiler does not trace gradients, so the model alone is compiled",
+)
 
 EAGER = {"backend": "eager"}  # traced, and run as it is
 WHOLE = {"fused": True, "compile": EAGER, "non_finite": "ignore"}
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.0625, "momentum": 0.5}, "epochs": 2, "device": "cpu", "dataloader_options": {"batch_size": 8, "shuffle": False}, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.0625, "momentum": 0.5},
+        "epochs": 2,
+        "device": "cpu",
+        "dataloader_options": {"batch_size": 8, "shuffle": False},
+        **more,
+    }
 
 
 def make():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 6, bias=False), torch.nn.BatchNorm1d(6), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(6, 3))
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 6, bias=False),
+        torch.nn.BatchNorm1d(6),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(6, 3),
+    )
 
 
 def plain():
@@ -39,12 +56,17 @@ def accuracy(pred, target):
 
 
 def rows(run):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history.rows]
+    return [
+        {name: value for name, value in row.items() if name != "seconds"}
+        for row in run.history.rows
+    ]
 
 
 def assert_close(run, expected, atol=2e-5):
     "Two runs have come to the same, as near as float32 goes."
-    for (name, one), other in zip(run.model.state_dict().items(), expected.model.state_dict().values(), strict=True):
+    for (name, one), other in zip(
+        run.model.state_dict().items(), expected.model.state_dict().values(), strict=True
+    ):
         assert torch.allclose(one, other, atol=atol), name
     for row, other in zip(rows(run), rows(expected), strict=True):
         assert row == pytest.approx(other, abs=1e-4)
@@ -75,7 +97,15 @@ class Counting:
 # ---------------------------------------------------------------- the same results
 
 
-@pytest.mark.parametrize("more", [{"seed": 1}, {"precision": "bf16", "valid": None}, {"check": "late", "non_finite": "raise", "valid": None}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"seed": 1},
+        {"precision": "bf16", "valid": None},
+        {"check": "late", "non_finite": "raise", "valid": None},
+    ],
+    ids=str,
+)
 def test_it_is_the_same_to_the_last_bit_where_the_backend_allows(points, more):
     "Traced and run as it is, a run has the bits of one that is not compiled: batch norm, dropout, metrics, validation, a short last batch."
     given = options(non_finite="ignore", metrics=accuracy, valid=points) | more
@@ -88,7 +118,10 @@ def test_it_is_the_same_to_the_last_bit_where_the_backend_allows(points, more):
 
 OPTIMIZERS = [
     (torch.optim.SGD, {"lr": 0.05}),
-    (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "fused": True}),
+    (
+        torch.optim.SGD,
+        {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "fused": True},
+    ),
     (torch.optim.AdamW, {"lr": 0.01}),
     (torch.optim.AdamW, {"lr": 0.01, "fused": True}),
     (torch.optim.Adam, {"lr": 0.01, "foreach": True, "amsgrad": True}),
@@ -96,18 +129,44 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "hparams"), OPTIMIZERS, ids=[f"{kind.__name__} {given}" for kind, given in OPTIMIZERS])
+@pytest.mark.parametrize(
+    ("optimizer", "hparams"),
+    OPTIMIZERS,
+    ids=[f"{kind.__name__} {given}" for kind, given in OPTIMIZERS],
+)
 def test_optimizers_step_alike(points, optimizer, hparams):
     "Weights, and what the optimizer would save, are those of a run that is not compiled: rates are numbers, settings the user's."
-    given = options(optimizer=optimizer, opt_hparams=hparams, non_finite="ignore", dataloader_options={"batch_size": 11, "shuffle": False})
+    given = options(
+        optimizer=optimizer,
+        opt_hparams=hparams,
+        non_finite="ignore",
+        dataloader_options={"batch_size": 11, "shuffle": False},
+    )
     expected = st.fit(plain(), points, **given)
-    run = st.fit(plain(), points, fused=True, compile={"backend": "aot_eager" if optimizer is torch.optim.AdamW else "eager"}, **given)
+    run = st.fit(
+        plain(),
+        points,
+        fused=True,
+        compile={"backend": "aot_eager" if optimizer is torch.optim.AdamW else "eager"},
+        **given,
+    )
     assert_close(run, expected)
     own, other = run.ctx.opt.state_dict(), expected.ctx.opt.state_dict()
     assert own["param_groups"] == other["param_groups"]
-    assert all(type(value) is type(group[name]) for group, theirs in zip(own["param_groups"], other["param_groups"], strict=True) for name, value in theirs.items())
-    assert {i: set(state) for i, state in own["state"].items()} == {i: set(state) for i, state in other["state"].items()}
-    assert all(torch.allclose(value, own["state"][i][name], atol=1e-4) for i, state in other["state"].items() for name, value in state.items() if value is not None)
+    assert all(
+        type(value) is type(group[name])
+        for group, theirs in zip(own["param_groups"], other["param_groups"], strict=True)
+        for name, value in theirs.items()
+    )
+    assert {i: set(state) for i, state in own["state"].items()} == {
+        i: set(state) for i, state in other["state"].items()
+    }
+    assert all(
+        torch.allclose(value, own["state"][i][name], atol=1e-4)
+        for i, state in other["state"].items()
+        for name, value in state.items()
+        if value is not None
+    )
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
@@ -115,7 +174,14 @@ def test_steps_that_are_not_finite_are_left_out(points, optimizer):
     "With check='late', weights, buffers and states stay as they are where a loss is not finite, though the optimizer is no fused one."
     inputs = points[0].clone()
     inputs[12] = float("nan")
-    given = options(optimizer=optimizer, opt_hparams={"lr": 0.0625}, check="late", non_finite="skip", epochs=3, dataloader_options={"batch_size": 11, "shuffle": False})
+    given = options(
+        optimizer=optimizer,
+        opt_hparams={"lr": 0.0625},
+        check="late",
+        non_finite="skip",
+        epochs=3,
+        dataloader_options={"batch_size": 11, "shuffle": False},
+    )
     expected = st.fit(make(), (inputs, points[1]), **given)
     run = st.fit(make(), (inputs, points[1]), fused=True, compile=EAGER, **given)
     assert_close(run, expected)
@@ -136,8 +202,17 @@ class Parts(torch.nn.Module):
 
 def test_batches_and_outputs_of_any_structure(points):
     "Inputs by name, a part of the output by key, a weight without a gradient: as in a run that is not compiled."
-    data = [{"x": x, "s": torch.full((len(x), 1), 0.5), "y": y} for x, y in zip(points[0].split(8), points[1].split(8), strict=True)]
-    given = options(input={"x": "x", "scale": "s"}, target="y", pred="logits", non_finite="ignore", opt_hparams={"lr": 0.0625, "momentum": 0.5, "weight_decay": 0.5})
+    data = [
+        {"x": x, "s": torch.full((len(x), 1), 0.5), "y": y}
+        for x, y in zip(points[0].split(8), points[1].split(8), strict=True)
+    ]
+    given = options(
+        input={"x": "x", "scale": "s"},
+        target="y",
+        pred="logits",
+        non_finite="ignore",
+        opt_hparams={"lr": 0.0625, "momentum": 0.5, "weight_decay": 0.5},
+    )
     del given["dataloader_options"]
     models = []
     for more in ({}, {"fused": True, "compile": EAGER}):
@@ -155,8 +230,14 @@ class Keyed(Parts):
 
 def test_losses_by_keys(points):
     "Several losses that read the batch and parts of the output, with weights: the same bits, and a column for each."
-    data = [{"x": x, "y": y, "name": "a batch"} for x, y in zip(points[0].split(11), points[1].split(11), strict=True)]
-    losses = {"hard": st.Loss(F.cross_entropy, pred="pred.logits", target="batch.y"), "small": st.Loss(lambda x: x.square().mean(), x="pred.more[0]", weight=0.5)}
+    data = [
+        {"x": x, "y": y, "name": "a batch"}
+        for x, y in zip(points[0].split(11), points[1].split(11), strict=True)
+    ]
+    losses = {
+        "hard": st.Loss(F.cross_entropy, pred="pred.logits", target="batch.y"),
+        "small": st.Loss(lambda x: x.square().mean(), x="pred.more[0]", weight=0.5),
+    }
     for loss in (st.Losses(**losses), losses["hard"]):
         given = options(input={"x": "x", "scale": "y"}, loss=loss, non_finite="ignore")
         del given["dataloader_options"]
@@ -182,12 +263,27 @@ class Changing(st.Callback):
             group["lr"] = 2.0 ** -(4 + ctx.step % 5)
 
 
-@pytest.mark.parametrize("callback", [Changing, lambda: st.LRScheduler(torch.optim.lr_scheduler.StepLR, per="step", step_size=1, gamma=0.5)])
+@pytest.mark.parametrize(
+    "callback",
+    [
+        Changing,
+        lambda: st.LRScheduler(torch.optim.lr_scheduler.StepLR, per="step", step_size=1, gamma=0.5),
+    ],
+)
 def test_learning_rates_are_no_reason_to_compile_anew(points, callback):
     "With another rate in each step there is one graph for whole batches and one for short ones, and the results are the same."
     backend = Counting()
-    expected = st.fit(plain(), points, callbacks=callback(), **options(epochs=5, non_finite="ignore"))
-    run = st.fit(plain(), points, callbacks=callback(), fused=True, compile={"backend": backend}, **options(epochs=5, non_finite="ignore"))
+    expected = st.fit(
+        plain(), points, callbacks=callback(), **options(epochs=5, non_finite="ignore")
+    )
+    run = st.fit(
+        plain(),
+        points,
+        callbacks=callback(),
+        fused=True,
+        compile={"backend": backend},
+        **options(epochs=5, non_finite="ignore"),
+    )
     assert backend.graphs == 2
     assert backend.calls == run.ctx.step - 1 == 14  # the first step is made as ever
     assert bits(run.model) == bits(expected.model)
@@ -197,10 +293,22 @@ def test_learning_rates_are_no_reason_to_compile_anew(points, callback):
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_momenta_that_change_are_compiled_once_more(points, optimizer):
     "A schedule that cycles the momentum as well gives what it gives without, and not a graph for each value."
-    backend, cycle = Counting(), lambda: st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=20)
-    given = options(epochs=4, non_finite="ignore", optimizer=optimizer, opt_hparams={"lr": 0.01, **({"momentum": 0.9} if optimizer is torch.optim.SGD else {})})
+    backend, cycle = (
+        Counting(),
+        lambda: st.LRScheduler(
+            torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=20
+        ),
+    )
+    given = options(
+        epochs=4,
+        non_finite="ignore",
+        optimizer=optimizer,
+        opt_hparams={"lr": 0.01, **({"momentum": 0.9} if optimizer is torch.optim.SGD else {})},
+    )
     expected = st.fit(plain(), points, callbacks=cycle(), **given)
-    run = st.fit(plain(), points, callbacks=cycle(), fused=True, compile={"backend": backend}, **given)
+    run = st.fit(
+        plain(), points, callbacks=cycle(), fused=True, compile={"backend": backend}, **given
+    )
     assert backend.graphs <= 4
     assert_close(run, expected)
 
@@ -218,7 +326,10 @@ def test_what_changes_too_often_is_trained_on_as_ever(points, caplog):
     "When torch has compiled as often as it may, batches of yet another kind are trained on without, and one warning says so."
     given = options(epochs=3, non_finite="ignore")
     expected = st.fit(plain(), points, callbacks=Flipping(), **given)
-    with caplog.at_level(logging.WARNING, "statetrain"), torch._dynamo.config.patch(recompile_limit=1):
+    with (
+        caplog.at_level(logging.WARNING, "statetrain"),
+        torch._dynamo.config.patch(recompile_limit=1),
+    ):
         run = st.fit(plain(), points, callbacks=Flipping(), fused=True, compile=EAGER, **given)
     assert bits(run.model) == bits(expected.model)
     assert [record.name for record in caplog.records].count("statetrain") == 1
@@ -229,27 +340,52 @@ def test_runs_do_not_use_up_each_others_compilations(points):
     backend = Counting()
     with torch._dynamo.config.patch(recompile_limit=2):
         for _ in range(3):
-            st.fit(plain(), points, fused=True, compile={"backend": backend}, **options(epochs=1, non_finite="ignore"))
+            st.fit(
+                plain(),
+                points,
+                fused=True,
+                compile={"backend": backend},
+                **options(epochs=1, non_finite="ignore"),
+            )
     assert backend.calls == 3 * 2
 
 
 # ---------------------------------------------------------------- continued
 
 
-@pytest.mark.parametrize(("before", "after"), [(EAGER, EAGER), (EAGER, False), (False, EAGER)], ids=["both", "compiled then not", "not then compiled"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(EAGER, EAGER), (EAGER, False), (False, EAGER)],
+    ids=["both", "compiled then not", "not then compiled"],
+)
 def test_a_run_is_continued_with_and_without_it(points, tmp_path, before, after):
     "A run that is cut goes on to the bits of one that was not, whether it is compiled before, after or both."
     given = options(fused=True, non_finite="ignore", seed=1, dataloader_options={"batch_size": 11})
     whole = st.fit(make(), points, compile=EAGER, **given | {"epochs": 3})
-    st.fit(make(), points, compile=before, callbacks=st.Checkpoint(tmp_path), **given | {"epochs": 1})
-    run = st.fit(make(), points, compile=after, callbacks=st.Checkpoint(tmp_path), resume="last", **given | {"epochs": 3})
+    st.fit(
+        make(), points, compile=before, callbacks=st.Checkpoint(tmp_path), **given | {"epochs": 1}
+    )
+    run = st.fit(
+        make(),
+        points,
+        compile=after,
+        callbacks=st.Checkpoint(tmp_path),
+        resume="last",
+        **given | {"epochs": 3},
+    )
     assert run.ctx.step == 6
     assert bits(run.model, run.ctx.opt) == bits(whole.model, whole.ctx.opt)
 
 
 def test_a_run_goes_back_and_on(points, tmp_path):
     "Put back to a checkpoint in the same process, with other tensors for the optimizer's states, it comes to the same once more."
-    run = st.fit(make(), points, seed=1, callbacks=st.Checkpoint(tmp_path, st.Every(2, "epochs")), **WHOLE | options(epochs=3))
+    run = st.fit(
+        make(),
+        points,
+        seed=1,
+        callbacks=st.Checkpoint(tmp_path, st.Every(2, "epochs")),
+        **WHOLE | options(epochs=3),
+    )
     first = bits(run.model, run.ctx.opt)
     run.resume()
     assert run.ctx.step == 9
@@ -264,7 +400,12 @@ def test_the_picture_says_so(points):
     run = st.fit(plain(), points, **WHOLE | options(epochs=0))
     assert run.lifecycle.state("update").action.label.endswith("update the weights, compiled")
     assert "compiled" in str(run.lifecycle)
-    assert run.lifecycle.fingerprint == st.fit(plain(), points, fused=True, non_finite="ignore", **options(epochs=0)).lifecycle.fingerprint
+    assert (
+        run.lifecycle.fingerprint
+        == st.fit(
+            plain(), points, fused=True, non_finite="ignore", **options(epochs=0)
+        ).lifecycle.fingerprint
+    )
     assert st.fit(plain(), points, compile=EAGER, **options(epochs=0)).ctx.graph is None
 
 
@@ -276,7 +417,14 @@ def test_hooks_around_it_see_what_they_see_without(points):
         reads = ("pred", "loss_value", "model")
 
         def on_exit_step(self, ctx):
-            seen.append((ctx.pred.sum().item(), ctx.pred.requires_grad, ctx.loss_value, next(ctx.model.parameters()).grad.sum().item()))
+            seen.append(
+                (
+                    ctx.pred.sum().item(),
+                    ctx.pred.requires_grad,
+                    ctx.loss_value,
+                    next(ctx.model.parameters()).grad.sum().item(),
+                )
+            )
 
     for more in ({}, {"fused": True, "compile": EAGER, "debug": True}):
         torch.manual_seed(0)
@@ -305,24 +453,64 @@ def watched(model):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"loss": st.Loss(F.cross_entropy, weight=lambda ctx: 1.0)}, "has the weight .*, which may be another one in each batch; leave fused out"),
-        ({"loss": st.Losses(a=st.Loss(F.mse_loss, mask="target"))}, "the loss for 'opt' has a mask or weights of samples"),
-        ({"loss": st.Loss(lambda pred, step: pred.mean() * step, pred="pred", step="step")}, "reads 'step', which is more than the batch and the prediction"),
-        ({"optimizer": {"0": torch.optim.SGD, "2": torch.optim.SGD}}, "there are 2 optimizers that take turns"),
-        ({"optimizer": torch.optim.LBFGS, "opt_hparams": {}}, "'step_with_closure' is more than the model"),
-        ({"optimizer": torch.optim.Adafactor, "opt_hparams": {}}, "torch does not compile the step of Adafactor"),
+        (
+            {"loss": st.Loss(F.cross_entropy, weight=lambda ctx: 1.0)},
+            "has the weight .*, which may be another one in each batch; leave fused out",
+        ),
+        (
+            {"loss": st.Losses(a=st.Loss(F.mse_loss, mask="target"))},
+            "the loss for 'opt' has a mask or weights of samples",
+        ),
+        (
+            {"loss": st.Loss(lambda pred, step: pred.mean() * step, pred="pred", step="step")},
+            "reads 'step', which is more than the batch and the prediction",
+        ),
+        (
+            {"optimizer": {"0": torch.optim.SGD, "2": torch.optim.SGD}},
+            "there are 2 optimizers that take turns",
+        ),
+        (
+            {"optimizer": torch.optim.LBFGS, "opt_hparams": {}},
+            "'step_with_closure' is more than the model",
+        ),
+        (
+            {"optimizer": torch.optim.Adafactor, "opt_hparams": {}},
+            "torch does not compile the step of Adafactor",
+        ),
         ({"opt_hparams": {"lr": 0.1, "differentiable": True}}, "made with differentiable=True"),
-        ({"optimizer": hooked, "opt_hparams": None}, "has hooks around its step, which would not be called; write a callback with on_exit_step"),
-        ({"optimizer": watched, "opt_hparams": None}, "a weight of optimizer 'opt' has a hook on its gradient"),
+        (
+            {"optimizer": hooked, "opt_hparams": None},
+            (
+                "has hooks around its step, which would not be called; write a callback with"
+                " on_exit_step"
+            ),
+        ),
+        (
+            {"optimizer": watched, "opt_hparams": None},
+            "a weight of optimizer 'opt' has a hook on its gradient",
+        ),
     ],
-    ids=["weight", "mask", "beyond", "two", "closure", "Adafactor", "differentiable", "hooks", "gradient"],
+    ids=[
+        "weight",
+        "mask",
+        "beyond",
+        "two",
+        "closure",
+        "Adafactor",
+        "differentiable",
+        "hooks",
+        "gradient",
+    ],
 )
 def test_what_cannot_be_compiled_is_refused(points, more, words):
     "What torch is known not to compile, or would leave out, is an error before training that says what to do; 'auto' leaves the states apart."
     model = plain()
     if more.get("opt_hparams", 1) is None:
         more = {**more, "optimizer": more["optimizer"](model)}
-    with pytest.raises(st.ConfigError, match=f"fused=True with compile= compiles the update as a whole, but .*{words}"):
+    with pytest.raises(
+        st.ConfigError,
+        match=f"fused=True with compile= compiles the update as a whole, but .*{words}",
+    ):
         st.fit(model, points, **WHOLE | options(**more))
     if "another one in each batch" in words:
         run = st.fit(model, points, **WHOLE | options(**more, fused="auto", epochs=1))
@@ -345,7 +533,10 @@ def test_a_model_in_several_pieces_says_what_to_do(points):
     "What torch says of it comes out as it is, with a note."
     with pytest.raises(torch._dynamo.exc.Unsupported) as raised:
         st.fit(Broken(), points, **WHOLE | options())
-    assert any("leave fused out, and the model alone is compiled" in note for note in raised.value.__notes__)
+    assert any(
+        "leave fused out, and the model alone is compiled" in note
+        for note in raised.value.__notes__
+    )
 
 
 class Turning(torch.nn.Module):
@@ -361,11 +552,14 @@ class Turning(torch.nn.Module):
 
 def test_weights_that_are_used_at_times_are_refused(points):
     "A weight that has a gradient in some batches only would not be trained; that is an error when it is seen."
-    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="other weights have gradients than in the first step"):
+    with pytest.raises(
+        torch._dynamo.exc.TorchDynamoException,
+        match="other weights have gradients than in the first step",
+    ):
         st.fit(Turning(), points, **WHOLE | options())
 
 
-# ---------------------------------------------------------------- on a device, as far as the CPU goes
+# -------------------- on a device, as far as the CPU goes
 
 
 @pytest.mark.parametrize("more", [{"non_finite": "ignore"}, {"check": "late"}], ids=str)
@@ -374,7 +568,9 @@ def test_a_graph_records_what_is_compiled(points, more):
     given = options(epochs=4, valid=points, **more)
     expected = st.fit(make(), points, **given)
     run = st.fit(make(), points, fused=True, compile=EAGER, start=False, **given)
-    run.ctx.graph = graph = CudaGraph(torch.device("cpu"), record=lambda function, *_: function, whole=run.ctx.graph)
+    run.ctx.graph = graph = CudaGraph(
+        torch.device("cpu"), record=lambda function, *_: function, whole=run.ctx.graph
+    )
     run.walk()
     assert (graph.recordings, graph.replays) == (1, 5)
     assert_close(run, expected)
@@ -383,20 +579,44 @@ def test_a_graph_records_what_is_compiled(points, more):
 
 def test_what_is_compiled_may_be_recorded_whatever_the_optimizer(points):
     "The compiler makes any step such that it waits for nobody, so an optimizer need not be made for it."
-    run = st.fit(plain(), points, start=False, **WHOLE | options(optimizer=torch.optim.Adam, opt_hparams={"lr": 0.1}))
+    run = st.fit(
+        plain(),
+        points,
+        start=False,
+        **WHOLE | options(optimizer=torch.optim.Adam, opt_hparams={"lr": 0.1}),
+    )
     update = run.lifecycle.state("update").action
-    assert graph_for(torch.device("cuda"), update, run.ctx.optimizers, whole=run.ctx.graph).whole is run.ctx.graph
+    assert (
+        graph_for(torch.device("cuda"), update, run.ctx.optimizers, whole=run.ctx.graph).whole
+        is run.ctx.graph
+    )
     with pytest.raises(st.ConfigError, match="and so does compile="):
-        graph_for(torch.device("cuda"), update, run.ctx.optimizers, options={"mode": "reduce-overhead"}, whole=run.ctx.graph)
+        graph_for(
+            torch.device("cuda"),
+            update,
+            run.ctx.optimizers,
+            options={"mode": "reduce-overhead"},
+            whole=run.ctx.graph,
+        )
 
 
 # ---------------------------------------------------------------- inductor
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="inductor needs a C++ compiler on the CPU, and there is none")
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))),
+    reason="inductor needs a C++ compiler on the CPU, and there is none",
+)
 def test_inductor_compiles_it(points):
     "With torch's own backend, a run comes to the same as one that is not compiled, and its model has the names that it had."
-    given = options(non_finite="ignore", optimizer=torch.optim.AdamW, opt_hparams={"lr": 0.01}, epochs=3, metrics=accuracy, dataloader_options={"batch_size": 11})
+    given = options(
+        non_finite="ignore",
+        optimizer=torch.optim.AdamW,
+        opt_hparams={"lr": 0.01},
+        epochs=3,
+        metrics=accuracy,
+        dataloader_options={"batch_size": 11},
+    )
     expected = st.fit(plain(), points, **given, seed=1)
     run = st.fit(plain(), points, fused=True, compile=True, **given, seed=1)
     assert_close(run, expected)
@@ -420,7 +640,9 @@ def freeze(ctx, model):
 
 
 def add(ctx, model):
-    ctx.opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2), requires_grad=False)], "lr": 0.5})
+    ctx.opt.add_param_group(
+        {"params": [torch.nn.Parameter(torch.ones(2), requires_grad=False)], "lr": 0.5}
+    )
 
 
 @pytest.mark.parametrize("change", [unfreeze, freeze, add])
@@ -439,10 +661,18 @@ def test_weights_may_be_others_from_some_batch_on(change, size, points):
                 change(ctx, model)
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0625)
+        # Fmt: skip
         st.fit(
-            model, points, loss=F.cross_entropy, optimizer=optimizer, epochs=4, device="cpu", callbacks=changing, **more,
+            model,
+            points,
+            loss=F.cross_entropy,
+            optimizer=optimizer,
+            epochs=4,
+            device="cpu",
+            callbacks=changing,
+            **more,
             dataloader_options={"batch_size": size, "shuffle": False},
-        )  # fmt: skip
+        )
         ends.append(bits(model, optimizer))
     assert ends[0] == ends[1]
 
@@ -454,7 +684,11 @@ def test_a_first_step_that_is_left_out_is_made_as_ever_again(bad, points):
     inputs[:bad] = float("nan")
     model = net()
     late = {"fused": True, "compile": EAGER, "check": "late", "non_finite": "skip"}
-    run = st.fit(model, (inputs, points[1]), **{**options(**late), "optimizer": torch.optim.Adam, "opt_hparams": {"lr": 0.01}})
+    run = st.fit(
+        model,
+        (inputs, points[1]),
+        **{**options(**late), "optimizer": torch.optim.Adam, "opt_hparams": {"lr": 0.01}},
+    )
     assert all(weight.isfinite().all() for weight in model.parameters())
     assert run.ctx.masked == 2 * bad // 8
 

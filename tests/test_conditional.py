@@ -12,11 +12,11 @@ from torch.nn import functional as F
 import statetrain as st
 from statetrain.callback import name_of
 from statetrain.callbacks.conditional import only_if, throttle
-from statetrain.criteria import Every, MinEpochs, NonFinite
-from statetrain.engine.position import Position
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import CallbackError, ConfigError, GuardError
+from statetrain.errors import CallbackError, ConfigError, GuardError
+from statetrain.guards.criteria import Every, MinEpochs, NonFinite
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 
 
 class Notes(st.Callback):
@@ -53,11 +53,25 @@ class Saved(Notes):
 
 def fit(points, callbacks, **options):
     torch.manual_seed(0)
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 4, "seed": 1}
-    return st.fit(nn.Linear(4, 3), points, callbacks=callbacks, dataloader_options={"batch_size": 8}, **{**common, **options})
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 4,
+        "seed": 1,
+    }
+    return st.fit(
+        nn.Linear(4, 3),
+        points,
+        callbacks=callbacks,
+        dataloader_options={"batch_size": 8},
+        **{**common, **options},
+    )
 
 
-@pytest.mark.parametrize(("every", "steps"), [(1, [*range(1, 13)]), (5, [5, 10]), (12, [12]), (13, [])])
+@pytest.mark.parametrize(
+    ("every", "steps"), [(1, [*range(1, 13)]), (5, [5, 10]), (12, [12]), (13, [])]
+)
 def test_a_throttle_passes_every_nth_call_on(every, steps, points):
     "The calls of the hook are counted from 1, through all epochs; the other hooks are called as always."
     notes = Notes()
@@ -73,11 +87,26 @@ def test_a_throttle_on_any_lifecycle(n, events):
     "Of k events, k // n are passed on: the n-th, the 2n-th and so on."
     turn = State("turn", lambda ctx: ctx.buffer.append(len(ctx.buffer) + 1))
     more = st.guard(lambda ctx: len(ctx.buffer) < events)
-    life = Lifecycle("turns", [State("begin"), turn, State("end", final=True)], [
-        Transition("begin", "turn", more), Transition("begin", "end"), Transition("turn", "turn", more), Transition("turn", "end"),
-    ])  # fmt: skip
+    # Fmt: skip
+    life = Lifecycle(
+        "turns",
+        [State("begin"), turn, State("end", final=True)],
+        [
+            Transition("begin", "turn", more),
+            Transition("begin", "end"),
+            Transition("turn", "turn", more),
+            Transition("turn", "end"),
+        ],
+    )
     ctx, heard = _Turns(), []
-    Machine(life, [throttle(st.on("exit_turn")(lambda ctx: heard.append(len(ctx.buffer))), "on_exit_turn", n)]).run(ctx)
+    Machine(
+        life,
+        [
+            throttle(
+                st.on("exit_turn")(lambda ctx: heard.append(len(ctx.buffer))), "on_exit_turn", n
+            )
+        ],
+    ).run(ctx)
     assert heard == [*range(n, events + 1, n)]
 
 
@@ -95,22 +124,54 @@ def test_a_throttle_by_the_clock(points):
     def seven_seconds_pass(ctx):
         now[0] += 7.0
 
-    fit(points, [seven_seconds_pass, throttle(notes, "on_exit_step", Every(20, "seconds"))], epochs=3, clock=lambda: now[0])
-    # Batches 1, 2, 3 end at 7, 14, 21 seconds; drawing the end of the epoch takes 7 more: 35, 42, 49; 63, 70, 77.
+    fit(
+        points,
+        [seven_seconds_pass, throttle(notes, "on_exit_step", Every(20, "seconds"))],
+        epochs=3,
+        clock=lambda: now[0],
+    )
+    # Batches 1, 2, 3 end at 7, 14, 21 seconds; drawing the end of the epoch takes 7 more: 35, 42,
+    # 49; 63, 70, 77.
     assert notes.at("step") == [3, 5, 7]
 
 
 def test_a_condition_is_asked_at_each_call(points):
     "Hooks are called when the condition holds, and only then; it may be a guard, a combination of guards or a function."
     by_guard, by_function = Notes(), Notes()
-    fit(points, [only_if(MinEpochs(2) & ~MinEpochs(4), by_guard), only_if(lambda ctx: 2 <= ctx.epoch < 4, by_function)])
-    assert by_guard.seen == by_function.seen == [("step", 4), ("step", 5), ("step", 6), ("epoch", 2), ("step", 7), ("step", 8), ("step", 9), ("epoch", 3)]
+    fit(
+        points,
+        [
+            only_if(MinEpochs(2) & ~MinEpochs(4), by_guard),
+            only_if(lambda ctx: 2 <= ctx.epoch < 4, by_function),
+        ],
+    )
+    assert (
+        by_guard.seen
+        == by_function.seen
+        == [
+            ("step", 4),
+            ("step", 5),
+            ("step", 6),
+            ("epoch", 2),
+            ("step", 7),
+            ("step", 8),
+            ("step", 9),
+            ("epoch", 3),
+        ]
+    )
 
 
 def test_a_condition_may_be_for_some_hooks(points):
     "Hooks that are not named are always called; luz's names are the same hooks, and `on_` may be left out."
     notes, same, short = Notes(), Notes(), Notes()
-    fit(points, [only_if(MinEpochs(4), notes, "on_exit_step"), only_if(MinEpochs(4), same, ["on_train_batch_after_step"]), only_if(MinEpochs(4), short, "exit_step")])
+    fit(
+        points,
+        [
+            only_if(MinEpochs(4), notes, "on_exit_step"),
+            only_if(MinEpochs(4), same, ["on_train_batch_after_step"]),
+            only_if(MinEpochs(4), short, "exit_step"),
+        ],
+    )
     assert notes.at("step") == same.at("step") == short.at("step") == [10, 11, 12]
     assert notes.at("epoch") == [1, 2, 3, 4]
 
@@ -156,24 +217,49 @@ def test_its_monitors_are_checked_before_training(points):
 def test_its_own_checks_are_made(points):
     "A wrapped callback still looks at the lifecycle and at the run."
     with pytest.raises(ConfigError, match="no optimizer 'generator'"):
-        fit(points, throttle(st.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, optimizer="generator"), "on_exit_step", 2))
-    with pytest.raises(CallbackError, match=r"'Misspelt' has 'on_exit_stpe'.*did you mean 'on_exit_step'"):
-        fit(points, only_if(MinEpochs(1), type("Misspelt", (st.Callback,), {"on_exit_stpe": lambda self, ctx: None})()))
+        fit(
+            points,
+            throttle(
+                st.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, optimizer="generator"),
+                "on_exit_step",
+                2,
+            ),
+        )
+    with pytest.raises(
+        CallbackError, match=r"'Misspelt' has 'on_exit_stpe'.*did you mean 'on_exit_step'"
+    ):
+        fit(
+            points,
+            only_if(
+                MinEpochs(1),
+                type("Misspelt", (st.Callback,), {"on_exit_stpe": lambda self, ctx: None})(),
+            ),
+        )
 
 
 def test_it_has_its_place_in_the_order(points):
     "It is called where it stands among the others."
     heard: list[str] = []
-    by_name = {name: st.on("exit_step")(lambda ctx, name=name: heard.append(name)) for name in "abc"}
+    by_name = {
+        name: st.on("exit_step")(lambda ctx, name=name: heard.append(name)) for name in "abc"
+    }
     fit(points, [by_name["a"], throttle(by_name["b"], "on_exit_step", 2), by_name["c"]], epochs=1)
     assert heard == [*"ac", *"abc", *"ac"]
 
 
 def test_it_goes_by_the_name_of_the_callback(points):
     "In listings and in the note on an error."
-    assert repr(Machine(st.supervised(), [throttle(Notes(), "on_exit_step", 2)])).endswith("callbacks Notes>")
-    assert repr(throttle(st.CollectGarbage(), "on_exit_step", 2)) == "throttle(CollectGarbage('every 100 steps'), 'on_exit_step', every=2)"
-    assert repr(only_if(MinEpochs(2), st.CollectGarbage())) == "only_if([2 epochs made], CollectGarbage('every 100 steps'))"
+    assert repr(Machine(st.supervised(), [throttle(Notes(), "on_exit_step", 2)])).endswith(
+        "callbacks Notes>"
+    )
+    assert (
+        repr(throttle(st.CollectGarbage(), "on_exit_step", 2))
+        == "throttle(CollectGarbage('every 100 steps'), 'on_exit_step', every=2)"
+    )
+    assert (
+        repr(only_if(MinEpochs(2), st.CollectGarbage()))
+        == "only_if([2 epochs made], CollectGarbage('every 100 steps'))"
+    )
 
     class Broken(st.Callback):
         def on_exit_step(self, ctx):
@@ -190,7 +276,15 @@ def test_a_run_that_is_continued_goes_on_counting(cut, points, tmp_path):
 
     def callbacks(folder):
         counted, crossed = Saved(), Saved()
-        return counted, crossed, [throttle(counted, "on_exit_step", 5), only_if(Every(5, "steps"), crossed, "on_exit_step"), st.Checkpoint(folder)]
+        return (
+            counted,
+            crossed,
+            [
+                throttle(counted, "on_exit_step", 5),
+                only_if(Every(5, "steps"), crossed, "on_exit_step"),
+                st.Checkpoint(folder),
+            ],
+        )
 
     counted, crossed, whole = callbacks(tmp_path / "whole")
     fit(points, whole)
@@ -213,16 +307,27 @@ def test_another_run_begins_anew(points):
 
 def test_whoever_looks_for_a_callback_finds_it(points, tmp_path):
     "A checkpoint within a condition is found by `resume`, a tracing one by `run.trace`."
-    run = fit(points, [only_if(MinEpochs(1), st.Tracing()), throttle(st.Checkpoint(tmp_path), "on_anchor", 2)], epochs=2)
+    run = fit(
+        points,
+        [only_if(MinEpochs(1), st.Tracing()), throttle(st.Checkpoint(tmp_path), "on_anchor", 2)],
+        epochs=2,
+    )
     assert run.trace.states[-1] == "end"
-    again = fit(points, [only_if(MinEpochs(1), st.Tracing()), throttle(st.Checkpoint(tmp_path), "on_anchor", 2)], resume="last")
+    again = fit(
+        points,
+        [only_if(MinEpochs(1), st.Tracing()), throttle(st.Checkpoint(tmp_path), "on_anchor", 2)],
+        resume="last",
+    )
     assert again.history["epoch"] == [1, 2, 3, 4]
 
 
 def test_what_cannot_be_meant():
     "Hooks that the callback does not have, intervals without a unit and things that are no callback are errors at once."
     for make, words in (
-        (lambda: throttle(Notes(), "on_exit_stpe", 2), "no hook 'on_exit_stpe'; did you mean 'on_exit_step'"),
+        (
+            lambda: throttle(Notes(), "on_exit_stpe", 2),
+            "no hook 'on_exit_stpe'; did you mean 'on_exit_step'",
+        ),
         (lambda: throttle(Notes(), "on_exit_batch", 2), "no hook 'on_exit_batch'"),
         (lambda: only_if(MinEpochs(1), Notes(), "on_exit_stpe"), "did you mean 'on_exit_step'"),
         (lambda: throttle(Notes(), "on_exit_step", 0), "at least 1, or an interval with its unit"),

@@ -74,7 +74,13 @@ def test_training_and_data_say_which_scope_it_is(points, net):
         state = hook.split("_", 2)[2]
         here = "train" if state in TRAIN else "valid" if state in VALID else None
         tally = None if ctx.tally is None else ctx.tally.set
-        data = "train" if ctx.data is ctx.train_data else "valid" if ctx.data is ctx.valid_data else None
+        data = (
+            "train"
+            if ctx.data is ctx.train_data
+            else "valid"
+            if ctx.data is ctx.valid_data
+            else None
+        )
         if (tally, data, ctx.training) != (here, here, here == "train"):
             wrong.append(hook)
 
@@ -110,7 +116,9 @@ def test_a_pause_between_steps_looks_like_outside(outer, points, net):
     inside = {}
 
     def look(hook, ctx):
-        inside.setdefault(hook.split("_", 2)[2], set()).add((ctx.model.training, torch.is_grad_enabled()))
+        inside.setdefault(hook.split("_", 2)[2], set()).add(
+            (ctx.model.training, torch.is_grad_enabled())
+        )
 
     machine = st.Machine(run.lifecycle, Everywhere(look))
     with torch.set_grad_enabled(outer):
@@ -141,7 +149,15 @@ def test_a_mode_set_in_a_pause_holds_outside(points, net):
 def test_callbacks_run_without_gradients(points, net):
     "Gradients are off in every hook from the fit's first to its last, and on again after it."
     on = []
-    st.fit(net, points, valid=0.3, callbacks=Everywhere(lambda hook, ctx: on.append(hook) if torch.is_grad_enabled() else None), **options())
+    st.fit(
+        net,
+        points,
+        valid=0.3,
+        callbacks=Everywhere(
+            lambda hook, ctx: on.append(hook) if torch.is_grad_enabled() else None
+        ),
+        **options(),
+    )
     assert set(on) <= {"on_enter_end"}  # after the fit's scope has closed
     assert torch.is_grad_enabled()
 
@@ -171,7 +187,13 @@ def test_states_of_ones_own_in_train_compute_with_gradients(points, net):
     (loss + 0.1 * sum(p.square().sum() for p in by_hand.parameters())).backward()
     optimizer.step()
 
-    st.fit(model, [points], valid=[points], lifecycle=life, **options(epochs=1, dataloader_options=None))
+    st.fit(
+        model,
+        [points],
+        valid=[points],
+        lifecycle=life,
+        **options(epochs=1, dataloader_options=None),
+    )
     assert seen == {"penalty": True, "look": False}
     assert torch.equal(model.weight, by_hand.weight)
 
@@ -216,7 +238,9 @@ def test_what_belongs_to_a_batch_goes_with_it(points, net):
     class After(st.Callback):
         def on_transition(self, ctx):
             if ctx.transition.dest in ("next_batch", "next_valid_batch"):
-                after[ctx.transition.dest] = {name for name in fields if getattr(ctx, name) is not None}
+                after[ctx.transition.dest] = {
+                    name for name in fields if getattr(ctx, name) is not None
+                }
 
     run = st.fit(net, points, valid=0.3, callbacks=[Everywhere(look), After()], **options())
     assert there["on_enter_batch"] == {"batch"}
@@ -233,15 +257,39 @@ def test_the_optimizer_is_known_before_pred_in_validation_too(points, net):
 
     class Look(st.Callback):
         def on_enter_pred(self, ctx):
-            seen.append(("pred", ctx.opt_name, ctx.opt is ctx.optimizers[ctx.opt_name], ctx.loss_fn is ctx.loss_fns[ctx.opt_name]))
+            seen.append(
+                (
+                    "pred",
+                    ctx.opt_name,
+                    ctx.opt is ctx.optimizers[ctx.opt_name],
+                    ctx.loss_fn is ctx.loss_fns[ctx.opt_name],
+                )
+            )
 
         def on_enter_valid_pred(self, ctx):
-            seen.append(("valid_pred", ctx.opt_name, ctx.opt is ctx.optimizers[ctx.opt_name], ctx.loss_fn is ctx.loss_fns[ctx.opt_name]))
+            seen.append(
+                (
+                    "valid_pred",
+                    ctx.opt_name,
+                    ctx.opt is ctx.optimizers[ctx.opt_name],
+                    ctx.loss_fn is ctx.loss_fns[ctx.opt_name],
+                )
+            )
 
     losses = {"first": F.cross_entropy, "last": lambda pred, target: F.cross_entropy(pred, target)}
-    optimizers = {"first": torch.optim.SGD(net[0].parameters(), lr=0.1), "last": torch.optim.SGD(net[3].parameters(), lr=0.1)}
-    st.fit(net, [points], valid=[points], loss=losses, optimizer=optimizers, epochs=2, callbacks=Look())
-    turns = [("pred", "first", True, True), ("pred", "last", True, True), ("valid_pred", "first", True, True), ("valid_pred", "last", True, True)]
+    optimizers = {
+        "first": torch.optim.SGD(net[0].parameters(), lr=0.1),
+        "last": torch.optim.SGD(net[3].parameters(), lr=0.1),
+    }
+    st.fit(
+        net, [points], valid=[points], loss=losses, optimizer=optimizers, epochs=2, callbacks=Look()
+    )
+    turns = [
+        ("pred", "first", True, True),
+        ("pred", "last", True, True),
+        ("valid_pred", "first", True, True),
+        ("valid_pred", "last", True, True),
+    ]
     assert seen == turns * 2
 
 
@@ -255,11 +303,18 @@ def test_the_counters(points, net):
 
     run = st.fit(net, points, callbacks=Look(), **options())
     run.fit(epochs=1)
+    # Fmt: skip
     assert rows == [
-        (1, 1, 0, 8, 1, 8), (1, 2, 1, 16, 2, 8), (1, 3, 2, 22, 3, 6),
-        (2, 1, 3, 30, 4, 8), (2, 2, 4, 38, 5, 8), (2, 3, 5, 44, 6, 6),
-        (3, 1, 6, 52, 7, 8), (3, 2, 7, 60, 8, 8), (3, 3, 8, 66, 9, 6),
-    ]  # fmt: skip
+        (1, 1, 0, 8, 1, 8),
+        (1, 2, 1, 16, 2, 8),
+        (1, 3, 2, 22, 3, 6),
+        (2, 1, 3, 30, 4, 8),
+        (2, 2, 4, 38, 5, 8),
+        (2, 3, 5, 44, 6, 6),
+        (3, 1, 6, 52, 7, 8),
+        (3, 2, 7, 60, 8, 8),
+        (3, 3, 8, 66, 9, 6),
+    ]
     assert run.ctx.length == 3
 
 
@@ -302,7 +357,9 @@ def test_a_time_limit_is_for_each_fit(points, net):
         def on_enter_pred(self, ctx):
             clock.now += 2
 
-    run = st.fit(net, points, callbacks=Slow(), clock=clock, stop=st.TimeLimit(seconds=3.5), **options())
+    run = st.fit(
+        net, points, callbacks=Slow(), clock=clock, stop=st.TimeLimit(seconds=3.5), **options()
+    )
     assert run.outcome == st.Stopped(1, "after 3.5 seconds")
     assert run.ctx.step == 2
     run.fit(epochs=5)
@@ -318,7 +375,16 @@ def test_a_clock_that_runs_backwards_does_no_harm(points, net):
         def on_enter_pred(self, ctx):
             clock.now -= 500
 
-    run = st.fit(net, points, valid=0.3, validate=st.Every(10, "seconds"), callbacks=Back(), clock=clock, stop=st.TimeLimit(seconds=3), **options())
+    run = st.fit(
+        net,
+        points,
+        valid=0.3,
+        validate=st.Every(10, "seconds"),
+        callbacks=Back(),
+        clock=clock,
+        stop=st.TimeLimit(seconds=3),
+        **options(),
+    )
     assert run.outcome == st.Completed(2)
     assert run.ctx.step == 4
 
@@ -350,7 +416,11 @@ def test_a_context_is_read_by_paths(points, net):
         ctx["history[0].train_lss"]
 
 
-@pytest.mark.parametrize("use", [lambda ctx: setattr(ctx, "los_value", 1.0), lambda ctx: ctx.los_value], ids=["set", "read"])
+@pytest.mark.parametrize(
+    "use",
+    [lambda ctx: setattr(ctx, "los_value", 1.0), lambda ctx: ctx.los_value],
+    ids=["set", "read"],
+)
 def test_a_misspelt_field_is_an_error(use, points, net):
     "The context has slots: reading or setting what does not exist fails and says what is near."
 
@@ -411,5 +481,6 @@ def test_deferred_clean_ups_run_on_every_path(points, net):
         except OSError:
             pass
         except st.LifecycleError as error:  # an exit hook may raise no event
-            assert "call ctx.request_stop(reason)" in str(error)  # noqa: PT017  # two of three endings raise
+            # Two of three endings raise
+            assert "call ctx.request_stop(reason)" in str(error)  # noqa: PT017
         assert done == ["second", "first"]

@@ -17,19 +17,31 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import actions
 from statetrain.contracts.dataflow import _solved, solve, ways_of
-from statetrain.contracts.declaring import Access, access, access_of, check_monitors, contracts_of, covers, overlap, paths_in, reads_of
-from statetrain.guards import guard
-from statetrain.lifecycle import FAILED, START, Lifecycle, State, Transition
-from statetrain.machine import Machine
+from statetrain.contracts.declaring import (
+    Access,
+    access,
+    access_of,
+    check_monitors,
+    contracts_of,
+    covers,
+    overlap,
+    paths_in,
+    reads_of,
+)
+from statetrain.errors import CallbackError, ContractError
+from statetrain.guards.base import guard
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
 from statetrain.naming import identify, label_of
-from statetrain.outcome import CallbackError, ContractError
+from statetrain.standard import actions
 
 
 def listening(*hooks, **declared):
     """A callback with hooks that do nothing, and what it declares."""
-    return type("Looks", (st.Callback,), {**{hook: lambda self, ctx: None for hook in hooks}, **declared})()
+    return type(
+        "Looks", (st.Callback,), {**{hook: lambda self, ctx: None for hook in hooks}, **declared}
+    )()
 
 
 def refused(callbacks, life=None):
@@ -52,49 +64,103 @@ def test_fit_knows_the_fields_that_there_are():
     base = st.supervised(validate=None)
     strange = guard(lambda ctx: False, reads={"embedding"}).named("strange")
     for life, callbacks, words in (
-        (base.insert(State("embed", embed), between=("batch", "pred")), (), "the action of 'embed' declares that it writes 'embedding'"),
-        (base.add(st.Transition("batch", "next_batch", strange), first=True), (), r"the guard \[strange\] of batch -> next_batch declares that it reads 'embedding'"),
-        (base, listening("on_exit_pred", reads={"on_exit_pred": {"zz.x"}}), "Callback 'Looks' declares that it reads 'zz.x'"),
+        (
+            base.insert(State("embed", embed), between=("batch", "pred")),
+            (),
+            "the action of 'embed' declares that it writes 'embedding'",
+        ),
+        (
+            base.add(st.Transition("batch", "next_batch", strange), first=True),
+            (),
+            r"the guard \[strange\] of batch -> next_batch declares that it reads 'embedding'",
+        ),
+        (
+            base,
+            listening("on_exit_pred", reads={"on_exit_pred": {"zz.x"}}),
+            "Callback 'Looks' declares that it reads 'zz.x'",
+        ),
     ):
         Machine(life, [callbacks] if callbacks else [])  # it may run another context
-        with pytest.raises(ContractError, match=rf"{words}.*goes into ctx.buffers: .*'buffers\.(embedding|zz)'"):
-            st.fit(nn.Linear(2, 1), [(torch.ones(2, 2), torch.ones(2, 1))], loss=F.mse_loss, optimizer=torch.optim.SGD, lifecycle=life, callbacks=callbacks)
+        with pytest.raises(
+            ContractError, match=rf"{words}.*goes into ctx.buffers: .*'buffers\.(embedding|zz)'"
+        ):
+            st.fit(
+                nn.Linear(2, 1),
+                [(torch.ones(2, 2), torch.ones(2, 1))],
+                loss=F.mse_loss,
+                optimizer=torch.optim.SGD,
+                lifecycle=life,
+                callbacks=callbacks,
+            )
 
 
-# ---------------------------------------------------------------- read before it is there, or no more
+# -------------------- read before it is there, or no more
 
 
 def test_a_field_that_does_not_exist_yet_is_refused_with_a_way_that_leads_there():
     """The message names callback, hook, field, the states passed on the way, and who writes the field."""
     message = refused([listening("on_enter_pred", reads={"pred"})])
     assert "Callback 'Looks' reads 'pred' on on_enter_pred, where it does not exist yet" in message
-    assert "on the way fit -> next_epoch -> epoch -> train -> next_batch -> draw -> batch." in message
+    assert (
+        "on the way fit -> next_epoch -> epoch -> train -> next_batch -> draw -> batch." in message
+    )
     assert "written by the action of 'pred', the action of 'valid_pred'" in message
 
 
-@pytest.mark.parametrize("hook", ["on_exit_pred", "on_enter_loss", "on_exit_loss", "on_enter_step", "on_exit_batch", "on_exit_valid_pred", "on_exit_valid_batch"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_exit_pred",
+        "on_enter_loss",
+        "on_exit_loss",
+        "on_enter_step",
+        "on_exit_batch",
+        "on_exit_valid_pred",
+        "on_exit_valid_batch",
+    ],
+)
 def test_a_field_that_is_there_on_every_way_may_be_read(hook):
     """From the state that writes it until its batch closes, a field may be read, by any of its paths."""
-    Machine(st.supervised(), [listening(hook, reads={hook: {"pred", "pred.logits", "batch.image", "input", "target"}})])
+    Machine(
+        st.supervised(),
+        [listening(hook, reads={hook: {"pred", "pred.logits", "batch.image", "input", "target"}})],
+    )
 
 
 def loop(*more):
     """A lifecycle that does its batch before anything else, so that what it wrote is gone, and never absent, at `head`."""
     states = [
-        State("batch", access(writes={"x"})(lambda ctx: None), close=access(drops={"x"})(lambda ctx: None)),
+        State(
+            "batch",
+            access(writes={"x"})(lambda ctx: None),
+            close=access(drops={"x"})(lambda ctx: None),
+        ),
         State("work", within="batch"),
         State("head"),
         State("end", final=True),
     ]
     again = guard(lambda ctx: False, reads={"step"}).named("again")
-    return Lifecycle("looping", states, [Transition("batch", "work"), Transition("work", "head"), Transition("head", "batch", again), Transition("head", "end"), *more])
+    return Lifecycle(
+        "looping",
+        states,
+        [
+            Transition("batch", "work"),
+            Transition("work", "head"),
+            Transition("head", "batch", again),
+            Transition("head", "end"),
+            *more,
+        ],
+    )
 
 
 def test_a_value_of_an_earlier_batch_is_refused_as_stale():
     """What was dropped on the way is there no more, and the message says where it ended."""
     Machine(loop(), [listening("on_enter_work", reads={"x"})])
     message = refused([listening("on_enter_head", reads={"x"})], loop())
-    assert "where it is of an earlier batch: it ended where the close work of 'batch' let it go, on the way batch -> work" in message
+    assert (
+        "where it is of an earlier batch: it ended where the close work of 'batch' let it go, on"
+        " the way batch -> work" in message
+    )
 
 
 def test_an_optional_path_may_be_missing():
@@ -105,7 +171,9 @@ def test_an_optional_path_may_be_missing():
 def test_what_is_computed_from_a_field_is_there_where_the_field_is():
     """`loss` is made of `loss_grad`, and the message says so."""
     Machine(st.supervised(), [listening("on_exit_loss", reads={"loss", "device", "batches"})])
-    assert "reads 'loss' on on_enter_loss (it is made of 'loss_grad')" in refused([listening("on_enter_loss", reads={"loss"})])
+    assert "reads 'loss' on on_enter_loss (it is made of 'loss_grad')" in refused(
+        [listening("on_enter_loss", reads={"loss"})]
+    )
 
 
 def test_a_field_that_no_state_writes_is_refused():
@@ -117,31 +185,45 @@ def test_a_field_that_no_state_writes_is_refused():
 
 def test_a_misspelt_field_is_refused():
     """A field that nobody knows, and that looks like one that is known, is a slip."""
-    assert "a context has no 'optimizer'; did you mean 'optimizers'?" in refused([listening("on_exit_step", reads={"optimizer"})])
+    assert "a context has no 'optimizer'; did you mean 'optimizers'?" in refused(
+        [listening("on_exit_step", reads={"optimizer"})]
+    )
     Machine(st.supervised(), [listening("on_exit_step", reads={"my_own_field_of_a_context"})])
 
 
 def test_gradients_are_there_from_backward_on():
     """`grads` are written by backward, and cleared when the next batch opens."""
     Machine(st.supervised(), [listening("on_enter_step", reads={"grads.*"})])
-    assert "reads 'grads.*' on on_enter_backward" in refused([listening("on_enter_backward", reads={"grads.*"})])
+    assert "reads 'grads.*' on on_enter_backward" in refused(
+        [listening("on_enter_backward", reads={"grads.*"})]
+    )
 
 
 def test_a_declaration_for_several_hooks_is_wrong_only_if_it_holds_on_none():
     """Said for a callback as a whole, a field has to be there on one of its hooks; said by hook, on that one."""
     hooks = ("on_enter_fit", "on_exit_loss")
     Machine(st.supervised(), [listening(*hooks, reads={"loss"})])
-    assert "on one of its hooks (on_enter_epoch, on_enter_fit), on each of them (it is made of 'loss_grad'), where it does not" in refused([listening("on_enter_fit", "on_enter_epoch", reads={"loss"})])
+    assert (
+        "on one of its hooks (on_enter_epoch, on_enter_fit), on each of them (it is made of"
+        " 'loss_grad'), where it does not"
+        in refused([listening("on_enter_fit", "on_enter_epoch", reads={"loss"})])
+    )
     assert "on on_enter_fit" in refused([listening(*hooks, reads={"on_enter_fit": {"loss"}})])
     Machine(st.supervised(), [listening(*hooks, reads={"on_exit_loss": {"loss"}})])
 
 
 def test_a_callback_that_writes_a_field_makes_it_exist():
     """Who reads it after that, on the same hook or a later one, finds it; who reads it before does not."""
-    writes = type("Writes", (st.Callback,), {"writes": {"embedding"}, "reads": (), "on_exit_pred": lambda self, ctx: None})()
+    writes = type(
+        "Writes",
+        (st.Callback,),
+        {"writes": {"embedding"}, "reads": (), "on_exit_pred": lambda self, ctx: None},
+    )()
     Machine(st.supervised(), [listening("on_exit_pred", reads={"embedding"}), writes])
     Machine(st.supervised(), [writes, listening("on_enter_step", reads={"embedding"})])
-    assert "written by Writes.on_exit_pred" in refused([writes, listening("on_enter_pred", reads={"embedding"})])
+    assert "written by Writes.on_exit_pred" in refused(
+        [writes, listening("on_enter_pred", reads={"embedding"})]
+    )
 
 
 def test_exit_hooks_are_judged_by_the_ordinary_way_out():
@@ -156,7 +238,13 @@ def test_exit_hooks_are_judged_by_the_ordinary_way_out():
 
 def test_an_edited_lifecycle_is_checked_too():
     """Without the state that computes the loss, there is nothing to go backward from."""
-    with pytest.raises(ContractError, match=r"supervised: the action of 'backward' reads 'loss_grad', and nothing in lifecycle 'supervised' writes it|does not exist"):
+    with pytest.raises(
+        ContractError,
+        match=(
+            r"supervised: the action of 'backward' reads 'loss_grad', and nothing in lifecycle"
+            r" 'supervised' writes it|does not exist"
+        ),
+    ):
         Machine(st.supervised(validate=None, non_finite="ignore").without("loss"))
 
 
@@ -166,7 +254,11 @@ def test_an_action_that_declares_nothing_may_do_anything():
     Machine(life.replace("pred", action=lambda ctx: None))
     Machine(life.replace("pred", action=access(reads={"input"}, writes={"pred"})(lambda ctx: None)))
     with pytest.raises(ContractError, match="the action of 'loss' reads 'pred'"):
-        Machine(life.replace("pred", action=access(reads={"input"}, writes={"logits"})(lambda ctx: None)))
+        Machine(
+            life.replace(
+                "pred", action=access(reads={"input"}, writes={"logits"})(lambda ctx: None)
+            )
+        )
 
 
 def test_a_guard_that_reads_too_early_is_refused():
@@ -179,7 +271,9 @@ def test_a_guard_that_reads_too_early_is_refused():
 def test_a_guard_that_writes_is_refused():
     """A guard only reads."""
     writing = guard(access(writes={"stop"})(lambda ctx: False)).named("writing")
-    assert "declares that it writes 'stop'; a guard only reads" in refused([], st.supervised().add(Transition("batch", "next_batch", writing)))
+    assert "declares that it writes 'stop'; a guard only reads" in refused(
+        [], st.supervised().add(Transition("batch", "next_batch", writing))
+    )
 
 
 def test_a_declaration_leaves_the_function_as_it_is():
@@ -192,17 +286,35 @@ def test_a_declaration_leaves_the_function_as_it_is():
     assert access(reads={"pred"}, writes=("a", "b"), drops="c")(plain) is plain
     assert (label_of(plain), inspect.signature(plain)) == before
     assert access_of(partial(plain)) == Access({"pred"}, {"a", "b"}, {"c"})
-    assert identify(actions.pred) == "statetrain.actions:pred"
+    assert identify(actions.pred) == "statetrain.standard.actions:pred"
 
 
 def test_everything_that_ships_declares_what_it_does():
     """Actions, guards and modes of all standard lifecycles, and every callback with hooks."""
-    own = [f for name, f in vars(actions).items() if inspect.isfunction(f) and f.__module__ == actions.__name__ and not name.startswith("_")]
+    own = [
+        f
+        for name, f in vars(actions).items()
+        if inspect.isfunction(f) and f.__module__ == actions.__name__ and not name.startswith("_")
+    ]
     assert len(own) > 40
     assert [f.__name__ for f in own if access_of(f) is None] == []
-    for life in (st.supervised(accumulate=2, check_gradients=True), st.supervised(optimizers=2, precision="fp16", seeded=True), st.evaluation(), st.prediction()):
-        assert all(reads_of(arrow.guard) is not None for arrow in life.transitions if arrow.guard is not None)
-        assert all(doing.access is not None for way in ways_of(life) for doing in way.doings if doing.place is not None)
+    for life in (
+        st.supervised(accumulate=2, check_gradients=True),
+        st.supervised(optimizers=2, precision="fp16", seeded=True),
+        st.evaluation(),
+        st.prediction(),
+    ):
+        assert all(
+            reads_of(arrow.guard) is not None
+            for arrow in life.transitions
+            if arrow.guard is not None
+        )
+        assert all(
+            doing.access is not None
+            for way in ways_of(life)
+            for doing in way.doings
+            if doing.place is not None
+        )
 
 
 OPTIONS = {
@@ -231,25 +343,37 @@ def test_the_lifecycle_of_any_options_is_sound(options, several):
 @pytest.mark.parametrize("field", ["state", "transition", "outcome", "error", "modes"])
 def test_a_callback_may_not_write_what_the_machine_writes(field):
     """The machine alone moves the state and decides the outcome."""
-    assert f"declares that it writes {field!r} on on_exit_step, which the machine alone writes" in refused([listening("on_exit_step", writes={field})])
+    assert (
+        f"declares that it writes {field!r} on on_exit_step, which the machine alone writes"
+        in refused([listening("on_exit_step", writes={field})])
+    )
 
 
 def test_a_callback_may_not_write_counters():
     """Counters change in actions and effects."""
-    assert "counters change in actions and effects only" in refused([listening("on_exit_step", writes={"on_exit_step": {"step"}})])
+    assert "counters change in actions and effects only" in refused(
+        [listening("on_exit_step", writes={"on_exit_step": {"step"}})]
+    )
 
 
 def test_hooks_in_declarations_are_known_ones():
     """A mapping is by hook's name, the alias counts as well; a misspelt one is an error."""
     looks = listening("on_train_batch_after_loss", reads={"on_train_batch_after_loss": {"loss"}})
     assert contracts_of(looks, ["on_exit_loss"])["on_exit_loss"].reads == {"loss"}
-    with pytest.raises(CallbackError, match="reads mention 'on_exit_los', a hook that it has not; did you mean 'on_exit_loss'"):
+    with pytest.raises(
+        CallbackError,
+        match="reads mention 'on_exit_los', a hook that it has not; did you mean 'on_exit_loss'",
+    ):
         Machine(st.supervised(), [listening("on_exit_loss", reads={"on_exit_los": {"loss"}})])
 
 
 def test_paths_in_gives_the_paths_of_all_hooks():
     """A list, a lone text and a mapping of hooks are all read."""
-    assert paths_in(("a", "b")) == paths_in({"on_exit_loss": ("a",), "on_exit_step": {"b"}}) == {"a", "b"}
+    assert (
+        paths_in(("a", "b"))
+        == paths_in({"on_exit_loss": ("a",), "on_exit_step": {"b"}})
+        == {"a", "b"}
+    )
     assert paths_in("a") == {"a"}
 
 
@@ -284,10 +408,17 @@ def test_a_declared_path_covers_what_lies_within_it():
 
 def test_monitors_are_columns_of_the_run_or_of_a_callback():
     """A column that a callback declares by hook counts; what nobody writes is refused with what is near."""
-    machine = Machine(st.supervised(stop=st.EarlyStopping("score")), [listening("on_exit_epoch", writes={"on_exit_epoch": {"history.score"}})])
+    machine = Machine(
+        st.supervised(stop=st.EarlyStopping("score")),
+        [listening("on_exit_epoch", writes={"on_exit_epoch": {"history.score"}})],
+    )
     check_monitors(machine, ["valid_loss"])
-    with pytest.raises(ContractError, match="nothing writes the monitor 'score'; known: train_loss, valid_loss"):
-        check_monitors(Machine(st.supervised(stop=st.EarlyStopping("score"))), ["train_loss", "valid_loss"])
+    with pytest.raises(
+        ContractError, match="nothing writes the monitor 'score'; known: train_loss, valid_loss"
+    ):
+        check_monitors(
+            Machine(st.supervised(stop=st.EarlyStopping("score"))), ["train_loss", "valid_loss"]
+        )
 
 
 # ---------------------------------------------------------------- the analysis itself
@@ -301,9 +432,21 @@ def test_the_ways_are_those_that_the_machine_lays_out(life):
     for way in ways_of(life):
         if way.arrow.dest == FAILED:
             continue
-        works = [work for work in machine.plan.works(way.arrow, way.active) if work.kind != "effect" or work.function is way.arrow.effect]  # else a guard's mark
-        passed = [doing.place[0] for doing in way.doings if doing.place is not None and (doing.place[0] != "action" or life.state(doing.place[1]).action)]
-        assert passed == [work.kind for work in works if work.kind in ("mode", "close", "effect", "action")]
+        # Else a guard's mark
+        works = [
+            work
+            for work in machine.plan.works(way.arrow, way.active)
+            if work.kind != "effect" or work.function is way.arrow.effect
+        ]
+        passed = [
+            doing.place[0]
+            for doing in way.doings
+            if doing.place is not None
+            and (doing.place[0] != "action" or life.state(doing.place[1]).action)
+        ]
+        assert passed == [
+            work.kind for work in works if work.kind in ("mode", "close", "effect", "action")
+        ]
 
 
 @frozen
@@ -317,7 +460,13 @@ class Step:
 
 
 ACCESS = some.builds(
-    Step, some.builds(Access, reads=some.just(()), writes=some.sets(some.sampled_from("xyz"), max_size=2), drops=some.sets(some.sampled_from("xyz"), max_size=2))
+    Step,
+    some.builds(
+        Access,
+        reads=some.just(()),
+        writes=some.sets(some.sampled_from("xyz"), max_size=2),
+        drops=some.sets(some.sampled_from("xyz"), max_size=2),
+    ),
 )
 
 
@@ -337,7 +486,15 @@ def test_the_solution_is_what_walking_all_ways_finds(life, data):
             if arrow.guard is None or arrow.event is not None or ("guard", arrow) not in flow.at:
                 continue
             status, bit = flow.at["guard", arrow], flow.bits.get(letter, 0)
-            found = {word for word, mask in zip(("absent", "there", "gone"), status, strict=True) if mask & bit} if bit else {"absent"}
+            found = (
+                {
+                    word
+                    for word, mask in zip(("absent", "there", "gone"), status, strict=True)
+                    if mask & bit
+                }
+                if bit
+                else {"absent"}
+            )
             assert found == met.get(arrow.source, set()), (letter, arrow)
 
 
@@ -349,7 +506,12 @@ def runs(life, letter):
         for name in life.crossing(active, arrow.dest)[1] if arrow.dest != FAILED else ():
             done = life.state(name).action.access
             dropped = "gone" if now == "there" and letter in done.drops else now
-            for event in (t for scope in life.path(name) for t in life.transitions if t.source == scope and t.event is not None):
+            for event in (
+                t
+                for scope in life.path(name)
+                for t in life.transitions
+                if t.source == scope and t.event is not None
+            ):
                 if (key := (name, event, dropped)) not in seen:
                     seen.add(key)
                     todo.append(key)

@@ -12,9 +12,9 @@ import pytest
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.engine.position import Position
-from statetrain.engine.witness import WITNESS
-from statetrain.machine import Machine
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
+from statetrain.machine.witness import WITNESS
 from statetrain.testing import Coverage, paths, simulate, walk
 
 pytest_plugins = ["pytester"]
@@ -48,7 +48,9 @@ def life(name: str = "small") -> Lifecycle:
     )
 
 
-def run(most: int, table: Lifecycle | None = None, engine: str = "table", watched: bool = False) -> None:
+def run(
+    most: int, table: Lifecycle | None = None, engine: str = "table", watched: bool = False
+) -> None:
     ctx = Position(marks={"most": most})
     machine = Machine(table or life(), engine=engine)  # type: ignore[arg-type]  # one of the two
     if watched:
@@ -57,7 +59,9 @@ def run(most: int, table: Lifecycle | None = None, engine: str = "table", watche
         machine.run(ctx)
 
 
-@pytest.mark.parametrize(("engine", "watched"), [("table", False), ("table", True), ("transitions", False)])
+@pytest.mark.parametrize(
+    ("engine", "watched"), [("table", False), ("table", True), ("transitions", False)]
+)
 def test_what_a_run_took_is_counted(engine, watched):
     """Whichever engine and however watched, the counts of arrows and of answers are those of the run."""
     with Coverage() as coverage:
@@ -76,7 +80,9 @@ def test_what_was_not_taken_is_named():
     with Coverage() as coverage:
         run(0)
     report = coverage.report()
-    assert report.startswith("small: 44 %  (2 of 3 states, 1 of 4 transitions, 1 of 2 guard outcomes)")
+    assert report.startswith(
+        "small: 44 %  (2 of 3 states, 1 of 4 transitions, 1 of 2 guard outcomes)"
+    )
     assert "state turn was never entered" in report
     assert "[again] was never true" in report
     assert "never taken: loop -> turn [again]" in report
@@ -92,7 +98,11 @@ def test_guards_of_events_are_counted():
     table = Lifecycle(
         "events",
         [State("a", leave), State("end", final=True), State("other", final=True)],
-        [Transition("a", "end"), Transition("a", "other", st.guard(again), event=st.StopFit), Transition("a", "end", event=st.StopFit)],
+        [
+            Transition("a", "end"),
+            Transition("a", "other", st.guard(again), event=st.StopFit),
+            Transition("a", "end", event=st.StopFit),
+        ],
     )
     with Coverage() as coverage:
         run(0, table)
@@ -151,7 +161,11 @@ def test_functions_without_a_name_are_counted_too():
 
     def table(label: str) -> Lifecycle:
         guard = st.guard(lambda ctx: False).named(label)
-        return Lifecycle("closures", [State("a", lambda ctx: None), State("end", final=True)], [Transition("a", "end", guard), Transition("a", "end")])
+        return Lifecycle(
+            "closures",
+            [State("a", lambda ctx: None), State("end", final=True)],
+            [Transition("a", "end", guard), Transition("a", "end")],
+        )
 
     with Coverage() as coverage:
         for label in ("x", "y", "x"):
@@ -167,14 +181,19 @@ def test_counts_of_processes_add_up():
         run(2)
         run(1, life("other"))
     here.merge(there.to_list())
-    assert {name: one.taken for (name, _), one in here.found.items()} == {"small": [1, 2, 1, 0], "other": [0, 1, 0, 0]}
+    assert {name: one.taken for (name, _), one in here.found.items()} == {
+        "small": [1, 2, 1, 0],
+        "other": [0, 1, 0, 0],
+    }
 
 
 def test_pictures_show_the_counts(tmp_path):
     """Each lifecycle becomes a picture with how often each arrow was taken, drawn from words alone."""
     with Coverage() as coverage:
         run(3)
-        simulate(st.supervised(validate=st.Every(2, "steps"), stop=st.EarlyStopping("valid_loss", 2)))
+        simulate(
+            st.supervised(validate=st.Every(2, "steps"), stop=st.EarlyStopping("valid_loss", 2))
+        )
     written = coverage.draw(tmp_path / "pictures")
     assert [path.name for path in written] == ["small.svg", "supervised.svg"]
     text = written[0].read_text()
@@ -184,7 +203,12 @@ def test_pictures_show_the_counts(tmp_path):
 
 def test_a_picture_from_words_is_the_picture_of_the_lifecycle():
     """What is drawn of the words, which may come from another process, is what is drawn of the lifecycle itself."""
-    for table in (life(), st.supervised(), st.supervised(optimizers=2), st.supervised(non_finite="skip", accumulate=2, validate=st.Every(2, "steps"))):
+    for table in (
+        life(),
+        st.supervised(),
+        st.supervised(optimizers=2),
+        st.supervised(non_finite="skip", accumulate=2, validate=st.Every(2, "steps")),
+    ):
         with Coverage() as coverage:
             Machine(table)
         (one,) = coverage.found.values()
@@ -203,14 +227,18 @@ def test_a_thread_of_its_own_is_not_counted():
 
 # ---------------------------------------------------------------- as pytest's plugin
 
-PLUGIN = [] if any(point.name == "statetrain" for point in entry_points(group="pytest11")) else ["-p", "statetrain.pytest_plugin"]
+PLUGIN = (
+    []
+    if any(point.name == "statetrain" for point in entry_points(group="pytest11"))
+    else ["-p", "statetrain.pytest_plugin"]
+)
 
 TESTS = """
 import pytest
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.engine.position import Position
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 
 def work(ctx):
     "work"
@@ -243,21 +271,43 @@ def pytest_run(pytester, *options, tests=TESTS):
 def test_the_summary_reports_what_was_taken(pytester):
     """`--statetrain-cov` ends the session with a line for each lifecycle and what is missing."""
     done = pytest_run(pytester, "--statetrain-cov", "-k", "runs")
-    done.stdout.fnmatch_lines(["*lifecycle coverage*", "mine: 88 %  (3 of 3 states, 3 of 4 transitions, 2 of 2 guard outcomes)", "*never taken: b -> end StopFit", "in total: 88 %"])
+    done.stdout.fnmatch_lines(
+        [
+            "*lifecycle coverage*",
+            "mine: 88 %  (3 of 3 states, 3 of 4 transitions, 2 of 2 guard outcomes)",
+            "*never taken: b -> end StopFit",
+            "in total: 88 %",
+        ]
+    )
     assert done.ret == 0
 
 
 def test_the_workers_of_xdist_are_added_up(pytester):
     """What two processes took together is all, and the threshold is held against that."""
-    done = pytest_run(pytester, "--statetrain-cov-min=100", "-n2", "--dist=each", "-k", "runs or stops")
+    done = pytest_run(
+        pytester, "--statetrain-cov-min=100", "-n2", "--dist=each", "-k", "runs or stops"
+    )
     done.stdout.fnmatch_lines(["mine: 100 %*", "in total: 100 %"])
     assert done.ret == 0
 
 
 def test_a_threshold_fails_the_session_and_pictures_are_drawn_where_they_were_asked_for(pytester):
     """Below the threshold the exit code says that tests failed, though each one passed; each lifecycle that was chosen is drawn."""
-    done = pytest_run(pytester, "--statetrain-cov-min=95", "--statetrain-cov-draw=pictures", "--statetrain-cov-only=mi*", "-k", "runs")
-    done.stdout.fnmatch_lines(["drawn: pictures*mine.svg", "*88 % were covered, at least 95 % were asked for*", "*1 passed*"])
+    done = pytest_run(
+        pytester,
+        "--statetrain-cov-min=95",
+        "--statetrain-cov-draw=pictures",
+        "--statetrain-cov-only=mi*",
+        "-k",
+        "runs",
+    )
+    done.stdout.fnmatch_lines(
+        [
+            "drawn: pictures*mine.svg",
+            "*88 % were covered, at least 95 % were asked for*",
+            "*1 passed*",
+        ]
+    )
     assert (Path(pytester.path) / "pictures" / "mine.svg").is_file()
     assert done.ret == pytest.ExitCode.TESTS_FAILED
 
@@ -290,5 +340,8 @@ def test_a_percentage_is_one(pytester):
 
 def test_the_coverage_loads_no_torch():
     """Counting a lifecycle needs none."""
-    code = "import sys; from statetrain.testing import Coverage; Coverage().start(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from statetrain.testing import Coverage; Coverage().start(); sys.exit('torch'"
+        " in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

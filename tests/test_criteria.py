@@ -8,7 +8,9 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statetrain.criteria import (
+from statetrain.errors import GuardError
+from statetrain.guards.base import strict
+from statetrain.guards.criteria import (
     Accumulating,
     Every,
     MaxSteps,
@@ -22,14 +24,13 @@ from statetrain.criteria import (
     stop_requested,
     train_data_left,
 )
-from statetrain.engine.position import Position
-from statetrain.guards import strict
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import GuardError
-from statetrain.stopping import EarlyStopping, Threshold
+from statetrain.guards.stopping import EarlyStopping, Threshold
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 @define(eq=False)
@@ -61,7 +62,14 @@ class Ctx(Position):
 
 # ---------------------------------------------------------------- intervals
 
-COUNTERS = {"batches": "batches", "steps": "step", "epochs": "epoch", "samples": "samples", "seconds": "seconds", "minutes": "seconds"}
+COUNTERS = {
+    "batches": "batches",
+    "steps": "step",
+    "epochs": "epoch",
+    "samples": "samples",
+    "seconds": "seconds",
+    "minutes": "seconds",
+}
 
 
 def fire(interval, ctx, place="there"):
@@ -74,7 +82,11 @@ def fire(interval, ctx, place="there"):
 
 
 @drawn
-@given(st.sampled_from(["batches", "steps", "epochs", "samples"]), st.integers(1, 7), st.lists(st.integers(0, 20)))
+@given(
+    st.sampled_from(["batches", "steps", "epochs", "samples"]),
+    st.integers(1, 7),
+    st.lists(st.integers(0, 20)),
+)
 def test_an_interval_neither_repeats_nor_misses(unit, n, jumps):
     "However far the counter jumps, an interval holds if and only if a multiple of it lies in what was counted since it last held."
     interval, ctx, count, last = Every(n, unit), Ctx(), 0, 0
@@ -89,7 +101,11 @@ def test_an_interval_neither_repeats_nor_misses(unit, n, jumps):
 
 
 @drawn
-@given(st.sampled_from(["seconds", "minutes"]), st.sampled_from([0.5, 1, 2, 30]), st.lists(st.integers(0, 400)))
+@given(
+    st.sampled_from(["seconds", "minutes"]),
+    st.sampled_from([0.5, 1, 2, 30]),
+    st.lists(st.integers(0, 400)),
+)
 def test_an_interval_of_time(unit, n, quarters):
     "Times are counted like everything else, in parts of a second."
     interval, ctx, last = Every(n, unit), Ctx(), 0.0
@@ -133,7 +149,12 @@ def test_an_interval_on_an_arrow():
 
     life = Lifecycle(
         "demo",
-        [State("tick", tick), State("check", note("check")), State("save", note("save")), State("end", final=True)],
+        [
+            State("tick", tick),
+            State("check", note("check")),
+            State("save", note("save")),
+            State("end", final=True),
+        ],
         [
             Transition("tick", "save", Every(10, "steps") & (lambda ctx: ctx.step % 2 == 0)),
             Transition("tick", "check", Every(4, "steps").named("due")),
@@ -145,7 +166,8 @@ def test_an_interval_on_an_arrow():
     )
     ctx = Ctx(rows=[{"jump": jump} for jump in (3, 1, 4, 3, 1, 20, 1, 2, 0)])
     Machine(life).run(ctx)
-    # 3, 4, 8, 11, 12, 32, 33, 35, 35: at 11 the interval of 10 has been crossed, but the other condition waits for 12.
+    # 3, 4, 8, 11, 12, 32, 33, 35, 35: at 11 the interval of 10 has been crossed, but the other
+    # condition waits for 12.
     assert ctx.fired == [("check", 4), ("check", 8), ("save", 12), ("save", 32), ("check", 33)]
     assert ctx.marks == {"save every 10 steps": 32, "check every 4 steps": 33}
 
@@ -175,7 +197,14 @@ def test_intervals_are_named_with_their_unit(interval, label):
         (math.inf, "seconds", "n must be a number above 0, got inf"),
         (1.5, "steps", "n must be a whole number of steps, got 1.5"),
         (1.0, "epochs", "n must be a whole number of epochs, got 1.0"),
-        (1, "step", "unit must be one of 'batches', 'steps', 'epochs', 'samples', 'seconds', 'minutes', got 'step'"),
+        (
+            1,
+            "step",
+            (
+                "unit must be one of 'batches', 'steps', 'epochs', 'samples', 'seconds', 'minutes',"
+                " got 'step'"
+            ),
+        ),
     ],
 )
 def test_intervals_that_make_no_sense(n, unit, words):
@@ -190,7 +219,13 @@ def test_intervals_that_make_no_sense(n, unit, words):
 
 def test_max_steps():
     "The limit holds from the n-th step on."
-    assert [MaxSteps(3)(Ctx(step=100, fit_steps=step)) for step in range(5)] == [False, False, False, True, True]
+    assert [MaxSteps(3)(Ctx(step=100, fit_steps=step)) for step in range(5)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert MaxSteps(3).label == "3 steps made"
 
 
@@ -212,7 +247,12 @@ def test_time_limits(limit, seconds, label):
     "Hours, minutes and seconds add up, and the limit is reached to the moment."
     assert limit.total == seconds
     assert limit.label == label
-    assert [limit(Ctx(fit_seconds=s)) for s in (0, seconds - 0.001, seconds, seconds + 1)] == [False, False, True, True]
+    assert [limit(Ctx(fit_seconds=s)) for s in (0, seconds - 0.001, seconds, seconds + 1)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_time_limit_counts_this_fit_alone():
@@ -220,10 +260,16 @@ def test_a_time_limit_counts_this_fit_alone():
     assert not TimeLimit(seconds=10)(Ctx(seconds=100.0, fit_seconds=9.0))
 
 
-@pytest.mark.parametrize("make", [TimeLimit, lambda: TimeLimit(-1), lambda: TimeLimit(1, hours=-1), lambda: TimeLimit(math.nan)], ids=["none", "below", "sum", "nan"])
+@pytest.mark.parametrize(
+    "make",
+    [TimeLimit, lambda: TimeLimit(-1), lambda: TimeLimit(1, hours=-1), lambda: TimeLimit(math.nan)],
+    ids=["none", "below", "sum", "nan"],
+)
 def test_time_limits_that_make_no_sense(make):
     "A limit that is not above 0 is refused with an example."
-    with pytest.raises(ValueError, match=r"TimeLimit: say how long, above 0: TimeLimit\(minutes=30\)"):
+    with pytest.raises(
+        ValueError, match=r"TimeLimit: say how long, above 0: TimeLimit\(minutes=30\)"
+    ):
         make()
 
 
@@ -231,7 +277,9 @@ def test_time_limits_that_make_no_sense(make):
 @pytest.mark.parametrize("n", [0, -1, 1.0, True, "3", None], ids=repr)
 def test_counts_are_whole(kind, n):
     "A count is a whole number of at least 1."
-    with pytest.raises(ValueError, match=f"{kind.__name__}: n must be a whole number of at least 1, got "):
+    with pytest.raises(
+        ValueError, match=f"{kind.__name__}: n must be a whole number of at least 1, got "
+    ):
         kind(n)
 
 
@@ -269,13 +317,27 @@ def test_early_stopping_against_a_counter():
     for _ in range(2000):
         mode = chance.choice(["min", "max", "zero"])
         patience, start = chance.randint(1, 4), chance.choice([0, 0, 3])
-        min_delta, baseline = chance.choice([0.0, 0.0, 0.25, 1.0]), chance.choice([None, None, 0.5, -1.0, 3.0])
-        stop = EarlyStopping("valid_loss", patience, min_delta=min_delta, mode=mode, baseline=baseline, start_from_epoch=start)
+        min_delta, baseline = (
+            chance.choice([0.0, 0.0, 0.25, 1.0]),
+            chance.choice([None, None, 0.5, -1.0, 3.0]),
+        )
+        stop = EarlyStopping(
+            "valid_loss",
+            patience,
+            min_delta=min_delta,
+            mode=mode,
+            baseline=baseline,
+            start_from_epoch=start,
+        )
         counter, ctx = Patience(mode, min_delta, baseline), Ctx()
         for epoch in range(1, chance.randint(2, 15)):
-            value = chance.choice([math.nan, math.inf, *(chance.randint(-16, 16) / 4 for _ in range(12))])
+            value = chance.choice(
+                [math.nan, math.inf, *(chance.randint(-16, 16) / 4 for _ in range(12))]
+            )
             has_it = chance.random() < 0.8  # a validation is not due in every epoch
-            ctx.rows.append({"epoch": epoch, "train_loss": 0.0} | ({"valid_loss": value} if has_it else {}))
+            ctx.rows.append(
+                {"epoch": epoch, "train_loss": 0.0} | ({"valid_loss": value} if has_it else {})
+            )
             if has_it and epoch >= start:
                 counter.see(value)
             assert stop.waited(ctx) == counter.wait
@@ -388,11 +450,13 @@ def test_thresholds_say_what_they_wait_for():
         Threshold("acc", 0.9, mode="zero")
 
 
-# ---------------------------------------------------------------- conditions of the standard lifecycle
+# -------------------- conditions of the standard lifecycle
 
 
 @pytest.mark.parametrize("of", ["loss", "gradients"])
-@pytest.mark.parametrize("value", [0.0, -1.5, 1e308, 5e-324, 3, math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize(
+    "value", [0.0, -1.5, 1e308, 5e-324, 3, math.nan, math.inf, -math.inf], ids=str
+)
 def test_non_finite(of, value):
     "NaN and the infinities hold, every other number does not, and the reason shows the value."
     ctx = Ctx(**{"loss_value" if of == "loss" else "grad_norm": value})
@@ -414,7 +478,13 @@ def test_non_finite_reads_no_tensor():
         def __ne__(self, other):
             return self
 
-    with pytest.raises(GuardError, match=r"guard \[loss not finite\] must answer True or False, got FakeTensor; read a host value"):
+    with pytest.raises(
+        GuardError,
+        match=(
+            r"guard \[loss not finite\] must answer True or False, got FakeTensor; read a host"
+            r" value"
+        ),
+    ):
         NonFinite()(Ctx(loss_value=FakeTensor()))
 
 
@@ -434,7 +504,11 @@ def test_batch_drawn():
 def test_accumulating():
     "A window goes on until it is full or the epoch's last batch has come."
     guard = Accumulating(3)
-    assert [strict(guard, guard.test(Ctx(pending=pending, last_batch=last))) for last in (False, True) for pending in (1, 2, 3)] == [
+    assert [
+        strict(guard, guard.test(Ctx(pending=pending, last_batch=last)))
+        for last in (False, True)
+        for pending in (1, 2, 3)
+    ] == [
         *(True, True, False),
         *(False, False, False),
     ]
@@ -442,12 +516,17 @@ def test_accumulating():
 
 def test_another_optimizer():
     "There is another one until the last has had its turn."
-    assert [another_optimizer(Ctx(opt_index=i, optimizers=dict.fromkeys("abc"))) for i in range(3)] == [True, True, False]
+    assert [
+        another_optimizer(Ctx(opt_index=i, optimizers=dict.fromkeys("abc"))) for i in range(3)
+    ] == [True, True, False]
 
 
 def test_train_data_left():
     "There is some until the data has come to its end."
-    assert [train_data_left(Ctx(exhausted=exhausted)) for exhausted in (False, True)] == [True, False]
+    assert [train_data_left(Ctx(exhausted=exhausted)) for exhausted in (False, True)] == [
+        True,
+        False,
+    ]
 
 
 def test_stop_requested():

@@ -15,13 +15,28 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import statetrain as st
-from statetrain.data.loading import BatchReader, as_loader, describe_batch, join, pinned, place, size_of, split
+from statetrain.data.loading import (
+    BatchReader,
+    as_loader,
+    describe_batch,
+    join,
+    pinned,
+    place,
+    size_of,
+    split,
+)
 
 CPU = torch.device("cpu")
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        **more,
+    }
 
 
 def cut(points, size=8):
@@ -80,8 +95,18 @@ def test_the_forms_of_data_train_alike(source, points):
     for given in (cut(points), SOURCES[source](points)):
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 3)
-        made_here = source not in ("loader", "loader of a stream", "list of batches", "tuple of batches", "function")
-        loader_options = {"batch_size": 8, **({} if source == "stream" else {"shuffle": False})} if made_here and given is not None else None
+        made_here = source not in (
+            "loader",
+            "loader of a stream",
+            "list of batches",
+            "tuple of batches",
+            "function",
+        )
+        loader_options = (
+            {"batch_size": 8, **({} if source == "stream" else {"shuffle": False})}
+            if made_here and given is not None
+            else None
+        )
         if isinstance(given, list):
             loader_options = None
         run = st.fit(model, given, valid=given, dataloader_options=loader_options, **options())
@@ -112,11 +137,19 @@ def test_data_made_into_a_loader_is_shuffled_for_training_only(points):
 def test_an_iterator_serves_one_epoch(points):
     "A generator is read once: one epoch is fine, more are refused before anything runs, and going on says what is wrong."
     model = torch.nn.Linear(4, 3)
-    with pytest.raises(st.ConfigError, match="a generator can be read once, and there are more epochs; give a list, a loader, or a function"):
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            "a generator can be read once, and there are more epochs; give a list, a loader, or a"
+            " function"
+        ),
+    ):
         st.fit(model, (batch for batch in cut(points)), **options())
     run = st.fit(model, (batch for batch in cut(points)), **options(epochs=1))
     assert run.ctx.step == 3
-    with pytest.raises(st.DataError, match=r"gave no batch in epoch 2\. An iterator can be read once; give a list"):
+    with pytest.raises(
+        st.DataError, match=r"gave no batch in epoch 2\. An iterator can be read once; give a list"
+    ):
         run.fit(epochs=1)
 
 
@@ -138,7 +171,13 @@ def test_the_length_of_a_stream_is_a_guess(points):
     loader = DataLoader(Boasting(points), batch_size=8)
     run = st.fit(torch.nn.Linear(4, 3), loader, **options())
     assert run.ctx.step == 6
-    with pytest.raises(st.DataError, match=r"ended after 3 of 125 batches; so the last window was not known .*a length that holds, or none"):
+    with pytest.raises(
+        st.DataError,
+        match=(
+            r"ended after 3 of 125 batches; so the last window was not known .*a length that holds,"
+            r" or none"
+        ),
+    ):
         st.fit(torch.nn.Linear(4, 3), loader, accumulate=2, **options())
 
 
@@ -151,7 +190,9 @@ def test_a_dataset_that_ends_early_is_an_error(points):
                 raise StopIteration
             return super().__getitem__(index)
 
-    with pytest.raises(st.DataError, match=r"ended after 1 of 3 batches; did the dataset raise StopIteration\?") as caught:
+    with pytest.raises(
+        st.DataError, match=r"ended after 1 of 3 batches; did the dataset raise StopIteration\?"
+    ) as caught:
         st.fit(torch.nn.Linear(4, 3), DataLoader(Short(points), batch_size=8), **options())
     assert caught.value.run.ctx.step == 1
 
@@ -228,18 +269,27 @@ BATCHES = {
     "other dict": (lambda x, y: {"label": y, "x": x}, {}),
     "ordered dict": (lambda x, y: OrderedDict(inputs=x, targets=y), {}),
     "user dict": (lambda x, y: UserDict(inputs=x, targets=y), {}),
-    "dict by keys": (lambda x, y: {"pixels": x, "class": y}, {"input": "pixels", "target": "class"}),
+    "dict by keys": (
+        lambda x, y: {"pixels": x, "class": y},
+        {"input": "pixels", "target": "class"},
+    ),
     "dataclass": (Plain, {}),
     "frozen dataclass": (Frozen, {}),
     "attrs": (Derived, {}),
     "object": (Loose, {}),
-    "nested": (lambda x, y: {"data": {"views": [x, x + 1]}, "meta": (0, {"label": y})}, {"input": "data.views[0]", "target": "meta[1].label"}),
+    "nested": (
+        lambda x, y: {"data": {"views": [x, x + 1]}, "meta": (0, {"label": y})},
+        {"input": "data.views[0]", "target": "meta[1].label"},
+    ),
     "last": (lambda x, y: (y, "name", x), {"input": "[-1]", "target": "[0]"}),
 }
 
 
 # What an object of no known kind holds is left as it is, so it has to hold tensors.
-@pytest.mark.parametrize(("structure", "arrays"), [*((name, False) for name in BATCHES), *((name, True) for name in BATCHES if name != "object")])
+@pytest.mark.parametrize(
+    ("structure", "arrays"),
+    [*((name, False) for name in BATCHES), *((name, True) for name in BATCHES if name != "object")],
+)
 def test_batches_of_every_structure(structure, arrays, points):
     "Input and target are found by position or by key, arrays become tensors, and the weights are those of plain tuples."
     make, keys = BATCHES[structure]
@@ -294,7 +344,12 @@ def test_several_targets(points):
         return F.cross_entropy(pred, first) + F.cross_entropy(pred, second)
 
     batches = [{"x": x, "first": y, "second": y} for x, y in cut(points)]
-    assert st.fit(torch.nn.Linear(4, 3), batches, target=("first", "second"), **options(loss=loss)).ctx.step == 6
+    assert (
+        st.fit(
+            torch.nn.Linear(4, 3), batches, target=("first", "second"), **options(loss=loss)
+        ).ctx.step
+        == 6
+    )
 
 
 class Parts(torch.nn.Linear):
@@ -311,11 +366,20 @@ class Parts(torch.nn.Linear):
         return (x, logits) if self.kind == "tuple" else Pair(x, logits)
 
 
-@pytest.mark.parametrize(("kind", "key"), [("dict", "logits"), ("tuple", "[1]"), ("named", "label")])
+@pytest.mark.parametrize(
+    ("kind", "key"), [("dict", "logits"), ("tuple", "[1]"), ("named", "label")]
+)
 def test_the_part_of_the_prediction(kind, key, points):
     "pred= names the part that loss and metrics take, in training, validation, evaluate and predict."
     model = Parts(kind)
-    run = st.fit(model, points, valid=0.3, pred=key, metrics={"size": lambda pred, _: float(pred.shape[1])}, **options())
+    run = st.fit(
+        model,
+        points,
+        valid=0.3,
+        pred=key,
+        metrics={"size": lambda pred, _: float(pred.shape[1])},
+        **options(),
+    )
     assert run.history["train_size"] == run.history["valid_size"] == [3.0, 3.0]
     assert run.evaluate(points)["size"] == 3.0
     assert run.predict(points).shape == (22, 3)
@@ -323,7 +387,13 @@ def test_the_part_of_the_prediction(kind, key, points):
         st.fit(model, points, pred="logit", **options())
 
 
-@pytest.mark.parametrize(("kind", "note"), [("dict", "returned a dict with 'hidden', 'logits'; name the part .* pred='hidden'"), ("tuple", r"pred='\[0\]'")])
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("dict", "returned a dict with 'hidden', 'logits'; name the part .* pred='hidden'"),
+        ("tuple", r"pred='\[0\]'"),
+    ],
+)
 def test_a_prediction_of_several_parts_says_how_to_name_one(kind, note, points):
     "Where the loss expects a tensor, the error's note says how to name the part that it takes."
     with pytest.raises((TypeError, AttributeError)) as caught:
@@ -343,7 +413,15 @@ def test_the_size_of_a_batch_is_that_of_its_input():
 def test_placing_keeps_the_structure():
     "Every container comes back as what it was; what is no data stays as it is."
     x = np.ones((2, 2))
-    for thing in (Pair(x, 3), [x, "a"], Plain(x, x, 2.0), Frozen(x, x), Derived(x, x), OrderedDict(a=x, b=None), {"a": (x,)}):
+    for thing in (
+        Pair(x, 3),
+        [x, "a"],
+        Plain(x, x, 2.0),
+        Frozen(x, x),
+        Derived(x, x),
+        OrderedDict(a=x, b=None),
+        {"a": (x,)},
+    ):
         placed = place(thing, CPU)
         assert type(placed) is type(thing)
         assert size_of(placed) == 2  # a tensor is found in it
@@ -388,13 +466,36 @@ def test_tensors_on_the_cpu_are_not_touched(points):
 @pytest.mark.parametrize(
     ("batch", "reader", "message"),
     [
-        ({"pixels": torch.ones(2), "class": 1}, {}, "a batch is a dict with 'pixels', 'class'; which is the input? Say input='pixels'"),
-        ({"x": torch.ones(2), "class": 1}, {}, "a batch is a dict with 'x', 'class'; which is the target? Say target='x'"),
-        (torch.ones(3, 2), {}, "a batch is a Tensor (3, 2) that has no target; give the data as (input, target), or say target='batch'"),
+        (
+            {"pixels": torch.ones(2), "class": 1},
+            {},
+            "a batch is a dict with 'pixels', 'class'; which is the input? Say input='pixels'",
+        ),
+        (
+            {"x": torch.ones(2), "class": 1},
+            {},
+            "a batch is a dict with 'x', 'class'; which is the target? Say target='x'",
+        ),
+        (
+            torch.ones(3, 2),
+            {},
+            (
+                "a batch is a Tensor (3, 2) that has no target; give the data as (input, target),"
+                " or say target='batch'"
+            ),
+        ),
         ([torch.ones(3, 2)], {}, "a batch is a list of (Tensor (3, 2)) that has no target"),
         ([], {}, "a batch is a list of () that has no input"),
-        ({"pixels": 1}, {"input": "pixel", "target": "pixels"}, "'pixel': a dict has no 'pixel'; did you mean 'pixels'"),
-        ((1, 2), {"input": "[2]", "target": "[0]"}, "'[2]': a tuple has no 2; it has 2 items, counted from 0"),
+        (
+            {"pixels": 1},
+            {"input": "pixel", "target": "pixels"},
+            "'pixel': a dict has no 'pixel'; did you mean 'pixels'",
+        ),
+        (
+            (1, 2),
+            {"input": "[2]", "target": "[0]"},
+            "'[2]': a tuple has no 2; it has 2 items, counted from 0",
+        ),
         (None, {}, "a batch is a NoneType with no parts"),
         ("text", {}, "a batch is a str with no parts"),
     ],
@@ -421,7 +522,10 @@ def test_a_batch_unlike_the_first_is_an_error(odd, points):
 def test_describing_a_batch():
     "Containers with the shapes in them, in one line."
     batch = {"x": (torch.ones(3, 4), [torch.ones(2)]), "name": "a"}
-    assert describe_batch(batch) == "dict of {x: tuple of (Tensor (3, 4), list of (Tensor (2,))), name: str}"
+    assert (
+        describe_batch(batch)
+        == "dict of {x: tuple of (Tensor (3, 4), list of (Tensor (2,))), name: str}"
+    )
 
 
 def test_joining_predictions():
@@ -431,7 +535,10 @@ def test_joining_predictions():
     joined = join([{"a": torch.ones(2), "b": (torch.ones(2), torch.ones(2))}] * 2)
     assert joined["b"][1].shape == (4,)
     assert join([Pair(torch.ones(1), torch.ones(1))] * 3).label.shape == (3,)
-    with pytest.raises(st.DataError, match=r"predictions of shapes \(1, 2\), \(1, 3\) cannot be joined .* stack=False"):
+    with pytest.raises(
+        st.DataError,
+        match=r"predictions of shapes \(1, 2\), \(1, 3\) cannot be joined .* stack=False",
+    ):
         join([torch.ones(1, 2), torch.ones(1, 3)])
     with pytest.raises(st.DataError, match="predictions of type str cannot be joined"):
         join(["a"])
@@ -440,14 +547,26 @@ def test_joining_predictions():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "train must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got NoneType"),
+        (
+            None,
+            (
+                "train must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches,"
+                " got NoneType"
+            ),
+        ),
         (7, "got int: 7"),
         ("digits.csv", "got str: 'digits.csv'"),
         (torch.tensor(3.0), "got Tensor"),
         ([], "train is empty: its list has no batch"),
         ((torch.ones(0, 4), torch.ones(0)), "train is empty: tuple without a sample"),
-        ((torch.ones(3, 4), torch.ones(2)), "the columns of the data must have the same number of rows, got {'0': 3, '1': 2}"),
-        ({"x": np.ones(3), "y": np.ones(2)}, "must have the same number of rows, got {'x': 3, 'y': 2}"),
+        (
+            (torch.ones(3, 4), torch.ones(2)),
+            "the columns of the data must have the same number of rows, got {'0': 3, '1': 2}",
+        ),
+        (
+            {"x": np.ones(3), "y": np.ones(2)},
+            "must have the same number of rows, got {'x': 3, 'y': 2}",
+        ),
     ],
 )
 def test_data_that_is_none(data, message):
@@ -459,22 +578,38 @@ def test_data_that_is_none(data, message):
 
 def test_a_loader_that_drops_everything(points):
     "A dataset smaller than one batch, with drop_last, is named as the reason."
-    with pytest.raises(st.ConfigError, match=r"train is empty: its DataLoader has no batch\. The dataset is smaller than one batch, and drop_last drops it"):
-        st.fit(torch.nn.Linear(4, 3), DataLoader(Rows(points), batch_size=64, drop_last=True), **options())
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            r"train is empty: its DataLoader has no batch\. The dataset is smaller than one batch,"
+            r" and drop_last drops it"
+        ),
+    ):
+        st.fit(
+            torch.nn.Linear(4, 3),
+            DataLoader(Rows(points), batch_size=64, drop_last=True),
+            **options(),
+        )
 
 
 def test_options_for_a_loader_that_is_there(points):
     "dataloader_options are for loaders made here; given for another, or wrong, they are refused."
     model = torch.nn.Linear(4, 3)
-    with pytest.raises(st.ConfigError, match="dataloader_options would not be used: train is a DataLoader already"):
+    with pytest.raises(
+        st.ConfigError, match="dataloader_options would not be used: train is a DataLoader already"
+    ):
         st.fit(model, DataLoader(Rows(points)), dataloader_options={"batch_size": 4}, **options())
-    with pytest.raises(st.ConfigError, match=r"dataloader_options do not make a DataLoader for train: .*batchsize"):
+    with pytest.raises(
+        st.ConfigError, match=r"dataloader_options do not make a DataLoader for train: .*batchsize"
+    ):
         st.fit(model, points, dataloader_options={"batchsize": 4}, **options())
 
 
 def test_float64_arrays_become_the_default_type(points):
     "Arrays of doubles, which numpy makes by default, are trained on in torch's default type; tensors stay as they are."
-    run = st.fit(torch.nn.Linear(4, 3), (points[0].double().numpy(), points[1].numpy()), **options())
+    run = st.fit(
+        torch.nn.Linear(4, 3), (points[0].double().numpy(), points[1].numpy()), **options()
+    )
     assert run.ctx.samples == 44
     with pytest.raises(RuntimeError, match=r"(?i)dtype|Double"):
         st.fit(torch.nn.Linear(4, 3), (points[0].double(), points[1]), **options())

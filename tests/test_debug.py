@@ -12,21 +12,35 @@ from torch.nn import functional as F
 import statetrain as st
 from statetrain.contracts.debugging import View
 from statetrain.contracts.declaring import access
-from statetrain.guards import guard
-from statetrain.machine import Machine
-from statetrain.outcome import ContractError
+from statetrain.errors import ContractError
+from statetrain.guards.base import guard
+from statetrain.machine.machine import Machine
 
 
 def run(points, *callbacks, model=None, **options):
     """A short training in debug mode."""
     torch.manual_seed(0)
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "debug": True}
-    return st.fit(model or nn.Linear(4, 3), points, callbacks=callbacks, dataloader_options={"batch_size": 8}, **{**common, **options})
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "debug": True,
+    }
+    return st.fit(
+        model or nn.Linear(4, 3),
+        points,
+        callbacks=callbacks,
+        dataloader_options={"batch_size": 8},
+        **{**common, **options},
+    )
 
 
 def listening(hook, function, **declared):
     """A callback with one hook."""
-    return type("Looks", (st.Callback,), {hook: lambda self, ctx: (function(ctx), None)[1], **declared})()
+    return type(
+        "Looks", (st.Callback,), {hook: lambda self, ctx: (function(ctx), None)[1], **declared}
+    )()
 
 
 def refused(points, *callbacks, **options):
@@ -47,16 +61,22 @@ def keep(ctx):
 def test_a_read_that_is_not_declared_is_refused(points):
     """The message names callback, hook and field, and what to declare."""
     message = refused(points, listening("on_exit_loss", lambda ctx: ctx.pred, reads={"loss"}))
-    assert message == (
-        "Callback 'Looks' on on_exit_loss reads 'pred', which it does not declare; "
-        "add it: reads = {..., 'pred'} in Looks, or reads = {'on_exit_loss': {..., 'pred'}} for this hook alone"
+    assert (
+        message
+        == "Callback 'Looks' on on_exit_loss reads 'pred', which it does not declare; add it: reads"
+        " = {..., 'pred'} in Looks, or reads = {'on_exit_loss': {..., 'pred'}} for this hook"
+        " alone"
     )
 
 
 def test_a_write_that_is_not_declared_is_refused(points):
     """A field that is set, and an item within one of which only another part is declared."""
-    assert "writes 'step_opt', which it does not declare; add it: writes" in refused(points, listening("on_enter_fit", lambda ctx: setattr(ctx, "step_opt", None), writes=()))
-    assert "writes 'buffers.pred', which" in refused(points, listening("on_exit_pred", keep, reads={"pred"}, writes={"buffers.mine"}))
+    assert "writes 'step_opt', which it does not declare; add it: writes" in refused(
+        points, listening("on_enter_fit", lambda ctx: setattr(ctx, "step_opt", None), writes=())
+    )
+    assert "writes 'buffers.pred', which" in refused(
+        points, listening("on_exit_pred", keep, reads={"pred"}, writes={"buffers.mine"})
+    )
 
 
 def test_what_is_declared_is_let_through(points):
@@ -64,11 +84,23 @@ def test_what_is_declared_is_let_through(points):
     seen = {}
 
     def look(ctx):
-        seen.update(loss=ctx.loss, same=ctx["loss"], rate=ctx.opt.param_groups[0]["lr"], device=ctx.device, epoch=ctx["epoch"], state=ctx.state)
+        seen.update(
+            loss=ctx.loss,
+            same=ctx["loss"],
+            rate=ctx.opt.param_groups[0]["lr"],
+            device=ctx.device,
+            epoch=ctx["epoch"],
+            state=ctx.state,
+        )
         ctx.buffers["mine"] = ctx.buffers.get("mine", 0) + 1
         assert "mine" in ctx.buffers
 
-    result = run(points, listening("on_exit_loss", look, reads={"loss_grad", "opt", "epoch"}, writes={"buffers.mine"}))
+    result = run(
+        points,
+        listening(
+            "on_exit_loss", look, reads={"loss_grad", "opt", "epoch"}, writes={"buffers.mine"}
+        ),
+    )
     assert result.ctx.buffers["mine"] == 6
     assert seen["loss"] is not None
     assert (seen["rate"], seen["epoch"], seen["state"]) == (0.1, 2, "loss")
@@ -76,10 +108,19 @@ def test_what_is_declared_is_let_through(points):
 
 def test_a_part_that_is_not_declared_is_refused(points):
     """A declaration that goes into a field is enforced there, by item, by attribute, and by path."""
-    for inner in (lambda ctx: ctx.buffers["other"], lambda ctx: ctx.buffers.get("other"), lambda ctx: ctx["buffers.other"]):
+    for inner in (
+        lambda ctx: ctx.buffers["other"],
+        lambda ctx: ctx.buffers.get("other"),
+        lambda ctx: ctx["buffers.other"],
+    ):
         looks = listening("on_exit_loss", inner, reads={"buffers.mine"})
         assert "reads 'buffers.other', which it does not declare" in refused(points, looks)
-    assert "reads 'model.bias'" in refused(points, listening("on_exit_loss", lambda ctx: (ctx.model.weight, ctx.model.bias), reads={"model.weight"}))
+    assert "reads 'model.bias'" in refused(
+        points,
+        listening(
+            "on_exit_loss", lambda ctx: (ctx.model.weight, ctx.model.bias), reads={"model.weight"}
+        ),
+    )
 
 
 def test_columns_and_records_are_written_by_name(points):
@@ -89,16 +130,27 @@ def test_columns_and_records_are_written_by_name(points):
         ctx.log_metric("score", 1.0)
         ctx.log("score", 2.0)
 
-    assert "writes 'history.train_score'" in refused(points, listening("on_exit_train", log, writes={"history.valid_score"}))
-    assert "writes 'records.score'" in refused(points, listening("on_exit_train", log, writes={"history.train_score"}))
-    result = run(points, listening("on_exit_train", log, writes={"history.train_score", "records.score"}))
+    assert "writes 'history.train_score'" in refused(
+        points, listening("on_exit_train", log, writes={"history.valid_score"})
+    )
+    assert "writes 'records.score'" in refused(
+        points, listening("on_exit_train", log, writes={"history.train_score"})
+    )
+    result = run(
+        points, listening("on_exit_train", log, writes={"history.train_score", "records.score"})
+    )
     assert result.history["train_score"] == [1.0, 1.0]
 
 
 def test_methods_read_what_they_read(points):
     """`get_metrics` reads the history, `defer` and `request_stop` are for everyone."""
-    assert "reads 'history' (get_metrics()), which it does not declare" in refused(points, listening("on_exit_epoch", lambda ctx: ctx.get_metrics(), reads=()))
-    result = run(points, listening("on_exit_epoch", lambda ctx: ctx.request_stop("enough"), reads=(), writes=()))
+    assert "reads 'history' (get_metrics()), which it does not declare" in refused(
+        points, listening("on_exit_epoch", lambda ctx: ctx.get_metrics(), reads=())
+    )
+    result = run(
+        points,
+        listening("on_exit_epoch", lambda ctx: ctx.request_stop("enough"), reads=(), writes=()),
+    )
     assert result.outcome.reason == "enough"
 
 
@@ -109,7 +161,9 @@ def test_clean_ups_have_a_declaration_of_their_own(points):
         ctx.defer(lambda: ctx.outcome)
 
     run(points, listening("on_enter_fit", later, reads={"defer": {"outcome"}}))
-    with pytest.raises(ContractError, match=r"Callback 'Looks', in a clean-up, reads 'outcome'.*'defer'"):
+    with pytest.raises(
+        ContractError, match=r"Callback 'Looks', in a clean-up, reads 'outcome'.*'defer'"
+    ):
         run(points, listening("on_enter_fit", later, reads={"on_enter_fit": {"outcome"}}))
 
 
@@ -121,16 +175,25 @@ def test_reads_and_writes_are_enforced_apart(points):
 # ---------------------------------------------------------------- fields where they are not valid
 
 
-@pytest.mark.parametrize("hook", ["on_enter_pred", "on_enter_next_batch", "on_enter_record", "on_exit_train", "on_enter_fit"])
+@pytest.mark.parametrize(
+    "hook",
+    ["on_enter_pred", "on_enter_next_batch", "on_enter_record", "on_exit_train", "on_enter_fit"],
+)
 def test_a_prediction_cannot_be_read_before_or_after_its_batch(points, hook):
     """Nobody may, not even a callback that declares nothing: the value would be none, or an earlier batch's."""
-    assert f"Callback 'Looks' on {hook} reads 'pred', and it cannot be there" in refused(points, listening(hook, lambda ctx: ctx.pred))
+    assert f"Callback 'Looks' on {hook} reads 'pred', and it cannot be there" in refused(
+        points, listening(hook, lambda ctx: ctx.pred)
+    )
 
 
 def test_the_loss_of_an_earlier_batch_is_poisoned_though_its_number_is_kept(points):
     """`loss_value` stays in the context when its batch closes; reading it there is a mistake."""
-    assert "reads 'loss_value', and it cannot be there" in refused(points, listening("on_enter_draw", lambda ctx: ctx.loss_value))
-    assert "reads 'loss', and it cannot be there" in refused(points, listening("on_enter_draw", lambda ctx: ctx.loss))
+    assert "reads 'loss_value', and it cannot be there" in refused(
+        points, listening("on_enter_draw", lambda ctx: ctx.loss_value)
+    )
+    assert "reads 'loss', and it cannot be there" in refused(
+        points, listening("on_enter_draw", lambda ctx: ctx.loss)
+    )
 
 
 def test_what_somebody_undeclared_writes_is_poisoned_no_more(points):
@@ -155,7 +218,10 @@ def test_an_action_is_held_to_its_declaration(points):
     life = st.supervised(validate=None).replace("pred", action=forward)
     message = refused(points, lifecycle=life)
     assert message.startswith("the action of 'pred' (test_debug.")
-    assert "reads 'buffers', which it does not declare; add it to @access(...) of" in message or "reads 'target'" in message
+    assert (
+        "reads 'buffers', which it does not declare; add it to @access(...) of" in message
+        or "reads 'target'" in message
+    )
 
 
 def test_a_guard_is_held_to_its_declaration_and_writes_nothing(points):
@@ -163,9 +229,14 @@ def test_a_guard_is_held_to_its_declaration_and_writes_nothing(points):
     life = st.supervised(validate=None)
     nosy = guard(lambda ctx: ctx.pred is None, reads={"step"}).named("nosy")
     writing = guard(lambda ctx: setattr(ctx, "step_opt", None) is not None).named("writing")
-    for bad, message in ((nosy, "reads 'pred', which it does not declare; add it to the guard's reads"), (writing, "writes 'step_opt'")):
+    for bad, message in (
+        (nosy, "reads 'pred', which it does not declare; add it to the guard's reads"),
+        (writing, "writes 'step_opt'"),
+    ):
         edited = life.add(st.Transition("pred", "next_batch", bad), first=True)
-        assert f"the guard [{bad.label}] of pred -> next_batch {message}" in refused(points, lifecycle=edited)
+        assert f"the guard [{bad.label}] of pred -> next_batch {message}" in refused(
+            points, lifecycle=edited
+        )
 
 
 def test_a_function_that_declares_nothing_is_refused_nothing(points):
@@ -177,7 +248,9 @@ def test_a_function_that_declares_nothing_is_refused_nothing(points):
         loss.backward()
         return loss
 
-    assert run(points, compute=compute, metrics={"mean": lambda pred, target: pred.mean()}).outcome.ok
+    assert run(
+        points, compute=compute, metrics={"mean": lambda pred, target: pred.mean()}
+    ).outcome.ok
 
 
 # ---------------------------------------------------------------- on and off
@@ -200,16 +273,26 @@ RUNS = {
     "validation inside": {"valid": 0.4, "validate": st.Every(2, "steps")},
     "accumulation": {"accumulate": 2},
     "skipping": {"non_finite": "skip"},
-    "stopping at a loss that is not finite": {"non_finite": "stop", "loss": lambda pred, target: F.cross_entropy(pred, target) * float("nan")},
+    "stopping at a loss that is not finite": {
+        "non_finite": "stop",
+        "loss": lambda pred, target: F.cross_entropy(pred, target) * float("nan"),
+    },
     "norms": {"check_gradients": True},
     "two optimizers": {"optimizer": {"a": torch.optim.SGD, "b": torch.optim.SGD}, "valid": 0.4},
     "closure": {"optimizer": torch.optim.LBFGS},
     "bf16": {"precision": "bf16", "valid": 0.4},
     "fp16": {"precision": "fp16"},
     "seeded": {"seed": 1, "valid": 0.4},
-    "stop guards": {"valid": 0.4, "stop": st.EarlyStopping("valid_loss", 1) | st.TimeLimit(minutes=5), "epochs": 3},
+    "stop guards": {
+        "valid": 0.4,
+        "stop": st.EarlyStopping("valid_loss", 1) | st.TimeLimit(minutes=5),
+        "epochs": 3,
+    },
     "steps": {"max_steps": 3},
-    "metrics": {"metrics": {"accuracy": lambda pred, target: (pred.argmax(1) == target).float().mean()}, "valid": 0.4},
+    "metrics": {
+        "metrics": {"accuracy": lambda pred, target: (pred.argmax(1) == target).float().mean()},
+        "valid": 0.4,
+    },
 }
 
 
@@ -221,9 +304,21 @@ def test_what_ships_keeps_to_its_declarations(points, options, tmp_path):
         several = isinstance(options.get("optimizer"), dict)
         schedule = [] if several else [st.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)]
         clip = [] if options.get("optimizer") is torch.optim.LBFGS else [st.GradientClip(1.0)]
-        best = [st.KeepBest(), st.SaveWeights(tmp_path / "w-{epoch}")] if "valid" in options else [st.KeepBest("train_loss")]
+        best = (
+            [st.KeepBest(), st.SaveWeights(tmp_path / "w-{epoch}")]
+            if "valid" in options
+            else [st.KeepBest("train_loss")]
+        )
         best = best if not several else []
-        return [*clip, *schedule, *best, st.CSVLogger(tmp_path / "rows.csv"), st.Tracing(), st.Profile(), st.Log(file=tmp_path / "log")]
+        return [
+            *clip,
+            *schedule,
+            *best,
+            st.CSVLogger(tmp_path / "rows.csv"),
+            st.Tracing(),
+            st.Profile(),
+            st.Log(file=tmp_path / "log"),
+        ]
 
     torch.manual_seed(0)
     held = run(points, *made(), model=Replay(), **options)
@@ -231,13 +326,20 @@ def test_what_ships_keeps_to_its_declarations(points, options, tmp_path):
     free = run(points, *made(), model=Replay(), **{**options, "debug": False})
     assert held.outcome == free.outcome
     assert len(held.history) == len(free.history)
-    assert all(torch.equal(a, b) for a, b in zip(held.model.state_dict().values(), free.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            held.model.state_dict().values(), free.model.state_dict().values(), strict=True
+        )
+    )
 
 
 def refused_at(*batches):
     """A loss that is not a number in some batches, counted from 1."""
     counted = iter(range(1, 1000))
-    return lambda pred, target: F.cross_entropy(pred, target) * (float("nan") if next(counted) in batches else 1.0)
+    return lambda pred, target: (
+        F.cross_entropy(pred, target) * (float("nan") if next(counted) in batches else 1.0)
+    )
 
 
 def recording(ctx):
@@ -246,61 +348,154 @@ def recording(ctx):
     ctx.log_metric("seen", float(ctx.samples), "train")
 
 
+# Fmt: skip
 ABOARD = {
-    "ema": lambda path: {"callbacks": [st.EMA(0.9, valid=True, restore=True), st.EMA(None, start=2, every=2, buffers=False)], "valid": 1 / 3},
-    "watch": lambda path: {"callbacks": [st.Watch("exit_loss", loss="loss", largest=lambda ctx: ctx.pred.max(), reads=["pred"])]},
-    "captured": lambda path: {"callbacks": [st.Watch("exit_step", norm="grad_norms.a.weight", change="updates.**", out="interms.a", weight="params.a.weight")]},
+    "ema": lambda path: {
+        "callbacks": [
+            st.EMA(0.9, valid=True, restore=True),
+            st.EMA(None, start=2, every=2, buffers=False),
+        ],
+        "valid": 1 / 3,
+    },
+    "watch": lambda path: {
+        "callbacks": [
+            st.Watch("exit_loss", loss="loss", largest=lambda ctx: ctx.pred.max(), reads=["pred"])
+        ]
+    },
+    "captured": lambda path: {
+        "callbacks": [
+            st.Watch(
+                "exit_step",
+                norm="grad_norms.a.weight",
+                change="updates.**",
+                out="interms.a",
+                weight="params.a.weight",
+            )
+        ]
+    },
     "schedules": lambda path: {
-        "callbacks": [st.Schedule("opt.lr", {0: 0.1, 2: 0.05}, column="lr"), st.Schedule("loss.size.weight", 0.5, per="epoch", column="weight")],
-        "loss": st.Losses(label=F.cross_entropy, size=st.Loss(lambda hidden: hidden.square().mean(), hidden="interms.a")),
+        "callbacks": [
+            st.Schedule("opt.lr", {0: 0.1, 2: 0.05}, column="lr"),
+            st.Schedule("loss.size.weight", 0.5, per="epoch", column="weight"),
+        ],
+        "loss": st.Losses(
+            label=F.cross_entropy,
+            size=st.Loss(lambda hidden: hidden.square().mean(), hidden="interms.a"),
+        ),
     },
     "conditions": lambda path: {
         "callbacks": [
             st.only_if(st.Every(2, "steps"), st.Watch("exit_step", weight="params.a.weight")),
             st.throttle(st.Watch("exit_loss", loss="loss"), "on_exit_loss", every=2),
-            st.throttle(st.Watch("exit_pred", pred="pred"), "on_exit_pred", every=st.Every(1, "minutes")),
+            st.throttle(
+                st.Watch("exit_pred", pred="pred"), "on_exit_pred", every=st.Every(1, "minutes")
+            ),
         ]
     },
     "metrics by keys": lambda path: {
-        "loss": st.Loss(F.cross_entropy, input="pred", target="target", weight=lambda ctx: 1.0 + ctx.step),
-        "train_metrics": {name: st.Metric(lambda w: w.norm(), w=f"{name}.a.weight") for name in ("grads", "updates")},
+        "loss": st.Loss(
+            F.cross_entropy, input="pred", target="target", weight=lambda ctx: 1.0 + ctx.step
+        ),
+        "train_metrics": {
+            name: st.Metric(lambda w: w.norm(), w=f"{name}.a.weight")
+            for name in ("grads", "updates")
+        },
     },
     "loggers": lambda path: {
         "callbacks": [
-            st.Logger(st.JSONLines(path / "log"), what=[st.LearningRate(), st.Records(), st.HyperParameters()], every=st.Every(2, "steps")),
+            st.Logger(
+                st.JSONLines(path / "log"),
+                what=[st.LearningRate(), st.Records(), st.HyperParameters()],
+                every=st.Every(2, "steps"),
+            ),
             st.Logger(st.CSVLogger(path / "log.csv"), every=st.Every(1, "epochs")),
             st.on("exit_epoch", writes={"records.epochs", "history.train_seen"})(recording),
         ]
     },
     "tensorboard": lambda path: {
         "callbacks": st.Logger(
-            st.TensorBoard(path / "events"), what=[st.Histograms(), st.Summaries({"a": ("interms.a", st.Histogram)})], every=st.Every(2, "steps")
+            st.TensorBoard(path / "events"),
+            what=[st.Histograms(), st.Summaries({"a": ("interms.a", st.Histogram)})],
+            every=st.Every(2, "steps"),
         )
     },
-    "progress": lambda path: {"callbacks": [st.Progress(mode, file=io.StringIO()) for mode in ("plain", "rich")], "valid": 1 / 3},
-    "sanity": lambda path: {"callbacks": st.SanityCheck(), "valid": 1 / 3, "trace": path / "trace.jsonl"},
-    "plateau": lambda path: {"callbacks": st.LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="train_loss")},
+    "progress": lambda path: {
+        "callbacks": [st.Progress(mode, file=io.StringIO()) for mode in ("plain", "rich")],
+        "valid": 1 / 3,
+    },
+    "sanity": lambda path: {
+        "callbacks": st.SanityCheck(),
+        "valid": 1 / 3,
+        "trace": path / "trace.jsonl",
+    },
+    "plateau": lambda path: {
+        "callbacks": st.LRScheduler(
+            torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="train_loss"
+        )
+    },
     "evaluations": lambda path: {
         "valid": 1 / 3,
         "evaluations": [
             st.Evaluation(name, (torch.ones(5, 4), torch.ones(5).long()), when)
-            for name, when in {"test": st.Every(1, "epochs"), "probe": st.Every(2, "steps"), "once": st.Once(2, "steps"), "last": "end"}.items()
+            for name, when in {
+                "test": st.Every(1, "epochs"),
+                "probe": st.Every(2, "steps"),
+                "once": st.Once(2, "steps"),
+                "last": "end",
+            }.items()
         ],
-        "callbacks": [st.Progress("plain", file=io.StringIO()), st.Log(file=io.StringIO(), transitions=["step"]), st.KeepBest("test_loss"), st.Profile()],
+        "callbacks": [
+            st.Progress("plain", file=io.StringIO()),
+            st.Log(file=io.StringIO(), transitions=["step"]),
+            st.KeepBest("test_loss"),
+            st.Profile(),
+        ],
     },
     "rolling back": lambda path: {
-        "non_finite": st.RollBack(every=st.Every(1, "steps")), "loss": refused_at(2), "callbacks": st.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)
+        "non_finite": st.RollBack(every=st.Every(1, "steps")),
+        "loss": refused_at(2),
+        "callbacks": st.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1),
     },
-    "spikes": lambda path: {"spike": st.Spike(4, least=1), "non_finite": "skip", "optimizer": {"a": torch.optim.SGD, "b": torch.optim.SGD}},
-    "masked steps": lambda path: {"check": "late", "non_finite": "skip", "loss": refused_at(2), "opt_hparams": {"lr": 0.1, "fused": True}, "accumulate": 2},
-    "masked, read on the host": lambda path: {"check": "late", "non_finite": "stop", "loss": refused_at(2), "optimizer": torch.optim.Adagrad, "seed": 1},
-    "saved aside": lambda path: {"callbacks": st.Checkpoint(path / "run", st.Every(2, "steps"), background=True, monitor="train_loss")},
+    "spikes": lambda path: {
+        "spike": st.Spike(4, least=1),
+        "non_finite": "skip",
+        "optimizer": {"a": torch.optim.SGD, "b": torch.optim.SGD},
+    },
+    "masked steps": lambda path: {
+        "check": "late",
+        "non_finite": "skip",
+        "loss": refused_at(2),
+        "opt_hparams": {"lr": 0.1, "fused": True},
+        "accumulate": 2,
+    },
+    "masked, read on the host": lambda path: {
+        "check": "late",
+        "non_finite": "stop",
+        "loss": refused_at(2),
+        "optimizer": torch.optim.Adagrad,
+        "seed": 1,
+    },
+    "saved aside": lambda path: {
+        "callbacks": st.Checkpoint(
+            path / "run", st.Every(2, "steps"), background=True, monitor="train_loss"
+        )
+    },
     "criteria": lambda path: {
         "valid": 1 / 3,
-        "stop": st.GL("valid_loss", 1e9) | st.PQ(alpha=1e9) | st.UP(n=9) | st.Threshold("valid_loss", -1.0) | st.NumberLimit("train_loss", 9)
-        | st.InvalidValue("train_loss") | st.Warmup(st.EarlyStopping("valid_loss"), 2) | st.Never() | st.MaxSteps(99) | st.Deadline.after(hours=1),
+        "stop": (
+            st.GL("valid_loss", 1e9)
+            | st.PQ(alpha=1e9)
+            | st.UP(n=9)
+            | st.Threshold("valid_loss", -1.0)
+            | st.NumberLimit("train_loss", 9)
+            | st.InvalidValue("train_loss")
+            | st.Warmup(st.EarlyStopping("valid_loss"), 2)
+            | st.Never()
+            | st.MaxSteps(99)
+            | st.Deadline.after(hours=1)
+        ),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ABOARD)
@@ -312,19 +507,31 @@ def test_all_that_goes_along_keeps_to_its_declarations(name, points, tmp_path):
         callbacks = options.pop("callbacks", ())
         torch.manual_seed(0)
         aboard = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
-        runs.append(run(points, *aboard, **{"model": Replay(), "debug": debug, "epochs": 3, **options}))
+        runs.append(
+            run(points, *aboard, **{"model": Replay(), "debug": debug, "epochs": 3, **options})
+        )
     held, free = runs
     assert type(held.outcome) is type(free.outcome)
     assert held.history.columns == free.history.columns
-    assert all(torch.equal(a, b) for a, b in zip(held.model.state_dict().values(), free.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            held.model.state_dict().values(), free.model.state_dict().values(), strict=True
+        )
+    )
 
 
 def test_evaluating_and_predicting_can_be_held_to_declarations_too(points):
     """`evaluate` and `predict` take `debug=`, also through a run."""
     done = run(points)
-    looks = {"valid_loss": lambda data, **more: done.evaluate(data, **more), "predict_pred": lambda data, **more: st.predict(done, data[0], **more)}
+    looks = {
+        "valid_loss": lambda data, **more: done.evaluate(data, **more),
+        "predict_pred": lambda data, **more: st.predict(done, data[0], **more),
+    }
     for state, call in looks.items():
-        nosy = [listening(f"on_exit_{state}", lambda ctx: ctx.pred, reads={"input"}) for _ in range(2)]
+        nosy = [
+            listening(f"on_exit_{state}", lambda ctx: ctx.pred, reads={"input"}) for _ in range(2)
+        ]
         call(points, callbacks=nosy[0])
         with pytest.raises(ContractError, match="reads 'pred', which it does not declare"):
             call(points, callbacks=nosy[1], debug=True)
@@ -334,8 +541,23 @@ def test_evaluating_and_predicting_can_be_held_to_declarations_too(points):
 def test_runs_that_are_saved_and_continued(points, tmp_path):
     """Checkpoints, resuming and mixing samples keep to their declarations too."""
     checkpoint = st.Checkpoint(tmp_path / "run")
-    run(points, checkpoint, st.CollectGarbage(), st.Mixup(per="batch"), st.KeepBest("train_loss"), seed=1)
-    again = run(points, st.Checkpoint(tmp_path / "run"), st.Mixup(per="batch"), st.KeepBest("train_loss"), seed=1, epochs=3, resume="last")
+    run(
+        points,
+        checkpoint,
+        st.CollectGarbage(),
+        st.Mixup(per="batch"),
+        st.KeepBest("train_loss"),
+        seed=1,
+    )
+    again = run(
+        points,
+        st.Checkpoint(tmp_path / "run"),
+        st.Mixup(per="batch"),
+        st.KeepBest("train_loss"),
+        seed=1,
+        epochs=3,
+        resume="last",
+    )
     assert len(again.history) == 3
 
 
@@ -343,7 +565,12 @@ def test_debug_mode_holds_under_both_engines(points):
     """The reference engine calls the same views."""
     for engine in ("table", "transitions"):
         start = run(points, start=False)
-        machine = Machine(start.machine.lifecycle, [listening("on_exit_loss", lambda ctx: ctx.pred, reads={"loss"})], engine=engine, debug=True)
+        machine = Machine(
+            start.machine.lifecycle,
+            [listening("on_exit_loss", lambda ctx: ctx.pred, reads={"loss"})],
+            engine=engine,
+            debug=True,
+        )
         with pytest.raises(ContractError, match="reads 'pred', which it does not declare"):
             machine.run(start.ctx)
 
@@ -353,7 +580,11 @@ def test_off_nothing_of_it_is_there(points):
     seen = []
     looks = listening("on_exit_loss", lambda ctx: seen.append(type(ctx)), reads={"loss"})
     machine = Machine(st.supervised(), [looks])
-    works = [work.function for arrow in machine.lifecycle.transitions for work in machine.plan.works(arrow, arrow.source)]
+    works = [
+        work.function
+        for arrow in machine.lifecycle.transitions
+        for work in machine.plan.works(arrow, arrow.source)
+    ]
     assert looks.on_exit_loss in works
     assert not any(hasattr(function, "__wrapped__") for function in works)
     run(points, looks, debug=False)

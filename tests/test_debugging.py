@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 import statetrain as st
 from statetrain import Lifecycle, Machine, State, Transition, guard
-from statetrain.engine.flight import folded
-from statetrain.engine.position import Position
+from statetrain.machine.flight import folded
+from statetrain.machine.position import Position
 
 
 def started(**options) -> st.Run:
@@ -113,7 +113,9 @@ def test_a_stepped_run_is_the_same_run():
 def test_a_breakpoint_that_makes_no_sense():
     """A state that is not there gets a suggestion, and a condition is a function."""
     with started().steps() as steps:
-        with pytest.raises(st.LifecycleError, match="no state 'backwards'; did you mean 'backward'"):
+        with pytest.raises(
+            st.LifecycleError, match="no state 'backwards'; did you mean 'backward'"
+        ):
             steps.break_at("backwards")
         with pytest.raises(TypeError, match="when must be a function of the context, got 3"):
             steps.break_at("backward", when=3)
@@ -155,7 +157,9 @@ def test_why_is_that_of_the_last_decision():
     with started().steps() as steps:
         assert str(steps.why()) == "the run has not started"
         steps.until("batch")
-        assert [str(part) for way in steps.why().ways for part in way.parts] == ["a batch was drawn: yes"]
+        assert [str(part) for way in steps.why().ways for part in way.parts] == [
+            "a batch was drawn: yes"
+        ]
         steps.until("pred")
         assert str(steps.why()) == "the run is in 'pred' by batch -> pred"
 
@@ -164,7 +168,10 @@ def test_why_of_a_run_that_nobody_watched():
     """It follows from the table: what was asked before did not hold."""
     run = started(stop=st.EarlyStopping("valid_loss", 1, min_delta=9.0))
     run.walk()
-    words = "the run is in 'end' by next_epoch -> end [valid_loss has not improved for 1 row] / say why; outcome "
+    words = (
+        "the run is in 'end' by next_epoch -> end [valid_loss has not improved for 1 row] / say"
+        " why; outcome "
+    )
     assert str(run.why()).splitlines() == [
         f"{words}Stopped('valid_loss has not improved for 1 row', epoch=2)",
         "  no   next_epoch -> end [stop now] / say why",
@@ -181,7 +188,10 @@ def test_why_after_an_event():
 
     with started(callbacks=Skip()).steps() as steps:
         steps.until(lambda ctx: ctx.event is not None)
-        assert "the run is in 'next_batch' because SkipBatch('too long') was raised: batch -> next_batch SkipBatch" in str(steps.why())
+        assert (
+            "the run is in 'next_batch' because SkipBatch('too long') was raised: batch ->"
+            " next_batch SkipBatch" in str(steps.why())
+        )
 
 
 def test_why_after_a_failure():
@@ -189,7 +199,10 @@ def test_why_after_a_failure():
     run = started(loss=lambda pred, target: 1 / 0)
     with pytest.raises(ZeroDivisionError) as caught:
         run.walk()
-    assert str(caught.value.run.why()).startswith("the run failed in 'loss': ZeroDivisionError: division by zero; it had got there by pred -> loss")
+    assert str(caught.value.run.why()).startswith(
+        "the run failed in 'loss': ZeroDivisionError: division by zero; it had got there by pred ->"
+        " loss"
+    )
 
 
 # ---------------------------------------------------------------- why not
@@ -200,7 +213,11 @@ def test_why_not_shows_the_way_there():
     with started().steps() as steps:
         steps.until("draw")
         found = steps.why_not("valid")
-        assert found.words == "the run is in 'draw'; the shortest way to 'valid' is draw -> valid; as things stand now it would turn off to 'batch'"
+        assert (
+            found.words
+            == "the run is in 'draw'; the shortest way to 'valid' is draw -> valid; as things stand"
+            " now it would turn off to 'batch'"
+        )
         assert [str(way) for way in found.ways] == [
             "yes  draw -> batch [a batch was drawn] / count the batch",
             "yes  draw -> valid [validation due]\n       every epoch: yes",
@@ -212,7 +229,9 @@ def test_why_not_from_further_away():
     with started(non_finite="skip").steps() as steps:
         steps.until("pred")
         found = steps.why_not("step")
-        assert found.words.startswith("the run is in 'pred'; the shortest way to 'step' is pred -> loss -> backward -> step")
+        assert found.words.startswith(
+            "the run is in 'pred'; the shortest way to 'step' is pred -> loss -> backward -> step"
+        )
         assert found.ways[0].holds is None
         assert "cannot be asked here: TypeError" in str(found)
 
@@ -229,8 +248,18 @@ def test_why_not_where_it_is_already_or_cannot_go():
     assert "it ended with Completed(epoch=1). These arrows lead there" in str(run.why_not("valid"))
     life = Lifecycle(
         "own",
-        [State("fit"), State("a", within="fit"), State("rescue", within="fit"), State("end", final=True)],
-        [Transition("fit", "a"), Transition("a", "end"), Transition("rescue", "end"), Transition("fit", "rescue", event=st.StopFit)],
+        [
+            State("fit"),
+            State("a", within="fit"),
+            State("rescue", within="fit"),
+            State("end", final=True),
+        ],
+        [
+            Transition("fit", "a"),
+            Transition("a", "end"),
+            Transition("rescue", "end"),
+            Transition("fit", "rescue", event=st.StopFit),
+        ],
     )
     ctx = Position()
     with Machine(life).steps(ctx, until="a"):
@@ -268,8 +297,8 @@ def test_a_failure_tells_of_the_last_transitions():
 
     note = " ".join(note_of(started(callbacks=Boom()), RuntimeError).split())
     assert note.endswith(
-        "the last transitions: fit -> next_epoch -> epoch -> train -> (next_batch -> draw -> batch -> pred -> loss -> "
-        "backward -> step) x 3"
+        "the last transitions: fit -> next_epoch -> epoch -> train -> (next_batch -> draw -> batch"
+        " -> pred -> loss -> backward -> step) x 3"
     )
 
 
@@ -307,16 +336,31 @@ def test_both_engines_tell_the_same(engine):
 
     life = Lifecycle(
         "own",
-        [State("fit"), State("head", within="fit"), State("work", work, "fit"), State("end", final=True)],
         [
-            *(Transition("fit", "head"), Transition("head", "work", again), Transition("head", "end")),
-            *(Transition("work", "work", again), Transition("work", "head"), Transition("work", "head", event=st.SkipBatch)),
+            State("fit"),
+            State("head", within="fit"),
+            State("work", work, "fit"),
+            State("end", final=True),
+        ],
+        [
+            *(
+                Transition("fit", "head"),
+                Transition("head", "work", again),
+                Transition("head", "end"),
+            ),
+            *(
+                Transition("work", "work", again),
+                Transition("work", "head"),
+                Transition("work", "head", event=st.SkipBatch),
+            ),
         ],
     )
     with pytest.raises(RuntimeError) as caught:
         Machine(life, engine=engine).run(Position())
     told = " ".join(caught.value.__notes__[0].split())
-    assert told.endswith("the last transitions: (SkipBatch! head -> work -> work) x 10 -> SkipBatch! head -> work")
+    assert told.endswith(
+        "the last transitions: (SkipBatch! head -> work -> work) x 10 -> SkipBatch! head -> work"
+    )
 
 
 def test_a_new_run_has_a_new_recorder():
@@ -329,7 +373,9 @@ def test_a_new_run_has_a_new_recorder():
         raise RuntimeError("boom")
 
     ctx = run.ctx
-    life = Lifecycle("own", [State("a", broken), State("end", final=True)], [Transition("a", "end")])
+    life = Lifecycle(
+        "own", [State("a", broken), State("end", final=True)], [Transition("a", "end")]
+    )
     with pytest.raises(RuntimeError) as caught:
         Machine(life).run(ctx)
     assert caught.value.__notes__[0].endswith("the last transitions: a")

@@ -32,7 +32,9 @@ def test_the_models_have_their_sizes(name: str, millions: float) -> None:
     "Eleven million parameters, and a hundred; they are only counted here."
     with torch.device("meta"):
         model = device_tasks(small=False)[name].make()
-    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )
 
 
 def test_a_decoder_sees_what_is_before_and_no_more() -> None:
@@ -44,9 +46,13 @@ def test_a_decoder_sees_what_is_before_and_no_more() -> None:
     assert same.tolist() == [True] * 5 + [False] * 3
 
 
-def test_all_that_needs_no_cuda_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_needs_no_cuda_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     "The one command: each comparison ends with the same bits, the page has them all, and says by name what is left out."
-    monkeypatch.setattr(sys, "argv", ["device.py", "--device", "cpu", "--quick", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["device.py", "--device", "cpu", "--quick", "--out", str(tmp_path)]
+    )
     with pytest.raises(SystemExit) as ended:
         device.main()
     assert not ended.value.code
@@ -64,7 +70,9 @@ def test_all_that_needs_no_cuda_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"written: {tmp_path / 'DEVICE.md'}" in capsys.readouterr().out
 
 
-def test_without_cuda_the_command_says_what_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_cuda_the_command_says_what_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     "It does not pretend; and a part that is not there is named."
     if not torch.cuda.is_available():
         monkeypatch.setattr(sys, "argv", ["device.py"])
@@ -89,7 +97,7 @@ def test_weights_that_differ_are_told() -> None:
     assert isinstance(device.comparisons()[0], Comparison)
 
 
-# ---------------------------------------------------------------- waiting for the device, with a stand-in for torch's look for it
+# -------------------- waiting for the device, with a stand-in for torch's look for it
 
 
 class Look:
@@ -119,10 +127,16 @@ def test_the_look_for_waiting_is_on_from_the_second_batch_to_the_last() -> None:
     "In the second epoch, and off before the row is written; every state of a batch is seen."
     look = Look()
     places, trained = Places(look), block()
-    trained.train(lambda setting, way: ours(setting, way, callbacks=[Armed(4, "error", look), places]))
+    trained.train(
+        lambda setting, way: ours(setting, way, callbacks=[Armed(4, "error", look), places])
+    )
     assert {(epoch, iter_) for epoch, iter_, _ in places.on} >= {(2, 2), (2, 3), (2, 4)}
     assert {epoch for epoch, _, _ in places.on} == {2}
-    assert {"draw", "batch", "pred", "loss", "backward", "step"} <= {state for _, _, state in places.on} <= {"next_batch", "draw", "batch", "pred", "loss", "backward", "step"}
+    assert (
+        {"draw", "batch", "pred", "loss", "backward", "step"}
+        <= {state for _, _, state in places.on}
+        <= {"next_batch", "draw", "batch", "pred", "loss", "backward", "step"}
+    )
     assert look.switched == ["error", "default", "default"]
 
 
@@ -151,7 +165,7 @@ def test_where_a_run_waits_is_told() -> None:
     found = device.waits(block(), waiting(look), look)
     assert sum(found.values()) == 3
     (place,) = found
-    assert place.startswith("statetrain/actions.py:")
+    assert place.startswith("statetrain/standard/actions.py:")
     assert "step: ctx.opt.step()" in place
     row = device._proof("mlp", "lean", found, 3)
     assert (row.value, row.goal) == (3.0, 0.0)

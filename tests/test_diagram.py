@@ -14,34 +14,78 @@ from attrs import frozen
 from hypothesis import given, settings
 from strategies import lifecycles
 
-from statetrain.criteria import Every
 from statetrain.diagram import dot, draw, mermaid, stale_pictures, svg, write_pictures
 from statetrain.diagram.layout import Layout
 from statetrain.diagram.measure import LINE, width_of
 from statetrain.diagram.showing import picture
 from statetrain.diagram.theme import NAME, WORDS, theme_of
-from statetrain.guards import Guard
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.lifecycles import evaluation, prediction, supervised
-from statetrain.outcome import ConfigError, SkipBatch, SkipEpoch, StopFit
-from statetrain.stopping import EarlyStopping
+from statetrain.errors import ConfigError
+from statetrain.events import SkipBatch, SkipEpoch, StopFit
+from statetrain.guards.base import Guard
+from statetrain.guards.criteria import Every
+from statetrain.guards.stopping import EarlyStopping
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.standard.lifecycles import evaluation, prediction, supervised
 from statetrain.testing import walk
 from statetrain.trace import Trace
 
 STANDARD = {
     "supervised": supervised(),
     "everything": supervised(
-        stop=EarlyStopping("valid_loss", 5), non_finite="skip", accumulate=4, validate=Every(100, "steps"), check_gradients=True
+        stop=EarlyStopping("valid_loss", 5),
+        non_finite="skip",
+        accumulate=4,
+        validate=Every(100, "steps"),
+        check_gradients=True,
     ),
     "alternating": supervised(optimizers=2, non_finite="stop"),
     "evaluation": evaluation(),
     "prediction": prediction(),
 }
 HOSTILE = [
-    *('a "quoted" \\ back\\slash', "[x] {y} <z> |w|", "# heading; semi:colon ::: x", "c --> d", "<script>alert(1)</script>", "direction TB"),
-    *("1. list", "- item", "* star *em* _em_ `code`", "two\nlines\r\n\u2028and more", "end", "}", "{", "&amp; &lt; #35; #quot;", "[*] --> x"),
-    *("%% comment %%{init: {}}%%", "$$x^2$$", "www.example.com http://a.b", "[x](y)", "<<choice>>", "\x00\x07\x1b", '"', "\\N \\l \\", "<br/>"),
-    *("~~s~~", "a--b", "> quote", "\N{GRINNING FACE} 日本語", "---", "]]>", "x" * 99, " ", "\ud800", "</td></tr></table>>]; b -> c", "a_b 0.5"),
+    *(
+        'a "quoted" \\ back\\slash',
+        "[x] {y} <z> |w|",
+        "# heading; semi:colon ::: x",
+        "c --> d",
+        "<script>alert(1)</script>",
+        "direction TB",
+    ),
+    *(
+        "1. list",
+        "- item",
+        "* star *em* _em_ `code`",
+        "two\nlines\r\n\u2028and more",
+        "end",
+        "}",
+        "{",
+        "&amp; &lt; #35; #quot;",
+        "[*] --> x",
+    ),
+    *(
+        "%% comment %%{init: {}}%%",
+        "$$x^2$$",
+        "www.example.com http://a.b",
+        "[x](y)",
+        "<<choice>>",
+        "\x00\x07\x1b",
+        '"',
+        "\\N \\l \\",
+        "<br/>",
+    ),
+    *(
+        "~~s~~",
+        "a--b",
+        "> quote",
+        "\N{GRINNING FACE} 日本語",
+        "---",
+        "]]>",
+        "x" * 99,
+        " ",
+        "\ud800",
+        "</td></tr></table>>]; b -> c",
+        "a_b 0.5",
+    ),
 ]
 GRAPHVIZ = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 
@@ -71,9 +115,18 @@ def labelled(labels: list[str]) -> Lifecycle:
     names = [f"s{i}" for i in range(len(labels))]
     effects = [*labels[1:], *labels[:1]]
     arrows = [Transition("all", names[0])]
-    for name, label, effect, onward in zip(names, labels, effects, [*names[1:], "end"], strict=True):
-        arrows += [Transition(name, "end", Labelled(label), Work(effect)), Transition(name, onward, effect=Work(label))]
-    states = [State("all", Work("go")), *(State(name, Work("go"), "all") for name in names), State("end", final=True)]
+    for name, label, effect, onward in zip(
+        names, labels, effects, [*names[1:], "end"], strict=True
+    ):
+        arrows += [
+            Transition(name, "end", Labelled(label), Work(effect)),
+            Transition(name, onward, effect=Work(label)),
+        ]
+    states = [
+        State("all", Work("go")),
+        *(State(name, Work("go"), "all") for name in names),
+        State("end", final=True),
+    ]
     return Lifecycle("<labels> & more", states, arrows)
 
 
@@ -82,12 +135,21 @@ BENIGN = labelled([f"label {i}" for i in range(len(HOSTILE))])
 
 def texts(document: str) -> list[str]:
     """The words in an SVG document."""
-    return ["".join(text.itertext()) for text in ET.fromstring(document).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        "".join(text.itertext())
+        for text in ET.fromstring(document).iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 def shown(label: str) -> str:
     """What is left of a label in a picture, without any white space: lines are broken."""
-    return re.sub(r"\s", "", "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in label))
+    return re.sub(
+        r"\s",
+        "",
+        "".join(
+            c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in label
+        ),
+    )
 
 
 # ---------------------------------------------------------------- what is shown
@@ -101,19 +163,33 @@ def test_the_standard_picture_shows_the_main_way_and_the_inner_loop():
         *("next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss"),
     }
     main = {(arrow.tail, arrow.head) for arrow in seen.arrows if arrow.kind in ("hot", "main")}
-    assert {("fit.start", "next_epoch"), ("next_epoch", "epoch"), ("draw", "batch"), ("step", "next_batch"), ("record", "next_epoch")} <= main
+    assert {
+        ("fit.start", "next_epoch"),
+        ("next_epoch", "epoch"),
+        ("draw", "batch"),
+        ("step", "next_batch"),
+        ("record", "next_epoch"),
+    } <= main
     assert ("draw", "valid") not in main
 
 
 def test_the_order_of_guards_is_numbered_where_it_matters():
     "Two guards are numbered; a lone one is not; what is left over says so unless it is the main way."
-    arrows = {(arrow.tail, arrow.head, arrow.guard): arrow for arrow in picture(supervised()).arrows}
+    arrows = {
+        (arrow.tail, arrow.head, arrow.guard): arrow for arrow in picture(supervised()).arrows
+    }
     assert arrows["draw", "batch", "a batch was drawn"].number == 1
     assert arrows["draw", "valid", "validation due"].number == 2
     assert arrows["draw", "record", ""].other
     assert arrows["next_batch", "record", "stop now"].number == 0
     words = texts(svg(supervised()))
-    assert {"1 [a batch was drawn]", "2 [validation due]", "[stop now]", "/ count the batch", "StopFit, KeyboardInterrupt"} <= set(words)
+    assert {
+        "1 [a batch was drawn]",
+        "2 [validation due]",
+        "[stop now]",
+        "/ count the batch",
+        "StopFit, KeyboardInterrupt",
+    } <= set(words)
     assert words.count("else") == 3
 
 
@@ -122,11 +198,16 @@ def test_the_order_of_guards_is_numbered_where_it_matters():
 def test_every_state_and_every_arrow_is_drawn(life):
     "A picture has each state once, and an arrow for each transition, with its words."
     seen = picture(life)
-    wanted = Counter((t.source, t.dest, t.guard.label if t.guard is not None else "", t.event is None) for t in life.transitions)
+    wanted = Counter(
+        (t.source, t.dest, t.guard.label if t.guard is not None else "", t.event is None)
+        for t in life.transitions
+    )
     drawn: Counter[tuple[str, str, str, bool]] = Counter()
     for arrow in seen.arrows[1:]:
         for _ in arrow.event.split(", "):
-            drawn[arrow.tail.split(".")[0], arrow.head.split(".")[0], arrow.guard, not arrow.event] += 1
+            drawn[
+                arrow.tail.split(".")[0], arrow.head.split(".")[0], arrow.guard, not arrow.event
+            ] += 1
     assert drawn == wanted
     assert sorted(seen.order) == sorted(life.names)
     names = Counter(texts(svg(life)))
@@ -138,24 +219,43 @@ def test_every_state_and_every_arrow_is_drawn(life):
 def test_only_the_states_and_their_ways():
     "The picture of the states has no words but names, no events, and each way once."
     seen = picture(supervised(), "states")
-    assert not any(arrow.event or arrow.guard or arrow.effect or arrow.number for arrow in seen.arrows)
+    assert not any(
+        arrow.event or arrow.guard or arrow.effect or arrow.number for arrow in seen.arrows
+    )
     ways = [(arrow.tail, arrow.head) for arrow in seen.arrows]
     assert ("next_epoch", "end") in ways
     assert ("train", "record") not in ways
     assert len(ways) == len(set(ways))
-    assert set(texts(svg(supervised(), detail="states"))) == {*supervised().names, "failed", "any other exception"}
-    assert all(words in supervised().names for *_, line in parsed(mermaid(supervised(), detail="states"))[1] for words in line.split("<br/>") if words)
+    assert set(texts(svg(supervised(), detail="states"))) == {
+        *supervised().names,
+        "failed",
+        "any other exception",
+    }
+    assert all(
+        words in supervised().names
+        for *_, line in parsed(mermaid(supervised(), detail="states"))[1]
+        for words in line.split("<br/>")
+        if words
+    )
 
 
 def test_events_are_dashed_final_states_ringed_and_the_beginning_is_a_dot():
     "One sees what kind of thing everything is."
     root = ET.fromstring(svg(evaluation()))
     paths = [element for element in root.iter() if element.tag.endswith("path")]
-    assert sum("stroke-dasharray" in path.attrib for path in paths) == sum(arrow.kind == "event" for arrow in picture(evaluation()).arrows)
-    assert sum(element.tag.endswith("circle") for element in root.iter()) == 3  # the beginning, and those of two scopes
+    assert sum("stroke-dasharray" in path.attrib for path in paths) == sum(
+        arrow.kind == "event" for arrow in picture(evaluation()).arrows
+    )
+    # The beginning, and those of two scopes
+    assert sum(element.tag.endswith("circle") for element in root.iter()) == 3
     lines = dot(evaluation()).splitlines()
-    assert [re.match(r' *"(\w+)"', line)[1] for line in lines if "peripheries" in line] == ["end", "failed"]
-    dashed = {re.match(r' *("[^"]+" -> "\w+)', line)[1] for line in lines if 'style="dashed"' in line}
+    assert [re.match(r' *"(\w+)"', line)[1] for line in lines if "peripheries" in line] == [
+        "end",
+        "failed",
+    ]
+    dashed = {
+        re.match(r' *("[^"]+" -> "\w+)', line)[1] for line in lines if 'style="dashed"' in line
+    }
     assert '"valid.start" -> "end' in dashed  # StopFit, from the border of its scope
     assert '"valid_draw" -> "record' not in dashed
 
@@ -170,28 +270,62 @@ def rectangles(layout: Layout) -> list[Rectangle]:
     found: list[Rectangle] = []
     for box in layout.boxes.values():
         if not box.rows:
-            found.append((f"state {box.name}", box.x - box.left, box.top, box.x + box.right, box.bottom))
+            found.append(
+                (f"state {box.name}", box.x - box.left, box.top, box.x + box.right, box.bottom)
+            )
         elif box.name:
             left = box.x - box.left + 11.0
-            found.append((f"name {box.name}", left, box.top + 5.0, left + width_of(box.name, NAME), box.top + 19.0))
-    found += [(f"dot {name}", x - 4.0, y - 4.0, x + 4.0, y + 4.0) for name, (x, y) in layout.dots.items()]
+            found.append(
+                (
+                    f"name {box.name}",
+                    left,
+                    box.top + 5.0,
+                    left + width_of(box.name, NAME),
+                    box.top + 19.0,
+                )
+            )
+    found += [
+        (f"dot {name}", x - 4.0, y - 4.0, x + 4.0, y + 4.0) for name, (x, y) in layout.dots.items()
+    ]
     for route in layout.routes:
         for (x, y), lines in ((route.when, route.words.when), (route.then, route.words.then)):
             if lines:
-                found.append((f"words {lines}", x, y, x + max(width_of(line, WORDS) for line in lines), y + LINE * len(lines)))
+                found.append(
+                    (
+                        f"words {lines}",
+                        x,
+                        y,
+                        x + max(width_of(line, WORDS) for line in lines),
+                        y + LINE * len(lines),
+                    )
+                )
     return found
 
 
 def faults(layout: Layout) -> list[tuple[object, object]]:
     """What covers another, sticks out of the picture, or is crossed by a line or by a border."""
     boxes = rectangles(layout)
-    found: list[tuple[object, object]] = [(a, b) for a, b in itertools.combinations(boxes, 2) if meet(a, b)]
+    found: list[tuple[object, object]] = [
+        (a, b) for a, b in itertools.combinations(boxes, 2) if meet(a, b)
+    ]
     width, height = layout.size
-    found += [(a, "outside") for a in boxes if a[1] < 0 or a[2] < 0 or a[3] > width + 0.01 or a[4] > height + 0.01]
+    found += [
+        (a, "outside")
+        for a in boxes
+        if a[1] < 0 or a[2] < 0 or a[3] > width + 0.01 or a[4] > height + 0.01
+    ]
     lines: list[Rectangle] = []
     for route in layout.routes:
         for (x, y), (to_x, to_y) in itertools.pairwise(route.points):
-            lines.append((f"{route.arrow.tail} -> {route.arrow.head}", min(x, to_x), min(y, to_y), max(x, to_x), max(y, to_y)))
+            lines.append(
+                (
+                    f"{route.arrow.tail} -> {route.arrow.head}",
+                    min(x, to_x),
+                    min(y, to_y),
+                    max(x, to_x),
+                    max(y, to_y),
+                )
+            )
     for box in layout.boxes.values():
         if box.rows and box.name:
             left, right = box.x - box.left, box.x + box.right
@@ -203,7 +337,9 @@ def faults(layout: Layout) -> list[tuple[object, object]]:
 
 def meet(a: Rectangle, b: Rectangle, slack: float = 0.01) -> bool:
     """Whether two rectangles have more than a border in common; a line is a thin one."""
-    return a[1] < b[3] - slack and a[3] > b[1] + slack and a[2] < b[4] - slack and a[4] > b[2] + slack
+    return (
+        a[1] < b[3] - slack and a[3] > b[1] + slack and a[2] < b[4] - slack and a[4] > b[2] + slack
+    )
 
 
 @pytest.mark.parametrize("detail", ["full", "states"])
@@ -231,9 +367,16 @@ def test_a_fault_would_be_found():
 def test_a_small_edit_is_a_small_change():
     "A state that is inserted moves nothing across, and nothing that stands above it."
     before = Layout(picture(supervised(), "states"))
-    after = Layout(picture(supervised().insert(State("clip", Work("clip")), between=("backward", "step")), "states"))
+    after = Layout(
+        picture(
+            supervised().insert(State("clip", Work("clip")), between=("backward", "step")), "states"
+        )
+    )
     for name in ("fit", "next_epoch", "train", "draw", "pred", "backward", "valid_loss"):
-        assert (before.boxes[name].x, before.boxes[name].top) == (after.boxes[name].x, after.boxes[name].top)
+        assert (before.boxes[name].x, before.boxes[name].top) == (
+            after.boxes[name].x,
+            after.boxes[name].top,
+        )
     assert before.boxes["step"].top < after.boxes["step"].top
 
 
@@ -246,11 +389,16 @@ def test_the_standard_picture_fits_a_page():
 
 # ---------------------------------------------------------------- Mermaid
 
-STATE = re.compile(r'(?:state )?(?:"(?P<title>[^"]*)" as )?(?P<id>\w+)(?P<choice> <<choice>>)?(?P<scope> \{)?', re.ASCII)
+STATE = re.compile(
+    r'(?:state )?(?:"(?P<title>[^"]*)" as )?(?P<id>\w+)(?P<choice> <<choice>>)?(?P<scope> \{)?',
+    re.ASCII,
+)
 ARROW = re.compile(r"(?P<tail>\w+|\[\*\]) --> (?P<head>\w+|\[\*\])(?: : (?P<words>.+))?", re.ASCII)
 
 
-def parsed(text: str) -> tuple[dict[str, str | None], list[tuple[str | None, str, str, str]], set[str]]:
+def parsed(
+    text: str,
+) -> tuple[dict[str, str | None], list[tuple[str | None, str, str, str]], set[str]]:
     """Reads Mermaid text: the scope of each id; each arrow with the scope that it is written in; the ids of scopes."""
     first, *lines = text.splitlines()
     assert first == "stateDiagram-v2"
@@ -259,12 +407,16 @@ def parsed(text: str) -> tuple[dict[str, str | None], list[tuple[str | None, str
     arrows: list[tuple[str | None, str, str, str]] = []
     composite: set[str] = set()
     for line in map(str.strip, lines):
-        if re.fullmatch(r"direction (TB|LR)|classDef \w+ [\w:#,]+|class \w+(,\w+)* \w+", line, re.ASCII):
+        if re.fullmatch(
+            r"direction (TB|LR)|classDef \w+ [\w:#,]+|class \w+(,\w+)* \w+", line, re.ASCII
+        ):
             continue
         if line == "}":
             scopes.pop()
         elif arrow := ARROW.fullmatch(line):
-            arrows.append((scopes[-1] if scopes else None, arrow["tail"], arrow["head"], arrow["words"] or ""))
+            arrows.append(
+                (scopes[-1] if scopes else None, arrow["tail"], arrow["head"], arrow["words"] or "")
+            )
         else:
             state = STATE.fullmatch(line)
             assert state, line
@@ -287,7 +439,14 @@ def check_mermaid(life: Lifecycle) -> None:
     assert composite == picture(life).scopes
     said = "\n".join(words for *_, words in arrows).replace("<br/>", "\n")
     for arrow in picture(life).arrows:
-        assert all(part in said for part in (arrow.event, arrow.guard and f"[{arrow.guard}]", arrow.effect and f"/ {arrow.effect}"))
+        assert all(
+            part in said
+            for part in (
+                arrow.event,
+                arrow.guard and f"[{arrow.guard}]",
+                arrow.effect and f"/ {arrow.effect}",
+            )
+        )
 
 
 @pytest.mark.parametrize("name", STANDARD)
@@ -307,7 +466,10 @@ def test_mermaid_says_which_state_inside_a_scope_an_arrow_leaves():
     "What leaves a scope from inside is drawn from its border and bears the name of the state."
     text = mermaid(supervised())
     assert "train --> record : next_batch [stop now]<br/>draw else<br/>" in text
-    assert "batch --> next_batch : step<br/>\N{HIGH VOLTAGE SIGN} SkipBatch / discard the window" in text
+    assert (
+        "batch --> next_batch : step<br/>\N{HIGH VOLTAGE SIGN} SkipBatch / discard the window"
+        in text
+    )
     assert "[*] --> pred" in text
     assert "end --> [*]" in text
 
@@ -316,7 +478,12 @@ def test_what_leads_back_into_its_own_scope_is_drawn_validly():
     "A scope that is begun anew from inside, and an event that leads to the inside, meet a diamond and a sign."
     life = Lifecycle(
         "again",
-        [State("work", Work("go")), State("a", Work("go"), "work"), State("b", Work("go"), "work"), State("end", final=True)],
+        [
+            State("work", Work("go")),
+            State("a", Work("go"), "work"),
+            State("b", Work("go"), "work"),
+            State("end", final=True),
+        ],
         [
             Transition("work", "a"),
             Transition("a", "work", Labelled("again")),
@@ -330,16 +497,38 @@ def test_what_leads_back_into_its_own_scope_is_drawn_validly():
     home, arrows, _ = parsed(mermaid(life))
     (diamond,) = [name for name in home if name.startswith("work_start")]
     (sign,) = [name for name in home if name.startswith("work_events")]
-    assert {("[*]", diamond), (diamond, "a"), ("a", diamond), (sign, "b"), (sign, diamond)} <= {(tail, head) for _, tail, head, _ in arrows}
+    assert {("[*]", diamond), (diamond, "a"), ("a", diamond), (sign, "b"), (sign, diamond)} <= {
+        (tail, head) for _, tail, head, _ in arrows
+    }
     assert faults(Layout(picture(life))) == []
 
 
 def test_names_that_mean_something_to_mermaid_are_written_otherwise():
     "A state may be called as one likes: it keeps its name as a title, and Mermaid gets an id that means nothing to it."
-    names = ["state", "note", "Class", "default", "click", "direction", "root", "constructor", "__proto__", "go_start", "a_end", "größe", "as"]
+    names = [
+        "state",
+        "note",
+        "Class",
+        "default",
+        "click",
+        "direction",
+        "root",
+        "constructor",
+        "__proto__",
+        "go_start",
+        "a_end",
+        "größe",
+        "as",
+    ]
     arrows = [Transition("go", names[0])]
-    arrows += [Transition(name, after) for name, after in zip(names, [*names[1:], "end"], strict=True)]
-    states = [State("go", Work("go")), *(State(name, Work("go"), "go") for name in names), State("end", final=True)]
+    arrows += [
+        Transition(name, after) for name, after in zip(names, [*names[1:], "end"], strict=True)
+    ]
+    states = [
+        State("go", Work("go")),
+        *(State(name, Work("go"), "go") for name in names),
+        State("end", final=True),
+    ]
     text = mermaid(Lifecycle("named", states, arrows))
     home, _, _ = parsed(text)
     assert not {name.lower() for name in names} & {name.lower() for name in home}
@@ -365,7 +554,9 @@ def test_no_label_breaks_a_mermaid_text():
 
 def test_no_label_breaks_an_svg_document():
     "Hostile labels are text and nothing else: the same elements are drawn, in a document that can be parsed."
-    tags = Counter(element.tag.rpartition("}")[2] for element in ET.fromstring(svg(labelled(HOSTILE))).iter())
+    tags = Counter(
+        element.tag.rpartition("}")[2] for element in ET.fromstring(svg(labelled(HOSTILE))).iter()
+    )
     plain = Counter(element.tag.rpartition("}")[2] for element in ET.fromstring(svg(BENIGN)).iter())
     del tags["text"], plain["text"]  # long labels take several lines
     assert tags == plain
@@ -385,7 +576,12 @@ def test_graphviz_reads_hostile_labels_as_text(placed):
     "Graphviz finds the same nodes and edges as with harmless labels, and complains about nothing."
 
     def count(life: Lifecycle) -> tuple[int, int]:
-        done = subprocess.run(["dot", "-Tplain"], input=dot(life, placed=placed).encode(), capture_output=True, check=True)
+        done = subprocess.run(
+            ["dot", "-Tplain"],
+            input=dot(life, placed=placed).encode(),
+            capture_output=True,
+            check=True,
+        )
         assert done.stderr == b""
         words = [line.split()[0] for line in done.stdout.decode().splitlines() if line]
         return words.count("node"), words.count("edge")
@@ -410,9 +606,9 @@ def test_graphviz_can_place_everything_itself():
 
 DIGEST = """
 import hashlib
-from statetrain.criteria import Every
+from statetrain.guards.criteria import Every
 from statetrain.diagram import dot, mermaid, svg
-from statetrain.lifecycles import supervised
+from statetrain.standard.lifecycles import supervised
 life = supervised(validate=Every(3, "steps"), optimizers=2)
 print(hashlib.sha256("".join((dot(life), mermaid(life), svg(life), str(life))).encode()).hexdigest())
 """
@@ -421,7 +617,13 @@ print(hashlib.sha256("".join((dot(life), mermaid(life), svg(life), str(life))).e
 def test_the_same_lifecycle_is_the_same_text_everywhere():
     "Nothing depends on the process, as the order of sets would."
     runs = (
-        subprocess.run([sys.executable, "-c", DIGEST], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         for seed in ("1", "2")
     )
     assert len({run.stdout for run in runs}) == 1
@@ -433,7 +635,9 @@ def test_drawing_to_a_text_file_needs_no_program(tmp_path, monkeypatch, suffix):
     monkeypatch.setenv("PATH", "")
     supervised().draw(str(tmp_path / f"life{suffix}"), theme="dark", detail="states")
     written = (tmp_path / f"life{suffix}").read_text(encoding="utf-8")
-    assert written == {".svg": svg, ".mmd": mermaid, ".dot": dot}[suffix](supervised(), theme="dark", detail="states")
+    assert written == {".svg": svg, ".mmd": mermaid, ".dot": dot}[suffix](
+        supervised(), theme="dark", detail="states"
+    )
 
 
 @GRAPHVIZ
@@ -448,7 +652,9 @@ def test_drawing_an_image(tmp_path, suffix, magic):
 def test_drawing_an_image_without_graphviz_says_what_to_do(tmp_path, monkeypatch):
     "Who has no Graphviz learns how to install it and what works without."
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match=r"'dot' of Graphviz.*apt-get install graphviz.*\.svg, \.mmd or \.dot") as error:
+    with pytest.raises(
+        ConfigError, match=r"'dot' of Graphviz.*apt-get install graphviz.*\.svg, \.mmd or \.dot"
+    ) as error:
         draw(evaluation(), tmp_path / "life.png")
     assert "life.png" in str(error.value)
 
@@ -475,7 +681,12 @@ def test_unknown_options_are_refused(write):
     "A misspelt theme or detail is an error that lists what there is."
     with pytest.raises(ConfigError, match="theme must be one of 'light', 'dark', got 'drak'"):
         write(evaluation(), theme="drak")
-    with pytest.raises(ConfigError, match="detail must be one of 'full', 'states', 'outline', got 'state'; did you mean 'states'"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            "detail must be one of 'full', 'states', 'outline', got 'state'; did you mean 'states'"
+        ),
+    ):
         write(evaluation(), detail="state")
 
 

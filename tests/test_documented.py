@@ -11,15 +11,33 @@ import statetrain
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NAMED = {page.name: sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")))) for page in PAGES}
+NAMED = {
+    page.name: sorted(
+        set(
+            re.findall(
+                r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")
+            )
+        )
+    )
+    for page in PAGES
+}
 
 
 @cache
 def collected_from(path: str) -> dict[str, ast.FunctionDef]:
     """The tests that pytest collects from a file, by name."""
     body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
-    body += [part for node in body if isinstance(node, ast.ClassDef) and node.name.startswith("Test") for part in node.body]
-    return {node.name: node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    body += [
+        part
+        for node in body
+        if isinstance(node, ast.ClassDef) and node.name.startswith("Test")
+        for part in node.body
+    ]
+    return {
+        node.name: node
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
 
 
 def missing(path: str, name: str) -> str:
@@ -29,17 +47,27 @@ def missing(path: str, name: str) -> str:
     if not name:
         return ""
     if path.startswith("benchmarks/"):
-        return "" if f"def {name}(" in (ROOT / path).read_text(encoding="utf-8") else "there is no such function"
+        return (
+            ""
+            if f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+            else "there is no such function"
+        )
     if name not in collected_from(path):
         return "there is no such test"
     marks = [ast.unparse(mark) for mark in collected_from(path)[name].decorator_list]
-    return "it is not run" if any("mark.skip" in mark or "mark.xfail" in mark for mark in marks) else ""
+    return (
+        "it is not run"
+        if any("mark.skip" in mark or "mark.xfail" in mark for mark in marks)
+        else ""
+    )
 
 
 @pytest.mark.parametrize("page", [page for page, named in NAMED.items() if named])
 def test_what_is_said_to_hold_a_promise_is_run(page: str) -> None:
     """Each file is there, pytest would collect the test, and nothing marks it as one to be skipped."""
-    assert {f"{path}::{name}": wrong for path, name in NAMED[page] if (wrong := missing(path, name))} == {}
+    assert {
+        f"{path}::{name}": wrong for path, name in NAMED[page] if (wrong := missing(path, name))
+    } == {}
 
 
 GUIDES = [page for page in PAGES if not page.name.startswith("coming-from-")]

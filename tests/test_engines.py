@@ -8,24 +8,48 @@ import pytest
 from attrs import define, evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import Answering, Detour, Played, Raise, Report, Scenario, Script, SharpDetour, Stage, Switch, Watcher, scenarios
+from strategies import (
+    Answering,
+    Detour,
+    Played,
+    Raise,
+    Report,
+    Scenario,
+    Script,
+    SharpDetour,
+    Stage,
+    Switch,
+    Watcher,
+    scenarios,
+)
 from transitions import MachineError as RefusedTrigger
 from transitions.core import Machine as Flat
-from transitions.extensions.nesting import HierarchicalMachine, NestedEvent, NestedState, NestedTransition
+from transitions.extensions.nesting import (
+    HierarchicalMachine,
+    NestedEvent,
+    NestedState,
+    NestedTransition,
+)
 
-from statetrain.engine.position import Position
-from statetrain.interop import to_machine
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import Completed, Event, GuardError, MachineError, StopFit
+from statetrain.errors import GuardError, MachineError
+from statetrain.events import Event, StopFit
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.machine.interop import to_machine
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
+from statetrain.outcome import Completed
 
 # The same examples each time, whatever the machine's load.
-drawn = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+drawn = settings(
+    derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def unpaused(report: Report) -> Report:
     """A report without what a pause adds: what was yielded, and the modes that it puts back and forth."""
-    return report._replace(taken=[], log=[entry for entry in report.log if not entry.label.startswith("write")])
+    return report._replace(
+        taken=[], log=[entry for entry in report.log if not entry.label.startswith("write")]
+    )
 
 
 # ---------------------------------------------------------------- whole runs
@@ -46,7 +70,9 @@ def test_both_engines_make_the_same_calls(scenario: Scenario):
 def test_stepping_changes_nothing_in_either_engine(scenario: Scenario, number: int):
     "A stepped run, and one that is closed half way, is the same in both engines; a stepped one is what it is in one go."
     assert scenario.run("table", stepped=True) == scenario.run("transitions", stepped=True)
-    assert scenario.run("table", close_after=number) == scenario.run("transitions", close_after=number)
+    assert scenario.run("table", close_after=number) == scenario.run(
+        "transitions", close_after=number
+    )
     # A pause puts modes back and forth, so it would come to a script's deed for that sooner.
     calm = evolve(scenario, script=scenario.script.without("write"))
     assert unpaused(calm.run("transitions", stepped=True)) == unpaused(calm.run("table"))
@@ -63,7 +89,8 @@ def test_one_trigger_after_another_is_a_run(scenario: Scenario):
         while not live.get_state(live.state).final:
             assert live.next(ctx)
     except (ArithmeticError, ValueError) as raised:
-        error = repr(raised)  # an arrow to `failed`: a run raises the same, and then puts back modes and calls hooks
+        # An arrow to `failed`: a run raises the same, and then puts back modes and calls hooks
+        error = repr(raised)
     report = quiet.run()
     assert error == report.error
     assert ctx.log == report.log[: len(ctx.log)]
@@ -97,8 +124,19 @@ LOOP = Lifecycle(
 @pytest.mark.parametrize(
     ("script", "error"),
     [
-        (Script({"more": (True,)}, {("do work", 0): Raise(Detour), ("allowed", 0): Raise(ValueError)}), "ValueError('allowed')"),
-        (Script({"more": (True,)}, {("do work", 0): Raise(Detour), ("allowed", 0): Raise(StopFit)}), "LifecycleError"),
+        (
+            Script(
+                {"more": (True,)},
+                {("do work", 0): Raise(Detour), ("allowed", 0): Raise(ValueError)},
+            ),
+            "ValueError('allowed')",
+        ),
+        (
+            Script(
+                {"more": (True,)}, {("do work", 0): Raise(Detour), ("allowed", 0): Raise(StopFit)}
+            ),
+            "LifecycleError",
+        ),
         (Script({}, {("do head", 0): Raise(KeyboardInterrupt)}), "KeyboardInterrupt('do head')"),
     ],
 )
@@ -114,7 +152,9 @@ def test_the_guard_of_an_events_arrow_that_raises_fails_the_run(engine, script, 
 @pytest.mark.parametrize("engine", ["table", "transitions"])
 def test_an_interrupt_while_two_scopes_close_is_taken_by_the_one_still_open(engine):
     "Modes of two scopes put back on one way are told apart: the inner one's failing leaves the outer one open."
-    script = Script({"more": (True,), "resumed": (True,)}, {("write batch", 0): Raise(KeyboardInterrupt)})
+    script = Script(
+        {"more": (True,), "resumed": (True,)}, {("write batch", 0): Raise(KeyboardInterrupt)}
+    )
     life = LOOP.alter(LOOP.between("work", "head")[0], dest="end")
     report = Scenario(life, (), script).run(engine)
     assert report.outcome == "Completed(epoch=0)"
@@ -128,7 +168,10 @@ def test_one_function_in_two_places_is_told_apart(engine):
     twice = {"more": (True,), "again": (True, False)}
     illegal = Scenario(life, (), Script(twice, {("do work", 1): Raise(StopFit)})).run(engine)
     assert "StopFit was raised by the effect of work -> work" in illegal.error
-    assert Scenario(life, (), Script(twice, {("do work", 2): Raise(StopFit)})).run(engine).outcome == "Completed(epoch=0)"
+    assert (
+        Scenario(life, (), Script(twice, {("do work", 2): Raise(StopFit)})).run(engine).outcome
+        == "Completed(epoch=0)"
+    )
 
 
 @pytest.mark.parametrize("engine", ["table", "transitions"])
@@ -152,7 +195,10 @@ def test_closing_a_finished_run_keeps_its_outcome(engine):
 
 def test_next_takes_the_first_arrow_whose_guard_holds():
     "The trigger `next` follows the order of the table, and the machine's state is the path of the lifecycle's."
-    live, ctx = to_machine(LOOP), Stage(script=Script({"more": (True, False), "again": (True, False)}))
+    live, ctx = (
+        to_machine(LOOP),
+        Stage(script=Script({"more": (True, False), "again": (True, False)})),
+    )
     states = [live.state]
     while live.next(ctx):
         states.append(live.state)
@@ -240,7 +286,9 @@ def test_a_guard_that_answers_no_bool_is_an_error(answer):
     life = LOOP.alter(LOOP.between("head", "work")[0], guard=lambda ctx: answer)
     live, ctx = to_machine(life), Stage()
     live.next(ctx)
-    with pytest.raises(GuardError, match=r"loop: arrow head -> work: guard .* must answer True or False, got"):
+    with pytest.raises(
+        GuardError, match=r"loop: arrow head -> work: guard .* must answer True or False, got"
+    ):
         live.next(ctx)
 
 
@@ -275,7 +323,9 @@ def test_an_added_callback_is_called_with_the_context_after_the_work():
 
 def test_a_slotted_model_is_refused():
     "A context has slots and cannot carry triggers; the error says to give it to the trigger instead."
-    with pytest.raises(MachineError, match=r"'Holder' takes no new attributes, .* machine.next\(ctx\)"):
+    with pytest.raises(
+        MachineError, match=r"'Holder' takes no new attributes, .* machine.next\(ctx\)"
+    ):
         to_machine(LOOP, Holder())
 
 
@@ -302,7 +352,9 @@ def test_a_model_that_has_a_triggers_name_is_refused():
 
 def test_the_machine_itself_cannot_carry_every_name():
     "A state whose `is_` function the machine has for itself needs a model of its own; with one it works."
-    life = Lifecycle("small", [State("state"), State("end", final=True)], [Transition("state", "end")])
+    life = Lifecycle(
+        "small", [State("state"), State("end", final=True)], [Transition("state", "end")]
+    )
     with pytest.raises(MachineError, match="the machine itself has 'is_state' already"):
         to_machine(life)
     model = type("Model", (), {})()
@@ -312,7 +364,12 @@ def test_the_machine_itself_cannot_carry_every_name():
 
 def test_a_nested_name_that_transitions_cannot_hold_is_refused():
     "A nested state called `add` would break the functions that `transitions` binds; here it is an error that says so."
-    life = Lifecycle("small", [State("all"), State("add", within="all"), State("end", final=True)], [Transition("add", "end")], "add")
+    life = Lifecycle(
+        "small",
+        [State("all"), State("add", within="all"), State("end", final=True)],
+        [Transition("add", "end")],
+        "add",
+    )
     with pytest.raises(MachineError, match="cannot nest a state called 'add'"):
         to_machine(life)
     assert Machine(life, engine="transitions").run(Stage()).outcome == Completed()
@@ -331,13 +388,18 @@ def test_two_events_of_one_name_are_refused_by_triggers_alone():
 def test_an_event_called_next_is_refused():
     "The name of the ordinary trigger is taken."
     life = LOOP.add(Transition("batch", "end", event=type("next", (Event,), {})))
-    with pytest.raises(MachineError, match="the trigger of arrows without an event would both be the trigger 'next'"):
+    with pytest.raises(
+        MachineError,
+        match="the trigger of arrows without an event would both be the trigger 'next'",
+    ):
         to_machine(life)
 
 
 def test_a_trigger_needs_the_context():
     "A trigger without a context says how it is called."
-    with pytest.raises(MachineError, match=r"trigger 'next' needs the context .*: machine.next\(ctx\)"):
+    with pytest.raises(
+        MachineError, match=r"trigger 'next' needs the context .*: machine.next\(ctx\)"
+    ):
         to_machine(LOOP).next()
 
 
@@ -354,7 +416,9 @@ def test_only_arrows_of_the_table_are_taken():
     "Neither a jump nor an arrow added to the live machine goes past the table."
     live = to_machine(LOOP)
     live.next(Stage())
-    with pytest.raises(MachineError, match="fit/head -> end is not in the table; edit the lifecycle"):
+    with pytest.raises(
+        MachineError, match="fit/head -> end is not in the table; edit the lifecycle"
+    ):
         live.to("end")
     with pytest.raises(MachineError, match="end -> fit/head is not in the table"):
         live.add_transition("rewind", "end", "fit/head")
@@ -381,9 +445,16 @@ def test_the_classes_of_transitions_stay_as_they_are():
     to_machine(LOOP).next(Stage())
     assert NestedState.separator == "_"
     assert NestedState.dynamic_methods == ["on_enter", "on_exit", "on_final"]
-    assert (HierarchicalMachine.state_cls, HierarchicalMachine.transition_cls) == (NestedState, NestedTransition)
+    assert (HierarchicalMachine.state_cls, HierarchicalMachine.transition_cls) == (
+        NestedState,
+        NestedTransition,
+    )
     assert (HierarchicalMachine.event_cls, Flat.separator) == (NestedEvent, "_")
-    other = HierarchicalMachine(states=[{"name": "a", "children": ["b"]}, "c"], initial="a_b", transitions=[["go", "a", "c"]])
+    other = HierarchicalMachine(
+        states=[{"name": "a", "children": ["b"]}, "c"],
+        initial="a_b",
+        transitions=[["go", "a", "c"]],
+    )
     assert other.go()
     assert other.state == "c"
 
@@ -391,19 +462,24 @@ def test_the_classes_of_transitions_stay_as_they_are():
 def test_importing_it_leaves_the_users_logging_alone():
     "The import sets no level, adds no handler to the root logger, and loads no torch."
     code = (
-        "import logging, sys\n"
-        "logging.basicConfig(level=logging.INFO)\n"
-        "root = logging.getLogger(); before = (root.level, list(root.handlers), logging.raiseExceptions, logging.root.manager.disable)\n"
-        "import statetrain.interop\n"
-        "assert before == (root.level, list(root.handlers), logging.raiseExceptions, logging.root.manager.disable)\n"
-        "assert all(logging.getLogger(name).level == 0 for name in ('transitions', 'transitions.core', 'transitions.extensions.nesting'))\n"
-        "assert 'torch' not in sys.modules\n"
+        "import logging, sys\nlogging.basicConfig(level=logging.INFO)\nroot = logging.getLogger();"
+        " before = (root.level, list(root.handlers), logging.raiseExceptions,"
+        " logging.root.manager.disable)\nimport statetrain.machine.interop\nassert before =="
+        " (root.level, list(root.handlers), logging.raiseExceptions,"
+        " logging.root.manager.disable)\nassert all(logging.getLogger(name).level == 0 for name in"
+        " ('transitions', 'transitions.core', 'transitions.extensions.nesting'))\nassert 'torch'"
+        " not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_context_without_a_script_will_do():
     "The least context that a machine can run is enough for both engines."
-    life = Lifecycle("least", [State("a"), State("b", within="a"), State("end", final=True)], [Transition("b", "end")], "b")
+    life = Lifecycle(
+        "least",
+        [State("a"), State("b", within="a"), State("end", final=True)],
+        [Transition("b", "end")],
+        "b",
+    )
     for engine in ("table", "transitions"):
         assert Machine(life, engine=engine).run(Position()).outcome == Completed()

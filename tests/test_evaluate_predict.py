@@ -15,7 +15,13 @@ import statetrain as st
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 1, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 1,
+        **more,
+    }
 
 
 def accuracy(pred, target):
@@ -25,7 +31,10 @@ def accuracy(pred, target):
 def by_hand(model, points, size=32):
     model.eval()
     with torch.no_grad():
-        losses = [(F.cross_entropy(model(x), y).item(), len(x)) for x, y in zip(points[0].split(size), points[1].split(size), strict=True)]
+        losses = [
+            (F.cross_entropy(model(x), y).item(), len(x))
+            for x, y in zip(points[0].split(size), points[1].split(size), strict=True)
+        ]
     model.train()
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
@@ -54,13 +63,19 @@ def test_data_in_every_form(form, points, net):
 
 def test_a_run_brings_its_loss_metrics_and_keys(points, net):
     "What fit was told about batches and outputs, evaluate and predict know; anything may be said anew."
-    batches = [{"image": x, "class": y} for x, y in zip(points[0].split(8), points[1].split(8), strict=True)]
+    batches = [
+        {"image": x, "class": y}
+        for x, y in zip(points[0].split(8), points[1].split(8), strict=True)
+    ]
     run = st.fit(net, batches, input="image", target="class", metrics=accuracy, **options())
     values = run.evaluate(batches)
     assert set(values) == {"loss", "accuracy"}
     assert values["loss"] == by_hand(net, points, 8)
     assert run.predict(batches).shape == (22, 3)
-    assert set(run.evaluate(batches, metrics={"size": lambda pred, target: float(len(pred))})) == {"loss", "size"}
+    assert set(run.evaluate(batches, metrics={"size": lambda pred, target: float(len(pred))})) == {
+        "loss",
+        "size",
+    }
     other = run.evaluate(batches, loss=lambda pred, target: 2 * F.cross_entropy(pred, target))
     assert other["loss"] == pytest.approx(2 * values["loss"])
     assert run.predict([{"picture": points[0]}], input="picture").shape == (22, 3)
@@ -68,7 +83,14 @@ def test_a_run_brings_its_loss_metrics_and_keys(points, net):
 
 def test_the_metrics_are_those_of_validation(points, net):
     "Where training and validation have metrics of their own, evaluate takes validation's; without validation, training's."
-    run = st.fit(net, points, valid=points, train_metrics={"noise": accuracy}, valid_metrics={"hits": accuracy}, **options())
+    run = st.fit(
+        net,
+        points,
+        valid=points,
+        train_metrics={"noise": accuracy},
+        valid_metrics={"hits": accuracy},
+        **options(),
+    )
     assert set(run.evaluate(points)) == {"loss", "hits"}
     run = st.fit(net, points, train_metrics={"noise": accuracy}, **options())
     assert set(run.evaluate(points)) == {"loss", "noise"}
@@ -78,10 +100,24 @@ def test_nothing_is_changed(points, net):
     "Neither weights, buffers, modes, history nor counters of the run change, and the next fit goes on as if nothing had been."
     net[2].eval()
     run = st.fit(net, points, metrics=accuracy, **options())
-    before = (bits(net, run.ctx.opt), [module.training for module in net.modules()], list(run.history), run.ctx.step, run.outcome, str(run.ctx))
+    before = (
+        bits(net, run.ctx.opt),
+        [module.training for module in net.modules()],
+        list(run.history),
+        run.ctx.step,
+        run.outcome,
+        str(run.ctx),
+    )
     run.evaluate(points)
     run.predict(points)
-    after = (bits(net, run.ctx.opt), [module.training for module in net.modules()], list(run.history), run.ctx.step, run.outcome, str(run.ctx))
+    after = (
+        bits(net, run.ctx.opt),
+        [module.training for module in net.modules()],
+        list(run.history),
+        run.ctx.step,
+        run.outcome,
+        str(run.ctx),
+    )
     assert after == before
     assert torch.is_grad_enabled()
 
@@ -112,7 +148,14 @@ def test_metrics_start_from_nothing(points, net):
 
     metrics = {"accuracy": accuracy, "seen": Seen()}
     with pytest.raises(OSError, match="broken") as caught:
-        st.fit(net, points, metrics=metrics, callbacks=Break(), dataloader_options={"batch_size": 8}, **options())
+        st.fit(
+            net,
+            points,
+            metrics=metrics,
+            callbacks=Break(),
+            dataloader_options={"batch_size": 8},
+            **options(),
+        )
     run = caught.value.run
     assert run.ctx.tallies["train"].metrics["seen"].count == 22
     net.eval()
@@ -146,16 +189,27 @@ def test_in_a_callback(points, net):
 
 def test_a_module_alone(points, net):
     "A model that was trained elsewhere is evaluated with a loss that is given."
-    assert st.evaluate(net, points, loss=F.cross_entropy, metrics=accuracy)["loss"] == by_hand(net, points)
+    assert st.evaluate(net, points, loss=F.cross_entropy, metrics=accuracy)["loss"] == by_hand(
+        net, points
+    )
     assert st.predict(net, points[0]).shape == (22, 3)
-    with pytest.raises(st.ConfigError, match="loss must be a function of prediction and target, got none; for example loss="):
+    with pytest.raises(
+        st.ConfigError,
+        match="loss must be a function of prediction and target, got none; for example loss=",
+    ):
         st.evaluate(net, points)
 
 
 def test_several_losses(points, net):
     "A run with two optimizers is evaluated with both losses, each in its own column."
-    optimizers = {"first": torch.optim.SGD(net[0].parameters(), lr=0.1), "last": torch.optim.SGD(net[3].parameters(), lr=0.1)}
-    losses = {"first": F.cross_entropy, "last": lambda pred, target: 3 * F.cross_entropy(pred, target)}
+    optimizers = {
+        "first": torch.optim.SGD(net[0].parameters(), lr=0.1),
+        "last": torch.optim.SGD(net[3].parameters(), lr=0.1),
+    }
+    losses = {
+        "first": F.cross_entropy,
+        "last": lambda pred, target: 3 * F.cross_entropy(pred, target),
+    }
     run = st.fit(net, points, loss=losses, optimizer=optimizers, epochs=1)
     values = run.evaluate(points)
     assert values["loss_first"] == by_hand(net, points)
@@ -179,9 +233,10 @@ def test_a_validation_of_ones_own(points, net):
     assert run.evaluate(points)["loss"] == pytest.approx(5 * by_hand(net, points))
     assert run.evaluate(points, loss=F.cross_entropy)["loss"] == by_hand(net, points)
     run = st.fit(net, points, compute=compute, **plain)
-    with pytest.raises(st.ConfigError, match="loss must be a function of prediction and target, got none"):
+    with pytest.raises(
+        st.ConfigError, match="loss must be a function of prediction and target, got none"
+    ):
         run.evaluate(points)
-
 
 
 class Pair(NamedTuple):
@@ -213,14 +268,25 @@ def test_predictions_keep_their_structure(points):
 def test_predictions_without_a_target(points, net):
     "Inputs are enough, in a list, a dict or alone; what stands beside them is not looked at."
     expected = st.predict(net, points)
-    for data in (points[0], [points[0]], [{"x": points[0]}], [(points[0],)], [(points[0], None)], [[points[0], "name"]]):
+    for data in (
+        points[0],
+        [points[0]],
+        [{"x": points[0]}],
+        [(points[0],)],
+        [(points[0], None)],
+        [[points[0], "name"]],
+    ):
         assert torch.equal(st.predict(net, data), expected)
 
 
 def test_predictions_come_in_order(points, net):
     "The data's order is kept, and shuffling is refused."
-    torch.testing.assert_close(st.predict(net, points, dataloader_options={"batch_size": 3}), st.predict(net, points))
-    with pytest.raises(st.ConfigError, match="predictions come in the data's order; leave shuffle out"):
+    torch.testing.assert_close(
+        st.predict(net, points, dataloader_options={"batch_size": 3}), st.predict(net, points)
+    )
+    with pytest.raises(
+        st.ConfigError, match="predictions come in the data's order; leave shuffle out"
+    ):
         st.predict(net, points, dataloader_options={"shuffle": True})
 
 
@@ -255,7 +321,10 @@ def test_a_failure_carries_a_run_of_its_own(points, net):
     with pytest.raises(OSError, match="broken") as caught:
         st.evaluate(net, [points, points], loss=broken)
     assert caught.value.run.outcome.state == "valid_loss"
-    assert "in state 'valid_loss' of lifecycle 'evaluation', batch 1; raised by" in caught.value.__notes__[0]
+    assert (
+        "in state 'valid_loss' of lifecycle 'evaluation', batch 1; raised by"
+        in caught.value.__notes__[0]
+    )
     assert net.training
     assert torch.is_grad_enabled()
 
@@ -265,9 +334,23 @@ def test_a_failure_carries_a_run_of_its_own(points, net):
     ("model", "data", "message"),
     [
         (None, [], "model must be a torch.nn.Module or a class of one, got None"),
-        (torch.nn.Linear, [], "the class Linear has learnt nothing; give a trained model, or the run that fit returned"),
+        (
+            torch.nn.Linear,
+            [],
+            (
+                "the class Linear has learnt nothing; give a trained model, or the run that fit"
+                " returned"
+            ),
+        ),
         (torch.nn.Linear(4, 3), [], "data is empty: its list has no batch"),
-        (torch.nn.Linear(4, 3), None, "data must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got NoneType"),
+        (
+            torch.nn.Linear(4, 3),
+            None,
+            (
+                "data must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches,"
+                " got NoneType"
+            ),
+        ),
     ],
 )
 def test_what_cannot_be_asked(ask, model, data, message):
@@ -280,12 +363,23 @@ def test_what_cannot_be_asked(ask, model, data, message):
 
 def test_data_that_gives_nothing(net):
     "An iterator without a batch is found when it is read."
-    for ask in (lambda: st.evaluate(net, iter([]), loss=F.cross_entropy), lambda: st.predict(net, iter([]))):
-        with pytest.raises(st.DataError, match=r"gave no batch\. Is it empty, or an iterator that was read before"):
+    for ask in (
+        lambda: st.evaluate(net, iter([]), loss=F.cross_entropy),
+        lambda: st.predict(net, iter([])),
+    ):
+        with pytest.raises(
+            st.DataError, match=r"gave no batch\. Is it empty, or an iterator that was read before"
+        ):
             ask()
 
 
-@pytest.mark.parametrize("stop", [lambda ctx: ctx.request_stop("enough"), lambda ctx: (_ for _ in ()).throw(st.StopFit("enough"))])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda ctx: ctx.request_stop("enough"),
+        lambda ctx: (_ for _ in ()).throw(st.StopFit("enough")),
+    ],
+)
 def test_a_stop_in_an_evaluation_is_an_error(stop, points, net):
     "Part of the data has no loss of the whole, and part of the predictions would pass for all: a request and an event say so."
 
@@ -296,7 +390,13 @@ def test_a_stop_in_an_evaluation_is_an_error(stop, points, net):
         def on_enter_predict_pred(self, ctx):
             stop(ctx)
 
-    with pytest.raises(st.MachineError, match=re.escape("the evaluation was stopped after 1 batches (enough), so it has no result")):
+    with pytest.raises(
+        st.MachineError,
+        match=re.escape("the evaluation was stopped after 1 batches (enough), so it has no result"),
+    ):
         st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=Stop())
-    with pytest.raises(st.MachineError, match=re.escape("the prediction was stopped after 1 batches (enough), so it has no result")):
+    with pytest.raises(
+        st.MachineError,
+        match=re.escape("the prediction was stopped after 1 batches (enough), so it has no result"),
+    ):
         st.predict(net, [points, points], callbacks=Stop())

@@ -23,8 +23,13 @@ def made():
 
 def options(**more):
     return {
-        "loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 4,
-        "dataloader_options": {"batch_size": 8, "shuffle": False}, "metrics": {"right": accuracy}, **more,
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 4,
+        "dataloader_options": {"batch_size": 8, "shuffle": False},
+        "metrics": {"right": accuracy},
+        **more,
     }
 
 
@@ -54,20 +59,37 @@ def when(run, column):
 def test_when_it_is_made(points, condition, expected):
     "By epochs at their ends, by steps inside them, once, at the end, by any guard; and the training is what it is without."
     plain = st.fit(made(), points, valid=points, **options(seed=0))
-    run = st.fit(made(), points, valid=points, evaluations=st.Evaluation("test", points, condition), **options(seed=0))
+    run = st.fit(
+        made(),
+        points,
+        valid=points,
+        evaluations=st.Evaluation("test", points, condition),
+        **options(seed=0),
+    )
     assert when(run, "test_loss") == expected
     assert when(run, "valid_loss") == [(1, 3), (2, 6), (3, 9), (4, 12)]
-    assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), plain.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(run.model.parameters(), plain.model.parameters(), strict=True)
+    )
     assert run.history["valid_loss"] == plain.history["valid_loss"]
 
 
 def test_its_values_are_those_of_evaluate(points):
     "Loss and metrics are what evaluate gives, in the row of the epoch; its own metrics take the place of the run's."
     other = tuple(part[:9] for part in points)
+    # Fmt: skip
     run = st.fit(
-        made(), points, **options(),
-        evaluations=[st.Evaluation("test", other), st.Evaluation("other", other, "end", metrics={"size": lambda pred, target: float(len(pred))})],
-    )  # fmt: skip
+        made(),
+        points,
+        **options(),
+        evaluations=[
+            st.Evaluation("test", other),
+            st.Evaluation(
+                "other", other, "end", metrics={"size": lambda pred, target: float(len(pred))}
+            ),
+        ],
+    )
     values = evaluated(run, other)
     row = run.history[-1]
     assert (row["test_loss"], row["test_right"]) == (values["loss"], values["right"])
@@ -81,22 +103,58 @@ def test_its_values_are_those_of_evaluate(points):
 
 def test_it_follows_the_validation_in_the_table():
     "At the end of an epoch: validation, then each evaluation that is due, then one row."
-    life = st.supervised(evaluations={"test": st.Every(1, "epochs"), "probe": st.Every(1, "epochs")})
-    trace = walk(life, {"more epochs": [True], "a batch was drawn": [False, True, False, False, False], "validation due": [True], "test due": [True], "probe due": [True]})
+    life = st.supervised(
+        evaluations={"test": st.Every(1, "epochs"), "probe": st.Every(1, "epochs")}
+    )
+    trace = walk(
+        life,
+        {
+            "more epochs": [True],
+            "a batch was drawn": [False, True, False, False, False],
+            "validation due": [True],
+            "test due": [True],
+            "probe due": [True],
+        },
+    )
     assert trace.states == [
         *("fit", "next_epoch", "epoch", "train", "next_batch", "draw"),
-        *("valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "next_valid_batch", "valid_draw"),
-        *("test", "next_test_batch", "test_draw", "probe", "next_probe_batch", "probe_draw", "record", "next_epoch", "end"),
+        *(
+            "valid",
+            "next_valid_batch",
+            "valid_draw",
+            "valid_batch",
+            "valid_pred",
+            "valid_loss",
+            "next_valid_batch",
+            "valid_draw",
+        ),
+        *(
+            "test",
+            "next_test_batch",
+            "test_draw",
+            "probe",
+            "next_probe_batch",
+            "probe_draw",
+            "record",
+            "next_epoch",
+            "end",
+        ),
     ]
 
 
 def test_an_evaluation_has_the_states_of_the_validation():
     "One function makes both: the same states and arrows under another name."
     life = st.supervised(evaluations={"test": st.Every(1, "epochs")})
-    assert [name.replace("test", "valid") for name in life.names if "test" in name] == [name for name in life.names if "valid" in name]
+    assert [name.replace("test", "valid") for name in life.names if "test" in name] == [
+        name for name in life.names if "valid" in name
+    ]
 
     def loop(name):
-        return {(t.source.replace(name, "x"), t.dest.replace(name, "x"), t.event) for t in life.transitions if name in t.source and name in t.dest}
+        return {
+            (t.source.replace(name, "x"), t.dest.replace(name, "x"), t.event)
+            for t in life.transitions
+            if name in t.source and name in t.dest
+        }
 
     assert loop("test") == loop("valid")
 
@@ -112,18 +170,38 @@ def test_an_evaluation_has_the_states_of_the_validation():
 )
 def test_at_the_end_however_the_training_ends(points, more, reason):
     "A run that is stopped is evaluated at its end, once, and ends for the same reason."
-    run = st.fit(made(), points, valid=points, evaluations=st.Evaluation("test", points, "end"), **options(**more))
+    run = st.fit(
+        made(),
+        points,
+        valid=points,
+        evaluations=st.Evaluation("test", points, "end"),
+        **options(**more),
+    )
     assert isinstance(run.outcome, st.Stopped)
     assert reason in run.outcome.reason
     assert len(when(run, "test_loss")) == 1
     assert run.history[-1]["test_loss"] == evaluated(run, points)["loss"]
 
 
-@pytest.mark.parametrize(("steps", "condition"), [(4, st.Every(4, "steps")), (6, st.Every(2, "epochs")), (6, st.Every(6, "steps")), (6, "end"), (4, "end")], ids=str)
+@pytest.mark.parametrize(
+    ("steps", "condition"),
+    [
+        (4, st.Every(4, "steps")),
+        (6, st.Every(2, "epochs")),
+        (6, st.Every(6, "steps")),
+        (6, "end"),
+        (4, "end"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("validate", [st.Every(1, "epochs"), st.Every(2, "steps"), None], ids=str)
 def test_one_that_is_due_at_the_last_of_a_number_of_steps(points, steps, condition, validate):
     "It is made, once; where the limit ends an epoch, the history is the one of as many epochs, and where it breaks one off, nothing else is new."
-    both = {"valid": points, "validate": validate, "evaluations": st.Evaluation("test", points, condition)}
+    both = {
+        "valid": points,
+        "validate": validate,
+        "evaluations": st.Evaluation("test", points, condition),
+    }
     run = st.fit(made(), points, **both, **options(max_steps=steps))
     assert when(run, "test_loss") == [(2, steps)]
     whole = st.fit(made(), points, **both, **options(epochs=2))
@@ -136,7 +214,9 @@ def test_one_that_is_due_at_the_last_of_a_number_of_steps(points, steps, conditi
 
 def untimed(run):
     """The history but for its seconds."""
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history]
+    return [
+        {name: value for name, value in row.items() if name != "seconds"} for row in run.history
+    ]
 
 
 def test_not_when_it_is_interrupted(points):
@@ -153,14 +233,22 @@ def test_not_when_it_is_interrupted(points):
             ctx.request_stop("SIGINT")
 
     for state in ("step", "test_batch"):
-        run = st.fit(made(), points, evaluations=st.Evaluation("test", points, "end"), callbacks=Press(state), **options(epochs=1))
+        run = st.fit(
+            made(),
+            points,
+            evaluations=st.Evaluation("test", points, "end"),
+            callbacks=Press(state),
+            **options(epochs=1),
+        )
         assert isinstance(run.outcome, st.Interrupted)
         assert when(run, "test_loss") == []
 
 
 def test_going_on_evaluates_again(points):
     "Each fit of a run has its end."
-    run = st.fit(made(), points, evaluations=st.Evaluation("test", points, "end"), **options(epochs=1))
+    run = st.fit(
+        made(), points, evaluations=st.Evaluation("test", points, "end"), **options(epochs=1)
+    )
     run.fit(2)
     assert when(run, "test_loss") == [(1, 3), (3, 9)]
 
@@ -175,7 +263,14 @@ def test_events_in_an_evaluation(points):
             if ctx.valid_iter == 2:
                 raise st.SkipBatch("not this")
 
-    run = st.fit(made(), points, valid=points, evaluations=st.Evaluation("test", points, metrics={"n": lambda p, t: float(len(p))}), callbacks=Skip(), **options(epochs=2))
+    run = st.fit(
+        made(),
+        points,
+        valid=points,
+        evaluations=st.Evaluation("test", points, metrics={"n": lambda p, t: float(len(p))}),
+        callbacks=Skip(),
+        **options(epochs=2),
+    )
     assert when(run, "test_loss") == [(2, 6)]
     assert run.history[-1]["test_n"] == pytest.approx((8 * 8 + 6 * 6) / 14)
     assert run.history["epoch_complete"] == [True, True]
@@ -184,11 +279,26 @@ def test_events_in_an_evaluation(points):
 def test_its_columns_can_be_monitored(points):
     "Early stopping and KeepBest know them; a misspelt one is an error before training."
     best = st.KeepBest("test_loss")
-    run = st.fit(made(), points, evaluations=st.Evaluation("test", points), callbacks=best, stop=st.EarlyStopping("test_loss", 2, min_delta=9.0), **options())
+    run = st.fit(
+        made(),
+        points,
+        evaluations=st.Evaluation("test", points),
+        callbacks=best,
+        stop=st.EarlyStopping("test_loss", 2, min_delta=9.0),
+        **options(),
+    )
     assert run.outcome.epoch == 3
     assert best.best == min(run.history["test_loss"])
-    with pytest.raises(st.ConfigError, match="nothing writes the monitor 'tst_loss'; did you mean 'test_loss'"):
-        st.fit(made(), points, evaluations=st.Evaluation("test", points), stop=st.EarlyStopping("tst_loss"), **options())
+    with pytest.raises(
+        st.ConfigError, match="nothing writes the monitor 'tst_loss'; did you mean 'test_loss'"
+    ):
+        st.fit(
+            made(),
+            points,
+            evaluations=st.Evaluation("test", points),
+            stop=st.EarlyStopping("tst_loss"),
+            **options(),
+        )
 
 
 @pytest.mark.parametrize(
@@ -198,17 +308,35 @@ def test_its_columns_can_be_monitored(points):
         {"optimizer": {"0": torch.optim.SGD, "2": torch.optim.SGD}},
         {"accumulate": 2, "check_gradients": True, "non_finite": "skip"},
         {"check": "late", "non_finite": "skip"},
-        {"loss": st.Losses(label=F.cross_entropy, size=st.Loss(lambda p: p.abs().mean(), p="interms.0"))},
+        {
+            "loss": st.Losses(
+                label=F.cross_entropy, size=st.Loss(lambda p: p.abs().mean(), p="interms.0")
+            )
+        },
     ],
     ids=["precision", "optimizers", "accumulation", "late", "keys"],
 )
 def test_with_other_options(points, more):
     "Precision, seeds, several optimizers, accumulation and losses by keys evaluate as validation does."
-    run = st.fit(made(), points, valid=points, evaluations=[st.Evaluation("test", points), st.Evaluation("last", points, "end")], **options(**more))
+    run = st.fit(
+        made(),
+        points,
+        valid=points,
+        evaluations=[st.Evaluation("test", points), st.Evaluation("last", points, "end")],
+        **options(**more),
+    )
     row = run.history[-1]
-    validated = {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+    validated = {
+        name.removeprefix("valid_"): value
+        for name, value in row.items()
+        if name.startswith("valid_")
+    }
     for name in ("test", "last"):
-        assert {column.removeprefix(f"{name}_"): value for column, value in row.items() if column.startswith(f"{name}_")} == validated
+        assert {
+            column.removeprefix(f"{name}_"): value
+            for column, value in row.items()
+            if column.startswith(f"{name}_")
+        } == validated
 
 
 def test_with_a_computation_of_ones_own(points):
@@ -218,18 +346,38 @@ def test_with_a_computation_of_ones_own(points):
         ctx.pred = ctx.model(ctx.input)
         return F.cross_entropy(ctx.pred, ctx.target) * 2
 
-    run = st.fit(made(), points, evaluations=st.Evaluation("test", points), valid_compute=compute, **options())
-    assert run.history[-1]["test_loss"] == pytest.approx(2 * st.evaluate(run.model, points, loss=F.cross_entropy)["loss"])
+    run = st.fit(
+        made(),
+        points,
+        evaluations=st.Evaluation("test", points),
+        valid_compute=compute,
+        **options(),
+    )
+    assert run.history[-1]["test_loss"] == pytest.approx(
+        2 * st.evaluate(run.model, points, loss=F.cross_entropy)["loss"]
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda data: st.Evaluation("two words", data), "so it is a word such as 'test', got 'two words'"),
-        (lambda data: st.Evaluation("test", data, 3), r"when a guard holds, such as Every\(2, \"epochs\"\)"),
+        (
+            lambda data: st.Evaluation("two words", data),
+            "so it is a word such as 'test', got 'two words'",
+        ),
+        (
+            lambda data: st.Evaluation("test", data, 3),
+            r"when a guard holds, such as Every\(2, \"epochs\"\)",
+        ),
         (lambda data: st.Evaluation("test", data, "ned"), "or at the 'end', got 'ned'"),
-        (lambda data: [st.Evaluation("test", data), st.Evaluation("test", data)], "two evaluations are called 'test'"),
-        (lambda data: st.Evaluation("valid", data), "cannot be called 'valid': 'next_valid_batch' is taken"),
+        (
+            lambda data: [st.Evaluation("test", data), st.Evaluation("test", data)],
+            "two evaluations are called 'test'",
+        ),
+        (
+            lambda data: st.Evaluation("valid", data),
+            "cannot be called 'valid': 'next_valid_batch' is taken",
+        ),
         (lambda data: st.Evaluation("train", data), "cannot be called 'train'"),
         (lambda data: {"test": data}, r"made with their name: Evaluation\("),
         (lambda data: st.Evaluation("test", iter([data])), "can be read once"),
@@ -245,31 +393,53 @@ def test_what_makes_no_evaluation_is_refused(points, make, words):
 def test_a_lifecycle_of_ones_own_has_to_have_it(points):
     "Scopes without data and data without scopes are errors; together they run."
     life = st.supervised(validate=None, evaluations={"test": "end"})
-    run = st.fit(made(), points, lifecycle=life, evaluations=st.Evaluation("test", points), **options())
+    run = st.fit(
+        made(), points, lifecycle=life, evaluations=st.Evaluation("test", points), **options()
+    )
     assert when(run, "test_loss") == [(4, 12)]
     with pytest.raises(st.ConfigError, match="evaluates 'test', but there is no data for it"):
         st.fit(made(), points, lifecycle=life, **options())
-    with pytest.raises(st.ConfigError, match=r"has no evaluation 'test'; make it with supervised\(evaluations="):
-        st.fit(made(), points, lifecycle=st.supervised(validate=None), evaluations=st.Evaluation("test", points), **options())
+    with pytest.raises(
+        st.ConfigError, match=r"has no evaluation 'test'; make it with supervised\(evaluations="
+    ):
+        st.fit(
+            made(),
+            points,
+            lifecycle=st.supervised(validate=None),
+            evaluations=st.Evaluation("test", points),
+            **options(),
+        )
 
 
 def test_it_can_be_written_down_and_drawn():
     "Such a lifecycle comes back from plain data with the same fingerprint, and has a picture and a dry run."
-    life = st.supervised(evaluations={"test": st.Every(2, "epochs"), "probe": st.Once(3, "steps"), "last": "end"})
+    life = st.supervised(
+        evaluations={"test": st.Every(2, "epochs"), "probe": st.Once(3, "steps"), "last": "end"}
+    )
     assert st.Lifecycle.from_dict(life.to_dict()).fingerprint == life.fingerprint
     assert "next_probe_batch" in life.mermaid()
     from statetrain.testing import simulate
 
-    assert [len(simulate(life, epochs=4).of(name)) for name in ("valid", "test", "probe", "last")] == [4, 2, 1, 1]
+    assert [
+        len(simulate(life, epochs=4).of(name)) for name in ("valid", "test", "probe", "last")
+    ] == [4, 2, 1, 1]
 
 
-@pytest.mark.parametrize("more", [{}, {"seed": 5, "validate": st.Every(2, "steps")}], ids=["states", "keys"])
+@pytest.mark.parametrize(
+    "more", [{}, {"seed": 5, "validate": st.Every(2, "steps")}], ids=["states", "keys"]
+)
 def test_runs_with_evaluations_can_be_resumed(points, more):
     "Cut at any anchor, those inside evaluations among them, and continued, to the last bit."
 
     def build():
-        evaluations = [st.Evaluation("test", points, st.Every(2, "steps")), st.Evaluation("last", points, "end")]
-        given = {**options(epochs=2, **more), "dataloader_options": {"batch_size": 8, "shuffle": True}}
+        evaluations = [
+            st.Evaluation("test", points, st.Every(2, "steps")),
+            st.Evaluation("last", points, "end"),
+        ]
+        given = {
+            **options(epochs=2, **more),
+            "dataloader_options": {"batch_size": 8, "shuffle": True},
+        }
         return st.fit(made(), points, valid=points, evaluations=evaluations, start=False, **given)
 
     assert assert_resumable(build, anchors=12) == 12

@@ -22,9 +22,14 @@ from statetrain.trace import Tracing
 Main = Callable[[int, Path], tuple[st.Run, float]]
 
 FOLDER = Path(__file__).parent.parent / "examples"
-NAMES = [path.stem for path in sorted(FOLDER.glob("*.py")) if "\ndef main(" in path.read_text(encoding="utf-8")]
+NAMES = [
+    path.stem
+    for path in sorted(FOLDER.glob("*.py"))
+    if "\ndef main(" in path.read_text(encoding="utf-8")
+]
 
-# Between what the number lies after a tenth of the run; an example that is not listed only has to give a number.
+# Between what the number lies after a tenth of the run; an example that is not listed only has to
+# give a number.
 BOUNDS = {
     "char_lm": (1.0, 5.0),  # bits per character; guessing takes 6.7
     "digits": (0.85, 1.0),  # accuracy on the test digits; guessing gives 0.1
@@ -65,7 +70,9 @@ def test_the_examples_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_does_what_it_promises(name: str, load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_does_what_it_promises(
+    name: str, load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     "A tenth of the run ends well, gets somewhere, and leaves its files, with the picture of its machine, where it was told."
     main, default = load(name)
     out = tmp_path / "out"
@@ -74,7 +81,12 @@ def test_an_example_does_what_it_promises(name: str, load: Any, tmp_path: Path, 
     assert run.outcome is not None
     assert run.outcome.ok
     assert len(run.history)
-    assert all(math.isfinite(value) for row in run.history for column, value in row.items() if "loss" in column)
+    assert all(
+        math.isfinite(value)
+        for row in run.history
+        for column, value in row.items()
+        if "loss" in column
+    )
     low, high = BOUNDS.get(name, (-math.inf, math.inf))
     assert low <= number <= high
 
@@ -93,21 +105,40 @@ def test_an_example_does_what_it_promises(name: str, load: Any, tmp_path: Path, 
 def test_an_example_repeats_itself(name: str, load: Any, tmp_path: Path) -> None:
     "Two runs have the same rows and end with the same number."
     main, default = load(name)
-    (run, number), (again, number_again) = (main(max(1, default // 100), tmp_path / "out") for _ in range(2))
+    (run, number), (again, number_again) = (
+        main(max(1, default // 100), tmp_path / "out") for _ in range(2)
+    )
     assert number_again == number
     assert _without_times(again) == _without_times(run)
 
 
 def _without_times(run: st.Run) -> list[dict[str, Any]]:
-    return [{column: value for column, value in row.items() if "seconds" not in column} for row in run.history]
+    return [
+        {column: value for column, value in row.items() if "seconds" not in column}
+        for row in run.history
+    ]
 
 
 def test_the_tests_that_a_user_would_copy_pass_and_cover_their_lifecycle(tmp_path: Path) -> None:
     "pytest runs the example of tests as it stands, and nearly all of its lifecycle is covered."
     installed = any(point.name == "statetrain" for point in entry_points(group="pytest11"))
     plugin = [] if installed else ["-p", "statetrain.pytest_plugin"]
-    options = ["-q", "-p", "no:cacheprovider", "--statetrain-cov-min=90", "--statetrain-cov-only=mine", f"--rootdir={tmp_path}"]
-    command = [sys.executable, "-m", "pytest", *plugin, *options, str(FOLDER / "test_my_lifecycle.py")]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--statetrain-cov-min=90",
+        "--statetrain-cov-only=mine",
+        f"--rootdir={tmp_path}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *plugin,
+        *options,
+        str(FOLDER / "test_my_lifecycle.py"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout
     assert "lifecycle coverage" in done.stdout

@@ -4,10 +4,24 @@ import pytest
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.table.explore import explore
-from statetrain.testing import always, at_most, balanced, between, check, counters_agree, ends, eventually, judge, never, precedes
+from statetrain.lifecycle.explore import explore
+from statetrain.testing import (
+    always,
+    at_most,
+    balanced,
+    between,
+    check,
+    counters_agree,
+    ends,
+    eventually,
+    judge,
+    never,
+    precedes,
+)
 
-RICH = st.supervised(accumulate=2, validate=st.Every(2, "steps"), non_finite="skip", stop=st.EarlyStopping())
+RICH = st.supervised(
+    accumulate=2, validate=st.Every(2, "steps"), non_finite="skip", stop=st.EarlyStopping()
+)
 BOUNDS = {"more epochs": 3, "a batch was drawn": 3}
 
 
@@ -25,7 +39,13 @@ def test_bounds_hold():
     batches = {here.counts[1] for here in found.reached if here.state == "batch"}
     assert batches == {1, 2}
     assert all(here.counts[0] <= 1 for here in found.reached)
-    assert max(path.count("batch") for path in ([t.dest for t in found.shortest(here)] for here in found.reached)) == 2
+    assert (
+        max(
+            path.count("batch")
+            for path in ([t.dest for t in found.shortest(here)] for here in found.reached)
+        )
+        == 2
+    )
 
 
 def test_the_shortest_way_is_shortest():
@@ -33,7 +53,19 @@ def test_the_shortest_way_is_shortest():
     life = st.supervised(validate=None)
     found = explore(life, events=False, failures=False)
     step = next(here for here in found.reached if here.state == "step")
-    assert [t.dest for t in found.shortest(step)] == ["fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "step"]
+    assert [t.dest for t in found.shortest(step)] == [
+        "fit",
+        "next_epoch",
+        "epoch",
+        "train",
+        "next_batch",
+        "draw",
+        "batch",
+        "pred",
+        "loss",
+        "backward",
+        "step",
+    ]
 
 
 def test_the_standard_lifecycle_keeps_its_promises():
@@ -54,9 +86,15 @@ def test_the_standard_lifecycle_keeps_its_promises():
 
 def test_a_broken_property_shows_the_shortest_run():
     """The error names the property, and the shortest run that breaks it."""
-    with pytest.raises(AssertionError, match=r"(?s)broken: never record.*the shortest run that breaks it") as caught:
+    with pytest.raises(
+        AssertionError, match=r"(?s)broken: never record.*the shortest run that breaks it"
+    ) as caught:
         check(RICH, never("record"), events=False, failures=False)
-    shown = [line.split(" -> ")[1].split()[0] for line in str(caught.value).splitlines() if " -> " in line]
+    shown = [
+        line.split(" -> ")[1].split()[0]
+        for line in str(caught.value).splitlines()
+        if " -> " in line
+    ]
     assert shown == ["fit", "next_epoch", "epoch", "train", "next_batch", "record"]
 
 
@@ -73,16 +111,29 @@ def test_what_the_graph_cannot_decide_is_decided_within_bounds():
 
 def test_conditions_on_arrows():
     """`always` looks at every arrow taken."""
-    check(RICH, always("no arrow leads from loss to step", lambda t: (t.source, t.dest) != ("loss", "step")))
+    check(
+        RICH,
+        always(
+            "no arrow leads from loss to step", lambda t: (t.source, t.dest) != ("loss", "step")
+        ),
+    )
     with pytest.raises(AssertionError, match="no arrow leads from loss to backward"):
-        check(RICH, always("no arrow leads from loss to backward", lambda t: (t.source, t.dest) != ("loss", "backward")))
+        check(
+            RICH,
+            always(
+                "no arrow leads from loss to backward",
+                lambda t: (t.source, t.dest) != ("loss", "backward"),
+            ),
+        )
 
 
 def test_misspelt_names_are_errors():
     """A state that a property names, or a guard that a bound names, must be there."""
     with pytest.raises(st.LifecycleError, match="which is no state; did you mean 'backward'"):
         check(RICH, precedes("backwards", "step"))
-    with pytest.raises(st.LifecycleError, match="no guard is called 'more epoch'; did you mean 'more epochs'"):
+    with pytest.raises(
+        st.LifecycleError, match="no guard is called 'more epoch'; did you mean 'more epochs'"
+    ):
         explore(RICH, {"more epoch": 3})
     with pytest.raises(st.LifecycleError, match="more than 5 configurations"):
         explore(RICH, BOUNDS, limit=5)
@@ -111,7 +162,12 @@ def test_an_inner_event_hides_an_outer_one():
 
     def out_of_b(guard):
         found = explore(life(guard))
-        return {s.transition for here in found.reached if here.state == "b" for s in found.ways.out_of(here)}
+        return {
+            s.transition
+            for here in found.reached
+            if here.state == "b"
+            for s in found.ways.out_of(here)
+        }
 
     assert outer not in out_of_b(None)
     assert outer in out_of_b(st.guard(lambda ctx: True))
@@ -126,7 +182,10 @@ def test_a_broken_property_is_drawn(tmp_path):
     assert "classDef here" in broken.mermaid()
     broken.draw(tmp_path / "broken.svg", theme="dark")
     assert (tmp_path / "broken.svg").read_text() == broken.svg(theme="dark")
-    with pytest.raises(st.LifecycleError, match="'never failed after record' holds, so there is no run that breaks it"):
+    with pytest.raises(
+        st.LifecycleError,
+        match="'never failed after record' holds, so there is no run that breaks it",
+    ):
         judge(life, never("failed", after="record"), failures=False).draw(tmp_path / "none.svg")
 
 
@@ -137,7 +196,17 @@ def test_an_error_that_no_arrow_takes_is_drawn():
     assert "an error that no arrow takes" in verdict.svg()
 
 
-@pytest.mark.parametrize("life", [RICH, st.supervised(optimizers=2), st.supervised(seeded=True), st.evaluation(), st.prediction()], ids=lambda life: life.name)
+@pytest.mark.parametrize(
+    "life",
+    [
+        RICH,
+        st.supervised(optimizers=2),
+        st.supervised(seeded=True),
+        st.evaluation(),
+        st.prediction(),
+    ],
+    ids=lambda life: life.name,
+)
 def test_counters_agree(life):
     """In the standard lifecycles everything that is entered is counted once, proved by the graph."""
     (verdict,) = check(life, counters_agree())
@@ -152,5 +221,8 @@ def test_counters_that_do_not_agree_are_found():
     verdict = judge(uncounted, counters_agree())
     assert not verdict.holds
     assert verdict.trace.states[-1] == "batch"
-    counted_elsewhere = life.alter(life.between("record", "next_epoch")[0], effect=life.between("next_epoch", "epoch")[0].effect)
+    counted_elsewhere = life.alter(
+        life.between("record", "next_epoch")[0],
+        effect=life.between("next_epoch", "epoch")[0].effect,
+    )
     assert judge(counted_elsewhere, counters_agree()).trace.states[-1] == "next_epoch"

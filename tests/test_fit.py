@@ -15,7 +15,9 @@ import statetrain as st
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "momentum": lambda parameters: torch.optim.SGD(
+        parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3
+    ),
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1),
 }
@@ -60,7 +62,15 @@ def test_accumulation_over_full_windows(digits, cnn):
                 optimizer.step()
                 optimizer.zero_grad()
 
-    run = st.fit(cnn(), loader(digits), loss=F.cross_entropy, optimizer=torch.optim.Adam, opt_hparams={"lr": 1e-2}, accumulate=4, epochs=2)
+    run = st.fit(
+        cnn(),
+        loader(digits),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        opt_hparams={"lr": 1e-2},
+        accumulate=4,
+        epochs=2,
+    )
 
     assert bits(run.model, run.ctx.opt) == bits(model, optimizer)
     assert run.ctx.step == 4
@@ -110,8 +120,12 @@ def test_accumulation_with_a_short_last_window(window, sized, digits, cnn):
 class Gan(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.generator = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, 64))
-        self.critic = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        self.generator = torch.nn.Sequential(
+            torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, 64)
+        )
+        self.critic = torch.nn.Sequential(
+            torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+        )
 
     def forward(self, images):
         made = self.generator(torch.randn(len(images), 5))
@@ -153,16 +167,23 @@ def test_two_optimizers(digits):
 
         def on_enter_backward(self, ctx):
             other = ctx.model.generator if ctx.opt_name == "critic" else ctx.model.critic
-            self.before = [(p, None if p.grad is None else p.grad.clone()) for p in other.parameters()]
+            self.before = [
+                (p, None if p.grad is None else p.grad.clone()) for p in other.parameters()
+            ]
 
         def on_exit_backward(self, ctx):
-            kept.append(all(p.grad is g if g is None else torch.equal(p.grad, g) for p, g in self.before))
+            kept.append(
+                all(p.grad is g if g is None else torch.equal(p.grad, g) for p, g in self.before)
+            )
 
     torch.manual_seed(0)
     run = st.fit(
         Gan(),
         batches,
-        loss={"critic": lambda p, _: is_real(p["real"]) + is_made(p["made"]), "generator": lambda p, _: is_real(p["made"])},
+        loss={
+            "critic": lambda p, _: is_real(p["real"]) + is_made(p["made"]),
+            "generator": lambda p, _: is_real(p["made"]),
+        },
         optimizer={"critic": torch.optim.Adam, "generator": torch.optim.SGD},
         opt_hparams={"critic": {"lr": 1e-2}, "generator": {"lr": 0.1, "momentum": 0.5}},
         target="batch",
@@ -195,7 +216,15 @@ def test_clipping_by_a_callback(digits, cnn):
         def on_enter_step(self, ctx):
             torch.nn.utils.clip_grad_norm_(ctx.model.parameters(), 0.5)
 
-    run = st.fit(cnn(), loader(digits), loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.5}, epochs=2, callbacks=Clip())
+    run = st.fit(
+        cnn(),
+        loader(digits),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.5},
+        epochs=2,
+        callbacks=Clip(),
+    )
 
     assert any(clipped)
     assert bits(run.model) == bits(model)
@@ -339,7 +368,14 @@ def test_a_computation_of_ones_own(digits, cnn):
         loss.backward()
         return loss
 
-    run = st.fit(cnn(), loader(digits), compute=compute, optimizer=torch.optim.Adam, opt_hparams={"lr": 1e-2}, epochs=2)
+    run = st.fit(
+        cnn(),
+        loader(digits),
+        compute=compute,
+        optimizer=torch.optim.Adam,
+        opt_hparams={"lr": 1e-2},
+        epochs=2,
+    )
 
     assert bits(run.model, run.ctx.opt) == bits(model, optimizer)
     assert "compute" in run.lifecycle.names
@@ -366,12 +402,20 @@ def test_a_scheduler_in_a_callback(digits, cnn):
         def on_exit_step(self, ctx):
             self.schedule.step()
 
-    run = st.fit(cnn(), loader(digits), loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.5}, epochs=2, callbacks=Cosine())
+    run = st.fit(
+        cnn(),
+        loader(digits),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.5},
+        epochs=2,
+        callbacks=Cosine(),
+    )
 
     assert bits(run.model) == bits(model)
 
 
-# ---------------------------------------------------------------- models, optimizers, losses as they come
+# -------------------- models, optimizers, losses as they come
 
 
 def test_a_model_class_is_made_with_its_hparams(points):
@@ -412,7 +456,14 @@ def test_frozen_parameters_stay(points, net):
     "An optimizer that is made here leaves out what requires no gradient."
     net[0].requires_grad_(False)
     before = net[0].weight.clone()
-    run = st.fit(net, points, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1, "weight_decay": 0.1}, epochs=1)
+    run = st.fit(
+        net,
+        points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1, "weight_decay": 0.1},
+        epochs=1,
+    )
     assert torch.equal(net[0].weight, before)
     assert [len(group["params"]) for group in run.ctx.opt.param_groups] == [2]
 
@@ -433,7 +484,14 @@ def test_the_models_own_loss_is_used(points):
 
 def test_a_loss_module_with_parameters_is_called(points, net):
     "A loss that is a module works like a function."
-    run = st.fit(net, points, loss=torch.nn.CrossEntropyLoss(weight=torch.ones(3)), optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, epochs=1)
+    run = st.fit(
+        net,
+        points,
+        loss=torch.nn.CrossEntropyLoss(weight=torch.ones(3)),
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=1,
+    )
     assert run.outcome == st.Completed(1)
 
 
@@ -445,7 +503,16 @@ def test_the_same_seed_gives_the_same_run(points, net):
     for noise in (1, 2):
         torch.manual_seed(noise)
         net.load_state_dict(start)
-        run = st.fit(net, points, valid=0.3, seed=7, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, epochs=2)
+        run = st.fit(
+            net,
+            points,
+            valid=0.3,
+            seed=7,
+            loss=F.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.1},
+            epochs=2,
+        )
         ends.append((bits(net), run.history["valid_loss"]))
     assert ends[0] == ends[1]
 
@@ -454,7 +521,12 @@ def test_the_same_seed_gives_the_same_run(points, net):
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.Adam, "opt_hparams": {"lr": 0.01}, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.Adam,
+        "opt_hparams": {"lr": 0.01},
+        **more,
+    }
 
 
 def test_going_on_is_like_having_asked_for_more(points, net):
@@ -476,7 +548,13 @@ def test_going_on_is_like_having_asked_for_more(points, net):
 
 def test_going_on_after_early_stopping_looks_at_the_new_rows_only(points, net):
     "Patience begins anew with a new fit: it stops after as many rows again, not at once."
-    run = st.fit(net, points, epochs=50, **options(opt_hparams={"lr": 0.0}), stop=st.EarlyStopping("train_loss", patience=2, min_delta=10.0))
+    run = st.fit(
+        net,
+        points,
+        epochs=50,
+        **options(opt_hparams={"lr": 0.0}),
+        stop=st.EarlyStopping("train_loss", patience=2, min_delta=10.0),
+    )
     assert run.outcome == st.Stopped(3, "train_loss has not improved for 2 rows")
     run.fit(epochs=50)
     assert run.outcome == st.Stopped(6, "train_loss has not improved for 2 rows")
@@ -491,7 +569,9 @@ def test_going_on_after_a_request(points, net):
             if ctx.step == 2:
                 ctx.request_stop("two are enough")
 
-    run = st.fit(net, points, epochs=3, dataloader_options={"batch_size": 8}, callbacks=Once(), **options())
+    run = st.fit(
+        net, points, epochs=3, dataloader_options={"batch_size": 8}, callbacks=Once(), **options()
+    )
     assert run.outcome == st.Stopped(1, "two are enough")
     assert run.history[-1]["epoch_complete"] is False
     run.fit(epochs=2)
@@ -510,7 +590,13 @@ def test_going_on_after_a_failure_forgets_the_broken_epoch(points, net):
         return F.cross_entropy(pred, target)
 
     with pytest.raises(OSError, match="the last batch") as caught:
-        st.fit(net, [tuple(part[i : i + 8] for part in points) for i in (0, 8, 16)], epochs=1, accumulate=3, **options(loss=loss))
+        st.fit(
+            net,
+            [tuple(part[i : i + 8] for part in points) for i in (0, 8, 16)],
+            epochs=1,
+            accumulate=3,
+            **options(loss=loss),
+        )
     run = caught.value.run
     assert run.outcome.state == "loss"
     assert len(run.history) == 0
@@ -522,7 +608,8 @@ def test_going_on_after_a_failure_forgets_the_broken_epoch(points, net):
     run.fit(epochs=1)
     assert run.outcome == st.Completed(2)
     assert run.ctx.step == 1
-    assert run.history["train_loss"] == [pytest.approx(expected, rel=1e-6)]  # the one step came last
+    # The one step came last
+    assert run.history["train_loss"] == [pytest.approx(expected, rel=1e-6)]
     assert run.history[0]["samples"] == 44
 
 
@@ -554,9 +641,17 @@ def test_a_limit_of_steps_counts_anew_when_a_fit_goes_on(points, net):
 
 def test_several_optimizers_and_a_lifecycle_for_one(points):
     "The second would never step, and nobody would notice; the error says how to make the lifecycle."
-    model = torch.nn.Sequential(collections.OrderedDict(first=torch.nn.Linear(4, 4), second=torch.nn.Linear(4, 3)))
-    both = {"optimizer": {"first": torch.optim.SGD, "second": torch.optim.SGD}, "lifecycle": st.supervised(validate=None)}
-    with pytest.raises(st.ConfigError, match=r"only the first would ever step; make it with supervised\(optimizers=2\)"):
+    model = torch.nn.Sequential(
+        collections.OrderedDict(first=torch.nn.Linear(4, 4), second=torch.nn.Linear(4, 3))
+    )
+    both = {
+        "optimizer": {"first": torch.optim.SGD, "second": torch.optim.SGD},
+        "lifecycle": st.supervised(validate=None),
+    }
+    with pytest.raises(
+        st.ConfigError,
+        match=r"only the first would ever step; make it with supervised\(optimizers=2\)",
+    ):
         st.fit(model, points, **options(**both))
     mine = both["lifecycle"].replace("step", action=step_both)
     before = model.second.weight.detach().clone()
@@ -580,7 +675,11 @@ def test_an_optimizer_that_is_not_there(points, net):
         ctx.optimizers["generator"].step()
 
     with pytest.raises(KeyError, match="this run has no optimizer 'generator'") as caught:
-        st.fit(net, points, **options(lifecycle=st.supervised(validate=None).replace("step", action=misnamed)))
+        st.fit(
+            net,
+            points,
+            **options(lifecycle=st.supervised(validate=None).replace("step", action=misnamed)),
+        )
     assert str(caught.value).endswith("known: opt")
 
 
@@ -604,8 +703,10 @@ def test_a_run_says_what_it_is(points, net):
 def test_a_trace_is_there_if_one_was_asked_for(points, net):
     "trace=True records the transitions; without it, run.trace says how to get one."
     run = st.fit(net, points, epochs=1, trace=True, **options())
-    assert " ".join(run.trace.states) == (
-        "fit next_epoch epoch train next_batch draw batch pred loss backward step next_batch draw record next_epoch end"
+    assert (
+        " ".join(run.trace.states)
+        == "fit next_epoch epoch train next_batch draw batch pred loss backward step next_batch"
+        " draw record next_epoch end"
     )
     with pytest.raises(st.ConfigError, match=r"fit\(\.\.\., trace=True\)"):
         _ = st.fit(net, points, epochs=0, **options()).trace
@@ -622,7 +723,9 @@ def test_a_run_inside_its_own_callback_is_refused(points, net):
             except st.MachineError as error:
                 refusals.append(str(error))
 
-    run = st.fit(net, points, epochs=0, callbacks=Inside(), dataloader_options={"batch_size": 8}, **options())
+    run = st.fit(
+        net, points, epochs=0, callbacks=Inside(), dataloader_options={"batch_size": 8}, **options()
+    )
     run.fit(epochs=2)
     assert run.outcome == st.Completed(2)
     assert run.ctx.step == len(refusals) == 6

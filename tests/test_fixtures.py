@@ -9,8 +9,8 @@ import torch
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.engine.position import Position
-from statetrain.machine import Machine
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 from statetrain.testing import FakeClock, Recording, toy_problem
 
 
@@ -44,14 +44,23 @@ def test_the_same_arguments_make_the_same_problem():
     assert torch.equal(before, torch.get_rng_state())
     assert one.slope == two.slope
     assert 0 <= one.slope < 1
-    assert all(torch.equal(a, b) for x, y in zip(one.train, two.train, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for x, y in zip(one.train, two.train, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
     assert toy_problem(seed=8).slope != one.slope
 
 
 def test_the_options_of_fit_go_before_those_of_the_problem():
     """Any option can be given in place of the problem's own."""
     toy = toy_problem(batches=2, batch_size=3)
-    run = toy.fit(valid=None, epochs=1, optimizer=torch.optim.Adam, callbacks=(heard := Recording(only=["on_enter_step"])))
+    run = toy.fit(
+        valid=None,
+        epochs=1,
+        optimizer=torch.optim.Adam,
+        callbacks=(heard := Recording(only=["on_enter_step"])),
+    )
     assert isinstance(run.ctx.opt, torch.optim.Adam)
     assert len(heard.calls) == 2
     assert run.ctx.samples == 6
@@ -60,7 +69,9 @@ def test_the_options_of_fit_go_before_those_of_the_problem():
 
 def test_numbers_out_of_range_are_errors():
     """Each says its name and its range."""
-    with pytest.raises(st.ConfigError, match="batch_size must be a whole number of at least 1, got 0"):
+    with pytest.raises(
+        st.ConfigError, match="batch_size must be a whole number of at least 1, got 0"
+    ):
         toy_problem(batch_size=0)
     with pytest.raises(st.ConfigError, match="seconds must be at least 0, got -1"):
         FakeClock().advance(-1)
@@ -88,7 +99,14 @@ def test_hooks_are_recorded_in_order_with_values():
     heard = Recording(values=("iter", "history[-1].train_loss"))
     toy_problem(batches=1).fit(epochs=1, valid=None, callbacks=heard)
     assert heard.hooks[:7] == [
-        *("on_enter_fit", "on_enter_next_epoch", "on_exit_next_epoch", "on_enter_epoch", "on_enter_train", "on_enter_next_batch"),
+        *(
+            "on_enter_fit",
+            "on_enter_next_epoch",
+            "on_exit_next_epoch",
+            "on_enter_epoch",
+            "on_enter_train",
+            "on_enter_next_batch",
+        ),
         "on_exit_next_batch",
     ]
     assert heard.hooks[-2:] == ["on_exit_fit", "on_enter_end"]

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
-from statetrain import actions
 from statetrain.callback import hooks_of
 from statetrain.compute import compiling
 from statetrain.compute.cuda_graph import CudaGraph, graph_for
-from statetrain.fusing import fuse, in_the_way
+from statetrain.standard import actions
+from statetrain.standard.fusing import fuse, in_the_way
 
 
 def accuracy(pred, target):
@@ -24,16 +24,35 @@ def accuracy(pred, target):
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.Adam, "opt_hparams": {"lr": 0.01}, "epochs": 2, "device": "cpu", "metrics": accuracy, "dataloader_options": {"batch_size": 8}, "seed": 1, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.Adam,
+        "opt_hparams": {"lr": 0.01},
+        "epochs": 2,
+        "device": "cpu",
+        "metrics": accuracy,
+        "dataloader_options": {"batch_size": 8},
+        "seed": 1,
+        **more,
+    }
 
 
 def make():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(6, 3))
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 6),
+        torch.nn.BatchNorm1d(6),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(6, 3),
+    )
 
 
 def rows(run):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history.rows]
+    return [
+        {name: value for name, value in row.items() if name != "seconds"}
+        for row in run.history.rows
+    ]
 
 
 def assert_same(one, other):
@@ -45,7 +64,15 @@ def assert_same(one, other):
 # ---------------------------------------------------------------- the table
 
 
-@pytest.mark.parametrize("more", [{"check": "late"}, {"non_finite": "ignore"}, {"check": "late", "non_finite": "skip", "buffers": True, "seeded": True}, {"non_finite": "ignore", "precision": "bf16"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"check": "late"},
+        {"non_finite": "ignore"},
+        {"check": "late", "non_finite": "skip", "buffers": True, "seeded": True},
+        {"non_finite": "ignore", "precision": "bf16"},
+    ],
+)
 def test_the_table_has_one_state_in_their_place(more):
     "The four states are one, whose label says what all of them do; everything else stays as it was."
     plain, life = st.supervised(**more), st.supervised(fused=True, **more)
@@ -54,7 +81,11 @@ def test_the_table_has_one_state_in_their_place(more):
     assert life.state("update").action.stands_for == ("pred", "loss", "backward", "step")
     assert "update  " in str(life)
     assert life == fuse(plain)
-    inner = [arrow for arrow in plain.transitions if {arrow.source, arrow.dest} <= {"pred", "loss", "backward", "step"}]
+    inner = [
+        arrow
+        for arrow in plain.transitions
+        if {arrow.source, arrow.dest} <= {"pred", "loss", "backward", "step"}
+    ]
     assert len(life.transitions) == len(plain.transitions) - len(inner)
 
 
@@ -70,10 +101,22 @@ def test_it_can_be_drawn_written_down_and_read_again():
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({}, r"loss -> failed \[loss not finite\] / raise NonFiniteLoss is decided between 'pred' and 'step'; check='late' lets"),
+        (
+            {},
+            (
+                r"loss -> failed \[loss not finite\] / raise NonFiniteLoss is decided between"
+                r" 'pred' and 'step'; check='late' lets"
+            ),
+        ),
         ({"non_finite": "skip"}, r"loss -> next_batch \[loss not finite\]"),
-        ({"non_finite": "ignore", "accumulate": 2}, r"backward -> next_batch \[accumulating\] is decided"),
-        ({"non_finite": "ignore", "precision": "fp16"}, r"unscale -> next_batch \[gradients overflowed\]"),
+        (
+            {"non_finite": "ignore", "accumulate": 2},
+            r"backward -> next_batch \[accumulating\] is decided",
+        ),
+        (
+            {"non_finite": "ignore", "precision": "fp16"},
+            r"unscale -> next_batch \[gradients overflowed\]",
+        ),
         ({"non_finite": "ignore", "compute": lambda ctx: None}, "it has no state 'pred'"),
     ],
 )
@@ -88,34 +131,66 @@ def test_own_tables_are_fused_where_they_can_be():
     "A state of one's own between the four becomes part; an event taken there, an arrow into the middle or a scope is in the way."
     life = st.supervised(non_finite="ignore")
     own = life.insert(st.State("clip", lambda ctx: None), between=("backward", "step"))
-    assert fuse(own).state("update").action.stands_for == ("pred", "loss", "backward", "clip", "step")
-    assert "may be taken between" in in_the_way(life.add(st.Transition("loss", "next_batch", event=st.SkipBatch)))
-    assert "leads into the middle" in in_the_way(life.add(st.Transition("batch", "loss", st.Every(2, "steps"))))
+    assert fuse(own).state("update").action.stands_for == (
+        "pred",
+        "loss",
+        "backward",
+        "clip",
+        "step",
+    )
+    assert "may be taken between" in in_the_way(
+        life.add(st.Transition("loss", "next_batch", event=st.SkipBatch))
+    )
+    assert "leads into the middle" in in_the_way(
+        life.add(st.Transition("batch", "loss", st.Every(2, "steps")))
+    )
     assert "is a scope or an anchor" in in_the_way(life.replace("loss", anchor=True))
 
 
 def test_the_word_is_checked():
     "Anything but True, False and 'auto' is refused."
-    for make_it in (lambda: st.supervised(fused="atuo"), lambda: st.fit(make(), (torch.zeros(8, 4), torch.zeros(8).long()), fused="atuo", **options())):
-        with pytest.raises(st.ConfigError, match="fused must be True, False or 'auto', got 'atuo'; did you mean 'auto'"):
+    for make_it in (
+        lambda: st.supervised(fused="atuo"),
+        lambda: st.fit(
+            make(), (torch.zeros(8, 4), torch.zeros(8).long()), fused="atuo", **options()
+        ),
+    ):
+        with pytest.raises(
+            st.ConfigError,
+            match="fused must be True, False or 'auto', got 'atuo'; did you mean 'auto'",
+        ):
             make_it()
 
 
 # ---------------------------------------------------------------- runs
 
 
-@pytest.mark.parametrize("more", [{"check": "late"}, {"check": "late", "non_finite": "skip"}, {"non_finite": "ignore"}, {"non_finite": "ignore", "precision": "bf16"}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"check": "late"},
+        {"check": "late", "non_finite": "skip"},
+        {"non_finite": "ignore"},
+        {"non_finite": "ignore", "precision": "bf16"},
+    ],
+    ids=str,
+)
 def test_a_fused_run_is_the_same_to_the_last_bit(points, more):
     "Weights, buffers and rows are those of the run whose states are apart, with dropout, batch norm, metrics and validation; debug mode agrees."
     apart = st.fit(make(), points, valid=points, **options(**more))
-    assert_same(st.fit(make(), points, valid=points, fused=True, debug=True, **options(**more)), apart)
+    assert_same(
+        st.fit(make(), points, valid=points, fused=True, debug=True, **options(**more)), apart
+    )
 
 
 def test_a_fused_run_leaves_out_the_same_steps(points):
     "A batch whose loss is not finite is left out alike, and reported alike."
     inputs = points[0].clone()
     inputs[3] = float("nan")
-    runs = [st.fit(make(), (inputs, points[1]), fused=fused, **options(check="late", non_finite="skip")) for fused in (False, True)]
+    runs = [
+        st.fit(make(), (inputs, points[1]), fused=fused, **options(check="late", non_finite="skip"))
+        for fused in (False, True)
+    ]
     assert_same(*runs)
     assert runs[1].ctx.masked == 2
 
@@ -131,17 +206,27 @@ def test_several_optimizers_take_turns_in_it(points):
         return model
 
     both = {"body": torch.optim.Adam, "head": torch.optim.SGD}
-    runs = [st.fit(parts(), points, fused=fused, **options(optimizer=both, non_finite="ignore")) for fused in (False, True)]
+    runs = [
+        st.fit(parts(), points, fused=fused, **options(optimizer=both, non_finite="ignore"))
+        for fused in (False, True)
+    ]
     assert_same(*runs)
 
 
 @pytest.mark.parametrize("per", ["step", "epoch"])
 def test_schedules_of_torch_go_with_it(points, per):
     "LRScheduler changes the rates of a fused run as it does those of another, and its column says the same."
-    given = {"callbacks": st.LRScheduler(torch.optim.lr_scheduler.ExponentialLR, per=per, gamma=0.5), "non_finite": "ignore"}
-    apart, fused = (st.fit(make(), points, fused=fused, **options(epochs=3, **given)) for fused in (False, True))
+    given = {
+        "callbacks": st.LRScheduler(torch.optim.lr_scheduler.ExponentialLR, per=per, gamma=0.5),
+        "non_finite": "ignore",
+    }
+    apart, fused = (
+        st.fit(make(), points, fused=fused, **options(epochs=3, **given)) for fused in (False, True)
+    )
     assert_same(fused, apart)
-    assert fused.history["lr"] == pytest.approx([0.01 * 0.5 ** (2 + 3 * i if per == "step" else i) for i in range(3)])
+    assert fused.history["lr"] == pytest.approx(
+        [0.01 * 0.5 ** (2 + 3 * i if per == "step" else i) for i in range(3)]
+    )
 
 
 class Around(st.Callback):
@@ -188,15 +273,36 @@ def test_a_listener_in_between_is_named(points):
     "With True, who listens or reads within is an error that says who and where; with 'auto', the states stay apart."
     gauge = st.Metric(torch.linalg.vector_norm, x="grads.0.weight")
     for more, words in (
-        ({"callbacks": st.GradientClip(1.0)}, "Callback 'GradientClip' listens on 'on_enter_step', within the state 'update' into which pred, loss, backward, step are fused"),
-        ({"callbacks": st.Watch("exit_loss", loss="loss")}, "Callback 'Watch' listens on 'on_exit_loss'"),
-        ({"train_metrics": {"norm": gauge}}, "'grads.0.weight' is read by a metric of the set 'train'"),
+        (
+            {"callbacks": st.GradientClip(1.0)},
+            (
+                "Callback 'GradientClip' listens on 'on_enter_step', within the state 'update' into"
+                " which pred, loss, backward, step are fused"
+            ),
+        ),
+        (
+            {"callbacks": st.Watch("exit_loss", loss="loss")},
+            "Callback 'Watch' listens on 'on_exit_loss'",
+        ),
+        (
+            {"train_metrics": {"norm": gauge}},
+            "'grads.0.weight' is read by a metric of the set 'train'",
+        ),
     ):
         with pytest.raises((st.ConfigError, st.CallbackError), match=words):
             st.fit(make(), points, fused=True, **options(non_finite="ignore", **more))
         run = st.fit(make(), points, fused="auto", **options(non_finite="ignore", epochs=1, **more))
         assert "update" not in run.lifecycle.names
-    assert "update" in st.fit(make(), points, fused="auto", callbacks=Around(), **options(non_finite="ignore", epochs=1)).lifecycle.names
+    assert (
+        "update"
+        in st.fit(
+            make(),
+            points,
+            fused="auto",
+            callbacks=Around(),
+            **options(non_finite="ignore", epochs=1),
+        ).lifecycle.names
+    )
 
 
 def test_it_goes_with_compile_and_resume(points, tmp_path):
@@ -205,7 +311,9 @@ def test_it_goes_with_compile_and_resume(points, tmp_path):
     more = {"fused": True, "compile": {"backend": "eager"}, "check": "late"}
     whole = st.fit(make(), points, **exact(epochs=3, check="late"))
     st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), **more, **exact(epochs=1))
-    run = st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), resume="last", **more, **exact(epochs=3))
+    run = st.fit(
+        make(), points, callbacks=st.Checkpoint(tmp_path), resume="last", **more, **exact(epochs=3)
+    )
     assert bits(run.model) == bits(whole.model)
 
 
@@ -229,14 +337,26 @@ def graphed(data, **more):
     return run.walk(), run.ctx.graph
 
 
-@pytest.mark.parametrize("more", [{"check": "late"}, {"check": "late", "non_finite": "skip", "precision": "bf16"}, {"non_finite": "ignore"}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"check": "late"},
+        {"check": "late", "non_finite": "skip", "precision": "bf16"},
+        {"non_finite": "ignore"},
+    ],
+    ids=str,
+)
 def test_a_replayed_run_is_the_same(points, more):
     "A run that is replayed from buffers gives the weights and rows of one that is not, short batches and validation included."
     expected = st.fit(make(), points, valid=points, **exact(epochs=4, **more))
     run, graph = graphed(points, valid=points, epochs=4, **more)
     assert_same(run, expected)
     assert run.ctx.step == expected.ctx.step == 12
-    assert (graph.recordings, graph.replays) == (1, 5)  # of 8 whole batches, three warmed up; the short ones are never replayed but once warm
+    # Of 8 whole batches, three warmed up; the short ones are never replayed but once warm
+    assert (graph.recordings, graph.replays) == (
+        1,
+        5,
+    )
 
 
 def test_masked_steps_are_counted_in_a_replayed_run(points):
@@ -301,8 +421,19 @@ def test_little_is_started_outside_of_the_graph(more):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     data = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(8)]
-    fused_sgd = lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)  # noqa: E731  # one line is enough
-    run = st.fit(model, data, loss=F.cross_entropy, optimizer=fused_sgd, epochs=1, fused=True, start=False, device="cpu", **more)
+    # One line is enough
+    fused_sgd = lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)  # noqa: E731
+    run = st.fit(
+        model,
+        data,
+        loss=F.cross_entropy,
+        optimizer=fused_sgd,
+        epochs=1,
+        fused=True,
+        start=False,
+        device="cpu",
+        **more,
+    )
     outside = Outside()
     run.ctx.graph, run.ctx.on_host = CudaGraph(torch.device("cpu"), record=outside.record), False
     with run.steps() as steps:
@@ -358,7 +489,12 @@ class Halving(st.Callback):
 def test_a_rate_that_stays_is_recorded_as_it_is(points):
     "Then it need not be the same in float32; the first change makes it be recorded anew, with rates that are read, and no later one does."
     data = (points[0][:16], points[1][:16])
-    given = options(optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1, "momentum": 0.9}, epochs=6, non_finite="ignore")
+    given = options(
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1, "momentum": 0.9},
+        epochs=6,
+        non_finite="ignore",
+    )
     assert torch.tensor(0.1).item() != 0.1
     expected = st.fit(make(), data, **given)
     run = st.fit(make(), data, fused=True, start=False, **given)
@@ -440,12 +576,37 @@ def test_a_graph_is_chosen_on_cuda_alone():
 @pytest.mark.parametrize(
     ("life", "optimizers", "more", "words"),
     [
-        ({"non_finite": "ignore"}, adam(), {}, r"make it with capturable=True: Adam\(..., capturable=True\)"),
-        ({"non_finite": "ignore"}, {"opt": torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)}, {}, r"SGD\(..., fused=True\)"),
+        (
+            {"non_finite": "ignore"},
+            adam(),
+            {},
+            r"make it with capturable=True: Adam\(..., capturable=True\)",
+        ),
+        (
+            {"non_finite": "ignore"},
+            {"opt": torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)},
+            {},
+            r"SGD\(..., fused=True\)",
+        ),
         ({"check": "late"}, adam(capturable=True), {}, r"Adam\(..., capturable=True, fused=True\)"),
-        ({"non_finite": "ignore"}, adam(capturable=True), {"backward": print}, "a backward of the accelerator's own may do what cannot be recorded"),
-        ({"non_finite": "ignore"}, {**adam(capturable=True), "more": adam(capturable=True)["opt"]}, {}, "of one optimizer; there are 2"),
-        ({"non_finite": "ignore"}, adam(capturable=True), {"options": {"mode": "reduce-overhead"}}, "and so does compile="),
+        (
+            {"non_finite": "ignore"},
+            adam(capturable=True),
+            {"backward": print},
+            "a backward of the accelerator's own may do what cannot be recorded",
+        ),
+        (
+            {"non_finite": "ignore"},
+            {**adam(capturable=True), "more": adam(capturable=True)["opt"]},
+            {},
+            "of one optimizer; there are 2",
+        ),
+        (
+            {"non_finite": "ignore"},
+            adam(capturable=True),
+            {"options": {"mode": "reduce-overhead"}},
+            "and so does compile=",
+        ),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(life, optimizers, more, words):
@@ -461,7 +622,11 @@ def test_work_of_ones_own_is_not_recorded():
     def clip(ctx):
         "clip"
 
-    life = fuse(st.supervised(non_finite="ignore").insert(st.State("clip", clip), between=("backward", "step")))
+    life = fuse(
+        st.supervised(non_finite="ignore").insert(
+            st.State("clip", clip), between=("backward", "step")
+        )
+    )
     with pytest.raises(st.ConfigError, match="'clip' may do what cannot be recorded"):
         graph_for(CUDA, life.state("update").action, adam(capturable=True))
     assert actions.pred in compiling._KNOWN

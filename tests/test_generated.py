@@ -12,7 +12,7 @@ from strategies import runs
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.engine.position import Position
+from statetrain.machine.position import Position
 from statetrain.testing import callback_cases, check_callback, check_guard, guard_cases, toy_problem
 
 
@@ -48,13 +48,21 @@ def test_the_ways_cover_the_lifecycle_and_every_failure():
     life = st.supervised(non_finite="skip")
     cases = callback_cases(Saved)
     assert {t for case in cases for t in case.path.transitions} >= set(life.transitions)
-    assert {f"fails in {state.name}" for state in life.states if not state.final} <= {str(case).partition(":")[0] for case in cases}
+    assert {f"fails in {state.name}" for state in life.states if not state.final} <= {
+        str(case).partition(":")[0] for case in cases
+    }
     assert "reaches next_batch: batch > pred > loss [loss not finite]" in map(str, cases)
 
 
 def test_what_is_lost_when_a_run_is_continued_is_noticed():
     """A callback whose memory is not saved ends with other records when it is cut at an anchor, and the message says so."""
-    with pytest.raises(AssertionError, match=r"(?s)Counting on the way that .*cut at anchor 'next_\w+'.*Counting has no state_dict.*records.n") as caught:
+    with pytest.raises(
+        AssertionError,
+        match=(
+            r"(?s)Counting on the way that .*cut at anchor 'next_\w+'.*Counting has no"
+            r" state_dict.*records.n"
+        ),
+    ) as caught:
         check_callback(Counting)
     assert "does not go on exactly either" not in str(caught.value)
 
@@ -66,7 +74,13 @@ def test_a_state_that_does_not_come_back_is_noticed():
         def load_state_dict(self, state):
             pass
 
-    with pytest.raises(AssertionError, match=r"cut at anchor 'next_\w+' and continued with a fresh callback, the run ends differently:"):
+    with pytest.raises(
+        AssertionError,
+        match=(
+            r"cut at anchor 'next_\w+' and continued with a fresh callback, the run ends"
+            r" differently:"
+        ),
+    ):
         check_callback(Forgets)
 
 
@@ -77,7 +91,9 @@ def test_a_state_that_cannot_be_saved_is_noticed():
         def state_dict(self):
             return {"n": {1, 2}}
 
-    with pytest.raises(AssertionError, match=r"state_dict\(\) at anchor 'next_epoch': .*own.n' is a builtins.set"):
+    with pytest.raises(
+        AssertionError, match=r"state_dict\(\) at anchor 'next_epoch': .*own.n' is a builtins.set"
+    ):
         check_callback(Sets)
 
 
@@ -119,19 +135,54 @@ class StopsInAnExit(st.Callback):
 @pytest.mark.parametrize(
     ("callback", "words"),
     [
-        (DividesByBatches, r"reaches record: epoch > train > next_batch \[stop now\]: DividesByBatches.on_exit_train failed: ZeroDivisionError"),
-        (ReadsTheLastRow, r"ReadsTheLastRow.on_exit_record failed: IndexError|ReadsTheLastRow.on_exit_record failed: KeyError"),
+        (
+            DividesByBatches,
+            (
+                r"reaches record: epoch > train > next_batch \[stop now\]:"
+                r" DividesByBatches.on_exit_train failed: ZeroDivisionError"
+            ),
+        ),
+        (
+            ReadsTheLastRow,
+            (
+                r"ReadsTheLastRow.on_exit_record failed: IndexError|ReadsTheLastRow.on_exit_record"
+                r" failed: KeyError"
+            ),
+        ),
         (Returns, r"Returns.on_enter_step failed: TypeError: a hook returns nothing, got int: 0"),
-        (FailsWhenARunFailed, r"fails in fit: on_enter_failed or a clean-up failed: ValueError.*and this too"),
-        (DefersWhatFails, r"the run ended with ZeroDivisionError: division by zero, and without the callback with no error"),
-        (TakesTheModelAway, r"the run ended with TypeError: 'NoneType' object is not callable, and without the callback with no error"),
-        (StopsInAnExit, r"the run ended with LifecycleError: .*events may be raised by actions and enter hooks only"),
+        (
+            FailsWhenARunFailed,
+            r"fails in fit: on_enter_failed or a clean-up failed: ValueError.*and this too",
+        ),
+        (
+            DefersWhatFails,
+            (
+                r"the run ended with ZeroDivisionError: division by zero, and without the callback"
+                r" with no error"
+            ),
+        ),
+        (
+            TakesTheModelAway,
+            (
+                r"the run ended with TypeError: 'NoneType' object is not callable, and without the"
+                r" callback with no error"
+            ),
+        ),
+        (
+            StopsInAnExit,
+            (
+                r"the run ended with LifecycleError: .*events may be raised by actions and enter"
+                r" hooks only"
+            ),
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_callback_with_a_flaw_fails_and_the_way_and_the_hook_are_named(callback, words):
     """Each kind of flaw is found on some short way."""
-    with pytest.raises(AssertionError, match=rf"(?s){callback.__name__} on the way that .*(?:{words})"):
+    with pytest.raises(
+        AssertionError, match=rf"(?s){callback.__name__} on the way that .*(?:{words})"
+    ):
         check_callback(callback)
 
 
@@ -155,14 +206,18 @@ def test_steering_is_no_flaw():
 
 def test_an_own_lifecycle_and_an_own_run():
     """Options of the standard lifecycle, and another model with two optimizers, by a function that makes the run."""
-    assert check_callback(lambda: Saved(), st.supervised(accumulate=2, validate=None), cover="states", anchors=1)
+    assert check_callback(
+        lambda: Saved(), st.supervised(accumulate=2, validate=None), cover="states", anchors=1
+    )
 
     def build(lifecycle, callbacks):
         toy = toy_problem(batches=2)
         halves = {name: torch.optim.SGD(toy.model.parameters(), lr=0.01) for name in ("a", "b")}
         return toy.fit(optimizer=halves, lifecycle=lifecycle, callbacks=callbacks, start=False)
 
-    assert check_callback(Saved(), st.supervised(optimizers=2), build=build, cover="states", anchors=1)
+    assert check_callback(
+        Saved(), st.supervised(optimizers=2), build=build, cover="states", anchors=1
+    )
 
 
 def work(ctx):
@@ -172,7 +227,11 @@ def work(ctx):
 LIFE = Lifecycle(
     "own",
     [State("a", work, anchor=True), State("b", work), State("end", final=True)],
-    [Transition("a", "b", st.guard(lambda ctx: True)), Transition("a", "end"), Transition("b", "a")],
+    [
+        Transition("a", "b", st.guard(lambda ctx: True)),
+        Transition("a", "end"),
+        Transition("b", "a"),
+    ],
 )
 
 
@@ -198,7 +257,10 @@ def test_a_lifecycle_that_does_not_train():
         def load_state_dict(self, state):
             self.n = 2 * state["n"] + 1
 
-    with pytest.raises(AssertionError, match=r"what it gave to be saved at anchor 'a' does not come back:\n- n is 1, expected 0"):
+    with pytest.raises(
+        AssertionError,
+        match=r"what it gave to be saved at anchor 'a' does not come back:\n- n is 1, expected 0",
+    ):
         check_callback(Twice, LIFE, context=Position)
 
 
@@ -213,7 +275,9 @@ def test_what_cannot_be_tested_is_an_error_at_once():
         callback_cases(Misspelt)
     with pytest.raises(st.ConfigError, match="not both"):
         callback_cases(Saved, build=lambda life, callbacks: None, context=Position)
-    with pytest.raises(st.ConfigError, match="no state 'next_epcoh' that asks guards; did you mean 'next_epoch'"):
+    with pytest.raises(
+        st.ConfigError, match="no state 'next_epcoh' that asks guards; did you mean 'next_epoch'"
+    ):
         guard_cases(st.guard(lambda ctx: True), at="next_epcoh")
 
 
@@ -291,12 +355,21 @@ class Turns:
 @pytest.mark.parametrize(
     ("guard", "words"),
     [
-        (remembers, r"in 'next_epoch': it changed the context:\n- buffers.asked became 2, was None"),
+        (
+            remembers,
+            r"in 'next_epoch': it changed the context:\n- buffers.asked became 2, was None",
+        ),
         (moves_weights, r"it changed the context:\n- model.tensors.weight differs"),
         (draws, r"it drew random numbers"),
         (draws_by_torch, r"it drew random numbers"),
         (says_one, r"guard \[says one\] must answer True or False, got int: 1"),
-        (reads_more, r"it read 'earlier_batches', 'iter', and its reads are 'epoch'; declare them: reads=\{'earlier_batches', 'epoch', 'iter'\}"),
+        (
+            reads_more,
+            (
+                r"it read 'earlier_batches', 'iter', and its reads are 'epoch'; declare them:"
+                r" reads=\{'earlier_batches', 'epoch', 'iter'\}"
+            ),
+        ),
         (expects_a_loss, r"in 'next_epoch': it raised TypeError"),
         (st.guard(Turns()), r"it answered True, and asked again at once, False"),
     ],
@@ -304,7 +377,13 @@ class Turns:
 )
 def test_a_guard_with_a_flaw_fails_and_the_flaw_is_named(guard, words):
     """Each promise that a guard may break is noticed, with the way and the state in which it was asked."""
-    with pytest.raises(AssertionError, match=rf"(?s)\[{guard.label}\] on the way that reaches .*, asked in '\w+'.*: (?:.*){words}|{words}"):
+    with pytest.raises(
+        AssertionError,
+        match=(
+            rf"(?s)\[{guard.label}\] on the way that reaches .*, asked in '\w+'.*:"
+            rf" (?:.*){words}|{words}"
+        ),
+    ):
         check_guard(guard)
 
 
@@ -321,12 +400,18 @@ def test_a_guard_is_asked_where_it_stands():
 
 def test_a_guard_of_a_lifecycle_that_does_not_train():
     """With a context of its own, whatever class it is."""
-    assert check_guard(st.guard(lambda ctx: ctx.state == "a", reads={"stop"}), LIFE, context=Position)
+    assert check_guard(
+        st.guard(lambda ctx: ctx.state == "a", reads={"stop"}), LIFE, context=Position
+    )
     with pytest.raises(AssertionError, match="it read 'interrupt', and its reads are 'stop'"):
-        check_guard(st.guard(lambda ctx: ctx.interrupt is None, reads={"stop"}), LIFE, context=Position)
+        check_guard(
+            st.guard(lambda ctx: ctx.interrupt is None, reads={"stop"}), LIFE, context=Position
+        )
 
 
-@pytest.mark.skipif("debug" not in attrs.fields_dict(st.Machine), reason="machines have no debug mode yet")
+@pytest.mark.skipif(
+    "debug" not in attrs.fields_dict(st.Machine), reason="machines have no debug mode yet"
+)
 def test_a_field_that_is_read_where_it_cannot_be_is_noticed():
     """The ways are gone in debug mode, so that a hook that reads a prediction before there is one fails, though nothing raised by itself."""
 

@@ -8,15 +8,16 @@ from attrs import define, field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statetrain.criteria import Every, MaxSteps, MinEpochs, TimeLimit, stop_requested
-from statetrain.engine.position import Position
-from statetrain.guards import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import GuardError
-from statetrain.stopping import EarlyStopping, Threshold
+from statetrain.errors import GuardError
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
+from statetrain.guards.criteria import Every, MaxSteps, MinEpochs, TimeLimit, stop_requested
+from statetrain.guards.stopping import EarlyStopping, Threshold
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 @define(eq=False)
@@ -103,7 +104,9 @@ def test_plain_functions_combine_with_guards():
     "A function of the context stands for a guard, on either side."
     assert a & plain_function == AllOf((a, as_guard(plain_function)))
     assert plain_function & a == AllOf((as_guard(plain_function), a))
-    assert plain_function | a | plain_function == AnyOf((as_guard(plain_function), a, as_guard(plain_function)))
+    assert plain_function | a | plain_function == AnyOf(
+        (as_guard(plain_function), a, as_guard(plain_function))
+    )
     assert Transition("a", "b", plain_function).guard == as_guard(plain_function)
 
 
@@ -172,7 +175,9 @@ def test_combinations_mean_what_python_means(combined, meaning, answers):
 @pytest.mark.parametrize("word", ["and", "or", "not"])
 def test_python_words_are_refused(word):
     "`and`, `or` and `not` would combine guards silently into one of them; the error names the right signs."
-    with pytest.raises(GuardError, match=r"guard \[a\] was used as True or False; combine guards with &, \| and ~"):
+    with pytest.raises(
+        GuardError, match=r"guard \[a\] was used as True or False; combine guards with &, \| and ~"
+    ):
         _ = {"and": lambda: a and b, "or": lambda: a or b, "not": lambda: not a}[word]()
 
 
@@ -190,7 +195,9 @@ def test_answers_that_are_no_bool(answer):
     for combined in (a, ~a, a & b, a | b, (a & b).named("x"), a.named("x")):
         bound = combined.bind("somewhere")
         for ask in (combined, lambda ctx, bound=bound: strict(a, bound(ctx))):
-            with pytest.raises(GuardError, match=f"must answer True or False, got {type(answer).__name__}") as error:
+            with pytest.raises(
+                GuardError, match=f"must answer True or False, got {type(answer).__name__}"
+            ) as error:
                 ask(Ctx(answers={"a": answer}))
             assert ("read a host value" in str(error.value)) == isinstance(answer, FakeTensor)
 
@@ -199,7 +206,11 @@ def test_answers_that_are_no_bool(answer):
 @pytest.mark.parametrize("combined", [a, a & a, ~a, a | a, a.named("other name")], ids=str)
 def test_a_machine_says_which_guard_and_arrow(answer, combined):
     "In a run, an answer that is no bool is an error that names the guard and the arrow."
-    life = Lifecycle("demo", [State("here"), State("end", final=True)], [Transition("here", "end", combined), Transition("here", "end")])
+    life = Lifecycle(
+        "demo",
+        [State("here"), State("end", final=True)],
+        [Transition("here", "end", combined), Transition("here", "end")],
+    )
     with pytest.raises(GuardError) as error:
         Machine(life).run(Ctx(answers={"a": answer}))
     words = "\n".join([str(error.value), *error.value.__notes__])
@@ -218,7 +229,9 @@ def test_a_part_that_decides_hides_the_junk_behind_it():
 @pytest.mark.parametrize("thing", [3, "more", None, Every, Exception], ids=repr)
 def test_what_is_no_guard(thing):
     "A guard is a function or a Guard; a class is refused with the remedy."
-    with pytest.raises(GuardError, match="a guard is a function of the context or a Guard") as error:
+    with pytest.raises(
+        GuardError, match="a guard is a function of the context or a Guard"
+    ) as error:
         as_guard(thing)
     assert ("give an instance" in str(error.value)) == isinstance(thing, type)
 
@@ -256,7 +269,16 @@ def test_the_reason_of_a_combination_none_of_which_holds():
 
 
 @drawn
-@given(st.recursive(st.sampled_from([a, b, Every(2, "steps")]), lambda g: st.one_of(g.map(lambda one: one if one.remembers else Not(one)), st.tuples(g, g).map(AllOf), st.tuples(g, g).map(AnyOf))))
+@given(
+    st.recursive(
+        st.sampled_from([a, b, Every(2, "steps")]),
+        lambda g: st.one_of(
+            g.map(lambda one: one if one.remembers else Not(one)),
+            st.tuples(g, g).map(AllOf),
+            st.tuples(g, g).map(AnyOf),
+        ),
+    )
+)
 def test_the_same_guard_bound_or_not(combined):
     "Bound to a place that has no memory yet, any combination answers as it does unbound."
     for x, y, step in itertools.product([False, True], [False, True], [0, 2]):
@@ -266,8 +288,15 @@ def test_the_same_guard_bound_or_not(combined):
 
 def test_what_remembers_cannot_be_negated():
     "What the negation of an interval would remember is not defined, so it is refused where it is written."
-    for remembering in (Every(2, "steps"), Every(2, "steps") | a, (a & Every(2, "steps")).named("x")):
-        with pytest.raises(GuardError, match="cannot be negated: it remembers when it fired; put it on the other arrow"):
+    for remembering in (
+        Every(2, "steps"),
+        Every(2, "steps") | a,
+        (a & Every(2, "steps")).named("x"),
+    ):
+        with pytest.raises(
+            GuardError,
+            match="cannot be negated: it remembers when it fired; put it on the other arrow",
+        ):
             assert ~remembering
 
 

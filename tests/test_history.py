@@ -36,7 +36,9 @@ def test_rows_and_columns(history):
 
 def test_an_unknown_column_names_the_nearest(history):
     "A misspelt column is an error, also where the best is asked for."
-    with pytest.raises(KeyError, match="no row of the history has 'valid_los'; did you mean 'valid_loss'"):
+    with pytest.raises(
+        KeyError, match="no row of the history has 'valid_los'; did you mean 'valid_loss'"
+    ):
         history["valid_los"]
     with pytest.raises(KeyError, match="did you mean 'valid_loss'"):
         history.best("valid_los")
@@ -62,7 +64,16 @@ def test_the_metrics_of_a_set(history):
 
 def test_the_long_form():
     "table() has one row for each set, metric, epoch and optimizer."
-    rows = [{"epoch": e, "step": 2 * e, "train_loss_d": 0.1 * e, "train_loss_g": 1.0 * e, "valid_size": 3.0} for e in (1, 2)]
+    rows = [
+        {
+            "epoch": e,
+            "step": 2 * e,
+            "train_loss_d": 0.1 * e,
+            "train_loss_g": 1.0 * e,
+            "valid_size": 3.0,
+        }
+        for e in (1, 2)
+    ]
     long = st.History(rows, optimizers=("d", "g")).table()
     assert [tuple(row.values()) for row in long] == [
         ("train", "loss", "d", 1, 2, 0.1),
@@ -91,6 +102,8 @@ def test_it_is_shown_as_a_table(history):
     assert lines[2].split() == ["2", "20", "0.5"]
     assert lines[3].split() == ["3", "30", "nan", "0.4", "0.9"]
     assert len({len(line) for line in lines}) == 1
-    assert repr(history) == "<History: 4 rows of epoch, step, train_loss, valid_loss, valid_accuracy>"
+    assert (
+        repr(history) == "<History: 4 rows of epoch, step, train_loss, valid_loss, valid_accuracy>"
+    )
     assert repr(st.History()) == "<History: 0 rows of nothing yet>"
     assert str(st.History()) == ""

@@ -19,7 +19,10 @@ def fresh():
 
 def data():
     generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(4, 3, generator=generator), torch.randn(4, 1, generator=generator)) for _ in range(6)]
+    return [
+        (torch.randn(4, 3, generator=generator), torch.randn(4, 1, generator=generator))
+        for _ in range(6)
+    ]
 
 
 def model():
@@ -27,15 +30,25 @@ def model():
     return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
 
 
-OPTIONS = {"loss": F.mse_loss, "optimizer": torch.optim.Adam, "opt_hparams": {"lr": 0.01}, "epochs": 2}
+OPTIONS = {
+    "loss": F.mse_loss,
+    "optimizer": torch.optim.Adam,
+    "opt_hparams": {"lr": 0.01},
+    "epochs": 2,
+}
 
 
 def test_it_trains_to_the_same_bits(fresh):
     """On the CPU the run with accelerate's accelerator ends with the weights of the run with ours."""
     ours, theirs = model(), model()
     st.fit(ours, data(), **OPTIONS)
-    run = st.fit(theirs, data(), valid=data()[:2], accelerator=accelerate.Accelerator(cpu=True), **OPTIONS)
-    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    run = st.fit(
+        theirs, data(), valid=data()[:2], accelerator=accelerate.Accelerator(cpu=True), **OPTIONS
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
     assert run.model is theirs
     assert set(run.evaluate(data())) == {"loss"}
 
@@ -60,19 +73,33 @@ def test_its_mixed_precision_is_used(fresh):
             return out
 
     net = Net()
-    st.fit(net, data(), accelerator=accelerate.Accelerator(cpu=True, mixed_precision="bf16"), callbacks=[Watch()], **OPTIONS)
+    st.fit(
+        net,
+        data(),
+        accelerator=accelerate.Accelerator(cpu=True, mixed_precision="bf16"),
+        callbacks=[Watch()],
+        **OPTIONS,
+    )
     assert set(net.seen) == {torch.bfloat16}
     assert set(seen) == {torch.float32}
 
 
 def test_what_cannot_work_is_refused(fresh):
     """Something else as accelerator, a device beside it, or its own accumulation are errors before training."""
-    with pytest.raises(st.ConfigError, match=r"accelerator must be a statetrain.Accelerator or an accelerate.Accelerator, got 3"):
+    with pytest.raises(
+        st.ConfigError,
+        match=r"accelerator must be a statetrain.Accelerator or an accelerate.Accelerator, got 3",
+    ):
         st.fit(model(), data(), accelerator=3, **OPTIONS)
     with pytest.raises(st.ConfigError, match="the accelerator has its own"):
         st.fit(model(), data(), accelerator=st.Accelerator("cpu"), device="cpu", **OPTIONS)
     with pytest.raises(st.ConfigError, match="accumulates gradients by itself"):
-        st.fit(model(), data(), accelerator=accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2), **OPTIONS)
+        st.fit(
+            model(),
+            data(),
+            accelerator=accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2),
+            **OPTIONS,
+        )
 
 
 def test_our_own_can_be_passed_too():

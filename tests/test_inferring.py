@@ -53,7 +53,15 @@ def test_what_it_leaves_can_be_trained_on(model, points):
     assert not preds.is_inference()
     assert not model.table.is_inference()
     assert not model.cached.is_inference()
-    run = st.fit(model, (points[0], preds), loss=F.mse_loss, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, epochs=1, device="cpu")
+    run = st.fit(
+        model,
+        (points[0], preds),
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=1,
+        device="cpu",
+    )
     assert isinstance(run.outcome, st.Completed)
 
 
@@ -67,7 +75,9 @@ class Caching(Dataset):
         return 4
 
     def __getitem__(self, index):
-        return self.kept.setdefault(index, (torch.full((4,), float(index)), torch.tensor(index % 3)))
+        return self.kept.setdefault(
+            index, (torch.full((4,), float(index)), torch.tensor(index % 3))
+        )
 
 
 class Streaming(IterableDataset):
@@ -126,7 +136,9 @@ def gathered(parts, samples, large):
     return gathering.joined()
 
 
-@pytest.mark.parametrize("samples", [None, 10, 12, 7], ids=["unknown", "known", "fewer came", "more came"])
+@pytest.mark.parametrize(
+    "samples", [None, 10, 12, 7], ids=["unknown", "known", "fewer came", "more came"]
+)
 @pytest.mark.parametrize("large", [0, 2**24])
 def test_predictions_are_gathered_alike(samples, large):
     "Whether they are written to their places at once or joined in the end, and whatever the loader said, they are the same."

@@ -44,7 +44,12 @@ class Press(st.Callback):
 @pytest.fixture(autouse=True)
 def handlers():
     "Python's own handlers are there before every test, whatever started the tests, and after it."
-    outside = [signal.signal(number, handler) for number, handler in zip(SIGNALS, (signal.default_int_handler, *[signal.SIG_DFL] * 3), strict=True)]
+    outside = [
+        signal.signal(number, handler)
+        for number, handler in zip(
+            SIGNALS, (signal.default_int_handler, *[signal.SIG_DFL] * 3), strict=True
+        )
+    ]
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
@@ -172,7 +177,11 @@ def test_handlers_are_put_back_after_a_failure(points, net):
     previous = signal.signal(signal.SIGTERM, own)
     try:
         with pytest.raises(OSError, match="broken"):
-            st.fit(net, points, **options(loss=lambda pred, target: (_ for _ in ()).throw(OSError("broken"))))
+            st.fit(
+                net,
+                points,
+                **options(loss=lambda pred, target: (_ for _ in ()).throw(OSError("broken"))),
+            )
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -182,7 +191,9 @@ def test_a_signal_that_is_ignored_stays_ignored(points, net):
     "A process that was told to ignore a signal, as under nohup, does not stop for it."
     previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        assert st.fit(net, points, callbacks=Press(signal.SIGTERM), **options()).outcome == st.Completed(3)
+        assert st.fit(
+            net, points, callbacks=Press(signal.SIGTERM), **options()
+        ).outcome == st.Completed(3)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -234,7 +245,9 @@ def test_a_request_from_another_thread_stops_the_run(points, net):
             asked.wait(60)
 
     contexts, runs = [], []
-    thread = threading.Thread(target=lambda: runs.append(st.fit(net, points, callbacks=Wait(), **options())))
+    thread = threading.Thread(
+        target=lambda: runs.append(st.fit(net, points, callbacks=Wait(), **options()))
+    )
     thread.start()
     assert reached.wait(60)
     contexts[0].request_stop("from outside")
@@ -293,7 +306,10 @@ def test_the_process_can_end_with_the_code_that_a_scheduler_expects(number, pres
 
 def test_other_reasons_exit_as_for_ctrl_c():
     "An interrupt that names no signal, as from a thread, counts as Ctrl-C; and the usual codes are the usual codes."
-    assert [st.Interrupted(1, reason).exit_code for reason in ("KeyboardInterrupt", "SIGINT", "SIGTERM", "SIGHUP")] == [130, 130, 143, 129]
+    assert [
+        st.Interrupted(1, reason).exit_code
+        for reason in ("KeyboardInterrupt", "SIGINT", "SIGTERM", "SIGHUP")
+    ] == [130, 130, 143, 129]
 
 
 def test_a_run_that_was_not_interrupted_does_not_exit(points, net):
@@ -335,7 +351,11 @@ class Inner(st.Callback):
 
 def test_a_fit_within_a_fit_does_not_keep_the_signal_for_itself(points, net):
     "One Ctrl-C within the inner fit stops both in order: the inner one at its next batch, the outer one at its next anchor."
-    inner = Inner(lambda ctx: st.fit(torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGINT, step=2), **options()))
+    inner = Inner(
+        lambda ctx: st.fit(
+            torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGINT, step=2), **options()
+        )
+    )
     run = st.fit(net, points, callbacks=inner, **options())
     assert [one.outcome for one in inner.came_back] == [st.Interrupted(1, "SIGINT")]
     assert inner.came_back[0].ctx.step == 2
@@ -345,7 +365,14 @@ def test_a_fit_within_a_fit_does_not_keep_the_signal_for_itself(points, net):
 
 def test_two_signals_within_an_inner_fit_end_both_at_once(points, net):
     "The second one is not lost between the two: the outer run takes its KeyboardInterrupt where the inner one was called."
-    inner = Inner(lambda ctx: st.fit(torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGTERM, signal.SIGTERM), **options()))
+    inner = Inner(
+        lambda ctx: st.fit(
+            torch.nn.Linear(4, 3),
+            points,
+            callbacks=Press(signal.SIGTERM, signal.SIGTERM),
+            **options(),
+        )
+    )
     run = st.fit(net, points, callbacks=inner, **options())
     assert inner.came_back == []
     assert run.outcome == st.Interrupted(1, "SIGTERM")
@@ -357,7 +384,9 @@ def test_a_signal_for_each_run_is_two(points, net):
 
     def work(ctx):
         signal.raise_signal(signal.SIGINT)
-        return st.fit(torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGINT, step=2), **options())
+        return st.fit(
+            torch.nn.Linear(4, 3), points, callbacks=Press(signal.SIGINT, step=2), **options()
+        )
 
     inner = Inner(work)
     run = st.fit(net, points, callbacks=inner, **options())
@@ -367,7 +396,9 @@ def test_a_signal_for_each_run_is_two(points, net):
 
 def test_an_evaluation_within_a_fit_is_finished(points, net):
     "A part of it would be of no use: the first signal stops the fit alone, after the evaluation."
-    rest = Inner(lambda ctx: st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=During()))
+    rest = Inner(
+        lambda ctx: st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=During())
+    )
     run = st.fit(net, points, callbacks=rest, **options())
     assert [list(values) for values in rest.came_back] == [["loss"]]
     assert run.outcome == st.Interrupted(1, "SIGINT")
@@ -417,12 +448,30 @@ class Cells(code.InteractiveInterpreter):
 def test_a_cell_is_stopped_looked_at_and_gone_on_with(points, tmp_path):
     "The stop button in fit, a look at the run, run.resume(): the run ends as one that was never stopped."
     given = options(clock=lambda: 0.0)
-    names = {"st": st, "torch": torch, "points": points, "options": given, "stop": Press(signal.SIGINT, step=5), "folder": tmp_path / "run"}
+    names = {
+        "st": st,
+        "torch": torch,
+        "points": points,
+        "options": given,
+        "stop": Press(signal.SIGINT, step=5),
+        "folder": tmp_path / "run",
+    }
     cells = Cells(names)
     made = "torch.manual_seed(0); net = torch.nn.Linear(4, 3)"
     assert cells.run(f"{made}; whole = st.fit(net, points, seed=1, **options)") == []
-    assert cells.run(f"{made}; run = st.fit(net, points, seed=1, callbacks=[st.Checkpoint(folder), stop], **options)") == []
-    assert cells.run("seen = (run.outcome, run.ctx.step, len(run.history), run.model is net, net.training)") == []
+    assert (
+        cells.run(
+            f"{made}; run = st.fit(net, points, seed=1, callbacks=[st.Checkpoint(folder), stop],"
+            " **options)"
+        )
+        == []
+    )
+    assert (
+        cells.run(
+            "seen = (run.outcome, run.ctx.step, len(run.history), run.model is net, net.training)"
+        )
+        == []
+    )
     assert names["seen"] == (st.Interrupted(2, "SIGINT"), 5, 2, True, True)
     assert cells.run("stop.signals = (); run.resume()") == []
     assert names["run"].outcome == st.Completed(3)
@@ -432,7 +481,13 @@ def test_a_cell_is_stopped_looked_at_and_gone_on_with(points, tmp_path):
 
 def test_a_cell_without_checkpoints_goes_on_with_the_next_epoch(points):
     "run.walk() begins a new epoch: without a checkpoint, nobody knows the place within the one that was stopped."
-    names = {"st": st, "torch": torch, "points": points, "options": options(), "stop": Press(signal.SIGINT, step=5)}
+    names = {
+        "st": st,
+        "torch": torch,
+        "points": points,
+        "options": options(),
+        "stop": Press(signal.SIGINT, step=5),
+    }
     cells = Cells(names)
     cells.run("run = st.fit(torch.nn.Linear(4, 3), points, callbacks=stop, **options)")
     assert names["run"].outcome == st.Interrupted(2, "SIGINT")
@@ -443,10 +498,20 @@ def test_a_cell_without_checkpoints_goes_on_with_the_next_epoch(points):
 
 def test_a_cell_that_steps_is_stopped_between_two_steps(points):
     "KeyboardInterrupt between two transitions leaves the steps where they are, and the next cell takes them up."
-    names = {"st": st, "torch": torch, "points": points, "options": options(), "press": lambda: signal.raise_signal(signal.SIGINT)}
+    names = {
+        "st": st,
+        "torch": torch,
+        "points": points,
+        "options": options(),
+        "press": lambda: signal.raise_signal(signal.SIGINT),
+    }
     cells = Cells(names)
-    cells.run("run = st.fit(torch.nn.Linear(4, 3), points, start=False, **options); steps = run.steps()")
-    assert cells.run("for arrow in steps:\n    if run.ctx.step == 4: press()") == [KeyboardInterrupt]
+    cells.run(
+        "run = st.fit(torch.nn.Linear(4, 3), points, start=False, **options); steps = run.steps()"
+    )
+    assert cells.run("for arrow in steps:\n    if run.ctx.step == 4: press()") == [
+        KeyboardInterrupt
+    ]
     assert (names["run"].ctx.step, names["run"].outcome) == (4, None)
     assert cells.run("steps.finish()") == []
     assert names["run"].outcome == st.Completed(3)
@@ -455,7 +520,13 @@ def test_a_cell_that_steps_is_stopped_between_two_steps(points):
 
 def test_a_cell_that_is_stopped_within_a_step_ends_the_run_in_order(points):
     "KeyboardInterrupt inside a hook or an action takes the arrow that names it; the run can go on from there."
-    names = {"st": st, "torch": torch, "points": points, "options": options(), "stop": Press(signal.SIGINT, step=5)}
+    names = {
+        "st": st,
+        "torch": torch,
+        "points": points,
+        "options": options(),
+        "stop": Press(signal.SIGINT, step=5),
+    }
     cells = Cells(names)
     cells.run("run = st.fit(torch.nn.Linear(4, 3), points, start=False, callbacks=stop, **options)")
     assert cells.run("run.steps().finish()") == []

@@ -11,23 +11,28 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain import actions
-from statetrain.engine.position import Position
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.modes import Quiet
-from statetrain.outcome import LifecycleError, SkipBatch, StopFit
+from statetrain.errors import LifecycleError
+from statetrain.events import SkipBatch, StopFit
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
+from statetrain.standard import actions
+from statetrain.standard.modes import Quiet
 from statetrain.testing import walk
 from statetrain.trace import Tracing
 
 
 def test_a_prefix_is_put_before_every_name():
     "The table is the same in everything but the names: taking the prefix away gives it back."
-    life = st.supervised(stop=st.EarlyStopping(), accumulate=2, non_finite="raise", validate=st.Every(3, "steps"))
+    life = st.supervised(
+        stop=st.EarlyStopping(), accumulate=2, non_finite="raise", validate=st.Every(3, "steps")
+    )
     other = life.prefixed("pre_")
     assert other.names == tuple(f"pre_{name}" for name in life.names)
     assert other.initial == "pre_fit"
-    assert [str(arrow).replace("pre_", "") for arrow in other.transitions] == [str(arrow) for arrow in life.transitions]
+    assert [str(arrow).replace("pre_", "") for arrow in other.transitions] == [
+        str(arrow) for arrow in life.transitions
+    ]
     assert [(state.action, state.final, state.anchor, state.mode) for state in other.states] == [
         (state.action, state.final, state.anchor, state.mode) for state in life.states
     ]
@@ -45,7 +50,12 @@ def a_phase(name: str, turns: int = 2) -> Lifecycle:
 
     return Lifecycle(
         name,
-        [State("all"), State("turn", turn, within="all"), State("over", within="all"), State("end", final=True)],
+        [
+            State("all"),
+            State("turn", turn, within="all"),
+            State("over", within="all"),
+            State("end", final=True),
+        ],
         [
             Transition("all", "turn"),
             Transition("turn", "end", st.stop_requested, actions.say_why),
@@ -80,9 +90,23 @@ def test_one_phase_after_the_other():
     assert life.name == "a then b"
     assert [state.name for state in life.states if state.final] == ["b_end"]
     tracing, heard, ctx = Tracing(), [], Ctx()
-    hooks = [st.on("exit_a_all")(lambda ctx: heard.append("left a")), st.on("enter_b_all")(lambda ctx: heard.append("in b"))]
+    hooks = [
+        st.on("exit_a_all")(lambda ctx: heard.append("left a")),
+        st.on("enter_b_all")(lambda ctx: heard.append("in b")),
+    ]
     Machine(life, [tracing, *hooks]).run(ctx)
-    assert tracing.trace.states == ["a_all", "a_turn", "a_turn", "a_over", "b_all", "b_turn", "b_turn", "b_turn", "b_over", "b_end"]
+    assert tracing.trace.states == [
+        "a_all",
+        "a_turn",
+        "a_turn",
+        "a_over",
+        "b_all",
+        "b_turn",
+        "b_turn",
+        "b_turn",
+        "b_over",
+        "b_end",
+    ]
     assert heard == ["left a", "in b"]
     assert ctx.between == ["a_over"]
     assert ctx.outcome.ok
@@ -120,12 +144,27 @@ def test_what_ends_the_first_phase_and_what_the_run():
 
 def test_what_cannot_be_joined():
     "Two states of one name, and an end that the first one's events could not be led to, are errors that say what to do."
-    with pytest.raises(LifecycleError, match=r"both have a state 'fit' and 11 others; give one of them other names: supervised.prefixed\(\"pre_\"\)"):
+    with pytest.raises(
+        LifecycleError,
+        match=(
+            r"both have a state 'fit' and 11 others; give one of them other names:"
+            r" supervised.prefixed\(\"pre_\"\)"
+        ),
+    ):
         st.supervised(validate=None).then(st.supervised())
-    two_ends = Lifecycle("b", [State("go"), State("good", final=True), State("bad", final=True)], [
-        Transition("go", "bad", st.stop_requested), Transition("go", "good"),
-    ])  # fmt: skip
-    with pytest.raises(LifecycleError, match=r"where is a_all -> a_end StopFit .* to lead\? b ends in 'good', 'bad'"):
+    # Fmt: skip
+    two_ends = Lifecycle(
+        "b",
+        [State("go"), State("good", final=True), State("bad", final=True)],
+        [
+            Transition("go", "bad", st.stop_requested),
+            Transition("go", "good"),
+        ],
+    )
+    with pytest.raises(
+        LifecycleError,
+        match=r"where is a_all -> a_end StopFit .* to lead\? b ends in 'good', 'bad'",
+    ):
         a_phase("a").then(two_ends)
 
 
@@ -135,7 +174,7 @@ def test_it_is_a_lifecycle_like_any_other():
     script = {"more epochs": [True, False], "a batch was drawn": [True, False]}
     assert walk(life, script).states[-3:] == ["fit", "next_epoch", "end"]
     assert life.mermaid().count("pre_fit")
-    from statetrain.table.registry import from_dict, to_dict
+    from statetrain.lifecycle.registry import from_dict, to_dict
 
     assert from_dict(to_dict(life)) == life
     assert isinstance(life.state("pre_fit").mode, Quiet)
@@ -156,7 +195,12 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.drop, self.back, self.out = nn.Linear(4, 6), nn.Dropout(0.2), nn.Linear(6, 4), nn.Linear(6, 3)
+        self.first, self.drop, self.back, self.out = (
+            nn.Linear(4, 6),
+            nn.Dropout(0.2),
+            nn.Linear(6, 4),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits of shape (batch, 3)."""
@@ -174,29 +218,58 @@ def fit(points, epochs=4, **options):
     model = Net()
     optimizers = {
         "pre": torch.optim.Adam([*model.first.parameters(), *model.back.parameters()], lr=0.01),
-        "out": torch.optim.SGD([*model.first.parameters(), *model.out.parameters()], lr=0.1, momentum=0.9),
+        "out": torch.optim.SGD(
+            [*model.first.parameters(), *model.out.parameters()], lr=0.1, momentum=0.9
+        ),
     }
-    options = {"lifecycle": two_phases(), "seed": 3, "dataloader_options": {"batch_size": 8}, **options}
-    return st.fit(model, points, valid=points, loss=F.cross_entropy, optimizer=optimizers, epochs=epochs, **options)
+    options = {
+        "lifecycle": two_phases(),
+        "seed": 3,
+        "dataloader_options": {"batch_size": 8},
+        **options,
+    }
+    return st.fit(
+        model,
+        points,
+        valid=points,
+        loss=F.cross_entropy,
+        optimizer=optimizers,
+        epochs=epochs,
+        **options,
+    )
 
 
 def test_two_phases_of_training(points):
     "Each phase trains its part with its optimizer, its loss has a column in its own rows, and counters go on."
     run = fit(points)
-    assert [[name for name in row if "loss" in name] for row in run.history] == [["train_loss_pre"]] * 2 + [["train_loss_out", "valid_loss_out"]] * 2
+    assert [[name for name in row if "loss" in name] for row in run.history] == [
+        ["train_loss_pre"]
+    ] * 2 + [["train_loss_out", "valid_loss_out"]] * 2
     assert run.history["epoch"] == [1, 2, 3, 4]
     assert run.history["step"] == [3, 6, 9, 12]
     assert run.history["seconds"] == sorted(run.history["seconds"])
     assert run.outcome == st.Completed(4)
 
 
-@pytest.mark.parametrize(("options", "there"), [({"precision": "fp16"}, "scaler"), ({"check": "late", "non_finite": "skip"}, "mask")], ids=["fp16", "late"])
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [({"precision": "fp16"}, "scaler"), ({"check": "late", "non_finite": "skip"}, "mask")],
+    ids=["fp16", "late"],
+)
 def test_a_phase_under_other_names_has_what_it_needs(options, there, points):
     "The scaler of float16 and the mask of late checks are there whatever the states are called, and the weights are the same."
     runs = []
-    for life in (st.supervised(validate=None, **options), st.supervised(validate=None, **options).prefixed("pre_")):
+    for life in (
+        st.supervised(validate=None, **options),
+        st.supervised(validate=None, **options).prefixed("pre_"),
+    ):
         torch.manual_seed(0)
-        common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2}
+        common = {
+            "loss": F.cross_entropy,
+            "optimizer": torch.optim.SGD,
+            "opt_hparams": {"lr": 0.1},
+            "epochs": 2,
+        }
         runs.append(st.fit(nn.Linear(4, 3), points, lifecycle=life, **common))
         assert getattr(runs[-1].ctx, there) is not None
     assert bits(runs[0].model) == bits(runs[1].model)
@@ -206,12 +279,34 @@ def test_a_phase_under_other_names_has_its_gradients(points):
     "Metrics of gradients and updates, and norms for callbacks, are those of the states without a prefix."
     rows = []
     for prefix in ("", "pre_"):
-        life = st.supervised(validate=None).prefixed(prefix) if prefix else st.supervised(validate=None)
+        life = (
+            st.supervised(validate=None).prefixed(prefix)
+            if prefix
+            else st.supervised(validate=None)
+        )
         torch.manual_seed(0)
-        common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2}
-        metrics = {name: st.Metric(lambda value: value.norm(), value=f"{name}.weight") for name in ("grads", "updates")}
-        run = st.fit(nn.Linear(4, 3), points, lifecycle=life, train_metrics=metrics, callbacks=st.Watch(f"exit_{prefix}step", norm="grad_norms.weight"), **common)
-        rows.append([(row["train_grads"], row["train_updates"]) for row in run.history] + [entry["value"].item() for entry in run.ctx.records["norm"]])
+        common = {
+            "loss": F.cross_entropy,
+            "optimizer": torch.optim.SGD,
+            "opt_hparams": {"lr": 0.1},
+            "epochs": 2,
+        }
+        metrics = {
+            name: st.Metric(lambda value: value.norm(), value=f"{name}.weight")
+            for name in ("grads", "updates")
+        }
+        run = st.fit(
+            nn.Linear(4, 3),
+            points,
+            lifecycle=life,
+            train_metrics=metrics,
+            callbacks=st.Watch(f"exit_{prefix}step", norm="grad_norms.weight"),
+            **common,
+        )
+        rows.append(
+            [(row["train_grads"], row["train_updates"]) for row in run.history]
+            + [entry["value"].item() for entry in run.ctx.records["norm"]]
+        )
     assert rows[0] == rows[1]
     assert rows[0][0][0] > 0
 
@@ -219,7 +314,10 @@ def test_a_phase_under_other_names_has_its_gradients(points):
 def test_a_callback_for_states_under_other_names_is_an_error_and_not_silent():
     "Clipping that would clip nothing is refused; once a phase with that state follows, it serves that one."
     pre = st.supervised(validate=None).prefixed("pre_")
-    with pytest.raises(st.CallbackError, match="no state 'step' in lifecycle 'supervised'; did you mean 'on_enter_pre_step'"):
+    with pytest.raises(
+        st.CallbackError,
+        match="no state 'step' in lifecycle 'supervised'; did you mean 'on_enter_pre_step'",
+    ):
         Machine(pre, [st.GradientClip(1.0)])
     Machine(pre.then(st.supervised(validate=None)), [st.GradientClip(1.0)])
 
@@ -232,7 +330,12 @@ def test_the_clock_goes_on(points):
     def a_second_passes(ctx):
         now[0] += 1.0
 
-    assert fit(points, clock=lambda: now[0], callbacks=a_second_passes).history["seconds"] == [3.0, 6.0, 9.0, 12.0]
+    assert fit(points, clock=lambda: now[0], callbacks=a_second_passes).history["seconds"] == [
+        3.0,
+        6.0,
+        9.0,
+        12.0,
+    ]
 
 
 def test_the_first_phase_may_stop_early(points):
@@ -261,5 +364,9 @@ def test_it_is_continued_in_either_phase(step, points, tmp_path):
     with pytest.raises(Cut):
         fit(points, callbacks=[checkpoint("cut"), cut])
     again = fit(points, callbacks=checkpoint("cut"), resume="last")
-    assert bits(again.model, *again.ctx.optimizers.values()) == bits(whole.model, *whole.ctx.optimizers.values())
-    assert [{**row, "seconds": 0} for row in again.history] == [{**row, "seconds": 0} for row in whole.history]
+    assert bits(again.model, *again.ctx.optimizers.values()) == bits(
+        whole.model, *whole.ctx.optimizers.values()
+    )
+    assert [{**row, "seconds": 0} for row in again.history] == [
+        {**row, "seconds": 0} for row in whole.history
+    ]

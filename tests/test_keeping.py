@@ -89,7 +89,9 @@ def test_buffers_that_are_replaced_added_or_shared_are_put_back():
     net[1].running_var = net[0].running_var
     net[1].running_mean = None
     buffers.take()
-    assert_put_back(net, buffers, lambda net: (spoil(net), setattr(net[0], "running_mean", torch.zeros(9))))
+    assert_put_back(
+        net, buffers, lambda net: (spoil(net), setattr(net[0], "running_mean", torch.zeros(9)))
+    )
     assert net[1].running_var is net[0].running_var
 
 

@@ -10,8 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statetrain import keys
-from statetrain.keys import Named, Wild, filter, flatten, get, getter, parse, unflatten, written  # noqa: A004  # their own names
+from statetrain.context import keys
+from statetrain.context.keys import (
+    Named,
+    Wild,
+    filter,  # noqa: A004  # the function under test
+    flatten,
+    get,
+    getter,
+    parse,
+    unflatten,
+    written,
+)  # their own names
 
 
 class Point(NamedTuple):
@@ -45,10 +55,14 @@ def test_paths_are_read(path, parts):
     assert parse(path) == parts
 
 
-@pytest.mark.parametrize("path", [".a", "a..b", "a.", "a[", "a[]", "a[b]", "a b", "a-b", "a[0]b", "a.[0]", "a[1.5]"])
+@pytest.mark.parametrize(
+    "path", [".a", "a..b", "a.", "a[", "a[]", "a[b]", "a b", "a-b", "a[0]b", "a.[0]", "a[1.5]"]
+)
 def test_what_is_no_path_is_refused(path):
     "An error shows the part that cannot be read and how a path is written."
-    with pytest.raises(ValueError, match=r"is no path: cannot read .* write it like 'batch\.image' or 'batch\[0\]'"):
+    with pytest.raises(
+        ValueError, match=r"is no path: cannot read .* write it like 'batch\.image' or 'batch\[0\]'"
+    ):
         parse(path)
 
 
@@ -104,7 +118,10 @@ def test_a_getter_is_parsed_once():
     [
         ("a[1:2].*.b", ("a", slice(1, 2), Wild.ONE, "b")),
         ("**.bias", (Wild.ANY, "bias")),
-        ("t[..., :, :1, 7:9, ::-1, None]", ("t", (..., slice(None), slice(None, 1), slice(7, 9), slice(None, None, -1), None))),
+        (
+            "t[..., :, :1, 7:9, ::-1, None]",
+            ("t", (..., slice(None), slice(None, 1), slice(7, 9), slice(None, None, -1), None)),
+        ),
         ("t[1,]", ("t", (1,))),
         ("t[ 10 : 2 : -1  ]", ("t", slice(10, 2, -1))),
         (r"a['it\'s']", ("a", "it's")),
@@ -119,7 +136,9 @@ def test_slices_wildcards_and_quotes_are_read_and_written(path, parts):
     assert parse(written(parts)) == parts
 
 
-@pytest.mark.parametrize("path", ["a[...]", "a[None]", "a[1:2:3:4]", "a.***", "a[*]", "a['b]", "a?.b", "a[--1]", "?a"])
+@pytest.mark.parametrize(
+    "path", ["a[...]", "a[None]", "a[1:2:3:4]", "a.***", "a[*]", "a['b]", "a?.b", "a[--1]", "?a"]
+)
 def test_what_is_no_slice_or_wildcard_is_refused(path):
     "A lone ellipsis, a name in brackets, a question mark in the middle."
     with pytest.raises(ValueError, match="is no path: cannot read"):
@@ -137,7 +156,12 @@ def test_parts_of_tensors():
 def test_none_is_nothing_at_any_depth():
     "A path that ends at None is missing as one that leads through None or to no name; optional, all three give None."
     root = {"mask": None, "batch": {"x": 1}}
-    for path, words in (("mask", "'mask' is None"), ("mask.inner", "'mask' is None, so it has no 'inner'"), ("batch.y", "a dict has no 'y'"), ("batch.x.z", "an int has no 'z'")):
+    for path, words in (
+        ("mask", "'mask' is None"),
+        ("mask.inner", "'mask' is None, so it has no 'inner'"),
+        ("batch.y", "a dict has no 'y'"),
+        ("batch.x.z", "an int has no 'z'"),
+    ):
         with pytest.raises(KeyError) as caught:
             get(root, path)
         assert words in caught.value.args[0]
@@ -193,8 +217,15 @@ def test_dotted_names_are_paths():
     assert get(root, "grads.*") == {"grads.enc": (10, 20)}
     assert get(root, "grads.**.weight") == {"grads.enc.0.weight": 1, "grads.dec.0.weight": 3}
     assert get(root, "grads.enc.*.*") == {"grads.enc.0.weight": 1, "grads.enc.0.bias": 2}
-    assert list(get(root, "grads.**")) == ["grads.enc", "grads.enc.0.weight", "grads.enc.0.bias", "grads.dec.0.weight"]
-    with pytest.raises(KeyError, match=r"'grads\.dek\.0': there is no 'dek\.0'; did you mean 'dec\.0'"):
+    assert list(get(root, "grads.**")) == [
+        "grads.enc",
+        "grads.enc.0.weight",
+        "grads.enc.0.bias",
+        "grads.dec.0.weight",
+    ]
+    with pytest.raises(
+        KeyError, match=r"'grads\.dek\.0': there is no 'dek\.0'; did you mean 'dec\.0'"
+    ):
         get(root, "grads.dek.0")
     assert keys.set(root, "grads.dec.0.weight", 4) == ["grads.dec[0].weight"]
     assert keys.set(root, "grads.enc.**.bias", 5) == ["grads.enc.0.bias"]
@@ -244,7 +275,9 @@ def test_what_cannot_be_set_is_refused(path, error, words):
 
 NESTED = st.recursive(
     st.integers() | st.text(max_size=3) | st.none(),
-    lambda inner: st.dictionaries(st.text(max_size=4), inner, max_size=3) | st.lists(inner, max_size=3),
+    lambda inner: (
+        st.dictionaries(st.text(max_size=4), inner, max_size=3) | st.lists(inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -274,14 +307,19 @@ def test_what_was_set_is_got(tree, data):
 @given(NESTED, st.lists(st.sampled_from(["*", "**", "a", "[0]", "[1]"]), min_size=1, max_size=4))
 def test_filter_agrees_with_get(tree, pieces):
     "Each concrete path that filter gives is read by get as the same thing, and `**` at the end gives the leaves that flatten gives."
-    path = "".join(piece if piece.startswith("[") else ("." if i else "") + piece for i, piece in enumerate(pieces))
+    path = "".join(
+        piece if piece.startswith("[") else ("." if i else "") + piece
+        for i, piece in enumerate(pieces)
+    )
     try:
         found = filter(tree, path)
     except KeyError:
         return  # what comes before the first wildcard is not there
     for concrete, value in found.items():
         assert get(tree, concrete) == value
-    assert filter(tree, "**") == {path: leaf for path, leaf in flatten(tree).items() if leaf is not None}
+    assert filter(tree, "**") == {
+        path: leaf for path, leaf in flatten(tree).items() if leaf is not None
+    }
 
 
 def test_objects_are_flattened_by_their_fields():

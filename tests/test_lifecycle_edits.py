@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import lifecycles
 
-from statetrain.guards import guard
-from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.lifecycles import evaluation, supervised
-from statetrain.outcome import LifecycleError, SkipBatch, StopFit
+from statetrain.errors import LifecycleError
+from statetrain.events import SkipBatch, StopFit
+from statetrain.guards.base import guard
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.standard.lifecycles import evaluation, supervised
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 def work(ctx):
@@ -103,10 +105,14 @@ def test_every_edit_returns_another_value(life):
         life.add(State("new", work), Transition("head", "new", more), Transition("new", "head")),
         life.remove(life.between("loss", "head")[0]),
         life.alter(life.between("pred", "loss")[0], effect=work),
-        life.add(Transition("loss", "head", more, work)).reorder("loss", ["head", "head", "step"]).remove(*life.between("loss", "head")),
+        life.add(Transition("loss", "head", more, work))
+        .reorder("loss", ["head", "head", "step"])
+        .remove(*life.between("loss", "head")),
     ]
     assert attrs.astuple(life, recurse=False) == before
-    assert all(isinstance(after, Lifecycle) and after != life and after.name == "demo" for after in edited)
+    assert all(
+        isinstance(after, Lifecycle) and after != life and after.name == "demo" for after in edited
+    )
     assert len(set(edited)) == len(edited)
 
 
@@ -122,7 +128,13 @@ def test_insert_puts_a_state_on_an_arrow(life):
 
 
 @pytest.mark.parametrize(
-    ("between", "scope"), [(("pred", "loss"), "batch"), (("head", "batch"), "fit"), (("fit", "head"), "fit"), (("head", "end"), None)]
+    ("between", "scope"),
+    [
+        (("pred", "loss"), "batch"),
+        (("head", "batch"), "fit"),
+        (("fit", "head"), "fit"),
+        (("head", "end"), None),
+    ],
 )
 def test_insert_finds_the_scope_that_both_ends_share(life, between, scope):
     "A state that names no scope lies in the innermost one around both ends; the source's own counts if the end is inside."
@@ -131,22 +143,35 @@ def test_insert_finds_the_scope_that_both_ends_share(life, between, scope):
 
 def test_insert_keeps_a_scope_that_is_named(life):
     "A state that names a scope lies there."
-    assert life.insert(State("new", work, "fit"), between=("pred", "loss")).state("new").within == "fit"
+    assert (
+        life.insert(State("new", work, "fit"), between=("pred", "loss")).state("new").within
+        == "fit"
+    )
 
 
 def test_insert_takes_all_arrows_from_one_state_to_the_other(life):
     "Several arrows with the same ends all lead to the new state, those with events too."
-    life = life.add(Transition("batch", "pred", more, work), Transition("batch", "pred", event=StopFit))
+    life = life.add(
+        Transition("batch", "pred", more, work), Transition("batch", "pred", event=StopFit)
+    )
     after = life.insert(State("new", work), between=("batch", "pred"))
-    assert [str(t) for t in after.transitions if t.dest == "new"] == ["batch -> new [more] / work", "batch -> new", "batch -> new StopFit"]
+    assert [str(t) for t in after.transitions if t.dest == "new"] == [
+        "batch -> new [more] / work",
+        "batch -> new",
+        "batch -> new StopFit",
+    ]
     assert arrows(after, "new") == ["new -> pred"]
 
 
 def test_insert_between_states_without_an_arrow(life):
     "There is nothing to put a state on, and the error names where the source does lead."
-    with pytest.raises(LifecycleError, match=re.escape("demo: no arrow pred -> lsos; did you mean 'loss'?")):
+    with pytest.raises(
+        LifecycleError, match=re.escape("demo: no arrow pred -> lsos; did you mean 'loss'?")
+    ):
         life.insert(State("new"), between=("pred", "lsos"))
-    with pytest.raises(LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")):
+    with pytest.raises(
+        LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")
+    ):
         life.insert(State("new"), between=("perd", "loss"))
 
 
@@ -157,7 +182,11 @@ def test_insert_of_a_name_that_is_taken(life):
 
 
 @drawn
-@given(st.data(), lifecycles() | st.sampled_from([supervised(), supervised(accumulate=2, non_finite="skip"), evaluation()]))
+@given(
+    st.data(),
+    lifecycles()
+    | st.sampled_from([supervised(), supervised(accumulate=2, non_finite="skip"), evaluation()]),
+)
 def test_insert_then_without_is_the_identity(data, life):
     "Whatever arrow a state is put on, taking the state out again gives the same table."
     ends = [(t.source, t.dest) for t in life.transitions if t.dest != FAILED]
@@ -180,7 +209,11 @@ def test_without_takes_what_lies_inside(life):
     "A scope goes with the states inside it, and the arrow to it leads to where its way through ended."
     after = life.without("batch")
     assert after.names == ("fit", "head", "end")
-    assert [str(t) for t in after.transitions] == ["fit -> head", "head -> head [more] / work", "head -> end"]
+    assert [str(t) for t in after.transitions] == [
+        "fit -> head",
+        "head -> head [more] / work",
+        "head -> end",
+    ]
 
 
 def test_without_several_states(life):
@@ -197,7 +230,9 @@ def test_without_drops_a_guard_that_no_longer_decides(life):
 
 def test_without_keeps_a_guard_whose_arrow_does_something(life):
     "A guarded arrow with an effect stays though it leads to where the next one leads."
-    life = life.add(State("a", work, "fit"), Transition("a", "head"), Transition("step", "a", more, work))
+    life = life.add(
+        State("a", work, "fit"), Transition("a", "head"), Transition("step", "a", more, work)
+    )
     assert arrows(life.without("a"), "step") == ["step -> head [more] / work", "step -> head"]
 
 
@@ -216,9 +251,17 @@ def test_without_a_state_that_leads_nowhere_that_stays():
     life = Lifecycle(
         "demo",
         [State("a"), State("b", work), State("c", work), State("end", final=True)],
-        [Transition("a", "b", more), Transition("a", "end"), Transition("b", "end", more), Transition("b", "c"), Transition("c", "b")],
+        [
+            Transition("a", "b", more),
+            Transition("a", "end"),
+            Transition("b", "end", more),
+            Transition("b", "c"),
+            Transition("c", "b"),
+        ],
     )
-    with pytest.raises(LifecycleError, match="demo: 'b' leads nowhere that stays; redirect the arrows to it first"):
+    with pytest.raises(
+        LifecycleError, match="demo: 'b' leads nowhere that stays; redirect the arrows to it first"
+    ):
         life.without("b", "c")
 
 
@@ -226,7 +269,13 @@ def test_without_a_loop_that_nothing_outside_leads_into():
     "A loop deep inside a removed scope is nobody's way."
     life = Lifecycle(
         "demo",
-        [State("a"), State("s", work), State("b", work, "s"), State("c", work, "s"), State("end", final=True)],
+        [
+            State("a"),
+            State("s", work),
+            State("b", work, "s"),
+            State("c", work, "s"),
+            State("end", final=True),
+        ],
         [
             Transition("a", "s"),
             Transition("s", "b", more),
@@ -241,7 +290,9 @@ def test_without_a_loop_that_nothing_outside_leads_into():
 
 def test_without_an_unknown_state(life):
     "A misspelt name is refused with the nearest one."
-    with pytest.raises(LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")):
+    with pytest.raises(
+        LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")
+    ):
         life.without("perd")
 
 
@@ -265,7 +316,10 @@ def test_replace_changes_a_state_and_keeps_its_arrows(life):
 
 def test_replace_keeps_the_name(life):
     "Hooks and arrows go by the name, so another one is another state; the message says what to do."
-    with pytest.raises(LifecycleError, match=re.escape("got 'update' for 'step'; insert the new state and use without('step')")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape("got 'update' for 'step'; insert the new state and use without('step')"),
+    ):
         life.replace("step", name="update")
     with pytest.raises(LifecycleError, match=re.escape("no state 'setp'; did you mean 'step'?")):
         life.replace("setp", action=work)
@@ -276,7 +330,13 @@ def test_alter_changes_an_arrow_where_it_stands(life):
     at = life.between("loss", "head")[0]
     after = life.alter(at, guard=more, effect=work)
     assert arrows(after, "loss") == ["loss -> head [more] / work", "loss -> step"]
-    with pytest.raises(LifecycleError, match=re.escape("demo: no arrow loss -> head [bad]; its source has: loss -> head [more] / work; loss -> step")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape(
+            "demo: no arrow loss -> head [bad]; its source has: loss -> head [more] / work; loss ->"
+            " step"
+        ),
+    ):
         after.alter(at, effect=None)
 
 
@@ -286,8 +346,18 @@ def test_alter_changes_an_arrow_where_it_stands(life):
 def test_add_puts_arrows_where_they_are_asked(life):
     "A guarded arrow goes before the unguarded last one; with `first`, before all, in the order given."
     one, two = Transition("loss", "pred", more), Transition("loss", "batch", more)
-    assert arrows(life.add(one, two), "loss") == ["loss -> head [bad]", "loss -> pred [more]", "loss -> batch [more]", "loss -> step"]
-    assert arrows(life.add(one, two, first=True), "loss") == ["loss -> pred [more]", "loss -> batch [more]", "loss -> head [bad]", "loss -> step"]
+    assert arrows(life.add(one, two), "loss") == [
+        "loss -> head [bad]",
+        "loss -> pred [more]",
+        "loss -> batch [more]",
+        "loss -> step",
+    ]
+    assert arrows(life.add(one, two, first=True), "loss") == [
+        "loss -> pred [more]",
+        "loss -> batch [more]",
+        "loss -> head [bad]",
+        "loss -> step",
+    ]
     there = life.between("loss", "head")[0]
     assert life.add(one, two, before=there) == life.add(one, two, first=True)
 
@@ -304,7 +374,13 @@ def test_add_puts_events_last_or_first(life):
 
 def test_add_takes_states_and_arrows_together(life):
     "What is added may only be sound together."
-    after = life.add(State("a", work), State("b", work), Transition("a", "b"), Transition("b", "head"), Transition("step", "a", more))
+    after = life.add(
+        State("a", work),
+        State("b", work),
+        Transition("a", "b"),
+        Transition("b", "head"),
+        Transition("step", "a", more),
+    )
     assert after.names[-2:] == ("a", "b")
     assert arrows(after, "step") == ["step -> a [more]", "step -> head"]
     with pytest.raises(LifecycleError, match="no arrow leads to 'a' itself"):
@@ -314,7 +390,12 @@ def test_add_takes_states_and_arrows_together(life):
 def test_remove_takes_arrows_out(life):
     "`between` gives the arrows to remove; one that is not there is refused with those that are."
     assert arrows(life.remove(*life.between("loss", "head")), "loss") == ["loss -> step"]
-    with pytest.raises(LifecycleError, match=re.escape("demo: no arrow loss -> end; its source has: loss -> head [bad]; loss -> step")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape(
+            "demo: no arrow loss -> end; its source has: loss -> head [bad]; loss -> step"
+        ),
+    ):
         life.remove(Transition("loss", "end"))
     with pytest.raises(LifecycleError, match="every guard on 'loss' may be false"):
         life.remove(*life.between("loss", "step"))
@@ -331,13 +412,18 @@ def test_reorder_asks_in_another_order(life):
     life = life.add(Transition("loss", "pred", more), Transition("loss", "end", event=StopFit))
     after = life.reorder("loss", ["pred", "head", "step"])
     assert arrows(after, "loss") == ["loss -> pred [more]", "loss -> head [bad]", "loss -> step"]
-    assert [t for t in after.transitions if t.source != "loss" or t.event] == [t for t in life.transitions if t.source != "loss" or t.event]
+    assert [t for t in after.transitions if t.source != "loss" or t.event] == [
+        t for t in life.transitions if t.source != "loss" or t.event
+    ]
     assert after.reorder("loss", ["head", "pred", "step"]) == life
 
 
 def test_reorder_needs_each_arrow_once(life):
     "A list that leaves out or adds an end is refused, and the message shows what is needed."
-    with pytest.raises(LifecycleError, match=re.escape("demo: reorder('loss') needs each of ['head', 'step'], got ['step']")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape("demo: reorder('loss') needs each of ['head', 'step'], got ['step']"),
+    ):
         life.reorder("loss", ["step"])
     with pytest.raises(LifecycleError, match="hidden behind loss -> step"):
         life.reorder("loss", ["step", "head"])

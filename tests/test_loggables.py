@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import statetrain as st
+from statetrain.errors import ConfigError
 from statetrain.logs.loggables import as_loggable
-from statetrain.outcome import ConfigError
 
 pixels = pytest.importorskip("PIL.Image")
 
@@ -59,25 +59,46 @@ def test_values(data, kept):
         (lambda: st.Settings([1]), "takes a mapping of names to values"),
         (lambda: st.File("nowhere"), "'nowhere' is no file that can be read"),
         (lambda: st.File("."), "'.' is a folder"),
-        (lambda: st.Histogram(torch.tensor([math.nan])), "none of the values of Tensor of shape .* is finite"),
+        (
+            lambda: st.Histogram(torch.tensor([math.nan])),
+            "none of the values of Tensor of shape .* is finite",
+        ),
         (lambda: st.Histogram([]), "is finite"),
         (lambda: st.Histogram([1.0], bins=0), "bins must be a whole number of at least 1, got 0"),
         (lambda: st.Histogram(torch.zeros(2).to_sparse()), "dense tensor"),
         (lambda: st.Image(torch.zeros(5)), r"takes the shape .*; got \(5,\)"),
-        (lambda: st.Image(torch.zeros(8, 9, 3)), r"the channels come last: use .permute\(2, 0, 1\)"),
+        (
+            lambda: st.Image(torch.zeros(8, 9, 3)),
+            r"the channels come last: use .permute\(2, 0, 1\)",
+        ),
         (lambda: st.Image(np.zeros((2, 8, 9, 1))), r"use .permute\(0, 3, 1, 2\)"),
         (lambda: st.Image(torch.zeros(0, 3, 2, 2)), "got "),
-        (lambda: st.Image(torch.full((2, 2), 1.5)), r"from 0 to 1, got 1.5 to 1.5; say which values are black and white"),
+        (
+            lambda: st.Image(torch.full((2, 2), 1.5)),
+            r"from 0 to 1, got 1.5 to 1.5; say which values are black and white",
+        ),
         (lambda: st.Image(torch.full((2, 2), 256)), "from 0 to 255, got 256 to 256"),
         (lambda: st.Image(torch.full((2, 2), math.nan)), "not finite"),
-        (lambda: st.Image(torch.zeros(2, 2), range=(1.0, 0.0)), "two finite numbers, the lower one first"),
+        (
+            lambda: st.Image(torch.zeros(2, 2), range=(1.0, 0.0)),
+            "two finite numbers, the lower one first",
+        ),
         (lambda: st.Image("cat.png"), "takes a tensor or an array, got str"),
-        (lambda: st.Figure(torch.zeros(2, 2)), r"takes a figure of matplotlib, got Tensor of shape \(2, 2\); of arrays, make an Image"),
-        (lambda: st.Audio(torch.zeros(4, dtype=torch.int16), 8000), "floats from -1 to 1, got torch.int16"),
+        (
+            lambda: st.Figure(torch.zeros(2, 2)),
+            r"takes a figure of matplotlib, got Tensor of shape \(2, 2\); of arrays, make an Image",
+        ),
+        (
+            lambda: st.Audio(torch.zeros(4, dtype=torch.int16), 8000),
+            "floats from -1 to 1, got torch.int16",
+        ),
         (lambda: st.Audio(torch.full((4,), 2.0), 8000), "from -1 to 1, got 2 to 2"),
         (lambda: st.Audio(torch.zeros(800, 2), 8000), r"which is 800 channels; use .T"),
         (lambda: st.Audio(torch.zeros(0), 8000), "takes the shape"),
-        (lambda: st.Audio(torch.zeros(4), 0), "rate must be a whole number of samples per second, got 0"),
+        (
+            lambda: st.Audio(torch.zeros(4), 0),
+            "rate must be a whole number of samples per second, got 0",
+        ),
     ],
 )
 def test_what_is_refused(make, message):
@@ -88,8 +109,23 @@ def test_what_is_refused(make, message):
 
 def test_settings_are_flat_and_plain():
     "Nested names are joined; what is more than plain data is given in words."
-    data = {"a": {"b": 1, "c": {"d": None}}, "loss": torch.nn.functional.mse_loss, "lr": torch.tensor(0.5), "betas": (0.9, 0.99), "x\ny": "z", "e": {}}
-    assert st.Settings(data).data == {"a.b": 1, "a.c.d": None, "loss": "mse_loss", "lr": 0.5, "betas": "(0.9, 0.99)", "x\\ny": "z", "e": "{}"}
+    data = {
+        "a": {"b": 1, "c": {"d": None}},
+        "loss": torch.nn.functional.mse_loss,
+        "lr": torch.tensor(0.5),
+        "betas": (0.9, 0.99),
+        "x\ny": "z",
+        "e": {},
+    }
+    assert st.Settings(data).data == {
+        "a.b": 1,
+        "a.c.d": None,
+        "loss": "mse_loss",
+        "lr": 0.5,
+        "betas": "(0.9, 0.99)",
+        "x\\ny": "z",
+        "e": "{}",
+    }
 
 
 def test_what_a_person_writes_becomes_a_loggable():
@@ -124,11 +160,18 @@ def test_a_picture_is_a_copy():
 @given(some.integers(1, 7), some.sampled_from([1, 3, 4]), some.integers(1, 3), some.integers(1, 4))
 def test_several_pictures_become_one(n, channels, height, width):
     "Each is found again in its place, row by row; what is left over is black."
-    batch = torch.arange(n).reshape(n, 1, 1, 1).expand(n, channels, height, width).to(torch.uint8) + 1
+    batch = (
+        torch.arange(n).reshape(n, 1, 1, 1).expand(n, channels, height, width).to(torch.uint8) + 1
+    )
     whole = st.Image(batch).data
     columns = math.ceil(math.sqrt(n))
     assert whole.shape == (channels, math.ceil(n / columns) * height, columns * width)
-    tiles = whole.unfold(1, height, height).unfold(2, width, width).permute(1, 2, 0, 3, 4).reshape(-1, channels * height * width)
+    tiles = (
+        whole.unfold(1, height, height)
+        .unfold(2, width, width)
+        .permute(1, 2, 0, 3, 4)
+        .reshape(-1, channels * height * width)
+    )
     assert tiles[:, 0].tolist() == list(range(1, n + 1)) + [0] * (len(tiles) - n)
     assert (tiles == tiles[:, :1]).all()
 
@@ -159,7 +202,14 @@ def test_a_figure_is_drawn_at_once():
 # ---------------------------------------------------------------- distributions and sounds
 
 
-@given(some.lists(some.floats(-1e6, 1e6, width=32) | some.sampled_from([1.0, 1.0 + 2**-22, 2.0**-140]), min_size=1, max_size=50), some.integers(1, 8))
+@given(
+    some.lists(
+        some.floats(-1e6, 1e6, width=32) | some.sampled_from([1.0, 1.0 + 2**-22, 2.0**-140]),
+        min_size=1,
+        max_size=50,
+    ),
+    some.integers(1, 8),
+)
 def test_a_histogram_counts_every_value_once(values, bins):
     "All finite values are in a bin, between edges that reach from the least to the most."
     found = st.Histogram(torch.tensor([*values, math.nan, math.inf]), bins)

@@ -38,7 +38,12 @@ def made(kind=Net):
 def data(points):
     "22 points, their classes, and which of them count."
     generator = torch.Generator().manual_seed(2)
-    return {"point": points[0], "label": points[1], "counts": torch.rand(22, generator=generator) > 0.4, "heavy": torch.rand(22, generator=generator)}
+    return {
+        "point": points[0],
+        "label": points[1],
+        "counts": torch.rand(22, generator=generator) > 0.4,
+        "heavy": torch.rand(22, generator=generator),
+    }
 
 
 def batches(data, sizes=(8, 8, 6)):
@@ -47,32 +52,65 @@ def batches(data, sizes=(8, 8, 6)):
 
 
 def options(**more):
-    return {"input": "point", "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 2, **more}
+    return {
+        "input": "point",
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+        "epochs": 2,
+        **more,
+    }
 
 
 LABEL = {"pred": "pred.logits", "target": "batch.label"}
 
 
 def same(run, other):
-    return all(torch.equal(a, b) for a, b in zip(run.model.state_dict().values(), other.model.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(
+            run.model.state_dict().values(), other.model.state_dict().values(), strict=True
+        )
+    )
 
 
 def rows(run):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.history]
+    return [
+        {name: value for name, value in row.items() if name != "seconds"} for row in run.history
+    ]
 
 
-@pytest.mark.parametrize("more", [{}, {"accumulate": 2}, {"precision": "bf16"}, {"non_finite": "skip", "check_gradients": True}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"accumulate": 2}, {"precision": "bf16"}, {"non_finite": "skip", "check_gradients": True}],
+    ids=str,
+)
 def test_a_loss_by_keys_is_the_plain_loss(data, more):
     "Weights and history are those of the plain loss to the last bit, with accumulation, precision and policies too."
-    plain = st.fit(made(), batches(data), valid=batches(data), loss=F.cross_entropy, pred="logits", target="label", **options(**more))
-    keyed = st.fit(made(), batches(data), valid=batches(data), loss=st.Loss(F.cross_entropy, **LABEL), **options(**more))
+    plain = st.fit(
+        made(),
+        batches(data),
+        valid=batches(data),
+        loss=F.cross_entropy,
+        pred="logits",
+        target="label",
+        **options(**more),
+    )
+    keyed = st.fit(
+        made(),
+        batches(data),
+        valid=batches(data),
+        loss=st.Loss(F.cross_entropy, **LABEL),
+        **options(**more),
+    )
     assert same(plain, keyed)
     assert rows(plain) == rows(keyed)
 
 
 def test_a_plain_loss_is_called_as_before(data):
     "Without losses by keys, the context holds the user's own function, and no column but the loss's is summed up."
-    run = st.fit(made(), batches(data), loss=F.cross_entropy, pred="logits", target="label", **options())
+    run = st.fit(
+        made(), batches(data), loss=F.cross_entropy, pred="logits", target="label", **options()
+    )
     assert run.ctx.loss_fn is F.cross_entropy
     assert run.ctx.tallies["train"].metrics == {}
     assert run.ctx.loss_states == {}
@@ -81,7 +119,9 @@ def test_a_plain_loss_is_called_as_before(data):
 def test_closures_replay_it(data):
     "LBFGS computes a loss by keys as often as it likes, and ends where it does with the plain one."
     given = options(optimizer=torch.optim.LBFGS, opt_hparams={"max_iter": 3})
-    plain = st.fit(made(), batches(data), loss=F.cross_entropy, pred="logits", target="label", **given)
+    plain = st.fit(
+        made(), batches(data), loss=F.cross_entropy, pred="logits", target="label", **given
+    )
     keyed = st.fit(made(), batches(data), loss=st.Loss(F.cross_entropy, **LABEL), **given)
     assert same(plain, keyed)
 
@@ -118,10 +158,22 @@ def test_keys_go_to_arguments(function, keys, expected):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: st.Loss(F.mse_loss, input="pred"), "loss 'mse_loss' has no key for target: it is called as mse_loss"),
-        (lambda: st.Loss(F.mse_loss, input="pred", target="target", weigt="x"), "takes no 'weigt'; did you mean 'weight'"),
-        (lambda: st.Loss(F.mse_loss, input="a..b", target="target"), "loss 'mse_loss', input=: 'a..b' is no path"),
-        (lambda: st.Loss(F.mse_loss, input=3, target="target"), "takes the path of a key, such as 'batch.label', got 3"),
+        (
+            lambda: st.Loss(F.mse_loss, input="pred"),
+            "loss 'mse_loss' has no key for target: it is called as mse_loss",
+        ),
+        (
+            lambda: st.Loss(F.mse_loss, input="pred", target="target", weigt="x"),
+            "takes no 'weigt'; did you mean 'weight'",
+        ),
+        (
+            lambda: st.Loss(F.mse_loss, input="a..b", target="target"),
+            "loss 'mse_loss', input=: 'a..b' is no path",
+        ),
+        (
+            lambda: st.Loss(F.mse_loss, input=3, target="target"),
+            "takes the path of a key, such as 'batch.label', got 3",
+        ),
         (lambda: st.Loss(nn.MSELoss), "got <class 'torch.nn.modules.loss.MSELoss'>; write MSELoss"),
         (lambda: st.Loss(None), "must be a function, got None"),
         (lambda: st.Loss(F.mse_loss, weight=float("nan")), "weight must be a finite number"),
@@ -138,8 +190,19 @@ def test_what_does_not_fit_is_refused_when_it_is_made(make, words):
 
 def test_a_key_that_leads_nowhere_is_named(data):
     "The error says which loss, which key, what is there, and where the run stood."
-    with pytest.raises(st.LossError, match=r"loss 'cross_entropy' cannot be computed: 'pred\.logit': a dict has no 'logit'; did you mean 'logits'") as caught:
-        st.fit(made(), batches(data), loss=st.Loss(F.cross_entropy, pred="pred.logit", target="batch.label"), **options())
+    with pytest.raises(
+        st.LossError,
+        match=(
+            r"loss 'cross_entropy' cannot be computed: 'pred\.logit': a dict has no 'logit'; did"
+            r" you mean 'logits'"
+        ),
+    ) as caught:
+        st.fit(
+            made(),
+            batches(data),
+            loss=st.Loss(F.cross_entropy, pred="pred.logit", target="batch.label"),
+            **options(),
+        )
     assert "in state 'loss'" in caught.value.__notes__[0]
 
 
@@ -186,7 +249,11 @@ def test_several_losses_are_the_sum_written_by_hand(data):
     def by_hand(ctx):
         pred = ctx.pred = ctx.model(ctx.input)
         weights = [p for name, p in ctx.model.named_parameters() if name.endswith("weight")]
-        loss = F.cross_entropy(pred["logits"], ctx.batch["label"]) + l1(pred["hidden"]) * 0.5 + sum(w.square().sum() for w in weights) * 0.01
+        loss = (
+            F.cross_entropy(pred["logits"], ctx.batch["label"])
+            + l1(pred["hidden"]) * 0.5
+            + sum(w.square().sum() for w in weights) * 0.01
+        )
         loss.backward()
         return loss
 
@@ -195,7 +262,10 @@ def test_several_losses_are_the_sum_written_by_hand(data):
     assert same(hand, run)
     assert run.history["train_loss"] == hand.history["train_loss"]
     row = run.history[-1]
-    assert row["train_loss"] == pytest.approx(row["train_loss_label"] + 0.5 * row["train_loss_sparse"] + 0.01 * row["train_loss_decay"], rel=1e-6)
+    assert row["train_loss"] == pytest.approx(
+        row["train_loss_label"] + 0.5 * row["train_loss_sparse"] + 0.01 * row["train_loss_decay"],
+        rel=1e-6,
+    )
 
 
 def test_weights_may_follow_the_run(data):
@@ -220,27 +290,53 @@ def test_weights_may_follow_the_run(data):
 
 def test_one_that_is_no_scalar_is_named(data):
     "Of several losses, the error names the one."
-    losses = st.Losses(label=st.Loss(F.cross_entropy, **LABEL), wide=st.Loss(lambda h: h, h="pred.hidden"))
-    with pytest.raises(st.LossError, match=r"loss 'wide' must be a scalar tensor, got shape \(8, 5\)"):
+    losses = st.Losses(
+        label=st.Loss(F.cross_entropy, **LABEL), wide=st.Loss(lambda h: h, h="pred.hidden")
+    )
+    with pytest.raises(
+        st.LossError, match=r"loss 'wide' must be a scalar tensor, got shape \(8, 5\)"
+    ):
         st.fit(made(), batches(data), loss=losses, **options())
 
 
 def test_losses_for_each_optimizer(data):
     "With several optimizers, each may have losses by keys; their columns carry both names."
+    # Fmt: skip
     run = st.fit(
-        made(), batches(data), valid=batches(data),
+        made(),
+        batches(data),
+        valid=batches(data),
         loss={"enc": several(), "head": st.Loss(F.cross_entropy, **LABEL)},
-        **options(optimizer={"enc": torch.optim.SGD, "head": torch.optim.SGD}, opt_hparams={"lr": 0.1}),
-    )  # fmt: skip
-    assert {"train_loss_enc", "train_loss_enc_sparse", "train_loss_head", "valid_loss_enc_decay"} <= set(run.history.columns)
+        **options(
+            optimizer={"enc": torch.optim.SGD, "head": torch.optim.SGD}, opt_hparams={"lr": 0.1}
+        ),
+    )
+    assert {
+        "train_loss_enc",
+        "train_loss_enc_sparse",
+        "train_loss_head",
+        "valid_loss_enc_decay",
+    } <= set(run.history.columns)
     row = run.history[-1]
-    assert row["train_loss_enc"] == pytest.approx(row["train_loss_enc_label"] + 0.5 * row["train_loss_enc_sparse"] + 0.01 * row["train_loss_enc_decay"])
+    assert row["train_loss_enc"] == pytest.approx(
+        row["train_loss_enc_label"]
+        + 0.5 * row["train_loss_enc_sparse"]
+        + 0.01 * row["train_loss_enc_decay"]
+    )
 
 
 def test_a_metric_may_not_take_a_losss_column(data):
     "Two columns of one name are refused before anything runs."
-    with pytest.raises(st.ConfigError, match="a metric is called 'loss_label', as the column of a loss is"):
-        st.fit(made(), batches(data), loss=several(), metrics={"loss_label": st.Metric(l1, hidden="pred.hidden")}, **options())
+    with pytest.raises(
+        st.ConfigError, match="a metric is called 'loss_label', as the column of a loss is"
+    ):
+        st.fit(
+            made(),
+            batches(data),
+            loss=several(),
+            metrics={"loss_label": st.Metric(l1, hidden="pred.hidden")},
+            **options(),
+        )
 
 
 def test_a_skipped_batch_counts_in_no_column(data):
@@ -248,16 +344,33 @@ def test_a_skipped_batch_counts_in_no_column(data):
     found = batches(data)
     found[1]["point"] = found[1]["point"] * float("nan")
     run = st.fit(made(), found, loss=several(), non_finite="skip", **options())
-    assert all(math.isfinite(value) for name, column in ((n, run.history[n]) for n in run.history.columns) if "loss" in name for value in column)
+    assert all(
+        math.isfinite(value)
+        for name, column in ((n, run.history[n]) for n in run.history.columns)
+        if "loss" in name
+        for value in column
+    )
     assert run.ctx.step == 4
 
 
 def test_monitors_know_the_columns(data):
     "The column of one loss can be monitored; a misspelt one is an error before training."
-    run = st.fit(made(), batches(data), loss=several(), stop=st.EarlyStopping("train_loss_sparse", patience=9), **options())
+    run = st.fit(
+        made(),
+        batches(data),
+        loss=several(),
+        stop=st.EarlyStopping("train_loss_sparse", patience=9),
+        **options(),
+    )
     assert run.outcome.ok
     with pytest.raises(st.ConfigError, match="did you mean 'train_loss_sparse'"):
-        st.fit(made(), batches(data), loss=several(), stop=st.EarlyStopping("train_loss_spars"), **options())
+        st.fit(
+            made(),
+            batches(data),
+            loss=several(),
+            stop=st.EarlyStopping("train_loss_spars"),
+            **options(),
+        )
 
 
 def test_a_schedule_of_steps_is_no_weight_by_itself(data):
@@ -274,11 +387,29 @@ def test_masked_means_are_over_what_counts(data):
     "In a batch, in an epoch and in an evaluation: the mean over the samples that the mask lets through, each by its weight."
     model = made(lambda: nn.Linear(4, 3))
     logits = model(data["point"]).detach()
-    values, weights = F.cross_entropy(logits, data["label"], reduction="none"), data["counts"] * data["heavy"]
-    loss = st.Loss(F.cross_entropy, pred="pred", target="batch.label", mask="batch.counts", sample_weight="batch.heavy")
-    metric = st.Metric(lambda p, t: (p.argmax(1) == t).float(), p="pred", t="batch.label", mask="batch.counts")
+    values, weights = (
+        F.cross_entropy(logits, data["label"], reduction="none"),
+        data["counts"] * data["heavy"],
+    )
+    loss = st.Loss(
+        F.cross_entropy,
+        pred="pred",
+        target="batch.label",
+        mask="batch.counts",
+        sample_weight="batch.heavy",
+    )
+    metric = st.Metric(
+        lambda p, t: (p.argmax(1) == t).float(), p="pred", t="batch.label", mask="batch.counts"
+    )
     still = options(opt_hparams={"lr": 0.0}, epochs=1)
-    run = st.fit(model, batches(data, (15, 4, 3)), valid=batches(data), loss=loss, metrics={"right": metric}, **still)
+    run = st.fit(
+        model,
+        batches(data, (15, 4, 3)),
+        valid=batches(data),
+        loss=loss,
+        metrics={"right": metric},
+        **still,
+    )
     expected = ((values * weights).sum() / weights.sum()).item()
     right = (logits.argmax(1) == data["label"])[data["counts"]].float().mean().item()
     for column in ("train_loss", "valid_loss"):
@@ -289,7 +420,11 @@ def test_masked_means_are_over_what_counts(data):
     assert st.evaluate(run, data)["loss"] != pytest.approx(values.mean().item())
 
 
-@given(strategies.lists(strategies.lists(strategies.booleans(), min_size=3, max_size=3), min_size=2, max_size=4))
+@given(
+    strategies.lists(
+        strategies.lists(strategies.booleans(), min_size=3, max_size=3), min_size=2, max_size=4
+    )
+)
 def test_a_mask_of_any_kind(rows):
     "The loss is the mean over what the mask lets through, 0 of nothing; what it hides may be NaN, and has no gradient."
     mask = torch.tensor(rows)
@@ -310,21 +445,36 @@ def test_a_mask_of_samples_holds_for_all_that_belongs_to_them():
     assert loss(st.Context(pred=pred, batch=torch.tensor([1, 0, 0]))).item() == 1.0
     assert loss(st.Context(pred=pred, batch=torch.tensor([[1], [0], [0]]))).item() == 1.0
     assert loss(st.Context(pred=pred, batch=torch.tensor([[1, 0, 0]]))).item() == 3.0
-    with pytest.raises(st.LossError, match=r"'batch' of shape \(2,\) does not fit values of shape \(3, 3\)"):
+    with pytest.raises(
+        st.LossError, match=r"'batch' of shape \(2,\) does not fit values of shape \(3, 3\)"
+    ):
         loss(st.Context(pred=pred, batch=torch.ones(2)))
     with pytest.raises(st.LossError, match="make the function give one value for each"):
-        st.Loss(lambda pred: pred.mean(), pred="pred", mask="batch")(st.Context(pred=pred, batch=torch.ones(3)))
+        st.Loss(lambda pred: pred.mean(), pred="pred", mask="batch")(
+            st.Context(pred=pred, batch=torch.ones(3))
+        )
 
 
-# ---------------------------------------------------------------- data without a target, modules, resuming
+# -------------------- data without a target, modules, resuming
 
 
 def test_no_target_is_needed(data):
     "Where all losses and metrics name what they take, a batch needs no target."
-    run = st.fit(made(), {"point": data["point"]}, loss=st.Loss(l1, hidden="pred.hidden"), metrics={"spread": st.Metric(torch.std, x="pred.hidden")}, **options())
+    run = st.fit(
+        made(),
+        {"point": data["point"]},
+        loss=st.Loss(l1, hidden="pred.hidden"),
+        metrics={"spread": st.Metric(torch.std, x="pred.hidden")},
+        **options(),
+    )
     assert run.outcome.ok
     with pytest.raises(st.DataError, match="which is the target"):
-        st.fit(made(), {"point": data["point"], "other": data["heavy"]}, loss=st.Loss(F.mse_loss, input="pred.hidden", target="target"), **options())
+        st.fit(
+            made(),
+            {"point": data["point"], "other": data["heavy"]},
+            loss=st.Loss(F.mse_loss, input="pred.hidden", target="target"),
+            **options(),
+        )
 
 
 class Scaled(nn.Module):
@@ -344,14 +494,25 @@ def build(data, **more):
     optimizer = torch.optim.Adam([*model.parameters(), *scaled.parameters()], lr=0.01)
     losses = st.Losses(
         label=st.Loss(scaled, **LABEL, mask=None),
-        masked=st.Loss(F.cross_entropy, **LABEL, mask="batch.counts", weight=lambda ctx: ctx.step / 10),
+        masked=st.Loss(
+            F.cross_entropy, **LABEL, mask="batch.counts", weight=lambda ctx: ctx.step / 10
+        ),
     )
-    metrics = {"spread": st.Metric(torch.std, input="pred.hidden"), "right": st.Metric(lambda p, t: (p.argmax(1) == t).float(), **LABEL, sample_weight="batch.heavy")}
+    metrics = {
+        "spread": st.Metric(torch.std, input="pred.hidden"),
+        "right": st.Metric(
+            lambda p, t: (p.argmax(1) == t).float(), **LABEL, sample_weight="batch.heavy"
+        ),
+    }
     given = {"valid": data, "metrics": metrics, "dataloader_options": {"batch_size": 6}, **more}
-    return st.fit(model, data, loss=losses, input="point", optimizer=optimizer, epochs=2, start=False, **given)
+    return st.fit(
+        model, data, loss=losses, input="point", optimizer=optimizer, epochs=2, start=False, **given
+    )
 
 
-@pytest.mark.parametrize("more", [{}, {"accumulate": 3, "validate": st.Every(3, "steps")}], ids=["plain", "windows"])
+@pytest.mark.parametrize(
+    "more", [{}, {"accumulate": 3, "validate": st.Every(3, "steps")}], ids=["plain", "windows"]
+)
 def test_runs_with_losses_by_keys_can_be_resumed(data, more):
     "Cut at its anchors and continued, modules, means of masked losses and metrics by keys are what they were, to the last bit."
     assert assert_resumable(lambda: build(data, **more), anchors=6) == 6

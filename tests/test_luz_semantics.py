@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Tenso
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.checkpoints import checkpoint
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 
 def options(**more):
@@ -50,12 +50,19 @@ def test_what_is_logged_beside_the_history(points, net):
 
     ctx = st.fit(net, points, callbacks=at("on_exit_step", log), **options()).ctx
     assert ctx.records == {"norm": [1, 2, 3, 1, 2, 3]}
-    assert (ctx.get_log("norm"), ctx.get_log("norm", 0), ctx.get_log("norm", 6), ctx.get_log("nrom")) == (3, 1, None, None)
+    assert (
+        ctx.get_log("norm"),
+        ctx.get_log("norm", 0),
+        ctx.get_log("norm", 6),
+        ctx.get_log("nrom"),
+    ) == (3, 1, None, None)
 
 
 def test_records_are_written_by_log_alone(points, net):
     "Neither the records nor one of them can be replaced."
-    ctx = st.fit(net, points, callbacks=at("on_exit_step", lambda ctx: ctx.log("norm", 1.0)), **options()).ctx
+    ctx = st.fit(
+        net, points, callbacks=at("on_exit_step", lambda ctx: ctx.log("norm", 1.0)), **options()
+    ).ctx
     with pytest.raises(AttributeError):
         ctx.records = {}
     with pytest.raises(TypeError, match="does not support item assignment"):
@@ -78,16 +85,35 @@ def test_a_logged_metric_goes_to_the_set_in_use(points, net):
             ctx.log_metric("bare", 4.0, set="")
 
     run = st.fit(net, points, valid=points, callbacks=Mine(), **options())
-    for column, value in {"train_mine": 1.0, "valid_mine": 2.0, "train_late": 3.0, "bare": 4.0}.items():
+    for column, value in {
+        "train_mine": 1.0,
+        "valid_mine": 2.0,
+        "train_late": 3.0,
+        "bare": 4.0,
+    }.items():
         assert run.history[column] == [value] * 2
 
 
 def test_a_metric_logged_at_the_end_of_an_epoch_is_in_its_row(points, net):
     "There is no set in use there, so one has to be named; the column is that epoch's, not the next one's."
     late = at("on_exit_epoch", lambda ctx: ctx.log_metric("epochs", float(ctx.epoch), set="valid"))
-    assert st.fit(net, points, valid=points, callbacks=late, **options()).history["valid_epochs"] == [1.0, 2.0]
-    with pytest.raises(st.MachineError, match=r"log_metric\('epochs', ...\) was called in .*, outside train and valid; say set='train' or set='valid'"):
-        st.fit(net, points, valid=points, callbacks=at("on_exit_epoch", lambda ctx: ctx.log_metric("epochs", 1.0)), **options())
+    assert st.fit(net, points, valid=points, callbacks=late, **options()).history[
+        "valid_epochs"
+    ] == [1.0, 2.0]
+    with pytest.raises(
+        st.MachineError,
+        match=(
+            r"log_metric\('epochs', ...\) was called in .*, outside train and valid; say"
+            r" set='train' or set='valid'"
+        ),
+    ):
+        st.fit(
+            net,
+            points,
+            valid=points,
+            callbacks=at("on_exit_epoch", lambda ctx: ctx.log_metric("epochs", 1.0)),
+            **options(),
+        )
 
 
 def test_metrics_are_read_back_by_set_and_epoch(points, net):
@@ -96,21 +122,40 @@ def test_metrics_are_read_back_by_set_and_epoch(points, net):
 
     class Look(st.Callback):
         def on_exit_epoch(self, ctx):
-            seen.append((ctx.get_metric("loss"), ctx.get_metrics("train", epoch=1)["loss"], ctx.get_metric("Loss"), ctx.get_metric("loss", epoch=9)))
+            seen.append(
+                (
+                    ctx.get_metric("loss"),
+                    ctx.get_metrics("train", epoch=1)["loss"],
+                    ctx.get_metric("Loss"),
+                    ctx.get_metric("loss", epoch=9),
+                )
+            )
 
     run = st.fit(net, points, valid=points, metrics=accuracy, callbacks=Look(), **options())
     train, valid = run.history["train_loss"], run.history["valid_loss"]
     assert seen == [(valid[0], train[0], None, None), (valid[1], train[0], None, None)]
     assert list(run.ctx.get_metrics("valid")) == ["loss", "accuracy"]
     accurate = run.history["valid_accuracy"][0]
-    assert run.ctx.format_metrics("valid", epoch=1) == f"loss: {valid[0]:.4g} - accuracy: {accurate:.4g}"
+    assert (
+        run.ctx.format_metrics("valid", epoch=1)
+        == f"loss: {valid[0]:.4g} - accuracy: {accurate:.4g}"
+    )
 
 
 def test_the_metrics_as_a_data_frame(points, net):
     "One row for each set, metric, epoch and optimizer, also where each of several optimizers has a loss of its own."
     pandas = pytest.importorskip("pandas", reason="the extra `pandas` is not installed")
-    optimizers = {"first": torch.optim.SGD(net[0].parameters(), lr=0.1), "last": torch.optim.SGD(net[3].parameters(), lr=0.1)}
-    run = st.fit(net, points, valid=points, metrics=accuracy, **options(optimizer=optimizers, opt_hparams=None))
+    optimizers = {
+        "first": torch.optim.SGD(net[0].parameters(), lr=0.1),
+        "last": torch.optim.SGD(net[3].parameters(), lr=0.1),
+    }
+    run = st.fit(
+        net,
+        points,
+        valid=points,
+        metrics=accuracy,
+        **options(optimizer=optimizers, opt_hparams=None),
+    )
     frame = run.history.to_pandas()
     assert list(frame.columns) == ["set", "metric", "optimizer", "epoch", "step", "value"]
     assert len(frame) == 2 * 3 * 2
@@ -122,7 +167,11 @@ def test_the_metrics_as_a_data_frame(points, net):
 def test_evaluating_with_other_metrics_replaces_the_set_for_that_call(points, net):
     "The loss stays, the run's own metrics are back the next time, and as many as one likes may be given."
     run = st.fit(net, points, metrics=accuracy, **options())
-    others = {"one": lambda pred, target: 1.0, "two": lambda pred, target: 2.0, "three": lambda pred, target: 3.0}
+    others = {
+        "one": lambda pred, target: 1.0,
+        "two": lambda pred, target: 2.0,
+        "three": lambda pred, target: 3.0,
+    }
     values = run.evaluate(points, metrics=others)
     assert list(values) == ["loss", "one", "two", "three"]
     assert list(run.evaluate(points)) == ["loss", "accuracy"]
@@ -133,23 +182,38 @@ def test_evaluating_with_other_metrics_replaces_the_set_for_that_call(points, ne
 
 def test_buffers_are_free(points, net):
     "A callback keeps what it likes there, and others find it."
-    write = at("on_exit_step", lambda ctx: ctx.buffers.setdefault("steps", []).append(ctx.step), writes={"buffers"})
+    write = at(
+        "on_exit_step",
+        lambda ctx: ctx.buffers.setdefault("steps", []).append(ctx.step),
+        writes={"buffers"},
+    )
     seen = []
-    run = st.fit(net, points, callbacks=[write, at("on_exit_epoch", lambda ctx: seen.append(len(ctx.buffers["steps"])))], **options())
+    run = st.fit(
+        net,
+        points,
+        callbacks=[write, at("on_exit_epoch", lambda ctx: seen.append(len(ctx.buffers["steps"])))],
+        **options(),
+    )
     assert seen == [3, 6]
     assert run.ctx.buffers["steps"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_cleaning_keeps_what_a_run_is(points, net):
     "clean() lets go of data, batch, buffers and gradients; model, history, records and hyperparameters stay."
-    run = st.fit(net, points, callbacks=at("on_exit_step", lambda ctx: ctx.log("norm", 1.0)), **options())
+    run = st.fit(
+        net, points, callbacks=at("on_exit_step", lambda ctx: ctx.log("norm", 1.0)), **options()
+    )
     run.ctx.buffers["large"] = torch.zeros(3)
     before, losses, predicted = bits(net), run.history["train_loss"], run.predict(points)
     run.ctx.clean()
     assert run.ctx.train_data is run.ctx.data is run.ctx.batch is None
     assert run.ctx.buffers == {}
     assert all(p.grad is None for p in net.parameters())
-    assert (bits(net), run.history["train_loss"], run.ctx.opt_hparams) == (before, losses, {"lr": 0.1})
+    assert (bits(net), run.history["train_loss"], run.ctx.opt_hparams) == (
+        before,
+        losses,
+        {"lr": 0.1},
+    )
     assert run.ctx.get_log("norm") == 1.0
     assert torch.equal(run.predict(points), predicted)
 
@@ -157,13 +221,25 @@ def test_cleaning_keeps_what_a_run_is(points, net):
 def test_hyperparameters_and_verbose_are_there_to_read(points):
     "A fit's context has what model and optimizer were made with, and whether to print; evaluate's and predict's know the former."
     seen = []
-    look = at("on_enter_batch", lambda ctx: seen.append((ctx.hparams, ctx.opt_hparams, ctx.verbose)))
+    look = at(
+        "on_enter_batch", lambda ctx: seen.append((ctx.hparams, ctx.opt_hparams, ctx.verbose))
+    )
     net = {"hparams": {"in_features": 4, "out_features": 3}}
     run = st.fit(torch.nn.Linear, points, callbacks=look, verbose=False, **net, **options(epochs=1))
     assert seen == [(net["hparams"], {"lr": 0.1}, False)] * 3
     seen.clear()
-    run.evaluate(points, callbacks=at("on_enter_valid_batch", lambda ctx: seen.append((ctx.hparams, ctx.opt_hparams))))
-    run.predict(points, callbacks=at("on_enter_predict_batch", lambda ctx: seen.append((ctx.hparams, ctx.opt_hparams))))
+    run.evaluate(
+        points,
+        callbacks=at(
+            "on_enter_valid_batch", lambda ctx: seen.append((ctx.hparams, ctx.opt_hparams))
+        ),
+    )
+    run.predict(
+        points,
+        callbacks=at(
+            "on_enter_predict_batch", lambda ctx: seen.append((ctx.hparams, ctx.opt_hparams))
+        ),
+    )
     assert seen == [(net["hparams"], {"lr": 0.1})] * 2
 
 
@@ -183,7 +259,17 @@ def test_what_the_context_of_evaluate_and_predict_is(points, net):
     seen = []
 
     def look(ctx):
-        seen.append((ctx is run.ctx, ctx.model is net, ctx.epoch, ctx.training, ctx.valid_iter, ctx.data is ctx.valid_data, net.training))
+        seen.append(
+            (
+                ctx is run.ctx,
+                ctx.model is net,
+                ctx.epoch,
+                ctx.training,
+                ctx.valid_iter,
+                ctx.data is ctx.valid_data,
+                net.training,
+            )
+        )
 
     run.evaluate(points, callbacks=at("on_enter_valid_pred", look))
     run.predict(points, callbacks=at("on_enter_predict_pred", look))
@@ -198,13 +284,22 @@ def test_counters_at_the_breakpoints(points, net):
         def note(self, ctx):
             seen.append((ctx.state, ctx.epoch, ctx.iter, ctx.valid_iter, ctx.training))
 
-        on_fit_begin = on_epoch_begin = on_train_batch_begin = on_valid_begin = on_valid_batch_begin = note
+        on_fit_begin = on_epoch_begin = on_train_batch_begin = on_valid_begin = (
+            on_valid_batch_begin
+        ) = note
 
     batches = [points, points]
     st.fit(net, batches, valid=batches[:1], callbacks=Look(), **options(dataloader_options=None))
-    epoch = [("batch", 1, 0, True), ("batch", 2, 0, True), ("valid", 2, 0, False), ("valid_batch", 2, 1, False)]
+    epoch = [
+        ("batch", 1, 0, True),
+        ("batch", 2, 0, True),
+        ("valid", 2, 0, False),
+        ("valid_batch", 2, 1, False),
+    ]
     assert seen[:2] == [("fit", 0, 0, 0, False), ("epoch", 1, 0, 0, False)]
-    assert [(state, *rest) for state, number, *rest in seen if number and state != "epoch"] == epoch * 2
+    assert [
+        (state, *rest) for state, number, *rest in seen if number and state != "epoch"
+    ] == epoch * 2
     assert seen[6] == ("epoch", 2, 0, 1, False)
 
 
@@ -241,7 +336,9 @@ def test_a_callback_may_change_the_loss_function(points, net):
         if ctx.epoch == 2:
             ctx.loss_fn = lambda pred, target: 0 * F.cross_entropy(pred, target)
 
-    run = st.fit(net, points, callbacks=at("on_enter_epoch", soften, writes={"loss_fn"}), **options())
+    run = st.fit(
+        net, points, callbacks=at("on_enter_epoch", soften, writes={"loss_fn"}), **options()
+    )
     first, second = run.history["train_loss"]
     assert first > 0
     assert second == 0
@@ -287,9 +384,25 @@ def test_callbacks_hear_why_a_run_ended(points, net):
     "What luz has breakpoints of their own for (early stopping, interrupts) is the outcome, there to read on entering `end`."
     heard = []
     listen = at("on_enter_end", lambda ctx: heard.append(ctx.outcome))
-    st.fit(net, points, stop=st.EarlyStopping("train_loss", patience=1, min_delta=9.0), callbacks=[listen], **options(epochs=9))
-    st.fit(net, points, callbacks=[listen, at("on_enter_pred", lambda ctx: signal.raise_signal(signal.SIGINT))], **options())
-    st.fit(net, points, callbacks=[listen, at("on_exit_step", lambda ctx: ctx.request_stop("enough"))], **options())
+    st.fit(
+        net,
+        points,
+        stop=st.EarlyStopping("train_loss", patience=1, min_delta=9.0),
+        callbacks=[listen],
+        **options(epochs=9),
+    )
+    st.fit(
+        net,
+        points,
+        callbacks=[listen, at("on_enter_pred", lambda ctx: signal.raise_signal(signal.SIGINT))],
+        **options(),
+    )
+    st.fit(
+        net,
+        points,
+        callbacks=[listen, at("on_exit_step", lambda ctx: ctx.request_stop("enough"))],
+        **options(),
+    )
     assert heard == [
         st.Stopped(2, "train_loss has not improved for 1 row"),
         st.Interrupted(1, "SIGINT"),
@@ -319,7 +432,9 @@ def test_early_stopping_can_be_used_again(points, net):
 def test_several_reasons_to_stop_are_one_guard(points, net):
     "Where luz takes two callbacks, guards combine; the one that held is the reason."
     stop = st.EarlyStopping("train_loss", patience=7) | st.MaxSteps(4)
-    assert st.fit(net, points, stop=stop, **options(epochs=9)).outcome == st.Stopped(2, "4 steps made")
+    assert st.fit(net, points, stop=stop, **options(epochs=9)).outcome == st.Stopped(
+        2, "4 steps made"
+    )
 
 
 # ---------------------------------------------------------------- loaders
@@ -339,7 +454,12 @@ def test_the_loaders_that_are_made(points, net):
 
 def test_options_for_loaders_serve_both_where_they_make_sense(points, net):
     "The size of a batch holds for both; order and leaving out are training's alone."
-    run = st.fit(net, points, valid=points, **options(dataloader_options={"batch_size": 8, "drop_last": True, "shuffle": False}))
+    run = st.fit(
+        net,
+        points,
+        valid=points,
+        **options(dataloader_options={"batch_size": 8, "drop_last": True, "shuffle": False}),
+    )
     train, valid = run.ctx.train_data, run.ctx.valid_data
     assert (train.batch_size, valid.batch_size) == (8, 8)
     assert (len(train), len(valid)) == (2, 3)
@@ -445,7 +565,9 @@ def test_a_prediction_of_ones_own(points, net):
 
     run = st.fit(net, points, **options())
     expected = run.predict(points, dataloader_options={"batch_size": 8}).softmax(1)
-    assert torch.equal(run.predict(points, compute=probabilities, dataloader_options={"batch_size": 8}), expected)
+    assert torch.equal(
+        run.predict(points, compute=probabilities, dataloader_options={"batch_size": 8}), expected
+    )
     assert "predict probabilities" in str(st.prediction(compute=probabilities))
 
 
@@ -474,7 +596,10 @@ def test_an_optimizer_by_the_models_own_method(points):
 
     class Own(torch.nn.Sequential):
         def optimizers(self, lr):
-            return {"first": torch.optim.SGD(self[0].parameters(), lr=lr), "last": torch.optim.Adam(self[2].parameters(), lr=lr)}
+            return {
+                "first": torch.optim.SGD(self[0].parameters(), lr=lr),
+                "last": torch.optim.Adam(self[2].parameters(), lr=lr),
+            }
 
     model = Own(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     run = st.fit(model, points, **options(optimizer=model.optimizers(lr=0.02), opt_hparams=None))
@@ -530,7 +655,11 @@ def test_a_failing_metric_says_where(points, net):
 
 def losses(*values):
     "A callback that writes a column whose values are given, one an epoch."
-    return at("on_enter_record", lambda ctx: ctx.log_metric("mine", values[ctx.epoch - 1], set="valid"), writes={"history.valid_mine"})
+    return at(
+        "on_enter_record",
+        lambda ctx: ctx.log_metric("mine", values[ctx.epoch - 1], set="valid"),
+        writes={"history.valid_mine"},
+    )
 
 
 def kept(folder):
@@ -541,7 +670,12 @@ def kept(folder):
 def test_checkpoints_are_made_at_intervals(points, net, tmp_path):
     "At the ends of epochs, or after so many steps; the folder is made, and names say step and state."
     st.fit(net, points, callbacks=Checkpoint(tmp_path / "a" / "epochs", keep=9), **options())
-    st.fit(net, points, callbacks=Checkpoint(tmp_path / "steps", st.Every(2, "steps"), keep=9, at_end=False), **options())
+    st.fit(
+        net,
+        points,
+        callbacks=Checkpoint(tmp_path / "steps", st.Every(2, "steps"), keep=9, at_end=False),
+        **options(),
+    )
     assert kept(tmp_path / "a" / "epochs") == [(6, None), (3, None)]
     assert [step for step, _ in kept(tmp_path / "steps")] == [6, 4, 2]
     assert sorted(path.name for path in (tmp_path / "a" / "epochs").iterdir() if path.is_dir()) == [
@@ -557,14 +691,25 @@ def test_the_best_and_the_latest_checkpoints_are_kept(mode, best, points, net, t
     saver = Checkpoint(tmp_path, keep=2, monitor="valid_mine", mode=mode)
     st.fit(net, points, callbacks=[losses(*values), saver], **options(epochs=7))
     assert {step for step, _ in kept(tmp_path)} == best | {18, 21}
-    assert {step: value for step, value in kept(tmp_path) if step in best} == {step: values[step // 3 - 1] for step in best}
+    assert {step: value for step, value in kept(tmp_path) if step in best} == {
+        step: values[step // 3 - 1] for step in best
+    }
 
 
 def test_a_monitor_of_checkpoints_is_checked(points, net, tmp_path):
     "A column that nothing writes is an error before training; a mode that is none, where it is made."
     with pytest.raises(st.ConfigError, match="nothing writes the monitor 'valid_los'"):
-        st.fit(net, points, valid=points, callbacks=Checkpoint(tmp_path, monitor="valid_los"), **options())
-    with pytest.raises(st.ConfigError, match="mode must be one of 'min', 'max', 'zero', got 'mim'; did you mean 'min'"):
+        st.fit(
+            net,
+            points,
+            valid=points,
+            callbacks=Checkpoint(tmp_path, monitor="valid_los"),
+            **options(),
+        )
+    with pytest.raises(
+        st.ConfigError,
+        match="mode must be one of 'min', 'max', 'zero', got 'mim'; did you mean 'min'",
+    ):
         Checkpoint(tmp_path, mode="mim")
 
 
@@ -587,7 +732,15 @@ def test_the_same_script_goes_on_where_it_broke(points, net, tmp_path, monkeypat
     def script(folder, *callbacks):
         saver = Checkpoint(folder, st.Every(1, "steps"))
         note = at("on_epoch_begin", lambda ctx: begun.append(ctx.epoch))
-        return st.fit(copy.deepcopy(net), points, valid=points, callbacks=[saver, note, *callbacks], resume="last", seed=3, **options(epochs=3))
+        return st.fit(
+            copy.deepcopy(net),
+            points,
+            valid=points,
+            callbacks=[saver, note, *callbacks],
+            resume="last",
+            seed=3,
+            **options(epochs=3),
+        )
 
     whole = script(tmp_path / "whole")
     assert begun == [1, 2, 3]
@@ -603,22 +756,51 @@ def test_the_same_script_goes_on_where_it_broke(points, net, tmp_path, monkeypat
 def test_an_interrupted_or_finished_run_keeps_its_checkpoints(points, net, tmp_path):
     "Nothing is deleted when a run ends; more epochs go on from there, and without resume= the folder is refused."
     interrupt = at("on_enter_step", lambda ctx: signal.raise_signal(signal.SIGINT))
-    first = st.fit(copy.deepcopy(net), points, callbacks=[Checkpoint(tmp_path), interrupt], **options(seed=1))
+    first = st.fit(
+        copy.deepcopy(net), points, callbacks=[Checkpoint(tmp_path), interrupt], **options(seed=1)
+    )
     assert first.outcome == st.Interrupted(1, "SIGINT")
-    run = st.fit(copy.deepcopy(net), points, callbacks=Checkpoint(tmp_path), resume="last", **options(seed=1))
+    run = st.fit(
+        copy.deepcopy(net), points, callbacks=Checkpoint(tmp_path), resume="last", **options(seed=1)
+    )
     assert run.outcome == st.Completed(2)
-    again = st.fit(copy.deepcopy(net), points, callbacks=Checkpoint(tmp_path), resume="last", **options(epochs=3, seed=1))
+    again = st.fit(
+        copy.deepcopy(net),
+        points,
+        callbacks=Checkpoint(tmp_path),
+        resume="last",
+        **options(epochs=3, seed=1),
+    )
     assert again.history["epoch"] == [1, 2, 3]
-    with pytest.raises(CheckpointError, match=r"has checkpoints of an earlier run, .* go on with it by fit\(..., resume='last'\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"has checkpoints of an earlier run, .* go on with it by fit\(..., resume='last'\)",
+    ):
         st.fit(net, points, callbacks=Checkpoint(tmp_path), **options())
 
 
 def test_going_on_from_a_path_restores_everything_once(points, net, tmp_path):
     "The path is looked at when the fit begins; epoch, history, optimizer and callbacks are as they were, and no row is doubled."
     schedule = {"scheduler": torch.optim.lr_scheduler.StepLR, "step_size": 1, "gamma": 0.5}
-    st.fit(copy.deepcopy(net), points, callbacks=[Checkpoint(tmp_path), st.LRScheduler(**schedule)], **options(seed=1))
-    run = st.fit(copy.deepcopy(net), points, callbacks=st.LRScheduler(**schedule), resume=tmp_path, **options(epochs=3, seed=1))
-    whole = st.fit(copy.deepcopy(net), points, callbacks=st.LRScheduler(**schedule), **options(epochs=3, seed=1))
+    st.fit(
+        copy.deepcopy(net),
+        points,
+        callbacks=[Checkpoint(tmp_path), st.LRScheduler(**schedule)],
+        **options(seed=1),
+    )
+    run = st.fit(
+        copy.deepcopy(net),
+        points,
+        callbacks=st.LRScheduler(**schedule),
+        resume=tmp_path,
+        **options(epochs=3, seed=1),
+    )
+    whole = st.fit(
+        copy.deepcopy(net),
+        points,
+        callbacks=st.LRScheduler(**schedule),
+        **options(epochs=3, seed=1),
+    )
     assert run.history["epoch"] == [1, 2, 3]
     assert run.history["lr"] == whole.history["lr"] == [0.1, 0.05, 0.025]
     assert bits(run.model) == bits(whole.model)

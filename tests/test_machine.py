@@ -9,26 +9,16 @@ from hypothesis import given, settings
 from strategies import scenarios
 
 from statetrain.callback import Callback
-from statetrain.engine.position import Position
-from statetrain.guards import guard
-from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import (
-    CallbackError,
-    Completed,
-    Event,
-    Failed,
-    GuardError,
-    Interrupted,
-    LifecycleError,
-    MachineError,
-    SkipBatch,
-    SkipEpoch,
-    StopFit,
-    Stopped,
-)
+from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
+from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
+from statetrain.guards.base import guard
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
+from statetrain.outcome import Completed, Failed, Interrupted, Stopped
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 @define(eq=False)
@@ -98,7 +88,10 @@ class Watch(Callback):
     """Listens everywhere."""
 
     def __init__(self, life, name=""):
-        for hook in [*(f"on_{when}_{state}" for state in life.names for when in ("enter", "exit")), "on_enter_failed"]:
+        for hook in [
+            *(f"on_{when}_{state}" for state in life.names for when in ("enter", "exit")),
+            "on_enter_failed",
+        ]:
             setattr(self, hook, Do(name + hook.removeprefix("on_").replace("_", " ", 1)))
 
 
@@ -162,14 +155,29 @@ def test_a_scope_that_is_led_to_while_open_is_reopened():
     "Going to an open scope closes it, with all that is inside, and opens it again."
     log = run(answers={"more": [True], "bad": [True]}).log
     at = log.index("again")
-    assert log[at - 4 : at + 4] == ["[bad]", "exit loss", "exit batch", "close batch", "again", "enter batch", "do batch", "enter pred"]
+    assert log[at - 4 : at + 4] == [
+        "[bad]",
+        "exit loss",
+        "exit batch",
+        "close batch",
+        "again",
+        "enter batch",
+        "do batch",
+        "enter pred",
+    ]
 
 
 def test_scopes_are_opened_on_the_way():
     "Going to a state inside closed scopes opens them, outermost first, and asks only the innermost what comes next."
     life = Lifecycle(
         "demo",
-        [State("a"), State("x", Do("do x")), State("y", Do("do y"), "x"), State("z", Do("do z"), "y"), State("end", final=True)],
+        [
+            State("a"),
+            State("x", Do("do x")),
+            State("y", Do("do y"), "x"),
+            State("z", Do("do z"), "y"),
+            State("end", final=True),
+        ],
         [Transition("a", "z", effect=Do("go")), Transition("z", "end")],
     )
     assert run(life).log == [
@@ -180,8 +188,16 @@ def test_scopes_are_opened_on_the_way():
 
 def test_guards_are_asked_in_order_up_to_the_first_that_holds():
     "What stands behind an arrow that is taken is not asked."
-    life = LIFE.add(Transition("head", "end", asks("stop")), Transition("head", "fit", asks("restart")), before=LIFE.between("head", "batch")[0])
-    assert [call for call in run(life, [], answers={"restart": [True], "more": [True]}).log if call[0] == "["] == [
+    life = LIFE.add(
+        Transition("head", "end", asks("stop")),
+        Transition("head", "fit", asks("restart")),
+        before=LIFE.between("head", "batch")[0],
+    )
+    assert [
+        call
+        for call in run(life, [], answers={"restart": [True], "more": [True]}).log
+        if call[0] == "["
+    ] == [
         *("[stop]", "[restart]", "[stop]", "[restart]", "[more]"),
         *("[bad]", "[stop]", "[restart]", "[more]"),
     ]
@@ -196,7 +212,11 @@ def test_callbacks_are_called_in_the_order_in_which_they_were_given():
 
 def test_every_enter_has_its_exit():
     "On every path but failure, what is entered is left, once; a final state is not left."
-    for does, answers in (({}, {"more": [True, True], "bad": [True]}), ({"do loss": SkipBatch}, {"more": [True] * 2}), ({"do pred": StopFit}, {"more": [True]})):
+    for does, answers in (
+        ({}, {"more": [True, True], "bad": [True]}),
+        ({"do loss": SkipBatch}, {"more": [True] * 2}),
+        ({"do pred": StopFit}, {"more": [True]}),
+    ):
         log = run(does=does, answers=answers).log
         open_states = []
         for call in log:
@@ -216,13 +236,21 @@ def test_what_is_published_while_something_is_called():
         def look(self, ctx):
             seen.append((ctx.state, str(ctx.transition)))
 
-        on_enter_fit = on_exit_head = on_exit_fit = on_enter_batch = on_enter_pred = on_exit_batch = on_enter_end = on_transition = look
+        on_enter_fit = on_exit_head = on_exit_fit = on_enter_batch = on_enter_pred = (
+            on_exit_batch
+        ) = on_enter_end = on_transition = look
 
     run(callbacks=[Look()], answers={"more": [True]})
     into, out, end = "head -> batch [more] / count", "loss -> head", "head -> end / say why"
     assert seen == [
         *(("[*]", "[*] -> fit"), ("fit", "[*] -> fit"), ("fit", "fit -> head")),
-        *(("head", into), ("head", into), ("batch", into), ("batch", "batch -> pred"), ("pred", "batch -> pred")),
+        *(
+            ("head", into),
+            ("head", into),
+            ("batch", into),
+            ("batch", "batch -> pred"),
+            ("pred", "batch -> pred"),
+        ),
         *(("pred", "pred -> loss"), ("loss", out), ("loss", out)),
         *(("head", end), ("head", end), ("head", end), ("end", end)),
     ]
@@ -257,7 +285,14 @@ def test_an_event_takes_its_arrow():
     "The states inside the arrow's source are left as ever, the effect is done, and the event is published."
     ctx = run(does={"do pred": SkipBatch("bad batch")}, answers={"more": [True]})
     at = ctx.log.index("do pred")
-    assert ctx.log[at : at + 6] == ["do pred", "exit pred", "exit batch", "close batch", "discard", "enter head"]
+    assert ctx.log[at : at + 6] == [
+        "do pred",
+        "exit pred",
+        "exit batch",
+        "close batch",
+        "discard",
+        "enter head",
+    ]
     assert repr(ctx.event) == "SkipBatch('bad batch')"
     assert ctx.outcome == Completed()
 
@@ -286,13 +321,20 @@ def test_a_wider_event_takes_a_narrower_one():
 def test_an_event_whose_guard_is_false_goes_on_to_the_next():
     "A guard on an event's arrow is asked when the event comes."
     life = LIFE.add(Transition("loss", "head", asks("take it"), Do("taken"), event=StopFit))
-    assert "taken" in run(life, does={"do loss": StopFit}, answers={"more": [True], "take it": [True]}).log
+    assert (
+        "taken"
+        in run(life, does={"do loss": StopFit}, answers={"more": [True], "take it": [True]}).log
+    )
     assert "taken" not in run(life, does={"do loss": StopFit}, answers={"more": [True]}).log
 
 
 @pytest.mark.parametrize(
     ("call", "entered"),
-    [("enter batch", ["enter batch"]), ("do batch", ["enter batch", "do batch"]), ("enter pred", ["enter batch", "do batch", "enter pred"])],
+    [
+        ("enter batch", ["enter batch"]),
+        ("do batch", ["enter batch", "do batch"]),
+        ("enter pred", ["enter batch", "do batch", "enter pred"]),
+    ],
 )
 def test_events_from_enter_hooks_and_actions(call, entered):
     "The state counts as entered from its first enter hook on, so it is left; what would come after is not called."
@@ -327,7 +369,10 @@ def test_an_event_that_no_scope_takes():
     "The run fails, and the error lists the scopes that were searched and the arrow that is missing."
     _, error, _ = failing(does={"do loss": SkipEpoch}, answers={"more": [True]})
     assert isinstance(error, LifecycleError)
-    assert str(error) == "demo: no open scope takes SkipEpoch (searched 'loss', 'batch', 'fit'); add Transition(<scope>, <dest>, event=SkipEpoch)"
+    assert (
+        str(error) == "demo: no open scope takes SkipEpoch (searched 'loss', 'batch', 'fit'); add"
+        " Transition(<scope>, <dest>, event=SkipEpoch)"
+    )
     assert isinstance(error.__cause__, SkipEpoch)
 
 
@@ -352,12 +397,16 @@ def test_events_can_come_again_and_again():
 # ---------------------------------------------------------------- interrupts
 
 
-@pytest.mark.parametrize("call", ["do loss", "enter pred", "exit pred", "count", "[bad]", "close batch"])
+@pytest.mark.parametrize(
+    "call", ["do loss", "enter pred", "exit pred", "count", "[bad]", "close batch"]
+)
 def test_an_interrupt_is_taken_wherever_it_comes(call):
     "A person may interrupt anywhere, not only where events are allowed; what is still open is left, by the arrow that says so."
     ctx = run(does={call: once(KeyboardInterrupt())}, answers={"more": [True]})
     assert ctx.log[-5:] == ["exit fit", "close fit", "interrupted", "enter end", "do end"]
-    assert [ctx.log.count(f"exit {state}") for state in ("fit", "head", "batch")].count(1) == 3 - (call == "count")
+    assert [ctx.log.count(f"exit {state}") for state in ("fit", "head", "batch")].count(1) == 3 - (
+        call == "count"
+    )
     assert ctx.outcome == Completed()
 
 
@@ -370,7 +419,11 @@ def test_an_interrupt_while_the_last_scope_is_left():
 
 def test_an_interrupt_that_no_arrow_takes():
     "Without an arrow it fails the run like any exception."
-    ctx, error, _ = failing(LIFE.remove(*LIFE.between("fit", "end")), does={"do loss": KeyboardInterrupt}, answers={"more": [True]})
+    ctx, error, _ = failing(
+        LIFE.remove(*LIFE.between("fit", "end")),
+        does={"do loss": KeyboardInterrupt},
+        answers={"more": [True]},
+    )
     assert type(error) is KeyboardInterrupt
     assert ctx.outcome == Failed(0, "loss", error)
 
@@ -387,7 +440,9 @@ def test_a_failure_leaves_nothing_and_tells_who_listens():
         def on_enter_failed(self, ctx):
             seen.append((ctx.state, ctx.error, ctx.outcome))
 
-    ctx, error, _ = failing(callbacks=[Watch(LIFE), Look()], does={"do pred": original}, answers={"more": [True]})
+    ctx, error, _ = failing(
+        callbacks=[Watch(LIFE), Look()], does={"do pred": original}, answers={"more": [True]}
+    )
     assert error is original
     assert ctx.log[-2:] == ["do pred", "enter failed"]
     assert seen == [(FAILED, original, Failed(0, "pred", original))]
@@ -419,11 +474,32 @@ def test_the_original_error_is_raised_unchanged():
     ("call", "words"),
     [
         ("do pred", "in state 'pred' of lifecycle 'demo', batch 3; raised by the action of 'pred'"),
-        ("enter pred", "in state 'pred' of lifecycle 'demo', batch 3; raised by the hook Watch.on_enter_pred"),
-        ("exit head", "in state 'head' of lifecycle 'demo', batch 3; raised by the hook Watch.on_exit_head"),
-        ("close batch", "in state 'loss' of lifecycle 'demo', batch 3; raised by the close work of 'loss'"),
-        ("count", "in state 'head' of lifecycle 'demo', batch 3; raised by the effect of head -> batch [more] / count"),
-        ("[more]", "in state 'head' of lifecycle 'demo', batch 3; raised by the guard [more] of head -> batch"),
+        (
+            "enter pred",
+            "in state 'pred' of lifecycle 'demo', batch 3; raised by the hook Watch.on_enter_pred",
+        ),
+        (
+            "exit head",
+            "in state 'head' of lifecycle 'demo', batch 3; raised by the hook Watch.on_exit_head",
+        ),
+        (
+            "close batch",
+            "in state 'loss' of lifecycle 'demo', batch 3; raised by the close work of 'loss'",
+        ),
+        (
+            "count",
+            (
+                "in state 'head' of lifecycle 'demo', batch 3; raised by the effect of head ->"
+                " batch [more] / count"
+            ),
+        ),
+        (
+            "[more]",
+            (
+                "in state 'head' of lifecycle 'demo', batch 3; raised by the guard [more] of head"
+                " -> batch"
+            ),
+        ),
     ],
 )
 def test_the_note_says_where_and_who(call, words):
@@ -436,8 +512,14 @@ def test_the_note_says_where_and_who(call, words):
 
 def test_an_arrow_to_failed():
     "The effect raises the error, nothing is left, and the run fails with what happened still in place."
-    life = LIFE.add(Transition("loss", FAILED, BAD, Do("raise it")), first=True).remove(LIFE.between("loss", "batch")[0])
-    ctx, error, notes = failing(life, does={"raise it": ArithmeticError("not finite")}, answers={"more": [True], "bad": [True]})
+    life = LIFE.add(Transition("loss", FAILED, BAD, Do("raise it")), first=True).remove(
+        LIFE.between("loss", "batch")[0]
+    )
+    ctx, error, notes = failing(
+        life,
+        does={"raise it": ArithmeticError("not finite")},
+        answers={"more": [True], "bad": [True]},
+    )
     assert str(error) == "not finite"
     assert ctx.log[-4:] == ["do loss", "[bad]", "raise it", "enter failed"]
     assert ctx.outcome == Failed(0, "loss", error)
@@ -446,7 +528,9 @@ def test_an_arrow_to_failed():
 
 def test_an_arrow_to_failed_whose_effect_raises_nothing():
     "A failure without an error is a mistake in the table, and the message names the arrow."
-    life = LIFE.add(Transition("loss", FAILED, BAD, Do("raise it")), first=True).remove(LIFE.between("loss", "batch")[0])
+    life = LIFE.add(Transition("loss", FAILED, BAD, Do("raise it")), first=True).remove(
+        LIFE.between("loss", "batch")[0]
+    )
     _, error, _ = failing(life, answers={"more": [True], "bad": [True]})
     assert isinstance(error, LifecycleError)
     assert "loss -> failed [bad]" in str(error)
@@ -470,19 +554,32 @@ def test_a_misspelt_field_of_something_else_is_not_the_contexts_business():
 
 def test_a_hook_that_raises_on_failure_does_not_hide_the_failure():
     "The first error is raised; what came after it is in its notes, and all hooks and clean-ups have run."
-    ctx = Ctx(does={"do pred": ValueError("first"), "enter failed": RuntimeError("second"), "1 enter failed": KeyboardInterrupt})
+    ctx = Ctx(
+        does={
+            "do pred": ValueError("first"),
+            "enter failed": RuntimeError("second"),
+            "1 enter failed": KeyboardInterrupt,
+        }
+    )
     ctx.answers = {"more": [True]}
     ctx.defer(lambda: ctx.log.append("cleaned"))
     ctx.defer(lambda: ctx.call("enter failed"))
     with pytest.raises(ValueError, match="first") as raised:
         Machine(LIFE, [Watch(LIFE, "1 "), Watch(LIFE)]).run(ctx)
     assert ctx.log[-4:] == ["1 enter failed", "enter failed", "enter failed", "cleaned"]
-    assert [note.split(": ", 2)[-1] for note in raised.value.__notes__[1:]] == ["KeyboardInterrupt()", *["RuntimeError('second')"] * 2]
+    assert [note.split(": ", 2)[-1] for note in raised.value.__notes__[1:]] == [
+        "KeyboardInterrupt()",
+        *["RuntimeError('second')"] * 2,
+    ]
 
 
 def test_a_stop_iteration_never_ends_a_run():
     "A StopIteration of a user's is an error that names who raised it, never an end of data."
-    for call, culprit in (("do pred", "the action of 'pred'"), ("enter pred", "the hook Watch.on_enter_pred"), ("[more]", "the guard [more]")):
+    for call, culprit in (
+        ("do pred", "the action of 'pred'"),
+        ("enter pred", "the hook Watch.on_enter_pred"),
+        ("[more]", "the guard [more]"),
+    ):
         ctx, error, _ = failing(does={call: StopIteration}, answers={"more": [True]})
         assert isinstance(error, MachineError)
         assert f"StopIteration was raised by {culprit}" in str(error)
@@ -499,7 +596,11 @@ def test_a_stop_iteration_may_be_an_event():
 # ---------------------------------------------------------------- clean-ups
 
 
-@pytest.mark.parametrize("does", [{}, {"do loss": StopFit}, {"do loss": ValueError("bad")}, {"do loss": KeyboardInterrupt}], ids=["end", "event", "failure", "interrupt"])
+@pytest.mark.parametrize(
+    "does",
+    [{}, {"do loss": StopFit}, {"do loss": ValueError("bad")}, {"do loss": KeyboardInterrupt}],
+    ids=["end", "event", "failure", "interrupt"],
+)
 def test_clean_ups_run_on_every_path(does):
     "The last registered first, after everything else, once."
     ctx = Ctx(does=does, answers={"more": [True]})
@@ -571,7 +672,13 @@ def switches(life=MODAL, **options):
         def __init__(self):
             for name in life.names:
                 for when in ("enter", "exit"):
-                    setattr(self, f"on_{when}_{name}", lambda ctx, hook=f"{when} {name}": seen.setdefault(hook, ctx.switch) and None)
+                    setattr(
+                        self,
+                        f"on_{when}_{name}",
+                        lambda ctx, hook=f"{when} {name}": (
+                            seen.setdefault(hook, ctx.switch) and None
+                        ),
+                    )
 
     ctx = Ctx(**options)
     try:
@@ -586,7 +693,10 @@ def test_a_mode_belongs_to_its_scope():
     seen, ctx = switches(answers={"more": [True]})
     assert seen == {
         **dict.fromkeys(["enter fit", "enter head", "exit head", "exit fit"], "fit"),
-        **dict.fromkeys(["enter batch", "enter pred", "exit pred", "enter loss", "exit loss", "exit batch"], "batch"),
+        **dict.fromkeys(
+            ["enter batch", "enter pred", "exit pred", "enter loss", "exit loss", "exit batch"],
+            "batch",
+        ),
         "enter end": "outside",
     }
     assert (ctx.switch, ctx.modes) == ("outside", [])
@@ -608,7 +718,9 @@ def test_a_mode_is_put_back_on_failure(call):
     assert (ctx.switch, ctx.modes) == ("outside", [])
 
 
-@pytest.mark.parametrize("call", ["exit loss", "exit batch", "exit fit", "enter batch", "close batch", "do loss"])
+@pytest.mark.parametrize(
+    "call", ["exit loss", "exit batch", "exit fit", "enter batch", "close batch", "do loss"]
+)
 def test_a_mode_is_put_back_on_an_interrupt(call):
     "An interrupt in the middle of leaving a scope leaves none of its modes behind."
     ctx = Ctx(does={call: once(KeyboardInterrupt())}, answers={"more": [True]})
@@ -732,7 +844,15 @@ def test_steps_yield_each_transition_when_it_has_been_taken():
         ("head -> batch [more] / count", "batch", "do batch"),
         ("batch -> pred", "pred", "do pred"),
     ]
-    assert [state for _, state, _ in taken] == ["fit", "head", "batch", "pred", "loss", "head", "end"]
+    assert [state for _, state, _ in taken] == [
+        "fit",
+        "head",
+        "batch",
+        "pred",
+        "loss",
+        "head",
+        "end",
+    ]
     assert ctx.outcome == Completed()
 
 
@@ -760,7 +880,9 @@ def test_until_a_condition():
 def test_until_an_unknown_state():
     "A misspelt goal would run to the end; it is refused with the nearest name."
     ctx = Ctx()
-    with pytest.raises(LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")):
+    with pytest.raises(
+        LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")
+    ):
         Machine(LIFE).steps(ctx, until="perd")
     assert ctx.log == []
 
@@ -817,10 +939,14 @@ def test_a_closed_run_can_be_started_anew():
 @given(scenarios())
 def test_a_run_in_one_go_is_a_run_in_steps(scenario):
     "On random lifecycles, with callbacks and whatever goes wrong, both make the same calls and end alike."
-    # The writes of modes around each pause are what a pause is for; that they are made can be seen, and they may not raise.
+    # The writes of modes around each pause are what a pause is for; that they are made can be seen,
+    # and they may not raise.
     scenario = evolve(scenario, script=scenario.script.without("write "))
     whole, stepped = scenario.run(), scenario.run(stepped=True)
-    calls = [[entry for entry in report.log if not entry.label.startswith("write ")] for report in (whole, stepped)]
+    calls = [
+        [entry for entry in report.log if not entry.label.startswith("write ")]
+        for report in (whole, stepped)
+    ]
     assert calls[0] == calls[1]
     assert whole._replace(log=[], taken=[]) == stepped._replace(log=[], taken=[])
     assert whole.left[:2] == (0, 0)
@@ -833,12 +959,22 @@ def test_what_may_happen_next():
     "The arrows out of the current state, each with whether it holds and why; nothing is taken."
     ctx = Ctx(answers={"more": [True, True, False]})
     machine = Machine(LIFE)
-    assert [str(answer) for answer in machine.may(ctx)] == ["yes  [*] -> fit  (the run has not started)"]
+    assert [str(answer) for answer in machine.may(ctx)] == [
+        "yes  [*] -> fit  (the run has not started)"
+    ]
     machine.steps(ctx, until="head")
     ctx.log.clear()
     taken, other = machine.may(ctx)
-    assert (taken.transition, taken.holds, taken.reason) == (LIFE.between("head", "batch")[0], True, "answer")
-    assert (other.transition, other.holds, other.reason) == (LIFE.between("head", "end")[0], True, "it has no guard")
+    assert (taken.transition, taken.holds, taken.reason) == (
+        LIFE.between("head", "batch")[0],
+        True,
+        "answer",
+    )
+    assert (other.transition, other.holds, other.reason) == (
+        LIFE.between("head", "end")[0],
+        True,
+        "it has no guard",
+    )
     assert ctx.log == ["[more]"]
     ctx.answers["more"] = []
     assert str(machine.may(ctx)[0]).startswith("no   head -> batch [more]")
@@ -863,7 +999,10 @@ def test_what_is_returned_is_refused(call, result):
     "Actions, hooks, effects and close work write into the context; a value that is returned would be lost."
     _, error, notes = failing(does={call: result}, answers={"more": [True]})
     assert isinstance(error, CallbackError)
-    assert " must return nothing, and returned something; let it write into the context instead" in str(error)
+    assert (
+        " must return nothing, and returned something; let it write into the context instead"
+        in str(error)
+    )
     assert "in state " in notes
 
 
@@ -871,7 +1010,9 @@ def test_a_guard_that_answers_neither_true_nor_false():
     "In a run it is an error that names the lifecycle, the arrow and the guard, and fails the run."
     ctx, error, _ = failing(answers={"more": [1]})
     assert isinstance(error, GuardError)
-    assert "demo: arrow head -> batch: guard [more] must answer True or False, got int: 1" in str(error)
+    assert "demo: arrow head -> batch: guard [more] must answer True or False, got int: 1" in str(
+        error
+    )
     assert ctx.state == FAILED
 
 
@@ -892,7 +1033,9 @@ def test_a_guard_of_an_event_that_goes_wrong():
 
 def test_a_context_that_is_in_a_run():
     "An action that runs a machine on its own context is an error, and the first run fails with it."
-    ctx, error, _ = failing(does={"do pred": lambda ctx: Machine(LIFE).run(ctx)}, answers={"more": [True]})
+    ctx, error, _ = failing(
+        does={"do pred": lambda ctx: Machine(LIFE).run(ctx)}, answers={"more": [True]}
+    )
     assert isinstance(error, MachineError)
     assert "this context is in a run already, in state 'pred'" in str(error)
     assert ctx.outcome == Failed(0, "pred", error)
@@ -900,7 +1043,9 @@ def test_a_context_that_is_in_a_run():
 
 def test_a_machine_may_run_within_a_run():
     "On another context it is nobody's business."
-    ctx = run(does={"do pred": lambda ctx: Machine(LIFE).run(Ctx()) and None}, answers={"more": [True]})
+    ctx = run(
+        does={"do pred": lambda ctx: Machine(LIFE).run(Ctx()) and None}, answers={"more": [True]}
+    )
     assert ctx.outcome == Completed()
 
 
@@ -912,10 +1057,28 @@ def hooked(*names, base=Callback):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("on_exit_btach", "Callback 'Log' has 'on_exit_btach': no state 'btach' in lifecycle 'demo'; did you mean 'on_exit_batch'?"),
-        ("on_enter_xyz", "Callback 'Log' has 'on_enter_xyz': no state 'xyz' in lifecycle 'demo'; known: "),
-        ("on_batch", "Callback 'Log' has 'on_batch': hooks are on_enter_<state> and on_exit_<state>"),
-        ("on_transitoin", "Callback 'Log' has 'on_transitoin': hooks are on_enter_<state> and on_exit_<state>; did you mean 'on_transition'?"),
+        (
+            "on_exit_btach",
+            (
+                "Callback 'Log' has 'on_exit_btach': no state 'btach' in lifecycle 'demo'; did you"
+                " mean 'on_exit_batch'?"
+            ),
+        ),
+        (
+            "on_enter_xyz",
+            "Callback 'Log' has 'on_enter_xyz': no state 'xyz' in lifecycle 'demo'; known: ",
+        ),
+        (
+            "on_batch",
+            "Callback 'Log' has 'on_batch': hooks are on_enter_<state> and on_exit_<state>",
+        ),
+        (
+            "on_transitoin",
+            (
+                "Callback 'Log' has 'on_transitoin': hooks are on_enter_<state> and"
+                " on_exit_<state>; did you mean 'on_transition'?"
+            ),
+        ),
     ],
 )
 def test_hooks_that_no_state_bears(name, words):
@@ -944,27 +1107,45 @@ def test_hooks_that_could_not_be_called():
         async def on_enter_fit(self, ctx):
             """Would never run."""
 
-    with pytest.raises(CallbackError, match=re.escape("Callback 'TooMany': on_enter_fit(ctx, epoch) must take the context as its only argument")):
+    with pytest.raises(
+        CallbackError,
+        match=re.escape(
+            "Callback 'TooMany': on_enter_fit(ctx, epoch) must take the context as its only"
+            " argument"
+        ),
+    ):
         Machine(LIFE, [TooMany()])
-    with pytest.raises(CallbackError, match="Callback 'Waits': on_enter_fit is a coroutine or generator and would never run"):
+    with pytest.raises(
+        CallbackError,
+        match="Callback 'Waits': on_enter_fit is a coroutine or generator and would never run",
+    ):
         Machine(LIFE, [Waits()])
 
 
 def test_what_is_no_callback():
     "A class, or anything else, in the place of an instance."
-    with pytest.raises(CallbackError, match=re.escape("callbacks are instances, got the class Callback; write Callback()")):
+    with pytest.raises(
+        CallbackError,
+        match=re.escape("callbacks are instances, got the class Callback; write Callback()"),
+    ):
         Machine(LIFE, [Callback])
     for wrong in ([3], 3):
-        with pytest.raises(CallbackError, match=r"a callback is an instance of statetrain\.Callback, got 3"):
+        with pytest.raises(
+            CallbackError, match=r"a callback is an instance of statetrain\.Callback, got 3"
+        ):
             Machine(LIFE, wrong)
-    with pytest.raises(CallbackError, match=r"a callback is an instance of statetrain\.Callback, got None"):
+    with pytest.raises(
+        CallbackError, match=r"a callback is an instance of statetrain\.Callback, got None"
+    ):
         Machine(LIFE, None)
 
 
 def test_the_same_callback_twice():
     "One instance listens once; two of a class are two."
     one = hooked("on_enter_fit")
-    with pytest.raises(CallbackError, match="callback 'Log' was given twice; each instance listens once"):
+    with pytest.raises(
+        CallbackError, match="callback 'Log' was given twice; each instance listens once"
+    ):
         Machine(LIFE, [one, one])
     assert len(Machine(LIFE, [one, hooked("on_enter_fit")]).callbacks) == 2
     assert Machine(LIFE, one).callbacks == (one,)

@@ -23,7 +23,14 @@ def fused(parameters):
 
 
 def train(model, data, **more):
-    given = {"loss": F.cross_entropy, "optimizer": fused, "epochs": 1, "verbose": False, "check": "late", "non_finite": "skip"}
+    given = {
+        "loss": F.cross_entropy,
+        "optimizer": fused,
+        "epochs": 1,
+        "verbose": False,
+        "check": "late",
+        "non_finite": "skip",
+    }
     return st.fit(model, data, **{**given, **more})
 
 
@@ -45,7 +52,11 @@ def test_a_masked_step_leaves_no_trace(name, value, points):
     assert bits(late.model) == bits(now.model)
     states = [[run.ctx.opt.state[p] for p in run.model.parameters()] for run in (late, now)]
     for mine, other in zip(*states, strict=True):
-        assert all(torch.equal(torch.as_tensor(mine[key]), torch.as_tensor(other[key])) for key in other if other[key] is not None)
+        assert all(
+            torch.equal(torch.as_tensor(mine[key]), torch.as_tensor(other[key]))
+            for key in other
+            if other[key] is not None
+        )
     assert (late.ctx.step, late.ctx.masked, late.ctx.first_masked) == (6, 1, 3)
     assert late.history[0]["masked"] == 1
     assert late.history[0]["train_loss"] == pytest.approx(now.history[0]["train_loss"], rel=1e-6)
@@ -103,7 +114,9 @@ def test_dampened_momentum_is_asked_about_on_the_host(points):
         return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, dampening=0.5, fused=True)
 
     data = batches(points, nan_1=math.nan)
-    assert bits(train(net(), data, optimizer=dampened).model) == bits(train(net(), data[1:], optimizer=dampened).model)
+    assert bits(train(net(), data, optimizer=dampened).model) == bits(
+        train(net(), data[1:], optimizer=dampened).model
+    )
 
 
 def test_a_gradient_alone_is_masked_too(points):
@@ -120,7 +133,17 @@ def test_a_gradient_alone_is_masked_too(points):
     assert all_finite(run.model)
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 2}, {"accumulate": 4}, {"precision": "bf16"}, {"seed": 1}, {"valid": True, "validate": st.Every(2, "steps")}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 2},
+        {"accumulate": 4},
+        {"precision": "bf16"},
+        {"seed": 1},
+        {"valid": True, "validate": st.Every(2, "steps")},
+    ],
+    ids=str,
+)
 def test_with_other_options(options, points):
     "In a window all of it is left out; in mixed precision, with randomness by key, with validation inside the epoch."
     data = batches(points, nan_3=math.nan)
@@ -142,7 +165,9 @@ def test_with_several_optimizers(points):
         return F.cross_entropy(pred, target) * (math.nan if len(calls) == 2 else 1.0)
 
     optimizers = {name: fused(model[i].parameters()) for name, i in (("a", 0), ("b", 2))}
-    run = train(model, batches(points), loss={"a": F.cross_entropy, "b": spoilt}, optimizer=optimizers)
+    run = train(
+        model, batches(points), loss={"a": F.cross_entropy, "b": spoilt}, optimizer=optimizers
+    )
     assert (run.ctx.step, run.ctx.masked, run.ctx.first_masked) == (6, 1, 2)
     assert all_finite(model)
 
@@ -154,7 +179,9 @@ def test_with_several_optimizers(points):
 def test_the_host_reads_nothing_in_a_step(optimizer, read, points):
     "With a fused optimizer no state of a batch reads a number; one that is not fused is asked about in `step`, once. Means are read in `record`."
     data = batches(points, nan_3=math.nan)
-    run = train(net(), data, optimizer=optimizer, start=False, opt_hparams={"lr": 0.1} if read else None)
+    run = train(
+        net(), data, optimizer=optimizer, start=False, opt_hparams={"lr": 0.1} if read else None
+    )
     reads, steps = Counter(), run.steps()
     while True:
         with Reads() as mode:
@@ -163,7 +190,9 @@ def test_the_host_reads_nothing_in_a_step(optimizer, read, points):
             break
         reads[transition.dest] += mode.count
     assert reads["step"] == read * 6
-    assert {state for state, count in reads.items() if count} - {"settle", "record"} == ({"step"} if read else set())
+    assert {state for state, count in reads.items() if count} - {"settle", "record"} == (
+        {"step"} if read else set()
+    )
 
 
 class Fused(torch.optim.SGD):
@@ -182,8 +211,19 @@ def test_on_a_device_without_numbers(points):
     life = st.supervised(check="late", validate=st.Every(1, "epochs"), buffers=True, accumulate=2)
     life = life.replace("record", action=None).replace("settle", action=None)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
-    data = {"valid": batches(points), "device": "meta", "metrics": {"size": lambda pred, target: pred.mean()}, "lifecycle": life}
-    given = {"loss": F.cross_entropy, "optimizer": Fused, "opt_hparams": {"lr": 0.1}, "epochs": 3, "verbose": False}
+    data = {
+        "valid": batches(points),
+        "device": "meta",
+        "metrics": {"size": lambda pred, target: pred.mean()},
+        "lifecycle": life,
+    }
+    given = {
+        "loss": F.cross_entropy,
+        "optimizer": Fused,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 3,
+        "verbose": False,
+    }
     run = st.fit(model, batches(points), **data, **given)
     assert run.ctx.step == 9
     assert run.ctx.on_host is False
@@ -202,7 +242,13 @@ def long(n, bad):
 
 def test_the_failure_comes_late_and_names_the_step():
     "What happened at step 3 is read at step 100; the weights are finite, and the steps in between were made."
-    with pytest.raises(st.NonFiniteLoss, match=r"of step 3 \(and 1 more\) were not finite; found out at step 100\. These steps were not made") as caught:
+    with pytest.raises(
+        st.NonFiniteLoss,
+        match=(
+            r"of step 3 \(and 1 more\) were not finite; found out at step 100\. These steps were"
+            r" not made"
+        ),
+    ) as caught:
         train(net(), long(120, bad=[3, 30]), non_finite="raise")
     run = caught.value.run
     assert run.ctx.step == 100
@@ -212,7 +258,9 @@ def test_the_failure_comes_late_and_names_the_step():
 
 def test_the_end_of_an_epoch_waits_for_the_rest():
     "A step that was masked since the last report is told before the row is written."
-    with pytest.raises(st.NonFiniteLoss, match="of step 5 were not finite; found out at step 6") as caught:
+    with pytest.raises(
+        st.NonFiniteLoss, match="of step 5 were not finite; found out at step 6"
+    ) as caught:
         train(net(), long(6, bad=[5]), non_finite="raise")
     assert caught.value.run.outcome.state == "settle"
     assert len(caught.value.run.history) == 0
@@ -222,14 +270,20 @@ def test_a_stop_comes_late():
     "The run ends in order, with the reason."
     run = train(net(), long(120, bad=[60]), non_finite="stop", epochs=3)
     assert run.outcome == st.Stopped(1, "the loss or the gradients of step 60 were not finite")
-    assert run.ctx.step == 120  # asked for at step 50, before it happened, and read at 100; so the end of the epoch is first
+    # Asked for at step 50, before it happened, and read at 100; so the end of the epoch is first
+    assert run.ctx.step == 120
 
 
 def test_skipping_is_told_in_the_records():
     "Each time that more have been masked, once; and the run goes on to its end."
     run = train(net(), long(120, bad=[3, 60]), epochs=2)
     assert run.outcome == st.Completed(2)
-    assert [(row["step"], row["masked"], row["first"]) for row in run.ctx.records["masked"]] == [(100, 1, 3), (120, 2, 3), (200, 3, 3), (240, 4, 3)]
+    assert [(row["step"], row["masked"], row["first"]) for row in run.ctx.records["masked"]] == [
+        (100, 1, 3),
+        (120, 2, 3),
+        (200, 3, 3),
+        (240, 4, 3),
+    ]
     assert run.history["masked"] == [2, 4]
 
 
@@ -247,7 +301,10 @@ def test_it_is_drawn():
 
 def test_it_can_be_cut_and_continued():
     "What the device has found is part of the run, the answer that was asked for included."
-    testing.assert_resumable(lambda: train(net(), long(60, bad=[3, 55]), seed=1, clock=lambda: 0.0, start=False), anchors=8)
+    testing.assert_resumable(
+        lambda: train(net(), long(60, bad=[3, 55]), seed=1, clock=lambda: 0.0, start=False),
+        anchors=8,
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,19 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
-from statetrain.metrics import MeanOf, named_metrics, tally
+from statetrain.losses.metrics import MeanOf, named_metrics, tally
 
 CPU = torch.device("cpu")
 
 
 def options(**more):
-    return {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, **more}
+    return {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        **more,
+    }
 
 
 def accuracy(pred, target):
@@ -59,7 +65,13 @@ def test_a_function_is_averaged_over_samples(points):
     "A function of prediction and target becomes a column for each set, weighted by the size of each batch."
     model = torch.nn.Linear(4, 3)
     batches = [tuple(part[:20] for part in points), tuple(part[20:] for part in points)]
-    run = st.fit(model, batches, valid=batches, metrics=[accuracy, lambda pred, target: float(len(target))], **options(opt_hparams={"lr": 0.0}))
+    run = st.fit(
+        model,
+        batches,
+        valid=batches,
+        metrics=[accuracy, lambda pred, target: float(len(target))],
+        **options(opt_hparams={"lr": 0.0}),
+    )
     with torch.no_grad():
         expected = accuracy(model(points[0]), points[1]).item()
     for kind in ("train", "valid"):
@@ -106,15 +118,36 @@ def test_metrics_run_without_gradients(points):
 
 def test_with_several_optimizers_a_metric_sees_the_last_prediction(points, net):
     "Losses have a column for each optimizer; metrics are updated once a batch."
-    optimizers = {"first": torch.optim.SGD(net[0].parameters(), lr=0.1), "last": torch.optim.SGD(net[3].parameters(), lr=0.1)}
-    run = st.fit(net, points, valid=points, metrics={"seen": Counting()}, **options(optimizer=optimizers, opt_hparams=None))
+    optimizers = {
+        "first": torch.optim.SGD(net[0].parameters(), lr=0.1),
+        "last": torch.optim.SGD(net[3].parameters(), lr=0.1),
+    }
+    run = st.fit(
+        net,
+        points,
+        valid=points,
+        metrics={"seen": Counting()},
+        **options(optimizer=optimizers, opt_hparams=None),
+    )
     assert run.history["train_seen"] == run.history["valid_seen"] == [22.0, 22.0]
-    assert [name for name in run.history.columns if "loss" in name] == ["train_loss_first", "train_loss_last", "valid_loss_first", "valid_loss_last"]
+    assert [name for name in run.history.columns if "loss" in name] == [
+        "train_loss_first",
+        "train_loss_last",
+        "valid_loss_first",
+        "valid_loss_last",
+    ]
 
 
 def test_a_metric_is_a_monitor(points):
     "Early stopping and thresholds may watch a metric's column."
-    run = st.fit(torch.nn.Linear(4, 3), points, valid=points, metrics=accuracy, stop=st.Threshold("valid_accuracy", 0.0, mode="max"), **options())
+    run = st.fit(
+        torch.nn.Linear(4, 3),
+        points,
+        valid=points,
+        metrics=accuracy,
+        stop=st.Threshold("valid_accuracy", 0.0, mode="max"),
+        **options(),
+    )
     assert run.outcome == st.Stopped(1, "valid_accuracy at least 0")
 
 
@@ -129,7 +162,13 @@ def test_the_forms_of_metrics():
 
 def test_an_iterator_of_metrics_serves_both_sets(points):
     "Metrics from a generator are there in training and in validation."
-    run = st.fit(torch.nn.Linear(4, 3), points, valid=points, metrics=(metric for metric in [accuracy]), **options())
+    run = st.fit(
+        torch.nn.Linear(4, 3),
+        points,
+        valid=points,
+        metrics=(metric for metric in [accuracy]),
+        **options(),
+    )
     assert {"train_accuracy", "valid_accuracy"} <= set(run.history.columns)
 
 
@@ -155,7 +194,13 @@ def test_a_method_of_the_model_as_a_metric_is_not_copied(points):
         ([accuracy, accuracy], "two metrics are called 'accuracy'; give them names of their own"),
         ({"loss": accuracy}, "a metric is called 'loss', as the column of the loss is"),
         ([Counting], "metric 'counting' is the class Counting; give an instance: Counting"),
-        ({"mine": 3}, "metric 'mine' must be a function of prediction and target, or have update, compute and reset; got 3"),
+        (
+            {"mine": 3},
+            (
+                "metric 'mine' must be a function of prediction and target, or have update, compute"
+                " and reset; got 3"
+            ),
+        ),
         (["accuracy"], "got 'accuracy'"),
     ],
 )
@@ -175,7 +220,10 @@ def test_a_metric_of_several_values_is_an_error(points):
     def right(pred, target):
         return pred.argmax(1) == target
 
-    with pytest.raises(st.LossError, match=r"metric 'right' must return one value for a batch, got shape \(22,\); .*\.mean\(\)"):
+    with pytest.raises(
+        st.LossError,
+        match=r"metric 'right' must return one value for a batch, got shape \(22,\); .*\.mean\(\)",
+    ):
         st.fit(torch.nn.Linear(4, 3), points, metrics=right, **options())
 
 
@@ -213,8 +261,11 @@ class Reads(TorchDispatchMode):
 
 def steps_of(points, on_host, **more):
     "Runs an epoch, and gives the reads by the host in each state."
-    batches = list(zip(points[0].split(8), points[1].split(8), strict=True))  # a DataLoader would read numbers of its own
-    run = st.fit(torch.nn.Linear(4, 3), batches, valid=batches, metrics=accuracy, **options(epochs=0), **more)
+    # A DataLoader would read numbers of its own
+    batches = list(zip(points[0].split(8), points[1].split(8), strict=True))
+    run = st.fit(
+        torch.nn.Linear(4, 3), batches, valid=batches, metrics=accuracy, **options(epochs=0), **more
+    )
     run.ctx.max_epochs, run.ctx.on_host = 1, on_host
     reads = Counter()
     steps = run.machine.steps(run.ctx)
@@ -238,12 +289,18 @@ def test_away_from_the_host_numbers_are_made_in_record_only(points):
 def test_on_the_cpu_the_loss_is_read_once_a_batch(points):
     "The NaN check and the mean share one number."
     _, reads = steps_of(points, on_host=True)
-    assert {state: count for state, count in reads.items() if count} == {"loss": 3, "valid_loss": 3, "record": 2}
+    assert {state: count for state, count in reads.items() if count} == {
+        "loss": 3,
+        "valid_loss": 3,
+        "record": 2,
+    }
 
 
 def test_a_device_without_numbers(points):
     "On the meta device every read by the host is an error: a step with a metric, dropout and momentum makes none."
-    life = st.supervised(non_finite="ignore", validate=st.Every(1, "epochs")).replace("record", action=None)
+    life = st.supervised(non_finite="ignore", validate=st.Every(1, "epochs")).replace(
+        "record", action=None
+    )
     made = []
 
     def momentum(parameters):
@@ -251,7 +308,12 @@ def test_a_device_without_numbers(points):
         return made[0]
 
     run = st.fit(
-        torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Dropout(0.5), torch.nn.Linear(6, 3)),
+        torch.nn.Sequential(
+            torch.nn.Linear(4, 6),
+            torch.nn.BatchNorm1d(6),
+            torch.nn.Dropout(0.5),
+            torch.nn.Linear(6, 3),
+        ),
         points,
         valid=points,
         lifecycle=life,
@@ -280,7 +342,12 @@ def test_the_loss_is_read_if_somebody_says_that_they_read_it(points):
 
 def test_a_loss_that_is_no_scalar_is_found_away_from_the_host(points):
     "Without a read, the shape of the loss is checked all the same."
-    with pytest.raises(st.LossError, match=r"the loss must be a scalar, got shape \(22,\); reduce it, for example with \.mean\(\)"):
+    with pytest.raises(
+        st.LossError,
+        match=(
+            r"the loss must be a scalar, got shape \(22,\); reduce it, for example with \.mean\(\)"
+        ),
+    ):
         st.fit(
             torch.nn.Linear(4, 3),
             points,

@@ -1,8 +1,9 @@
 """Away from the host, nothing in a step reads a number of the device or waits for a copy: in lean and in typical configuration.
 
-The runs are on the meta device, where a read by the host is an error (`item`, `tolist`, `nonzero`, `equal`, a copy to the
-host). What is no error there, and would wait on CUDA all the same, is counted: a copy to the device that is not told that it
-need not wait, which a tensor made of a number is as well.
+The runs are on the meta device, where a read by the host is an error (`item`, `tolist`, `nonzero`,
+`equal`, a copy to the host). What is no error there, and would wait on CUDA all the same, is
+counted: a copy to the device that is not told that it need not wait, which a tensor made of a
+number is as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import statetrain as st
-from statetrain import actions
+from statetrain.standard import actions
 
 BATCHES = 6
 
@@ -34,7 +35,11 @@ class Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._copy_from.default):
+        if function in (
+            torch.ops.aten._to_copy.default,
+            torch.ops.aten.copy_.default,
+            torch.ops.aten._copy_from.default,
+        ):
             tensors = [leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)]
             asynchronous = (kwargs or {}).get("non_blocking", False) or True in args[2:]
             if len({tensor.device for tensor in tensors}) > 1 and not asynchronous:
@@ -44,13 +49,22 @@ class Copies(TorchDispatchMode):
 
 def data(form="tensors"):
     generator = torch.Generator().manual_seed(1)
-    pairs = [(torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])) for _ in range(BATCHES)]
-    return {"tensors": pairs, "arrays": [(x.numpy(), y.numpy()) for x, y in pairs], "dicts": [{"input": x, "target": y} for x, y in pairs]}[form]
+    pairs = [
+        (torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2]))
+        for _ in range(BATCHES)
+    ]
+    return {
+        "tensors": pairs,
+        "arrays": [(x.numpy(), y.numpy()) for x, y in pairs],
+        "dicts": [{"input": x, "target": y} for x, y in pairs],
+    }[form]
 
 
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3))
+    return nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3)
+    )
 
 
 def accuracy(pred, target):
@@ -75,9 +89,17 @@ class Right:
 
 
 def begin(**more):
+    # Fmt: skip
     given = {
-        "loss": F.cross_entropy, "optimizer": Fused, "opt_hparams": {"lr": 0.1}, "epochs": 2, "check": "late", "device": "meta", "seed": 1, "verbose": False,
-    }  # fmt: skip
+        "loss": F.cross_entropy,
+        "optimizer": Fused,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "check": "late",
+        "device": "meta",
+        "seed": 1,
+        "verbose": False,
+    }
     train = more.pop("train", None) or data()
     return st.fit(net(), train, start=False, **{**given, **more})
 
@@ -110,9 +132,13 @@ def listening(folder):
         "GradientClip": st.GradientClip(max_norm=1.0),
         "GradientClip of values": st.GradientClip(max_value=1.0),
         "KeepBest": st.KeepBest("train_loss"),
-        "LRScheduler": st.LRScheduler(torch.optim.lr_scheduler.CosineAnnealingLR, per="step", T_max=100),
+        "LRScheduler": st.LRScheduler(
+            torch.optim.lr_scheduler.CosineAnnealingLR, per="step", T_max=100
+        ),
         "Mixup": st.Mixup(0.2),
-        "Logger between its rows": st.Logger(st.JSONLines(folder / "log.jsonl"), every=st.Every(1000, "steps")),
+        "Logger between its rows": st.Logger(
+            st.JSONLines(folder / "log.jsonl"), every=st.Every(1000, "steps")
+        ),
         "Profile": st.Profile(),
         "Tracing": st.Tracing(),
         "CollectGarbage": st.CollectGarbage(st.Every(2, "steps")),
@@ -125,7 +151,9 @@ def test_a_lean_step_waits_for_nothing(form):
     assert walk(begin(train=data(form))) == []
 
 
-@pytest.mark.parametrize("more", [{}, {"accumulate": 2}, {"fused": True}, {"non_finite": "skip"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"accumulate": 2}, {"fused": True}, {"non_finite": "skip"}], ids=str
+)
 def test_a_typical_step_waits_for_nothing(more, tmp_path):
     "Accuracy, early stopping, progress and a CSV file, with further options."
     assert walk(begin(**typical(tmp_path), **more)) == []
@@ -144,16 +172,24 @@ def test_a_step_drawn_ahead_waits_for_nothing():
     assert walk(begin(lifecycle=life, check="now")) == []
 
 
-@pytest.mark.parametrize("name", ["lean", "typical", "in bf16", "with a checkpoint between its saves"])
+@pytest.mark.parametrize(
+    "name", ["lean", "typical", "in bf16", "with a checkpoint between its saves"]
+)
 def test_a_step_on_the_cpu_reads_nothing(name, tmp_path):
     "The same where there are numbers: none is read, of the loss or of anything else."
     more = {
         "lean": {},
         "typical": typical(tmp_path),
         "in bf16": {**typical(tmp_path), "precision": "bf16"},
-        "with a checkpoint between its saves": {"callbacks": st.Checkpoint(tmp_path / "saved", every=st.Every(1000, "steps"))},
+        "with a checkpoint between its saves": {
+            "callbacks": st.Checkpoint(tmp_path / "saved", every=st.Every(1000, "steps"))
+        },
     }[name]
-    run = begin(device="cpu", optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, fused=True), **more)
+    run = begin(
+        device="cpu",
+        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, fused=True),
+        **more,
+    )
     with run.steps() as steps:
         steps.until(lambda ctx: ctx.state == "next_batch" and ctx.iter == 1)
         with Reads() as reads:
@@ -171,7 +207,10 @@ def test_metrics_by_keys_wait_for_nothing():
         "norm": st.Metric(torch.linalg.vector_norm, x="grads.0.weight"),
         "moved": st.Metric(torch.linalg.vector_norm, x="updates.0.weight"),
     }
-    losses = st.Losses(main=st.Loss(F.cross_entropy, input="pred", target="target"), small=st.Loss(lambda x: x.square().mean(), x="pred", weight=0.1))
+    losses = st.Losses(
+        main=st.Loss(F.cross_entropy, input="pred", target="target"),
+        small=st.Loss(lambda x: x.square().mean(), x="pred", weight=0.1),
+    )
     assert walk(begin(train_metrics=metrics, loss=losses)) == []
 
 
@@ -212,6 +251,16 @@ def test_an_average_is_torchs_own():
             reference.update_parameters(ctx.model)
 
     ema = st.EMA(0.9)
-    st.fit(model, data(), loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, epochs=2, callbacks=[ema, Beside()], device="cpu", verbose=False)
+    st.fit(
+        model,
+        data(),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=2,
+        callbacks=[ema, Beside()],
+        device="cpu",
+        verbose=False,
+    )
     assert bits(ema.model) == bits(reference.module)
     assert int(reference.n_averaged) == ema.state_dict()["average"]["n_averaged"] == 2 * BATCHES

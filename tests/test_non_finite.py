@@ -32,7 +32,13 @@ def batches(points, **bad):
 
 
 def train(model, data, **more):
-    given = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 1, "verbose": False}
+    given = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+        "epochs": 1,
+        "verbose": False,
+    }
     return st.fit(model, data, **{**given, **more})
 
 
@@ -52,7 +58,12 @@ def test_a_skipped_batch_leaves_no_trace(value, points):
     assert bits(run.model) == bits(without.model)
     assert all_finite(run.model)
     assert run.ctx.step == 5
-    assert run.ctx.get_log("refused") == {"epoch": 1, "batch": 3, "step": 2, "reason": "the loss is nan"}
+    assert run.ctx.get_log("refused") == {
+        "epoch": 1,
+        "batch": 3,
+        "step": 2,
+        "reason": "the loss is nan",
+    }
 
 
 @pytest.mark.parametrize("value", BAD)
@@ -60,7 +71,9 @@ def test_a_failure_leaves_the_model_as_it_was_before_the_batch(value, points):
     "With the default policy the error is raised, and the running statistics are those of the batches before."
     data = batches(points, nan_3=value)
     model = net()
-    with pytest.raises(st.NonFiniteLoss, match="the weights are as they were before this batch") as caught:
+    with pytest.raises(
+        st.NonFiniteLoss, match="the weights are as they were before this batch"
+    ) as caught:
         train(model, data)
     assert bits(model) == bits(train(net(), data[:2]).model)
     assert caught.value.run.ctx.step == 2
@@ -74,10 +87,22 @@ def test_a_stop_leaves_the_model_as_it_was_before_the_batch(points):
     assert bits(run.model) == bits(train(net(), data[:2]).model)
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 2}, {"check_gradients": True}, {"precision": "bf16"}, {"precision": "fp16"}, {"seed": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 2},
+        {"check_gradients": True},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"seed": 1},
+    ],
+    ids=str,
+)
 def test_with_other_options_too(options, points):
     "In a window, with the gradients' norm, in mixed precision with a scaler, with randomness by key."
-    run = train(net(), batches(points, nan_3=math.nan), non_finite="skip", valid=batches(points), **options)
+    run = train(
+        net(), batches(points, nan_3=math.nan), non_finite="skip", valid=batches(points), **options
+    )
     assert all_finite(run.model)
     assert math.isfinite(run.history[-1]["valid_loss"])
     assert [row["batch"] for row in run.ctx.records["refused"]] == [3]
@@ -86,8 +111,16 @@ def test_with_other_options_too(options, points):
 def test_with_several_optimizers(points):
     "The turn of the second one can be refused: the statistics go back to before the batch."
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    optimizers = {name: torch.optim.SGD(model[i].parameters(), lr=0.1) for name, i in (("a", 0), ("b", 2))}
-    run = train(model, batches(points, nan_3=math.nan), non_finite="skip", optimizer=optimizers, opt_hparams=None)
+    optimizers = {
+        name: torch.optim.SGD(model[i].parameters(), lr=0.1) for name, i in (("a", 0), ("b", 2))
+    }
+    run = train(
+        model,
+        batches(points, nan_3=math.nan),
+        non_finite="skip",
+        optimizer=optimizers,
+        opt_hparams=None,
+    )
     assert all_finite(model)
     assert run.ctx.step == 5
 
@@ -110,13 +143,19 @@ def test_gradients_alone_are_found_where_one_asks(points):
 
     def loss(pred, target):
         root = (pred - pred.detach()).abs().sum().sqrt()  # 0, with an infinite slope
-        return F.cross_entropy(pred, target) + (root if len(seen) == 2 else 0.0 * pred.sum()) * (seen.append(1) is None)
+        return F.cross_entropy(pred, target) + (root if len(seen) == 2 else 0.0 * pred.sum()) * (
+            seen.append(1) is None
+        )
 
     for options in ({"check_gradients": True}, {}):
         seen: list[int] = []
         with pytest.raises(st.NonFiniteLoss) as caught:
             train(net(), batches(points), loss=loss, **options)
-        words = "the norm of the gradients is" if options else "0.weight was not finite before this batch: the gradients of an earlier one"
+        words = (
+            "the norm of the gradients is"
+            if options
+            else "0.weight was not finite before this batch: the gradients of an earlier one"
+        )
         assert words in str(caught.value)
         assert all_finite(caught.value.run.model) is bool(options)
 
@@ -164,10 +203,18 @@ def test_what_is_not_finite_is_never_best(points, tmp_path, caplog):
     "A buffer that overflowed while the loss stayed finite keeps the weights from KeepBest, SaveWeights and Checkpoint, each with a warning."
     data, spoilt = batches(points), batches(points, nan_2=1e30)
     epochs = iter([data, spoilt, spoilt])
-    best, files = st.KeepBest("train_loss"), st.SaveWeights(tmp_path / "w-{epoch}.safetensors", "train_loss")
+    best, files = (
+        st.KeepBest("train_loss"),
+        st.SaveWeights(tmp_path / "w-{epoch}.safetensors", "train_loss"),
+    )
     with caplog.at_level("WARNING", logger="statetrain"):
         model = Overflows()
-        train(model, lambda: iter(next(epochs)), callbacks=[best, files, st.Checkpoint(tmp_path / "run")], epochs=2)
+        train(
+            model,
+            lambda: iter(next(epochs)),
+            callbacks=[best, files, st.Checkpoint(tmp_path / "run")],
+            epochs=2,
+        )
     assert best.best_epoch == 1
     assert all_finite(model)
     assert [path.name for path in files.saved] == ["w-1.safetensors"]
@@ -187,22 +234,31 @@ def test_rolling_back_restores_the_copy_and_lowers_the_rate(points):
     class Look(st.Callback):
         def on_transition(self, ctx):
             if "go back" in str(ctx.transition):
-                momentum = [ctx.opt.state[p]["momentum_buffer"].clone() for p in ctx.model.parameters()]
-                seen.append((bits(ctx.model), momentum, ctx.opt.param_groups[0]["lr"], ctx.iter, ctx.step))
+                momentum = [
+                    ctx.opt.state[p]["momentum_buffer"].clone() for p in ctx.model.parameters()
+                ]
+                seen.append(
+                    (bits(ctx.model), momentum, ctx.opt.param_groups[0]["lr"], ctx.iter, ctx.step)
+                )
 
     train(net(), data, non_finite=ROLL, callbacks=Look())
     two = train(net(), data[:2])
     assert len(seen) == 1
     weights, momentum, rate, batch, step = seen[0]
     assert weights == bits(two.model)
-    assert all(torch.equal(a, two.ctx.opt.state[p]["momentum_buffer"]) for a, p in zip(momentum, two.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, two.ctx.opt.state[p]["momentum_buffer"])
+        for a, p in zip(momentum, two.model.parameters(), strict=True)
+    )
     assert (rate, batch, step) == (0.05, 4, 3)
 
 
 def test_rolling_back_so_many_times_and_then_failing(points):
     "Twice it goes back, the third time it raises, and says why; each is in the records."
     data = batches(points, nan_3=math.nan, nan_5=math.inf, nan_6=math.nan)
-    with pytest.raises(st.NonFiniteLoss, match=r"the loss is nan and rolled back 2 times") as caught:
+    with pytest.raises(
+        st.NonFiniteLoss, match=r"the loss is nan and rolled back 2 times"
+    ) as caught:
         train(net(), data, non_finite=ROLL)
     run = caught.value.run
     assert run.ctx.rolled_back == 2
@@ -224,16 +280,27 @@ def test_weights_that_are_not_finite_are_not_kept(points):
     model = net()
     with torch.no_grad():
         model[0].weight.fill_(math.nan)
-    with pytest.raises(st.NonFiniteLoss, match=r"the loss is nan and nothing kept, and 0\.weight was not finite before"):
+    with pytest.raises(
+        st.NonFiniteLoss,
+        match=r"the loss is nan and nothing kept, and 0\.weight was not finite before",
+    ):
         train(model, batches(points), non_finite=ROLL)
 
 
 @pytest.mark.parametrize(
     "schedule",
     [
-        lambda: st.LRScheduler(torch.optim.lr_scheduler.LambdaLR, per="step", lr_lambda=lambda n: 1.0),
+        lambda: st.LRScheduler(
+            torch.optim.lr_scheduler.LambdaLR, per="step", lr_lambda=lambda n: 1.0
+        ),
         lambda: st.LRScheduler(torch.optim.lr_scheduler.ExponentialLR, per="step", gamma=1.0),
-        lambda: st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=50, cycle_momentum=False),
+        lambda: st.LRScheduler(
+            torch.optim.lr_scheduler.OneCycleLR,
+            per="step",
+            max_lr=0.1,
+            total_steps=50,
+            cycle_momentum=False,
+        ),
     ],
     ids=["closed form", "recursive", "one cycle"],
 )
@@ -246,10 +313,13 @@ def test_a_schedule_goes_on_from_the_lower_rate(schedule, points):
 
         class Look(st.Callback):
             def on_enter_step(self, ctx):
-                rates.setdefault(name, []).append(float(ctx.opt.param_groups[0]["lr"]))  # noqa: B023  # called within this turn
+                # Called within this turn
+                rates.setdefault(name, []).append(float(ctx.opt.param_groups[0]["lr"]))  # noqa: B023
 
         train(net(), data, non_finite=ROLL, callbacks=[schedule(), Look()])
-    assert rates["spoilt"] == pytest.approx([*rates["clean"][:2], *(rate / 2 for rate in rates["clean"][2:])])
+    assert rates["spoilt"] == pytest.approx(
+        [*rates["clean"][:2], *(rate / 2 for rate in rates["clean"][2:])]
+    )
 
 
 def test_rolling_back_is_drawn():
@@ -257,9 +327,18 @@ def test_rolling_back_is_drawn():
     life = st.supervised(non_finite=ROLL, validate=None)
     shown = [str(arrow) for arrow in life.transitions]
     assert "next_batch -> keep [copy due]" in shown
-    assert "loss -> failed [loss not finite and (rolled back 2 times or nothing kept)] / raise NonFiniteLoss" in shown
-    assert "loss -> next_batch [loss not finite] / go back to the copy, learning rate times 0.5" in shown
-    assert testing.simulate(life, 1, 6, losses=lambda n: math.nan if n == 3 else 1.0).ctx.rolled_back == 1
+    assert (
+        "loss -> failed [loss not finite and (rolled back 2 times or nothing kept)] / raise"
+        " NonFiniteLoss" in shown
+    )
+    assert (
+        "loss -> next_batch [loss not finite] / go back to the copy, learning rate times 0.5"
+        in shown
+    )
+    assert (
+        testing.simulate(life, 1, 6, losses=lambda n: math.nan if n == 3 else 1.0).ctx.rolled_back
+        == 1
+    )
     assert st.Lifecycle.from_dict(life.to_dict()) == life
 
 
@@ -267,10 +346,16 @@ def test_rolling_back_is_drawn():
     ("make", "words"),
     [
         (lambda: st.RollBack(times=0), "times must be a whole number of at least 1, got 0"),
-        (lambda: st.RollBack(factor=0), "factor multiplies the learning rate, so it is above 0 and at most 1, got 0"),
+        (
+            lambda: st.RollBack(factor=0),
+            "factor multiplies the learning rate, so it is above 0 and at most 1, got 0",
+        ),
         (lambda: st.RollBack(every=100), 'write Every\\(100, "steps"\\)'),
         (lambda: st.supervised(spike=4), "spike must be a Spike, such as Spike\\(4\\), got 4"),
-        (lambda: st.supervised(spike=st.Spike(4), non_finite="ignore"), "say what a spike leads to"),
+        (
+            lambda: st.supervised(spike=st.Spike(4), non_finite="ignore"),
+            "say what a spike leads to",
+        ),
         (lambda: st.Spike(1.0), "factor must be above 1"),
         (lambda: st.Spike(4, window=5, least=6), "least must be at most the window"),
     ],
@@ -318,10 +403,20 @@ def test_a_spike_before_enough_batches_is_none(points):
 
 def test_a_spike_can_raise_stop_and_roll_back(points):
     "By the same arrows as a loss that is not finite."
-    with pytest.raises(st.LossSpike, match=r"above 4 times the median .*the weights are as they were"):
+    with pytest.raises(
+        st.LossSpike, match=r"above 4 times the median .*the weights are as they were"
+    ):
         train(net(), batches(points), loss=spiking(4), spike=SPIKE)
-    assert "above 4 times" in train(net(), batches(points), loss=spiking(4), spike=SPIKE, non_finite="stop").outcome.reason
-    assert train(net(), batches(points), loss=spiking(4), spike=SPIKE, non_finite=ROLL).ctx.rolled_back == 1
+    assert (
+        "above 4 times"
+        in train(
+            net(), batches(points), loss=spiking(4), spike=SPIKE, non_finite="stop"
+        ).outcome.reason
+    )
+    assert (
+        train(net(), batches(points), loss=spiking(4), spike=SPIKE, non_finite=ROLL).ctx.rolled_back
+        == 1
+    )
 
 
 @pytest.mark.parametrize("recent", [[], [1.0], [-1.0] * 9, [0.0] * 9])

@@ -59,7 +59,9 @@ class Parts(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU(), torch.nn.Dropout(0.3))
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU(), torch.nn.Dropout(0.3)
+        )
         self.head = torch.nn.Linear(5, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -160,14 +162,21 @@ def cases(draw: hs.DrawFn) -> Case:
 
 def batches_of(sizes: list[int], seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(n, 4, generator=generator), torch.randint(3, (n,), generator=generator)) for n in sizes]
+    return [
+        (torch.randn(n, 4, generator=generator), torch.randint(3, (n,), generator=generator))
+        for n in sizes
+    ]
 
 
 def optimizers_for(model: Parts, case: Case) -> dict[str, torch.optim.Optimizer]:
     def make(parameters: Any) -> torch.optim.Optimizer:
         if case.closure:
             return torch.optim.LBFGS(parameters, lr=0.1, max_iter=3)
-        return torch.optim.Adam(parameters, lr=0.01) if case.adam else torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+        return (
+            torch.optim.Adam(parameters, lr=0.01)
+            if case.adam
+            else torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+        )
 
     if case.several:
         return {"body": make(model.body.parameters()), "head": make(model.head.parameters())}
@@ -175,7 +184,11 @@ def optimizers_for(model: Parts, case: Case) -> dict[str, torch.optim.Optimizer]
 
 
 def lifecycle_of(case: Case) -> st.Lifecycle:
-    stops = [st.EarlyStopping(monitor_of(case), patience=case.patience)] if case.patience is not None else []
+    stops = (
+        [st.EarlyStopping(monitor_of(case), patience=case.patience)]
+        if case.patience is not None
+        else []
+    )
     stops += [st.TimeLimit(seconds=case.seconds)] if case.seconds is not None else []
     return st.supervised(
         stop=None if not stops else stops[0] if len(stops) == 1 else stops[0] | stops[1],
@@ -260,8 +273,17 @@ def test_any_options_give_a_balanced_walk_and_the_weights_of_the_reference_loop(
     ctx = run.ctx
 
     assert type(run.outcome).__name__ == ran.ended
-    assert (ctx.epoch, ctx.step, ctx.samples, ctx.batches) == (ran.epoch, ran.step, ran.samples, ran.batches)
-    assert (ctx.epoch, ctx.step, ctx.batches) == (walk.epochs, walk.steps, walk.batches) or ran.ended == "Failed"
+    assert (ctx.epoch, ctx.step, ctx.samples, ctx.batches) == (
+        ran.epoch,
+        ran.step,
+        ran.samples,
+        ran.batches,
+    )
+    assert (ctx.epoch, ctx.step, ctx.batches) == (
+        walk.epochs,
+        walk.steps,
+        walk.batches,
+    ) or ran.ended == "Failed"
     assert in_full(run.history) == in_full(ran.rows)
     assert bits(model, *ctx.optimizers.values()) == bits(twin, *optimizers.values())
     assert walk.open == (["end"] if ran.ended != "Failed" else walk.open)
@@ -300,9 +322,25 @@ def raising(event: BaseException, when: Any = lambda ctx: True) -> Any:
 
 def test_both_kinds_of_intervals_for_validation(points, net):
     "Every epoch or every 2 steps: inside an epoch by steps alone, and at its end in any case."
-    run = st.fit(net, points, valid=[points], validate=st.Every(1, "epochs") | st.Every(2, "steps"), **options())  # 3 steps an epoch
-    rows = [(row["epoch"], row["step"], row["epoch_complete"], "valid_loss" in row) for row in run.history]
-    assert rows == [(1, 2, False, True), (1, 3, True, True), (2, 4, False, True), (2, 6, False, True), (2, 6, True, True)]
+    # 3 steps an epoch
+    run = st.fit(
+        net,
+        points,
+        valid=[points],
+        validate=st.Every(1, "epochs") | st.Every(2, "steps"),
+        **options(),
+    )
+    rows = [
+        (row["epoch"], row["step"], row["epoch_complete"], "valid_loss" in row)
+        for row in run.history
+    ]
+    assert rows == [
+        (1, 2, False, True),
+        (1, 3, True, True),
+        (2, 4, False, True),
+        (2, 6, False, True),
+        (2, 6, True, True),
+    ]
 
 
 def test_validation_every_so_many_epochs(points, net):
@@ -310,17 +348,21 @@ def test_validation_every_so_many_epochs(points, net):
     run = st.fit(net, points, valid=[points], validate=st.Every(2, "epochs"), **options(epochs=5))
     assert ["valid_loss" in row for row in run.history] == [False, True, False, True, False]
     never = st.EarlyStopping("valid_loss", patience=2, baseline=-1.0)
-    run = st.fit(net, points, valid=[points], validate=st.Every(2, "epochs"), stop=never, **options(epochs=9))
+    run = st.fit(
+        net, points, valid=[points], validate=st.Every(2, "epochs"), stop=never, **options(epochs=9)
+    )
     assert run.outcome.epoch == 4
 
 
 def test_a_validation_inside_an_epoch_reopens_train(points, net):
     "Going back to train after a validation leaves record and enters train, with their hooks, in the same epoch."
     run = st.fit(net, points, valid=[points], validate=st.Every(2, "steps"), **options(epochs=1))
-    assert " ".join(run.trace.states) == (
-        "fit next_epoch epoch train next_batch draw batch pred loss backward step next_batch draw batch pred loss backward step "
-        "valid next_valid_batch valid_draw valid_batch valid_pred valid_loss next_valid_batch valid_draw record "
-        "train next_batch draw batch pred loss backward step next_batch draw record next_epoch end"
+    assert (
+        " ".join(run.trace.states)
+        == "fit next_epoch epoch train next_batch draw batch pred loss backward step next_batch"
+        " draw batch pred loss backward step valid next_valid_batch valid_draw valid_batch"
+        " valid_pred valid_loss next_valid_batch valid_draw record train next_batch draw batch"
+        " pred loss backward step next_batch draw record next_epoch end"
     )
     assert [row["epoch_complete"] for row in run.history] == [False, True]
     assert "valid_loss" not in run.history[1]
@@ -345,18 +387,32 @@ def test_a_stop_in_an_epoch_records_what_there_is(points, net):
     "max_steps acts within a batch; the row of the broken epoch says that it is not complete, and nothing is validated."
     run = st.fit(net, points, valid=[points], max_steps=4, **options())
     assert run.outcome == st.Stopped(2, "4 steps made")
-    assert [(row["step"], row["samples"], row["epoch_complete"], "valid_loss" in row) for row in run.history] == [
+    assert [
+        (row["step"], row["samples"], row["epoch_complete"], "valid_loss" in row)
+        for row in run.history
+    ] == [
         (3, 22, True, True),
         (4, 30, False, False),
     ]
 
 
-@pytest.mark.parametrize("limit", [{"max_steps": 6}, {"stop": st.MaxSteps(6)}, {"max_steps": 6, "validate": st.Every(3, "steps")}], ids=str)
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"max_steps": 6},
+        {"stop": st.MaxSteps(6)},
+        {"max_steps": 6, "validate": st.Every(3, "steps")},
+    ],
+    ids=str,
+)
 def test_an_epoch_that_the_last_step_ends_is_whole(limit, points, net):
     "Where the limit of steps falls on an epoch's last batch, the epoch is validated and complete, as by any other end of it."
     run = st.fit(net, points, valid=[points], **limit, **options(epochs=9))
     assert run.outcome == st.Stopped(2, "6 steps made")
-    assert [(row["epoch"], row["step"], "valid_loss" in row) for row in run.history] == [(1, 3, True), (2, 6, True)]
+    assert [(row["epoch"], row["step"], "valid_loss" in row) for row in run.history] == [
+        (1, 3, True),
+        (2, 6, True),
+    ]
     assert run.ctx.epoch_complete
     by_epochs = st.fit(copy.deepcopy(net), points, valid=[points], **options(epochs=2))
     assert run.history.columns == by_epochs.history.columns
@@ -378,15 +434,27 @@ def test_an_epoch_whose_length_nobody_knows_is_broken_off(points, net):
 
 def test_a_validation_that_is_due_at_the_last_step_is_made(points, net):
     "A limit of steps cuts no validation short, within an epoch neither; the row says that the epoch is not complete."
-    run = st.fit(net, points, valid=[points], validate=st.Every(2, "steps"), max_steps=4, **options())
-    assert [(row["step"], "valid_loss" in row, row["epoch_complete"]) for row in run.history] == [(2, True, False), (3, False, True), (4, True, False)]
+    run = st.fit(
+        net, points, valid=[points], validate=st.Every(2, "steps"), max_steps=4, **options()
+    )
+    assert [(row["step"], "valid_loss" in row, row["epoch_complete"]) for row in run.history] == [
+        (2, True, False),
+        (3, False, True),
+        (4, True, False),
+    ]
     assert run.outcome == st.Stopped(2, "4 steps made")
 
 
 def test_a_stop_in_a_validation_drops_it(points, net):
     "A stop asked for in the middle of a validation leaves its values out, since they are not of the whole set."
     batches = [tuple(part[i : i + 8] for part in points) for i in (0, 8)]
-    run = st.fit(net, points, valid=batches, callbacks=at("on_exit_valid_loss", lambda ctx: ctx.request_stop("seen enough")), **options())
+    run = st.fit(
+        net,
+        points,
+        valid=batches,
+        callbacks=at("on_exit_valid_loss", lambda ctx: ctx.request_stop("seen enough")),
+        **options(),
+    )
     assert run.outcome == st.Stopped(1, "seen enough")
     assert run.ctx.valid_iter == 1
     assert len(run.history) == 1
@@ -394,13 +462,24 @@ def test_a_stop_in_a_validation_drops_it(points, net):
     assert run.history[0]["epoch_complete"] is False
 
 
-HOOKS = [f"on_{way}_{state}" for state in st.supervised().names for way in ("enter", "exit") if (way, state) != ("exit", "end")]
+HOOKS = [
+    f"on_{way}_{state}"
+    for state in st.supervised().names
+    for way in ("enter", "exit")
+    if (way, state) != ("exit", "end")
+]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_stop_may_be_requested_in_any_hook(hook, points, net):
     "Wherever it is asked for, the run stops in order at the next loop head, with the reason; after the last one it is complete."
-    run = st.fit(net, points, valid=[points], callbacks=at(hook, lambda ctx: ctx.request_stop(f"asked in {ctx.state}")), **options())
+    run = st.fit(
+        net,
+        points,
+        valid=[points],
+        callbacks=at(hook, lambda ctx: ctx.request_stop(f"asked in {ctx.state}")),
+        **options(),
+    )
     if hook in ("on_exit_fit", "on_enter_end"):
         assert run.outcome == st.Completed(2)
         return
@@ -448,7 +527,9 @@ def test_a_skipped_batch_takes_its_window_with_it(points, net):
             parameter.grad /= window
         optimizer.step()
     skip = at("on_enter_pred", raising(st.SkipBatch(), lambda ctx: ctx.iter == 2))
-    run = st.fit(model, batches, accumulate=2, callbacks=skip, **options(dataloader_options=None, epochs=1))
+    run = st.fit(
+        model, batches, accumulate=2, callbacks=skip, **options(dataloader_options=None, epochs=1)
+    )
     assert run.ctx.step == 2
     assert bits(model) == bits(by_hand)
 
@@ -479,7 +560,8 @@ def test_data_may_give_a_batch_up(missing, sized, points, net):
     assert run.ctx.step == 2 * (3 - len(missing))
     run = st.fit(net, given, accumulate=5, **options(dataloader_options=None))
     assert run.outcome == st.Completed(2)
-    # Giving up the last batch of a loader with a length takes its window with it, as SkipBatch anywhere does.
+    # Giving up the last batch of a loader with a length takes its window with it, as SkipBatch
+    # anywhere does.
     assert run.ctx.step == (0 if missing == {21} and sized else 2)
 
 
@@ -496,9 +578,15 @@ def test_a_skipped_validation_batch_is_left_out_of_the_mean(points, net):
 
 def test_a_skipped_epoch_counts_as_exhausted(points, net):
     "SkipEpoch in train goes to the validation that is due, as if the data were exhausted, and the next epoch is whole."
-    skip = at("on_enter_backward", raising(st.SkipEpoch("enough"), lambda ctx: (ctx.epoch, ctx.iter) == (1, 2)))
+    skip = at(
+        "on_enter_backward",
+        raising(st.SkipEpoch("enough"), lambda ctx: (ctx.epoch, ctx.iter) == (1, 2)),
+    )
     run = st.fit(net, points, valid=[points], callbacks=skip, **options())
-    assert [(row["step"], row["epoch_complete"], "valid_loss" in row) for row in run.history] == [(1, True, True), (4, True, True)]
+    assert [(row["step"], row["epoch_complete"], "valid_loss" in row) for row in run.history] == [
+        (1, True, True),
+        (4, True, True),
+    ]
     assert run.outcome == st.Completed(2)
 
 
@@ -506,7 +594,9 @@ def test_an_epoch_skipped_at_its_beginning_has_no_row(points, net):
     "SkipEpoch on the way into train leaves nothing to record; the epoch counts as made all the same."
     complete = []
     look = at("on_exit_record", lambda ctx: complete.append(ctx.epoch_complete))
-    run = st.fit(net, points, callbacks=[look, at("on_enter_train", raising(st.SkipEpoch()))], **options())
+    run = st.fit(
+        net, points, callbacks=[look, at("on_enter_train", raising(st.SkipEpoch()))], **options()
+    )
     assert run.outcome == st.Completed(2)
     assert len(run.history) == 0
     assert complete == [True, True]
@@ -516,13 +606,20 @@ def test_a_skipped_validation_is_dropped(points, net):
     "SkipEpoch in valid leaves that validation alone: the row has the training's values, and is not complete."
     skip = at("on_enter_valid_loss", raising(st.SkipEpoch(), lambda ctx: ctx.epoch == 1))
     run = st.fit(net, points, valid=[points], callbacks=skip, **options())
-    assert [(row["epoch_complete"], "valid_loss" in row, "train_loss" in row) for row in run.history] == [(False, False, True), (True, True, True)]
+    assert [
+        (row["epoch_complete"], "valid_loss" in row, "train_loss" in row) for row in run.history
+    ] == [(False, False, True), (True, True, True)]
 
 
 def test_a_skipped_validation_inside_an_epoch_goes_on_training(points, net):
     "SkipEpoch in a validation inside an epoch drops the validation, not the rest of the epoch."
     run = st.fit(
-        net, points, valid=[points], validate=st.Every(1, "steps"), callbacks=at("on_enter_valid_pred", raising(st.SkipEpoch())), **options(epochs=1)
+        net,
+        points,
+        valid=[points],
+        validate=st.Every(1, "steps"),
+        callbacks=at("on_enter_valid_pred", raising(st.SkipEpoch())),
+        **options(epochs=1),
     )
     assert run.ctx.step == 3
     assert len(run.history) == 3
@@ -532,7 +629,12 @@ def test_a_skipped_validation_inside_an_epoch_goes_on_training(points, net):
 def test_a_validation_dropped_inside_an_epoch_does_not_break_it(points, net):
     "An epoch that is made to its end is complete, though a validation on the way was left."
     run = st.fit(
-        net, points, valid=[points], validate=st.Every(2, "steps"), callbacks=at("on_enter_valid_pred", raising(st.SkipEpoch())), **options(epochs=1)
+        net,
+        points,
+        valid=[points],
+        validate=st.Every(2, "steps"),
+        callbacks=at("on_enter_valid_pred", raising(st.SkipEpoch())),
+        **options(epochs=1),
     )
     assert [(row["step"], row["epoch_complete"]) for row in run.history] == [(2, False), (3, True)]
     assert run.ctx.epoch_complete is True
@@ -551,12 +653,20 @@ def test_an_epoch_skipped_outside_train_leaves_nothing_to_the_next(state, points
     assert len(once.history) == 1
 
 
-@pytest.mark.parametrize("state", ["fit", "epoch", "train", "draw", "pred", "step", "valid", "valid_loss", "record"])
+@pytest.mark.parametrize(
+    "state", ["fit", "epoch", "train", "draw", "pred", "step", "valid", "valid_loss", "record"]
+)
 def test_a_fit_can_be_left_from_anywhere(state, points, net):
     "StopFit from any enter hook closes every scope and ends the run, with its reason."
     life = st.supervised()
     walk = Walk(life)
-    run = st.fit(net, points, valid=[points], callbacks=[walk, at(f"on_enter_{state}", raising(st.StopFit("that will do")))], **options())
+    run = st.fit(
+        net,
+        points,
+        valid=[points],
+        callbacks=[walk, at(f"on_enter_{state}", raising(st.StopFit("that will do")))],
+        **options(),
+    )
     assert isinstance(run.outcome, st.Stopped)
     assert run.outcome.reason == "that will do"
     assert walk.open == ["end"]
@@ -577,7 +687,9 @@ def test_actions_may_raise_events_too(points, net):
         if ctx.epoch == 2:
             raise st.StopFit("second epoch")
 
-    life = st.supervised(validate=None).insert(st.State("check", patience_lost), between=("loss", "backward"))
+    life = st.supervised(validate=None).insert(
+        st.State("check", patience_lost), between=("loss", "backward")
+    )
     assert st.fit(net, points, lifecycle=life, **options()).outcome == st.Stopped(2, "second epoch")
 
 
@@ -588,13 +700,19 @@ def test_an_event_of_ones_own(points, net):
         pass
 
     life = st.supervised(validate=None).add(st.Transition("epoch", "next_epoch", event=Rewind))
-    run = st.fit(net, points, lifecycle=life, callbacks=at("on_enter_step", raising(Rewind("again"), lambda ctx: ctx.epoch == 1)), **options())
+    run = st.fit(
+        net,
+        points,
+        lifecycle=life,
+        callbacks=at("on_enter_step", raising(Rewind("again"), lambda ctx: ctx.epoch == 1)),
+        **options(),
+    )
     assert run.outcome == st.Completed(2)
     assert run.ctx.step == 3
     assert str(run.ctx.event) == "again"
 
 
-# ---------------------------------------------------------------- losses and gradients that are not finite
+# -------------------- losses and gradients that are not finite
 
 
 def nan_in_batch(number):
@@ -611,7 +729,12 @@ def nan_in_batch(number):
 def test_a_nan_raises_unless_something_else_is_said(points, net):
     "By default, a NaN fails the run before it reaches the weights, and the error says what to do."
     before = bits(net)
-    with pytest.raises(st.NonFiniteLoss, match=r"^the loss is nan; the weights are as they were before this batch.*non_finite='skip'") as caught:
+    with pytest.raises(
+        st.NonFiniteLoss,
+        match=(
+            r"^the loss is nan; the weights are as they were before this batch.*non_finite='skip'"
+        ),
+    ) as caught:
         st.fit(net, points, **options(loss=nan_in_batch(1)))
     run = caught.value.run
     assert bits(net) == before
@@ -631,7 +754,12 @@ def test_a_nan_stops_the_run(points, net):
 def test_an_epoch_of_nothing_but_nan_has_no_row(points, net):
     "If every batch is skipped there is nothing to record, and the run goes on."
     before = bits(net)
-    run = st.fit(net, points, non_finite="skip", **options(loss=lambda pred, target: pred.sum() * float("inf")))
+    run = st.fit(
+        net,
+        points,
+        non_finite="skip",
+        **options(loss=lambda pred, target: pred.sum() * float("inf")),
+    )
     assert run.outcome == st.Completed(2)
     assert len(run.history) == 0
     assert bits(net) == before
@@ -660,7 +788,12 @@ def test_the_norm_of_the_gradients_is_there_to_read(points, net):
 
     class Look(st.Callback):
         def on_enter_step(self, ctx):
-            norms.append((ctx.grad_norm, torch.cat([p.grad.flatten() for p in ctx.model.parameters()]).norm().item()))
+            norms.append(
+                (
+                    ctx.grad_norm,
+                    torch.cat([p.grad.flatten() for p in ctx.model.parameters()]).norm().item(),
+                )
+            )
 
     st.fit(net, points, check_gradients=True, callbacks=Look(), **options())
     assert len(norms) == 6
@@ -672,7 +805,14 @@ def test_the_norm_of_the_gradients_is_there_to_read(points, net):
 
 def test_compute_with_accumulation_and_metrics(points, net):
     "The batch is still open when the metrics see it, also where the window is not full."
-    run = st.fit(net, [points] * 3, compute=compute, accumulate=2, metrics={"accuracy": accuracy}, **options(dataloader_options=None))
+    run = st.fit(
+        net,
+        [points] * 3,
+        compute=compute,
+        accumulate=2,
+        metrics={"accuracy": accuracy},
+        **options(dataloader_options=None),
+    )
     assert run.ctx.step == 4
     assert len(run.history["train_accuracy"]) == 2
 
@@ -716,6 +856,15 @@ def test_a_step_that_computes_the_loss_again(points, net):
 
     for _ in range(3):
         optimizer.step(closure)
-    run = st.fit(net, [points], **options(optimizer=torch.optim.LBFGS, opt_hparams={"lr": 0.5, "max_iter": 4}, epochs=3, dataloader_options=None))
+    run = st.fit(
+        net,
+        [points],
+        **options(
+            optimizer=torch.optim.LBFGS,
+            opt_hparams={"lr": 0.5, "max_iter": 4},
+            epochs=3,
+            dataloader_options=None,
+        ),
+    )
     assert bits(net) == bits(by_hand)
     assert run.ctx.step == 3

@@ -8,19 +8,21 @@ from hypothesis import strategies as some
 
 import statetrain as st
 from statetrain.callbacks.conditional import only_if
-from statetrain.machine import Machine
-from statetrain.outcome import CallbackError, ContractError, MachineError
+from statetrain.errors import CallbackError, ContractError, MachineError
+from statetrain.machine.machine import Machine
 
 
 def kind(name, *hooks, **declared):
     """A class of callbacks that write their name into a list."""
-    calls = {hook: (lambda self, ctx: self.said.append(name)) for hook in hooks or ("on_exit_step",)}
+    calls = {hook: lambda self, ctx: self.said.append(name) for hook in hooks or ("on_exit_step",)}
     return type(name, (st.Callback,), {**calls, "said": [], **declared})
 
 
 def order(*callbacks, hook="exit step"):
     """The names of those who are called on a hook, in order."""
-    return [type(one).__name__ for one in Machine(st.supervised(), callbacks).explain(hook).callbacks]
+    return [
+        type(one).__name__ for one in Machine(st.supervised(), callbacks).explain(hook).callbacks
+    ]
 
 
 # ---------------------------------------------------------------- what ties
@@ -34,7 +36,9 @@ def test_the_given_order_is_kept():
     assert order(a(), b(), c(), d()) == ["a", "c", "d", "b"]
 
 
-@pytest.mark.parametrize("named", [lambda a: a, lambda a: (a,), lambda a: "A", lambda a: ["Nobody", "A"]])
+@pytest.mark.parametrize(
+    "named", [lambda a: a, lambda a: (a,), lambda a: "A", lambda a: ["Nobody", "A"]]
+)
 def test_run_after_and_run_before_take_classes_and_names(named):
     """One, or several; those that are not there do not count."""
     first = kind("A")
@@ -52,7 +56,11 @@ def test_a_base_class_stands_for_all_of_its_kind():
 
 def test_run_after_all_others():
     """`Callback` itself stands for all others: the last of all, as FluxTraining's tests do with an abstract type."""
-    assert order(kind("Last", run_after=(st.Callback,))(), kind("A")(), kind("B")()) == ["A", "B", "Last"]
+    assert order(kind("Last", run_after=(st.Callback,))(), kind("A")(), kind("B")()) == [
+        "A",
+        "B",
+        "Last",
+    ]
 
 
 def test_who_writes_a_field_comes_before_who_reads_it():
@@ -63,14 +71,23 @@ def test_who_writes_a_field_comes_before_who_reads_it():
 
 def test_a_declared_order_outdoes_the_fields():
     """A reader that wants the value before it is changed says so."""
-    reads, writes = kind("Reads", reads={"grads"}, run_before=("Writes",)), kind("Writes", writes={"grads"})
+    reads, writes = (
+        kind("Reads", reads={"grads"}, run_before=("Writes",)),
+        kind("Writes", writes={"grads"}),
+    )
     assert order(writes(), reads()) == ["Reads", "Writes"]
 
 
 def test_two_writers_need_a_declared_order():
     """The message names both, the hook, the field, and what to declare; an order, in either class, settles it."""
     a, b = kind("A", writes={"grads"}), kind("B", writes={"on_exit_step": {"grads.*"}})
-    with pytest.raises(ContractError, match=r"callbacks 'A' and 'B' both write 'grads.*' on on_exit_step, in no declared order.*run_after = \('A',\) in B.*commutes_with"):
+    with pytest.raises(
+        ContractError,
+        match=(
+            r"callbacks 'A' and 'B' both write 'grads.*' on on_exit_step, in no declared"
+            r" order.*run_after = \('A',\) in B.*commutes_with"
+        ),
+    ):
         Machine(st.supervised(), [a(), b()])
     a.run_after = (b,)
     assert order(a(), b()) == ["B", "A"]
@@ -83,7 +100,10 @@ def test_writers_of_different_parts_do_not_meet():
 
 def test_writers_that_commute_stay_as_given():
     """Either may say so, and then neither write nor read ties them."""
-    a, b = kind("A", writes={"grads"}, reads={"grads"}), kind("B", writes={"grads"}, reads={"grads"}, commutes_with=("A",))
+    a, b = (
+        kind("A", writes={"grads"}, reads={"grads"}),
+        kind("B", writes={"grads"}, reads={"grads"}, commutes_with=("A",)),
+    )
     assert order(a(), b()) == ["A", "B"]
     assert order(b(), a()) == ["B", "A"]
 
@@ -91,13 +111,21 @@ def test_writers_that_commute_stay_as_given():
 def test_two_that_exclude_each_other_are_refused():
     """Wherever they listen."""
     a, b = kind("A", "on_enter_fit"), kind("B", conflicts_with=("A",))
-    with pytest.raises(ContractError, match=r"callbacks 'B' and 'A' exclude each other \(B declares conflicts_with = A\); take one of them out"):
+    with pytest.raises(
+        ContractError,
+        match=(
+            r"callbacks 'B' and 'A' exclude each other \(B declares conflicts_with = A\); take one"
+            r" of them out"
+        ),
+    ):
         Machine(st.supervised(), [a(), b()])
 
 
 def test_what_a_relation_holds_is_checked():
     """Instances are no classes."""
-    with pytest.raises(CallbackError, match="run_after holds classes of callbacks or their names, got 3"):
+    with pytest.raises(
+        CallbackError, match="run_after holds classes of callbacks or their names, got 3"
+    ):
         Machine(st.supervised(), [kind("A", run_after=(3,))(), kind("B")()])
 
 
@@ -109,7 +137,10 @@ def test_a_condition_around_a_callback_changes_nothing():
     assert machine.explain("exit step").callbacks[1] is wrapped
     assert machine.explain("exit step").listeners[1].contract.reads == {"grads", "step", "marks"}
     by_hook = only_if(st.MaxSteps(2), kind("Reads", reads={"on_exit_step": {"grads"}})())
-    assert Machine(st.supervised(), [by_hook]).explain("exit step").listeners[0].contract.reads >= {"grads", "fit_steps"}
+    assert Machine(st.supervised(), [by_hook]).explain("exit step").listeners[0].contract.reads >= {
+        "grads",
+        "fit_steps",
+    }
 
 
 # ---------------------------------------------------------------- cycles
@@ -120,9 +151,15 @@ def test_a_cycle_names_who_waits_for_whom_and_why():
     a = kind("A", writes={"x"})
     b = kind("B", reads={"x"}, run_before=("C",))
     c = kind("C", run_before=("A",))
-    with pytest.raises(ContractError, match="the callbacks on on_exit_step wait for each other") as raised:
+    with pytest.raises(
+        ContractError, match="the callbacks on on_exit_step wait for each other"
+    ) as raised:
         Machine(st.supervised(), [kind("D")(), a(), b(), c()])
-    for tie in ("A before B (A writes 'x', which B reads)", "B before C (B declares run_before = C)", "C before A (C declares run_before = A)"):
+    for tie in (
+        "A before B (A writes 'x', which B reads)",
+        "B before C (B declares run_before = C)",
+        "C before A (C declares run_before = A)",
+    ):
         assert tie in str(raised.value)
     assert "D before" not in str(raised.value)
 
@@ -131,7 +168,13 @@ def test_a_cycle_names_who_waits_for_whom_and_why():
 def test_two_that_name_each_other_are_a_cycle(relation):
     """Also with nobody between them; only of those that name their own class is the given order meant."""
     a, b = kind("A", **{relation: ("B",)}), kind("B", **{relation: ("A",)})
-    with pytest.raises(ContractError, match=rf"A before B \(. declares {relation} = .\); B before A|B before A \(. declares {relation} = .\); A before B"):
+    with pytest.raises(
+        ContractError,
+        match=(
+            rf"A before B \(. declares {relation} = .\); B before A|B before A \(. declares"
+            rf" {relation} = .\); A before B"
+        ),
+    ):
         Machine(st.supervised(), [a(), b()])
     own = kind("Own", **{relation: ("Own",)})
     first, second = own(), own()
@@ -141,9 +184,27 @@ def test_two_that_name_each_other_are_a_cycle(relation):
 
 def test_contracts_by_hook_give_no_false_cycle():
     """FluxTraining's Scheduler, ToDevice and Recorder: each declaration is right, and joined over all events they are a circle."""
-    scheduler = kind("Scheduler", "on_enter_step", "on_exit_step", reads={"on_enter_step": {"history"}}, writes={"on_enter_step": {"optimizers"}})
-    device = kind("ToDevice", "on_enter_fit", "on_enter_step", "on_exit_step", reads={"on_enter_fit": {"optimizers"}}, writes={"on_exit_step": {"buffers"}})
-    recorder = kind("Recorder", "on_exit_step", reads={"on_exit_step": {"buffers"}}, writes={"on_exit_step": {"history"}})
+    scheduler = kind(
+        "Scheduler",
+        "on_enter_step",
+        "on_exit_step",
+        reads={"on_enter_step": {"history"}},
+        writes={"on_enter_step": {"optimizers"}},
+    )
+    device = kind(
+        "ToDevice",
+        "on_enter_fit",
+        "on_enter_step",
+        "on_exit_step",
+        reads={"on_enter_fit": {"optimizers"}},
+        writes={"on_exit_step": {"buffers"}},
+    )
+    recorder = kind(
+        "Recorder",
+        "on_exit_step",
+        reads={"on_exit_step": {"buffers"}},
+        writes={"on_exit_step": {"history"}},
+    )
     assert order(recorder(), scheduler(), device()) == ["Scheduler", "ToDevice", "Recorder"]
 
 
@@ -154,11 +215,19 @@ def test_declarations_for_a_whole_callback_never_close_a_circle():
     b = kind("B", *hooks, reads={"buffers.a"}, writes={"buffers.b"})
     assert sorted(order(a(), b())) == ["A", "B"]
     assert order(kind("A", *hooks, reads={"buffers.b"})(), b()) == ["B", "A"]
-    assert order(kind("A", *hooks, writes={"grads"})(), kind("B", *hooks, writes={"grads"})()) == ["A", "B"]
+    assert order(kind("A", *hooks, writes={"grads"})(), kind("B", *hooks, writes={"grads"})()) == [
+        "A",
+        "B",
+    ]
 
 
 @settings(max_examples=60, deadline=None)
-@given(some.permutations(range(7)), some.sets(some.tuples(some.integers(0, 6), some.integers(0, 6)).filter(lambda pair: pair[0] < pair[1])))
+@given(
+    some.permutations(range(7)),
+    some.sets(
+        some.tuples(some.integers(0, 6), some.integers(0, 6)).filter(lambda pair: pair[0] < pair[1])
+    ),
+)
 def test_every_tie_holds_and_the_rest_stays(given_order, ties):
     """The order keeps every tie; and no callback that comes next was given before one that it did not have to wait for."""
     kinds = [kind(f"K{i}", run_after=tuple(f"K{a}" for a, b in ties if b == i)) for i in range(7)]
@@ -178,9 +247,14 @@ def test_every_tie_holds_and_the_rest_stays(given_order, ties):
 def test_callbacks_are_called_in_that_order():
     """What is explained is what happens, in both engines."""
     said = []
-    first, then = kind("First", "on_enter_a", writes={"x"}, said=said), kind("Then", "on_enter_a", reads={"x"}, said=said)
-    life = st.Lifecycle("two", [st.State("a"), st.State("end", final=True)], [st.Transition("a", "end")])
-    from statetrain.engine.position import Position
+    first, then = (
+        kind("First", "on_enter_a", writes={"x"}, said=said),
+        kind("Then", "on_enter_a", reads={"x"}, said=said),
+    )
+    life = st.Lifecycle(
+        "two", [st.State("a"), st.State("end", final=True)], [st.Transition("a", "end")]
+    )
+    from statetrain.machine.position import Position
 
     for engine in ("table", "transitions"):
         Machine(life, [then(), first()], engine=engine).run(Position())
@@ -189,7 +263,10 @@ def test_callbacks_are_called_in_that_order():
 
 def test_an_explanation_says_who_and_why():
     """One line for each callback with what it declares, and one for each tie."""
-    machine = Machine(st.supervised(), [kind("Norms", reads={"grads"})(), kind("Scale", writes={"grads"})(), kind("Quiet")()])
+    machine = Machine(
+        st.supervised(),
+        [kind("Norms", reads={"grads"})(), kind("Scale", writes={"grads"})(), kind("Quiet")()],
+    )
     assert str(machine.explain("exit step")).splitlines() == [
         "on_exit_step: 3 callbacks",
         "  1  Scale  writes grads",
@@ -201,7 +278,9 @@ def test_an_explanation_says_who_and_why():
     assert repr(machine.explain("exit step")) == "<Order of on_exit_step: Scale, Norms, Quiet>"
 
 
-@pytest.mark.parametrize("asked", ["exit step", "on_exit_step", "exit_step", "on_train_batch_after_step"])
+@pytest.mark.parametrize(
+    "asked", ["exit step", "on_exit_step", "exit_step", "on_train_batch_after_step"]
+)
 def test_a_hook_is_asked_for_in_several_ways(asked):
     """As a person says it, by its name, or by the name that luz gives it."""
     assert Machine(st.supervised()).explain(asked).hook == "on_exit_step"
@@ -215,7 +294,11 @@ def test_an_unknown_hook_is_an_error_with_what_is_near():
 
 def test_the_outline_shows_who_listens_where():
     """Every state, nested, with who is called on entering and on leaving it; several of a kind are numbered."""
-    lines = str(Machine(st.supervised(), [st.KeepBest(), kind("A")(), kind("A")(), kind("B", "on_anchor")()]).outline()).splitlines()
+    lines = str(
+        Machine(
+            st.supervised(), [st.KeepBest(), kind("A")(), kind("A")(), kind("B", "on_anchor")()]
+        ).outline()
+    ).splitlines()
     assert lines[0] == "supervised: 4 callbacks listen"
     assert "  fit                     KeepBest" in [line.rstrip() for line in lines]
     assert any(line.split() == ["step", "A", "1,", "A", "2"] for line in lines)
@@ -230,7 +313,12 @@ def test_callbacks_are_added_taken_out_replaced_and_found():
     a, b, best = kind("A")(), kind("B")(), st.KeepBest()
     machine = Machine(st.supervised(), [a, best])
     assert machine.with_callbacks(b).callbacks == (a, best, b)
-    assert machine.without(a).callbacks == machine.without("A").callbacks == machine.without(type(a)).callbacks == (best,)
+    assert (
+        machine.without(a).callbacks
+        == machine.without("A").callbacks
+        == machine.without(type(a)).callbacks
+        == (best,)
+    )
     assert machine.replace(st.KeepBest, b).callbacks == machine.replace(best, b).callbacks == (a, b)
     assert machine.find(st.KeepBest) == machine.find("KeepBest") == (best,)
     assert machine.find("Nobody") == ()

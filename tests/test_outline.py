@@ -9,7 +9,7 @@ import pytest
 
 import statetrain as st
 from statetrain.contracts.outline import fields_table
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 def machine(*callbacks, **options):
@@ -26,7 +26,21 @@ def test_a_data_flow_names_writers_and_readers():
     assert "draw -> batch" in [use.who for use in flow.readers["drawn"]]
     assert flow.unknown == ("Quiet",)
     assert "Log" in flow.everything
-    assert any(line.split() == ["drawn", "draw,", "valid_draw", "draw", "->", "batch,", "valid_draw", "->", "valid_batch"] for line in str(flow).splitlines())
+    assert any(
+        line.split()
+        == [
+            "drawn",
+            "draw,",
+            "valid_draw",
+            "draw",
+            "->",
+            "batch,",
+            "valid_draw",
+            "->",
+            "valid_batch",
+        ]
+        for line in str(flow).splitlines()
+    )
     assert str(flow).splitlines()[-1] == "declare nothing: Quiet"
 
 
@@ -38,14 +52,25 @@ def test_the_picture_shows_what_comes_into_being_or_what_is_asked_for():
     assert '(["epoch"])' not in shown
     assert '-->|"optimizers#46;body"|' in shown
     assert flow.mermaid(fields="epoch").startswith('flowchart LR\n    f0(["epoch"])\n')
-    with pytest.raises(ConfigError, match="nobody declares that they write or read 'epch'; did you mean 'epoch'"):
+    with pytest.raises(
+        ConfigError, match="nobody declares that they write or read 'epch'; did you mean 'epoch'"
+    ):
         flow.dot(fields=["epch"])
 
 
 def test_hostile_names_are_text():
     """Whatever a callback is called, and whatever path it declares, the picture shows it, and nothing of it is markup."""
     hostile = 'x"] --> f0["<b>%{end}'
-    looks = type("Looks", (st.Callback,), {"label": hostile, "reads": {'buffers["]; a -> b'}, "writes": {"grads"}, "on_enter_step": lambda self, ctx: None})()
+    looks = type(
+        "Looks",
+        (st.Callback,),
+        {
+            "label": hostile,
+            "reads": {'buffers["]; a -> b'},
+            "writes": {"grads"},
+            "on_enter_step": lambda self, ctx: None,
+        },
+    )()
     flow = machine(looks).dataflow()
     mermaid = flow.mermaid(fields=["grads", "buffers"])
     assert hostile not in mermaid
@@ -56,13 +81,22 @@ def test_hostile_names_are_text():
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
 def test_graphviz_reads_the_picture():
     """`dot` accepts the text."""
-    done = subprocess.run(["dot", "-Tsvg"], input=machine(st.GradientClip(1.0)).dataflow().dot(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["dot", "-Tsvg"],
+        input=machine(st.GradientClip(1.0)).dataflow().dot(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_table_of_fields_says_from_where_to_where():
     """Computed from the data flow: where a field comes into being, where it ends, who writes it on the way."""
-    lines = fields_table(st.supervised(validate=None), {"epoch": "the epoch", "pred": "what | the model said", "tally": "", "grad_norm": ""}).splitlines()
+    lines = fields_table(
+        st.supervised(validate=None),
+        {"epoch": "the epoch", "pred": "what | the model said", "tally": "", "grad_norm": ""},
+    ).splitlines()
     assert lines[2:] == [
         "| `epoch` | from the start | arrows | the epoch |",
         "| `pred` | from `pred` until `batch` closes | `pred` | what \\| the model said |",

@@ -7,8 +7,20 @@ import statetrain as st
 from statetrain import Lifecycle, State, Transition
 from statetrain.testing import paths
 
-RICH = st.supervised(accumulate=2, validate=st.Every(2, "steps"), non_finite="skip", stop=st.EarlyStopping(), check_gradients=True)
-LIVES = {"supervised": st.supervised(), "rich": RICH, "two optimizers": st.supervised(optimizers=2), "evaluation": st.evaluation(), "prediction": st.prediction()}
+RICH = st.supervised(
+    accumulate=2,
+    validate=st.Every(2, "steps"),
+    non_finite="skip",
+    stop=st.EarlyStopping(),
+    check_gradients=True,
+)
+LIVES = {
+    "supervised": st.supervised(),
+    "rich": RICH,
+    "two optimizers": st.supervised(optimizers=2),
+    "evaluation": st.evaluation(),
+    "prediction": st.prediction(),
+}
 
 
 @pytest.mark.parametrize("path", paths(RICH), ids=str)
@@ -34,14 +46,18 @@ def test_paths_cover_what_they_say(name, cover):
 
 def test_a_path_reads_like_a_sentence():
     """The id of a path says what it reaches, over which states and by which guard."""
-    assert "reaches failed: batch > pred > loss [loss not finite]" in [str(path) for path in paths(st.supervised())]
+    assert "reaches failed: batch > pred > loss [loss not finite]" in [
+        str(path) for path in paths(st.supervised())
+    ]
 
 
 def test_bounds_keep_a_guard_from_holding():
     """A bound of 0 keeps every path off the arrow; what can then not be covered is named."""
     with pytest.raises(st.LifecycleError, match=r"more epochs.*give larger bounds"):
         paths(st.supervised(), bounds={"more epochs": 0})
-    with pytest.raises(st.LifecycleError, match="no guard is called 'more epoch'; did you mean 'more epochs'"):
+    with pytest.raises(
+        st.LifecycleError, match="no guard is called 'more epoch'; did you mean 'more epochs'"
+    ):
         paths(st.supervised(), bounds={"more epoch": 1})
 
 
@@ -55,7 +71,14 @@ def mutants(life: Lifecycle):
         yield "drop", (*arrows[:i], *arrows[i + 1 :])
         if arrow.guard is not None:
             yield "unguard", (*arrows[:i], attrs.evolve(arrow, guard=None), *arrows[i + 1 :])
-            yield "wrong guard", (*arrows[:i], attrs.evolve(arrow, guard=arrow.guard.named("another guard")), *arrows[i + 1 :])
+            yield (
+                "wrong guard",
+                (
+                    *arrows[:i],
+                    attrs.evolve(arrow, guard=arrow.guard.named("another guard")),
+                    *arrows[i + 1 :],
+                ),
+            )
         for j in range(i + 1, len(arrows)):
             if arrows[j].source == arrow.source and arrow.event is None and arrows[j].event is None:
                 swapped = list(arrows)
@@ -90,7 +113,9 @@ def test_a_difference_is_shown_where_it_begins():
     life = st.supervised(non_finite="skip")
     other = life.alter(life.between("loss", "next_batch")[0], dest="record")
     path = next(p for p in paths(life) if "loss not finite" in str(p))
-    with pytest.raises(AssertionError, match=r"(?s)expected: take loss -> next_batch.*got:      exit train"):
+    with pytest.raises(
+        AssertionError, match=r"(?s)expected: take loss -> next_batch.*got:      exit train"
+    ):
         path.check(other)
 
 

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statetrain.lifecycles import supervised
-from statetrain.outcome import LifecycleError
+from statetrain.errors import LifecycleError
+from statetrain.standard.lifecycles import supervised
 from statetrain.testing import assert_trace, walk
 from statetrain.trace import Trace
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 def matches(states, pattern):
@@ -59,7 +60,9 @@ PATTERNS = st.recursive(
     lambda part: st.one_of(
         st.tuples(part, part).map(" ".join),
         st.tuples(part, part).map(lambda both: f"({both[0]}|{both[1]})"),
-        st.tuples(part, st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "{0,}"])).map(lambda both: f"({both[0]}){both[1]}"),
+        st.tuples(part, st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "{0,}"])).map(
+            lambda both: f"({both[0]}){both[1]}"
+        ),
     ),
     max_leaves=6,
 )
@@ -113,7 +116,9 @@ def test_a_long_trace_is_read_in_one_pass():
 def test_a_failure_shows_where_and_what():
     "The part that matched, what came, what was expected, what came after it, and the place in the pattern."
     with pytest.raises(AssertionError) as error:
-        assert_trace(["fit", "epoch", "draw", "loss", "end"], "fit epoch (draw (pred|batch) loss)* end")
+        assert_trace(
+            ["fit", "epoch", "draw", "loss", "end"], "fit epoch (draw (pred|batch) loss)* end"
+        )
     assert str(error.value).splitlines() == [
         "the trace leaves the pattern, after 3 of 5 states",
         "  matched   fit epoch draw",
@@ -138,7 +143,9 @@ def test_a_failure_at_the_end():
 
 def test_a_failure_at_the_first_state():
     "Nothing has matched yet."
-    with pytest.raises(AssertionError, match="matched   nothing\n  got       fit\n  expected  epoch\n"):
+    with pytest.raises(
+        AssertionError, match="matched   nothing\n  got       fit\n  expected  epoch\n"
+    ):
         assert_trace(["fit"], "epoch")
 
 
@@ -146,7 +153,10 @@ def test_a_long_trace_is_shortened():
     "A failure far into a run shows the beginning and the part before it."
     with pytest.raises(AssertionError) as error:
         assert_trace(["fit", *["draw", "batch"] * 100, "end"], "fit (draw batch)* record")
-    assert "matched   fit draw batch draw batch draw [189 more] draw batch draw batch draw batch\n" in str(error.value)
+    assert (
+        "matched   fit draw batch draw batch draw [189 more] draw batch draw batch draw batch\n"
+        in str(error.value)
+    )
     assert "expected  draw or record" in str(error.value)
 
 
@@ -159,14 +169,21 @@ def test_a_pattern_over_several_lines():
 
 def test_a_misspelt_state_without_a_lifecycle():
     "States that are nowhere in the trace are pointed out if one of a similar name is."
-    with pytest.raises(AssertionError, match=re.escape("'bacth' is nowhere in the trace; did you mean 'batch'?")):
+    with pytest.raises(
+        AssertionError, match=re.escape("'bacth' is nowhere in the trace; did you mean 'batch'?")
+    ):
         assert_trace(["draw", "batch"], "draw bacth")
 
 
 def test_a_misspelt_state_with_a_lifecycle():
     "A trace that knows its lifecycle refuses names that no state of it bears, even where the pattern would match."
     trace = walk(supervised(validate=None))
-    with pytest.raises(LifecycleError, match=re.escape("the pattern names 'bacth': no state of 'supervised'; did you mean 'batch'?")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape(
+            "the pattern names 'bacth': no state of 'supervised'; did you mean 'batch'?"
+        ),
+    ):
         assert_trace(trace, "... (draw bacth)? ...")
 
 
@@ -185,7 +202,10 @@ def test_a_trace_and_its_states_are_read_alike():
 
 def test_a_text_is_no_trace():
     "A text would be read letter by letter; the remedy is said."
-    with pytest.raises(LifecycleError, match=re.escape("takes a trace or a list of states, got the text 'fit end'; split() it")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape("takes a trace or a list of states, got the text 'fit end'; split() it"),
+    ):
         assert_trace("fit end", "fit end")
 
 

@@ -11,7 +11,15 @@ matplotlib = pytest.importorskip("matplotlib", reason="the extra `plot` is not i
 
 def trained(**options):
     batches = [(torch.randn(2, 3), torch.randn(2, 1)) for _ in range(3)]
-    return st.fit(torch.nn.Linear(3, 1), batches, loss=F.mse_loss, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.01}, epochs=3, **options)
+    return st.fit(
+        torch.nn.Linear(3, 1),
+        batches,
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.01},
+        epochs=3,
+        **options,
+    )
 
 
 def test_each_metric_is_a_panel_with_a_line_for_each_set(tmp_path):

@@ -24,7 +24,9 @@ def blocks(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_the_code_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_on_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All Python blocks of a page run as pasted, one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -41,7 +43,9 @@ def anchors(page: Path) -> set[str]:
 def test_the_links_on_a_page_lead_somewhere(page: Path) -> None:
     """Every relative link and picture of a page is there, and so is the heading that a link names."""
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(
+        r'(?:src|srcset|href)="([^"]+)"', text
+    ):
         if "://" not in target:
             path, _, heading = target.partition("#")
             aim = page.parent / path if path else page

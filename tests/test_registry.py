@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from strategies import EVENTS, Answering, Breaking, Played, Switch, lifecycles
 
-from statetrain.criteria import Every, MaxSteps, TimeLimit, more_epochs
-from statetrain.guards import Guard, guard
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.lifecycles import Compute, evaluation, prediction, supervised
+from statetrain.errors import LifecycleError
+from statetrain.events import Event, SkipBatch, StopFit
+from statetrain.guards.base import Guard, guard
+from statetrain.guards.criteria import Every, MaxSteps, TimeLimit, more_epochs
+from statetrain.guards.stopping import EarlyStopping, Threshold
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.registry import diff, fingerprint, from_dict, standard, to_dict
 from statetrain.naming import identify
-from statetrain.outcome import Event, LifecycleError, SkipBatch, StopFit
-from statetrain.stopping import EarlyStopping, Threshold
-from statetrain.table.registry import diff, fingerprint, from_dict, standard, to_dict
+from statetrain.standard.lifecycles import Compute, evaluation, prediction, supervised
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 def work(ctx):
@@ -70,15 +72,26 @@ class MyEvent(Event):
     """An event of a user's own."""
 
 
-OURS = {identify(thing): thing for thing in (work, other_work, Wait, Mine, MyEvent)} | {identify(often.function): often}
+OURS = {identify(thing): thing for thing in (work, other_work, Wait, Mine, MyEvent)} | {
+    identify(often.function): often
+}
 DRAWN = {identify(kind): kind for kind in (Played, Breaking, Answering, Switch, *EVENTS)}
 
 
 def demo(action=work, guard=often, effect=None, event=MyEvent, **options):
     return Lifecycle(
         "demo",
-        [State("a", action, **options), State("b", work, "a", anchor=True), State("end", final=True)],
-        [Transition("a", "b"), Transition("b", "b", guard, effect), Transition("b", "end"), Transition("a", "end", event=event)],
+        [
+            State("a", action, **options),
+            State("b", work, "a", anchor=True),
+            State("end", final=True),
+        ],
+        [
+            Transition("a", "b"),
+            Transition("b", "b", guard, effect),
+            Transition("b", "end"),
+            Transition("a", "end", event=event),
+        ],
         also=frozenset({"valid"}),
     )
 
@@ -90,8 +103,20 @@ def again(life, registry=OURS):
 
 STANDARD = [
     supervised(),
-    supervised(stop=EarlyStopping(patience=3, mode="max") | TimeLimit(hours=2), non_finite="skip", accumulate=3, validate=Every(3, "steps")),
-    supervised(optimizers=2, max_steps=7, min_epochs=2, stop=Threshold("valid_loss", 0.1), check_gradients=True, non_finite="stop"),
+    supervised(
+        stop=EarlyStopping(patience=3, mode="max") | TimeLimit(hours=2),
+        non_finite="skip",
+        accumulate=3,
+        validate=Every(3, "steps"),
+    ),
+    supervised(
+        optimizers=2,
+        max_steps=7,
+        min_epochs=2,
+        stop=Threshold("valid_loss", 0.1),
+        check_gradients=True,
+        non_finite="stop",
+    ),
     evaluation(),
     prediction(),
 ]
@@ -99,7 +124,9 @@ STANDARD = [
 # ---------------------------------------------------------------- into JSON and back
 
 
-@pytest.mark.parametrize("life", STANDARD, ids=["plain", "options", "optimizers", "evaluation", "prediction"])
+@pytest.mark.parametrize(
+    "life", STANDARD, ids=["plain", "options", "optimizers", "evaluation", "prediction"]
+)
 def test_the_standard_lifecycles_need_no_registry(life):
     "What the library is made of is known by name."
     assert again(life, None) == life
@@ -154,14 +181,25 @@ def test_what_a_file_looks_like():
         "states": [
             {
                 "name": "a",
-                "action": {"is": "test_registry:Wait", "seconds": 2, "why": "", "names": {"is": "frozenset", "items": []}, "then": {"is": "test_registry:work"}},
+                "action": {
+                    "is": "test_registry:Wait",
+                    "seconds": 2,
+                    "why": "",
+                    "names": {"is": "frozenset", "items": []},
+                    "then": {"is": "test_registry:work"},
+                },
             },
             {"name": "b", "action": {"is": "test_registry:work"}, "within": "a", "anchor": True},
             {"name": "end", "final": True},
         ],
         "transitions": [
             {"source": "a", "dest": "b"},
-            {"source": "b", "dest": "b", "guard": {"is": "test_registry:often"}, "effect": {"is": "test_registry:work"}},
+            {
+                "source": "b",
+                "dest": "b",
+                "guard": {"is": "test_registry:often"},
+                "effect": {"is": "test_registry:work"},
+            },
             {"source": "b", "dest": "end"},
             {"source": "a", "dest": "end", "event": "test_registry:MyEvent"},
         ],
@@ -184,7 +222,15 @@ def closure():
 
 @pytest.mark.parametrize(
     "nameless",
-    [lambda ctx: None, closure(), partial(work), Wait(1).method, Wait(1, then=b"bytes"), Wait(1, then=Wait), Wait(1, then=lambda ctx: None)],
+    [
+        lambda ctx: None,
+        closure(),
+        partial(work),
+        Wait(1).method,
+        Wait(1, then=b"bytes"),
+        Wait(1, then=Wait),
+        Wait(1, then=lambda ctx: None),
+    ],
     ids=["lambda", "closure", "partial", "method", "bytes", "class", "inside"],
 )
 def test_parts_without_a_name_are_refused(nameless):
@@ -198,7 +244,9 @@ def test_parts_without_a_name_are_refused(nameless):
 
 def test_a_guard_without_a_name_is_refused():
     "A lambda is a guard, but none that can be named."
-    with pytest.raises(LifecycleError, match=re.escape("demo: arrow b -> b [<lambda>] cannot be written down")):
+    with pytest.raises(
+        LifecycleError, match=re.escape("demo: arrow b -> b [<lambda>] cannot be written down")
+    ):
         to_dict(demo(guard=lambda ctx: True))
 
 
@@ -230,27 +278,107 @@ def changed(where, value):
         (["initial"], "c", "demo: the initial state 'c' is unknown"),
         (["format"], 2, "lifecycle 'demo' is written in format 2; this version reads 1"),
         (["also"], [3], "lifecycle 'demo': also: names of states are expected, got [3]"),
-        (["states", 0], "a", "lifecycle 'demo': states[0] is written as a mapping with name; got str: 'a'"),
-        (["states", 0, "name"], KeyError, "lifecycle 'demo': states[0]: 'name' is missing, got 'action'"),
+        (
+            ["states", 0],
+            "a",
+            "lifecycle 'demo': states[0] is written as a mapping with name; got str: 'a'",
+        ),
+        (
+            ["states", 0, "name"],
+            KeyError,
+            "lifecycle 'demo': states[0]: 'name' is missing, got 'action'",
+        ),
         (["states", 0, "name"], None, "states[0]: name must be a str, got NoneType: None"),
         (["states", 1, "withn"], "a", "states[1]: unknown key 'withn'; did you mean 'within'?"),
         (["states", 1, "within"], "x", "demo: State 'b': unknown scope 'x'"),
         (["states", 1, "anchor"], "yes", "states[1]: anchor must be a bool, got str: 'yes'"),
-        (["states", 1, "action"], "test_registry:work", "states[1]: action must be a dict, got str"),
-        (["states", 1, "action"], {"name": "work"}, "states[1]: action: a function or a value says by name what it 'is', got {'name': 'work'}"),
-        (["states", 1, "action"], {"is": "test_registry:wrok"}, "states[1]: action: unknown name 'test_registry:wrok'; did you mean 'test_registry:work'?"),
-        (["states", 1, "action"], {"is": "os:system"}, "unknown name 'os:system'. Only a registry says what a name stands for; pass registry={'os:system': ...}"),
-        (["states", 1, "action"], {"is": "test_registry:work", "n": 1}, "action: test_registry:work is no value with parameters, got 'n'"),
-        (["states", 1, "action"], {"is": "test_registry:Wait"}, "action: test_registry:Wait cannot be made with {}: "),
-        (["states", 1, "action"], {"is": "test_registry:Wait", "second": 1}, "test_registry:Wait cannot be made with {'second': 1}: "),
-        (["states", 1, "action"], {"is": "test_registry:Wait", "seconds": {"is": "float", "value": "x"}}, "float cannot be made with {'value': 'x'}"),
-        (["states", 1, "action"], {"is": "statetrain.modes:Quiet"}, "states[1]: action must be a function of the context, got Quiet()"),
-        (["transitions", 1, "source"], KeyError, "lifecycle 'demo': transitions[1]: 'source' is missing"),
-        (["transitions", 1, "guard"], {"is": "statetrain.criteria:MaxSteps", "n": 0}, "MaxSteps: n must be a whole number of at least 1, got 0"),
-        (["transitions", 1, "guard"], {"is": "test_registry:MyEvent"}, "a guard is a function of the context or a Guard"),
-        (["transitions", 3, "event"], "test_registry:MyEvnt", "transitions[3]: event: unknown name 'test_registry:MyEvnt'; did you mean 'test_registry:MyEvent'?"),
-        (["transitions", 3, "event"], "test_registry:work", "demo: arrow a -> end: event must be a class of exception"),
-        (["transitions", 2, "dest"], "ned", "demo: arrow b -> ned: unknown state 'ned'; did you mean 'end'?"),
+        (
+            ["states", 1, "action"],
+            "test_registry:work",
+            "states[1]: action must be a dict, got str",
+        ),
+        (
+            ["states", 1, "action"],
+            {"name": "work"},
+            (
+                "states[1]: action: a function or a value says by name what it 'is', got {'name':"
+                " 'work'}"
+            ),
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "test_registry:wrok"},
+            (
+                "states[1]: action: unknown name 'test_registry:wrok'; did you mean"
+                " 'test_registry:work'?"
+            ),
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "os:system"},
+            (
+                "unknown name 'os:system'. Only a registry says what a name stands for; pass"
+                " registry={'os:system': ...}"
+            ),
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "test_registry:work", "n": 1},
+            "action: test_registry:work is no value with parameters, got 'n'",
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "test_registry:Wait"},
+            "action: test_registry:Wait cannot be made with {}: ",
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "test_registry:Wait", "second": 1},
+            "test_registry:Wait cannot be made with {'second': 1}: ",
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "test_registry:Wait", "seconds": {"is": "float", "value": "x"}},
+            "float cannot be made with {'value': 'x'}",
+        ),
+        (
+            ["states", 1, "action"],
+            {"is": "statetrain.standard.modes:Quiet"},
+            "states[1]: action must be a function of the context, got Quiet()",
+        ),
+        (
+            ["transitions", 1, "source"],
+            KeyError,
+            "lifecycle 'demo': transitions[1]: 'source' is missing",
+        ),
+        (
+            ["transitions", 1, "guard"],
+            {"is": "statetrain.guards.criteria:MaxSteps", "n": 0},
+            "MaxSteps: n must be a whole number of at least 1, got 0",
+        ),
+        (
+            ["transitions", 1, "guard"],
+            {"is": "test_registry:MyEvent"},
+            "a guard is a function of the context or a Guard",
+        ),
+        (
+            ["transitions", 3, "event"],
+            "test_registry:MyEvnt",
+            (
+                "transitions[3]: event: unknown name 'test_registry:MyEvnt'; did you mean"
+                " 'test_registry:MyEvent'?"
+            ),
+        ),
+        (
+            ["transitions", 3, "event"],
+            "test_registry:work",
+            "demo: arrow a -> end: event must be a class of exception",
+        ),
+        (
+            ["transitions", 2, "dest"],
+            "ned",
+            "demo: arrow b -> ned: unknown state 'ned'; did you mean 'end'?",
+        ),
     ],
 )
 def test_malformed_data(where, value, words):
@@ -263,7 +391,10 @@ def test_malformed_data(where, value, words):
 @pytest.mark.parametrize("data", [None, [], "demo", 3], ids=repr)
 def test_what_is_no_lifecycle_at_all(data):
     "Anything but a mapping is refused."
-    with pytest.raises(LifecycleError, match="a lifecycle is written as a mapping with name, states, transitions; got"):
+    with pytest.raises(
+        LifecycleError,
+        match="a lifecycle is written as a mapping with name, states, transitions; got",
+    ):
         from_dict(data)
 
 
@@ -278,12 +409,14 @@ def test_none_stands_for_what_is_not_there():
 def test_a_name_imports_nothing():
     "Reading a file with the name of a module that is there does not import it."
     code = (
-        "import sys\nfrom statetrain.table.registry import from_dict\n"
-        "try: from_dict({'name': 'x', 'states': [{'name': 'a', 'action': {'is': 'wave:open'}}], 'transitions': []})\n"
-        "except ValueError as error: print(error)\n"
-        "print([name for name in ('wave', 'torch') if name in sys.modules])"
+        "import sys\nfrom statetrain.lifecycle.registry import from_dict\ntry: from_dict({'name':"
+        " 'x', 'states': [{'name': 'a', 'action': {'is': 'wave:open'}}], 'transitions':"
+        " []})\nexcept ValueError as error: print(error)\nprint([name for name in ('wave', 'torch')"
+        " if name in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "unknown name 'wave:open'" in out
     assert out.endswith("[]\n")
 
@@ -330,7 +463,9 @@ def test_what_a_fingerprint_does_not_count():
     "The lifecycle's own name, the names that hooks may mention, and the sort of number that a parameter is."
     assert fingerprint(attrs.evolve(demo(), name="other", also=frozenset())) == fingerprint(demo())
     assert fingerprint(demo(guard=TimeLimit(30))) == fingerprint(demo(guard=TimeLimit(30.0)))
-    assert fingerprint(demo(action=Wait(1, names=frozenset("abc")))) == fingerprint(demo(action=Wait(1, names=frozenset("cba"))))
+    assert fingerprint(demo(action=Wait(1, names=frozenset("abc")))) == fingerprint(
+        demo(action=Wait(1, names=frozenset("cba")))
+    )
 
 
 @settings(drawn, max_examples=40)
@@ -356,7 +491,10 @@ def test_there_is_a_difference_if_and_only_if_they_differ(one, other):
         (demo(), []),
         (attrs.evolve(demo(), also=frozenset()), []),
         (attrs.evolve(demo(), name="other"), ["the name: was 'demo', is 'other'"]),
-        (demo(action=other_work), ["state 'a': action was test_registry.work, is test_registry.other_work"]),
+        (
+            demo(action=other_work),
+            ["state 'a': action was test_registry.work, is test_registry.other_work"],
+        ),
         (demo(action=None), ["state 'a': action was test_registry.work, is None"]),
         (demo().replace("b", anchor=False), ["state 'b': anchor was True, is False"]),
         (demo(guard=MaxSteps(3)), ["arrow b -> b [often]: guard was [often], is [3 steps made]"]),
@@ -368,11 +506,25 @@ def test_there_is_a_difference_if_and_only_if_they_differ(one, other):
         ),
         (
             demo().insert(State("c", work), between=("b", "end")),
-            ["state 'c' added", "arrow b -> end removed", "arrow b -> c added", "arrow c -> end added"],
+            [
+                "state 'c' added",
+                "arrow b -> end removed",
+                "arrow b -> c added",
+                "arrow c -> end added",
+            ],
         ),
         (
-            demo().add(Transition("b", "end", MaxSteps(3))).add(State("c", work, "a"), Transition("b", "c", Every(2, "steps")), Transition("c", "b")),
-            ["state 'c' added within 'a'", "arrow b -> end [3 steps made] added", "arrow b -> c [every 2 steps] added", "arrow c -> b added"],
+            demo()
+            .add(Transition("b", "end", MaxSteps(3)))
+            .add(
+                State("c", work, "a"), Transition("b", "c", Every(2, "steps")), Transition("c", "b")
+            ),
+            [
+                "state 'c' added within 'a'",
+                "arrow b -> end [3 steps made] added",
+                "arrow b -> c [every 2 steps] added",
+                "arrow c -> b added",
+            ],
         ),
         (
             attrs.evolve(demo(), states=demo().states[::-1], initial="a"),
@@ -383,7 +535,14 @@ def test_there_is_a_difference_if_and_only_if_they_differ(one, other):
             ["the arrows out of 'a' are in another order: a -> end MyEvent; a -> b"],
         ),
         (
-            attrs.evolve(demo(), transitions=[*demo().transitions[1:3], demo().transitions[0], demo().transitions[3]]),
+            attrs.evolve(
+                demo(),
+                transitions=[
+                    *demo().transitions[1:3],
+                    demo().transitions[0],
+                    demo().transitions[3],
+                ],
+            ),
             ["the arrows of different states are listed in another order"],
         ),
     ],
@@ -396,7 +555,12 @@ def test_differences_in_words(after, words):
 def test_where_a_run_starts():
     "Another initial state is a difference, and another table."
     states = [State("a", work), State("b", work), State("end", final=True)]
-    arrows = [Transition("a", "b", often), Transition("a", "end"), Transition("b", "a", often), Transition("b", "end")]
+    arrows = [
+        Transition("a", "b", often),
+        Transition("a", "end"),
+        Transition("b", "a", often),
+        Transition("b", "end"),
+    ]
     one, other = Lifecycle("x", states, arrows), Lifecycle("x", states, arrows, "b")
     assert diff(one, other) == ["the initial state: was 'a', is 'b'"]
     assert fingerprint(one) != fingerprint(other)
@@ -418,7 +582,10 @@ def test_reordered_arrows():
     "The order in which arrows are asked counts."
     before = demo().add(Transition("b", "end", MaxSteps(3)))
     assert diff(before, before.reorder("b", ["end", "b", "end"])) == [
-        "the arrows out of 'b' are in another order: b -> end [3 steps made]; b -> b [often]; b -> end"
+        (
+            "the arrows out of 'b' are in another order: b -> end [3 steps made]; b -> b [often]; b"
+            " -> end"
+        )
     ]
 
 
@@ -433,7 +600,9 @@ def test_guards_of_one_name_that_differ():
 
 def test_a_difference_needs_no_names():
     "Lifecycles that could not be written down can be compared."
-    assert diff(demo(), demo(action=closure())) == ["state 'a': action was test_registry.work, is test_registry.closure.<locals>.inner"]
+    assert diff(demo(), demo(action=closure())) == [
+        "state 'a': action was test_registry.work, is test_registry.closure.<locals>.inner"
+    ]
 
 
 def test_a_function_that_computes_is_a_parameter():

@@ -21,7 +21,17 @@ import statetrain as st
 ROOT = Path(__file__).parent.parent
 
 # Suites that need no process of their own, and how many of their cases are tried.
-HERE = {"damage": 600, "fallbacks": 6, "signals": 12, "exceptions": 24, "non_finite": 16, "bad_inputs": 9999, "hostile": 400, "names": 60, "stories": 1}
+HERE = {
+    "damage": 600,
+    "fallbacks": 6,
+    "signals": 12,
+    "exceptions": 24,
+    "non_finite": 16,
+    "bad_inputs": 9999,
+    "hostile": 400,
+    "names": 60,
+    "stories": 1,
+}
 FORKING, KILLS = ("kills", "saves", "chaos", "mutants"), 4
 
 
@@ -44,7 +54,17 @@ def test_what_is_promised_holds(name: str, silent: None) -> None:
 def test_processes_that_are_killed_are_as_if_they_had_not_been(tmp_path: Path) -> None:
     """SIGKILL at transitions, inside saves and at random moments: the next process ends with the same bits. Broken rules are noticed."""
     out = tmp_path / "out.json"
-    command = [sys.executable, str(ROOT / "benchmarks/reliability.py"), *FORKING, "--sample", str(KILLS), "--jobs", "1", "--json", str(out)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks/reliability.py"),
+        *FORKING,
+        "--sample",
+        str(KILLS),
+        "--jobs",
+        "1",
+        "--json",
+        str(out),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(out.read_text())["suites"]
@@ -77,15 +97,34 @@ class Ends(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 @pytest.mark.parametrize("at", [0, 13])
 @pytest.mark.parametrize("which", ["train", "valid"])
-def test_a_sample_that_raises_stop_iteration_ends_neither_an_epoch_nor_a_validation(which: str, at: int, points: tuple[torch.Tensor, torch.Tensor], net: torch.nn.Module) -> None:
+def test_a_sample_that_raises_stop_iteration_ends_neither_an_epoch_nor_a_validation(
+    which: str, at: int, points: tuple[torch.Tensor, torch.Tensor], net: torch.nn.Module
+) -> None:
     """torch's loader passes it on as an end of the data; the count of batches gives it away, in the first batch too."""
-    data = {"train": DataLoader(Ends(points, 99), 8), "valid": DataLoader(Ends(points, 99), 8), which: DataLoader(Ends(points, at), 8)}
-    with pytest.raises(st.DataError, match=rf"data ended after {at // 8} of 3 batches; did the dataset raise StopIteration"):
-        st.fit(net, data["train"], valid=data["valid"], loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, verbose=False)
+    data = {
+        "train": DataLoader(Ends(points, 99), 8),
+        "valid": DataLoader(Ends(points, 99), 8),
+        which: DataLoader(Ends(points, at), 8),
+    }
+    with pytest.raises(
+        st.DataError,
+        match=rf"data ended after {at // 8} of 3 batches; did the dataset raise StopIteration",
+    ):
+        st.fit(
+            net,
+            data["train"],
+            valid=data["valid"],
+            loss=F.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.1},
+            verbose=False,
+        )
 
 
 @pytest.mark.parametrize("engine", ["table", "transitions"])
-def test_a_generator_exit_of_the_user_is_a_failure(engine: str, points: tuple[torch.Tensor, torch.Tensor], net: torch.nn.Module) -> None:
+def test_a_generator_exit_of_the_user_is_a_failure(
+    engine: str, points: tuple[torch.Tensor, torch.Tensor], net: torch.nn.Module
+) -> None:
     """Raised in a hook or a guard it ends the run as failed; it is not taken for closing the steps."""
 
     class Raises(st.Callback):
@@ -98,7 +137,16 @@ def test_a_generator_exit_of_the_user_is_a_failure(engine: str, points: tuple[to
         raise GeneratorExit("mine")
 
     for how in ({"callbacks": Raises()}, {"stop": raising}):
-        run = st.fit(net, points, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, verbose=False, start=False, **how)
+        run = st.fit(
+            net,
+            points,
+            loss=F.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.1},
+            verbose=False,
+            start=False,
+            **how,
+        )
         run.machine = st.Machine(run.lifecycle, run.machine.callbacks, engine=engine)
         with pytest.raises(GeneratorExit, match="mine"):
             run.walk()

@@ -19,15 +19,40 @@ from statetrain.trace import Trace
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = [
-    *("<script>document.title = 'taken'</script>", '"><img src=x onerror="document.title=1">', "</style><h1>x</h1>", "]]><x/>", "' onload='x", "</svg><a href=//e>"),
-    *("</pre></section>", "&lt;&amp;", "\x00\x07\x1b[31m", "javascript:alert(1)", "a\nb\r\nc", "{{7*7}} ${7*7}", "\u202egnp.exe", "x" * 300, "url(//e)"),
+    *(
+        "<script>document.title = 'taken'</script>",
+        '"><img src=x onerror="document.title=1">',
+        "</style><h1>x</h1>",
+        "]]><x/>",
+        "' onload='x",
+        "</svg><a href=//e>",
+    ),
+    *(
+        "</pre></section>",
+        "&lt;&amp;",
+        "\x00\x07\x1b[31m",
+        "javascript:alert(1)",
+        "a\nb\r\nc",
+        "{{7*7}} ${7*7}",
+        "\u202egnp.exe",
+        "x" * 300,
+        "url(//e)",
+    ),
 ]
 
 
 def train(*callbacks, **options):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)
-    chosen = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 3, "valid": 0.25, "verbose": False, "callbacks": callbacks}
+    chosen = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 3,
+        "valid": 0.25,
+        "verbose": False,
+        "callbacks": callbacks,
+    }
     return st.fit(model, (torch.randn(32, 4), torch.randint(0, 3, (32,))), **{**chosen, **options})
 
 
@@ -54,12 +79,29 @@ def read(text):
 
 def test_everything_asked_of_a_run_is_on_its_page(tmp_path):
     """Outcome and reason, curves, the lifecycle with counts, time by state, callbacks, decisions, rows, versions."""
-    run = train(st.Tracing(times=True), st.CollectGarbage(), stop=st.EarlyStopping("valid_loss", patience=1), opt_hparams={"lr": 9.0}, epochs=20)
+    run = train(
+        st.Tracing(times=True),
+        st.CollectGarbage(),
+        stop=st.EarlyStopping("valid_loss", patience=1),
+        opt_hparams={"lr": 9.0},
+        epochs=20,
+    )
     run.report(tmp_path / "deep" / "report.html")
     text = (tmp_path / "deep" / "report.html").read_text()
     words = " ".join(read(text).words)
     assert run.outcome.reason in words
-    for part in ("Curves", "Lifecycle", "Time", "Decisions", "Callbacks", "History", "Environment", "CollectGarbage", "waiting for data", torch.__version__):
+    for part in (
+        "Curves",
+        "Lifecycle",
+        "Time",
+        "Decisions",
+        "Callbacks",
+        "History",
+        "Environment",
+        "CollectGarbage",
+        "waiting for data",
+        torch.__version__,
+    ):
         assert part in words
     assert "who listens where" in words
     assert run.trace.svg() in text
@@ -97,7 +139,9 @@ def test_a_page_loads_nothing_and_runs_nothing(tmp_path):
     train(st.Tracing(times=True)).report(tmp_path / "report.html")
     tags = read((tmp_path / "report.html").read_text())
     assert not {"script", "link", "img", "iframe", "object", "a", "base", "form"} & set(tags.tags)
-    assert not [name for name, _ in tags.attributes if name.startswith("on") or name in ("src", "href")]
+    assert not [
+        name for name, _ in tags.attributes if name.startswith("on") or name in ("src", "href")
+    ]
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in tags.attributes
 
 
@@ -109,7 +153,15 @@ def test_no_name_breaks_out(name, tmp_path):
         life = st.supervised(validate=None, stop=st.stop_requested.named(word))
         trace = st.testing.walk(life, {"more epochs": [True], "a batch was drawn": [True]})
         row = {"epoch": 1, "step": 1, word: 0.5, f"train_{word}": 0.25}
-        return evolve(trace, lifecycle=life, rows=[row, {**row, "epoch": 2}], outcome=st.Stopped(1, word), error=f"{word}\n{word}", remarks=(word,), header={"versions": {word: word}})
+        return evolve(
+            trace,
+            lifecycle=life,
+            rows=[row, {**row, "epoch": 2}],
+            outcome=st.Stopped(1, word),
+            error=f"{word}\n{word}",
+            remarks=(word,),
+            header={"versions": {word: word}},
+        )
 
     tame, wild = read(page(made("tame"))), read(page(made(name)))
     assert wild.tags == tame.tags
@@ -128,18 +180,37 @@ def test_a_page_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path):
 def test_curves_leave_out_what_is_not_finite():
     """Where there is no number there is a gap, and one point is a curve too."""
     nan, inf = float("nan"), float("inf")
-    drawn = ET.fromstring(curves("loss", "epoch", {"train": [(1, 1.0), (2, nan), (3, 2.0), (4, inf), (5, 1.0)], "valid": [(1, 5.0)]}))
+    drawn = ET.fromstring(
+        curves(
+            "loss",
+            "epoch",
+            {"train": [(1, 1.0), (2, nan), (3, 2.0), (4, inf), (5, 1.0)], "valid": [(1, 5.0)]},
+        )
+    )
     assert len(drawn.findall("polyline")) == 4
     assert len(drawn.findall("circle")) == 4
     ET.fromstring(curves("nothing", "epoch", {"train": [(1, nan)]}))
-    ET.fromstring(curves("flat", "epoch", {"train": [(1, 0.0), (2, 0.0)], "valid": [(1, 1e300), (2, -1e300)]}))
+    ET.fromstring(
+        curves("flat", "epoch", {"train": [(1, 0.0), (2, 0.0)], "valid": [(1, 1e300), (2, -1e300)]})
+    )
 
 
 def test_bars_and_strips_show_each_row():
     """A bar for each share, a mark for each decision."""
     drawn = ET.fromstring(bars([("a", 0.5, "half"), ("b", 0.25, "a quarter")]))
     assert [span.get("style") for span in drawn.iter("span")] == ["width:100.0%", "width:50.0%"]
-    assert len([p for p in ET.fromstring(strips([("a", [(0, 1.0), (5, 0.5)])], 0, 10, "transition")).iter("path") if p.get("class") == "mark"]) == 2
+    assert (
+        len(
+            [
+                p
+                for p in ET.fromstring(
+                    strips([("a", [(0, 1.0), (5, 0.5)])], 0, 10, "transition")
+                ).iter("path")
+                if p.get("class") == "mark"
+            ]
+        )
+        == 2
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -147,16 +218,34 @@ def test_a_browser_shows_the_page(tmp_path):
     """Chromium draws it, with hostile names in it and nothing of them run."""
     life = st.supervised(stop=st.stop_requested.named(HOSTILE[0]))
     trace = st.testing.walk(life, {"more epochs": [True], "a batch was drawn": [True]})
-    report(evolve(trace, lifecycle=life, outcome=st.Stopped(1, HOSTILE[1])), tmp_path / "report.html")
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    report(
+        evolve(trace, lifecycle=life, outcome=st.Stopped(1, HOSTILE[1])), tmp_path / "report.html"
+    )
+    quiet = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     base = [CHROMIUM, *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1040,2000"]
     page_url = (tmp_path / "report.html").as_uri()
-    done = subprocess.run([*base, "--dump-dom", page_url], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [*base, "--dump-dom", page_url], capture_output=True, text=True, check=True, timeout=120
+    )
     seen = read(done.stdout)
     assert "<title>supervised: stopped</title>" in done.stdout
     assert not {"script", "img"} & set(seen.tags)
     assert seen.tags.count("section") >= 4
-    subprocess.run([*base, f"--screenshot={tmp_path / 'page.png'}", page_url], capture_output=True, check=True, timeout=120)
+    subprocess.run(
+        [*base, f"--screenshot={tmp_path / 'page.png'}", page_url],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "page.png").stat().st_size > 30_000
 
@@ -173,6 +262,9 @@ def test_completion_is_a_script_for_the_shell(capsys):
 def test_decisions_are_counted_over_the_whole_run():
     "Of transitions that were not kept it is known how often each was taken, so the table says what the picture says."
     short, long = (page(train(st.Tracing(last), epochs=5).trace) for last in (10, None))
-    tables = [text[text.index("<th>guard</th>") : text.index("</table>", text.index("<th>guard</th>"))] for text in (short, long)]
+    tables = [
+        text[text.index("<th>guard</th>") : text.index("</table>", text.index("<th>guard</th>"))]
+        for text in (short, long)
+    ]
     assert tables[0] == tables[1]
     assert "<td>5</td><td>6</td>" in tables[0]  # more epochs

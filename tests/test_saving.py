@@ -12,12 +12,17 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 
 class Net(torch.nn.Sequential):
     def __init__(self, hidden=6):
-        super().__init__(torch.torch.nn.Linear(4, hidden), torch.nn.BatchNorm1d(hidden), torch.nn.ReLU(), torch.torch.nn.Linear(hidden, 3))
+        super().__init__(
+            torch.torch.nn.Linear(4, hidden),
+            torch.nn.BatchNorm1d(hidden),
+            torch.nn.ReLU(),
+            torch.torch.nn.Linear(hidden, 3),
+        )
 
 
 def accuracy(pred, target):
@@ -32,10 +37,19 @@ def run(points):
         def on_exit_step(self, ctx):
             ctx.log("steps", ctx.step)
 
+    # Fmt: skip
     return st.fit(
-        Net, points, valid=points, loss=F.cross_entropy, optimizer=torch.optim.Adam, epochs=2, metrics=accuracy, callbacks=Note(),
-        hparams={"hidden": 5}, opt_hparams={"lr": 0.01, "betas": (0.8, 0.9)},
-    )  # fmt: skip
+        Net,
+        points,
+        valid=points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        epochs=2,
+        metrics=accuracy,
+        callbacks=Note(),
+        hparams={"hidden": 5},
+        opt_hparams={"lr": 0.01, "betas": (0.8, 0.9)},
+    )
 
 
 def test_a_run_comes_back_from_its_file(run, points, tmp_path):
@@ -51,7 +65,9 @@ def test_a_run_comes_back_from_its_file(run, points, tmp_path):
     for model in (saved.restore(Net), saved.restore(Net(5))):
         assert bits(model) == bits(run.model)
         assert torch.equal(st.predict(model, points), run.predict(points))
-        assert st.evaluate(model, points, loss=F.cross_entropy, metrics=accuracy) == run.evaluate(points)
+        assert st.evaluate(model, points, loss=F.cross_entropy, metrics=accuracy) == run.evaluate(
+            points
+        )
     assert [path.name for path in path.parent.iterdir()] == ["run.safetensors"]
 
 
@@ -73,10 +89,16 @@ def test_arguments_that_are_no_plain_data_are_kept_in_words(points, tmp_path):
             super().__init__(4, 3)
             self.activation = activation
 
+    # Fmt: skip
     run = st.fit(
-        Chosen, points, loss=F.cross_entropy, optimizer=torch.optim.SGD, epochs=1,
-        hparams={"activation": torch.relu}, opt_hparams={"lr": 0.1},
-    )  # fmt: skip
+        Chosen,
+        points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        epochs=1,
+        hparams={"activation": torch.relu},
+        opt_hparams={"lr": 0.1},
+    )
     st.save(run, tmp_path / "run")
     saved = st.load(tmp_path / "run")
     assert saved.hparams == {"activation": repr(torch.relu)}
@@ -86,7 +108,10 @@ def test_arguments_that_are_no_plain_data_are_kept_in_words(points, tmp_path):
 def test_losses_of_several_optimizers_come_back_as_such(points, tmp_path):
     "The long form of the history knows the optimizers."
     model = Net()
-    optimizers = {"first": torch.optim.SGD(model[0].parameters(), lr=0.1), "last": torch.optim.SGD(model[3].parameters(), lr=0.1)}
+    optimizers = {
+        "first": torch.optim.SGD(model[0].parameters(), lr=0.1),
+        "last": torch.optim.SGD(model[3].parameters(), lr=0.1),
+    }
     run = st.fit(model, points, loss=F.cross_entropy, optimizer=optimizers, epochs=1)
     st.save(run, tmp_path / "run")
     assert st.load(tmp_path / "run").history.table() == run.history.table()
@@ -95,7 +120,9 @@ def test_losses_of_several_optimizers_come_back_as_such(points, tmp_path):
 @pytest.mark.parametrize("given", [lambda run: run, lambda run: run.model], ids=["run", "module"])
 def test_weights_alone(given, run, tmp_path):
     "They are put in place, from a file of weights or from a saved run; other tools know the file."
-    safetensors = pytest.importorskip("safetensors.torch", reason="the extra `checkpoint` is not installed")
+    safetensors = pytest.importorskip(
+        "safetensors.torch", reason="the extra `checkpoint` is not installed"
+    )
     st.save_weights(given(run), tmp_path / "weights.safetensors")
     st.save(run, tmp_path / "run.safetensors")
     for name in ("weights.safetensors", "run.safetensors"):
@@ -103,7 +130,9 @@ def test_weights_alone(given, run, tmp_path):
         st.load_weights(model, tmp_path / name)
         assert bits(model) == bits(run.model)
     theirs = safetensors.load_file(tmp_path / "weights.safetensors")
-    assert {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in run.model.state_dict().items()}
+    assert {name: value.shape for name, value in theirs.items()} == {
+        name: value.shape for name, value in run.model.state_dict().items()
+    }
     safetensors.save_file({name: value + 1 for name, value in theirs.items()}, tmp_path / "theirs")
     before = copy.deepcopy(run.model)
     st.load_weights(given(run), tmp_path / "theirs")
@@ -127,18 +156,32 @@ def test_another_models_weights_are_refused(run, tmp_path):
     st.save_weights(run, tmp_path / "weights")
     model = Net(6)
     before = bits(model)
-    with pytest.raises(CheckpointError, match=r"another model's than Net's: '0.weight' of shape \(5, 4\), where the model's is \(6, 4\); .* \.\.\."):
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            r"another model's than Net's: '0.weight' of shape \(5, 4\), where the model's is \(6,"
+            r" 4\); .* \.\.\."
+        ),
+    ):
         st.load_weights(model, tmp_path / "weights")
-    with pytest.raises(CheckpointError, match=r"no 'weight'; no 'bias'; '[^']+', which the model has not"):
+    with pytest.raises(
+        CheckpointError, match=r"no 'weight'; no 'bias'; '[^']+', which the model has not"
+    ):
         st.load_weights(torch.torch.nn.Linear(4, 3), tmp_path / "weights")
     assert bits(model) == before
 
 
 def test_the_weights_of_a_checkpoint(points, tmp_path):
     "Of one, or of the newest of a directory; the model's weights alone are put in place."
+    # Fmt: skip
     run = st.fit(
-        Net(), points, loss=F.cross_entropy, optimizer=torch.optim.Adam, epochs=2, callbacks=Checkpoint(tmp_path / "saved"),
-    )  # fmt: skip
+        Net(),
+        points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        epochs=2,
+        callbacks=Checkpoint(tmp_path / "saved"),
+    )
     folder = tmp_path / "saved"
     model = Net()
     before = bits(model)

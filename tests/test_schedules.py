@@ -28,10 +28,17 @@ from statetrain.schedules import cosine, exponential, from_torch, linear, one_cy
 def test_those_of_torch_are_the_same(ours, theirs, until):
     "At each count the value is that of torch's schedule after as many steps, whatever the order in which they are asked."
     assert theirs(until) == pytest.approx(ours(until), rel=1e-9)
-    assert [ours(n) for n in range(until)] == pytest.approx([theirs(n) for n in range(until)], rel=1e-9)
+    assert [ours(n) for n in range(until)] == pytest.approx(
+        [theirs(n) for n in range(until)], rel=1e-9
+    )
 
 
-@given(start=some.floats(-5, 5), end=some.floats(-5, 5), over=some.integers(1, 50), n=some.integers(0, 200))
+@given(
+    start=some.floats(-5, 5),
+    end=some.floats(-5, 5),
+    over=some.integers(1, 50),
+    n=some.integers(0, 200),
+)
 @settings(derandomize=True, database=None, deadline=None)
 def test_ways_between_two_values(start, end, over, n):
     "They begin at one value, stay between the two, come to the other at the end and keep it."
@@ -57,7 +64,9 @@ def test_warming_up():
     "The approach ends where the schedule begins, which counts from there."
     assert [warm_up(4, 0.8)(n) for n in range(6)] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 0.8])
     curve = warm_up(2, linear(1.0, 0.0, 4), start=0.5)
-    assert [curve(n) for n in range(8)] == pytest.approx([0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
+    assert [curve(n) for n in range(8)] == pytest.approx(
+        [0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    )
 
 
 def test_pieces():
@@ -69,7 +78,14 @@ def test_pieces():
 
 def test_what_else_torch_changes():
     "The momentum of a cycle can be taken; past its end torch's own error comes; a schedule that monitors is none."
-    momentum = from_torch(torch_schedules.OneCycleLR, of="momentum", max_lr=0.1, total_steps=10, base_momentum=0.8, max_momentum=0.9)
+    momentum = from_torch(
+        torch_schedules.OneCycleLR,
+        of="momentum",
+        max_lr=0.1,
+        total_steps=10,
+        base_momentum=0.8,
+        max_momentum=0.9,
+    )
     assert momentum(0) == pytest.approx(0.9)
     assert momentum(2) == pytest.approx(0.8)
     with pytest.raises(ValueError, match="Tried to step"):
@@ -91,5 +107,12 @@ def test_what_cannot_be_meant(make):
 
 def test_values_are_plain_numbers():
     "They are floats, which a history and a checkpoint can hold."
-    for curve in (linear(1, 2, 3), cosine(1, 2, 3), exponential(2, 0.5), one_cycle(9, 1.0), warm_up(3, 1.0), from_torch(torch_schedules.ConstantLR, 0.1)):
+    for curve in (
+        linear(1, 2, 3),
+        cosine(1, 2, 3),
+        exponential(2, 0.5),
+        one_cycle(9, 1.0),
+        warm_up(3, 1.0),
+        from_torch(torch_schedules.ConstantLR, 0.1),
+    ):
         assert all(isinstance(curve(n), int | float) and math.isfinite(curve(n)) for n in range(12))

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.criteria import Every, TimeLimit
-from statetrain.history import History
-from statetrain.stopping import (
+from statetrain.context.history import History
+from statetrain.guards.criteria import Every, TimeLimit
+from statetrain.guards.stopping import (
     GL,
     PQ,
     UP,
@@ -28,7 +28,7 @@ from statetrain.stopping import (
     holds_of_nothing,
     progress,
 )
-from statetrain.table.text import table
+from statetrain.lifecycle.text import table
 
 drawn = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
@@ -65,9 +65,15 @@ def stopping_time(criterion, rows):
     [
         (Never(), 0),
         (InvalidValue(), 0),
-        *((GL(alpha=alpha), time) for alpha, time in ((12, 3), (20, 4), (40, 6), (90, 11), (110, 12), (1000, 0))),
+        *(
+            (GL(alpha=alpha), time)
+            for alpha, time in ((12, 3), (20, 4), (40, 6), (90, 11), (110, 12), (1000, 0))
+        ),
         *((UP(n=n), time) for n, time in ((6, 0), (5, 12), (4, 6), (3, 5), (2, 4), (1, 3))),
-        *((EarlyStopping(patience=n), time) for n, time in ((6, 8), (5, 7), (4, 6), (3, 5), (2, 4), (1, 3))),
+        *(
+            (EarlyStopping(patience=n), time)
+            for n, time in ((6, 8), (5, 7), (4, 6), (3, 5), (2, 4), (1, 3))
+        ),
         *((NumberLimit(n=n), n) for n in range(1, 14)),
         *((Warmup(NumberLimit(n=1), n), n + 1) for n in range(1, 13)),
         *((Warmup(UP(n=2), n), time) for n, time in ((1, 4), (2, 5), (3, 6), (4, 9), (6, 9))),
@@ -89,10 +95,22 @@ def test_number_since_best(n, time):
     assert stopping_time(EarlyStopping(patience=n), [10, 9, 8, 9, 10, 7, 10, 10, 10, 10]) == time
 
 
+# Fmt: skip
 TRAIN_AND_VALID = [
-    *([9.5, 9.3], 10), *([9.3, 9.1, 8.9], 8), *([8.3, 8.4], 9), *([9.9, 9.5], 10), *([10.6, 10.4], 11), *([8888, 11.8, 11.7], 12),
-    *([11.6, 11.4], 12), *([12.2, 12.1], 13), *([14.5, 14.1], 14), *([13.9, 13.7], 15), *([12.5, 12.3], 16), *([11.2, 11.0], 17), *([10.5, 10.3], 16),
-]  # fmt: skip
+    *([9.5, 9.3], 10),
+    *([9.3, 9.1, 8.9], 8),
+    *([8.3, 8.4], 9),
+    *([9.9, 9.5], 10),
+    *([10.6, 10.4], 11),
+    *([8888, 11.8, 11.7], 12),
+    *([11.6, 11.4], 12),
+    *([12.2, 12.1], 13),
+    *([14.5, 14.1], 14),
+    *([13.9, 13.7], 15),
+    *([12.5, 12.3], 16),
+    *([11.2, 11.0], 17),
+    *([10.5, 10.3], 16),
+]
 
 
 def strips():
@@ -129,10 +147,16 @@ def test_gl_is_the_published_quotient(losses, alpha):
     by_hand = 100 * (losses[-1] / min(losses) - 1)
     assert generalization_loss(losses) == pytest.approx(by_hand, abs=1e-9)
     if abs(by_hand - alpha) > 1e-6:
-        assert holds(GL(alpha=alpha), [{"valid_loss": loss} for loss in losses]) == (by_hand > alpha)
+        assert holds(GL(alpha=alpha), [{"valid_loss": loss} for loss in losses]) == (
+            by_hand > alpha
+        )
 
 
-@given(pairs=some.lists(some.tuples(numbers, numbers), min_size=2, max_size=12), k=some.integers(2, 5), alpha=some.floats(0.1, 5))
+@given(
+    pairs=some.lists(some.tuples(numbers, numbers), min_size=2, max_size=12),
+    k=some.integers(2, 5),
+    alpha=some.floats(0.1, 5),
+)
 @drawn
 def test_pq_is_the_published_quotient(pairs, k, alpha):
     "P_k(t) = 1000 (mean of the last k training errors / their minimum - 1), and PQ stops when GL(t) / P_k(t) > alpha."
@@ -147,7 +171,9 @@ def test_pq_is_the_published_quotient(pairs, k, alpha):
         assert not holds(PQ(alpha=alpha, k=k), rows)
 
 
-@given(losses=some.lists(some.sampled_from([1.0, 2.0, 3.0, NAN]), max_size=10), n=some.integers(1, 4))
+@given(
+    losses=some.lists(some.sampled_from([1.0, 2.0, 3.0, NAN]), max_size=10), n=some.integers(1, 4)
+)
 @drawn
 def test_up_is_the_published_recursion(losses, n):
     "UP_s stops after a strip iff UP_{s-1} stops after the strip before and the error has risen since; UP_1 iff it has risen."
@@ -156,14 +182,25 @@ def test_up_is_the_published_recursion(losses, n):
         rose = t >= 1 and losses[t] > losses[t - 1]
         return rose if s == 1 else rose and stops(s - 1, t - 1)
 
-    assert holds(UP(n=n), [{"valid_loss": loss} for loss in losses]) == (bool(losses) and stops(n, len(losses) - 1))
+    assert holds(UP(n=n), [{"valid_loss": loss} for loss in losses]) == (
+        bool(losses) and stops(n, len(losses) - 1)
+    )
 
 
-@given(losses=some.lists(some.sampled_from([1.0, 2.0, 3.0, 4.0]), max_size=12), n=some.integers(1, 4), at=some.integers(0, 3))
+@given(
+    losses=some.lists(some.sampled_from([1.0, 2.0, 3.0, 4.0]), max_size=12),
+    n=some.integers(1, 4),
+    at=some.integers(0, 3),
+)
 @drawn
 def test_a_warmed_up_criterion_sees_the_rest(losses, n, at):
     "It holds exactly when the criterion holds of the history without its first rows."
-    criterion = (GL(alpha=60), UP(n=1), EarlyStopping(patience=2), EarlyStopping(patience=3) & UP(n=2) | GL(alpha=250))[at]
+    criterion = (
+        GL(alpha=60),
+        UP(n=1),
+        EarlyStopping(patience=2),
+        EarlyStopping(patience=3) & UP(n=2) | GL(alpha=250),
+    )[at]
     rows = [{"valid_loss": loss, "epoch": i} for i, loss in enumerate(losses, 1)]
     assert holds(Warmup(criterion, n), rows) == holds(criterion, rows[n:])
 
@@ -174,7 +211,10 @@ def test_warming_up():
     rows = [other, {"valid_loss": 1.0}, other, {"valid_loss": 2.0}, {"valid_loss": 3.0}]
     assert not holds(Warmup(NumberLimit(n=2), 1), rows[:4])
     assert holds(Warmup(NumberLimit(n=2), 1), rows)
-    assert Warmup(GL(alpha=2), 1).reason(Ctx(rows)) == "valid_loss is 50 % above its best, more than 2 %"
+    assert (
+        Warmup(GL(alpha=2), 1).reason(Ctx(rows))
+        == "valid_loss is 50 % above its best, more than 2 %"
+    )
 
     @st.guard(reads={"history", "max_epochs"})
     def three_rows(ctx) -> bool:
@@ -195,7 +235,10 @@ def test_an_invalid_value(position, value):
     assert holds(InvalidValue(), [{"valid_loss": loss} for loss in losses])
 
 
-@pytest.mark.parametrize("criterion", [GL(), PQ(k=2), UP(n=1), InvalidValue(), NumberLimit(n=1), Warmup(UP(n=1)), Never()])
+@pytest.mark.parametrize(
+    "criterion",
+    [GL(), PQ(k=2), UP(n=1), InvalidValue(), NumberLimit(n=1), Warmup(UP(n=1)), Never()],
+)
 def test_nothing_recorded_stops_nothing(criterion):
     "Before there is a row, and on rows that carry other columns, no criterion holds."
     assert not holds(criterion, [])
@@ -225,7 +268,10 @@ def test_losses_that_are_no_errors():
         (lambda: UP(n=0), "UP: n"),
         (lambda: NumberLimit(n=True), "NumberLimit: n"),
         (lambda: Warmup(UP(), 0), "Warmup: n"),
-        (lambda: Warmup(UP() | TimeLimit(minutes=1)), r"\[after 1 minutes\] does not read; put it beside"),
+        (
+            lambda: Warmup(UP() | TimeLimit(minutes=1)),
+            r"\[after 1 minutes\] does not read; put it beside",
+        ),
         (lambda: Warmup(Every(3, "epochs")), "every 3 epochs"),
     ],
 )
@@ -239,7 +285,13 @@ def test_in_a_run():
     "It ends the run with its reason; its monitors are checked before training; the table shows it."
     torch.manual_seed(0)
     inputs = torch.randn(24, 3)
-    options = {"loss": F.mse_loss, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.5}, "epochs": 30, "valid": (inputs, torch.randn(24, 1))}
+    options = {
+        "loss": F.mse_loss,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.5},
+        "epochs": 30,
+        "valid": (inputs, torch.randn(24, 1)),
+    }
     criterion = Warmup(UP(n=2) | GL(alpha=1), 2) | PQ(k=3, alpha=50)
     run = st.fit(nn.Linear(3, 1), (inputs, torch.randn(24, 1)), stop=criterion, **options)
     assert isinstance(run.outcome, st.Stopped)
@@ -251,9 +303,11 @@ def test_in_a_run():
 
 def test_they_are_plain_values():
     "Lifecycles with them can be written down and read back, and equal ones have equal fingerprints."
-    from statetrain.table.registry import from_dict, to_dict
+    from statetrain.lifecycle.registry import from_dict, to_dict
 
-    life = st.supervised(stop=Warmup(PQ(k=3) | UP(n=2), 2) | InvalidValue("train_loss") | NumberLimit(n=7))
+    life = st.supervised(
+        stop=Warmup(PQ(k=3) | UP(n=2), 2) | InvalidValue("train_loss") | NumberLimit(n=7)
+    )
     assert from_dict(to_dict(life)) == life
     assert from_dict(to_dict(life)).fingerprint == life.fingerprint
 
@@ -289,10 +343,21 @@ def test_what_holds_of_an_empty_history_is_known(guard, expected):
 
 def test_a_stop_that_would_end_the_run_before_it_begins_is_refused():
     "Negated, a criterion holds before there is a value; the error says so, and both ways out work."
-    with pytest.raises(st.ConfigError, match=r"stop=\[not valid_loss at most 0.1\] holds as long as nothing .* NumberLimit\(\"valid_loss\", 1\)"):
+    with pytest.raises(
+        st.ConfigError,
+        match=(
+            r"stop=\[not valid_loss at most 0.1\] holds as long as nothing .*"
+            r" NumberLimit\(\"valid_loss\", 1\)"
+        ),
+    ):
         st.supervised(stop=~st.Threshold("valid_loss", 0.1) | st.TimeLimit(1))
     st.supervised(stop=~st.Threshold("valid_loss", 0.1), min_epochs=1)
     x, y = torch.randn(8, 4), torch.randint(0, 3, (8,))
     common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "epochs": 3, "verbose": False}
-    run = st.fit(torch.nn.Linear(4, 3), (x, y), stop=st.NumberLimit("train_loss", 1) & ~st.Threshold("train_loss", 0.01), **common)
+    run = st.fit(
+        torch.nn.Linear(4, 3),
+        (x, y),
+        stop=st.NumberLimit("train_loss", 1) & ~st.Threshold("train_loss", 0.01),
+        **common,
+    )
     assert (run.outcome.epoch, len(run.history)) == (1, 1)

@@ -43,7 +43,11 @@ def test_every_arrow_is_drawn_sooner_or_later():
 
 def test_runs_shrink_to_short_ones():
     """What is found is cut down to what is needed: one epoch, one batch, no event."""
-    found = find(runs(LIFE), lambda trace: "step" in trace.states, settings=settings(max_examples=2000, database=None))
+    found = find(
+        runs(LIFE),
+        lambda trace: "step" in trace.states,
+        settings=settings(max_examples=2000, database=None),
+    )
     assert found.states.count("epoch") == 1
     assert found.states.count("step") == 1
     assert all(taken.event is None for taken in found)
@@ -70,6 +74,9 @@ def test_lifecycles_are_explored_and_walked(life):
 
 def test_without_hypothesis_the_extra_is_named():
     """The error says what to install."""
-    code = "import sys; sys.modules['hypothesis'] = None; import statetrain.testing; import statetrain.testing.strategies"
+    code = (
+        "import sys; sys.modules['hypothesis'] = None; import statetrain.testing; import"
+        " statetrain.testing.strategies"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'statetrain[testing]'" in done.stderr

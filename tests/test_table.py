@@ -7,12 +7,12 @@ from attrs import frozen
 from hypothesis import given, settings
 from strategies import lifecycles
 
-from statetrain.guards import Guard, guard
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.lifecycles import supervised
-from statetrain.outcome import SkipBatch, StopFit
-from statetrain.stopping import EarlyStopping
-from statetrain.table.text import markdown_table, number_of, reading_order, table
+from statetrain.events import SkipBatch, StopFit
+from statetrain.guards.base import Guard, guard
+from statetrain.guards.stopping import EarlyStopping
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.text import markdown_table, number_of, reading_order, table
+from statetrain.standard.lifecycles import supervised
 
 
 @guard
@@ -38,7 +38,12 @@ def do(ctx):
 def small() -> Lifecycle:
     return Lifecycle(
         "small",
-        [State("work", do), State("a", do, "work", anchor=True), State("b", do, "work", close=do), State("end", final=True)],
+        [
+            State("work", do),
+            State("a", do, "work", anchor=True),
+            State("b", do, "work", close=do),
+            State("end", final=True),
+        ],
         [
             Transition("work", "a"),
             Transition("a", "end", ready & ready, do),
@@ -56,8 +61,9 @@ def small() -> Lifecycle:
 def test_a_lifecycle_prints_as_a_table():
     "States stand under their scopes with what they do, arrows in the order in which they are asked, events last."
     assert str(small()) == table(small())
-    assert table(small()) == (
-        """\
+    assert (
+        table(small())
+        == """\
 small: 4 states, 9 arrows
 
   work     do something   initial
@@ -84,8 +90,29 @@ on events raised anywhere within
 def test_the_standard_chain_reads_in_order():
     "The states are listed as one meets them, whatever the order in which options added them."
     assert reading_order(supervised()) == (
-        *("fit", "next_epoch", "epoch", "train", "next_batch", "draw", "batch", "pred", "loss", "backward", "step"),
-        *("valid", "next_valid_batch", "valid_draw", "valid_batch", "valid_pred", "valid_loss", "record", "end"),
+        *(
+            "fit",
+            "next_epoch",
+            "epoch",
+            "train",
+            "next_batch",
+            "draw",
+            "batch",
+            "pred",
+            "loss",
+            "backward",
+            "step",
+        ),
+        *(
+            "valid",
+            "next_valid_batch",
+            "valid_draw",
+            "valid_batch",
+            "valid_pred",
+            "valid_loss",
+            "record",
+            "end",
+        ),
     )
 
 
@@ -102,22 +129,36 @@ def test_the_text_tells_all_there_is(life):
     "Every state is listed once, a scope before what is in it, and every arrow has a line of its own."
     order = reading_order(life)
     assert sorted(order) == sorted(life.names)
-    assert all(order.index(scope) < order.index(name) for name in life.names for scope in life.path(name)[:-1])
+    assert all(
+        order.index(scope) < order.index(name)
+        for name in life.names
+        for scope in life.path(name)[:-1]
+    )
     listed, source = Counter(), ""
     for line in table(life).splitlines():
         if row := re.fullmatch(r"  (\w*) +\d* +-> (\w+) *(.*)", line):
             source = row[1] or source
             listed[source, row[2], row[3].removeprefix("else").strip()] += 1
     assert listed == Counter((arrow.source, arrow.dest, arrow.label) for arrow in life.transitions)
-    assert sum(line.startswith("| `") for line in markdown_table(life).splitlines()) >= len(life.transitions)
+    assert sum(line.startswith("| `") for line in markdown_table(life).splitlines()) >= len(
+        life.transitions
+    )
 
 
 def test_labels_cannot_break_the_text():
     "A label with line breaks stays on its line, and one with Markdown's signs stays in its cell and means nothing."
     label = "a | b\n\n# *c* <d> `e` \\ [f](g) \x00"
-    life = Lifecycle("odd", [State("a"), State("end", final=True)], [Transition("a", "end", Odd(label)), Transition("a", "end")])
+    life = Lifecycle(
+        "odd",
+        [State("a"), State("end", final=True)],
+        [Transition("a", "end", Odd(label)), Transition("a", "end")],
+    )
     assert len(table(life).splitlines()) == 9
-    row = next(line for line in markdown_table(life).splitlines() if "c" in line and line.startswith("| `a`"))
+    row = next(
+        line
+        for line in markdown_table(life).splitlines()
+        if "c" in line and line.startswith("| `a`")
+    )
     cells = re.split(r"(?<!\\)\|", row)
     assert len(cells) == 8
     shown = re.sub(r"\\(.)", r"\1", cells[5]).strip()

@@ -3,11 +3,12 @@
 import pytest
 
 from statetrain.callback import Callback
-from statetrain.engine.position import Position
-from statetrain.guards import guard
-from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import ConfigError, StopFit
+from statetrain.errors import ConfigError
+from statetrain.events import StopFit
+from statetrain.guards.base import guard
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 from statetrain.testing import walk
 from statetrain.trace import Trace, Tracing
 
@@ -31,7 +32,12 @@ def explode(ctx):
 LIFE = Lifecycle(
     "demo",
     [State("fit"), State("tick", tick, "fit"), State("end", final=True)],
-    [Transition("fit", "tick"), Transition("tick", "tick", again), Transition("tick", "end"), Transition("fit", "end", event=StopFit)],
+    [
+        Transition("fit", "tick"),
+        Transition("tick", "tick", again),
+        Transition("tick", "end"),
+        Transition("fit", "end", event=StopFit),
+    ],
 )
 
 
@@ -54,7 +60,12 @@ def test_a_trace_is_a_sequence_of_transitions():
     trace = traced()
     assert trace.states == ["fit", "tick", "tick", "tick", "end"]
     assert len(trace) == 5
-    assert list(trace) == [LIFE.start, *LIFE.between("fit", "tick"), *LIFE.between("tick", "tick") * 2, *LIFE.between("tick", "end")]
+    assert list(trace) == [
+        LIFE.start,
+        *LIFE.between("fit", "tick"),
+        *LIFE.between("tick", "tick") * 2,
+        *LIFE.between("tick", "end"),
+    ]
     assert trace[-1].dest == "end"
     assert len(Trace()) == 0
 
@@ -89,11 +100,17 @@ def test_a_trace_is_read_as_a_list():
 
 def test_a_trace_in_one_line():
     "The short form names the lifecycle, if it is known, and leaves out the middle of a long run."
-    assert repr(traced(lifecycle=LIFE)) == "<Trace of 'demo', 5 transitions: fit tick tick tick end>"
+    assert (
+        repr(traced(lifecycle=LIFE)) == "<Trace of 'demo', 5 transitions: fit tick tick tick end>"
+    )
     just = Trace(LIFE.between("tick", "tick") * 12)
     assert repr(just) == f"<Trace, 12 transitions: {' '.join(['tick'] * 12)}>"
     long = Trace([LIFE.start, *LIFE.between("tick", "tick") * 100, *LIFE.between("tick", "end")])
-    assert repr(long) == "<Trace, 102 transitions: fit tick tick tick tick tick [90 more] tick tick tick tick tick end>"
+    assert (
+        repr(long)
+        == "<Trace, 102 transitions: fit tick tick tick tick tick [90 more] tick tick tick tick"
+        " tick end>"
+    )
 
 
 # ---------------------------------------------------------------- the callback
@@ -122,7 +139,12 @@ def test_an_event_is_recorded_as_its_arrow():
             if ctx.deferred:
                 raise StopFit("enough")
 
-    assert [str(t) for t in traced(callbacks=[Stop()])] == ["[*] -> fit", "fit -> tick", "tick -> tick [again]", "fit -> end StopFit"]
+    assert [str(t) for t in traced(callbacks=[Stop()])] == [
+        "[*] -> fit",
+        "fit -> tick",
+        "tick -> tick [again]",
+        "fit -> end StopFit",
+    ]
 
 
 def test_a_failure_is_recorded():
@@ -176,12 +198,19 @@ def test_the_last_transitions_alone():
     trace = traced(last=2)
     assert trace.states == ["tick", "end"]
     assert trace.dropped == 3
-    assert str(trace).splitlines() == ["(3 earlier transitions were not kept)", "4  tick -> tick [again]", "5  tick -> end"]
+    assert str(trace).splitlines() == [
+        "(3 earlier transitions were not kept)",
+        "4  tick -> tick [again]",
+        "5  tick -> end",
+    ]
     assert traced(LIFE.replace("tick", action=explode), last=1).states == [FAILED]
 
 
 @pytest.mark.parametrize("last", [0, -1, 1.5, True, "3"], ids=repr)
 def test_a_last_that_makes_no_sense(last):
     "How many are kept is a whole number of at least 1."
-    with pytest.raises(ConfigError, match="Tracing: last must be a whole number of at least 1, or None for all, got "):
+    with pytest.raises(
+        ConfigError,
+        match="Tracing: last must be a whole number of at least 1, or None for all, got ",
+    ):
         Tracing(last=last)

@@ -17,9 +17,9 @@ from hypothesis import strategies as some
 import statetrain as st
 from statetrain import Lifecycle, State, Trace, Tracing, Transition
 from statetrain.commands.watch import screen
-from statetrain.engine.position import Position
-from statetrain.lifecycle import START
-from statetrain.outcome import ConfigError, TraceError
+from statetrain.errors import ConfigError, TraceError
+from statetrain.lifecycle.lifecycle import START
+from statetrain.machine.position import Position
 from statetrain.testing import conforms, walk
 from statetrain.trace.reading import Following
 
@@ -94,14 +94,18 @@ def test_fit_writes_a_file_when_given_a_path(file):
     """`fit(trace=path)` records into memory and into the file."""
     run = train(trace=file)
     assert Trace.load(file) == run.trace
-    with pytest.raises(ConfigError, match=r"trace must be True, False or the path of a file, got 3"):
+    with pytest.raises(
+        ConfigError, match=r"trace must be True, False or the path of a file, got 3"
+    ):
         train(trace=3)
 
 
 def test_the_header_says_what_the_file_is(file):
     """Format, versions, lifecycle and fingerprint; and it is plain JSON, line by line."""
     run = train(trace=file)
-    header, *records = (json.loads(line, parse_constant=pytest.fail) for line in file.read_text().splitlines())
+    header, *records = (
+        json.loads(line, parse_constant=pytest.fail) for line in file.read_text().splitlines()
+    )
     assert (header["statetrain"], header["format"], header["name"]) == ("trace", 1, "supervised")
     assert header["fingerprint"] == run.lifecycle.fingerprint
     assert Lifecycle.from_dict(header["lifecycle"]) == run.lifecycle
@@ -115,28 +119,62 @@ def test_answers_of_guards_are_recorded_when_asked(file):
     stop = st.TimeLimit(hours=9) | st.MaxSteps(4)
     train(tracing(file, answers=True), stop=stop)
     trace = Trace.load(file)
-    at = next(i for i, arrow in enumerate(trace) if arrow.source == "next_batch" and arrow.dest == "record")
-    assert [str(asked) for asked in trace.moments[at].answers] == ["stop requested: no", "after 9 hours: no", "4 steps made: yes", "batches left: yes"]
-    assert all(asked.transition.source == arrow.source for arrow, m in zip(trace, trace.moments, strict=True) for asked in m.answers)
+    at = next(
+        i
+        for i, arrow in enumerate(trace)
+        if arrow.source == "next_batch" and arrow.dest == "record"
+    )
+    assert [str(asked) for asked in trace.moments[at].answers] == [
+        "stop requested: no",
+        "after 9 hours: no",
+        "4 steps made: yes",
+        "batches left: yes",
+    ]
+    assert all(
+        asked.transition.source == arrow.source
+        for arrow, m in zip(trace, trace.moments, strict=True)
+        for asked in m.answers
+    )
     assert not any(moment.answers for moment in train(tracing(None, counters=True)).trace.moments)
 
 
 def test_values_that_are_asked_for():
     """Any path of the context, at any state; a tensor is read. A state that is not there is an error."""
-    run = train(tracing(None, values={"loss": ["loss_value", "loss"], "record": "history[-1].valid_loss"}))
-    losses = [m.values for m, arrow in zip(run.trace.moments, run.trace, strict=True) if arrow.source == "loss"]
+    run = train(
+        tracing(None, values={"loss": ["loss_value", "loss"], "record": "history[-1].valid_loss"})
+    )
+    losses = [
+        m.values
+        for m, arrow in zip(run.trace.moments, run.trace, strict=True)
+        if arrow.source == "loss"
+    ]
     assert all(values["loss"] == values["loss_value"] for values in losses)
-    rows = [m.values["history[-1].valid_loss"] for m, arrow in zip(run.trace.moments, run.trace, strict=True) if arrow.source == "record"]
+    rows = [
+        m.values["history[-1].valid_loss"]
+        for m, arrow in zip(run.trace.moments, run.trace, strict=True)
+        if arrow.source == "record"
+    ]
     assert rows == run.history["valid_loss"]
-    with pytest.raises(ConfigError, match="values of 'los': no such state in lifecycle 'supervised'; did you mean 'loss'"):
+    with pytest.raises(
+        ConfigError,
+        match="values of 'los': no such state in lifecycle 'supervised'; did you mean 'loss'",
+    ):
         train(tracing(None, values={"los": "loss_value"}))
 
 
 def test_numbers_that_json_has_not(file):
     """NaN and infinities come back as they were."""
-    train(tracing(file), loss=lambda pred, target: F.cross_entropy(pred, target) * float("nan"), non_finite="ignore")
+    train(
+        tracing(file),
+        loss=lambda pred, target: F.cross_entropy(pred, target) * float("nan"),
+        non_finite="ignore",
+    )
     trace = Trace.load(file)
-    assert all(moment.values["loss_value"] != moment.values["loss_value"] for moment in trace.moments if moment.values)
+    assert all(
+        moment.values["loss_value"] != moment.values["loss_value"]
+        for moment in trace.moments
+        if moment.values
+    )
     assert trace.rows[0]["train_loss"] != trace.rows[0]["train_loss"]
 
 
@@ -171,8 +209,15 @@ def test_any_trace_can_be_saved(file):
 def unnamed() -> Lifecycle:
     """A lifecycle of which no file can say what its parts are."""
     work, again = (lambda ctx: None), (lambda ctx: False)
-    arrows = [Transition("fit", "work"), Transition("work", "work", again), Transition("work", "end"), Transition("fit", "end", event=st.StopFit)]
-    return Lifecycle("own", [State("fit"), State("work", work, "fit"), State("end", final=True)], arrows)
+    arrows = [
+        Transition("fit", "work"),
+        Transition("work", "work", again),
+        Transition("work", "end"),
+        Transition("fit", "end", event=st.StopFit),
+    ]
+    return Lifecycle(
+        "own", [State("fit"), State("work", work, "fit"), State("end", final=True)], arrows
+    )
 
 
 def test_a_lifecycle_of_ones_own_comes_back_in_words(file):
@@ -234,7 +279,11 @@ st.fit(torch.nn.Linear(4, 2), (torch.randn(12, 4), torch.zeros(12).long()), loss
 
 def test_a_killed_process_leaves_a_file_that_reads(file):
     """All but about the last second is there; no outcome, since there was none."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(file)], check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(file)],
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == -signal.SIGKILL
     trace = Trace.load(file)
     assert trace.outcome is None
@@ -263,7 +312,9 @@ def test_a_file_cut_off_anywhere_is_a_shorter_trace(recorded, tmp_path_factory, 
         return
     trace = Trace.load(path)
     whole = recorded.count(b"\n", 0, len(cut))
-    assert len(trace.states) == sum(len(json.loads(line).get("taken", [])) for line in recorded.splitlines()[:whole])
+    assert len(trace.states) == sum(
+        len(json.loads(line).get("taken", [])) for line in recorded.splitlines()[:whole]
+    )
     assert bool(trace.remarks) == (not cut.endswith(b"\n"))
 
 
@@ -285,8 +336,14 @@ def test_a_continued_run_goes_on_in_its_file(file, tmp_path):
     trace = Trace.load(file)
     assert trace == Trace(whole.trace.transitions)
     assert trace.outcome == st.Completed(3)
-    assert [row["train_loss"] for row in trace.rows] == whole.history["train_loss"] == run.history["train_loss"]
-    assert trace.remarks[-1].endswith(f"{len(lost) - run.trace.dropped} that came after them were lost with an earlier process")
+    assert (
+        [row["train_loss"] for row in trace.rows]
+        == whole.history["train_loss"]
+        == run.history["train_loss"]
+    )
+    assert trace.remarks[-1].endswith(
+        f"{len(lost) - run.trace.dropped} that came after them were lost with an earlier process"
+    )
     assert trace.diff(whole.trace) is None
     times = [moment.time for moment in trace.moments]
     assert times == sorted(times)
@@ -326,7 +383,14 @@ def test_a_file_that_cannot_be_written_is_an_error_before_training(tmp_path):
 # ---------------------------------------------------------------- files that others wrote
 
 
-HEADER = {"statetrain": "trace", "format": 1, "name": "x", "arrows": [[START, "a", None, None, None]], "guards": [], "states": []}
+HEADER = {
+    "statetrain": "trace",
+    "format": 1,
+    "name": "x",
+    "arrows": [[START, "a", None, None, None]],
+    "guards": [],
+    "states": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -341,7 +405,10 @@ HEADER = {"statetrain": "trace", "format": 1, "name": "x", "arrows": [[START, "a
         ([HEADER | {"arrows": 3}], "is no trace of statetrain"),
         ([HEADER | {"arrows": [[1, 2]]}], "is no trace of statetrain"),
         ([HEADER, "{"], "line 2: no record of a trace"),
-        ([HEADER, {"taken": [1], "at": 0}], "line 2: no record of a trace: list index out of range"),
+        (
+            [HEADER, {"taken": [1], "at": 0}],
+            "line 2: no record of a trace: list index out of range",
+        ),
         ([HEADER, {"taken": [-1], "at": 0}], "a whole number is expected, got -1"),
         ([HEADER, {"taken": [0], "at": 7}], "0 transitions came before it, and it says 7"),
         ([HEADER, {"taken": [0], "at": 0, "time": [1, 2]}], "1 transitions have 2 times"),
@@ -356,7 +423,10 @@ HEADER = {"statetrain": "trace", "format": 1, "name": "x", "arrows": [[START, "a
 )
 def test_a_file_that_is_no_trace_says_so(file, lines, message):
     """What is wrong, and in which line; nothing else is ever raised."""
-    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), encoding="latin-1")
+    file.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines),
+        encoding="latin-1",
+    )
     with pytest.raises(TraceError, match=message):
         Trace.load(file)
 
@@ -367,7 +437,9 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(recorded, tmp_path_fact
     """A broken file is a `TraceError` and never anything else."""
     broken = bytearray(recorded)
     for _ in range(data.draw(some.integers(1, 3))):
-        broken[data.draw(some.integers(0, len(broken) - 1))] = data.draw(some.sampled_from(b'0159-[]{}",:aZ\n\xff'))
+        broken[data.draw(some.integers(0, len(broken) - 1))] = data.draw(
+            some.sampled_from(b'0159-[]{}",:aZ\n\xff')
+        )
     path = tmp_path_factory.mktemp("broken") / "run.jsonl"
     path.write_bytes(broken)
     try:
@@ -394,7 +466,9 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(recorded, tmp_path_fact
 )
 def test_states_that_make_no_lifecycle(file, states):
     """The transitions can be read all the same; there is no table to draw."""
-    file.write_text(json.dumps(HEADER | {"states": states}) + "\n" + json.dumps({"taken": [0], "at": 0}) + "\n")
+    file.write_text(
+        json.dumps(HEADER | {"states": states}) + "\n" + json.dumps({"taken": [0], "at": 0}) + "\n"
+    )
     trace = Trace.load(file)
     assert trace.states == ["a"]
     assert trace.lifecycle is None
@@ -406,7 +480,10 @@ def test_nothing_in_a_file_is_run_or_imported(file):
     """Names of functions that nobody registered stay words."""
     state = {"name": "a", "final": True, "action": {"is": "os:getcwd"}}
     life = {"format": 1, "name": "x", "states": [state], "transitions": []}
-    file.write_text(json.dumps(HEADER | {"lifecycle": life, "states": [["a", "anything", None, True, False]]}) + "\n")
+    file.write_text(
+        json.dumps(HEADER | {"lifecycle": life, "states": [["a", "anything", None, True, False]]})
+        + "\n"
+    )
     trace = Trace.load(file)
     assert trace.lifecycle.state("a").action.label == "anything"
 
@@ -429,7 +506,9 @@ def test_the_first_value_that_differs():
     )
     assert (found.kind, found.at) == ("value", 17)
     lines = str(found).splitlines()
-    assert lines[0].startswith("the runs differ first at transition 17 (epoch 1, batch 2, step 1), in loss_value: 0.")
+    assert lines[0].startswith(
+        "the runs differ first at transition 17 (epoch 1, batch 2, step 1), in loss_value: 0."
+    )
     assert lines[4].strip() == "16  pred -> loss"
     assert lines[5].startswith("  > 17  loss -> backward")
     assert lines[6] == "  the transitions are the same to the end"
@@ -437,7 +516,9 @@ def test_the_first_value_that_differs():
 
 def test_how_far_numbers_may_lie_apart():
     """With `rel`, the last bits may differ; other differences stay."""
-    one, other = (train(tracing(None, values={"loss": "loss_value"}), lr=lr).trace for lr in (0.1, 0.1001))
+    one, other = (
+        train(tracing(None, values={"loss": "loss_value"}), lr=lr).trace for lr in (0.1, 0.1001)
+    )
     assert one.diff(other).kind == "value"
     assert one.diff(other, rel=1e-2) is None
 
@@ -489,7 +570,9 @@ def test_rows_and_outcomes_are_looked_at_last():
     found = trace.diff(Trace(trace.transitions, rows=rows[:1]))
     assert found.other == "1 row"
     found = trace.diff(Trace(trace.transitions, outcome=st.Stopped(2, "enough")))
-    assert str(found).endswith("ended differently: Completed(epoch=2), and Stopped('enough', epoch=2)")
+    assert str(found).endswith(
+        "ended differently: Completed(epoch=2), and Stopped('enough', epoch=2)"
+    )
 
 
 def test_traces_without_a_transition_in_common_are_not_compared():
@@ -540,7 +623,11 @@ def test_a_step_must_leave_where_the_last_one_led():
 def test_events_conform_where_their_scope_is_open():
     """An arrow of a scope may be taken anywhere in it, and not outside."""
     life = st.supervised(validate=None)
-    skip = next(arrow for arrow in life.transitions if arrow.event is st.SkipBatch and arrow.source == "batch")
+    skip = next(
+        arrow
+        for arrow in life.transitions
+        if arrow.event is st.SkipBatch and arrow.source == "batch"
+    )
     drawn = walk(life, {"more epochs": [True], "a batch was drawn": [True]}).transitions
     assert conforms(Trace((*drawn[:8], skip)), life)
     assert conforms(Trace((*drawn[:5], skip)), life).at == 6

@@ -10,15 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import scenarios
 
-from statetrain.criteria import Every, TimeLimit
-from statetrain.guards import guard, leaves
-from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.lifecycles import evaluation, prediction, supervised
-from statetrain.outcome import Event, GuardError, LifecycleError, SkipBatch, SkipEpoch, StopFit
-from statetrain.stopping import EarlyStopping
+from statetrain.errors import GuardError, LifecycleError
+from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
+from statetrain.guards.base import guard, leaves
+from statetrain.guards.criteria import Every, TimeLimit
+from statetrain.guards.stopping import EarlyStopping
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.standard.lifecycles import evaluation, prediction, supervised
 from statetrain.testing import assert_trace, walk
 
-drawn = settings(derandomize=True, database=None, deadline=None)  # the same examples each time, whatever the load
+# The same examples each time, whatever the load
+drawn = settings(derandomize=True, database=None, deadline=None)
 
 
 def work(ctx):
@@ -69,7 +71,10 @@ def decisions(guard, answers, times=4):
 
 def test_a_nan_loss_skips_backward():
     "A non-finite loss goes from loss to the next batch."
-    trace = walk(supervised(non_finite="skip"), {"more epochs": [True], "a batch was drawn": [True], "loss not finite": [True]})
+    trace = walk(
+        supervised(non_finite="skip"),
+        {"more epochs": [True], "a batch was drawn": [True], "loss not finite": [True]},
+    )
     assert trace.states[4:10] == ["next_batch", "draw", "batch", "pred", "loss", "next_batch"]
     assert trace.states[-1] == "end"
 
@@ -122,8 +127,15 @@ def test_the_same_answers_can_be_used_again():
 
 def test_arrows_with_the_same_guard_draw_from_the_same_answers():
     "A label's answers are given in the order in which its guards are asked, wherever they stand."
-    trace = walk(supervised(), {"more epochs": [True], "a batch was drawn": [True, False, True], "validation due": True})
-    assert_trace(trace, "fit next_epoch epoch train (next_batch draw batch . . . .) next_batch draw valid next_valid_batch valid_draw valid_batch ...")
+    trace = walk(
+        supervised(),
+        {"more epochs": [True], "a batch was drawn": [True, False, True], "validation due": True},
+    )
+    assert_trace(
+        trace,
+        "fit next_epoch epoch train (next_batch draw batch . . . .) next_batch draw valid"
+        " next_valid_batch valid_draw valid_batch ...",
+    )
 
 
 @drawn
@@ -173,19 +185,29 @@ def test_a_combination_is_answered_whole_by_its_own_label():
     assert decisions(a & b, {"a and b": [True], "a": False}) == [True, False, False, False]
     assert decisions((a | b).named("either"), {"either": True}) == [True] * 4
     stop = EarlyStopping("valid_loss", patience=2) | TimeLimit(1)
-    trace = walk(supervised(stop=stop), {"more epochs": True, "valid_loss has not improved for 2 rows": [False, False, True]})
+    trace = walk(
+        supervised(stop=stop),
+        {"more epochs": True, "valid_loss has not improved for 2 rows": [False, False, True]},
+    )
     assert trace.states.count("epoch") == 2
 
 
 def test_an_unknown_label():
     "A misspelt label is refused with the nearest one of the lifecycle's guards and their parts."
-    with pytest.raises(LifecycleError, match=re.escape("supervised: no guard is called 'more epoch'; did you mean 'more epochs'?")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape("supervised: no guard is called 'more epoch'; did you mean 'more epochs'?"),
+    ):
         walk(supervised(), {"more epoch": True})
     with pytest.raises(LifecycleError, match="did you mean 'stop requested'"):
         walk(supervised(), {"stop request": True})
 
 
-@pytest.mark.parametrize("answers", [[1], (True, None), [True, "no"], itertools.cycle([0]), lambda: "yes"], ids=["one", "none", "text", "endless", "function"])
+@pytest.mark.parametrize(
+    "answers",
+    [[1], (True, None), [True, "no"], itertools.cycle([0]), lambda: "yes"],
+    ids=["one", "none", "text", "endless", "function"],
+)
 def test_answers_that_are_no_bool(answers):
     "An answer is exactly True or False, as a guard's is; the label is named."
     with pytest.raises(GuardError, match=r"an answer for \[a\] is True or False, got "):
@@ -195,7 +217,12 @@ def test_answers_that_are_no_bool(answers):
 @pytest.mark.parametrize("answers", ["yes", 1, None])
 def test_what_is_no_answer(answers):
     "What is neither an answer nor a list nor a function is refused with what would be right."
-    with pytest.raises(GuardError, match=r"answer \[a\] with True, False, a list of these, or a function without arguments, got "):
+    with pytest.raises(
+        GuardError,
+        match=(
+            r"answer \[a\] with True, False, a list of these, or a function without arguments, got "
+        ),
+    ):
         decisions(a, {"a": answers})
 
 
@@ -208,8 +235,16 @@ def names(trace):
 
 def test_an_event_is_raised_when_its_state_is_entered():
     "One entry for each visit; the arrow that takes the event is in the trace."
-    trace = walk(supervised(), {"more epochs": [True], "a batch was drawn": [True] * 3}, {"pred": [None, SkipBatch]})
-    assert_trace(trace, "... train next_batch draw batch pred loss backward step next_batch draw batch pred next_batch draw batch pred loss ...")
+    trace = walk(
+        supervised(),
+        {"more epochs": [True], "a batch was drawn": [True] * 3},
+        {"pred": [None, SkipBatch]},
+    )
+    assert_trace(
+        trace,
+        "... train next_batch draw batch pred loss backward step next_batch draw batch pred"
+        " next_batch draw batch pred loss ...",
+    )
     assert names(trace)[15] == "batch -> next_batch SkipBatch / discard the window"
 
 
@@ -217,20 +252,43 @@ def test_a_scope_raises_before_what_lies_inside_is_entered():
     "An event of a scope that is opened on the way is raised there: the state inside is not entered."
     life = Lifecycle(
         "demo",
-        [State("fit"), State("scope", work, "fit"), State("inner", work, "scope"), State("end", final=True)],
-        [Transition("fit", "inner"), Transition("inner", "end"), Transition("fit", "end", event=StopFit)],
+        [
+            State("fit"),
+            State("scope", work, "fit"),
+            State("inner", work, "scope"),
+            State("end", final=True),
+        ],
+        [
+            Transition("fit", "inner"),
+            Transition("inner", "end"),
+            Transition("fit", "end", event=StopFit),
+        ],
     )
-    assert walk(life, events={"scope": [StopFit], "inner": [StopFit]}).states == ["fit", "inner", "end"]
+    assert walk(life, events={"scope": [StopFit], "inner": [StopFit]}).states == [
+        "fit",
+        "inner",
+        "end",
+    ]
     assert names(walk(life, events={"scope": [StopFit]}))[-1] == "fit -> end StopFit"
 
 
 def test_the_innermost_scope_takes_an_event():
     "The same event is taken nearer by an inner scope; `SkipEpoch` in validation ends the validation alone."
-    answers = {"more epochs": [True], "validation due": True, "a batch was drawn": [True, False, True]}
+    answers = {
+        "more epochs": [True],
+        "validation due": True,
+        "a batch was drawn": [True, False, True],
+    }
     inside = walk(supervised(), answers, {"valid_pred": [SkipEpoch("enough")]})
     assert_trace(inside, "... valid . valid_draw valid_batch valid_pred record next_epoch end")
-    outside = walk(supervised(), answers | {"a batch was drawn": [True, True]}, {"step": [SkipEpoch]})
-    assert_trace(outside, "... step valid . valid_draw valid_batch valid_pred valid_loss . valid_draw record next_epoch end")
+    outside = walk(
+        supervised(), answers | {"a batch was drawn": [True, True]}, {"step": [SkipEpoch]}
+    )
+    assert_trace(
+        outside,
+        "... step valid . valid_draw valid_batch valid_pred valid_loss . valid_draw record"
+        " next_epoch end",
+    )
     both = walk(supervised(validate=None), {"more epochs": [True]}, {"epoch": [SkipEpoch]})
     assert both.states == ["fit", "next_epoch", "epoch", "next_epoch", "end"]
 
@@ -239,8 +297,15 @@ def test_an_interrupt_is_an_event_too():
     "Any exception that an arrow names can be raised, and a guard on that arrow is asked."
     trace = walk(supervised(), {"more epochs": True}, {"draw": [KeyboardInterrupt]})
     assert names(trace)[-1] == "fit -> end KeyboardInterrupt / say why"
-    life = deciding(a).add(Transition("ask", "end", b, event=StopFit), Transition("ask", "yes", event=StopFit))
-    assert walk(life, {"done": [True], "b": False}, {"ask": [StopFit]}).states == ["ask", "yes", "ask", "end"]
+    life = deciding(a).add(
+        Transition("ask", "end", b, event=StopFit), Transition("ask", "yes", event=StopFit)
+    )
+    assert walk(life, {"done": [True], "b": False}, {"ask": [StopFit]}).states == [
+        "ask",
+        "yes",
+        "ask",
+        "end",
+    ]
     assert walk(life, {"b": [True]}, {"ask": [StopFit]}).states == ["ask", "end"]
 
 
@@ -250,20 +315,30 @@ def test_an_event_that_no_scope_takes():
     class Mine(Event):
         pass
 
-    with pytest.raises(LifecycleError, match=re.escape("supervised: no open scope takes Mine (searched 'next_epoch', 'fit')")):
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape("supervised: no open scope takes Mine (searched 'next_epoch', 'fit')"),
+    ):
         walk(supervised(), events={"next_epoch": [Mine]})
 
 
 def test_an_error_fails_the_walk():
     "An exception that no arrow takes leads to `failed`."
-    trace = walk(supervised(), {"more epochs": True, "a batch was drawn": True}, {"loss": [None, ValueError("bad")]})
+    trace = walk(
+        supervised(),
+        {"more epochs": True, "a batch was drawn": True},
+        {"loss": [None, ValueError("bad")]},
+    )
     assert trace.states[-2:] == ["loss", FAILED]
     assert str(trace[-1]) == "loss -> failed"
 
 
 def test_an_arrow_to_failed_ends_the_walk():
     "A policy that raises is an arrow to `failed`."
-    trace = walk(supervised(non_finite="raise"), {"more epochs": True, "a batch was drawn": True, "loss not finite": [False, True]})
+    trace = walk(
+        supervised(non_finite="raise"),
+        {"more epochs": True, "a batch was drawn": True, "loss not finite": [False, True]},
+    )
     assert str(trace[-1]) == "loss -> failed [loss not finite] / raise NonFiniteLoss"
 
 
@@ -271,8 +346,17 @@ def test_an_arrow_to_failed_ends_the_walk():
     ("events", "words"),
     [
         ({"bacth": [SkipBatch]}, "events: no state 'bacth'; did you mean 'batch'?"),
-        ({"next_epoch": SkipBatch}, "events of 'next_epoch' are a list with one for each visit, got "),
-        ({"next_epoch": ["SkipBatch"]}, "events of 'next_epoch': an entry is an exception, a class of one, or None; got 'SkipBatch'"),
+        (
+            {"next_epoch": SkipBatch},
+            "events of 'next_epoch' are a list with one for each visit, got ",
+        ),
+        (
+            {"next_epoch": ["SkipBatch"]},
+            (
+                "events of 'next_epoch': an entry is an exception, a class of one, or None; got"
+                " 'SkipBatch'"
+            ),
+        ),
         ({"next_epoch": [int]}, "an entry is an exception"),
     ],
 )
@@ -294,14 +378,18 @@ def test_a_walk_without_an_end_shows_its_cycle():
     assert "supervised: the walk has not ended after 1000 transitions; it goes round " in message
     cycle = message.split("goes round ")[1].split(";")[0].split(" -> ")
     assert cycle[0] == cycle[-1]
-    assert sorted(cycle[1:]) == sorted(["next_batch", "draw", "batch", "pred", "loss", "backward", "step"])
+    assert sorted(cycle[1:]) == sorted(
+        ["next_batch", "draw", "batch", "pred", "loss", "backward", "step"]
+    )
     assert "[a batch was drawn]" in message
     assert "limit=" in message
 
 
 def test_a_cycle_that_is_never_quite_the_same():
     "Without a repetition the error shows the way back to the last state."
-    answers = iter([True, False, True, True, False, False, True, False, False, False, True, True, True] * 9)
+    answers = iter(
+        [True, False, True, True, False, False, True, False, False, False, True, True, True] * 9
+    )
     with pytest.raises(LifecycleError, match=r"it goes round (ask -> )?(yes|no) -> "):
         walk(deciding(a), {"a": answers}, limit=40)
 
@@ -329,29 +417,55 @@ def test_a_loop_of_events_is_limited_too():
 def test_a_walk_takes_the_transitions_that_a_run_takes(scenario, data):
     "On a random lifecycle with the same answers and the same exceptions, a machine that is stepped takes what the walk says."
     life, script = scenario.lifecycle, scenario.script
-    script = type(script)(script.answers)  # the guards' answers, and nothing that goes wrong in a call
+    # The guards' answers, and nothing that goes wrong in a call
+    script = type(script)(script.answers)
     machine = type(scenario)(life, (), script)
     report = machine.run(stepped=True)
-    trace = walk(life, {label: answers for label, answers in script.answers.items() if label in labels(life)})
-    assert [f"{taken} in {taken.dest}" for taken in trace if taken.dest != FAILED] == [r for r in report.taken if " failed " not in f"{r} "]
+    trace = walk(
+        life, {label: answers for label, answers in script.answers.items() if label in labels(life)}
+    )
+    assert [f"{taken} in {taken.dest}" for taken in trace if taken.dest != FAILED] == [
+        r for r in report.taken if " failed " not in f"{r} "
+    ]
 
 
 def labels(life):
-    return {part.label for arrow in life.transitions if arrow.guard is not None for part in leaves(arrow.guard)}
+    return {
+        part.label
+        for arrow in life.transitions
+        if arrow.guard is not None
+        for part in leaves(arrow.guard)
+    }
 
 
 def test_a_walk_needs_no_torch():
     "The testing kit, the standard lifecycles and a walk load neither torch nor transitions."
     code = (
-        "import sys; from statetrain.testing import walk; from statetrain.lifecycles import supervised; "
-        "assert len(walk(supervised())) == 3; print([m for m in ('torch', 'transitions', 'structlog') if m in sys.modules])"
+        "import sys; from statetrain.testing import walk; from statetrain.standard.lifecycles"
+        " import supervised; assert len(walk(supervised())) == 3; print([m for m in ('torch',"
+        " 'transitions', 'structlog') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_options_are_seen_in_the_walk():
     "Accumulation goes to the next batch without a step, and an interval inside the epoch validates there."
-    answers = {"more epochs": [True], "a batch was drawn": [True] * 3, "accumulating": [True, False]}
-    assert_trace(walk(supervised(accumulate=2, validate=None), answers), "... backward next_batch draw batch pred loss backward step ...")
+    answers = {
+        "more epochs": [True],
+        "a batch was drawn": [True] * 3,
+        "accumulating": [True, False],
+    }
+    assert_trace(
+        walk(supervised(accumulate=2, validate=None), answers),
+        "... backward next_batch draw batch pred loss backward step ...",
+    )
     due = {"more epochs": [True], "a batch was drawn": [True, False], "validation due": [True]}
-    assert_trace(walk(supervised(validate=Every(1, "steps")), due), "... step valid ... record next_epoch end")
+    assert_trace(
+        walk(supervised(validate=Every(1, "steps")), due),
+        "... step valid ... record next_epoch end",
+    )

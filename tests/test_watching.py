@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import statetrain as st
 from statetrain.commands.watch import screen, sparkline, watch
-from statetrain.outcome import TraceError
+from statetrain.errors import TraceError
 from statetrain.testing import walk
 from statetrain.trace.reading import Following
 
@@ -90,7 +90,10 @@ def test_a_run_that_has_ended_is_shown_whole(file, recorded):
     lines = text.splitlines()
     assert "=> end                             1" in lines
     assert "         next_batch               12" in lines
-    assert any(line.split() == ["draw:", "a", "batch", "was", "drawn", "no", "9", "of", "12"] for line in lines)
+    assert any(
+        line.split() == ["draw:", "a", "batch", "was", "drawn", "no", "9", "of", "12"]
+        for line in lines
+    )
     curve = next(line for line in lines if line.startswith("  valid_loss")).split()
     assert len(curve[1]) == 3
     assert 0.1 < float(curve[2]) < 2.0
@@ -141,7 +144,9 @@ def test_a_trace_without_times_or_counters_is_shown_too(file):
 
 def test_names_cannot_move_the_cursor(file, recorded):
     """Control characters from a file are escaped."""
-    file.write_bytes(b"".join(recorded).replace(b'"name":"supervised"', b'"name":"a\\u001b[2Jb"', 1))
+    file.write_bytes(
+        b"".join(recorded).replace(b'"name":"supervised"', b'"name":"a\\u001b[2Jb"', 1)
+    )
     assert "\x1b" not in shown(file)
     assert r"a\x1b[2Jb" in shown(file)
 
@@ -181,7 +186,11 @@ def test_a_growing_file_is_followed_to_the_end(file, recorded):
     assert outcome == st.Completed(3)
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("supervised, run ")
-    assert [line.split()[:2] for line in lines[1:4]] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["epoch", "1"],
+        ["epoch", "2"],
+        ["epoch", "3"],
+    ]
     assert lines[4].startswith("Completed(epoch=3) after")
 
 
@@ -288,7 +297,9 @@ def test_what_cannot_be_watched(tmp_path):
     """A path that is not there, a directory without a trace, and a file of another kind say so."""
     with pytest.raises(FileNotFoundError, match="there is no file or directory"):
         watch(tmp_path / "nowhere")
-    with pytest.raises(TraceError, match=r"there is no trace in .*; write one with fit\(\.\.\., trace="):
+    with pytest.raises(
+        TraceError, match=r"there is no trace in .*; write one with fit\(\.\.\., trace="
+    ):
         watch(tmp_path)
     (tmp_path / "notes").write_text("hello")
     with pytest.raises(TraceError, match="is no trace of statetrain"):

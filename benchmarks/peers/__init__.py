@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# The modules here, and the distribution that each needs. `by_hand` is the loop against itself, the control.
+# The modules here, and the distribution that each needs. `by_hand` is the loop against itself, the
+# control.
 PEERS = {
     "by_hand": "torch",
     "ours": "statetrain",

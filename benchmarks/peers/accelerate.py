@@ -26,7 +26,9 @@ def lean(setting: Setting) -> None:
 
 def typical(setting: Setting) -> None:
     accelerator = Accelerator(cpu=True)
-    net, opt, loader = accelerator.prepare(setting.model, optimizer(setting.model.parameters()), setting.feed.loader())
+    net, opt, loader = accelerator.prepare(
+        setting.model, optimizer(setting.model.parameters()), setting.feed.loader()
+    )
     best, waited = float("inf"), 0
     for epoch in range(setting.epochs):
         net.train()
@@ -53,6 +55,14 @@ def typical(setting: Setting) -> None:
 
 
 VARIANTS = {
-    "lean": Variant(lean, loops.bare, "the user's loop; model and optimizer prepared, batches from a list"),
-    "typical": Variant(typical, loops.typical_unchecked, "the loader prepared too, `accumulate`, `gather_for_metrics`, sums by hand, `check_trigger` each epoch; no NaN check", hand_feed=True),
+    "lean": Variant(
+        lean, loops.bare, "the user's loop; model and optimizer prepared, batches from a list"
+    ),
+    "typical": Variant(
+        typical,
+        loops.typical_unchecked,
+        "the loader prepared too, `accumulate`, `gather_for_metrics`, sums by hand, `check_trigger`"
+        " each epoch; no NaN check",
+        hand_feed=True,
+    ),
 }

@@ -46,5 +46,10 @@ def typical(setting: Setting) -> None:
 
 VARIANTS = {
     "lean": Variant(lean, loops.bare, "the user's loop with `setup` and `backward`"),
-    "typical": Variant(typical, loops.typical_torchmetrics, "`setup_dataloaders`, torchmetrics; it has no early stopping and no NaN check", hand_feed=True),
+    "typical": Variant(
+        typical,
+        loops.typical_torchmetrics,
+        "`setup_dataloaders`, torchmetrics; it has no early stopping and no NaN check",
+        hand_feed=True,
+    ),
 }

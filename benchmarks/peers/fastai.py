@@ -37,7 +37,16 @@ class Data:
 def _learner(setting: Setting, callbacks: Any, metrics: Any = None) -> Any:
     optimizer = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9)
     data = Data(setting.feed, setting.folder)
-    return Learner(data, setting.model, F.cross_entropy, optimizer, lr=0.01, cbs=callbacks, metrics=metrics, default_cbs=False)
+    return Learner(
+        data,
+        setting.model,
+        F.cross_entropy,
+        optimizer,
+        lr=0.01,
+        cbs=callbacks,
+        metrics=metrics,
+        default_cbs=False,
+    )
 
 
 def lean(setting: Setting) -> None:
@@ -57,6 +66,13 @@ def typical(setting: Setting) -> None:
 
 
 VARIANTS = {
-    "lean": Variant(lean, loops.bare, "`TrainEvalCallback` alone; torch's SGD in an `OptimWrapper`"),
-    "typical": Variant(typical, loops.typical, "`Recorder` of accuracy and (smoothed) loss, `TerminateOnNaNCallback`, `EarlyStoppingCallback`"),
+    "lean": Variant(
+        lean, loops.bare, "`TrainEvalCallback` alone; torch's SGD in an `OptimWrapper`"
+    ),
+    "typical": Variant(
+        typical,
+        loops.typical,
+        "`Recorder` of accuracy and (smoothed) loss, `TerminateOnNaNCallback`,"
+        " `EarlyStoppingCallback`",
+    ),
 }

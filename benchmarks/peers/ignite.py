@@ -32,17 +32,29 @@ def lean(setting: Setting) -> None:
 
 def supervised(setting: Setting) -> None:
     opt = optimizer(setting.model.parameters())
-    create_supervised_trainer(setting.model, opt, F.cross_entropy).run(setting.feed, max_epochs=setting.epochs)
+    create_supervised_trainer(setting.model, opt, F.cross_entropy).run(
+        setting.feed, max_epochs=setting.epochs
+    )
 
 
 def typical(setting: Setting) -> None:
     net = setting.model
     opt = optimizer(net.parameters())
-    trainer = create_supervised_trainer(net, opt, F.cross_entropy, output_transform=lambda x, y, pred, loss: (loss.item(), pred.detach(), y))
+    trainer = create_supervised_trainer(
+        net,
+        opt,
+        F.cross_entropy,
+        output_transform=lambda x, y, pred, loss: (loss.item(), pred.detach(), y),
+    )
     Average(output_transform=lambda output: output[0]).attach(trainer, "loss")
     Accuracy(output_transform=lambda output: output[1:]).attach(trainer, "accuracy")
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=lambda output: output[0]))
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, EarlyStopping(5, lambda engine: -engine.state.metrics["loss"], trainer))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=lambda output: output[0])
+    )
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED,
+        EarlyStopping(5, lambda engine: -engine.state.metrics["loss"], trainer),
+    )
     trainer.add_event_handler(Events.EPOCH_COMPLETED, _report, setting)
     trainer.run(setting.feed, max_epochs=setting.epochs)
 
@@ -54,6 +66,12 @@ def _report(engine: Any, setting: Setting) -> None:
 
 VARIANTS = {
     "lean": Variant(lean, loops.bare, "`Engine` around a hand-written step"),
-    "supervised": Variant(supervised, loops.averaging, "`create_supervised_trainer`, which does `loss.item()`"),
-    "typical": Variant(typical, loops.typical, "`Average`, `Accuracy`, `TerminateOnNan` each iteration, `EarlyStopping`"),
+    "supervised": Variant(
+        supervised, loops.averaging, "`create_supervised_trainer`, which does `loss.item()`"
+    ),
+    "typical": Variant(
+        typical,
+        loops.typical,
+        "`Average`, `Accuracy`, `TerminateOnNan` each iteration, `EarlyStopping`",
+    ),
 }

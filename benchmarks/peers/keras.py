@@ -74,8 +74,18 @@ def lean(setting: Setting) -> None:
 
 def _compiled(setting: Setting, callbacks: Any, metrics: Any) -> None:
     net = Net(setting)
-    net.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=metrics, jit_compile=False)
-    net.fit(setting.feed.loader(), epochs=setting.epochs, verbose=0, callbacks=[Start(setting), *callbacks])
+    net.compile(
+        optimizer=keras.optimizers.SGD(0.01, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=metrics,
+        jit_compile=False,
+    )
+    net.fit(
+        setting.feed.loader(),
+        epochs=setting.epochs,
+        verbose=0,
+        callbacks=[Start(setting), *callbacks],
+    )
 
 
 def compiled(setting: Setting) -> None:
@@ -83,12 +93,32 @@ def compiled(setting: Setting) -> None:
 
 
 def typical(setting: Setting) -> None:
-    callbacks = [keras.callbacks.TerminateOnNaN(), keras.callbacks.EarlyStopping("loss", patience=5), Line(setting)]
+    callbacks = [
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.EarlyStopping("loss", patience=5),
+        Line(setting),
+    ]
     _compiled(setting, callbacks, [keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
 
 
 VARIANTS = {
-    "lean": Variant(lean, loops.bare, "`fit` with a `train_step` of one's own around torch's module and optimizer", hand_feed=True),
-    "compiled": Variant(compiled, loops.averaging, "`compile(loss=, optimizer=)` with its own SGD, no metrics; its mean of the loss cannot be turned off", hand_feed=True),
-    "typical": Variant(typical, loops.typical, "the same with its accuracy, `TerminateOnNaN`, `EarlyStopping`", hand_feed=True),
+    "lean": Variant(
+        lean,
+        loops.bare,
+        "`fit` with a `train_step` of one's own around torch's module and optimizer",
+        hand_feed=True,
+    ),
+    "compiled": Variant(
+        compiled,
+        loops.averaging,
+        "`compile(loss=, optimizer=)` with its own SGD, no metrics; its mean of the loss cannot be"
+        " turned off",
+        hand_feed=True,
+    ),
+    "typical": Variant(
+        typical,
+        loops.typical,
+        "the same with its accuracy, `TerminateOnNaN`, `EarlyStopping`",
+        hand_feed=True,
+    ),
 }

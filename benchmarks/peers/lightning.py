@@ -56,11 +56,18 @@ class Line(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         metrics = trainer.callback_metrics
-        loops.report(self.setting, trainer.current_epoch + 1, float(metrics["loss"]), float(metrics["accuracy"]))
+        loops.report(
+            self.setting,
+            trainer.current_epoch + 1,
+            float(metrics["loss"]),
+            float(metrics["accuracy"]),
+        )
 
 
 def lean(setting: Setting) -> None:
-    Trainer(accelerator="cpu", devices=1, max_epochs=setting.epochs, barebones=True).fit(Module(setting.model), setting.feed)
+    Trainer(accelerator="cpu", devices=1, max_epochs=setting.epochs, barebones=True).fit(
+        Module(setting.model), setting.feed
+    )
 
 
 def typical(setting: Setting) -> None:
@@ -81,5 +88,10 @@ def typical(setting: Setting) -> None:
 
 VARIANTS = {
     "lean": Variant(lean, loops.bare, "`Trainer(barebones=True)`"),
-    "typical": Variant(typical, loops.typical_torchmetrics, "`self.log` of loss and torchmetrics accuracy per epoch, `EarlyStopping`, `CSVLogger`; NaN is looked for once an epoch"),
+    "typical": Variant(
+        typical,
+        loops.typical_torchmetrics,
+        "`self.log` of loss and torchmetrics accuracy per epoch, `EarlyStopping`, `CSVLogger`; NaN"
+        " is looked for once an epoch",
+    ),
 }

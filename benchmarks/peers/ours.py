@@ -60,14 +60,25 @@ def heavy(setting: Setting) -> None:
             st.GradientClip(max_norm=loops.NORM),
             st.EMA(loops.DECAY),
             *(Listener() for _ in range(loops.HEAVY_CALLBACKS)),
-            st.Logger(st.JSONLines(setting.folder / "log.jsonl"), every=st.Every(loops.LOG_EVERY, "steps")),
+            st.Logger(
+                st.JSONLines(setting.folder / "log.jsonl"), every=st.Every(loops.LOG_EVERY, "steps")
+            ),
             st.Checkpoint(setting.folder / "saved", every=st.Every(loops.SAVE_EVERY, "steps")),
         ],
     )
 
 
 VARIANTS = {
-    "lean": Variant(lean, loops.lean, "`fit` with nothing on: loss mean and NaN check are always there"),
-    "typical": Variant(typical, loops.typical, "accuracy as an object, `EarlyStopping`, `Progress`, `CSVLogger`"),
-    "heavy": Variant(heavy, loops.heavy, "100 listeners, `Logger`, `Checkpoint` (verified, with its files synced), `EMA`, `GradientClip`, `Schedule`"),
+    "lean": Variant(
+        lean, loops.lean, "`fit` with nothing on: loss mean and NaN check are always there"
+    ),
+    "typical": Variant(
+        typical, loops.typical, "accuracy as an object, `EarlyStopping`, `Progress`, `CSVLogger`"
+    ),
+    "heavy": Variant(
+        heavy,
+        loops.heavy,
+        "100 listeners, `Logger`, `Checkpoint` (verified, with its files synced), `EMA`,"
+        " `GradientClip`, `Schedule`",
+    ),
 }

@@ -8,7 +8,11 @@ import loops
 import torch.nn.functional as F
 from loops import Setting
 from pytorch_accelerated import Trainer
-from pytorch_accelerated.callbacks import EarlyStoppingCallback, TerminateOnNaNCallback, TrainerCallback
+from pytorch_accelerated.callbacks import (
+    EarlyStoppingCallback,
+    TerminateOnNaNCallback,
+    TrainerCallback,
+)
 from tasks import optimizer
 
 from peers.variant import Variant
@@ -29,7 +33,12 @@ class Scored(TrainerCallback):
 
     def on_train_epoch_end(self, trainer: Any, **kwargs: Any) -> None:
         history = trainer.run_history
-        loops.report(self.setting, history.current_epoch, history.get_latest_metric("train_loss_epoch"), float(self.accuracy.compute()))
+        loops.report(
+            self.setting,
+            history.current_epoch,
+            history.get_latest_metric("train_loss_epoch"),
+            float(self.accuracy.compute()),
+        )
 
 
 def _train(setting: Setting, callbacks: Any) -> None:
@@ -39,7 +48,12 @@ def _train(setting: Setting, callbacks: Any) -> None:
         def create_train_dataloader(self, batch_size: int, train_dl_kwargs: Any = None) -> Any:
             return setting.feed.loader()
 
-    trainer = Fed(setting.model, loss_func=F.cross_entropy, optimizer=optimizer(setting.model.parameters()), callbacks=callbacks)
+    trainer = Fed(
+        setting.model,
+        loss_func=F.cross_entropy,
+        optimizer=optimizer(setting.model.parameters()),
+        callbacks=callbacks,
+    )
     trainer.train(setting.feed, num_epochs=setting.epochs, per_device_batch_size=1)
 
 
@@ -48,10 +62,27 @@ def lean(setting: Setting) -> None:
 
 
 def typical(setting: Setting) -> None:
-    _train(setting, (TerminateOnNaNCallback, Scored(setting), EarlyStoppingCallback(early_stopping_patience=5, watch_metric="train_loss_epoch")))
+    _train(
+        setting,
+        (
+            TerminateOnNaNCallback,
+            Scored(setting),
+            EarlyStoppingCallback(early_stopping_patience=5, watch_metric="train_loss_epoch"),
+        ),
+    )
 
 
 VARIANTS = {
-    "lean": Variant(lean, loops.averaging, "no callbacks; it insists on a DataLoader and looks at each loss", hand_feed=True),
-    "typical": Variant(typical, loops.typical_checked_torchmetrics, "`TerminateOnNaNCallback` each step, torchmetrics, `EarlyStoppingCallback`", hand_feed=True),
+    "lean": Variant(
+        lean,
+        loops.averaging,
+        "no callbacks; it insists on a DataLoader and looks at each loss",
+        hand_feed=True,
+    ),
+    "typical": Variant(
+        typical,
+        loops.typical_checked_torchmetrics,
+        "`TerminateOnNaNCallback` each step, torchmetrics, `EarlyStoppingCallback`",
+        hand_feed=True,
+    ),
 }

@@ -59,5 +59,9 @@ def typical(setting: Setting) -> None:
 
 VARIANTS = {
     "lean": Variant(lean, loops.averaging, '`callbacks="disable"`; it keeps each loss as a number'),
-    "typical": Variant(typical, loops.typical_unchecked, "its default loss and `EpochScoring` of the accuracy, `EarlyStopping`; no NaN check"),
+    "typical": Variant(
+        typical,
+        loops.typical_unchecked,
+        "its default loss and `EpochScoring` of the accuracy, `EarlyStopping`; no NaN check",
+    ),
 }

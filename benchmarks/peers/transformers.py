@@ -32,7 +32,9 @@ class Epoch(TrainerCallback):
             control.should_training_stop = True
 
 
-def _train(setting: Setting, accuracy: loops.Accuracy | None = None, norm: bool = True, **arguments: Any) -> None:
+def _train(
+    setting: Setting, accuracy: loops.Accuracy | None = None, norm: bool = True, **arguments: Any
+) -> None:
     class Fed(Trainer):
         """Draws its batches from where everybody does."""
 
@@ -86,7 +88,19 @@ def typical(setting: Setting) -> None:
 
 
 VARIANTS = {
-    "lean": Variant(lean, loops.averaging, "no logging, saving, NaN filter; the norm of the gradients is computed each step all the same"),
-    "no_norm": Variant(no_norm, loops.averaging, "the same with its private `_get_grad_norm` taken out"),
-    "typical": Variant(typical, loops.typical, "loss logged each epoch, NaN filter each step, accuracy in `compute_loss`, early stopping by a callback of one's own"),
+    "lean": Variant(
+        lean,
+        loops.averaging,
+        "no logging, saving, NaN filter; the norm of the gradients is computed each step all the"
+        " same",
+    ),
+    "no_norm": Variant(
+        no_norm, loops.averaging, "the same with its private `_get_grad_norm` taken out"
+    ),
+    "typical": Variant(
+        typical,
+        loops.typical,
+        "loss logged each epoch, NaN filter each step, accuracy in `compute_loss`, early stopping"
+        " by a callback of one's own",
+    ),
 }

@@ -31,7 +31,11 @@ def harried(setting: Setting, seed: int) -> int:
     while not kills:  # a run that was faster each time proves nothing
         with scratch() as base:
             for _ in range(MOST):
-                code, said = forked(lambda folder=base / "run": digest(train(setting, folder)), draw.uniform(0.1, 1.0) * _seconds(setting))  # type: ignore[misc]  # bound now
+                # Bound now
+                code, said = forked(
+                    lambda folder=base / "run": digest(train(setting, folder)),  # type: ignore[misc]
+                    draw.uniform(0.1, 1.0) * _seconds(setting),
+                )
                 assert code in (0, -9), said
                 kills += code == -9
                 if code == 0:
@@ -42,4 +46,8 @@ def harried(setting: Setting, seed: int) -> int:
 
 def cases() -> list[Case]:
     """Several seeds for each setting."""
-    return [Case(f"{setting}: seed {seed}", partial(harried, setting, seed)) for seed in range(4) for setting in settings()]
+    return [
+        Case(f"{setting}: seed {seed}", partial(harried, setting, seed))
+        for seed in range(4)
+        for setting in settings()
+    ]

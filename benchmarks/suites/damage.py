@@ -17,7 +17,7 @@ from typing import Any
 import statetrain as st
 from statetrain.checkpoints import checkpoint, plain
 from statetrain.checkpoints.checkpoint import MANIFEST, STATE, TENSORS
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 from suites.case import Case, refused, scratch_place
 from suites.toy import Setting, digest, train
 
@@ -104,7 +104,10 @@ def _without_tensors(files: dict[str, Any]) -> dict[str, Any]:
 
 def changes() -> Iterator[tuple[str, str, Change]]:
     """What may become of a file: which, in words, and what it does to the bytes."""
-    draw, sizes = random.Random(0), {name: len(content) for name, content in contents(os.getpid()).items()}
+    draw, sizes = (
+        random.Random(0),
+        {name: len(content) for name, content in contents(os.getpid()).items()},
+    )
     for name, size in sizes.items():
         for bit in draw.sample(range(8 * size), 340):
             yield name, f"bit {bit} flipped", partial(flip, bit)
@@ -119,14 +122,39 @@ def changes() -> Iterator[tuple[str, str, Change]]:
         yield name, "backwards", lambda content: content[::-1]
         for other in sizes:
             if other != name:
-                yield name, f"swapped for {other}", lambda content, other=other: contents(os.getpid())[other]  # type: ignore[misc]  # bound now
+                # Bound now
+                yield (
+                    name,
+                    f"swapped for {other}",
+                    lambda content, other=other: contents(os.getpid())[other],  # type: ignore[misc]
+                )
     for key, value, sum_too in (
-        *(("format", 2, True), ("format", 2, False), ("name", "step-00000001-next_batch", True), ("sequence", 99, False), ("sequence", "x", True)),
-        *(("files", {}, True), ("files", _with_other_sums, True), ("files", _with_other_sizes, True), ("files", _without_tensors, True)),
-        *(("about", {"~": "code"}, True), ("about", {}, False), ("files", _with_other_sums, False), ("name", "../elsewhere", True)),
+        *(
+            ("format", 2, True),
+            ("format", 2, False),
+            ("name", "step-00000001-next_batch", True),
+            ("sequence", 99, False),
+            ("sequence", "x", True),
+        ),
+        *(
+            ("files", {}, True),
+            ("files", _with_other_sums, True),
+            ("files", _with_other_sizes, True),
+            ("files", _without_tensors, True),
+        ),
+        *(
+            ("about", {"~": "code"}, True),
+            ("about", {}, False),
+            ("files", _with_other_sums, False),
+            ("name", "../elsewhere", True),
+        ),
     ):
         word = value if not callable(value) else value.__name__.strip("_").replace("_", " ")
-        yield MANIFEST, f"{key}: {word}, {'with' if sum_too else 'without'} its sum", partial(edit, key, value, sum_too)
+        yield (
+            MANIFEST,
+            f"{key}: {word}, {'with' if sum_too else 'without'} its sum",
+            partial(edit, key, value, sum_too),
+        )
 
 
 def overwrite(path: Path, content: bytes) -> None:
@@ -148,7 +176,9 @@ def verified(name: str, change: Change) -> None:
     finally:
         overwrite(path, content)
     # A manifest that lies about a file is the file's matter, for all that anybody can know.
-    assert name in words or (name == MANIFEST and any(file in words for file in FILES)), f"the file is not named: {words}"
+    assert name in words or (name == MANIFEST and any(file in words for file in FILES)), (
+        f"the file is not named: {words}"
+    )
 
 
 @cache
@@ -175,6 +205,12 @@ def other_step(name: str) -> None:
 
 def cases() -> list[Case]:
     """Every one of them alone, seen by `verify`."""
-    found = [Case(f"{name}: {words}", partial(verified, name, change)) for name, words, change in changes() if change(contents(os.getpid())[name]) != contents(os.getpid())[name]]
+    found = [
+        Case(f"{name}: {words}", partial(verified, name, change))
+        for name, words, change in changes()
+        if change(contents(os.getpid())[name]) != contents(os.getpid())[name]
+    ]
     found += [Case(f"{name}: missing", partial(missing, name)) for name in FILES]
-    return found + [Case(f"{name}: of the checkpoint before", partial(other_step, name)) for name in FILES]
+    return found + [
+        Case(f"{name}: of the checkpoint before", partial(other_step, name)) for name in FILES
+    ]

@@ -18,8 +18,8 @@ class Disk:
 
     Args:
         dies_at: the call before which it dies, from 0; None for never.
-        error: what each call from that one on raises; `Died`, or an `OSError` for a disk that is only full: then calls
-            that make room work.
+        error: what each call from that one on raises; `Died`, or an `OSError` for a disk that is
+            only full: then calls that make room work.
     """
 
     CHANGING = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
@@ -27,7 +27,8 @@ class Disk:
     def __init__(self, dies_at: int | None = None, error: BaseException | None = None) -> None:
         self.calls: list[str] = []
         self._dies_at, self._error = dies_at, error or Died()
-        self._undo: list[tuple[int, Callable[[], object]]] = []  # by the inode that has to be flushed to make it last
+        # By the inode that has to be flushed to make it last
+        self._undo: list[tuple[int, Callable[[], object]]] = []
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -35,10 +36,13 @@ class Disk:
             return real
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if name != "open" or args[1] & os.O_CREAT or not isinstance(self._error, OSError):  # a full disk can be read
+            if (
+                name != "open" or args[1] & os.O_CREAT or not isinstance(self._error, OSError)
+            ):  # a full disk can be read
                 self._maybe_die(name)
             before = self._before(name, args)
-            result = real(*args, **kwargs) if name != "fsync" else None  # what counts as flushed is kept below
+            # What counts as flushed is kept below
+            result = real(*args, **kwargs) if name != "fsync" else None
             self._after(name, args, result, before)
             return result
 
@@ -71,13 +75,15 @@ class Disk:
             self._undo.append((_around(new), lambda: os.rename(new, path)))
         elif name == "mkdir":
             self._undo.append((_around(path), lambda: shutil.rmtree(path)))
-        # What is deleted may come back after the power has gone; that it may not is the harder case, and is what happens.
+        # What is deleted may come back after the power has gone; that it may not is the harder
+        # case, and is what happens.
 
     def lose_power(self, seed: int | None = None) -> None:
         """Takes back what was never flushed, the latest first, as far as it can still be found.
 
         Args:
-            seed: draws what has been written nevertheless, since a disk keeps no order; None loses all of it.
+            seed: draws what has been written nevertheless, since a disk keeps no order; None loses
+                all of it.
         """
         draw = random.Random(seed)
         for _, undo in reversed(self._undo):

@@ -29,8 +29,18 @@ class Own(BaseException):
 
 
 KINDS: tuple[Callable[[], BaseException], ...] = (
-    *(lambda: OSError("broken"), lambda: MemoryError("full"), lambda: KeyboardInterrupt("now"), lambda: SystemExit(3)),
-    *(lambda: StopIteration("enough"), lambda: GeneratorExit("closed"), lambda: asyncio.CancelledError("cancelled"), lambda: Own("own")),
+    *(
+        lambda: OSError("broken"),
+        lambda: MemoryError("full"),
+        lambda: KeyboardInterrupt("now"),
+        lambda: SystemExit(3),
+    ),
+    *(
+        lambda: StopIteration("enough"),
+        lambda: GeneratorExit("closed"),
+        lambda: asyncio.CancelledError("cancelled"),
+        lambda: Own("own"),
+    ),
 )
 
 
@@ -45,7 +55,9 @@ class Bomb:
         if self.left == 0:
             raise self.error
 
-    def __deepcopy__(self, memo: object) -> Bomb:  # each set has its own copy of a metric; the error is one
+    def __deepcopy__(
+        self, memo: object
+    ) -> Bomb:  # each set has its own copy of a metric; the error is one
         return self
 
 
@@ -80,7 +92,9 @@ class Wrapped(st.Callback):
     def __init__(self, wanted: Callable[[Any, str, str], bool], bomb: Bomb, after: bool) -> None:
         self.wanted, self.bomb, self.after = wanted, bomb, after
 
-    def wrap_call(self, function: Callable[[Any], Any], state: str, hook: str) -> Callable[[Any], Any]:
+    def wrap_call(
+        self, function: Callable[[Any], Any], state: str, hook: str
+    ) -> Callable[[Any], Any]:
         if hook or not self.wanted(function, state, hook):
             return function
 
@@ -222,21 +236,77 @@ def _guard(bomb: Bomb) -> dict[str, Any]:
 
 
 def _cleanup(bomb: Bomb) -> dict[str, Any]:
-    listener = type("Listener", (st.Callback,), {"on_enter_fit": lambda self, ctx: ctx.defer(bomb)})()
+    listener = type(
+        "Listener", (st.Callback,), {"on_enter_fit": lambda self, ctx: ctx.defer(bomb)}
+    )()
     return {"callbacks": [listener]}
 
 
 HOOKS = (
-    *(f"on_{way}_{state}" for state in ("epoch", "train", "batch", "pred", "loss", "backward", "step", "valid", "valid_pred", "record") for way in ("enter", "exit")),
-    *("on_enter_fit", "on_exit_fit", "on_enter_draw", "on_exit_next_batch", "on_enter_next_epoch", "on_anchor", "on_transition", "on_enter_end"),
+    *(
+        f"on_{way}_{state}"
+        for state in (
+            "epoch",
+            "train",
+            "batch",
+            "pred",
+            "loss",
+            "backward",
+            "step",
+            "valid",
+            "valid_pred",
+            "record",
+        )
+        for way in ("enter", "exit")
+    ),
+    *(
+        "on_enter_fit",
+        "on_exit_fit",
+        "on_enter_draw",
+        "on_exit_next_batch",
+        "on_enter_next_epoch",
+        "on_anchor",
+        "on_transition",
+        "on_enter_end",
+    ),
 )
-ACTIONS = ("fit", "epoch", "train", "draw", "batch", "pred", "loss", "backward", "step", "valid", "valid_draw", "valid_loss", "record", "next_batch")
+ACTIONS = (
+    "fit",
+    "epoch",
+    "train",
+    "draw",
+    "batch",
+    "pred",
+    "loss",
+    "backward",
+    "step",
+    "valid",
+    "valid_draw",
+    "valid_loss",
+    "record",
+    "next_batch",
+)
 
 # A place, and what makes it raise; after how many times that are passed.
 PLACES: dict[str, tuple[Callable[[Bomb], dict[str, Any]], int]] = {
-    **{hook: (partial(_hook, hook), 1 if hook in ("on_enter_fit", "on_exit_fit", "on_enter_end") else 2) for hook in HOOKS},
-    **{f"before the work of {state}": (partial(_in_state, state, False), 1 if state == "fit" else 2) for state in ACTIONS},
-    **{f"after the work of {state}": (partial(_in_state, state, True), 1 if state == "fit" else 2) for state in ACTIONS},
+    **{
+        hook: (
+            partial(_hook, hook),
+            1 if hook in ("on_enter_fit", "on_exit_fit", "on_enter_end") else 2,
+        )
+        for hook in HOOKS
+    },
+    **{
+        f"before the work of {state}": (
+            partial(_in_state, state, False),
+            1 if state == "fit" else 2,
+        )
+        for state in ACTIONS
+    },
+    **{
+        f"after the work of {state}": (partial(_in_state, state, True), 1 if state == "fit" else 2)
+        for state in ACTIONS
+    },
     "a sample": (partial(_dataset, 0), 2),
     "a sample of the validation": (_valid_dataset, 2),
     "a loader's iter": (lambda bomb: {"train": _Loader(bomb, "iter")}, 2),
@@ -245,7 +315,10 @@ PLACES: dict[str, tuple[Callable[[Bomb], dict[str, Any]], int]] = {
     "a backward": (_backward, 4),
     "an optimizer": (_optimizer, 4),
     "a guard": (_guard, 2),
-    **{f"a metric's {where}": (partial(_metric, where), 4) for where in ("update", "compute", "reset")},
+    **{
+        f"a metric's {where}": (partial(_metric, where), 4)
+        for where in ("update", "compute", "reset")
+    },
 }
 
 
@@ -255,7 +328,9 @@ def straight(place: str) -> str:
     return digest(_run(place, None, Bomb(OSError(), -1)))
 
 
-def _run(place: str, folder: Path | None, bomb: Bomb, *callbacks: st.Callback, **options: Any) -> st.Run:
+def _run(
+    place: str, folder: Path | None, bomb: Bomb, *callbacks: st.Callback, **options: Any
+) -> st.Run:
     make, _ = PLACES[place]
     given = make(bomb)
     listeners = [*given.pop("callbacks", []), *callbacks]
@@ -276,20 +351,28 @@ def raised(place: str, kind: Callable[[], BaseException]) -> None:
         _comes_out(place, error, out, run, ends)
         assert not (folder / "LOCK").exists(), "the directory is still locked"
         assert torch.is_grad_enabled(), "gradients were left off"
-        assert all(module.training for module in run.model.modules()), "the model was left in evaluation"
+        assert all(module.training for module in run.model.modules()), (
+            "the model was left in evaluation"
+        )
         run.evaluate(DataLoader(Samples(), BATCH))
         found = checkpoint.newest(folder, aside=False)
         step = found.about["step"] if found is not None else 0
-        assert run.ctx.step - step <= INTERVAL[SETTING.saving], f"it failed in step {run.ctx.step}, and {step} is saved"
+        assert run.ctx.step - step <= INTERVAL[SETTING.saving], (
+            f"it failed in step {run.ctx.step}, and {step} is saved"
+        )
         again = _run(place, folder, Bomb(OSError(), -1), start_seed=5 if found is not None else 0)
         assert digest(again) == straight(place), "it went on to other bits"
 
 
-def _comes_out(place: str, error: BaseException, out: BaseException | None, run: st.Run, ends: Ends) -> None:
+def _comes_out(
+    place: str, error: BaseException, out: BaseException | None, run: st.Run, ends: Ends
+) -> None:
     if isinstance(error, KeyboardInterrupt) and out is None:
         assert isinstance(run.outcome, st.Interrupted), run.outcome
     elif isinstance(error, StopIteration):
-        if isinstance(out, st.DataError) and out.__cause__ is None:  # torch's loaders pass it on as an end, which is no end of an epoch
+        if (
+            isinstance(out, st.DataError) and out.__cause__ is None
+        ):  # torch's loaders pass it on as an end, which is no end of an epoch
             assert "did the dataset raise StopIteration" in str(out), f"{out!r} does not tell of it"
         else:
             assert isinstance(out, st.MachineError | st.DataError), f"{out!r} came out"
@@ -301,9 +384,14 @@ def _comes_out(place: str, error: BaseException, out: BaseException | None, run:
         assert run.outcome.error is out
         assert ends.failed == 1, f"the hooks of failed ran {ends.failed} times"
         notes = " ".join(getattr(out, "__notes__", ()))
-        assert f"in state {run.outcome.state!r} of lifecycle 'supervised'" in notes, f"no note says where: {notes}"
-        if checkpoint.newest(run.ctx.callbacks[0].folder, aside=False) is not None:  # type: ignore[attr-defined]  # a Checkpoint
-            assert "the newest checkpoint is" in notes, f"no note says where it goes on from: {notes}"
+        assert f"in state {run.outcome.state!r} of lifecycle 'supervised'" in notes, (
+            f"no note says where: {notes}"
+        )
+        # A Checkpoint
+        if checkpoint.newest(run.ctx.callbacks[0].folder, aside=False) is not None:  # type: ignore[attr-defined]
+            assert "the newest checkpoint is" in notes, (
+                f"no note says where it goes on from: {notes}"
+            )
     if place != "on_enter_fit" or ends.ended:  # it listens after the place
         assert ends.ended == ["second", "first"], f"clean-ups ran as {ends.ended}"
 
@@ -313,19 +401,35 @@ def in_worker(kind: Callable[[], BaseException]) -> None:
     error = kind()
     with scratch() as base:
         folder = base / "run"
-        words = refused(lambda: train(SETTING, folder, **_dataset(2, Bomb(error))), type(error), RuntimeError, st.DataError)
-        expected = "did the dataset raise StopIteration" if isinstance(error, StopIteration) else "worker"
+        words = refused(
+            lambda: train(SETTING, folder, **_dataset(2, Bomb(error))),
+            type(error),
+            RuntimeError,
+            st.DataError,
+        )
+        expected = (
+            "did the dataset raise StopIteration" if isinstance(error, StopIteration) else "worker"
+        )
         assert expected in words, f"it does not tell of it: {words}"
         assert "in state 'draw' of lifecycle 'supervised'" in words, f"no note says where: {words}"
         assert not (folder / "LOCK").exists(), "the directory is still locked"
-        assert checkpoint.newest(folder, aside=False) is None, "each worker has its own bomb, which went off in the first epoch"
+        assert checkpoint.newest(folder, aside=False) is None, (
+            "each worker has its own bomb, which went off in the first epoch"
+        )
         assert digest(train(SETTING, folder)) == straight("a sample"), "it went on to other bits"
 
 
 def cases() -> list[Case]:
     """Each kind in each place."""
     # What an iterator without a length raises as its end is its end; nobody could tell.
-    pairs = [(place, kind) for place in PLACES for kind in KINDS if (place, type(kind())) != ("a loader's next", StopIteration)]
+    pairs = [
+        (place, kind)
+        for place in PLACES
+        for kind in KINDS
+        if (place, type(kind())) != ("a loader's next", StopIteration)
+    ]
     found = [Case(f"{kind()!r} in {place}", partial(raised, place, kind)) for place, kind in pairs]
-    return found + [Case(f"{kind()!r} in a worker", partial(in_worker, kind)) for kind in (KINDS[0], KINDS[1], KINDS[4])]
-
+    return found + [
+        Case(f"{kind()!r} in a worker", partial(in_worker, kind))
+        for kind in (KINDS[0], KINDS[1], KINDS[4])
+    ]

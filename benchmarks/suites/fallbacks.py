@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from statetrain.checkpoints import checkpoint
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 from suites import damage
 from suites.case import Case, listening, refused, scratch
 from suites.damage import FILES, SETTING, changes, contents, ended, run_folder
@@ -50,7 +50,9 @@ def all_broken(name: str) -> None:
         for _ in range(2):
             words = refused(lambda: train(SETTING, folder, start_seed=9), CheckpointError)
             assert all(one in words for one in names), f"not all are listed: {words}"
-            assert sorted(path.name for path in folder.iterdir()) == names, "something was renamed or deleted"
+            assert sorted(path.name for path in folder.iterdir()) == names, (
+                "something was renamed or deleted"
+            )
 
 
 def _bytes(path: Path) -> dict[str, bytes]:
@@ -74,11 +76,29 @@ def _of_the_one_before(path: Path) -> None:
 def cases() -> list[Case]:
     """Of each kind of damage some, in each file; and all checkpoints damaged."""
     draw = random.Random(1)
-    by_file = {name: [(words, change) for file, words, change in changes() if file == name and change(contents(os.getpid())[name]) != contents(os.getpid())[name]] for name in FILES}
-    found = [Case(f"{name}: {words}", partial(falls_back, name, partial(_rewrite, change))) for name in FILES for words, change in draw.sample(by_file[name], 20)]
+    by_file = {
+        name: [
+            (words, change)
+            for file, words, change in changes()
+            if file == name and change(contents(os.getpid())[name]) != contents(os.getpid())[name]
+        ]
+        for name in FILES
+    }
+    found = [
+        Case(f"{name}: {words}", partial(falls_back, name, partial(_rewrite, change)))
+        for name in FILES
+        for words, change in draw.sample(by_file[name], 20)
+    ]
     for name in FILES:
         found.append(Case(f"{name}: missing", partial(falls_back, name, Path.unlink)))
-        found.append(Case(f"{name}: a directory in its place", partial(falls_back, name, _replaced_by_directory)))
-        found.append(Case(f"{name}: of the checkpoint before", partial(falls_back, name, _of_the_one_before)))
+        found.append(
+            Case(
+                f"{name}: a directory in its place",
+                partial(falls_back, name, _replaced_by_directory),
+            )
+        )
+        found.append(
+            Case(f"{name}: of the checkpoint before", partial(falls_back, name, _of_the_one_before))
+        )
         found.append(Case(f"{name}: all checkpoints cut", partial(all_broken, name)))
     return found

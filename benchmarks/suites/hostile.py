@@ -22,7 +22,7 @@ import torch
 
 import statetrain as st
 from statetrain.checkpoints import checkpoint, plain, tensorfile
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Setting, train
 
@@ -54,7 +54,10 @@ HOSTILE = {
     "a header that is no text": hostile(b"\xff\xfe\xfd"),
     "a list": hostile([]),
     "a number": hostile(3),
-    "a key twice": hostile(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', b"x"),
+    "a key twice": hostile(
+        b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}',
+        b"x",
+    ),
     "NaN": hostile(b'{"a": NaN}'),
     "depth": hostile(b'{"a":' * 100_000),
     "a row that is no object": hostile({"a": [1, 2]}),
@@ -196,7 +199,11 @@ def as_weights(content: Callable[[Path], bytes], load: str) -> None:
     with scratch() as base:
         path = base / "given.safetensors"
         path.write_bytes(content(base / MARKS))
-        loads = {"tensorfile": lambda: tensorfile.read(path), "load": lambda: st.load(path), "load_weights": lambda: st.load_weights(Net(), path)}
+        loads = {
+            "tensorfile": lambda: tensorfile.read(path),
+            "load": lambda: st.load(path),
+            "load_weights": lambda: st.load_weights(Net(), path),
+        }
         _harmless(loads[load], base, CheckpointError)
 
 
@@ -238,7 +245,10 @@ def manifest_names(names: str) -> None:
         shutil.copytree(newest, path)
         rows = json.loads((path / checkpoint.MANIFEST).read_bytes())
         del rows["sha256"]
-        rows["files"] = {names: rows["files"][checkpoint.STATE], checkpoint.TENSORS: rows["files"][checkpoint.TENSORS]}
+        rows["files"] = {
+            names: rows["files"][checkpoint.STATE],
+            checkpoint.TENSORS: rows["files"][checkpoint.TENSORS],
+        }
         own = hashlib.sha256(plain.dumps(rows)).hexdigest()
         (path / checkpoint.MANIFEST).write_bytes(plain.dumps({**rows, "sha256": own}))
         _harmless(lambda: checkpoint.verify(path), base, CheckpointError)
@@ -255,8 +265,20 @@ def _header(process: int) -> tuple[bytes, int, int, Path]:
     path = _home(process) / "fuzzed"
     file = os.open(path, os.O_RDWR | os.O_CREAT)
     generator = torch.Generator().manual_seed(0)
-    tensors = {"weight": torch.randn(3, 4, generator=generator), "bytes": torch.arange(5, dtype=torch.uint8), "empty": torch.zeros(0, 7)}
-    tensorfile.write(file, {**tensors, "flag": torch.tensor([True, False]), "half": torch.ones(3, dtype=torch.bfloat16)}, {"made by": "a test"})
+    tensors = {
+        "weight": torch.randn(3, 4, generator=generator),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "empty": torch.zeros(0, 7),
+    }
+    tensorfile.write(
+        file,
+        {
+            **tensors,
+            "flag": torch.tensor([True, False]),
+            "half": torch.ones(3, dtype=torch.bfloat16),
+        },
+        {"made by": "a test"},
+    )
     content = path.read_bytes()
     return content, struct.unpack("<Q", content[:8])[0], file, path
 
@@ -279,7 +301,8 @@ def fuzzed(seed: int) -> int:
         else:
             digits = [i for i, byte in enumerate(header) if i >= 8 and chr(byte).isdigit()]
             header[draw.choice(digits)] = draw.choice(b"0123456789-")
-    os.ftruncate(file, os.pwrite(file, bytes(header) + content[8 + length :], 0))  # far faster than a file anew
+    # Far faster than a file anew
+    os.ftruncate(file, os.pwrite(file, bytes(header) + content[8 + length :], 0))
     began = time.process_time()
     try:
         tensors, _ = tensorfile.read(path)
@@ -295,21 +318,77 @@ def cases() -> list[Case]:
     """Each file through each reader, and the headers."""
     found = []
     for name, content in HOSTILE.items():
-        found.append(Case(f"tensors: {name}, read", partial(in_checkpoint, checkpoint.TENSORS, lambda mark, content=content: content, "read")))  # type: ignore[misc]  # bound now
-        found += [Case(f"{load}: {name}", partial(as_weights, lambda mark, content=content: content, load)) for load in ("tensorfile", "load", "load_weights")]  # type: ignore[misc]
+        found.append(
+            Case(
+                f"tensors: {name}, read",
+                partial(
+                    in_checkpoint,
+                    checkpoint.TENSORS,
+                    lambda mark, content=content: content,  # type: ignore[misc]  # bound now
+                    "read",
+                ),
+            )
+        )
+        found += [
+            Case(
+                f"{load}: {name}",
+                partial(as_weights, lambda mark, content=content: content, load),  # type: ignore[misc]
+            )
+            for load in ("tensorfile", "load", "load_weights")
+        ]
     for name in _pickles(MARKS):
         made = partial(_pickle, name)
-        found += [Case(f"{file}: {name}, {reader}", partial(in_checkpoint, file, made, reader)) for file in (checkpoint.STATE, checkpoint.TENSORS) for reader in _readers(MARKS)]
-        found += [Case(f"{load}: {name}", partial(as_weights, made, load)) for load in ("load", "load_weights")]
+        found += [
+            Case(f"{file}: {name}, {reader}", partial(in_checkpoint, file, made, reader))
+            for file in (checkpoint.STATE, checkpoint.TENSORS)
+            for reader in _readers(MARKS)
+        ]
+        found += [
+            Case(f"{load}: {name}", partial(as_weights, made, load))
+            for load in ("load", "load_weights")
+        ]
     for name, state in STATES.items():
         text = json.dumps(state).encode()
-        readers = ("fit", "load_checkpoint") if name.endswith(("parts", "a state")) else tuple(_readers(MARKS))
-        found += [Case(f"state: {name}, {reader}", partial(in_checkpoint, checkpoint.STATE, lambda mark, text=text: text, reader)) for reader in readers]  # type: ignore[misc]
+        readers = (
+            ("fit", "load_checkpoint")
+            if name.endswith(("parts", "a state"))
+            else tuple(_readers(MARKS))
+        )
+        found += [
+            Case(
+                f"state: {name}, {reader}",
+                partial(in_checkpoint, checkpoint.STATE, lambda mark, text=text: text, reader),  # type: ignore[misc]
+            )
+            for reader in readers
+        ]
     for file in (checkpoint.MANIFEST, checkpoint.STATE, checkpoint.TENSORS):
         for change in (_link, _pipe, _device, _folder):
-            found += [Case(f"{file}: a {change.__name__.strip('_')}, {reader}", partial(no_file, file, change, reader)) for reader in ("read", "fit")]
-    names = ("../state.json", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "C:\\x", "a\x00b", "x" * 200, "-rf", "state.json ", "$(x)", "\u202ejson")
-    found += [Case(f"a manifest that names {name!r:.40}", partial(manifest_names, name)) for name in names]
+            found += [
+                Case(
+                    f"{file}: a {change.__name__.strip('_')}, {reader}",
+                    partial(no_file, file, change, reader),
+                )
+                for reader in ("read", "fit")
+            ]
+    names = (
+        "../state.json",
+        "/etc/passwd",
+        "..",
+        ".",
+        "",
+        "a/b",
+        "a\\b",
+        "C:\\x",
+        "a\x00b",
+        "x" * 200,
+        "-rf",
+        "state.json ",
+        "$(x)",
+        "\u202ejson",
+    )
+    found += [
+        Case(f"a manifest that names {name!r:.40}", partial(manifest_names, name)) for name in names
+    ]
     return found + [Case(f"header {seed}", partial(fuzzed, seed)) for seed in range(FUZZED)]
 
 

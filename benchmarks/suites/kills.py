@@ -82,7 +82,14 @@ def straight(setting: Setting) -> Straight:
 
     def work() -> str:
         trail, counting = Trail(), Counting()
-        return json.dumps([digest(train(setting, None, trail)), trail.arrows, digest(train(setting, None, counting)), counting.calls])
+        return json.dumps(
+            [
+                digest(train(setting, None, trail)),
+                trail.arrows,
+                digest(train(setting, None, counting)),
+                counting.calls,
+            ]
+        )
 
     code, said = forked(work)
     assert code == 0, said
@@ -95,7 +102,16 @@ def transitions(setting: Setting) -> int:
     """How many transitions a run takes; where that depends on little, from a run that takes less time."""
     if setting.precision == "scaled":  # batches whose gradients overflow are skipped
         return len(straight(setting).arrows)
-    return len(straight(evolve(Setting(), accumulate=setting.accumulate, inside=setting.inside, optimizers=setting.optimizers)).arrows)
+    return len(
+        straight(
+            evolve(
+                Setting(),
+                accumulate=setting.accumulate,
+                inside=setting.inside,
+                optimizers=setting.optimizers,
+            )
+        ).arrows
+    )
 
 
 def resumed(setting: Setting, folder: Path) -> tuple[str, list[str]]:
@@ -124,7 +140,11 @@ def assert_exact(setting: Setting, folder: Path) -> None:
 
 def assert_kept(folder: Path, damaged: int = 0) -> None:
     """In the directory of a run that has ended lie the two latest checkpoints, what was set aside of damaged ones, and nothing else."""
-    litter = [path.name for path in folder.rglob("*") if ("corrupt" in path.name and not damaged) or path.suffix == ".part" or path.name == "LOCK"]
+    litter = [
+        path.name
+        for path in folder.rglob("*")
+        if ("corrupt" in path.name and not damaged) or path.suffix == ".part" or path.name == "LOCK"
+    ]
     assert not litter, f"it left {litter}"
     kept = sorted(path.name for path in folder.glob("step-*") if "corrupt" not in path.name)
     # One more, if it was killed between publishing the last one and deleting the oldest.
@@ -149,5 +169,7 @@ def cases() -> list[Case]:
         Case(f"{setting}: transition {at}, {phase}", partial(killed, setting, at, phase))
         for setting in settings()
         for at in range(1, transitions(setting) + 1)
-        for phase in (PHASES if at < transitions(setting) else PHASES[:2])  # nothing comes after the end
+        for phase in (
+            PHASES if at < transitions(setting) else PHASES[:2]
+        )  # nothing comes after the end
     ]

@@ -55,8 +55,13 @@ def mutate(mutant: Mutant) -> None:
     assert mutant.old in source, f"{mutant.place} has no {mutant.old!r}"
     name, module = function.__name__, inspect.getmodule(function)
     made: dict[str, Any] = {}
-    exec("from __future__ import annotations\n" + source.replace(mutant.old, mutant.new), vars(module), made)
-    function.__code__ = inspect.unwrap(made[name]).__code__  # whoever has imported it has the changed one too
+    exec(
+        "from __future__ import annotations\n" + source.replace(mutant.old, mutant.new),
+        vars(module),
+        made,
+    )
+    # Whoever has imported it has the changed one too
+    function.__code__ = inspect.unwrap(made[name]).__code__
 
 
 def _of(suite: str, word: str = "", most: int = 40) -> Callable[[], list[Case]]:
@@ -77,13 +82,20 @@ def _kills(setting: Setting) -> Callable[[], list[Case]]:
 
         last = len(kills.straight(setting).arrows)
         moments = [last * i // 8 for i in (3, 5, 6, 7)]
-        return [Case(f"{setting}: transition {at}, after", partial(kills.killed, setting, at, "after")) for at in moments]
+        return [
+            Case(f"{setting}: transition {at}, after", partial(kills.killed, setting, at, "after"))
+            for at in moments
+        ]
 
     return cases
 
 
 EACH = "each anchor"
-WRITE, READ, BACK = "statetrain.checkpoints.checkpoint", "statetrain.checkpoints.tensorfile", "statetrain.checkpoints.snapshot"
+WRITE, READ, BACK = (
+    "statetrain.checkpoints.checkpoint",
+    "statetrain.checkpoints.tensorfile",
+    "statetrain.checkpoints.snapshot",
+)
 
 _RENAMES = """\
         for file in files:
@@ -93,41 +105,251 @@ _RENAMES = """\
 """
 
 MUTANTS = (
-    Mutant("files are flushed", f"{WRITE}:_put", "os.fsync(file)", "pass", _of("saves", "power lost, all")),
-    Mutant("directories are flushed", f"{WRITE}:_flush", "os.fsync(file)", "pass", _of("saves", "power lost", 120)),
-    Mutant("the manifest comes last", f"{WRITE}:write_encoded", _RENAMES, "".join(reversed(_RENAMES.partition("        _flush(path)\n"))), _of("saves", ", before")),
-    Mutant("what is deleted counts as unfinished first", f"{WRITE}:delete", "os.rename(path / MANIFEST, path / (MANIFEST + _PART))", "pass", _of("saves", "call", 60)),
-    Mutant("unfinished ones are swept up", f"{WRITE}:sweep", "if _is_unfinished(path):", "if False:", _of("saves", ", before")),
-    Mutant("sums of files are compared", f"{WRITE}:verify", "sha.hexdigest() != digest.sha256", "False", _of("damage", "bit")),
-    Mutant("sums are compared while reading", f"{READ}:_read", "sha.hexdigest() != expected.sha256", "False", _of("fallbacks", "tensors.safetensors: bit", 20)),
-    Mutant("the manifest has its own sum", f"{WRITE}:manifest", "hashlib.sha256(plain.dumps(data)).hexdigest() != own", "False", _of("damage", "MANIFEST", 600)),
-    Mutant("a checkpoint belongs to its name", f"{WRITE}:manifest", 'data["name"] != path.name', "False", _of("damage", "name:")),
-    Mutant("the one before is used", f"{WRITE}:first_usable", "_report(saved.path, error, aside)", "raise", _of("fallbacks")),
-    Mutant("broken ones are kept", f"{WRITE}:_set_aside", "os.rename(path, aside)", "__import__('shutil').rmtree(path)", _of("fallbacks")),
-    Mutant("two are always kept", "statetrain.callbacks.checkpoint:Checkpoint._thin_out", "max(_LATEST, ", "max(1, ", _of("saves", "power lost")),
-    Mutant("nobody is pushed out of a directory", "statetrain.checkpoints.lock:Lock.take", "if holder and _is_there(", "if False and _is_there(", _of("bad_inputs", "directory in use")),
-    Mutant("generators are put back", f"{BACK}:_settle", "ctx.accelerator.set_random_states(states)", "pass", _kills(Setting(seeded=False))),
-    Mutant("the optimizer is put back", f"{BACK}:_restore_optimizer", "optimizer.load_state_dict(saved)", "return", _kills(Setting())),
-    Mutant("the scale is put back", f"{BACK}:restore", 'ctx.scaler.load_state_dict(data["scaler"])', "pass", _kills(Setting(precision="scaled"))),
-    Mutant("sums of an epoch are put back", f"{BACK}:_restore_tally", "if name in tally.losses:", "if False:", _kills(Setting())),
-    Mutant("callbacks' states are put back", f"{BACK}:_restore_callbacks", "callback.load_state_dict", "id", _kills(Setting(ema=True))),
-    Mutant("gradients of a window are put back", f"{BACK}:_restore_gradients", "None if value is None else", "None if True else", _kills(Setting(accumulate=3, saving="each anchor"))),
-    Mutant("the position is the next batch", "statetrain.data.iterating:take_up", "_turn(ctx, set), drawn)", "_turn(ctx, set), drawn + 1)", _kills(Setting())),
-    Mutant("replay goes as far as the run did", "statetrain.data.iterating:_replay", "range(drawn)", "range(max(drawn - 1, 0))", _kills(Setting(seeded=False))),
-    Mutant("intervals remember", f"{BACK}:restore", "setattr(ctx, name, fields[name])", 'name == "marks" or setattr(ctx, name, fields[name])', _kills(Setting(inside=True))),
-    Mutant("errors come out", "statetrain.engine.failing:fail", "raise error", "return None", _of("exceptions", "OSError")),
-    Mutant("clean-ups run", "statetrain.engine.failing:clean_up", "ctx.deferred.pop()()", "ctx.deferred.pop()", _of("exceptions", "OSError")),
-    Mutant("notes say where", "statetrain.engine.failing:fail", "error.add_note(f\"statetrain: {at}", "str(f\"statetrain: {at}", _of("exceptions", "OSError")),
-    Mutant("StopIteration ends nothing", "statetrain.actions:_holds_its_length", 'return hasattr(dataset, "__getitem__")', "return False", _of("exceptions", "StopIteration('enough') in a sample")),
-    Mutant("handlers are put back", "statetrain.engine.interrupts:heeded", "signal.signal(number, handler)", "pass", _of("signals")),
-    Mutant("a signal waits to be saved", "statetrain.engine.interrupts:_Ask.hear", "if not self.ctx.saves:", "if True:", _of("signals", "SIGTERM at call", 200)),
-    Mutant("a loss that is NaN is refused", "statetrain.criteria:_loss_not_finite", "value - value != 0.0", "False", _of("non_finite", "the loss, NaN, skip")),
-    Mutant("buffers are put back", "statetrain.actions:refuse_batch", "if ctx.held is not None:", "if False:", _of("non_finite", "an input, NaN, skip")),
-    Mutant("only regular files are opened", f"{READ}:open_file", 'getattr(os, "O_NOFOLLOW", 0)', "0", _of("hostile", "link")),
-    Mutant("no key is there twice", "statetrain.checkpoints.plain:_object", "len(found) != len(pairs)", "False", _of("hostile", "a key twice")),
-    Mutant("shapes fit their bytes", f"{READ}:_entries", "offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize", "False", _of("hostile", "larger than")),
-    Mutant("words of a picture are escaped", "statetrain.diagram.as_mermaid:escaped", "re.sub(", "(lambda *a, **k: text)(", _of("names", "pictures")),
-    Mutant("a cell is no formula", "statetrain.callbacks.csv_logger:_cell", "f\"'{text}\"", "text", _of("names", "columns")),
+    Mutant(
+        "files are flushed",
+        f"{WRITE}:_put",
+        "os.fsync(file)",
+        "pass",
+        _of("saves", "power lost, all"),
+    ),
+    Mutant(
+        "directories are flushed",
+        f"{WRITE}:_flush",
+        "os.fsync(file)",
+        "pass",
+        _of("saves", "power lost", 120),
+    ),
+    Mutant(
+        "the manifest comes last",
+        f"{WRITE}:write_encoded",
+        _RENAMES,
+        "".join(reversed(_RENAMES.partition("        _flush(path)\n"))),
+        _of("saves", ", before"),
+    ),
+    Mutant(
+        "what is deleted counts as unfinished first",
+        f"{WRITE}:delete",
+        "os.rename(path / MANIFEST, path / (MANIFEST + _PART))",
+        "pass",
+        _of("saves", "call", 60),
+    ),
+    Mutant(
+        "unfinished ones are swept up",
+        f"{WRITE}:sweep",
+        "if _is_unfinished(path):",
+        "if False:",
+        _of("saves", ", before"),
+    ),
+    Mutant(
+        "sums of files are compared",
+        f"{WRITE}:verify",
+        "sha.hexdigest() != digest.sha256",
+        "False",
+        _of("damage", "bit"),
+    ),
+    Mutant(
+        "sums are compared while reading",
+        f"{READ}:_read",
+        "sha.hexdigest() != expected.sha256",
+        "False",
+        _of("fallbacks", "tensors.safetensors: bit", 20),
+    ),
+    Mutant(
+        "the manifest has its own sum",
+        f"{WRITE}:manifest",
+        "hashlib.sha256(plain.dumps(data)).hexdigest() != own",
+        "False",
+        _of("damage", "MANIFEST", 600),
+    ),
+    Mutant(
+        "a checkpoint belongs to its name",
+        f"{WRITE}:manifest",
+        'data["name"] != path.name',
+        "False",
+        _of("damage", "name:"),
+    ),
+    Mutant(
+        "the one before is used",
+        f"{WRITE}:first_usable",
+        "_report(saved.path, error, aside)",
+        "raise",
+        _of("fallbacks"),
+    ),
+    Mutant(
+        "broken ones are kept",
+        f"{WRITE}:_set_aside",
+        "os.rename(path, aside)",
+        "__import__('shutil').rmtree(path)",
+        _of("fallbacks"),
+    ),
+    Mutant(
+        "two are always kept",
+        "statetrain.callbacks.checkpoint:Checkpoint._thin_out",
+        "max(_LATEST, ",
+        "max(1, ",
+        _of("saves", "power lost"),
+    ),
+    Mutant(
+        "nobody is pushed out of a directory",
+        "statetrain.checkpoints.lock:Lock.take",
+        "if holder and _is_there(",
+        "if False and _is_there(",
+        _of("bad_inputs", "directory in use"),
+    ),
+    Mutant(
+        "generators are put back",
+        f"{BACK}:_settle",
+        "ctx.accelerator.set_random_states(states)",
+        "pass",
+        _kills(Setting(seeded=False)),
+    ),
+    Mutant(
+        "the optimizer is put back",
+        f"{BACK}:_restore_optimizer",
+        "optimizer.load_state_dict(saved)",
+        "return",
+        _kills(Setting()),
+    ),
+    Mutant(
+        "the scale is put back",
+        f"{BACK}:restore",
+        'ctx.scaler.load_state_dict(data["scaler"])',
+        "pass",
+        _kills(Setting(precision="scaled")),
+    ),
+    Mutant(
+        "sums of an epoch are put back",
+        f"{BACK}:_restore_tally",
+        "if name in tally.losses:",
+        "if False:",
+        _kills(Setting()),
+    ),
+    Mutant(
+        "callbacks' states are put back",
+        f"{BACK}:_restore_callbacks",
+        "callback.load_state_dict",
+        "id",
+        _kills(Setting(ema=True)),
+    ),
+    Mutant(
+        "gradients of a window are put back",
+        f"{BACK}:_restore_gradients",
+        "if value is None\n",
+        "if True\n",
+        _kills(Setting(accumulate=3, saving="each anchor")),
+    ),
+    Mutant(
+        "the position is the next batch",
+        "statetrain.data.iterating:take_up",
+        "_turn(ctx, set), drawn)",
+        "_turn(ctx, set), drawn + 1)",
+        _kills(Setting()),
+    ),
+    Mutant(
+        "replay goes as far as the run did",
+        "statetrain.data.iterating:_replay",
+        "range(drawn)",
+        "range(max(drawn - 1, 0))",
+        _kills(Setting(seeded=False)),
+    ),
+    Mutant(
+        "intervals remember",
+        f"{BACK}:restore",
+        "setattr(ctx, name, fields[name])",
+        'name == "marks" or setattr(ctx, name, fields[name])',
+        _kills(Setting(inside=True)),
+    ),
+    Mutant(
+        "errors come out",
+        "statetrain.machine.failing:fail",
+        "raise error",
+        "return None",
+        _of("exceptions", "OSError"),
+    ),
+    Mutant(
+        "clean-ups run",
+        "statetrain.machine.failing:clean_up",
+        "ctx.deferred.pop()()",
+        "ctx.deferred.pop()",
+        _of("exceptions", "OSError"),
+    ),
+    Mutant(
+        "notes say where",
+        "statetrain.machine.failing:fail",
+        'error.add_note(\n            f"statetrain: {at}',
+        'str(\n            f"statetrain: {at}',
+        _of("exceptions", "OSError"),
+    ),
+    Mutant(
+        "StopIteration ends nothing",
+        "statetrain.standard.actions:_holds_its_length",
+        'return hasattr(dataset, "__getitem__")',
+        "return False",
+        _of("exceptions", "StopIteration('enough') in a sample"),
+    ),
+    Mutant(
+        "handlers are put back",
+        "statetrain.machine.interrupts:heeded",
+        "signal.signal(number, handler)",
+        "pass",
+        _of("signals"),
+    ),
+    Mutant(
+        "a signal waits to be saved",
+        "statetrain.machine.interrupts:_Ask.hear",
+        "if not self.ctx.saves:",
+        "if True:",
+        _of("signals", "SIGTERM at call", 200),
+    ),
+    Mutant(
+        "a loss that is NaN is refused",
+        "statetrain.guards.criteria:_loss_not_finite",
+        "value - value != 0.0",
+        "False",
+        _of("non_finite", "the loss, NaN, skip"),
+    ),
+    Mutant(
+        "buffers are put back",
+        "statetrain.standard.actions:refuse_batch",
+        "if ctx.held is not None:",
+        "if False:",
+        _of("non_finite", "an input, NaN, skip"),
+    ),
+    Mutant(
+        "only regular files are opened",
+        f"{READ}:open_file",
+        'getattr(os, "O_NOFOLLOW", 0)',
+        "0",
+        _of("hostile", "link"),
+    ),
+    Mutant(
+        "no key is there twice",
+        "statetrain.checkpoints.plain:_object",
+        "len(found) != len(pairs)",
+        "False",
+        _of("hostile", "a key twice"),
+    ),
+    Mutant(
+        "shapes fit their bytes",
+        f"{READ}:_entries",
+        "offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize",
+        "False",
+        _of("hostile", "larger than"),
+    ),
+    Mutant(
+        "words of a picture are escaped",
+        "statetrain.diagram.as_mermaid:escaped",
+        "re.sub(",
+        "(lambda *a, **k: text)(",
+        _of("names", "pictures"),
+    ),
+    Mutant(
+        "a cell is no formula",
+        "statetrain.callbacks.csv_logger:_cell",
+        'f"\'{text}"',
+        "text",
+        _of("names", "columns"),
+    ),
 )
 
 

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.lifecycle import FAILED
-from statetrain.table.text import markdown_table
+from statetrain.lifecycle.lifecycle import FAILED
+from statetrain.lifecycle.text import markdown_table
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Samples
 
@@ -23,10 +23,52 @@ TITLE = "hostile names"
 GOAL = 30
 
 NAMES = (
-    *("<script>alert(1)</script>", '"];a[URL="javascript:x"];"', "{{7*7}}", "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\tTab", "\x1b[2J\x1b[31m"),
-    *("\u202egnp.exe", "../../x", "a\nb", "--", "</script><img src=x onerror=1>", "</text><script>1</script>", '" onload="alert(1)', "]]><!--", "&lt;b&gt;"),
-    *("a --> b", "end", "note right of fit", "%%{init: {}}%%", "click fit href", "state fit {", "| a | b |", "`rm -rf`$(x)", "\\N\\L\\G", "<<choice>>"),
-    *("]; graph [URL=x", "\r\nX: y", "\x00", "\x9b31m", "\u2028\u2029", "日本語 ✓ 🙂", "x" * 500, "#quot;;", '<table><tr><td href="x">', "[*] --> [*]"),
+    *(
+        "<script>alert(1)</script>",
+        '"];a[URL="javascript:x"];"',
+        "{{7*7}}",
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "-2+3",
+        "@SUM(A1)",
+        "\tTab",
+        "\x1b[2J\x1b[31m",
+    ),
+    *(
+        "\u202egnp.exe",
+        "../../x",
+        "a\nb",
+        "--",
+        "</script><img src=x onerror=1>",
+        "</text><script>1</script>",
+        '" onload="alert(1)',
+        "]]><!--",
+        "&lt;b&gt;",
+    ),
+    *(
+        "a --> b",
+        "end",
+        "note right of fit",
+        "%%{init: {}}%%",
+        "click fit href",
+        "state fit {",
+        "| a | b |",
+        "`rm -rf`$(x)",
+        "\\N\\L\\G",
+        "<<choice>>",
+    ),
+    *(
+        "]; graph [URL=x",
+        "\r\nX: y",
+        "\x00",
+        "\x9b31m",
+        "\u2028\u2029",
+        "日本語 ✓ 🙂",
+        "x" * 500,
+        "#quot;;",
+        '<table><tr><td href="x">',
+        "[*] --> [*]",
+    ),
 )
 PLAIN = "harmless"
 
@@ -59,7 +101,10 @@ def _drawn(name: str) -> None:
 
 
 def _same_svg(text: str, plain: str) -> None:
-    found = [[(one.tag, sorted(one.attrib)) for one in ElementTree.fromstring(part).iter()] for part in (text, plain)]
+    found = [
+        [(one.tag, sorted(one.attrib)) for one in ElementTree.fromstring(part).iter()]
+        for part in (text, plain)
+    ]
     kinds = [sorted({(tag, tuple(keys)) for tag, keys in one}) for one in found]
     assert kinds[0] == kinds[1], "there are other tags or attributes"
     lines = [sum(not tag.endswith("text") for tag, _ in one) for one in found]
@@ -82,7 +127,9 @@ def _dot_skeleton(text: str) -> list[str]:
                 if depth == 0:
                     break
             ElementTree.fromstring(f"<a>{text[begin + 1 : at - 1]}</a>")
-            assert not re.search(r"(?i)\bhref|\burl", re.sub(r">[^<]*<", "><", text[begin:at])), "there is a link"
+            assert not re.search(r"(?i)\bhref|\burl", re.sub(r">[^<]*<", "><", text[begin:at])), (
+                "there is a link"
+            )
             found.append("<label>")
             continue
         token = _DOT.match(text, at)
@@ -109,15 +156,26 @@ def _same_mermaid(text: str, plain: str) -> None:
 
 
 def _controls(text: str) -> bool:
-    return any(ord(one) < 32 or 127 <= ord(one) < 160 or one in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029" for one in text)
+    return any(
+        ord(one) < 32
+        or 127 <= ord(one) < 160
+        or one in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
+        for one in text
+    )
 
 
 def _printed(name: str) -> None:
     text, plain = str(_life(name)), str(_life(PLAIN))
     assert not _controls(text.replace("\n", "")), "it is printed with control characters"
     assert text.count("\n") == plain.count("\n"), "it is printed on more lines"
-    for line, other in zip(markdown_table(_life(name)).split("\n"), markdown_table(_life(PLAIN)).split("\n"), strict=True):
-        assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", other)), f"there are other cells in {line!r}"
+    for line, other in zip(
+        markdown_table(_life(name)).split("\n"),
+        markdown_table(_life(PLAIN)).split("\n"),
+        strict=True,
+    ):
+        assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", other)), (
+            f"there are other cells in {line!r}"
+        )
         assert not re.search(r"(?<!\\)<(?!br/?>)", line), f"there is a tag in {line!r}"
         assert not _controls(line), f"there are control characters in {line!r}"
 
@@ -126,7 +184,13 @@ def _trained(name: str, *callbacks: st.Callback, **options: Any) -> st.Run:
     torch.manual_seed(0)
     data = Samples()
     inputs = torch.cat([data.inputs, torch.zeros(len(data), 1)], 1)
-    given: dict[str, Any] = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 1, "metrics": {name: lambda pred, target: 1.0}}
+    given: dict[str, Any] = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 1,
+        "metrics": {name: lambda pred, target: 1.0},
+    }
     return st.fit(Net(), (inputs, data.targets), callbacks=list(callbacks), **{**given, **options})
 
 
@@ -146,9 +210,15 @@ def _logged(name: str) -> None:
         text = (base / "log.csv").read_bytes().decode()
         rows = list(csv.reader(io.StringIO(text, newline="")))
         assert len({len(row) for row in rows}) == 1, "the columns do not fit"
-        assert all(not cell.startswith(tuple("=+-@\t\r")) or _is_number(cell) for row in rows for cell in row), f"a formula in {text!r}"
+        assert all(
+            not cell.startswith(tuple("=+-@\t\r")) or _is_number(cell)
+            for row in rows
+            for cell in row
+        ), f"a formula in {text!r}"
         for shown in (out.getvalue(), str(run.history), str(run), repr(run)):
-            assert not _controls(shown.replace("\n", "").replace("\r", "")), f"printed with control characters: {shown[:200]!r}"
+            assert not _controls(shown.replace("\n", "").replace("\r", "")), (
+                f"printed with control characters: {shown[:200]!r}"
+            )
 
 
 def _is_number(cell: str) -> bool:
@@ -185,7 +255,12 @@ def _stated(name: str) -> None:
     if name.isidentifier():
         return
     for named in (name, "a life"):
-        words = refused(lambda named=named: st.Lifecycle(named, [st.State(name), st.State("over", final=True)], [st.Transition(name, "over")]), st.LifecycleError)  # type: ignore[misc]  # bound now
+        words = refused(
+            lambda named=named: st.Lifecycle(  # type: ignore[misc]  # bound now
+                named, [st.State(name), st.State("over", final=True)], [st.Transition(name, "over")]
+            ),
+            st.LifecycleError,
+        )
         assert not _controls(words), f"the error is printed with control characters: {words!r:.200}"
 
 
@@ -215,5 +290,8 @@ OUTPUTS: dict[str, Callable[[str], None]] = {
 
 def cases() -> list[Case]:
     """Each name through each output."""
-    return [Case(f"{name!r:.60} in {output}", partial(look, name)) for name in NAMES for output, look in OUTPUTS.items()]
-
+    return [
+        Case(f"{name!r:.60} in {output}", partial(look, name))
+        for name in NAMES
+        for output, look in OUTPUTS.items()
+    ]

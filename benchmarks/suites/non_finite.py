@@ -18,7 +18,13 @@ from suites.toy import Net, Setting, is_finite, train
 TITLE = "NaN and infinity"
 GOAL = 96
 
-PLACES = ("the loss, NaN", "the loss, infinite", "a gradient, NaN", "an input, NaN", "an input, infinite")
+PLACES = (
+    "the loss, NaN",
+    "the loss, infinite",
+    "a gradient, NaN",
+    "an input, NaN",
+    "an input, infinite",
+)
 POLICIES = ("raise", "skip", "stop", "roll back")
 
 
@@ -57,7 +63,12 @@ class Trouble(st.Callback):
     def on_anchor(self, ctx: Any) -> None:
         kept: list[Any] = [*ctx.model.state_dict().values()]
         for optimizer in ctx.optimizers.values():
-            kept += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+            kept += [
+                value
+                for state in optimizer.state.values()
+                for value in state.values()
+                if isinstance(value, torch.Tensor)
+            ]
         if not is_finite(kept):
             self.committed.append(f"{ctx.state}, {ctx.where()}")
 
@@ -75,7 +86,11 @@ class _Inputs(Net):
 
 
 def _policy(name: str) -> Any:
-    return st.RollBack(times=2, factor=0.5, every=st.Every(1, "steps")) if name == "roll back" else name
+    return (
+        st.RollBack(times=2, factor=0.5, every=st.Every(1, "steps"))
+        if name == "roll back"
+        else name
+    )
 
 
 def poisoned(place: str, policy: str, precision: Any, accumulate: Any, batch: int) -> None:
@@ -86,35 +101,68 @@ def poisoned(place: str, policy: str, precision: Any, accumulate: Any, batch: in
     def loss(pred: Any, target: Any) -> Any:
         if not trouble.now or "input" in place:
             return F.cross_entropy(pred, target)
-        return F.cross_entropy(_poisoned(pred), target) if "gradient" in place else F.cross_entropy(pred, target) * value
+        return (
+            F.cross_entropy(_poisoned(pred), target)
+            if "gradient" in place
+            else F.cross_entropy(pred, target) * value
+        )
 
     with scratch() as base, listening():
         folder = base / "run"
         setting = Setting(precision=precision, accumulate=accumulate, saving="each anchor")
         torch.manual_seed(0)
         model = _Inputs(trouble, value) if "input" in place else Net()
-        listeners = [trouble, st.KeepBest("train_loss"), st.Checkpoint(base / "best", monitor="train_loss", preflight=False)]
+        listeners = [
+            trouble,
+            st.KeepBest("train_loss"),
+            st.Checkpoint(base / "best", monitor="train_loss", preflight=False),
+        ]
         run, error = None, None
         try:
-            run = train(setting, folder, *listeners, model=model, loss=loss, non_finite=_policy(policy), check_gradients="gradient" in place)
+            run = train(
+                setting,
+                folder,
+                *listeners,
+                model=model,
+                loss=loss,
+                non_finite=_policy(policy),
+                check_gradients="gradient" in place,
+            )
         except st.NonFiniteLoss as raised:
             run, error = raised.run, raised  # type: ignore[attr-defined]  # a promise of `fit`
         assert not trouble.committed, f"it was committed in {trouble.committed}"
         assert is_finite(run.model.state_dict().values()), "the run ended with it"
         _ended(run, error, place, policy, precision, accumulate, batch)
-        for saved in [*checkpoint.complete(folder, aside=False), *checkpoint.complete(base / "best", aside=False)]:
+        for saved in [
+            *checkpoint.complete(folder, aside=False),
+            *checkpoint.complete(base / "best", aside=False),
+        ]:
             data = checkpoint.read(saved.path)
             assert is_finite(data["model"]["weights"].values()), f"{saved.name} holds it"
-        assert all(math.isfinite(value) for row in run.history for value in row.values()), "it is in the history"
+        assert all(math.isfinite(value) for row in run.history for value in row.values()), (
+            "it is in the history"
+        )
 
 
-def _ended(run: st.Run, error: BaseException | None, place: str, policy: str, precision: str, accumulate: int, batch: int) -> None:
-    scaled_away = precision == "scaled" and "gradient" in place  # for the scaler, it is one overflow more
+def _ended(
+    run: st.Run,
+    error: BaseException | None,
+    place: str,
+    policy: str,
+    precision: str,
+    accumulate: int,
+    batch: int,
+) -> None:
+    # For the scaler, it is one overflow more
+    scaled_away = precision == "scaled" and "gradient" in place
     if policy == "raise" and not scaled_away:
         assert isinstance(run.outcome, st.Failed), run.outcome
         notes = " ".join(getattr(error, "__notes__", ()))
-        last = 3 if "gradient" in place and accumulate == 3 else (batch - 1) % 3 + 1  # the norm is that of a whole window
-        assert f"epoch {(batch - 1) // 3 + 1}, batch {last}, step" in notes, f"the note says {notes}"
+        # The norm is that of a whole window
+        last = 3 if "gradient" in place and accumulate == 3 else (batch - 1) % 3 + 1
+        assert f"epoch {(batch - 1) // 3 + 1}, batch {last}, step" in notes, (
+            f"the note says {notes}"
+        )
     elif policy == "stop" and not scaled_away:
         assert isinstance(run.outcome, st.Stopped), run.outcome
         assert "nan" in run.outcome.reason or "inf" in run.outcome.reason, run.outcome
@@ -129,7 +177,9 @@ def cases() -> list[Case]:
     """All of them with each other, early and late in the run."""
     every = itertools.product(PLACES, POLICIES, ("fp32", "bf16", "scaled"), (1, 3), (2, 4))
     return [
-        Case(f"{place}, {policy}, {precision}, accumulate {accumulate}, batch {batch}", partial(poisoned, place, policy, precision, accumulate, batch))
+        Case(
+            f"{place}, {policy}, {precision}, accumulate {accumulate}, batch {batch}",
+            partial(poisoned, place, policy, precision, accumulate, batch),
+        )
         for place, policy, precision, accumulate, batch in every
     ]
-

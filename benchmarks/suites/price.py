@@ -30,7 +30,10 @@ BATCHES, PAIRS = 1000, 9
 
 def _data() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(8, 4, generator=generator), torch.randint(0, 3, (8,), generator=generator)) for _ in range(BATCHES)]
+    return [
+        (torch.randn(8, 4, generator=generator), torch.randint(0, 3, (8,), generator=generator))
+        for _ in range(BATCHES)
+    ]
 
 
 def _by_hand(data: list[Any]) -> float:
@@ -63,7 +66,17 @@ def _by_machine(data: list[Any]) -> float:
     watch = Watch()
     with scratch() as base:
         saving = st.Checkpoint(base / "run", st.Every(10**9, "steps"))
-        st.fit(nn.Linear(4, 3), data, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.01}, epochs=1, callbacks=[saving, watch], verbose=False, device="cpu")
+        st.fit(
+            nn.Linear(4, 3),
+            data,
+            loss=F.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.01},
+            epochs=1,
+            callbacks=[saving, watch],
+            verbose=False,
+            device="cpu",
+        )
     return watch.seconds
 
 
@@ -107,12 +120,18 @@ def save() -> str:
         folder = Path(name)
         for i in range(PAIRS):
             hand = _timed(lambda: _plain_write(folder / "plain", tensors))
-            ours = _timed(lambda i=i: checkpoint.write(folder / "run", f"step-{i}-x", {"model": tensors}, {}))  # type: ignore[misc]  # bound now
+            # Bound now
+            ours = _timed(
+                lambda i=i: checkpoint.write(folder / "run", f"step-{i}-x", {"model": tensors}, {})  # type: ignore[misc]
+            )
             shutil.rmtree(folder / "run")
             walls.append(ours[0] / hand[0])
             cpus.append(ours[1] / hand[1])
     ratio, by_cpu = statistics.median(walls), statistics.median(cpus)
-    words = f"{ratio:.2f} times as long as the bytes alone ({_spread(walls)}), {by_cpu:.2f} in CPU time ({_spread(cpus)}), {PAIRS} pairs"
+    words = (
+        f"{ratio:.2f} times as long as the bytes alone ({_spread(walls)}), {by_cpu:.2f} in CPU time"
+        f" ({_spread(cpus)}), {PAIRS} pairs"
+    )
     assert min(ratio, by_cpu) <= 1.2, words
     return words
 
@@ -126,11 +145,18 @@ def resume() -> str:
             _, anew = _timed(lambda: train(Setting(), None, start=False))
             _, again = _timed(lambda: train(Setting(), base / "run", start=False))
             extra.append(again - anew)
-    words = f"{1000 * statistics.median(extra):.1f} ms ({_spread([1000 * one for one in extra])} in {PAIRS} pairs, CPU time)"
+    words = (
+        f"{1000 * statistics.median(extra):.1f} ms ({_spread([1000 * one for one in extra])} in"
+        f" {PAIRS} pairs, CPU time)"
+    )
     assert statistics.median(extra) < 1.0, words
     return words
 
 
 def cases() -> list[Case]:
     """The three."""
-    return [Case("guards, commits and history", step), Case("a save of 100 MB", save), Case("the start of a run that goes on", resume)]
+    return [
+        Case("guards, commits and history", step),
+        Case("a save of 100 MB", save),
+        Case("the start of a run that goes on", resume),
+    ]

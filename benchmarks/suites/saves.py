@@ -28,10 +28,13 @@ class Deadly(Disk):
     Args:
         at: the call, from 0; None for never.
         late: whether the call itself is made still.
-        power: whether the power goes too: None it does not; "all" that was not flushed is lost; a number draws what is lost.
+        power: whether the power goes too: None it does not; "all" that was not flushed is lost; a
+            number draws what is lost.
     """
 
-    def __init__(self, at: int | None = None, late: bool = False, power: str | int | None = None) -> None:
+    def __init__(
+        self, at: int | None = None, late: bool = False, power: str | int | None = None
+    ) -> None:
         super().__init__(None)
         self.at, self.late, self.power = at, late, power
 
@@ -64,7 +67,8 @@ class Reached(st.Callback):
 
 def put_disk(disk: Any) -> None:
     """Lets something stand in for the module `os` where checkpoints are written."""
-    checkpoint.os = tensorfile.os = disk  # type: ignore[attr-defined]  # stands in for the module, in a process of its own
+    # Stands in for the module, in a process of its own
+    checkpoint.os = tensorfile.os = disk  # type: ignore[attr-defined]
 
 
 @cache
@@ -98,7 +102,9 @@ def died(setting: Setting, at: int, late: bool, power: str | int | None) -> None
         step = int(reached.read_text()) if reached.exists() else 0
         found = checkpoint.newest(folder, aside=False)
         start = found.about["step"] if found is not None else 0
-        assert step - start <= INTERVAL[setting.saving], f"it died in step {step}, and step {start} is the newest that is whole"
+        assert step - start <= INTERVAL[setting.saving], (
+            f"it died in step {step}, and step {start} is the newest that is whole"
+        )
         assert_exact(setting, folder)
 
 
@@ -108,8 +114,15 @@ def cases() -> list[Case]:
     for setting in SETTINGS:
         for at, name in enumerate(calls(setting)):
             where = f"{setting}: call {at} ({name})"
-            found += [Case(f"{where}, {'after' if late else 'before'}", partial(died, setting, at, late, None)) for late in (False, True)]
-            found += [Case(f"{where}, power lost, {power}", partial(died, setting, at, False, power)) for power in ("all", at)]
+            found += [
+                Case(
+                    f"{where}, {'after' if late else 'before'}",
+                    partial(died, setting, at, late, None),
+                )
+                for late in (False, True)
+            ]
+            found += [
+                Case(f"{where}, power lost, {power}", partial(died, setting, at, False, power))
+                for power in ("all", at)
+            ]
     return found
-
-

@@ -13,7 +13,7 @@ from typing import Any
 
 import statetrain as st
 from statetrain.checkpoints import checkpoint
-from statetrain.engine import interrupts
+from statetrain.machine import interrupts
 from suites.case import Case, listening, scratch
 from suites.disk import Disk
 from suites.saves import INTERVAL, put_disk
@@ -42,7 +42,9 @@ class Press(st.Callback):
         self.where: list[str] = []
         self.ended: list[str] = []  # clean-ups, as they run
 
-    def wrap_call(self, function: Callable[[Any], Any], state: str, hook: str) -> Callable[[Any], Any]:
+    def wrap_call(
+        self, function: Callable[[Any], Any], state: str, hook: str
+    ) -> Callable[[Any], Any]:
         def call(ctx: Any) -> Any:
             self.count += 1
             if self.count in self.moments:
@@ -67,7 +69,10 @@ class Press(st.Callback):
 @contextmanager
 def handlers() -> Iterator[None]:
     """Handlers as in a fresh process, which have to be there again in the end."""
-    fresh = {number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS}
+    fresh = {
+        number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        for number in SIGNALS
+    }
     outside = {number: signal.signal(number, handler) for number, handler in fresh.items()}
     try:
         yield
@@ -107,7 +112,8 @@ def interrupted(moments: dict[int, signal.Signals]) -> None:
         else:
             late = calls() - max(moments) < FEWER and run.outcome == st.Completed(2)
             assert late or isinstance(run.outcome, st.Interrupted), run.outcome
-            assert late or run.outcome.reason in (first.name, "KeyboardInterrupt"), run.outcome  # type: ignore[union-attr]  # it is Interrupted
+            # It is Interrupted
+            assert late or run.outcome.reason in (first.name, "KeyboardInterrupt"), run.outcome  # type: ignore[union-attr]
         assert press.ended == ["second", "first"], f"clean-ups ran as {press.ended}"
         over = run.ctx.step - press.steps[-1]
         assert over <= (0 if len(press.steps) > 1 else 1), f"{over} steps were made after it"
@@ -118,8 +124,12 @@ def _goes_on(folder: Path, run: st.Run, second: bool) -> None:
     assert not (folder / "LOCK").exists(), "the directory is still locked"
     found = checkpoint.newest(folder, aside=False)
     step = found.about["step"] if found is not None else 0
-    assert run.ctx.step - step <= (INTERVAL[SETTING.saving] if second else 0), f"it stopped at step {run.ctx.step}, and {step} is saved"
-    assert digest(train(SETTING, folder, start_seed=5 if found is not None else 0)) == straight(), "it went on to other bits"
+    assert run.ctx.step - step <= (INTERVAL[SETTING.saving] if second else 0), (
+        f"it stopped at step {run.ctx.step}, and {step} is saved"
+    )
+    assert digest(train(SETTING, folder, start_seed=5 if found is not None else 0)) == straight(), (
+        "it went on to other bits"
+    )
 
 
 class InSave(Disk):
@@ -157,12 +167,27 @@ def cases() -> list[Case]:
     draw, found = random.Random(0), []
     for number in SIGNALS:
         others = [one for one in SIGNALS if one != number]
-        found += [Case(f"{number.name} at call {at}", partial(interrupted, {at: number})) for at in draw.sample(range(1, calls() + 1), 60)]
+        found += [
+            Case(f"{number.name} at call {at}", partial(interrupted, {at: number}))
+            for at in draw.sample(range(1, calls() + 1), 60)
+        ]
         for at in draw.sample(range(1, calls() - 60), 20):
             again = at + draw.choice((1, 2, 3, 4))
             other = draw.choice([number, *others])
-            found.append(Case(f"{number.name} at call {at}, {other.name} at call {again}", partial(interrupted, {at: number, again: other})))
+            found.append(
+                Case(
+                    f"{number.name} at call {at}, {other.name} at call {again}",
+                    partial(interrupted, {at: number, again: other}),
+                )
+            )
         for at in draw.sample(range(1, 60), 8):
-            found.append(Case(f"{number.name} at call {at} of a save", partial(in_save, at, number)))
-            found.append(Case(f"{number.name} twice at call {at} of a save", partial(in_save, at, number, number)))
+            found.append(
+                Case(f"{number.name} at call {at} of a save", partial(in_save, at, number))
+            )
+            found.append(
+                Case(
+                    f"{number.name} twice at call {at} of a save",
+                    partial(in_save, at, number, number),
+                )
+            )
     return found

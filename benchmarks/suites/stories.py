@@ -12,7 +12,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis import seed as seeded
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import statetrain as st
 from statetrain.checkpoints import checkpoint
@@ -24,8 +30,15 @@ TITLE = "random stories"
 GOAL = 20
 
 SETTINGS = (
-    *(Setting(), Setting(augmentation="torch", ema=True, schedule=True), Setting(augmentation="random", accumulate=3, saving="each anchor")),
-    *(Setting(inside=True, seeded=False), Setting(precision="scaled", optimizers=2, saving="each anchor")),
+    *(
+        Setting(),
+        Setting(augmentation="torch", ema=True, schedule=True),
+        Setting(augmentation="random", accumulate=3, saving="each anchor"),
+    ),
+    *(
+        Setting(inside=True, seeded=False),
+        Setting(precision="scaled", optimizers=2, saving="each anchor"),
+    ),
 )
 
 
@@ -70,7 +83,9 @@ class Story(RuleBasedStateMachine):
         self.seed += 1
         anything = self.folder.exists() and checkpoint.newest(self.folder, aside=False) is not None
         try:
-            return train(self.setting, self.folder, *callbacks, start_seed=self.seed if anything else 0)
+            return train(
+                self.setting, self.folder, *callbacks, start_seed=self.seed if anything else 0
+            )
         except Pulled:
             return None
 
@@ -89,8 +104,13 @@ class Story(RuleBasedStateMachine):
         """Something in it raises."""
         self.go_on(Happens(at, "failure"))
 
-    @precondition(lambda self: self.folder.exists() and len(checkpoint.complete(self.folder, aside=False)) > 1)
-    @rule(file=strategies.sampled_from((checkpoint.MANIFEST, checkpoint.STATE, checkpoint.TENSORS)), seed=strategies.integers(0, 1 << 20))
+    @precondition(
+        lambda self: self.folder.exists() and len(checkpoint.complete(self.folder, aside=False)) > 1
+    )
+    @rule(
+        file=strategies.sampled_from((checkpoint.MANIFEST, checkpoint.STATE, checkpoint.TENSORS)),
+        seed=strategies.integers(0, 1 << 20),
+    )
     def is_damaged(self, file: str, seed: int) -> None:
         """A bit of the newest checkpoint flips."""
         path = checkpoint.complete(self.folder, aside=False)[0].path / file
@@ -121,12 +141,22 @@ class Story(RuleBasedStateMachine):
 
 def told(seed: int, stories: int = 10, length: int = 8) -> int:
     """Tells some stories; how many."""
-    several = settings(max_examples=stories, stateful_step_count=length, deadline=None, derandomize=False, database=None, suppress_health_check=list(HealthCheck))
+    several = settings(
+        max_examples=stories,
+        stateful_step_count=length,
+        deadline=None,
+        derandomize=False,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     with listening():
-        run_state_machine_as_test(seeded(seed)(type(f"Story{seed}", (Story,), {})), settings=several)
+        run_state_machine_as_test(
+            seeded(seed)(type(f"Story{seed}", (Story,), {})), settings=several
+        )
     return stories
 
 
 def cases() -> list[Case]:
     """Ten stories each."""
-    return [Case(f"stories {seed}", lambda seed=seed: told(seed)) for seed in range(20)]  # type: ignore[misc]  # bound now
+    # Bound now
+    return [Case(f"stories {seed}", lambda seed=seed: told(seed)) for seed in range(20)]  # type: ignore[misc]

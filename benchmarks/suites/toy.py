@@ -53,8 +53,13 @@ class Setting:
     saving: Literal["2 steps", "each anchor"] = "2 steps"
 
     def __str__(self) -> str:
-        other = {name: value for name, value in asdict(self).items() if value != getattr(Setting(), name)}
-        return ", ".join(name if value is True else f"{name} {value}" for name, value in other.items()) or "plain"
+        other = {
+            name: value for name, value in asdict(self).items() if value != getattr(Setting(), name)
+        }
+        return (
+            ", ".join(name if value is True else f"{name} {value}" for name, value in other.items())
+            or "plain"
+        )
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -74,7 +79,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
 def settings() -> list[Setting]:
     """Few settings in which every value of one option meets every value of each other that it can be combined with."""
     every = [Setting(*values) for values in itertools.product(*VALUES.values())]
-    every = [one for one in every if one.optimizers == 1 or one.accumulate == 1]  # the two together have no one meaning
+    # The two together have no one meaning
+    every = [one for one in every if one.optimizers == 1 or one.accumulate == 1]
     random.Random(0).shuffle(every)
     left = set().union(*map(_pairs, every))
     chosen: list[Setting] = []
@@ -83,8 +89,12 @@ def settings() -> list[Setting]:
         left -= _pairs(chosen[-1])
     # Each augmentation under both numbers of workers, whatever the rest.
     have = {(one.augmentation, one.workers, one.seeded) for one in chosen}
-    wanted = [Setting(*values) for values in itertools.product(VALUES["augmentation"], VALUES["workers"])]
-    return chosen + [one for one in wanted if (one.augmentation, one.workers, one.seeded) not in have]
+    wanted = [
+        Setting(*values) for values in itertools.product(VALUES["augmentation"], VALUES["workers"])
+    ]
+    return chosen + [
+        one for one in wanted if (one.augmentation, one.workers, one.seeded) not in have
+    ]
 
 
 def _pairs(one: Setting) -> set[Any]:
@@ -110,7 +120,10 @@ class Samples(Dataset[Any]):
             "numpy": lambda: float(np.random.randn()),
             "random": lambda: random.gauss(0.0, 1.0),
         }[self.augmentation]()
-        return torch.cat([self.inputs[index] + 0.1 * noise, torch.tensor([float(index)])]), self.targets[index]
+        return (
+            torch.cat([self.inputs[index] + 0.1 * noise, torch.tensor([float(index)])]),
+            self.targets[index],
+        )
 
 
 class Net(nn.Module):
@@ -139,7 +152,9 @@ class Average(st.Callback):
     def on_exit_step(self, ctx: Any) -> None:
         for name, value in ctx.model.state_dict().items():
             mine = self.weights[name]
-            self.weights[name] = mine + 0.1 * (value - mine) if mine.is_floating_point() else value.clone()
+            self.weights[name] = (
+                mine + 0.1 * (value - mine) if mine.is_floating_point() else value.clone()
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights}
@@ -181,28 +196,43 @@ def always(ctx: Any) -> bool:
     return True
 
 
-def train(setting: Setting, folder: Path | None = None, *callbacks: st.Callback, start_seed: int = 0, **options: Any) -> st.Run:
+def train(
+    setting: Setting,
+    folder: Path | None = None,
+    *callbacks: st.Callback,
+    start_seed: int = 0,
+    **options: Any,
+) -> st.Run:
     """A run of two epochs, gone on with if something is saved in the folder.
 
     Args:
         setting: what it is made of.
         folder: where it is saved; None for nowhere.
         callbacks: more of them, the last ones.
-        start_seed: of all generators before the run is made; a run that goes on must not depend on it.
+        start_seed: of all generators before the run is made; a run that goes on must not depend on
+            it.
         options: of `fit`, in place of what the setting says.
     """
     torch.manual_seed(start_seed)
     random.seed(start_seed)
     np.random.seed(start_seed)
     model = options.pop("model", None) or Net()
-    every = always if setting.saving == "each anchor" else st.Every(2, "steps") | st.Every(1, "epochs")
-    listeners: list[st.Callback] = [] if folder is None else [st.Checkpoint(folder, every, preflight=False)]
+    every = (
+        always if setting.saving == "each anchor" else st.Every(2, "steps") | st.Every(1, "epochs")
+    )
+    listeners: list[st.Callback] = (
+        [] if folder is None else [st.Checkpoint(folder, every, preflight=False)]
+    )
     listeners += [Order()]
     if setting.ema:
         listeners.append(Average())
     if setting.schedule:
         which = "head" if setting.optimizers == 2 else None
-        listeners.append(st.LRScheduler(torch.optim.lr_scheduler.StepLR, per="step", optimizer=which, step_size=1, gamma=0.9))
+        listeners.append(
+            st.LRScheduler(
+                torch.optim.lr_scheduler.StepLR, per="step", optimizer=which, step_size=1, gamma=0.9
+            )
+        )
     given: dict[str, Any] = {
         "valid": loader(setting),
         "loss": F.cross_entropy,
@@ -218,22 +248,31 @@ def train(setting: Setting, folder: Path | None = None, *callbacks: st.Callback,
         "clock": lambda: 0.0,
         "device": "cpu",
     }
-    return st.fit(model, options.pop("train", None) or loader(setting, shuffle=True), **{**given, **options})
+    return st.fit(
+        model, options.pop("train", None) or loader(setting, shuffle=True), **{**given, **options}
+    )
 
 
 def loader(setting: Setting, shuffle: bool = False) -> DataLoader[Any]:
-    return DataLoader(Samples(setting.augmentation), BATCH, shuffle=shuffle, num_workers=setting.workers)
+    return DataLoader(
+        Samples(setting.augmentation), BATCH, shuffle=shuffle, num_workers=setting.workers
+    )
 
 
 def _optimizers(setting: Setting) -> dict[str, Any]:
     if setting.optimizers == 1:
         return {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}}
-    return {"optimizer": {"body": torch.optim.Adam, "head": torch.optim.SGD}, "opt_hparams": {"lr": 0.02}}
+    return {
+        "optimizer": {"body": torch.optim.Adam, "head": torch.optim.SGD},
+        "opt_hparams": {"lr": 0.02},
+    }
 
 
 def _precision(setting: Setting) -> Any:
     if setting.precision == "scaled":  # a scale that grows and overflows within the run
-        return st.MixedPrecision("fp16", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=1))
+        return st.MixedPrecision(
+            "fp16", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=1)
+        )
     return "bf16" if setting.precision == "bf16" else None
 
 
@@ -244,7 +283,16 @@ def digest(run: st.Run) -> str:
     scaler = None if ctx.scaler is None else ctx.scaler.state_dict()
     optimizers = {name: optimizer.state_dict() for name, optimizer in ctx.optimizers.items()}
     counters = [ctx.epoch, ctx.iter, ctx.step, ctx.samples, ctx.batches]
-    data = [run.model.state_dict(), optimizers, scaler, own, list(run.history), dict(ctx.records), counters, repr(run.outcome)]
+    data = [
+        run.model.state_dict(),
+        optimizers,
+        scaler,
+        own,
+        list(run.history),
+        dict(ctx.records),
+        counters,
+        repr(run.outcome),
+    ]
     structure, tensors = plain.encode([*data, torch.get_rng_state()])
     sha = hashlib.sha256(plain.dumps(structure))
     for name in sorted(tensors):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import define
@@ -21,13 +21,18 @@ from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
 from statetrain.compute.keeping import first_not_finite
-from statetrain.criteria import Every, Mode, better
-from statetrain.guards import AnyOf, Guard, Test, as_guard, strict
-from statetrain.lifecycle import Lifecycle
+from statetrain.errors import CallbackError, CheckpointError, ConfigError
+from statetrain.guards.base import AnyOf, Guard, Test, as_guard, strict
+from statetrain.guards.criteria import Every, Mode, better
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError, CheckpointError, ConfigError
 
-_LATEST = 2  # checkpoints that are always kept: should the newest be damaged, the run goes on from the one before
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+# Checkpoints that are always kept: should the newest be damaged, the run goes on from the one
+# before
+_LATEST = 2
 _DRY = "dry-run"
 
 
@@ -86,35 +91,42 @@ class _Writing:
 class Checkpoint(Callback):
     """Saves the run into a directory, from where `fit(..., resume="last")` goes on exactly.
 
-        st.fit(..., callbacks=[st.Checkpoint("runs/digits", every=st.Every(15, "minutes"))], resume="last")
+        st.fit(..., callbacks=[st.Checkpoint("runs/digits", every=st.Every(15, "minutes"))],
+        resume="last")
 
-    A checkpoint is taken at anchors: between epochs, between batches, between validation batches. Beside those that are
-    due, one is taken when the run is asked to stop (a signal, a request, a limit), at the next anchor, before it acts on it;
-    and one when it ends in order, so that the newest is how it ended. Weights that are not finite are not saved; there is a warning instead.
+    A checkpoint is taken at anchors: between epochs, between batches, between validation batches.
+    Beside those that are due, one is taken when the run is asked to stop (a signal, a request, a
+    limit), at the next anchor, before it acts on it; and one when it ends in order, so that the
+    newest is how it ended. Weights that are not finite are not saved; there is a warning instead.
 
-    The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new one has been read
-    back from the disk and verified. A NaN is never best.
+    The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new
+    one has been read back from the disk and verified. A NaN is never best.
 
-    When the run fails, `failure.json` beside the checkpoints says what was raised, where, and how to go on; the next run in the
-    directory deletes it. How long saving takes is measured, and the guard `Deadline` leaves time for it.
+    When the run fails, `failure.json` beside the checkpoints says what was raised, where, and how
+    to go on; the next run in the directory deletes it. How long saving takes is measured, and the
+    guard `Deadline` leaves time for it.
 
-    One run owns a directory, by a lock that names its process. Before the first batch, the run as it starts is
-    saved, read back and compared.
+    One run owns a directory, by a lock that names its process. Before the first batch, the run as
+    it starts is saved, read back and compared.
 
     Args:
         folder: where the checkpoints go; made if it is not there.
-        every: when one is due: an interval such as `Every(500, "steps")` or `Every(10, "minutes")`, or several joined by
-            `|`. In epochs, it counts complete ones; the others fall due within epochs too.
-        keep: how many of the best are kept, at least 1; without a monitor, how many of the latest, if more than two.
-        monitor: the exact name of a column of the history. A row that is better than all before makes a checkpoint due,
-            if it was recorded at this very step.
+        every: when one is due: an interval such as `Every(500, "steps")` or `Every(10, "minutes")`,
+            or several joined by `|`. In epochs, it counts complete ones; the others fall due within
+            epochs too.
+        keep: how many of the best are kept, at least 1; without a monitor, how many of the latest,
+            if more than two.
+        monitor: the exact name of a column of the history. A row that is better than all before
+            makes a checkpoint due, if it was recorded at this very step.
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
         min_delta: only a row that is better by more than this makes a checkpoint due, at least 0.
-        at_end: whether the run is also saved as it ends, completed or stopped by what its history says, if nothing is due then.
+        at_end: whether the run is also saved as it ends, completed or stopped by what its history
+            says, if nothing is due then.
         preflight: whether the disk is tried before the first batch.
-        background: whether a thread of its own writes, while training goes on. At the anchor everything is copied into the
-            memory of the host, so what is written is the same, and nothing of the run changes. One is written at a time. What
-            goes wrong is raised at the next anchor, or when the run ends; it ends when the last one is on the disk.
+        background: whether a thread of its own writes, while training goes on. At the anchor
+            everything is copied into the memory of the host, so what is written is the same, and
+            nothing of the run changes. One is written at a time. What goes wrong is raised at the
+            next anchor, or when the run ends; it ends when the last one is on the disk.
         clock: seconds from any moment on, to measure how long saving takes.
 
     Raises:
@@ -122,7 +134,12 @@ class Checkpoint(Callback):
     """
 
     reads = ("**",)  # a snapshot is of everything
-    writes = {"on_enter_fit": ("saves", "save_seconds"), "on_resume": ("saves", "save_seconds"), "on_anchor": ("stop", "save_seconds"), "defer": ("saves", "save_seconds")}
+    writes = {
+        "on_enter_fit": ("saves", "save_seconds"),
+        "on_resume": ("saves", "save_seconds"),
+        "on_anchor": ("stop", "save_seconds"),
+        "defer": ("saves", "save_seconds"),
+    }
     commutes_with = ("Checkpoint",)
 
     def __init__(
@@ -141,53 +158,79 @@ class Checkpoint(Callback):
     ) -> None:
         modes = ("min", "max", "zero")
         if mode not in modes:
-            raise ConfigError(f"Checkpoint: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
+            raise ConfigError(
+                f"Checkpoint: mode must be one of {', '.join(map(repr, modes))}, got"
+                f" {mode!r}{did_you_mean(str(mode), modes)}"
+            )
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ConfigError(f"Checkpoint: keep must be a whole number of at least 1, got {keep!r}")
+            raise ConfigError(
+                f"Checkpoint: keep must be a whole number of at least 1, got {keep!r}"
+            )
         if not min_delta >= 0:
             raise ConfigError(f"Checkpoint: min_delta must not be below 0, got {min_delta!r}")
         if isinstance(every, int | float):
-            raise ConfigError(f'Checkpoint: every takes an interval with its unit, got {every!r}; write Every({every}, "steps")')
+            raise ConfigError(
+                f"Checkpoint: every takes an interval with its unit, got {every!r}; write"
+                f' Every({every}, "steps")'
+            )
         self.folder = Path(os.path.abspath(folder))  # a script may change the working directory
-        self.every, self.keep, self.monitor, self.mode, self.preflight = as_guard(every), keep, monitor, mode, preflight
+        self.every, self.keep, self.monitor, self.mode, self.preflight = (
+            as_guard(every),
+            keep,
+            monitor,
+            mode,
+            preflight,
+        )
         self.monitors = () if monitor is None else (monitor,)
         self.saved: list[Saved] = []
         """The checkpoints in the directory, the newest first; known from the start of the run on."""
         self.resumed: Saved | None = None
         """The checkpoint that the run was continued from, if it was."""
-        self.min_delta, self.at_end, self.background, self.clock = min_delta, at_end, background, clock
+        self.min_delta, self.at_end, self.background, self.clock = (
+            min_delta,
+            at_end,
+            background,
+            clock,
+        )
         self._lock = Lock(self.folder)
         self._writing: _Writing | None = None
         self._forget()
 
     def _forget(self) -> None:
-        self._intervals: list[tuple[Guard, bool, Test, tuple[Callable[[Any], None], ...]]] = []  # each with whether it is in epochs, as it is asked
+        # Each with whether it is in epochs, as it is asked
+        self._intervals: list[tuple[Guard, bool, Test, tuple[Callable[[Any], None], ...]]] = []
         self._began = False  # whether the directory is this run's
         self._judged: Any = None  # the last row that was looked at
         self._stopping = False  # whether the request to stop has been dealt with
-        self._last: dict[str, list[tuple[Test | None, bool]]] = {}  # of anchors that may be the last: guards out of them, whether the run ends there
-        self._limits: dict[bool, list[Test]] = {}  # by whether it may be the last, what at an anchor says that the run is about to stop
+        # Of anchors that may be the last: guards out of them, whether the run ends there
+        self._last: dict[str, list[tuple[Test | None, bool]]] = {}
+        # By whether it may be the last, what at an anchor says that the run is about to stop
+        self._limits: dict[bool, list[Test]] = {}
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Looks for anchors: without one, nothing would ever be saved."""
         if not any(state.anchor for state in lifecycle.states):
-            raise CallbackError(f"Checkpoint: lifecycle {lifecycle.name!r} has no anchor to save at; declare one with State(..., anchor=True)")
+            raise CallbackError(
+                f"Checkpoint: lifecycle {lifecycle.name!r} has no anchor to save at; declare one"
+                " with State(..., anchor=True)"
+            )
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Takes the directory, and tries the disk."""
         self._open(ctx)
         if ctx.epoch == 0 and self.saved:
             raise CheckpointError(
-                f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name}; go on with it by "
-                f"fit(..., resume='last'), give this run another directory, or delete that one"
+                f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name};"
+                " go on with it by fit(..., resume='last'), give this run another directory, or"
+                " delete that one"
             )
         self._begin()
         if ctx.epoch == 0 and self.preflight:
             self._try(ctx)
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Takes the directory, and sets aside what turned out to be broken when it was looked for a whole checkpoint."""
         self._open(ctx)
         if self.resumed is not None:
@@ -199,7 +242,7 @@ class Checkpoint(Callback):
         self._began = True
         (self.folder / failure.FILE).unlink(missing_ok=True)
 
-    def on_anchor(self, ctx: Any) -> None:
+    def on_anchor(self, ctx: Context) -> None:
         """Heeds a signal, and saves, if it is time."""
         if not self._lock.held:  # an evaluation, or the like
             return
@@ -215,27 +258,41 @@ class Checkpoint(Callback):
             if not self.background:
                 self._collect(ctx)
         else:  # the checkpoints that are there are worth more
-            checkpoint.log.warning("the run is not saved in %s: %s is not finite", ctx.where(), name)
+            checkpoint.log.warning(
+                "the run is not saved in %s: %s is not finite", ctx.where(), name
+            )
 
-    def on_enter_failed(self, ctx: Any) -> None:
+    def on_enter_failed(self, ctx: Context) -> None:
         """Says in the error, and in a file, where the run can go on from."""
         if not (self._lock.held and (self._began or self.saved)):
             return
         try:
             self._collect(ctx)
         except Exception as second:
-            ctx.error.add_note(f"statetrain: the checkpoint that was being written is lost: {second!r}")
+            assert ctx.error is not None
+            ctx.error.add_note(
+                f"statetrain: the checkpoint that was being written is lost: {second!r}"
+            )
+        assert ctx.error is not None
         if self.saved:
-            ctx.error.add_note(f"statetrain: the newest checkpoint is {self.saved[0].path}; fit(..., resume='last') goes on from there")
+            ctx.error.add_note(
+                f"statetrain: the newest checkpoint is {self.saved[0].path}; fit(...,"
+                " resume='last') goes on from there"
+            )
         if self._began:
             try:
-                failure.write(self.folder, failure.describe(ctx, ctx.error, self.saved[0].path if self.saved else None))
+                failure.write(
+                    self.folder,
+                    failure.describe(ctx, ctx.error, self.saved[0].path if self.saved else None),
+                )
             except Exception as second:  # a full disk, say; the error itself is worth more
-                checkpoint.log.warning("%s could not be written: %s", self.folder / failure.FILE, second)
+                checkpoint.log.warning(
+                    "%s could not be written: %s", self.folder / failure.FILE, second
+                )
 
     # ------------------------------------------------------------ saving
 
-    def save(self, ctx: Any) -> Saved | None:
+    def save(self, ctx: Context) -> Saved | None:
         """Saves the run now, and deletes what need not be kept.
 
         Args:
@@ -248,10 +305,14 @@ class Checkpoint(Callback):
         self._hand_over(ctx)
         return self._collect(ctx)
 
-    def _hand_over(self, ctx: Any) -> None:
+    def _hand_over(self, ctx: Context) -> None:
         """Begins to write, in a thread if it is to be one; what was being written is finished first."""
         self._collect(ctx)
-        began, data, name = self.clock(), snapshot(ctx, ctx.machine), f"step-{ctx.step:08d}-{ctx.state}"
+        began, data, name = (
+            self.clock(),
+            snapshot(ctx, ctx.machine),
+            f"step-{ctx.step:08d}-{ctx.state}",
+        )
         about = self._about(ctx, data)
         write = partial(checkpoint.write, self.folder, name, data, about)
         if self.background:
@@ -261,7 +322,7 @@ class Checkpoint(Callback):
         self._writing = _Writing(write, Saved(self.folder / name, 0, about, {}), began, self.clock)
         self._writing.start(self.background)
 
-    def _collect(self, ctx: Any) -> Saved | None:
+    def _collect(self, ctx: Context) -> Saved | None:
         """Waits for what is being written, and deletes what need not be kept any more.
 
         Raises:
@@ -278,15 +339,26 @@ class Checkpoint(Callback):
         self._thin_out()
         return saved
 
-    def _about(self, ctx: Any, data: Snapshot) -> dict[str, Any]:
-        counters = {name: getattr(ctx, name) for name in ("epoch", "iter", "valid_iter", "step", "samples", "seconds")}
+    def _about(self, ctx: Context, data: Snapshot) -> dict[str, Any]:
+        counters = {
+            name: getattr(ctx, name)
+            for name in ("epoch", "iter", "valid_iter", "step", "samples", "seconds")
+        }
         life = {"name": data["lifecycle"]["name"], "fingerprint": data["lifecycle"]["fingerprint"]}
         monitored = {"monitor": self.monitor, "mode": self.mode, "value": self._value(ctx)}
-        return {"state": ctx.state, **counters, "lifecycle": life, "versions": data["versions"], **monitored}
+        return {
+            "state": ctx.state,
+            **counters,
+            "lifecycle": life,
+            "versions": data["versions"],
+            **monitored,
+        }
 
-    def _is_due(self, ctx: Any) -> bool:
+    def _is_due(self, ctx: Context) -> bool:
         improved = self._has_improved(ctx)
-        due = self._interval_is_over(ctx) or improved or (ctx.state in self._last and self._ends(ctx))
+        due = (
+            self._interval_is_over(ctx) or improved or (ctx.state in self._last and self._ends(ctx))
+        )
         if not self._stops(ctx):
             self._stopping = False
             return due
@@ -294,40 +366,50 @@ class Checkpoint(Callback):
         first, self._stopping = not self._stopping, True
         return (first and self._goes_on_from_here(ctx)) or (due and ctx.epoch_complete)
 
-    def _goes_on_from_here(self, ctx: Any) -> bool:
+    def _goes_on_from_here(self, ctx: Context) -> bool:
         return ctx.epoch_complete or ctx.epoch == 0 or ctx.iterator is not None
 
-    def _stops(self, ctx: Any) -> bool:
+    def _stops(self, ctx: Context) -> bool:
         """Whether the run is about to stop: someone asked it to, or a limit has been reached."""
-        return ctx.stop is not None or any(test(ctx) for test in self._limits.get(ctx.state in self._last, ()))
+        return ctx.stop is not None or any(
+            test(ctx) for test in self._limits.get(ctx.state in self._last, ())
+        )
 
-    def _ends(self, ctx: Any) -> bool:
+    def _ends(self, ctx: Context) -> bool:
         """Whether the arrow that is taken next ends the run, and that is to be saved. This asks guards a second time, as anybody may."""
         if not self.at_end or ctx.epoch == 0:
             return False
         try:
-            return next((final for test, final in self._last[ctx.state] if test is None or test(ctx)), False)
+            return next(
+                (final for test, final in self._last[ctx.state] if test is None or test(ctx)), False
+            )
         except Exception:  # it is raised again where the table asks, which says whose it is
             return False
 
-    def _interval_is_over(self, ctx: Any) -> bool:
-        over = [marks for part, in_epochs, test, marks in self._intervals if (ctx.epoch_complete or not in_epochs) and strict(part, test(ctx))]
+    def _interval_is_over(self, ctx: Context) -> bool:
+        over = [
+            marks
+            for part, in_epochs, test, marks in self._intervals
+            if (ctx.epoch_complete or not in_epochs) and strict(part, test(ctx))
+        ]
         for marks in over:
             for mark in marks:
                 mark(ctx)
         return bool(over)
 
-    def _value(self, ctx: Any) -> float | None:
+    def _value(self, ctx: Context) -> float | None:
         """The monitored value, if it was recorded with the weights as they are now."""
         row = ctx.history[-1] if self.monitor is not None and len(ctx.history) else {}
         return float(row[self.monitor]) if self.monitor in row and row["step"] == ctx.step else None
 
-    def _has_improved(self, ctx: Any) -> bool:
+    def _has_improved(self, ctx: Context) -> bool:
         row = ctx.history[-1] if len(ctx.history) else None
         if self.monitor is None or row is None or row is self._judged:
             return False
         self._judged, value, best = row, self._value(ctx), next(iter(self._by_value()), None)
-        return value is not None and better(value, None if best is None else best.about["value"], self.mode, self.min_delta)
+        return value is not None and better(
+            value, None if best is None else best.about["value"], self.mode, self.min_delta
+        )
 
     def _by_value(self) -> list[Saved]:
         """The checkpoints with a monitored value, the best first; the earliest of equals."""
@@ -335,7 +417,9 @@ class Checkpoint(Callback):
         found = [
             saved
             for saved in reversed(there)
-            if saved.about.get("monitor") == self.monitor and saved.about.get("value") is not None and not math.isnan(saved.about["value"])
+            if saved.about.get("monitor") == self.monitor
+            and saved.about.get("value") is not None
+            and not math.isnan(saved.about["value"])
         ]
         sign = {"min": lambda value: value, "max": lambda value: -value, "zero": abs}[self.mode]
         return sorted(found, key=lambda saved: sign(saved.about["value"]))
@@ -353,12 +437,15 @@ class Checkpoint(Callback):
 
     # ------------------------------------------------------------ before the first batch
 
-    def _open(self, ctx: Any) -> None:
+    def _open(self, ctx: Context) -> None:
         self._forget()
         try:
             self._lock.take()
         except OSError as error:
-            raise CheckpointError(f"checkpoints cannot be written to {self.folder}: {error.strerror}; give another directory") from error
+            raise CheckpointError(
+                f"checkpoints cannot be written to {self.folder}: {error.strerror}; give another"
+                " directory"
+            ) from error
         ctx.defer(partial(self._close, ctx))
         ctx.saves = True
         life = ctx.machine.lifecycle
@@ -367,40 +454,62 @@ class Checkpoint(Callback):
         for name in (state.name for state in life.states if state.anchor):
             arrows = life.arrows(name)
             if any(arrow.dest in final for arrow in arrows):
-                self._last[name] = [(arrow.guard.bind(arrow.dest) if arrow.guard is not None else None, arrow.dest in final) for arrow in arrows]
+                self._last[name] = [
+                    (
+                        arrow.guard.bind(arrow.dest) if arrow.guard is not None else None,
+                        arrow.dest in final,
+                    )
+                    for arrow in arrows
+                ]
             for arrow in arrows:
                 where = name in self._last
-                if arrow.guard is not None and arrow.guard.label == "stop now" and (where, arrow.guard, arrow.dest) not in told:
+                if (
+                    arrow.guard is not None
+                    and arrow.guard.label == "stop now"
+                    and (where, arrow.guard, arrow.dest) not in told
+                ):
                     told.append((where, arrow.guard, arrow.dest))
                     self._limits.setdefault(where, []).append(arrow.guard.bind(arrow.dest))
-        peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, Checkpoint)]
-        place = f"checkpoint {1 + peers.index(self)}" if self in peers[1:] else "checkpoint"  # where intervals remember that they fired
+        peers = [
+            callback
+            for callback in map(unwrapped, ctx.machine.callbacks)
+            if isinstance(callback, Checkpoint)
+        ]
+        # Where intervals remember that they fired
+        place = f"checkpoint {1 + peers.index(self)}" if self in peers[1:] else "checkpoint"
         parts = self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
-        self._intervals = [(part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts]
+        self._intervals = [
+            (part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts
+        ]
         checkpoint.sweep(self.folder)
         shutil.rmtree(self.folder / _DRY, ignore_errors=True)
         self.saved = checkpoint.complete(self.folder)
 
-    def _close(self, ctx: Any) -> None:
+    def _close(self, ctx: Context) -> None:
         try:
             self._collect(ctx)
         finally:
             self.resumed, ctx.saves = None, False
             self._lock.give_back()
 
-    def _try(self, ctx: Any) -> None:
+    def _try(self, ctx: Context) -> None:
         """Saves the run as it starts, reads it back, compares, and looks for room."""
         data, began = snapshot(ctx, ctx.machine), self.clock()
         try:
             saved = checkpoint.write(self.folder / _DRY, "step-0-dry", data, {})
             ctx.save_seconds = max(ctx.save_seconds, self.clock() - began)
             if not _same(checkpoint.read(saved.path), data):
-                raise CheckpointError(f"what is written to {self.folder} is not what is read back; is the disk sound?")
+                raise CheckpointError(
+                    f"what is written to {self.folder} is not what is read back; is the disk sound?"
+                )
             free, size = shutil.disk_usage(self.folder).free, saved.size
         finally:
             shutil.rmtree(self.folder / _DRY, ignore_errors=True)
         if free < 3 * size:
-            raise CheckpointError(f"{self.folder} has room for {free} bytes, and a checkpoint needs {size} or more; three have to fit while they are replaced")
+            raise CheckpointError(
+                f"{self.folder} has room for {free} bytes, and a checkpoint needs {size} or more;"
+                " three have to fit while they are replaced"
+            )
 
     # ------------------------------------------------------------ finding
 
@@ -410,7 +519,9 @@ class Checkpoint(Callback):
         Raises:
             CheckpointError: there are checkpoints, and none of them is whole.
         """
-        return checkpoint.first_usable(self.folder, checkpoint.complete(self.folder, aside=False), checkpoint.read, aside=False)
+        return checkpoint.first_usable(
+            self.folder, checkpoint.complete(self.folder, aside=False), checkpoint.read, aside=False
+        )
 
     def best(self) -> tuple[Saved, Snapshot] | None:
         """The best checkpoint by the monitor that is whole, with its data; None if there has never been one.
@@ -420,7 +531,10 @@ class Checkpoint(Callback):
             CheckpointError: there are checkpoints, and none of them is whole and has a value.
         """
         if self.monitor is None:
-            raise ConfigError("there is no best checkpoint without a monitor: Checkpoint(..., monitor='valid_loss')")
+            raise ConfigError(
+                "there is no best checkpoint without a monitor: Checkpoint(...,"
+                " monitor='valid_loss')"
+            )
         self.saved = checkpoint.complete(self.folder, aside=False)
         return checkpoint.first_usable(self.folder, self._by_value(), checkpoint.read, aside=False)
 
@@ -435,7 +549,9 @@ def _in_epochs(guard: Guard) -> bool:
 def _same(a: Any, b: Any) -> bool:
     """Whether two snapshots are the same, bit for bit."""
     (one, ones), (two, twos) = plain.encode(a), plain.encode(b)
-    return plain.dumps(one) == plain.dumps(two) and all(torch.equal(_bits(ones[name]), _bits(twos[name])) for name in ones)
+    return plain.dumps(one) == plain.dumps(two) and all(
+        torch.equal(_bits(ones[name]), _bits(twos[name])) for name in ones
+    )
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -446,33 +562,47 @@ def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snaps
     """The snapshot that `resume=` means; None where there is nothing to resume from yet.
 
     Args:
-        source: "last" or "best" of the first `Checkpoint` among the callbacks; or the path of a checkpoint, or of a
-            directory of them, of which it is the newest.
+        source: "last" or "best" of the first `Checkpoint` among the callbacks; or the path of a
+            checkpoint, or of a directory of them, of which it is the newest.
         callbacks: of the run.
 
     Raises:
         ConfigError: no such thing is there.
         CheckpointError: what is there is not whole.
     """
-    owner = next((callback for callback in map(unwrapped, callbacks) if isinstance(callback, Checkpoint)), None)
+    owner = next(
+        (callback for callback in map(unwrapped, callbacks) if isinstance(callback, Checkpoint)),
+        None,
+    )
     if source in ("last", "best"):
         if owner is None:
-            raise ConfigError(f"resume={source!r} needs to know where checkpoints are: give callbacks=[Checkpoint(folder)], or a path as resume")
+            raise ConfigError(
+                f"resume={source!r} needs to know where checkpoints are: give"
+                " callbacks=[Checkpoint(folder)], or a path as resume"
+            )
         found = owner.newest() if source == "last" else owner.best()
     else:
         path = Path(source)
         if (path / checkpoint.MANIFEST).exists():
             found = checkpoint.manifest(path), checkpoint.read(path)
         elif path.is_dir():
-            found = checkpoint.first_usable(path, checkpoint.complete(path, aside=False), checkpoint.read, aside=False)
+            found = checkpoint.first_usable(
+                path, checkpoint.complete(path, aside=False), checkpoint.read, aside=False
+            )
         else:
             found = None
         if found is None:
-            raise ConfigError(f"resume={os.fspath(source)!r}: there is no checkpoint; give 'last', 'best', or the path of one")
+            raise ConfigError(
+                f"resume={os.fspath(source)!r}: there is no checkpoint; give 'last', 'best', or the"
+                " path of one"
+            )
     if found is None:
         return None
     saved, data = found
     for callback in map(unwrapped, callbacks):
-        if isinstance(callback, Checkpoint) and saved.path.parent.resolve() == callback.folder.resolve():
+        if (
+            isinstance(callback, Checkpoint)
+            and saved.path.parent.resolve() == callback.folder.resolve()
+        ):
             callback.resumed = saved
     return data

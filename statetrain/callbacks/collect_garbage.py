@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import TYPE_CHECKING
 
 from statetrain.callback import Callback
-from statetrain.criteria import Every
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+from statetrain.guards.criteria import Every
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 
 class CollectGarbage(Callback):
     """Switches the automatic garbage collection off while a fit runs, and collects at intervals, after a step.
 
-    An automatic collection comes at any moment and looks at everything that is alive; here what is alive when the fit
-    starts, such as the dataset, is left out of all collections. Afterwards the collector is as it was before.
+    An automatic collection comes at any moment and looks at everything that is alive; here what is
+    alive when the fit starts, such as the dataset, is left out of all collections. Afterwards the
+    collector is as it was before.
 
     Args:
         every: the interval.
@@ -27,26 +31,29 @@ class CollectGarbage(Callback):
 
     def __init__(self, every: Every = Every(100, "steps")) -> None:  # noqa: B008  # a frozen value
         if not isinstance(every, Every):
-            raise ConfigError(f'CollectGarbage takes an interval with its unit, got {every!r}; write Every(100, "steps")')
+            raise ConfigError(
+                f"CollectGarbage takes an interval with its unit, got {every!r}; write Every(100,"
+                ' "steps")'
+            )
         self.every = every
         self.reads = {"on_exit_step": every.reads}
         self._due, (self._mark,) = every.bind("CollectGarbage"), every.marks("CollectGarbage")
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Switches the automatic collection off."""
         self._switch_off(ctx)
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Switches the automatic collection off."""
         self._switch_off(ctx)
 
-    def on_exit_step(self, ctx: Any) -> None:
+    def on_exit_step(self, ctx: Context) -> None:
         """Collects, if it is time."""
         if self._due(ctx):
             self._mark(ctx)
             gc.collect()
 
-    def _switch_off(self, ctx: Any) -> None:
+    def _switch_off(self, ctx: Context) -> None:
         automatic, untouched = gc.isenabled(), gc.get_freeze_count() == 0
         gc.collect()
         if untouched:  # else somebody has frozen what was alive then, and only all can be unfrozen

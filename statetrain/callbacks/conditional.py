@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from statetrain.callback import ALIASES, Call, Callback, Hook, name_of, unwrapped
-from statetrain.guards import Guard, Test, as_guard, strict
-from statetrain.lifecycle import Lifecycle
+from statetrain.errors import CallbackError
+from statetrain.guards.base import Guard, Test, as_guard, strict
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError
 
-Gate = Callable[[str, Hook, str], Hook]  # of a hook's name, the hook, and where something may be remembered
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+# Of a hook's name, the hook, and where something may be remembered
+Gate = Callable[[str, Hook, str], Hook]
 
 
-def only_if(condition: Guard | Test, callback: Callback, hooks: str | Iterable[str] | None = None) -> Callback:
+def only_if(
+    condition: Guard | Test, callback: Callback, hooks: str | Iterable[str] | None = None
+) -> Callback:
     """A callback whose hooks are called only when a condition holds.
 
         only_if(NonFinite(), Log())                                    # a guard as on an arrow
         only_if(lambda ctx: ctx.epoch > 3, EMA(), "on_exit_step")      # from the fourth epoch on
         only_if(Every(10, "epochs"), SaveWeights("runs/w"), "on_enter_next_epoch")
 
-    It stands where the callback would stand among the others, is called by its name, and reads and writes what that does;
-    what it has to remember is saved as that one's. A guard that remembers when it last fired, such as `Every`, remembers
-    it for each hook, in the context, so a run that is continued goes on with it.
+    It stands where the callback would stand among the others, is called by its name, and reads and
+    writes what that does; what it has to remember is saved as that one's. A guard that remembers
+    when it last fired, such as `Every`, remembers it for each hook, in the context, so a run that
+    is continued goes on with it.
 
     Args:
         condition: a guard, or a function of the context that answers exactly True or False.
         callback: whom to call.
-        hooks: which of its hooks depend on the condition, such as "on_exit_step"; the others are always called. None: all
-            of them, `on_enter_fit` included. Where the condition may change during a run and the callback sets something up
-            in one hook for another, name the hooks.
+        hooks: which of its hooks depend on the condition, such as "on_exit_step"; the others are
+            always called. None: all of them, `on_enter_fit` included. Where the condition may
+            change during a run and the callback sets something up in one hook for another, name the
+            hooks.
 
     Returns:
         A callback.
@@ -43,19 +51,30 @@ def only_if(condition: Guard | Test, callback: Callback, hooks: str | Iterable[s
     """
     _check("only_if", callback)
     guard = as_guard(condition)
-    names = None if hooks is None else frozenset(_hook("only_if", callback, name) for name in ((hooks,) if isinstance(hooks, str) else hooks))
-    shown = f"only_if([{guard.label}], {callback!r}" + (f", {sorted(names)})" if names is not None else ")")
+    names = (
+        None
+        if hooks is None
+        else frozenset(
+            _hook("only_if", callback, name)
+            for name in ((hooks,) if isinstance(hooks, str) else hooks)
+        )
+    )
+    shown = f"only_if([{guard.label}], {callback!r}" + (
+        f", {sorted(names)})" if names is not None else ")"
+    )
     return _Wrapper(callback, shown, _Holding(guard, names), guard)
 
 
 def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
     """A callback one of whose hooks is called now and then; all its others as always.
 
-        throttle(WeightHistograms(), "on_exit_step", every=100)                 # at steps 100, 200, ...
-        throttle(Snapshot(), "on_exit_step", every=Every(10, "minutes"))        # at the first step after each 10 minutes
+        throttle(WeightHistograms(), "on_exit_step", every=100)                 # at steps 100, 200,
+        ... throttle(Snapshot(), "on_exit_step", every=Every(10, "minutes"))        # at the first
+        step after each 10 minutes
 
-    A number counts the events of that hook from 1 and passes every n-th on. The count is kept in the context: a run that is
-    continued goes on with it, and another run begins anew. A guard is asked at each event, as by `only_if`.
+    A number counts the events of that hook from 1 and passes every n-th on. The count is kept in
+    the context: a run that is continued goes on with it, and another run begins anew. A guard is
+    asked at each event, as by `only_if`.
 
     Args:
         callback: whom to call.
@@ -75,29 +94,48 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
         return _Wrapper(callback, shown, _Holding(every, frozenset((name,))), every)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise CallbackError(
-            f"throttle: every must be a whole number of calls of {name}, at least 1, or an interval with its unit such as "
+            f"throttle: every must be a whole number of calls of {name}, at least 1, or an interval"
+            " with its unit such as "
             f'Every(10, "minutes"); got {every!r}'
         )
-    return _Wrapper(callback, f"throttle({callback!r}, {name!r}, every={every})", _EveryNth(name, every))
+    return _Wrapper(
+        callback, f"throttle({callback!r}, {name!r}, every={every})", _EveryNth(name, every)
+    )
 
 
 class _Wrapper(Callback):
     """Stands for another callback: whoever asks this one gets that one's answer. Each hook goes through a gate."""
 
-    def __init__(self, callback: Callback, shown: str, gate: Gate, guard: Guard | None = None) -> None:
+    def __init__(
+        self, callback: Callback, shown: str, gate: Gate, guard: Guard | None = None
+    ) -> None:
         self.wrapped = self._callback = callback
         self._shown, self._gate = shown, gate
         # Everything that a callback declares, whatever that comes to be.
         for name, default in vars(Callback).items():
-            if name not in ("label", "wrapped") and not name.startswith("_") and not callable(default):
+            if (
+                name not in ("label", "wrapped")
+                and not name.startswith("_")
+                and not callable(default)
+            ):
                 setattr(self, name, getattr(callback, name))
         if guard is not None:
-            hooks = [ALIASES.get(name, name) for name in dir(unwrapped(callback)) if name.startswith("on_")]
-            by_hook = {ALIASES.get(name, name): paths for name, paths in self.reads.items()} if isinstance(self.reads, Mapping) else None
+            hooks = [
+                ALIASES.get(name, name)
+                for name in dir(unwrapped(callback))
+                if name.startswith("on_")
+            ]
+            by_hook = (
+                {ALIASES.get(name, name): paths for name, paths in self.reads.items()}
+                if isinstance(self.reads, Mapping)
+                else None
+            )
             if by_hook is None:
                 self.reads = (*self.reads, *guard.reads)
             else:
-                self.reads = by_hook | {name: (*by_hook.get(name, ()), *guard.reads) for name in hooks}
+                self.reads = by_hook | {
+                    name: (*by_hook.get(name, ()), *guard.reads) for name in hooks
+                }
             self.monitors = (*self.monitors, *guard.monitors)
 
     def pass_on(self, name: str, hook: Hook, place: str) -> Hook:
@@ -108,7 +146,7 @@ class _Wrapper(Callback):
         """As the callback does."""
         self._callback.check_lifecycle(lifecycle)
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """As the callback does."""
         self._callback.check_context(ctx)
 
@@ -132,7 +170,7 @@ class _Holding:
             return hook
         guard, test, marks = self.guard, self.guard.bind(place), self.guard.marks(place)
 
-        def conditional(ctx: Any) -> None:
+        def conditional(ctx: Context) -> None:
             if strict(guard, test(ctx)):
                 for mark in marks:
                     mark(ctx)
@@ -154,7 +192,7 @@ class _EveryNth:
             return hook
         n = self.n
 
-        def throttled(ctx: Any) -> None:
+        def throttled(ctx: Context) -> None:
             ctx.marks[place] = count = ctx.marks.get(place, 0) + 1
             return hook(ctx) if count % n == 0 else None
 
@@ -164,7 +202,13 @@ class _EveryNth:
 def _check(function: str, callback: Any) -> None:
     """Raises a `CallbackError` unless it is given a callback that is one instance."""
     if not isinstance(callback, Callback):
-        hint = f"; write {callback.__name__}()" if isinstance(callback, type) else "; make one of a function with on(...)" if callable(callback) else ""
+        hint = (
+            f"; write {callback.__name__}()"
+            if isinstance(callback, type)
+            else "; make one of a function with on(...)"
+            if callable(callback)
+            else ""
+        )
         raise CallbackError(f"{function} takes a callback, got {callback!r}{hint}")
 
 
@@ -172,7 +216,16 @@ def _hook(function: str, callback: Callback, name: str) -> str:
     """The name of one of a callback's hooks, as states fire it; "exit_step" is short for "on_exit_step", as in `on`."""
     inner = unwrapped(callback)
     name = name if name.startswith("on_") else f"on_{name}"
-    known = [written for written in dir(inner) if written.startswith("on_") and callable(getattr(inner, written))]
-    if name not in known and (name := ALIASES.get(name, name)) not in {ALIASES.get(one, one) for one in known}:
-        raise CallbackError(f"{function}: callback {name_of(callback)!r} has no hook {name!r}{did_you_mean(name, known)}")
+    known = [
+        written
+        for written in dir(inner)
+        if written.startswith("on_") and callable(getattr(inner, written))
+    ]
+    if name not in known and (name := ALIASES.get(name, name)) not in {
+        ALIASES.get(one, one) for one in known
+    }:
+        raise CallbackError(
+            f"{function}: callback {name_of(callback)!r} has no hook"
+            f" {name!r}{did_you_mean(name, known)}"
+        )
     return ALIASES.get(name, name)

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
@@ -14,6 +14,9 @@ from statetrain.callbacks.row_file import RowFile
 from statetrain.logs.loggables import Text, Value
 from statetrain.logs.sources import Source
 from statetrain.outcome import Outcome
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 _FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would compute what begins with these
 
@@ -23,15 +26,18 @@ Line = dict[str, str]  # cells by column
 class CSVLogger(Callback):
     """Writes each row of the history as a line of a CSV file, as soon as everything that belongs to it is there.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to. It holds numbers and texts.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to. It holds numbers
+    and texts.
 
-    The first line names the columns. Control characters in texts are escaped, but for tabs and line breaks. Where a later row brings a new column, the file is written anew with it, and earlier
-    lines leave it empty. Lines appear whole or not at all, also if the process is killed: a line is appended in one write, and
-    a file that is written anew replaces the old one when it is complete. Texts that a spreadsheet would take for a
-    formula get an apostrophe before them; numbers stay numbers, with all their digits.
+    The first line names the columns. Control characters in texts are escaped, but for tabs and line
+    breaks. Where a later row brings a new column, the file is written anew with it, and earlier
+    lines leave it empty. Lines appear whole or not at all, also if the process is killed: a line is
+    appended in one write, and a file that is written anew replaces the old one when it is complete.
+    Texts that a spreadsheet would take for a formula get an apostrophe before them; numbers stay
+    numbers, with all their digits.
 
-    A new fit replaces the file when its first row is there. A fit that goes on adds to it, and one that is continued from
-    a checkpoint takes back the lines that came after that.
+    A new fit replaces the file when its first row is there. A fit that goes on adds to it, and one
+    that is continued from a checkpoint takes back the lines that came after that.
 
     Args:
         path: the file; folders that are missing are made.
@@ -51,7 +57,7 @@ class CSVLogger(Callback):
         self._columns: list[str] = []  # of the file, once it has been brought into shape
         self.wrapped = alone(self)
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Makes the folders, and sees whether the file can be written."""
         self.check()
 
@@ -61,7 +67,7 @@ class CSVLogger(Callback):
         """Makes the folders, and sees whether the file can be written."""
         self._file.check()
 
-    def open(self, ctx: Any, fresh: bool) -> bool:
+    def open(self, ctx: Context, fresh: bool) -> bool:
         """Takes back the lines that came after the point where a run goes on."""
         self._columns = []
         return self._file.open(fresh)
@@ -69,16 +75,26 @@ class CSVLogger(Callback):
     def log(self, items: Items, counters: Counters) -> None:
         """Adds a line."""
         cells = {name: _cell(value) for name, value in counters.items()}
-        line = cells | {_cell(name): _cell(item.data) for name, item in items.items() if isinstance(item, Value | Text)}
+        line = cells | {
+            _cell(name): _cell(item.data)
+            for name, item in items.items()
+            if isinstance(item, Value | Text)
+        }
         if any(name not in self._columns for name in line):
             self._widen(line)
         self._file.add(_text(self._columns, line))
 
     def _widen(self, line: Line) -> None:
         """Writes the file anew, with columns for a line."""
-        records = [next(csv.reader(io.StringIO(record, newline=""))) for record in self._file.kept()]
+        records = [
+            next(csv.reader(io.StringIO(record, newline=""))) for record in self._file.kept()
+        ]
         # Whatever wrote a line of another length, its cells belong to no columns.
-        lines = [dict(zip(records[0], cells, strict=True)) for cells in records[1:] if len(cells) == len(records[0])]
+        lines = [
+            dict(zip(records[0], cells, strict=True))
+            for cells in records[1:]
+            if len(cells) == len(records[0])
+        ]
         self._columns = list(dict.fromkeys([*(records[0] if records else ()), *line]))
         head = dict(zip(self._columns, self._columns, strict=True))
         self._file.replace(_text(self._columns, head, *lines))

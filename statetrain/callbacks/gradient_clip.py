@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from statetrain.callback import Callback
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 
 class GradientClip(Callback):
     """Bounds the gradients before each step: their norm together, or each value.
 
-    Only the current optimizer's parameters are looked at. What is bounded are the gradients that the step will use: the
-    mean of a window when batches are accumulated, and in fp16 the gradients without the scale of the loss, wherever the
-    callback stands among the others.
+    Only the current optimizer's parameters are looked at. What is bounded are the gradients that
+    the step will use: the mean of a window when batches are accumulated, and in fp16 the gradients
+    without the scale of the loss, wherever the callback stands among the others.
 
-    An optimizer that computes the loss again within its step (LBFGS) gets its first gradients bounded, not those that it
-    asks for.
+    An optimizer that computes the loss again within its step (LBFGS) gets its first gradients
+    bounded, not those that it asks for.
 
     Args:
         max_norm: what the norm of all gradients together is scaled down to if it is larger.
@@ -34,16 +37,30 @@ class GradientClip(Callback):
     writes = ("grads",)
     commutes_with = ("GradientClip",)  # two bounds hold in the order in which they were given
 
-    def __init__(self, max_norm: float | None = None, max_value: float | None = None, norm_type: float = 2.0) -> None:
+    def __init__(
+        self, max_norm: float | None = None, max_value: float | None = None, norm_type: float = 2.0
+    ) -> None:
         if (max_norm is None) == (max_value is None):
             got = "neither" if max_norm is None else "both"
-            raise ConfigError(f"GradientClip takes max_norm or max_value, got {got}; for both, give two callbacks in the order that you mean")
-        for name, value in (("max_norm", max_norm), ("max_value", max_value), ("norm_type", norm_type)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0):
+            raise ConfigError(
+                f"GradientClip takes max_norm or max_value, got {got}; for both, give two callbacks"
+                " in the order that you mean"
+            )
+        for name, value in (
+            ("max_norm", max_norm),
+            ("max_value", max_value),
+            ("norm_type", norm_type),
+        ):
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or math.isnan(value)
+                or value <= 0
+            ):
                 raise ConfigError(f"GradientClip: {name} must be a number above 0, got {value!r}")
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
 
-    def on_enter_step(self, ctx: Any) -> None:
+    def on_enter_step(self, ctx: Context) -> None:
         """Bounds the gradients of the current optimizer's parameters."""
         parameters = [p for group in ctx.opt.param_groups for p in group["params"]]
         if self.max_norm is not None:
@@ -52,5 +69,9 @@ class GradientClip(Callback):
             clip_grad_value_(parameters, self.max_value)
 
     def __repr__(self) -> str:
-        bound = f"max_value={self.max_value}" if self.max_norm is None else f"max_norm={self.max_norm}, norm_type={self.norm_type}"
+        bound = (
+            f"max_value={self.max_value}"
+            if self.max_norm is None
+            else f"max_norm={self.max_norm}, norm_type={self.norm_type}"
+        )
         return f"GradientClip({bound})"

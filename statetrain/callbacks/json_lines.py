@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
@@ -14,19 +14,24 @@ from statetrain.logs.sources import Source
 from statetrain.logs.streams import jsonable
 from statetrain.outcome import Outcome
 
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
 
 class JSONLines(Callback):
     """Writes each row as a line of JSON: an object with all counters and what was logged.
 
-        {"epoch": 1, "batch": 100, "step": 100, "samples": 3200, "seconds": 1.9, "loss": 0.71, "lr": 0.001}
+        {"epoch": 1, "batch": 100, "step": 100, "samples": 3200, "seconds": 1.9, "loss": 0.71, "lr":
+        0.001}
 
-    Among the callbacks it logs the rows of the history; in a `Logger`, what that is told to. It holds numbers, arrays of
-    numbers, texts, settings, and histograms as their edges and counts. Numbers that are not finite are the strings "NaN",
-    "Infinity" and "-Infinity", which JSON has no numbers for. structlog writes the lines; its global configuration is
-    neither read nor changed.
+    Among the callbacks it logs the rows of the history; in a `Logger`, what that is told to. It
+    holds numbers, arrays of numbers, texts, settings, and histograms as their edges and counts.
+    Numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity", which JSON has no
+    numbers for. structlog writes the lines; its global configuration is neither read nor changed.
 
-    A line appears whole or not at all. A new fit replaces the file when its first row is there. A fit that goes on adds to
-    it, and one that is continued from a checkpoint takes back the lines that came after that.
+    A line appears whole or not at all. A new fit replaces the file when its first row is there. A
+    fit that goes on adds to it, and one that is continued from a checkpoint takes back the lines
+    that came after that.
 
     Args:
         path: the file; folders that are missing are made.
@@ -45,7 +50,7 @@ class JSONLines(Callback):
         self._file = RowFile(self.path, "JSONLines", append)
         self.wrapped = alone(self)
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Makes the folders, and sees whether the file can be written."""
         self.check()
 
@@ -55,7 +60,7 @@ class JSONLines(Callback):
         """Makes the folders, and sees whether the file can be written."""
         self._file.check()
 
-    def open(self, ctx: Any, fresh: bool) -> bool:
+    def open(self, ctx: Context, fresh: bool) -> bool:
         """Takes back the lines that came after the point where a run goes on."""
         return self._file.open(fresh)
 

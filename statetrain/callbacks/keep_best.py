@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from statetrain.callback import Callback
 from statetrain.compute.keeping import first_not_finite
-from statetrain.criteria import Mode, better
+from statetrain.errors import ConfigError
+from statetrain.guards.criteria import Mode, better
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError, Failed
+from statetrain.outcome import Failed
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 log = logging.getLogger("statetrain")
 
@@ -21,13 +25,14 @@ log = logging.getLogger("statetrain")
 class KeepBest(Callback):
     """Keeps the weights of the best row of the history in memory, and puts them back into the model when the run ends.
 
-    A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and, for a column of the
-    validation, that of each complete validation within an epoch. NaN is never best, and neither are weights or buffers
-    that are not finite; of equals the first one is.
+    A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and,
+    for a column of the validation, that of each complete validation within an epoch. NaN is never
+    best, and neither are weights or buffers that are not finite; of equals the first one is.
 
-    The weights are put back whether the run completed, was stopped or interrupted. After a failure the model stays as the
-    failure left it, to be looked at; `restore(model)` puts them back then. Optimizers are left as they are. A fit that
-    goes on (`run.fit(...)`) starts from the best weights and has that best to beat.
+    The weights are put back whether the run completed, was stopped or interrupted. After a failure
+    the model stays as the failure left it, to be looked at; `restore(model)` puts them back then.
+    Optimizers are left as they are. A fit that goes on (`run.fit(...)`) starts from the best
+    weights and has that best to beat.
 
     Args:
         monitor: the exact name of a column of the history.
@@ -47,10 +52,20 @@ class KeepBest(Callback):
     }
     writes = {"defer": ("model",)}
 
-    def __init__(self, monitor: str = "valid_loss", mode: Mode = "min", *, min_delta: float = 0.0, cpu: bool = False) -> None:
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        mode: Mode = "min",
+        *,
+        min_delta: float = 0.0,
+        cpu: bool = False,
+    ) -> None:
         modes = ("min", "max", "zero")
         if mode not in modes:
-            raise ConfigError(f"KeepBest: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
+            raise ConfigError(
+                f"KeepBest: mode must be one of {', '.join(map(repr, modes))}, got"
+                f" {mode!r}{did_you_mean(str(mode), modes)}"
+            )
         if not min_delta >= 0:
             raise ConfigError(f"KeepBest: min_delta must not be below 0, got {min_delta!r}")
         self.monitor, self.mode, self.min_delta, self.cpu = monitor, mode, min_delta, cpu
@@ -65,38 +80,46 @@ class KeepBest(Callback):
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Sees to it that the weights are put back."""
         if ctx.epoch == 0:
             self._forget()
         ctx.defer(partial(self._finish, ctx))
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Sees to it that the weights are put back."""
         ctx.defer(partial(self._finish, ctx))
 
-    def on_exit_record(self, ctx: Any) -> None:
+    def on_exit_record(self, ctx: Context) -> None:
         """Looks at the row of a validation, also within an epoch."""
         if self.monitor.startswith("valid_"):
             self._judge(ctx)
 
-    def on_enter_next_epoch(self, ctx: Any) -> None:
+    def on_enter_next_epoch(self, ctx: Context) -> None:
         """Looks at the row of the epoch, when everything that belongs to it is there."""
         if ctx.epoch_complete:
             self._judge(ctx)
 
-    def _judge(self, ctx: Any) -> None:
+    def _judge(self, ctx: Context) -> None:
         row = ctx.history[-1] if len(ctx.history) else {}
-        if self.monitor in row and better(value := float(row[self.monitor]), self.best, self.mode, self.min_delta):
+        if self.monitor in row and better(
+            value := float(row[self.monitor]), self.best, self.mode, self.min_delta
+        ):
             if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
-                log.warning("the weights of %s are not kept, though they have the best %s: %s is not finite", ctx.where(), self.monitor, name)
+                log.warning(
+                    "the weights of %s are not kept, though they have the best %s: %s is not"
+                    " finite",
+                    ctx.where(),
+                    self.monitor,
+                    name,
+                )
                 return
             self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
             self._weights = _copied(ctx.accelerator.unwrap(ctx.model), self.cpu)
 
     # ------------------------------------------------------------ putting back
 
-    def _finish(self, ctx: Any) -> None:
+    def _finish(self, ctx: Context) -> None:
         if self._weights is not None and not isinstance(ctx.outcome, Failed):
             self.restore(ctx.accelerator.unwrap(ctx.model))
 
@@ -107,19 +130,31 @@ class KeepBest(Callback):
             ConfigError: no row has been the best so far.
         """
         if self._weights is None:
-            raise ConfigError(f"KeepBest has no weights: no row with a number in {self.monitor!r} has been recorded")
+            raise ConfigError(
+                f"KeepBest has no weights: no row with a number in {self.monitor!r} has been"
+                " recorded"
+            )
         model.load_state_dict(self._weights)
 
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:
         """The best value, where it was, and the weights."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "best_step": self.best_step, "weights": self._weights}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_step": self.best_step,
+            "weights": self._weights,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self._forget()
-        self.best, self.best_epoch, self.best_step = state["best"], state["best_epoch"], state["best_step"]
+        self.best, self.best_epoch, self.best_step = (
+            state["best"],
+            state["best_epoch"],
+            state["best_step"],
+        )
         self._weights = state["weights"]
 
     def __repr__(self) -> str:
@@ -131,4 +166,9 @@ def _copied(model: torch.nn.Module, cpu: bool) -> dict[str, Any]:
     state = model.state_dict()
     if not cpu:
         return copy.deepcopy(dict(state))
-    return {name: value.to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value) for name, value in state.items()}
+    return {
+        name: (
+            value.to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+        )
+        for name, value in state.items()
+    }

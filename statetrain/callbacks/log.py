@@ -10,16 +10,20 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from statetrain.callback import Callback
-from statetrain.criteria import Accumulating, NonFinite
 from statetrain.data.sizes import length, parameters_of
-from statetrain.guards import Guard
-from statetrain.lifecycle import FAILED, START, Lifecycle
+from statetrain.errors import CallbackError, ConfigError
+from statetrain.guards.base import Guard
+from statetrain.guards.criteria import Accumulating, NonFinite
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
 from statetrain.logs.events import RESERVED, Format, event_logger
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError, Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
+from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 # What an event arrow gave up, by the state that it leaves.
 _SKIPPED = {
@@ -33,7 +37,11 @@ _SKIPPED = {
     "epoch": "epoch",
     "valid": "validation",
 }
-_RUNS = {"valid": "evaluation", "predict": "prediction"}  # what is running, by the state that it starts in; else a fit
+# What is running, by the state that it starts in; else a fit
+_RUNS = {
+    "valid": "evaluation",
+    "predict": "prediction",
+}
 
 
 class Log(Callback):
@@ -48,23 +56,28 @@ class Log(Callback):
     | `fit ended` | info; warning if interrupted | `outcome`, `reason`, `epoch`, `step`, `seconds` |
     | `fit failed` | error | `error`, `message`, `state`, `epoch`, `batch`, `step`, `seconds` |
 
-    `evaluation()` and `prediction()` say `evaluation started`, `prediction ended` and so on. A loss that is not finite
-    and is skipped is a `batch skipped`. What nobody knows, such as the batches of a generator, is None.
+    `evaluation()` and `prediction()` say `evaluation started`, `prediction ended` and so on. A loss
+    that is not finite and is skipped is a `batch skipped`. What nobody knows, such as the batches
+    of a generator, is None.
 
-    In JSON, numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity", which JSON has no numbers
-    for. On the console, control characters are escaped and floats have four digits.
+    In JSON, numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity", which
+    JSON has no numbers for. On the console, control characters are escaped and floats have four
+    digits.
 
-    structlog's global configuration is neither read nor changed. `verbose=False` silences what would go to the standard
-    error; a `file` or a `logger` was asked for, so it gets its events. An output that fails leads to one warning, and
-    the run goes on.
+    structlog's global configuration is neither read nor changed. `verbose=False` silences what
+    would go to the standard error; a `file` or a `logger` was asked for, so it gets its events. An
+    output that fails leads to one warning, and the run goes on.
 
     Args:
-        transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant; each is logged
-            whenever it is taken. Nothing is spent on others if there are none here.
-        format: "auto": "console" on a terminal, "json" elsewhere; "console": a line for people; "json": JSON lines.
-        file: a path, which is appended to, or an open text stream; None is the standard error of the moment.
+        transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant;
+            each is logged whenever it is taken. Nothing is spent on others if there are none here.
+        format: "auto": "console" on a terminal, "json" elsewhere; "console": a line for people;
+            "json": JSON lines.
+        file: a path, which is appended to, or an open text stream; None is the standard error of
+            the moment.
         logger: a structlog logger of your own, in place of all that.
-        timestamps: whether events carry the time, in UTC. Of a logger of your own, that is its business.
+        timestamps: whether events carry the time, in UTC. Of a logger of your own, that is its
+            business.
 
     Raises:
         ConfigError: an argument is none of these, or two exclude each other.
@@ -109,100 +122,131 @@ class Log(Callback):
         for name in sorted({name for arrow in self._asked for name in arrow if name}):
             if name not in known:
                 raise CallbackError(
-                    f"Log: transitions mention {name!r}: no state {name!r} in lifecycle {lifecycle.name!r}{did_you_mean(name, known)}"
+                    f"Log: transitions mention {name!r}: no state {name!r} in lifecycle"
+                    f" {lifecycle.name!r}{did_you_mean(name, known)}"
                 )
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Logs that a fit starts."""
         about: dict[str, Any] = {"device": str(ctx.device), "parameters": parameters_of(ctx.model)}
-        about |= {"epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs), "batches": length(ctx.train_data)}
+        about |= {
+            "epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs),
+            "batches": length(ctx.train_data),
+        }
         if ctx.valid_data is not None:
             about["valid_batches"] = length(ctx.valid_data)
         if ctx.epoch:
             about["after_epoch"] = ctx.epoch
         self._say(ctx, "info", "fit started", about)
 
-    def on_enter_train(self, ctx: Any) -> None:
+    def on_enter_train(self, ctx: Context) -> None:
         """Logs the row of a validation that came between."""
         self._rows(ctx)
 
-    def on_enter_next_batch(self, ctx: Any) -> None:
+    def on_enter_next_batch(self, ctx: Context) -> None:
         """Logs a batch that was skipped."""
         arrow = ctx.transition
-        if arrow.event is not None or not (arrow.guard is None or isinstance(arrow.guard, Accumulating)):  # else it is the usual way here
+        if arrow.event is not None or not (
+            arrow.guard is None or isinstance(arrow.guard, Accumulating)
+        ):  # else it is the usual way here
             self._skip(ctx)
 
-    def on_enter_next_valid_batch(self, ctx: Any) -> None:
+    def on_enter_next_valid_batch(self, ctx: Context) -> None:
         """Logs a validation batch that was skipped."""
         self._skip(ctx)
 
-    def on_enter_next_predict_batch(self, ctx: Any) -> None:
+    def on_enter_next_predict_batch(self, ctx: Context) -> None:
         """Logs a batch of a prediction that was skipped."""
         self._skip(ctx)
 
-    def on_enter_valid(self, ctx: Any) -> None:
+    def on_enter_valid(self, ctx: Context) -> None:
         """Logs that an evaluation starts, or that the training before this validation was skipped."""
         if ctx.epoch:
             self._skip(ctx)
         else:
             self._aside(ctx)
 
-    def on_enter_predict(self, ctx: Any) -> None:
+    def on_enter_predict(self, ctx: Context) -> None:
         """Logs that a prediction starts."""
         self._aside(ctx)
 
-    def on_enter_record(self, ctx: Any) -> None:
+    def on_enter_record(self, ctx: Context) -> None:
         """Logs what was skipped."""
         self._skip(ctx)
 
-    def on_enter_next_epoch(self, ctx: Any) -> None:
+    def on_enter_next_epoch(self, ctx: Context) -> None:
         """Logs the row of the epoch, with what was added to it after `record`, or that the epoch was skipped."""
         self._rows(ctx)
         self._skip(ctx)
 
-    def on_enter_failed(self, ctx: Any) -> None:
+    def on_enter_failed(self, ctx: Context) -> None:
         """Logs the failure."""
         self._rows(ctx)
+        assert isinstance(ctx.outcome, Failed)
         error, state = ctx.outcome.error, ctx.outcome.state
-        about = {"error": type(error).__name__, "message": str(error), "state": state, **_where(ctx, state), "seconds": self._seconds(ctx)}
+        about = {
+            "error": type(error).__name__,
+            "message": str(error),
+            "state": state,
+            **_where(ctx, state),
+            "seconds": self._seconds(ctx),
+        }
         self._say(ctx, "error", f"{self._run} failed", about)
 
     # ------------------------------------------------------------ what is logged
 
-    def _aside(self, ctx: Any) -> None:
+    def _aside(self, ctx: Context) -> None:
         self._begin(ctx)
-        about = {"device": str(ctx.device), "parameters": parameters_of(ctx.model), "batches": length(ctx.valid_data)}
+        about = {
+            "device": str(ctx.device),
+            "parameters": parameters_of(ctx.model),
+            "batches": length(ctx.valid_data),
+        }
         self._say(ctx, "info", f"{self._run} started", about)
 
-    def _rows(self, ctx: Any) -> None:
+    def _rows(self, ctx: Context) -> None:
         self._begin(ctx)
         for row in ctx.history[self._logged :]:
             self._say(ctx, "info", "row recorded", row)
         self._logged = len(ctx.history)
 
-    def _skip(self, ctx: Any) -> None:
+    def _skip(self, ctx: Context) -> None:
         """Logs the arrow that led here, if it gave something up."""
         arrow = ctx.transition
         if arrow.event is not None:
-            what, by, reason = _SKIPPED.get(arrow.source, arrow.source), type(ctx.event).__name__, str(ctx.event) or None
+            what, by, reason = (
+                _SKIPPED.get(arrow.source, arrow.source),
+                type(ctx.event).__name__,
+                str(ctx.event) or None,
+            )
         elif arrow.guard is not None and _refuses(arrow.guard):
             what, by, reason = "batch", arrow.guard.label, arrow.guard.reason(ctx)
         else:
             return
-        self._say(ctx, "warning", f"{what} skipped", {"by": by, "reason": reason, **_where(ctx, arrow.source)})
+        self._say(
+            ctx,
+            "warning",
+            f"{what} skipped",
+            {"by": by, "reason": reason, **_where(ctx, arrow.source)},
+        )
 
-    def _transition(self, ctx: Any) -> None:
+    def _transition(self, ctx: Context) -> None:
         """Logs an arrow that was asked for."""
         arrow = ctx.transition
         if (arrow.source, arrow.dest) in self._asked or ("", arrow.dest) in self._asked:
-            about = {"source": arrow.source, "dest": arrow.dest, "label": arrow.label, **_where(ctx, arrow.source)}
+            about = {
+                "source": arrow.source,
+                "dest": arrow.dest,
+                "label": arrow.label,
+                **_where(ctx, arrow.source),
+            }
             self._say(ctx, "info", "transition", about)
 
     # ------------------------------------------------------------ from start to end
 
-    def _begin(self, ctx: Any) -> None:
+    def _begin(self, ctx: Context) -> None:
         if self._run:
             return
         self._run = "fit" if ctx.epoch else _RUNS.get(ctx.transition.dest, "fit")
@@ -219,31 +263,47 @@ class Log(Callback):
         elif self._file is not None or ctx.verbose:
             self._logger = event_logger(self._file, self._format, self._timestamps)
 
-    def _finish(self, ctx: Any) -> None:
+    def _finish(self, ctx: Context) -> None:
         try:
             if not isinstance(ctx.outcome, Failed):  # of which `on_enter_failed` has said more
                 self._rows(ctx)
                 level = "warning" if isinstance(ctx.outcome, Interrupted) else "info"
                 counters = {"epoch": ctx.epoch, "step": ctx.step} if ctx.epoch else {}
-                self._say(ctx, level, f"{self._run} ended", {**_outcome(ctx.outcome), **counters, "seconds": self._seconds(ctx)})
+                self._say(
+                    ctx,
+                    level,
+                    f"{self._run} ended",
+                    {**_outcome(ctx.outcome), **counters, "seconds": self._seconds(ctx)},
+                )
         finally:
             opened = self._opened
             self._reset()
             if opened is not None:
                 opened.close()
 
-    def _seconds(self, ctx: Any) -> float:
+    def _seconds(self, ctx: Context) -> float:
         return round(float(ctx.clock() - self._started), 3)
 
-    def _say(self, ctx: Any, level: str, event: str, fields: Mapping[str, Any]) -> None:
+    def _say(self, ctx: Context, level: str, event: str, fields: Mapping[str, Any]) -> None:
         self._begin(ctx)
         if self._logger is None:
             return
         try:
-            getattr(self._logger, level)(event, **{f"{name}_" if name in RESERVED else name: value for name, value in fields.items()})
+            getattr(self._logger, level)(
+                event,
+                **{
+                    f"{name}_" if name in RESERVED else name: value
+                    for name, value in fields.items()
+                },
+            )
         except OSError as error:
             self._logger = None
-            warnings.warn(f"Log cannot write any more ({error!r}), so it logs nothing from here on; the run goes on", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"Log cannot write any more ({error!r}), so it logs nothing from here on; the run"
+                " goes on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 # ---------------------------------------------------------------- arguments
@@ -252,25 +312,45 @@ class Log(Callback):
 def _check(format: Any, file: Any, logger: Any) -> None:  # noqa: A002  # as in Log
     formats = ("auto", "console", "json")
     if format not in formats:
-        raise ConfigError(f"Log: format must be one of {', '.join(map(repr, formats))}, got {format!r}{did_you_mean(str(format), formats)}")
+        raise ConfigError(
+            f"Log: format must be one of {', '.join(map(repr, formats))}, got"
+            f" {format!r}{did_you_mean(str(format), formats)}"
+        )
     if file is not None and not isinstance(file, str | os.PathLike) and not hasattr(file, "write"):
         raise ConfigError(f"Log: file must be a path or an open text stream, got {file!r}")
     if isinstance(logger, logging.Logger):
-        raise ConfigError("Log: logger is one of the standard library, which takes no fields; wrap it: structlog.stdlib.get_logger(...)")
-    missing = [name for name in ("info", "warning", "error") if logger is not None and not hasattr(logger, name)]
+        raise ConfigError(
+            "Log: logger is one of the standard library, which takes no fields; wrap it:"
+            " structlog.stdlib.get_logger(...)"
+        )
+    missing = [
+        name
+        for name in ("info", "warning", "error")
+        if logger is not None and not hasattr(logger, name)
+    ]
     if missing:
-        raise ConfigError(f"Log: logger must be a structlog logger, got {logger!r}, which has no {missing[0]!r}")
+        raise ConfigError(
+            f"Log: logger must be a structlog logger, got {logger!r}, which has no {missing[0]!r}"
+        )
     if logger is not None and (file is not None or format != "auto"):
-        raise ConfigError("Log: file and format are the logger's own business; give either a logger or them")
+        raise ConfigError(
+            "Log: file and format are the logger's own business; give either a logger or them"
+        )
 
 
 def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
     """The arrows as pairs; a lone state has no source."""
     asked = set()
     for text in (transitions,) if isinstance(transitions, str) else transitions:
-        found = re.fullmatch(r"\s*(?:(\w+|\[\*\])\s*->\s*)?(\w+)\s*", text) if isinstance(text, str) else None
+        found = (
+            re.fullmatch(r"\s*(?:(\w+|\[\*\])\s*->\s*)?(\w+)\s*", text)
+            if isinstance(text, str)
+            else None
+        )
         if found is None:
-            raise ConfigError(f"Log: transitions are written 'source -> dest' or 'state', got {text!r}")
+            raise ConfigError(
+                f"Log: transitions are written 'source -> dest' or 'state', got {text!r}"
+            )
         asked.add((found[1] or "", found[2]))
     return frozenset(asked)
 
@@ -278,7 +358,7 @@ def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
 # ---------------------------------------------------------------- fields
 
 
-def _where(ctx: Any, state: str) -> dict[str, Any]:
+def _where(ctx: Context, state: str) -> dict[str, Any]:
     """Where the run was; the state says in which loop, since the scopes may have been closed by now."""
     batch = ctx.valid_iter if "valid" in state or "predict" in state else ctx.iter
     return {"epoch": ctx.epoch, "batch": batch, "step": ctx.step} if ctx.epoch else {"batch": batch}

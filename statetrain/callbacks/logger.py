@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.guards import AnyOf, Guard, as_guard, strict
-from statetrain.history import COUNTERS
+from statetrain.context.history import COUNTERS
+from statetrain.errors import ConfigError
+from statetrain.guards.base import AnyOf, Guard, as_guard, strict
 from statetrain.logs.loggables import Loggable, Value, as_loggable
 from statetrain.logs.sources import LearningRate, Source
 from statetrain.logs.streams import printable
-from statetrain.outcome import ConfigError, Outcome
+from statetrain.outcome import Outcome
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Items = Mapping[str, Loggable]
 Counters = Mapping[str, Any]
@@ -34,15 +38,17 @@ class Backend(Protocol):
             ConfigError: it cannot.
         """
 
-    def open(self, ctx: Any, fresh: bool) -> bool:
+    def open(self, ctx: Context, fresh: bool) -> bool:
         """Called when a run starts, and when it goes on.
 
         Args:
             ctx: the context.
-            fresh: whether the run is a new one; else what was written after the state that was loaded is taken back or marked.
+            fresh: whether the run is a new one; else what was written after the state that was
+                loaded is taken back or marked.
 
         Returns:
-            Whether what this run has written before is there. If not, it begins anew, and gets the rows of the history again.
+            Whether what this run has written before is there. If not, it begins anew, and gets the
+            rows of the history again.
         """
 
     def log(self, items: Items, counters: Counters) -> None:
@@ -62,25 +68,29 @@ class Logger(Callback):
     """Logs the rows of the history, and what else is asked for, to one backend or several.
 
         Logger(JSONLines("runs/one/log.jsonl"), every=Every(100, "steps"))
-        Logger(TensorBoard("runs/one"), what=[Histograms(gradients=True), samples], every=Every(1, "epochs"))
+        Logger(TensorBoard("runs/one"), what=[Histograms(gradients=True), samples], every=Every(1,
+        "epochs"))
 
-    Each row of the history is logged once, when everything that belongs to it is there. What else there is, is collected when
-    the logger is due, and not before: until then values stay where they are. Each row carries all counters: epoch, batch,
-    step, samples, seconds.
+    Each row of the history is logged once, when everything that belongs to it is there. What else
+    there is, is collected when the logger is due, and not before: until then values stay where they
+    are. Each row carries all counters: epoch, batch, step, samples, seconds.
 
-    Where `every` speaks of anything but epochs, the logger is also due within an epoch, at the end of a batch. Such a row
-    has, as `loss`, the mean of the training loss over the samples since the row before.
+    Where `every` speaks of anything but epochs, the logger is also due within an epoch, at the end
+    of a batch. Such a row has, as `loss`, the mean of the training loss over the samples since the
+    row before.
 
-    A run that is continued goes on with its logs: what came after the point where it goes on is taken back where the
-    backend can do so, and marked elsewhere. A backend among the callbacks by itself logs the rows of the history.
+    A run that is continued goes on with its logs: what came after the point where it goes on is
+    taken back where the backend can do so, and marked elsewhere. A backend among the callbacks by
+    itself logs the rows of the history.
 
     Args:
-        backends: where to. What one of them cannot hold goes to the others; it is an error if none can.
-        what: what to collect beside the rows of the history: sources such as `LearningRate()`, `HyperParameters()`,
-            `Histograms()`, `Records()`, `Summaries({...})`, or functions of the context that give values by name. None:
-            the learning rate, if there is an interval.
-        every: when: an interval such as `Every(100, "steps")`, a guard, or several joined by `|`. None: with the row of
-            each complete epoch.
+        backends: where to. What one of them cannot hold goes to the others; it is an error if none
+            can.
+        what: what to collect beside the rows of the history: sources such as `LearningRate()`,
+            `HyperParameters()`, `Histograms()`, `Records()`, `Summaries({...})`, or functions of
+            the context that give values by name. None: the learning rate, if there is an interval.
+        every: when: an interval such as `Every(100, "steps")`, a guard, or several joined by `|`.
+            None: with the row of each complete epoch.
 
     Raises:
         ConfigError: there is no backend, or an argument is none of these.
@@ -89,22 +99,55 @@ class Logger(Callback):
     anywhere = True  # it logs what is there
     writes = ()
 
-    def __init__(self, *backends: Backend, what: Source | Iterable[Source] | None = None, every: Guard | None = None) -> None:
+    def __init__(
+        self,
+        *backends: Backend,
+        what: Source | Iterable[Source] | None = None,
+        every: Guard | None = None,
+    ) -> None:
         _check_backends(backends)
         if isinstance(every, int | float):
-            raise ConfigError(f'Logger: every takes an interval with its unit, got {every!r}; write Every({every}, "steps")')
+            raise ConfigError(
+                f"Logger: every takes an interval with its unit, got {every!r}; write"
+                f' Every({every}, "steps")'
+            )
         self.backends = backends
         self.every = None if every is None else as_guard(every)
-        given = (() if every is None else (LearningRate(),)) if what is None else tuple(what) if isinstance(what, Iterable) else (what,)
+        given = (
+            (() if every is None else (LearningRate(),))
+            if what is None
+            else tuple(what)
+            if isinstance(what, Iterable)
+            else (what,)
+        )
         self.what = (*given, *(source for backend in backends for source in backend.what))
         _check_sources(self.what, backends)
-        parts = () if self.every is None else self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
-        self._in_epochs = tuple(part for part in parts if not part.reads.isdisjoint(("epoch", "history")))
+        parts = (
+            ()
+            if self.every is None
+            else self.every.parts()
+            if isinstance(self.every, AnyOf)
+            else (self.every,)
+        )
+        self._in_epochs = tuple(
+            part for part in parts if not part.reads.isdisjoint(("epoch", "history"))
+        )
         self._in_batches = tuple(part for part in parts if part not in self._in_epochs)
         for source in self.what:
             if getattr(source, "in_batch", False) and not self._in_batches:
-                raise ConfigError(f"Logger: {source!r} reads what is there within a batch only; say when: every=Every(100, 'steps')")
-        self.reads = tuple(dict.fromkeys(("**", "history", *(field for source in self.what for field in getattr(source, "reads", ())))))
+                raise ConfigError(
+                    f"Logger: {source!r} reads what is there within a batch only; say when:"
+                    " every=Every(100, 'steps')"
+                )
+        self.reads = tuple(
+            dict.fromkeys(
+                (
+                    "**",
+                    "history",
+                    *(field for source in self.what for field in getattr(source, "reads", ())),
+                )
+            )
+        )
         if self._in_batches:  # else a batch costs nothing
             self.on_exit_batch = self._batch
         self._reset()
@@ -112,13 +155,14 @@ class Logger(Callback):
     def _reset(self) -> None:
         self._rows = 0  # of the history that have been logged
         self._announced = False  # whether what is logged once has been
-        self._counted: dict[str, Any] = {}  # losses and samples when the last row was logged; see `_losses`
+        # Losses and samples when the last row was logged; see `_losses`
+        self._counted: dict[str, Any] = {}
         self._open = False
         self._broken = False  # whether a backend could not write
 
     # ------------------------------------------------------------ before the first batch
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Sees whether the backends can be written, and whether the sources can be read."""
         for backend in self.backends:
             backend.check()
@@ -128,46 +172,54 @@ class Logger(Callback):
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Opens the backends, anew unless this fit goes on."""
         self._begin(ctx, fresh=ctx.epoch == 0)
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Opens the backends where they were."""
         self._begin(ctx, fresh=False)
 
-    def on_enter_valid(self, ctx: Any) -> None:
+    def on_enter_valid(self, ctx: Context) -> None:
         """Opens the backends for an evaluation, which enters no `fit`."""
         if not ctx.epoch:
             self._begin(ctx, fresh=True)
 
-    def _batch(self, ctx: Any) -> None:
+    def _batch(self, ctx: Context) -> None:
         """Logs what is due within an epoch; a batch that was skipped has nothing to tell."""
         if ctx.transition.event is None and self._is_due(ctx, self._in_batches):
             self._log({**self._losses(ctx), **self._collect(ctx)}, _counters(ctx))
 
-    def on_exit_record(self, ctx: Any) -> None:
+    def on_exit_record(self, ctx: Context) -> None:
         """Logs a row that no epoch closes, as an evaluation's; the others may still get columns."""
         if not ctx.epoch_complete or not ctx.epoch:
             self._log_rows(ctx)
 
-    def on_enter_next_epoch(self, ctx: Any) -> None:
+    def on_enter_next_epoch(self, ctx: Context) -> None:
         """Logs the row of the epoch, with what is due with it."""
-        due = ctx.epoch_complete and (len(ctx.history) > self._rows if self.every is None else self._is_due(ctx, self._in_epochs))
+        due = ctx.epoch_complete and (
+            len(ctx.history) > self._rows
+            if self.every is None
+            else self._is_due(ctx, self._in_epochs)
+        )
         self._log_rows(ctx, self._collect(ctx) if due else {})
 
-    def on_enter_failed(self, ctx: Any) -> None:
+    def on_enter_failed(self, ctx: Context) -> None:
         """Logs what has been recorded."""
         if not self._broken and self._open:
             self._log_rows(ctx)
 
     # ------------------------------------------------------------ from start to end
 
-    def _begin(self, ctx: Any, fresh: bool) -> None:
+    def _begin(self, ctx: Context, fresh: bool) -> None:
         if fresh:
             self._reset()
         self._broken, self._open = False, True
-        peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, Logger)]
+        peers = [
+            callback
+            for callback in map(unwrapped, ctx.machine.callbacks)
+            if isinstance(callback, Logger)
+        ]
         self._place = f"log {1 + peers.index(self)}"  # where intervals remember that they fired
         for backend in self.backends:
             whole = backend.open(ctx, fresh)
@@ -178,16 +230,16 @@ class Logger(Callback):
             self._announced = True
             self._log(self._collect(ctx, once=True), _counters(ctx))
 
-    def _close(self, backend: Backend, ctx: Any) -> None:
+    def _close(self, backend: Backend, ctx: Context) -> None:
         self._open = False
         backend.close(ctx.outcome)
 
-    def _log_again(self, backend: Backend, ctx: Any) -> None:
+    def _log_again(self, backend: Backend, ctx: Context) -> None:
         for row in ctx.history[: self._rows]:
             counters, items = _parted(row)
             backend.log(_taken(items, backend), counters)
 
-    def _log_rows(self, ctx: Any, more: Items | None = None) -> None:
+    def _log_rows(self, ctx: Context, more: Items | None = None) -> None:
         if not self._open:  # a lifecycle of one's own may have no `fit`
             self._begin(ctx, fresh=not self._rows)
         rows = ctx.history[self._rows :]
@@ -198,14 +250,23 @@ class Logger(Callback):
         for i, row in enumerate(rows):
             counters, items = _parted(row)
             self._rows += 1
-            self._log({**(more or {}), **items} if i == len(rows) - 1 else items, counters, is_row=True)
+            self._log(
+                {**(more or {}), **items} if i == len(rows) - 1 else items, counters, is_row=True
+            )
 
     def _log(self, items: Items, counters: Counters, is_row: bool = False) -> None:
         for name, item in items.items():
             if not any(_takes(backend, item) for backend in self.backends):
                 kind = type(item).__name__
-                others = " Among those that do are TensorBoard, WandB and MLflow" if kind not in ("Value", "Text", "File") else ""
-                raise ConfigError(f"Logger: {name!r} is of the kind {kind}, which {' and '.join(map(repr, self.backends))} cannot hold.{others}")
+                others = (
+                    " Among those that do are TensorBoard, WandB and MLflow"
+                    if kind not in ("Value", "Text", "File")
+                    else ""
+                )
+                raise ConfigError(
+                    f"Logger: {name!r} is of the kind {kind}, which"
+                    f" {' and '.join(map(repr, self.backends))} cannot hold.{others}"
+                )
         for backend in self.backends:
             taken = _taken(items, backend)
             if taken or is_row:
@@ -215,25 +276,32 @@ class Logger(Callback):
 
     # ------------------------------------------------------------ what is logged
 
-    def _is_due(self, ctx: Any, parts: Iterable[Guard]) -> bool:
+    def _is_due(self, ctx: Context, parts: Iterable[Guard]) -> bool:
         over = [part for part in parts if strict(part, part.bind(self._place)(ctx))]
         for part in over:
             for mark in part.marks(self._place):
                 mark(ctx)
         return bool(over)
 
-    def _collect(self, ctx: Any, once: bool = False) -> dict[str, Loggable]:
+    def _collect(self, ctx: Context, once: bool = False) -> dict[str, Loggable]:
         found: dict[str, Loggable] = {}
         for source in self.what:
             if getattr(source, "once", False) is not once:
                 continue
             values = source(ctx)
             if not isinstance(values, Mapping):
-                raise ConfigError(f"Logger: a source gives values by name, {{'name': value}}; {source!r} gave {values!r:.80}")
-            found |= {_named(name): as_loggable(value) for name, value in values.items() if value is not None}
+                raise ConfigError(
+                    f"Logger: a source gives values by name, {{'name': value}}; {source!r} gave"
+                    f" {values!r:.80}"
+                )
+            found |= {
+                _named(name): as_loggable(value)
+                for name, value in values.items()
+                if value is not None
+            }
         return found
 
-    def _losses(self, ctx: Any) -> dict[str, Loggable]:
+    def _losses(self, ctx: Context) -> dict[str, Loggable]:
         """The means of the losses over the samples since the last row."""
         tally = ctx.tallies.get("train")
         if tally is None:
@@ -245,7 +313,9 @@ class Logger(Callback):
         for name, (total, count) in sums.items():
             total_before, count_before = before.get(name, (0.0, 0))
             if count > count_before:
-                found["loss" if len(sums) == 1 else f"loss_{printable(name)}"] = Value((total - total_before) / (count - count_before))
+                found["loss" if len(sums) == 1 else f"loss_{printable(name)}"] = Value(
+                    (total - total_before) / (count - count_before)
+                )
         return found
 
     # ------------------------------------------------------------ saved and put back
@@ -253,14 +323,25 @@ class Logger(Callback):
     def state_dict(self) -> dict[str, Any]:
         """How much has been logged, and where the backends stand."""
         backends = [[type(backend).__name__, backend.state_dict()] for backend in self.backends]
-        return {"rows": self._rows, "announced": self._announced, "counted": self._counted, "backends": backends}
+        return {
+            "rows": self._rows,
+            "announced": self._announced,
+            "counted": self._counted,
+            "backends": backends,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave; that of other backends is left."""
         self._reset()
-        if [name for name, _ in state["backends"]] != [type(backend).__name__ for backend in self.backends]:
+        if [name for name, _ in state["backends"]] != [
+            type(backend).__name__ for backend in self.backends
+        ]:
             return
-        self._rows, self._announced, self._counted = state["rows"], state["announced"], state["counted"]
+        self._rows, self._announced, self._counted = (
+            state["rows"],
+            state["announced"],
+            state["counted"],
+        )
         for backend, (_, own) in zip(self.backends, state["backends"], strict=True):
             backend.load_state_dict(own)
 
@@ -285,8 +366,16 @@ def _check_backends(backends: tuple[Any, ...]) -> None:
     if not backends:
         raise ConfigError("Logger needs to know where to: Logger(JSONLines('runs/one/log.jsonl'))")
     for backend in backends:
-        if isinstance(backend, type) or not hasattr(backend, "takes") or not callable(getattr(backend, "log", None)):
-            hint = f"; write {backend.__name__}(...)" if isinstance(backend, type) else "; write JSONLines('log.jsonl') or the like"
+        if (
+            isinstance(backend, type)
+            or not hasattr(backend, "takes")
+            or not callable(getattr(backend, "log", None))
+        ):
+            hint = (
+                f"; write {backend.__name__}(...)"
+                if isinstance(backend, type)
+                else "; write JSONLines('log.jsonl') or the like"
+            )
             raise ConfigError(f"Logger takes backends, got {backend!r}{hint}")
 
 
@@ -295,23 +384,38 @@ def _check_sources(sources: tuple[Any, ...], backends: tuple[Backend, ...]) -> N
     for source in sources:
         if isinstance(source, type) or not callable(source):
             hint = f"; write {source.__name__}()" if isinstance(source, type) else ""
-            raise ConfigError(f"Logger: what takes sources and functions of the context, got {source!r}{hint}")
+            raise ConfigError(
+                f"Logger: what takes sources and functions of the context, got {source!r}{hint}"
+            )
         for kind in getattr(source, "makes", None) or ():
             if not any(issubclass(kind, one) for one in taken):
-                raise ConfigError(f"Logger: {source!r} makes {kind.__name__}s, which {' and '.join(map(repr, backends))} cannot hold")
+                raise ConfigError(
+                    f"Logger: {source!r} makes {kind.__name__}s, which"
+                    f" {' and '.join(map(repr, backends))} cannot hold"
+                )
 
 
 # ---------------------------------------------------------------- rows
 
 
-def _counters(ctx: Any) -> dict[str, Any]:
-    return {"epoch": ctx.epoch, "batch": ctx.batches, "step": ctx.step, "samples": ctx.samples, "seconds": ctx.seconds}
+def _counters(ctx: Context) -> dict[str, Any]:
+    return {
+        "epoch": ctx.epoch,
+        "batch": ctx.batches,
+        "step": ctx.step,
+        "samples": ctx.samples,
+        "seconds": ctx.seconds,
+    }
 
 
 def _parted(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loggable]]:
     """The counters of a row of the history, and what was recorded."""
     counters = {name: row[name] for name in COUNTERS if name in row}
-    return counters, {_named(name): as_loggable(value) for name, value in row.items() if name not in counters and value is not None}
+    return counters, {
+        _named(name): as_loggable(value)
+        for name, value in row.items()
+        if name not in counters and value is not None
+    }
 
 
 def _named(name: object) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedules
 
 from statetrain.callback import Callback
+from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Per = Literal["step", "epoch", "valid"]
 
@@ -22,18 +25,22 @@ class LRScheduler(Callback):
     """Lets a schedule of `torch.optim.lr_scheduler` change the learning rate.
 
         LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=1000)
-        LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="valid_loss", patience=3)
+        LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="valid_loss",
+        patience=3)
 
-    The schedule is made when a fit starts; a fit that goes on with `run.fit(...)` goes on with it, and a new fit gets a
-    new one. The rate with which the last step was made stands in each row of the history, as the column `lr` or, where an
-    optimizer is named, `lr_<optimizer>`; of several parameter groups it is the first one's.
+    The schedule is made when a fit starts; a fit that goes on with `run.fit(...)` goes on with it,
+    and a new fit gets a new one. The rate with which the last step was made stands in each row of
+    the history, as the column `lr` or, where an optimizer is named, `lr_<optimizer>`; of several
+    parameter groups it is the first one's.
 
     Args:
-        scheduler: a class, or a function that is called with the optimizer and `kwargs` and gives a schedule.
-        per: when the schedule goes on: after each "step" of the optimizer; after each complete "epoch", which one that
-            was stopped midway is not; or after each complete validation, "valid".
-        monitor: the exact name of the column of the history whose value a schedule such as `ReduceLROnPlateau` takes. A
-            row without it leaves the schedule where it is.
+        scheduler: a class, or a function that is called with the optimizer and `kwargs` and gives a
+            schedule.
+        per: when the schedule goes on: after each "step" of the optimizer; after each complete
+            "epoch", which one that was stopped midway is not; or after each complete validation,
+            "valid".
+        monitor: the exact name of the column of the history whose value a schedule such as
+            `ReduceLROnPlateau` takes. A row without it leaves the schedule where it is.
         optimizer: the name of the optimizer; None is the only one.
         kwargs: further arguments for the schedule.
 
@@ -50,7 +57,8 @@ class LRScheduler(Callback):
         "on_exit_record": ("epoch", "history"),
         "on_enter_next_epoch": ("epoch", "epoch_complete", "history"),
     }
-    commutes_with = ("LRScheduler",)  # schedules of one optimizer are chained in the order in which they were given
+    # Schedules of one optimizer are chained in the order in which they were given
+    commutes_with = ("LRScheduler",)
 
     def __init__(
         self,
@@ -63,67 +71,95 @@ class LRScheduler(Callback):
     ) -> None:
         pers = ("step", "epoch", "valid")
         if per not in pers:
-            raise ConfigError(f"LRScheduler: per must be one of {', '.join(map(repr, pers))}, got {per!r}{did_you_mean(str(per), pers)}")
+            raise ConfigError(
+                f"LRScheduler: per must be one of {', '.join(map(repr, pers))}, got"
+                f" {per!r}{did_you_mean(str(per), pers)}"
+            )
         _check_factory(scheduler, kwargs)
         if monitor is not None and per == "step":
-            raise ConfigError(f"LRScheduler: monitor={monitor!r} has no value per step; it is a column of the history, so say per='valid' or per='epoch'")
+            raise ConfigError(
+                f"LRScheduler: monitor={monitor!r} has no value per step; it is a column of the"
+                " history, so say per='valid' or per='epoch'"
+            )
         if monitor is None and isinstance(scheduler, type) and _takes_metric(scheduler):
-            raise ConfigError(f"LRScheduler: {_name(scheduler)} takes a value of the history; say which column: monitor='valid_loss'")
-        self._factory, self._kwargs, self._per, self._monitor, self._optimizer = scheduler, kwargs, per, monitor, optimizer
+            raise ConfigError(
+                f"LRScheduler: {_name(scheduler)} takes a value of the history; say which column:"
+                " monitor='valid_loss'"
+            )
+        self._factory, self._kwargs, self._per, self._monitor, self._optimizer = (
+            scheduler,
+            kwargs,
+            per,
+            monitor,
+            optimizer,
+        )
         self.monitors = () if monitor is None else (monitor,)
         self._column = "lr" if optimizer is None else f"lr_{optimizer}"
         own = "optimizers" if optimizer is None else f"optimizers.{optimizer}"
-        advances = {"step": "on_exit_step", "valid": "on_exit_record", "epoch": "on_enter_next_epoch"}[per]
-        self.writes = dict.fromkeys(("on_enter_fit", "on_resume", advances), (own,)) | {"on_enter_record": (f"history.{self._column}",)}
+        advances = {
+            "step": "on_exit_step",
+            "valid": "on_exit_record",
+            "epoch": "on_enter_next_epoch",
+        }[per]
+        self.writes = dict.fromkeys(("on_enter_fit", "on_resume", advances), (own,)) | {
+            "on_enter_record": (f"history.{self._column}",)
+        }
         self._schedule: Any = None
         self._target: Optimizer | None = None  # whose rate the schedule changes
         self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made
         self._lr: Any = None  # of the last step
         self._coming: Any = None  # of the next one
-        self._rows = self._step = self._epoch = 0  # how far the run was when they were last looked at
+        # How far the run was when they were last looked at
+        self._rows = self._step = self._epoch = 0
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Looks the optimizer up."""
         self._find(ctx)
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Makes the schedule, unless this fit goes on with one."""
         if ctx.epoch == 0 or self._target is not self._find(ctx):
             self._make(ctx)
         self._step, self._epoch = ctx.step, ctx.epoch
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Makes the schedule, with the state that was loaded."""
         self._make(ctx)
 
-    def on_enter_batch(self, ctx: Any) -> None:
+    def on_enter_batch(self, ctx: Context) -> None:
         """Notes the rate of the step that may come: when it is left, another schedule may have changed it already."""
         if self._target is not None:
             rate = self._target.param_groups[0]["lr"]
-            self._coming = rate.clone() if isinstance(rate, torch.Tensor) else rate  # schedules change a tensor in place
+            # Schedules change a tensor in place
+            self._coming = rate.clone() if isinstance(rate, torch.Tensor) else rate
 
-    def on_exit_step(self, ctx: Any) -> None:
+    def on_exit_step(self, ctx: Context) -> None:
         """Goes on, if it does so with each step; one that was left by an event has made none."""
         if ctx.opt is self._target and ctx.pending == 0:
             self._lr = self._coming
             if self._per == "step":
                 self._schedule.step()
 
-    def on_enter_record(self, ctx: Any) -> None:
+    def on_enter_record(self, ctx: Context) -> None:
         """Logs the rate, if a step has been made since the last row."""
         self._rows = len(ctx.history)
         if ctx.step not in (0, self._step) and self._lr is not None:
             self._step = ctx.step
             ctx.log_metric(self._column, float(self._lr), set="")
 
-    def on_exit_record(self, ctx: Any) -> None:
+    def on_exit_record(self, ctx: Context) -> None:
         """Goes on, if it does so with each validation."""
-        if self._per == "valid" and ctx.epoch and len(ctx.history) > self._rows and any(name.startswith("valid_") for name in ctx.history[-1]):
+        if (
+            self._per == "valid"
+            and ctx.epoch
+            and len(ctx.history) > self._rows
+            and any(name.startswith("valid_") for name in ctx.history[-1])
+        ):
             self._advance(ctx.history[-1])
 
-    def on_enter_next_epoch(self, ctx: Any) -> None:
+    def on_enter_next_epoch(self, ctx: Context) -> None:
         """Goes on, if it does so with each epoch."""
         if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
             self._epoch = ctx.epoch
@@ -141,50 +177,85 @@ class LRScheduler(Callback):
         """The state of the schedule, the rate of the last step, and how far the run was; empty before there is one."""
         if self._schedule is None:
             return {}
-        return {"schedule": _plain(self._schedule.state_dict()), "lr": self._lr, "step": self._step, "epoch": self._epoch}
+        return {
+            "schedule": _plain(self._schedule.state_dict()),
+            "lr": self._lr,
+            "step": self._step,
+            "epoch": self._epoch,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state for the schedule that is made when the run is continued."""
         if state:
-            self._state, self._lr, self._step, self._epoch = state["schedule"], state["lr"], state["step"], state["epoch"]
+            self._state, self._lr, self._step, self._epoch = (
+                state["schedule"],
+                state["lr"],
+                state["step"],
+                state["epoch"],
+            )
 
     # ------------------------------------------------------------ the schedule
 
-    def _find(self, ctx: Any) -> Optimizer:
+    def _find(self, ctx: Context) -> Optimizer:
         names = list(ctx.optimizers)
         if self._optimizer is None and len(names) > 1:
-            raise ConfigError(f"LRScheduler: this run has the optimizers {', '.join(map(repr, names))}; say which one: optimizer={names[0]!r}")
+            raise ConfigError(
+                f"LRScheduler: this run has the optimizers {', '.join(map(repr, names))}; say which"
+                f" one: optimizer={names[0]!r}"
+            )
         name = self._optimizer if self._optimizer is not None or not names else names[0]
-        found = ctx.optimizers.get(name)
+        found = ctx.optimizers.get(name or "")
         if not isinstance(found, Optimizer):
-            what = f"no optimizer {name!r}{did_you_mean(str(name), names)}" if name is not None else "no optimizer, so no learning rate"
+            what = (
+                f"no optimizer {name!r}{did_you_mean(str(name), names)}"
+                if name is not None
+                else "no optimizer, so no learning rate"
+            )
             raise ConfigError(f"LRScheduler: this run has {what}")
         return found
 
-    def _make(self, ctx: Any) -> None:
+    def _make(self, ctx: Context) -> None:
         optimizer = self._find(ctx)
-        before = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+        before = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
         try:
             schedule = self._factory(optimizer, **self._kwargs)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"LRScheduler: {_name(self._factory)} with {self._kwargs!r} makes no schedule: {error}") from error
+            raise ConfigError(
+                f"LRScheduler: {_name(self._factory)} with {self._kwargs!r} makes no schedule:"
+                f" {error}"
+            ) from error
         self._check_made(schedule)
         if self._state:
             schedule.load_state_dict(self._state)
-            # Making a schedule sets the rate of its beginning; the optimizer was loaded with the right one.
+            # Making a schedule sets the rate of its beginning; the optimizer was loaded with the
+            # right one.
             for group, values in zip(optimizer.param_groups, before, strict=True):
                 group.update(values)
-        # Torch warns of a schedule that goes on before a step was made. Here that is no mistake in the order of calls: the run is
+        # Torch warns of a schedule that goes on before a step was made. Here that is no mistake in
+        # the order of calls: the run is
         # continued, or all batches of an epoch were refused.
         optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
         self._schedule, self._target, self._state = schedule, optimizer, {}
 
     def _check_made(self, schedule: Any) -> None:
         if not callable(getattr(schedule, "step", None)):
-            raise ConfigError(f"LRScheduler: {_name(self._factory)} must give a schedule, got {type(schedule).__name__}")
+            raise ConfigError(
+                f"LRScheduler: {_name(self._factory)} must give a schedule, got"
+                f" {type(schedule).__name__}"
+            )
         if _takes_metric(type(schedule)) != (self._monitor is not None):
-            remedy = "say which column it takes: monitor='valid_loss'" if self._monitor is None else "it takes no value; leave monitor out"
-            raise ConfigError(f"LRScheduler: {type(schedule).__name__} and monitor={self._monitor!r} do not fit: {remedy}")
+            remedy = (
+                "say which column it takes: monitor='valid_loss'"
+                if self._monitor is None
+                else "it takes no value; leave monitor out"
+            )
+            raise ConfigError(
+                f"LRScheduler: {type(schedule).__name__} and monitor={self._monitor!r} do not fit:"
+                f" {remedy}"
+            )
 
     def _advance(self, row: dict[str, Any]) -> None:
         if self._monitor is None:
@@ -193,22 +264,36 @@ class LRScheduler(Callback):
             self._schedule.step(row[self._monitor])
 
     def __repr__(self) -> str:
-        options = {"per": self._per, "monitor": self._monitor, "optimizer": self._optimizer, **self._kwargs}
-        return f"LRScheduler({_name(self._factory)}, {', '.join(f'{name}={value!r}' for name, value in options.items() if value is not None)})"
+        options = {
+            "per": self._per,
+            "monitor": self._monitor,
+            "optimizer": self._optimizer,
+            **self._kwargs,
+        }
+        return (
+            f"LRScheduler({_name(self._factory)},"
+            f" {', '.join(f'{name}={value!r}' for name, value in options.items() if value is not None)})"
+        )
 
 
 def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
     if isinstance(scheduler, schedules.LRScheduler):
         raise ConfigError(
-            f"LRScheduler takes a class and its arguments, got a {type(scheduler).__name__} that is made already; "
-            f"write LRScheduler({type(scheduler).__name__}, ...)"
+            f"LRScheduler takes a class and its arguments, got a {type(scheduler).__name__} that is"
+            f" made already; write LRScheduler({type(scheduler).__name__}, ...)"
         )
     if not callable(scheduler):
-        raise ConfigError(f"LRScheduler takes a class of torch.optim.lr_scheduler or a function of the optimizer, got {scheduler!r}")
+        raise ConfigError(
+            "LRScheduler takes a class of torch.optim.lr_scheduler or a function of the optimizer,"
+            f" got {scheduler!r}"
+        )
     try:
         inspect.signature(scheduler).bind(None, **kwargs)
     except TypeError as error:
-        raise ConfigError(f"LRScheduler: {_name(scheduler)} cannot be called with the optimizer and {kwargs!r}: {error}") from error
+        raise ConfigError(
+            f"LRScheduler: {_name(scheduler)} cannot be called with the optimizer and {kwargs!r}:"
+            f" {error}"
+        ) from error
     except ValueError:
         return  # written in C, whose signature cannot be seen
 
@@ -220,7 +305,13 @@ def _takes_metric(schedule: type) -> bool:
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     """A copy without what is no plain data; those are settings, such as MultiStepLR's table, that its arguments say again."""
-    return copy.deepcopy({name: value for name, value in state.items() if not (isinstance(value, dict) and not all(isinstance(key, str) for key in value))})
+    return copy.deepcopy(
+        {
+            name: value
+            for name, value in state.items()
+            if not (isinstance(value, dict) and not all(isinstance(key, str) for key in value))
+        }
+    )
 
 
 def _name(factory: Any) -> str:

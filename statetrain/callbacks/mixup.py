@@ -6,12 +6,15 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from statetrain.callback import Callback
-from statetrain.outcome import ConfigError, DataError, LossError
+from statetrain.errors import ConfigError, DataError, LossError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Loss = Callable[..., Any]
 Per = Literal["sample", "batch"]
@@ -34,17 +37,18 @@ class Mixed(NamedTuple):
 class Mixup(Callback):
     """Mixes each training sample with another one of its batch, and the loss with it.
 
-    A sample becomes `weight * own + (1 - weight) * partner`, the partner drawn by a permutation of the batch, and its loss
-    `weight * loss(pred, own target) + (1 - weight) * loss(pred, partner's target)`. The weight is drawn from
-    Beta(alpha, alpha); its larger side is the sample's own, so that a target stays the one that its sample has most of.
+    A sample becomes `weight * own + (1 - weight) * partner`, the partner drawn by a permutation of
+    the batch, and its loss `weight * loss(pred, own target) + (1 - weight) * loss(pred, partner's
+    target)`. The weight is drawn from Beta(alpha, alpha); its larger side is the sample's own, so
+    that a target stays the one that its sample has most of.
 
-    The model sees the mixtures, the loss functions are called through `mixup_loss`, and metrics see the targets as they
-    are. With several optimizers, each takes its turn on the same mixture.
+    The model sees the mixtures, the loss functions are called through `mixup_loss`, and metrics see
+    the targets as they are. With several optimizers, each takes its turn on the same mixture.
 
     Args:
         alpha: above 0; the larger, the more even are the mixtures.
-        per: whether each "sample" gets a weight or the whole "batch" one. A weight for each needs losses for each, see
-            `mixup_loss`; one for all works with any loss.
+        per: whether each "sample" gets a weight or the whole "batch" one. A weight for each needs
+            losses for each, see `mixup_loss`; one for all works with any loss.
         valid: whether validation is mixed too.
         generator: draws weights and partners, on the CPU; None is torch's global one.
 
@@ -52,74 +56,97 @@ class Mixup(Callback):
         ConfigError: an argument is out of range, or the run has no loss function.
     """
 
-    def __init__(self, alpha: float = 0.4, *, per: Per = "sample", valid: bool = False, generator: torch.Generator | None = None) -> None:
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+    def __init__(
+        self,
+        alpha: float = 0.4,
+        *,
+        per: Per = "sample",
+        valid: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not 0 < alpha < float("inf")
+        ):
             raise ConfigError(f"Mixup: alpha must be a number above 0, got {alpha!r}")
         if per not in ("sample", "batch"):
             raise ConfigError(f"Mixup: per must be 'sample' or 'batch', got {per!r}")
-        mixing = ("on_enter_pred", "on_enter_compute", *(("on_enter_valid_pred", "on_enter_valid_compute") if valid else ()))
+        mixing = (
+            "on_enter_pred",
+            "on_enter_compute",
+            *(("on_enter_valid_pred", "on_enter_valid_compute") if valid else ()),
+        )
         needed = ("batch_size", "input", "loss_fn", "loss_fns", "opt_index", "opt_name")
         self.reads = dict.fromkeys(mixing, needed) | {"defer": ("opt_name",)}
-        self.writes = dict.fromkeys(mixing, ("input", "loss_fn", "loss_fns")) | {"defer": ("loss_fn", "loss_fns")}
+        self.writes = dict.fromkeys(mixing, ("input", "loss_fn", "loss_fns")) | {
+            "defer": ("loss_fn", "loss_fns")
+        }
         self.alpha, self.per, self.valid, self.generator = float(alpha), per, valid, generator
-        self._mix: tuple[torch.Tensor, torch.Tensor] | None = None  # the present batch's order of partners, and weights
+        # The present batch's order of partners, and weights
+        self._mix: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Looks for the loss functions."""
         if not ctx.loss_fns or any(loss is None for loss in ctx.loss_fns.values()):
-            raise ConfigError("Mixup needs a loss function to mix; give loss=, and call ctx.loss_fn(pred, ctx.target) where you compute the loss yourself")
+            raise ConfigError(
+                "Mixup needs a loss function to mix; give loss=, and call ctx.loss_fn(pred,"
+                " ctx.target) where you compute the loss yourself"
+            )
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_pred(self, ctx: Any) -> None:
+    def on_enter_pred(self, ctx: Context) -> None:
         """Mixes the inputs of a training batch."""
         self._begin(ctx)
 
-    def on_enter_compute(self, ctx: Any) -> None:
+    def on_enter_compute(self, ctx: Context) -> None:
         """Mixes the inputs of a training batch that a function of the user's computes."""
         self._begin(ctx)
 
-    def on_exit_batch(self, ctx: Any) -> None:
+    def on_exit_batch(self, ctx: Context) -> None:
         """Lets go of the mixture."""
         self._mix = None
 
-    def on_enter_valid_pred(self, ctx: Any) -> None:
+    def on_enter_valid_pred(self, ctx: Context) -> None:
         """Mixes the inputs of a validation batch, if asked to."""
         if self.valid:
             self._begin(ctx)
 
-    def on_enter_valid_compute(self, ctx: Any) -> None:
+    def on_enter_valid_compute(self, ctx: Context) -> None:
         """Mixes the inputs of a validation batch that a function of the user's computes, if asked to."""
         if self.valid:
             self._begin(ctx)
 
-    def on_exit_valid_batch(self, ctx: Any) -> None:
+    def on_exit_valid_batch(self, ctx: Context) -> None:
         """Lets go of the mixture."""
         self._mix = None
 
-    def on_enter_failed(self, ctx: Any) -> None:
+    def on_enter_failed(self, ctx: Context) -> None:
         """Lets go of the mixture."""
         self._mix = None
 
     # ------------------------------------------------------------ mixing
 
-    def _begin(self, ctx: Any) -> None:
+    def _begin(self, ctx: Context) -> None:
         if not isinstance(ctx.loss_fn, _Mixing):
             self._wrap_losses(ctx)
         if ctx.opt_index == 0:  # the turns of the other optimizers are on the same mixture
             self._mix = self._drawn(ctx)
             ctx.input = _mixed(ctx.input, *self._mix)
 
-    def _drawn(self, ctx: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _drawn(self, ctx: Context) -> tuple[torch.Tensor, torch.Tensor]:
         size = ctx.batch_size
         shape = (size, 2) if self.per == "sample" else (2,)
         # What torch.distributions.Beta draws with; that takes no generator.
         weight = torch._sample_dirichlet(torch.full(shape, self.alpha), self.generator)[..., 0]
         order = torch.randperm(size, generator=self.generator)
         # Small, and copied before the call returns: the host need not wait for the device.
-        return order.to(ctx.device, non_blocking=True), torch.maximum(weight, 1 - weight).to(ctx.device, non_blocking=True)
+        return order.to(ctx.device, non_blocking=True), torch.maximum(weight, 1 - weight).to(
+            ctx.device, non_blocking=True
+        )
 
-    def _wrap_losses(self, ctx: Any) -> None:
+    def _wrap_losses(self, ctx: Context) -> None:
         plain = dict(ctx.loss_fns)
         ctx.loss_fns = {name: _Mixing(loss, self) for name, loss in plain.items()}
         ctx.loss_fn = ctx.loss_fns[ctx.opt_name]
@@ -155,17 +182,18 @@ class _Mixing:
         return self._loss(pred, Mixed(target, _taken(target, order), weight))
 
 
-def _put_back(ctx: Any, losses: dict[str, Loss]) -> None:
+def _put_back(ctx: Context, losses: dict[str, Loss]) -> None:
     ctx.loss_fns, ctx.loss_fn = losses, losses[ctx.opt_name]
 
 
 def mixup_loss(loss: Loss) -> Loss:
     """A loss function that also takes a `Mixed` target; any other goes to `loss` as it is.
 
-    Weights for each sample need a loss for each sample: `loss` is asked for them if it has a `reduction` (as the functions
-    and modules of torch do) and the mean or sum of the mixtures is then what that says; or it gives them itself, and the
-    mean is taken. A mean that torch would not divide by the number of elements (class weights, `ignore_index`) is then
-    one by that number. A loss that only gives a scalar needs one weight for the batch.
+    Weights for each sample need a loss for each sample: `loss` is asked for them if it has a
+    `reduction` (as the functions and modules of torch do) and the mean or sum of the mixtures is
+    then what that says; or it gives them itself, and the mean is taken. A mean that torch would not
+    divide by the number of elements (class weights, `ignore_index`) is then one by that number. A
+    loss that only gives a scalar needs one weight for the batch.
 
     Args:
         loss: a function of prediction and target.
@@ -188,8 +216,9 @@ def _mixed_loss(loss: Loss, each: Loss, reduction: str, pred: Any, target: Any) 
     own, partner = each(pred, target.own), each(pred, target.partner)
     if own.ndim == 0 or own.shape[0] != len(weight):
         raise LossError(
-            f"mixtures with a weight for each sample need a loss for each of the {len(weight)} samples, got shape {tuple(own.shape)}; "
-            f"give a loss that takes reduction='none', or use Mixup(per='batch')"
+            f"mixtures with a weight for each sample need a loss for each of the {len(weight)}"
+            f" samples, got shape {tuple(own.shape)}; give a loss that takes reduction='none', or"
+            " use Mixup(per='batch')"
         )
     mixed = torch.lerp(partner, own, weight.to(own.dtype).reshape(-1, *[1] * (own.ndim - 1)))
     return mixed.sum() if reduction == "sum" else mixed.mean()
@@ -201,7 +230,8 @@ def _unreduced(loss: Loss) -> tuple[Loss, str]:
         if not isinstance(reduction := getattr(loss, "reduction", None), str):
             return loss, "mean"
         each = copy.copy(loss)  # shares the weights
-        each.reduction = "none"  # type: ignore[assignment]  # a module's own attribute, which is a str
+        # A module's own attribute, which is a str
+        each.reduction = "none"  # type: ignore[assignment]
         return each, reduction
     try:
         parameter = inspect.signature(loss).parameters.get("reduction")
@@ -215,9 +245,16 @@ def _unreduced(loss: Loss) -> tuple[Loss, str]:
 def _mixed(inputs: Any, order: torch.Tensor, weight: torch.Tensor) -> Any:
     if isinstance(inputs, torch.Tensor):
         if not inputs.is_floating_point():
-            raise DataError(f"Mixup mixes inputs that are floating-point numbers, got {inputs.dtype}; convert them, or mix within the model")
+            raise DataError(
+                f"Mixup mixes inputs that are floating-point numbers, got {inputs.dtype}; convert"
+                " them, or mix within the model"
+            )
         share = weight.to(inputs.dtype)
-        return torch.lerp(inputs[order], inputs, share.reshape(-1, *[1] * (inputs.ndim - 1)) if share.ndim else share)
+        return torch.lerp(
+            inputs[order],
+            inputs,
+            share.reshape(-1, *[1] * (inputs.ndim - 1)) if share.ndim else share,
+        )
     return _each(inputs, lambda part: _mixed(part, order, weight))
 
 
@@ -234,4 +271,6 @@ def _each(parts: Any, function: Callable[[Any], Any]) -> Any:
         return type(parts)(*map(function, parts))
     if isinstance(parts, list | tuple):
         return type(parts)(map(function, parts))
-    raise DataError(f"Mixup mixes tensors, and tuples, lists and dicts of them, got {type(parts).__name__}")
+    raise DataError(
+        f"Mixup mixes tensors, and tuples, lists and dicts of them, got {type(parts).__name__}"
+    )

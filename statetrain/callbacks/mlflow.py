@@ -9,14 +9,18 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
+from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
 from statetrain.logs.streams import encodable
-from statetrain.outcome import ConfigError, Failed, Interrupted, Outcome
+from statetrain.outcome import Failed, Interrupted, Outcome
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 _NO_CURVES = ("step", "epoch_complete")
 _AT_ONCE = 100  # parameters that a store takes in one request
@@ -26,17 +30,20 @@ _LONGEST = 240  # characters of a name
 class MLflow(Callback):
     """Writes each row of the history as metrics of a run of MLflow, at the number of steps.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers as metrics, settings as
-    parameters, and texts, pictures, sounds and files as artifacts, in a folder for each name. Of characters that MLflow
-    allows in no name, there stands the number: `=` is `_x3d_`.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers as
+    metrics, settings as parameters, and texts, pictures, sounds and files as artifacts, in a folder
+    for each name. Of characters that MLflow allows in no name, there stands the number: `=` is
+    `_x3d_`.
 
-    A run that is continued is the same one to MLflow. What an interrupted process wrote after the point where it goes on
-    cannot be taken back; the steps where it did go on are a tag, `resumed_at_steps`.
+    A run that is continued is the same one to MLflow. What an interrupted process wrote after the
+    point where it goes on cannot be taken back; the steps where it did go on are a tag,
+    `resumed_at_steps`.
 
     Args:
         experiment: its name; it is made if it is missing.
         name: the run's name; None lets MLflow find one.
-        uri: the store: a local database, with artifacts in a folder `mlruns` beside it; or the address of a server.
+        uri: the store: a local database, with artifacts in a folder `mlruns` beside it; or the
+            address of a server.
         tags: of the run.
 
     Raises:
@@ -47,17 +54,29 @@ class MLflow(Callback):
     what: tuple[Source, ...] = ()
 
     def __init__(
-        self, experiment: str = "statetrain", name: str | None = None, *, uri: str = "sqlite:///mlflow.db", tags: Mapping[str, str] | None = None
+        self,
+        experiment: str = "statetrain",
+        name: str | None = None,
+        *,
+        uri: str = "sqlite:///mlflow.db",
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         if importlib.util.find_spec("mlflow") is None:
-            raise ImportError("MLflow needs mlflow; install it with: pip install 'statetrain[mlflow]'")
-        self.experiment, self.name, self.uri, self.tags = experiment, name, str(uri), dict(tags or {})
+            raise ImportError(
+                "MLflow needs mlflow; install it with: pip install 'statetrain[mlflow]'"
+            )
+        self.experiment, self.name, self.uri, self.tags = (
+            experiment,
+            name,
+            str(uri),
+            dict(tags or {}),
+        )
         self._client: Any = None
         self._run: str | None = None
         self._resumed_at: list[int] = []
         self.wrapped = alone(self)
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Sees whether the store can be reached."""
         self.check()
 
@@ -68,32 +87,47 @@ class MLflow(Callback):
         try:
             self._connect()
         except Exception as error:  # whatever a store may raise, it is no use
-            raise ConfigError(f"MLflow cannot use the store {self.uri!r}: {type(error).__name__}: {f'{error}'.strip()}") from error
+            raise ConfigError(
+                f"MLflow cannot use the store {self.uri!r}: {type(error).__name__}:"
+                f" {f'{error}'.strip()}"
+            ) from error
 
     def _connect(self) -> tuple[Any, str]:
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         found = client.get_experiment_by_name(self.experiment)
-        return client, str(client.create_experiment(self.experiment, self._artifacts()) if found is None else found.experiment_id)
+        return client, str(
+            client.create_experiment(self.experiment, self._artifacts())
+            if found is None
+            else found.experiment_id
+        )
 
     def _artifacts(self) -> str | None:
         """Where artifacts of a local database go: beside it, where MLflow would take the folder that the process began in."""
         if not self.uri.startswith("sqlite:///"):
             return None
-        return (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlruns" / _safe(self.experiment)).as_uri()
+        return (
+            Path(self.uri.removeprefix("sqlite:///")).resolve().parent
+            / "mlruns"
+            / _safe(self.experiment)
+        ).as_uri()
 
-    def open(self, ctx: Any, fresh: bool) -> bool:
+    def open(self, ctx: Context, fresh: bool) -> bool:
         """Begins a run, or goes on with one."""
         self._client, experiment = self._connect()
         if fresh:
             self._run, self._resumed_at = None, []
         if self._run is not None:
             self._resumed_at.append(ctx.step)
-            self._client.set_tag(self._run, "resumed_at_steps", ", ".join(map(str, self._resumed_at)))
+            self._client.set_tag(
+                self._run, "resumed_at_steps", ", ".join(map(str, self._resumed_at))
+            )
             self._client.update_run(self._run, status="RUNNING")
             return True
-        self._run = self._client.create_run(experiment, run_name=self.name, tags=self.tags).info.run_id
+        self._run = self._client.create_run(
+            experiment, run_name=self.name, tags=self.tags
+        ).info.run_id
         return fresh
 
     def log(self, items: Items, counters: Counters) -> None:
@@ -102,23 +136,46 @@ class MLflow(Callback):
 
         step, now = int(counters["step"]), int(time.time() * 1000)
         counted = not all(isinstance(item, Settings) for item in items.values())
-        numbers = {name: count for name, count in counters.items() if name not in _NO_CURVES and counted}
-        numbers |= {_safe(name): item.number for name, item in items.items() if isinstance(item, Value) and item.number is not None}
-        self._client.log_batch(self._run, metrics=[Metric(name, float(number), now, step) for name, number in numbers.items()])
+        numbers = {
+            name: count for name, count in counters.items() if name not in _NO_CURVES and counted
+        }
+        numbers |= {
+            _safe(name): item.number
+            for name, item in items.items()
+            if isinstance(item, Value) and item.number is not None
+        }
+        self._client.log_batch(
+            self._run,
+            metrics=[Metric(name, float(number), now, step) for name, number in numbers.items()],
+        )
         for name, item in items.items():
             if isinstance(item, Settings):
-                settings = [Param(_safe(key), encodable(str(value), "utf-8")[:6000]) for key, value in item.data.items()]
+                settings = [
+                    Param(_safe(key), encodable(str(value), "utf-8")[:6000])
+                    for key, value in item.data.items()
+                ]
                 for i in range(0, len(settings), _AT_ONCE):
                     self._client.log_batch(self._run, params=settings[i : i + _AT_ONCE])
             elif not isinstance(item, Value):
                 with tempfile.TemporaryDirectory() as folder:
-                    self._client.log_artifact(self._run, str(_written(item, Path(folder), step)), _safe(name))
+                    self._client.log_artifact(
+                        self._run, str(_written(item, Path(folder), step)), _safe(name)
+                    )
 
     def close(self, outcome: Outcome | None) -> None:
         """Ends the run."""
         client, self._client = self._client, None
         if client is not None:
-            client.set_terminated(self._run, "FAILED" if isinstance(outcome, Failed) else "KILLED" if isinstance(outcome, Interrupted) else "FINISHED")
+            client.set_terminated(
+                self._run,
+                (
+                    "FAILED"
+                    if isinstance(outcome, Failed)
+                    else "KILLED"
+                    if isinstance(outcome, Interrupted)
+                    else "FINISHED"
+                ),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The run's name within MLflow, and where it was continued."""
@@ -155,5 +212,11 @@ def _written(item: Loggable, folder: Path, step: int) -> Path:
 
 def _safe(name: str) -> str:
     """A name that MLflow takes: parts of letters, digits and a few signs, between slashes, none of which leads upwards."""
-    parts = [re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_x{ord(found[0]):x}_", part) for part in name.split("/")]
-    return "/".join(re.sub(r"^\.|\.\.|^ +$", "_x2e_", part) for part in parts if part)[:_LONGEST] or "_"
+    parts = [
+        re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_x{ord(found[0]):x}_", part)
+        for part in name.split("/")
+    ]
+    return (
+        "/".join(re.sub(r"^\.|\.\.|^ +$", "_x2e_", part) for part in parts if part)[:_LONGEST]
+        or "_"
+    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
 from statetrain.callback import Call, Callback
-from statetrain.lifecycle import START
+from statetrain.lifecycle.lifecycle import START
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Row = dict[str, Any]
 
@@ -27,34 +30,41 @@ class _Spent:
 class Profile(Callback):
     """Measures how long each state and each hook of a callback takes.
 
-    A state's seconds are those of its action, of the guards that are asked in it, and of the effects of the arrows out of
-    it. The state `draw` draws a batch and places it, so its seconds are waiting for data. What belongs to no state (the
-    machine's own work, and that of measuring) is the rest of `total`.
+    A state's seconds are those of its action, of the guards that are asked in it, and of the
+    effects of the arrows out of it. The state `draw` draws a batch and places it, so its seconds
+    are waiting for data. What belongs to no state (the machine's own work, and that of measuring)
+    is the rest of `total`.
 
         profile = st.Profile()
         st.fit(..., callbacks=[profile])
         print(profile)
 
-    The rows of the history get the columns `seconds_train` and `seconds_valid`: what was spent in training and in
-    validation since the row before.
+    The rows of the history get the columns `seconds_train` and `seconds_valid`: what was spent in
+    training and in validation since the row before.
 
-    A run that is continued from a checkpoint goes on counting: what was measured before is saved with it.
+    A run that is continued from a checkpoint goes on counting: what was measured before is saved
+    with it.
 
-    On a device, work that was only queued costs nothing where it is queued, and its time where something waits for it.
-    Calls are wrapped when the machine is made, so a run that does not measure is not slowed down. The engine "table" is the
-    one that is measured.
+    On a device, work that was only queued costs nothing where it is queued, and its time where
+    something waits for it. Calls are wrapped when the machine is made, so a run that does not
+    measure is not slowed down. The engine "table" is the one that is measured.
 
     Args:
         clock: seconds from any moment on.
     """
 
-    reads = {"on_transition": ("epoch",), "on_resume": ("state", "machine"), "on_enter_record": ("row_due",)}
+    reads = {
+        "on_transition": ("epoch",),
+        "on_resume": ("state", "machine"),
+        "on_enter_record": ("row_due",),
+    }
     writes = {"on_enter_record": ("history.seconds_train", "history.seconds_valid")}
     anywhere = True
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._spent: dict[tuple[str, str], _Spent] = {}  # by state and hook; the state's own work has no hook
+        # By state and hook; the state's own work has no hook
+        self._spent: dict[tuple[str, str], _Spent] = {}
         self._began: float | None = None
         self._reset()
 
@@ -74,7 +84,7 @@ class Profile(Callback):
             return function
         spent, clock = self._spent.setdefault((state, hook), _Spent()), self._clock
 
-        def measured(ctx: Any) -> Any:
+        def measured(ctx: Context) -> Any:
             began = clock()
             try:
                 return function(ctx)
@@ -84,7 +94,7 @@ class Profile(Callback):
 
         return measured
 
-    def on_transition(self, ctx: Any) -> None:
+    def on_transition(self, ctx: Context) -> None:
         """Counts the visit; the first arrow of a run starts its time."""
         if self._began is None:
             if ctx.epoch == 0:
@@ -93,12 +103,14 @@ class Profile(Callback):
         dest = ctx.transition.dest
         self._visits[dest] = self._visits.get(dest, 0) + 1
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Goes on counting; the scopes that are open were entered before."""
         self._begin(ctx)
-        self._opened = dict.fromkeys({"train", "valid"} & set(ctx.machine.lifecycle.path(ctx.state)), self._clock())
+        self._opened = dict.fromkeys(
+            {"train", "valid"} & set(ctx.machine.lifecycle.path(ctx.state)), self._clock()
+        )
 
-    def _begin(self, ctx: Any) -> None:
+    def _begin(self, ctx: Context) -> None:
         self._began = self._clock()
         ctx.defer(self._stop)
 
@@ -109,23 +121,23 @@ class Profile(Callback):
 
     # ------------------------------------------------------------ columns of the history
 
-    def on_enter_train(self, ctx: Any) -> None:
+    def on_enter_train(self, ctx: Context) -> None:
         """Training begins, or begins again."""
         self._opened["train"] = self._clock()
 
-    def on_exit_train(self, ctx: Any) -> None:
+    def on_exit_train(self, ctx: Context) -> None:
         """Training pauses or ends."""
         self._close("train")
 
-    def on_enter_valid(self, ctx: Any) -> None:
+    def on_enter_valid(self, ctx: Context) -> None:
         """Validation begins."""
         self._opened["valid"] = self._clock()
 
-    def on_exit_valid(self, ctx: Any) -> None:
+    def on_exit_valid(self, ctx: Context) -> None:
         """Validation ends."""
         self._close("valid")
 
-    def on_enter_record(self, ctx: Any) -> None:
+    def on_enter_record(self, ctx: Context) -> None:
         """Logs what was spent in both, if there will be a row."""
         if ctx.row_due:
             for name, seconds in self._in.items():
@@ -141,14 +153,30 @@ class Profile(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What has been measured so far."""
         now = self._clock()
-        since = {name: self._in.get(name, 0.0) + now - self._opened.get(name, now) for name in sorted({*self._in, *self._opened})}
-        spent = [[state, hook, one.seconds, one.calls] for (state, hook), one in self._spent.items() if one.calls]
-        return {"total": self.total, "visits": dict(self._visits), "spent": spent, "since the last row": since}
+        since = {
+            name: self._in.get(name, 0.0) + now - self._opened.get(name, now)
+            for name in sorted({*self._in, *self._opened})
+        }
+        spent = [
+            [state, hook, one.seconds, one.calls]
+            for (state, hook), one in self._spent.items()
+            if one.calls
+        ]
+        return {
+            "total": self.total,
+            "visits": dict(self._visits),
+            "spent": spent,
+            "since the last row": since,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self._reset()
-        self._total, self._visits, self._in = state["total"], dict(state["visits"]), dict(state["since the last row"])
+        self._total, self._visits, self._in = (
+            state["total"],
+            dict(state["visits"]),
+            dict(state["since the last row"]),
+        )
         for where, hook, seconds, calls in state["spent"]:
             spent = self._spent.setdefault((where, hook), _Spent())
             spent.seconds, spent.calls = seconds, calls
@@ -163,14 +191,19 @@ class Profile(Callback):
     @property
     def waiting(self) -> float:
         """Seconds in which the run waited for data."""
-        return sum(spent.seconds for (state, hook), spent in self._spent.items() if state in _WAITING and not hook)
+        return sum(
+            spent.seconds
+            for (state, hook), spent in self._spent.items()
+            if state in _WAITING and not hook
+        )
 
     def table(self) -> list[Row]:
         """What took how long, the longest first.
 
         Returns:
-            Rows of `state`, `hook` (`<callback>.<hook>`, or empty for the state's own work), `visits` of the state or
-            calls of the hook, `seconds`, and `share` of the total, from 0 to 1.
+            Rows of `state`, `hook` (`<callback>.<hook>`, or empty for the state's own work),
+            `visits` of the state or calls of the hook, `seconds`, and `share` of the total, from 0
+            to 1.
         """
         total = self.total
         rows: list[Row] = [
@@ -192,11 +225,29 @@ class Profile(Callback):
     def __str__(self) -> str:
         """The table for a person."""
         head = ("state", "hook", "visits", "seconds", "share")
-        lines = [head, *((row["state"], row["hook"], str(row["visits"]), f"{row['seconds']:.4f}", f"{row['share']:.1%}") for row in self.table())]
+        lines = [
+            head,
+            *(
+                (
+                    row["state"],
+                    row["hook"],
+                    str(row["visits"]),
+                    f"{row['seconds']:.4f}",
+                    f"{row['share']:.1%}",
+                )
+                for row in self.table()
+            ),
+        ]
         rest = self.total - sum(row["seconds"] for row in self.table())
-        lines += [("the rest", "", "", f"{rest:.4f}", f"{rest / self.total if self.total else 0.0:.1%}"), ("total", "", "", f"{self.total:.4f}", "")]
+        lines += [
+            ("the rest", "", "", f"{rest:.4f}", f"{rest / self.total if self.total else 0.0:.1%}"),
+            ("total", "", "", f"{self.total:.4f}", ""),
+        ]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         return "\n".join(
-            "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
             for line in lines
         )

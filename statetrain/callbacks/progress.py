@@ -1,7 +1,8 @@
 """Progress: bars in a terminal and in notebooks, plain lines elsewhere.
 
-Hooks only look at the clock; the bars are drawn at most ten times per second, and less often where drawing is slow. No
-thread draws them: it would take turns with the training, and workers that fork would inherit its locks.
+Hooks only look at the clock; the bars are drawn at most ten times per second, and less often where
+drawing is slow. No thread draws them: it would take turns with the training, and workers that fork
+would inherit its locks.
 """
 
 from __future__ import annotations
@@ -11,39 +12,51 @@ import sys
 import warnings
 from collections import deque
 from functools import partial
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from statetrain.callback import Callback
+from statetrain.context.history import COUNTERS
 from statetrain.data.sizes import length
-from statetrain.history import COUNTERS
+from statetrain.errors import ConfigError
 from statetrain.logs.bars import Bar, Bars, clock, draws_in_place, in_notebook
 from statetrain.logs.streams import Stream, printable
 from statetrain.naming import did_you_mean
-from statetrain.outcome import Completed, ConfigError, Failed, Interrupted, Outcome, Stopped
+from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Mode = Literal["auto", "rich", "plain"]
 
 _PAUSE = 0.1  # seconds between two drawings, at least
-_SHARE = 50  # a drawing is followed by a pause of so many times its own length: bars take at most 2 % of the time
-_STYLES: dict[type, str] = {Completed: "green", Stopped: "green", Interrupted: "yellow", Failed: "red"}
+# A drawing is followed by a pause of so many times its own length: bars take at most 2 % of the
+# time
+_SHARE = 50
+_STYLES: dict[type, str] = {
+    Completed: "green",
+    Stopped: "green",
+    Interrupted: "yellow",
+    Failed: "red",
+}
 
 
 class Progress(Callback):
     """Shows how far a run has got, and how it ended.
 
-    In a terminal and in notebooks that have ipywidgets: a bar for the epochs and one for the batches, with the time
-    that is left, batches per second and the mean of the loss since the last row. Elsewhere, and for every recorded row
-    above the bars, a line: `epoch 3/20  train_loss 0.2310  valid_loss 0.2980  1.2 s`, the seconds since the row before.
-    The last line says the outcome. Control characters in names and reasons are escaped.
+    In a terminal and in notebooks that have ipywidgets: a bar for the epochs and one for the
+    batches, with the time that is left, batches per second and the mean of the loss since the last
+    row. Elsewhere, and for every recorded row above the bars, a line: `epoch 3/20  train_loss
+    0.2310  valid_loss 0.2980  1.2 s`, the seconds since the row before. The last line says the
+    outcome. Control characters in names and reasons are escaped.
 
-    It fits `supervised()`, `evaluation()` and `prediction()`. `verbose=False` shows nothing. Should the output be
-    closed, as by `| head`, there is one warning, and training goes on.
+    It fits `supervised()`, `evaluation()` and `prediction()`. `verbose=False` shows nothing. Should
+    the output be closed, as by `| head`, there is one warning, and training goes on.
 
     On a device, a drawing reads the loss, which waits for what has been queued.
 
     Args:
-        mode: "auto": bars where they can be drawn, else lines; "rich": bars though no terminal was recognised;
-            "plain": lines.
+        mode: "auto": bars where they can be drawn, else lines; "rich": bars though no terminal was
+            recognised; "plain": lines.
         file: where it goes; None is the standard output of the moment at which the run starts.
 
     Raises:
@@ -52,15 +65,32 @@ class Progress(Callback):
 
     anywhere = True  # it shows what is there
 
-    reads = ("epoch", "history", "iter", "max_epochs", "outcome", "step", "tally?", "train_data", "valid_data", "valid_iter")
+    reads = (
+        "epoch",
+        "history",
+        "iter",
+        "max_epochs",
+        "outcome",
+        "step",
+        "tally?",
+        "train_data",
+        "valid_data",
+        "valid_iter",
+    )
     writes = ()
 
     def __init__(self, mode: Mode = "auto", *, file: TextIO | None = None) -> None:
         modes = ("auto", "rich", "plain")
         if mode not in modes:
-            raise ConfigError(f"Progress: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
+            raise ConfigError(
+                f"Progress: mode must be one of {', '.join(map(repr, modes))}, got"
+                f" {mode!r}{did_you_mean(str(mode), modes)}"
+            )
         if file is not None and not hasattr(file, "write"):
-            raise ConfigError(f"Progress: file must be an open text stream, got {file!r}; open it first, or give none for the standard output")
+            raise ConfigError(
+                f"Progress: file must be an open text stream, got {file!r}; open it first, or give"
+                " none for the standard output"
+            )
         self._mode, self._file = mode, file
         self._reset()
 
@@ -68,69 +98,80 @@ class Progress(Callback):
         self._run = ""  # what is running: fit, evaluation or prediction; empty between runs
         self._stream: Stream | None = None  # where lines go; None where nothing is shown
         self._bars: Bars | None = None
-        self._due: float | None = None  # the clock at which to draw next; None where nothing is drawn
+        # The clock at which to draw next; None where nothing is drawn
+        self._due: float | None = None
         self._had = 0.0  # the part of this epoch that was made before the run was continued
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Starts to show a fit."""
         self._start(ctx, "fit")
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Starts to show a run that is continued, with the bar of the loop that it is in."""
         within_epoch = ctx.state != "next_epoch"
-        self._start(ctx, "fit" if ctx.epoch else "prediction" if "predict" in ctx.state else "evaluation")
+        self._start(
+            ctx, "fit" if ctx.epoch else "prediction" if "predict" in ctx.state else "evaluation"
+        )
         if self._due is None or not within_epoch:
             return
         if ctx.epoch:
-            self._first_epoch, self._had = ctx.epoch - 1, ctx.iter / (length(ctx.train_data) or math.inf)
+            self._first_epoch, self._had = (
+                ctx.epoch - 1,
+                ctx.iter / (length(ctx.train_data) or math.inf),
+            )
         if "valid" in ctx.state or "predict" in ctx.state:
-            self._open(ctx, {"fit": "valid", "evaluation": "evaluate", "prediction": "predict"}[self._run], ctx.valid_data, ctx.valid_iter)
+            self._open(
+                ctx,
+                {"fit": "valid", "evaluation": "evaluate", "prediction": "predict"}[self._run],
+                ctx.valid_data,
+                ctx.valid_iter,
+            )
         else:
             self._open(ctx, "train", ctx.train_data, ctx.iter)
 
-    def on_enter_epoch(self, ctx: Any) -> None:
+    def on_enter_epoch(self, ctx: Context) -> None:
         """Notes when the epoch began."""
         self._epoch_opened, self._had = ctx.clock(), 0.0
 
-    def on_enter_train(self, ctx: Any) -> None:
+    def on_enter_train(self, ctx: Context) -> None:
         """Begins the bar of the training batches, or goes on with it after a validation that came between."""
         self._rows(ctx)
         self._open(ctx, "train", ctx.train_data, ctx.iter)
 
-    def on_exit_batch(self, ctx: Any) -> None:
+    def on_exit_batch(self, ctx: Context) -> None:
         """Draws, if it is time."""
         if self._due is not None and ctx.clock() >= self._due:
             self._draw(ctx, ctx.iter)
 
-    def on_enter_valid(self, ctx: Any) -> None:
+    def on_enter_valid(self, ctx: Context) -> None:
         """Begins the bar of the validation batches, or starts to show an evaluation."""
         self._start(ctx, "evaluation")
         self._open(ctx, "valid" if self._run == "fit" else "evaluate", ctx.valid_data, 0)
 
-    def on_exit_valid_batch(self, ctx: Any) -> None:
+    def on_exit_valid_batch(self, ctx: Context) -> None:
         """Draws, if it is time."""
         if self._due is not None and ctx.clock() >= self._due:
             self._draw(ctx, ctx.valid_iter)
 
-    def on_enter_predict(self, ctx: Any) -> None:
+    def on_enter_predict(self, ctx: Context) -> None:
         """Starts to show a prediction."""
         self._start(ctx, "prediction")
         self._open(ctx, "predict", ctx.valid_data, 0)
 
-    def on_exit_predict_batch(self, ctx: Any) -> None:
+    def on_exit_predict_batch(self, ctx: Context) -> None:
         """Draws, if it is time."""
         if self._due is not None and ctx.clock() >= self._due:
             self._draw(ctx, ctx.valid_iter)
 
-    def on_enter_next_epoch(self, ctx: Any) -> None:
+    def on_enter_next_epoch(self, ctx: Context) -> None:
         """Prints the row of the epoch, with what was added to it after `record`."""
         self._rows(ctx)
 
     # ------------------------------------------------------------ from start to end
 
-    def _start(self, ctx: Any, run: str) -> None:
+    def _start(self, ctx: Context, run: str) -> None:
         if self._run:
             return
         self._run = run
@@ -147,18 +188,21 @@ class Progress(Callback):
             self._bars = Bars(self._stream, notebook)
             self._due = self._started
 
-    def _finish(self, ctx: Any) -> None:
+    def _finish(self, ctx: Context) -> None:
         try:
             if self._bars is not None:
                 self._bars.stop()
             if self._stream is not None:
                 outcome = ctx.outcome
                 self._rows(ctx)
-                self._line(_ending(ctx, self._run, outcome, ctx.clock() - self._started), _STYLES.get(type(outcome), ""))
+                self._line(
+                    _ending(ctx, self._run, outcome, ctx.clock() - self._started),
+                    _STYLES.get(type(outcome), ""),
+                )
         finally:
             self._reset()
 
-    def _rows(self, ctx: Any) -> None:
+    def _rows(self, ctx: Context) -> None:
         """Prints the rows that are new."""
         if self._stream is None or len(ctx.history) == self._printed:
             return
@@ -182,23 +226,30 @@ class Progress(Callback):
         if self._bars is not None:
             self._bars.stop()
         self._stream = self._bars = self._due = None
-        warnings.warn(f"Progress cannot write any more ({error!r}), so it shows nothing from here on; the run goes on", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"Progress cannot write any more ({error!r}), so it shows nothing from here on; the run"
+            " goes on",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     # ------------------------------------------------------------ bars
 
-    def _open(self, ctx: Any, name: str, data: Any, done: int) -> None:
+    def _open(self, ctx: Context, name: str, data: Any, done: int) -> None:
         """A loop over batches begins."""
         if self._due is None:
             return
         now = ctx.clock()
         self._batches, self._total = name, length(data)
-        self._marks = deque([(now, done)], maxlen=100)  # when how many were done, at the last drawings
+        # When how many were done, at the last drawings
+        self._marks = deque([(now, done)], maxlen=100)
         if now >= self._due:
             self._draw(ctx, done)
 
-    def _draw(self, ctx: Any, done: int) -> None:
+    def _draw(self, ctx: Context, done: int) -> None:
         assert self._bars is not None
-        losses = _losses(ctx)  # first: it may wait for a device, and that is no part of what drawing takes
+        # First: it may wait for a device, and that is no part of what drawing takes
+        losses = _losses(ctx)
         before = ctx.clock()
         bars = [self._batch_bar(done, before, losses)]
         if self._run == "fit" and ctx.max_epochs != 1:
@@ -213,16 +264,34 @@ class Progress(Callback):
         self._marks.append((now, done))
         rate = (done - then) / (now - since) if now > since else 0.0
         left = (self._total - done) / rate if self._total is not None and rate else None
-        return Bar(self._batches, done, self._total, None if self._total is None else done / self._total, left, f"{_rate(rate)}  {losses}".strip())
+        return Bar(
+            self._batches,
+            done,
+            self._total,
+            None if self._total is None else done / self._total,
+            left,
+            f"{_rate(rate)}  {losses}".strip(),
+        )
 
-    def _epoch_bar(self, ctx: Any, done: int, now: float) -> Bar:
+    def _epoch_bar(self, ctx: Context, done: int, now: float) -> Bar:
         part = 1.0 if self._batches != "train" else done / self._total if self._total else 0.0
         seen = part - self._had
         whole, here = ctx.epoch - 1 - self._first_epoch, now - self._epoch_opened
-        # An epoch takes as long as those before it did; the first, as long as its part so far lets expect.
-        each = (self._epoch_opened - self._started) / whole if whole else here / seen if seen > 0 else None
+        # An epoch takes as long as those before it did; the first, as long as its part so far lets
+        # expect.
+        each = (
+            (self._epoch_opened - self._started) / whole
+            if whole
+            else here / seen
+            if seen > 0
+            else None
+        )
         endless = ctx.max_epochs == math.inf
-        left = None if each is None or endless else max(each * (ctx.max_epochs - ctx.epoch + 1 - self._had) - here, 0.0)
+        left = (
+            None
+            if each is None or endless
+            else max(each * (ctx.max_epochs - ctx.epoch + 1 - self._had) - here, 0.0)
+        )
         total = None if endless else int(ctx.max_epochs)
         share = None if total is None else (ctx.epoch - 1 + part) / total
         return Bar("epoch", ctx.epoch, total, share, left, f"{clock(now - self._started)} elapsed")
@@ -235,31 +304,44 @@ def _where(row: dict[str, Any], most: float) -> str:
     """`epoch 3/20`, as wide in the first epoch as in the last; with the step, if the epoch was not at its end."""
     total = "" if most == math.inf else f"/{most:.0f}"
     epoch = f"epoch {row['epoch']}{total}"
-    return epoch.ljust(len(f"epoch {total}{total}") - 1) if row["epoch_complete"] else f"{epoch}, step {row['step']}"
+    return (
+        epoch.ljust(len(f"epoch {total}{total}") - 1)
+        if row["epoch_complete"]
+        else f"{epoch}, step {row['step']}"
+    )
 
 
 def _row(name: str, row: dict[str, Any], seconds: float) -> str:
     """The metrics of a row. What is no single number, as a confusion matrix, has no place in a line."""
-    metrics = [f"{column} {_number(value)}" for column, value in row.items() if column not in COUNTERS and isinstance(value, int | float)]
+    metrics = [
+        f"{column} {_number(value)}"
+        for column, value in row.items()
+        if column not in COUNTERS and isinstance(value, int | float)
+    ]
     return "  ".join([name, *metrics, _duration(seconds)])
 
 
-def _losses(ctx: Any) -> str:
+def _losses(ctx: Context) -> str:
     """The means of the losses since the last row, as `train_loss 0.2310`."""
     tally = ctx.tally
     means = zip(tally.loss_names, tally.losses.values(), strict=True) if tally is not None else ()
     return "  ".join(f"{name} {_number(mean.value())}" for name, mean in means if mean.count)
 
 
-def _ending(ctx: Any, run: str, outcome: Outcome | None, seconds: float) -> str:
+def _ending(ctx: Context, run: str, outcome: Outcome | None, seconds: float) -> str:
     made = _count(ctx.step, "steps") if run == "fit" else _count(ctx.valid_iter, "batches")
     took = f"{made}, {_duration(seconds)}"
     epoch = f" in epoch {ctx.epoch}" if ctx.epoch else ""
     if isinstance(outcome, Failed):
         # By now the scopes are closed, so the state itself has to say which loop it belongs to.
-        batch = ctx.valid_iter if "valid" in outcome.state or "predict" in outcome.state else ctx.iter
+        batch = (
+            ctx.valid_iter if "valid" in outcome.state or "predict" in outcome.state else ctx.iter
+        )
         message = next(iter(str(outcome.error).splitlines()), "")
-        return f"{run} failed{epoch}, batch {batch}, state {outcome.state!r}: {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
+        return (
+            f"{run} failed{epoch}, batch {batch}, state {outcome.state!r}:"
+            f" {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
+        )
     if isinstance(outcome, Interrupted | Stopped):
         word = "stopped" if isinstance(outcome, Stopped) else "interrupted"
         return f"{run} {word}{epoch}: {outcome.reason} ({took})"
@@ -278,7 +360,9 @@ def _number(value: float) -> str:
 def _rate(rate: float) -> str:
     if not rate:
         return ""
-    return f"{rate:.{0 if rate >= 100 else 1}f} batches/s" if rate >= 1 else f"{1 / rate:.1f} s/batch"
+    return (
+        f"{rate:.{0 if rate >= 100 else 1}f} batches/s" if rate >= 1 else f"{1 / rate:.1f} s/batch"
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import define
 
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 def lines_of(text: str) -> list[str]:
@@ -21,8 +21,8 @@ def lines_of(text: str) -> list[str]:
 class RowFile:
     """A text file that grows by rows. Where a row could not be written as a whole, none of it is left.
 
-    It is a run's: one that is new replaces the file when its first row is there, and one that is continued takes back the
-    rows that came after the point where it goes on.
+    It is a run's: one that is new replaces the file when its first row is there, and one that is
+    continued takes back the rows that came after the point where it goes on.
 
     Args:
         path: of the file; folders that are missing are made.
@@ -67,7 +67,11 @@ class RowFile:
 
     def rows(self) -> list[str]:
         """The rows of the file."""
-        return self.split(self.path.read_bytes().decode("utf-8", "backslashreplace")) if self.path.exists() else []
+        return (
+            self.split(self.path.read_bytes().decode("utf-8", "backslashreplace"))
+            if self.path.exists()
+            else []
+        )
 
     def kept(self) -> list[str]:
         """The rows that belong into it, those in front included; none if there is no data."""
@@ -151,4 +155,6 @@ class RowFile:
         self.ready = True
 
     def _named(self, error: OSError) -> OSError:
-        return type(error)(error.errno, f"{self.owner} cannot write: {error.strerror}", str(self.path))
+        return type(error)(
+            error.errno, f"{self.owner} cannot write: {error.strerror}", str(self.path)
+        )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from statetrain.callback import Callback
-from statetrain.lifecycle import Lifecycle
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
 from statetrain.sanity import CHECKS, problems
 from statetrain.sanity.probe import Check
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 log = logging.getLogger("statetrain")
 
@@ -19,18 +22,22 @@ log = logging.getLogger("statetrain")
 class SanityCheck(Callback):
     """Looks for the usual mistakes before anything is trained, and says how to mend them.
 
-    It takes one batch through a copy of the model, its losses and its optimizers: can it be read, do model and loss fit, are
-    labels in range and values finite, does every parameter get a gradient, does a step lower the loss? And it looks at what
-    is there: is the data shuffled and the validation apart, does the optimizer have all parameters? `statetrain.sanity` has
-    the list. The run is the same with it and without it, to the last bit; for a moment there is memory needed for a second
-    model. Data that could not be looked at without moving it, such as a bare iterator, is left alone.
+    It takes one batch through a copy of the model, its losses and its optimizers: can it be read,
+    do model and loss fit, are labels in range and values finite, does every parameter get a
+    gradient, does a step lower the loss? And it looks at what is there: is the data shuffled and
+    the validation apart, does the optimizer have all parameters? `statetrain.sanity` has the list.
+    The run is the same with it and without it, to the last bit; for a moment there is memory needed
+    for a second model. Data that could not be looked at without moving it, such as a bare iterator,
+    is left alone.
 
-    A lifecycle that does not have the states `pred` and `loss`, as with `compute=`, is looked at without computing.
+    A lifecycle that does not have the states `pred` and `loss`, as with `compute=`, is looked at
+    without computing.
 
     Args:
-        then: what problems lead to: "warn" writes them to the log `statetrain`, "raise" ends it here with a `ConfigError`.
-        more: checks of one's own, called after the others: functions of a `statetrain.sanity.Probe` that return None, or what is
-            wrong.
+        then: what problems lead to: "warn" writes them to the log `statetrain`, "raise" ends it
+            here with a `ConfigError`.
+        more: checks of one's own, called after the others: functions of a `statetrain.sanity.Probe`
+            that return None, or what is wrong.
         without: the names of checks that are left out.
 
     Attributes:
@@ -42,14 +49,22 @@ class SanityCheck(Callback):
 
     anywhere = True
 
-    def __init__(self, then: Literal["warn", "raise"] = "warn", *, more: Iterable[Check] = (), without: str | Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        then: Literal["warn", "raise"] = "warn",
+        *,
+        more: Iterable[Check] = (),
+        without: str | Iterable[str] = (),
+    ) -> None:
         if then not in ("warn", "raise"):
             raise ConfigError(f"SanityCheck: then must be 'warn' or 'raise', got {then!r}")
         left_out = {without} if isinstance(without, str) else set(without)
         known = [check.__name__ for check in CHECKS]
         for name in left_out:
             if name not in known:
-                raise ConfigError(f"SanityCheck: there is no check {name!r}{did_you_mean(name, known)}")
+                raise ConfigError(
+                    f"SanityCheck: there is no check {name!r}{did_you_mean(name, known)}"
+                )
         own = tuple(more)
         for check in own:
             if not callable(check) or not hasattr(check, "__name__"):
@@ -63,15 +78,20 @@ class SanityCheck(Callback):
         """Notes what is to be walked."""
         self._lifecycle = lifecycle
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Looks, before anything runs."""
         self.problems = problems(ctx, self._lifecycle, self.checks)
         if not self.problems:
             return
         lines = [f"  {name}: {found}" for name, found in self.problems.items()]
-        words = f"sanity check: {len(lines)} of {len(self.checks)} checks found a problem\n" + "\n".join(lines)
+        words = (
+            f"sanity check: {len(lines)} of {len(self.checks)} checks found a problem\n"
+            + "\n".join(lines)
+        )
         if self.then == "raise":
-            raise ConfigError(f"{words}\nSanityCheck(without=...) leaves a check out, SanityCheck('warn') goes on")
+            raise ConfigError(
+                f"{words}\nSanityCheck(without=...) leaves a check out, SanityCheck('warn') goes on"
+            )
         log.warning("%s", words)
 
     def __repr__(self) -> str:

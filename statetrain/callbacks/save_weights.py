@@ -6,17 +6,20 @@ import logging
 import math
 import string
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.compute.keeping import first_not_finite
-from statetrain.criteria import Mode
-from statetrain.guards import Guard, as_guard, strict
-from statetrain.history import COUNTERS
+from statetrain.context.history import COUNTERS
+from statetrain.errors import ConfigError
+from statetrain.guards.base import Guard, as_guard, strict
+from statetrain.guards.criteria import Mode
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 log = logging.getLogger("statetrain")
 
@@ -30,18 +33,22 @@ class _Saved:
 class SaveWeights(Callback):
     """Saves the model's weights when a row of the history is written: for other programs, or to choose from later.
 
-    A run is continued from a `Checkpoint`, which holds everything; these files hold the weights under the model's own
-    names, as safetensors (the extra `checkpoint`).
+    A run is continued from a `Checkpoint`, which holds everything; these files hold the weights
+    under the model's own names, as safetensors (the extra `checkpoint`).
 
-        SaveWeights("weights/epoch-{epoch:02d}-{valid_loss:.3f}.safetensors", monitor="valid_loss", keep=3)
+        SaveWeights("weights/epoch-{epoch:02d}-{valid_loss:.3f}.safetensors", monitor="valid_loss",
+        keep=3)
 
     Args:
-        path: of the files. What stands in braces is a column of the row, with a format as in Python's format strings.
+        path: of the files. What stands in braces is a column of the row, with a format as in
+            Python's format strings.
         monitor: the exact name of the column by which files are kept; None keeps all.
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
-        keep: how many of the best to keep, at least 1, and the latest beside them; only with a monitor. None keeps all.
+        keep: how many of the best to keep, at least 1, and the latest beside them; only with a
+            monitor. None keeps all.
         best_only: whether only rows that improve on all before are saved.
-        every: an interval such as `Every(2, "epochs")`; None is every row that has all that the path names.
+        every: an interval such as `Every(2, "epochs")`; None is every row that has all that the
+            path names.
 
     Raises:
         ConfigError: an argument is out of range, or the path cannot be read as a format.
@@ -61,33 +68,53 @@ class SaveWeights(Callback):
     ) -> None:
         modes = ("min", "max", "zero")
         if mode not in modes:
-            raise ConfigError(f"SaveWeights: mode must be one of {', '.join(map(repr, modes))}, got {mode!r}{did_you_mean(str(mode), modes)}")
+            raise ConfigError(
+                f"SaveWeights: mode must be one of {', '.join(map(repr, modes))}, got"
+                f" {mode!r}{did_you_mean(str(mode), modes)}"
+            )
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-            raise ConfigError(f"SaveWeights: keep must be a whole number of at least 1, or None, got {keep!r}")
+            raise ConfigError(
+                f"SaveWeights: keep must be a whole number of at least 1, or None, got {keep!r}"
+            )
         if monitor is None and (keep is not None or best_only):
-            raise ConfigError(f"SaveWeights: {'keep' if keep is not None else 'best_only'} needs a monitor to know what is best; give monitor='valid_loss'")
-        self.path, self.monitor, self.mode, self.keep, self.best_only = str(path), monitor, mode, keep, best_only
+            raise ConfigError(
+                f"SaveWeights: {'keep' if keep is not None else 'best_only'} needs a monitor to"
+                " know what is best; give monitor='valid_loss'"
+            )
+        self.path, self.monitor, self.mode, self.keep, self.best_only = (
+            str(path),
+            monitor,
+            mode,
+            keep,
+            best_only,
+        )
         self.saved: list[Path] = []
         self._files: list[_Saved] = []
         self._every = None if every is None else as_guard(every)
         self.reads = ("history", "model", *(self._every.reads if self._every is not None else ()))
         self._named = _columns(self.path)
-        self.monitors = tuple(dict.fromkeys((*self._named, *((monitor,) if monitor is not None else ()))))
+        self.monitors = tuple(
+            dict.fromkeys((*self._named, *((monitor,) if monitor is not None else ())))
+        )
         self.monitors = tuple(name for name in self.monitors if name not in COUNTERS)
 
-    def on_exit_record(self, ctx: Any) -> None:
+    def on_exit_record(self, ctx: Context) -> None:
         """Saves the weights of the row that was written, if it is to be saved."""
         row = ctx.history[-1] if len(ctx.history) else {}
         if any(name not in row for name in (*self._named, *self.monitors)) or not self._is_due(ctx):
             return
         value = None if self.monitor is None else float(row[self.monitor])
         best = self._best()
-        if self.best_only and (value is None or math.isnan(value) or (best is not None and not self._rank(value) < self._rank(best))):
+        if self.best_only and (
+            value is None
+            or math.isnan(value)
+            or (best is not None and not self._rank(value) < self._rank(best))
+        ):
             return
         if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
             log.warning("the weights of %s are not saved: %s is not finite", ctx.where(), name)
             return
-        from statetrain.saving import save_weights
+        from statetrain.training.saving import save_weights
 
         path = Path(self.path.format_map(row))
         save_weights(ctx.accelerator.unwrap(ctx.model), path)
@@ -95,11 +122,16 @@ class SaveWeights(Callback):
         self._forget_the_worst()
         self.saved = [one.path for one in self._files]
 
-    def _is_due(self, ctx: Any) -> bool:
+    def _is_due(self, ctx: Context) -> bool:
         if self._every is None:
             return True
-        peers = [callback for callback in map(unwrapped, ctx.machine.callbacks) if isinstance(callback, SaveWeights)]
-        place = "SaveWeights" if self is peers[0] else f"SaveWeights {1 + peers.index(self)}"  # where the interval remembers that it fired
+        peers = [
+            callback
+            for callback in map(unwrapped, ctx.machine.callbacks)
+            if isinstance(callback, SaveWeights)
+        ]
+        # Where the interval remembers that it fired
+        place = "SaveWeights" if self is peers[0] else f"SaveWeights {1 + peers.index(self)}"
         due = strict(self._every, self._every.bind(place)(ctx))
         for mark in self._every.marks(place) if due else ():
             mark(ctx)
@@ -142,8 +174,14 @@ def _columns(path: str) -> tuple[str, ...]:
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(path) if field is not None]
     except ValueError as error:
-        raise ConfigError(f"SaveWeights: the path {path!r} cannot be read: {error}; write columns as {{epoch:02d}} or {{valid_loss:.3f}}") from error
+        raise ConfigError(
+            f"SaveWeights: the path {path!r} cannot be read: {error}; write columns as"
+            " {epoch:02d} or {valid_loss:.3f}"
+        ) from error
     for field in fields:
         if not field.isidentifier():
-            raise ConfigError(f"SaveWeights: {{{field}}} in the path names no column; write columns as {{epoch:02d}} or {{valid_loss:.3f}}")
+            raise ConfigError(
+                f"SaveWeights: {{{field}}} in the path names no column; write columns as"
+                " {epoch:02d} or {valid_loss:.3f}"
+            )
     return tuple(fields)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import attrs
 import torch
 
-from statetrain import keys
 from statetrain.callback import Callback
-from statetrain.context import Context
-from statetrain.lifecycle import Lifecycle
-from statetrain.losses import Losses, unbound
+from statetrain.context import keys
+from statetrain.context.context import Context
+from statetrain.errors import CallbackError, ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.losses.losses import Losses, unbound
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError, ConfigError
 from statetrain.schedules import Curve, pieces
 
 _FIELDS = tuple(field.name for field in attrs.fields(Context))
@@ -28,22 +28,27 @@ class Schedule(Callback):
         Schedule("opt.weight_decay", {0: 0.0, 10: 1e-4}, per="epoch")
         Schedule("model.dropout.p", linear(0.5, 0.0, over=30), per="epoch", column="dropout")
 
-    While n steps (or whole epochs) have been made, the value is `schedule(n)`: the first step is made with `schedule(0)`. It
-    is a function of the run's counters and nothing else, so a run that is continued, or goes on with `run.fit(...)`, has the
-    values that it would have had. For a learning rate that depends on a monitored value, there is `LRScheduler`.
+    While n steps (or whole epochs) have been made, the value is `schedule(n)`: the first step is
+    made with `schedule(0)`. It is a function of the run's counters and nothing else, so a run that
+    is continued, or goes on with `run.fit(...)`, has the values that it would have had. For a
+    learning rate that depends on a monitored value, there is `LRScheduler`.
 
     Args:
-        target: what is set: "opt.lr" or another setting of the lone optimizer, of all its groups of parameters, or
-            "opt[1].lr" of one; with several optimizers, the name of one in place of "opt". "loss.weight" or another
-            attribute of the loss; of several by name, "loss.<name>.weight". Or a path into the context: "model.dropout.p", "hparams.temperature", "buffers.beta". It has to be
-            there already, and be a number, a tuple of numbers (Adam's betas) or a tensor, which is filled in place.
-        schedule: a function of a whole number from 0 on; a number; or pieces, by the count from which on each holds. See
-            `statetrain.schedules`.
+        target: what is set: "opt.lr" or another setting of the lone optimizer, of all its groups of
+            parameters, or "opt[1].lr" of one; with several optimizers, the name of one in place of
+            "opt". "loss.weight" or another attribute of the loss; of several by name,
+            "loss.<name>.weight". Or a path into the context: "model.dropout.p",
+            "hparams.temperature", "buffers.beta". It has to be there already, and be a number, a
+            tuple of numbers (Adam's betas) or a tensor, which is filled in place.
+        schedule: a function of a whole number from 0 on; a number; or pieces, by the count from
+            which on each holds. See `statetrain.schedules`.
         per: whether "step" or "epoch" is counted.
-        column: the column of the history that shows the value with which each row's last step was made; None: none.
+        column: the column of the history that shows the value with which each row's last step was
+            made; None: none.
 
     Raises:
-        ConfigError: the arguments do not fit together; when a fit begins, that there is no such target.
+        ConfigError: the arguments do not fit together; when a fit begins, that there is no such
+            target.
     """
 
     reads = ("buffers", "epoch", "hparams", "loss_fns", "model", "optimizers", "row_due", "step")
@@ -58,25 +63,48 @@ class Schedule(Callback):
         column: str | None = None,
     ) -> None:
         if per not in ("step", "epoch"):
-            raise ConfigError(f"Schedule: per must be 'step' or 'epoch', got {per!r}{did_you_mean(str(per), ('step', 'epoch'))}")
+            raise ConfigError(
+                "Schedule: per must be 'step' or 'epoch', got"
+                f" {per!r}{did_you_mean(str(per), ('step', 'epoch'))}"
+            )
         try:
             self._parts = keys.parse(target)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"Schedule: the target must be a path such as 'opt.lr' or 'model.dropout.p', got {target!r}: {error}") from error
+            raise ConfigError(
+                "Schedule: the target must be a path such as 'opt.lr' or 'model.dropout.p', got"
+                f" {target!r}: {error}"
+            ) from error
         if len(self._parts) < 2 or any(isinstance(part, keys.Wild) for part in self._parts):
-            raise ConfigError(f"Schedule: the target must be one part of something, such as 'opt.lr' or 'model.dropout.p', got {target!r}")
+            raise ConfigError(
+                "Schedule: the target must be one part of something, such as 'opt.lr' or"
+                f" 'model.dropout.p', got {target!r}"
+            )
         self.target, self.per, self.column = target, per, column
         if not (callable(schedule) or isinstance(schedule, Mapping) or _is_number(schedule)):
-            raise ConfigError(f"Schedule of {target!r}: the schedule must be a function of a count, a number, or pieces such as {{0: 0.1, 30: 0.01}}, got {schedule!r}")
+            raise ConfigError(
+                f"Schedule of {target!r}: the schedule must be a function of a count, a number, or"
+                f" pieces such as {{0: 0.1, 30: 0.01}}, got {schedule!r}"
+            )
         try:
-            self._curve = schedule if callable(schedule) else pieces(schedule if isinstance(schedule, Mapping) else {0: schedule})
+            self._curve = (
+                schedule
+                if callable(schedule)
+                else pieces(schedule if isinstance(schedule, Mapping) else {0: schedule})
+            )
         except ValueError as error:
             raise ConfigError(f"Schedule of {target!r}: {error}") from error
         head = str(self._parts[0])
-        written = "loss_fns" if head == "loss" else head if head in _FIELDS and head != "opt" else "optimizers"
+        written = (
+            "loss_fns"
+            if head == "loss"
+            else head
+            if head in _FIELDS and head != "opt"
+            else "optimizers"
+        )
         self.writes = (written, *((f"history.{column}",) if column is not None else ()))
         self._name: Any = self._parts[-1]
-        self._holders: Callable[[], list[Any]] = list  # gives what has a value of that name; known when a fit begins
+        # Gives what has a value of that name; known when a fit begins
+        self._holders: Callable[[], list[Any]] = list
         # Only what is asked for is listened to.
         if per == "step":
             self.on_exit_batch = self._set
@@ -91,19 +119,29 @@ class Schedule(Callback):
         """Sees that there are batches, or epochs, to count."""
         scope = "batch" if self.per == "step" else "epoch"
         if scope not in lifecycle.names:
-            raise CallbackError(f"{self!r} counts in the state {scope!r}, which lifecycle {lifecycle.name!r} does not have{did_you_mean(scope, lifecycle.names)}")
+            raise CallbackError(
+                f"{self!r} counts in the state {scope!r}, which lifecycle {lifecycle.name!r} does"
+                f" not have{did_you_mean(scope, lifecycle.names)}"
+            )
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Looks the target up, and what the schedule begins with."""
         for holder in self._find(ctx)():
             old, new = _read(holder, self._name), self._curve(self._count(ctx))
             wanted = len(old) if isinstance(old, tuple) else 0
-            fits = len(new) == wanted and all(map(_is_number, new)) if isinstance(new, tuple) else not wanted and _is_number(new)
+            fits = (
+                len(new) == wanted and all(map(_is_number, new))
+                if isinstance(new, tuple)
+                else not wanted and _is_number(new)
+            )
             if not fits:
                 kind = f"a tuple of {wanted} finite numbers" if wanted else "a finite number"
-                raise ConfigError(f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is now, got {new!r:.80}")
+                raise ConfigError(
+                    f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is"
+                    f" now, got {new!r:.80}"
+                )
 
-    def _find(self, ctx: Any) -> Callable[[], list[Any]]:
+    def _find(self, ctx: Context) -> Callable[[], list[Any]]:
         """A function that gives what holds the value; one of some optimizer's groups, or all, or the one thing at a path."""
         head, *rest = self._parts[:-1]
         if head in ctx.optimizers:
@@ -112,20 +150,43 @@ class Schedule(Callback):
             losses = {id(loss): loss for loss in unbound(ctx.loss_fns).values() if loss is not None}
             if not losses:
                 raise ConfigError(f"Schedule: {self.target!r}: this run has no loss function")
-            holders = [self._holder(loss.by_name if isinstance(loss, Losses) else loss, rest) for loss in losses.values()]
+            holders = [
+                self._holder(loss.by_name if isinstance(loss, Losses) else loss, rest)
+                for loss in losses.values()
+            ]
         elif head in _FIELDS:
-            holders = [self._holder(ctx.accelerator.unwrap(ctx.model) if head == "model" else getattr(ctx, str(head)), rest)]
+            holders = [
+                self._holder(
+                    (
+                        ctx.accelerator.unwrap(ctx.model)
+                        if head == "model"
+                        else getattr(ctx, str(head))
+                    ),
+                    rest,
+                )
+            ]
         else:
             near = did_you_mean(str(head), [*ctx.optimizers, "loss", "model", "hparams", "buffers"])
-            raise ConfigError(f"Schedule: {self.target!r}: there is no optimizer and no field of the context {head!r}{near}")
+            raise ConfigError(
+                f"Schedule: {self.target!r}: there is no optimizer and no field of the context"
+                f" {head!r}{near}"
+            )
         return lambda: holders
 
-    def _groups(self, optimizer: torch.optim.Optimizer, name: str, rest: list[Any]) -> Callable[[], list[Any]]:
+    def _groups(
+        self, optimizer: torch.optim.Optimizer, name: str, rest: list[Any]
+    ) -> Callable[[], list[Any]]:
         rest = rest[1:] if rest[:1] == ["param_groups"] else rest
-        groups, which = optimizer.param_groups, rest.pop(0) if rest and isinstance(rest[0], int) else None
+        groups, which = (
+            optimizer.param_groups,
+            rest.pop(0) if rest and isinstance(rest[0], int) else None,
+        )
         if which is not None and not -len(groups) <= which < len(groups):
             some = "one group" if len(groups) == 1 else f"{len(groups)} groups"
-            raise ConfigError(f"Schedule: {self.target!r}: optimizer {name!r} has {some} of parameters, counted from 0; write '{name}[0].{self._name}'")
+            raise ConfigError(
+                f"Schedule: {self.target!r}: optimizer {name!r} has {some} of parameters, counted"
+                f" from 0; write '{name}[0].{self._name}'"
+            )
         for group in groups if which is None else [groups[which]]:
             self._holder(group, rest)
         # Looked up each time: loading a state gives an optimizer other groups.
@@ -140,26 +201,37 @@ class Schedule(Callback):
             except KeyError:
                 article = "an" if type(inner).__name__[0] in "AEIOU" else "a"
                 raise ConfigError(
-                    f"Schedule: {self.target!r}: {article} {type(inner).__name__} has no {part!r}{did_you_mean(str(part), _settable(inner))}"
+                    f"Schedule: {self.target!r}: {article} {type(inner).__name__} has no"
+                    f" {part!r}{did_you_mean(str(part), _settable(inner))}"
                 ) from None
         if isinstance(inner, tuple):
-            raise ConfigError(f"Schedule: {self.target!r} lies in a tuple; set that as a whole, with a schedule that gives tuples")
-        if not (isinstance(holder, torch.Tensor) or _is_number(holder) or (isinstance(holder, tuple) and all(map(_is_number, holder)))):
-            raise ConfigError(f"Schedule: {self.target!r} is {holder!r:.80}; a schedule sets numbers, tuples of numbers and tensors")
+            raise ConfigError(
+                f"Schedule: {self.target!r} lies in a tuple; set that as a whole, with a schedule"
+                " that gives tuples"
+            )
+        if not (
+            isinstance(holder, torch.Tensor)
+            or _is_number(holder)
+            or (isinstance(holder, tuple) and all(map(_is_number, holder)))
+        ):
+            raise ConfigError(
+                f"Schedule: {self.target!r} is {holder!r:.80}; a schedule sets numbers, tuples of"
+                " numbers and tensors"
+            )
         return inner
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Any) -> None:
+    def on_enter_fit(self, ctx: Context) -> None:
         """Sets the first value."""
         self._holders = self._find(ctx)
         self._set(ctx)
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Sets the value that belongs to the place in the run."""
         self.on_enter_fit(ctx)
 
-    def _set(self, ctx: Any) -> None:
+    def _set(self, ctx: Context) -> None:
         value, name = self._curve(self._count(ctx)), self._name
         for holder in self._holders():
             if isinstance(old := _read(holder, name), torch.Tensor):
@@ -169,12 +241,13 @@ class Schedule(Callback):
             else:
                 setattr(holder, name, value)
 
-    def _show(self, ctx: Any) -> None:
+    def _show(self, ctx: Context) -> None:
         if ctx.row_due:  # a row that nothing else is written to is none
             made = ctx.step - 1 if self.per == "step" else ctx.epoch - 1
+            assert self.column is not None
             ctx.log_metric(self.column, self._curve(max(made, 0)), set="")
 
-    def _count(self, ctx: Any) -> int:
+    def _count(self, ctx: Context) -> int:
         return int(ctx.step) if self.per == "step" else max(int(ctx.epoch) - 1, 0)
 
     def __repr__(self) -> str:
@@ -192,7 +265,15 @@ def _read(holder: Any, name: Any) -> Any:
 def _settable(thing: Any) -> list[str]:
     """The names below something that lead to a number or further, for errors."""
     if isinstance(thing, Mapping):
-        return [str(name) for name, value in thing.items() if name != "params" and not isinstance(value, bool | None)]
+        return [
+            str(name)
+            for name, value in thing.items()
+            if name != "params" and not isinstance(value, bool | None)
+        ]
     children = dict(thing.named_children()) if isinstance(thing, torch.nn.Module) else {}
-    own = [name for name, value in getattr(thing, "__dict__", {}).items() if not name.startswith("_") and (_is_number(value) or isinstance(value, tuple))]
+    own = [
+        name
+        for name, value in getattr(thing, "__dict__", {}).items()
+        if not name.startswith("_") and (_is_number(value) or isinstance(value, tuple))
+    ]
     return [*children, *own]

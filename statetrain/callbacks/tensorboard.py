@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
+from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Histograms, Source
 from statetrain.logs.streams import encodable
-from statetrain.outcome import ConfigError, Outcome
+from statetrain.outcome import Outcome
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from statetrain.context.context import Context
 
 _SETS = ("train", "valid")
 _NO_CURVES = ("step", "epoch_complete")
@@ -25,15 +28,16 @@ _NO_CURVES = ("step", "epoch_complete")
 class TensorBoard(Callback):
     """Writes each row of the history as scalars, at the number of steps that it was recorded at.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers, texts, pictures, sounds, histograms
-    and settings. Columns of a set are grouped: `valid_loss` is called `valid/loss`. The other columns, `epoch` among them,
-    keep their names. A fit that goes on writes beside its earlier events; events that an interrupted process wrote after the
-    point where its run is continued are hidden.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers, texts,
+    pictures, sounds, histograms and settings. Columns of a set are grouped: `valid_loss` is called
+    `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that goes on writes
+    beside its earlier events; events that an interrupted process wrote after the point where its
+    run is continued are hidden.
 
     Args:
         logdir: the folder of this run's events; it is made if it is missing.
-        histograms: whether the weights are written as histograms after each complete epoch: all of them, or those
-            whose names match a pattern such as `"encoder.*"`.
+        histograms: whether the weights are written as histograms after each complete epoch: all of
+            them, or those whose names match a pattern such as `"encoder.*"`.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -42,9 +46,14 @@ class TensorBoard(Callback):
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, Settings})
 
-    def __init__(self, logdir: str | os.PathLike[str], histograms: bool | str | Iterable[str] = False) -> None:
+    def __init__(
+        self, logdir: str | os.PathLike[str], histograms: bool | str | Iterable[str] = False
+    ) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise ImportError("TensorBoard needs tensorboard; install it with: pip install 'statetrain[tensorboard]'")
+            raise ImportError(
+                "TensorBoard needs tensorboard; install it with: pip install"
+                " 'statetrain[tensorboard]'"
+            )
         self.logdir = Path(logdir)
         drawn = Histograms(weights=histograms)
         self.what: tuple[Source, ...] = (drawn,) if drawn.weights else ()
@@ -54,7 +63,7 @@ class TensorBoard(Callback):
         self._alone = self.wrapped = alone(self)
         self.reads = self._alone.reads
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Looks the patterns up among the names of the parameters, and sees whether the folder can be written."""
         self._alone.check_context(ctx)
 
@@ -68,16 +77,19 @@ class TensorBoard(Callback):
             trial.touch()
             trial.unlink()
         except (OSError, ValueError) as error:
-            raise ConfigError(f"TensorBoard cannot write into {str(self.logdir)!r}: {error}") from error
+            raise ConfigError(
+                f"TensorBoard cannot write into {str(self.logdir)!r}: {error}"
+            ) from error
 
-    def open(self, ctx: Any, fresh: bool) -> bool:
+    def open(self, ctx: Context, fresh: bool) -> bool:
         """Opens a file of events."""
         from torch.utils.tensorboard import SummaryWriter
 
         there = fresh or (self._step is not None and self.logdir.is_dir())
         if fresh or not there:
             self._step = None
-        # Of a run that goes on, what lies after its last row was written by a process that came to nothing. What that wrote
+        # Of a run that goes on, what lies after its last row was written by a process that came to
+        # nothing. What that wrote
         # at the very step of the last row stays; the run writes the same values there once more.
         hidden = self._step + 1 if self._goes_back and self._step is not None else None
         self._writer, self._goes_back = SummaryWriter(str(self.logdir), purge_step=hidden), False
@@ -88,7 +100,9 @@ class TensorBoard(Callback):
         assert self._writer is not None
         step = self._step = int(counters["step"])
         for name, count in counters.items():
-            if name not in _NO_CURVES and not all(isinstance(item, Settings) for item in items.values()):
+            if name not in _NO_CURVES and not all(
+                isinstance(item, Settings) for item in items.values()
+            ):
                 self._writer.add_scalar(name, count, step)
         for name, item in items.items():
             _add(self._writer, _tag(name), item, step)
@@ -130,7 +144,15 @@ def _add(writer: SummaryWriter, tag: str, item: Loggable, step: int) -> None:
             writer.add_image(tag, item.data, step)
         case Histogram():
             writer.add_histogram_raw(
-                tag, item.least, item.most, item.count, item.total, item.squares, list(item.edges[1:]), list(item.counts), step
+                tag,
+                item.least,
+                item.most,
+                item.count,
+                item.total,
+                item.squares,
+                list(item.edges[1:]),
+                list(item.counts),
+                step,
             )
         case Audio():
             _add_sound(writer, tag, item, step)
@@ -144,15 +166,24 @@ def _add_sound(writer: SummaryWriter, tag: str, sound: Audio, step: int) -> None
 
     channels, length = sound.data.shape
     audio = Summary.Audio(
-        sample_rate=sound.rate, num_channels=channels, length_frames=length, encoded_audio_string=sound.wav(), content_type="audio/wav"
+        sample_rate=sound.rate,
+        num_channels=channels,
+        length_frames=length,
+        encoded_audio_string=sound.wav(),
+        content_type="audio/wav",
     )
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, audio=audio)]), step)
+    writer._get_file_writer().add_summary(
+        Summary(value=[Summary.Value(tag=tag, audio=audio)]), step
+    )
 
 
 def _add_settings(writer: SummaryWriter, settings: Settings) -> None:
     """As `add_hparams` does, which makes a folder of its own."""
     from torch.utils.tensorboard.summary import hparams
 
-    plain = {name: value if isinstance(value, bool | int | float) else encodable(str(value), "utf-8") for name, value in settings.data.items()}
+    plain = {
+        name: value if isinstance(value, bool | int | float) else encodable(str(value), "utf-8")
+        for name, value in settings.data.items()
+    }
     for summary in hparams(plain, {}):
         writer._get_file_writer().add_summary(summary)

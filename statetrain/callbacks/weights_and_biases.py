@@ -7,13 +7,17 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
+from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
-from statetrain.outcome import ConfigError, Failed, Outcome
+from statetrain.outcome import Failed, Outcome
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 _MODES = ("offline", "online", "disabled", "shared")
 
@@ -21,19 +25,20 @@ _MODES = ("offline", "online", "disabled", "shared")
 class WandB(Callback):
     """Writes each row of the history as a step of a run of Weights & Biases.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to, of every kind. Curves are drawn over the
-    column `step`; the other counters are columns, too.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to, of every kind.
+    Curves are drawn over the column `step`; the other counters are columns, too.
 
-    Nothing leaves the machine unless it is asked for: runs are kept in `folder`, and `wandb sync` sends one. A run that is
-    continued is the same one to Weights & Biases. What an interrupted process wrote after the point where it goes on cannot
-    be taken back; the steps where it did go on are in its settings as `resumed_at_steps`.
+    Nothing leaves the machine unless it is asked for: runs are kept in `folder`, and `wandb sync`
+    sends one. A run that is continued is the same one to Weights & Biases. What an interrupted
+    process wrote after the point where it goes on cannot be taken back; the steps where it did go
+    on are in its settings as `resumed_at_steps`.
 
     Args:
         project: the project's name.
         name: the run's name; None lets wandb find one.
         folder: where runs are kept; a folder `wandb` is made there.
-        mode: "offline" keeps them there, "online" sends them, "disabled" does nothing; None is the environment's
-            `WANDB_MODE`, else "offline".
+        mode: "offline" keeps them there, "online" sends them, "disabled" does nothing; None is the
+            environment's `WANDB_MODE`, else "offline".
         options: further arguments for `wandb.init`, such as `group` and `tags`.
 
     Raises:
@@ -56,7 +61,9 @@ class WandB(Callback):
         if importlib.util.find_spec("wandb") is None:
             raise ImportError("WandB needs wandb; install it with: pip install 'statetrain[wandb]'")
         if mode is not None and mode not in _MODES:
-            raise ConfigError(f"WandB: mode must be one of {', '.join(map(repr, _MODES))}, or None, got {mode!r}")
+            raise ConfigError(
+                f"WandB: mode must be one of {', '.join(map(repr, _MODES))}, or None, got {mode!r}"
+            )
         self.project, self.name, self.folder = project, name, Path(folder)
         self.mode = os.environ.get("WANDB_MODE", "offline") if mode is None else mode
         self._options = options
@@ -66,7 +73,7 @@ class WandB(Callback):
         self._resumed_at: list[int] = []
         self.wrapped = alone(self)
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Sees whether the folder can be written."""
         self.check()
 
@@ -82,14 +89,18 @@ class WandB(Callback):
         except (OSError, ValueError) as error:
             raise ConfigError(f"WandB cannot write into {str(self.folder)!r}: {error}") from error
 
-    def open(self, ctx: Any, fresh: bool) -> bool:
+    def open(self, ctx: Context, fresh: bool) -> bool:
         """Begins a run, or goes on with one."""
         import wandb
 
         there = fresh or self._id is not None
         if fresh or not there:
             self._id, self._step, self._resumed_at = None, None, []
-        settings = {"silent": not ctx.verbose or self.mode == "offline", "console": "off", **self._options.get("settings", {})}
+        settings = {
+            "silent": not ctx.verbose or self.mode == "offline",
+            "console": "off",
+            **self._options.get("settings", {}),
+        }
         self._run = wandb.init(
             **{
                 "project": self.project,
@@ -158,4 +169,5 @@ def _media(wandb: Any, item: Loggable, file: Path) -> Any:
             file.write_bytes(item.wav())
             return wandb.Audio(str(file))
         case _:
-            return item.data  # type: ignore[union-attr]  # a value or a text; the others have been dealt with
+            # A value or a text; the others have been dealt with
+            return item.data  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-'''Checkpoints on disk: directories that are whole or do not count.
+"""Checkpoints on disk: directories that are whole or do not count.
 
     runs/digits/
       step-00000030-next_batch/
@@ -6,20 +6,21 @@
         state.json              everything else, with the tensors' names in their places
         MANIFEST.json           size and sha256 of both, and what the checkpoint is; published last
 
-Theory of operation
--------------------
-A checkpoint is complete if and only if its manifest verifies: the manifest's own sum, and the size and the sum of each
-file. Writing goes: all files under temporary names (`.part`), each flushed to the disk; the directory flushed; all but
-the manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one around it. Whatever
-the moment at which the process is killed or the power goes, there is a complete checkpoint, or one that is known to be
-unfinished: it has no manifest, and something in it is still a `.part`, or it is empty. Unfinished ones are swept up when
-the next run begins. Deleting goes the other way round, so that what is half deleted is unfinished.
+Theory of operation ------------------- A checkpoint is complete if and only if its manifest
+verifies: the manifest's own sum, and the size and the sum of each file. Writing goes: all files
+under temporary names (`.part`), each flushed to the disk; the directory flushed; all but the
+manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one
+around it. Whatever the moment at which the process is killed or the power goes, there is a complete
+checkpoint, or one that is known to be unfinished: it has no manifest, and something in it is still
+a `.part`, or it is empty. Unfinished ones are swept up when the next run begins. Deleting goes the
+other way round, so that what is half deleted is unfinished.
 
-What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and never deleted, and the
-newest one before it is used.
+What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and
+never deleted, and the newest one before it is used.
 
-Nothing here is pickled. Files are read with `statetrain.checkpoints.plain` and `statetrain.checkpoints.tensorfile`, which trust nothing.
-'''
+Nothing here is pickled. Files are read with `statetrain.checkpoints.plain` and
+`statetrain.checkpoints.tensorfile`, which trust nothing.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ from attrs import field, frozen
 
 from statetrain.checkpoints import plain, tensorfile
 from statetrain.checkpoints.tensorfile import Digest, Writer
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", "tensors.safetensors"
 FORMAT = 1
@@ -43,7 +44,8 @@ FORMAT = 1
 _PART = ".part"
 _CORRUPT = ".corrupt-"
 _LONGEST = {MANIFEST: 1 << 20, STATE: 1 << 28}  # bytes that are read
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")  # of files and directories: no path, nothing to escape
+# Of files and directories: no path, nothing to escape
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")
 _SLUG = re.compile(r"[^a-z0-9]+")
 
 T = TypeVar("T")
@@ -97,11 +99,16 @@ def write(folder: Path, name: str, data: Any, about: Mapping[str, Any]) -> Saved
     return write_encoded(folder, name, *plain.encode(data), about)
 
 
-def write_encoded(folder: Path, name: str, structure: Any, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> Saved:
+def write_encoded(
+    folder: Path, name: str, structure: Any, tensors: Mapping[str, Any], about: Mapping[str, Any]
+) -> Saved:
     """The same of what `plain.encode` gave; it may be called in another thread."""
     text = plain.dumps(structure)
     if len(text) > _LONGEST[STATE]:
-        raise CheckpointError(f"{STATE} would have {len(text)} bytes, of which at most {_LONGEST[STATE]} are read; keep large data in tensors")
+        raise CheckpointError(
+            f"{STATE} would have {len(text)} bytes, of which at most {_LONGEST[STATE]} are read;"
+            " keep large data in tensors"
+        )
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if made:
@@ -112,7 +119,8 @@ def write_encoded(folder: Path, name: str, structure: Any, tensors: Mapping[str,
         files = {TENSORS: _put(path / TENSORS, tensors), STATE: _put(path / STATE, text)}
         sequence = 1 + max((saved.sequence for saved in complete(folder, aside=False)), default=0)
         _put(path / MANIFEST, _manifest(path.name, sequence, about, files))
-        _flush(path)  # or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
+        # Or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
+        _flush(path)
         for file in files:
             os.rename(path / (file + _PART), path / file)
         _flush(path)
@@ -127,7 +135,9 @@ def write_encoded(folder: Path, name: str, structure: Any, tensors: Mapping[str,
 
 def _put(path: Path, content: bytes | Mapping[str, Any]) -> Digest:
     """A file under its temporary name, flushed to the disk."""
-    file = os.open(f"{path}{_PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    file = os.open(
+        f"{path}{_PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+    )
     try:
         if isinstance(content, bytes):
             writer = Writer(file)
@@ -159,10 +169,18 @@ def _free(folder: Path, name: str) -> Path:
     return path
 
 
-def _manifest(name: str, sequence: int, about: Mapping[str, Any], files: Mapping[str, Digest]) -> bytes:
+def _manifest(
+    name: str, sequence: int, about: Mapping[str, Any], files: Mapping[str, Digest]
+) -> bytes:
     """The manifest, with its own sum at the end."""
     rows = {file: {"size": digest.size, "sha256": digest.sha256} for file, digest in files.items()}
-    data = {"format": FORMAT, "name": name, "sequence": sequence, "about": plain.encode(dict(about))[0], "files": rows}
+    data = {
+        "format": FORMAT,
+        "name": name,
+        "sequence": sequence,
+        "about": plain.encode(dict(about))[0],
+        "files": rows,
+    }
     return plain.dumps({**data, "sha256": hashlib.sha256(plain.dumps(data)).hexdigest()})
 
 
@@ -189,14 +207,22 @@ def manifest(path: Path) -> Saved:
             raise ValueError("its own sha256 differs")
         if data["name"] != path.name:
             raise ValueError(f"it belongs to {data['name']!r:.140}")
-        files = {_bare(name): Digest(int(row["size"]), str(row["sha256"])) for name, row in data["files"].items()}
+        files = {
+            _bare(name): Digest(int(row["size"]), str(row["sha256"]))
+            for name, row in data["files"].items()
+        }
         if set(files) != {STATE, TENSORS}:
-            raise ValueError(f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}")
+            raise ValueError(
+                f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}"
+            )
         return Saved(path, int(data["sequence"]), plain.decode(data["about"], {}), files)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name}: {MANIFEST} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
-        raise CheckpointError(f"{path.name}: {MANIFEST}: {error if not isinstance(error, KeyError) else f'{error} is missing'}") from error
+        raise CheckpointError(
+            f"{path.name}: {MANIFEST}:"
+            f" {error if not isinstance(error, KeyError) else f'{error} is missing'}"
+        ) from error
 
 
 def _bare(name: str) -> str:
@@ -209,7 +235,8 @@ def verify(path: Path) -> Saved:
     """Compares a checkpoint with its manifest, byte by byte.
 
     Raises:
-        CheckpointError: it is not what was written; the message names the file and what is wrong with it.
+        CheckpointError: it is not what was written; the message names the file and what is wrong
+            with it.
         OSError: it cannot be read.
     """
     saved = manifest(path)
@@ -227,7 +254,9 @@ def verify(path: Path) -> Saved:
         if size != digest.size:
             raise CheckpointError(f"{path.name}: {name} has {size} bytes, expected {digest.size}")
         if sha.hexdigest() != digest.sha256:
-            raise CheckpointError(f"{path.name}: {name} is not what was written: its sha256 differs")
+            raise CheckpointError(
+                f"{path.name}: {name} is not what was written: its sha256 differs"
+            )
     return saved
 
 
@@ -260,17 +289,20 @@ def newest(folder: Path, aside: bool = True) -> Saved | None:
 
     Args:
         folder: where checkpoints lie.
-        aside: whether newer ones that do not verify are renamed; each leads to a warning. Only the run that owns the
-            directory may do so.
+        aside: whether newer ones that do not verify are renamed; each leads to a warning. Only the
+            run that owns the directory may do so.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them verifies; the message lists them all.
+        CheckpointError: there are checkpoints, and none of them verifies; the message lists them
+            all.
     """
     found = first_usable(folder, complete(folder, aside), verify, aside)
     return found[0] if found is not None else None
 
 
-def first_usable(folder: Path, candidates: Iterable[Saved], look: Callable[[Path], T], aside: bool) -> tuple[Saved, T] | None:
+def first_usable(
+    folder: Path, candidates: Iterable[Saved], look: Callable[[Path], T], aside: bool
+) -> tuple[Saved, T] | None:
     """The first of some checkpoints that `verify` or `read` accepts, with what that returns; None if nothing is there.
 
     The other arguments and the errors are those of `newest`.
@@ -284,8 +316,8 @@ def first_usable(folder: Path, candidates: Iterable[Saved], look: Callable[[Path
     if not there:
         return None
     raise CheckpointError(
-        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put a copy of a whole one in "
-        f"place, or move them away to start anew"
+        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put"
+        " a copy of a whole one in place, or move them away to start anew"
     )
 
 
@@ -306,7 +338,11 @@ def _folders(folder: Path) -> list[Path]:
     """What may be a checkpoint: directories, no links, whose name begins like one."""
     if not folder.is_dir():
         return []
-    entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False) and entry.name.startswith("step-")]
+    entries = [
+        entry
+        for entry in os.scandir(folder)
+        if entry.is_dir(follow_symlinks=False) and entry.name.startswith("step-")
+    ]
     return [folder / entry.name for entry in sorted(entries, key=lambda entry: entry.name)]
 
 
@@ -324,7 +360,11 @@ def _report(path: Path, error: Exception, aside: bool) -> None:
 
 
 def _set_aside(path: Path, reason: str) -> str:
-    slug = _SLUG.sub("-", reason.lower().replace(".json", "").replace(".safetensors", "")).strip("-")[:48].rstrip("-")
+    slug = (
+        _SLUG.sub("-", reason.lower().replace(".json", "").replace(".safetensors", ""))
+        .strip("-")[:48]
+        .rstrip("-")
+    )
     aside = _free(path.parent, f"{path.name}{_CORRUPT}{slug or 'unreadable'}")
     try:
         os.rename(path, aside)

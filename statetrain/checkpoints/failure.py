@@ -12,21 +12,27 @@ import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 FILE = "failure.json"
 
 _SECRET = re.compile(r"(?i)(token|secret|passw|credential|api[-_]?key)")
 
 
-def describe(ctx: Any, error: BaseException, newest: Path | None, command: Sequence[str] | None = None) -> dict[str, Any]:
+def describe(
+    ctx: Context, error: BaseException, newest: Path | None, command: Sequence[str] | None = None
+) -> dict[str, Any]:
     """A failure as plain data.
 
     Args:
         ctx: the context, failed.
         error: what was raised.
         newest: the newest checkpoint; None if there is none.
-        command: the words that started the process; None takes the process's own. What looks like a secret is left out.
+        command: the words that started the process; None takes the process's own. What looks like a
+            secret is left out.
     """
     words = list(sys.orig_argv if command is None else command)
     return {
@@ -39,9 +45,16 @@ def describe(ctx: Any, error: BaseException, newest: Path | None, command: Seque
         **{name: getattr(ctx, name) for name in ("epoch", "iter", "valid_iter", "step")},
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in ("statetrain", "torch")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("statetrain", "torch")},
+        },
         "checkpoint": None if newest is None else str(newest),
-        "resume": "fit(..., resume='last')" if newest is not None else "fit(...) starts anew: there is no checkpoint",
+        "resume": (
+            "fit(..., resume='last')"
+            if newest is not None
+            else "fit(...) starts anew: there is no checkpoint"
+        ),
         "command": shlex.join(_without_secrets(words)),
     }
 

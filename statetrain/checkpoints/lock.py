@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, field
 
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 FILE = "LOCK"
 _PULSE = 30.0  # seconds between two signs of life
@@ -27,16 +27,18 @@ log = logging.getLogger("statetrain")
 class Lock:
     """The right to write into a directory.
 
-    It is held by a file that says who holds it, not by the operating system: the workers of a loader would inherit
-    that, and outlive a process that was killed. A holder that is gone is recognised by its process id, start and boot;
-    one on another machine, or in another container, by the ten minutes in which it has not touched the file.
+    It is held by a file that says who holds it, not by the operating system: the workers of a
+    loader would inherit that, and outlive a process that was killed. A holder that is gone is
+    recognised by its process id, start and boot; one on another machine, or in another container,
+    by the ten minutes in which it has not touched the file.
 
     Args:
         folder: the directory; made if it is not there.
     """
 
     folder: Path
-    _mark: dict[str, Any] = field(factory=dict, init=False)  # what the file says while this holds it; else empty
+    # What the file says while this holds it; else empty
+    _mark: dict[str, Any] = field(factory=dict, init=False)
     _touched: float = field(default=0.0, init=False)
 
     @property
@@ -63,11 +65,16 @@ class Lock:
             if holder and _is_there(holder, new.stat().st_mtime - path.stat().st_mtime):
                 new.unlink()
                 raise CheckpointError(
-                    f"{self.folder} is in use by process {holder.get('pid')} on {holder.get('host')}; give this run another directory, or "
-                    f"end that one. If it is gone for certain, delete {path}"
+                    f"{self.folder} is in use by process {holder.get('pid')} on"
+                    f" {holder.get('host')}; give this run another directory, or end that one. If"
+                    f" it is gone for certain, delete {path}"
                 )
             if holder is not None:
-                log.warning("the run of process %s in %s has ended without a word; this one takes over", holder.get("pid"), self.folder)
+                log.warning(
+                    "the run of process %s in %s has ended without a word; this one takes over",
+                    holder.get("pid"),
+                    self.folder,
+                )
             os.replace(new, path)
         self._mark = mark
 
@@ -106,7 +113,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks; two runs that start in the same millisecond may then both believe to be alone
+            # A file system without locks; two runs that start in the same millisecond may then both
+            # believe to be alone
+            pass
         yield
     finally:
         os.close(file)
@@ -114,7 +123,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _self() -> dict[str, Any]:
     pid = os.getpid()
-    return {"pid": pid, "host": socket.gethostname(), "boot": _text("/proc/sys/kernel/random/boot_id"), "start": _start(pid)}
+    return {
+        "pid": pid,
+        "host": socket.gethostname(),
+        "boot": _text("/proc/sys/kernel/random/boot_id"),
+        "start": _start(pid),
+    }
 
 
 def _is_there(holder: dict[str, Any], silent: float) -> bool:

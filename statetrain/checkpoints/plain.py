@@ -1,8 +1,9 @@
 """Plain data and tensors, nested, as JSON and a flat dict of tensors; and back, without trusting what is read.
 
-JSON has no tuples, no tensors, no NaN and no keys but strings. What it lacks is written as an object with the key `"~"`,
-which says what it is: `{"~": "tuple", "items": [...]}`. The word is looked up in the table below; a name in a file never
-becomes code. What cannot be written is refused with the path to it and its type.
+JSON has no tuples, no tensors, no NaN and no keys but strings. What it lacks is written as an
+object with the key `"~"`, which says what it is: `{"~": "tuple", "items": [...]}`. The word is
+looked up in the table below; a name in a file never becomes code. What cannot be written is refused
+with the path to it and its type.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from attrs import Factory, define
 
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 Path = tuple[str, ...]
 
@@ -33,7 +34,8 @@ def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """What JSON can hold, and the tensors by name. Tensors that share all of their memory are stored once.
 
     Args:
-        data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists, tuples, dicts and Counters.
+        data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists,
+            tuples, dicts and Counters.
 
     Raises:
         CheckpointError: something else is in it; the message names its path and its type.
@@ -49,17 +51,25 @@ class _Writer:
 
     def write(self, value: Any, path: Path) -> Any:
         if len(path) > _DEEPEST:
-            raise CheckpointError(f"{_shown(path)}: nested deeper than {_DEEPEST} levels, or within itself")
+            raise CheckpointError(
+                f"{_shown(path)}: nested deeper than {_DEEPEST} levels, or within itself"
+            )
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, torch.Tensor):
             return self._tensor(value, path)
-        if (numpy := sys.modules.get("numpy")) is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        if (numpy := sys.modules.get("numpy")) is not None and isinstance(
+            value, numpy.ndarray | numpy.generic
+        ):
             return self._array(value, path, numpy)
         if isinstance(value, int):
             return int(value)
         if isinstance(value, float):
-            return float(value) if math.isfinite(value) else {_MARK: "float", "value": str(float(value))}
+            return (
+                float(value)
+                if math.isfinite(value)
+                else {_MARK: "float", "value": str(float(value))}
+            )
         if isinstance(value, bytes):
             return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
         if type(value) is list:
@@ -73,27 +83,43 @@ class _Writer:
                 return {key: self.write(part, (*path, key)) for key, part in value.items()}
             return {_MARK: "dict", "items": self._pairs(value, path)}
         raise CheckpointError(
-            f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be saved; "
-            f"only None, bools, numbers, texts, bytes, tensors and arrays can, in lists, tuples and dicts"
+            f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot"
+            " be saved; only None, bools, numbers, texts, bytes, tensors and arrays can, in lists,"
+            " tuples and dicts"
         )
 
     def _items(self, values: Iterable[Any], path: Path) -> list[Any]:
         return [self.write(part, (*path, str(i))) for i, part in enumerate(values)]
 
     def _pairs(self, value: dict[Any, Any], path: Path) -> list[Any]:
-        return [[self.write(key, (*path, f"key {i}")), self.write(part, (*path, str(key)))] for i, (key, part) in enumerate(value.items())]
+        return [
+            [self.write(key, (*path, f"key {i}")), self.write(part, (*path, str(key)))]
+            for i, (key, part) in enumerate(value.items())
+        ]
 
     def _tensor(self, tensor: torch.Tensor, path: Path) -> Any:
         why = _unfit(tensor)
         if why:
-            raise CheckpointError(f"{_shown(path)} is a {type(tensor).__name__} {why}, which cannot be saved")
+            raise CheckpointError(
+                f"{_shown(path)} is a {type(tensor).__name__} {why}, which cannot be saved"
+            )
         if tensor.dtype is torch.complex128:
-            return {_MARK: "complex", "name": self._named(torch.view_as_real(tensor.resolve_conj()), path)}
+            return {
+                _MARK: "complex",
+                "name": self._named(torch.view_as_real(tensor.resolve_conj()), path),
+            }
         return {_MARK: "tensor", "name": self._named(tensor, path)}
 
     def _named(self, tensor: torch.Tensor, path: Path) -> str:
         bits = (tensor.is_conj(), tensor.is_neg())
-        memory = (tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), bits)
+        memory = (
+            tensor.device,
+            tensor.dtype,
+            tensor.data_ptr(),
+            tuple(tensor.shape),
+            tensor.stride(),
+            bits,
+        )
         if memory not in self.names:
             name, n = ".".join(path) or "data", 2
             while name in self.tensors or name == "__metadata__":
@@ -105,10 +131,18 @@ class _Writer:
         try:
             if isinstance(value, float):  # numpy's float64 is a float
                 return self.write(float(value), path)
-            tensor = torch.from_numpy(numpy.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+            tensor = torch.from_numpy(
+                numpy.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+            )
         except TypeError:
-            raise CheckpointError(f"{_shown(path)} is a numpy {type(value).__name__} of {value.dtype}, which cannot be saved") from None
-        return {_MARK: "array" if isinstance(value, numpy.ndarray) else "scalar", "name": self._tensor(tensor, path)["name"]}
+            raise CheckpointError(
+                f"{_shown(path)} is a numpy {type(value).__name__} of {value.dtype}, which cannot"
+                " be saved"
+            ) from None
+        return {
+            _MARK: "array" if isinstance(value, numpy.ndarray) else "scalar",
+            "name": self._tensor(tensor, path)["name"],
+        }
 
 
 def _unfit(tensor: torch.Tensor) -> str:
@@ -150,7 +184,10 @@ def _decode(data: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
         if kind == "tuple":
             return tuple(_decode(_list(data["items"]), tensors, depth + 1))
         if kind in ("dict", "counter"):
-            pairs = [(_decode(key, tensors, depth + 1), _decode(part, tensors, depth + 1)) for key, part in _list(data["items"])]
+            pairs = [
+                (_decode(key, tensors, depth + 1), _decode(part, tensors, depth + 1))
+                for key, part in _list(data["items"])
+            ]
             return dict(pairs) if kind == "dict" else Counter(dict(pairs))
         if kind == "float":
             return _NUMBERS[data["value"]]
@@ -165,7 +202,9 @@ def _decode(data: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
         if kind == "scalar":
             return tensors[data["name"]].numpy()[()]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"a {kind!r} cannot be read: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"a {kind!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
     raise CheckpointError(f"unknown kind of data {kind!r:.80}")
 
 
@@ -190,7 +229,9 @@ def loads(text: bytes) -> Any:
         ValueError: it is no such JSON.
     """
     try:
-        return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float)
+        return json.loads(
+            text.decode(), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float
+        )
     except RecursionError:
         raise ValueError("nested too deep") from None
 

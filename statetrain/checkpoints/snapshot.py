@@ -1,8 +1,9 @@
 """Snapshots: everything about a run that matters, as plain data and tensors; and putting it back.
 
-A snapshot is taken at an anchor, where no autograd graph is alive and all progress is in the context. What is put back
-into fresh objects, made as the first ones were, lets the run go on as if it had never been cut: weights to the last bit,
-the order of the samples, the means of an epoch that was under way.
+A snapshot is taken at an anchor, where no autograd graph is alive and all progress is in the
+context. What is put back into fresh objects, made as the first ones were, lets the run go on as if
+it had never been cut: weights to the last bit, the order of the samples, the means of an epoch that
+was under way.
 
 Every field of the context is named below: as saved, as saved in a form of its own, or as made anew.
 """
@@ -12,47 +13,169 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from statetrain.actions import AGAIN, open_batch, open_shared_batch
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints import plain
 from statetrain.compute import seeding
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.loading import split_again
 from statetrain.data.sizes import length
-from statetrain.lifecycle import Lifecycle
-from statetrain.losses import modules_of
-from statetrain.machine import Machine
-from statetrain.metrics import MeanOf, Metric, MetricObject, Tally
+from statetrain.errors import CheckpointError, LifecycleError
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.registry import fingerprint
+from statetrain.losses.losses import modules_of
+from statetrain.losses.metrics import MeanOf, Metric, MetricObject, Tally
+from statetrain.machine.machine import Machine
 from statetrain.naming import label_of
-from statetrain.outcome import CheckpointError, LifecycleError
-from statetrain.table.registry import fingerprint
+from statetrain.standard.actions import AGAIN, open_batch, open_shared_batch
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Snapshot = dict[str, Any]
 
 # Fields that are saved as they are.
 PLAIN = (
-    *("epoch", "iter", "valid_iter", "step", "samples", "earlier_batches", "first_row", "first_step", "pending", "batch_size", "opt_name", "opt_index"),
-    *("exhausted", "epoch_complete", "valid_complete", "drawn", "last_batch", "overflowed", "loss_value", "grad_norm", "marks", "logged"),
-    *("buffers", "began", "split_state", "opt_given", "kept", "rolled_back", "recent", "masked", "first_masked", "told"),
+    *(
+        "epoch",
+        "iter",
+        "valid_iter",
+        "step",
+        "samples",
+        "earlier_batches",
+        "first_row",
+        "first_step",
+        "pending",
+        "batch_size",
+        "opt_name",
+        "opt_index",
+    ),
+    *(
+        "exhausted",
+        "epoch_complete",
+        "valid_complete",
+        "drawn",
+        "last_batch",
+        "overflowed",
+        "loss_value",
+        "grad_norm",
+        "marks",
+        "logged",
+    ),
+    *(
+        "buffers",
+        "began",
+        "split_state",
+        "opt_given",
+        "kept",
+        "rolled_back",
+        "recent",
+        "masked",
+        "first_masked",
+        "told",
+    ),
 )
 # Fields that are saved in a form of their own, below.
 APART = (
-    *("model", "loss_fns", "optimizers", "scaler", "history", "_records", "tallies", "mask", "callbacks", "streams", "seed", "upcoming"),
-    *("place", "stop", "earlier_seconds", "started", "train_data", "valid_data", "evaluations", "hparams", "opt_hparams", "loader_states"),
+    *(
+        "model",
+        "loss_fns",
+        "optimizers",
+        "scaler",
+        "history",
+        "_records",
+        "tallies",
+        "mask",
+        "callbacks",
+        "streams",
+        "seed",
+        "upcoming",
+    ),
+    *(
+        "place",
+        "stop",
+        "earlier_seconds",
+        "started",
+        "train_data",
+        "valid_data",
+        "evaluations",
+        "hparams",
+        "opt_hparams",
+        "loader_states",
+    ),
 )
 # Fields that the arguments of a run, its scopes and its callbacks make anew.
 ANEW = (
-    *("accelerator", "min_epochs", "max_epochs", "read_batch", "pick", "on_host", "backward", "verbose", "clock", "step_opt", "graph"),
-    *("training", "data", "tally", "loss_states", "interms", "grads", "grad_norms", "updates", "update_norms", "iterator", "valid_iterator", "length", "layout", "batch", "input", "target", "inputs", "pred"),
-    *("opt", "loss_fn", "loss_grad", "held", "machine", "saves", "save_seconds", "event", "interrupt", "outcome", "error", "deferred", "modes", "reopening", "asked", "flight"),
+    *(
+        "accelerator",
+        "min_epochs",
+        "max_epochs",
+        "read_batch",
+        "pick",
+        "on_host",
+        "backward",
+        "verbose",
+        "clock",
+        "step_opt",
+        "graph",
+    ),
+    *(
+        "training",
+        "data",
+        "tally",
+        "loss_states",
+        "interms",
+        "grads",
+        "grad_norms",
+        "updates",
+        "update_norms",
+        "iterator",
+        "valid_iterator",
+        "length",
+        "layout",
+        "batch",
+        "input",
+        "target",
+        "inputs",
+        "pred",
+    ),
+    *(
+        "opt",
+        "loss_fn",
+        "loss_grad",
+        "held",
+        "machine",
+        "saves",
+        "save_seconds",
+        "event",
+        "interrupt",
+        "outcome",
+        "error",
+        "deferred",
+        "modes",
+        "reopening",
+        "asked",
+        "flight",
+    ),
 )
 
 # What a file has to have to be taken for a run.
-_NEEDED = ("state", "lifecycle", "fields", "seconds", "history", "records", "model", "optimizers", "callbacks", "data", "random")
+_NEEDED = (
+    "state",
+    "lifecycle",
+    "fields",
+    "seconds",
+    "history",
+    "records",
+    "model",
+    "optimizers",
+    "callbacks",
+    "data",
+    "random",
+)
 
 CHANGES = ("lifecycle", "model", "optimizer", "data", "seed")
 """What may differ when a run is continued, if it is allowed."""
@@ -61,7 +184,7 @@ CHANGES = ("lifecycle", "model", "optimizer", "data", "seed")
 # ---------------------------------------------------------------- taking
 
 
-def snapshot(ctx: Any, machine: Machine) -> Snapshot:
+def snapshot(ctx: Context, machine: Machine) -> Snapshot:
     """Everything about a run that matters, at the anchor where it stands.
 
     The tensors are the run's own, not copies: write them down, or copy them, before it goes on.
@@ -84,18 +207,28 @@ def snapshot(ctx: Any, machine: Machine) -> Snapshot:
         "records": {name: list(values) for name, values in ctx.records.items()},
         "model": _model_state(ctx),
         "losses": {name: loss.state_dict() for name, loss in _loss_modules(ctx).items()},
-        "optimizers": {name: _optimizer_state(optimizer) for name, optimizer in ctx.optimizers.items()},
+        "optimizers": {
+            name: _optimizer_state(optimizer) for name, optimizer in ctx.optimizers.items()
+        },
         "strays": {name: parameter.detach() for name, parameter in _strays(ctx).items()},
         "gradients": _gradients(ctx, machine.lifecycle),
         "scaler": None if ctx.scaler is None else ctx.scaler.state_dict(),
         "mask": None if ctx.mask is None else ctx.mask.state_dict(),
         "tallies": {name: _tally_state(tally) for name, tally in ctx.tallies.items()},
-        "callbacks": [{"class": name_of(callback), "state": _callback_state(unwrapped(callback))} for callback in machine.callbacks],
-        "data": {name: _data_state(ctx, name) for name in sets_of(ctx) if data_of(ctx, name) is not None},
+        "callbacks": [
+            {"class": name_of(callback), "state": _callback_state(unwrapped(callback))}
+            for callback in machine.callbacks
+        ],
+        "data": {
+            name: _data_state(ctx, name) for name in sets_of(ctx) if data_of(ctx, name) is not None
+        },
         "upcoming": _upcoming(ctx),
         "random": {
             **ctx.accelerator.random_states(),
-            "data": {name: seeding.own_states(*seeding.owners_in(data_of(ctx, name))) for name in sets_of(ctx)},
+            "data": {
+                name: seeding.own_states(*seeding.owners_in(data_of(ctx, name)))
+                for name in sets_of(ctx)
+            },
             "model": seeding.own_states(*ctx.accelerator.unwrap(ctx.model).modules()),
             "streams": {name: generator.get_state() for name, generator in ctx.streams.items()},
         },
@@ -108,13 +241,20 @@ def described(life: Lifecycle) -> dict[str, Any]:
     One with functions that have no name has no fingerprint; it is compared in words alone.
     """
     states = [
-        f"{state.name} within {state.within or 'nothing'}: {_word(state.action)}" + (", anchor" if state.anchor else "") for state in life.states
+        f"{state.name} within {state.within or 'nothing'}: {_word(state.action)}"
+        + (", anchor" if state.anchor else "")
+        for state in life.states
     ]
     try:
         mark = fingerprint(life)
     except LifecycleError:
         mark = ""
-    return {"name": life.name, "fingerprint": mark, "states": states, "arrows": [str(arrow) for arrow in life.transitions]}
+    return {
+        "name": life.name,
+        "fingerprint": mark,
+        "states": states,
+        "arrows": [str(arrow) for arrow in life.transitions],
+    }
 
 
 def _word(action: Any) -> str:
@@ -127,7 +267,8 @@ def _lenient(hparams: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in hparams.items():
         try:
             plain.encode(value)
-            found[str(name)] = value.tolist() if isinstance(value, torch.Tensor) else value  # as it is now
+            # As it is now
+            found[str(name)] = value.tolist() if isinstance(value, torch.Tensor) else value
         except CheckpointError:
             found[str(name)] = {"words": f"{value!r:.200}"}
     return found
@@ -136,12 +277,14 @@ def _lenient(hparams: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------- the model and what trains it
 
 
-def _model_state(ctx: Any) -> dict[str, Any]:
+def _model_state(ctx: Context) -> dict[str, Any]:
     model = ctx.accelerator.unwrap(ctx.model)
     return {
         "weights": dict(model.state_dict()),
         "loose": dict(_loose(model)),
-        "frozen": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        "frozen": [
+            name for name, parameter in model.named_parameters() if not parameter.requires_grad
+        ],
         "evaluating": [name for name, module in model.named_modules() if not module.training],
     }
 
@@ -149,24 +292,38 @@ def _model_state(ctx: Any) -> dict[str, Any]:
 def _loose(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The buffers that the model's own state leaves out."""
     saved = model.state_dict().keys()
-    return ((name, buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name not in saved)
+    return (
+        (name, buffer)
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name not in saved
+    )
 
 
-def _loss_modules(ctx: Any) -> dict[str, torch.nn.Module]:
-    return {f"{name}.{part}" if part else name: module for name, loss in ctx.loss_fns.items() for part, module in modules_of(loss).items()}
+def _loss_modules(ctx: Context) -> dict[str, torch.nn.Module]:
+    return {
+        f"{name}.{part}" if part else name: module
+        for name, loss in ctx.loss_fns.items()
+        for part, module in modules_of(loss).items()
+    }
 
 
-def _parameters(ctx: Any) -> dict[str, torch.nn.Parameter]:
+def _parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
     """All parameters that may have gradients, each under one name."""
     named = dict(ctx.accelerator.unwrap(ctx.model).named_parameters())
     for loss_name, loss in _loss_modules(ctx).items():
-        named |= {f"losses.{loss_name}.{name}": parameter for name, parameter in loss.named_parameters()}
+        named |= {
+            f"losses.{loss_name}.{name}": parameter for name, parameter in loss.named_parameters()
+        }
     return {**named, **_strays(ctx)}
 
 
-def _strays(ctx: Any) -> dict[str, torch.nn.Parameter]:
+def _strays(ctx: Context) -> dict[str, torch.nn.Parameter]:
     """The parameters of optimizers that belong to neither the model nor a loss."""
-    own = {id(parameter) for module in (ctx.model, *_loss_modules(ctx).values()) for parameter in module.parameters()}
+    own = {
+        id(parameter)
+        for module in (ctx.model, *_loss_modules(ctx).values())
+        for parameter in module.parameters()
+    }
     return {
         f"{name}.{i}.{j}": parameter
         for name, optimizer in ctx.optimizers.items()
@@ -176,12 +333,16 @@ def _strays(ctx: Any) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def _gradients(ctx: Any, life: Lifecycle) -> dict[str, torch.Tensor]:
+def _gradients(ctx: Context, life: Lifecycle) -> dict[str, torch.Tensor]:
     """The gradients, where the next batch does not begin by clearing them."""
     clears = any(state.action in (open_batch, open_shared_batch) for state in life.states)
     if clears and not ctx.pending:
         return {}
-    return {name: parameter.grad for name, parameter in _parameters(ctx).items() if parameter.grad is not None}
+    return {
+        name: parameter.grad
+        for name, parameter in _parameters(ctx).items()
+        if parameter.grad is not None
+    }
 
 
 def _optimizer_state(optimizer: Any) -> dict[str, Any] | None:
@@ -193,14 +354,20 @@ def settings_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {
             "class": type(optimizer).__name__,
-            "groups": [{**_lenient({key: value for key, value in group.items() if key != "params"}), "parameters": len(group["params"])} for group in optimizer.param_groups],
+            "groups": [
+                {
+                    **_lenient({key: value for key, value in group.items() if key != "params"}),
+                    "parameters": len(group["params"]),
+                }
+                for group in optimizer.param_groups
+            ],
         }
         for name, optimizer in optimizers.items()
         if optimizer is not None
     }
 
 
-# ---------------------------------------------------------------- what is summed up, callbacks, data
+# -------------------- what is summed up, callbacks, data
 
 
 def _tally_state(tally: Tally) -> dict[str, Any]:
@@ -208,7 +375,9 @@ def _tally_state(tally: Tally) -> dict[str, Any]:
     return {
         "losses": {name: (mean.total, mean.count) for name, mean in tally.losses.items()},
         # A metric that has seen nothing yet is as good as a new one.
-        "metrics": {name: _metric_state(metric) for name, metric in tally.metrics.items()} if begun else {},
+        "metrics": (
+            {name: _metric_state(metric) for name, metric in tally.metrics.items()} if begun else {}
+        ),
     }
 
 
@@ -218,10 +387,18 @@ def _metric_state(metric: MetricObject) -> dict[str, Any]:
     if isinstance(metric, MeanOf):
         return {"total": metric.mean.total, "count": metric.mean.count}
     if parts := _measuring(metric):
-        return {name: {"states": dict(part.metric_state), "updates": part.update_count} for name, part in parts.items()}
+        return {
+            name: {"states": dict(part.metric_state), "updates": part.update_count}
+            for name, part in parts.items()
+        }
     if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
         return dict(metric.state_dict())
-    found = {name: value for name, value in getattr(metric, "__dict__", {}).items() if not callable(value)}  # functions do not change
+    # Functions do not change
+    found = {
+        name: value
+        for name, value in getattr(metric, "__dict__", {}).items()
+        if not callable(value)
+    }
     try:
         plain.encode(found)
     except CheckpointError as error:
@@ -229,7 +406,10 @@ def _metric_state(metric: MetricObject) -> dict[str, Any]:
     else:
         why = ""
     if not found:
-        raise CheckpointError(f"metric {type(metric).__name__} cannot be saved within an epoch; give it state_dict() and load_state_dict(state){why}")
+        raise CheckpointError(
+            f"metric {type(metric).__name__} cannot be saved within an epoch; give it state_dict()"
+            f" and load_state_dict(state){why}"
+        )
     return found
 
 
@@ -237,7 +417,10 @@ def _set_metric_state(metric: MetricObject, state: dict[str, Any], device: torch
     if isinstance(metric, Metric):
         _set_metric_state(metric.state, state, device)
     elif isinstance(metric, MeanOf):
-        metric.mean.total, metric.mean.count = placed(state["total"], device), placed(state["count"], device)
+        metric.mean.total, metric.mean.count = (
+            placed(state["total"], device),
+            placed(state["count"], device),
+        )
     elif parts := _measuring(metric):
         for name, part in parts.items():
             for field, value in placed(state[name]["states"], device).items():
@@ -254,8 +437,13 @@ def _measuring(metric: Any) -> dict[str, Any]:
     if not isinstance(metric, torch.nn.Module):
         return {}
     if hasattr(metric, "compute_groups"):
-        list(metric.items())  # type: ignore[operator]  # a collection lets metrics share states; this gives each its own
-    return {name: module for name, module in metric.named_modules() if hasattr(module, "metric_state") and hasattr(module, "_update_count")}
+        # A collection lets metrics share states; this gives each its own
+        list(metric.items())  # type: ignore[operator]
+    return {
+        name: module
+        for name, module in metric.named_modules()
+        if hasattr(module, "metric_state") and hasattr(module, "_update_count")
+    }
 
 
 def placed(thing: Any, device: torch.device) -> Any:
@@ -264,35 +452,57 @@ def placed(thing: Any, device: torch.device) -> Any:
         return thing.to(device)
     if isinstance(thing, dict):
         return {key: placed(value, device) for key, value in thing.items()}
-    return type(thing)(placed(value, device) for value in thing) if type(thing) in (list, tuple) else thing
+    return (
+        type(thing)(placed(value, device) for value in thing)
+        if type(thing) in (list, tuple)
+        else thing
+    )
 
 
 def _callback_state(callback: Callback) -> dict[str, Any]:
     """What a callback gives to be saved, and the states of generators that it has."""
-    state = callback.state_dict() if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict") else None
+    state = (
+        callback.state_dict()
+        if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
+        else None
+    )
     return {"own": state, "random": seeding.own_states(callback)}
 
 
-def _data_state(ctx: Any, name: str) -> dict[str, Any]:
+def _data_state(ctx: Context, name: str) -> dict[str, Any]:
     data = data_of(ctx, name)
     iterator = ctx.iterator if name == "train" else ctx.valid_iterator
-    begun = bool(ctx.iter or ctx.upcoming is not None) if name == "train" else bool(ctx.valid_iter) and ctx.tally is not None and ctx.tally.set == name
+    begun = (
+        bool(ctx.iter or ctx.upcoming is not None)
+        if name == "train"
+        else bool(ctx.valid_iter) and ctx.tally is not None and ctx.tally.set == name
+    )
     ended = name == "train" and (ctx.exhausted or ctx.upcoming is END)
     under_way = iterator is not None and begun and not ended
     state = None
     if hasattr(data, "state_dict") and hasattr(data, "load_state_dict"):
-        # A DataLoader with a state is asked in the middle of an epoch only: of one that has ended, some drop the next.
-        state = data.state_dict() if under_way or not isinstance(data, torch.utils.data.DataLoader) else None
+        # A DataLoader with a state is asked in the middle of an epoch only: of one that has ended,
+        # some drop the next.
+        state = (
+            data.state_dict()
+            if under_way or not isinstance(data, torch.utils.data.DataLoader)
+            else None
+        )
     if state is not None and name == "train" and _upcoming(ctx)["kind"] == "again":
         raise CheckpointError(
-            f"a batch that was drawn ahead is a {type(ctx.upcoming).__name__}, which cannot be saved, and a loader with a state of its own "
-            f"cannot draw it again; give the loader a length, or let it yield tensors in tuples, lists and dicts"
+            f"a batch that was drawn ahead is a {type(ctx.upcoming).__name__}, which cannot be"
+            " saved, and a loader with a state of its own cannot draw it again; give the loader a"
+            " length, or let it yield tensors in tuples, lists and dicts"
         )
     dataset = getattr(data, "dataset", None)
-    return {"batches": length(data), "samples": length(dataset) if dataset is not None else None, "state": state}
+    return {
+        "batches": length(data),
+        "samples": length(dataset) if dataset is not None else None,
+        "state": state,
+    }
 
 
-def _upcoming(ctx: Any) -> dict[str, Any]:
+def _upcoming(ctx: Context) -> dict[str, Any]:
     """The batch that was drawn ahead; where it is more than plain data, that it has to be drawn again."""
     if ctx.upcoming is None:
         return {"kind": "none"}
@@ -308,16 +518,19 @@ def _upcoming(ctx: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------- putting back
 
 
-def restore(ctx: Any, machine: Machine, data: Snapshot, allow: bool | Collection[str] = ()) -> None:
+def restore(
+    ctx: Context, machine: Machine, data: Snapshot, allow: bool | Collection[str] = ()
+) -> None:
     """Puts a snapshot into a context whose objects were made as the first ones were; `machine.run(ctx, at=data["state"])` goes on.
 
     Args:
         ctx: a `Context` that has not run.
         machine: what will walk it.
         data: the snapshot. Its tensors may be taken over, so it serves once.
-        allow: which differences are allowed, of `CHANGES`; True for all. What fits is loaded, the rest stays as it was
-            made: weights whose name or shape has changed, an optimizer of another class or for other parameters. Settings of an
-            optimizer that are given differently now hold.
+        allow: which differences are allowed, of `CHANGES`; True for all. What fits is loaded, the
+            rest stays as it was made: weights whose name or shape has changed, an optimizer of
+            another class or for other parameters. Settings of an optimizer that are given
+            differently now hold.
 
     Raises:
         CheckpointError: the run is another one; the message lists the differences.
@@ -331,16 +544,26 @@ def restore(ctx: Any, machine: Machine, data: Snapshot, allow: bool | Collection
         if name in fields and name != "opt_given":
             setattr(ctx, name, fields[name])
     if given_state is not None and fields["split_state"] is not None and ctx.seed is None:
-        split_again(ctx.train_data, ctx.valid_data, torch.Generator().set_state(fields["split_state"]))
+        split_again(
+            ctx.train_data, ctx.valid_data, torch.Generator().set_state(fields["split_state"])
+        )
     ctx.loss_value = placed(ctx.loss_value, ctx.device)
     ctx.stop, ctx.interrupt = data["stop"], None
     ctx.history.rows[:] = data["history"]
     ctx._records = {name: list(values) for name, values in data["records"].items()}
-    ctx.earlier_seconds, ctx.started = data["seconds"]["earlier"], ctx.clock() - data["seconds"]["fit"]
+    ctx.earlier_seconds, ctx.started = (
+        data["seconds"]["earlier"],
+        ctx.clock() - data["seconds"]["fit"],
+    )
     _restore_model(ctx, data)
     for name, optimizer in ctx.optimizers.items():
         if optimizer is not None and data["optimizers"].get(name) is not None:
-            _restore_optimizer(optimizer, data["optimizers"][name], fields["opt_given"].get(name), ctx.opt_given.get(name))
+            _restore_optimizer(
+                optimizer,
+                data["optimizers"][name],
+                fields["opt_given"].get(name),
+                ctx.opt_given.get(name),
+            )
     _restore_gradients(ctx, data["gradients"])
     if ctx.scaler is not None and data["scaler"] is not None:
         ctx.scaler.load_state_dict(data["scaler"])
@@ -351,20 +574,28 @@ def restore(ctx: Any, machine: Machine, data: Snapshot, allow: bool | Collection
             _restore_tally(tally, data["tallies"][name], ctx.device)
     _restore_callbacks(machine, data["callbacks"])
     _select(ctx)
-    ctx.upcoming = {"none": None, "end": END, "again": AGAIN}.get(data["upcoming"]["kind"], data["upcoming"].get("batch"))
-    ctx.loader_states = {name: state["state"] for name, state in data["data"].items() if state["state"] is not None}
+    ctx.upcoming = {"none": None, "end": END, "again": AGAIN}.get(
+        data["upcoming"]["kind"], data["upcoming"].get("batch")
+    )
+    ctx.loader_states = {
+        name: state["state"] for name, state in data["data"].items() if state["state"] is not None
+    }
     ctx.streams = {name: torch.Generator() for name in data["random"]["streams"]}
-    ctx.reopening.append(lambda: _settle(ctx, machine, data, keep_settings="optimizer" not in changed))
+    ctx.reopening.append(
+        lambda: _settle(ctx, machine, data, keep_settings="optimizer" not in changed)
+    )
 
 
-def _settle(ctx: Any, machine: Machine, data: Snapshot, keep_settings: bool) -> None:
+def _settle(ctx: Context, machine: Machine, data: Snapshot, keep_settings: bool) -> None:
     """What opening the scopes may have moved, and callbacks on the way: modes, settings of optimizers, generators."""
     evaluating = set(data["model"]["evaluating"])
     for name, module in ctx.accelerator.unwrap(ctx.model).named_modules():
         module.training = name not in evaluating
     for name, optimizer in ctx.optimizers.items():
         if keep_settings and optimizer is not None and data["optimizers"].get(name) is not None:
-            for group, saved in zip(optimizer.param_groups, data["optimizers"][name]["param_groups"], strict=True):
+            for group, saved in zip(
+                optimizer.param_groups, data["optimizers"][name]["param_groups"], strict=True
+            ):
                 _set_settings(group, saved)
     states = data["random"]
     for name in sets_of(ctx):
@@ -377,10 +608,13 @@ def _settle(ctx: Any, machine: Machine, data: Snapshot, keep_settings: bool) -> 
     ctx.accelerator.set_random_states(states)
 
 
-def _restore_model(ctx: Any, data: Snapshot) -> None:
+def _restore_model(ctx: Context, data: Snapshot) -> None:
     model, saved = ctx.accelerator.unwrap(ctx.model), data["model"]
     own = model.state_dict()
-    model.load_state_dict({name: value for name, value in saved["weights"].items() if _fits(own.get(name), value)}, strict=False)
+    model.load_state_dict(
+        {name: value for name, value in saved["weights"].items() if _fits(own.get(name), value)},
+        strict=False,
+    )
     loose = dict(_loose(model))
     for name, value in saved["loose"].items():
         if name in loose and loose[name].shape == value.shape:
@@ -404,12 +638,18 @@ def _restore_model(ctx: Any, data: Snapshot) -> None:
 def _fits(own: Any, saved: Any) -> bool:
     if isinstance(own, torch.Tensor) and isinstance(saved, torch.Tensor):
         return own.shape == saved.shape and own.dtype == saved.dtype
-    return own is not None and not isinstance(own, torch.Tensor) and not isinstance(saved, torch.Tensor)
+    return (
+        own is not None
+        and not isinstance(own, torch.Tensor)
+        and not isinstance(saved, torch.Tensor)
+    )
 
 
 def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: Any) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    same = [len(group["params"]) for group in optimizer.param_groups] == [len(group["params"]) for group in saved["param_groups"]]
+    same = [len(group["params"]) for group in optimizer.param_groups] == [
+        len(group["params"]) for group in saved["param_groups"]
+    ]
     if not same or (before is not None and now is not None and before["class"] != now["class"]):
         return  # allowed by the user: it begins anew
     if any(not _state_fits(parameters[i], state) for i, state in saved["state"].items()):
@@ -421,9 +661,14 @@ def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: 
         group.update(settings[i])  # a setting that is a tensor keeps its place
         _set_settings(group, loaded)
         if before is not None and now is not None:
-            changed = (key for key in settings[i] if before["groups"][i].get(key) != now["groups"][i].get(key))
+            changed = (
+                key
+                for key in settings[i]
+                if before["groups"][i].get(key) != now["groups"][i].get(key)
+            )
             group.update({key: settings[i][key] for key in changed if key != "params"})
-    # torch casts what belongs to a parameter to its type and lays it out as it was saved; both may differ from what it was.
+    # torch casts what belongs to a parameter to its type and lays it out as it was saved; both may
+    # differ from what it was.
     for i, state in saved["state"].items():
         own = optimizer.state.get(parameters[i], {})
         for name, value in state.items():
@@ -442,7 +687,12 @@ def _set_settings(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
 
 def _state_fits(parameter: torch.Tensor, state: Mapping[str, Any]) -> bool:
     """Whether an optimizer's state can belong to a parameter: what has its number of dimensions has its shape."""
-    exact = [value for name, value in state.items() if isinstance(value, torch.Tensor) and name in ("exp_avg", "momentum_buffer", "square_avg", "sum")]
+    exact = [
+        value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+        and name in ("exp_avg", "momentum_buffer", "square_avg", "sum")
+    ]
     return all(value.shape == parameter.shape for value in exact)
 
 
@@ -450,24 +700,39 @@ def _as_saved(loaded: Any, saved: Any, parameter: torch.Tensor) -> Any:
     if isinstance(saved, torch.Tensor):
         device = loaded.device if isinstance(loaded, torch.Tensor) else parameter.device
         if saved.shape == parameter.shape:
-            return torch.empty_like(parameter, dtype=saved.dtype, device=device, requires_grad=False).copy_(saved)
+            return torch.empty_like(
+                parameter, dtype=saved.dtype, device=device, requires_grad=False
+            ).copy_(saved)
         return saved.to(device)
-    if type(saved) in (list, tuple) and isinstance(loaded, list | tuple) and len(saved) == len(loaded):
-        return type(saved)(_as_saved(one, other, parameter) for one, other in zip(loaded, saved, strict=True))
+    if (
+        type(saved) in (list, tuple)
+        and isinstance(loaded, list | tuple)
+        and len(saved) == len(loaded)
+    ):
+        return type(saved)(
+            _as_saved(one, other, parameter) for one, other in zip(loaded, saved, strict=True)
+        )
     return saved
 
 
-def _restore_gradients(ctx: Any, saved: dict[str, torch.Tensor]) -> None:
+def _restore_gradients(ctx: Context, saved: dict[str, torch.Tensor]) -> None:
     for name, parameter in _parameters(ctx).items():
         value = saved.get(name)
-        parameter.grad = None if value is None else torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        parameter.grad = (
+            None
+            if value is None
+            else torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        )
 
 
 def _restore_tally(tally: Tally, saved: dict[str, Any], device: torch.device) -> None:
     tally.reset()
     for name, (total, count) in saved["losses"].items():
         if name in tally.losses:
-            tally.losses[name].total, tally.losses[name].count = placed(total, device), placed(count, device)
+            tally.losses[name].total, tally.losses[name].count = (
+                placed(total, device),
+                placed(count, device),
+            )
     for name, state in saved["metrics"].items():
         if name in tally.metrics:
             _set_metric_state(tally.metrics[name], state, device)
@@ -479,7 +744,9 @@ def _restore_callbacks(machine: Machine, saved: list[dict[str, Any]]) -> None:
             callback.load_state_dict(state["own"])
 
 
-def _matched(callbacks: Collection[Callback], saved: list[dict[str, Any]]) -> Iterator[tuple[Callback, dict[str, Any]]]:
+def _matched(
+    callbacks: Collection[Callback], saved: list[dict[str, Any]]
+) -> Iterator[tuple[Callback, dict[str, Any]]]:
     """Callbacks with what was saved of them: the first of a class with the first, the second with the second."""
     states: dict[tuple[str, int], dict[str, Any]] = {}
     seen: Counter[str] = Counter()
@@ -494,7 +761,7 @@ def _matched(callbacks: Collection[Callback], saved: list[dict[str, Any]]) -> It
             yield unwrapped(callback), state
 
 
-def _select(ctx: Any) -> None:
+def _select(ctx: Context) -> None:
     if ctx.opt_name in ctx.optimizers:
         ctx.opt = ctx.optimizers[ctx.opt_name]
     if ctx.opt_name in ctx.loss_fns:
@@ -504,27 +771,40 @@ def _select(ctx: Any) -> None:
 # ---------------------------------------------------------------- differences
 
 
-def differences(ctx: Any, machine: Machine, data: Snapshot) -> list[tuple[str, str]]:
+def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[tuple[str, str]]:
     """How a run differs from the one that a snapshot was taken of: what of `CHANGES`, and in words."""
     return [
         *(("lifecycle", words) for words in _lifecycle_differences(machine.lifecycle, data)),
         *(("model", words) for words in _model_differences(ctx, data)),
         *(("optimizer", words) for words in _optimizer_differences(ctx, data)),
         *(("data", words) for words in _data_differences(ctx, data)),
-        *([("seed", f"seed was {data['seed']}, is {ctx.seed}")] if data["seed"] != ctx.seed else []),
+        *(
+            [("seed", f"seed was {data['seed']}, is {ctx.seed}")]
+            if data["seed"] != ctx.seed
+            else []
+        ),
     ]
 
 
 def _refuse(found: list[tuple[str, str]], allow: bool | Collection[str]) -> set[str]:
     """What differs, if all of it is allowed."""
-    if unknown := [] if isinstance(allow, bool) else [name for name in allow if name not in CHANGES]:
-        raise CheckpointError(f"allow_changes knows {', '.join(map(repr, CHANGES))}, got {unknown[0]!r}")
-    refused = [(what, words) for what, words in found if allow is not True and what not in (allow or ())]
+    if unknown := (
+        [] if isinstance(allow, bool) else [name for name in allow if name not in CHANGES]
+    ):
+        raise CheckpointError(
+            f"allow_changes knows {', '.join(map(repr, CHANGES))}, got {unknown[0]!r}"
+        )
+    refused = [
+        (what, words) for what, words in found if allow is not True and what not in (allow or ())
+    ]
     if refused:
         kinds = sorted({what for what, _ in refused})
-        listed = "".join(f"\n- {words}" for _, words in refused[:20]) + (f"\n- and {len(refused) - 20} more" if len(refused) > 20 else "")
+        listed = "".join(f"\n- {words}" for _, words in refused[:20]) + (
+            f"\n- and {len(refused) - 20} more" if len(refused) > 20 else ""
+        )
         raise CheckpointError(
-            f"the run differs from the one that was saved:{listed}\nMake it the same, or say that it may differ: allow_changes={kinds!r}"
+            f"the run differs from the one that was saved:{listed}\nMake it the same, or say that"
+            f" it may differ: allow_changes={kinds!r}"
         )
     return {what for what, _ in found}
 
@@ -534,29 +814,56 @@ def _lifecycle_differences(life: Lifecycle, data: Snapshot) -> Iterator[str]:
     if was["fingerprint"] == now["fingerprint"] and was["fingerprint"]:
         return
     for what in ("states", "arrows"):
-        yield from (f"lifecycle: {what.rstrip('s')} {row} removed" for row in was[what] if row not in now[what])
-        yield from (f"lifecycle: {what.rstrip('s')} {row} added" for row in now[what] if row not in was[what])
+        yield from (
+            f"lifecycle: {what.rstrip('s')} {row} removed"
+            for row in was[what]
+            if row not in now[what]
+        )
+        yield from (
+            f"lifecycle: {what.rstrip('s')} {row} added"
+            for row in now[what]
+            if row not in was[what]
+        )
         if sorted(was[what]) == sorted(now[what]) and was[what] != now[what]:
             yield f"lifecycle: the {what} are in another order"
-    if was["fingerprint"] and now["fingerprint"] and all(was[what] == now[what] for what in ("states", "arrows")):
+    if (
+        was["fingerprint"]
+        and now["fingerprint"]
+        and all(was[what] == now[what] for what in ("states", "arrows"))
+    ):
         yield "lifecycle: a function or a parameter in it is another one"
     anchors = [state.name for state in life.states if state.anchor]
     if data["state"] not in anchors:
-        raise CheckpointError(f"the run was saved in {data['state']!r}, which is no anchor of lifecycle {life.name!r}; its anchors are {', '.join(anchors) or 'none'}")
+        raise CheckpointError(
+            f"the run was saved in {data['state']!r}, which is no anchor of lifecycle"
+            f" {life.name!r}; its anchors are {', '.join(anchors) or 'none'}"
+        )
 
 
-def _model_differences(ctx: Any, data: Snapshot) -> Iterator[str]:
+def _model_differences(ctx: Context, data: Snapshot) -> Iterator[str]:
     was, now = data["model"]["weights"], ctx.accelerator.unwrap(ctx.model).state_dict()
-    yield from (f"model: {name} {_shown(value)} removed" for name, value in was.items() if name not in now)
-    yield from (f"model: {name} {_shown(value)} added" for name, value in now.items() if name not in was)
-    yield from (f"model: {name} was {_shown(was[name])}, is {_shown(now[name])}" for name in was if name in now and not _fits(now[name], was[name]))
+    yield from (
+        f"model: {name} {_shown(value)} removed" for name, value in was.items() if name not in now
+    )
+    yield from (
+        f"model: {name} {_shown(value)} added" for name, value in now.items() if name not in was
+    )
+    yield from (
+        f"model: {name} was {_shown(was[name])}, is {_shown(now[name])}"
+        for name in was
+        if name in now and not _fits(now[name], was[name])
+    )
 
 
 def _shown(value: Any) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+    return (
+        f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        if isinstance(value, torch.Tensor)
+        else type(value).__name__
+    )
 
 
-def _optimizer_differences(ctx: Any, data: Snapshot) -> Iterator[str]:
+def _optimizer_differences(ctx: Context, data: Snapshot) -> Iterator[str]:
     was, now = data["fields"]["opt_given"], ctx.opt_given
     if not was or not now:  # a context that was made by hand need not say
         return
@@ -568,22 +875,40 @@ def _optimizer_differences(ctx: Any, data: Snapshot) -> Iterator[str]:
         if was[name]["class"] != now[name]["class"]:
             yield f"optimizer {name!r} was {was[name]['class']}, is {now[name]['class']}"
         elif len(was[name]["groups"]) != len(now[name]["groups"]):
-            yield f"optimizer {name!r} had {len(was[name]['groups'])} groups of parameters, has {len(now[name]['groups'])}"
+            yield (
+                f"optimizer {name!r} had {len(was[name]['groups'])} groups of parameters, has"
+                f" {len(now[name]['groups'])}"
+            )
         else:
-            for i, (old, new) in enumerate(zip(was[name]["groups"], now[name]["groups"], strict=True)):
-                where = f"optimizer {name!r}" + (f", group {i}" if len(was[name]["groups"]) > 1 else "")
+            for i, (old, new) in enumerate(
+                zip(was[name]["groups"], now[name]["groups"], strict=True)
+            ):
+                where = f"optimizer {name!r}" + (
+                    f", group {i}" if len(was[name]["groups"]) > 1 else ""
+                )
                 for key in dict.fromkeys((*old, *new)):
                     if repr(old.get(key)) != repr(new.get(key)):
                         yield f"{where}: {key} was {old.get(key)!r}, is {new.get(key)!r}"
 
 
-def _data_differences(ctx: Any, data: Snapshot) -> Iterator[str]:
+def _data_differences(ctx: Context, data: Snapshot) -> Iterator[str]:
     for name, was in data["data"].items():
         loader = data_of(ctx, name) if name in sets_of(ctx) else None
         if loader is None:
             yield f"data: {name} data was there, is not"
             continue
         dataset = getattr(loader, "dataset", None)
-        now = {"batches": length(loader), "samples": length(dataset) if dataset is not None else None}
-        yield from (f"data: {name} data had {was[what]} {what}, has {now[what]}" for what in now if was[what] != now[what])
-    yield from (f"data: {name} data added" for name in sets_of(ctx) if name not in data["data"] and data_of(ctx, name) is not None)
+        now = {
+            "batches": length(loader),
+            "samples": length(dataset) if dataset is not None else None,
+        }
+        yield from (
+            f"data: {name} data had {was[what]} {what}, has {now[what]}"
+            for what in now
+            if was[what] != now[what]
+        )
+    yield from (
+        f"data: {name} data added"
+        for name in sets_of(ctx)
+        if name not in data["data"] and data_of(ctx, name) is not None
+    )

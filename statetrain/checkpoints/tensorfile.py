@@ -1,8 +1,9 @@
 """Tensors in a file, in the safetensors format: a length, a header in JSON, and the numbers one after another.
 
-The format is simple enough to be written in one pass, with its checksum, and to be read straight into the tensors. Any
-tool that knows safetensors can read what is written here. What is read is not trusted: each entry of the header is
-checked against the file before a byte is allocated for it, and nothing in a file is ever executed.
+The format is simple enough to be written in one pass, with its checksum, and to be read straight
+into the tensors. Any tool that knows safetensors can read what is written here. What is read is not
+trusted: each entry of the header is checked against the file before a byte is allocated for it, and
+nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from statetrain.checkpoints import plain
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 _NAMES = {
     torch.float64: "F64",
@@ -67,7 +68,9 @@ class Entry(NamedTuple):
 # ---------------------------------------------------------------- writing
 
 
-def write(file: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Digest:
+def write(
+    file: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Digest:
     """Writes tensors to an open file; it is not flushed to the disk.
 
     Args:
@@ -80,7 +83,9 @@ def write(file: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str,
         OSError: the file could not be written.
     """
     if sys.byteorder != "little":
-        raise CheckpointError("tensors are written as little-endian machines hold them, and this is none")
+        raise CheckpointError(
+            "tensors are written as little-endian machines hold them, and this is none"
+        )
     # The largest numbers first, so that each tensor lies where a multiple of its number's size is.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
@@ -88,14 +93,24 @@ def write(file: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str,
     for name in order:
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
-            raise CheckpointError(f"tensor {name!r} has the type {tensor.dtype}, which the safetensors format has no name for")
+            raise CheckpointError(
+                f"tensor {name!r} has the type {tensor.dtype}, which the safetensors format has no"
+                " name for"
+            )
         size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + size],
+        }
         at += size
     text = plain.dumps(header)
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
-        raise CheckpointError(f"{len(tensors)} tensors need a header of {len(text)} bytes; at most {_LONGEST_HEADER} are read")
+        raise CheckpointError(
+            f"{len(tensors)} tensors need a header of {len(text)} bytes; at most {_LONGEST_HEADER}"
+            " are read"
+        )
     writer = Writer(file)
     writer.write(len(text).to_bytes(8, "little") + text)
     for name in order:
@@ -132,7 +147,11 @@ class Writer:
 def _memory(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU, which has to outlive them."""
     size = tensor.numel() * tensor.element_size()
-    return memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B") if size else memoryview(b"")
+    return (
+        memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B")
+        if size
+        else memoryview(b"")
+    )
 
 
 # ---------------------------------------------------------------- reading
@@ -145,7 +164,12 @@ def open_file(path: Path) -> io.FileIO:
         CheckpointError: it is none.
         OSError: it is not there, or cannot be read.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = (
+        os.O_RDONLY
+        | getattr(os, "O_NOFOLLOW", 0)
+        | getattr(os, "O_NONBLOCK", 0)
+        | getattr(os, "O_BINARY", 0)
+    )
     file = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -153,7 +177,9 @@ def open_file(path: Path) -> io.FileIO:
     return io.FileIO(file)
 
 
-def read(path: Path, expected: Digest | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read(
+    path: Path, expected: Digest | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Reads all tensors, on the CPU, and the metadata.
 
     Args:
@@ -168,7 +194,9 @@ def read(path: Path, expected: Digest | None = None) -> tuple[dict[str, torch.Te
         return _read(file, path.name, os.fstat(file.fileno()).st_size, expected)
 
 
-def _read(file: io.FileIO, name: str, size: int, expected: Digest | None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read(
+    file: io.FileIO, name: str, size: int, expected: Digest | None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if expected is not None and size != expected.size:
         raise CheckpointError(f"{name} has {size} bytes, expected {expected.size}")
     sha = hashlib.sha256()
@@ -177,7 +205,10 @@ def _read(file: io.FileIO, name: str, size: int, expected: Digest | None) -> tup
     start = _exactly(file, 8, name, sha)
     length = int.from_bytes(start, "little")
     if length > min(_LONGEST_HEADER, size - 8):
-        raise CheckpointError(f"{name}: its header cannot have {length} bytes, in a file of {size}; at most {_LONGEST_HEADER} are read")
+        raise CheckpointError(
+            f"{name}: its header cannot have {length} bytes, in a file of {size}; at most"
+            f" {_LONGEST_HEADER} are read"
+        )
     try:
         entries, metadata = parse(_exactly(file, length, name, sha), size - 8 - length)
         tensors = {}
@@ -219,17 +250,25 @@ def parse(header: bytes, size: int) -> tuple[list[Entry], dict[str, str]]:
         size: bytes after the header.
 
     Raises:
-        ValueError: it is malformed, or the entries do not fill those bytes exactly, each with the bytes that it needs.
+        ValueError: it is malformed, or the entries do not fill those bytes exactly, each with the
+            bytes that it needs.
     """
     data = plain.loads(header)
     metadata = data.pop(_METADATA, {}) if isinstance(data, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise ValueError(f"the header must be tensors by name, and {_METADATA} texts by name, got {data!r:.80}")
+    if not isinstance(metadata, dict) or not all(
+        isinstance(text, str) for text in metadata.values()
+    ):
+        raise ValueError(
+            f"the header must be tensors by name, and {_METADATA} texts by name, got {data!r:.80}"
+        )
     entries = sorted(_entries(data), key=lambda entry: (entry.begin, entry.end))
     at = 0
     for entry in entries:
         if entry.begin != at:
-            raise ValueError(f"tensor {entry.name!r:.80} begins at byte {entry.begin}, where the one before ends at {at}")
+            raise ValueError(
+                f"tensor {entry.name!r:.80} begins at byte {entry.begin}, where the one before ends"
+                f" at {at}"
+            )
         at = entry.end
     if at != size:
         raise ValueError(f"the tensors have {at} bytes, the file has {size} for them")
@@ -239,17 +278,29 @@ def parse(header: bytes, size: int) -> tuple[list[Entry], dict[str, str]]:
 def _entries(data: dict[str, Any]) -> Iterator[Entry]:
     for name, row in data.items():
         if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"tensor {name!r:.80} must have dtype, shape and data_offsets, got {row!r:.80}")
+            raise ValueError(
+                f"tensor {name!r:.80} must have dtype, shape and data_offsets, got {row!r:.80}"
+            )
         dtype = _DTYPES.get(row["dtype"]) if isinstance(row["dtype"], str) else None
         if dtype is None:
             raise ValueError(f"tensor {name!r:.80} has the unknown dtype {row['dtype']!r:.40}")
         shape, offsets = row["shape"], row["data_offsets"]
         if not _whole_numbers(shape, 32) or not _whole_numbers(offsets, 2) or len(offsets) != 2:
-            raise ValueError(f"tensor {name!r:.80}: shape and data_offsets must be whole numbers from 0, got {shape!r:.80} and {offsets!r:.80}")
+            raise ValueError(
+                f"tensor {name!r:.80}: shape and data_offsets must be whole numbers from 0, got"
+                f" {shape!r:.80} and {offsets!r:.80}"
+            )
         if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"tensor {name!r:.80} of shape {shape!r:.80} and dtype {row['dtype']} does not have {offsets[1] - offsets[0]} bytes")
+            raise ValueError(
+                f"tensor {name!r:.80} of shape {shape!r:.80} and dtype {row['dtype']} does not have"
+                f" {offsets[1] - offsets[0]} bytes"
+            )
         yield Entry(name, dtype, tuple(shape), *offsets)
 
 
 def _whole_numbers(values: Any, most: int) -> bool:
-    return isinstance(values, list) and len(values) <= most and all(type(n) is int and 0 <= n < 1 << 48 for n in values)
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(type(n) is int and 0 <= n < 1 << 48 for n in values)
+    )

@@ -11,7 +11,7 @@ import torch
 
 from statetrain.checkpoints import checkpoint, failure, lock
 from statetrain.checkpoints.checkpoint import Saved
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 OK, BROKEN = 0, 1
 _LINES = 40  # of differences
@@ -25,11 +25,18 @@ def _is_checkpoint(path: Path) -> bool:
     """
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no directory")
-    return any((path / name).exists() for name in (checkpoint.MANIFEST, checkpoint.STATE, checkpoint.TENSORS))
+    return any(
+        (path / name).exists()
+        for name in (checkpoint.MANIFEST, checkpoint.STATE, checkpoint.TENSORS)
+    )
 
 
 def _inside(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.startswith("step-") and path.is_dir() and not path.is_symlink())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.startswith("step-") and path.is_dir() and not path.is_symlink()
+    )
 
 
 # ---------------------------------------------------------------- show
@@ -44,15 +51,29 @@ def show(path: Path) -> int:
     for one in _inside(path):
         try:
             saved = checkpoint.manifest(one)
-            lines.append((saved.sequence, [saved.name, *_counters(saved), _monitored(saved), _bytes(saved.size)]))
+            lines.append(
+                (
+                    saved.sequence,
+                    [saved.name, *_counters(saved), _monitored(saved), _bytes(saved.size)],
+                )
+            )
         except (CheckpointError, OSError) as error:
             lines.append((0, [one.name, _why(one, error)]))
     rows = [row for _, row in sorted(lines, key=lambda line: line[0])]
     if not rows:
         print(f"no checkpoint in {clean(path)}")
-    widths = [max((len(row[i]) for row in rows if len(row) > i and len(row) > 2), default=0) for i in range(6)]
+    widths = [
+        max((len(row[i]) for row in rows if len(row) > i and len(row) > 2), default=0)
+        for i in range(6)
+    ]
     for row in rows:
-        print("  ".join(clean(cell).ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() if len(row) > 2 else "  ".join(map(clean, row)))
+        print(
+            "  ".join(
+                clean(cell).ljust(width) for cell, width in zip(row, widths, strict=False)
+            ).rstrip()
+            if len(row) > 2
+            else "  ".join(map(clean, row))
+        )
     for line in _beside(path):
         print(line)
     return OK
@@ -70,7 +91,9 @@ def _monitored(saved: Saved) -> str:
 
 def _why(path: Path, error: Exception) -> str:
     names = {entry.name for entry in path.iterdir()}
-    if checkpoint.MANIFEST not in names and (not names or any(name.endswith(".part") for name in names)):
+    if checkpoint.MANIFEST not in names and (
+        not names or any(name.endswith(".part") for name in names)
+    ):
         return "unfinished; the next run deletes it"
     return f"broken: {str(error).removeprefix(f'{path.name}: ')}"
 
@@ -92,7 +115,10 @@ def _holder(data: Any) -> str:
 
 
 def _failed(data: Any) -> str:
-    lines = [f"the last run failed at {data.get('when')}: {data.get('error')}: {data.get('message')}", f"{data.get('where')}, in state {data.get('state')}"]
+    lines = [
+        f"the last run failed at {data.get('when')}: {data.get('error')}: {data.get('message')}",
+        f"{data.get('where')}, in state {data.get('state')}",
+    ]
     lines.append(f"{data.get('resume')}; it was started by: {data.get('command')}")
     return "\n  ".join(map(clean, lines))
 
@@ -101,27 +127,54 @@ def _show_one(path: Path) -> None:
     saved, data = checkpoint.manifest(path), checkpoint.read(path)
     about = dict(saved.about)
     lines = {
-        "checkpoint": f"{saved.name}, the {saved.sequence}. of its directory, {_bytes(saved.size)}, verified",
-        "at": f"{about.get('state')}, epoch {about.get('epoch')}, batch {about.get('iter')}, step {about.get('step')}, {about.get('seconds', 0.0):.1f} s",
-        "lifecycle": f"{data['lifecycle']['name']} {data['lifecycle']['fingerprint'] or '(without a fingerprint)'}",
+        "checkpoint": (
+            f"{saved.name}, the {saved.sequence}. of its directory, {_bytes(saved.size)}, verified"
+        ),
+        "at": (
+            f"{about.get('state')}, epoch {about.get('epoch')}, batch {about.get('iter')}, step"
+            f" {about.get('step')}, {about.get('seconds', 0.0):.1f} s"
+        ),
+        "lifecycle": (
+            f"{data['lifecycle']['name']}"
+            f" {data['lifecycle']['fingerprint'] or '(without a fingerprint)'}"
+        ),
         "versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
         "seed": str(data["seed"]),
         "monitored": _monitored(saved) or "nothing",
-        "optimizers": ", ".join(f"{name}: {one['class']}" for name, one in (data["fields"].get("opt_given") or {}).items()) or "not said",
+        "optimizers": (
+            ", ".join(
+                f"{name}: {one['class']}"
+                for name, one in (data["fields"].get("opt_given") or {}).items()
+            )
+            or "not said"
+        ),
         "callbacks": ", ".join(one["class"] for one in data["callbacks"]) or "none",
-        "history": f"{len(data['history'])} rows" + (f", the last {_row(data['history'][-1])}" if data["history"] else ""),
+        "history": (
+            f"{len(data['history'])} rows"
+            + (f", the last {_row(data['history'][-1])}" if data["history"] else "")
+        ),
     }
     width = max(map(len, lines))
     for name, words in lines.items():
         print(f"{name.rjust(width)}  {clean(words)}")
-    weights = {name: value for name, value in data["model"]["weights"].items() if isinstance(value, torch.Tensor)}
-    print(f"{'weights'.rjust(width)}  {sum(value.numel() for value in weights.values()):,} numbers in {len(weights)} tensors")
+    weights = {
+        name: value
+        for name, value in data["model"]["weights"].items()
+        if isinstance(value, torch.Tensor)
+    }
+    print(
+        f"{'weights'.rjust(width)}  {sum(value.numel() for value in weights.values()):,} numbers in"
+        f" {len(weights)} tensors"
+    )
     for name, value in weights.items():
         print(f"{''.rjust(width)}  {clean(name)}  {_shape(value)}")
 
 
 def _row(row: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
+    return ", ".join(
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in row.items()
+    )
 
 
 # ---------------------------------------------------------------- verify
@@ -141,7 +194,10 @@ def verify(path: Path) -> int:
         except (CheckpointError, OSError) as error:
             why = _why(one, error)
             broken += why.startswith("broken")
-            print(f"{'broken' if why.startswith('broken') else 'unfinished':<11}{clean(one.name)}  {clean(why.partition(': ')[2])}".rstrip())
+            print(
+                f"{'broken' if why.startswith('broken') else 'unfinished':<11}{clean(one.name)} "
+                f" {clean(why.partition(': ')[2])}".rstrip()
+            )
     if not whole and not broken:
         print(f"no checkpoint in {clean(path)}")
     return BROKEN if broken or not whole else OK
@@ -206,8 +262,15 @@ def _different_tensors(one: torch.Tensor, two: torch.Tensor, path: str) -> Itera
             yield f"{path}: {int((one != two).sum())} of {one.numel()} numbers differ"
         else:
             apart = ~((one == two) | (one.isnan() & two.isnan()))
-            most = (one.to(torch.complex128) - two.to(torch.complex128)).abs()[apart].max() if apart.any() else 0.0
-            yield f"{path}: {int(apart.sum())} of {one.numel()} numbers differ, by at most {float(most):.3g}"
+            most = (
+                (one.to(torch.complex128) - two.to(torch.complex128)).abs()[apart].max()
+                if apart.any()
+                else 0.0
+            )
+            yield (
+                f"{path}: {int(apart.sum())} of {one.numel()} numbers differ, by at most"
+                f" {float(most):.3g}"
+            )
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -230,4 +293,7 @@ def _bytes(size: int) -> str:
 
 def clean(text: object) -> str:
     """Text for a terminal: what a file says can neither move the cursor nor turn the direction of writing."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in str(text))
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1]
+        for letter in str(text)
+    )

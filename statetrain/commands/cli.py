@@ -1,7 +1,8 @@
 """The command line: `statetrain`, or `python -m statetrain`.
 
-A lifecycle is given as `module:name` (a Lifecycle, or a function that makes one), as the name of a standard one
-(`supervised`, `evaluation`, `prediction`), or as a JSON file that `Lifecycle.to_dict` wrote.
+A lifecycle is given as `module:name` (a Lifecycle, or a function that makes one), as the name of a
+standard one (`supervised`, `evaluation`, `prediction`), or as a JSON file that `Lifecycle.to_dict`
+wrote.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from statetrain.commands import trace as trace_cli
-from statetrain.lifecycle import Lifecycle
+from statetrain.errors import CheckpointError, ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CheckpointError, ConfigError
 
-OK, BROKEN, USAGE = 0, 1, 2  # what a command exits with: all is well, something does not hold, it cannot be done
+# What a command exits with: all is well, something does not hold, it cannot be done
+OK, BROKEN, USAGE = (
+    0,
+    1,
+    2,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0 if all is well, 1 if something does not hold, 2 if the command cannot be done.
+        The exit code: 0 if all is well, 1 if something does not hold, 2 if the command cannot be
+            done.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -50,28 +57,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     import statetrain
 
-    parser = argparse.ArgumentParser(prog="statetrain", description="See, check and test lifecycles of training.")
-    parser.add_argument("-V", "--version", action="version", version=f"statetrain {statetrain.__version__}")
+    parser = argparse.ArgumentParser(
+        prog="statetrain", description="See, check and test lifecycles of training."
+    )
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"statetrain {statetrain.__version__}"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, function: Any, words: str, lifecycles: Sequence[str] = ("lifecycle",)) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: Any, words: str, lifecycles: Sequence[str] = ("lifecycle",)
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=words, description=words)
         for one in lifecycles:
-            sub.add_argument(one, help="module:name, supervised, evaluation, prediction, or a JSON file")
+            sub.add_argument(
+                one, help="module:name, supervised, evaluation, prediction, or a JSON file"
+            )
         sub.set_defaults(command=function)
         return sub
 
     show = command("show", _show, "Print the table of a lifecycle.")
-    show.add_argument("--format", choices=["text", "markdown", "json", "mermaid", "dot"], default="text")
+    show.add_argument(
+        "--format", choices=["text", "markdown", "json", "mermaid", "dot"], default="text"
+    )
     draw = command("draw", _draw, "Draw a lifecycle into a file.")
-    draw.add_argument("file", nargs="?", help="a .svg, .png, .pdf, .dot or .mmd file; without one, Mermaid text is printed")
+    draw.add_argument(
+        "file",
+        nargs="?",
+        help="a .svg, .png, .pdf, .dot or .mmd file; without one, Mermaid text is printed",
+    )
     draw.add_argument("--theme", choices=["light", "dark"], default="light")
     draw.add_argument("--detail", choices=["full", "states", "outline"], default="full")
-    draw.add_argument("--fold", action="append", default=[], metavar="SCOPE", help="draw a scope as one state")
-    draw.add_argument("--since", metavar="LIFECYCLE", help="another lifecycle: what was added to it, removed and changed stands out")
-    draw.add_argument("--trace", metavar="FILE", type=Path, help="a trace of a run: counts, times, the last transitions")
+    draw.add_argument(
+        "--fold", action="append", default=[], metavar="SCOPE", help="draw a scope as one state"
+    )
+    draw.add_argument(
+        "--since",
+        metavar="LIFECYCLE",
+        help="another lifecycle: what was added to it, removed and changed stands out",
+    )
+    draw.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="a trace of a run: counts, times, the last transitions",
+    )
     command("check", _check, "Check that a lifecycle is sound, and say what it is.")
-    paths = command("paths", _paths, "List generated test paths, and check the lifecycle along them.")
+    paths = command(
+        "paths", _paths, "List generated test paths, and check the lifecycle along them."
+    )
     paths.add_argument("--cover", choices=["states", "transitions", "pairs"], default="transitions")
     simulate = command("simulate", _simulate, "Show the schedule of a run, without model or data.")
     simulate.add_argument("--epochs", type=int, default=3)
@@ -82,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     words = "Write a page on a run from its trace."
     page = commands.add_parser("report", help=words, description=words)
     page.add_argument("trace", type=Path, help="a file of Tracing(file=...) or fit(trace=...)")
-    page.add_argument("file", nargs="?", type=Path, help="where the page goes; without it, beside the trace")
+    page.add_argument(
+        "file", nargs="?", type=Path, help="where the page goes; without it, beside the trace"
+    )
     page.set_defaults(command=_report)
     words = "Print the script that completes these commands in a shell."
     completion = commands.add_parser("completion", help=words, description=words)
@@ -96,11 +132,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_checkpoints(commands: Any) -> None:
     """The commands of `checkpoint_cli`, which needs torch and so is loaded when one of them is asked for."""
     words = "Look into checkpoints, verify them, compare two."
-    inner = commands.add_parser("checkpoint", help=words, description=words).add_subparsers(title="commands", metavar="COMMAND", required=True)
+    inner = commands.add_parser("checkpoint", help=words, description=words).add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
     for name, words, paths in (
         ("show", "Say what checkpoints there are, or what is in one.", ["path"]),
         ("verify", "Compare checkpoints with their manifests, byte by byte.", ["path"]),
-        ("diff", "Say what differs between two checkpoints; of a directory, its newest.", ["first", "second"]),
+        (
+            "diff",
+            "Say what differs between two checkpoints; of a directory, its newest.",
+            ["first", "second"],
+        ),
     ):
         sub = inner.add_parser(name, help=words, description=words)
         for path in paths:
@@ -114,7 +156,11 @@ def _checkpoint(given: argparse.Namespace) -> int:
     try:
         if given.name == "diff":
             return checkpoint_cli.diff(given.first, given.second)
-        return checkpoint_cli.show(given.path) if given.name == "show" else checkpoint_cli.verify(given.path)
+        return (
+            checkpoint_cli.show(given.path)
+            if given.name == "show"
+            else checkpoint_cli.verify(given.path)
+        )
     except CheckpointError as error:
         print(f"statetrain: {checkpoint_cli.clean(error)}", file=sys.stderr)
         return BROKEN
@@ -126,9 +172,13 @@ def lifecycle(name: str) -> Lifecycle:
     Raises:
         ConfigError: it stands for none.
     """
-    from statetrain import lifecycles
+    from statetrain.standard import lifecycles
 
-    standard = {"supervised": lifecycles.supervised, "evaluation": lifecycles.evaluation, "prediction": lifecycles.prediction}
+    standard = {
+        "supervised": lifecycles.supervised,
+        "evaluation": lifecycles.evaluation,
+        "prediction": lifecycles.prediction,
+    }
     if name in standard:
         return standard[name]()
     if ":" in name and not Path(name).exists():
@@ -139,15 +189,24 @@ def lifecycle(name: str) -> Lifecycle:
         finally:
             sys.path.pop(0)
         if not hasattr(module, attribute):
-            raise ConfigError(f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
+            raise ConfigError(
+                f"module {module_name!r} has no"
+                f" {attribute!r}{did_you_mean(attribute, vars(module))}"
+            )
         found = getattr(module, attribute)
         made = found() if callable(found) and not isinstance(found, Lifecycle) else found
         if not isinstance(made, Lifecycle):
-            raise ConfigError(f"{name} must be a Lifecycle or a function that makes one, got {type(made).__name__}")
+            raise ConfigError(
+                f"{name} must be a Lifecycle or a function that makes one, got"
+                f" {type(made).__name__}"
+            )
         return made
     if Path(name).is_file():
         return Lifecycle.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
-    raise ConfigError(f"no lifecycle {name!r}: give module:name, a JSON file, or a standard one{did_you_mean(name, standard)}")
+    raise ConfigError(
+        f"no lifecycle {name!r}: give module:name, a JSON file, or a standard"
+        f" one{did_you_mean(name, standard)}"
+    )
 
 
 def _show(given: argparse.Namespace) -> int:
@@ -155,7 +214,7 @@ def _show(given: argparse.Namespace) -> int:
     if given.format == "json":
         print(json.dumps(life.to_dict(), indent=2))
     elif given.format == "markdown":
-        from statetrain.table.text import markdown_table
+        from statetrain.lifecycle.text import markdown_table
 
         print(markdown_table(life))
     else:
@@ -197,7 +256,9 @@ def _completion(given: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError as error:
-        raise ImportError("completion needs shtab; install it with: pip install 'statetrain[completion]'") from error
+        raise ImportError(
+            "completion needs shtab; install it with: pip install 'statetrain[completion]'"
+        ) from error
     print(shtab.complete(_parser(), shell=given.shell))
     return OK
 
@@ -243,7 +304,7 @@ def _simulate(given: argparse.Namespace) -> int:
 
 
 def _diff(given: argparse.Namespace) -> int:
-    from statetrain.table.registry import diff
+    from statetrain.lifecycle.registry import diff
 
     lines = diff(lifecycle(given.first), lifecycle(given.second))
     if not given.quiet:

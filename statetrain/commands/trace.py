@@ -18,21 +18,57 @@ def add_commands(commands: Any, lifecycle: Any) -> None:
         commands: what `add_subparsers` gave.
         lifecycle: makes a lifecycle of a word on the command line.
     """
-    trace = commands.add_parser("trace", help="Look at traces of runs.", description="Look at traces of runs, as fit(trace=...) writes them.")
+    trace = commands.add_parser(
+        "trace",
+        help="Look at traces of runs.",
+        description="Look at traces of runs, as fit(trace=...) writes them.",
+    )
     parts = trace.add_subparsers(title="commands", metavar="COMMAND", required=True)
     show = _command(parts, "show", _show, "Print the transitions of a run.", ("file",))
     show.add_argument("--last", type=_positive, metavar="N", help="only the last N transitions")
-    show.add_argument("--states", action="store_true", help="only the names of the states, one a line")
-    diff = _command(parts, "diff", _diff, "Show where two runs part first. Exits with 1 if they do.", ("first", "second"))
-    diff.add_argument("--rel", type=float, default=0.0, metavar="R", help="how far numbers may lie apart, relative to the larger one")
-    conforms = _command(parts, "conforms", _conforms, "Check that a run took only arrows of a lifecycle. Exits with 1 if not.", ("file",))
-    conforms.add_argument("lifecycle", type=str, help="module:name, supervised, evaluation, prediction, or a JSON file")
+    show.add_argument(
+        "--states", action="store_true", help="only the names of the states, one a line"
+    )
+    diff = _command(
+        parts,
+        "diff",
+        _diff,
+        "Show where two runs part first. Exits with 1 if they do.",
+        ("first", "second"),
+    )
+    diff.add_argument(
+        "--rel",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="how far numbers may lie apart, relative to the larger one",
+    )
+    conforms = _command(
+        parts,
+        "conforms",
+        _conforms,
+        "Check that a run took only arrows of a lifecycle. Exits with 1 if not.",
+        ("file",),
+    )
+    conforms.add_argument(
+        "lifecycle",
+        type=str,
+        help="module:name, supervised, evaluation, prediction, or a JSON file",
+    )
     conforms.set_defaults(make=lifecycle)
-    watch = _command(commands, "watch", _watch, "Follow a run in the terminal, until it ends. Exits with 1 if it failed.", ("file",))
+    watch = _command(
+        commands,
+        "watch",
+        _watch,
+        "Follow a run in the terminal, until it ends. Exits with 1 if it failed.",
+        ("file",),
+    )
     watch.add_argument("--once", action="store_true", help="show how things are, and exit")
 
 
-def _command(commands: Any, name: str, function: Any, words: str, files: tuple[str, ...]) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, function: Any, words: str, files: tuple[str, ...]
+) -> argparse.ArgumentParser:
     sub: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
     for one in files:
         sub.add_argument(one, help="a trace file, or a directory in which the newest is meant")

@@ -13,11 +13,11 @@ from typing import Any, TextIO
 
 from attrs import frozen
 
-from statetrain.history import COUNTERS, format_value
-from statetrain.lifecycle import FAILED, Lifecycle
+from statetrain.context.history import COUNTERS, format_value
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle
+from statetrain.lifecycle.text import reading_order
 from statetrain.logs.streams import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
-from statetrain.table.text import reading_order
 from statetrain.trace.reading import Following, Reading
 from statetrain.trace.tape import Row, moments_of
 
@@ -27,7 +27,12 @@ _QUIET = 5.0  # seconds without a word after which that is said
 _POINTS = 40  # of a sparkline, at most
 _CURVES = 6  # of columns, at most
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_STYLES: dict[type, str] = {Completed: "green", Stopped: "green", Interrupted: "yellow", Failed: "bold red"}
+_STYLES: dict[type, str] = {
+    Completed: "green",
+    Stopped: "green",
+    Interrupted: "yellow",
+    Failed: "bold red",
+}
 
 
 def watch(
@@ -40,8 +45,9 @@ def watch(
 ) -> Outcome | None:
     """Follows a run until it has ended, or until Ctrl-C.
 
-    In a terminal a screen is drawn again and again: where the run is in its table, how often each state was entered, rates,
-    what guards answered, curves. Elsewhere there is a line for each row of the history and for the outcome.
+    In a terminal a screen is drawn again and again: where the run is in its table, how often each
+    state was entered, rates, what guards answered, curves. Elsewhere there is a line for each row
+    of the history and for the outcome.
 
     Args:
         path: the trace file of the run, or a directory in which the newest is followed.
@@ -78,7 +84,13 @@ def watch(
     return _outcome(following)
 
 
-def _print(following: Following, out: TextIO, once: bool, clock: Callable[[], float], sleep: Callable[[float], object]) -> Outcome | None:
+def _print(
+    following: Following,
+    out: TextIO,
+    once: bool,
+    clock: Callable[[], float],
+    sleep: Callable[[float], object],
+) -> Outcome | None:
     """What is shown where nothing can be drawn."""
     if once or _outcome(following) is not None:
         for line in screen(following, clock()):
@@ -161,7 +173,10 @@ def _title(reading: Reading) -> str:
         started = f"{datetime.fromisoformat(str(header['started'])).astimezone():%Y-%m-%d %H:%M:%S}"
     except (ValueError, LookupError, OverflowError):
         started = "at an unknown time"
-    return f"{header.get('name', 'a run')}, run {str(header.get('id', ''))[:12]}, {'went on' if 'resumed' in header else 'started'} {started}"
+    return (
+        f"{header.get('name', 'a run')}, run {str(header.get('id', ''))[:12]},"
+        f" {'went on' if 'resumed' in header else 'started'} {started}"
+    )
 
 
 def _numbers(reading: Reading, now: float) -> Iterator[Line]:
@@ -174,7 +189,10 @@ def _numbers(reading: Reading, now: float) -> Iterator[Line]:
         if isinstance(about, dict) and isinstance(about.get("epochs"), int):
             epochs = f"/{about['epochs']}"
         batch = f"{last.iter}" + (f"/{reading.length}" if reading.length else "")
-        yield Line(f"counts   epoch {last.epoch}{epochs}   batch {batch}   step {last.step:,}   samples {last.samples or 0:,}")
+        yield Line(
+            f"counts   epoch {last.epoch}{epochs}   batch {batch}   step {last.step:,}   samples"
+            f" {last.samples or 0:,}"
+        )
     if (rates := _rates(reading)) is not None:
         yield Line(f"speed    {rates[0]:,.1f} batches/s   {rates[1]:,.0f} samples/s")
     try:
@@ -187,7 +205,11 @@ def _numbers(reading: Reading, now: float) -> Iterator[Line]:
 
 def _rates(reading: Reading) -> tuple[float, float] | None:
     """Training batches and samples per second, over the last seconds of the run."""
-    moments = [moment for moment in moments_of(reading.tape.moments) if moment.time is not None and moment.epoch is not None]
+    moments = [
+        moment
+        for moment in moments_of(reading.tape.moments)
+        if moment.time is not None and moment.epoch is not None
+    ]
     if not moments:
         return None
     since = (moments[-1].time or 0.0) - _WINDOW
@@ -213,7 +235,15 @@ def _table(reading: Reading) -> Iterator[Line]:
         path = [*life.path(here)] if here in names else [here]
     for name in names:
         sign = "=>" if name == here else " >" if name in path else "  "
-        style = "bold reverse" if name == here else "bold" if name in path else "" if entered[name] else "dim"
+        style = (
+            "bold reverse"
+            if name == here
+            else "bold"
+            if name in path
+            else ""
+            if entered[name]
+            else "dim"
+        )
         yield Line(f"{sign} {'  ' * depth[name] + name:<22} {entered[name]:>10,}", style, left=True)
 
 
@@ -223,7 +253,11 @@ def _entered(reading: Reading, life: Lifecycle | None) -> Counter[str]:
     entered: Counter[str] = Counter()
     for arrow, times in (Counter(taken) + earlier).items():
         known = life is not None and {arrow.source, arrow.dest} <= {*life.names, "[*]", FAILED}
-        for name in life.crossing(arrow.source, arrow.dest)[1] if known and life is not None else (arrow.dest,):
+        for name in (
+            life.crossing(arrow.source, arrow.dest)[1]
+            if known and life is not None
+            else (arrow.dest,)
+        ):
             entered[name] += times
     return entered
 
@@ -245,36 +279,60 @@ def _guards(reading: Reading) -> list[Line]:
                 there = arrows.index(last[name]) if name in last and last[name] in arrows else -1
                 answer = "-" if there < 0 or there < place else "yes" if there == place else "no"
                 question = f"{name}: {arrow.guard.label}"
-                lines.append(Line(f"  {question:<44.44} {answer:<4} {counts[arrow]:>8,} of {asked:>9,}", "" if counts[arrow] else "dim"))
+                lines.append(
+                    Line(
+                        f"  {question:<44.44} {answer:<4} {counts[arrow]:>8,} of {asked:>9,}",
+                        "" if counts[arrow] else "dim",
+                    )
+                )
             asked -= counts[arrow]
     return lines
 
 
 def _curves(reading: Reading) -> list[Line]:
     rows = reading.rows
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COUNTERS]
+    names = [
+        name for name in dict.fromkeys(name for row in rows for name in row) if name not in COUNTERS
+    ]
     curves = [(name, [row[name] for row in rows if _is_number(row.get(name))]) for name in names]
-    batches = [values["loss_value"] for *_, values in reading.tape.moments if values and "loss_value" in values]
+    batches = [
+        values["loss_value"]
+        for *_, values in reading.tape.moments
+        if values and "loss_value" in values
+    ]
     if batches:
         curves.insert(0, ("loss of a batch", batches[-_POINTS:]))
-    return [Line(f"  {name:<22.22} {sparkline(values):<{_POINTS}} {format_value(float(values[-1]))}", "cyan") for name, values in curves[: _CURVES + 1] if values]
+    return [
+        Line(
+            f"  {name:<22.22} {sparkline(values):<{_POINTS}} {format_value(float(values[-1]))}",
+            "cyan",
+        )
+        for name, values in curves[: _CURVES + 1]
+        if values
+    ]
 
 
 def sparkline(values: Sequence[float], points: int = _POINTS) -> str:
     """Numbers as a line of blocks, the smallest as the lowest; what is no number is a gap.
 
     Args:
-        values: the numbers; of more than `points`, so many are shown, each the mean of its neighbours.
+        values: the numbers; of more than `points`, so many are shown, each the mean of its
+            neighbours.
         points: characters, at most.
     """
     finite = [value if value - value == 0 else None for value in values]
     if len(finite) > points:
         edges = [i * len(finite) // points for i in range(points + 1)]
-        finite = [_mean([v for v in finite[a:b] if v is not None]) for a, b in itertools.pairwise(edges)]
+        finite = [
+            _mean([v for v in finite[a:b] if v is not None]) for a, b in itertools.pairwise(edges)
+        ]
     known = [value for value in finite if value is not None]
     low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if value is None else _BLOCKS[min(len(_BLOCKS) - 1, round((value - low) * scale))] for value in finite)
+    return "".join(
+        " " if value is None else _BLOCKS[min(len(_BLOCKS) - 1, round((value - low) * scale))]
+        for value in finite
+    )
 
 
 def _mean(values: list[float]) -> float | None:
@@ -287,7 +345,16 @@ def _is_number(value: Any) -> bool:
 
 def _row(row: Row) -> str:
     counts = [f"epoch {row['epoch']}"] if "epoch" in row else []
-    return "  ".join([*counts, *(f"{name} {format_value(value)}" for name, value in row.items() if name not in COUNTERS and _is_number(value))])
+    return "  ".join(
+        [
+            *counts,
+            *(
+                f"{name} {format_value(value)}"
+                for name, value in row.items()
+                if name not in COUNTERS and _is_number(value)
+            ),
+        ]
+    )
 
 
 def _ending(reading: Reading) -> str:
@@ -297,14 +364,23 @@ def _ending(reading: Reading) -> str:
     if reading.outcome is None:
         return f"running{took.replace('after', 'for')}"
     if isinstance(reading.outcome, Failed):
-        return f"failed in {reading.outcome.state!r}, epoch {reading.outcome.epoch}{took}: {reading.error.splitlines()[0] if reading.error else 'unknown'}"
+        return (
+            f"failed in {reading.outcome.state!r}, epoch {reading.outcome.epoch}{took}:"
+            f" {reading.error.splitlines()[0] if reading.error else 'unknown'}"
+        )
     return f"{reading.outcome!r}{took}"
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+    return (
+        f"{hours}:{minutes:02}:{rest:02}"
+        if hours
+        else f"{minutes}:{rest:02}"
+        if minutes
+        else f"{seconds:.1f} s"
+    )
 
 
 def _drawn(following: Following, now: float) -> Any:
@@ -315,7 +391,9 @@ def _drawn(following: Following, now: float) -> Any:
     lines = screen(following, now)
 
     def column(left: bool) -> Text:
-        return Text("\n", no_wrap=True, overflow="ellipsis").join(Text(line.text, style=line.style) for line in lines if line.left == left)
+        return Text("\n", no_wrap=True, overflow="ellipsis").join(
+            Text(line.text, style=line.style) for line in lines if line.left == left
+        )
 
     grid = Table.grid(padding=(0, 3))
     grid.add_row(column(True), column(False))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import define, field
 
 from statetrain.compute import keeping, seeding
 from statetrain.data.loading import pinned
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -31,7 +34,10 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; 'auto' takes the best there is") from error
+        raise ConfigError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; 'auto' takes the best"
+            " there is"
+        ) from error
     return chosen
 
 
@@ -48,14 +54,20 @@ class Accelerator:
 
     device: torch.device = field(factory=choose_device, converter=choose_device)
 
-    # The C functions behind torch.set_grad_enabled: a tenth of its cost, and it is switched four times a batch.
-    set_grad: Callable[[bool], None] = field(default=torch._C._set_grad_enabled, init=False, repr=False)
+    # The C functions behind torch.set_grad_enabled: a tenth of its cost, and it is switched four
+    # times a batch.
+    set_grad: Callable[[bool], None] = field(
+        default=torch._C._set_grad_enabled, init=False, repr=False
+    )
     grad_enabled: Callable[[], bool] = field(default=torch.is_grad_enabled, init=False, repr=False)
 
     _stream: Any = field(default=None, init=False, repr=False)
-    _ahead: tuple[Any, Any, Any] | None = field(default=None, init=False, repr=False)  # a batch, the same placed, when it is there
+    # A batch, the same placed, when it is there
+    _ahead: tuple[Any, Any, Any] | None = field(default=None, init=False, repr=False)
 
-    def prepare(self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
+    def prepare(
+        self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
+    ) -> None:
         """Moves a model to the device, in place, and the state that optimizers have gathered after it."""
         model.to(self.device)
         for optimizer in optimizers:
@@ -80,11 +92,19 @@ class Accelerator:
         Raises:
             ConfigError: torch has no such option or backend.
         """
-        own: dict[str, Any] = {name: dict(value) if isinstance(value, Mapping) else value for name, value in options.items()}  # torch takes some out of `options`
+        # Torch takes some out of `options`
+        own: dict[str, Any] = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in options.items()
+        }
         try:
-            return torch.compile(model, **own)  # type: ignore[return-value]  # of a module, it makes one
+            # Of a module, it makes one
+            return torch.compile(model, **own)  # type: ignore[return-value]
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"compile={dict(options)!r} are no options of torch.compile: {str(error).strip().splitlines()[0]}") from error
+            raise ConfigError(
+                f"compile={dict(options)!r} are no options of torch.compile:"
+                f" {str(error).strip().splitlines()[0]}"
+            ) from error
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model of one that `wrap` or `compile` returned."""
@@ -98,18 +118,22 @@ class Accelerator:
         Where there are no streams it does nothing, and `placed` places the batch.
 
         Args:
-            batch: on the host; what is not in pinned memory is copied there first, since only from there a copy needs nobody.
+            batch: on the host; what is not in pinned memory is copied there first, since only from
+                there a copy needs nobody.
             place: what places a batch.
         """
         if self.device.type != "cuda":
             return
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
-        # Batches that were let go of leave their memory to this stream, which may write to it at once, while what is queued still
-        # reads it. So the copy begins after that, and goes on while the batch at hand is trained on.
+        # Batches that were let go of leave their memory to this stream, which may write to it at
+        # once, while what is queued still
+        # reads it. So the copy begins after that, and goes on while the batch at hand is trained
+        # on.
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
-            placed = place(pinned(batch))  # torch keeps pinned memory until the copy out of it is through
+            # Torch keeps pinned memory until the copy out of it is through
+            placed = place(pinned(batch))
             self._ahead = (batch, placed, self._stream.record_event())
 
     def placed(self, batch: Any, place: Callable[[Any], Any]) -> Any:
@@ -125,7 +149,8 @@ class Accelerator:
 
         Args:
             loss: with its graph.
-            inputs: the parameters whose gradients are computed; None is all that the loss was computed from.
+            inputs: the parameters whose gradients are computed; None is all that the loss was
+                computed from.
         """
         loss.backward(inputs=inputs)
 
@@ -139,25 +164,29 @@ class Accelerator:
 
     # ------------------------------------------------------------ copies
 
-    def buffers(self, ctx: Any) -> keeping.Buffers:
+    def buffers(self, ctx: Context) -> keeping.Buffers:
         """What copies the buffers of model and losses, and puts them back."""
         return keeping.buffers_of(keeping.modules_of(ctx))
 
-    def keep(self, ctx: Any) -> keeping.Kept | None:
+    def keep(self, ctx: Context) -> keeping.Kept | None:
         """A copy of what trains, to go back to; None if a weight or buffer is not finite."""
         return keeping.keep(ctx)
 
-    def go_back(self, ctx: Any, kept: keeping.Kept) -> None:
+    def go_back(self, ctx: Context, kept: keeping.Kept) -> None:
         """Puts back what `keep` gave."""
         keeping.go_back(ctx, kept)
 
-    def lower_rates(self, ctx: Any, factor: float) -> None:
+    def lower_rates(self, ctx: Context, factor: float) -> None:
         """Multiplies all learning rates."""
         keeping.lower_rates(ctx, factor)
 
-    def first_not_finite(self, ctx: Any) -> str | None:
+    def first_not_finite(self, ctx: Context) -> str | None:
         """The name of a weight or buffer that is not finite; None if all are, or where no value can be read."""
-        return None if self.device.type == "meta" else keeping.first_not_finite(*keeping.modules_of(ctx))
+        return (
+            None
+            if self.device.type == "meta"
+            else keeping.first_not_finite(*keeping.modules_of(ctx))
+        )
 
     # ------------------------------------------------------------ random numbers
 
@@ -177,12 +206,16 @@ class Accelerator:
             ConfigError: there is no seed.
         """
         if seed is None:
-            raise ConfigError("this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)")
+            raise ConfigError(
+                "this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)"
+            )
         seeding.seed_all(seeding.key(seed, *parts), self.device)
 
     def stream(self, seed: int | None, name: str) -> torch.Generator:
         """A generator of its own on the CPU, seeded by its name and the run's seed, or torch's where there is none."""
-        return torch.Generator().manual_seed(seeding.key(torch.initial_seed() if seed is None else seed, "stream", name))
+        return torch.Generator().manual_seed(
+            seeding.key(torch.initial_seed() if seed is None else seed, "stream", name)
+        )
 
     def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
         """Says to a loader that draws by key where its next iteration is to begin; False if it does not draw by key."""
@@ -207,7 +240,8 @@ class Accelerator:
     def clear(self, optimizer: torch.optim.Optimizer) -> None:
         """Forgets the gradients of an optimizer's parameters, as `optimizer.zero_grad()` does.
 
-        Torch's own is not called but done: opening its range for a profiler takes longer than all the rest.
+        Torch's own is not called but done: opening its range for a profiler takes longer than all
+        the rest.
         """
         if getattr(optimizer.zero_grad, "__func__", None) is not _ZERO_GRAD:
             optimizer.zero_grad()
@@ -218,7 +252,12 @@ class Accelerator:
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
         """The gradients of an optimizer's parameters, those that have one."""
-        return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
 
     def grad_norm(self, optimizer: torch.optim.Optimizer) -> float:
         """The 2-norm of all gradients of an optimizer's parameters, as a number on the host."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
-from statetrain import actions
 from statetrain.callback import Callback
+from statetrain.context.keys import Getter, Named, getter, root_of, select
 from statetrain.contracts.declaring import access_of, parts, paths_in
-from statetrain.guards import leaves
-from statetrain.keys import Getter, Named, getter, root_of, select
-from statetrain.lifecycle import Lifecycle
-from statetrain.machine import Machine
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+from statetrain.guards.base import leaves
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.machine import Machine
+from statetrain.standard import actions
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 FIELDS = ("interms", "grads", "grad_norms", "updates", "update_norms")
 """The fields of the context that are filled on demand."""
@@ -32,11 +35,28 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
         more: what else reads the context: things with `reads`; others read nothing.
     """
     life = machine.lifecycle
-    guards = [leaf for arrow in life.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)]
-    works = [work for state in life.states for work in (state.action, state.close)] + [arrow.effect for arrow in life.transitions]
+    guards = [
+        leaf
+        for arrow in life.transitions
+        if arrow.guard is not None
+        for leaf in leaves(arrow.guard)
+    ]
+    works = [work for state in life.states for work in (state.action, state.close)] + [
+        arrow.effect for arrow in life.transitions
+    ]
     # What the standard actions declare as a whole, such as `grads`, they find where it is anyway.
-    declared = {path for work in works if (own := access_of(work)) is not None for path in own.reads if len(parts(path)) > 1}
-    return frozenset(declared) | frozenset(path for part in (*machine.callbacks, *guards, *works, *more) for path in paths_in(getattr(part, "reads", ())))
+    declared = {
+        path
+        for work in works
+        if (own := access_of(work)) is not None
+        for path in own.reads
+        if len(parts(path)) > 1
+    }
+    return frozenset(declared) | frozenset(
+        path
+        for part in (*machine.callbacks, *guards, *works, *more)
+        for path in paths_in(getattr(part, "reads", ()))
+    )
 
 
 def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:
@@ -53,16 +73,20 @@ def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:
     wanted = [path for path in reads_of(machine, *more) if root_of(path) in FIELDS]
     if not wanted:
         return machine
-    return attrs.evolve(machine, callbacks=(Capture(wanted, model, machine.lifecycle), *machine.callbacks))
+    return attrs.evolve(
+        machine, callbacks=(Capture(wanted, model, machine.lifecycle), *machine.callbacks)
+    )
 
 
 class Capture(Callback):
     """Fills `ctx.interms`, `ctx.grads`, `ctx.grad_norms`, `ctx.updates` and `ctx.update_norms`, with what was asked for alone.
 
-    `fit`, `evaluate` and `predict` add it, before all callbacks, where somebody reads these fields. The outputs are those of the
-    last call of each module in the batch, with their graph in training. Gradients are the parameters' own, there from backward
-    on; norms and updates are those of a step, taken when it is about to be made, before it is clipped, and when it has been made.
-    With several optimizers, each one's turn adds its own. Everything is dropped when the batch closes.
+    `fit`, `evaluate` and `predict` add it, before all callbacks, where somebody reads these fields.
+    The outputs are those of the last call of each module in the batch, with their graph in
+    training. Gradients are the parameters' own, there from backward on; norms and updates are those
+    of a step, taken when it is about to be made, before it is clipped, and when it has been made.
+    With several optimizers, each one's turn adds its own. Everything is dropped when the batch
+    closes.
 
     Args:
         paths: the keys that are read.
@@ -81,28 +105,39 @@ class Capture(Callback):
     def __init__(self, paths: Iterable[str], model: torch.nn.Module, lifecycle: Lifecycle) -> None:
         modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-        found = {root: _names(root, paths, modules if root == "interms" else parameters) for root in FIELDS}
+        found = {
+            root: _names(root, paths, modules if root == "interms" else parameters)
+            for root in FIELDS
+        }
         self.modules = found["interms"]
         self.parameters = {root: found[root] for root in _OF_PARAMETERS}
         self._before: dict[str, torch.Tensor] = {}
-        # Hooks of the states where a run begins and where a batch is opened, whatever they are called.
+        # Hooks of the states where a run begins and where a batch is opened, whatever they are
+        # called.
         setattr(self, f"on_enter_{lifecycle.initial}", self._install)
         if self.modules:
             for state in lifecycle.states:
                 if state.close is actions.close_batch:
                     setattr(self, f"on_enter_{state.name}", _open)
-        for prefix in (name.removesuffix("step") for name in lifecycle.names if name.endswith("_step")):  # of a phase
+        for prefix in (
+            name.removesuffix("step") for name in lifecycle.names if name.endswith("_step")
+        ):  # of a phase
             if f"{prefix}batch" in lifecycle.names:
-                for hook in ("on_exit_{}backward", "on_exit_{}compute", "on_enter_{}step", "on_exit_{}step"):
+                for hook in (
+                    "on_exit_{}backward",
+                    "on_exit_{}compute",
+                    "on_enter_{}step",
+                    "on_exit_{}step",
+                ):
                     setattr(self, hook.format(prefix), getattr(self, hook.format("")))
 
     # ------------------------------------------------------------ outputs of modules
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Listens to the modules again."""
         self._install(ctx)
 
-    def _install(self, ctx: Any) -> None:
+    def _install(self, ctx: Context) -> None:
         self._before = {}
         own = dict(ctx.accelerator.unwrap(ctx.model).named_modules(remove_duplicate=False))
         for name in self.modules:
@@ -110,64 +145,91 @@ class Capture(Callback):
 
     # ------------------------------------------------------------ gradients and updates
 
-    def on_exit_backward(self, ctx: Any) -> None:
+    def on_exit_backward(self, ctx: Context) -> None:
         """Shows the gradients."""
         self._show_gradients(ctx)
 
-    def on_exit_compute(self, ctx: Any) -> None:
+    def on_exit_compute(self, ctx: Context) -> None:
         """Shows the gradients."""
         self._show_gradients(ctx)
 
-    def on_enter_step(self, ctx: Any) -> None:
+    def on_enter_step(self, ctx: Context) -> None:
         """Takes the norms, remembers the weights, lets the metrics of gradients see them."""
         self._show_gradients(ctx)
         if names := self.parameters["grad_norms"]:
-            norms = {name: parameter.grad.norm() for name, parameter in _own(ctx, names) if parameter.grad is not None}
+            norms = {
+                name: parameter.grad.norm()
+                for name, parameter in _own(ctx, names)
+                if parameter.grad is not None
+            }
             ctx.grad_norms = Named({**(ctx.grad_norms or {}), **norms})
         names = list(dict.fromkeys(self.parameters["updates"] + self.parameters["update_norms"]))
-        self._before = {name: parameter.detach().clone() for name, parameter in _own(ctx, names)} if names else {}
+        self._before = (
+            {name: parameter.detach().clone() for name, parameter in _own(ctx, names)}
+            if names
+            else {}
+        )
         ctx.tally.update_at("step", ctx)
 
-    def on_exit_step(self, ctx: Any) -> None:
+    def on_exit_step(self, ctx: Context) -> None:
         """Takes the updates, lets the metrics of updates see them."""
         if self._before:
-            changes = {name: parameter.detach() - self._before[name] for name, parameter in _own(ctx, list(self._before))}
-            kept = {name: change for name, change in changes.items() if name in self.parameters["updates"]}
+            changes = {
+                name: parameter.detach() - self._before[name]
+                for name, parameter in _own(ctx, list(self._before))
+            }
+            kept = {
+                name: change
+                for name, change in changes.items()
+                if name in self.parameters["updates"]
+            }
             if self.parameters["updates"]:
                 ctx.updates = Named({**(ctx.updates or {}), **kept})
             if names := self.parameters["update_norms"]:
-                ctx.update_norms = Named({**(ctx.update_norms or {}), **{name: changes[name].norm() for name in names if name in changes}})
+                ctx.update_norms = Named(
+                    {
+                        **(ctx.update_norms or {}),
+                        **{name: changes[name].norm() for name in names if name in changes},
+                    }
+                )
             self._before = {}
         ctx.tally.update_at("stepped", ctx)
 
-    def _show_gradients(self, ctx: Any) -> None:
+    def _show_gradients(self, ctx: Context) -> None:
         if names := self.parameters["grads"]:
-            found = {name: parameter.grad for name, parameter in _own(ctx, names) if parameter.grad is not None}
+            found = {
+                name: parameter.grad
+                for name, parameter in _own(ctx, names)
+                if parameter.grad is not None
+            }
             ctx.grads = Named({**(ctx.grads or {}), **found})
 
     # ------------------------------------------------------------ letting go
 
-    def on_transition(self, ctx: Any) -> None:
+    def on_transition(self, ctx: Context) -> None:
         """Drops everything once the batch has closed."""
         if ctx.batch is None:
             ctx.interms = ctx.grads = ctx.grad_norms = ctx.updates = ctx.update_norms = None
 
     def __repr__(self) -> str:
-        counts = {"interms": len(self.modules), **{root: len(names) for root, names in self.parameters.items()}}
+        counts = {
+            "interms": len(self.modules),
+            **{root: len(names) for root, names in self.parameters.items()},
+        }
         return f"Capture({', '.join(f'{root}: {n}' for root, n in counts.items() if n)})"
 
 
-def _open(ctx: Any) -> None:
+def _open(ctx: Context) -> None:
     """From here on, outputs are kept."""
     ctx.interms = Named()
 
 
-def _keep(ctx: Any, name: str, _module: Any, _args: Any, output: Any) -> None:
+def _keep(ctx: Context, name: str, _module: Any, _args: Any, output: Any) -> None:
     if ctx.interms is not None:
         ctx.interms[name] = output
 
 
-def _own(ctx: Any, names: list[str]) -> list[tuple[str, Any]]:
+def _own(ctx: Context, names: list[str]) -> list[tuple[str, Any]]:
     """Parameters by name, those of the current optimizer if there are several."""
     named = dict(ctx.accelerator.unwrap(ctx.model).named_parameters(remove_duplicate=False))
     if len(ctx.optimizers) < 2:
@@ -189,9 +251,15 @@ def _names(root: str, paths: Iterable[str], known: list[str]) -> list[str]:
         try:
             wanted.update(select(known, _below(key), deep=root == "interms"))
         except KeyError as error:
-            deeper = f"; '*' is one part of a name, {f'{root}.**'!r} are all" if "*" in key.path and "**" not in key.path else ""
+            deeper = (
+                f"; '*' is one part of a name, {f'{root}.**'!r} are all"
+                if "*" in key.path and "**" not in key.path
+                else ""
+            )
             what = "module" if root == "interms" else "parameter"
-            raise ConfigError(f"{key.path!r} is read, but the model has no such {what}: {error.args[0]}{deeper}") from None
+            raise ConfigError(
+                f"{key.path!r} is read, but the model has no such {what}: {error.args[0]}{deeper}"
+            ) from None
     return [name for name in known if name in wanted]
 
 

@@ -18,7 +18,11 @@ LARGE = 2**24
 
 def samples_of(loader: Any) -> int | None:
     """How many samples a loader gives at most; None if nobody can know."""
-    return length(loader.sampler) if isinstance(loader, DataLoader) and loader.batch_size is not None else None
+    return (
+        length(loader.sampler)
+        if isinstance(loader, DataLoader) and loader.batch_size is not None
+        else None
+    )
 
 
 @define(eq=False)
@@ -32,7 +36,8 @@ class Gathering:
 
     samples: int | None
     large: int = LARGE
-    append: Callable[[Any], None] = field(init=False)  # takes the predictions of a batch; the first one decides how
+    # Takes the predictions of a batch; the first one decides how
+    append: Callable[[Any], None] = field(init=False)
     _parts: list[Any] = field(default=Factory(list), init=False)
     _whole: torch.Tensor | None = field(default=None, init=False)
     _filled: int = field(default=0, init=False)
@@ -42,9 +47,15 @@ class Gathering:
 
     def _first(self, part: Any) -> None:
         rows = len(part) if isinstance(part, torch.Tensor) and part.ndim else 0
-        if rows and self.samples and self.samples * (part.numel() // rows) * part.element_size() >= self.large:
+        if (
+            rows
+            and self.samples
+            and self.samples * (part.numel() // rows) * part.element_size() >= self.large
+        ):
             with torch.inference_mode(False):
-                self._whole = torch.empty((self.samples, *part.shape[1:]), dtype=part.dtype, device=part.device)
+                self._whole = torch.empty(
+                    (self.samples, *part.shape[1:]), dtype=part.dtype, device=part.device
+                )
             self.append = self._into_place
         else:
             self.append = self._parts.append
@@ -53,7 +64,12 @@ class Gathering:
     def _into_place(self, part: Any) -> None:
         assert self._whole is not None
         rows = len(part) if isinstance(part, torch.Tensor) and part.ndim else 0
-        fits = rows and self._filled + rows <= len(self._whole) and part.shape[1:] == self._whole.shape[1:] and part.dtype == self._whole.dtype
+        fits = (
+            rows
+            and self._filled + rows <= len(self._whole)
+            and part.shape[1:] == self._whole.shape[1:]
+            and part.dtype == self._whole.dtype
+        )
         if not fits:  # more than the loader said, or others than the first: as ever
             self._parts, self._whole = [self._whole[: self._filled], part], None
             self.append = self._parts.append

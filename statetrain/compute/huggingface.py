@@ -10,14 +10,15 @@ import torch
 from attrs import define, field
 
 from statetrain.compute.accelerator import Accelerator
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 @define(eq=False)
 class HuggingFace(Accelerator):
     """An `accelerate.Accelerator` behind the interface of ours: it prepares model and optimizers, and runs backward.
 
-    Its mixed precision is its own: it wraps the model when it prepares it. Batches are placed by us on its device.
+    Its mixed precision is its own: it wraps the model when it prepares it. Batches are placed by us
+    on its device.
 
     Args:
         hf: the `accelerate.Accelerator`.
@@ -55,12 +56,26 @@ def adapt(accelerator: Any) -> Accelerator:
     """
     if isinstance(accelerator, Accelerator):
         return accelerator
-    if not all(hasattr(accelerator, name) for name in ("prepare", "backward", "unwrap_model", "device")):
-        raise ConfigError(f"accelerator must be a statetrain.Accelerator or an accelerate.Accelerator, got {accelerator!r:.80}")
+    if not all(
+        hasattr(accelerator, name) for name in ("prepare", "backward", "unwrap_model", "device")
+    ):
+        raise ConfigError(
+            "accelerator must be a statetrain.Accelerator or an accelerate.Accelerator, got"
+            f" {accelerator!r:.80}"
+        )
     if getattr(accelerator, "num_processes", 1) > 1:
-        raise ConfigError(f"statetrain runs in one process so far, and this accelerator runs {accelerator.num_processes}")
+        raise ConfigError(
+            "statetrain runs in one process so far, and this accelerator runs"
+            f" {accelerator.num_processes}"
+        )
     if getattr(accelerator, "gradient_accumulation_steps", 1) > 1:
-        raise ConfigError("this accelerator accumulates gradients by itself; make it without, and say fit(..., accumulate=...)")
+        raise ConfigError(
+            "this accelerator accumulates gradients by itself; make it without, and say fit(...,"
+            " accumulate=...)"
+        )
     if getattr(accelerator, "mixed_precision", "no") == "fp16":
-        raise ConfigError("this accelerator scales the loss by itself, which callbacks would not know of; make it without, and say precision='fp16'")
+        raise ConfigError(
+            "this accelerator scales the loss by itself, which callbacks would not know of; make it"
+            " without, and say precision='fp16'"
+        )
     return HuggingFace(accelerator.device, hf=accelerator)

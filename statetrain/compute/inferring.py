@@ -1,17 +1,18 @@
 """Torch's inference mode, where nothing that is made in it can get into a training.
 
-In inference mode torch keeps no count of versions and views: a little is saved on each operation. What is made in it can never be
-part of what gradients are computed from. So it is used where only the model, the loss and the metrics see what is made:
-hooks and functions of one's own compute without gradients alone, and so does what torch compiled, which would be compiled
-once more. Code of the data runs outside of it, since a dataset may keep what it has made, and what a module has kept is given
-back as a plain tensor.
+In inference mode torch keeps no count of versions and views: a little is saved on each operation.
+What is made in it can never be part of what gradients are computed from. So it is used where only
+the model, the loss and the metrics see what is made: hooks and functions of one's own compute
+without gradients alone, and so does what torch compiled, which would be compiled once more. Code of
+the data runs outside of it, since a dataset may keep what it has made, and what a module has kept
+is given back as a plain tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import field, frozen
@@ -20,9 +21,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from statetrain.data.loading import Columns
 
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
 
 @contextmanager
-def inferring(ctx: Any, modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+def inferring(ctx: Context, modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """Inference mode for the evaluation or prediction of a context.
 
     Args:
@@ -30,7 +34,9 @@ def inferring(ctx: Any, modules: Iterable[torch.nn.Module]) -> Iterator[None]:
         modules: what computes.
     """
     modules = list(modules)
-    if any(is_lazy(parameter) for module in modules for parameter in module.parameters()):  # they are made in the first batch
+    if any(
+        is_lazy(parameter) for module in modules for parameter in module.parameters()
+    ):  # they are made in the first batch
         yield
         return
     if not _makes_nothing_to_keep(ctx.valid_data):
@@ -56,7 +62,9 @@ def _makes_nothing_to_keep(data: Any) -> bool:
     """Whether drawing a batch runs no code but torch's, or runs it in other processes."""
     if type(data) in (list, tuple):
         return True
-    return type(data) is DataLoader and (data.num_workers > 0 or type(data.dataset) in (TensorDataset, Columns))
+    return type(data) is DataLoader and (
+        data.num_workers > 0 or type(data.dataset) in (TensorDataset, Columns)
+    )
 
 
 @frozen
@@ -83,9 +91,11 @@ class Outside:
 @frozen
 class _Batches(Iterator[Any]):
     iterator: Iterator[Any]
-    _outside: Any = field(factory=lambda: torch.inference_mode(False), init=False)  # made once: making it takes longer than entering it
+    # Made once: making it takes longer than entering it
+    _outside: Any = field(factory=lambda: torch.inference_mode(False), init=False)
 
     def __next__(self) -> Any:
         with self._outside:  # which puts the mode of gradients back as well
-            torch._C._set_grad_enabled(False)  # the function behind torch.no_grad, at a tenth of its cost
+            # The function behind torch.no_grad, at a tenth of its cost
+            torch._C._set_grad_enabled(False)
             return next(self.iterator)

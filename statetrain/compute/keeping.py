@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import Factory, define
 from torch.nn.parameter import is_lazy
 
-from statetrain import losses
+from statetrain.losses import losses
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Kept = dict[str, Any]
 
@@ -30,13 +33,18 @@ def first_not_finite(*modules: torch.nn.Module) -> str | None:
     if not named:
         return None
     device = named[0][1].device
-    found = torch.stack([torch.isfinite(value.detach()).all().to(device) for _, value in named]).tolist()
+    found = torch.stack(
+        [torch.isfinite(value.detach()).all().to(device) for _, value in named]
+    ).tolist()
     return next((name for (name, _), finite in zip(named, found, strict=True) if not finite), None)
 
 
-def modules_of(ctx: Any) -> list[torch.nn.Module]:
+def modules_of(ctx: Context) -> list[torch.nn.Module]:
     """The model, and the losses that are modules."""
-    return [ctx.accelerator.unwrap(ctx.model), *(module for loss in ctx.loss_fns.values() for module in losses.modules_of(loss).values())]
+    return [
+        ctx.accelerator.unwrap(ctx.model),
+        *(module for loss in ctx.loss_fns.values() for module in losses.modules_of(loss).values()),
+    ]
 
 
 def has_buffers(modules: Iterable[torch.nn.Module]) -> bool:
@@ -52,21 +60,28 @@ class Buffers:
     """The buffers of some modules, and a copy of them as they were before a batch.
 
     Args:
-        owners: the dictionaries in which modules keep theirs; a module may put another tensor there.
+        owners: the dictionaries in which modules keep theirs; a module may put another tensor
+            there.
     """
 
     owners: list[dict[str, torch.Tensor | None]]
-    _seen: list[torch.Tensor | None] = Factory(list)  # what the owners held when the following was resolved
-    _kinds: list[tuple[torch.Size, torch.dtype]] = Factory(list)  # shape and type of each of those there
+    # What the owners held when the following was resolved
+    _seen: list[torch.Tensor | None] = Factory(list)
+    # Shape and type of each of those there
+    _kinds: list[tuple[torch.Size, torch.dtype]] = Factory(list)
     _there: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = Factory(list)
     _copies: list[torch.Tensor] = Factory(list)
-    _alike: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = Factory(list)  # copies and buffers of one type, which a device copies at once
+    # Copies and buffers of one type, which a device copies at once
+    _alike: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = Factory(list)
 
     def take(self) -> None:
         """Copies them as they are now. Of the same buffers as last time it only copies the values."""
         now = [buffer for owner in self.owners for buffer in owner.values()]
         same = len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
-        if not same or [(buffer.shape, buffer.dtype) for _, _, buffer in self._there] != self._kinds:
+        if (
+            not same
+            or [(buffer.shape, buffer.dtype) for _, _, buffer in self._there] != self._kinds
+        ):
             self._resolve(now)
         with torch.no_grad():
             for copies, buffers in self._alike:
@@ -75,7 +90,10 @@ class Buffers:
     def _resolve(self, now: list[torch.Tensor | None]) -> None:
         """Makes room for copies of the buffers that are there; what is still lazy is looked at again next time."""
         self._there = [
-            (owner, name, buffer) for owner in self.owners for name, buffer in owner.items() if buffer is not None and not is_lazy(buffer)
+            (owner, name, buffer)
+            for owner in self.owners
+            for name, buffer in owner.items()
+            if buffer is not None and not is_lazy(buffer)
         ]
         self._seen = [] if any(buffer is not None and is_lazy(buffer) for buffer in now) else now
         self._kinds = [(buffer.shape, buffer.dtype) for _, _, buffer in self._there]
@@ -98,34 +116,48 @@ class Buffers:
         """The same where a flag on the device, of shape (), is set; nobody waits for it. Those of one type are put back together."""
         with torch.no_grad():
             for owner, name, buffer in self._there:
-                if (other := owner[name]) is not buffer and other is not None and other.shape == buffer.shape:  # a module put it there
+                if (
+                    (other := owner[name]) is not buffer
+                    and other is not None
+                    and other.shape == buffer.shape
+                ):  # a module put it there
                     owner[name] = buffer.copy_(other)
             for copies, buffers in self._alike:
-                before, now = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in (copies, buffers))
+                before, now = (
+                    torch.cat([tensor.reshape(-1) for tensor in side]) for side in (copies, buffers)
+                )
                 parts = torch.where(flag, before, now).split([buffer.numel() for buffer in buffers])
-                torch._foreach_copy_(buffers, [part.view(buffer.shape) for part, buffer in zip(parts, buffers, strict=True)])
+                torch._foreach_copy_(
+                    buffers,
+                    [part.view(buffer.shape) for part, buffer in zip(parts, buffers, strict=True)],
+                )
 
 
 def buffers_of(modules: Iterable[torch.nn.Module]) -> Buffers:
     """The buffers of modules and of all that is in them."""
-    return Buffers([part._buffers for module in modules for part in module.modules() if part._buffers])
+    return Buffers(
+        [part._buffers for module in modules for part in module.modules() if part._buffers]
+    )
 
 
 # ---------------------------------------------------------------- to go back to
 
 
-def keep(ctx: Any) -> Kept | None:
+def keep(ctx: Context) -> Kept | None:
     """A copy of weights, buffers, the states of optimizers and the scale of the loss; None if a weight or buffer is not finite."""
     if first_not_finite(*modules_of(ctx)) is not None:
         return None
     return {
         "tensors": {name: tensor.detach().clone() for name, tensor in _tensors(ctx)},
-        "optimizers": {name: [_copied(optimizer.state.get(p, {})) for p in _parameters(optimizer)] for name, optimizer in ctx.optimizers.items()},
+        "optimizers": {
+            name: [_copied(optimizer.state.get(p, {})) for p in _parameters(optimizer)]
+            for name, optimizer in ctx.optimizers.items()
+        },
         "scaler": None if ctx.scaler is None else dict(ctx.scaler.state_dict()),
     }
 
 
-def go_back(ctx: Any, kept: Kept) -> None:
+def go_back(ctx: Context, kept: Kept) -> None:
     """Makes everything as it was when a copy was kept. Settings of optimizers, such as the learning rate, stay as they are."""
     with torch.no_grad():
         for name, tensor in _tensors(ctx):
@@ -134,14 +166,17 @@ def go_back(ctx: Any, kept: Kept) -> None:
     for name, optimizer in ctx.optimizers.items():
         for parameter, state in zip(_parameters(optimizer), kept["optimizers"][name], strict=True):
             if state:
-                optimizer.state[parameter] = {key: _beside(value, parameter, optimizer.state.get(parameter, {}).get(key)) for key, value in state.items()}
+                optimizer.state[parameter] = {
+                    key: _beside(value, parameter, optimizer.state.get(parameter, {}).get(key))
+                    for key, value in state.items()
+                }
             else:
                 optimizer.state.pop(parameter, None)
     if ctx.scaler is not None and kept["scaler"]:
         ctx.scaler.load_state_dict(kept["scaler"])
 
 
-def lower_rates(ctx: Any, factor: float) -> None:
+def lower_rates(ctx: Context, factor: float) -> None:
     """Multiplies the learning rates of all optimizers, and those that schedules start from or lead to."""
     for optimizer in ctx.optimizers.values():
         for group in optimizer.param_groups:
@@ -152,7 +187,7 @@ def lower_rates(ctx: Any, factor: float) -> None:
                     group[key] *= factor
 
 
-def _tensors(ctx: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(ctx: Context) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor that training may change, once, under a name of its own."""
     seen: set[int] = set()
     for i, module in enumerate(modules_of(ctx)):
@@ -183,5 +218,11 @@ def _beside(value: Any, parameter: torch.Tensor, own: Any) -> Any:
     """A copy of a kept value where the optimizer has it, or would have it: a checkpoint gives all of them on the CPU."""
     if not isinstance(value, torch.Tensor):
         return _copied(value)
-    device = own.device if isinstance(own, torch.Tensor) else parameter.device if value.ndim else value.device
+    device = (
+        own.device
+        if isinstance(own, torch.Tensor)
+        else parameter.device
+        if value.ndim
+        else value.device
+    )
     return value.to(device, copy=True)

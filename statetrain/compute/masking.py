@@ -1,19 +1,20 @@
 """Steps that are not made where something is not finite, decided on the device, so that the host never waits.
 
-Theory of operation
--------------------
-A flag of shape () on the device says whether a loss or a gradient of the window is not finite; torch's own kernel of the
-scaler of float16 looks at all of them at once. An optimizer that torch calls fused takes the flag as `found_inf`, as it does
-from that scaler, and leaves weights and its own state as they are where it is set. (Multiplying gradients by 0 would not do:
-NaN times 0 is NaN, and momentum moves all the same.) Buffers are put back by `torch.where`. The number of masked steps, and
-the first of them, are counted on the device too. Each of these is started by the host, so there are as few as can be.
+Theory of operation ------------------- A flag of shape () on the device says whether a loss or a
+gradient of the window is not finite; torch's own kernel of the scaler of float16 looks at all of
+them at once. An optimizer that torch calls fused takes the flag as `found_inf`, as it does from
+that scaler, and leaves weights and its own state as they are where it is set. (Multiplying
+gradients by 0 would not do: NaN times 0 is NaN, and momentum moves all the same.) Buffers are put
+back by `torch.where`. The number of masked steps, and the first of them, are counted on the device
+too. Each of these is started by the host, so there are as few as can be.
 
-The host learns of it late: every so many steps the two numbers are copied, without waiting, into memory that the device
-can write to by itself, and are read when the next copy is due. Only a host that is ahead by all these steps waits then, for
-the copy: else it would depend on chance at which step a run hears of it. `record` reads what is left; it waits for the device
-anyway.
+The host learns of it late: every so many steps the two numbers are copied, without waiting, into
+memory that the device can write to by itself, and are read when the next copy is due. Only a host
+that is ahead by all these steps waits then, for the copy: else it would depend on chance at which
+step a run hears of it. `record` reads what is left; it waits for the device anyway.
 
-An optimizer that is not fused cannot be told so. For it the host reads the flag before each step, and waits.
+An optimizer that is not fused cannot be told so. For it the host reads the flag before each step,
+and waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 import torch
 from attrs import define, field
 
-# Where and for what torch's kernel is used: on MPS it forgets what it found before, and on CUDA it knows no bfloat16.
+# Where and for what torch's kernel is used: on MPS it forgets what it found before, and on CUDA it
+# knows no bfloat16.
 _DEVICES = ("cpu", "cuda", "meta")
 _TYPES = (torch.float32, torch.float64)
 
@@ -38,19 +40,28 @@ class Mask:
     """
 
     device: torch.device
-    flag: torch.Tensor = field(init=False)  # shape (), float32: 1 if something of this window is not finite, else 0
-    found: torch.Tensor = field(init=False)  # shape (2,): how many steps were masked, and the number of the first, or infinity
-    asked: torch.Tensor = field(init=False)  # the same on the host, as it was when it was last asked for
+    # Shape (), float32: 1 if something of this window is not finite, else 0
+    flag: torch.Tensor = field(init=False)
+    # Shape (2,): how many steps were masked, and the number of the first, or infinity
+    found: torch.Tensor = field(init=False)
+    # The same on the host, as it was when it was last asked for
+    asked: torch.Tensor = field(init=False)
     _masked: torch.Tensor = field(init=False)  # parts of `found`
     _first: torch.Tensor = field(init=False)
     _one: torch.Tensor = field(init=False)
-    _there: Any = field(default=None, init=False)  # on CUDA, the event after which `asked` is what it was asked for
+    # On CUDA, the event after which `asked` is what it was asked for
+    _there: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.flag, self._one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
+        self.flag, self._one = (
+            torch.zeros((), device=self.device),
+            torch.ones((), device=self.device),
+        )
         self.found = torch.tensor([0.0, torch.inf], dtype=_exact(self.device), device=self.device)
         self._masked, self._first = self.found
-        self.asked = torch.tensor([0.0, torch.inf], dtype=_exact(self.device), pin_memory=self.device.type == "cuda")
+        self.asked = torch.tensor(
+            [0.0, torch.inf], dtype=_exact(self.device), pin_memory=self.device.type == "cuda"
+        )
 
     def see(self, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Looks at a loss; gives it as it counts for the mean of the epoch, 0 if it is not finite, and whether it counts."""
@@ -64,10 +75,14 @@ class Mask:
 
         Args:
             optimizer: whose step it is.
-            number: of the step, for the report; on the device where the step is recorded as a graph.
-            buffers: what puts the buffers back as they were before the window; None if there are none.
+            number: of the step, for the report; on the device where the step is recorded as a
+                graph.
+            buffers: what puts the buffers back as they were before the window; None if there are
+                none.
         """
-        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        trained = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         self._look([p.grad for p in trained])
         if masks(optimizer):
             fresh = [p for p in trained if not optimizer.state.get(p)]
@@ -89,11 +104,17 @@ class Mask:
     def _look(self, tensors: list[torch.Tensor]) -> None:
         """Sets the flag if anything in them is not finite. They are multiplied by 1."""
         numbers = [_numbers(tensor) for tensor in tensors]
-        at_once = [tensor for tensor in numbers if tensor.dtype in _TYPES] if self.device.type in _DEVICES else []
+        at_once = (
+            [tensor for tensor in numbers if tensor.dtype in _TYPES]
+            if self.device.type in _DEVICES
+            else []
+        )
         if at_once:
             torch._amp_foreach_non_finite_check_and_unscale_(at_once, self.flag, self._one)
         if len(at_once) < len(numbers):
-            others = [tensor for tensor in numbers if tensor.dtype not in _TYPES] if at_once else numbers
+            others = (
+                [tensor for tensor in numbers if tensor.dtype not in _TYPES] if at_once else numbers
+            )
             bad = ~torch.isfinite(torch.nn.utils.get_total_norm(others))
             torch.maximum(self.flag, bad.to(self.flag.dtype), out=self.flag)
 
@@ -155,4 +176,6 @@ def masks(optimizer: Any) -> bool:
 
     One with dampened momentum cannot be told that its first step is still to come.
     """
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and not optimizer.defaults.get("dampening", 0)
+    return bool(
+        getattr(optimizer, "_step_supports_amp_scaling", False)
+    ) and not optimizer.defaults.get("dampening", 0)

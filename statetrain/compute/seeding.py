@@ -1,9 +1,9 @@
 """Randomness: the states of all generators, and numbers that depend on nothing but what they are for.
 
-With a seed, each draw is a function of its key: the order of an epoch of (seed, epoch); what is drawn while a sample is
-loaded of (seed, epoch, index), in whatever process; what is drawn in a training step of (seed, batch). A place in a run is
-then given by its numbers, and results do not depend on the number of workers. Without a seed, the generators' states are
-all there is to go by.
+With a seed, each draw is a function of its key: the order of an epoch of (seed, epoch); what is
+drawn while a sample is loaded of (seed, epoch, index), in whatever process; what is drawn in a
+training step of (seed, batch). A place in a run is then given by its numbers, and results do not
+depend on the number of workers. Without a seed, the generators' states are all there is to go by.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ States = dict[str, Any]
 
 def key(*parts: Any) -> int:
     """A number of 63 bits for a key; equal for equal parts, on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+    return (
+        int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+    )
 
 
 def seed_all(number: int, device: torch.device | None = None) -> None:
@@ -98,9 +100,17 @@ def set_own_states(saved: States, *owners: Any) -> None:
 
 def _own(owners: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     numpy = sys.modules.get("numpy")
-    kinds = (torch.Generator, random.Random) if numpy is None else (torch.Generator, random.Random, numpy.random.Generator, numpy.random.RandomState)
+    kinds = (
+        (torch.Generator, random.Random)
+        if numpy is None
+        else (torch.Generator, random.Random, numpy.random.Generator, numpy.random.RandomState)
+    )
     for i, owner in enumerate(owners):
-        yield from ((f"{i}.{name}", value) for name, value in getattr(owner, "__dict__", {}).items() if isinstance(value, kinds))
+        yield from (
+            (f"{i}.{name}", value)
+            for name, value in getattr(owner, "__dict__", {}).items()
+            if isinstance(value, kinds)
+        )
 
 
 def _state(generator: Any) -> Any:
@@ -129,7 +139,10 @@ def owners_in(data: Any) -> list[Any]:
         if thing is None or any(thing is other for other in found):
             continue
         found.append(thing)
-        todo += [getattr(thing, name, None) for name in ("sampler", "batch_sampler", "dataset", "data_source", "collate_fn")]
+        todo += [
+            getattr(thing, name, None)
+            for name in ("sampler", "batch_sampler", "dataset", "data_source", "collate_fn")
+        ]
     return found
 
 
@@ -156,7 +169,15 @@ def aside(number: int, *owners: Any) -> Iterator[None]:
 
 # What a loader is made with, beside its dataset and its samplers.
 _OPTIONS = (
-    *("num_workers", "collate_fn", "pin_memory", "pin_memory_device", "timeout", "worker_init_fn", "multiprocessing_context"),
+    *(
+        "num_workers",
+        "collate_fn",
+        "pin_memory",
+        "pin_memory_device",
+        "timeout",
+        "worker_init_fn",
+        "multiprocessing_context",
+    ),
     *("prefetch_factor", "persistent_workers", "in_order"),
 )
 
@@ -172,8 +193,8 @@ class Keyed(NamedTuple):
 class KeyedOrder:
     """The order of a loader's samples, or batches of samples, as a function of the seed and the turn.
 
-    The loader's own sampler is asked, with all generators seeded by the key and put back afterwards. So the position in
-    an epoch is a number, and finding it again takes no drawing.
+    The loader's own sampler is asked, with all generators seeded by the key and put back
+    afterwards. So the position in an epoch is a number, and finding it again takes no drawing.
 
     Args:
         sampler: the loader's own, of finite length.
@@ -183,7 +204,13 @@ class KeyedOrder:
     """
 
     def __init__(self, sampler: Any, seed: int, stream: str, *, batched: bool, bare: bool) -> None:
-        self.sampler, self.seed, self.stream, self.batched, self.bare = sampler, seed, stream, batched, bare
+        self.sampler, self.seed, self.stream, self.batched, self.bare = (
+            sampler,
+            seed,
+            stream,
+            batched,
+            bare,
+        )
         self._turn = self._start = 0
 
     def begin(self, turn: int, start: int = 0) -> None:
@@ -202,7 +229,10 @@ class KeyedOrder:
             if hasattr(owner, "set_epoch"):
                 owner.set_epoch(max(turn - 1, 0))  # which they count from 0
         with aside(key(self.seed, self.stream, "order", turn), *owners):
-            return [list(entry) if self.batched else entry for _, entry in zip(range(len(self.sampler)), self.sampler, strict=False)]
+            return [
+                list(entry) if self.batched else entry
+                for _, entry in zip(range(len(self.sampler)), self.sampler, strict=False)
+            ]
 
     def __iter__(self) -> Iterator[Any]:
         turn, entries = self._turn, self.order(self._turn)
@@ -215,7 +245,12 @@ class KeyedOrder:
             seen[name] += 1
             return Keyed(turn, index, seen[name])
 
-        return iter([[keyed(index) for index in entry] if self.batched else keyed(entry) for entry in entries][self._start :])
+        return iter(
+            [
+                [keyed(index) for index in entry] if self.batched else keyed(entry)
+                for entry in entries
+            ][self._start :]
+        )
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -238,7 +273,9 @@ class KeyedDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("dataset", "seed", "stream") or name.startswith("__"):  # before they are set, as when it is unpickled
+        if name in ("dataset", "seed", "stream") or name.startswith(
+            "__"
+        ):  # before they are set, as when it is unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -254,7 +291,9 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
     Returns:
         The data to use, and why it does not draw by key; empty if it does.
     """
-    if type(data) is not DataLoader and not (isinstance(data, DataLoader) and hasattr(data, "load_state_dict")):
+    if type(data) is not DataLoader and not (
+        isinstance(data, DataLoader) and hasattr(data, "load_state_dict")
+    ):
         return data, f"it is a {type(data).__name__}, whose order is its own"
     if isinstance(data.dataset, IterableDataset):
         return data, "its dataset is iterable, so its order is its own"
@@ -264,9 +303,18 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
     order = KeyedOrder(sampler, seed, stream, batched=batched, bare=bare)
     if why := _own_mind(order):
         return data, why
-    options: dict[str, Any] = {"batch_sampler": order} if batched else {"sampler": order, "batch_size": None}
+    options: dict[str, Any] = (
+        {"batch_sampler": order} if batched else {"sampler": order, "batch_size": None}
+    )
     dataset = data.dataset if bare else KeyedDataset(data.dataset, seed, stream)
-    return DataLoader(dataset, **options, **{name: getattr(data, name) for name in _OPTIONS if hasattr(data, name)}), ""
+    return (
+        DataLoader(
+            dataset,
+            **options,
+            **{name: getattr(data, name) for name in _OPTIONS if hasattr(data, name)},
+        ),
+        "",
+    )
 
 
 def _draws_nothing(dataset: Any) -> bool:
@@ -285,7 +333,12 @@ def _own_mind(order: KeyedOrder) -> str:
     except TypeError:
         return f"its sampler {type(order.sampler).__name__} has no length"
     within = order.sampler.sampler if type(order.sampler) is BatchSampler else order.sampler
-    if type(within) in (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler):
+    if type(within) in (
+        SequentialSampler,
+        RandomSampler,
+        SubsetRandomSampler,
+        WeightedRandomSampler,
+    ):
         return ""
     if repr(order.order(0)) != repr(order.order(0)):  # the same key has to give the same order
         return f"its sampler {type(within).__name__} draws from a source of its own"
@@ -315,4 +368,3 @@ def order_of(data: Any) -> Any:
         if isinstance(order := getattr(data, name, None), KeyedOrder):
             return order
     return None
-

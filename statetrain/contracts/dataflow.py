@@ -1,13 +1,15 @@
-'''Which fields of the context exist where: reaching definitions over the states of a lifecycle.
+"""Which fields of the context exist where: reaching definitions over the states of a lifecycle.
 
-A field is *absent* until something writes it, *there* from then on, and *gone* when what wrote it has ended (a batch closes).
-Every way through the table is followed until nothing new is found, events included; where ways meet, a field may be several
-of these. What is read where it may be absent or gone is an error, with a way that leads there. What does not declare what
-it writes may write anything: after it, everything is taken to be there.
+A field is *absent* until something writes it, *there* from then on, and *gone* when what wrote it
+has ended (a batch closes). Every way through the table is followed until nothing new is found,
+events included; where ways meet, a field may be several of these. What is read where it may be
+absent or gone is an error, with a way that leads there. What does not declare what it writes may
+write anything: after it, everything is taken to be there.
 
-An event can be raised before a state has done its work. Exit hooks then find less than on the ordinary way out, and each of
-them would have to say so; this is not asked of them. What follows an event is followed.
-'''
+An event can be raised before a state has done its work. Exit hooks then find less than on the
+ordinary way out, and each of them would have to say so; this is not asked of them. What follows an
+event is followed.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,20 @@ from typing import Any, Literal, NamedTuple
 
 from attrs import Factory, define, frozen
 
-from statetrain.contracts.declaring import BORN, DEFERRED, DERIVED, Access, Listener, access_of, field_of, parts, reads_of
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.contracts.declaring import (
+    BORN,
+    DEFERRED,
+    DERIVED,
+    Access,
+    Listener,
+    access_of,
+    field_of,
+    parts,
+    reads_of,
+)
+from statetrain.errors import ContractError
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ContractError
 
 Kind = Literal["action", "effect", "guard", "close", "mode"]
 Place = tuple[Kind, "str | Transition"]  # where something is done: in a state, or on an arrow
@@ -76,11 +88,18 @@ def given() -> frozenset[str]:
 
 def _comes_to_be(path: str) -> bool:
     """Whether writing a path makes a field exist that was not there from the start."""
-    return path not in given() and path not in DERIVED and path == field_of(path) and path not in ("*", "**")
+    return (
+        path not in given()
+        and path not in DERIVED
+        and path == field_of(path)
+        and path not in ("*", "**")
+    )
 
 
 def _context() -> Any:
-    from statetrain.context import Context  # it stands above; only its names are looked at, when they are asked for
+    from statetrain.context.context import (
+        Context,
+    )  # it stands above; only its names are looked at, when they are asked for
 
     return Context
 
@@ -108,7 +127,11 @@ def ways_of(life: Lifecycle) -> tuple[Way, ...]:
         if arrow.event is None:
             found.append(table.way(arrow, arrow.source))
         else:  # raised by the action or an enter hook of any state within
-            found += [table.way(arrow, active) for active, path in table.paths.items() if arrow.source in path]
+            found += [
+                table.way(arrow, active)
+                for active, path in table.paths.items()
+                if arrow.source in path
+            ]
     return tuple(found)
 
 
@@ -129,7 +152,9 @@ class _Table:
 
     def way(self, arrow: Transition, active: str) -> Way:
         """The way of an arrow, as the machine lays it out."""
-        effect = (Doing(("effect", arrow), access_of(arrow.effect)),) if arrow.effect is not None else ()
+        effect = (
+            (Doing(("effect", arrow), access_of(arrow.effect)),) if arrow.effect is not None else ()
+        )
         if arrow.dest == FAILED:
             return Way(arrow, active, effect)
         here, there = self.paths[active], self.paths[arrow.dest]
@@ -145,7 +170,11 @@ class _Table:
         state = self.states[name]
         done = access_of(state.action) if state.action is not None else _NOTHING
         return (
-            *((Doing(("mode", name), access_of(state.mode) or _NOTHING),) if state.mode is not None else ()),
+            *(
+                (Doing(("mode", name), access_of(state.mode) or _NOTHING),)
+                if state.mode is not None
+                else ()
+            ),
             Doing(None, None, f"on_enter_{name}"),
             *((Doing(None, None, "on_anchor"),) if state.anchor else ()),
             Doing(("action", name), done, begins=name),
@@ -161,7 +190,9 @@ class _Table:
 
     def _mode_left(self, name: str) -> Access:
         """What leaving a scope with a mode does: what the mode wrote ends, unless it was there before, or a mode around writes it."""
-        own, *outer = [access_of(self.states[scope].mode) or _NOTHING for scope in reversed(self.paths[name])]
+        own, *outer = [
+            access_of(self.states[scope].mode) or _NOTHING for scope in reversed(self.paths[name])
+        ]
         return Access(drops=own.writes - given().union(*(one.writes for one in outer)))
 
 
@@ -193,12 +224,22 @@ class Flow:
     def impossible(self, place: str | Place) -> frozenset[str]:
         """The fields that cannot be there at a hook or a place, on whatever way."""
         status = self.at.get(place)
-        return frozenset() if status is None else frozenset(name for name, bit in self.bits.items() if not status.there & bit)
+        return (
+            frozenset()
+            if status is None
+            else frozenset(name for name, bit in self.bits.items() if not status.there & bit)
+        )
 
     def certain(self, place: str | Place) -> frozenset[str]:
         """The fields that are there at a hook or a place, on every way."""
         status = self.at.get(place)
-        return frozenset() if status is None else frozenset(name for name, bit in self.bits.items() if not (status.absent | status.gone) & bit)
+        return (
+            frozenset()
+            if status is None
+            else frozenset(
+                name for name, bit in self.bits.items() if not (status.absent | status.gone) & bit
+            )
+        )
 
     def mask(self, paths: Iterable[str]) -> int:
         """The bits of whole fields among paths."""
@@ -210,7 +251,14 @@ class Flow:
     def moved(self, doing: Doing) -> tuple[int, int]:
         """What something writes and then drops; whoever is unknown may write anything."""
         if doing.hook:
-            return self.mask(path for one in self.order.get(doing.hook, ()) for path in one.contract.writes or ()), 0
+            return (
+                self.mask(
+                    path
+                    for one in self.order.get(doing.hook, ())
+                    for path in one.contract.writes or ()
+                ),
+                0,
+            )
         if doing.access is None:
             return (1 << len(self.bits)) - 1, 0
         return self.mask(doing.access.writes), self.mask(doing.access.drops)
@@ -223,8 +271,17 @@ def solve(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
         life: the table.
         order: the listeners of each hook, as they are called.
     """
-    writing = {hook: members for hook, members in order.items() if any(one.contract.writes for one in members)}
-    written = {path for members in writing.values() for one in members for path in one.contract.writes or ()}
+    writing = {
+        hook: members
+        for hook, members in order.items()
+        if any(one.contract.writes for one in members)
+    }
+    written = {
+        path
+        for members in writing.values()
+        for one in members
+        for path in one.contract.writes or ()
+    }
     if any(map(_comes_to_be, written)):
         return _solved(life, writing)
     return _alone(life)  # no callback moves a field whose being there is in question
@@ -242,7 +299,11 @@ def _kept(life: Lifecycle) -> Flow:
 
 def _is_known(life: Lifecycle) -> bool:
     """Whether everything done in a lifecycle is declared. What is not may be a closure, and keep a model alive."""
-    works = [work for state in life.states for work in (state.action, state.close, state.reopen, state.mode)]
+    works = [
+        work
+        for state in life.states
+        for work in (state.action, state.close, state.reopen, state.mode)
+    ]
     works += [arrow.effect for arrow in life.transitions]
     return all(access_of(work) is not None for work in works if work is not None) and all(
         reads_of(arrow.guard) is not None for arrow in life.transitions if arrow.guard is not None
@@ -253,8 +314,14 @@ def _solved(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
     ways = ways_of(life)
     accesses = {doing.access for way in ways for doing in way.doings if doing.access is not None}
     written = {path for one in accesses for path in one.writes}
-    written |= {path for members in order.values() for one in members for path in one.contract.writes or ()}
-    names = {*BORN, *filter(_comes_to_be, written), *(path for one in accesses for path in one.drops)}
+    written |= {
+        path for members in order.values() for one in members for path in one.contract.writes or ()
+    }
+    names = {
+        *BORN,
+        *filter(_comes_to_be, written),
+        *(path for one in accesses for path in one.drops),
+    }
     bits = {name: 1 << i for i, name in enumerate(sorted(names))}
     every, there = (1 << len(bits)) - 1, sum(bit for name, bit in bits.items() if name in given())
     flow = Flow(life, ways, bits, Status(every - there, there, 0), order)
@@ -268,22 +335,33 @@ def _solved(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
 
 
 Moves = dict[Doing, tuple[int, int]]
-Node = tuple[str, bool]  # a state: when its guards are asked, or when its action or an enter hook raises an event
+# A state: when its guards are asked, or when its action or an enter hook raises an event
+Node = tuple[str, bool]
 
 
 def _follow(flow: Flow, moves: Moves) -> dict[Node, Status]:
     """What the fields may be where ways begin."""
     found: dict[Node, Status] = {(START, False): flow.start}
-    drops = {doing.begins: moves[doing][1] for way in flow.ways for doing in way.doings if doing.begins}
+    drops = {
+        doing.begins: moves[doing][1] for way in flow.ways for doing in way.doings if doing.begins
+    }
     out: dict[Node, list[tuple[Way, list[tuple[int, int, str]]]]] = {}
     for way in flow.ways:
-        steps = [(*moves[doing], doing.begins) for doing in way.doings if doing.begins or any(moves[doing])]
+        steps = [
+            (*moves[doing], doing.begins)
+            for doing in way.doings
+            if doing.begins or any(moves[doing])
+        ]
         out.setdefault((way.active, way.arrow.event is not None), []).append((way, steps))
     todo = [(START, False)]
 
     def reach(node: Node, status: tuple[int, int, int]) -> None:
         old = found.get(node)
-        new = Status(*status) if old is None else Status(old[0] | status[0], old[1] | status[1], old[2] | status[2])
+        new = (
+            Status(*status)
+            if old is None
+            else Status(old[0] | status[0], old[1] | status[1], old[2] | status[2])
+        )
         if new != old:
             found[node] = new
             todo.append(node)
@@ -293,9 +371,18 @@ def _follow(flow: Flow, moves: Moves) -> dict[Node, Status]:
         for way, steps in out.get(node, ()):
             absent, there, gone = found[node]
             for writes, lost, begins in steps:
-                if begins:  # an action that raises may have dropped, and has written nothing for certain
-                    reach((begins, True), (absent, there & ~drops[begins], gone | there & drops[begins]))
-                absent, there, gone = absent & ~writes, there & ~lost | writes, (gone | there & lost) & ~writes
+                if (
+                    begins
+                ):  # an action that raises may have dropped, and has written nothing for certain
+                    reach(
+                        (begins, True),
+                        (absent, there & ~drops[begins], gone | there & drops[begins]),
+                    )
+                absent, there, gone = (
+                    absent & ~writes,
+                    there & ~lost | writes,
+                    (gone | there & lost) & ~writes,
+                )
             if way.arrow.dest != FAILED:
                 reach((way.arrow.dest, False), (absent, there, gone))
     return found
@@ -329,7 +416,9 @@ def check(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
     """Sees that everything that is declared to be read is there, on every way.
 
     Raises:
-        ContractError: a field is read where it may not exist yet, or only from an earlier batch. The message names who reads it, shows a way that leads there, and says who writes the field.
+        ContractError: a field is read where it may not exist yet, or only from an earlier batch.
+            The message names who reads it, shows a way that leads there, and says who writes the
+            field.
     """
     flow = solve(life, order)
     if flow.order:
@@ -342,7 +431,16 @@ def check(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
                 wrong = _wrong(flow, status, path)
                 if one.contract.exact:
                     if wrong:
-                        raise ContractError(_said(flow, f"Callback {one.name!r} reads {path!r} on {hook}", path, hook, wrong, members[:i]))
+                        raise ContractError(
+                            _said(
+                                flow,
+                                f"Callback {one.name!r} reads {path!r} on {hook}",
+                                path,
+                                hook,
+                                wrong,
+                                members[:i],
+                            )
+                        )
                     _check_known(flow, one, path)
                 else:
                     coarse.setdefault((one.place, path), []).append((one, wrong))
@@ -352,7 +450,17 @@ def check(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
         one = found[0][0]
         if all(wrong for _, wrong in found):
             hooks = ", ".join(listener.hook for listener, _ in found)
-            raise ContractError(_said(flow, f"Callback {one.name!r} reads {path!r} on one of its hooks ({hooks}), on each of them", path, one.hook, found[0][1] or "absent", ()))
+            raise ContractError(
+                _said(
+                    flow,
+                    f"Callback {one.name!r} reads {path!r} on one of its hooks ({hooks}), on each"
+                    " of them",
+                    path,
+                    one.hook,
+                    found[0][1] or "absent",
+                    (),
+                )
+            )
         _check_known(flow, one, path)
 
 
@@ -370,7 +478,10 @@ def _checked(flow: Flow) -> Flow:
             declared = accesses[place]
         for path in declared.reads if declared is not None else ():
             if wrong := _wrong(flow, flow.at[place], path):
-                raise ContractError(f"{flow.lifecycle.name}: {_said(flow, f'{spoken(place)} reads {path!r}', path, place, wrong, ())}")
+                raise ContractError(
+                    f"{flow.lifecycle.name}:"
+                    f" {_said(flow, f'{spoken(place)} reads {path!r}', path, place, wrong, ())}"
+                )
     return flow
 
 
@@ -392,20 +503,34 @@ def _wrong(flow: Flow, status: Status | None, path: str) -> Ruled | None:
     return None
 
 
-def _said(flow: Flow, who: str, path: str, place: str | Place, wrong: str, before: Sequence[Listener]) -> str:
+def _said(
+    flow: Flow, who: str, path: str, place: str | Place, wrong: str, before: Sequence[Listener]
+) -> str:
     status = flow.at[place]
     for listener in before:
         status = status.after(flow.mask(listener.contract.writes or ()), 0)
     name = next(one for one in _fields(path) if _wrong(flow, status, one) == wrong)
     made_of = f" (it is made of {name!r})" if name != field_of(path) else ""
-    writers = [spoken(one) for one in _writers(flow, name)] + [f"{one.name}.{one.hook}" for one in _writing_listeners(flow, name)]
+    writers = [spoken(one) for one in _writers(flow, name)] + [
+        f"{one.name}.{one.hook}" for one in _writing_listeners(flow, name)
+    ]
     if not writers:
-        return f"{who}{made_of}, and nothing in lifecycle {flow.lifecycle.name!r} writes it; take a lifecycle with a state that does, or declare what your own actions write"
+        return (
+            f"{who}{made_of}, and nothing in lifecycle {flow.lifecycle.name!r} writes it; take a"
+            " lifecycle with a state that does, or declare what your own actions write"
+        )
     what = "does not exist yet" if wrong == "absent" else "is of an earlier batch: it ended where"
     way = _way_to(flow, name, place, wrong, before)
-    ends = f" {', '.join(spoken(one) for one in _droppers(flow, name))} let it go" if wrong == "gone" else ""
+    ends = (
+        f" {', '.join(spoken(one) for one in _droppers(flow, name))} let it go"
+        if wrong == "gone"
+        else ""
+    )
     remedy = f"read it after that, or say that it may be missing: {path + '?'!r}"
-    return f"{who}{made_of}, where it {what}{ends}{f', on the way {way}' if way else ''}. It is written by {', '.join(writers)}; {remedy}"
+    return (
+        f"{who}{made_of}, where it {what}{ends}{f', on the way {way}' if way else ''}. It is"
+        f" written by {', '.join(writers)}; {remedy}"
+    )
 
 
 def _writers(flow: Flow, name: str) -> list[Place]:
@@ -418,7 +543,13 @@ def _droppers(flow: Flow, name: str) -> list[Place]:
 
 def _placed(flow: Flow, wanted: Callable[[Access], bool]) -> list[Place]:
     doings = (doing for way in flow.ways for doing in way.doings)
-    return list(dict.fromkeys(doing.place for doing in doings if doing.place is not None and doing.access is not None and wanted(doing.access)))
+    return list(
+        dict.fromkeys(
+            doing.place
+            for doing in doings
+            if doing.place is not None and doing.access is not None and wanted(doing.access)
+        )
+    )
 
 
 def _writing_listeners(flow: Flow, name: str) -> Iterator[Listener]:
@@ -434,7 +565,10 @@ def _check_known(flow: Flow, one: Listener, path: str) -> None:
     known = {*_names(), *flow.bits}
     near = did_you_mean(name, known)
     if near.startswith("; did you mean"):
-        raise ContractError(f"Callback {one.name!r} declares that it reads {path!r} on {one.hook}: a context has no {name!r}{near}")
+        raise ContractError(
+            f"Callback {one.name!r} declares that it reads {path!r} on {one.hook}: a context has no"
+            f" {name!r}{near}"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -442,7 +576,9 @@ def _names() -> frozenset[str]:
     return frozenset((*dir(_context()), *DERIVED))
 
 
-def _way_to(flow: Flow, name: str, place: str | Place, wrong: str, before: Sequence[Listener]) -> str:
+def _way_to(
+    flow: Flow, name: str, place: str | Place, wrong: str, before: Sequence[Listener]
+) -> str:
     """The shortest way to a place on which a field is not there, from the start, as the states that it passes."""
     bit, ways = flow.bits[name], flow.ways
     by_active: dict[tuple[str, bool], list[Way]] = {}
@@ -456,7 +592,9 @@ def _way_to(flow: Flow, name: str, place: str | Place, wrong: str, before: Seque
         for way in by_active.get(node, ()):
             now, states = status, passed
             for doing in (Doing(("guard", way.arrow), Access()), *way.doings):
-                if (doing.hook or doing.place) == place and not (doing.leaves and way.arrow.event is not None):
+                if (doing.hook or doing.place) == place and not (
+                    doing.leaves and way.arrow.event is not None
+                ):
                     here = now
                     for one in before:
                         here = here.after(flow.mask(one.contract.writes or ()) & bit, 0)

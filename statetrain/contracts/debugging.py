@@ -1,18 +1,20 @@
-'''Debug mode: components get a view of the context that holds them to what they declare.
+"""Debug mode: components get a view of the context that holds them to what they declare.
 
-A view lets through what its component declares that it reads and writes, field by field, and path by path where a declaration
-goes into a field. It refuses the rest, and refuses fields where they cannot be: a prediction before `pred`, or after its batch has
-closed. What lies within a value that is handed out whole is not watched.
+A view lets through what its component declares that it reads and writes, field by field, and path
+by path where a declaration goes into a field. It refuses the rest, and refuses fields where they
+cannot be: a prediction before `pred`, or after its batch has closed. What lies within a value that
+is handed out whole is not watched.
 
-A component that declares nothing is refused nothing but such fields. Nothing of this exists when debug mode is off.
-'''
+A component that declares nothing is refused nothing but such fields. Nothing of this exists when
+debug mode is off.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from operator import getitem
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define, frozen
 
@@ -32,12 +34,16 @@ from statetrain.contracts.declaring import (
     parts,
     reads_of,
 )
-from statetrain.guards import Guard
-from statetrain.lifecycle import Transition
+from statetrain.errors import ContractError
+from statetrain.guards.base import Guard
+from statetrain.lifecycle.lifecycle import Transition
 from statetrain.naming import signature_of
-from statetrain.outcome import ContractError
 
-# The methods of a context, and what they read. Those that write are seen to by the view itself; others serve everyone.
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+# The methods of a context, and what they read. Those that write are seen to by the view itself;
+# others serve everyone.
 _METHODS: dict[str, tuple[str, ...]] = {
     "fit_rows": ("history",),
     "get_metrics": ("history",),
@@ -57,7 +63,8 @@ class Terms:
         reads, writes: the paths that it declares; None if it declares none.
         missing: the fields that cannot be there.
         remedy: how a declaration is added, KIND and PATH standing for what it is.
-        seen: the fields that components were seen to write that declare nothing; nobody can say where these are.
+        seen: the fields that components were seen to write that declare nothing; nobody can say
+            where these are.
     """
 
     who: str
@@ -89,35 +96,58 @@ class Watch:
         """A callback's hook."""
         contract = one.contract
         name = type(unwrapped(one.callback)).__name__
-        terms = self._terms(f"Callback {one.name!r} on {one.hook}", contract, self._missing(one), name, one.hook)
+        terms = self._terms(
+            f"Callback {one.name!r} on {one.hook}", contract, self._missing(one), name, one.hook
+        )
         later = contracts_of(one.callback, ())[DEFERRED]
         if contract.reads is None and contract.writes is None:
             later = Contract()
-        deferred = self._terms(f"Callback {one.name!r}, in a clean-up,", later, frozenset(), name, DEFERRED)
+        deferred = self._terms(
+            f"Callback {one.name!r}, in a clean-up,", later, frozenset(), name, DEFERRED
+        )
         return _viewing(one.function, terms, deferred)
 
-    def work(self, function: Callable[[Any], Any], declaring: Any, kind: Kind, of: str | Transition) -> Callable[[Any], Any]:
+    def work(
+        self, function: Callable[[Any], Any], declaring: Any, kind: Kind, of: str | Transition
+    ) -> Callable[[Any], Any]:
         """An action, an effect or close work.
 
         Args:
             function: what is called.
-            declaring: what carries its declaration; the function itself, unless it has been wrapped.
+            declaring: what carries its declaration; the function itself, unless it has been
+                wrapped.
             kind, of: what it is, and of which state or arrow.
         """
         declared = access_of(declaring)
         where: Place = (kind, of)
-        contract = Contract() if declared is None else Contract(declared.reads, declared.writes | declared.drops)  # dropping is clearing
+        # Dropping is clearing
+        contract = (
+            Contract()
+            if declared is None
+            else Contract(declared.reads, declared.writes | declared.drops)
+        )
         remedy = f"add it to @access(...) of {signature_of(declaring)}: KIND={{..., PATH}}"
-        terms = Terms(f"{spoken(where)} ({signature_of(declaring)})", contract.reads, contract.writes, self.flow.impossible(where), remedy, self._seen)
+        terms = Terms(
+            f"{spoken(where)} ({signature_of(declaring)})",
+            contract.reads,
+            contract.writes,
+            self.flow.impossible(where),
+            remedy,
+            self._seen,
+        )
         return _viewing(function, terms, terms)
 
-    def test(self, guard: Guard, test: Callable[[Any], bool], arrow: Transition) -> Callable[[Any], bool]:
+    def test(
+        self, guard: Guard, test: Callable[[Any], bool], arrow: Transition
+    ) -> Callable[[Any], bool]:
         """A guard's test."""
         declared = reads_of(guard)
         where: Place = ("guard", arrow)
         reads = None if declared is None else declared.reads
         remedy = "add it to the guard's reads: KIND={..., PATH}"
-        terms = Terms(spoken(where), reads, frozenset(), self.flow.impossible(where), remedy, self._seen)
+        terms = Terms(
+            spoken(where), reads, frozenset(), self.flow.impossible(where), remedy, self._seen
+        )
         return _viewing(test, terms, terms)
 
     def _missing(self, one: Listener) -> frozenset[str]:
@@ -126,14 +156,19 @@ class Watch:
         before = [other.contract.writes for other in listeners[: listeners.index(one)]]
         return self.flow.impossible(one.hook).difference(*(writes or () for writes in before))
 
-    def _terms(self, who: str, contract: Contract, missing: frozenset[str], name: str, hook: str) -> Terms:
-        remedy = f"add it: KIND = {{..., PATH}} in {name}, or KIND = {{{hook!r}: {{..., PATH}}}} for this hook alone"
+    def _terms(
+        self, who: str, contract: Contract, missing: frozenset[str], name: str, hook: str
+    ) -> Terms:
+        remedy = (
+            f"add it: KIND = {{..., PATH}} in {name}, or KIND = {{{hook!r}: {{..., PATH}}}} for"
+            " this hook alone"
+        )
         return Terms(who, contract.reads, contract.writes, missing, remedy, self._seen)
 
 
 def _viewing(function: Callable[[Any], Any], terms: Terms, deferred: Terms) -> Callable[[Any], Any]:
     @wraps(function)  # its name stays, for errors
-    def viewing(ctx: Any) -> Any:
+    def viewing(ctx: Context) -> Any:
         return function(View(ctx, terms, deferred))
 
     return viewing
@@ -148,7 +183,7 @@ class View:
     _terms: Terms
     _deferred: Terms
 
-    def __init__(self, ctx: Any, terms: Terms, deferred: Terms) -> None:
+    def __init__(self, ctx: Context, terms: Terms, deferred: Terms) -> None:
         for name, value in (("_ctx", ctx), ("_terms", terms), ("_deferred", deferred)):
             object.__setattr__(self, name, value)
 
@@ -240,20 +275,36 @@ def _may_read(terms: Terms, path: str, through: str = "") -> bool:
         ContractError: nothing of it may.
     """
     name = field_of(path)
-    at_will = any(covers(one, path) for one in terms.reads or () if one.endswith("?") or parts(one)[:1] in (("*",), ("**",)))
+    at_will = any(
+        covers(one, path)
+        for one in terms.reads or ()
+        if one.endswith("?") or parts(one)[:1] in (("*",), ("**",))
+    )
     for base in (name, *DERIVED.get(name, ())) if not at_will else ():
-        if base in terms.missing and base not in terms.seen and not any(covers(one, base) for one in terms.writes or ()):
-            raise ContractError(f"{terms.who} reads {path!r}, and it cannot be there: on every way it has not been written yet, or its batch has closed")
+        if (
+            base in terms.missing
+            and base not in terms.seen
+            and not any(covers(one, base) for one in terms.writes or ())
+        ):
+            raise ContractError(
+                f"{terms.who} reads {path!r}, and it cannot be there: on every way it has not been"
+                " written yet, or its batch has closed"
+            )
     if terms.reads is None or name in ALWAYS_READ or name in OWN:
         return False
     allowed = [one.removesuffix("?") for one in terms.reads] + list(terms.writes or ())
     if any(covers(one, path) for one in allowed):
         return False
-    if name in DERIVED and all(base in ALWAYS_READ or any(covers(one, base) for one in allowed) for base in DERIVED[name]):
+    if name in DERIVED and all(
+        base in ALWAYS_READ or any(covers(one, base) for one in allowed) for base in DERIVED[name]
+    ):
         return False
     if any(field_of(one) == name and covers(path, one) for one in allowed):
         return True
-    raise ContractError(f"{terms.who} reads {path!r}{f' ({through[1:]})' if through else ''}, which it does not declare; {terms.advice('reads', path)}")
+    raise ContractError(
+        f"{terms.who} reads {path!r}{f' ({through[1:]})' if through else ''}, which it does not"
+        f" declare; {terms.advice('reads', path)}"
+    )
 
 
 def _may_write(terms: Terms, path: str) -> None:
@@ -262,13 +313,16 @@ def _may_write(terms: Terms, path: str) -> None:
         return
     if field_of(path) in OWN or any(covers(one, path) for one in terms.writes):
         return
-    raise ContractError(f"{terms.who} writes {path!r}, which it does not declare; {terms.advice('writes', path)}")
+    raise ContractError(
+        f"{terms.who} writes {path!r}, which it does not declare; {terms.advice('writes', path)}"
+    )
 
 
-# ---------------------------------------------------------------- the methods of a context that write
+# -------------------- the methods of a context that write
 
 
-def _log_metric(view: View, name: str, value: float, set: str | None = None) -> None:  # noqa: A002  # the context's own word
+# The context's own word
+def _log_metric(view: View, name: str, value: float, set: str | None = None) -> None:  # noqa: A002
     ctx = view._ctx
     side = set if set is not None else ctx.tally.set if ctx.tally is not None else ""
     _may_write(view._terms, f"history.{side}_{name}" if side else f"history.{name}")
@@ -282,11 +336,15 @@ def _log(view: View, name: str, value: Any) -> None:
 
 def _defer(view: View, function: Callable[[], object]) -> None:
     def later() -> object:
-        object.__setattr__(view, "_terms", view._deferred)  # the function has kept the view that it was given
+        # The function has kept the view that it was given
+        object.__setattr__(view, "_terms", view._deferred)
         return function()
 
     view._ctx.defer(later)
 
 
-_SERVICES: dict[str, Callable[..., None]] = {"log_metric": _log_metric, "log": _log, "defer": _defer}
-
+_SERVICES: dict[str, Callable[..., None]] = {
+    "log_metric": _log_metric,
+    "log": _log,
+    "defer": _defer,
+}

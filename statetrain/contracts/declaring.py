@@ -1,17 +1,19 @@
-'''What components declare that they read and write, and what follows from it for a pair of them.
+"""What components declare that they read and write, and what follows from it for a pair of them.
 
-Actions, effects, close work and modes carry an `Access`; a function gets one from the decorator `access`, an attrs value has
-a property of that name. A function without one is *unknown*: it may do anything, and is not checked. Guards declare `reads`,
-callbacks `reads` and `writes`, for all their hooks or by hook.
+Actions, effects, close work and modes carry an `Access`; a function gets one from the decorator
+`access`, an attrs value has a property of that name. A function without one is *unknown*: it may do
+anything, and is not checked. Guards declare `reads`, callbacks `reads` and `writes`, for all their
+hooks or by hook.
 
-A path begins with a field of the context and may go on into it: `batch`, `batch.image`, `params.encoder.weight`; `*` stands for
-any one part, `**` for all that follow. A path that ends with `?` is read where it is there.
+A path begins with a field of the context and may go on into it: `batch`, `batch.image`,
+`params.encoder.weight`; `*` stands for any one part, `**` for all that follow. A path that ends
+with `?` is read where it is there.
 
     @access(reads={"input", "model"}, writes={"buffers.embedding"})
     def embed(ctx):
         "embed the input"
         ctx.buffers["embedding"] = ctx.model.encoder(ctx.input)
-'''
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,41 @@ from typing import Any, TypeVar
 from attrs import field, frozen
 
 from statetrain.callback import ALIASES, Call, Callback, heard_as, hooks_of, name_of, unwrapped
-from statetrain.guards import Guard, Predicate, leaves
-from statetrain.lifecycle import Lifecycle
+from statetrain.errors import CallbackError, ContractError
+from statetrain.guards.base import Guard, Predicate, leaves
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError, ContractError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFERRED = "defer"  # where a callback declares what its clean-ups read and write, in place of a hook
+# Where a callback declares what its clean-ups read and write, in place of a hook
+DEFERRED = "defer"
 
 BORN = frozenset(
     (
-        *("data", "tally", "length", "drawn", "layout", "batch", "last_batch", "input", "target", "batch_size"),
-        *("pred", "loss_grad", "loss_value", "interms", "grads", "grad_norm", "overflowed", "updates", "update_norms"),
+        *(
+            "data",
+            "tally",
+            "length",
+            "drawn",
+            "layout",
+            "batch",
+            "last_batch",
+            "input",
+            "target",
+            "batch_size",
+        ),
+        *(
+            "pred",
+            "loss_grad",
+            "loss_value",
+            "interms",
+            "grads",
+            "grad_norm",
+            "overflowed",
+            "updates",
+            "update_norms",
+        ),
     )
 )
 """The fields that come into being in a run: a state writes them. All others of the context are there from the start."""
@@ -58,13 +82,28 @@ DERIVED: dict[str, tuple[str, ...]] = {
 }
 """What can be read of a context beside its fields, and the fields that it is made of."""
 
-ALWAYS_READ = frozenset({"machine", "place", "state", "transition", "accelerator", "device", "clock", "verbose"})
+ALWAYS_READ = frozenset(
+    {"machine", "place", "state", "transition", "accelerator", "device", "clock", "verbose"}
+)
 """Where a run stands and what it runs with: anyone may read these without a word."""
 
 OWN = frozenset({"marks", "asked", "flight"})
 """What is noted in passing, each in a place of its own, so that no order matters: when intervals fired, what guards answered."""
 
-_THE_MACHINES = frozenset({"machine", "place", "state", "transition", "event", "outcome", "error", "deferred", "modes", "reopening"})
+_THE_MACHINES = frozenset(
+    {
+        "machine",
+        "place",
+        "state",
+        "transition",
+        "event",
+        "outcome",
+        "error",
+        "deferred",
+        "modes",
+        "reopening",
+    }
+)
 _COUNTERS = frozenset({"epoch", "iter", "valid_iter", "step", "samples", "earlier_batches"})
 
 
@@ -88,10 +127,16 @@ class Access:
 
     def __or__(self, other: Access) -> Access:
         """What two do, one after the other."""
-        return Access(self.reads | (other.reads - self.writes), self.writes | other.writes, (self.drops - other.writes) | other.drops)
+        return Access(
+            self.reads | (other.reads - self.writes),
+            self.writes | other.writes,
+            (self.drops - other.writes) | other.drops,
+        )
 
 
-def access(*, reads: Iterable[str] = (), writes: Iterable[str] = (), drops: Iterable[str] = ()) -> Callable[[F], F]:
+def access(
+    *, reads: Iterable[str] = (), writes: Iterable[str] = (), drops: Iterable[str] = ()
+) -> Callable[[F], F]:
     """Declares what a function of the context reads and writes. The function stays as it is, and costs what it did.
 
     Args:
@@ -126,7 +171,10 @@ def reads_of(guard: Guard) -> Access | None:
         own = access_of(leaf.function) if isinstance(leaf, Predicate) else None
         writes = getattr(leaf, "writes", ()) or (own.writes if own is not None else ())
         if writes:
-            raise ContractError(f"guard [{leaf.label}] declares that it writes {_listed(writes)}; a guard only reads, so let an effect write it")
+            raise ContractError(
+                f"guard [{leaf.label}] declares that it writes {_listed(writes)}; a guard only"
+                " reads, so let an effect write it"
+            )
         reads |= leaf.reads | (own.reads if own is not None else frozenset())
         known = known and not (isinstance(leaf, Predicate) and not leaf.reads and own is None)
     return Access(reads) if known else None
@@ -217,7 +265,8 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
     """Who listens on what, in the order in which the callbacks were given.
 
     Raises:
-        CallbackError: one is no callback, was given twice, or has or declares a hook that no state bears.
+        CallbackError: one is no callback, was given twice, or has or declares a hook that no state
+            bears.
         ContractError: one declares that it writes what it must not.
     """
     callbacks = tuple(callbacks)
@@ -227,12 +276,17 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
     nth: Counter[str] = Counter()
     for place, callback in enumerate(callbacks):
         if id(unwrapped(callback)) in given:
-            raise CallbackError(f"callback {name_of(callback)!r} was given twice; each instance listens once")
+            raise CallbackError(
+                f"callback {name_of(callback)!r} was given twice; each instance listens once"
+            )
         given.add(id(unwrapped(callback)))
         nth[name_of(callback)] += 1
         hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
         contracts = contracts_of(callback, hooks, lifecycle)
-        found += [Listener(callback, names[place], hook, function, contracts[hook], place) for hook, function in hooks.items()]
+        found += [
+            Listener(callback, names[place], hook, function, contracts[hook], place)
+            for hook, function in hooks.items()
+        ]
         callback.check_lifecycle(lifecycle)
     return found
 
@@ -249,13 +303,16 @@ def labels_of(callbacks: Iterable[Callback]) -> list[str]:
     return labels
 
 
-def contracts_of(callback: Callback, hooks: Iterable[str], lifecycle: Lifecycle | None = None) -> dict[str, Contract]:
+def contracts_of(
+    callback: Callback, hooks: Iterable[str], lifecycle: Lifecycle | None = None
+) -> dict[str, Contract]:
     """What a callback declares for each of its hooks, and for its clean-ups.
 
     Args:
         callback: an instance.
         hooks: their names, as a machine calls them.
-        lifecycle: in which states may be fused, so that hooks have other names than the callback says.
+        lifecycle: in which states may be fused, so that hooks have other names than the callback
+            says.
 
     Raises:
         CallbackError: it declares something for a hook that it has not.
@@ -267,13 +324,21 @@ def contracts_of(callback: Callback, hooks: Iterable[str], lifecycle: Lifecycle 
         return dict.fromkeys(heard, Contract())
     if lifecycle is not None:
         reads, writes = (
-            {heard_as(hook, lifecycle): paths for hook, paths in kind.items()} if isinstance(kind, dict) else kind for kind in (reads, writes)
+            (
+                {heard_as(hook, lifecycle): paths for hook, paths in kind.items()}
+                if isinstance(kind, dict)
+                else kind
+            )
+            for kind in (reads, writes)
         )
     lone = len(heard) <= 2
     out = {}
     for hook in heard:
         exact = lone or (isinstance(reads, dict | None) and isinstance(writes, dict | None))
-        own = [kind.get(hook, frozenset()) if isinstance(kind, dict) else kind for kind in (reads, writes)]
+        own = [
+            kind.get(hook, frozenset()) if isinstance(kind, dict) else kind
+            for kind in (reads, writes)
+        ]
         _check_permitted(callback, hook, own[1] or ())
         out[hook] = Contract(own[0], own[1], exact)
     return out
@@ -293,14 +358,20 @@ def _declared(callback: Callback, kind: str) -> dict[str, frozenset[str]] | froz
     for hook, paths in value.items():
         known = {name for name in dir(inner) if name.startswith("on_")} | {DEFERRED}
         if hook not in known and ALIASES.get(hook, "") not in known:
-            raise CallbackError(f"Callback {name_of(callback)!r}: {kind} mention {hook!r}, a hook that it has not{did_you_mean(hook, known)}")
+            raise CallbackError(
+                f"Callback {name_of(callback)!r}: {kind} mention {hook!r}, a hook that it has"
+                f" not{did_you_mean(hook, known)}"
+            )
         out[ALIASES.get(str(hook), str(hook))] = _paths(paths)
     return out
 
 
 def _says(callback: Callback, kind: str) -> bool:
     """Whether a callback, or its class, declares something itself, and be it nothing."""
-    owners = (vars(callback), *(vars(one) for one in type(callback).__mro__ if one not in (Callback, object)))
+    owners = (
+        vars(callback),
+        *(vars(one) for one in type(callback).__mro__ if one not in (Callback, object)),
+    )
     return any(kind in owner for owner in owners)
 
 
@@ -308,13 +379,15 @@ def _check_permitted(callback: Callback, hook: str, writes: Iterable[str]) -> No
     for path in writes:
         if field_of(path) in _THE_MACHINES:
             raise ContractError(
-                f"Callback {name_of(callback)!r} declares that it writes {path!r} on {hook}, which the machine alone writes; "
-                f"to end the run, call ctx.request_stop(reason), or raise an event"
+                f"Callback {name_of(callback)!r} declares that it writes {path!r} on {hook}, which"
+                " the machine alone writes; to end the run, call ctx.request_stop(reason), or"
+                " raise an event"
             )
         if field_of(path) in _COUNTERS:
             raise ContractError(
-                f"Callback {name_of(callback)!r} declares that it writes {path!r} on {hook}: counters change in actions and effects "
-                f"only; give a state an action, or an arrow an effect, that does it"
+                f"Callback {name_of(callback)!r} declares that it writes {path!r} on {hook}:"
+                " counters change in actions and effects only; give a state an action, or an arrow"
+                " an effect, that does it"
             )
 
 
@@ -329,7 +402,8 @@ def check_monitors(machine: Any, columns: Iterable[str], hint: str = "") -> None
     """Sees that everything that guards and callbacks monitor is written by somebody.
 
     Args:
-        machine: the lifecycle and the callbacks. Callbacks add the columns that they declare as `"history.<column>"`.
+        machine: the lifecycle and the callbacks. Callbacks add the columns that they declare as
+            `"history.<column>"`.
         columns: of the history, that the run writes itself.
         hint: what may be the reason, for the error.
 
@@ -339,7 +413,9 @@ def check_monitors(machine: Any, columns: Iterable[str], hint: str = "") -> None
     known = {*columns, *_written_columns(machine.callbacks)}
     for arrow in machine.lifecycle.transitions:
         if arrow.guard is not None:
-            _check_monitors(arrow.guard.monitors, known, f"{hint} (monitored by [{arrow.guard.label}])")
+            _check_monitors(
+                arrow.guard.monitors, known, f"{hint} (monitored by [{arrow.guard.label}])"
+            )
     for callback in machine.callbacks:
         _check_monitors(callback.monitors, known, f"{hint} (monitored by {callback!r})")
 
@@ -352,7 +428,8 @@ def check_fields(machine: Any, context: type) -> None:
         context: its class.
 
     Raises:
-        ContractError: it has one of them not. Those that may be missing (`"field?"`) are not asked for.
+        ContractError: it has one of them not. Those that may be missing (`"field?"`) are not asked
+            for.
     """
     known = {*dir(context), *DERIVED, "*", "**"}
     for who, verb, paths in _declarations(machine):
@@ -361,8 +438,9 @@ def check_fields(machine: Any, context: type) -> None:
             if name not in known and not path.endswith("?"):
                 near = did_you_mean(name, known)
                 raise ContractError(
-                    f"{who} declares that it {verb} {path!r}: a context has no {name!r}{near if near.endswith('?') else ''}; "
-                    f"what is your own goes into ctx.buffers: {verb}={{'buffers.{name}'}}"
+                    f"{who} declares that it {verb} {path!r}: a context has no"
+                    f" {name!r}{near if near.endswith('?') else ''}; what is your own goes into"
+                    f" ctx.buffers: {verb}={{'buffers.{name}'}}"
                 )
 
 
@@ -371,26 +449,42 @@ def _declarations(machine: Any) -> Iterator[tuple[str, str, Iterable[str]]]:
     life: Lifecycle = machine.lifecycle
     works = [(f"the action of {state.name!r}", state.action) for state in life.states]
     works += [(f"the close work of {state.name!r}", state.close) for state in life.states]
-    works += [(f"the effect of {arrow.source} -> {arrow.dest}", arrow.effect) for arrow in life.transitions]
+    works += [
+        (f"the effect of {arrow.source} -> {arrow.dest}", arrow.effect)
+        for arrow in life.transitions
+    ]
     for who, work in works:
         if (declared := access_of(work)) is not None:
             yield from ((who, "reads", declared.reads), (who, "writes", declared.writes))
     for arrow in life.transitions:
         if arrow.guard is not None and (read := reads_of(arrow.guard)) is not None:
-            yield f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}", "reads", read.reads
+            yield (
+                f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}",
+                "reads",
+                read.reads,
+            )
     for callback in machine.callbacks:
-        yield from ((f"Callback {name_of(callback)!r}", verb, paths_in(getattr(callback, verb))) for verb in ("reads", "writes"))
+        yield from (
+            (f"Callback {name_of(callback)!r}", verb, paths_in(getattr(callback, verb)))
+            for verb in ("reads", "writes")
+        )
 
 
 def _written_columns(callbacks: Iterable[Callback]) -> Iterator[str]:
     for callback in callbacks:
-        yield from (path.removeprefix("history.") for path in paths_in(callback.writes) if path.startswith("history."))
+        yield from (
+            path.removeprefix("history.")
+            for path in paths_in(callback.writes)
+            if path.startswith("history.")
+        )
 
 
 def _check_monitors(monitors: Iterable[str], known: Iterable[str], hint: str) -> None:
     for monitor in monitors:
         if monitor not in known:
-            raise ContractError(f"nothing writes the monitor {monitor!r}{did_you_mean(monitor, known)}{hint}")
+            raise ContractError(
+                f"nothing writes the monitor {monitor!r}{did_you_mean(monitor, known)}{hint}"
+            )
 
 
 def _listed(paths: Iterable[str]) -> str:

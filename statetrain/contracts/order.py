@@ -1,16 +1,17 @@
-'''The order in which callbacks are called on a hook: one topological order, made once, that keeps the given one where it can.
+"""The order in which callbacks are called on a hook: one topological order, made once, that keeps the given one where it can.
 
 What ties two callbacks, the strongest first:
 
 1. `run_after` and `run_before`, by class or name, on all hooks that both have.
-2. Who writes a field goes before who reads it, on the hooks where they do. `commutes_with` says that it does not matter.
+2. Who writes a field goes before who reads it, on the hooks where they do. `commutes_with` says
+    that it does not matter.
 
-Two that write one field on one hook need one of these, else the machine is refused: which of the two values stays would be
-an accident of the list. `conflicts_with` refuses a pair outright.
+Two that write one field on one hook need one of these, else the machine is refused: which of the
+two values stays would be an accident of the list. `conflicts_with` refuses a pair outright.
 
-A declaration for a callback as a whole, which has several hooks, does not say on which of them it reads and writes. It
-ties where that leads to no cycle, and is never an error.
-'''
+A declaration for a callback as a whole, which has several hooks, does not say on which of them it
+reads and writes. It ties where that leads to no cycle, and is never an error.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from attrs import frozen
 
 from statetrain.callback import ALIASES, Callback, name_of
 from statetrain.contracts.declaring import OWN, Listener, expanded, labels_of, overlap
+from statetrain.errors import CallbackError, ContractError, MachineError
 from statetrain.naming import did_you_mean
-from statetrain.outcome import CallbackError, ContractError, MachineError
 
 
 @frozen
@@ -67,10 +68,26 @@ class Order:
         lines = [f"{self.hook}: {len(listeners)} callback{'s' if len(listeners) > 1 else ''}"]
         wide = max(len(one.name) for one in listeners)
         for i, one in enumerate(listeners):
-            does = [f"{verb} {', '.join(sorted(paths))}" for verb, paths in (("reads", one.contract.reads), ("writes", one.contract.writes)) if paths]
-            known = "; ".join(does) if does else "declares nothing" if one.contract.reads is None and one.contract.writes is None else "reads and writes nothing"
+            does = [
+                f"{verb} {', '.join(sorted(paths))}"
+                for verb, paths in (("reads", one.contract.reads), ("writes", one.contract.writes))
+                if paths
+            ]
+            known = (
+                "; ".join(does)
+                if does
+                else (
+                    "declares nothing"
+                    if one.contract.reads is None and one.contract.writes is None
+                    else "reads and writes nothing"
+                )
+            )
             lines.append(f"  {i + 1}  {one.name.ljust(wide)}  {known}")
-            lines += [f"     {' ' * wide}    after {self._name(tie.first)}: {tie.why}" for tie in self.ties if tie.then == one.place]
+            lines += [
+                f"     {' ' * wide}    after {self._name(tie.first)}: {tie.why}"
+                for tie in self.ties
+                if tie.then == one.place
+            ]
             if i and not any(tie.then == one.place or tie.first == one.place for tie in self.ties):
                 lines[-1] += "  (where it was given)"
         return "\n".join(lines)
@@ -79,7 +96,10 @@ class Order:
         return next(one.name for one in self.listeners if one.place == place)
 
     def __repr__(self) -> str:
-        return f"<Order of {self.hook}: {', '.join(one.name for one in self.listeners) or 'nobody listens'}>"
+        return (
+            f"<Order of {self.hook}:"
+            f" {', '.join(one.name for one in self.listeners) or 'nobody listens'}>"
+        )
 
 
 def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
@@ -89,7 +109,8 @@ def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
         listeners: of all callbacks, in the order in which these were given.
 
     Raises:
-        ContractError: two callbacks exclude each other, write one field on one hook, or there is a cycle.
+        ContractError: two callbacks exclude each other, write one field on one hook, or there is a
+            cycle.
     """
     by_hook: dict[str, list[Listener]] = {}
     callbacks: dict[int, Callback] = {}
@@ -162,8 +183,9 @@ def _circle(hook: str, left: list[Listener], ties: list[Tie]) -> str:
         why = next(tie.why for tie in ties if (tie.first, tie.then) == (here, after))
         told.append(f"{names[here]} before {names[after]} ({why})")
     return (
-        f"the callbacks on {hook} wait for each other: {'; '.join(told)}. Take one of these ties out: change run_after or run_before, "
-        f"declare reads and writes by hook, or say commutes_with where the order does not matter"
+        f"the callbacks on {hook} wait for each other: {'; '.join(told)}. Take one of these ties"
+        " out: change run_after or run_before, declare reads and writes by hook, or say"
+        " commutes_with where the order does not matter"
     )
 
 
@@ -173,16 +195,28 @@ def _circle(hook: str, left: list[Listener], ties: list[Tie]) -> str:
 def _said(callbacks: dict[int, Callback], names: dict[int, str]) -> dict[tuple[int, int], str]:
     """The pairs that run_after and run_before order."""
     out: dict[tuple[int, int], str] = {}
-    tied = {place: callback for place, callback in callbacks.items() if callback.run_after or callback.run_before}
+    tied = {
+        place: callback
+        for place, callback in callbacks.items()
+        if callback.run_after or callback.run_before
+    }
     for place, callback in tied.items():
         for other, peer in callbacks.items():
             if other == place:
                 continue
             # Of several of one class that name their own, the given order is meant.
-            if _names(callback, "run_after", peer) and not (_name_their_own("run_after", callback, peer) and place < other):
-                out[other, place] = f"{names[place]} declares run_after = {_spelt(callback.run_after)}"
-            if _names(callback, "run_before", peer) and not (_name_their_own("run_before", callback, peer) and place > other):
-                out[place, other] = f"{names[place]} declares run_before = {_spelt(callback.run_before)}"
+            if _names(callback, "run_after", peer) and not (
+                _name_their_own("run_after", callback, peer) and place < other
+            ):
+                out[other, place] = (
+                    f"{names[place]} declares run_after = {_spelt(callback.run_after)}"
+                )
+            if _names(callback, "run_before", peer) and not (
+                _name_their_own("run_before", callback, peer) and place > other
+            ):
+                out[place, other] = (
+                    f"{names[place]} declares run_before = {_spelt(callback.run_before)}"
+                )
     return out
 
 
@@ -191,8 +225,9 @@ def _check_conflicts(callbacks: dict[int, Callback], names: dict[int, str]) -> N
         for other, peer in callbacks.items():
             if other != place and _names(callback, "conflicts_with", peer):
                 raise ContractError(
-                    f"callbacks {names[place]!r} and {names[other]!r} exclude each other ({names[place]} declares conflicts_with = "
-                    f"{_spelt(callback.conflicts_with)}); take one of them out"
+                    f"callbacks {names[place]!r} and {names[other]!r} exclude each other"
+                    f" ({names[place]} declares conflicts_with ="
+                    f" {_spelt(callback.conflicts_with)}); take one of them out"
                 )
 
 
@@ -203,7 +238,10 @@ def _names(callback: Callback, relation: str, peer: Callback) -> bool:
         if is_called(peer, named):
             return True
         if not isinstance(named, str | type):
-            raise CallbackError(f"Callback {name_of(callback)!r}: {relation} holds classes of callbacks or their names, got {named!r}")
+            raise CallbackError(
+                f"Callback {name_of(callback)!r}: {relation} holds classes of callbacks or their"
+                f" names, got {named!r}"
+            )
     return False
 
 
@@ -215,7 +253,9 @@ def _name_their_own(relation: str, one: Callback, other: Callback) -> bool:
 def is_called(callback: Callback, named: object) -> bool:
     """Whether a class, or a name, is meant for a callback, or for one that it stands for: its label, or a class of its."""
     if isinstance(named, str):
-        return named == name_of(callback) or any(named == kind.__name__ for one in _chain(callback) for kind in type(one).__mro__)
+        return named == name_of(callback) or any(
+            named == kind.__name__ for one in _chain(callback) for kind in type(one).__mro__
+        )
     return isinstance(named, type) and any(isinstance(one, named) for one in _chain(callback))
 
 
@@ -232,11 +272,16 @@ def _spelt(value: str | type | Iterable[str | type]) -> str:
     return ", ".join(one if isinstance(one, str) else one.__name__ for one in named)
 
 
-def _by_fields(hook: str, members: list[Listener], said: dict[tuple[int, int], str]) -> Iterator[Tie]:
+def _by_fields(
+    hook: str, members: list[Listener], said: dict[tuple[int, int], str]
+) -> Iterator[Tie]:
     """The ties that follow from what is written and read on a hook."""
     if not any(one.contract.writes for one in members):
         return
-    uses = [(one, _expanded(one.contract.writes) - OWN, _expanded(one.contract.reads)) for one in members]
+    uses = [
+        (one, _expanded(one.contract.writes) - OWN, _expanded(one.contract.reads))
+        for one in members
+    ]
     for writer, written, _ in (use for use in uses if use[1]):
         for peer, rewritten, seen in uses:
             both = _meeting(written, rewritten) if peer is not writer else None
@@ -246,12 +291,19 @@ def _by_fields(hook: str, members: list[Listener], said: dict[tuple[int, int], s
             exact = writer.contract.exact and peer.contract.exact
             if both is not None and exact:
                 raise ContractError(
-                    f"callbacks {writer.name!r} and {peer.name!r} both write {both!r} on {hook}, in no declared order. Say which is first: "
-                    f"run_after = ({name_of(writer.callback)!r},) in {name_of(peer.callback)} or the other way round; or that it does not "
-                    f"matter, and they are called as given: commutes_with = ({name_of(writer.callback)!r},)"
+                    f"callbacks {writer.name!r} and {peer.name!r} both write {both!r} on {hook}, in"
+                    " no declared order. Say which is first: run_after ="
+                    f" ({name_of(writer.callback)!r},) in {name_of(peer.callback)} or the other way"
+                    " round; or that it does not matter, and they are called as given:"
+                    f" commutes_with = ({name_of(writer.callback)!r},)"
                 )
             if read is not None:
-                yield Tie(writer.place, peer.place, f"{writer.name} writes {read!r}, which {peer.name} reads", exact)
+                yield Tie(
+                    writer.place,
+                    peer.place,
+                    f"{writer.name} writes {read!r}, which {peer.name} reads",
+                    exact,
+                )
 
 
 @lru_cache(maxsize=1024)
@@ -288,12 +340,19 @@ def hook_named(asked: str, names: Iterable[str]) -> str:
     Raises:
         MachineError: there is no such hook.
     """
-    known = [f"on_{way}_{name}" for way in ("enter", "exit") for name in (*names, "failed")] + ["on_transition", "on_anchor", "on_resume"]
+    known = [f"on_{way}_{name}" for way in ("enter", "exit") for name in (*names, "failed")] + [
+        "on_transition",
+        "on_anchor",
+        "on_resume",
+    ]
     known.remove("on_exit_failed")
     name = "_".join(asked.split())
     name = name if name.startswith("on_") else f"on_{name}"
     name = ALIASES.get(name, name)
     if name not in known:
         near = did_you_mean(name, known)
-        raise MachineError(f"no hook {asked!r}{near}{'' if near.endswith('?') else '.'} Hooks are asked for like 'exit step', or by their names")
+        raise MachineError(
+            f"no hook {asked!r}{near}{'' if near.endswith('?') else '.'} Hooks are asked for like"
+            " 'exit step', or by their names"
+        )
     return name

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from statetrain.contracts.dataflow import Flow, Place, given, solve
 from statetrain.contracts.declaring import ALWAYS_READ, Access, Listener, field_of, parts, reads_of
-from statetrain.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
 
 _ELSEWHERE = ("on_transition", "on_anchor", "on_resume", "on_enter_failed")
 
@@ -29,17 +29,37 @@ class Outline:
     listeners: Listeners
 
     def __str__(self) -> str:
-        from statetrain.table.text import reading_order
+        from statetrain.lifecycle.text import reading_order
 
         life = self.lifecycle
-        rows = [("  " * len(life.path(name)) + name, self._on(f"on_enter_{name}"), self._on(f"on_exit_{name}")) for name in reading_order(life)]
-        rows += [(f"  {FAILED}", self._on(f"on_enter_{FAILED}"), "")] if self._on(f"on_enter_{FAILED}") else []
+        rows = [
+            (
+                "  " * len(life.path(name)) + name,
+                self._on(f"on_enter_{name}"),
+                self._on(f"on_exit_{name}"),
+            )
+            for name in reading_order(life)
+        ]
+        rows += (
+            [(f"  {FAILED}", self._on(f"on_enter_{FAILED}"), "")]
+            if self._on(f"on_enter_{FAILED}")
+            else []
+        )
         wide = [max(len(row[i]) for row in [("", "on enter", "on exit"), *rows]) for i in range(3)]
         count = len({one.place for members in self.listeners.values() for one in members})
         head = f"{life.name}: {count} callback{' listens' if count == 1 else 's listen'}"
-        lines = [head, "", *("  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in [("", "on enter", "on exit"), *rows])]
+        lines = [
+            head,
+            "",
+            *(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
+                for row in [("", "on enter", "on exit"), *rows]
+            ),
+        ]
         others = [(hook, self._on(hook)) for hook in _ELSEWHERE[:3] if self._on(hook)]
-        return "\n".join([*lines, *([""] if others else []), *(f"  {hook}: {names}" for hook, names in others)])
+        return "\n".join(
+            [*lines, *([""] if others else []), *(f"  {hook}: {names}" for hook, names in others)]
+        )
 
     def _on(self, hook: str) -> str:
         return ", ".join(one.name for one in self.listeners.get(hook, ()))
@@ -97,8 +117,15 @@ class DataFlow:
                         everything[who] = None
                     elif field_of(path) not in ALWAYS_READ:
                         out.setdefault(field_of(path), {})[Use(who, path.removesuffix("?"))] = None
-        moving = solve(life, {}).bits.keys() | {field_of(path) for members in listeners.values() for one in members for path in one.contract.writes or ()}
-        written, read = ({name: tuple(uses) for name, uses in out.items()} for out in (writers, readers))
+        moving = solve(life, {}).bits.keys() | {
+            field_of(path)
+            for members in listeners.values()
+            for one in members
+            for path in one.contract.writes or ()
+        }
+        written, read = (
+            {name: tuple(uses) for name, uses in out.items()} for out in (writers, readers)
+        )
         return cls(life, written, read, tuple(unknown), tuple(everything), frozenset(moving))
 
     @property
@@ -119,9 +146,18 @@ class DataFlow:
         return flow_dot(self, **options)
 
     def __str__(self) -> str:
-        rows = [("field", "written by", "read by"), *((name, _users(self.writers.get(name, ())), _users(self.readers.get(name, ()))) for name in self.fields)]
+        rows = [
+            ("field", "written by", "read by"),
+            *(
+                (name, _users(self.writers.get(name, ())), _users(self.readers.get(name, ())))
+                for name in self.fields
+            ),
+        ]
         wide = [max(len(row[i]) for row in rows) for i in range(2)]
-        lines = [f"{name.ljust(wide[0])}  {written.ljust(wide[1])}  {read}".rstrip() for name, written, read in rows]
+        lines = [
+            f"{name.ljust(wide[0])}  {written.ljust(wide[1])}  {read}".rstrip()
+            for name, written, read in rows
+        ]
         others = (("read everything", self.everything), ("declare nothing", self.unknown))
         return "\n".join([*lines, *(f"{what}: {', '.join(who)}" for what, who in others if who)])
 
@@ -135,7 +171,7 @@ def _users(uses: Sequence[Use]) -> str:
 
 def _declared(life: Lifecycle, listeners: Listeners) -> Iterator[tuple[str, Access | None]]:
     """Everyone with what they declare, in the order of the table."""
-    from statetrain.table.text import reading_order
+    from statetrain.lifecycle.text import reading_order
 
     accesses = accesses_of(solve(life, {}))
     place: Place
@@ -152,14 +188,19 @@ def _declared(life: Lifecycle, listeners: Listeners) -> Iterator[tuple[str, Acce
             if arrow.effect is not None:
                 yield f"{arrow.source} -> {arrow.dest}", accesses[("effect", arrow)]
     seen: dict[str, list[Listener]] = {}
-    for one in sorted((one for members in listeners.values() for one in members), key=lambda one: one.place):
+    for one in sorted(
+        (one for members in listeners.values() for one in members), key=lambda one: one.place
+    ):
         seen.setdefault(one.name, []).append(one)
     for name, hooks in seen.items():
         contracts = [one.contract for one in hooks]
         if all(contract.reads is None and contract.writes is None for contract in contracts):
             yield name, None
         else:
-            reads, writes = ([path for contract in contracts for path in getattr(contract, kind) or ()] for kind in ("reads", "writes"))
+            reads, writes = (
+                [path for contract in contracts for path in getattr(contract, kind) or ()]
+                for kind in ("reads", "writes")
+            )
             yield name, Access(reads, writes)
 
 
@@ -168,13 +209,18 @@ def accesses_of(flow: Flow) -> dict[Place, Access | None]:
     out: dict[Place, Access | None] = {}
     for way in flow.ways:
         for doing in way.doings:
-            entered = doing.place is not None and doing.place[0] == "mode" and doing.access is not None and bool(doing.access.writes)
+            entered = (
+                doing.place is not None
+                and doing.place[0] == "mode"
+                and doing.access is not None
+                and bool(doing.access.writes)
+            )
             if doing.place is not None and (doing.place not in out or entered):
                 out[doing.place] = doing.access
     return out
 
 
-# ---------------------------------------------------------------- the fields of the context, for the documentation
+# -------------------- the fields of the context, for the documentation
 
 
 def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
@@ -186,15 +232,44 @@ def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
     """
     flow = solve(life, {})
     accesses = accesses_of(flow)
-    ending = [(doing.place, doing.access.drops) for way in flow.ways for doing in way.doings if doing.access is not None and doing.place is not None]
+    ending = [
+        (doing.place, doing.access.drops)
+        for way in flow.ways
+        for doing in way.doings
+        if doing.access is not None and doing.place is not None
+    ]
     lines = ["| field | exists | written in | |", "| --- | --- | --- | --- |"]
     for name, meaning in meanings.items():
-        writing = [place for place, one in accesses.items() if one is not None and any(field_of(path) == name for path in one.writes)]
-        since = _listed(place for place in writing if name not in flow.certain(place) and place[0] != "effect")
-        until = _listed(place for place, drops in ending if name in drops and place[0] in ("close", "mode"))
-        exists = "from the start" if name in given() else "with another option" if not writing else f"from {since}" + (f" until {until} closes" if until else "")
+        writing = [
+            place
+            for place, one in accesses.items()
+            if one is not None and any(field_of(path) == name for path in one.writes)
+        ]
+        since = _listed(
+            place for place in writing if name not in flow.certain(place) and place[0] != "effect"
+        )
+        until = _listed(
+            place for place, drops in ending if name in drops and place[0] in ("close", "mode")
+        )
+        exists = (
+            "from the start"
+            if name in given()
+            else (
+                "with another option"
+                if not writing
+                else f"from {since}" + (f" until {until} closes" if until else "")
+            )
+        )
         states = _listed(place for place in writing if isinstance(place[1], str))
-        places = ", ".join(filter(None, (states, "arrows" if any(isinstance(place[1], Transition) for place in writing) else "")))
+        places = ", ".join(
+            filter(
+                None,
+                (
+                    states,
+                    "arrows" if any(isinstance(place[1], Transition) for place in writing) else "",
+                ),
+            )
+        )
         lines.append(f"| `{name}` | {exists} | {places} | {meaning.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 

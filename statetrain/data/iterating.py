@@ -1,21 +1,26 @@
 """Iterating over the data of a run, and taking it up again where it was.
 
-Iteration begins when the first batch is asked for, not before: what a loader draws at its beginning (the seed of its
-workers, the order of its samples) then comes from one place in the stream of random numbers, whatever hooks draw in
-between and however many workers there are. The generators' states at that place are kept. With them, iteration is begun
-again and goes by what was drawn already; a loader with a state of its own is given that instead, and one that draws by key
-is told the position.
+Iteration begins when the first batch is asked for, not before: what a loader draws at its beginning
+(the seed of its workers, the order of its samples) then comes from one place in the stream of
+random numbers, whatever hooks draw in between and however many workers there are. The generators'
+states at that place are kept. With them, iteration is begun again and goes by what was drawn
+already; a loader with a state of its own is given that instead, and one that draws by key is told
+the position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
 from statetrain.data.sizes import length
-from statetrain.outcome import DataError, SkipBatch
+from statetrain.errors import DataError
+from statetrain.events import SkipBatch
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 END = object()  # what an iterator gives when it has come to its end
 
@@ -29,7 +34,7 @@ class Unstarted(Iterator[Any]):
         set: "train", "valid", or an evaluation's name.
     """
 
-    ctx: Any
+    ctx: Context
     set: str
 
     def __next__(self) -> Any:
@@ -37,24 +42,30 @@ class Unstarted(Iterator[Any]):
         return next(iterator)
 
 
-def data_of(ctx: Any, set: str) -> Any:  # noqa: A002  # the field's own word
+def data_of(ctx: Context, set: str) -> Any:  # noqa: A002  # the field's own word
     """The data of a set."""
-    return ctx.train_data if set == "train" else ctx.valid_data if set == "valid" else ctx.evaluations[set]
+    return (
+        ctx.train_data
+        if set == "train"
+        else ctx.valid_data
+        if set == "valid"
+        else ctx.evaluations[set]
+    )
 
 
-def sets_of(ctx: Any) -> tuple[str, ...]:
+def sets_of(ctx: Context) -> tuple[str, ...]:
     """The names of all sets: train, valid, and the evaluations'."""
     return ("train", "valid", *ctx.evaluations)
 
 
-def announce(ctx: Any) -> None:
+def announce(ctx: Context) -> None:
     """Tells a sampler that wants to know it which epoch this is, counted from 0."""
     sampler = getattr(ctx.train_data, "sampler", None)
     if sampler is not None and hasattr(sampler, "set_epoch"):
         sampler.set_epoch(ctx.epoch - 1)
 
 
-def take_up(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
+def take_up(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as above
     """Goes on with an iteration that a snapshot was taken in.
 
     Args:
@@ -70,10 +81,13 @@ def take_up(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
         _install(ctx, set, Unstarted(ctx, set))
     elif set in ctx.loader_states:
         state, whole = ctx.loader_states.pop(set), length(data)
-        if whole is not None and drawn >= whole:  # some would drop the next epoch if they were told that they are at the end of one
+        if (
+            whole is not None and drawn >= whole
+        ):  # some would drop the next epoch if they were told that they are at the end of one
             _install(ctx, set, iter(()))
         else:
-            _rewind(ctx, set)  # what its state leaves out, it may find again by going through the epoch
+            # What its state leaves out, it may find again by going through the epoch
+            _rewind(ctx, set)
             data.load_state_dict(state)
             _install(ctx, set, iter(data))
     elif ctx.accelerator.begin_keyed(data, _turn(ctx, set), drawn):
@@ -82,7 +96,7 @@ def take_up(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
         _replay(ctx, set, drawn)
 
 
-def _replay(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
+def _replay(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as above
     _rewind(ctx, set)
     iterator = _install(ctx, set, iter(data_of(ctx, set)))
     for n in range(drawn):
@@ -92,16 +106,19 @@ def _replay(ctx: Any, set: str, drawn: int) -> None:  # noqa: A002  # as above
             continue  # it gave that one up then, too
         if batch is END:
             what = {"train": "training", "valid": "validation"}.get(set, set)
-            raise DataError(f"the {what} data ended after {n} batches, but {drawn} had been drawn when the run was saved; is it the same data?")
+            raise DataError(
+                f"the {what} data ended after {n} batches, but {drawn} had been drawn when the run"
+                " was saved; is it the same data?"
+            )
 
 
-def _rewind(ctx: Any, set: str) -> None:  # noqa: A002  # as above
+def _rewind(ctx: Context, set: str) -> None:  # noqa: A002  # as above
     """Puts the generators back to where iterating began. The run's own states come back when everything is open."""
     if set in ctx.began:
         ctx.accelerator.set_random_states(ctx.began[set], data_of(ctx, set))
 
 
-def _begun(ctx: Any, set: str) -> Iterator[Any]:  # noqa: A002  # as above
+def _begun(ctx: Context, set: str) -> Iterator[Any]:  # noqa: A002  # as above
     data = data_of(ctx, set)
     if set in ctx.loader_states:  # one that was saved between two epochs
         data.load_state_dict(ctx.loader_states.pop(set))
@@ -110,15 +127,19 @@ def _begun(ctx: Any, set: str) -> Iterator[Any]:  # noqa: A002  # as above
     try:
         return iter(data)
     except StopIteration as error:
-        raise DataError(f"{type(data).__name__} raised StopIteration where an iteration begins; it never ends an epoch") from error
+        raise DataError(
+            f"{type(data).__name__} raised StopIteration where an iteration begins; it never ends"
+            " an epoch"
+        ) from error
 
 
-def _turn(ctx: Any, set: str) -> int:  # noqa: A002  # as above
+def _turn(ctx: Context, set: str) -> int:  # noqa: A002  # as above
     """What counts the iterations over a set: epochs, or the batches trained on before a validation."""
     return int(ctx.epoch if set == "train" else ctx.batches)
 
 
-def _install(ctx: Any, set: str, iterator: Iterator[Any]) -> Iterator[Any]:  # noqa: A002  # as above
+# As above
+def _install(ctx: Context, set: str, iterator: Iterator[Any]) -> Iterator[Any]:  # noqa: A002
     if set == "train":
         ctx.iterator = iterator
     else:

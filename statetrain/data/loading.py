@@ -11,8 +11,8 @@ import torch
 from attrs import frozen
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from statetrain import keys
-from statetrain.outcome import ConfigError, DataError
+from statetrain.context import keys
+from statetrain.errors import ConfigError, DataError
 
 Key = str | tuple[str, ...] | Mapping[str, str] | None
 
@@ -35,16 +35,18 @@ def as_loader(
     """Something to iterate over, batch by batch, again in each epoch.
 
     Args:
-        data: a DataLoader or any other iterable of batches, as it is; a Dataset, a tensor or array, or a tuple or dict
-            of tensors or arrays with one row a sample, put into a DataLoader; a function that makes an iterable.
+        data: a DataLoader or any other iterable of batches, as it is; a Dataset, a tensor or array,
+            or a tuple or dict of tensors or arrays with one row a sample, put into a DataLoader; a
+            function that makes an iterable.
         name: what the data is called in errors.
         shuffle: whether a loader made here shuffles.
-        options: arguments for a DataLoader made here; its `batch_size` is 32 unless said, and with workers its `timeout`
-            300 seconds, so that one that hangs is an error.
+        options: arguments for a DataLoader made here; its `batch_size` is 32 unless said, and with
+            workers its `timeout` 300 seconds, so that one that hangs is an error.
         generator: what a loader made here shuffles with; None is torch's global one.
 
     Raises:
-        ConfigError: it is none of these, is empty, or options were given for a loader that is there already.
+        ConfigError: it is none of these, is empty, or options were given for a loader that is there
+            already.
     """
     dataset = as_dataset(data)
     if dataset is not None:
@@ -62,15 +64,21 @@ def as_loader(
         try:
             loader: DataLoader[Any] = DataLoader(dataset, **chosen)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"dataloader_options do not make a DataLoader for {name}: {error}") from error
+            raise ConfigError(
+                f"dataloader_options do not make a DataLoader for {name}: {error}"
+            ) from error
         return _not_empty(loader, name)
     if options:
-        raise ConfigError(f"dataloader_options would not be used: {name} is a {type(data).__name__} already; set them where it is made")
+        raise ConfigError(
+            f"dataloader_options would not be used: {name} is a {type(data).__name__} already; set"
+            " them where it is made"
+        )
     if callable(data) and not isinstance(data, Iterable):
         return Fresh(data)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | torch.Tensor):
         raise ConfigError(
-            f"{name} must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches, got {type(data).__name__}: {data!r:.80}"
+            f"{name} must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches,"
+            f" got {type(data).__name__}: {data!r:.80}"
         )
     return _not_empty(data, name)
 
@@ -81,7 +89,11 @@ def _not_empty(data: Iterable[Any], name: str) -> Iterable[Any]:
     except TypeError:
         return data
     if batches == 0:
-        small = " The dataset is smaller than one batch, and drop_last drops it" if getattr(data, "drop_last", False) else ""
+        small = (
+            " The dataset is smaller than one batch, and drop_last drops it"
+            if getattr(data, "drop_last", False)
+            else ""
+        )
         raise ConfigError(f"{name} is empty: its {type(data).__name__} has no batch.{small}")
     return data
 
@@ -122,21 +134,29 @@ def as_dataset(data: Any) -> Dataset[Any] | None:
     if _is_array(data):
         return TensorDataset(as_tensor(data))
     if isinstance(data, tuple) and data and all(map(_is_array, data)):
-        return TensorDataset(*_same_length({str(i): as_tensor(column) for i, column in enumerate(data)}).values())
+        return TensorDataset(
+            *_same_length({str(i): as_tensor(column) for i, column in enumerate(data)}).values()
+        )
     if isinstance(data, Mapping) and data and all(map(_is_array, data.values())):
-        return Columns(_same_length({str(name): as_tensor(column) for name, column in data.items()}))
+        return Columns(
+            _same_length({str(name): as_tensor(column) for name, column in data.items()})
+        )
     return None
 
 
 def _same_length(columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise ConfigError(f"the columns of the data must have the same number of rows, got {lengths}")
+        raise ConfigError(
+            f"the columns of the data must have the same number of rows, got {lengths}"
+        )
     return columns
 
 
 def _is_array(thing: Any) -> bool:
-    return (isinstance(thing, torch.Tensor) or (hasattr(thing, "__array__") and hasattr(thing, "shape"))) and len(thing.shape) > 0
+    return (
+        isinstance(thing, torch.Tensor) or (hasattr(thing, "__array__") and hasattr(thing, "shape"))
+    ) and len(thing.shape) > 0
 
 
 def as_tensor(array: Any) -> torch.Tensor:
@@ -147,7 +167,9 @@ def as_tensor(array: Any) -> torch.Tensor:
     return tensor.to(torch.get_default_dtype()) if tensor.dtype is torch.float64 else tensor
 
 
-def split(data: Any, share: float, generator: torch.Generator | None = None) -> tuple[Dataset[Any], Dataset[Any]]:
+def split(
+    data: Any, share: float, generator: torch.Generator | None = None
+) -> tuple[Dataset[Any], Dataset[Any]]:
     """Draws a validation set from the training data, without replacement.
 
     Args:
@@ -159,20 +181,27 @@ def split(data: Any, share: float, generator: torch.Generator | None = None) -> 
         The training and the validation part.
 
     Raises:
-        ConfigError: the share is out of range or leaves a side empty, or the data has no samples to draw.
+        ConfigError: the share is out of range or leaves a side empty, or the data has no samples to
+            draw.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"valid={share!r}: a share of the training data must lie between 0 and 1; or give the validation data itself")
+        raise ConfigError(
+            f"valid={share!r}: a share of the training data must lie between 0 and 1; or give the"
+            " validation data itself"
+        )
     dataset = as_dataset(data)
     if dataset is None or isinstance(dataset, IterableDataset):
         raise ConfigError(
-            f"valid={share!r} draws samples from the training data, which a {type(data).__name__} does not allow; give a Dataset, "
-            f"tensors or arrays, or split before making the loader"
+            f"valid={share!r} draws samples from the training data, which a {type(data).__name__}"
+            " does not allow; give a Dataset, tensors or arrays, or split before making the loader"
         )
     total = len(dataset)  # type: ignore[arg-type]  # map-style datasets have a length
     held = int(total * share)
     if held == 0 or held == total:
-        raise ConfigError(f"valid={share!r} of {total} samples leaves {total - held} for training and {held} for validation; each needs one")
+        raise ConfigError(
+            f"valid={share!r} of {total} samples leaves {total - held} for training and {held} for"
+            " validation; each needs one"
+        )
     order = torch.randperm(total, generator=generator).tolist()
     return Subset(dataset, order[held:]), Subset(dataset, order[:held])
 
@@ -221,9 +250,11 @@ class BatchReader:
 
     Args:
         device: where batches go.
-        input: what the model takes: a key into the batch; a tuple of keys for positional arguments, a mapping for
-            named ones. None: the first item of a tuple or list, or the one called `input`, `inputs` or `x`.
-        target: what the loss takes, likewise; None: the second item, or `target`, `targets`, `y`, `label`, `labels`.
+        input: what the model takes: a key into the batch; a tuple of keys for positional arguments,
+            a mapping for named ones. None: the first item of a tuple or list, or the one called
+            `input`, `inputs` or `x`.
+        target: what the loss takes, likewise; None: the second item, or `target`, `targets`, `y`,
+            `label`, `labels`.
         target_needed: whether a batch without a target is an error.
     """
 
@@ -245,8 +276,19 @@ class BatchReader:
             given, _ = take(placed)
         except (KeyError, IndexError) as error:
             raise DataError(f"a batch cannot be read: {error.args[0]}") from error
-        forward = _spread if isinstance(self.input, tuple) else _named if isinstance(self.input, Mapping) else None
-        return Layout(place, take, _rows if isinstance(given, torch.Tensor) and given.ndim else size_of, forward)
+        forward = (
+            _spread
+            if isinstance(self.input, tuple)
+            else _named
+            if isinstance(self.input, Mapping)
+            else None
+        )
+        return Layout(
+            place,
+            take,
+            _rows if isinstance(given, torch.Tensor) and given.ndim else size_of,
+            forward,
+        )
 
     def place(self, batch: Any) -> Any:
         """A batch on the device, whole."""
@@ -255,8 +297,16 @@ class BatchReader:
     def _split(self, batch: Any) -> Callable[[Any], tuple[Any, Any]]:
         if self.input is None and self.target is None and _is_row(batch) and len(batch) > 1:
             return itemgetter(0, 1)
-        take_input = _getter(self.input) if self.input is not None else _find(batch, 0, _INPUT_NAMES, "input")
-        take_target = _getter(self.target) if self.target is not None else _find(batch, 1, _TARGET_NAMES, "target", self.target_needed)
+        take_input = (
+            _getter(self.input)
+            if self.input is not None
+            else _find(batch, 0, _INPUT_NAMES, "input")
+        )
+        take_target = (
+            _getter(self.target)
+            if self.target is not None
+            else _find(batch, 1, _TARGET_NAMES, "target", self.target_needed)
+        )
         return lambda batch: (take_input(batch), take_target(batch))
 
 
@@ -272,7 +322,9 @@ def _getter(key: Key) -> Callable[[Any], Any]:
     return keys.getter(str(key))
 
 
-def _find(batch: Any, position: int, names: tuple[str, ...], what: str, needed: bool = True) -> Callable[[Any], Any]:
+def _find(
+    batch: Any, position: int, names: tuple[str, ...], what: str, needed: bool = True
+) -> Callable[[Any], Any]:
     if isinstance(batch, torch.Tensor):
         if position == 0:
             return lambda batch: batch
@@ -286,13 +338,15 @@ def _find(batch: Any, position: int, names: tuple[str, ...], what: str, needed: 
                 return keys.getter(name)
         if needed:
             raise DataError(
-                f"a batch is a {type(batch).__name__} with {', '.join(map(repr, there)) or 'no parts'}; which is the {what}? "
-                f"Say {what}={there[0] if there else 'name'!r}"
+                f"a batch is a {type(batch).__name__} with"
+                f" {', '.join(map(repr, there)) or 'no parts'}; which is the {what}? Say"
+                f" {what}={there[0] if there else 'name'!r}"
             )
     if not needed:
         return lambda batch: None
     raise DataError(
-        f"a batch is a {describe_batch(batch)} that has no {what}; give the data as (input, target), or say {what}='batch' if it is the whole batch"
+        f"a batch is a {describe_batch(batch)} that has no {what}; give the data as (input,"
+        f" target), or say {what}='batch' if it is the whole batch"
     )
 
 
@@ -305,7 +359,15 @@ def _parts(batch: Any) -> list[str]:
         return [str(key) for key in batch]
     if (fields := _fields(batch)) is not None:
         return fields
-    return [name for name in (getattr(batch, "__slots__", None) or vars(batch) if hasattr(batch, "__dict__") else getattr(batch, "__slots__", ())) if not name.startswith("_")]
+    return [
+        name
+        for name in (
+            getattr(batch, "__slots__", None) or vars(batch)
+            if hasattr(batch, "__dict__")
+            else getattr(batch, "__slots__", ())
+        )
+        if not name.startswith("_")
+    ]
 
 
 def describe_batch(batch: Any) -> str:
@@ -313,7 +375,10 @@ def describe_batch(batch: Any) -> str:
     if isinstance(batch, torch.Tensor):
         return f"Tensor {tuple(batch.shape)}"
     if isinstance(batch, Mapping):
-        return f"{type(batch).__name__} of {{{', '.join(f'{k}: {describe_batch(v)}' for k, v in batch.items())}}}"
+        return (
+            f"{type(batch).__name__} of"
+            f" {{{', '.join(f'{k}: {describe_batch(v)}' for k, v in batch.items())}}}"
+        )
     if isinstance(batch, list | tuple):
         return f"{type(batch).__name__} of ({', '.join(map(describe_batch, batch))})"
     return type(batch).__name__
@@ -365,7 +430,11 @@ def _fields(thing: Any) -> list[str] | None:
 def _is_placed(batch: Any, device: torch.device) -> bool:
     leaves = list(_leaves(batch))
     there = all(leaf.device == device for leaf in leaves if isinstance(leaf, torch.Tensor))
-    return device.type == "cpu" and there and not any(_is_array(leaf) and not isinstance(leaf, torch.Tensor) for leaf in leaves)
+    return (
+        device.type == "cpu"
+        and there
+        and not any(_is_array(leaf) and not isinstance(leaf, torch.Tensor) for leaf in leaves)
+    )
 
 
 def place(thing: Any, device: torch.device) -> Any:
@@ -376,7 +445,8 @@ def place(thing: Any, device: torch.device) -> Any:
 def pinned(thing: Any) -> Any:
     """A batch with its tensors in pinned memory, arrays as tensors; what is there already, or on a device, stays as it is.
 
-    Containers that move themselves, by a method `to`, stay as they are unless they have a method `pin_memory`.
+    Containers that move themselves, by a method `to`, stay as they are unless they have a method
+    `pin_memory`.
     """
     return _changed(thing, _in_pinned_memory)
 
@@ -388,7 +458,12 @@ def _changed(thing: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(thing, Mapping):
         if type(thing) is dict:
             return {key: _changed(value, change) for key, value in thing.items()}
-        return change(thing) if hasattr(thing, "to") else type(thing)({key: _changed(value, change) for key, value in thing.items()})  # type: ignore[call-arg]  # mappings are made of mappings
+        # Mappings are made of mappings
+        return (
+            change(thing)
+            if hasattr(thing, "to")
+            else type(thing)({key: _changed(value, change) for key, value in thing.items()})  # type: ignore[call-arg]
+        )
     if isinstance(thing, tuple) and hasattr(thing, "_fields"):
         return type(thing)(*(_changed(part, change) for part in thing))
     if isinstance(thing, list | tuple):
@@ -439,11 +514,17 @@ def join(parts: list[Any]) -> Any:
             return torch.cat(parts) if first.ndim else torch.stack(parts)
         except RuntimeError as error:
             shapes = ", ".join(sorted({str(tuple(part.shape)) for part in parts}))
-            raise DataError(f"predictions of shapes {shapes} cannot be joined along the first dimension; take them batch by batch with stack=False") from error
+            raise DataError(
+                f"predictions of shapes {shapes} cannot be joined along the first dimension; take"
+                " them batch by batch with stack=False"
+            ) from error
     if isinstance(first, Mapping):
         return {key: join([part[key] for part in parts]) for key in first}
     if isinstance(first, tuple) and hasattr(first, "_fields"):
         return type(first)(*(join(list(column)) for column in zip(*parts, strict=True)))
     if isinstance(first, list | tuple):
         return type(first)(join(list(column)) for column in zip(*parts, strict=True))
-    raise DataError(f"predictions of type {type(first).__name__} cannot be joined; take them batch by batch with stack=False")
+    raise DataError(
+        f"predictions of type {type(first).__name__} cannot be joined; take them batch by batch"
+        " with stack=False"
+    )

@@ -1,6 +1,7 @@
 """Pictures of lifecycles, computed from the table.
 
-`picture` says what is shown, `layout` where it goes, and one module each writes it as SVG, Mermaid or Graphviz text.
+`picture` says what is shown, `layout` where it goes, and one module each writes it as SVG, Mermaid
+or Graphviz text.
 """
 
 from statetrain.diagram.as_dot import dot
@@ -9,4 +10,13 @@ from statetrain.diagram.as_svg import svg
 from statetrain.diagram.files import draw, stale_pictures, write_pictures
 from statetrain.diagram.flow import flow_dot, flow_mermaid
 
-__all__ = ["dot", "draw", "flow_dot", "flow_mermaid", "mermaid", "stale_pictures", "svg", "write_pictures"]
+__all__ = [
+    "dot",
+    "draw",
+    "flow_dot",
+    "flow_mermaid",
+    "mermaid",
+    "stale_pictures",
+    "svg",
+    "write_pictures",
+]

@@ -12,8 +12,8 @@ from statetrain.diagram.picture import events_of, start_of
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table.text import OTHER_ERRORS
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle.text import OTHER_ERRORS
 
 
 def dot(
@@ -28,8 +28,8 @@ def dot(
     Args:
         life: the lifecycle.
         theme: "light" or "dark".
-        placed: whether everything is put in its place, as in the other formats. False leaves that to Graphviz, which is
-            easier to edit by hand and harder to read.
+        placed: whether everything is put in its place, as in the other formats. False leaves that
+            to Graphviz, which is easier to edit by hand and harder to read.
         options: what is shown; see `Shown`.
 
     Returns:
@@ -51,10 +51,25 @@ class _Writer:
 
     def lines(self) -> Iterator[str]:
         theme, (width, height) = self.theme, self.size
-        place = {"layout": "nop2", "bb": f"0,0,{width:.1f},{height:.1f}"} if self.placed else {"newrank": "true", "nodesep": "0.4"}
+        place = (
+            {"layout": "nop2", "bb": f"0,0,{width:.1f},{height:.1f}"}
+            if self.placed
+            else {"newrank": "true", "nodesep": "0.4"}
+        )
         font = {"fontname": FONT, "fontsize": f"{NAME:g}"}
-        paper = {"compound": "true", "outputorder": "edgesfirst", "pad": "0.15", "bgcolor": theme.paper, "fontcolor": theme.soft}
-        node = {"shape": "box", "style": "rounded,filled", "penwidth": "1.2", "fontcolor": theme.ink}
+        paper = {
+            "compound": "true",
+            "outputorder": "edgesfirst",
+            "pad": "0.15",
+            "bgcolor": theme.paper,
+            "fontcolor": theme.soft,
+        }
+        node = {
+            "shape": "box",
+            "style": "rounded,filled",
+            "penwidth": "1.2",
+            "fontcolor": theme.ink,
+        }
         yield "digraph {"
         yield f"    graph {_listed(place | paper | font)}"
         yield f"    node {_listed(node | font)}"
@@ -72,13 +87,26 @@ class _Writer:
             yield f"{indent}{self.state(box)}"
             return
         place = {
-            "bb": f"{self.at((box.x - box.left, box.bottom))},{self.at((box.x + box.right, box.top))}",
-            "lp": self.at((box.x - box.left + 11.0 + width_of(name, NAME) / 2, box.top + HEAD / 2 + 1.0)),
+            "bb": (
+                f"{self.at((box.x - box.left, box.bottom))},{self.at((box.x + box.right, box.top))}"
+            ),
+            "lp": self.at(
+                (box.x - box.left + 11.0 + width_of(name, NAME) / 2, box.top + HEAD / 2 + 1.0)
+            ),
         }
-        look = {"label": name, "labeljust": "l", "style": "rounded,filled", "color": theme.border, "fillcolor": theme.scope(depth)}
+        look = {
+            "label": name,
+            "labeljust": "l",
+            "style": "rounded,filled",
+            "color": theme.border,
+            "fillcolor": theme.scope(depth),
+        }
         yield f"{indent}subgraph {quoted(f'cluster_{name}')} {{"
         yield f"{indent}    graph {_listed(look | (place if self.placed else {}))}"
-        for point, colour in ((start_of(name), theme.ink), (events_of(name), theme.arrows["event"])):
+        for point, colour in (
+            (start_of(name), theme.ink),
+            (events_of(name), theme.arrows["event"]),
+        ):
             if point in layout.dots:
                 yield f"{indent}    {self.point(point, layout.dots[point], colour)}"
         for cell in box.cells:
@@ -100,12 +128,23 @@ class _Writer:
             look["peripheries"] = "2"
             ring = 2 * RING
         if box.name == FAILED:
-            look["label"] = f'<{FAILED}<br/><font point-size="{WORDS:g}" color="{self.theme.soft}">{OTHER_ERRORS}</font>>'
-        size = _size(box.left + box.right - ring, box.bottom - box.top - ring) if self.placed else {}
+            look["label"] = (
+                f'<{FAILED}<br/><font point-size="{WORDS:g}"'
+                f' color="{self.theme.soft}">{OTHER_ERRORS}</font>>'
+            )
+        size = (
+            _size(box.left + box.right - ring, box.bottom - box.top - ring) if self.placed else {}
+        )
         return f"{quoted(box.name)} {_listed(look | size | self.place('pos', middle))}"
 
     def point(self, name: str, middle: Point, colour: str) -> str:
-        look = {"shape": "circle", "label": "", "style": "filled", "color": colour, "fillcolor": colour}
+        look = {
+            "shape": "circle",
+            "label": "",
+            "style": "filled",
+            "color": colour,
+            "fillcolor": colour,
+        }
         return f"{quoted(name)} {_listed(look | _size(DOT, DOT) | self.place('pos', middle))}"
 
     def edge(self, route: Route) -> str:
@@ -123,7 +162,13 @@ class _Writer:
         if words.lines:
             gap = max(0.0, route.then[1] - route.when[1] - LINE * len(words.when))
             look["label"] = self.label(route, gap)
-            look |= self.place("lp", (route.when[0] + words.width / 2, route.when[1] + (LINE * len(words.lines) + gap) / 2))
+            look |= self.place(
+                "lp",
+                (
+                    route.when[0] + words.width / 2,
+                    route.when[1] + (LINE * len(words.lines) + gap) / 2,
+                ),
+            )
         for end, node in (("ltail", arrow.tail), ("lhead", arrow.head)):
             if node in self.shown.scopes:
                 look[end] = f"cluster_{node}"
@@ -136,13 +181,20 @@ class _Writer:
         rows = [cell.format(theme.words(route.arrow), html.escape(line)) for line in words.when]
         rows += [f'<tr><td height="{gap:g}"></td></tr>'] if gap else []
         rows += [cell.format(theme.soft, f"<i>{html.escape(line)}</i>") for line in words.then]
-        return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0" width="{words.width:.0f}">{"".join(rows)}</table>>'
+        return (
+            '<<table border="0" cellborder="0" cellspacing="0" cellpadding="0"'
+            f' width="{words.width:.0f}">{"".join(rows)}</table>>'
+        )
 
     def node(self, name: str) -> str:
         """The node that stands for the end of an arrow; for a scope, one inside it."""
         if name in self.shown.scopes:
             inside = self.shown.life.inside(name)
-            leaves = (leaf for leaf in self.shown.order if leaf in inside and leaf not in self.shown.scopes)
+            leaves = (
+                leaf
+                for leaf in self.shown.order
+                if leaf in inside and leaf not in self.shown.scopes
+            )
             name = start_of(name) if start_of(name) in self.shown.dots else next(leaves)
         return quoted(name)
 
@@ -156,7 +208,10 @@ class _Writer:
 
 def _listed(attributes: dict[str, str]) -> str:
     """Attributes in brackets; what begins and ends with angle brackets is marked-up text."""
-    values = ((key, value if value[:1] == "<" and value[-1:] == ">" else quoted(value)) for key, value in attributes.items())
+    values = (
+        (key, value if value[:1] == "<" and value[-1:] == ">" else quoted(value))
+        for key, value in attributes.items()
+    )
     return f"[{' '.join(f'{key}={value}' for key, value in values)}]"
 
 

@@ -1,9 +1,10 @@
 """The picture as Mermaid text, which GitHub and notebooks draw themselves.
 
-Mermaid draws an arrow across a scope's border badly, and one between a scope and its own inside wrongly. So each arrow is
-drawn between two neighbours in one scope, and its words begin with the state that it really leaves: what leaves `train`
-from `next_batch` is drawn from `train` and says `next_batch`. Arrows between the same two are drawn as one with several
-lines. A scope's own first step starts at the dot inside it; a diamond stands for the dot if it has several ways on, or if
+Mermaid draws an arrow across a scope's border badly, and one between a scope and its own inside
+wrongly. So each arrow is drawn between two neighbours in one scope, and its words begin with the
+state that it really leaves: what leaves `train` from `next_batch` is drawn from `train` and says
+`next_batch`. Arrows between the same two are drawn as one with several lines. A scope's own first
+step starts at the dot inside it; a diamond stands for the dot if it has several ways on, or if
 something leads back to it. Lines cannot be dashed; events bear a sign instead.
 """
 
@@ -19,17 +20,48 @@ from attrs import evolve, frozen
 from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import CHANGED, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table.text import OTHER_ERRORS
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle.text import OTHER_ERRORS
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
 RECENT = "\N{BLACK RIGHT-POINTING TRIANGLE}"  # before what was taken among the last
 
 # What means something to Mermaid, or to the JavaScript under it, where a state's name is expected.
 _TAKEN = {
-    *("accdescr", "acctitle", "as", "class", "classdef", "click", "default", "direction", "hide", "href", "note", "root", "scale"),
-    *("state", "statediagram", "style", "constructor", "hasownproperty", "isprototypeof", "propertyisenumerable", "tolocalestring"),
-    *("tostring", "valueof", "__proto__", "__definegetter__", "__definesetter__", "__lookupgetter__", "__lookupsetter__"),
+    *(
+        "accdescr",
+        "acctitle",
+        "as",
+        "class",
+        "classdef",
+        "click",
+        "default",
+        "direction",
+        "hide",
+        "href",
+        "note",
+        "root",
+        "scale",
+    ),
+    *(
+        "state",
+        "statediagram",
+        "style",
+        "constructor",
+        "hasownproperty",
+        "isprototypeof",
+        "propertyisenumerable",
+        "tolocalestring",
+    ),
+    *(
+        "tostring",
+        "valueof",
+        "__proto__",
+        "__definegetter__",
+        "__definesetter__",
+        "__lookupgetter__",
+        "__lookupsetter__",
+    ),
 }
 
 
@@ -58,20 +90,49 @@ def mermaid(
     lines = ["stateDiagram-v2", "    direction TB"]
     lines += neighbours.inside(None, "    ")
     for name, members, fill, stroke in (
-        ("anchor", [n for n in shown.order if shown.life.state(n).anchor], colours.anchor, colours.arrows["hot"]),
-        ("hot", [n for n in shown.order if n in shown.hot and not shown.life.state(n).anchor], colours.paper, colours.arrows["hot"]),
-        ("done", [n for n in shown.order if shown.life.state(n).final], colours.good_fill, colours.good),
+        (
+            "anchor",
+            [n for n in shown.order if shown.life.state(n).anchor],
+            colours.anchor,
+            colours.arrows["hot"],
+        ),
+        (
+            "hot",
+            [n for n in shown.order if n in shown.hot and not shown.life.state(n).anchor],
+            colours.paper,
+            colours.arrows["hot"],
+        ),
+        (
+            "done",
+            [n for n in shown.order if shown.life.state(n).final],
+            colours.good_fill,
+            colours.good,
+        ),
         ("bad", [FAILED], colours.bad_fill, colours.bad),
     ):
         ids = ",".join(neighbours.ids[member] for member in members if member not in shown.scopes)
         if ids:
-            lines += [f"    classDef {name} fill:{fill},stroke:{stroke},color:{colours.ink}", f"    class {ids} {name}"]
+            lines += [
+                f"    classDef {name} fill:{fill},stroke:{stroke},color:{colours.ink}",
+                f"    class {ids} {name}",
+            ]
     for name in shown.order if shown.shares or shown.changes else ():
         fill, line = colours.state(shown, name)
-        if name not in shown.scopes and (name in shown.changes or fill != colours.state(evolve(shown, shares={}), name)[0]):
-            lines += [f"    classDef of_{neighbours.ids[name]} fill:{fill},stroke:{line},color:{colours.ink}", f"    class {neighbours.ids[name]} of_{neighbours.ids[name]}"]
+        if name not in shown.scopes and (
+            name in shown.changes or fill != colours.state(evolve(shown, shares={}), name)[0]
+        ):
+            lines += [
+                (
+                    f"    classDef of_{neighbours.ids[name]}"
+                    f" fill:{fill},stroke:{line},color:{colours.ink}"
+                ),
+                f"    class {neighbours.ids[name]} of_{neighbours.ids[name]}",
+            ]
     if shown.current is not None and shown.current not in shown.scopes:
-        lines += [f"    classDef here stroke:{colours.recent},stroke-width:4px", f"    class {neighbours.ids[shown.current]} here"]
+        lines += [
+            f"    classDef here stroke:{colours.recent},stroke-width:4px",
+            f"    class {neighbours.ids[shown.current]} here",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -89,8 +150,14 @@ class _Neighbours:
 
     def __init__(self, shown: Picture) -> None:
         self.shown = shown
-        around: dict[str, tuple[str, ...]] = {name: shown.life.path(name) for name in (*shown.order, START, FAILED)}
-        around |= {dot(scope): (*around[scope], dot(scope)) for scope in shown.scopes for dot in (start_of, events_of)}
+        around: dict[str, tuple[str, ...]] = {
+            name: shown.life.path(name) for name in (*shown.order, START, FAILED)
+        }
+        around |= {
+            dot(scope): (*around[scope], dot(scope))
+            for scope in shown.scopes
+            for dot in (start_of, events_of)
+        }
         self.ways: dict[_Way, list[str]] = {}
         for arrow in shown.arrows:
             tail, head = around[arrow.tail], around[arrow.head]
@@ -99,17 +166,28 @@ class _Neighbours:
                 i += 1
             leaves = tail[-2] if arrow.tail in shown.dots else arrow.tail
             way = _Way(tail[i - 1] if i else None, tail[i], head[i])
-            words = _words(arrow, "" if tail[i] in (arrow.tail, leaves) else leaves, "" if head[i] == arrow.head else arrow.head)
+            words = _words(
+                arrow,
+                "" if tail[i] in (arrow.tail, leaves) else leaves,
+                "" if head[i] == arrow.head else arrow.head,
+            )
             self.ways.setdefault(way, []).extend([words] if words else [])
             for scope, inner in itertools.pairwise(head[i:]):
-                if start_of(scope) not in shown.dots:  # it is only ever entered on the way to something inside: shown there
+                if (
+                    start_of(scope) not in shown.dots
+                ):  # it is only ever entered on the way to something inside: shown there
                     self.ways.setdefault(_Way(scope, START, inner), [])
         self.diamonds = {scope for scope in shown.scopes if self.needs_diamond(start_of(scope))}
-        dots = [start_of(scope) for scope in self.diamonds] + [dot for dot in shown.dots if dot.endswith(".events")]
+        dots = [start_of(scope) for scope in self.diamonds] + [
+            dot for dot in shown.dots if dot.endswith(".events")
+        ]
         self.ids = _ids((*shown.order, FAILED), sorted(dots))
 
     def needs_diamond(self, dot: str) -> bool:
-        return any(way.head == dot for way in self.ways) or sum(way.tail == dot for way in self.ways) > 1
+        return (
+            any(way.head == dot for way in self.ways)
+            or sum(way.tail == dot for way in self.ways) > 1
+        )
 
     def depth(self, name: str) -> int:
         """How many scopes lie in each other here."""
@@ -140,7 +218,9 @@ class _Neighbours:
             yield f'{indent}state "{FAILED}<br/>{OTHER_ERRORS}" as {FAILED}'
         for way, words in self.ways.items():
             if way.scope == scope:
-                yield f"{indent}{ids.get(way.tail, '[*]')} --> {ids[way.head]}" + (f" : {'<br/>'.join(words)}" if words else "")
+                yield f"{indent}{ids.get(way.tail, '[*]')} --> {ids[way.head]}" + (
+                    f" : {'<br/>'.join(words)}" if words else ""
+                )
         if scope is None:
             for name in (*(name for name in shown.order if shown.life.state(name).final), FAILED):
                 yield f"{indent}{ids[name]} --> [*]"
@@ -166,7 +246,11 @@ def _ids(names: tuple[str, ...], dots: list[str]) -> dict[str, str]:
     ids: dict[str, str] = {}
     for name in (*names, *dots):
         plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-        while plain in ids.values() or plain.lower() in _TAKEN or plain.lower().endswith(("_start", "_end", "direction")):
+        while (
+            plain in ids.values()
+            or plain.lower() in _TAKEN
+            or plain.lower().endswith(("_start", "_end", "direction"))
+        ):
             plain += "_"
         ids[name] = plain
     return ids
@@ -179,7 +263,8 @@ def escaped(text: str) -> str:
 
 _MEANING = (
     r"""[^\w\s(),.'!?+=/-]"""  # signs, but for a few that mean nothing
-    r"""|(?<![^\W_])[_-]|[_-](?![^\W_])"""  # what emphasises, or is part of an arrow, unless within a word
+    # What emphasises, or is part of an arrow, unless within a word
+    r"""|(?<![^\W_])[_-]|[_-](?![^\W_])"""
     r"""|\.(?=[^\W\d])"""  # what makes a web address
     r"""|(?<=directio)n(?=\s)"""  # a keyword, wherever it stands in a line
 )

@@ -11,8 +11,8 @@ from statetrain.diagram.measure import DOT, HEAD, LINE, RING
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle import FAILED, START, Lifecycle
-from statetrain.table.text import OTHER_ERRORS, plain
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle.text import OTHER_ERRORS, plain
 
 MARGIN = 12.0
 
@@ -50,11 +50,15 @@ class _Writer:
         width, height = (size + 2 * MARGIN for size in layout.size)
         corner = f"{-MARGIN:g} {-MARGIN:g}"
         yield (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{corner} {width:.1f} {height:.1f}" width="{width * 4 / 3:.0f}" '
-            f'height="{height * 4 / 3:.0f}" font-family="{FONT}" font-size="{NAME:g}" role="img">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{corner} {width:.1f} {height:.1f}"'
+            f' width="{width * 4 / 3:.0f}" height="{height * 4 / 3:.0f}" font-family="{FONT}"'
+            f' font-size="{NAME:g}" role="img">'
         )
         yield f"<title>The lifecycle {html.escape(plain(self.shown.life.name))}</title>"
-        yield f'<rect x="{-MARGIN:g}" y="{-MARGIN:g}" width="{width:.1f}" height="{height:.1f}" fill="{theme.paper}"/>'
+        yield (
+            f'<rect x="{-MARGIN:g}" y="{-MARGIN:g}" width="{width:.1f}" height="{height:.1f}"'
+            f' fill="{theme.paper}"/>'
+        )
         yield from self.scopes(layout.boxes[ROOT], 0)
         for route in layout.routes:
             yield from self.arrow(route)
@@ -71,7 +75,11 @@ class _Writer:
         for cell in box.cells:
             if cell.rows:
                 yield self.rounded(cell, 12.0, 0.0, self.theme.scope(depth), self.theme.border)
-                yield _text(cell.name, (cell.x - cell.left + 11.0, cell.top + HEAD / 2 + 4.0), self.theme.soft)
+                yield _text(
+                    cell.name,
+                    (cell.x - cell.left + 11.0, cell.top + HEAD / 2 + 4.0),
+                    self.theme.soft,
+                )
                 yield from self.scopes(cell, depth + 1)
 
     def state(self, box: Box) -> Iterator[str]:
@@ -87,29 +95,50 @@ class _Writer:
         if ring:
             yield self.rounded(box, 6.0, RING, fill, line)
         baseline = middle + (4.0 if box.name != FAILED else -1.5)
-        yield _text(self.shown.title(box.name), (box.x, baseline), self.theme.ink, 'text-anchor="middle"')
+        yield _text(
+            self.shown.title(box.name), (box.x, baseline), self.theme.ink, 'text-anchor="middle"'
+        )
         if box.name == FAILED:
-            yield _text(OTHER_ERRORS, (box.x, baseline + LINE), self.theme.soft, f'text-anchor="middle" font-size="{WORDS:g}"')
+            yield _text(
+                OTHER_ERRORS,
+                (box.x, baseline + LINE),
+                self.theme.soft,
+                f'text-anchor="middle" font-size="{WORDS:g}"',
+            )
 
-    def rounded(self, box: Box, radius: float, inset: float, fill: str, line: str, pen: float = 1.2) -> str:
+    def rounded(
+        self, box: Box, radius: float, inset: float, fill: str, line: str, pen: float = 1.2
+    ) -> str:
         x, y = box.x - box.left + inset, box.top + inset
         width, height = box.left + box.right - 2 * inset, box.bottom - box.top - 2 * inset
         return (
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius:g}" '
-            f'fill="{fill}" stroke="{line}" stroke-width="{pen:g}"/>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+            f' rx="{radius:g}" fill="{fill}" stroke="{line}" stroke-width="{pen:g}"/>'
         )
 
     def dot(self, middle: Point, colour: str) -> str:
-        return f'<circle cx="{middle[0]:.1f}" cy="{middle[1]:.1f}" r="{DOT / 2:g}" fill="{colour}"/>'
+        return (
+            f'<circle cx="{middle[0]:.1f}" cy="{middle[1]:.1f}" r="{DOT / 2:g}" fill="{colour}"/>'
+        )
 
     def arrow(self, route: Route) -> Iterator[str]:
         kind = route.arrow.kind
         colour, (start, *rest) = self.theme.arrows[kind], route.curve
         if halo := self.theme.halo(route.arrow):
-            yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{halo}" stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
+            yield (
+                f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{halo}"'
+                f' stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
+            )
         dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
-        told = f"><title>{route.arrow.share:.1%} of the time</title></path>" if route.arrow.share else "/>"
-        yield f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}" stroke-width="{PEN[kind]:g}"{dashes}{told}'
+        told = (
+            f"><title>{route.arrow.share:.1%} of the time</title></path>"
+            if route.arrow.share
+            else "/>"
+        )
+        yield (
+            f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}"'
+            f' stroke-width="{PEN[kind]:g}"{dashes}{told}'
+        )
         if not route.joins:
             (x, y), (fromx, fromy) = route.points[-1], rest[-1]
             along, half = (x - fromx, y - fromy), 0.4 + PEN[kind] / 10
@@ -120,13 +149,26 @@ class _Writer:
     def words(self, route: Route) -> Iterator[str]:
         small = f'font-size="{WORDS:g}"'
         for i, line in enumerate(route.words.when):
-            yield _text(line, (route.when[0], route.when[1] + LINE * (i + 0.8)), self.theme.words(route.arrow), small)
+            yield _text(
+                line,
+                (route.when[0], route.when[1] + LINE * (i + 0.8)),
+                self.theme.words(route.arrow),
+                small,
+            )
         for i, line in enumerate(route.words.then):
-            yield _text(line, (route.then[0], route.then[1] + LINE * (i + 0.8)), self.theme.soft, f'{small} font-style="italic"')
+            yield _text(
+                line,
+                (route.then[0], route.then[1] + LINE * (i + 0.8)),
+                self.theme.soft,
+                f'{small} font-style="italic"',
+            )
 
 
 def _text(text: str, at: Point, colour: str, look: str = "") -> str:
-    return f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" fill="{colour}"{look and " "}{look}>{html.escape(text)}</text>'
+    return (
+        f'<text x="{at[0]:.1f}" y="{at[1]:.1f}"'
+        f' fill="{colour}"{look and " "}{look}>{html.escape(text)}</text>'
+    )
 
 
 def _at(*points: Point) -> str:

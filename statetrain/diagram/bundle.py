@@ -7,7 +7,7 @@ from typing import Unpack
 from statetrain.diagram.as_mermaid import mermaid
 from statetrain.diagram.as_svg import svg
 from statetrain.diagram.showing import Shown
-from statetrain.lifecycle import Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
 
 
 def bundle(text: str, life: Lifecycle | None, **options: Unpack[Shown]) -> dict[str, str]:
@@ -20,4 +20,8 @@ def bundle(text: str, life: Lifecycle | None, **options: Unpack[Shown]) -> dict[
     """
     if life is None:
         return {"text/plain": text}
-    return {"text/plain": text, "text/vnd.mermaid": mermaid(life, **options), "image/svg+xml": svg(life, **options)}
+    return {
+        "text/plain": text,
+        "text/vnd.mermaid": mermaid(life, **options),
+        "image/svg+xml": svg(life, **options),
+    }

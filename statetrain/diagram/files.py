@@ -13,8 +13,8 @@ from statetrain.diagram.as_mermaid import mermaid
 from statetrain.diagram.as_svg import svg
 from statetrain.diagram.showing import Shown
 from statetrain.diagram.theme import ThemeName
-from statetrain.lifecycle import Lifecycle
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
 
 _WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
 _DRAWN_BY_GRAPHVIZ = (".png", ".pdf")
@@ -32,37 +32,45 @@ def draw(
 
     Args:
         life: the lifecycle.
-        path: the file; its suffix says what is written. `.svg`, `.mmd` (Mermaid) and `.dot` need nothing else, `.png` and
-            `.pdf` the program `dot` of Graphviz.
+        path: the file; its suffix says what is written. `.svg`, `.mmd` (Mermaid) and `.dot` need
+            nothing else, `.png` and `.pdf` the program `dot` of Graphviz.
         theme: "light" or "dark".
         options: what is shown; see `Shown`.
 
     Raises:
-        ConfigError: the suffix, the theme, the detail or a scope to fold is unknown, or Graphviz is missing or failed.
+        ConfigError: the suffix, the theme, the detail or a scope to fold is unknown, or Graphviz is
+            missing or failed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
-        path.write_text(_WRITERS[suffix](life, theme=theme, **options), encoding="utf-8", newline="\n")
+        path.write_text(
+            _WRITERS[suffix](life, theme=theme, **options), encoding="utf-8", newline="\n"
+        )
     elif suffix in _DRAWN_BY_GRAPHVIZ:
         _run_graphviz(dot(life, theme=theme, **options), path, suffix[1:])
     else:
         known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
-        raise ConfigError(f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings")
+        raise ConfigError(
+            f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings"
+        )
 
 
 def _run_graphviz(text: str, path: Path, kind: str) -> None:
     program = shutil.which("dot")
     if program is None:
         raise ConfigError(
-            f"drawing {str(path)!r} needs the program 'dot' of Graphviz, which was not found; install it (apt-get install graphviz, "
-            f"brew install graphviz, conda install graphviz), or draw .svg, .mmd or .dot, which need nothing"
+            f"drawing {str(path)!r} needs the program 'dot' of Graphviz, which was not found;"
+            " install it (apt-get install graphviz, brew install graphviz, conda install"
+            " graphviz), or draw .svg, .mmd or .dot, which need nothing"
         )
     command = [program, f"-T{kind}", f"-Gdpi={_DPI if kind == 'png' else 72}", "-o", str(path)]
     done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
     if done.returncode:
-        raise ConfigError(f"Graphviz could not draw {str(path)!r}: {done.stderr.decode(errors='replace').strip()}")
+        raise ConfigError(
+            f"Graphviz could not draw {str(path)!r}: {done.stderr.decode(errors='replace').strip()}"
+        )
 
 
 def pictures_of(name: str, life: Lifecycle) -> dict[str, str]:
@@ -113,12 +121,23 @@ def stale_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> l
         folder: where the pictures are.
 
     Returns:
-        A line for each picture that is missing, differs, or belongs to no lifecycle; empty if all is well.
+        A line for each picture that is missing, differs, or belongs to no lifecycle; empty if all
+        is well.
     """
     folder = Path(folder)
-    wanted = {file: text for name, life in lifecycles.items() for file, text in pictures_of(name, life).items()}
-    there = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in (".mmd", ".svg")}
+    wanted = {
+        file: text
+        for name, life in lifecycles.items()
+        for file, text in pictures_of(name, life).items()
+    }
+    there = {
+        path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in (".mmd", ".svg")
+    }
     stale = [f"{file} is missing" for file in wanted if file not in there]
-    stale += [f"{file} differs from what is drawn" for file, text in wanted.items() if there.get(file, text.encode()) != text.encode()]
+    stale += [
+        f"{file} differs from what is drawn"
+        for file, text in wanted.items()
+        if there.get(file, text.encode()) != text.encode()
+    ]
     stale += [f"{file} belongs to no lifecycle" for file in sorted(there) if file not in wanted]
     return stale

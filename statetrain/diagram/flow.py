@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 from statetrain.diagram.as_dot import quoted
 from statetrain.diagram.as_mermaid import escaped
 from statetrain.diagram.theme import FONT, ThemeName, theme_of
+from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
 
 if TYPE_CHECKING:
     from statetrain.contracts.outline import DataFlow, Use
 
 
-def flow_mermaid(flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light") -> str:
+def flow_mermaid(
+    flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light"
+) -> str:
     """The picture of a data flow as a Mermaid flowchart: boxes write and read, rounded ones are fields.
 
     Args:
         flow: of a machine; see `Machine.dataflow`.
-        fields: which to show; None shows those that come into being in a run, or that a callback writes.
+        fields: which to show; None shows those that come into being in a run, or that a callback
+            writes.
         theme: the colours of the fields; either can be read on either background.
 
     Returns:
@@ -34,24 +37,39 @@ def flow_mermaid(flow: DataFlow, *, fields: Iterable[str] | None = None, theme: 
     lines = ["flowchart LR"]
     lines += [f'    f{i}(["{escaped(name)}"])' for i, name in enumerate(shown)]
     lines += [f'    u{i}["{escaped(who)}"]' for i, who in enumerate(users)]
-    lines += [f'    {tail} -->|"{escaped(part)}"| {head}' if part else f"    {tail} --> {head}" for tail, head, part in edges]
+    lines += [
+        f'    {tail} -->|"{escaped(part)}"| {head}' if part else f"    {tail} --> {head}"
+        for tail, head, part in edges
+    ]
     if shown:
-        lines.append(f"    classDef field fill:{colours.anchor},stroke:{colours.arrows['hot']},color:{colours.ink}")
+        lines.append(
+            "    classDef field"
+            f" fill:{colours.anchor},stroke:{colours.arrows['hot']},color:{colours.ink}"
+        )
         lines.append(f"    class {','.join(f'f{i}' for i in range(len(shown)))} field")
     return "\n".join(lines) + "\n"
 
 
-def flow_dot(flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light") -> str:
+def flow_dot(
+    flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light"
+) -> str:
     """The picture of a data flow in the language of Graphviz; the arguments are those of `flow_mermaid`."""
     shown, users, edges = _shown(flow, fields)
     colours = theme_of(theme)
     font = f"fontname={quoted(FONT)}, fontcolor={quoted(colours.ink)}"
-    lines = ["digraph {", f"    graph [rankdir=LR, bgcolor={quoted(colours.paper)}]", f"    node [shape=box, color={quoted(colours.border)}, {font}]"]
+    lines = [
+        "digraph {",
+        f"    graph [rankdir=LR, bgcolor={quoted(colours.paper)}]",
+        f"    node [shape=box, color={quoted(colours.border)}, {font}]",
+    ]
     lines.append(f"    edge [color={quoted(colours.ink)}, {font}]")
     look = f'style="rounded,filled", fillcolor={quoted(colours.anchor)}'
     lines += [f"    f{i} [label={quoted(name)}, {look}]" for i, name in enumerate(shown)]
     lines += [f"    u{i} [label={quoted(who)}]" for i, who in enumerate(users)]
-    lines += [f"    {tail} -> {head}" + (f" [label={quoted(part)}]" if part else "") for tail, head, part in edges]
+    lines += [
+        f"    {tail} -> {head}" + (f" [label={quoted(part)}]" if part else "")
+        for tail, head, part in edges
+    ]
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -66,10 +84,21 @@ def _shown(flow: DataFlow, fields: Iterable[str] | None) -> tuple[list[str], lis
         names = [fields] if isinstance(fields, str) else list(fields)
         for name in names:
             if name not in flow.fields:
-                raise ConfigError(f"nobody declares that they write or read {name!r}{did_you_mean(name, flow.fields)}")
-    uses = [(name, use, writes) for name in names for writes, by in ((True, flow.writers), (False, flow.readers)) for use in by.get(name, ())]
+                raise ConfigError(
+                    "nobody declares that they write or read"
+                    f" {name!r}{did_you_mean(name, flow.fields)}"
+                )
+    uses = [
+        (name, use, writes)
+        for name in names
+        for writes, by in ((True, flow.writers), (False, flow.readers))
+        for use in by.get(name, ())
+    ]
     users = list(dict.fromkeys(use.who for _, use, _ in uses))
-    edges = dict.fromkeys(_edge(f"f{names.index(name)}", f"u{users.index(use.who)}", name, use, writes) for name, use, writes in uses)
+    edges = dict.fromkeys(
+        _edge(f"f{names.index(name)}", f"u{users.index(use.who)}", name, use, writes)
+        for name, use, writes in uses
+    )
     return names, users, list(edges)
 
 

@@ -9,12 +9,18 @@ from attrs import frozen
 
 from statetrain.diagram.picture import Arrow, Picture
 from statetrain.diagram.theme import NAME, WORDS
-from statetrain.lifecycle import FAILED, START
-from statetrain.table.text import OTHER_ERRORS
+from statetrain.lifecycle.lifecycle import FAILED, START
+from statetrain.lifecycle.text import OTHER_ERRORS
 
 LINE = 11.5  # from one line of words to the next
 WRAP = 30  # characters of a line of words
-BOX, HEAD, DOT, RING = 26.0, 24.0, 8.0, 4.0  # heights of a state, of a scope's head, of a dot; the space in a double border
+# Heights of a state, of a scope's head, of a dot; the space in a double border
+BOX, HEAD, DOT, RING = (
+    26.0,
+    24.0,
+    8.0,
+    4.0,
+)
 GAP, PAD = 16.0, 12.0  # between states, inside a border
 FIRST, LANE = 15.0, 11.0  # from boxes to the first lane, from lane to lane
 
@@ -28,7 +34,14 @@ _WIDTH = {letter: width for width, letters in _WIDTHS.items() for letter in lett
 
 def width_of(text: str, size: float) -> float:
     """The width of a line of type."""
-    return sum(_WIDTH.get(c) or (1000 if unicodedata.east_asian_width(c) in "WF" else 600) for c in text) * size / 1000
+    return (
+        sum(
+            _WIDTH.get(c) or (1000 if unicodedata.east_asian_width(c) in "WF" else 600)
+            for c in text
+        )
+        * size
+        / 1000
+    )
 
 
 @frozen
@@ -52,7 +65,13 @@ class Words:
 def words_of(arrow: Arrow) -> Words:
     """An arrow's words. The main way needs no "else": it is seen."""
     number = str(arrow.number) if arrow.number else ""
-    guard = f"[{arrow.guard}]" if arrow.guard else "else" if arrow.other and arrow.kind == "plain" else ""
+    guard = (
+        f"[{arrow.guard}]"
+        if arrow.guard
+        else "else"
+        if arrow.other and arrow.kind == "plain"
+        else ""
+    )
     when = " ".join(part for part in (number, arrow.event, guard, arrow.times) if part)
     then = f"/ {arrow.effect}" if arrow.effect else ""
     return Words(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))

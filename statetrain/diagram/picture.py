@@ -1,7 +1,8 @@
 """What a picture of a lifecycle shows, before anyone decides where it goes or in which language it is written.
 
-The states in reading order, the arrows with their words, and what the eye wants to know first: which arrow is the main
-way on from a state, and which states are the inner loop, where the time goes.
+The states in reading order, the arrows with their words, and what the eye wants to know first:
+which arrow is the main way on from a state, and which states are the inner loop, where the time
+goes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Literal
 
 from attrs import Factory, frozen
 
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.text import is_else, number_of, plain, reading_order
 from statetrain.naming import label_of
-from statetrain.table.text import is_else, number_of, plain, reading_order
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
 Change = Literal["", "added", "removed", "changed"]
@@ -24,17 +25,21 @@ class Arrow:
     """An arrow as it is drawn.
 
     Attributes:
-        tail: what it leaves: a state, a scope (its border), or the dot inside a scope (`start_of`, `events_of`).
+        tail: what it leaves: a state, a scope (its border), or the dot inside a scope (`start_of`,
+            `events_of`).
         head: what it leads to, likewise.
-        kind: how it looks. "hot" belongs to the inner loop, "main" is the way on, "event" is dashed.
+        kind: how it looks. "hot" belongs to the inner loop, "main" is the way on, "event" is
+            dashed.
         number: when it is asked, counted from 1; 0 where the order does not matter.
-        event: the event that it is taken on, or several that are taken alike; empty for an ordinary arrow.
+        event: the event that it is taken on, or several that are taken alike; empty for an ordinary
+            arrow.
         guard: what is asked; empty for nothing.
         effect: the work done on the way; empty for none.
         other: whether it is taken because no guard before it held.
         count: how often it was taken in a run; None if that is not shown.
         asked: how often it was asked, where it has a guard; None if that is not shown.
-        share: of the run's time, what passed from its being taken until the next arrow was; None if that is not known.
+        share: of the run's time, what passed from its being taken until the next arrow was; None if
+            that is not known.
         recent: whether it stands out: one of the last that were taken, or marked.
         change: what became of it since another lifecycle.
     """
@@ -58,7 +63,11 @@ class Arrow:
         """The count in words: how often it was taken, of how many times that it was asked."""
         if self.count is None:
             return ""
-        of = f" of\N{NO-BREAK SPACE}{self.asked:,}" if self.asked is not None and self.asked > self.count else ""
+        of = (
+            f" of\N{NO-BREAK SPACE}{self.asked:,}"
+            if self.asked is not None and self.asked > self.count
+            else ""
+        )
         return f"\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}{self.count:,}{of}"
 
 
@@ -68,7 +77,8 @@ class Picture:
 
     Attributes:
         life: the lifecycle.
-        order: its states as they are read: scopes before what is in them, and each before what comes after it.
+        order: its states as they are read: scopes before what is in them, and each before what
+            comes after it.
         scopes: the states that others lie in.
         hot: the states of the inner loops.
         dots: the dots inside scopes that arrows need; see `start_of` and `events_of`.
@@ -131,7 +141,10 @@ def drawn(life: Lifecycle) -> Picture:
 def transitions_of(life: Lifecycle) -> list[Transition]:
     """The transitions in the order of `drawn`'s arrows: the first one of all, then by the states that they leave, the events last."""
     rank = {name: i for i, name in enumerate(reading_order(life))}
-    return [life.start, *sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source]))]
+    return [
+        life.start,
+        *sorted(life.transitions, key=lambda t: (t.event is not None, rank[t.source])),
+    ]
 
 
 def _main(life: Lifecycle, order: tuple[str, ...], scopes: frozenset[str], name: str) -> Transition:

@@ -51,7 +51,9 @@ def _corners(points: tuple[Point, ...]) -> Iterator[Point]:
     yield points[0]
     last = points[0]
     for point, after in zip(points[1:], (*points[2:], None), strict=True):
-        turns = after is None or not any(last[axis] == point[axis] == after[axis] for axis in (0, 1))
+        turns = after is None or not any(
+            last[axis] == point[axis] == after[axis] for axis in (0, 1)
+        )
         if turns and point != last:
             yield point
             last = point

@@ -10,9 +10,9 @@ from attrs import evolve
 from statetrain.diagram.comparing import compared
 from statetrain.diagram.picture import Arrow, Picture, drawn, events_of, start_of, transitions_of
 from statetrain.diagram.simpler import folded, outlined
-from statetrain.lifecycle import Lifecycle, Transition
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle, Transition
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
 from statetrain.trace import Trace
 from statetrain.trace.words import Words, by_words, times_asked, words_of
 
@@ -25,13 +25,16 @@ class Shown(TypedDict, total=False):
     """What of a lifecycle is shown, and what is shown on top of it.
 
     Attributes:
-        detail: "full"; "states" for the states and the ways between them, without events and without words; or "outline"
-            for what everyone knows of training: no loop heads, no draws, a loop over validation data as one state.
+        detail: "full"; "states" for the states and the ways between them, without events and
+            without words; or "outline" for what everyone knows of training: no loop heads, no
+            draws, a loop over validation data as one state.
         fold: scopes that are drawn as one state.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in stand out. With
-            recorded times, each state shows its share of them.
-        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they bear a sign.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside
+            its words.
+        trace: of a run: in place of `counts`, and its last transitions and the state that it is in
+            stand out. With recorded times, each state shows its share of them.
+        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they
+            bear a sign.
         since: another lifecycle: what was added to it, removed from it and changed stands out.
     """
 
@@ -59,11 +62,17 @@ def picture(
     """
     if detail not in get_args(Detail):
         known = get_args(Detail)
-        raise ConfigError(f"detail must be one of {', '.join(map(repr, known))}, got {detail!r}{did_you_mean(str(detail), known)}")
+        raise ConfigError(
+            f"detail must be one of {', '.join(map(repr, known))}, got"
+            f" {detail!r}{did_you_mean(str(detail), known)}"
+        )
     shown = drawn(life) if since is None else compared(since, life)
     if trace is not None:
         counts = trace.counts()
-    last = {words_of(arrow) for arrow in (*marked, *(trace.transitions[-_RECENT:] if trace is not None else ()))}
+    last = {
+        words_of(arrow)
+        for arrow in (*marked, *(trace.transitions[-_RECENT:] if trace is not None else ()))
+    }
     if counts is not None or last:
         shown = _counted(shown, counts, last)
     if trace is not None:
@@ -82,7 +91,10 @@ def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[
     for i, (transition, arrow) in enumerate(zip(transitions, shown.arrows, strict=True)):
         count = asked = None
         if counts is not None and i:
-            count, asked = taken.get(words_of(transition), 0), times_asked(shown.life, transition, taken)
+            count, asked = (
+                taken.get(words_of(transition), 0),
+                times_asked(shown.life, transition, taken),
+            )
         arrows.append(evolve(arrow, count=count, asked=asked, recent=words_of(transition) in last))
     return evolve(shown, arrows=tuple(arrows))
 
@@ -98,13 +110,22 @@ def _timed(shown: Picture, trace: Trace) -> Picture:
     for words, some in spent.items():
         dest = words[1]
         shares[dest] = shares.get(dest, 0.0) + some / total
-    arrows = (evolve(a, share=spent.get(words_of(t), 0.0) / total) for t, a in zip(transitions_of(shown.life), shown.arrows, strict=True))
+    arrows = (
+        evolve(a, share=spent.get(words_of(t), 0.0) / total)
+        for t, a in zip(transitions_of(shown.life), shown.arrows, strict=True)
+    )
     return evolve(shown, arrows=tuple(arrows), shares=shares)
 
 
 def _wordless(shown: Picture) -> Picture:
     """Without events, and without words beside the arrows."""
-    kept = (Arrow(a.tail, a.head, a.kind, count=a.count, share=a.share, recent=a.recent, change=a.change) for a in shown.arrows if a.kind != "event")
+    kept = (
+        Arrow(
+            a.tail, a.head, a.kind, count=a.count, share=a.share, recent=a.recent, change=a.change
+        )
+        for a in shown.arrows
+        if a.kind != "event"
+    )
     return evolve(shown, arrows=tuple(kept))
 
 
@@ -125,5 +146,7 @@ def _merged(shown: Picture) -> Picture:
             recent=alike.recent or arrow.recent,
         )
     ends = {end for arrow in arrows.values() for end in (arrow.tail, arrow.head)}
-    dots = frozenset(dot for scope in shown.scopes for dot in (start_of(scope), events_of(scope)) if dot in ends)
+    dots = frozenset(
+        dot for scope in shown.scopes for dot in (start_of(scope), events_of(scope)) if dot in ends
+    )
     return evolve(shown, arrows=tuple(arrows.values()), dots=dots)

@@ -7,8 +7,8 @@ from typing import Literal
 from attrs import frozen
 
 from statetrain.diagram.picture import Arrow, Picture
-from statetrain.lifecycle import FAILED
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import FAILED
 
 ThemeName = Literal["light", "dark"]
 
@@ -87,7 +87,13 @@ LIGHT = Theme(
     recent="#805ad5",
     heat="#f6ad55",
     scopes=("#fafbfd", "#f2f5fa", "#e8eff8", "#dde7f4"),
-    arrows={"hot": "#2b6cb0", "main": "#4a5766", "plain": "#8b98a9", "failure": "#c53030", "event": "#a86a12"},
+    arrows={
+        "hot": "#2b6cb0",
+        "main": "#4a5766",
+        "plain": "#8b98a9",
+        "failure": "#c53030",
+        "event": "#a86a12",
+    },
     changes={"added": "#2f855a", "removed": "#c53030", "changed": "#805ad5"},
 )
 DARK = Theme(
@@ -103,11 +109,29 @@ DARK = Theme(
     recent="#b794f4",
     heat="#b7601a",
     scopes=("#12171f", "#161d28", "#1b2533", "#202e40"),
-    arrows={"hot": "#58a6ff", "main": "#b3bfcc", "plain": "#7d8b9b", "failure": "#ff7b72", "event": "#e3b341"},
+    arrows={
+        "hot": "#58a6ff",
+        "main": "#b3bfcc",
+        "plain": "#7d8b9b",
+        "failure": "#ff7b72",
+        "event": "#e3b341",
+    },
     changes={"added": "#56d364", "removed": "#ff7b72", "changed": "#b794f4"},
 )
-CHANGED = {"added": "+", "removed": "\N{MINUS SIGN}", "changed": "*"}  # what a change bears where colours do not reach
-PEN = {"hot": 2.0, "main": 1.6, "plain": 1.1, "failure": 1.1, "event": 1.1}  # widths of lines, in points
+# What a change bears where colours do not reach
+CHANGED = {
+    "added": "+",
+    "removed": "\N{MINUS SIGN}",
+    "changed": "*",
+}
+# Widths of lines, in points
+PEN = {
+    "hot": 2.0,
+    "main": 1.6,
+    "plain": 1.1,
+    "failure": 1.1,
+    "event": 1.1,
+}
 THEMES: dict[str, Theme] = {"light": LIGHT, "dark": DARK}
 
 

@@ -20,7 +20,8 @@ _TAIL = 50  # columns of what stands after a bar, usually
 
 def draws_in_place(file: Any) -> bool:
     """Whether a stream is a terminal in which lines can be drawn over."""
-    # Within another live display the standard output is rich's stand-in: two of them would draw over each other.
+    # Within another live display the standard output is rich's stand-in: two of them would draw
+    # over each other.
     if hasattr(file, "rich_proxied_file") or os.environ.get("TERM", "") in ("dumb", "unknown"):
         return False
     return is_terminal(file)
@@ -49,7 +50,11 @@ class Bar:
     @property
     def count(self) -> str:
         """How many of how many."""
-        return str(self.done) if self.total is None else f"{self.done:>{len(str(self.total))}}/{self.total}"
+        return (
+            str(self.done)
+            if self.total is None
+            else f"{self.done:>{len(str(self.total))}}/{self.total}"
+        )
 
 
 class Bars:
@@ -62,7 +67,9 @@ class Bars:
 
         self._text = Text
         self._stream, self._notebook = stream, notebook
-        self._console = Console(file=cast("TextIO", stream), force_terminal=not notebook or None, force_jupyter=notebook)
+        self._console = Console(
+            file=cast("TextIO", stream), force_terminal=not notebook or None, force_jupyter=notebook
+        )
         self._bars: Iterable[Bar] = ()
         self._drawings = 0
         # What others print is to appear above the bars, where it goes to the same terminal.
@@ -97,14 +104,23 @@ class Bars:
     def _picture(self) -> Any:
         bars = list(self._bars)
         names, counts = _widest(bar.name for bar in bars), _widest(bar.count for bar in bars)
-        tails = [printable(f" {'' if bar.left is None else clock(bar.left) + ' left':>12}  {bar.note}") for bar in bars]
-        # Some columns stay free for the ^C that a terminal shows: a line that is pushed over the edge is not taken away.
+        tails = [
+            printable(f" {'' if bar.left is None else clock(bar.left) + ' left':>12}  {bar.note}")
+            for bar in bars
+        ]
+        # Some columns stay free for the ^C that a terminal shows: a line that is pushed over the
+        # edge is not taken away.
         most = max(self._console.width - 5, 1)
-        # So does what a usual tail needs, so that the bars do not change their length with every number.
+        # So does what a usual tail needs, so that the bars do not change their length with every
+        # number.
         room = most - names - counts - 2 - max(_widest(tails), _TAIL)
         lines = []
         for bar, tail in zip(bars, tails, strict=True):
-            line = self._text.assemble(f"{bar.name:<{names}} {bar.count:>{counts}} ", *self._drawn(bar.share, max(5, min(_WIDTH, room))), tail)
+            line = self._text.assemble(
+                f"{bar.name:<{names}} {bar.count:>{counts}} ",
+                *self._drawn(bar.share, max(5, min(_WIDTH, room))),
+                tail,
+            )
             line.truncate(most, overflow="ellipsis")
             lines.append(line)
         return self._text("\n").join(lines)
@@ -117,7 +133,11 @@ class Bars:
             at = self._drawings % (width - piece + 1)
         else:
             at, piece = 0, round(width * min(share, 1.0))
-        return [(rule * at, "bar.back"), (rule * piece, "bar.complete"), (rule * (width - at - piece), "bar.back")]
+        return [
+            (rule * at, "bar.back"),
+            (rule * piece, "bar.complete"),
+            (rule * (width - at - piece), "bar.back"),
+        ]
 
 
 def clock(seconds: float) -> str:

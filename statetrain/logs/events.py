@@ -17,7 +17,8 @@ RESERVED = frozenset({*_FIRST, "self", "method_name"})
 """structlog's own names, which no field may have."""
 
 
-def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any:  # noqa: A002  # as in Log
+# As in Log
+def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any:  # noqa: A002
     """A structlog logger that depends on no global configuration.
 
     Args:
@@ -39,7 +40,11 @@ def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any: 
         processors += [_for_json, structlog.processors.JSONRenderer()]
     # Each argument is given, so that nothing is taken from the global configuration.
     return structlog.wrap_logger(
-        writer, processors=processors, wrapper_class=structlog.BoundLogger, context_class=dict, cache_logger_on_first_use=True
+        writer,
+        processors=processors,
+        wrapper_class=structlog.BoundLogger,
+        context_class=dict,
+        cache_logger_on_first_use=True,
     ).bind()
 
 
@@ -50,7 +55,8 @@ class _Writer:
         self._file = file
 
     def info(self, line: str) -> None:
-        # Looked up each time: while bars are drawn, the standard error is a stand-in that prints above them.
+        # Looked up each time: while bars are drawn, the standard error is a stand-in that prints
+        # above them.
         file = sys.stderr if self._file is None else self._file
         if file is None:  # a process without a console has no standard error
             return

@@ -1,6 +1,7 @@
 """Loggables: what can be logged, as small values that have been checked. Each is a copy in the memory of the host.
 
-Making one reads what it is given, which on a device waits for it; so they are made when a logger is due, and not before.
+Making one reads what it is given, which on a device waits for it; so they are made when a logger is
+due, and not before.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from attrs import field, frozen
 
+from statetrain.errors import ConfigError
 from statetrain.logs.streams import printable
-from statetrain.outcome import ConfigError
 
 # ---------------------------------------------------------------- numbers and texts
 
@@ -27,8 +28,8 @@ class Value:
     """A number, or an array of numbers such as a confusion matrix.
 
     Args:
-        data: a number, a tensor or an array of any shape, of floats, whole numbers or truth values; NaN and infinity may be
-            among them. One element is a number, whatever the shape.
+        data: a number, a tensor or an array of any shape, of floats, whole numbers or truth values;
+            NaN and infinity may be among them. One element is a number, whatever the shape.
 
     Raises:
         ConfigError: it is something else, or empty.
@@ -69,8 +70,8 @@ class Settings:
     """Settings by name, such as hyperparameters.
 
     Args:
-        data: names and values, nested or not; nested names are joined by dots. Values that are no numbers, texts, truth
-            values or None are given in words.
+        data: names and values, nested or not; nested names are joined by dots. Values that are no
+            numbers, texts, truth values or None are given in words.
 
     Raises:
         ConfigError: it is no mapping.
@@ -92,13 +93,16 @@ class Image:
     """A picture, or several side by side.
 
         Image(batch)                            # floats from 0 to 1, or bytes from 0 to 255
-        Image(activations, range=(-3.0, 3.0))   # -3 is black, 3 is white, what lies outside is cut off
+        Image(activations, range=(-3.0, 3.0))   # -3 is black, 3 is white, what lies outside is cut
+        off
 
     Args:
-        data: shape (height, width), (channels, height, width) or (pictures, channels, height, width), with 1 channel
-            (grey), 3 (RGB) or 4 (RGBA): a tensor or an array of floats from 0 to 1, whole numbers from 0 to 255, or truth
-            values. Several pictures become one, in rows.
-        range: the values that become black and white, in place of 0 and 1; values beyond them are cut off, NaN is black.
+        data: shape (height, width), (channels, height, width) or (pictures, channels, height,
+            width), with 1 channel (grey), 3 (RGB) or 4 (RGBA): a tensor or an array of floats from
+            0 to 1, whole numbers from 0 to 255, or truth values. Several pictures become one, in
+            rows.
+        range: the values that become black and white, in place of 0 and 1; values beyond them are
+            cut off, NaN is black.
 
     Raises:
         ConfigError: shape, type or range are none of these.
@@ -106,7 +110,8 @@ class Image:
 
     data: torch.Tensor  # bytes of shape (channels, height, width)
 
-    def __init__(self, data: Any, range: tuple[float, float] | None = None) -> None:  # noqa: A002  # the word that users look for
+    # The word that users look for
+    def __init__(self, data: Any, range: tuple[float, float] | None = None) -> None:  # noqa: A002
         self.__attrs_init__(_pixels(_host("Image", data), range))
 
     def to_pil(self) -> Any:
@@ -119,7 +124,9 @@ class Image:
             import numpy as np
             from PIL import Image as Pillow
         except ImportError as error:
-            raise ImportError("pictures need pillow and numpy; install them with: pip install pillow numpy") from error
+            raise ImportError(
+                "pictures need pillow and numpy; install them with: pip install pillow numpy"
+            ) from error
         rows = np.asarray(self.data.permute(1, 2, 0).contiguous())
         return Pillow.fromarray(rows[..., 0] if rows.shape[2] == 1 else rows)
 
@@ -144,7 +151,10 @@ class Figure(Image):
     def __init__(self, figure: Any) -> None:
         figure = getattr(figure, "figure", figure)
         if not hasattr(figure, "set_canvas") or not hasattr(figure, "axes"):
-            raise ConfigError(f"Figure takes a figure of matplotlib, got {_what(figure)}; of arrays, make an Image(...)")
+            raise ConfigError(
+                f"Figure takes a figure of matplotlib, got {_what(figure)}; of arrays, make an"
+                " Image(...)"
+            )
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         shown = figure.canvas
@@ -166,7 +176,8 @@ class Histogram:
     """How the values of a tensor are distributed, counted where the tensor is.
 
     Args:
-        data: a tensor or an array of any shape, of floats, whole numbers or truth values. NaN and infinity are left out.
+        data: a tensor or an array of any shape, of floats, whole numbers or truth values. NaN and
+            infinity are left out.
         bins: how many, at least 1, all as wide.
 
     Raises:
@@ -187,13 +198,19 @@ class Histogram:
         values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
         values = values[torch.isfinite(values)]
         if not values.numel():
-            raise ConfigError(f"Histogram: none of the values of {_what(data)} is finite, so they have no distribution")
-        least, most, total, squares = torch.stack([values.min(), values.max(), values.sum(), values.square().sum()]).tolist()
+            raise ConfigError(
+                f"Histogram: none of the values of {_what(data)} is finite, so they have no"
+                " distribution"
+            )
+        least, most, total, squares = torch.stack(
+            [values.min(), values.max(), values.sum(), values.square().sum()]
+        ).tolist()
         low, high = least, most
         if not high - low > 1e-9 * max(abs(low), abs(high)):  # else the edges would fall together
             margin = max(0.5, 1e-3 * abs(low))
             low, high = low - margin, high + margin
-        width = high / bins - low / bins  # of numbers near the largest, the difference itself is infinite
+        # Of numbers near the largest, the difference itself is infinite
+        width = high / bins - low / bins
         places = (values / width - low / width).floor().clamp(0, bins - 1).long()
         counts = torch.bincount(places, minlength=bins).tolist()
         edges = (*(low + i * width for i in range(bins)), high)
@@ -222,14 +239,23 @@ class Audio:
 
     def __init__(self, data: Any, rate: int) -> None:
         if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
-            raise ConfigError(f"Audio: rate must be a whole number of samples per second, got {rate!r}")
+            raise ConfigError(
+                f"Audio: rate must be a whole number of samples per second, got {rate!r}"
+            )
         sound = _host("Audio", data)
         if not sound.is_floating_point():
-            raise ConfigError(f"Audio takes floats from -1 to 1, got {sound.dtype}; divide by the largest value")
+            raise ConfigError(
+                f"Audio takes floats from -1 to 1, got {sound.dtype}; divide by the largest value"
+            )
         if sound.ndim not in (1, 2) or not sound.numel():
-            raise ConfigError(f"Audio takes the shape (samples,) or (channels, samples), got {tuple(sound.shape)}")
+            raise ConfigError(
+                f"Audio takes the shape (samples,) or (channels, samples), got {tuple(sound.shape)}"
+            )
         if sound.ndim == 2 and sound.shape[0] > 16:
-            raise ConfigError(f"Audio takes the shape (channels, samples), got {tuple(sound.shape)}, which is {sound.shape[0]} channels; use .T")
+            raise ConfigError(
+                f"Audio takes the shape (channels, samples), got {tuple(sound.shape)}, which is"
+                f" {sound.shape[0]} channels; use .T"
+            )
         _within("Audio", sound, -1.0, 1.0, "divide by the largest value")
         self.__attrs_init__(sound.float().reshape(-1, sound.shape[-1]), rate)
 
@@ -240,7 +266,16 @@ class Audio:
             out.setnchannels(self.data.shape[0])
             out.setsampwidth(2)
             out.setframerate(self.rate)
-            out.writeframes(bytes((self.data * 32767).round().to(torch.int16).T.flatten().view(torch.uint8).tolist()))
+            out.writeframes(
+                bytes(
+                    (self.data * 32767)
+                    .round()
+                    .to(torch.int16)
+                    .T.flatten()
+                    .view(torch.uint8)
+                    .tolist()
+                )
+            )
         return file.getvalue()
 
 
@@ -260,7 +295,10 @@ class File:
     @path.validator
     def _check(self, attribute: Any, value: Path) -> None:
         if not value.is_file() or not os.access(value, os.R_OK):
-            raise ConfigError(f"File: {str(value)!r} is {'a folder' if value.is_dir() else 'no file that can be read'}")
+            raise ConfigError(
+                f"File: {str(value)!r} is"
+                f" {'a folder' if value.is_dir() else 'no file that can be read'}"
+            )
 
 
 Loggable = Value | Text | Settings | Image | Histogram | Audio | File
@@ -288,7 +326,9 @@ def as_loggable(value: Any) -> Loggable:
 
 def _what(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return f"{type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else f": {value!r:.60}")
+    return f"{type(value).__name__}" + (
+        f" of shape {tuple(shape)}" if shape is not None else f": {value!r:.60}"
+    )
 
 
 def _real(name: str, data: Any) -> torch.Tensor:
@@ -299,7 +339,11 @@ def _real(name: str, data: Any) -> torch.Tensor:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"{name} takes a tensor or an array, got {_what(data)}") from error
     if data.is_complex() or data.layout is not torch.strided or data.is_quantized or data.is_meta:
-        why = "on the device 'meta', without values" if data.is_meta else f"of {data.dtype}, {data.layout}"
+        why = (
+            "on the device 'meta', without values"
+            if data.is_meta
+            else f"of {data.dtype}, {data.layout}"
+        )
         raise ConfigError(f"{name} takes a dense tensor of real numbers, got one {why}")
     return data.detach()  # type: ignore[no-any-return]  # a tensor by now
 
@@ -324,7 +368,9 @@ def _within(name: str, tensor: torch.Tensor, low: float, high: float, remedy: st
         raise ConfigError(f"{name}: there are values that are not finite; {remedy}")
     least, most = float(tensor.min()), float(tensor.max())
     if least < low or most > high:
-        raise ConfigError(f"{name}: values must lie from {low:g} to {high:g}, got {least:g} to {most:g}; {remedy}")
+        raise ConfigError(
+            f"{name}: values must lie from {low:g} to {high:g}, got {least:g} to {most:g}; {remedy}"
+        )
 
 
 def _pixels(image: torch.Tensor, range_: tuple[float, float] | None) -> torch.Tensor:
@@ -333,23 +379,44 @@ def _pixels(image: torch.Tensor, range_: tuple[float, float] | None) -> torch.Te
         image = image[None]
     if image.ndim not in (3, 4) or not image.numel() or image.shape[-3] not in (1, 3, 4):
         last = len(shape) > 2 and shape[-1] in (1, 3, 4)
-        hint = f"; here the channels come last: use .{'permute(2, 0, 1)' if len(shape) == 3 else 'permute(0, 3, 1, 2)'}" if last else ""
+        hint = (
+            "; here the channels come last: use"
+            f" .{'permute(2, 0, 1)' if len(shape) == 3 else 'permute(0, 3, 1, 2)'}"
+            if last
+            else ""
+        )
         raise ConfigError(
-            f"Image takes the shape (height, width), (channels, height, width) or (pictures, channels, height, width), with 1, 3 or 4 "
-            f"channels; got {shape}{hint}"
+            "Image takes the shape (height, width), (channels, height, width) or (pictures,"
+            f" channels, height, width), with 1, 3 or 4 channels; got {shape}{hint}"
         )
     if range_ is not None:
         low, high = range_
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ConfigError(f"Image: range must be two finite numbers, the lower one first, got {range_!r}")
-        image = ((image.double().nan_to_num(nan=low, posinf=high, neginf=low) - low) / (high - low)).clamp(0, 1)
+            raise ConfigError(
+                f"Image: range must be two finite numbers, the lower one first, got {range_!r}"
+            )
+        image = (
+            (image.double().nan_to_num(nan=low, posinf=high, neginf=low) - low) / (high - low)
+        ).clamp(0, 1)
     if image.dtype is torch.bool:
         image = image.to(torch.uint8) * 255
     elif image.is_floating_point():
-        _within("Image", image, 0.0, 1.0, "say which values are black and white: Image(data, range=(-1.0, 1.0))")
+        _within(
+            "Image",
+            image,
+            0.0,
+            1.0,
+            "say which values are black and white: Image(data, range=(-1.0, 1.0))",
+        )
         image = (image.double() * 255).round().to(torch.uint8)
     elif image.dtype is not torch.uint8:
-        _within("Image", image, 0, 255, "say which values are black and white: Image(data, range=(0, 65535))")
+        _within(
+            "Image",
+            image,
+            0,
+            255,
+            "say which values are black and white: Image(data, range=(0, 65535))",
+        )
         image = image.to(torch.uint8)
     return (image if image.ndim == 3 else _in_rows(image)).contiguous()
 
@@ -361,7 +428,11 @@ def _in_rows(images: torch.Tensor) -> torch.Tensor:
     rows = math.ceil(n / columns)
     whole = torch.zeros(rows * columns, channels, height, width, dtype=images.dtype)
     whole[:n] = images
-    return whole.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+    return (
+        whole.reshape(rows, columns, channels, height, width)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(channels, rows * height, columns * width)
+    )
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Sources: what a logger collects when it is due. Each is a function of the context that gives values by name.
 
-A plain function is one, too: `Logger(..., what=lambda ctx: {"norm": ctx.model.weight.norm()})`. It is called when the logger is
-due and not otherwise, so what it computes costs nothing in between.
+A plain function is one, too: `Logger(..., what=lambda ctx: {"norm": ctx.model.weight.norm()})`. It
+is called when the logger is due and not otherwise, so what it computes costs nothing in between.
 """
 
 from __future__ import annotations
@@ -9,23 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from statetrain import keys
+from statetrain.context import keys
 from statetrain.data.sizes import parameters_of
+from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Histogram, Settings, Value
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Source = Callable[[Any], Mapping[str, Any]]
 
-_OF_A_BATCH = frozenset({"batch", "input", "target", "pred", "loss", "loss_grad", "loss_value", "interms"})
+_OF_A_BATCH = frozenset(
+    {"batch", "input", "target", "pred", "loss", "loss_grad", "loss_value", "interms"}
+)
 
 
 def _patterns(value: bool | str | Iterable[str]) -> tuple[str, ...]:
-    return ("*",) if value is True else () if value is False else (value,) if isinstance(value, str) else tuple(value)
+    return (
+        ("*",)
+        if value is True
+        else ()
+        if value is False
+        else (value,)
+        if isinstance(value, str)
+        else tuple(value)
+    )
 
 
 @frozen
@@ -35,7 +48,7 @@ class LearningRate:
     makes = frozenset({Value})
     reads = ("optimizers",)
 
-    def __call__(self, ctx: Any) -> dict[str, Any]:
+    def __call__(self, ctx: Context) -> dict[str, Any]:
         """The rates that the next step would be made with."""
         found = {}
         for name, optimizer in ctx.optimizers.items():
@@ -49,8 +62,8 @@ class LearningRate:
 class HyperParameters:
     """What the run was made with, once, when it begins, as `hparams`.
 
-    That is the class and the size of the model, `hparams` and `opt_hparams`, class and settings of the optimizers, and the
-    options of the run: lifecycle, epochs, seed, device.
+    That is the class and the size of the model, `hparams` and `opt_hparams`, class and settings of
+    the optimizers, and the options of the run: lifecycle, epochs, seed, device.
 
     Args:
         more: settings of your own.
@@ -62,10 +75,15 @@ class HyperParameters:
     reads = ("hparams", "opt_hparams", "optimizers", "model")
     once = True
 
-    def __call__(self, ctx: Any) -> dict[str, Any]:
+    def __call__(self, ctx: Context) -> dict[str, Any]:
         """All settings as one value."""
         model = ctx.model if ctx.accelerator is None else ctx.accelerator.unwrap(ctx.model)
-        settings: dict[str, Any] = {"model": type(model).__name__, "parameters": parameters_of(model), "hparams": ctx.hparams, "opt_hparams": ctx.opt_hparams}
+        settings: dict[str, Any] = {
+            "model": type(model).__name__,
+            "parameters": parameters_of(model),
+            "hparams": ctx.hparams,
+            "opt_hparams": ctx.opt_hparams,
+        }
         for name, given in ctx.opt_given.items():
             group = {key: value for key, value in given["groups"][0].items() if key != "parameters"}
             settings[name] = {"class": given["class"], **group}
@@ -73,7 +91,11 @@ class HyperParameters:
             settings["lifecycle"] = ctx.machine.lifecycle.name
         settings["epochs"] = None if ctx.max_epochs == math.inf else int(ctx.max_epochs)
         settings |= {"seed": ctx.seed, "device": str(ctx.device), **self.more}
-        return {"hparams": Settings({name: value for name, value in settings.items() if value not in ({}, None)})}
+        return {
+            "hparams": Settings(
+                {name: value for name, value in settings.items() if value not in ({}, None)}
+            )
+        }
 
 
 @frozen
@@ -81,7 +103,8 @@ class Histograms:
     """How the weights, and their gradients, are distributed.
 
     Args:
-        weights: whether all, or those whose names match a pattern such as `"encoder.*"`; they keep their names.
+        weights: whether all, or those whose names match a pattern such as `"encoder.*"`; they keep
+            their names.
         gradients: the same for the gradients of the last backward pass, as `gradients/<name>`.
         bins: of each histogram.
 
@@ -96,22 +119,36 @@ class Histograms:
     makes = frozenset({Histogram})
     reads = ("model",)
 
-    def check(self, ctx: Any) -> None:
+    def check(self, ctx: Context) -> None:
         """Looks the patterns up among the names of the parameters."""
         names = list(ctx.params)
         for pattern in (*self.weights, *self.gradients):
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"Histograms: {pattern!r} matches no parameter of the model{did_you_mean(pattern, names)}")
+                raise ConfigError(
+                    f"Histograms: {pattern!r} matches no parameter of the"
+                    f" model{did_you_mean(pattern, names)}"
+                )
 
-    def __call__(self, ctx: Any) -> dict[str, Any]:
+    def __call__(self, ctx: Context) -> dict[str, Any]:
         """The histograms of what has a finite value."""
         found = {}
         for name, parameter in ctx.params.items():
-            for prefix, patterns, values in (("", self.weights, parameter), ("gradients/", self.gradients, parameter.grad)):
-                if values is not None and values.numel() and any(fnmatchcase(name, pattern) for pattern in patterns):
+            for prefix, patterns, values in (
+                ("", self.weights, parameter),
+                ("gradients/", self.gradients, parameter.grad),
+            ):
+                if (
+                    values is not None
+                    and values.numel()
+                    and any(fnmatchcase(name, pattern) for pattern in patterns)
+                ):
                     try:
-                        found[prefix + name] = Histogram(values.coalesce().values() if values.is_sparse else values, self.bins)
-                    except ConfigError:  # of nothing that is finite there is no distribution, and that ends no run
+                        found[prefix + name] = Histogram(
+                            values.coalesce().values() if values.is_sparse else values, self.bins
+                        )
+                    except (
+                        ConfigError
+                    ):  # of nothing that is finite there is no distribution, and that ends no run
                         continue
         return found
 
@@ -131,20 +168,26 @@ class Records:
     def __init__(self, *names: str) -> None:
         self.__attrs_init__(names)
 
-    def __call__(self, ctx: Any) -> dict[str, Any]:
+    def __call__(self, ctx: Context) -> dict[str, Any]:
         """The last values."""
-        return {name: values[-1] for name, values in ctx.records.items() if values and (not self.names or name in self.names)}
+        return {
+            name: values[-1]
+            for name, values in ctx.records.items()
+            if values and (not self.names or name in self.names)
+        }
 
 
 @frozen(init=False)
 class Summaries:
     """Parts of the context by their keys.
 
-        Summaries({"images": ("batch[0]", Image), "logits": ("pred", Histogram), "temperature": "params.temperature"})
+        Summaries({"images": ("batch[0]", Image), "logits": ("pred", Histogram), "temperature":
+        "params.temperature"})
 
     Args:
-        parts: names and keys, a path into the context; or names and pairs of a key and what makes a loggable of what lies
-            there: a kind of loggable, or any function. Without one, only single numbers and texts can be logged.
+        parts: names and keys, a path into the context; or names and pairs of a key and what makes a
+            loggable of what lies there: a kind of loggable, or any function. Without one, only
+            single numbers and texts can be logged.
 
     Raises:
         ConfigError: a part is neither.
@@ -171,14 +214,15 @@ class Summaries:
         """Whether a part of it is there within a batch only."""
         return not _OF_A_BATCH.isdisjoint(str(keys.parse(path)[0]) for path in self.reads)
 
-    def __call__(self, ctx: Any) -> dict[str, Any]:
+    def __call__(self, ctx: Context) -> dict[str, Any]:
         """What lies at the keys."""
         found = {}
         for name, path, make in self.parts:
             value = ctx[path]
             if make is None and math.prod(getattr(value, "shape", ())) != 1:
                 raise ConfigError(
-                    f"Summaries: {name!r} is {path!r}, of shape {tuple(value.shape)}; say what to make of it: {{{name!r}: ({path!r}, Histogram)}}, or Image, Value"
+                    f"Summaries: {name!r} is {path!r}, of shape {tuple(value.shape)}; say what to"
+                    f" make of it: {{{name!r}: ({path!r}, Histogram)}}, or Image, Value"
                 )
             found[name] = value if make is None else make(value)
         return found
@@ -187,7 +231,10 @@ class Summaries:
 def _part(name: str, part: Any) -> tuple[str, str, Callable[[Any], Any] | None]:
     path, make = part if isinstance(part, tuple) and len(part) == 2 else (part, None)
     if not isinstance(path, str) or not (make is None or callable(make)):
-        raise ConfigError(f"Summaries: {name!r} must be a key such as 'batch.image', or a key and what to make of it, ('batch.image', Image); got {part!r}")
+        raise ConfigError(
+            f"Summaries: {name!r} must be a key such as 'batch.image', or a key and what to make of"
+            f" it, ('batch.image', Image); got {part!r}"
+        )
     try:
         keys.parse(path)
     except ValueError as error:

@@ -14,7 +14,15 @@ from statetrain.naming import printable as printable  # defined where lower floo
 def jsonable(value: Any) -> Any:
     """What JSON can hold. Numbers that are not finite become "NaN", "Infinity" and "-Infinity", half characters are escaped."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return (
+            value
+            if math.isfinite(value)
+            else "NaN"
+            if math.isnan(value)
+            else "Infinity"
+            if value > 0
+            else "-Infinity"
+        )
     if isinstance(value, str):
         return encodable(value, "utf-8")
     if value is None or isinstance(value, int):

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from statetrain.table.text import plain
+from statetrain.lifecycle.text import plain
 
 Points = Sequence[tuple[float, float]]
 
@@ -25,20 +25,42 @@ def curves(title: str, x: str, lines: Mapping[str, Points]) -> str:
     """
     finite = [point for points in lines.values() for point in points if math.isfinite(point[1])]
     xs, ys = [p[0] for p in finite] or [0.0], [p[1] for p in finite] or [0.0]
-    across, up = _Scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT), _Scale(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP)
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img"><title>{_safe(title)}</title>']
+    across, up = (
+        _Scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT),
+        _Scale(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP),
+    )
+    parts = [
+        (
+            f'<svg class="chart" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}"'
+            f' role="img"><title>{_safe(title)}</title>'
+        )
+    ]
     parts.append(_text(title, _LEFT, 15, "head"))
     for value in up.ticks():
         parts.append(f'<path class="grid" d="M{_LEFT:g} {up(value):.1f}H{_WIDTH - _RIGHT:g}"/>')
         parts.append(_text(f"{value:.4g}", _LEFT - 6, up(value) + 3.5, "tick end"))
-    parts += [_text(f"{value:g}", across(value), _HEIGHT - _BOTTOM + 15, "tick middle") for value in across.ticks(whole=True)]
+    parts += [
+        _text(f"{value:g}", across(value), _HEIGHT - _BOTTOM + 15, "tick middle")
+        for value in across.ticks(whole=True)
+    ]
     parts.append(_text(x, _WIDTH - _RIGHT, _HEIGHT - 3, "tick end"))
     for number, (name, points) in enumerate(lines.items()):
         for piece in _pieces(points):
             at = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in piece)
             parts.append(f'<polyline class="line c{number % 6}" points="{at}"/>')
-            parts += [f'<circle class="c{number % 6}" cx="{across(px):.1f}" cy="{up(py):.1f}" r="2.2"/>' for px, py in piece if len(points) <= 60]
-        parts.append(_text(name, _WIDTH - _RIGHT - 70.0 * (len(lines) - 1 - number), 15, f"tick end c{number % 6}"))
+            parts += [
+                f'<circle class="c{number % 6}" cx="{across(px):.1f}" cy="{up(py):.1f}" r="2.2"/>'
+                for px, py in piece
+                if len(points) <= 60
+            ]
+        parts.append(
+            _text(
+                name,
+                _WIDTH - _RIGHT - 70.0 * (len(lines) - 1 - number),
+                15,
+                f"tick end c{number % 6}",
+            )
+        )
     return "".join(parts) + "</svg>"
 
 
@@ -50,7 +72,8 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     """
     longest = max((share for _, share, _ in rows), default=0.0) or 1.0
     cells = (
-        f'<tr><th scope="row">{_safe(name)}</th><td class="bar"><span style="width:{100 * share / longest:.1f}%"></span></td><td>{_safe(said)}</td></tr>'
+        f'<tr><th scope="row">{_safe(name)}</th><td class="bar"><span'
+        f' style="width:{100 * share / longest:.1f}%"></span></td><td>{_safe(said)}</td></tr>'
         for name, share, said in rows
     )
     return f'<table class="bars">{"".join(cells)}</table>'
@@ -68,14 +91,28 @@ def strips(rows: Sequence[tuple[str, Points]], begin: float, end: float, x: str)
     left, step = 210.0, 20.0
     across = _Scale(begin, end, left, 760.0)
     height = step * len(rows) + 24.0
-    parts = [f'<svg class="strips" viewBox="0 0 780 {height:g}" role="img"><title>decisions of guards</title>']
+    parts = [
+        (
+            f'<svg class="strips" viewBox="0 0 780 {height:g}" role="img"><title>decisions of'
+            " guards</title>"
+        )
+    ]
     for number, (name, marks) in enumerate(rows):
         middle = step * number + 12.0
         shown = name if len(name) <= 34 else f"{name[:33]}\N{HORIZONTAL ELLIPSIS}"
-        parts.append(f"<g><title>{_safe(name)}</title>{_text(shown, left - 10, middle + 4, 'tick end')}</g>")
+        parts.append(
+            f"<g><title>{_safe(name)}</title>{_text(shown, left - 10, middle + 4, 'tick end')}</g>"
+        )
         parts.append(f'<path class="grid" d="M{left:g} {middle:g}H760"/>')
-        parts += [f'<path class="mark" style="opacity:{0.15 + 0.85 * strong:.2f}" d="M{across(at):.1f} {middle - 6:g}v12"/>' for at, strong in marks]
-    parts += [_text(f"{value:g}", across(value), height - 2, "tick middle") for value in across.ticks(whole=True)]
+        parts += [
+            f'<path class="mark" style="opacity:{0.15 + 0.85 * strong:.2f}" d="M{across(at):.1f}'
+            f' {middle - 6:g}v12"/>'
+            for at, strong in marks
+        ]
+    parts += [
+        _text(f"{value:g}", across(value), height - 2, "tick middle")
+        for value in across.ticks(whole=True)
+    ]
     parts.append(_text(x, 0, height - 2, "tick"))
     return "".join(parts) + "</svg>"
 
@@ -89,7 +126,9 @@ class _Scale:
         self.least, self.most, self.begin, self.end = least, most, begin, end
 
     def __call__(self, value: float) -> float:
-        return self.begin + (value - self.least) / (self.most - self.least) * (self.end - self.begin)
+        return self.begin + (value - self.least) / (self.most - self.least) * (
+            self.end - self.begin
+        )
 
     def ticks(self, whole: bool = False) -> Iterator[float]:
         """Round numbers between both ends."""

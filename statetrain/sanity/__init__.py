@@ -1,7 +1,8 @@
 """What is often wrong with a training run, looked for on one batch and a copy of the model before anything is trained.
 
-Each check is a function of a `Probe` that returns nothing, or what is wrong and how to mend it. They are after A. Karpathy,
-A Recipe for Training Neural Networks (2019), and the mistakes that forums are full of.
+Each check is a function of a `Probe` that returns nothing, or what is wrong and how to mend it.
+They are after A. Karpathy, A Recipe for Training Neural Networks (2019), and the mistakes that
+forums are full of.
 """
 
 from __future__ import annotations
@@ -10,16 +11,14 @@ import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from statetrain import actions
 from statetrain.compute import seeding
-from statetrain.losses import bound, unbound
-from statetrain.precision import plain
+from statetrain.losses.losses import bound, unbound
 from statetrain.sanity.of_data import (
     inputs_are_finite,
     inputs_are_scaled,
@@ -47,16 +46,42 @@ from statetrain.sanity.of_model import (
 )
 from statetrain.sanity.probe import KINDS, Check
 from statetrain.sanity.probe import Probe as Probe
+from statetrain.standard import actions
+from statetrain.standard.precision import plain
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 CHECKS: tuple[Check, ...] = (
-    *(training_data_can_be_read, training_data_is_shuffled, validation_data_is_given, sets_do_not_overlap, inputs_are_finite, inputs_are_scaled, targets_vary),
-    *(last_batch_is_not_one_sample, model_and_loss_fit, validation_works, model_is_float, weights_are_finite, optimizer_has_all_parameters),
-    *(labels_in_range, shapes_of_prediction_and_target, prediction_is_finite, prediction_suits_the_loss, first_loss_is_that_of_guessing),
+    *(
+        training_data_can_be_read,
+        training_data_is_shuffled,
+        validation_data_is_given,
+        sets_do_not_overlap,
+        inputs_are_finite,
+        inputs_are_scaled,
+        targets_vary,
+    ),
+    *(
+        last_batch_is_not_one_sample,
+        model_and_loss_fit,
+        validation_works,
+        model_is_float,
+        weights_are_finite,
+        optimizer_has_all_parameters,
+    ),
+    *(
+        labels_in_range,
+        shapes_of_prediction_and_target,
+        prediction_is_finite,
+        prediction_suits_the_loss,
+        first_loss_is_that_of_guessing,
+    ),
     *(gradients_reach_all_parameters, one_step_lowers_the_loss, samples_do_not_mix),
 )
 
 
-def problems(ctx: Any, lifecycle: Any, checks: Iterable[Check]) -> dict[str, str]:
+def problems(ctx: Context, lifecycle: Any, checks: Iterable[Check]) -> dict[str, str]:
     """What checks find, by their names. The run is left as it was: weights, gradients, generators, data.
 
     Args:
@@ -70,10 +95,12 @@ def problems(ctx: Any, lifecycle: Any, checks: Iterable[Check]) -> dict[str, str
 
 
 @contextmanager
-def _left_alone(ctx: Any) -> Iterator[None]:
+def _left_alone(ctx: Context) -> Iterator[None]:
     """Puts back what drawing a batch and computing with it may move: generators, and gradients of tensors that a loss holds on to."""
     data = [loader for loader in (ctx.train_data, ctx.valid_data) if loader is not None]
-    before = [ctx.accelerator.random_states(loader) for loader in data] or [ctx.accelerator.random_states()]
+    before = [ctx.accelerator.random_states(loader) for loader in data] or [
+        ctx.accelerator.random_states()
+    ]
     own = seeding.own_states(*ctx.model.modules())
     gradients = [(parameter, parameter.grad) for parameter in ctx.model.parameters()]
     for parameter, _ in gradients:
@@ -83,12 +110,12 @@ def _left_alone(ctx: Any) -> Iterator[None]:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for loader, states in zip(data or [None], before, strict=True):
+        for loader, states in zip(data or [None], before, strict=True):  # type: ignore[list-item]  # the generators alone
             ctx.accelerator.set_random_states(states, loader)
         seeding.set_own_states(own, *ctx.model.modules())
 
 
-def _probed(ctx: Any, lifecycle: Any) -> Probe:
+def _probed(ctx: Context, lifecycle: Any) -> Probe:
     probe = Probe(ctx)
     try:
         batch = first_batch(ctx.train_data)
@@ -103,23 +130,44 @@ def _probed(ctx: Any, lifecycle: Any) -> Probe:
     try:
         aside = copy.copy(ctx)  # what is assigned to it does not reach the run
         memo: dict[int, Any] = {}
-        copies = copy.deepcopy((ctx.accelerator.unwrap(ctx.model), unbound(ctx.loss_fns), ctx.optimizers), memo)
+        copies = copy.deepcopy(
+            (ctx.accelerator.unwrap(ctx.model), unbound(ctx.loss_fns), ctx.optimizers), memo
+        )
         for optimizer, copied in zip(ctx.optimizers.values(), copies[2].values(), strict=True):
-            for name in vars(optimizer).keys() - vars(copied).keys():  # torch leaves out what some have beside their groups, as LBFGS
+            for name in (
+                vars(optimizer).keys() - vars(copied).keys()
+            ):  # torch leaves out what some have beside their groups, as LBFGS
                 setattr(copied, name, copy.deepcopy(vars(optimizer)[name], memo))
     except Exception:
         return probe  # a model that cannot be copied is not computed with
     aside.model, losses, aside.optimizers = copies
     aside.loss_fns = bound(losses, aside)
-    aside.layout, aside.batch, aside.input, aside.target, aside.batch_size = layout, batch, given, target, layout.size(given)
+    aside.layout, aside.batch, aside.input, aside.target, aside.batch_size = (
+        layout,
+        batch,
+        given,
+        target,
+        layout.size(given),
+    )
     probe.aside = aside
     loss = next(iter(losses.values()), None)
     loss = getattr(loss, "function", loss)  # of a loss by keys
-    probe.kind = KINDS.get(type(loss), "") or (KINDS.get(loss, "") if callable(loss) and not isinstance(loss, nn.Module) else "")
+    probe.kind = KINDS.get(type(loss), "") or (
+        KINDS.get(loss, "") if callable(loss) and not isinstance(loss, nn.Module) else ""
+    )
     done = [plain(state.action) for state in lifecycle.states]
-    if actions.pred in done and actions.loss in done and all(each is not None for each in losses.values()):
+    if (
+        actions.pred in done
+        and actions.loss in done
+        and all(each is not None for each in losses.values())
+    ):
         _train_once(probe)
-        if probe.before and probe.error is None and actions.valid_loss in done and ctx.valid_data is not None:
+        if (
+            probe.before
+            and probe.error is None
+            and actions.valid_loss in done
+            and ctx.valid_data is not None
+        ):
             _validate_once(probe)
     return probe
 
@@ -138,7 +186,9 @@ def _train_once(probe: Probe) -> None:
                 if parameter.requires_grad:
                     here = None if parameter.grad is None else float(parameter.grad.abs().max())
                     known = probe.gradients.get(named)
-                    probe.gradients[named] = here if known is None else known if here is None else max(here, known)
+                    probe.gradients[named] = (
+                        here if known is None else known if here is None else max(here, known)
+                    )
             optimizer.step(lambda: torch.tensor(_with_gradients(aside)))
             _again(aside)
             actions.loss(aside)
@@ -177,7 +227,9 @@ def _validate_once(probe: Probe) -> None:
         with torch.no_grad():
             actions.pred(aside)
             of_valid = Probe(probe.ctx, aside, probe.kind)
-            probe.valid_error = labels_in_range(of_valid) or shapes_of_prediction_and_target(of_valid)
+            probe.valid_error = labels_in_range(of_valid) or shapes_of_prediction_and_target(
+                of_valid
+            )
             if probe.valid_error is None:  # else the loss would fail, as above
                 actions.loss(aside)
     except Exception as error:
@@ -186,7 +238,11 @@ def _validate_once(probe: Probe) -> None:
 
 def first_batch(data: Any) -> Any:
     """A batch as the first of an epoch would be; None where nobody can look at one without moving the data."""
-    if data is None or hasattr(data, "__next__") or (hasattr(data, "state_dict") and hasattr(data, "load_state_dict")):
+    if (
+        data is None
+        or hasattr(data, "__next__")
+        or (hasattr(data, "state_dict") and hasattr(data, "load_state_dict"))
+    ):
         return None
     if not isinstance(data, DataLoader):
         return next(iter(data))
@@ -194,7 +250,11 @@ def first_batch(data: Any) -> Any:
         samples: Any = iter(data.dataset)
         if samples is data.dataset:
             return None
-        return next(samples) if data.batch_size is None else data.collate_fn(list(itertools.islice(samples, data.batch_size)))
+        return (
+            next(samples)
+            if data.batch_size is None
+            else data.collate_fn(list(itertools.islice(samples, data.batch_size)))
+        )
     # Without the loader's workers, which take long to start.
     if data.batch_sampler is None:
         return data.collate_fn(data.dataset[next(iter(data.sampler))])
@@ -202,4 +262,7 @@ def first_batch(data: Any) -> Any:
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'without a message'}"
+    return (
+        f"{type(error).__name__}:"
+        f" {str(error).splitlines()[0] if str(error) else 'without a message'}"
+    )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from statetrain.compute import seeding
 from statetrain.sanity.probe import Probe, floats
@@ -13,19 +20,30 @@ from statetrain.sanity.probe import Probe, floats
 
 def training_data_can_be_read(probe: Probe) -> str | None:
     "A batch has an input and a target."
-    return probe.data_error and f"no batch could be made of the training data ({probe.data_error}); look at next(iter(train)), and say what is what with input= and target="
+    return (
+        probe.data_error
+        and f"no batch could be made of the training data ({probe.data_error}); look at next(iter(train)), and say what is what with input= and target="
+    )
 
 
 def training_data_is_shuffled(probe: Probe) -> str | None:
     "Its order differs from epoch to epoch."
     if isinstance(_sampler(probe.ctx.train_data), SequentialSampler):
-        return "the training data comes in the same order in each epoch; give DataLoader(..., shuffle=True)"
+        return (
+            "the training data comes in the same order in each epoch; give DataLoader(...,"
+            " shuffle=True)"
+        )
     return None
 
 
 def validation_data_is_given(probe: Probe) -> str | None:
     "Something that training does not see shows whether it gets on."
-    return "there is no validation data, so nothing shows whether the model learns more than its samples by heart; give valid=0.2" if probe.ctx.valid_data is None else None
+    return (
+        "there is no validation data, so nothing shows whether the model learns more than its"
+        " samples by heart; give valid=0.2"
+        if probe.ctx.valid_data is None
+        else None
+    )
 
 
 def sets_do_not_overlap(probe: Probe) -> str | None:
@@ -34,40 +52,86 @@ def sets_do_not_overlap(probe: Probe) -> str | None:
     if train is None or valid is None or not _same(train[0], valid[0]):
         return None
     total = len(valid[0]) if valid[1] is None else len(valid[1])
-    both = total if train[1] is None else len(train[1]) if valid[1] is None else len(set(train[1]) & set(valid[1]))
-    return f"{both} of the {total} validation samples are training samples too; hold some back, as by valid=0.2" if both else None
+    both = (
+        total
+        if train[1] is None
+        else len(train[1])
+        if valid[1] is None
+        else len(set(train[1]) & set(valid[1]))
+    )
+    return (
+        f"{both} of the {total} validation samples are training samples too; hold some back, as by"
+        " valid=0.2"
+        if both
+        else None
+    )
 
 
 def inputs_are_finite(probe: Probe) -> str | None:
     "No NaN and no infinity."
     bad = any(not bool(part.isfinite().all()) for part in floats(probe, "input"))
-    return "the inputs have NaN or infinite values; fill or drop these, or look at how they are normalized (a division by 0?)" if bad else None
+    return (
+        "the inputs have NaN or infinite values; fill or drop these, or look at how they are"
+        " normalized (a division by 0?)"
+        if bad
+        else None
+    )
 
 
 def inputs_are_scaled(probe: Probe) -> str | None:
     "Values of the order of 1, which initial weights are made for."
-    largest = max((float(part.abs().max()) for part in floats(probe, "input") if part.numel() and bool(part.isfinite().all())), default=0.0)
-    return f"the inputs go up to {largest:g}; scale them to about -1 to 1, for example pictures by 1/255, columns by their mean and deviation" if largest > 100 else None
+    largest = max(
+        (
+            float(part.abs().max())
+            for part in floats(probe, "input")
+            if part.numel() and bool(part.isfinite().all())
+        ),
+        default=0.0,
+    )
+    return (
+        f"the inputs go up to {largest:g}; scale them to about -1 to 1, for example pictures by"
+        " 1/255, columns by their mean and deviation"
+        if largest > 100
+        else None
+    )
 
 
 def targets_vary(probe: Probe) -> str | None:
     "Not all samples of a batch have one label."
     target = probe.target
-    if target is None or target.shape[:1] != (probe.aside.batch_size,) or len(target) < 8 or not bool((target == target[:1]).all()):
+    if (
+        target is None
+        or target.shape[:1] != (probe.aside.batch_size,)
+        or len(target) < 8
+        or not bool((target == target[:1]).all())
+    ):
         return None
-    return f"all {len(target)} targets of a batch are the same; is the data sorted by label? Shuffle it"
+    return (
+        f"all {len(target)} targets of a batch are the same; is the data sorted by label?"
+        " Shuffle it"
+    )
 
 
 def last_batch_is_not_one_sample(probe: Probe) -> str | None:
     "Batch norm needs more than one."
-    norms = [module for module in probe.ctx.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in probe.ctx.model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     sampler: Any = _batches(probe.ctx.train_data)
     if not norms or sampler is None or not hasattr(sampler.sampler, "__len__"):
         return None
     if sampler.batch_size == 1:
-        return "the batch size is 1, and the model has batch norm, which needs several samples; take a larger batch, or GroupNorm or LayerNorm"
+        return (
+            "the batch size is 1, and the model has batch norm, which needs several samples; take a"
+            " larger batch, or GroupNorm or LayerNorm"
+        )
     if not sampler.drop_last and len(sampler.sampler) % sampler.batch_size == 1:
-        return "the last batch of an epoch has one sample, and the model has batch norm, which needs several; give drop_last=True or another batch_size"
+        return (
+            "the last batch of an epoch has one sample, and the model has batch norm, which needs"
+            " several; give drop_last=True or another batch_size"
+        )
     return None
 
 
@@ -94,7 +158,9 @@ def _samples(data: Any) -> tuple[Any, list[Any] | None] | None:
     chosen: list[Any] | None = None
     while isinstance(dataset, Subset | seeding.KeyedDataset):
         if isinstance(dataset, Subset):
-            chosen = list(dataset.indices) if chosen is None else [dataset.indices[i] for i in chosen]
+            chosen = (
+                list(dataset.indices) if chosen is None else [dataset.indices[i] for i in chosen]
+            )
         dataset = dataset.dataset
     return dataset, chosen
 
@@ -102,5 +168,9 @@ def _samples(data: Any) -> tuple[Any, list[Any] | None] | None:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, TensorDataset) and isinstance(other, TensorDataset):
         first, second = one.tensors[0], other.tensors[0]
-        return first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.numel() > 0
+        return (
+            first.data_ptr() == second.data_ptr()
+            and first.shape == second.shape
+            and first.numel() > 0
+        )
     return one is other

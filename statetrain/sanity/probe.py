@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
 # What a loss function is, for the checks that depend on it.
+# Fmt: skip
 KINDS: dict[Any, str] = {
-    F.cross_entropy: "cross_entropy", nn.CrossEntropyLoss: "cross_entropy", F.nll_loss: "nll_loss", nn.NLLLoss: "nll_loss",
-    F.binary_cross_entropy: "binary_cross_entropy", nn.BCELoss: "binary_cross_entropy",
-    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits", nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
-    F.mse_loss: "mse_loss", nn.MSELoss: "mse_loss", F.l1_loss: "l1_loss", nn.L1Loss: "l1_loss",
-    F.smooth_l1_loss: "smooth_l1_loss", nn.SmoothL1Loss: "smooth_l1_loss", F.huber_loss: "huber_loss", nn.HuberLoss: "huber_loss",
-}  # fmt: skip
+    F.cross_entropy: "cross_entropy",
+    nn.CrossEntropyLoss: "cross_entropy",
+    F.nll_loss: "nll_loss",
+    nn.NLLLoss: "nll_loss",
+    F.binary_cross_entropy: "binary_cross_entropy",
+    nn.BCELoss: "binary_cross_entropy",
+    F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
+    F.mse_loss: "mse_loss",
+    nn.MSELoss: "mse_loss",
+    F.l1_loss: "l1_loss",
+    nn.L1Loss: "l1_loss",
+    F.smooth_l1_loss: "smooth_l1_loss",
+    nn.SmoothL1Loss: "smooth_l1_loss",
+    F.huber_loss: "huber_loss",
+    nn.HuberLoss: "huber_loss",
+}
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 DISTANCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
@@ -30,16 +45,19 @@ class Probe:
 
     Attributes:
         ctx: the run's context; it is not to be changed.
-        aside: a copy of it with the copies, and with the batch: `aside.input`, `aside.target`, `aside.pred`, `aside.model`.
-        kind: what the loss function is, by its name in `torch.nn.functional`; empty for one of the user's own.
+        aside: a copy of it with the copies, and with the batch: `aside.input`, `aside.target`,
+            `aside.pred`, `aside.model`.
+        kind: what the loss function is, by its name in `torch.nn.functional`; empty for one of the
+            user's own.
         data_error: why the training data could not be read.
         error: why the model or the loss could not be computed.
         valid_error: why the validation could not.
         before, after: the losses of the batch, by optimizer, before and after one step.
-        gradients: for each parameter that is trained, whether the loss depends on it and how large its gradient is at most.
+        gradients: for each parameter that is trained, whether the loss depends on it and how large
+            its gradient is at most.
     """
 
-    ctx: Any
+    ctx: Context
     aside: Any = None
     kind: str = ""
     data_error: str | None = None

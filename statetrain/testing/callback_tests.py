@@ -1,13 +1,13 @@
-'''Generated tests for a callback of one's own: it is taken along every short way through a lifecycle, real runs all of them.
+"""Generated tests for a callback of one's own: it is taken along every short way through a lifecycle, real runs all of them.
 
     @pytest.mark.parametrize("case", callback_cases(MyCallback), ids=str)
     def test_my_callback(case):
         "It gets along with every way that training can go, and with being continued anywhere."
         case.check()
 
-The runs train a toy problem. Guards answer so that the way is taken, events and failures are raised where it needs them;
-actions and effects do their own work.
-'''
+The runs train a toy problem. Guards answer so that the way is taken, events and failures are raised
+where it needs them; actions and effects do their own work.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import attrs
 from attrs import field, frozen
 
 from statetrain.callback import Callback, name_of
-from statetrain.engine.witness import unwitnessed
-from statetrain.lifecycle import Lifecycle
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.witness import unwitnessed
 from statetrain.testing.fake_clock import FakeClock
 from statetrain.testing.guiding import Asked, Guide, faults, machine_of
 from statetrain.testing.paths import Cover, Path, paths
@@ -31,7 +31,7 @@ from statetrain.testing.toy import toy_problem
 from statetrain.trace import Trace
 
 if TYPE_CHECKING:
-    from statetrain.run import Run
+    from statetrain.training.run import Run
 
 Build: TypeAlias = "Callable[[Lifecycle, tuple[Callback, ...]], Run]"
 Make: TypeAlias = Callable[[], Callback]
@@ -57,10 +57,20 @@ def check_callback(
         How many ways were gone.
 
     Raises:
-        AssertionError: it does not; the message names the way, the hook or the anchor, and what happened.
+        AssertionError: it does not; the message names the way, the hook or the anchor, and what
+            happened.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
-    cases = callback_cases(callback, lifecycle, build=build, context=context, cover=cover, bounds=bounds, anchors=anchors, along=along)
+    cases = callback_cases(
+        callback,
+        lifecycle,
+        build=build,
+        context=context,
+        cover=cover,
+        bounds=bounds,
+        anchors=anchors,
+        along=along,
+    )
     for case in cases:
         case.check()
     return len(cases)
@@ -81,40 +91,54 @@ def callback_cases(
 
     Along each way, `case.check()` asserts that
 
-    - no hook raises (events that steer may be raised where the machine allows it), and each returns nothing;
+    - no hook raises (events that steer may be raised where the machine allows it), and each returns
+        nothing;
     - the run ends as it does without the callback;
-    - the callback's `state_dict()` at anchors is plain data, and a fresh callback that takes it with `load_state_dict` goes
-      on from there to the very same end: weights, history, records, its own state.
+    - the callback's `state_dict()` at anchors is plain data, and a fresh callback that takes it
+      with `load_state_dict` goes on from there to the very same end: weights, history, records, its
+      own state.
 
     Args:
         callback: its class, or a function that makes one; an instance is copied for each run.
         lifecycle: the table; None is `supervised` with validation and `non_finite="skip"`.
-        build: makes a run that has not started, `fit(..., lifecycle=lifecycle, callbacks=callbacks, start=False)`, where the
-            toy problem does not do: several optimizers, other batches, metrics that the callback reads.
-        context: for a lifecycle that does not train: makes a context for it, in place of `build`. Only the callback's state
-            is then put back, not the context's.
-        cover, bounds: see `statetrain.testing.paths`. To these ways come, for each state, the shortest to it with a
-            failure there.
-        along: runs to go along in place of the short ways, such as those that `statetrain.testing.strategies.runs` draws.
-        anchors: at how many anchors of each way, the last ones, the run is cut and continued; 0 for none.
+        build: makes a run that has not started, `fit(..., lifecycle=lifecycle, callbacks=callbacks,
+            start=False)`, where the toy problem does not do: several optimizers, other batches,
+            metrics that the callback reads.
+        context: for a lifecycle that does not train: makes a context for it, in place of `build`.
+            Only the callback's state is then put back, not the context's.
+        cover, bounds: see `statetrain.testing.paths`. To these ways come, for each state, the
+            shortest to it with a failure there.
+        along: runs to go along in place of the short ways, such as those that
+            `statetrain.testing.strategies.runs` draws.
+        anchors: at how many anchors of each way, the last ones, the run is cut and continued; 0 for
+            none.
 
     Raises:
         ConfigError: `build` and `context` are both given.
         CallbackError: the callback has a hook that no state of the lifecycle bears.
     """
     if build is not None and context is not None:
-        raise ConfigError("callback_cases takes build= for a lifecycle that trains, or context= for one that does not, not both")
+        raise ConfigError(
+            "callback_cases takes build= for a lifecycle that trains, or context= for one that does"
+            " not, not both"
+        )
     life = standard() if lifecycle is None else lifecycle
     trial = Trial(build or toy_run, context)
     make = _maker(callback)
     machine_of(life, (make(),))  # a hook that no state bears is an error now
-    ways = [*paths(life, cover, bounds), *faults(life)] if along is None else [Path(life, run.transitions, run[-1]) for run in along]
+    ways = (
+        [*paths(life, cover, bounds), *faults(life)]
+        if along is None
+        else [Path(life, run.transitions, run[-1]) for run in along]
+    )
     return [CallbackCase(path, make, trial, anchors) for path in ways]
 
 
 def standard() -> Lifecycle:
     """The lifecycle that generated tests use unless another is given."""
-    from statetrain.lifecycles import supervised  # of a higher floor, so looked up when it is asked for
+    from statetrain.standard.lifecycles import (
+        supervised,
+    )  # of a higher floor, so looked up when it is asked for
 
     return supervised(non_finite="skip")
 
@@ -123,7 +147,14 @@ def toy_run(lifecycle: Lifecycle, callbacks: tuple[Callback, ...]) -> Run:
     """The toy problem, about to be trained with a lifecycle; its clock goes on a second each time that it is read."""
     toy = toy_problem(batches=3, batch_size=4)
     valid = {} if "valid" in lifecycle.names else {"valid": None}
-    return toy.fit(lifecycle=lifecycle, callbacks=callbacks, epochs=3, clock=FakeClock(tick=1.0), start=False, **valid)
+    return toy.fit(
+        lifecycle=lifecycle,
+        callbacks=callbacks,
+        epochs=3,
+        clock=FakeClock(tick=1.0),
+        start=False,
+        **valid,
+    )
 
 
 @frozen(repr=False)
@@ -137,7 +168,9 @@ class Trial:
     build: Build
     context: Callable[[], Any] | None = None
 
-    def begin(self, path: Path, at: int, callbacks: tuple[Callback, ...], asked: Asked | None = None) -> tuple[Guide, Any]:
+    def begin(
+        self, path: Path, at: int, callbacks: tuple[Callback, ...], asked: Asked | None = None
+    ) -> tuple[Guide, Any]:
         """A run that has not started, and its guide."""
         guide = Guide(path, at, asked)
         _seed()
@@ -201,7 +234,10 @@ class CallbackCase:
         error = go(run)
         self._judge(guide, error, expected)
         if cuts.failed is not None:
-            raise AssertionError(f"{self._where(callback)}: state_dict() at anchor {cuts.failed[0]!r}: {cuts.failed[1]}") from cuts.failed[1]
+            raise AssertionError(
+                f"{self._where(callback)}: state_dict() at anchor {cuts.failed[0]!r}:"
+                f" {cuts.failed[1]}"
+            ) from cuts.failed[1]
         if self.trial.context is not None:
             for place, _, state in cuts.found:
                 self._round_trip(place, state)
@@ -219,7 +255,9 @@ class CallbackCase:
     def _where(self, callback: Callback | None = None) -> str:
         return f"{name_of(callback or self.make())} on the way that {self.path}"
 
-    def _judge(self, guide: Guide, error: BaseException | None, expected: BaseException | None) -> None:
+    def _judge(
+        self, guide: Guide, error: BaseException | None, expected: BaseException | None
+    ) -> None:
         """Asserts that no hook failed and that the run ended as it does without the callback."""
         __tracebackhide__ = True
         if guide.failures:
@@ -227,14 +265,21 @@ class CallbackCase:
             raise AssertionError(f"{self._where()}: {hook} failed: {_said(cause)}") from cause
         late = [note for note in getattr(error, "__notes__", []) if "while closing the run" in note]
         if late:
-            raise AssertionError(f"{self._where()}: on_enter_failed or a clean-up failed: {late[0].rpartition('raised too: ')[2]}") from error
+            raise AssertionError(
+                f"{self._where()}: on_enter_failed or a clean-up failed:"
+                f" {late[0].rpartition('raised too: ')[2]}"
+            ) from error
         if type(error) is not type(expected) and not guide.left:
             why = ". ".join(getattr(error, "__notes__", []))
             raise AssertionError(
-                f"{self._where()}: the run ended with {_said(error)}, and without the callback with {_said(expected)}{why and f' ({why})'}"
+                f"{self._where()}: the run ended with {_said(error)}, and without the callback with"
+                f" {_said(expected)}{why and f' ({why})'}"
             ) from error
         if guide.left and error is not None:
-            raise AssertionError(f"{self._where()}: the callback led the run elsewhere, where it failed with {_said(error)}") from error
+            raise AssertionError(
+                f"{self._where()}: the callback led the run elsewhere, where it failed with"
+                f" {_said(error)}"
+            ) from error
 
     def _round_trip(self, place: str, state: Any) -> None:
         """Asserts that a fresh callback that takes a state gives the same state."""
@@ -242,9 +287,14 @@ class CallbackCase:
         fresh = self.make()
         if state is None:
             return
-        fresh.load_state_dict(copy.deepcopy(state))  # type: ignore[attr-defined]  # it has one, else there were no state
-        if words := list(differences(state, fresh.state_dict())):  # type: ignore[attr-defined]  # likewise
-            raise AssertionError(f"{self._where(fresh)}: what it gave to be saved at anchor {place!r} does not come back:{listed(words)}")
+        # It has one, else there were no state
+        fresh.load_state_dict(copy.deepcopy(state))  # type: ignore[attr-defined]
+        # Likewise
+        if words := list(differences(state, fresh.state_dict())):  # type: ignore[attr-defined]
+            raise AssertionError(
+                f"{self._where(fresh)}: what it gave to be saved at anchor {place!r} does not come"
+                f" back:{listed(words)}"
+            )
 
     def _continue(self, place: str, at: int, data: Any, end: Any) -> None:
         """Asserts that the run that was cut at an anchor and continued with a fresh callback ends the same."""
@@ -256,11 +306,21 @@ class CallbackCase:
             return
         hook = guide.failures[0][0] if guide.failures else ""
         _, bare = self.trial.begin(self.path, 1, ())
-        also = " (the run without the callback does not go on exactly either, so the lifecycle itself may be the cause)" if _differs(self, at, bare) else ""
-        lost = "" if hasattr(callback, "state_dict") else f"; {name_of(callback)} has no state_dict: is what it remembers lost?"
+        also = (
+            " (the run without the callback does not go on exactly either, so the lifecycle itself"
+            " may be the cause)"
+            if _differs(self, at, bare)
+            else ""
+        )
+        lost = (
+            ""
+            if hasattr(callback, "state_dict")
+            else f"; {name_of(callback)} has no state_dict: is what it remembers lost?"
+        )
         raise AssertionError(
-            f"{self._where(callback)}: cut at anchor {place!r} and continued with a fresh callback, the run ends differently"
-            f"{f', after {hook} failed' if hook else ''}{lost}{also}:{listed(words)}"
+            f"{self._where(callback)}: cut at anchor {place!r} and continued with a fresh callback,"
+            " the run ends"
+            f" differently{f', after {hook} failed' if hook else ''}{lost}{also}:{listed(words)}"
         )
 
 
@@ -270,7 +330,9 @@ def _differs(case: CallbackCase, at: int, bare: Any) -> bool:
     bare.machine.callbacks[-1].anchored = cuts.cut
     go(bare)
     data = next((data for _, place, data in cuts.found if place == at), None)
-    return data is not None and bool(_continued(case.trial.begin(case.path, at, ())[1], data, state_of(bare)))
+    return data is not None and bool(
+        _continued(case.trial.begin(case.path, at, ())[1], data, state_of(bare))
+    )
 
 
 def _continued(run: Any, data: Any, end: Any) -> list[str]:
@@ -285,7 +347,14 @@ def _continued(run: Any, data: Any, end: Any) -> list[str]:
         return [f"it could not be put back: {error}"]
     raised = go(run, data["state"])
     words = list(differences(end, state_of(run)))
-    return [*words, *([f"the continued run failed with {_said(raised)}"] if words and raised is not None else [])]
+    return [
+        *words,
+        *(
+            [f"the continued run failed with {_said(raised)}"]
+            if words and raised is not None
+            else []
+        ),
+    ]
 
 
 def _held_to_its_word(run: Any) -> Any:
@@ -310,14 +379,19 @@ class _Cuts:
         ctx = self.run.ctx  # what a hook is given may be a view of it
         from statetrain.checkpoints import plain
         from statetrain.checkpoints.snapshot import snapshot
-        from statetrain.context import Context
+        from statetrain.context.context import Context
 
         try:
             if isinstance(ctx, Context):
                 structure, tensors = plain.encode(snapshot(ctx, self.run.machine))
                 data: Any = (structure, {name: tensor.clone() for name, tensor in tensors.items()})
             else:
-                data = self.callback.state_dict() if hasattr(self.callback, "state_dict") and hasattr(self.callback, "load_state_dict") else None
+                data = (
+                    self.callback.state_dict()
+                    if hasattr(self.callback, "state_dict")
+                    and hasattr(self.callback, "load_state_dict")
+                    else None
+                )
                 plain.encode(data)
                 data = copy.deepcopy(data)
         except Exception as error:
@@ -341,4 +415,3 @@ def _seed() -> None:
 
 def _said(error: BaseException | None) -> str:
     return "no error" if error is None else f"{type(error).__name__}: {error}"
-

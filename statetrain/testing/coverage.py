@@ -1,14 +1,15 @@
-'''Which states, transitions and guard outcomes of a lifecycle were taken: the count behind `pytest --statetrain-cov`.
+"""Which states, transitions and guard outcomes of a lifecycle were taken: the count behind `pytest --statetrain-cov`.
 
     with Coverage() as coverage:
         run_my_tests()
     print(coverage.report())
 
-Counted is what machines do: `fit`, `simulate`, a `Machine` of one's own. What is only looked at (`walk`, `explore`) or
-forced along a way (`paths`, generated tests) shows that the table is right, not that its guards and actions were tried.
+Counted is what machines do: `fit`, `simulate`, a `Machine` of one's own. What is only looked at
+(`walk`, `explore`) or forced along a way (`paths`, generated tests) shows that the table is right,
+not that its guards and actions were tried.
 
 Everything that is kept is plain data, so that the counts of several processes can be added up.
-'''
+"""
 
 from __future__ import annotations
 
@@ -19,17 +20,21 @@ from collections.abc import Callable, Iterable
 from contextvars import Token
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import Factory, define, field, frozen
 
-from statetrain import outcome
-from statetrain.engine.witness import WITNESS
-from statetrain.guards import Guard
-from statetrain.lifecycle import START, Lifecycle, State, Transition
+from statetrain import events
+from statetrain.errors import LifecycleError
+from statetrain.events import Event
+from statetrain.guards.base import Guard
+from statetrain.lifecycle.lifecycle import START, Lifecycle, State, Transition
+from statetrain.lifecycle.text import plain
+from statetrain.machine.witness import WITNESS
 from statetrain.naming import label_of
-from statetrain.outcome import Event, LifecycleError
-from statetrain.table.text import plain
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 _SHOWN = 8  # what a short report lists of each lifecycle
 
@@ -69,7 +74,11 @@ class Covered:
         life = self.lifecycle
         arrows = [arrow for arrow, n in zip(life.transitions, self.taken, strict=True) if n]
         begun = [life.start] if self.begun else []
-        entered = {name for arrow in (*begun, *arrows) for name in life.crossing(arrow.source, arrow.dest)[1]}
+        entered = {
+            name
+            for arrow in (*begun, *arrows)
+            for name in life.crossing(arrow.source, arrow.dest)[1]
+        }
         return {name: name in entered for name in life.names}
 
     @property
@@ -85,18 +94,32 @@ class Covered:
     @property
     def reached(self) -> tuple[int, int]:
         """How many states, transitions and guard outcomes were covered, and how many there are."""
-        states, outcomes = self.states.values(), [n > 0 for pair in self.answers.values() for n in pair]
+        states, outcomes = (
+            self.states.values(),
+            [n > 0 for pair in self.answers.values() for n in pair],
+        )
         every = [*states, *(n > 0 for n in self.taken), *outcomes]
         return sum(every), len(every)
 
     @property
     def missing(self) -> list[str]:
         """What was not covered, in words: states, transitions, guards that always answered alike."""
-        lines = [f"state {name} was never entered" for name, entered in self.states.items() if not entered]
-        lines += [f"never taken: {arrow}" for arrow, n in zip(self.lifecycle.transitions, self.taken, strict=True) if not n]
+        lines = [
+            f"state {name} was never entered"
+            for name, entered in self.states.items()
+            if not entered
+        ]
+        lines += [
+            f"never taken: {arrow}"
+            for arrow, n in zip(self.lifecycle.transitions, self.taken, strict=True)
+            if not n
+        ]
         for label, (no, yes) in self.answers.items():
             if not (no and yes):
-                lines.append(f"[{label}] was never {'asked' if not no and not yes else 'false' if yes else 'true'}")
+                lines.append(
+                    f"[{label}] was never"
+                    f" {'asked' if not no and not yes else 'false' if yes else 'true'}"
+                )
         return lines
 
     def add(self, other: Covered) -> None:
@@ -106,7 +129,10 @@ class Covered:
             self.answers[label] = [a + b for a, b in zip(self.answers[label], pair, strict=True)]
 
     def __repr__(self) -> str:
-        return f"<Covered {self.name!r}: {percent(*self.reached)} % of states, transitions and guard outcomes>"
+        return (
+            f"<Covered {self.name!r}: {percent(*self.reached)} % of states, transitions and guard"
+            " outcomes>"
+        )
 
 
 @define(eq=False, repr=False)
@@ -122,7 +148,8 @@ class Coverage:
 
     only: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
     found: dict[tuple[str, str], Covered] = Factory(dict)
-    _tellers: dict[int, tuple[Lifecycle, _Teller]] = Factory(dict)  # by id; the lifecycle is kept so that the id stays its own
+    # By id; the lifecycle is kept so that the id stays its own
+    _tellers: dict[int, tuple[Lifecycle, _Teller]] = Factory(dict)
     _token: Token[Any] | None = None
 
     def start(self) -> None:
@@ -149,10 +176,15 @@ class Coverage:
             return None
         if id(life) not in self._tellers:
             table = _in_words(life)
-            labels = dict.fromkeys(arrow.guard.label for arrow in life.transitions if arrow.guard is not None)
+            labels = dict.fromkeys(
+                arrow.guard.label for arrow in life.transitions if arrow.guard is not None
+            )
             fresh = Covered(table, [0] * len(life.transitions), {label: [0, 0] for label in labels})
             covered = self.found.setdefault((life.name, table["fingerprint"]), fresh)
-            self._tellers[id(life)] = (life, _Teller(covered, {arrow: i for i, arrow in enumerate(life.transitions)}))
+            self._tellers[id(life)] = (
+                life,
+                _Teller(covered, {arrow: i for i, arrow in enumerate(life.transitions)}),
+            )
         return self._tellers[id(life)][1]
 
     @property
@@ -168,7 +200,14 @@ class Coverage:
 
     def to_list(self) -> list[dict[str, Any]]:
         """The counts as plain data; `merge` adds them to another coverage."""
-        return [{"table": one.table, "taken": list(one.taken), "answers": {k: list(v) for k, v in one.answers.items()}} for one in self.found.values()]
+        return [
+            {
+                "table": one.table,
+                "taken": list(one.taken),
+                "answers": {k: list(v) for k, v in one.answers.items()},
+            }
+            for one in self.found.values()
+        ]
 
     def merge(self, rows: Iterable[dict[str, Any]]) -> None:
         """Adds the counts of another process."""
@@ -188,9 +227,20 @@ class Coverage:
             return "no machine was run"
         lines = []
         for title, one in sorted(self.titled().items()):
-            arrows, outcomes, states = one.taken, [n for pair in one.answers.values() for n in pair], one.states.values()
-            shares = (("states", sum(states), len(states)), ("transitions", _some(arrows), len(arrows)), ("guard outcomes", _some(outcomes), len(outcomes)))
-            lines.append(f"{title}: {percent(*one.reached)} %  ({', '.join(f'{n} of {of} {what}' for what, n, of in shares)})")
+            arrows, outcomes, states = (
+                one.taken,
+                [n for pair in one.answers.values() for n in pair],
+                one.states.values(),
+            )
+            shares = (
+                ("states", sum(states), len(states)),
+                ("transitions", _some(arrows), len(arrows)),
+                ("guard outcomes", _some(outcomes), len(outcomes)),
+            )
+            lines.append(
+                f"{title}: {percent(*one.reached)} % "
+                f" ({', '.join(f'{n} of {of} {what}' for what, n, of in shares)})"
+            )
             missing = one.missing
             shown = missing if every or len(missing) <= _SHOWN + 1 else missing[:_SHOWN]
             lines += [f"    {line}" for line in shown]
@@ -209,16 +259,26 @@ class Coverage:
         """
         written = []
         for title, one in sorted(self.titled().items()):
-            written.append(Path(folder) / f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in title)}.svg")
+            written.append(
+                Path(folder)
+                / f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in title)}.svg"
+            )
             life = one.lifecycle
             untaken = [arrow for arrow, n in zip(life.transitions, one.taken, strict=True) if not n]
-            life.draw(written[-1], counts=dict(zip(life.transitions, one.taken, strict=True)), marked=untaken)
+            life.draw(
+                written[-1],
+                counts=dict(zip(life.transitions, one.taken, strict=True)),
+                marked=untaken,
+            )
         return written
 
     def titled(self) -> dict[str, Covered]:
         """What was found, by name; with the beginning of the fingerprint where several lifecycles share a name."""
         names = [name for name, _ in self.found]
-        return {f"{name}-{mark[:8]}" if names.count(name) > 1 else name: one for (name, mark), one in self.found.items()}
+        return {
+            f"{name}-{mark[:8]}" if names.count(name) > 1 else name: one
+            for (name, mark), one in self.found.items()
+        }
 
     def __repr__(self) -> str:
         return f"<Coverage: {len(self.found)} lifecycles, {self.percent} %>"
@@ -235,7 +295,7 @@ def _some(counts: Iterable[int]) -> int:
 
 @frozen
 class _Teller:
-    """What the machines of a lifecycle report to; see `statetrain.engine.witness.Witness`."""
+    """What the machines of a lifecycle report to; see `statetrain.machine.witness.Witness`."""
 
     covered: Covered
     index: dict[Transition, int]
@@ -246,7 +306,7 @@ class _Teller:
             return None
         taken, at = self.covered.taken, self.index[arrow]
 
-        def take(ctx: Any) -> None:
+        def take(ctx: Context) -> None:
             taken[at] += 1
 
         return take
@@ -256,7 +316,7 @@ class _Teller:
         assert arrow.guard is not None
         answers = self.covered.answers[arrow.guard.label]
 
-        def asked(ctx: Any) -> bool:
+        def asked(ctx: Context) -> bool:
             answer = ask(ctx)
             if answer is True or answer is False:
                 answers[answer] += 1
@@ -306,13 +366,16 @@ class _Does:
 
     label: str
 
-    def __call__(self, ctx: Any) -> None:
+    def __call__(self, ctx: Context) -> None:
         raise NotImplementedError
 
 
 def _from_words(words: dict[str, Any]) -> Lifecycle:
     """A lifecycle that reads like the one that was written down."""
-    states = [State(name, None if final else _Does(name), within, final=final, anchor=anchor) for name, within, final, anchor in words["states"]]
+    states = [
+        State(name, None if final else _Does(name), within, final=final, anchor=anchor)
+        for name, within, final, anchor in words["states"]
+    ]
     arrows = [
         Transition(
             source,
@@ -327,5 +390,9 @@ def _from_words(words: dict[str, Any]) -> Lifecycle:
 
 
 def _event(name: str) -> type[BaseException]:
-    known = getattr(outcome, name, getattr(builtins, name, None))
-    return known if isinstance(known, type) and issubclass(known, BaseException) else type(name, (Event,), {})
+    known = getattr(events, name, getattr(builtins, name, None))
+    return (
+        known
+        if isinstance(known, type) and issubclass(known, BaseException)
+        else type(name, (Event,), {})
+    )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from attrs import define
 
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 @define(eq=False)
 class FakeClock:
     """Stands in for `time.monotonic` wherever a clock is an argument: `fit(..., clock=FakeClock())`.
 
-        clock = FakeClock()
-        run = toy.fit(clock=clock, stop=TimeLimit(minutes=1), callbacks=...)  # which calls clock.advance(30)
+        clock = FakeClock() run = toy.fit(clock=clock, stop=TimeLimit(minutes=1), callbacks=...)  #
+        which calls clock.advance(30)
 
     Attributes:
         now: seconds; what it shows.

@@ -1,12 +1,13 @@
-'''Generated tests for a guard of one's own: it is asked on every short way through a lifecycle, and may change nothing.
+"""Generated tests for a guard of one's own: it is asked on every short way through a lifecycle, and may change nothing.
 
     @pytest.mark.parametrize("case", guard_cases(overfitting, at="next_epoch"), ids=str)
     def test_my_guard(case):
         "It is pure, answers True or False, and reads what it says it reads."
         case.check()
 
-The runs are those of `callback_tests`: real ones, led along the way, in which the guard is asked beside the others.
-'''
+The runs are those of `callback_tests`: real ones, led along the way, in which the guard is asked
+beside the others.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +22,34 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from statetrain.guards import Guard, as_guard, strict
-from statetrain.lifecycle import Lifecycle
+from statetrain.errors import ConfigError, GuardError
+from statetrain.guards.base import AnyContext, Guard, as_guard, strict
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError, GuardError
 from statetrain.testing.callback_tests import Build, Trial, go, standard, toy_run
 from statetrain.testing.paths import Cover, Path, paths
 from statetrain.testing.resuming import differences, listed
 
-# What is not looked into: what runs, and data, which a guard could only change by reading it; and reading is seen.
+# What is not looked into: what runs, and data, which a guard could only change by reading it; and
+# reading is seen.
 _SKIPPED = frozenset(
-    ("machine", "callbacks", "accelerator", "read_batch", "layout", "train_data", "valid_data", "data", "iterator", "valid_iterator", "modes", "clock")
+    (
+        "machine",
+        "callbacks",
+        "accelerator",
+        "read_batch",
+        "layout",
+        "train_data",
+        "valid_data",
+        "data",
+        "iterator",
+        "valid_iterator",
+        "modes",
+        "clock",
+    )
 )
-# Where a run stands may be read by all; where its own part of the history begins belongs to the history.
+# Where a run stands may be read by all; where its own part of the history begins belongs to the
+# history.
 _ALWAYS = frozenset(("state", "transition", "event", "first_row"))
 
 
@@ -58,7 +74,12 @@ def check_guard(
         AssertionError: it does not; the message names the way, the state, and what happened.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
-    return sum(case.check() for case in guard_cases(guard, lifecycle, at=at, build=build, context=context, cover=cover, bounds=bounds))
+    return sum(
+        case.check()
+        for case in guard_cases(
+            guard, lifecycle, at=at, build=build, context=context, cover=cover, bounds=bounds
+        )
+    )
 
 
 def guard_cases(
@@ -82,25 +103,44 @@ def guard_cases(
 
     Args:
         guard: the guard, or a function of the context.
-        lifecycle: the table; None is `supervised` with validation and `non_finite="skip"`. A guard that is on its arrows, or
-            part of one that is, is asked there.
-        at: the states that are to ask it, where it is not on the lifecycle's arrows; empty: wherever any guard is asked.
+        lifecycle: the table; None is `supervised` with validation and `non_finite="skip"`. A guard
+            that is on its arrows, or part of one that is, is asked there.
+        at: the states that are to ask it, where it is not on the lifecycle's arrows; empty:
+            wherever any guard is asked.
         build, context, cover, bounds: as in `callback_cases`.
 
     Raises:
-        ConfigError: `at` names no state, or one that has no guards to ask; or `build` and `context` are both given.
+        ConfigError: `at` names no state, or one that has no guards to ask; or `build` and `context`
+            are both given.
         AssertionError: no way asks it.
     """
     if build is not None and context is not None:
-        raise ConfigError("guard_cases takes build= for a lifecycle that trains, or context= for one that does not, not both")
+        raise ConfigError(
+            "guard_cases takes build= for a lifecycle that trains, or context= for one that does"
+            " not, not both"
+        )
     life, guard = standard() if lifecycle is None else lifecycle, as_guard(guard)
-    asking = {arrow.source for arrow in life.transitions if arrow.guard is not None and arrow.event is None}
-    own = {arrow.source for arrow in life.transitions if arrow.guard is not None and _has(arrow.guard, guard)}
+    asking = {
+        arrow.source
+        for arrow in life.transitions
+        if arrow.guard is not None and arrow.event is None
+    }
+    own = {
+        arrow.source
+        for arrow in life.transitions
+        if arrow.guard is not None and _has(arrow.guard, guard)
+    }
     chosen = {at} if isinstance(at, str) else set(at)
     for name in chosen - asking:
-        raise ConfigError(f"{life.name}: no state {name!r} that asks guards{did_you_mean(name, asking)}")
+        raise ConfigError(
+            f"{life.name}: no state {name!r} that asks guards{did_you_mean(name, asking)}"
+        )
     places = frozenset(chosen or own or asking)
-    ways = [path for path in paths(life, cover, bounds) if any(t.source in places for t in path.transitions)]
+    ways = [
+        path
+        for path in paths(life, cover, bounds)
+        if any(t.source in places for t in path.transitions)
+    ]
     if not ways:
         raise AssertionError(f"no way asks [{guard.label}] in {', '.join(sorted(places))}")
     return [GuardCase(path, guard, Trial(build or toy_run, context), places) for path in ways]
@@ -144,21 +184,31 @@ class GuardCase:
         found: list[tuple[str, BaseException | None]] = []
         seen: set[int] = set()
 
-        def asked(_: Guard, ctx: Any) -> None:
+        def asked(_: Guard, ctx: AnyContext) -> None:
             # Once in a state, before the first guard of its row, whatever number there are.
             if ctx.state in self.places and guide.taken not in seen and not found:
                 seen.add(guide.taken)
                 if (trouble := judge_guard(self.guard, ctx)) is not None:
-                    found.append((f"in {ctx.state!r}{', ' + where if (where := ctx.where()) else ''}: {trouble[0]}", trouble[1]))
+                    found.append(
+                        (
+                            (
+                                f"in {ctx.state!r}{', ' + where if (where := ctx.where()) else ''}:"
+                                f" {trouble[0]}"
+                            ),
+                            trouble[1],
+                        )
+                    )
 
         guide, run = self.trial.begin(self.path, 1, (), asked)
         go(run)
         if found:
-            raise AssertionError(f"[{self.guard.label}] on the way that {self}, asked {found[0][0]}") from found[0][1]
+            raise AssertionError(
+                f"[{self.guard.label}] on the way that {self}, asked {found[0][0]}"
+            ) from found[0][1]
         return len(seen)
 
 
-def judge_guard(guard: Guard, ctx: Any) -> tuple[str, BaseException | None] | None:
+def judge_guard(guard: Guard, ctx: AnyContext) -> tuple[str, BaseException | None] | None:
     """What a guard does that guards may not, asked of one context: in words, with what it raised; None if all is well."""
     before, chance = _pictured(ctx), _chance()
     try:
@@ -173,18 +223,33 @@ def judge_guard(guard: Guard, ctx: Any) -> tuple[str, BaseException | None] | No
     if first is not second:
         return f"it answered {first}, and asked again at once, {second}", None
     if words := list(differences(before, _pictured(ctx))):
-        return f"it changed the context:{listed([word.replace(' is ', ' became ').replace(', expected ', ', was ') for word in words])}", None
+        return (
+            (
+                "it changed the"
+                f" context:{listed([word.replace(' is ', ' became ').replace(', expected ', ', was ') for word in words])}"
+            ),
+            None,
+        )
     undeclared = _undeclared(guard, ctx)
     if undeclared:
-        hint = f"declare them: reads={{{', '.join(repr(name) for name in sorted({*guard.reads, *undeclared}))}}}"
-        return f"it read {', '.join(map(repr, undeclared))}, and its reads are {', '.join(map(repr, sorted(guard.reads)))}; {hint}", None
+        hint = (
+            "declare them:"
+            f" reads={{{', '.join(repr(name) for name in sorted({*guard.reads, *undeclared}))}}}"
+        )
+        return (
+            (
+                f"it read {', '.join(map(repr, undeclared))}, and its reads are"
+                f" {', '.join(map(repr, sorted(guard.reads)))}; {hint}"
+            ),
+            None,
+        )
     return None
 
 
 # ---------------------------------------------------------------- what was read
 
 
-def _undeclared(guard: Guard, ctx: Any) -> list[str]:
+def _undeclared(guard: Guard, ctx: AnyContext) -> list[str]:
     """The fields that a guard reads beside those that it declares; empty if it declares none."""
     if not guard.reads:
         return []
@@ -200,7 +265,7 @@ def _undeclared(guard: Guard, ctx: Any) -> list[str]:
 class _Watched:
     """A context that notes which fields are read. Properties and methods count as the fields that they read."""
 
-    def __init__(self, ctx: Any, declared: set[str], read: dict[str, None]) -> None:
+    def __init__(self, ctx: AnyContext, declared: set[str], read: dict[str, None]) -> None:
         self.__dict__.update(_ctx=ctx, _declared=declared, _read=read)
 
     def __getattr__(self, name: str) -> Any:
@@ -220,7 +285,7 @@ class _Watched:
 # ---------------------------------------------------------------- what a context is
 
 
-def _pictured(ctx: Any) -> dict[str, Any]:
+def _pictured(ctx: AnyContext) -> dict[str, Any]:
     """All of a context, for comparing."""
     names = [f.name for f in attrs.fields(type(ctx))] if attrs.has(type(ctx)) else list(vars(ctx))
     return {name: _copied(getattr(ctx, name), set()) for name in names if name not in _SKIPPED}
@@ -239,7 +304,11 @@ def _chance() -> list[str]:
 def _copied(value: Any, around: set[int]) -> Any:
     """A value as it is now: containers, tensors, modules and objects by what is in them, functions and the like as themselves."""
     torch = sys.modules.get("torch")
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | type) or id(value) in around:
+    if (
+        value is None
+        or isinstance(value, bool | int | float | complex | str | bytes | type)
+        or id(value) in around
+    ):
         return value if id(value) not in around else "itself"
     around = around | {id(value)}
     if torch is not None and isinstance(value, torch.Tensor):
@@ -250,12 +319,20 @@ def _copied(value: Any, around: set[int]) -> Any:
         tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
         training = {name: module.training for name, module in value.named_modules()}
         gradients = {name: parameter.grad for name, parameter in value.named_parameters()}
-        return {"tensors": _copied(tensors, around), "training": training, "gradients": _copied(gradients, around)}
+        return {
+            "tensors": _copied(tensors, around),
+            "training": training,
+            "gradients": _copied(gradients, around),
+        }
     if isinstance(value, Mapping):
         return {str(key): _copied(part, around) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_copied(part, around) for part in value]
     if attrs.has(type(value)) or hasattr(value, "__dict__"):
-        fields = [f.name for f in attrs.fields(type(value))] if attrs.has(type(value)) else list(vars(value))
+        fields = (
+            [f.name for f in attrs.fields(type(value))]
+            if attrs.has(type(value))
+            else list(vars(value))
+        )
         return {name: _copied(getattr(value, name, None), around) for name in fields}
     return repr(value)

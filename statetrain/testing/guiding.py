@@ -1,25 +1,29 @@
-'''Real runs that are led along a generated path: the lifecycle's own actions, effects and callbacks, guards that answer as told.
+"""Real runs that are led along a generated path: the lifecycle's own actions, effects and callbacks, guards that answer as told.
 
-A guide stands last among the callbacks. It knows the next arrow of the path: the guards of the table are replaced by ones
-that ask it, and where the path wants an event or a failure, it raises one in its enter hook, after everybody else's.
-'''
+A guide stands last among the callbacks. It knows the next arrow of the path: the guards of the
+table are replaced by ones that ask it, and where the path wants an event or a failure, it raises
+one in its enter hook, after everybody else's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
 
 from statetrain.callback import Callback
-from statetrain.engine.witness import unwitnessed
-from statetrain.guards import Guard
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import Event
-from statetrain.table.explore import Configuration, Step, Ways
+from statetrain.events import Event
+from statetrain.guards.base import Guard
+from statetrain.lifecycle.explore import Configuration, Step, Ways
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.witness import unwitnessed
 from statetrain.testing.paths import Path
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Hook = Callable[[Any], Any]
 Asked = Callable[[Guard, Any], None]
@@ -51,7 +55,13 @@ class Guide(Callback):
 
     anywhere = True
 
-    def __init__(self, path: Path, at: int = 1, asked: Asked | None = None, anchored: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        at: int = 1,
+        asked: Asked | None = None,
+        anchored: Callable[[int], object] | None = None,
+    ) -> None:
         self.path, self.at, self.asked, self.anchored = path, at, asked, anchored
         self.left = False
         self.failures: list[tuple[str, BaseException | None]] = []
@@ -62,17 +72,26 @@ class Guide(Callback):
     @property
     def wanted(self) -> Transition | None:
         """The next arrow of the path; None at its end, or if it was left."""
-        return self.path.transitions[self.at] if not self.left and self.at < len(self.path.transitions) else None
+        return (
+            self.path.transitions[self.at]
+            if not self.left and self.at < len(self.path.transitions)
+            else None
+        )
 
     def lifecycle(self) -> Lifecycle:
         """The path's lifecycle with guards that ask the guide."""
         life = self.path.lifecycle
         arrows = [
-            arrow if arrow.guard is None else attrs.evolve(arrow, guard=Guided(i, arrow.guard.label, self)) for i, arrow in enumerate(life.transitions)
+            (
+                arrow
+                if arrow.guard is None
+                else attrs.evolve(arrow, guard=Guided(i, arrow.guard.label, self))
+            )
+            for i, arrow in enumerate(life.transitions)
         ]
         return attrs.evolve(life, transitions=arrows)
 
-    def on_transition(self, ctx: Any) -> None:
+    def on_transition(self, ctx: Context) -> None:
         """Looks on to the next arrow of the path."""
         taken, wanted = ctx.transition, self.wanted
         self.taken += 1
@@ -90,7 +109,7 @@ class Guide(Callback):
             return self.path.lifecycle.transitions[taken.guard.number] == wanted
         return taken == wanted
 
-    def enter(self, ctx: Any) -> None:
+    def enter(self, ctx: Context) -> None:
         """Raises what the path wants here."""
         wanted = self.wanted
         if wanted is None or ctx.state != ctx.transition.dest:
@@ -100,7 +119,7 @@ class Guide(Callback):
         if is_fault(wanted):
             raise Fault(f"{ctx.state} fails")
 
-    def on_anchor(self, ctx: Any) -> None:
+    def on_anchor(self, ctx: Context) -> None:
         """Tells who wants to know."""
         if self.anchored is not None:
             self.anchored(self.at)
@@ -110,7 +129,7 @@ class Guide(Callback):
         if not hook or hook.startswith(f"{type(self).__name__}."):
             return function
 
-        def watched(ctx: Any) -> Any:
+        def watched(ctx: Context) -> Any:
             try:
                 answer = function(ctx)
             except Event:
@@ -119,7 +138,14 @@ class Guide(Callback):
                 self.failures.append((hook, error))
                 raise
             if answer is not None:
-                self.failures.append((hook, TypeError(f"a hook returns nothing, got {type(answer).__name__}: {answer!r:.80}")))
+                self.failures.append(
+                    (
+                        hook,
+                        TypeError(
+                            f"a hook returns nothing, got {type(answer).__name__}: {answer!r:.80}"
+                        ),
+                    )
+                )
             return answer
 
         return watched
@@ -137,7 +163,7 @@ class Guided(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: Any) -> bool:
+    def test(self, ctx: Context) -> bool:
         arrow = self.guide.path.lifecycle.transitions[self.number]
         if self.guide.asked is not None and arrow.guard is not None:
             self.guide.asked(arrow.guard, ctx)
@@ -163,7 +189,11 @@ def faults(lifecycle: Lifecycle) -> list[Path]:
                     reached[step.after.state] = (*reached[here.state], step.transition)
                     following.append(step.after)
         layer = following
-    ends = [(way, Transition(state, FAILED)) for state, way in reached.items() if not lifecycle.state(state).final]
+    ends = [
+        (way, Transition(state, FAILED))
+        for state, way in reached.items()
+        if not lifecycle.state(state).final
+    ]
     return [Path(lifecycle, (*way, end), end) for way, end in ends]
 
 

@@ -1,13 +1,14 @@
-'''Generated test paths: the ways through a lifecycle that together cover its states, its transitions, or pairs of these.
+"""Generated test paths: the ways through a lifecycle that together cover its states, its transitions, or pairs of these.
 
     @pytest.mark.parametrize("path", paths(supervised()), ids=str)
     def test_my_lifecycle(path):
         path.check(my_lifecycle)
 
-A path is a way from the initial state to an end. It is checked by running it: the guards answer so that the way is taken,
-once with as few guards holding as possible and once with as many, and the states, the hooks and the guards asked are
-compared with what the lifecycle that the path was made from says.
-'''
+A path is a way from the initial state to an end. It is checked by running it: the guards answer so
+that the way is taken, once with as few guards holding as possible and once with as many, and the
+states, the hooks and the guards asked are compared with what the lifecycle that the path was made
+from says.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +20,14 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from statetrain.callback import Callback
-from statetrain.engine.position import Position
-from statetrain.engine.witness import unwitnessed
-from statetrain.guards import Guard
-from statetrain.lifecycle import FAILED, START, Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import Failed, LifecycleError
-from statetrain.table.explore import Configuration, Step, Ways
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import AnyContext, Guard
+from statetrain.lifecycle.explore import Configuration, Step, Ways
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
+from statetrain.machine.witness import unwitnessed
+from statetrain.outcome import Failed
 
 Cover = Literal["states", "transitions", "pairs"]
 Vector = Literal["min", "max"]
@@ -56,7 +58,9 @@ class Path:
         at = max(i for i, t in enumerate(self.transitions) if t == self.goal)
         tail = [t.source for t in self.transitions[max(1, at - 2) : at + 1] if t.source != START]
         if self.goal.dest == FAILED and self.goal.effect is None:  # no arrow of the table has none
-            return f"fails in {self.goal.source}" + (f": {' > '.join(tail)}" if len(tail) > 1 else "")
+            return f"fails in {self.goal.source}" + (
+                f": {' > '.join(tail)}" if len(tail) > 1 else ""
+            )
         why = f" [{self.goal.guard.label}]" if self.goal.guard is not None else ""
         by = f" on {self.goal.event.__name__}" if self.goal.event is not None else ""
         return f"reaches {self.goal.dest}: {' > '.join(tail) or START}{why}{by}"
@@ -64,22 +68,32 @@ class Path:
     def __repr__(self) -> str:
         return f"<Path {self}>"
 
-    def check(self, lifecycle: Lifecycle | None = None, callbacks: Iterable[Callback] = (), guards: Iterable[Vector] = ("min", "max")) -> None:
+    def check(
+        self,
+        lifecycle: Lifecycle | None = None,
+        callbacks: Iterable[Callback] = (),
+        guards: Iterable[Vector] = ("min", "max"),
+    ) -> None:
         """Runs the path, and asserts that the lifecycle goes that way.
 
         Args:
             lifecycle: the table to test; None is the one that the path was made from.
             callbacks: the user's own, run along.
-            guards: which guards hold beside the one that is needed: "min" none, "max" all that come after it.
+            guards: which guards hold beside the one that is needed: "min" none, "max" all that come
+                after it.
 
         Raises:
-            AssertionError: the states, the hooks or the guards asked differ; the message shows the first difference.
+            AssertionError: the states, the hooks or the guards asked differ; the message shows the
+                first difference.
         """
         for vector in guards:
             expected = self.expected()
             got = drive(self, lifecycle or self.lifecycle, vector, callbacks)
             if got != expected:
-                at = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
+                at = next(
+                    (i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b),
+                    min(len(got), len(expected)),
+                )
                 raise AssertionError(
                     f"{self} ({vector} guards): step {at + 1} of {len(expected)}\n"
                     f"  before:   {'; '.join(expected[max(0, at - 4) : at]) or 'nothing'}\n"
@@ -119,8 +133,9 @@ def paths(
 
     Args:
         lifecycle: the table.
-        cover: "states"; "transitions", events included; or "pairs" of transitions that follow each other.
-        bounds: see `statetrain.table.explore.explore`: ways that break them are not taken.
+        cover: "states"; "transitions", events included; or "pairs" of transitions that follow each
+            other.
+        bounds: see `statetrain.lifecycle.explore.explore`: ways that break them are not taken.
         events: whether arrows on events count.
 
     Raises:
@@ -135,12 +150,15 @@ def paths(
         head = (*_way(came, here), *(step.transition for step in steps))
         tail = to_the_end(ways, out, steps[-1].after if steps else here)
         whole = (*head, *tail)
-        found[whole] = Path(lifecycle, whole, goal)  # the goal that lies furthest along gives it its name
+        # The goal that lies furthest along gives it its name
+        found[whole] = Path(lifecycle, whole, goal)
     _assert_covered(lifecycle, found, cover, events)
     return _without_parts(list(found.values()))
 
 
-def _goals(ways: Ways, reached: list[Configuration], cover: Cover) -> Iterator[tuple[Transition, Configuration, list[Step]]]:
+def _goals(
+    ways: Ways, reached: list[Configuration], cover: Cover
+) -> Iterator[tuple[Transition, Configuration, list[Step]]]:
     """What is to be covered, each with the nearest configuration and the steps from there that cover it."""
     seen: set[Any] = set()
     for here in reached:
@@ -161,14 +179,22 @@ def _goals(ways: Ways, reached: list[Configuration], cover: Cover) -> Iterator[t
                     yield step.transition, here, [step]
 
 
-def _assert_covered(life: Lifecycle, found: Mapping[tuple[Transition, ...], Path], cover: Cover, events: bool) -> None:
+def _assert_covered(
+    life: Lifecycle, found: Mapping[tuple[Transition, ...], Path], cover: Cover, events: bool
+) -> None:
     taken = {t for way in found for t in way}
     if cover == "states":
-        missing = [name for name in life.names if name not in {n for t in taken for n in life.path(t.dest)}]
+        missing = [
+            name for name in life.names if name not in {n for t in taken for n in life.path(t.dest)}
+        ]
     else:
-        missing = [str(t) for t in life.transitions if t not in taken and (events or t.event is None)]
+        missing = [
+            str(t) for t in life.transitions if t not in taken and (events or t.event is None)
+        ]
     if missing:
-        raise LifecycleError(f"{life.name}: no way within the bounds covers {'; '.join(missing)}; give larger bounds")
+        raise LifecycleError(
+            f"{life.name}: no way within the bounds covers {'; '.join(missing)}; give larger bounds"
+        )
 
 
 def _without_parts(found: list[Path]) -> list[Path]:
@@ -196,7 +222,9 @@ def _shortest_ways(ways: Ways) -> dict[Configuration, tuple[Step, Configuration 
     return came
 
 
-def _way(came: Mapping[Configuration, tuple[Step, Configuration | None]], here: Configuration) -> list[Transition]:
+def _way(
+    came: Mapping[Configuration, tuple[Step, Configuration | None]], here: Configuration
+) -> list[Transition]:
     path = []
     at: Configuration | None = here
     while at is not None:
@@ -217,7 +245,11 @@ def ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
         while layer:
             following = []
             for at in layer:
-                steps = [step for step in ways.out_of(at) if step.transition.event is None and step.after.state != FAILED]
+                steps = [
+                    step
+                    for step in ways.out_of(at)
+                    if step.transition.event is None and step.after.state != FAILED
+                ]
                 if not steps:
                     while at != here:
                         step, at = came[at]
@@ -229,12 +261,17 @@ def ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
                         came[step.after] = (step, at)
                         following.append(step.after)
             layer = following
-        raise LifecycleError(f"{ways.lifecycle.name}: no end within the bounds from {here.state!r}; give larger bounds")
+        raise LifecycleError(
+            f"{ways.lifecycle.name}: no end within the bounds from {here.state!r}; give larger"
+            " bounds"
+        )
 
     return first
 
 
-def to_the_end(ways: Ways, out: Callable[[Configuration], Step | None], here: Configuration) -> list[Transition]:
+def to_the_end(
+    ways: Ways, out: Callable[[Configuration], Step | None], here: Configuration
+) -> list[Transition]:
     """The arrows of a shortest way from a configuration to a final state; `out` is what `ways_out` gave."""
     path = []
     while ways.out_of(here):
@@ -278,7 +315,7 @@ class _Scripted(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: Any) -> bool:
+    def test(self, ctx: AnyContext) -> bool:
         ctx.log.append(f"ask [{self.name}]")
         if ctx.wanted is None:
             return False
@@ -298,22 +335,26 @@ class _Recorder(Callback):
 
     @staticmethod
     def _noting(what: str) -> Callable[[Any], None]:
-        def note(ctx: Any) -> None:
+        def note(ctx: _Script) -> None:
             ctx.log.append(what)
 
         return note
 
-    def on_transition(self, ctx: Any) -> None:
+    def on_transition(self, ctx: _Script) -> None:
         """Notes the arrow, and looks on to the next one of the path."""
         taken = ctx.transition
         ctx.log.append(f"take {taken.source} -> {taken.dest}")
         if taken.source != START:
             ctx.at += 1
         if len(ctx.log) > _STEPS:
-            raise AssertionError(f"the run goes on after {_STEPS} steps; the path has {len(ctx.path)}")
+            raise AssertionError(
+                f"the run goes on after {_STEPS} steps; the path has {len(ctx.path)}"
+            )
 
 
-def drive(path: Path, lifecycle: Lifecycle, vector: Vector, callbacks: Iterable[Callback] = ()) -> list[str]:
+def drive(
+    path: Path, lifecycle: Lifecycle, vector: Vector, callbacks: Iterable[Callback] = ()
+) -> list[str]:
     """Runs a lifecycle along a path and returns what happened, in the words of `Path.expected`.
 
     The actions, modes and close work are left out; guards and events are those that the path needs.
@@ -328,7 +369,9 @@ def drive(path: Path, lifecycle: Lifecycle, vector: Vector, callbacks: Iterable[
     except BaseException as error:
         if not isinstance(error, _Forced | LifecycleError) and error is not ctx.forced:
             raise
-        ctx.log.append(f"failed in {ctx.outcome.state}" if isinstance(ctx.outcome, Failed) else "failed")
+        ctx.log.append(
+            f"failed in {ctx.outcome.state}" if isinstance(ctx.outcome, Failed) else "failed"
+        )
     return ctx.log
 
 
@@ -343,10 +386,16 @@ def _scripted(life: Lifecycle) -> Lifecycle:
     arrows = []
     for arrow in life.transitions:
         row = life.arrows(arrow.source)
-        guard = None if arrow.guard is None or arrow.event is not None else _Scripted(arrow.guard.label, row)
+        guard = (
+            None
+            if arrow.guard is None or arrow.event is not None
+            else _Scripted(arrow.guard.label, row)
+        )
         if arrow.event is not None and arrow.guard is not None:
             guard = _Wanted(arrow.guard.label)  # type: ignore[assignment]  # another kind of guard
-        arrows.append(attrs.evolve(arrow, guard=guard, effect=_fail if arrow.dest == FAILED else _nothing))
+        arrows.append(
+            attrs.evolve(arrow, guard=guard, effect=_fail if arrow.dest == FAILED else _nothing)
+        )
     states = [State(s.name, _act, s.within, final=s.final, anchor=s.anchor) for s in life.states]
     return attrs.evolve(life, states=states, transitions=arrows)
 
@@ -361,28 +410,33 @@ class _Wanted(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: Any) -> bool:
+    def test(self, ctx: AnyContext) -> bool:
         wanted = ctx.wanted
         return wanted is not None and wanted.guard is not None and wanted.guard.label == self.name
 
 
-def _nothing(ctx: Any) -> None:
+def _nothing(ctx: _Script) -> None:
     "nothing"
 
 
-def _fail(ctx: Any) -> None:
+def _fail(ctx: _Script) -> None:
     "fail"
     raise _Forced
 
 
-def _act(ctx: Any) -> None:
+def _act(ctx: _Script) -> None:
     "raise the event that the path needs"
     wanted = ctx.wanted
-    if wanted is not None and wanted.event is not None and ctx.state == ctx.transition.dest and _is_due(ctx, wanted):
+    if (
+        wanted is not None
+        and wanted.event is not None
+        and ctx.state == ctx.transition.dest
+        and _is_due(ctx, wanted)
+    ):
         ctx.forced = wanted.event()
         raise ctx.forced
 
 
-def _is_due(ctx: Any, wanted: Transition) -> bool:
+def _is_due(ctx: _Script, wanted: Transition) -> bool:
     """An event is raised once the arrow before it has been taken to its end."""
     return bool(ctx.at == ctx.path.index(wanted, ctx.at) and ctx.path[ctx.at - 1].dest == ctx.state)

@@ -10,9 +10,9 @@ A pattern is read from left to right over the states of a trace:
 - `.`: any state
 - `...`: any states, also none
 
-Theory: a pattern is parsed into a tree, and the tree becomes a nondeterministic automaton whose nodes each wait for one
-state. All nodes that may be waiting are kept at once, so a trace is read in one pass. When none of them waits for the
-state that came, they are what was expected there.
+Theory: a pattern is parsed into a tree, and the tree becomes a nondeterministic automaton whose
+nodes each wait for one state. All nodes that may be waiting are kept at once, so a trace is read in
+one pass. When none of them waits for the state that came, they are what was expected there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import TypeAlias
 
 from attrs import define, field, frozen
 
-from statetrain.lifecycle import FAILED, Lifecycle
+from statetrain.errors import LifecycleError
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import LifecycleError
 from statetrain.trace import Trace, shortened
 
 _TOKEN = re.compile(r"[^\W\d]\w*|\.\.\.|[().|*+?]|\{ *\d+ *(?:, *\d* *)?\}|\S")
@@ -38,19 +38,25 @@ _MOST = 100_000  # nodes of one automaton; counts within counts multiply
 def assert_trace(trace: Trace | Iterable[str], pattern: str) -> None:
     """Holds a trace against a pattern, which has to match from the first state to the last.
 
-        assert_trace(trace, "fit next_epoch epoch train (next_batch draw batch pred loss backward step)* ...")
+        assert_trace(trace, "fit next_epoch epoch train (next_batch draw batch pred loss backward
+        step)* ...")
 
     Args:
         trace: a trace, or the names of states.
         pattern: names of states and signs; `statetrain.testing.patterns` lists them.
 
     Raises:
-        AssertionError: the trace leaves the pattern: it says where, what was got and what was expected.
-        LifecycleError: the pattern cannot be read, or names a state that the trace's lifecycle has not.
+        AssertionError: the trace leaves the pattern: it says where, what was got and what was
+            expected.
+        LifecycleError: the pattern cannot be read, or names a state that the trace's lifecycle has
+            not.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
     if isinstance(trace, str):
-        raise LifecycleError(f"assert_trace takes a trace or a list of states, got the text {trace!r:.80}; split() it")
+        raise LifecycleError(
+            f"assert_trace takes a trace or a list of states, got the text {trace!r:.80};"
+            " split() it"
+        )
     tree = _Parser(pattern).parse()
     states = list(trace.states if isinstance(trace, Trace) else trace)
     if isinstance(trace, Trace) and trace.lifecycle is not None:
@@ -133,7 +139,9 @@ class _Parser:
         if self.token in _TIMES:
             return _Repeat(part, *_TIMES[self.take()[0]])
         if self.token.startswith("{") and len(self.token) > 1:
-            counts = [int(count) if count.strip() else None for count in self.token.strip("{}").split(",")]
+            counts = [
+                int(count) if count.strip() else None for count in self.token.strip("{}").split(",")
+            ]
             least, most = counts[0] or 0, counts[-1]
             if most is not None and most < least:
                 raise self.error("the second count is the larger one")
@@ -160,7 +168,10 @@ class _Parser:
     def error(self, why: str) -> LifecycleError:
         rest = self.pattern[self.tokens[self.next][1] :] if self.token else ""
         at = f"at {rest!r:.40}" if rest else "at its end"
-        return LifecycleError(f"pattern {self.pattern!r}: {why}, {at}; write names of states, ( ) | * + ? {{n}} {{n,m}} . and ...")
+        return LifecycleError(
+            f"pattern {self.pattern!r}: {why}, {at}; write names of states, ( ) | * + ? {{n}}"
+            " {n,m} . and ..."
+        )
 
 
 def _ones(tree: _Tree) -> Iterator[_One]:
@@ -175,7 +186,10 @@ def _check_names(tree: _Tree, lifecycle: Lifecycle) -> None:
     known = {*lifecycle.names, *lifecycle.also, FAILED}
     for one in _ones(tree):
         if one.name != _ANY and one.name not in known:
-            raise LifecycleError(f"the pattern names {one.name!r}: no state of {lifecycle.name!r}{did_you_mean(one.name, known)}")
+            raise LifecycleError(
+                f"the pattern names {one.name!r}: no state of"
+                f" {lifecycle.name!r}{did_you_mean(one.name, known)}"
+            )
 
 
 # ---------------------------------------------------------------- the automaton
@@ -197,7 +211,9 @@ def _automaton(tree: _Tree) -> _Node:
         nonlocal count
         count += 1
         if count > _MOST:
-            raise LifecycleError(f"the pattern's counts multiply to more than {_MOST} states; use * or + instead")
+            raise LifecycleError(
+                f"the pattern's counts multiply to more than {_MOST} states; use * or + instead"
+            )
         return _Node(one, list(then))
 
     def build(tree: _Tree, after: _Node) -> _Node:
@@ -242,7 +258,12 @@ def _read(first: _Node, states: list[str]) -> tuple[int, list[_One]] | None:
     """Where the states leave the automaton and what was expected there; None if they do not."""
     waiting = _waiting([first])
     for at, state in enumerate(states):
-        onward = [then for node in waiting if node.one is not None and node.one.name in (state, _ANY) for then in node.then]
+        onward = [
+            then
+            for node in waiting
+            if node.one is not None and node.one.name in (state, _ANY)
+            for then in node.then
+        ]
         if not onward:
             return at, [node.one for node in waiting if node.one is not None]
         waiting = _waiting(onward)
@@ -256,9 +277,16 @@ def _read(first: _Node, states: list[str]) -> tuple[int, list[_One]] | None:
 def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -> str:
     ended = at == len(states)
     names = sorted({one.name for one in expected} - {_END, _ANY})
-    signs = [words for sign, words in ((_ANY, "any state"), (_END, "the end")) if any(one.name == sign for one in expected)]
+    signs = [
+        words
+        for sign, words in ((_ANY, "any state"), (_END, "the end"))
+        if any(one.name == sign for one in expected)
+    ]
     lines = [
-        f"the trace {'ends before the pattern does' if ended else 'leaves the pattern'}, after {at} of {len(states)} states",
+        (
+            f"the trace {'ends before the pattern does' if ended else 'leaves the pattern'}, after"
+            f" {at} of {len(states)} states"
+        ),
         f"  matched   {shortened(states[:at]) or 'nothing'}",
         f"  got       {'the end of the trace' if ended else states[at]}",
         f"  expected  {' or '.join((*names, *signs))}",
@@ -276,5 +304,9 @@ def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -
 
 
 def _carets(expected: list[_One], pattern: str) -> str:
-    marked = {i for one in expected for i in (range(one.at, one.at + len(one.name)) if one.name else (len(pattern),))}
+    marked = {
+        i
+        for one in expected
+        for i in (range(one.at, one.at + len(one.name)) if one.name else (len(pattern),))
+    }
     return "".join("^" if i in marked else " " for i in range(max(marked) + 1))

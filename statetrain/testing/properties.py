@@ -1,26 +1,31 @@
-'''Properties that must hold on all runs of a lifecycle, in plain words.
+"""Properties that must hold on all runs of a lifecycle, in plain words.
 
-    check(life, precedes("backward", "step"), between("valid", "valid", "step"), never("failed", after="record"))
+    check(life, precedes("backward", "step"), between("valid", "valid", "step"), never("failed",
+    after="record"))
 
-Each is a little automaton that reads the states of a run one after the other. `check` runs it along every way that the
-lifecycle can go. First all guards answer freely: what holds then is proved by the graph alone. What does not is tried
-again within bounds, if there are any; the verdict says which it was.
-'''
+Each is a little automaton that reads the states of a run one after the other. `check` runs it along
+every way that the lifecycle can go. First all guards answer freely: what holds then is proved by
+the graph alone. What does not is tried again within bounds, if there are any; the verdict says
+which it was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
 
-from statetrain.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.errors import LifecycleError
+from statetrain.lifecycle.explore import Configuration, Ways
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
 from statetrain.naming import did_you_mean, label_of
-from statetrain.outcome import LifecycleError
-from statetrain.table.explore import Configuration, Ways
 from statetrain.trace import Trace
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 _BROKEN = "broken"
 
@@ -32,7 +37,8 @@ class Property:
     Attributes:
         words: what it says.
         start: what it remembers before a run.
-        read: from what it remembers and the arrow taken, what it remembers next; "broken" if it is violated.
+        read: from what it remembers and the arrow taken, what it remembers next; "broken" if it is
+            violated.
         end: whether what it remembers may stand at the end of a run.
         states: the states that it names, to be checked for misspellings.
     """
@@ -66,7 +72,11 @@ class Verdict:
     trace: Trace | None = None
 
     def __str__(self) -> str:
-        within = "on every run (proved by the graph)" if self.proof else f"on every run with {_listed(self.bounds)}"
+        within = (
+            "on every run (proved by the graph)"
+            if self.proof
+            else f"on every run with {_listed(self.bounds)}"
+        )
         if self.holds:
             return f"holds {within}: {self.property.words}"
         assert self.trace is not None
@@ -79,7 +89,9 @@ class Verdict:
             LifecycleError: the property holds.
         """
         if self.trace is None or self.trace.lifecycle is None:
-            raise LifecycleError(f"'{self.property.words}' holds, so there is no run that breaks it")
+            raise LifecycleError(
+                f"'{self.property.words}' holds, so there is no run that breaks it"
+            )
         life, last = self.trace.lifecycle, self.trace[-1]
         if last in life.transitions or last.dest != FAILED:
             return life
@@ -101,7 +113,11 @@ class Verdict:
         """All arrows of the run stand out, with how often it took each."""
         assert self.trace is not None
         run = self.trace
-        if run[-1].dest == FAILED and run.lifecycle is not None and run[-1] not in run.lifecycle.transitions:
+        if (
+            run[-1].dest == FAILED
+            and run.lifecycle is not None
+            and run[-1] not in run.lifecycle.transitions
+        ):
             run = attrs.evolve(run, transitions=[*run.transitions[:-1], last_words(run[-1])])
         return {"trace": run, "marked": run.transitions, **options}
 
@@ -117,17 +133,24 @@ def last_words(arrow: Transition) -> Transition:
     return attrs.evolve(arrow, effect=any_error, event=Exception)
 
 
-def any_error(ctx: Any) -> None:
+def any_error(ctx: Context) -> None:
     "an error that no arrow takes"
 
 
-def check(lifecycle: Lifecycle, *properties: Property, bounds: Mapping[str, int] | None = None, events: bool = True, failures: bool = True) -> list[Verdict]:
+def check(
+    lifecycle: Lifecycle,
+    *properties: Property,
+    bounds: Mapping[str, int] | None = None,
+    events: bool = True,
+    failures: bool = True,
+) -> list[Verdict]:
     """Asserts properties on all runs of a lifecycle.
 
     Args:
         lifecycle: the table.
         properties: what must hold.
-        bounds: see `statetrain.table.explore.explore`; tried where the graph alone does not decide.
+        bounds: see `statetrain.lifecycle.explore.explore`; tried where the graph alone does not
+            decide.
         events: whether events are raised.
         failures: whether every state may fail.
 
@@ -138,7 +161,9 @@ def check(lifecycle: Lifecycle, *properties: Property, bounds: Mapping[str, int]
         AssertionError: one is broken; the message shows the shortest run that breaks it.
         LifecycleError: a property names a state that is not there.
     """
-    verdicts = [judge(lifecycle, one, bounds, events=events, failures=failures) for one in properties]
+    verdicts = [
+        judge(lifecycle, one, bounds, events=events, failures=failures) for one in properties
+    ]
     broken = [verdict for verdict in verdicts if not verdict.holds]
     if broken:
         raise AssertionError("\n\n".join(f"{lifecycle.name}: {verdict}" for verdict in broken))
@@ -146,13 +171,21 @@ def check(lifecycle: Lifecycle, *properties: Property, bounds: Mapping[str, int]
 
 
 def judge(
-    lifecycle: Lifecycle, one: Property, bounds: Mapping[str, int] | None = None, *, events: bool = True, failures: bool = True
+    lifecycle: Lifecycle,
+    one: Property,
+    bounds: Mapping[str, int] | None = None,
+    *,
+    events: bool = True,
+    failures: bool = True,
 ) -> Verdict:
     """Whether a property holds on all runs; the arguments are those of `check`."""
     known = {*lifecycle.names, FAILED}
     for name in one.states:
         if name not in known:
-            raise LifecycleError(f"{lifecycle.name}: '{one.words}' names {name!r}, which is no state{did_you_mean(name, known)}")
+            raise LifecycleError(
+                f"{lifecycle.name}: '{one.words}' names {name!r}, which is no"
+                f" state{did_you_mean(name, known)}"
+            )
     free = Ways(lifecycle, None, events, failures)
     broken = _shortest_violation(free, one)
     if broken is None:
@@ -169,7 +202,9 @@ def _shortest_violation(ways: Ways, one: Property) -> list[Transition] | None:
     start = ways.start
     memory = one.read(one.start, start.transition, life)
     node = (start.after, memory)
-    came: dict[tuple[Configuration, Hashable], tuple[Transition, Any]] = {node: (start.transition, None)}
+    came: dict[tuple[Configuration, Hashable], tuple[Transition, Any]] = {
+        node: (start.transition, None)
+    }
     layer = [node]
     while layer:
         following = []
@@ -205,7 +240,12 @@ def _listed(bounds: Mapping[str, int]) -> str:
 def never(state: str, after: str | None = None) -> Property:
     """No run enters a state; with `after`, none does once it has entered that one."""
     if after is None:
-        return Property(f"never {state}", None, lambda memory, t, life: _BROKEN if state in _entered(t, life) else memory, states=(state,))
+        return Property(
+            f"never {state}",
+            None,
+            lambda memory, t, life: _BROKEN if state in _entered(t, life) else memory,
+            states=(state,),
+        )
 
     def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
         entered = _entered(t, life)
@@ -221,7 +261,9 @@ def eventually(state: str, *others: str) -> Property:
     def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
         return seen or not goals.isdisjoint(_entered(t, life))
 
-    return Property(f"eventually {' or '.join((state, *others))}", False, read, bool, states=tuple(goals))
+    return Property(
+        f"eventually {' or '.join((state, *others))}", False, read, bool, states=tuple(goals)
+    )
 
 
 def precedes(first: str, second: str) -> Property:
@@ -247,7 +289,9 @@ def between(first: str, second: str, needed: str) -> Property:
                 waiting = True
         return waiting
 
-    return Property(f"between {first} and {second} comes {needed}", False, read, states=(first, second, needed))
+    return Property(
+        f"between {first} and {second} comes {needed}", False, read, states=(first, second, needed)
+    )
 
 
 def always(words: str, holds: Callable[[Transition], bool]) -> Property:
@@ -257,7 +301,8 @@ def always(words: str, holds: Callable[[Transition], bool]) -> Property:
         words: what it says.
         holds: whether it does, of an arrow.
     """
-    return Property(words, None, lambda memory, t, life: memory if holds(t) else _BROKEN)  # the arrow is enough
+    # The arrow is enough
+    return Property(words, None, lambda memory, t, life: memory if holds(t) else _BROKEN)
 
 
 def at_most(few: str, many: str) -> Property:
@@ -271,7 +316,9 @@ def at_most(few: str, many: str) -> Property:
     return Property(f"{few} is entered at most as often as {many}", 0, read, states=(few, many))
 
 
-_ENOUGH = 8  # how far ahead is told apart; a state that is further ahead is counted as that far, which only errs on the strict side
+# How far ahead is told apart; a state that is further ahead is counted as that far, which only errs
+# on the strict side
+_ENOUGH = 8
 
 
 def balanced() -> Property:
@@ -295,20 +342,32 @@ def balanced() -> Property:
 def counters_agree() -> Property:
     """Each epoch, batch and validation batch that is entered is counted, once, and nothing else is counted as one.
 
-    It is for lifecycles made of the standard parts: counted is by arrows whose effect is "count the epoch" or "count the batch".
+    It is for lifecycles made of the standard parts: counted is by arrows whose effect is "count the
+    epoch" or "count the batch".
     """
 
     def agrees(t: Transition, life: Lifecycle) -> bool:
         counted = label_of(t.effect) if t.effect is not None else ""
         for state, words in _COUNTED.items():
-            if state in life.names and (state in _entered(t, life)) is not (counted.startswith(words) and t.dest == state):
+            if state in life.names and (state in _entered(t, life)) is not (
+                counted.startswith(words) and t.dest == state
+            ):
                 return False
         return not counted.startswith(tuple(_COUNTED.values())) or t.dest in _COUNTED
 
-    return Property("counters agree with what was entered", None, lambda memory, t, life: memory if agrees(t, life) else _BROKEN)
+    return Property(
+        "counters agree with what was entered",
+        None,
+        lambda memory, t, life: memory if agrees(t, life) else _BROKEN,
+    )
 
 
-_COUNTED = {"epoch": "count the epoch", "batch": "count the batch", "valid_batch": "count the batch", "predict_batch": "count the batch"}
+_COUNTED = {
+    "epoch": "count the epoch",
+    "batch": "count the batch",
+    "valid_batch": "count the batch",
+    "predict_batch": "count the batch",
+}
 
 
 def ends() -> Property:

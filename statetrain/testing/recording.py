@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from statetrain.callback import Callback
-from statetrain.lifecycle import FAILED, Lifecycle
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 
 class Heard(NamedTuple):
@@ -23,7 +26,9 @@ class Heard(NamedTuple):
     values: dict[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.hook}({', '.join(f'{path}={value!r}' for path, value in self.values.items())})"
+        return (
+            f"{self.hook}({', '.join(f'{path}={value!r}' for path, value in self.values.items())})"
+        )
 
 
 class Recording(Callback):
@@ -34,10 +39,12 @@ class Recording(Callback):
         assert heard.hooks[:2] == ["on_enter_fit", "on_enter_next_epoch"]
 
     Args:
-        of: the lifecycle whose hooks are recorded; None is the standard ones, with whatever options.
-        only: hooks to record; None is all that belong to a state, without `on_transition`, `on_anchor` and `on_resume`.
-        values: paths into the context (`"epoch"`, `"history[-1].valid_loss"`) that are read at each call; what is not
-            there yet is None. Tensors are kept as they are, not copied.
+        of: the lifecycle whose hooks are recorded; None is the standard ones, with whatever
+            options.
+        only: hooks to record; None is all that belong to a state, without `on_transition`,
+            `on_anchor` and `on_resume`.
+        values: paths into the context (`"epoch"`, `"history[-1].valid_loss"`) that are read at each
+            call; what is not there yet is None. Tensors are kept as they are, not copied.
 
     Attributes:
         calls: what was heard. A new run goes on with it; `calls.clear()` begins anew.
@@ -48,11 +55,21 @@ class Recording(Callback):
 
     anywhere = True
 
-    def __init__(self, of: Lifecycle | None = None, *, only: Iterable[str] | None = None, values: Iterable[str] = ()) -> None:
-        from statetrain.lifecycles import STANDARD  # of a higher floor, so looked up when it is asked for
+    def __init__(
+        self,
+        of: Lifecycle | None = None,
+        *,
+        only: Iterable[str] | None = None,
+        values: Iterable[str] = (),
+    ) -> None:
+        from statetrain.standard.lifecycles import (
+            STANDARD,
+        )  # of a higher floor, so looked up when it is asked for
 
         names = sorted(STANDARD) if of is None else of.names
-        own = [f"on_{when}_{name}" for when in ("enter", "exit") for name in names] + [f"on_enter_{FAILED}"]
+        own = [f"on_{when}_{name}" for when in ("enter", "exit") for name in names] + [
+            f"on_enter_{FAILED}"
+        ]
         known = [*own, "on_transition", "on_anchor", "on_resume"]
         chosen = own if only is None else list(only)
         for hook in chosen:
@@ -64,7 +81,7 @@ class Recording(Callback):
             setattr(self, hook, self._noting(hook))
 
     def _noting(self, hook: str) -> Callable[[Any], None]:
-        def note(ctx: Any) -> None:
+        def note(ctx: Context) -> None:
             self.calls.append(Heard(hook, {path: _value(ctx, path) for path in self.values}))
 
         return note
@@ -82,7 +99,7 @@ class Recording(Callback):
         return "\n".join(map(str, self.calls))
 
 
-def _value(ctx: Any, path: str) -> Any:
+def _value(ctx: Context, path: str) -> Any:
     try:
         return getattr(ctx, path) if path.isidentifier() else ctx[path]
     except (KeyError, IndexError, TypeError):  # not there yet

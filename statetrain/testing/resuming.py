@@ -13,7 +13,8 @@ import attrs
 from statetrain.callback import Callback
 
 if TYPE_CHECKING:
-    from statetrain.run import Run
+    from statetrain.context.context import Context
+    from statetrain.training.run import Run
 
 
 def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
@@ -25,19 +26,21 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
         def test_my_training_can_be_resumed():
             assert_resumable(build)
 
-    Compared are weights and buffers, the optimizers' and callbacks' states, counters, history (but for the time), records
-    and the states of all generators. The fresh objects are made under another seed, so that nothing comes out right by chance.
+    Compared are weights and buffers, the optimizers' and callbacks' states, counters, history (but
+    for the time), records and the states of all generators. The fresh objects are made under
+    another seed, so that nothing comes out right by chance.
 
     Args:
-        build: makes everything anew and returns a run that has not started: `fit(..., start=False)`. It should be short: it
-            is run as often as it is cut, and twice more.
+        build: makes everything anew and returns a run that has not started: `fit(...,
+            start=False)`. It should be short: it is run as often as it is cut, and twice more.
         anchors: how many of the anchors to cut at, evenly spread; None is all.
 
     Returns:
         How many anchors it was cut at.
 
     Raises:
-        AssertionError: a continued run differs; the message says where it was cut, and what differs.
+        AssertionError: a continued run differs; the message says where it was cut, and what
+            differs.
     """
     straight = state_of(_seeded(build, 0).walk())
     with tempfile.TemporaryDirectory() as folder:
@@ -49,12 +52,19 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
         saved = state_of(_with(_seeded(build, 0), saving).walk())
         if words := list(differences(straight, saved)):
             again = list(differences(straight, state_of(_seeded(build, 0).walk())))
-            why = "two runs of this script from the same seeds differ" if again else "a run that is saved differs from one that is not"
+            why = (
+                "two runs of this script from the same seeds differ"
+                if again
+                else "a run that is saved differs from one that is not"
+            )
             raise AssertionError(f"{why}, so it cannot be resumed exactly:{listed(again or words)}")
         for number, path, place in saving.saved:
             ended = state_of(_continued(_seeded(build, 1000 + number), path).walk())
             if words := list(differences(straight, ended)):
-                raise AssertionError(f"the run that was cut at anchor {number} of {counting.count} ({place}) and continued differs:{listed(words)}")
+                raise AssertionError(
+                    f"the run that was cut at anchor {number} of {counting.count} ({place}) and"
+                    f" continued differs:{listed(words)}"
+                )
         return len(saving.saved)
 
 
@@ -66,7 +76,7 @@ class _Counting(Callback):
     def __init__(self) -> None:
         self.count = 0
 
-    def on_anchor(self, ctx: Any) -> None:
+    def on_anchor(self, ctx: Context) -> None:
         self.count += 1
 
 
@@ -79,13 +89,15 @@ class _Saving(Callback):
         self.folder, self.chosen, self.count = folder, chosen, 0
         self.saved: list[tuple[int, Path, str]] = []
 
-    def on_anchor(self, ctx: Any) -> None:
+    def on_anchor(self, ctx: Context) -> None:
         from statetrain.checkpoints.checkpoint import write
         from statetrain.checkpoints.snapshot import snapshot
 
         self.count += 1
         if self.count in self.chosen:
-            found = write(self.folder, f"step-{self.count:08d}-{ctx.state}", snapshot(ctx, ctx.machine), {})
+            found = write(
+                self.folder, f"step-{self.count:08d}-{ctx.state}", snapshot(ctx, ctx.machine), {}
+            )
             self.saved.append((self.count, found.path, f"{ctx.state}, {ctx.where()}"))
 
 
@@ -99,7 +111,9 @@ def _seeded(build: Callable[[], Run], seed: int) -> Run:
     seed_all(seed)
     run = build()
     if not hasattr(run, "ctx") or run.ctx.state is not None:
-        raise AssertionError("build() must return a run that has not started: fit(..., start=False)")
+        raise AssertionError(
+            "build() must return a run that has not started: fit(..., start=False)"
+        )
     return run
 
 
@@ -131,8 +145,14 @@ def state_of(run: Run) -> Any:
 
     data = snapshot(run.ctx, run.machine)
     del data["seconds"]
-    data["history"] = [{name: value for name, value in row.items() if name != "seconds"} for row in data["history"]]
-    data["callbacks"] = [row for row in data["callbacks"] if row["class"] not in (_Counting.__name__, _Saving.__name__)]
+    data["history"] = [
+        {name: value for name, value in row.items() if name != "seconds"} for row in data["history"]
+    ]
+    data["callbacks"] = [
+        row
+        for row in data["callbacks"]
+        if row["class"] not in (_Counting.__name__, _Saving.__name__)
+    ]
     data["outcome"] = repr(run.outcome)
     structure, tensors = plain.encode(data)
     return plain.decode(structure, {name: tensor.cpu().clone() for name, tensor in tensors.items()})
@@ -144,13 +164,17 @@ def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:
         yield f"{path} is {two!r:.100}, expected {one!r:.100}"
     elif isinstance(one, dict):
         for key in dict.fromkeys((*one, *two)):
-            yield from differences(one.get(key), two.get(key), f"{path}.{key}" if path else str(key))
+            yield from differences(
+                one.get(key), two.get(key), f"{path}.{key}" if path else str(key)
+            )
     elif isinstance(one, list | tuple) and len(one) == len(two):
         for i, (a, b) in enumerate(zip(one, two, strict=True)):
             yield from differences(a, b, f"{path}[{i}]")
     elif hasattr(one, "untyped_storage"):
         yield from _unlike_tensors(one, two, path)
-    elif hasattr(one, "tobytes") and one.tobytes() == two.tobytes():  # an array, whose repr takes long
+    elif (
+        hasattr(one, "tobytes") and one.tobytes() == two.tobytes()
+    ):  # an array, whose repr takes long
         return
     elif repr(one) != repr(two):  # a NaN is like itself
         yield f"{path} is {two!r:.100}, expected {one!r:.100}"
@@ -160,9 +184,18 @@ def _unlike_tensors(one: Any, two: Any, path: str) -> Iterator[str]:
     import torch
 
     if one.shape != two.shape or one.dtype != two.dtype:
-        yield f"{path} is {two.dtype} of shape {tuple(two.shape)}, expected {one.dtype} of shape {tuple(one.shape)}"
-    elif not torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, two))):
-        off = "" if one.is_complex() else f", by up to {(one.double() - two.double()).abs().max().item():.3g}"
+        yield (
+            f"{path} is {two.dtype} of shape {tuple(two.shape)}, expected {one.dtype} of shape"
+            f" {tuple(one.shape)}"
+        )
+    elif not torch.equal(
+        *(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, two))
+    ):
+        off = (
+            ""
+            if one.is_complex()
+            else f", by up to {(one.double() - two.double()).abs().max().item():.3g}"
+        )
         yield f"{path} differs{off}"
 
 

@@ -2,7 +2,8 @@
 
     print(simulate(supervised(validate=Every(100, "steps"), accumulate=4), epochs=2, batches=500))
 
-It shows the whole schedule of a run, when it validates, records, saves or stops, without torch, a model or data.
+It shows the whole schedule of a run, when it validates, records, saves or stops, without torch, a
+model or data.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any
 from attrs import Factory, define, frozen
 
 from statetrain.callback import Callback
-from statetrain.context import Context
-from statetrain.criteria import Every
-from statetrain.guards import Guard, leaves
-from statetrain.history import History
-from statetrain.lifecycle import Lifecycle
-from statetrain.machine import Machine
-from statetrain.outcome import ConfigError, Outcome
+from statetrain.context.context import Context
+from statetrain.context.history import History
+from statetrain.errors import ConfigError
+from statetrain.guards.base import Guard, leaves
+from statetrain.guards.criteria import Every
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.machine import Machine
+from statetrain.outcome import Outcome
 
 Losses = Callable[[int], float]
 
@@ -44,7 +46,10 @@ class Event:
 
     def __str__(self) -> str:
         values = "".join(f"  {name} {value:.4g}" for name, value in self.values.items())
-        return f"epoch {self.epoch:>4}  batch {self.batch:>6}  step {self.step:>7}  {self.seconds:>10.1f} s  {self.state}{values}"
+        return (
+            f"epoch {self.epoch:>4}  batch {self.batch:>6}  step {self.step:>7} "
+            f" {self.seconds:>10.1f} s  {self.state}{values}"
+        )
 
 
 @define(eq=False, repr=False)
@@ -68,7 +73,10 @@ class Schedule:
         return [event for event in self.events if event.state == state]
 
     def __repr__(self) -> str:
-        return f"<Schedule: {self.outcome!r}, {len(self.events)} events, {self.ctx.batches} batches, {self.ctx.step} steps>"
+        return (
+            f"<Schedule: {self.outcome!r}, {len(self.events)} events, {self.ctx.batches} batches,"
+            f" {self.ctx.step} steps>"
+        )
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.events), repr(self.outcome)])
@@ -92,7 +100,8 @@ def simulate(
 ) -> Schedule:
     """Runs a lifecycle on stand-ins.
 
-        simulate(life, due={"save": Every(500, "steps")}, curves={"lr": one_cycle(over=1000, peak=0.1)})
+        simulate(life, due={"save": Every(500, "steps")}, curves={"lr": one_cycle(over=1000,
+        peak=0.1)})
 
     Args:
         lifecycle: a standard one, or one of your own that uses the standard actions.
@@ -101,23 +110,38 @@ def simulate(
         valid_batches: of validation data.
         batch_size: samples in a batch.
         seconds: that a training batch takes, by the simulated clock.
-        losses: the loss of each batch, by its number counted from 1 over the whole run; None is 1 / number.
+        losses: the loss of each batch, by its number counted from 1 over the whole run; None is 1 /
+            number.
         states: whose entries are listed; None: all that are not gone through in every batch.
         callbacks: who watches; they see a real context whose model and data are stand-ins.
         optimizers: their names.
         length_known: whether the training data says how many batches it has.
-        due: what is done beside the lifecycle, and when, by a word for it: the intervals at which a `Checkpoint` saves, say.
-            They are asked at the anchors, those that count epochs between epochs alone, and listed when they hold.
-        curves: hyperparameters as functions of the steps made, by name; each event shows their values.
+        due: what is done beside the lifecycle, and when, by a word for it: the intervals at which a
+            `Checkpoint` saves, say. They are asked at the anchors, those that count epochs between
+            epochs alone, and listed when they hold.
+        curves: hyperparameters as functions of the steps made, by name; each event shows their
+            values.
 
     Raises:
         ConfigError: a number is out of range, or something is due and the lifecycle has no anchor.
     """
-    for name, value in (("epochs", epochs), ("batches", batches), ("valid_batches", valid_batches), ("batch_size", batch_size)):
+    for name, value in (
+        ("epochs", epochs),
+        ("batches", batches),
+        ("valid_batches", valid_batches),
+        ("batch_size", batch_size),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < (name != "epochs"):
-            raise ConfigError(f"simulate: {name} must be a whole number of at least {int(name != 'epochs')}, got {value!r}")
+            raise ConfigError(
+                f"simulate: {name} must be a whole number of at least {int(name != 'epochs')}, got"
+                f" {value!r}"
+            )
     names = tuple(optimizers)
-    evaluated: list[str] = [state.mode.set for state in lifecycle.states if state.mode is not None and hasattr(state.mode, "set")]
+    evaluated: list[str] = [
+        state.mode.set
+        for state in lifecycle.states
+        if state.mode is not None and hasattr(state.mode, "set")
+    ]
     tallies = {name: _Tally(name, names) for name in dict.fromkeys(("train", "valid", *evaluated))}
     given = losses or (lambda batch: 1.0 / batch)
     layout = _Layout(batch_size)
@@ -156,21 +180,45 @@ class _Watch(Callback):
     """Notes when the states of interest are entered; it listens to no other, so that the rest goes at full speed."""
 
     def __init__(
-        self, lifecycle: Lifecycle, states: Iterable[str] | None, due: Mapping[str, Guard], curves: Mapping[str, Callable[[int], float]]
+        self,
+        lifecycle: Lifecycle,
+        states: Iterable[str] | None,
+        due: Mapping[str, Guard],
+        curves: Mapping[str, Callable[[int], float]],
     ) -> None:
         self.events: list[Event] = []
         self.curves = curves
         if due and not any(state.anchor for state in lifecycle.states):
-            raise ConfigError(f"simulate: {', '.join(due)} would never be due: lifecycle {lifecycle.name!r} has no anchor")
-        loops = [name for name in lifecycle.names if name.startswith("next_") or name.endswith("draw")]
-        inside = [name for name in lifecycle.names if not {"batch", "valid_batch", "predict_batch"}.isdisjoint(lifecycle.path(name))]
-        for name in [name for name in lifecycle.names if name not in (*loops, *inside)] if states is None else states:
+            raise ConfigError(
+                f"simulate: {', '.join(due)} would never be due: lifecycle {lifecycle.name!r} has"
+                " no anchor"
+            )
+        loops = [
+            name for name in lifecycle.names if name.startswith("next_") or name.endswith("draw")
+        ]
+        inside = [
+            name
+            for name in lifecycle.names
+            if not {"batch", "valid_batch", "predict_batch"}.isdisjoint(lifecycle.path(name))
+        ]
+        for name in (
+            [name for name in lifecycle.names if name not in (*loops, *inside)]
+            if states is None
+            else states
+        ):
             setattr(self, f"on_enter_{name}", self._noting(name))
         if due:
-            between = {state.name for state in lifecycle.states if "epoch" not in lifecycle.path(state.name)}
-            tests = [(word, guard.bind(word), guard.marks(word), _counts_epochs(guard)) for word, guard in due.items()]
+            between = {
+                state.name
+                for state in lifecycle.states
+                if "epoch" not in lifecycle.path(state.name)
+            }
+            tests = [
+                (word, guard.bind(word), guard.marks(word), _counts_epochs(guard))
+                for word, guard in due.items()
+            ]
 
-            def look(ctx: Any) -> None:
+            def look(ctx: Context) -> None:
                 for word, test, marks, by_epochs in tests:
                     if (not by_epochs or ctx.state in between) and test(ctx):
                         for mark in marks:
@@ -180,12 +228,12 @@ class _Watch(Callback):
             self.on_anchor = look
 
     def _noting(self, name: str) -> Callable[[Any], None]:
-        def note(ctx: Any) -> None:
+        def note(ctx: Context) -> None:
             self._note(name, ctx)
 
         return note
 
-    def _note(self, word: str, ctx: Any) -> None:
+    def _note(self, word: str, ctx: Context) -> None:
         values = {name: float(curve(ctx.step)) for name, curve in self.curves.items()}
         self.events.append(Event(word, ctx.epoch, ctx.iter, ctx.step, ctx.seconds, values))
 
@@ -298,15 +346,15 @@ class _Accelerator:
     def grad_norm(self, optimizer: Any) -> float:
         return 0.0
 
-    def buffers(self, ctx: Any) -> _Held:
+    def buffers(self, ctx: Context) -> _Held:
         return _Held()
 
-    def keep(self, ctx: Any) -> dict[str, Any]:
+    def keep(self, ctx: Context) -> dict[str, Any]:
         return {}
 
-    def go_back(self, ctx: Any, kept: Any) -> None: ...
-    def lower_rates(self, ctx: Any, factor: float) -> None: ...
-    def first_not_finite(self, ctx: Any) -> None: ...
+    def go_back(self, ctx: Context, kept: Any) -> None: ...
+    def lower_rates(self, ctx: Context, factor: float) -> None: ...
+    def first_not_finite(self, ctx: Context) -> None: ...
     def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
         return False
 
@@ -336,5 +384,10 @@ class _Tally:
         self.losses = {name: _Mean() for name in self.names}
 
     def compute(self) -> dict[str, float]:
-        counted = {name: mean.total / mean.count for name, mean in self.losses.items() if mean.count}
-        return {f"{self.set}_loss" if len(self.names) == 1 else f"{self.set}_loss_{name}": value for name, value in counted.items()}
+        counted = {
+            name: mean.total / mean.count for name, mean in self.losses.items() if mean.count
+        }
+        return {
+            f"{self.set}_loss" if len(self.names) == 1 else f"{self.set}_loss_{name}": value
+            for name, value in counted.items()
+        }

@@ -3,10 +3,10 @@
     scenario = Scenario(life, hooks, script)
     assert scenario.run("table") == scenario.run("transitions")
 
-It is for tests of machines, not of training: what happens is what the script says, and everything that can be seen of a run
-is in its report. `statetrain.testing.strategies` draws all of it at random.
+It is for tests of machines, not of training: what happens is what the script says, and everything
+that can be seen of a run is in its report. `statetrain.testing.strategies` draws all of it at
+random.
 """
-
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 from attrs import Factory, define, field, frozen
 
 from statetrain.callback import Callback
-from statetrain.engine.position import Position
-from statetrain.guards import Guard
-from statetrain.lifecycle import Lifecycle
-from statetrain.machine import Machine
-from statetrain.outcome import Event, SkipBatch, SkipEpoch, StopFit
+from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
+from statetrain.guards.base import AnyContext, Guard
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
 
 Engine = Literal["table", "transitions"]
 
@@ -34,7 +34,16 @@ class SharpDetour(Detour):
     """A narrower one, which arrows for the wider take as well."""
 
 
-EVENTS = (SkipBatch, SkipEpoch, StopFit, Detour, Detour, SharpDetour, KeyboardInterrupt, ZeroDivisionError)
+EVENTS = (
+    SkipBatch,
+    SkipEpoch,
+    StopFit,
+    Detour,
+    Detour,
+    SharpDetour,
+    KeyboardInterrupt,
+    ZeroDivisionError,
+)
 ERRORS = (ValueError, StopIteration, SystemExit)
 
 # ---------------------------------------------------------------- what a scripted call does
@@ -78,7 +87,8 @@ class Script:
 
     Args:
         answers: by a guard's name, what it answers each time that it is asked; then False.
-        deeds: by a call's label and its number, counted from 0, what it does besides being recorded; otherwise nothing.
+        deeds: by a call's label and its number, counted from 0, what it does besides being
+            recorded; otherwise nothing.
     """
 
     answers: dict[str, tuple[bool, ...]] = Factory(dict)
@@ -86,10 +96,13 @@ class Script:
 
     def without(self, word: str) -> Script:
         """The same script, in which the calls whose label starts with a word do nothing."""
-        return Script(self.answers, {key: deed for key, deed in self.deeds.items() if not key[0].startswith(word)})
+        return Script(
+            self.answers,
+            {key: deed for key, deed in self.deeds.items() if not key[0].startswith(word)},
+        )
 
 
-# ---------------------------------------------------------------- the context and the parts of a table
+# -------------------- the context and the parts of a table
 
 
 class Entry(NamedTuple):
@@ -115,7 +128,9 @@ class Stage(Position):
         """Makes a call: records it, and does what the script has for it."""
         number = self.played[label]
         self.played[label] += 1
-        self.log.append(Entry(label, str(self.transition), self.state, repr(self.event), repr(self.outcome)))
+        self.log.append(
+            Entry(label, str(self.transition), self.state, repr(self.event), repr(self.outcome))
+        )
         deed = self.script.deeds.get((label, number))
         return deed(self, label) if deed is not None else None
 
@@ -136,7 +151,8 @@ class Played:
     label: str
 
     def __call__(self, ctx: Stage) -> Any:
-        return ctx.play(self.label)  # nothing, unless the script gives something, to see that the machine minds
+        # Nothing, unless the script gives something, to see that the machine minds
+        return ctx.play(self.label)
 
 
 @frozen
@@ -166,13 +182,14 @@ class Answering(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: Any) -> bool:
-        return ctx.answer(self.name)  # type: ignore[no-any-return]  # on purpose: a script may have it answer anything
+    def test(self, ctx: AnyContext) -> bool:
+        # On purpose: a script may have it answer anything
+        return ctx.answer(self.name)  # type: ignore[no-any-return]
 
     def bind(self, place: str) -> Any:
         return partial(self._at, place) if self.memory else self.test
 
-    def _at(self, place: str, ctx: Any) -> bool:
+    def _at(self, place: str, ctx: Stage) -> bool:
         ctx.play(f"{self.name} at {place}")
         return self.test(ctx)
 
@@ -186,14 +203,14 @@ class Switch:
 
     name: str
 
-    def read(self, ctx: Any) -> Any:
+    def read(self, ctx: Stage) -> Any:
         return ctx.switches.get(self.name, 0)
 
-    def write(self, ctx: Any, value: Any) -> None:
+    def write(self, ctx: Stage, value: Any) -> None:
         ctx.play(f"write {self.name}")
         ctx.switches[self.name] = value
 
-    def begin(self, ctx: Any) -> None:
+    def begin(self, ctx: Stage) -> None:
         ctx.play(f"begin {self.name}")
         ctx.switches[self.name] = 1
 
@@ -213,14 +230,15 @@ class Watcher(Callback):
             setattr(self, hook, Played(f"{name}.{hook}"))
 
 
-# ---------------------------------------------------------------- a table, its callbacks and a script
+# -------------------- a table, its callbacks and a script
 
 
 class Report(NamedTuple):
     """Everything about a run that can be seen from outside."""
 
     log: list[Entry]
-    taken: list[str]  # the transitions that were yielded, with the state then published; empty for a run in one go
+    # The transitions that were yielded, with the state then published; empty for a run in one go
+    taken: list[str]
     state: str | None
     transition: str
     outcome: str
@@ -240,9 +258,13 @@ class Scenario:
 
     def machine(self, engine: Engine = "table") -> Machine:
         """The machine, with callbacks of its own."""
-        return Machine(self.lifecycle, [Watcher(f"w{i}", hooks) for i, hooks in enumerate(self.hooks)], engine)
+        return Machine(
+            self.lifecycle, [Watcher(f"w{i}", hooks) for i, hooks in enumerate(self.hooks)], engine
+        )
 
-    def run(self, engine: Engine = "table", *, stepped: bool = False, close_after: int | None = None) -> Report:
+    def run(
+        self, engine: Engine = "table", *, stepped: bool = False, close_after: int | None = None
+    ) -> Report:
         """Runs it on a new stage.
 
         Args:
@@ -260,7 +282,9 @@ class Scenario:
             else:
                 machine.run(ctx)
         except StopIteration:
-            pass  # the steps have come to their end; a StopIteration of a script comes out as another error
+            # The steps have come to their end; a StopIteration of a script comes out as another
+            # error
+            pass
         except BaseException as error:
             raised = error
         return Report(
@@ -272,5 +296,9 @@ class Scenario:
             repr(raised),
             getattr(raised, "__notes__", []),
             repr(raised.__cause__ if raised is not None else None),
-            (len(ctx.modes), len(ctx.deferred), {name: value for name, value in ctx.switches.items() if value}),
+            (
+                len(ctx.modes),
+                len(ctx.deferred),
+                {name: value for name, value in ctx.switches.items() if value},
+            ),
         )

@@ -8,14 +8,16 @@
     def test_both_engines_do_the_same(scenario):
         assert scenario.run("table") == scenario.run("transitions")
 
-`runs(life)` draws ways through a lifecycle of one's own. `lifecycles()` draws tables that are sound; nothing is filtered out.
-`scripts(...)` draws what the guards of such a table answer and which of its calls raise something, return something or
-register a clean-up. `scenarios()` draws all of it.
+`runs(life)` draws ways through a lifecycle of one's own. `lifecycles()` draws tables that are
+sound; nothing is filtered out. `scripts(...)` draws what the guards of such a table answer and
+which of its calls raise something, return something or register a clean-up. `scenarios()` draws all
+of it.
 
-Every run ends. The states that arrows lead to stand in an order, with the final states last, and each state's arrow
-without a guard leads to a later one. A guard has a few answers and then says False for ever (one that would then hold,
-`~guard`, is on no arrow that leads back), and a script makes a call raise a few times and then never again. So only a
-bounded number of arrows can lead back.
+Every run ends. The states that arrows lead to stand in an order, with the final states last, and
+each state's arrow without a guard leads to a later one. A guard has a few answers and then says
+False for ever (one that would then hold, `~guard`, is on no arrow that leads back), and a script
+makes a call raise a few times and then never again. So only a bounded number of arrows can lead
+back.
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ from typing import Any
 try:
     from hypothesis import strategies as st
 except ImportError as error:
-    raise ImportError("statetrain.testing.strategies needs hypothesis; install it with: pip install 'statetrain[testing]'") from error
+    raise ImportError(
+        "statetrain.testing.strategies needs hypothesis; install it with: pip install"
+        " 'statetrain[testing]'"
+    ) from error
 
-from statetrain.guards import Guard, leaves
-from statetrain.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.table.explore import Configuration, Step, Ways
+from statetrain.guards.base import Guard, leaves
+from statetrain.lifecycle.explore import Configuration, Step, Ways
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.testing.paths import to_the_end, ways_out
 from statetrain.testing.staging import (
     ERRORS,
@@ -65,19 +70,21 @@ def runs(
 ) -> Trace:
     """Ways that runs of a lifecycle can go, from the arrow into the initial state to an end. They shrink towards short ones.
 
-    A run goes to one arrow after another, each by a shortest way, and then to an end by a shortest way; which arrows is drawn.
-    So the innermost states are reached as often as the outer ones.
+    A run goes to one arrow after another, each by a shortest way, and then to an end by a shortest
+    way; which arrows is drawn. So the innermost states are reached as often as the outer ones.
 
     Args:
         draw: given by hypothesis.
         lifecycle: the table.
-        bounds: by a guard's label, how often it may hold while the scope around it stays open; see `statetrain.table.explore`.
+        bounds: by a guard's label, how often it may hold while the scope around it stays open; see
+            `statetrain.lifecycle.explore`.
         events: whether events are raised, in every state where an arrow takes one.
         failures: whether states may fail.
         most: arrows to go to on the way.
 
     Raises:
-        LifecycleError: a bound names no guard of the table, or no end can be reached within the bounds.
+        LifecycleError: a bound names no guard of the table, or no end can be reached within the
+            bounds.
     """
     ways = Ways(lifecycle, bounds, events, failures)
     goals = [arrow for arrow in lifecycle.transitions if events or arrow.event is None]
@@ -128,7 +135,9 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         name = f"s{i}"
         within[name] = draw(st.sampled_from([scope for scope, d in depth.items() if d < max_depth]))
         depth[name] = depth[within[name]] + 1
-    states = [_state(name, scope, draw(_BITS)) for name, scope in within.items()] + [_final(name, draw(_BITS)) for name in finals]
+    states = [_state(name, scope, draw(_BITS)) for name, scope in within.items()] + [
+        _final(name, draw(_BITS)) for name in finals
+    ]
     acting = {state.name for state in states if state.action is not None}
     # A scope that no arrow leads to is opened on the way to a state inside it.
     goals = [name for name in within if name not in within.values() or draw(st.booleans())]
@@ -138,8 +147,17 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
     backward, forward = _guards(few)
     arrows: list[Transition] = []
 
-    def add(source: str, dest: str, guard: Guard | None, event: type[BaseException] | None = None, *, back: bool = False) -> None:
-        if any((t.source, t.dest, t.guard, t.event) == (source, dest, guard, event) for t in arrows):
+    def add(
+        source: str,
+        dest: str,
+        guard: Guard | None,
+        event: type[BaseException] | None = None,
+        *,
+        back: bool = False,
+    ) -> None:
+        if any(
+            (t.source, t.dest, t.guard, t.event) == (source, dest, guard, event) for t in arrows
+        ):
             return
         label, bits = f"effect {len(arrows)}", draw(_BITS)
         effect: Any = None if bits % 2 else Played(label)
@@ -152,7 +170,10 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         arrows.append(Transition(source, dest, guard, effect, event))
 
     # Each state but the first is led to from an earlier one, so that all can be reached.
-    fed = {dest: order[draw(st.integers(0, min(i, len(goals) - 1)))] for i, dest in enumerate(order[1:])}
+    fed = {
+        dest: order[draw(st.integers(0, min(i, len(goals) - 1)))]
+        for i, dest in enumerate(order[1:])
+    }
     for i, source in enumerate(order[: len(goals)]):
         default = draw(st.sampled_from(order[i + 1 : i + 3]))
         dests = [dest for dest in order[1:] if fed[dest] == source and dest != default]
@@ -163,14 +184,22 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         add(source, default, None)
     for _ in range(draw(st.integers(0, 5))):
         # Mostly scopes: what is raised anywhere inside is taken there.
-        source, event = draw(st.sampled_from([*within, *filter(None, within.values())])), draw(_EVENTS)
-        if not any(t.source == source and t.event and t.guard is None and issubclass(event, t.event) for t in arrows):
+        source, event = (
+            draw(st.sampled_from([*within, *filter(None, within.values())])),
+            draw(_EVENTS),
+        )
+        if not any(
+            t.source == source and t.event and t.guard is None and issubclass(event, t.event)
+            for t in arrows
+        ):
             add(source, draw(anywhere), draw(forward) if draw(st.booleans()) else None, event)
     return Lifecycle("drawn", states, arrows, order[0])
 
 
 @st.composite
-def scripts(draw: st.DrawFn, lifecycle: Lifecycle, hooks: tuple[tuple[str, ...], ...] = ()) -> Script:
+def scripts(
+    draw: st.DrawFn, lifecycle: Lifecycle, hooks: tuple[tuple[str, ...], ...] = ()
+) -> Script:
     """What happens in runs of a lifecycle that `lifecycles()` drew.
 
     Args:
@@ -178,19 +207,39 @@ def scripts(draw: st.DrawFn, lifecycle: Lifecycle, hooks: tuple[tuple[str, ...],
         lifecycle: the table.
         hooks: those of each callback.
     """
-    guards = sorted({leaf.label for arrow in lifecycle.transitions if arrow.guard is not None for leaf in leaves(arrow.guard)})
+    guards = sorted(
+        {
+            leaf.label
+            for arrow in lifecycle.transitions
+            if arrow.guard is not None
+            for leaf in leaves(arrow.guard)
+        }
+    )
     answers = {name: tuple(draw(_ANSWERS)) for name in guards}
     every = [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
     # Where an event may be raised.
-    heard = {name: [f"do {name}", *(label for label in every if label.endswith(f".on_enter_{name}"))] for name in lifecycle.names}
-    parts = [part for state in lifecycle.states for part in (state.action, state.close)] + [arrow.effect for arrow in lifecycle.transitions]
+    heard = {
+        name: [f"do {name}", *(label for label in every if label.endswith(f".on_enter_{name}"))]
+        for name in lifecycle.names
+    }
+    parts = [part for state in lifecycle.states for part in (state.action, state.close)] + [
+        arrow.effect for arrow in lifecycle.transitions
+    ]
     scopes = [state.name for state in lifecycle.states if state.mode is not None]
-    anything = [*guards, *every, *(part.label for part in parts if isinstance(part, Played | Breaking))]
+    anything = [
+        *guards,
+        *every,
+        *(part.label for part in parts if isinstance(part, Played | Breaking)),
+    ]
     anything += [f"{word} {name}" for name in scopes for word in ("begin", "write", "within")]
     deeds: dict[tuple[str, int], Deed] = {}
     for arrow in lifecycle.transitions:
         if arrow.event is not None and draw(st.booleans()):
-            inside = [label for name in (arrow.source, *lifecycle.inside(arrow.source)) for label in heard[name]]
+            inside = [
+                label
+                for name in (arrow.source, *lifecycle.inside(arrow.source))
+                for label in heard[name]
+            ]
             kind = SharpDetour if arrow.event is Detour and draw(st.booleans()) else arrow.event
             deeds[draw(st.sampled_from(inside)), draw(_NUMBERS)] = Raise(kind)
     for _ in range(draw(st.integers(0, 4)) if anything else 0):
@@ -211,7 +260,10 @@ def scenarios(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Scena
         max_depth: how deep scopes may nest, at least 1, which is not at all.
     """
     lifecycle = draw(lifecycles(max_states, max_depth))
-    names = [f"on_{when}_{name}" for when in ("enter", "exit") for name in lifecycle.names] + ["on_enter_failed", "on_transition"]
+    names = [f"on_{when}_{name}" for when in ("enter", "exit") for name in lifecycle.names] + [
+        "on_enter_failed",
+        "on_transition",
+    ]
     own = st.sets(st.sampled_from(names), max_size=6).map(sorted).map(tuple)
     hooks = tuple(draw(st.lists(own, max_size=3)))
     return Scenario(lifecycle, hooks, draw(scripts(lifecycle, hooks)))
@@ -221,7 +273,9 @@ _BITS = st.integers(0, 15)  # four choices in one draw
 _NUMBERS = st.sampled_from([0, 0, 1, 2])
 _ANSWERS = st.lists(st.booleans(), max_size=5)
 _EVENTS = st.sampled_from(EVENTS)
-_DEEDS: st.SearchStrategy[Deed] = st.sampled_from([*(Raise(kind) for kind in (*EVENTS, *ERRORS)), Defer(), Defer(), Give(0), Give("junk")])
+_DEEDS: st.SearchStrategy[Deed] = st.sampled_from(
+    [*(Raise(kind) for kind in (*EVENTS, *ERRORS)), Defer(), Defer(), Give(0), Give("junk")]
+)
 
 
 def _state(name: str, within: str | None, bits: int) -> State:
@@ -229,7 +283,9 @@ def _state(name: str, within: str | None, bits: int) -> State:
         name,
         Played(f"do {name}") if bits & 1 or bits & 2 else None,
         within,
-        close=Played(f"close {name}" if bits & 2 else "close any") if bits & 4 else None,  # states may share theirs
+        close=(
+            Played(f"close {name}" if bits & 2 else "close any") if bits & 4 else None
+        ),  # states may share theirs
         mode=Switch(name) if bits & 8 else None,
     )
 
@@ -241,5 +297,11 @@ def _final(name: str, bits: int) -> State:
 def _guards(few: list[Answering]) -> tuple[st.SearchStrategy[Guard], st.SearchStrategy[Guard]]:
     """A few guards that arrows share, alone or combined: first those that do not hold for ever, then all."""
     pairs = [(a, b) for a in few for b in few]
-    some = [*few, *few, *(a & b for a, b in pairs), *(a | b for a, b in pairs), *(a & ~b for a, b in pairs)]
+    some = [
+        *few,
+        *few,
+        *(a & b for a, b in pairs),
+        *(a | b for a, b in pairs),
+        *(a & ~b for a, b in pairs),
+    ]
     return st.sampled_from(some), st.sampled_from([*some, *(~a for a in few)])

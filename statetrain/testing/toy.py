@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from statetrain.run import Run
+    from statetrain.training.run import Run
 
 
 @frozen(repr=False)
@@ -20,9 +20,11 @@ class Toy:
 
     Attributes:
         model: a `Linear(1, 1)` without bias; its weight is `slope`.
-        train, valid: batches, each a pair of tensors of shape (batch_size, 1). The points of both lie on the same line.
+        train, valid: batches, each a pair of tensors of shape (batch_size, 1). The points of both
+            lie on the same line.
         optimum: the slope of the data. There the loss is 0.
-        lr: a learning rate with which SGD on the mean squared error halves the distance at least, in each epoch.
+        lr: a learning rate with which SGD on the mean squared error halves the distance at least,
+            in each epoch.
     """
 
     model: torch.nn.Module
@@ -51,7 +53,13 @@ class Toy:
 
         import statetrain
 
-        given: dict[str, Any] = {"valid": self.valid, "loss": torch.nn.functional.mse_loss, "epochs": 2, "device": "cpu", "verbose": False}
+        given: dict[str, Any] = {
+            "valid": self.valid,
+            "loss": torch.nn.functional.mse_loss,
+            "epochs": 2,
+            "device": "cpu",
+            "verbose": False,
+        }
         if "optimizer" not in options:
             given |= {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": self.lr}}
         return statetrain.fit(self.model, self.train, **{**given, **options})
@@ -60,17 +68,26 @@ class Toy:
         return f"<Toy: slope {self.slope:.3f} of {self.optimum:g}, {len(self.train)} batches>"
 
 
-def toy_problem(optimum: float = 3.0, *, batches: int = 4, valid_batches: int = 2, batch_size: int = 8, seed: int = 0) -> Toy:
+def toy_problem(
+    optimum: float = 3.0,
+    *,
+    batches: int = 4,
+    valid_batches: int = 2,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Toy:
     """A model, data and a known optimum, with which a lifecycle or a callback can be trained in milliseconds.
 
         toy = toy_problem()
         run = toy.fit(epochs=5, callbacks=MyCallback())
         assert toy.distance < 0.1
 
-    The same arguments make the same problem, whatever random numbers were drawn before, and draw none of torch's own.
+    The same arguments make the same problem, whatever random numbers were drawn before, and draw
+    none of torch's own.
 
     Args:
-        optimum: the slope of the line that the data lies on. The model begins at a slope between 0 and 1.
+        optimum: the slope of the line that the data lies on. The model begins at a slope between 0
+            and 1.
         batches: of training data, at least 1.
         valid_batches: of validation data, at least 1.
         batch_size: points in a batch, at least 1; inputs lie between -2 and 2.
@@ -81,9 +98,15 @@ def toy_problem(optimum: float = 3.0, *, batches: int = 4, valid_batches: int = 
     """
     import torch
 
-    for name, value in (("batches", batches), ("valid_batches", valid_batches), ("batch_size", batch_size)):
+    for name, value in (
+        ("batches", batches),
+        ("valid_batches", valid_batches),
+        ("batch_size", batch_size),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"toy_problem: {name} must be a whole number of at least 1, got {value!r}")
+            raise ConfigError(
+                f"toy_problem: {name} must be a whole number of at least 1, got {value!r}"
+            )
     generator = torch.Generator().manual_seed(seed)
 
     def line(n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TypeAlias
 
-from statetrain.guards import AllOf, AnyOf, Guard, Named, Not
-from statetrain.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.errors import GuardError, LifecycleError
+from statetrain.events import Event
+from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
 from statetrain.naming import did_you_mean
-from statetrain.outcome import Event, GuardError, LifecycleError
 from statetrain.trace import Trace
 
 Ask: TypeAlias = Callable[[], bool]
 Answers: TypeAlias = "bool | Iterable[bool] | Ask"
 Raised: TypeAlias = "BaseException | type[BaseException] | None"
-# For each arrow: what its guard answers (None always holds), the arrow, which states on its way may raise, what is next.
+# For each arrow: what its guard answers (None always holds), the arrow, which states on its way may
+# raise, what is next.
 Row: TypeAlias = "list[tuple[Ask | None, Transition, tuple[str, ...], Row]]"
 
 _TAIL = 400  # transitions in which a cycle is looked for
@@ -33,20 +35,24 @@ def walk(
 
     Args:
         lifecycle: the table to walk.
-        answers: by a guard's label: answers for each time that it is asked, then False for ever; or one answer for
-            always; or a function without arguments. All guards of that label draw from the same answers. A combined
-            guard without answers of its own has those of its parts, asked as in a run: in order, up to the one that
-            decides. A guard that nobody answers for is False.
-        events: by a state's name: what its action raises each time that the state is entered: an exception, a class
-            of one, or None for nothing; then nothing for ever.
-        limit: transitions, the one into the initial state included, after which the walk is given up.
+        answers: by a guard's label: answers for each time that it is asked, then False for ever; or
+            one answer for always; or a function without arguments. All guards of that label draw
+            from the same answers. A combined guard without answers of its own has those of its
+            parts, asked as in a run: in order, up to the one that decides. A guard that nobody
+            answers for is False.
+        events: by a state's name: what its action raises each time that the state is entered: an
+            exception, a class of one, or None for nothing; then nothing for ever.
+        limit: transitions, the one into the initial state included, after which the walk is given
+            up.
 
     Returns:
-        The trace. It ends in a final state, or in `failed`: by an arrow that leads there, or by an exception (not an
+        The trace. It ends in a final state, or in `failed`: by an arrow that leads there, or by an
+            exception (not an
         `Event`) that no arrow takes.
 
     Raises:
-        LifecycleError: a label or a state is unknown, no open scope takes an event, or the limit was reached.
+        LifecycleError: a label or a state is unknown, no open scope takes an event, or the limit
+            was reached.
         GuardError: an answer is neither True nor False.
     """
     given = _given(lifecycle, answers or {})
@@ -64,7 +70,8 @@ def walk(
             may_raise = _watched(lifecycle.crossing(active, arrow.dest)[1], script)
             row = rows[arrow.dest]
         elif row:
-            for ask, arrow, may_raise, onward in row:  # noqa: B007  # what the loop ends with is what is taken
+            # What the loop ends with is what is taken
+            for ask, arrow, may_raise, onward in row:  # noqa: B007
                 if ask is None or ask():
                     break
             row = onward
@@ -73,14 +80,20 @@ def walk(
         taken.append(arrow)
 
 
-def _rows(lifecycle: Lifecycle, given: dict[str, Ask | bool], script: dict[str, Iterator[Raised]]) -> dict[str, Row]:
+def _rows(
+    lifecycle: Lifecycle, given: dict[str, Ask | bool], script: dict[str, Iterator[Raised]]
+) -> dict[str, Row]:
     rows: dict[str, Row] = {name: [] for name in (*lifecycle.names, FAILED)}
     for name in lifecycle.names:
         for arrow in lifecycle.arrows(name):
             ask = _ask(arrow.guard, given)
             if ask is not False:
-                may_raise = _watched(lifecycle.crossing(name, arrow.dest)[1], script) if script else ()
-                rows[name].append((None if ask is True else ask, arrow, may_raise, rows[arrow.dest]))
+                may_raise = (
+                    _watched(lifecycle.crossing(name, arrow.dest)[1], script) if script else ()
+                )
+                rows[name].append(
+                    (None if ask is True else ask, arrow, may_raise, rows[arrow.dest])
+                )
     return rows
 
 
@@ -89,11 +102,18 @@ def _rows(lifecycle: Lifecycle, given: dict[str, Ask | bool], script: dict[str, 
 
 def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, Ask | bool]:
     """For each label, what is called for its next answer, or the answer that never changes."""
-    known = {label for arrow in lifecycle.transitions if arrow.guard is not None for label in _labels(arrow.guard)}
+    known = {
+        label
+        for arrow in lifecycle.transitions
+        if arrow.guard is not None
+        for label in _labels(arrow.guard)
+    }
     given: dict[str, Ask | bool] = {}
     for label, answer in answers.items():
         if label not in known:
-            raise LifecycleError(f"{lifecycle.name}: no guard is called {label!r}{did_you_mean(label, known)}")
+            raise LifecycleError(
+                f"{lifecycle.name}: no guard is called {label!r}{did_you_mean(label, known)}"
+            )
         given[label] = answer if isinstance(answer, bool) else _answering(label, answer)
     return given
 
@@ -108,7 +128,10 @@ def _answering(label: str, answers: Iterable[bool] | Ask) -> Ask:
     if callable(answers):
         return lambda: _strict(label, answers())
     if isinstance(answers, str) or not isinstance(answers, Iterable):
-        raise GuardError(f"answer [{label}] with True, False, a list of these, or a function without arguments, got {answers!r}")
+        raise GuardError(
+            f"answer [{label}] with True, False, a list of these, or a function without arguments,"
+            f" got {answers!r}"
+        )
     if isinstance(answers, list | tuple):
         for answer in answers:
             _strict(label, answer)
@@ -120,7 +143,9 @@ def _answering(label: str, answers: Iterable[bool] | Ask) -> Ask:
 def _strict(label: str, answer: bool) -> bool:
     if answer is True or answer is False:
         return answer
-    raise GuardError(f"an answer for [{label}] is True or False, got {type(answer).__name__}: {answer!r:.80}")
+    raise GuardError(
+        f"an answer for [{label}] is True or False, got {type(answer).__name__}: {answer!r:.80}"
+    )
 
 
 def _ask(guard: Guard | None, given: dict[str, Ask | bool]) -> Ask | bool:
@@ -152,18 +177,27 @@ def _combined(asks: list[Ask | bool], decisive: bool) -> Ask | bool:
             parts.append(ask)
     if not parts:
         return not decisive
-    return (lambda: any(ask() for ask in parts)) if decisive else (lambda: all(ask() for ask in parts))
+    return (
+        (lambda: any(ask() for ask in parts)) if decisive else (lambda: all(ask() for ask in parts))
+    )
 
 
 # ---------------------------------------------------------------- events
 
 
-def _script(lifecycle: Lifecycle, events: Mapping[str, Iterable[Raised]]) -> dict[str, Iterator[Raised]]:
+def _script(
+    lifecycle: Lifecycle, events: Mapping[str, Iterable[Raised]]
+) -> dict[str, Iterator[Raised]]:
     for name, raised in events.items():
         if name not in lifecycle.names:
-            raise LifecycleError(f"{lifecycle.name}: events: no state {name!r}{did_you_mean(name, lifecycle.names)}")
+            raise LifecycleError(
+                f"{lifecycle.name}: events: no state {name!r}{did_you_mean(name, lifecycle.names)}"
+            )
         if not isinstance(raised, Iterable):
-            raise LifecycleError(f"{lifecycle.name}: events of {name!r} are a list with one for each visit, got {raised!r}")
+            raise LifecycleError(
+                f"{lifecycle.name}: events of {name!r} are a list with one for each visit, got"
+                f" {raised!r}"
+            )
     return {name: iter(raised) for name, raised in events.items()}
 
 
@@ -171,7 +205,9 @@ def _watched(entered: Iterable[str], script: dict[str, Iterator[Raised]]) -> tup
     return tuple(name for name in entered if name in script)
 
 
-def _raise(entered: tuple[str, ...], script: dict[str, Iterator[Raised]]) -> tuple[str, BaseException] | None:
+def _raise(
+    entered: tuple[str, ...], script: dict[str, Iterator[Raised]]
+) -> tuple[str, BaseException] | None:
     """The first of the states entered that raises, and what; the states within it are not entered."""
     for name in entered:
         raised = next(script[name], None)
@@ -180,18 +216,25 @@ def _raise(entered: tuple[str, ...], script: dict[str, Iterator[Raised]]) -> tup
         if isinstance(raised, BaseException):
             return name, raised
         if raised is not None:
-            raise LifecycleError(f"events of {name!r}: an entry is an exception, a class of one, or None; got {raised!r}")
+            raise LifecycleError(
+                f"events of {name!r}: an entry is an exception, a class of one, or None; got"
+                f" {raised!r}"
+            )
     return None
 
 
-def _caught(lifecycle: Lifecycle, active: str, error: BaseException, given: dict[str, Ask | bool]) -> Transition:
+def _caught(
+    lifecycle: Lifecycle, active: str, error: BaseException, given: dict[str, Ask | bool]
+) -> Transition:
     for arrow in lifecycle.on_event(active, error):
         ask = _ask(arrow.guard, given)
         if ask if isinstance(ask, bool) else ask():
             return arrow
     if isinstance(error, Event):
         searched = ", ".join(repr(scope) for scope in reversed(lifecycle.path(active)))
-        raise LifecycleError(f"{lifecycle.name}: no open scope takes {type(error).__name__} (searched {searched})")
+        raise LifecycleError(
+            f"{lifecycle.name}: no open scope takes {type(error).__name__} (searched {searched})"
+        )
     return Transition(active, FAILED)
 
 
@@ -200,8 +243,17 @@ def _caught(lifecycle: Lifecycle, active: str, error: BaseException, given: dict
 
 def _endless(lifecycle: Lifecycle, taken: list[Transition], limit: int) -> str:
     cycle = _cycle([transition.dest for transition in taken[-_TAIL:]])
-    guards = [arrow.guard.label for name in dict.fromkeys(cycle) for arrow in lifecycle.arrows(name) if arrow.guard is not None]
-    ways = f"; the guards on its way: {', '.join(f'[{label}]' for label in dict.fromkeys(guards))}" if guards else ""
+    guards = [
+        arrow.guard.label
+        for name in dict.fromkeys(cycle)
+        for arrow in lifecycle.arrows(name)
+        if arrow.guard is not None
+    ]
+    ways = (
+        f"; the guards on its way: {', '.join(f'[{label}]' for label in dict.fromkeys(guards))}"
+        if guards
+        else ""
+    )
     return (
         f"{lifecycle.name}: the walk has not ended after {limit} transitions; it goes round "
         f"{' -> '.join((*cycle, cycle[0]))}{ways}. Give answers that let it out, or a larger limit="

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace.value import Trace, shortened
 from statetrain.trace.words import Words, words_of
@@ -17,7 +17,8 @@ class Conformance:
     """Whether a trace could be one of a lifecycle: true or false, and in words.
 
     Attributes:
-        at: the number of the first step that is no arrow of the table, counted from 1; None if there is none.
+        at: the number of the first step that is no arrow of the table, counted from 1; None if
+            there is none.
         words: what was found.
     """
 
@@ -39,32 +40,42 @@ def conforms(trace: Trace | Iterable[str], lifecycle: Lifecycle) -> Conformance:
 
         assert conforms(run.trace, life)
 
-    Arrows are the same if source, dest, guard, effect and event are, in words. An exception that no arrow takes may lead to
-    `failed` from everywhere.
+    Arrows are the same if source, dest, guard, effect and event are, in words. An exception that no
+    arrow takes may lead to `failed` from everywhere.
 
     Args:
-        trace: a trace; or the names of states, of which each has to be reached from the one before by any arrow.
+        trace: a trace; or the names of states, of which each has to be reached from the one before
+            by any arrow.
         lifecycle: the table.
 
     Returns:
-        True if it conforms; else false, and printed it says which step does not, and what would have been possible there.
+        True if it conforms; else false, and printed it says which step does not, and what would
+        have been possible there.
     """
     if not isinstance(trace, Trace):
         return _states_conform(list(trace), lifecycle)
     table = {words_of(arrow) for arrow in lifecycle.transitions}
-    fine: set[tuple[str | None, int]] = set()  # what was looked at, by identity: a run takes few arrows often
+    # What was looked at, by identity: a run takes few arrows often
+    fine: set[tuple[str | None, int]] = set()
     here: str | None = None
     for number, arrow in enumerate(trace.transitions, trace.dropped + 1):
         if (here, id(arrow)) not in fine:
             anywhere = here is None and trace.dropped > 0
-            if not (arrow.dest in (*lifecycle.names, FAILED) and _possible(lifecycle, table, here, arrow, anywhere)):
-                return _refused(lifecycle, number, here, str(arrow), trace.states[: number - trace.dropped - 1])
+            if not (
+                arrow.dest in (*lifecycle.names, FAILED)
+                and _possible(lifecycle, table, here, arrow, anywhere)
+            ):
+                return _refused(
+                    lifecycle, number, here, str(arrow), trace.states[: number - trace.dropped - 1]
+                )
             fine.add((here, id(arrow)))
         here = arrow.dest
     return _fine(len(trace), lifecycle)
 
 
-def _possible(lifecycle: Lifecycle, table: set[Words], here: str | None, arrow: Transition, anywhere: bool) -> bool:
+def _possible(
+    lifecycle: Lifecycle, table: set[Words], here: str | None, arrow: Transition, anywhere: bool
+) -> bool:
     if arrow.source == START:  # another fit begins where one has ended
         return (here is None or not _ways(lifecycle, here)) and arrow.dest == lifecycle.initial
     if here is None and not anywhere:
@@ -83,7 +94,11 @@ def _possible(lifecycle: Lifecycle, table: set[Words], here: str | None, arrow: 
 def _states_conform(states: list[str], lifecycle: Lifecycle) -> Conformance:
     here: str | None = None
     for number, state in enumerate(states, 1):
-        if not (state == lifecycle.initial if here is None else state == FAILED or state in {arrow.dest for arrow in _ways(lifecycle, here)}):
+        if not (
+            state == lifecycle.initial
+            if here is None
+            else state == FAILED or state in {arrow.dest for arrow in _ways(lifecycle, here)}
+        ):
             return _refused(lifecycle, number, here, state, states[: number - 1])
         here = state
     return _fine(len(states), lifecycle)
@@ -93,12 +108,24 @@ def _ways(lifecycle: Lifecycle, here: str) -> list[Transition]:
     """The arrows that can be taken in a state, those on events last."""
     if here not in lifecycle.names or lifecycle.state(here).final:
         return []
-    events = (arrow for scope in reversed(lifecycle.path(here)) for arrow in lifecycle.transitions if arrow.source == scope and arrow.event)
+    events = (
+        arrow
+        for scope in reversed(lifecycle.path(here))
+        for arrow in lifecycle.transitions
+        if arrow.source == scope and arrow.event
+    )
     return [*lifecycle.arrows(here), *events]
 
 
-def _refused(lifecycle: Lifecycle, number: int, here: str | None, got: str, before: list[str]) -> Conformance:
-    lines = [f"step {number} is no arrow that {lifecycle.name!r} has {f'in {here!r}' if here is not None else 'at its beginning'}"]
+def _refused(
+    lifecycle: Lifecycle, number: int, here: str | None, got: str, before: list[str]
+) -> Conformance:
+    lines = [
+        (
+            f"step {number} is no arrow that {lifecycle.name!r} has"
+            f" {f'in {here!r}' if here is not None else 'at its beginning'}"
+        )
+    ]
     lines += [f"  after     {shortened(before)}"] if before else []
     lines.append(f"  got       {got}{_hint(lifecycle, got)}")
     ways = [lifecycle.start] if here is None else _ways(lifecycle, here)
@@ -110,7 +137,11 @@ def _refused(lifecycle: Lifecycle, number: int, here: str | None, got: str, befo
 def _hint(lifecycle: Lifecycle, got: str) -> str:
     dest = got.split(" -> ")[-1].split(" ")[0]
     near = did_you_mean(dest, lifecycle.names) if dest not in (*lifecycle.names, FAILED) else ""
-    return f": there is no state {dest!r}{near if near.startswith('; did you mean') else ''}" if dest not in (*lifecycle.names, FAILED) else ""
+    return (
+        f": there is no state {dest!r}{near if near.startswith('; did you mean') else ''}"
+        if dest not in (*lifecycle.names, FAILED)
+        else ""
+    )
 
 
 def _fine(steps: int, lifecycle: Lifecycle) -> Conformance:

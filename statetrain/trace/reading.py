@@ -10,9 +10,10 @@ from typing import Any
 
 from attrs import Factory, define
 
-from statetrain.engine.asking import Asked
-from statetrain.lifecycle import Lifecycle, Transition
-from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped, TraceError
+from statetrain.errors import TraceError
+from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.machine.asking import Asked
+from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row, Tape
 from statetrain.trace.value import Trace
 from statetrain.trace.words import made_of, read_words, stand_in, told_by, words_of
@@ -24,14 +25,18 @@ _LONGEST_HEADER = 1 << 20  # of what is compared to see whether it is still the 
 _ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
-def load(path: str | Path, lifecycle: Lifecycle | None = None, registry: Mapping[str, Any] | None = None) -> Trace:
+def load(
+    path: str | Path, lifecycle: Lifecycle | None = None, registry: Mapping[str, Any] | None = None
+) -> Trace:
     """The trace in a file.
 
     Args:
         path: the file.
-        lifecycle: the table that it was recorded with, if it is at hand: arrows that are alike in words become its own.
-        registry: functions, guards and classes by name, for the lifecycle in the file, as for `Lifecycle.from_dict`. What
-            cannot be made of them is made of words: it can be looked at, not run.
+        lifecycle: the table that it was recorded with, if it is at hand: arrows that are alike in
+            words become its own.
+        registry: functions, guards and classes by name, for the lifecycle in the file, as for
+            `Lifecycle.from_dict`. What cannot be made of them is made of words: it can be looked
+            at, not run.
 
     Raises:
         TraceError: it is no trace, or it is broken; the message says in which line.
@@ -87,7 +92,9 @@ class Reading:
         """
         if not line.endswith(b"\n"):
             if not self.header and not _BEGIN.startswith(line[: len(_BEGIN)]):
-                raise TraceError(f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}")
+                raise TraceError(
+                    f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}"
+                )
             self.remarks.append("the last line was cut off, and is left out")
             return False
         self.lines += 1
@@ -100,10 +107,21 @@ class Reading:
             self._take(record)
         except TraceError:
             raise
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            OverflowError,
+            RecursionError,
+            AttributeError,
+        ) as error:
             if not self.header:
-                raise TraceError(f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}") from error
-            raise TraceError(f"{self.name}, line {self.lines}: no record of a trace: {error} in {line[:60]!r}") from error
+                raise TraceError(
+                    f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}"
+                ) from error
+            raise TraceError(
+                f"{self.name}, line {self.lines}: no record of a trace: {error} in {line[:60]!r}"
+            ) from error
         return True
 
     @property
@@ -124,7 +142,10 @@ class Reading:
             TraceError: not even a header was.
         """
         if not self.header:
-            raise TraceError(f"{self.name} is no trace of statetrain: {'it is empty' if not self.remarks else 'its header was cut off'}")
+            raise TraceError(
+                f"{self.name} is no trace of statetrain:"
+                f" {'it is empty' if not self.remarks else 'its header was cut off'}"
+            )
         taken, moments, dropped, earlier = self.tape.kept()
         return Trace(
             taken,
@@ -147,7 +168,10 @@ class Reading:
         elif "taken" in record:
             self._taken(record)
         elif "row" in record:
-            row = {str(name): _ODD.get(value, value) if isinstance(value, str) else value for name, value in _mapping(record["row"]).items()}
+            row = {
+                str(name): _ODD.get(value, value) if isinstance(value, str) else value
+                for name, value in _mapping(record["row"]).items()
+            }
             self._rows.append((_whole(record["n"]), _whole(record["at"]), row))
         elif "outcome" in record:
             self._ended(record)
@@ -155,28 +179,42 @@ class Reading:
 
     def _head(self, header: dict[str, Any]) -> None:
         if header.get("format") != FORMAT:
-            raise TraceError(f"{self.name} is written in format {header.get('format')!r:.20}; this version of statetrain reads {FORMAT}")
+            raise TraceError(
+                f"{self.name} is written in format {header.get('format')!r:.20}; this version of"
+                f" statetrain reads {FORMAT}"
+            )
         if "resumed" in header:
             count = _whole(header["resumed"])
             lost = self.tape.count - count
             if self.header and lost > 0:
-                self.remarks.append(f"the run went on after {count} transitions; {lost} that came after them were lost with an earlier process")
+                self.remarks.append(
+                    f"the run went on after {count} transitions; {lost} that came after them were"
+                    " lost with an earlier process"
+                )
             self.tape.cut(count)
             self._rows = [entry for entry in self._rows if entry[1] <= count]
         self.outcome, self.error, self.seconds, self._counters = None, "", None, None
         words = [read_words(row) for row in header["arrows"]]
         life = self.lifecycle or made_of(header.get("lifecycle"), words, self.registry)
-        known = {words_of(arrow): arrow for arrow in (life.start, *life.transitions)} if life is not None else {}
+        known = (
+            {words_of(arrow): arrow for arrow in (life.start, *life.transitions)}
+            if life is not None
+            else {}
+        )
         self._arrows = [known.get(row) or stand_in(row) for row in words]
         self.table = life if life is not None else told_by(header, self._arrows)
-        if not isinstance(header["guards"], list) or not all(isinstance(guard, str) for guard in header["guards"]):
+        if not isinstance(header["guards"], list) or not all(
+            isinstance(guard, str) for guard in header["guards"]
+        ):
             raise TypeError("guards are names")
         self.header = header
 
     def _taken(self, record: dict[str, Any]) -> None:
         arrows = [self._arrow(n) for n in record["taken"]]
         if _whole(record["at"]) != self.tape.count:
-            raise ValueError(f"{self.tape.count} transitions came before it, and it says {record['at']}")
+            raise ValueError(
+                f"{self.tape.count} transitions came before it, and it says {record['at']}"
+            )
         if isinstance(record.get("of"), int):
             self.length = record["of"]
         begin = len(self.tape.taken)
@@ -187,17 +225,24 @@ class Reading:
         self.tape.fold()
 
     def _moments(self, record: dict[str, Any], count: int) -> Iterator[Known]:
-        if self._counters is None and not any(key in record for key in ("time", "counters", "answers", "values")):
+        if self._counters is None and not any(
+            key in record for key in ("time", "counters", "answers", "values")
+        ):
             return
         times = record.get("time")
         if times is not None and len(times) != count:
             raise ValueError(f"{count} transitions have {len(times)} times")
         counters = {_whole(row[0]): _counts(row[1:]) for row in record.get("counters", ())}
-        values = {_whole(i): {str(name): _real(value) for name, value in _mapping(found).items()} for i, found in record.get("values", ())}
+        values = {
+            _whole(i): {str(name): _real(value) for name, value in _mapping(found).items()}
+            for i, found in record.get("values", ())
+        }
         answers: dict[int, list[Asked]] = {}
         for i, arrow, guard, answer, *reason in record.get("answers", ()):
             label = guard if isinstance(guard, str) else self.header["guards"][_whole(guard)]
-            answers.setdefault(_whole(i), []).append(Asked(self._arrow(arrow), label, bool(answer), str(*reason)))
+            answers.setdefault(_whole(i), []).append(
+                Asked(self._arrow(arrow), label, bool(answer), str(*reason))
+            )
         if times is not None and not all(type(step) is int for step in times):
             raise TypeError("times are whole numbers of microseconds")
         now: float | None = None
@@ -269,7 +314,10 @@ def find(path: str | Path) -> Path:
         return path
     found = [file for file in path.rglob("*.jsonl") if file.is_file() and _is_trace(file)]
     if not found:
-        raise TraceError(f"there is no trace in {str(path)!r}; write one with fit(..., trace={str(path / 'trace.jsonl')!r})")
+        raise TraceError(
+            f"there is no trace in {str(path)!r}; write one with fit(...,"
+            f" trace={str(path / 'trace.jsonl')!r})"
+        )
     return max(found, key=lambda file: file.stat().st_mtime)
 
 
@@ -285,7 +333,8 @@ def _is_trace(file: Path) -> bool:
 class Following:
     """A trace file that is read as it grows. It only reads.
 
-    It may be cut short, replaced by the file of another run, or not be there for a moment: it is read anew then.
+    It may be cut short, replaced by the file of another run, or not be there for a moment: it is
+    read anew then.
 
     Attributes:
         path: a file, or a directory in which the newest is meant.

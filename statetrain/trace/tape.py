@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from attrs import Factory, define
 
-from statetrain.engine.asking import Asked
-from statetrain.lifecycle import Transition
+from statetrain.lifecycle.lifecycle import Transition
+from statetrain.machine.asking import Asked
 
 COUNTERS = ("epoch", "iter", "valid_iter", "step", "samples")
 """The counters of a context that a trace carries."""
@@ -24,9 +24,11 @@ class Moment(NamedTuple):
     """What is known of the moment at which an arrow was taken, after its effect and before anything is entered.
 
     Attributes:
-        time: seconds since the run began, without those between an interrupt and the run that went on; None if not recorded.
+        time: seconds since the run began, without those between an interrupt and the run that went
+            on; None if not recorded.
         epoch, iter, valid_iter, step, samples: the context's counters; None if not recorded.
-        answers: what each part of each guard answered that was asked before; empty if not recorded, or nothing was asked.
+        answers: what each part of each guard answered that was asked before; empty if not recorded,
+            or nothing was asked.
         values: numbers from the context, by path, of the state that is being left.
     """
 
@@ -66,7 +68,8 @@ class Tape:
     taken: list[Transition] = Factory(list)
     moments: list[Known] = Factory(list)
     folded: int = 0
-    _counts: dict[int, tuple[Transition, int]] = Factory(dict)  # of the folded, by identity: comparing arrows is slow
+    # Of the folded, by identity: comparing arrows is slow
+    _counts: dict[int, tuple[Transition, int]] = Factory(dict)
 
     @property
     def count(self) -> int:
@@ -104,7 +107,12 @@ class Tape:
         earlier: Counter[Transition] = Counter()
         for arrow, times in _added(self._counts, self.taken[:surplus]).values():
             earlier[arrow] += times
-        return self.taken[surplus:], moments_of(self.moments[surplus:]), self.folded + surplus, earlier
+        return (
+            self.taken[surplus:],
+            moments_of(self.moments[surplus:]),
+            self.folded + surplus,
+            earlier,
+        )
 
 
 def moments_of(known: Iterable[Known]) -> list[Moment]:
@@ -112,7 +120,9 @@ def moments_of(known: Iterable[Known]) -> list[Moment]:
     return [Moment._make((*one[:-2], tuple(one[-2] or ()), one[-1] or _NO_VALUES)) for one in known]
 
 
-def _added(counts: dict[int, tuple[Transition, int]], taken: Iterable[Transition]) -> dict[int, tuple[Transition, int]]:
+def _added(
+    counts: dict[int, tuple[Transition, int]], taken: Iterable[Transition]
+) -> dict[int, tuple[Transition, int]]:
     counts, known = dict(counts), {id(arrow): arrow for arrow in taken}
     for key, times in Counter(map(id, taken)).items():
         counts[key] = (known[key], counts.get(key, (None, 0))[1] + times)

@@ -7,16 +7,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
-from statetrain.engine.asking import answers_to
-from statetrain.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.machine.asking import answers_to
 from statetrain.naming import did_you_mean
-from statetrain.outcome import ConfigError
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Row, Tape
 from statetrain.trace.value import Trace
 from statetrain.trace.writing import Writing
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 _PAUSE = 1.0  # seconds after which what has been gathered is written
 _MOST = 4096  # transitions after which it is, at the latest
@@ -26,28 +29,33 @@ _LOSS = {"loss": ("loss_value",)}
 class Tracing(Callback):
     """Records the transitions of a run. A new run starts a new trace; one that goes on or is continued goes on with it.
 
-    An exception that no arrow takes is the last transition: from the state that it was raised in to `failed`.
+    An exception that no arrow takes is the last transition: from the state that it was raised in to
+    `failed`.
 
         tracing = Tracing()
         Machine(life, [tracing]).run(ctx)
         print(tracing.trace)
 
-    With `file`, the whole run is written as JSON lines too, which `Trace.load`, `statetrain trace` and `statetrain watch`
-    read: every second, and when the run ends. Of a process that is killed, the file has all but about the last second. A
-    continued run goes on in the file, at the transition at which its checkpoint was made. When the file cannot be written
-    any more, there is one warning, and the run goes on.
+    With `file`, the whole run is written as JSON lines too, which `Trace.load`, `statetrain trace`
+    and `statetrain watch` read: every second, and when the run ends. Of a process that is killed,
+    the file has all but about the last second. A continued run goes on in the file, at the
+    transition at which its checkpoint was made. When the file cannot be written any more, there is
+    one warning, and the run goes on.
 
     Args:
-        last: how many transitions are kept in memory, at least 1; None keeps all, 8 bytes each. How often each arrow was
-            taken is known of all.
+        last: how many transitions are kept in memory, at least 1; None keeps all, 8 bytes each. How
+            often each arrow was taken is known of all.
         lifecycle: the table that is walked, if not the machine's.
-        file: where everything is written as well; None is nowhere. A file that is there is replaced.
-        counters: whether epoch, batch, step and samples are kept with each transition. A file has them always.
+        file: where everything is written as well; None is nowhere. A file that is there is
+            replaced.
+        counters: whether epoch, batch, step and samples are kept with each transition. A file has
+            them always.
         times: whether the seconds since the run began are. A file has them always.
         answers: whether it is kept what each part of each guard answered.
-        values: paths of the context by state, such as `{"loss": "loss_value", "grad_norm": ["grad_norm"]}`: numbers that are
-            kept when the state has done its work. A tensor is read, which waits for its device. None with a file: the
-            loss, where it is a number anyway.
+        values: paths of the context by state, such as `{"loss": "loss_value", "grad_norm":
+            ["grad_norm"]}`: numbers that are kept when the state has done its work. A tensor is
+            read, which waits for its device. None with a file: the loss, where it is a number
+            anyway.
         clock: seconds from any moment on.
 
     Raises:
@@ -71,14 +79,18 @@ class Tracing(Callback):
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
-            raise ConfigError(f"Tracing: last must be a whole number of at least 1, or None for all, got {last!r}")
+            raise ConfigError(
+                f"Tracing: last must be a whole number of at least 1, or None for all, got {last!r}"
+            )
         self.file = None if file is None else Path(file)
         self.asks = answers
         self._lifecycle, self._clock = lifecycle, clock
         self._counters, self._times = counters or file is not None, times or file is not None
         self._given = values
         self._host_only = values is None  # no number is waited for that nobody asked for
-        self._values: dict[str, tuple[str, ...]] = _paths(values if values is not None else _LOSS if file is not None else {})
+        self._values: dict[str, tuple[str, ...]] = _paths(
+            values if values is not None else _LOSS if file is not None else {}
+        )
         self._detailed = bool(self._counters or self._times or answers or self._values)
         self._tape = Tape(last)
         self._full = 2 * last if last is not None else 1 << 62
@@ -87,16 +99,20 @@ class Tracing(Callback):
         self._writing: Writing | None = None
         self._written = 0  # transitions that are in the file
         self._due = 0.0  # the time at which to write next
-        self._continued: dict[str, Any] | None = None  # what `state_dict` gave, until the run is continued
+        # What `state_dict` gave, until the run is continued
+        self._continued: dict[str, Any] | None = None
         self._counts_with = False  # whether the context has the counters
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Refuses values of states that are not there."""
         for state in self._given or ():
             if state not in lifecycle.names:
-                raise ConfigError(f"Tracing: values of {state!r}: no such state in lifecycle {lifecycle.name!r}{did_you_mean(state, lifecycle.names)}")
+                raise ConfigError(
+                    f"Tracing: values of {state!r}: no such state in lifecycle"
+                    f" {lifecycle.name!r}{did_you_mean(state, lifecycle.names)}"
+                )
 
-    def check_context(self, ctx: Any) -> None:
+    def check_context(self, ctx: Context) -> None:
         """Refuses a file that cannot be written."""
         if self.file is not None:
             Writing.check(self.file)
@@ -119,19 +135,24 @@ class Tracing(Callback):
 
     # ------------------------------------------------------------ hooks
 
-    def on_transition(self, ctx: Any) -> None:
+    def on_transition(self, ctx: Context) -> None:
         """Records the arrow."""
         if ctx.transition.source == START:
             self._begin(ctx)
         self._record(ctx, ctx.transition)
 
-    def on_enter_failed(self, ctx: Any) -> None:
+    def on_enter_failed(self, ctx: Context) -> None:
         """Records how the run failed: by the arrow that raised the error, or from the state that it was raised in."""
         led, taken = ctx.transition is not None and ctx.transition.dest == FAILED, self._tape.taken
-        if not (led and taken and taken[-1] == ctx.transition):  # an arrow that raised nothing is there already
-            self._record(ctx, ctx.transition if led else Transition(ctx.outcome.state, FAILED))
+        if not (
+            led and taken and taken[-1] == ctx.transition
+        ):  # an arrow that raised nothing is there already
+            self._record(
+                ctx,
+                ctx.transition if led else Transition(ctx.outcome.state, FAILED),  # type: ignore[union-attr]
+            )
 
-    def on_resume(self, ctx: Any) -> None:
+    def on_resume(self, ctx: Context) -> None:
         """Goes on where the checkpoint was made."""
         state, self._continued = self._continued or {}, None
         self._tape.cut(state.get("count", 0))
@@ -145,7 +166,11 @@ class Tracing(Callback):
         """How far the trace is, and in which file."""
         self._write()
         seconds = self._clock() - self._began if self._ctx is not None else 0.0
-        return {"count": self._tape.count, "seconds": seconds, "id": self._writing.id if self._writing is not None else ""}
+        return {
+            "count": self._tape.count,
+            "seconds": seconds,
+            "id": self._writing.id if self._writing is not None else "",
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
@@ -153,32 +178,42 @@ class Tracing(Callback):
 
     # ------------------------------------------------------------ recording
 
-    def _begin(self, ctx: Any) -> None:
+    def _begin(self, ctx: Context) -> None:
         goes_on = bool(getattr(ctx, "epoch", 0)) and ctx is self._ctx  # another fit of the same run
         if not goes_on:
             self._tape.clear()
         self._open(ctx, self._clock() - self._began if goes_on else 0.0)
         if self.file is not None:
-            self._start_file(ctx, resumed=self._tape.count if goes_on else None, of=self._writing.id if self._writing is not None else "")
+            self._start_file(
+                ctx,
+                resumed=self._tape.count if goes_on else None,
+                of=self._writing.id if self._writing is not None else "",
+            )
 
-    def _open(self, ctx: Any, seconds: float) -> None:
+    def _open(self, ctx: Context, seconds: float) -> None:
         self._ctx, self._began = ctx, self._clock() - seconds
         self._counts_with = self._counters and all(hasattr(ctx, name) for name in COUNTERS)
 
-    def _record(self, ctx: Any, taken: Transition) -> None:
+    def _record(self, ctx: Context, taken: Transition) -> None:
         tape = self._tape
         if self._detailed:
             now = self._clock()
             time = now - self._began if self._times else None
             answers = (answers_to(ctx, taken) or None) if self.asks else None
-            values = self._values_in(ctx, self._values[taken.source]) if taken.source in self._values else None
+            values = (
+                self._values_in(ctx, self._values[taken.source])
+                if taken.source in self._values
+                else None
+            )
             tape.moments.append(
                 (time, ctx.epoch, ctx.iter, ctx.valid_iter, ctx.step, ctx.samples, answers, values)
                 if self._counts_with
                 else (time, *UNCOUNTED, answers, values)
             )
             tape.taken.append(taken)
-            if self._writing is not None and (now >= self._due or tape.count - self._written >= _MOST):
+            if self._writing is not None and (
+                now >= self._due or tape.count - self._written >= _MOST
+            ):
                 self._write()
                 self._due = now + _PAUSE
         else:
@@ -187,10 +222,15 @@ class Tracing(Callback):
             self._write()
             tape.fold()
 
-    def _values_in(self, ctx: Any, paths: tuple[str, ...]) -> Mapping[str, float] | None:
+    def _values_in(self, ctx: Context, paths: tuple[str, ...]) -> Mapping[str, float] | None:
         found: dict[str, float] = {}
         for path in paths:
-            value = ctx[f"{path.removesuffix('?')}?"] if hasattr(type(ctx), "__getitem__") else getattr(ctx, path)  # a failed state may have made none
+            # A failed state may have made none
+            value = (
+                ctx[f"{path.removesuffix('?')}?"]
+                if hasattr(type(ctx), "__getitem__")
+                else getattr(ctx, path)
+            )
             if isinstance(value, int | float):
                 found[path] = value
             elif value is not None and not self._host_only:
@@ -203,7 +243,7 @@ class Tracing(Callback):
 
     # ------------------------------------------------------------ the file
 
-    def _start_file(self, ctx: Any, resumed: int | None, of: str) -> None:
+    def _start_file(self, ctx: Context, resumed: int | None, of: str) -> None:
         assert self.file is not None
         life = self._lifecycle or ctx.machine.lifecycle
         try:
@@ -221,7 +261,12 @@ class Tracing(Callback):
             return
         tape, begin = self._tape, self._written - self._tape.folded
         try:
-            self._writing.write(self._written, tape.taken[begin:], tape.moments[begin:], getattr(self._ctx, "length", None))
+            self._writing.write(
+                self._written,
+                tape.taken[begin:],
+                tape.moments[begin:],
+                getattr(self._ctx, "length", None),
+            )
             self._writing.write_rows(self._rows(), tape.count)
         except OSError as error:
             self._give_up(error)
@@ -234,7 +279,12 @@ class Tracing(Callback):
             return
         ctx = self._ctx
         try:
-            self._writing.end(ctx.outcome, _in_words(ctx.error) if ctx.error is not None else "", self._tape.count, self._clock() - self._began)
+            self._writing.end(
+                ctx.outcome,
+                _in_words(ctx.error) if ctx.error is not None else "",
+                self._tape.count,
+                self._clock() - self._began,
+            )
         except OSError as error:
             self._give_up(error)
 
@@ -242,7 +292,12 @@ class Tracing(Callback):
         if self._writing is not None:
             self._writing.close()
             self._writing = None
-        warnings.warn(f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run goes on, and in memory its trace does", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run goes on, and in"
+            " memory its trace does",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def __repr__(self) -> str:
         return f"Tracing({f'file={str(self.file)!r}' if self.file is not None else ''})"
@@ -250,8 +305,13 @@ class Tracing(Callback):
 
 def _paths(values: Mapping[str, str | Iterable[str]]) -> dict[str, tuple[str, ...]]:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"Tracing: values are given by state, as {{'loss': 'loss_value'}}, got {values!r:.80}")
-    return {state: (paths,) if isinstance(paths, str) else tuple(paths) for state, paths in values.items()}
+        raise ConfigError(
+            f"Tracing: values are given by state, as {{'loss': 'loss_value'}}, got {values!r:.80}"
+        )
+    return {
+        state: (paths,) if isinstance(paths, str) else tuple(paths)
+        for state, paths in values.items()
+    }
 
 
 def _in_words(error: BaseException) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
 
-from statetrain.lifecycle import Lifecycle, Transition
-from statetrain.outcome import ConfigError, Outcome
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.outcome import Outcome
 from statetrain.trace.tape import Moment, Row, counted
 
 if TYPE_CHECKING:
@@ -37,19 +38,22 @@ def _rows(rows: Iterable[Row]) -> tuple[Row, ...]:
 class Trace:
     """The transitions taken, oldest first. The arrow into the initial state is the first of them.
 
-    Traces of the same transitions are equal; what else is known of a run does not count in comparisons. `diff` compares it.
+    Traces of the same transitions are equal; what else is known of a run does not count in
+    comparisons. `diff` compares it.
 
     Args:
         transitions: the arrows.
         dropped: how many earlier ones were not kept.
         lifecycle: the table that they come from, if it is known.
-        moments: what was recorded of each transition: time, counters, answers of guards, values; empty if nothing was.
+        moments: what was recorded of each transition: time, counters, answers of guards, values;
+            empty if nothing was.
         rows: the history of the run.
         outcome: how it ended; None if it has not, or nobody knows.
         error: the exception that it failed with, in words, with its notes.
         earlier: how often each of the transitions that were not kept was taken.
         header: what a file says of its run: versions, when it started, and the like.
-        remarks: what is to be known about how the trace came to be, such as that a file was cut off.
+        remarks: what is to be known about how the trace came to be, such as that a file was cut
+            off.
     """
 
     transitions: tuple[Transition, ...] = field(default=(), converter=_taken)
@@ -92,13 +96,22 @@ class Trace:
         gone = max(0, len(self) - last)
         earlier = counted(self.transitions[:gone]) + Counter(self.earlier)
         return evolve(
-            self, transitions=self.transitions[gone:], moments=self.moments[gone:], dropped=self.dropped + gone, earlier=earlier
+            self,
+            transitions=self.transitions[gone:],
+            moments=self.moments[gone:],
+            dropped=self.dropped + gone,
+            earlier=earlier,
         )
 
-    # ------------------------------------------------------------ files, comparisons, pictures: thin delegates
+    # -------------------- files, comparisons, pictures: thin delegates
 
     @classmethod
-    def load(cls, path: str | Path, lifecycle: Lifecycle | None = None, registry: Mapping[str, Any] | None = None) -> Trace:
+    def load(
+        cls,
+        path: str | Path,
+        lifecycle: Lifecycle | None = None,
+        registry: Mapping[str, Any] | None = None,
+    ) -> Trace:
         """The trace in a file that `Tracing(file=...)`, `fit(trace=...)` or `save` wrote; see `statetrain.trace.reading.load`.
 
         Raises:
@@ -157,7 +170,10 @@ class Trace:
 
     def _drawable(self) -> Lifecycle:
         if self.lifecycle is None:
-            raise ConfigError("this trace does not know its lifecycle; draw that with it: life.draw(path, trace=trace)")
+            raise ConfigError(
+                "this trace does not know its lifecycle; draw that with it: life.draw(path,"
+                " trace=trace)"
+            )
         return self.lifecycle
 
     # ------------------------------------------------------------ a sequence that is read
@@ -184,14 +200,24 @@ class Trace:
         """A line for each transition: its number, the time, where the run stood, the arrow, values and answers."""
         width = len(str(self.dropped + len(self)))
         if not self.moments:
-            return [f"{number:{width}}  {taken}" for number, taken in enumerate(self.transitions, self.dropped + 1)]
-        times = [f"{moment.time:.3f} s" if moment.time is not None else "" for moment in self.moments]
+            return [
+                f"{number:{width}}  {taken}"
+                for number, taken in enumerate(self.transitions, self.dropped + 1)
+            ]
+        times = [
+            f"{moment.time:.3f} s" if moment.time is not None else "" for moment in self.moments
+        ]
         places = [moment.where for moment in self.moments]
         wide, far = max(map(len, times), default=0), max(map(len, places), default=0)
         return [
             "  ".join(
                 part
-                for part in (f"{number:{width}}", f"{time:>{wide}}", f"{place:<{far}}", " ".join([str(taken), *told(moment)]))
+                for part in (
+                    f"{number:{width}}",
+                    f"{time:>{wide}}",
+                    f"{place:<{far}}",
+                    " ".join([str(taken), *told(moment)]),
+                )
                 if part
             )
             for number, (taken, moment, time, place) in enumerate(

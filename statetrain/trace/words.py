@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import frozen
 
-from statetrain.guards import Guard
-from statetrain.lifecycle import Lifecycle, State, Transition
+from statetrain.errors import MachineError
+from statetrain.events import Event
+from statetrain.guards.base import Guard
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.text import reading_order
 from statetrain.naming import label_of
-from statetrain.outcome import Event, MachineError
-from statetrain.table.text import reading_order
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 Words = tuple[str, str, str | None, str | None, str | None]
 Number = TypeVar("Number", int, float)
@@ -47,7 +51,8 @@ def times_asked(life: Lifecycle, arrow: Transition, taken: Mapping[Words, int]) 
         taken: how often each was.
 
     Returns:
-        The number; None where there is no guard, or where it is asked when an event is raised, which says nothing of the others.
+        The number; None where there is no guard, or where it is asked when an event is raised,
+        which says nothing of the others.
     """
     if arrow.guard is None or arrow.event is not None:
         return None
@@ -61,7 +66,11 @@ def read_words(row: Any) -> Words:
     Raises:
         TypeError: it is none.
     """
-    if not isinstance(row, list) or len(row) != 5 or not all(isinstance(part, str) for part in row[:2]):
+    if (
+        not isinstance(row, list)
+        or len(row) != 5
+        or not all(isinstance(part, str) for part in row[:2])
+    ):
         raise TypeError(f"an arrow is [source, dest, guard, effect, event], got {row!r:.80}")
     if not all(part is None or isinstance(part, str) for part in row):
         raise TypeError(f"an arrow is made of words, got {row!r:.80}")
@@ -74,7 +83,7 @@ class _Spoken:
 
     label: str
 
-    def __call__(self, ctx: Any) -> None:
+    def __call__(self, ctx: Context) -> None:
         raise MachineError(f"{self.label!r} was read from a trace: it can be looked at, not run")
 
 
@@ -88,8 +97,10 @@ class _SpokenGuard(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: Any) -> bool:
-        raise MachineError(f"guard [{self.name}] was read from a trace: it can be looked at, not asked")
+    def test(self, ctx: Context) -> bool:
+        raise MachineError(
+            f"guard [{self.name}] was read from a trace: it can be looked at, not asked"
+        )
 
 
 @cache
@@ -109,13 +120,19 @@ def stand_in(words: Words) -> Transition:
     )
 
 
-def made_of(written: Any, words: list[Words], registry: Mapping[str, Any] | None) -> Lifecycle | None:
+def made_of(
+    written: Any, words: list[Words], registry: Mapping[str, Any] | None
+) -> Lifecycle | None:
     """The lifecycle of the file, if it can be made and is the one that the arrows are of."""
     if written is None:
         return None
     try:
         life = Lifecycle.from_dict(written, dict(registry or {}))
-        return life if [words_of(arrow) for arrow in (life.start, *life.transitions)] == words else None
+        return (
+            life
+            if [words_of(arrow) for arrow in (life.start, *life.transitions)] == words
+            else None
+        )
     except (ValueError, TypeError, RecursionError):  # made of parts that nobody here knows
         return None
 
@@ -124,7 +141,13 @@ def told_by(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycl
     """The lifecycle as far as words go; None if it is not sound, which no run's is."""
     try:
         states = [
-            State(str(name), _Spoken(str(action)) if action is not None else None, within, final=bool(final), anchor=bool(anchor))
+            State(
+                str(name),
+                _Spoken(str(action)) if action is not None else None,
+                within,
+                final=bool(final),
+                anchor=bool(anchor),
+            )
             for name, action, within, final, anchor in header["states"]
         ]
         life = Lifecycle(str(header["name"]), states, arrows[1:], arrows[0].dest)

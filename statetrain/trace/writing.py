@@ -1,23 +1,26 @@
 """Traces as files: JSON lines that grow while a run goes on, and can be read at any moment.
 
-The first line is the header. It says what the file is (`"statetrain": "trace"`, `"format": 1`), which run (`id`,
-`started`, `versions`), and lists what the other lines refer to by number, counted from 0: the `arrows` of the table as
-`[source, dest, guard, effect, event]` in words, the arrow into the initial state first, and the parts of `guards`. The
-lifecycle is there as `Lifecycle.to_dict` writes it, with its fingerprint, if it can be written; its `states` always are, as
-`[name, action, within, final, anchor]`, so that any trace can be drawn. Each other line is one of:
+The first line is the header. It says what the file is (`"statetrain": "trace"`, `"format": 1`),
+which run (`id`, `started`, `versions`), and lists what the other lines refer to by number, counted
+from 0: the `arrows` of the table as `[source, dest, guard, effect, event]` in words, the arrow into
+the initial state first, and the parts of `guards`. The lifecycle is there as `Lifecycle.to_dict`
+writes it, with its fingerprint, if it can be written; its `states` always are, as `[name, action,
+within, final, anchor]`, so that any trace can be drawn. Each other line is one of:
 
-- `{"taken": [...], "at": n, ...}`: transitions in a row, as numbers of arrows; an arrow that the table has not, as one to
-  `failed`, stands there itself. `at` is how many came before. Beside it, where they were recorded: `"time"`, microseconds, the
-  first since the run began, each other one since the one before it; `"counters"`, `[i, epoch, iter, ...]` for each place
-  i of the list from which on they are such; `"answers"`, `[i, arrow, guard, 0 or 1, reason]`; `"values"`, `[i, {...}]`; and
-  `"of"`, how many batches an epoch has.
+- `{"taken": [...], "at": n, ...}`: transitions in a row, as numbers of arrows; an arrow that the
+  table has not, as one to `failed`, stands there itself. `at` is how many came before. Beside it,
+  where they were recorded: `"time"`, microseconds, the first since the run began, each other one
+  since the one before it; `"counters"`, `[i, epoch, iter, ...]` for each place i of the list from
+  which on they are such; `"answers"`, `[i, arrow, guard, 0 or 1, reason]`; `"values"`, `[i,
+  {...}]`; and `"of"`, how many batches an epoch has.
 - `{"row": {...}, "n": k, "at": n}`: row k of the history; a later one replaces an earlier one.
 - `{"outcome": {...}, "at": n, "seconds": s}`: how the run ended.
-- another header, with `"resumed": n`: a run went on here after n transitions; what an earlier process did after those
-  was lost with it, and does not count.
+- another header, with `"resumed": n`: a run went on here after n transitions; what an earlier
+  process did after those was lost with it, and does not count.
 
-Numbers that JSON has not are written as texts: "nan", "inf", "-inf". A last line without its end is being written, or was
-when the process was killed: it does not count. Nothing in a file is ever run or imported.
+Numbers that JSON has not are written as texts: "nan", "inf", "-inf". A last line without its end is
+being written, or was when the process was killed: it does not count. Nothing in a file is ever run
+or imported.
 """
 
 from __future__ import annotations
@@ -31,19 +34,23 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import Factory, define
 
-from statetrain.engine.asking import Asked
-from statetrain.guards import leaves
-from statetrain.lifecycle import Lifecycle, Transition
+from statetrain.errors import ConfigError
+from statetrain.guards.base import leaves
+from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.machine.asking import Asked
 from statetrain.naming import label_of
-from statetrain.outcome import ConfigError, Outcome
+from statetrain.outcome import Outcome
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 FORMAT = 1
 _CHUNK = 4096  # transitions in a line
@@ -62,7 +69,8 @@ class Writing:
     _descriptor: int
     _arrows: list[Transition]
     _guards: dict[str, int]
-    _numbers: dict[int, tuple[Transition, int]] = Factory(dict)  # by identity; the arrow is kept, so that it stays its own
+    # By identity; the arrow is kept, so that it stays its own
+    _numbers: dict[int, tuple[Transition, int]] = Factory(dict)
     _counters: tuple[int | None, ...] = UNCOUNTED
     _rows: list[str] = Factory(list)  # as they are in the file
     _length: Any = None
@@ -77,14 +85,26 @@ class Writing:
             if not os.access(path if path.exists() else path.parent, os.W_OK):
                 raise PermissionError(f"{path} is not writable")
         except OSError as error:
-            raise ConfigError(f"a trace cannot be written to {str(path)!r}: {error}; give the path of a file that can") from error
+            raise ConfigError(
+                f"a trace cannot be written to {str(path)!r}: {error}; give the path of a file"
+                " that can"
+            ) from error
 
     @classmethod
-    def open(cls, path: Path, life: Lifecycle, ctx: Any, answers: bool, resumed: int | None = None, of: str = "") -> Writing:
+    def open(
+        cls,
+        path: Path,
+        life: Lifecycle,
+        ctx: Context,
+        answers: bool,
+        resumed: int | None = None,
+        of: str = "",
+    ) -> Writing:
         """Begins a file, or goes on with the one of a run that is continued, if it is there.
 
         Args:
-            path: the file. One that is there and is not gone on with is replaced by a new one, so that who reads it sees it.
+            path: the file. One that is there and is not gone on with is replaced by a new one, so
+                that who reads it sees it.
             life: the table.
             ctx: the context of the run.
             answers: whether answers of guards are recorded.
@@ -99,9 +119,22 @@ class Writing:
         else:
             if path.is_file():  # nobody's device
                 path.unlink()
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        guards = dict.fromkeys(leaf.label for arrow in life.transitions if arrow.guard is not None for leaf in leaves(arrow.guard))
-        writing = cls(path, identity, descriptor, [life.start, *life.transitions], {label: i for i, label in enumerate(guards)})
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
+        )
+        guards = dict.fromkeys(
+            leaf.label
+            for arrow in life.transitions
+            if arrow.guard is not None
+            for leaf in leaves(arrow.guard)
+        )
+        writing = cls(
+            path,
+            identity,
+            descriptor,
+            [life.start, *life.transitions],
+            {label: i for i, label in enumerate(guards)},
+        )
         header = header_of(life, identity) | {"answers": answers, "run": _about(ctx)}
         writing.line(header if resumed is None else header | {"resumed": resumed})
         return writing
@@ -111,11 +144,15 @@ class Writing:
         self._put([record])
 
     def _put(self, records: Sequence[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n" for record in records).encode()
+        text = "".join(
+            json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n" for record in records
+        ).encode()
         while text:  # a disk that is full takes a part
             text = text[os.write(self._descriptor, text) :]
 
-    def write(self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any = None) -> None:
+    def write(
+        self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any = None
+    ) -> None:
         """Writes transitions.
 
         Args:
@@ -128,9 +165,13 @@ class Writing:
             part = slice(begin, begin + _CHUNK)
             self._put([self._record(at + begin, taken[part], moments[part], length)])
 
-    def _record(self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any) -> dict[str, Any]:
+    def _record(
+        self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any
+    ) -> dict[str, Any]:
         known = self._numbers
-        numbers = [known[id(arrow)][1] if id(arrow) in known else self._number(arrow) for arrow in taken]
+        numbers = [
+            known[id(arrow)][1] if id(arrow) in known else self._number(arrow) for arrow in taken
+        ]
         record: dict[str, Any] = {"taken": numbers, "at": at}
         if isinstance(length, int) and length != self._length:
             record["of"] = self._length = length
@@ -138,16 +179,31 @@ class Writing:
             return record
         if moments[0][0] is not None:
             clock = [round(moment[0] * 1e6) for moment in moments]
-            record["time"] = [clock[0], *(after - before for before, after in itertools.pairwise(clock))]
+            record["time"] = [
+                clock[0],
+                *(after - before for before, after in itertools.pairwise(clock)),
+            ]
         counters = []
         for i, moment in enumerate(moments):
             now = moment[1:-2]
             if now != self._counters and now[0] is not None:
                 counters.append([i, *now])
                 self._counters = now
-        answers = [[i, *self._answer(asked)] for i, moment in enumerate(moments) for asked in moment[-2] or ()]
-        values = [[i, {name: _number(value) for name, value in moment[-1].items()}] for i, moment in enumerate(moments) if moment[-1]]
-        return record | {key: part for key, part in (("counters", counters), ("answers", answers), ("values", values)) if part}
+        answers = [
+            [i, *self._answer(asked)]
+            for i, moment in enumerate(moments)
+            for asked in moment[-2] or ()
+        ]
+        values = [
+            [i, {name: _number(value) for name, value in moment[-1].items()}]
+            for i, moment in enumerate(moments)
+            if moment[-1]
+        ]
+        return record | {
+            key: part
+            for key, part in (("counters", counters), ("answers", answers), ("values", values))
+            if part
+        }
 
     def _number(self, arrow: Transition) -> int | Words:
         known = self._numbers.get(id(arrow))
@@ -167,7 +223,9 @@ class Writing:
     def write_rows(self, rows: Sequence[Row], at: int) -> None:
         """Writes the rows that are not in the file, or not as they are now."""
         records = []
-        for n in range(max(0, len(self._rows) - 1), len(rows)):  # of those that are there, only the last may have changed
+        for n in range(
+            max(0, len(self._rows) - 1), len(rows)
+        ):  # of those that are there, only the last may have changed
             row = {str(name): _number(value) for name, value in rows[n].items()}
             text = json.dumps(row)
             if n < len(self._rows) and text == self._rows[n]:
@@ -178,7 +236,11 @@ class Writing:
 
     def end(self, outcome: Outcome | None, error: str, at: int, seconds: float) -> None:
         """Writes how the run ended, and closes the file."""
-        about = {"kind": type(outcome).__name__, **attrs.asdict(outcome)} if outcome is not None else None
+        about = (
+            {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
+            if outcome is not None
+            else None
+        )
         if about is not None and "error" in about:
             about["error"] = error
         self.line({"outcome": about, "at": at, "seconds": round(seconds, 6)})
@@ -207,8 +269,24 @@ def header_of(life: Lifecycle, identity: str) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "counters": COUNTERS,
         "arrows": [words_of(arrow) for arrow in (life.start, *life.transitions)],
-        "guards": list(dict.fromkeys(leaf.label for arrow in life.transitions if arrow.guard is not None for leaf in leaves(arrow.guard))),
-        "states": [[s.name, label_of(s.action) if s.action is not None else None, s.within, s.final, s.anchor] for s in life.states],
+        "guards": list(
+            dict.fromkeys(
+                leaf.label
+                for arrow in life.transitions
+                if arrow.guard is not None
+                for leaf in leaves(arrow.guard)
+            )
+        ),
+        "states": [
+            [
+                s.name,
+                label_of(s.action) if s.action is not None else None,
+                s.within,
+                s.final,
+                s.anchor,
+            ]
+            for s in life.states
+        ],
         "lifecycle": written,
     }
 
@@ -225,9 +303,18 @@ def save(trace: Trace, path: str | Path) -> None:
     """
     path = Path(path)
     if trace.lifecycle is None:
-        raise ConfigError("this trace does not know its lifecycle, which a file begins with; make it with Trace(transitions, lifecycle=life)")
+        raise ConfigError(
+            "this trace does not know its lifecycle, which a file begins with; make it with"
+            " Trace(transitions, lifecycle=life)"
+        )
     Writing.check(path)
-    writing = Writing.open(path, trace.lifecycle, None, any(moment.answers for moment in trace.moments), trace.dropped or None)
+    writing = Writing.open(
+        path,
+        trace.lifecycle,
+        None,  # type: ignore[arg-type]  # there is no run any more
+        any(moment.answers for moment in trace.moments),
+        trace.dropped or None,
+    )
     writing.write(trace.dropped, trace.transitions, trace.moments)
     writing.write_rows(trace.rows, trace.dropped + len(trace))
     if trace.outcome is not None:
@@ -247,11 +334,13 @@ def versions() -> dict[str, str]:
     return versions
 
 
-def _about(ctx: Any) -> dict[str, Any]:
+def _about(ctx: Context) -> dict[str, Any]:
     """What is known of a run when it begins."""
     epochs = getattr(ctx, "max_epochs", None)
     about = {
-        "epochs": int(epochs) if isinstance(epochs, int | float) and epochs != float("inf") else None,
+        "epochs": (
+            int(epochs) if isinstance(epochs, int | float) and epochs != float("inf") else None
+        ),
         "seed": getattr(ctx, "seed", None),
         "device": str(ctx.device) if getattr(ctx, "accelerator", None) is not None else None,
         "process": os.getpid() if ctx is not None else None,
@@ -264,7 +353,15 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):
-        return value if value - value == 0.0 else "nan" if value != value else "inf" if value > 0 else "-inf"
+        return (
+            value
+            if value - value == 0.0
+            else "nan"
+            if value != value
+            else "inf"
+            if value > 0
+            else "-inf"
+        )
     return f"{value!r:.200}"
 
 

@@ -14,16 +14,16 @@ from statetrain.compute.capture import capturing
 from statetrain.compute.gathering import Gathering, samples_of
 from statetrain.compute.inferring import inferring
 from statetrain.compute.keeping import modules_of as modules_in
-from statetrain.context import Context
+from statetrain.context.context import Context
+from statetrain.context.keys import getter
 from statetrain.data import loading
-from statetrain.keys import getter
-from statetrain.lifecycles import Compute, Predicting, evaluation, prediction
-from statetrain.losses import Losses, unbound
-from statetrain.machine import Machine
-from statetrain.metrics import Metrics, Tally, tally
-from statetrain.outcome import ConfigError, Interrupted, MachineError, Stopped
-from statetrain.precision import plain
-from statetrain.run import Run
+from statetrain.errors import ConfigError, MachineError
+from statetrain.losses.losses import Losses, unbound
+from statetrain.losses.metrics import Metrics, Tally, tally
+from statetrain.machine.machine import Machine
+from statetrain.outcome import Interrupted, Stopped
+from statetrain.standard.lifecycles import Compute, Predicting, evaluation, prediction
+from statetrain.standard.precision import plain
 from statetrain.training.preparing import (
     Loss,
     interms_read,
@@ -36,6 +36,7 @@ from statetrain.training.preparing import (
     refuse_several_processes,
     set_losses,
 )
+from statetrain.training.run import Run
 
 
 def evaluate(
@@ -55,15 +56,17 @@ def evaluate(
     """Losses and metrics of a model on data, as means over samples.
 
     Args:
-        model: a run, whose loss, metrics and keys are used unless others are given here; or a module, with a `loss`.
+        model: a run, whose loss, metrics and keys are used unless others are given here; or a
+            module, with a `loss`.
         data: as in `fit`.
         loss: a function of prediction and target; None is the run's.
         metrics: as in `fit`, in place of the run's.
         callbacks: who watches; the lifecycle is `evaluation()`.
         input, target, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
-    It is computed in torch's inference mode, a little faster than without gradients alone, where that is safe: with callbacks, a
-    `valid_compute` or a compiled model it is not used. See `statetrain.compute.inferring`.
+    It is computed in torch's inference mode, a little faster than without gradients alone, where
+    that is safe: with callbacks, a `valid_compute` or a compiled model it is not used. See
+    `statetrain.compute.inferring`.
 
     Returns:
         The values by name: `loss`, and the metrics.
@@ -74,11 +77,27 @@ def evaluate(
         MachineError: a callback stopped it, likewise.
     """
     refuse_several_processes()
-    ctx, machine = _evaluating(model, data, loss, metrics, callbacks, input, target, pred, dataloader_options, device, debug)
+    ctx, machine = _evaluating(
+        model,
+        data,
+        loss,
+        metrics,
+        callbacks,
+        input,
+        target,
+        pred,
+        dataloader_options,
+        device,
+        debug,
+    )
     with inferring(ctx, modules_in(ctx)) if _alone(ctx, machine) else nullcontext():
         _walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
-    return {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+    return {
+        name.removeprefix("valid_"): value
+        for name, value in row.items()
+        if name.startswith("valid_")
+    }
 
 
 def context_for(
@@ -99,12 +118,15 @@ def context_for(
         ctx["pred.logits"], ctx["interms.encoder"], ctx.flatten()
         st.Loss(F.cross_entropy, pred="pred.logits", target="batch.label")(ctx)
 
-    The model is called as in an evaluation: in eval mode, without gradients. Model and run stay as they are.
+    The model is called as in an evaluation: in eval mode, without gradients. Model and run stay as
+    they are.
 
     Args:
-        model: a run, whose loss, metrics and keys are used unless others are given here; or a module.
+        model: a run, whose loss, metrics and keys are used unless others are given here; or a
+            module.
         batch: one batch, as the data yields them.
-        loss, metrics, input, target, pred, device: as in `evaluate`. A module without a loss gives a prediction alone.
+        loss, metrics, input, target, pred, device: as in `evaluate`. A module without a loss gives
+            a prediction alone.
         reads: what is to be captured, such as `"interms.encoder"`.
 
     Raises:
@@ -115,13 +137,19 @@ def context_for(
     reader = Callback()
     reader.reads = tuple(reads)
     if isinstance(model, Run) or loss is not None or hasattr(model, "loss"):
-        ctx, machine = _evaluating(model, [batch], loss, metrics, (reader,), input, target, pred, None, device)
+        ctx, machine = _evaluating(
+            model, [batch], loss, metrics, (reader,), input, target, pred, None, device
+        )
     else:
         module, counted = module_of(model), tally("valid", (), None, torch.device("cpu"))
         accelerator = _accelerator_of(None, module, device)
         ctx = _context_for(None, module, accelerator, [batch], input, target, pred, None, counted)
         machine = capturing(Machine(prediction(), (reader,)), accelerator.unwrap(module))
-    last = next(name for name in ("valid_compute", "valid_loss", "predict_pred") if name in machine.lifecycle.names)
+    last = next(
+        name
+        for name in ("valid_compute", "valid_loss", "predict_pred")
+        if name in machine.lifecycle.names
+    )
     ctx.started = ctx.clock()
     with machine.steps(ctx) as steps:
         steps.until(last)
@@ -147,17 +175,38 @@ def _evaluating(
     accelerator = _accelerator_of(run, module, device)
     compute = None
     if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
-        compute = plain(run.lifecycle.state("valid_compute").action.function)  # type: ignore[union-attr]  # it is a Compute
+        # It is a Compute
+        compute = plain(run.lifecycle.state("valid_compute").action.function)  # type: ignore[union-attr]
     known = unbound(run.ctx.loss_fns) if run is not None and loss is None else {}
-    losses: dict[str, Loss] = known if compute is not None or any(known.values()) else losses_of(loss, module, {}, None, None, accelerator)
+    losses: dict[str, Loss] = (
+        known
+        if compute is not None or any(known.values())
+        else losses_of(loss, module, {}, None, None, accelerator)
+    )
     if metrics is None and run is not None:
         metrics = run.ctx.tallies.get("valid", run.ctx.tallies["train"]).own
     counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
     needed = compute is None and reads_target(losses, {"valid": counted})
-    ctx = _context_for(run, module, accelerator, data, input, target, pred, dataloader_options, counted, target_needed=needed)
+    ctx = _context_for(
+        run,
+        module,
+        accelerator,
+        data,
+        input,
+        target,
+        pred,
+        dataloader_options,
+        counted,
+        target_needed=needed,
+    )
     set_losses(ctx, losses)
-    ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]  # only their names count, one loss for each
-    machine = Machine(evaluation(optimizers=max(len(losses), 1), compute=compute), listeners(callbacks), debug=debug)
+    # Only their names count, one loss for each
+    ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]
+    machine = Machine(
+        evaluation(optimizers=max(len(losses), 1), compute=compute),
+        listeners(callbacks),
+        debug=debug,
+    )
     if interms_read(machine, *losses.values(), counted):
         ctx.model = accelerator.unwrap(module)  # they cannot be captured of one that is compiled
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
@@ -182,15 +231,19 @@ def predict(
 
     Args:
         model: a run, or a module.
-        data: as in `fit`; a lone tensor is all inputs. What stands beside the inputs is not looked at.
-        stack: whether the batches' predictions are joined along the first dimension; False gives a list of them.
-        compute: a function of the context that returns the prediction for `ctx.input`, in place of calling the model.
+        data: as in `fit`; a lone tensor is all inputs. What stands beside the inputs is not looked
+            at.
+        stack: whether the batches' predictions are joined along the first dimension; False gives a
+            list of them.
+        compute: a function of the context that returns the prediction for `ctx.input`, in place of
+            calling the model.
         callbacks: who watches; the lifecycle is `prediction()`.
         input, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
 
     Returns:
-        The predictions, on the device where they were made, or the list of them. They are plain tensors, though they are
-        computed in torch's inference mode, as `evaluate` does; with `stack=False`, it is not used.
+        The predictions, on the device where they were made, or the list of them. They are plain
+        tensors, though they are computed in torch's inference mode, as `evaluate` does; with
+        `stack=False`, it is not used.
 
     Raises:
         KeyboardInterrupt: it was interrupted.
@@ -201,15 +254,29 @@ def predict(
     module = _looking(run, model)
     accelerator = _accelerator_of(run, module, device)
     if dataloader_options and dataloader_options.get("shuffle"):
-        raise ConfigError("predictions come in the data's order; leave shuffle out of dataloader_options")
-    ctx = _context_for(run, module, accelerator, data, input, None, pred, dataloader_options, tally("valid", (), None, accelerator.device))
+        raise ConfigError(
+            "predictions come in the data's order; leave shuffle out of dataloader_options"
+        )
+    ctx = _context_for(
+        run,
+        module,
+        accelerator,
+        data,
+        input,
+        None,
+        pred,
+        dataloader_options,
+        tally("valid", (), None, accelerator.device),
+    )
     preds: Any = Gathering(samples_of(ctx.valid_data)) if stack else []
     ctx.buffers["preds"] = preds
     machine = Machine(prediction(compute=compute), listeners(callbacks), debug=debug)
     if interms_read(machine):
         ctx.model = accelerator.unwrap(module)  # as in an evaluation
     machine = capturing(machine, accelerator.unwrap(module))
-    with inferring(ctx, modules_in(ctx)) if stack and _alone(ctx, machine) else nullcontext():  # what is joined outside is plain again
+    with (
+        inferring(ctx, modules_in(ctx)) if stack and _alone(ctx, machine) else nullcontext()
+    ):  # what is joined outside is plain again
         _walk_aside(ctx, machine)
     return preds.joined() if stack else preds
 
@@ -221,7 +288,9 @@ def _looking(run: Run | None, model: Any) -> torch.nn.Module:
     return run.ctx.model if is_compiled(run.ctx.model) else run.model
 
 
-def _accelerator_of(run: Run | None, module: torch.nn.Module, device: str | torch.device) -> Accelerator:
+def _accelerator_of(
+    run: Run | None, module: torch.nn.Module, device: str | torch.device
+) -> Accelerator:
     if run is not None and device == "auto":
         assert run.ctx.accelerator is not None
         return run.ctx.accelerator
@@ -274,6 +343,7 @@ def _walk_aside(ctx: Context, machine: Machine) -> None:
         raise KeyboardInterrupt(run.outcome.reason)
     if isinstance(run.outcome, Stopped):
         raise MachineError(
-            f"the {machine.lifecycle.name} was stopped after {ctx.valid_iter} batches ({run.outcome.reason}), so it has no result; "
-            f"to look at a part of the data, give that part"
+            f"the {machine.lifecycle.name} was stopped after {ctx.valid_iter} batches"
+            f" ({run.outcome.reason}), so it has no result; to look at a part of the data, give"
+            " that part"
         )

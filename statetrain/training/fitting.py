@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import attrs
 import torch
 
-from statetrain import actions
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
 from statetrain.checkpoints.snapshot import restore, settings_of
@@ -22,25 +21,25 @@ from statetrain.compute.compiling import in_the_way as keeps_from_compiling
 from statetrain.compute.cuda_graph import graph_for
 from statetrain.compute.keeping import has_buffers
 from statetrain.compute.masking import Mask
-from statetrain.context import Context
+from statetrain.context.context import Context
+from statetrain.context.history import History
+from statetrain.context.keys import getter, root_of
 from statetrain.contracts.declaring import check_fields, check_monitors, paths_in
-from statetrain.criteria import Every, Spike
 from statetrain.data import loading
-from statetrain.evaluations import Evaluation
-from statetrain.fusing import Fused, check_word, fuse, in_the_way, listens_between
-from statetrain.guards import Guard
-from statetrain.history import History
-from statetrain.keys import getter, root_of
-from statetrain.lifecycle import Lifecycle
-from statetrain.lifecycles import Compute, Policy, supervised
-from statetrain.losses import Losses, modules_of
-from statetrain.machine import Machine
-from statetrain.metrics import Metrics, Tally, tally
-from statetrain.modes import Evaluating
+from statetrain.errors import ConfigError
+from statetrain.guards.base import Guard
+from statetrain.guards.criteria import Every, Spike
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.losses.losses import Losses, modules_of
+from statetrain.losses.metrics import Metrics, Tally, tally
+from statetrain.machine.machine import Machine
 from statetrain.naming import Named, did_you_mean
-from statetrain.outcome import ConfigError
-from statetrain.precision import MixedPrecision, Precision, mixed_precision, plain
-from statetrain.run import OnInterrupt, Run
+from statetrain.standard import actions
+from statetrain.standard.evaluations import Evaluation
+from statetrain.standard.fusing import Fused, check_word, fuse, in_the_way, listens_between
+from statetrain.standard.lifecycles import Compute, Policy, supervised
+from statetrain.standard.modes import Evaluating
+from statetrain.standard.precision import MixedPrecision, Precision, mixed_precision, plain
 from statetrain.trace import Tracing
 from statetrain.training.preparing import (
     Loss,
@@ -62,6 +61,7 @@ from statetrain.training.preparing import (
     set_losses,
     update_of,
 )
+from statetrain.training.run import OnInterrupt, Run
 
 
 def fit(
@@ -114,74 +114,99 @@ def fit(
 
     Args:
         model: a module, trained in place; or a class, made with `hparams`.
-        train: a DataLoader, a Dataset, tensors or arrays with one row a sample (`(inputs, targets)` or a dict), an
-            iterable of batches with or without a length, or a function that makes one.
-        valid: validation data, likewise; or a share of the training data between 0 and 1. None: no validation.
-        loss: a function of prediction and target that returns a scalar tensor; a `Loss`, whose arguments are named by keys,
-            or several weighted ones in `Losses`. With several optimizers, one for all or one for each by name. None takes
-            the model's own `loss` method.
-        optimizer: an instance, or a class or function that is called with the model's parameters and `opt_hparams`; a
-            mapping of names to these for several. With several, classes get `model.<name>`'s parameters.
-        epochs: how many, at least 0; `(least, most)` to keep `stop` from ending the run before `least`; None: no limit.
+        train: a DataLoader, a Dataset, tensors or arrays with one row a sample (`(inputs, targets)`
+            or a dict), an iterable of batches with or without a length, or a function that makes
+            one.
+        valid: validation data, likewise; or a share of the training data between 0 and 1. None: no
+            validation.
+        loss: a function of prediction and target that returns a scalar tensor; a `Loss`, whose
+            arguments are named by keys, or several weighted ones in `Losses`. With several
+            optimizers, one for all or one for each by name. None takes the model's own `loss`
+            method.
+        optimizer: an instance, or a class or function that is called with the model's parameters
+            and `opt_hparams`; a mapping of names to these for several. With several, classes get
+            `model.<name>`'s parameters.
+        epochs: how many, at least 0; `(least, most)` to keep `stop` from ending the run before
+            `least`; None: no limit.
         hparams: arguments for a model class.
         opt_hparams: arguments for an optimizer class; for several, by name, or the same for all.
-        metrics: functions of prediction and target (averaged over samples) or objects with `update`, `compute` and
-            `reset`; one, several, or by name; by keys with `Metric`. They become columns `train_<name>` and `valid_<name>`.
+        metrics: functions of prediction and target (averaged over samples) or objects with
+            `update`, `compute` and `reset`; one, several, or by name; by keys with `Metric`. They
+            become columns `train_<name>` and `valid_<name>`.
         train_metrics, valid_metrics: the same, for one of the sets alone.
-        stop, non_finite, check_gradients, spike, check, accumulate, max_steps, compute, valid_compute: see `supervised`.
+        stop, non_finite, check_gradients, spike, check, accumulate, max_steps, compute,
+            valid_compute: see `supervised`.
         validate: when to validate; None is at the end of every epoch.
         evaluations: other data to look at, each with a name, metrics and times of its own.
-        precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the model has. `evaluate` and
-            `predict` do so always.
-        fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`, which CUDA replays as a graph; it takes
-            `check="late"` or `non_finite="ignore"`, and callbacks that do not listen in between. "auto": where that is so. See
-            `fuse` and `statetrain.compute.cuda_graph`.
-        prefetch: whether each batch is placed on the device while the one before is trained on: it is drawn one batch ahead, which a
-            checkpoint knows. On CUDA alone; elsewhere nothing could overlap.
+        precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the
+            model has. `evaluate` and `predict` do so always.
+        fused: whether `pred`, `loss`, `backward` and `step` are one state, `update`, which CUDA
+            replays as a graph; it takes `check="late"` or `non_finite="ignore"`, and callbacks that
+            do not listen in between. "auto": where that is so. See `fuse` and
+            `statetrain.compute.cuda_graph`.
+        prefetch: whether each batch is placed on the device while the one before is trained on: it
+            is drawn one batch ahead, which a checkpoint knows. On CUDA alone; elsewhere nothing
+            could overlap.
         callbacks: who watches, in order.
         lifecycle: one of your own, in place of `supervised(...)` with the options above.
         input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
-        pred: the key of the part of the model's output that the loss and the metrics take; None is all of it.
-        dataloader_options: arguments for the DataLoaders made here, such as `batch_size` (32 unless said).
+        pred: the key of the part of the model's output that the loss and the metrics take; None is
+            all of it.
+        dataloader_options: arguments for the DataLoaders made here, such as `batch_size` (32 unless
+            said).
         device: "auto" (CUDA, else MPS, else CPU), or a device.
-        accelerator: what places and prepares model and optimizers, in place of `device`: an `Accelerator`, or Hugging
-            Face's `accelerate.Accelerator`.
-        compile: whether `torch.compile` compiles the model; or its options, as `{"mode": "max-autotune"}`. Weights keep their
-            names, so a run may be continued with or without it. What modules return within a compiled model cannot be
-            captured: who reads `interms.*` is refused. With `fused`, the loss, the gradients and the step are compiled with it, as
-            one function; see `statetrain.compute.compiling`.
-        seed: makes every random number a function of what it is for: the validation share, a model made from a class,
-            the order of each epoch, each sample's augmentation (of DataLoaders over map-style datasets, whatever their
-            number of workers), each batch's dropout. None: torch's global generators, as they are.
-        resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which starts anew if there is
-            none yet; or the path of a checkpoint, or of a directory of them. The other arguments are those of the run that
-            was saved; workers, callbacks, `epochs` and what is printed may differ.
-        allow_changes: what else may differ: "lifecycle", "model", "optimizer", "data", "seed", or True for all. What
-            fits is loaded; settings of optimizers that are given differently now hold.
-        trace: whether to record the transitions, for `run.trace`; or the path of a file to write them to as well, with times,
-            counters and the loss, for `statetrain watch` and `statetrain trace`. `Tracing` among the callbacks has more.
-        debug: whether actions, guards and callbacks are held to what they declare that they read and write; slower.
+        accelerator: what places and prepares model and optimizers, in place of `device`: an
+            `Accelerator`, or Hugging Face's `accelerate.Accelerator`.
+        compile: whether `torch.compile` compiles the model; or its options, as `{"mode":
+            "max-autotune"}`. Weights keep their names, so a run may be continued with or without
+            it. What modules return within a compiled model cannot be captured: who reads
+            `interms.*` is refused. With `fused`, the loss, the gradients and the step are compiled
+            with it, as one function; see `statetrain.compute.compiling`.
+        seed: makes every random number a function of what it is for: the validation share, a model
+            made from a class, the order of each epoch, each sample's augmentation (of DataLoaders
+            over map-style datasets, whatever their number of workers), each batch's dropout. None:
+            torch's global generators, as they are.
+        resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which
+            starts anew if there is none yet; or the path of a checkpoint, or of a directory of
+            them. The other arguments are those of the run that was saved; workers, callbacks,
+            `epochs` and what is printed may differ.
+        allow_changes: what else may differ: "lifecycle", "model", "optimizer", "data", "seed", or
+            True for all. What fits is loaded; settings of optimizers that are given differently now
+            hold.
+        trace: whether to record the transitions, for `run.trace`; or the path of a file to write
+            them to as well, with times, counters and the loss, for `statetrain watch` and
+            `statetrain trace`. `Tracing` among the callbacks has more.
+        debug: whether actions, guards and callbacks are held to what they declare that they read
+            and write; slower.
         verbose: whether callbacks that print may do so.
-        on_interrupt: what a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1) leads to once the run has ended in order: "return" it,
-            "raise" KeyboardInterrupt, or "exit" with 128 and the signal's number, as a scheduler expects.
+        on_interrupt: what a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1) leads to once the run has
+            ended in order: "return" it, "raise" KeyboardInterrupt, or "exit" with 128 and the
+            signal's number, as a scheduler expects.
         clock: seconds from any moment on.
-        start: whether to train; else the run is returned as it stands before the first transition, for `run.walk()` or
-            `run.steps()`.
+        start: whether to train; else the run is returned as it stands before the first transition,
+            for `run.walk()` or `run.steps()`.
 
     Returns:
         The run: outcome, history, model.
 
     Raises:
         ConfigError: the arguments cannot make a run; nothing has been trained.
-        CheckpointError: there is something to resume from, but it is not whole, or it is of another run.
-        BaseException: what the model, the loss, the data or a callback raised, as it was; its attribute `run` is the run.
+        CheckpointError: there is something to resume from, but it is not whole, or it is of another
+            run.
+        BaseException: what the model, the loss, the data or a callback raised, as it was; its
+            attribute `run` is the run.
     """
     refuse_several_processes()
     ways = ("return", "raise", "exit")
     if on_interrupt not in ways:
-        raise ConfigError(f"on_interrupt must be one of {', '.join(map(repr, ways))}, got {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}")
+        raise ConfigError(
+            f"on_interrupt must be one of {', '.join(map(repr, ways))}, got"
+            f" {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}"
+        )
     if not isinstance(prefetch, bool):
-        raise ConfigError(f"prefetch must be True or False, got {prefetch!r:.80}; it is one batch ahead")
+        raise ConfigError(
+            f"prefetch must be True or False, got {prefetch!r:.80}; it is one batch ahead"
+        )
     least, most = _epochs(epochs, max_steps, stop)
     callbacks = listeners(callbacks)
     found = None if resume is None else find(resume, callbacks)
@@ -211,47 +236,80 @@ def fit(
     }
     if lifecycle is None:
         if loaders.valid is None:
-            _refuse_unused(validate=validate, valid_metrics=valid_metrics, valid_compute=None if loaders.evaluated else valid_compute)
-        due = None if loaders.valid is None else Every(1, "epochs") if validate is None else validate
+            _refuse_unused(
+                validate=validate,
+                valid_metrics=valid_metrics,
+                valid_compute=None if loaders.evaluated else valid_compute,
+            )
+        due = (
+            None if loaders.valid is None else Every(1, "epochs") if validate is None else validate
+        )
         lifecycle = supervised(
             validate=due,
             optimizers=max(len(optimizers), 1),
             closure=any(map(needs_closure, optimizers.values())),
             min_epochs=least,
             seeded=seed is not None,
-            buffers=has_buffers([module, *(part for loss in losses.values() for part in modules_of(loss).values())]),
-            evaluations={one.name: one.when for one in loaders.evaluated},  # type: ignore[misc]  # its converter has seen to it
+            buffers=has_buffers(
+                [module, *(part for loss in losses.values() for part in modules_of(loss).values())]
+            ),
+            # Its converter has seen to it
+            evaluations={one.name: one.when for one in loaders.evaluated},  # type: ignore[misc]
             **options,  # type: ignore[arg-type]  # a dict of options has no type for each
         )
     else:
         _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
         if loaders.valid is None and "valid" in lifecycle.names:
-            raise ConfigError(f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation data; give valid=, or use life.without('valid')")
+            raise ConfigError(
+                f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation"
+                " data; give valid=, or use life.without('valid')"
+            )
     _check_evaluations(lifecycle, list(loaders.others))
     if precision is not None:
         lifecycle = mixed_precision(lifecycle, precision)
     _check_losses(losses, lifecycle)
     _check_turns(optimizers, lifecycle)
-    if seed is None and any(arrow.effect in (actions.count_and_seed_batch, actions.count_and_seed_valid_batch) for arrow in lifecycle.transitions):
-        raise ConfigError(f"lifecycle {lifecycle.name!r} seeds each batch by the run's seed; give seed=, or make it without seeded=True")
+    if seed is None and any(
+        arrow.effect in (actions.count_and_seed_batch, actions.count_and_seed_valid_batch)
+        for arrow in lifecycle.transitions
+    ):
+        raise ConfigError(
+            f"lifecycle {lifecycle.name!r} seeds each batch by the run's seed; give seed=, or make"
+            " it without seeded=True"
+        )
     tallies = _tallies(loaders, losses, metrics, train_metrics, valid_metrics, accelerator.device)
     everyone = (*callbacks, *_tracing(trace))
     # None stands for what ours does, without the call.
-    own_backward = None if type(accelerator).backward is Accelerator.backward else accelerator.backward
+    own_backward = (
+        None if type(accelerator).backward is Accelerator.backward else accelerator.backward
+    )
     apart, lifecycle = lifecycle, _fused(lifecycle, fused, everyone, losses, tallies)
     if compiling is not None:
-        lifecycle = _compiled(lifecycle, apart if fused == "auto" else None, optimizers, losses, own_backward)
+        lifecycle = _compiled(
+            lifecycle, apart if fused == "auto" else None, optimizers, losses, own_backward
+        )
     machine = Machine(lifecycle, everyone, debug=debug)
     _refuse_interms(module, machine, losses, tallies)
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), *tallies.values())
     check_fields(machine, Context)
     columns = [column for counted in tallies.values() for column in counted.columns]
-    check_monitors(machine, columns, "" if "valid" in tallies else "; this run has no validation data, give valid=")
+    check_monitors(
+        machine,
+        columns,
+        "" if "valid" in tallies else "; this run has no validation data, give valid=",
+    )
     names = list(optimizers)
     update = update_of(lifecycle)
     whole = None
     if update is not None and update.compiled and compiling is not None:
-        whole = CompiledUpdate(accelerator.compile, accelerator.unwrap(module), compiling, precision_of(update), lenient=fused == "auto")
+        whole = CompiledUpdate(
+            accelerator.compile,
+            accelerator.unwrap(module),
+            compiling,
+            precision_of(update),
+            lenient=fused == "auto",
+        )
+    # A lifecycle without `step` may have none
     ctx = Context(
         model=module,
         loss_fns=Named("loss for the optimizer", losses),
@@ -265,7 +323,9 @@ def fit(
         max_epochs=most,
         hparams=dict(hparams or {}),
         opt_hparams=dict(opt_hparams or {}),
-        read_batch=loading.BatchReader(accelerator.device, input, target, compute is None and reads_target(losses, tallies)),
+        read_batch=loading.BatchReader(
+            accelerator.device, input, target, compute is None and reads_target(losses, tallies)
+        ),
         pick=None if pred is None else getter(pred),
         on_host=reads_loss(machine, accelerator),
         backward=own_backward,
@@ -278,9 +338,12 @@ def fit(
         split_state=loaders.split_state,
         opt_given=settings_of(optimizers),
         tallies=tallies,
-        history=History(optimizers=tuple(names) if len(names) > 1 else (), sets=("train", "valid", *loaders.others)),
+        history=History(
+            optimizers=tuple(names) if len(names) > 1 else (),
+            sets=("train", "valid", *loaders.others),
+        ),
         opt_name=names[0] if names else "",
-        opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
+        opt=optimizers[names[0]] if names else None,  # type: ignore[arg-type]
     )
     set_losses(ctx, losses)
     for callback in machine.callbacks:
@@ -299,7 +362,8 @@ class _Loaders(NamedTuple):
         train, valid: what to iterate over; `valid` is None if there is none.
         evaluated: the evaluations.
         others: their data, by name.
-        split_state: the generator's state with which the validation share was drawn; None if there is none.
+        split_state: the generator's state with which the validation share was drawn; None if there
+            is none.
     """
 
     train: Any
@@ -309,7 +373,14 @@ class _Loaders(NamedTuple):
     split_state: torch.Tensor | None
 
 
-def _loaders(train: Any, valid: Any, evaluated: list[Evaluation], most: float, seed: int | None, options: Mapping[str, Any] | None) -> _Loaders:
+def _loaders(
+    train: Any,
+    valid: Any,
+    evaluated: list[Evaluation],
+    most: float,
+    seed: int | None,
+    options: Mapping[str, Any] | None,
+) -> _Loaders:
     """The data as it is iterated over. One-shot iterators are refused, before a model is moved or an optimizer made."""
     split_state = None
     if isinstance(valid, float | int) and not isinstance(valid, bool):
@@ -318,17 +389,31 @@ def _loaders(train: Any, valid: Any, evaluated: list[Evaluation], most: float, s
         train, valid = loading.split(train, valid, generator)
 
     def looked_at(data: Any, epochs: float, name: str) -> Any:
-        return loading.as_loader(_again(data, epochs), name=name, options=_for_validation(options, data))
+        return loading.as_loader(
+            _again(data, epochs), name=name, options=_for_validation(options, data)
+        )
 
-    train_loader = loading.as_loader(_again(train, most), name="train", shuffle=True, options=options)
+    train_loader = loading.as_loader(
+        _again(train, most), name="train", shuffle=True, options=options
+    )
     valid_loader = None if valid is None else looked_at(valid, most, "valid")
-    train_loader, valid_loader = by_key(train_loader, seed, "train"), by_key(valid_loader, seed, "valid")
-    others = {one.name: by_key(looked_at(one.data, 2, one.name), seed, one.name) for one in evaluated}
+    train_loader, valid_loader = (
+        by_key(train_loader, seed, "train"),
+        by_key(valid_loader, seed, "valid"),
+    )
+    others = {
+        one.name: by_key(looked_at(one.data, 2, one.name), seed, one.name) for one in evaluated
+    }
     return _Loaders(train_loader, valid_loader, evaluated, others, split_state)
 
 
 def _tallies(
-    loaders: _Loaders, losses: Mapping[str, Any], metrics: Metrics, train_metrics: Metrics, valid_metrics: Metrics, device: torch.device
+    loaders: _Loaders,
+    losses: Mapping[str, Any],
+    metrics: Metrics,
+    train_metrics: Metrics,
+    valid_metrics: Metrics,
+    device: torch.device,
 ) -> dict[str, Tally]:
     """What sums up the losses and metrics of each set."""
     if isinstance(metrics, Iterator):
@@ -337,7 +422,9 @@ def _tallies(
     if loaders.valid is not None:
         tallies["valid"] = tally("valid", losses, metrics, device, valid_metrics)
     for one in loaders.evaluated:
-        tallies[one.name] = tally(one.name, losses, metrics if one.metrics is None else None, device, one.metrics)
+        tallies[one.name] = tally(
+            one.name, losses, metrics if one.metrics is None else None, device, one.metrics
+        )
     return tallies
 
 
@@ -345,19 +432,34 @@ def _compile_options(given: Any) -> dict[str, Any]:
     if given is True:
         return {}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"compile must be True, False, or the options of torch.compile by name, got {given!r:.80}")
+        raise ConfigError(
+            "compile must be True, False, or the options of torch.compile by name, got"
+            f" {given!r:.80}"
+        )
     return dict(given)
 
 
-def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> Lifecycle:
+def _fused(
+    lifecycle: Lifecycle,
+    given: Any,
+    callbacks: Sequence[Callback],
+    losses: Mapping[str, Any],
+    tallies: Mapping[str, Tally],
+) -> Lifecycle:
     """The lifecycle as it is to be walked: fused where that was asked for, and nobody reads what is within."""
     check_word(given)
     readers = {
-        **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in callbacks if isinstance(callback, Callback)},  # the machine refuses others
+        **{
+            f"callback {name_of(callback)!r}": paths_in(callback.reads)
+            for callback in callbacks
+            if isinstance(callback, Callback)
+        },  # the machine refuses others
         **{f"the loss for {name!r}": getattr(loss, "reads", ()) for name, loss in losses.items()},
         **{f"a metric of the set {name!r}": counted.reads for name, counted in tallies.items()},
     }
-    captured = sorted((path, who) for who, paths in readers.items() for path in paths if root_of(path) in FIELDS)
+    captured = sorted(
+        (path, who) for who, paths in readers.items() for path in paths if root_of(path) in FIELDS
+    )
     if given == "auto":
         free = not (in_the_way(lifecycle) or captured or listens_between(callbacks, lifecycle))
         return fuse(lifecycle) if free else lifecycle
@@ -368,15 +470,23 @@ def _fused(lifecycle: Lifecycle, given: Any, callbacks: Sequence[Callback], loss
             hooks_of(callback, lifecycle)  # a listener is the better thing to name
         path, who = captured[0]
         raise ConfigError(
-            f"{path!r} is read by {who}, and it comes to be within the states that are fused; train without fused=True, or with "
-            f"fused='auto', which fuses where nobody reads in between"
+            f"{path!r} is read by {who}, and it comes to be within the states that are fused; train"
+            " without fused=True, or with fused='auto', which fuses where nobody reads in between"
         )
     return lifecycle
 
 
-def _compiled(lifecycle: Lifecycle, apart: Lifecycle | None, optimizers: Mapping[str, Any], losses: Mapping[str, Any], backward: Any) -> Lifecycle:
+def _compiled(
+    lifecycle: Lifecycle,
+    apart: Lifecycle | None,
+    optimizers: Mapping[str, Any],
+    losses: Mapping[str, Any],
+    backward: Any,
+) -> Lifecycle:
     """The lifecycle with its fused states compiled as a whole, if there are any and this torch can; or `apart`, where that cannot be."""
-    updates = {state.name: state.action for state in lifecycle.states if isinstance(state.action, Fused)}
+    updates = {
+        state.name: state.action for state in lifecycle.states if isinstance(state.action, Fused)
+    }
     if not updates or not can_trace():
         return lifecycle
     for name, update in updates.items():
@@ -388,32 +498,50 @@ def _compiled(lifecycle: Lifecycle, apart: Lifecycle | None, optimizers: Mapping
     return lifecycle
 
 
-def _refuse_interms(module: torch.nn.Module, machine: Machine, losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> None:
+def _refuse_interms(
+    module: torch.nn.Module,
+    machine: Machine,
+    losses: Mapping[str, Any],
+    tallies: Mapping[str, Tally],
+) -> None:
     """What is compiled is one function: nothing comes out of the modules within it."""
-    if not is_compiled(module) or not (read := interms_read(machine, *losses.values(), *tallies.values())):
+    if not is_compiled(module) or not (
+        read := interms_read(machine, *losses.values(), *tallies.values())
+    ):
         return
     parts = {
-        **{f"callback {name_of(callback)!r}": paths_in(callback.reads) for callback in machine.callbacks},
+        **{
+            f"callback {name_of(callback)!r}": paths_in(callback.reads)
+            for callback in machine.callbacks
+        },
         **{f"the loss for {name!r}": getattr(loss, "reads", ()) for name, loss in losses.items()},
         **{f"a metric of the set {name!r}": counted.reads for name, counted in tallies.items()},
     }
     who = next((who for who, paths in parts.items() if read[0] in paths), "a guard or an action")
     raise ConfigError(
-        f"{read[0]!r} is read by {who}, and the model is compiled: what its modules return cannot be captured. Train without "
-        f"compile=, or let the model return what is needed and read that as 'pred.<name>'"
+        f"{read[0]!r} is read by {who}, and the model is compiled: what its modules return cannot"
+        " be captured. Train without compile=, or let the model return what is needed and read"
+        " that as 'pred.<name>'"
     )
 
 
 def _epochs(epochs: Any, max_steps: int | None, stop: Guard | None) -> tuple[int, float]:
     if epochs is None:
         if max_steps is None and stop is None:
-            raise ConfigError("epochs=None has no end; give max_steps= or stop=, or a number of epochs")
+            raise ConfigError(
+                "epochs=None has no end; give max_steps= or stop=, or a number of epochs"
+            )
         return 0, math.inf
     pair = epochs if isinstance(epochs, tuple) else (0, epochs)
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
-        raise ConfigError(f"epochs must be a whole number of at least 0, or (least, most), got {epochs!r}")
+        raise ConfigError(
+            f"epochs must be a whole number of at least 0, or (least, most), got {epochs!r}"
+        )
     if pair[0] > pair[1]:
-        raise ConfigError(f"epochs=({pair[0]}, {pair[1]}): the least number is above the most; write (least, most)")
+        raise ConfigError(
+            f"epochs=({pair[0]}, {pair[1]}): the least number is above the most; write (least,"
+            " most)"
+        )
     return pair
 
 
@@ -427,14 +555,18 @@ def _tracing(trace: Any) -> tuple[Callback, ...]:
     if isinstance(trace, bool):
         return (Tracing(),) if trace else ()
     if not isinstance(trace, str | os.PathLike):
-        raise ConfigError(f"trace must be True, False or the path of a file, got {trace!r:.80}; a Tracing goes to callbacks=")
+        raise ConfigError(
+            f"trace must be True, False or the path of a file, got {trace!r:.80}; a Tracing goes to"
+            " callbacks="
+        )
     return (Tracing(file=trace),)
 
 
 def _again(data: Any, epochs: float) -> Any:
     if epochs > 1 and hasattr(data, "__next__") and iter(data) is data:
         raise ConfigError(
-            f"a {type(data).__name__} can be read once, and there are more epochs; give a list, a loader, or a function that makes one"
+            f"a {type(data).__name__} can be read once, and there are more epochs; give a list, a"
+            " loader, or a function that makes one"
         )
     return data
 
@@ -443,16 +575,30 @@ def _for_validation(options: Mapping[str, Any] | None, data: Any) -> dict[str, A
     """The loader options as they make sense for validation; none for a loader that is made already."""
     if options is None or loading.as_dataset(data) is None:
         return None
-    return {name: value for name, value in options.items() if name not in ("shuffle", "sampler", "batch_sampler", "drop_last", "generator")}
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in ("shuffle", "sampler", "batch_sampler", "drop_last", "generator")
+    }
 
 
 def _check_evaluations(lifecycle: Lifecycle, names: list[str]) -> None:
     """A lifecycle that was made by the user has the scopes of all evaluations, and no others."""
-    there = [state.name for state in lifecycle.states if isinstance(state.mode, Evaluating) and state.name != "valid"]
+    there = [
+        state.name
+        for state in lifecycle.states
+        if isinstance(state.mode, Evaluating) and state.name != "valid"
+    ]
     if missing := [name for name in names if name not in there]:
-        raise ConfigError(f"lifecycle {lifecycle.name!r} has no evaluation {missing[0]!r}; make it with supervised(evaluations={{{missing[0]!r}: ...}})")
+        raise ConfigError(
+            f"lifecycle {lifecycle.name!r} has no evaluation {missing[0]!r}; make it with"
+            f" supervised(evaluations={{{missing[0]!r}: ...}})"
+        )
     if extra := [name for name in there if name not in names]:
-        raise ConfigError(f"lifecycle {lifecycle.name!r} evaluates {extra[0]!r}, but there is no data for it; give evaluations=[Evaluation({extra[0]!r}, data)]")
+        raise ConfigError(
+            f"lifecycle {lifecycle.name!r} evaluates {extra[0]!r}, but there is no data for it;"
+            f" give evaluations=[Evaluation({extra[0]!r}, data)]"
+        )
 
 
 def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
@@ -460,23 +606,44 @@ def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     if all(loss is not None for loss in losses.values()):
         return
     for state in lifecycle.states:
-        if any(plain(action) in (actions.loss, actions.valid_loss) for action in getattr(state.action, "actions", (state.action,))):
-            raise ConfigError(f"state {state.name!r} needs a loss, a function of prediction and target; give loss=, or valid_compute=")
+        if any(
+            plain(action) in (actions.loss, actions.valid_loss)
+            for action in getattr(state.action, "actions", (state.action,))
+        ):
+            raise ConfigError(
+                f"state {state.name!r} needs a loss, a function of prediction and target; give"
+                " loss=, or valid_compute="
+            )
 
 
 def _check_turns(optimizers: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     """Several optimizers need a lifecycle that lets each have its turn; else the first alone would ever step."""
-    parts = [*(plain(state.action) for state in lifecycle.states), *(arrow.effect for arrow in lifecycle.transitions)]
-    own = any(part is not None and not getattr(part, "__module__", "").startswith("statetrain.") for part in parts)
-    own = own or any(isinstance(part, Compute) for part in parts)  # one's own code may select, or step, as it likes
-    if len(optimizers) > 1 and ("step" in lifecycle.names or update_of(lifecycle) is not None) and actions.select_next not in parts and not own:
+    parts = [
+        *(plain(state.action) for state in lifecycle.states),
+        *(arrow.effect for arrow in lifecycle.transitions),
+    ]
+    own = any(
+        part is not None and not getattr(part, "__module__", "").startswith("statetrain.")
+        for part in parts
+    )
+    # One's own code may select, or step, as it likes
+    own = own or any(isinstance(part, Compute) for part in parts)
+    if (
+        len(optimizers) > 1
+        and ("step" in lifecycle.names or update_of(lifecycle) is not None)
+        and actions.select_next not in parts
+        and not own
+    ):
         raise ConfigError(
-            f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in lifecycle {lifecycle.name!r} only the first "
-            f"would ever step; make it with supervised(optimizers={len(optimizers)})"
+            f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in"
+            f" lifecycle {lifecycle.name!r} only the first would ever step; make it with"
+            f" supervised(optimizers={len(optimizers)})"
         )
 
 
-def _scaler(precision: Precision | None, lifecycle: Lifecycle, accelerator: Accelerator) -> torch.amp.GradScaler | None:
+def _scaler(
+    precision: Precision | None, lifecycle: Lifecycle, accelerator: Accelerator
+) -> torch.amp.GradScaler | None:
     """What scales the loss, if the lifecycle scales it."""
     if not does(lifecycle, actions.unscale):
         return None
@@ -491,7 +658,16 @@ def _refuse_unused(**options: Any) -> None:
 
 
 def _refuse_options(lifecycle: Lifecycle, options: dict[str, Any]) -> None:
-    defaults = {"non_finite": "raise", "accumulate": 1, "check_gradients": False, "check": "now", "prefetch": False}
+    defaults = {
+        "non_finite": "raise",
+        "accumulate": 1,
+        "check_gradients": False,
+        "check": "now",
+        "prefetch": False,
+    }
     given = [name for name, value in options.items() if value != defaults.get(name)]
     if given:
-        raise ConfigError(f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already; make it with them: supervised({given[0]}=...)")
+        raise ConfigError(
+            f"{', '.join(given)} would not be used: lifecycle {lifecycle.name!r} is made already;"
+            f" make it with them: supervised({given[0]}=...)"
+        )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.collect_garbage import CollectGarbage
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 class Watches(st.Callback):
@@ -37,7 +37,14 @@ class Watches(st.Callback):
 
 def fit(points, callbacks, **options):
     data = list(zip(*(column.split(4) for column in points), strict=True))
-    return st.fit(nn.Linear(4, 3), data, loss=F.cross_entropy, optimizer=torch.optim.SGD, callbacks=callbacks, **{"epochs": 2, **options})
+    return st.fit(
+        nn.Linear(4, 3),
+        data,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        callbacks=callbacks,
+        **{"epochs": 2, **options},
+    )
 
 
 def test_it_collects_at_intervals_and_at_no_other_time(points):

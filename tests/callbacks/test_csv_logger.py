@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.csv_logger import CSVLogger
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 def read(path):
@@ -25,7 +25,10 @@ def fit(data, callbacks, **options):
 
 
 def as_text(history, columns=None):
-    return [{name: str(row[name]) if name in row else "" for name in columns or history.columns} for row in history]
+    return [
+        {name: str(row[name]) if name in row else "" for name in columns or history.columns}
+        for row in history
+    ]
 
 
 class Logs(st.Callback):
@@ -51,7 +54,14 @@ def test_one_line_per_row(tmp_path, points):
 def test_rows_of_validations_within_an_epoch(tmp_path, points):
     "Rows that close no epoch are lines too, in order, and so is the part of an epoch that was stopped."
     path = tmp_path / "log.csv"
-    run = fit(points, CSVLogger(path), valid=points, validate=st.Every(1, "steps"), dataloader_options={"batch_size": 8}, max_steps=5)
+    run = fit(
+        points,
+        CSVLogger(path),
+        valid=points,
+        validate=st.Every(1, "steps"),
+        dataloader_options={"batch_size": 8},
+        max_steps=5,
+    )
 
     assert len(run.history) == 5
     assert read(path) == as_text(run.history)
@@ -62,7 +72,11 @@ def test_a_new_column_is_added_to_the_file(tmp_path, points):
     path = tmp_path / "log.csv"
     run = fit(points, [CSVLogger(path), Logs("score", {2: 0.5}), Logs("other", {2: 1, 3: 2})])
 
-    assert [(line["score"], line["other"]) for line in read(path)] == [("", ""), ("0.5", "1"), ("", "2")]
+    assert [(line["score"], line["other"]) for line in read(path)] == [
+        ("", ""),
+        ("0.5", "1"),
+        ("", "2"),
+    ]
     assert read(path) == as_text(run.history)
     assert [file.name for file in tmp_path.iterdir()] == ["log.csv"]
 
@@ -85,12 +99,22 @@ def test_the_file_is_whole_at_every_moment(tmp_path, points):
 def test_texts_are_no_formulas(text, tmp_path, points):
     "Texts that a spreadsheet would compute get an apostrophe, in the header too; negative numbers stay numbers."
     path = tmp_path / "log.csv"
-    fit(points, [CSVLogger(path), Logs("note", {1: text, 2: text}), Logs("number", {1: -1.5}), Logs(text, {1: "a, \"b\"\nc"})], epochs=2)
+    fit(
+        points,
+        [
+            CSVLogger(path),
+            Logs("note", {1: text, 2: text}),
+            Logs("number", {1: -1.5}),
+            Logs(text, {1: 'a, "b"\nc'}),
+        ],
+        epochs=2,
+    )
     lines = read(path)
 
     assert [line["note"] for line in lines] == ["'" + text] * 2
     assert [line["number"] for line in lines] == ["-1.5", ""]
-    name = "\\tx" if text == "\tx" else "'" + text  # a name is on one line, so a tab in it is escaped
+    # A name is on one line, so a tab in it is escaped
+    name = "\\tx" if text == "\tx" else "'" + text
     assert [line[name] for line in lines] == ['a, "b"\nc', ""]
 
 

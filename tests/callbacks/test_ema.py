@@ -20,9 +20,18 @@ def net():
 
 
 def train(points, *callbacks, **more):
-    given = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "verbose": False, "seed": 1}
+    given = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "verbose": False,
+        "seed": 1,
+    }
     given |= {"dataloader_options": {"batch_size": 8}, "valid": points, "clock": lambda: 0.0}
-    return st.fit(more.pop("model", None) or net(), points, callbacks=list(callbacks), **{**given, **more})
+    return st.fit(
+        more.pop("model", None) or net(), points, callbacks=list(callbacks), **{**given, **more}
+    )
 
 
 class Weights(st.Callback):
@@ -73,7 +82,9 @@ def test_it_can_begin_later_and_be_updated_less_often(points):
     ema, weights = st.EMA(None, start=2, every=2), Weights()
     train(points, weights, ema)
     steps = weights.steps
-    torch.testing.assert_close(ema.model[0].weight, (steps[3]["0.weight"] + steps[5]["0.weight"]) / 2)
+    torch.testing.assert_close(
+        ema.model[0].weight, (steps[3]["0.weight"] + steps[5]["0.weight"]) / 2
+    )
 
 
 def test_validation_can_look_at_the_average(points):
@@ -81,7 +92,9 @@ def test_validation_can_look_at_the_average(points):
     ema = st.EMA(0.5, valid=True)
     run = train(points, ema)
     assert bits(run.model) == bits(train(points).model)
-    assert run.history[-1]["valid_loss"] == pytest.approx(st.evaluate(ema.model, points, loss=F.cross_entropy)["loss"])
+    assert run.history[-1]["valid_loss"] == pytest.approx(
+        st.evaluate(ema.model, points, loss=F.cross_entropy)["loss"]
+    )
     assert run.history[-1]["valid_loss"] != pytest.approx(st.evaluate(run, points)["loss"])
 
 
@@ -115,7 +128,9 @@ def test_a_run_that_ends_within_a_validation_has_its_own_weights(how, points):
     assert bits(run.model) == before[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"valid": True}, {"decay": None}, {"valid": True, "buffers": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"valid": True}, {"decay": None}, {"valid": True, "buffers": False}], ids=str
+)
 def test_a_run_goes_on_exactly(options, points):
     "Cut at any anchor, within a validation of the average too: the average and the weights end as the same bits."
     testing.assert_resumable(lambda: train(points, st.EMA(**options), start=False), anchors=8)
@@ -133,12 +148,17 @@ def test_several_optimizers_make_one_step_a_round(points):
     "Each round is averaged once."
     ema, weights = st.EMA(None), Weights()
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
-    optimizers = {name: torch.optim.SGD(model[i].parameters(), lr=0.1) for i, name in enumerate("ab")}
+    optimizers = {
+        name: torch.optim.SGD(model[i].parameters(), lr=0.1) for i, name in enumerate("ab")
+    }
     train(points, weights, ema, model=model, optimizer=optimizers, opt_hparams=None)
     torch.testing.assert_close(ema.model.state_dict(), averaged(weights.steps[1::2], None))
 
 
-@pytest.mark.parametrize("options", [{"decay": 1.0}, {"decay": -0.1}, {"decay": True}, {"start": -1}, {"every": 0}, {"every": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [{"decay": 1.0}, {"decay": -0.1}, {"decay": True}, {"start": -1}, {"every": 0}, {"every": 1.5}],
+)
 def test_arguments_are_checked(options):
     "With what would do."
     with pytest.raises(st.ConfigError, match="EMA: "):

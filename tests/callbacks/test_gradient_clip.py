@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import statetrain as st
 from statetrain.callbacks.gradient_clip import GradientClip
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 def batches(data, size=8):
@@ -26,7 +26,10 @@ def batches(data, size=8):
         (GradientClip(max_norm=0.1), lambda p: clip_grad_norm_(p, 0.1)),
         (GradientClip(max_norm=1), lambda p: clip_grad_norm_(p, 1.0)),
         (GradientClip(max_norm=0.1, norm_type=1), lambda p: clip_grad_norm_(p, 0.1, 1.0)),
-        (GradientClip(max_norm=0.1, norm_type=math.inf), lambda p: clip_grad_norm_(p, 0.1, math.inf)),
+        (
+            GradientClip(max_norm=0.1, norm_type=math.inf),
+            lambda p: clip_grad_norm_(p, 0.1, math.inf),
+        ),
         (GradientClip(max_value=0.01), lambda p: clip_grad_value_(p, 0.01)),
     ],
     ids=lambda value: repr(value) if isinstance(value, GradientClip) else "by hand",
@@ -42,7 +45,13 @@ def test_the_loop_written_by_hand(callback, clip, digits, cnn):
         optimizer.step()
 
     run = st.fit(
-        cnn(), batches(digits, 64), loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.5, "momentum": 0.9}, epochs=1, callbacks=callback
+        cnn(),
+        batches(digits, 64),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.5, "momentum": 0.9},
+        epochs=1,
+        callbacks=callback,
     )
 
     assert bits(run.model, run.ctx.opt) == bits(model, optimizer)
@@ -58,7 +67,13 @@ def test_what_is_bounded_is_the_mean_of_a_window(points, net):
 
     before, after = Norm(), Norm()
     st.fit(
-        net, batches(points), loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 1e-3}, accumulate=2, epochs=1,
+        net,
+        batches(points),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 1e-3},
+        accumulate=2,
+        epochs=1,
         callbacks=[before, GradientClip(max_norm=0.1), after],
     )
 
@@ -82,7 +97,10 @@ class Two(nn.Module):
 def test_only_the_current_optimizers_gradients_are_looked_at(points):
     "With two optimizers, each one's gradients are bounded by their own norm."
     model = Two()
-    optimizers = {name: torch.optim.SGD(getattr(model, name).parameters(), lr=0.1) for name in ("first", "second")}
+    optimizers = {
+        name: torch.optim.SGD(getattr(model, name).parameters(), lr=0.1)
+        for name in ("first", "second")
+    }
     for x, y in batches(points):
         for name, optimizer in optimizers.items():
             part = list(getattr(model, name).parameters())
@@ -92,7 +110,12 @@ def test_only_the_current_optimizers_gradients_are_looked_at(points):
             optimizer.step()
 
     run = st.fit(
-        Two(), batches(points), loss=F.cross_entropy, optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD}, opt_hparams={"lr": 0.1}, epochs=1,
+        Two(),
+        batches(points),
+        loss=F.cross_entropy,
+        optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD},
+        opt_hparams={"lr": 0.1},
+        epochs=1,
         callbacks=GradientClip(max_norm=0.5),
     )
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.keep_best import KeepBest
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 NAN = math.nan
 
@@ -50,7 +50,8 @@ def fit(model, data, callbacks, **options):
 def test_the_best_epochs_weights_are_the_models(mode, scores, best, digits, cnn):
     "Parameters and buffers are put back, those of the first of equals; NaN is never best."
     score, keep = Scores(*scores), KeepBest("score", mode)
-    run = fit(cnn(), digits, [keep, score], epochs=3)  # the score is logged after the hooks of KeepBest in `record`
+    # The score is logged after the hooks of KeepBest in `record`
+    run = fit(cnn(), digits, [keep, score], epochs=3)
 
     assert bits(run.model) == score.weights[best]
     assert score.weights[best] not in score.weights[:best] + score.weights[best + 1 :]
@@ -90,7 +91,9 @@ def test_whoever_ends_the_run(how, digits, cnn):
     score = Scores(1, 2, 3)
     run = fit(cnn(), digits, [KeepBest("score"), score, Ends(how)], epochs=3)
 
-    assert type(run.outcome).__name__ == {"completed": "Completed", "interrupt": "Interrupted"}.get(how, "Stopped")
+    assert type(run.outcome).__name__ == {"completed": "Completed", "interrupt": "Interrupted"}.get(
+        how, "Stopped"
+    )
     assert bits(run.model) == score.weights[0]
 
 
@@ -145,7 +148,15 @@ def test_validations_within_an_epoch_count(digits, cnn):
             seen[ctx.step] = bits(ctx.model)
 
     keep = KeepBest("valid_loss")
-    run = fit(cnn(), digits, [keep, Spy()], valid=0.3, validate=st.Every(2, "steps"), epochs=2, opt_hparams={"lr": 0.3})
+    run = fit(
+        cnn(),
+        digits,
+        [keep, Spy()],
+        valid=0.3,
+        validate=st.Every(2, "steps"),
+        epochs=2,
+        opt_hparams={"lr": 0.3},
+    )
     best = run.best("valid_loss")
 
     assert not best["epoch_complete"]
@@ -219,5 +230,11 @@ def test_monitor_and_mode_are_checked(digits, cnn):
     "An unknown mode is refused at once, an unknown monitor before training."
     with pytest.raises(ConfigError, match="got 'mni'; did you mean 'min'"):
         KeepBest(mode="mni")
-    with pytest.raises(ConfigError, match=r"nothing writes the monitor 'valid_loss'.*no validation data.*KeepBest\('valid_loss', 'min'\)"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"nothing writes the monitor 'valid_loss'.*no validation data.*KeepBest\('valid_loss',"
+            r" 'min'\)"
+        ),
+    ):
         fit(cnn(), digits, KeepBest())

@@ -16,18 +16,27 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 COUNTERS = {"epoch", "batch", "step", "samples", "seconds"}
 
 
 def options(**more):
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "seed": 0, "verbose": False}
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "seed": 0,
+        "verbose": False,
+    }
     return {**common, "dataloader_options": {"batch_size": 8}, **more}
 
 
 def fit(data, callbacks, model=None, **more):
-    return st.fit(nn.Linear(4, 3) if model is None else model, data, callbacks=callbacks, **options(**more))
+    return st.fit(
+        nn.Linear(4, 3) if model is None else model, data, callbacks=callbacks, **options(**more)
+    )
 
 
 def read(path):
@@ -75,11 +84,18 @@ def test_the_simple_case(tmp_path, points):
     run = fit(points, st.Logger(st.JSONLines(path), every=st.Every(2, "steps")))
     rows = read(path)
 
+    # Fmt: skip
     assert [(row["epoch"], row["step"], "train_loss" in row) for row in rows] == [
-        (1, 2, False), (1, 3, True), (2, 4, False), (2, 6, False), (2, 6, True),
-    ]  # fmt: skip
+        (1, 2, False),
+        (1, 3, True),
+        (2, 4, False),
+        (2, 6, False),
+        (2, 6, True),
+    ]
     assert all(set(row) >= COUNTERS for row in rows)
-    assert [{k: v for k, v in row.items() if k != "lr"} for row in rows if "train_loss" in row] == list(run.history)
+    assert [
+        {k: v for k, v in row.items() if k != "lr"} for row in rows if "train_loss" in row
+    ] == list(run.history)
     assert [row["lr"] for row in rows if "train_loss" not in row] == [0.1] * 3
 
 
@@ -102,7 +118,10 @@ def test_the_loss_of_a_row_is_the_mean_since_the_row_before(points):
 
     fit(points, [Sees(), st.Logger(backend, every=st.Every(2, "steps"))])
     found = [items["loss"].data for items, _ in backend.rows if "loss" in items]
-    means = [sum(a * n for a, n in part) / sum(n for _, n in part) for part in (losses[:2], losses[3:4], losses[4:6])]
+    means = [
+        sum(a * n for a, n in part) / sum(n for _, n in part)
+        for part in (losses[:2], losses[3:4], losses[4:6])
+    ]
     assert found == pytest.approx(means)
 
 
@@ -113,23 +132,42 @@ def test_each_interval_fires_once_for_each_logger(points):
     every = st.Every(3, "steps")
     fit(
         points,
-        [st.Logger(one, every=every), st.Logger(two, every=every), st.Logger(three, what=st.LearningRate(), every=st.Every(2, "epochs") | st.Every(5, "batches"))],
+        [
+            st.Logger(one, every=every),
+            st.Logger(two, every=every),
+            st.Logger(
+                three, what=st.LearningRate(), every=st.Every(2, "epochs") | st.Every(5, "batches")
+            ),
+        ],
         epochs=4,
         clock=lambda: next(clock),
     )
     steps = [counters["step"] for items, counters in one.rows if "lr" in items]
-    assert steps == [counters["step"] for items, counters in two.rows if "lr" in items] == [3, 6, 9, 12]
+    assert (
+        steps
+        == [counters["step"] for items, counters in two.rows if "lr" in items]
+        == [3, 6, 9, 12]
+    )
     assert [counters["step"] for items, counters in three.rows if "lr" in items] == [5, 6, 10, 12]
     # What is due with an epoch is in its row.
-    assert {"lr", "train_loss"} <= set(next(items for items, counters in three.rows if counters["step"] == 6))
+    assert {"lr", "train_loss"} <= set(
+        next(items for items, counters in three.rows if counters["step"] == 6)
+    )
 
 
 def test_without_an_interval_things_are_collected_with_each_complete_epoch(points):
     "They are in the epoch's own row; a part of an epoch that was stopped has none."
     backend = Kept()
-    fit(points, st.Logger(backend, what=[st.LearningRate(), st.Histograms("weight", gradients="bias")]), max_steps=5)
+    fit(
+        points,
+        st.Logger(backend, what=[st.LearningRate(), st.Histograms("weight", gradients="bias")]),
+        max_steps=5,
+    )
 
-    assert [set(items) for items, _ in backend.rows] == [{"train_loss", "lr", "weight", "gradients/bias"}, {"train_loss"}]
+    assert [set(items) for items, _ in backend.rows] == [
+        {"train_loss", "lr", "weight", "gradients/bias"},
+        {"train_loss"},
+    ]
     assert backend.rows[0][0]["weight"].count == 12
 
 
@@ -138,38 +176,72 @@ def test_functions_of_the_context(points):
     backend = Kept()
 
     def look(ctx):
-        return {"norm": ctx.model.weight.norm(), "matrix": torch.eye(2), "note": "<b>", "nothing": None, "picture": st.Image(torch.zeros(2, 3)), "step": 1}
+        return {
+            "norm": ctx.model.weight.norm(),
+            "matrix": torch.eye(2),
+            "note": "<b>",
+            "nothing": None,
+            "picture": st.Image(torch.zeros(2, 3)),
+            "step": 1,
+        }
 
     fit(points, st.Logger(backend, what=look), epochs=1)
     items = backend.rows[0][0]
+    # Fmt: skip
     assert {name: type(item) for name, item in items.items() if name != "train_loss"} == {
-        "norm": st.Value, "matrix": st.Value, "note": st.Text, "picture": st.Image, "step_": st.Value,
-    }  # fmt: skip
+        "norm": st.Value,
+        "matrix": st.Value,
+        "note": st.Text,
+        "picture": st.Image,
+        "step_": st.Value,
+    }
     assert items["matrix"].data == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_summaries_read_the_context_by_keys(points):
     "Keys of the batch are read at its end; a tensor needs a kind, and the error says how to give one."
     backend = Kept()
-    parts = {"inputs": ("batch[0]", st.Histogram), "first": ("pred[0]", lambda row: row.max()), "lr": "optimizers.opt.defaults.lr"}
+    parts = {
+        "inputs": ("batch[0]", st.Histogram),
+        "first": ("pred[0]", lambda row: row.max()),
+        "lr": "optimizers.opt.defaults.lr",
+    }
     fit(points, st.Logger(backend, what=st.Summaries(parts), every=st.Every(3, "steps")), epochs=1)
     items, counters = backend.rows[0]
     assert (items["inputs"].count, counters["samples"]) == (24, 22)
     assert items["lr"] == st.Value(0.1)
-    with pytest.raises(ConfigError, match=r"'pred', of shape \(8, 3\); say what to make of it: {'p': \('pred', Histogram\)}"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'pred', of shape \(8, 3\); say what to make of it: {'p': \('pred', Histogram\)}",
+    ):
         fit(points, st.Logger(Kept(), what=st.Summaries({"p": "pred"}), every=st.Every(1, "steps")))
 
 
 def test_summaries_capture_what_they_name_alone(points):
     "One module's outputs are kept, not all; a misspelt one is an error before training."
     backend, model, hooked = Kept(), nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), []
-    count = st.on("enter_train")(lambda ctx: hooked.append([len(module._forward_hooks) for module in model]))
+    count = st.on("enter_train")(
+        lambda ctx: hooked.append([len(module._forward_hooks) for module in model])
+    )
     summaries = st.Summaries({"hidden": ("interms.1", st.Histogram)})
-    fit(points, [st.Logger(backend, what=summaries, every=st.Every(2, "steps")), count], model, epochs=1)
+    fit(
+        points,
+        [st.Logger(backend, what=summaries, every=st.Every(2, "steps")), count],
+        model,
+        epochs=1,
+    )
     assert hooked == [[0, 1, 0]]
     assert backend.rows[0][0]["hidden"].count == 40
     with pytest.raises(ConfigError, match="the model has no such module"):
-        fit(points, st.Logger(Kept(), what=st.Summaries({"x": ("interms.9", st.Histogram)}), every=st.Every(2, "steps")), model)
+        fit(
+            points,
+            st.Logger(
+                Kept(),
+                what=st.Summaries({"x": ("interms.9", st.Histogram)}),
+                every=st.Every(2, "steps"),
+            ),
+            model,
+        )
 
 
 def test_records_are_the_last_values(points):
@@ -181,7 +253,15 @@ def test_records_are_the_last_values(points):
         ctx.log("other", 1)
 
     some, everything = Kept(), Kept()
-    fit(points, [notes, st.Logger(some, what=st.Records("twice", "later")), st.Logger(everything, what=st.Records())], epochs=1)
+    fit(
+        points,
+        [
+            notes,
+            st.Logger(some, what=st.Records("twice", "later")),
+            st.Logger(everything, what=st.Records()),
+        ],
+        epochs=1,
+    )
     assert some.rows[0][0]["twice"] == st.Value(6)
     assert set(everything.rows[0][0]) == {"train_loss", "twice", "other"}
 
@@ -194,12 +274,25 @@ def test_hyperparameters_are_logged_once(tmp_path, points):
         def __init__(self, width):
             super().__init__(4, width)
 
+    # Fmt: skip
     run = fit(
-        points, st.Logger(st.JSONLines(path), what=st.HyperParameters({"note": "a try"})), model=Model, hparams={"width": 3}, optimizer=torch.optim.SGD,
-    )  # fmt: skip
+        points,
+        st.Logger(st.JSONLines(path), what=st.HyperParameters({"note": "a try"})),
+        model=Model,
+        hparams={"width": 3},
+        optimizer=torch.optim.SGD,
+    )
     run.fit(1)
     first, *others = read(path)
-    assert {"hparams.width": 3, "opt_hparams.lr": 0.1, "opt.class": "SGD", "epochs": 2, "seed": 0, "note": "a try", "parameters": 15}.items() <= first["hparams"].items()
+    assert {
+        "hparams.width": 3,
+        "opt_hparams.lr": 0.1,
+        "opt.class": "SGD",
+        "epochs": 2,
+        "seed": 0,
+        "note": "a try",
+        "parameters": 15,
+    }.items() <= first["hparams"].items()
     assert first["step"] == 0
     assert [row["epoch"] for row in others] == [1, 2, 3]
     assert not any("hparams" in row for row in others)
@@ -241,10 +334,14 @@ def test_values_stay_where_they_are_until_the_logger_is_due(points):
 
     batches = list(zip(points[0].split(2), points[1].split(2), strict=True))
     backend = Kept()
+    # Fmt: skip
     run = st.fit(
-        nn.Linear(4, 3), batches, callbacks=st.Logger(backend, what=norm, every=st.Every(10, "steps")),
-        **options(epochs=1, non_finite="ignore", dataloader_options=None, seed=None), start=False,
-    )  # fmt: skip
+        nn.Linear(4, 3),
+        batches,
+        callbacks=st.Logger(backend, what=norm, every=st.Every(10, "steps")),
+        **options(epochs=1, non_finite="ignore", dataloader_options=None, seed=None),
+        start=False,
+    )
     run.ctx.on_host = False
     reads: Counter = Counter()
     steps = run.machine.steps(run.ctx)
@@ -255,13 +352,20 @@ def test_values_stay_where_they_are_until_the_logger_is_due(points):
             break
         reads[run.ctx.step, transition.dest] += mode.count
 
-    assert {place: count for place, count in reads.items() if count} == {(10, "next_batch"): 2, (11, "record"): 1}
+    assert {place: count for place, count in reads.items() if count} == {
+        (10, "next_batch"): 2,
+        (11, "record"): 1,
+    }
     assert calls == [10]
 
 
 def test_an_interval_in_epochs_listens_to_no_batch(points):
     "A logger that is due with epochs only has no hook that a batch would call."
-    for logger in (st.Logger(Kept()), st.Logger(Kept(), every=st.Every(1, "epochs")), st.JSONLines("x").wrapped):
+    for logger in (
+        st.Logger(Kept()),
+        st.Logger(Kept(), every=st.Every(1, "epochs")),
+        st.JSONLines("x").wrapped,
+    ):
         assert not hasattr(logger, "on_exit_batch")
 
 
@@ -271,7 +375,11 @@ def test_an_interval_in_epochs_listens_to_no_batch(points):
 def test_each_backend_gets_what_it_takes(tmp_path, points):
     "A table of numbers gets the numbers, and another backend the histograms; the last row of a backend is closed with the outcome."
     backend = Kept()
-    run = fit(points, st.Logger(st.CSVLogger(tmp_path / "log.csv"), backend, what=st.Histograms()), epochs=1)
+    run = fit(
+        points,
+        st.Logger(st.CSVLogger(tmp_path / "log.csv"), backend, what=st.Histograms()),
+        epochs=1,
+    )
     assert set(backend.rows[0][0]) == {"train_loss", "weight", "bias"}
     with (tmp_path / "log.csv").open(newline="") as file:
         assert set(next(csv.DictReader(file))) == set(run.history.columns)
@@ -280,10 +388,23 @@ def test_each_backend_gets_what_it_takes(tmp_path, points):
 
 def test_what_nobody_can_hold(tmp_path, points):
     "It is an error at construction where a source says what it makes, else when it is first collected."
-    with pytest.raises(ConfigError, match=r"Histograms\(.*\) makes Histograms, which CSVLogger\('x'\) cannot hold"):
+    with pytest.raises(
+        ConfigError, match=r"Histograms\(.*\) makes Histograms, which CSVLogger\('x'\) cannot hold"
+    ):
         st.Logger(st.CSVLogger("x"), what=st.Histograms())
-    with pytest.raises(ConfigError, match=r"'a' is of the kind Image, which CSVLogger.* cannot hold. Among those that do are TensorBoard"):
-        fit(points, st.Logger(st.CSVLogger(tmp_path / "x"), what=lambda ctx: {"a": st.Image(torch.zeros(2, 2))}))
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"'a' is of the kind Image, which CSVLogger.* cannot hold. Among those that do are"
+            r" TensorBoard"
+        ),
+    ):
+        fit(
+            points,
+            st.Logger(
+                st.CSVLogger(tmp_path / "x"), what=lambda ctx: {"a": st.Image(torch.zeros(2, 2))}
+            ),
+        )
 
 
 @pytest.mark.parametrize(
@@ -294,8 +415,14 @@ def test_what_nobody_can_hold(tmp_path, points):
         (lambda: st.Logger(st.JSONLines), r"write JSONLines\(...\)"),
         (lambda: st.Logger(Kept(), every=100), r'write Every\(100, "steps"\)'),
         (lambda: st.Logger(Kept(), what=st.LearningRate), r"write LearningRate\(\)"),
-        (lambda: st.Logger(Kept(), what="lr"), "what takes sources and functions of the context, got 'l'"),
-        (lambda: st.Logger(Kept(), what=st.Summaries({"x": "pred.logits"})), r"within a batch only; say when: every=Every\(100, 'steps'\)"),
+        (
+            lambda: st.Logger(Kept(), what="lr"),
+            "what takes sources and functions of the context, got 'l'",
+        ),
+        (
+            lambda: st.Logger(Kept(), what=st.Summaries({"x": "pred.logits"})),
+            r"within a batch only; say when: every=Every\(100, 'steps'\)",
+        ),
         (lambda: st.Summaries({"x": 3}), "'x' must be a key such as 'batch.image'"),
         (lambda: st.Summaries({"x": "..a"}), "'x': .* is no path"),
     ],
@@ -308,7 +435,9 @@ def test_bad_arguments(make, message):
 
 def test_what_cannot_be_collected(points):
     "A pattern without a match is refused before training; a function that gives no names, when it is called."
-    with pytest.raises(ConfigError, match="'wieght' matches no parameter of the model; did you mean 'weight'") as caught:
+    with pytest.raises(
+        ConfigError, match="'wieght' matches no parameter of the model; did you mean 'weight'"
+    ) as caught:
         fit(points, st.Logger(Kept(), what=st.Histograms("wieght")))
     assert not hasattr(caught.value, "run")
     with pytest.raises(ConfigError, match="a source gives values by name"):
@@ -322,6 +451,7 @@ def test_what_cannot_be_collected(points):
 @pytest.mark.parametrize("append", [False, True])
 def test_a_killed_run_that_goes_on_has_each_row_once(backend, append, tmp_path, points):
     "Rows after the last checkpoint are taken back, also half a row; the file is that of a run that was never cut."
+
     class Dies(st.Callback):
         def on_enter_step(self, ctx):
             if ctx.step == 5:
@@ -330,7 +460,13 @@ def test_a_killed_run_that_goes_on_has_each_row_once(backend, append, tmp_path, 
     def go(path, *more, **options):
         torch.manual_seed(0)
         logger = st.Logger(backend(path, append=append), every=st.Every(1, "steps"))
-        return fit(points, [logger, st.Checkpoint(path.parent / "saved", every=st.Every(4, "steps")), *more], epochs=3, clock=lambda: 0.0, **options)
+        return fit(
+            points,
+            [logger, st.Checkpoint(path.parent / "saved", every=st.Every(4, "steps")), *more],
+            epochs=3,
+            clock=lambda: 0.0,
+            **options,
+        )
 
     whole, cut = tmp_path / "whole" / "log", tmp_path / "cut" / "log"
     go(whole)
@@ -362,6 +498,7 @@ def test_a_log_that_is_gone_is_begun_anew_with_the_history(tmp_path, points):
 @pytest.mark.parametrize("backend", [st.CSVLogger, st.JSONLines])
 def test_half_a_row_is_no_data(backend, tmp_path, points):
     "However a file is cut short, a run that appends keeps the whole rows before the cut, and loses the rest."
+
     def note(ctx):
         return {"note": f'a "{ctx.epoch}",\nb'}
 
@@ -377,7 +514,10 @@ def test_half_a_row_is_no_data(backend, tmp_path, points):
                 rows = list(csv.DictReader(file))
         else:
             rows = read(path)
-        assert [(int(row["epoch"]), row["note"]) for row in rows] == [(1, 'a "1",\nb'), (1, 'a "1",\nb')]
+        assert [(int(row["epoch"]), row["note"]) for row in rows] == [
+            (1, 'a "1",\nb'),
+            (1, 'a "1",\nb'),
+        ]
 
 
 FULL = """
@@ -394,12 +534,22 @@ while True:
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     "A row that cannot be written as a whole is not left behind in part."
-    done = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "JSONLines cannot write: File too large: 'log'" in done.stderr
     assert (tmp_path / "log").read_text() == 3 * (30 * "x" + "\n")
 
 
-@pytest.mark.parametrize("make", [st.CSVLogger, st.JSONLines, st.TensorBoard, lambda path: st.Logger(st.JSONLines(path), every=st.Every(1, "steps"))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        st.CSVLogger,
+        st.JSONLines,
+        st.TensorBoard,
+        lambda path: st.Logger(st.JSONLines(path), every=st.Every(1, "steps")),
+    ],
+)
 def test_what_cannot_be_written_is_refused_before_training(make, tmp_path, points):
     "A path below a file names it, before the first step."
     if make is st.TensorBoard:
@@ -412,10 +562,18 @@ def test_what_cannot_be_written_is_refused_before_training(make, tmp_path, point
 
 def test_numbers_that_are_not_finite(tmp_path, points):
     "JSON has no numbers for them, so they are words; a CSV file has Python's."
+
     def look(ctx):
         return {"a": math.nan, "b": torch.tensor([math.inf, 1.0])}
 
-    fit(points, [st.Logger(st.JSONLines(tmp_path / "log.jsonl"), what=look), st.Logger(st.CSVLogger(tmp_path / "log.csv"), what=look)], epochs=1)
+    fit(
+        points,
+        [
+            st.Logger(st.JSONLines(tmp_path / "log.jsonl"), what=look),
+            st.Logger(st.CSVLogger(tmp_path / "log.csv"), what=look),
+        ],
+        epochs=1,
+    )
     row = read(tmp_path / "log.jsonl")[0]
     assert (row["a"], row["b"]) == ("NaN", ["Infinity", 1.0])
     with (tmp_path / "log.csv").open(newline="") as file:
@@ -425,6 +583,7 @@ def test_numbers_that_are_not_finite(tmp_path, points):
 
 def test_a_row_that_cannot_be_written_fails_the_run_once(points):
     "The error of the backend is the run's, and what was recorded is not tried again."
+
     class Full(Kept):
         def log(self, items, counters):
             super().log(items, counters)
@@ -440,7 +599,23 @@ def test_a_row_that_cannot_be_written_fails_the_run_once(points):
 
 # ---------------------------------------------------------------- hostile names
 
-HOSTILE = ["../x", "/abs/x", "a\nb", "a\rb", "=cmd()", "+1", "@x", "<script>alert(1)</script>", "\x1b[2J\x07", "\u202egnp", "\ud800", "a\x00b", "", ".", 'q",q']
+HOSTILE = [
+    "../x",
+    "/abs/x",
+    "a\nb",
+    "a\rb",
+    "=cmd()",
+    "+1",
+    "@x",
+    "<script>alert(1)</script>",
+    "\x1b[2J\x07",
+    "\u202egnp",
+    "\ud800",
+    "a\x00b",
+    "",
+    ".",
+    'q",q',
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
@@ -448,7 +623,11 @@ def test_hostile_names_and_texts(name, tmp_path, points, capsys):
     "Whatever a name or a text is made of, it stays one cell, one key, one line, and makes no file."
     csv_path, json_path = tmp_path / "in" / "log.csv", tmp_path / "in" / "log.jsonl"
     source = lambda ctx: {name: 1.5, "text": st.Text(name)}  # noqa: E731  # one for both
-    callbacks = [st.Logger(st.CSVLogger(csv_path), st.JSONLines(json_path), what=source), st.Progress("plain"), st.Log(format="console")]
+    callbacks = [
+        st.Logger(st.CSVLogger(csv_path), st.JSONLines(json_path), what=source),
+        st.Progress("plain"),
+        st.Log(format="console"),
+    ]
 
     class Logs(st.Callback):
         def on_exit_epoch(self, ctx):
@@ -456,7 +635,10 @@ def test_hostile_names_and_texts(name, tmp_path, points, capsys):
 
     fit(points, [*callbacks, Logs()], epochs=2, verbose=True)
 
-    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == ["log.csv", "log.jsonl"]
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == [
+        "log.csv",
+        "log.jsonl",
+    ]
     rows = read(json_path)
     assert len(rows) == 2
     assert {1.5, 2.5} & set(rows[0].values())
@@ -464,7 +646,9 @@ def test_hostile_names_and_texts(name, tmp_path, points, capsys):
         table = list(csv.reader(file))
     assert {len(line) for line in table} == {len(table[0])}
     assert len(table) == 3
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for line in table for cell in line)
+    assert not any(
+        cell.startswith(("=", "+", "-", "@", "\t", "\r")) for line in table for cell in line
+    )
     for text in (json_path.read_text(), *capsys.readouterr()):
         assert all(c == "\n" or c.isprintable() for c in text)
 
@@ -475,7 +659,14 @@ def test_hostile_names_in_tensorboard(name, tmp_path, points):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    source = lambda ctx: {name: 1.5, "text": st.Text(name), "set": st.Settings({name: name})}  # noqa: E731  # short
+    # Short
+    def source(ctx):
+        return {
+            name: 1.5,
+            "text": st.Text(name),
+            "set": st.Settings({name: name}),
+        }
+
     fit(points, st.Logger(st.TensorBoard(tmp_path / "in"), what=source), epochs=1)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 1

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import statetrain as st
-from statetrain.lr_finder import LRFinder, Trial, lr_find
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
+from statetrain.training.lr_finder import LRFinder, Trial, lr_find
 
 
 def batches(data, size=8):
@@ -33,7 +33,9 @@ def test_the_loop_written_by_hand(points):
     "Rates and losses are those of a loop that sets the rate before each step; the optimizer's other settings stay."
     torch.manual_seed(0)
     model, rows, smoothed = nn.Linear(4, 3), [], []
-    found = find(model, batches(points), opt_hparams={"momentum": 0.9, "lr": 5.0}, start=1e-3, end=1e-1)
+    found = find(
+        model, batches(points), opt_hparams={"momentum": 0.9, "lr": 5.0}, start=1e-3, end=1e-1
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=5.0, momentum=0.9)
     data = batches(points) * 4
     for i in range(10):
@@ -57,12 +59,16 @@ def test_the_loop_written_by_hand(points):
 @pytest.mark.parametrize("steps", [2, 7, 30])
 def test_the_rates(spacing, steps, points):
     "There are as many rows as steps; the first rate is the start, the last the end, and the spacing is even."
-    found = find(nn.Linear(4, 3), batches(points), start=1e-6, end=1e-2, steps=steps, spacing=spacing)
+    found = find(
+        nn.Linear(4, 3), batches(points), start=1e-6, end=1e-2, steps=steps, spacing=spacing
+    )
     places = [math.log(rate) for rate in found["lr"]] if spacing == "exponential" else found["lr"]
 
     assert len(found) == len(found.table()) == steps
     assert (found[0].lr, found[-1].lr) == (1e-6, 1e-2)
-    assert [b - a for a, b in pairwise(places)] == pytest.approx([(places[-1] - places[0]) / (steps - 1)] * (steps - 1))
+    assert [b - a for a, b in pairwise(places)] == pytest.approx(
+        [(places[-1] - places[0]) / (steps - 1)] * (steps - 1)
+    )
 
 
 @pytest.mark.parametrize("instance", [True, False])
@@ -72,14 +78,30 @@ def test_everything_is_as_it_was(instance, digits, cnn):
     model.norm.eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.25)
     loss = nn.CrossEntropyLoss(weight=torch.ones(10))
-    loader = DataLoader(TensorDataset(*digits), batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(1))
+    loader = DataLoader(
+        TensorDataset(*digits),
+        batch_size=32,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(1),
+    )
     F.cross_entropy(model(digits[0][:8]), digits[1][:8]).backward()
     optimizer.step()
 
     def state():
         flags = [module.training for module in model.modules()]
-        generators = torch.get_rng_state().tolist(), loader.generator.get_state().tolist(), random.getstate(), str(np.random.get_state())
-        return bits(model, optimizer), bits(loss), flags, optimizer.param_groups[0]["lr"], generators
+        generators = (
+            torch.get_rng_state().tolist(),
+            loader.generator.get_state().tolist(),
+            random.getstate(),
+            str(np.random.get_state()),
+        )
+        return (
+            bits(model, optimizer),
+            bits(loss),
+            flags,
+            optimizer.param_groups[0]["lr"],
+            generators,
+        )
 
     class Draws(st.Callback):
         def on_enter_batch(self, ctx):
@@ -87,7 +109,13 @@ def test_everything_is_as_it_was(instance, digits, cnn):
             ctx.loss_fn.weight.mul_(1.1)
 
     before = state()
-    find(model, loader, loss=loss, optimizer=optimizer if instance else torch.optim.Adam, callbacks=Draws())
+    find(
+        model,
+        loader,
+        loss=loss,
+        optimizer=optimizer if instance else torch.optim.Adam,
+        callbacks=Draws(),
+    )
 
     assert state() == before
 
@@ -137,7 +165,12 @@ def test_it_ends_where_the_loss_is_not_finite(points):
 
 def test_losses_below_zero(points):
     "What is far above is measured by the size of the lowest loss, so losses may be negative."
-    found = find(nn.Linear(4, 3), batches(points), loss=lambda pred, target: F.cross_entropy(pred, target) - 10, end=1e-3)
+    found = find(
+        nn.Linear(4, 3),
+        batches(points),
+        loss=lambda pred, target: F.cross_entropy(pred, target) - 10,
+        end=1e-3,
+    )
 
     assert len(found) == 10
     assert not found.diverged
@@ -177,13 +210,28 @@ def test_a_model_that_is_a_class_and_a_computation_of_ones_own(points):
 
 
 def finder(losses, spacing="exponential"):
-    rates = [10.0 ** (i - 6) if spacing == "exponential" else float(i + 1) for i in range(len(losses))]
-    return LRFinder(tuple(Trial(rate, loss, loss) for rate, loss in zip(rates, losses, strict=True)), spacing, False)
+    rates = [
+        10.0 ** (i - 6) if spacing == "exponential" else float(i + 1) for i in range(len(losses))
+    ]
+    return LRFinder(
+        tuple(Trial(rate, loss, loss) for rate, loss in zip(rates, losses, strict=True)),
+        spacing,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
     ("losses", "place"),
-    [([3, 3, 2.9, 1, 0.95, 5], 2), ([2.5, 2, 2, 2, 9, 0], 4), ([3, 1, 5], 0), ([5, 9, 1, 0.9], 2), ([1, 2, 3], None), ([1, 1, 1], None), ([1], None), ([], None)],
+    [
+        ([3, 3, 2.9, 1, 0.95, 5], 2),
+        ([2.5, 2, 2, 2, 9, 0], 4),
+        ([3, 1, 5], 0),
+        ([5, 9, 1, 0.9], 2),
+        ([1, 2, 3], None),
+        ([1, 1, 1], None),
+        ([1], None),
+        ([], None),
+    ],
     ids=str,
 )
 def test_the_suggestion(losses, place):

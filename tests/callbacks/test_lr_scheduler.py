@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as schedules
 
 import statetrain as st
 from statetrain.callbacks.lr_scheduler import LRScheduler
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 
 def batches(data, size=8):
@@ -21,7 +21,12 @@ def batches(data, size=8):
 
 
 def fit(model, data, callbacks, **options):
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 3}
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+        "epochs": 3,
+    }
     return st.fit(model, data, callbacks=callbacks, **{**common, **options})
 
 
@@ -77,7 +82,12 @@ def test_a_function_can_make_the_schedule(points):
 
     def warm_up(optimizer):
         return schedules.SequentialLR(
-            optimizer, [schedules.LinearLR(optimizer, 0.25, total_iters=1), schedules.ExponentialLR(optimizer, 0.5)], milestones=[1]
+            optimizer,
+            [
+                schedules.LinearLR(optimizer, 0.25, total_iters=1),
+                schedules.ExponentialLR(optimizer, 0.5),
+            ],
+            milestones=[1],
         )
 
     model, twin = nn.Linear(4, 3), nn.Linear(4, 3)
@@ -91,9 +101,21 @@ def test_a_plateau_is_one_of_the_histories_values(points):
     plateau = {"patience": 0, "threshold": 0.3, "factor": 0.1}
     model, twin = nn.Linear(4, 3), nn.Linear(4, 3)
     twin.load_state_dict(model.state_dict())
-    _, rates = by_hand(twin, batches(points), lambda opt: schedules.ReduceLROnPlateau(opt, **plateau), "epoch", 6, monitor=True)
+    _, rates = by_hand(
+        twin,
+        batches(points),
+        lambda opt: schedules.ReduceLROnPlateau(opt, **plateau),
+        "epoch",
+        6,
+        monitor=True,
+    )
 
-    run = fit(model, batches(points), LRScheduler(schedules.ReduceLROnPlateau, monitor="train_loss", **plateau), epochs=6)
+    run = fit(
+        model,
+        batches(points),
+        LRScheduler(schedules.ReduceLROnPlateau, monitor="train_loss", **plateau),
+        epochs=6,
+    )
 
     assert run.history["lr"] == rates
     assert rates[0] > rates[-1]
@@ -109,7 +131,12 @@ def test_after_each_validation(points):
             super().step(metrics)
 
     run = fit(
-        nn.Linear(4, 3), batches(points), LRScheduler(Spy, per="valid", monitor="valid_loss"), valid=batches(points), validate=st.Every(2, "steps"), epochs=2
+        nn.Linear(4, 3),
+        batches(points),
+        LRScheduler(Spy, per="valid", monitor="valid_loss"),
+        valid=batches(points),
+        validate=st.Every(2, "steps"),
+        epochs=2,
     )
 
     assert seen == run.history["valid_loss"]
@@ -119,8 +146,12 @@ def test_after_each_validation(points):
 def test_after_each_validation_without_a_value(points):
     "A schedule that takes no value goes on after each validation, too; a row without one leaves it where it is."
     run = fit(
-        nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, per="valid", gamma=0.5), valid=batches(points),
-        validate=st.Every(2, "epochs"), epochs=5,
+        nn.Linear(4, 3),
+        batches(points),
+        LRScheduler(schedules.ExponentialLR, per="valid", gamma=0.5),
+        valid=batches(points),
+        validate=st.Every(2, "epochs"),
+        epochs=5,
     )
 
     assert run.history["lr"] == [0.1, 0.1, 0.05, 0.05, 0.025]
@@ -143,7 +174,12 @@ def test_a_step_that_an_event_leaves_is_none(points):
             if ctx.iter == 1:
                 raise st.SkipBatch
 
-    run = fit(nn.Linear(4, 3), batches(points), [LRScheduler(schedules.ExponentialLR, per="step", gamma=0.5), SkipFirst()], epochs=1)
+    run = fit(
+        nn.Linear(4, 3),
+        batches(points),
+        [LRScheduler(schedules.ExponentialLR, per="step", gamma=0.5), SkipFirst()],
+        epochs=1,
+    )
 
     assert run.ctx.step == 2
     assert run.ctx.opt.param_groups[0]["lr"] == 0.1 * 0.5**2
@@ -151,7 +187,12 @@ def test_a_step_that_an_event_leaves_is_none(points):
 
 def test_an_epoch_that_was_stopped_midway_is_none(points):
     "A schedule per epoch goes on after complete epochs only."
-    run = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, gamma=0.5), max_steps=5)
+    run = fit(
+        nn.Linear(4, 3),
+        batches(points),
+        LRScheduler(schedules.ExponentialLR, gamma=0.5),
+        max_steps=5,
+    )
 
     assert [row["epoch_complete"] for row in run.history] == [True, False]
     assert run.history["lr"] == [0.1, 0.05]
@@ -160,8 +201,18 @@ def test_an_epoch_that_was_stopped_midway_is_none(points):
 
 def test_a_fit_that_goes_on_goes_on_with_its_schedule(points):
     "Two epochs and two more are four."
-    whole = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.CosineAnnealingLR, T_max=5), epochs=4)
-    parts = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.CosineAnnealingLR, T_max=5), epochs=2).fit(2)
+    whole = fit(
+        nn.Linear(4, 3),
+        batches(points),
+        LRScheduler(schedules.CosineAnnealingLR, T_max=5),
+        epochs=4,
+    )
+    parts = fit(
+        nn.Linear(4, 3),
+        batches(points),
+        LRScheduler(schedules.CosineAnnealingLR, T_max=5),
+        epochs=2,
+    ).fit(2)
 
     assert parts.history["lr"] == whole.history["lr"]
 
@@ -171,7 +222,12 @@ def test_a_rate_that_is_a_tensor_is_logged_as_a_number_is(points):
     columns = []
     for rate in (0.5, torch.tensor(0.5)):
         torch.manual_seed(0)
-        run = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, gamma=0.5, per="step"), opt_hparams={"lr": rate, "foreach": False})
+        run = fit(
+            nn.Linear(4, 3),
+            batches(points),
+            LRScheduler(schedules.ExponentialLR, gamma=0.5, per="step"),
+            opt_hparams={"lr": rate, "foreach": False},
+        )
         columns.append(run.history["lr"])
     assert columns[0] == columns[1]
 
@@ -182,14 +238,20 @@ def test_it_can_be_used_again(points):
     first, second = (fit(nn.Linear(4, 3), batches(points), scheduler) for _ in range(2))
 
     assert first.history["lr"] == second.history["lr"] == [0.1, 0.05, 0.025]
-    assert first.fit(1).history["lr"][-1] == 0.0125  # a new schedule for the first optimizer, from the rate that it has
+    # A new schedule for the first optimizer, from the rate that it has
+    assert first.fit(1).history["lr"][-1] == 0.0125
 
 
 def test_it_is_continued_from_its_saved_state(points):
     "A callback that is loaded goes on where the saved one was, for a fresh optimizer with the saved rate."
     options = {"max_lr": 0.3, "total_steps": 12}
     model = nn.Linear(4, 3)
-    whole = fit(copy.deepcopy(model), batches(points), LRScheduler(schedules.OneCycleLR, per="step", **options), epochs=4)
+    whole = fit(
+        copy.deepcopy(model),
+        batches(points),
+        LRScheduler(schedules.OneCycleLR, per="step", **options),
+        epochs=4,
+    )
     saved = LRScheduler(schedules.OneCycleLR, per="step", **options)
     run = fit(model, batches(points), saved, epochs=2)
     ctx, loaded = run.ctx, LRScheduler(schedules.OneCycleLR, per="step", **options)
@@ -212,7 +274,11 @@ def test_a_stop_writes_no_row_for_its_sake(points):
             ctx.request_stop("enough")
 
     run = fit(
-        nn.Linear(4, 3), batches(points), [LRScheduler(schedules.ExponentialLR, gamma=0.5), Stops()], valid=batches(points), validate=st.Every(1, "steps")
+        nn.Linear(4, 3),
+        batches(points),
+        [LRScheduler(schedules.ExponentialLR, gamma=0.5), Stops()],
+        valid=batches(points),
+        validate=st.Every(1, "steps"),
     )
 
     assert len(run.history) == 1
@@ -239,27 +305,56 @@ class Two(nn.Module):
         return self.first(x) + self.second(x)
 
 
-TWO = {"optimizer": {"first": torch.optim.SGD, "second": torch.optim.SGD}, "opt_hparams": {"lr": 0.1}}
+TWO = {
+    "optimizer": {"first": torch.optim.SGD, "second": torch.optim.SGD},
+    "opt_hparams": {"lr": 0.1},
+}
 
 
 @pytest.mark.parametrize(("name", "other"), [("first", "second"), ("second", "first")])
 @pytest.mark.parametrize("per", ["step", "epoch"])
 def test_one_of_several_optimizers(per, name, other, points):
     "The named optimizer's rate is changed and logged under its name; the other's stays."
-    run = fit(Two(), batches(points), LRScheduler(schedules.ExponentialLR, per=per, optimizer=name, gamma=0.5), **TWO, epochs=2)
+    run = fit(
+        Two(),
+        batches(points),
+        LRScheduler(schedules.ExponentialLR, per=per, optimizer=name, gamma=0.5),
+        **TWO,
+        epochs=2,
+    )
 
-    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in run.ctx.optimizers.items()}
+    rates = {
+        name: optimizer.param_groups[0]["lr"] for name, optimizer in run.ctx.optimizers.items()
+    }
     assert rates == {other: 0.1, name: 0.1 * 0.5 ** (6 if per == "step" else 2)}
-    assert run.history[f"lr_{name}"] == [0.1 * 0.5**n for n in ((2, 5) if per == "step" else (0, 1))]
+    assert run.history[f"lr_{name}"] == [
+        0.1 * 0.5**n for n in ((2, 5) if per == "step" else (0, 1))
+    ]
 
 
 @pytest.mark.parametrize(
     ("scheduler", "options", "message"),
     [
-        (LRScheduler(schedules.ExponentialLR, gamma=0.5), TWO, r"optimizers 'first', 'second'; say which one: optimizer='first'"),
-        (LRScheduler(schedules.ExponentialLR, optimizer="secnd", gamma=0.5), TWO, "no optimizer 'secnd'; did you mean 'second'"),
-        (LRScheduler(schedules.ReduceLROnPlateau, monitor="valid_los"), {"valid": 0.5}, "nothing writes the monitor 'valid_los'; did you mean 'valid_loss'"),
-        (LRScheduler(schedules.ReduceLROnPlateau, monitor="valid_loss"), {}, "no validation data, give valid="),
+        (
+            LRScheduler(schedules.ExponentialLR, gamma=0.5),
+            TWO,
+            r"optimizers 'first', 'second'; say which one: optimizer='first'",
+        ),
+        (
+            LRScheduler(schedules.ExponentialLR, optimizer="secnd", gamma=0.5),
+            TWO,
+            "no optimizer 'secnd'; did you mean 'second'",
+        ),
+        (
+            LRScheduler(schedules.ReduceLROnPlateau, monitor="valid_los"),
+            {"valid": 0.5},
+            "nothing writes the monitor 'valid_los'; did you mean 'valid_loss'",
+        ),
+        (
+            LRScheduler(schedules.ReduceLROnPlateau, monitor="valid_loss"),
+            {},
+            "no validation data, give valid=",
+        ),
     ],
     ids=["several", "misspelt", "monitor", "no validation"],
 )
@@ -277,12 +372,24 @@ def made() -> object:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LRScheduler(schedules.StepLR, per="epcoh", step_size=1), "per must be .* got 'epcoh'; did you mean 'epoch'"),
+        (
+            lambda: LRScheduler(schedules.StepLR, per="epcoh", step_size=1),
+            "per must be .* got 'epcoh'; did you mean 'epoch'",
+        ),
         (lambda: LRScheduler(made()), r"made already; write LRScheduler\(StepLR"),
         (lambda: LRScheduler(0.1), "takes a class"),
-        (lambda: LRScheduler(schedules.StepLR, step=1), "StepLR cannot be called with the optimizer"),
-        (lambda: LRScheduler(schedules.ReduceLROnPlateau), "say which column: monitor='valid_loss'"),
-        (lambda: LRScheduler(schedules.ReduceLROnPlateau, per="step", monitor="valid_loss"), "has no value per step"),
+        (
+            lambda: LRScheduler(schedules.StepLR, step=1),
+            "StepLR cannot be called with the optimizer",
+        ),
+        (
+            lambda: LRScheduler(schedules.ReduceLROnPlateau),
+            "say which column: monitor='valid_loss'",
+        ),
+        (
+            lambda: LRScheduler(schedules.ReduceLROnPlateau, per="step", monitor="valid_loss"),
+            "has no value per step",
+        ),
     ],
     ids=["per", "an instance", "no class", "arguments", "no monitor", "per step"],
 )
@@ -295,8 +402,14 @@ def test_arguments_that_do_not_fit_together(make, message):
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (LRScheduler(schedules.StepLR, monitor="train_loss", step_size=1), "it takes no value; leave monitor out"),
-        (LRScheduler(lambda optimizer: schedules.ReduceLROnPlateau(optimizer)), "say which column it takes"),
+        (
+            LRScheduler(schedules.StepLR, monitor="train_loss", step_size=1),
+            "it takes no value; leave monitor out",
+        ),
+        (
+            LRScheduler(lambda optimizer: schedules.ReduceLROnPlateau(optimizer)),
+            "say which column it takes",
+        ),
         (LRScheduler(lambda optimizer: 3), "must give a schedule, got int"),
         (LRScheduler(schedules.OneCycleLR, max_lr=1.0), "OneCycleLR with .* makes no schedule"),
     ],
@@ -320,7 +433,13 @@ def test_an_evaluation_moves_no_schedule(points):
 
 def test_a_guard_can_monitor_the_rate(points):
     "The column is declared, so a guard may stop the fit by it."
-    run = fit(nn.Linear(4, 3), batches(points), LRScheduler(schedules.ExponentialLR, gamma=0.1), stop=st.Threshold("lr", 0.02), epochs=9)
+    run = fit(
+        nn.Linear(4, 3),
+        batches(points),
+        LRScheduler(schedules.ExponentialLR, gamma=0.1),
+        stop=st.Threshold("lr", 0.02),
+        epochs=9,
+    )
 
     assert run.outcome == st.Stopped(2, "lr at most 0.02")
 
@@ -331,6 +450,8 @@ def test_an_epoch_without_a_step_is_no_mistake(points, per):
     data = batches(points)
     epochs = iter([[(x * torch.nan, y) for x, y in data], data])
     lr = LRScheduler(schedules.ExponentialLR, per=per, gamma=0.5)
-    run = fit(nn.Linear(4, 3), lambda: iter(next(epochs)), lr, epochs=2, non_finite="skip", valid=data)
+    run = fit(
+        nn.Linear(4, 3), lambda: iter(next(epochs)), lr, epochs=2, non_finite="skip", valid=data
+    )
     assert (run.outcome, run.ctx.step) == (st.Completed(2), 3)
     assert run.ctx.opt.param_groups[0]["lr"] == 0.1 * 0.5 ** (3 if per == "step" else 2)

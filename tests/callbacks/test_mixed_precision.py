@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import ExponentialLR
 import statetrain as st
 from statetrain.callbacks.gradient_clip import GradientClip
 from statetrain.callbacks.lr_scheduler import LRScheduler
-from statetrain.lifecycle import State, Transition
-from statetrain.outcome import ConfigError, LossError
-from statetrain.precision import Autocast, MixedPrecision, mixed_precision
+from statetrain.errors import ConfigError, LossError
+from statetrain.lifecycle.lifecycle import State, Transition
+from statetrain.standard.precision import Autocast, MixedPrecision, mixed_precision
 
 
 def batches(data, size=8):
@@ -28,7 +28,12 @@ def net():
 
 
 def fit(data, model=None, **options):
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 2}
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+        "epochs": 2,
+    }
     return st.fit(net() if model is None else model, data, **{**common, **options})
 
 
@@ -100,7 +105,11 @@ def test_hooks_of_step_see_gradients_without_scale(first, points):
 
     model, optimizer, *_ = by_hand(batches(points), torch.float16, scaler(), max_norm=0.1)
     clip, norm = GradientClip(max_norm=0.1), Norm()
-    run = fit(batches(points), precision=MixedPrecision("fp16", scaler=scaler()), callbacks=[clip, norm] if first else [norm, clip])
+    run = fit(
+        batches(points),
+        precision=MixedPrecision("fp16", scaler=scaler()),
+        callbacks=[clip, norm] if first else [norm, clip],
+    )
 
     assert bits(run.model, run.ctx.opt) == bits(model, optimizer)
     assert norms[0] > 100
@@ -123,8 +132,10 @@ def test_gradients_that_overflow_make_no_step(points):
     twin = scaler(init_scale=2.0**20, backoff_factor=2.0**-3)
     model, optimizer, losses, steps = by_hand(batches(points), torch.float16, twin)
     run = fit(
-        batches(points), precision=MixedPrecision("fp16", scaler=scaler(init_scale=2.0**20, backoff_factor=2.0**-3)),
-        callbacks=LRScheduler(ExponentialLR, per="step", gamma=1.0), trace=True,
+        batches(points),
+        precision=MixedPrecision("fp16", scaler=scaler(init_scale=2.0**20, backoff_factor=2.0**-3)),
+        callbacks=LRScheduler(ExponentialLR, per="step", gamma=1.0),
+        trace=True,
     )
     arrow = run.lifecycle.between("unscale", "next_batch")[0]
 
@@ -168,7 +179,10 @@ class Two(nn.Module):
 def test_several_optimizers(points):
     "Each optimizer's turn is under autocast, scaled and unscaled; the scale is adapted in each turn."
     twin, model = scaler(growth_interval=3), Two()
-    optimizers = {name: torch.optim.SGD(getattr(model, name).parameters(), lr=0.1) for name in ("first", "second")}
+    optimizers = {
+        name: torch.optim.SGD(getattr(model, name).parameters(), lr=0.1)
+        for name in ("first", "second")
+    }
     for x, y in batches(points):
         for name, optimizer in optimizers.items():
             optimizer.zero_grad()
@@ -179,7 +193,11 @@ def test_several_optimizers(points):
             twin.update()
 
     run = fit(
-        batches(points), Two(), optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD}, opt_hparams={"lr": 0.1}, epochs=1,
+        batches(points),
+        Two(),
+        optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD},
+        opt_hparams={"lr": 0.1},
+        epochs=1,
         precision=MixedPrecision("fp16", scaler=scaler(growth_interval=3)),
     )
 
@@ -202,7 +220,9 @@ def test_the_norm_that_is_checked_has_no_scale(points):
     assert max(norms) < 10
 
 
-@pytest.mark.parametrize("precision", ["bf16", torch.bfloat16, MixedPrecision("bf16", valid=False)], ids=str)
+@pytest.mark.parametrize(
+    "precision", ["bf16", torch.bfloat16, MixedPrecision("bf16", valid=False)], ids=str
+)
 def test_validation(precision, points):
     "Validation is in the same precision, unless said otherwise; metrics are computed outside of it; evaluate is in full."
     seen = []
@@ -212,7 +232,14 @@ def test_validation(precision, points):
         return pred.float().sum()
 
     given = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
-    run = fit(batches(points), valid=batches(points), precision=given, metrics=casting, opt_hparams={"lr": 0.0}, epochs=1)
+    run = fit(
+        batches(points),
+        valid=batches(points),
+        precision=given,
+        metrics=casting,
+        opt_hparams={"lr": 0.0},
+        epochs=1,
+    )
     full, short = torch.float32, torch.bfloat16
 
     assert seen == [(short, False)] * 3 + [(short if given.valid else full, False)] * 3
@@ -233,7 +260,9 @@ def test_a_validation_of_ones_own(points):
         seen.append(ctx.pred.dtype)
         return F.cross_entropy(ctx.pred, ctx.target)
 
-    run = fit(batches(points), valid=batches(points), precision="bf16", valid_compute=validate, epochs=1)
+    run = fit(
+        batches(points), valid=batches(points), precision="bf16", valid_compute=validate, epochs=1
+    )
     run.evaluate(batches(points))
 
     assert seen == [torch.bfloat16] * 3 + [torch.float32] * 3
@@ -248,12 +277,22 @@ def test_what_is_off_is_not_there():
 
     assert st.supervised(precision=None) == plain
     assert (bf16.names, bf16.transitions) == (plain.names, plain.transitions)
-    assert [state.name for state in bf16.states if isinstance(state.action, Autocast)] == ["pred", "loss", "valid_pred", "valid_loss"]
+    assert [state.name for state in bf16.states if isinstance(state.action, Autocast)] == [
+        "pred",
+        "loss",
+        "valid_pred",
+        "valid_loss",
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "before", "after"),
-    [({}, "backward", "step"), ({"accumulate": 4}, "backward", "step"), ({"check_gradients": True}, "backward", "grad_norm"), ({"optimizers": 2}, "backward", "step")],
+    [
+        ({}, "backward", "step"),
+        ({"accumulate": 4}, "backward", "step"),
+        ({"check_gradients": True}, "backward", "grad_norm"),
+        ({"optimizers": 2}, "backward", "step"),
+    ],
     ids=str,
 )
 def test_fp16_adds_a_state_and_an_arrow(options, before, after):
@@ -263,7 +302,10 @@ def test_fp16_adds_a_state_and_an_arrow(options, before, after):
 
     assert set(fp16.names) - set(plain.names) == {"unscale"}
     assert fp16.between(before, "unscale")[0].effect == moved.effect
-    assert [str(arrow) for arrow in fp16.arrows("unscale")] == ["unscale -> next_batch [gradients overflowed] / discard the window", f"unscale -> {after}"]
+    assert [str(arrow) for arrow in fp16.arrows("unscale")] == [
+        "unscale -> next_batch [gradients overflowed] / discard the window",
+        f"unscale -> {after}",
+    ]
     assert len(fp16.transitions) == len(plain.transitions) + 2
 
 
@@ -289,14 +331,28 @@ def own_backward(ctx):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: st.supervised(precision="fp61"), "must be 'bf16' or 'fp16', got 'fp61'; did you mean 'fp16'"),
+        (
+            lambda: st.supervised(precision="fp61"),
+            "must be 'bf16' or 'fp16', got 'fp61'; did you mean 'fp16'",
+        ),
         (lambda: MixedPrecision(torch.float64), "got torch.float64"),
         (lambda: MixedPrecision("bf16", scaler=scaler()), "scaler= is for 'fp16'"),
-        (lambda: mixed_precision(st.supervised(precision="bf16"), "fp16"), "in mixed precision already"),
+        (
+            lambda: mixed_precision(st.supervised(precision="bf16"), "fp16"),
+            "in mixed precision already",
+        ),
         (lambda: st.supervised(precision="bf16", closure=True), "computes the loss again"),
-        (lambda: st.supervised(precision="bf16", compute=print), r"no state 'pred'.*with ctx.accelerator.autocast\('bfloat16'\)"),
+        (
+            lambda: st.supervised(precision="bf16", compute=print),
+            r"no state 'pred'.*with ctx.accelerator.autocast\('bfloat16'\)",
+        ),
         (lambda: mixed_precision(st.evaluation(), "bf16"), "no state 'pred'"),
-        (lambda: mixed_precision(st.supervised().replace("backward", action=own_backward), "fp16"), "has a backward of its own"),
+        (
+            lambda: mixed_precision(
+                st.supervised().replace("backward", action=own_backward), "fp16"
+            ),
+            "has a backward of its own",
+        ),
     ],
     ids=["word", "type", "scaler", "twice", "closure", "compute", "evaluation", "backward"],
 )
@@ -309,7 +365,12 @@ def test_what_cannot_be_in_mixed_precision(make, message):
 def test_a_missing_loss_is_still_missed(points):
     "Under autocast, too, a state that needs a loss function says so before training."
     with pytest.raises(ConfigError, match="state 'loss' needs a loss"):
-        st.fit(net(), points, optimizer=torch.optim.SGD, lifecycle=st.supervised(precision="bf16", validate=None))
+        st.fit(
+            net(),
+            points,
+            optimizer=torch.optim.SGD,
+            lifecycle=st.supervised(precision="bf16", validate=None),
+        )
 
 
 def test_an_optimizer_without_gradients(points):
@@ -317,13 +378,22 @@ def test_an_optimizer_without_gradients(points):
     model = Two()
     model.forward = model.first.forward
     with pytest.raises(LossError, match="optimizer 'second' has no gradients"):
-        fit(batches(points), model, optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD}, opt_hparams={"lr": 0.1}, precision="fp16")
+        fit(
+            batches(points),
+            model,
+            optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD},
+            opt_hparams={"lr": 0.1},
+            precision="fp16",
+        )
 
 
 def test_a_scaler_that_is_switched_off(points):
     "A disabled scaler leaves autocast alone, as torch means it."
     model, optimizer, *_ = by_hand(batches(points), torch.float16)
-    run = fit(batches(points), precision=MixedPrecision("fp16", scaler=torch.amp.GradScaler("cpu", enabled=False)))
+    run = fit(
+        batches(points),
+        precision=MixedPrecision("fp16", scaler=torch.amp.GradScaler("cpu", enabled=False)),
+    )
 
     assert bits(run.model, run.ctx.opt) == bits(model, optimizer)
 
@@ -336,7 +406,11 @@ def test_an_action_of_ones_own_is_cast_too(points):
         ctx.pred = ctx.model(ctx.input)
         seen.append(ctx.pred.dtype)
 
-    life = st.supervised(validate=None).replace(State("pred", my_pred, "batch")).add(Transition("pred", "next_batch", lambda ctx: False))
+    life = (
+        st.supervised(validate=None)
+        .replace(State("pred", my_pred, "batch"))
+        .add(Transition("pred", "next_batch", lambda ctx: False))
+    )
     fit(batches(points), lifecycle=life, precision="bf16", epochs=1)
 
     assert seen == [torch.bfloat16] * 3

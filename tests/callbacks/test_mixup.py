@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.mixup import Mixed, Mixup, mixup_loss
-from statetrain.outcome import ConfigError, DataError, LossError
+from statetrain.errors import ConfigError, DataError, LossError
 
 
 def batches(data, size=8):
@@ -23,8 +23,15 @@ def net():
 
 
 def fit(data, callbacks, model=None, **options):
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2}
-    return st.fit(net() if model is None else model, data, callbacks=callbacks, **{**common, **options})
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+    }
+    return st.fit(
+        net() if model is None else model, data, callbacks=callbacks, **{**common, **options}
+    )
 
 
 def drawn(size, alpha, per):
@@ -45,9 +52,16 @@ def test_the_loop_written_by_hand(alpha, per, points):
             pred = model(torch.lerp(x[order], x, share))
             optimizer.zero_grad()
             if per == "sample":
-                torch.lerp(F.cross_entropy(pred, y[order], reduction="none"), F.cross_entropy(pred, y, reduction="none"), weight).mean().backward()
+                torch.lerp(
+                    F.cross_entropy(pred, y[order], reduction="none"),
+                    F.cross_entropy(pred, y, reduction="none"),
+                    weight,
+                ).mean().backward()
             else:
-                (weight * F.cross_entropy(pred, y) + (1 - weight) * F.cross_entropy(pred, y[order])).backward()
+                (
+                    weight * F.cross_entropy(pred, y)
+                    + (1 - weight) * F.cross_entropy(pred, y[order])
+                ).backward()
             optimizer.step()
 
     run = fit(batches(points), Mixup(alpha, per=per))
@@ -88,7 +102,11 @@ def test_a_generator_of_its_own(points):
 
     def inputs(seed):
         seen, before = Inputs(), torch.get_rng_state()
-        fit(batches(points), [Mixup(generator=torch.Generator().manual_seed(seed)), seen], nn.Linear(4, 3))
+        fit(
+            batches(points),
+            [Mixup(generator=torch.Generator().manual_seed(seed)), seen],
+            nn.Linear(4, 3),
+        )
         return seen.train, before
 
     model = nn.Linear(4, 3)
@@ -113,7 +131,9 @@ def test_metrics_and_hooks_see_the_targets_as_they_are(points):
         return (pred.argmax(1) == target).float().mean()
 
     inputs = Inputs()
-    fit(batches(points), [Mixup(valid=True), inputs], valid=batches(points), metrics=share, epochs=1)
+    fit(
+        batches(points), [Mixup(valid=True), inputs], valid=batches(points), metrics=share, epochs=1
+    )
 
     own = [y for _, y in batches(points)]
     assert all(map(torch.equal, targets, own * 2))
@@ -148,7 +168,9 @@ def test_afterwards_the_loss_is_the_users_own(points):
         fit(batches(points), [Mixup(), Fails()])
 
     assert run.ctx.loss_fns == caught.value.run.ctx.loss_fns == {"opt": F.cross_entropy}
-    assert run.evaluate(batches(points)) == st.evaluate(run.model, batches(points), loss=F.cross_entropy)
+    assert run.evaluate(batches(points)) == st.evaluate(
+        run.model, batches(points), loss=F.cross_entropy
+    )
     run.fit(1)
     assert not any(map(torch.equal, inputs.train[3:], [x for x, _ in batches(points)]))
 
@@ -167,7 +189,13 @@ class Two(nn.Module):
 def test_several_optimizers_share_a_mixture(points):
     "Each optimizer takes its turn on the same mixture, which is made once."
     inputs = Inputs()
-    fit(batches(points), [Mixup(), inputs], Two(), optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD}, epochs=1)
+    fit(
+        batches(points),
+        [Mixup(), inputs],
+        Two(),
+        optimizer={"first": torch.optim.SGD, "second": torch.optim.SGD},
+        epochs=1,
+    )
 
     assert len(inputs.train) == 6
     assert all(map(torch.equal, inputs.train[::2], inputs.train[1::2]))
@@ -182,7 +210,14 @@ def test_a_step_that_computes_the_loss_again(points):
         losses.append(reduction)
         return F.cross_entropy(pred, target, reduction=reduction)
 
-    fit(batches(points), Mixup(), loss=loss, optimizer=torch.optim.LBFGS, opt_hparams={"max_iter": 3}, epochs=1)
+    fit(
+        batches(points),
+        Mixup(),
+        loss=loss,
+        optimizer=torch.optim.LBFGS,
+        opt_hparams={"max_iter": 3},
+        epochs=1,
+    )
 
     assert len(losses) > 6
     assert set(losses) == {"none"}
@@ -211,7 +246,9 @@ def test_it_is_continued_from_its_saved_state():
     torch.rand(5, generator=first.generator)
     second.load_state_dict(first.state_dict())
 
-    assert torch.equal(torch.rand(5, generator=first.generator), torch.rand(5, generator=second.generator))
+    assert torch.equal(
+        torch.rand(5, generator=first.generator), torch.rand(5, generator=second.generator)
+    )
     assert Mixup().state_dict() == {}
 
 
@@ -233,7 +270,12 @@ def test_inputs_of_several_parts(points):
 
 # ---------------------------------------------------------------- the loss
 
-PRED, OWN, PARTNER, WEIGHT = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 0, 2]), torch.tensor([0.5, 0.7, 0.9, 1.0])
+PRED, OWN, PARTNER, WEIGHT = (
+    torch.randn(4, 3),
+    torch.tensor([0, 1, 2, 0]),
+    torch.tensor([1, 1, 0, 2]),
+    torch.tensor([0.5, 0.7, 0.9, 1.0]),
+)
 
 
 def each(target):
@@ -273,11 +315,19 @@ def test_the_users_module_stays_as_it_is():
 
 def test_losses_of_more_dimensions():
     "A loss for each pixel is mixed with its sample's weight."
-    pred, own, partner = torch.randn(4, 3, 2, 5), torch.randint(3, (4, 2, 5)), torch.randint(3, (4, 2, 5))
+    pred, own, partner = (
+        torch.randn(4, 3, 2, 5),
+        torch.randint(3, (4, 2, 5)),
+        torch.randint(3, (4, 2, 5)),
+    )
     weight = WEIGHT[:, None, None]
-    expected = weight * F.cross_entropy(pred, own, reduction="none") + (1 - weight) * F.cross_entropy(pred, partner, reduction="none")
+    expected = weight * F.cross_entropy(pred, own, reduction="none") + (
+        1 - weight
+    ) * F.cross_entropy(pred, partner, reduction="none")
 
-    assert torch.allclose(mixup_loss(F.cross_entropy)(pred, Mixed(own, partner, WEIGHT)), expected.mean())
+    assert torch.allclose(
+        mixup_loss(F.cross_entropy)(pred, Mixed(own, partner, WEIGHT)), expected.mean()
+    )
 
 
 def test_any_loss_can_be_mixed_with_one_weight():
@@ -288,7 +338,10 @@ def test_any_loss_can_be_mixed_with_one_weight():
 
     mixed = mixup_loss(loss)(PRED, Mixed(OWN, PARTNER, torch.tensor(0.75)))
     assert torch.allclose(mixed, 0.75 * loss(PRED, OWN) + 0.25 * loss(PRED, PARTNER))
-    with pytest.raises(LossError, match=r"need a loss for each of the 4 samples, got shape \(\).*Mixup\(per='batch'\)"):
+    with pytest.raises(
+        LossError,
+        match=r"need a loss for each of the 4 samples, got shape \(\).*Mixup\(per='batch'\)",
+    ):
         mixup_loss(loss)(PRED, Mixed(OWN, PARTNER, WEIGHT))
 
 
@@ -296,7 +349,10 @@ def test_mixing_twice_is_mixing_once(points):
     "A loss that was made with `mixup_loss` is taken as it is."
     loss = mixup_loss(F.cross_entropy)
     assert mixup_loss(loss) is loss
-    usual, again = (fit(batches(points), Mixup(generator=torch.Generator()), loss=one) for one in (F.cross_entropy, loss))
+    usual, again = (
+        fit(batches(points), Mixup(generator=torch.Generator()), loss=one)
+        for one in (F.cross_entropy, loss)
+    )
     assert bits(usual.model) == bits(again.model)
 
 

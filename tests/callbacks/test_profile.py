@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.actions import count_epoch
 from statetrain.callbacks.profile import Profile
+from statetrain.standard.actions import count_epoch
 
 
 class Clock:
@@ -60,11 +60,15 @@ def fit(points, clock, callbacks, seconds=3.0, **options):
 
     torch.manual_seed(0)
     common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "epochs": 2}
-    return st.fit(Model(4, 3), Data(clock, points, seconds), callbacks=callbacks, **{**common, **options})
+    return st.fit(
+        Model(4, 3), Data(clock, points, seconds), callbacks=callbacks, **{**common, **options}
+    )
 
 
 def seconds(profile):
-    return {(row["state"], row["hook"]): row["seconds"] for row in profile.table() if row["seconds"]}
+    return {
+        (row["state"], row["hook"]): row["seconds"] for row in profile.table() if row["seconds"]
+    }
 
 
 def test_each_second_is_where_it_was_spent(points):
@@ -73,14 +77,21 @@ def test_each_second_is_where_it_was_spent(points):
     profile = Profile(clock)
     fit(points, clock, [profile, Slow(clock)])
 
-    assert seconds(profile) == {("draw", ""): 18.0, ("pred", ""): 12.0, ("pred", "Slow.on_exit_pred"): 3.0, ("record", "Slow.on_exit_epoch"): 10.0}
+    assert seconds(profile) == {
+        ("draw", ""): 18.0,
+        ("pred", ""): 12.0,
+        ("pred", "Slow.on_exit_pred"): 3.0,
+        ("record", "Slow.on_exit_epoch"): 10.0,
+    }
     assert profile.waiting == 18.0
     assert profile.total == 43.0
     rows = {(row["state"], row["hook"]): row for row in profile.table()}
     assert rows["pred", ""]["visits"] == rows["pred", "Slow.on_exit_pred"]["visits"] == 6
     assert rows["draw", ""]["visits"] == 8  # the last one of an epoch finds no batch
     assert rows["draw", ""]["share"] == 18 / 43
-    assert [row["seconds"] for row in profile.table()] == sorted((row["seconds"] for row in profile.table()), reverse=True)
+    assert [row["seconds"] for row in profile.table()] == sorted(
+        (row["seconds"] for row in profile.table()), reverse=True
+    )
 
 
 def test_guards_and_effects_count_for_their_state(points):
@@ -121,7 +132,14 @@ def test_columns_of_the_history(points):
 def test_validation_within_an_epoch(points):
     "Where validation interrupts an epoch, its row has the part of the training since the row before."
     clock = Clock()
-    run = fit(points, clock, Profile(clock), valid=Data(clock, points, 1.0), validate=st.Every(2, "steps"), epochs=1)
+    run = fit(
+        points,
+        clock,
+        Profile(clock),
+        valid=Data(clock, points, 1.0),
+        validate=st.Every(2, "steps"),
+        epochs=1,
+    )
 
     assert run.history["seconds_train"] == [10.0, 5.0]
     assert run.history["seconds_valid"] == [9.0]
@@ -135,7 +153,13 @@ def test_a_stop_writes_no_row_for_its_sake(points):
             ctx.request_stop("enough")
 
     clock = Clock()
-    run = fit(points, clock, [Profile(clock), Stops()], valid=Data(clock, points), validate=st.Every(1, "steps"))
+    run = fit(
+        points,
+        clock,
+        [Profile(clock), Stops()],
+        valid=Data(clock, points),
+        validate=st.Every(1, "steps"),
+    )
 
     assert len(run.history) == 1
 
@@ -143,9 +167,19 @@ def test_a_stop_writes_no_row_for_its_sake(points):
 def test_measuring_changes_nothing(digits, cnn):
     "A run that is measured trains the same, on the real clock, and the parts add up to less than the whole."
     data = [tuple(column[:64] for column in digits)]
-    plain = st.fit(cnn(), data, loss=F.cross_entropy, optimizer=torch.optim.Adam, valid=data, epochs=2)
+    plain = st.fit(
+        cnn(), data, loss=F.cross_entropy, optimizer=torch.optim.Adam, valid=data, epochs=2
+    )
     profile = Profile()
-    measured = st.fit(cnn(), data, loss=F.cross_entropy, optimizer=torch.optim.Adam, valid=data, epochs=2, callbacks=profile)
+    measured = st.fit(
+        cnn(),
+        data,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        valid=data,
+        epochs=2,
+        callbacks=profile,
+    )
 
     assert bits(measured.model, measured.ctx.opt) == bits(plain.model, plain.ctx.opt)
     assert measured.history["valid_loss"] == plain.history["valid_loss"]
@@ -203,7 +237,9 @@ def test_it_can_be_read(points):
     assert repr(profile) == "<Profile: 21.5 s, 9 s of them waiting for data>"
 
 
-@pytest.mark.parametrize("validate", [None, st.Every(2, "steps")], ids=["training", "validation too"])
+@pytest.mark.parametrize(
+    "validate", [None, st.Every(2, "steps")], ids=["training", "validation too"]
+)
 @pytest.mark.parametrize("every", [1, 3, 4])
 def test_a_continued_run_goes_on_counting(points, tmp_path, every, validate):
     "Wherever it was cut, the seconds, visits and columns are those of a run that was not, but for what came after the checkpoint."
@@ -216,21 +252,44 @@ def test_a_continued_run_goes_on_counting(points, tmp_path, every, validate):
             if ctx.step == every:
                 raise Cut
 
-    clock, options = Clock(), {"seconds": 0.0}  # batches that are drawn again to get there would take their time again
+    # Batches that are drawn again to get there would take their time again
+    clock, options = (
+        Clock(),
+        {"seconds": 0.0},
+    )
     if validate is not None:
         options |= {"valid": [tuple(column[:8] for column in points)], "validate": validate}
     whole = Profile(clock)
     plain = fit(points, clock, whole, **options)
     with pytest.raises(Cut):
-        fit(points, clock, [Profile(clock), st.Checkpoint(tmp_path, st.Every(1, "steps")), Cuts()], **options)
+        fit(
+            points,
+            clock,
+            [Profile(clock), st.Checkpoint(tmp_path, st.Every(1, "steps")), Cuts()],
+            **options,
+        )
     clock.spend(1000)  # nobody knows how long it was away
     profile = Profile(clock)
-    run = fit(points, clock, [profile, st.Checkpoint(tmp_path, st.Every(1, "steps"))], resume="last", **options)
+    run = fit(
+        points,
+        clock,
+        [profile, st.Checkpoint(tmp_path, st.Every(1, "steps"))],
+        resume="last",
+        **options,
+    )
 
     assert seconds(profile) == seconds(whole)
     assert profile.total == whole.total
-    own = [{key: row[key] for key in ("state", "hook", "visits")} for row in profile.table() if not row["hook"] and row["seconds"]]
-    assert own == [{key: row[key] for key in ("state", "hook", "visits")} for row in whole.table() if not row["hook"] and row["seconds"]]
+    own = [
+        {key: row[key] for key in ("state", "hook", "visits")}
+        for row in profile.table()
+        if not row["hook"] and row["seconds"]
+    ]
+    assert own == [
+        {key: row[key] for key in ("state", "hook", "visits")}
+        for row in whole.table()
+        if not row["hook"] and row["seconds"]
+    ]
     for column in ("seconds_train", "seconds_valid"):
         if column in plain.history.columns:
             assert run.history[column] == plain.history[column]

@@ -14,14 +14,19 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import statetrain as st
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 from statetrain.sanity import CHECKS
 
 
 def fit(data, model=None, *, check=None, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)) if model is None else model
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.05}, "epochs": 2}
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.05},
+        "epochs": 2,
+    }
     return st.fit(model, data, callbacks=[] if check is None else check, **{**common, **options})
 
 
@@ -100,7 +105,11 @@ def sure():
 
 def without_a_layer():
     model = net()
-    return {"model": model, "optimizer": torch.optim.SGD(model[2].parameters(), lr=0.05), "opt_hparams": None}
+    return {
+        "model": model,
+        "optimizer": torch.optim.SGD(model[2].parameters(), lr=0.05),
+        "opt_hparams": None,
+    }
 
 
 inputs, labels = xy()
@@ -110,23 +119,59 @@ CASES = {
     "training_data_can_be_read": ({"data": [(inputs,)]}, "no batch could be made"),
     "training_data_is_shuffled": ({"data": DataLoader(shared, batch_size=8)}, r"shuffle=True"),
     "validation_data_is_given": ({"valid": None}, "give valid=0.2"),
-    "sets_do_not_overlap": ({"data": Subset(shared, range(20)), "valid": Subset(shared, range(15, 32))}, "5 of the 17 validation samples are training samples too"),
-    "inputs_are_finite": ({"data": (inputs.index_fill(0, torch.tensor([3]), float("nan")), labels)}, "NaN or infinite"),
+    "sets_do_not_overlap": (
+        {"data": Subset(shared, range(20)), "valid": Subset(shared, range(15, 32))},
+        "5 of the 17 validation samples are training samples too",
+    ),
+    "inputs_are_finite": (
+        {"data": (inputs.index_fill(0, torch.tensor([3]), float("nan")), labels)},
+        "NaN or infinite",
+    ),
     "inputs_are_scaled": ({"data": (inputs * 100, labels)}, "scale them"),
     "targets_vary": ({"data": (inputs, labels * 0)}, "all 32 targets of a batch are the same"),
-    "last_batch_is_not_one_sample": ({"data": xy(33), "model": nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))}, "drop_last=True"),
+    "last_batch_is_not_one_sample": (
+        {
+            "data": xy(33),
+            "model": nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)),
+        },
+        "drop_last=True",
+    ),
     "model_and_loss_fit": ({"model": nn.Linear(5, 3)}, "RuntimeError: mat1 and mat2"),
     "validation_works": ({"valid": (torch.randn(8, 5), labels[:8])}, "a validation batch failed"),
     "model_is_float": ({"model": net().bfloat16()}, 'precision="bf16"'),
     "weights_are_finite": ({"model": spoilt()}, "2.weight"),
-    "optimizer_has_all_parameters": (without_a_layer(), "no optimizer has the parameters 0.weight, 0.bias"),
-    "labels_in_range": ({"data": (inputs, labels + 1)}, "labels go from 1 to 3, and the model tells 3 classes, 0 to 2; count labels from 0"),
-    "shapes_of_prediction_and_target": ({**regression, "data": (inputs, inputs[:, 0])}, r"\(32, 1\) and the target \(32,\).*target.unsqueeze\(1\)"),
-    "prediction_is_finite": ({"loss": lambda pred, target: F.cross_entropy(pred, target) * float("inf"), "non_finite": "skip"}, "not finite; look for a log"),
+    "optimizer_has_all_parameters": (
+        without_a_layer(),
+        "no optimizer has the parameters 0.weight, 0.bias",
+    ),
+    "labels_in_range": (
+        {"data": (inputs, labels + 1)},
+        "labels go from 1 to 3, and the model tells 3 classes, 0 to 2; count labels from 0",
+    ),
+    "shapes_of_prediction_and_target": (
+        {**regression, "data": (inputs, inputs[:, 0])},
+        r"\(32, 1\) and the target \(32,\).*target.unsqueeze\(1\)",
+    ),
+    "prediction_is_finite": (
+        {
+            "loss": lambda pred, target: F.cross_entropy(pred, target) * float("inf"),
+            "non_finite": "skip",
+        },
+        "not finite; look for a log",
+    ),
     "prediction_suits_the_loss": ({"model": net(nn.Softmax(1))}, "ends with a softmax"),
-    "first_loss_is_that_of_guessing": ({"model": sure()}, "where guessing among 3 classes gives 1.1"),
-    "gradients_reach_all_parameters": ({"model": Detached()}, "the loss does not depend on first.weight, first.bias"),
-    "one_step_lowers_the_loss": ({"opt_hparams": {"lr": 500.0}}, "a step raises the loss of its own batch"),
+    "first_loss_is_that_of_guessing": (
+        {"model": sure()},
+        "where guessing among 3 classes gives 1.1",
+    ),
+    "gradients_reach_all_parameters": (
+        {"model": Detached()},
+        "the loss does not depend on first.weight, first.bias",
+    ),
+    "one_step_lowers_the_loss": (
+        {"opt_hparams": {"lr": 500.0}},
+        "a step raises the loss of its own batch",
+    ),
     "samples_do_not_mix": ({"model": Mixing()}, "depends on the others of its batch"),
 }
 
@@ -149,21 +194,82 @@ def test_no_check_is_without_a_case():
     ("name", "options", "words"),
     [
         ("sets_do_not_overlap", {"data": xy(), "valid": None}, None),
-        ("sets_do_not_overlap", {"data": (inputs, labels), "valid": (inputs, labels)}, "32 of the 32"),
+        (
+            "sets_do_not_overlap",
+            {"data": (inputs, labels), "valid": (inputs, labels)},
+            "32 of the 32",
+        ),
         ("validation_works", {"valid": (inputs, labels + 1)}, "labels go from 1 to 3"),
         ("validation_works", {"data": (inputs, labels + 1), "valid": (inputs, labels + 1)}, None),
         ("gradients_reach_all_parameters", {"model": dead()}, "are all 0"),
         ("one_step_lowers_the_loss", {"opt_hparams": {"lr": 0.0}}, "a step changes nothing"),
-        ("labels_in_range", {"loss": F.binary_cross_entropy_with_logits, "model": nn.Linear(4, 4), "data": (inputs, inputs.sign())}, "from -1 to 1"),
+        (
+            "labels_in_range",
+            {
+                "loss": F.binary_cross_entropy_with_logits,
+                "model": nn.Linear(4, 4),
+                "data": (inputs, inputs.sign()),
+            },
+            "from -1 to 1",
+        ),
         ("labels_in_range", {"data": (inputs, labels.where(labels > 0, -100))}, None),
-        ("prediction_suits_the_loss", {"loss": F.nll_loss, "model": sure()}, "end the model with log_softmax"),
-        ("prediction_suits_the_loss", {"loss": nn.BCELoss(), "model": nn.Linear(4, 4), "data": (inputs, (inputs > 0).float())}, "goes beyond 0 to 1|failed"),
-        ("prediction_suits_the_loss", {"loss": nn.BCEWithLogitsLoss(), "model": nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), "data": (inputs, (inputs > 0).float())}, "ends with a sigmoid"),
+        (
+            "prediction_suits_the_loss",
+            {"loss": F.nll_loss, "model": sure()},
+            "end the model with log_softmax",
+        ),
+        (
+            "prediction_suits_the_loss",
+            {
+                "loss": nn.BCELoss(),
+                "model": nn.Linear(4, 4),
+                "data": (inputs, (inputs > 0).float()),
+            },
+            "goes beyond 0 to 1|failed",
+        ),
+        (
+            "prediction_suits_the_loss",
+            {
+                "loss": nn.BCEWithLogitsLoss(),
+                "model": nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()),
+                "data": (inputs, (inputs > 0).float()),
+            },
+            "ends with a sigmoid",
+        ),
         ("prediction_suits_the_loss", {"model": net(nn.LogSoftmax(1))}, None),
-        ("prediction_suits_the_loss", {"model": net(nn.Softmax(1)), "loss": st.Loss(F.cross_entropy, input="pred", target="target")}, "ends with a softmax"),
-        ("one_step_lowers_the_loss", {"loss": st.Loss(F.cross_entropy, input="pred", target="target"), "opt_hparams": {"lr": 500.0}}, "raises the loss"),
-        ("last_batch_is_not_one_sample", {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "dataloader_options": {"batch_size": 1}}, "the batch size is 1"),
-        ("last_batch_is_not_one_sample", {"data": xy(33), "model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "dataloader_options": {"drop_last": True}}, None),
+        (
+            "prediction_suits_the_loss",
+            {
+                "model": net(nn.Softmax(1)),
+                "loss": st.Loss(F.cross_entropy, input="pred", target="target"),
+            },
+            "ends with a softmax",
+        ),
+        (
+            "one_step_lowers_the_loss",
+            {
+                "loss": st.Loss(F.cross_entropy, input="pred", target="target"),
+                "opt_hparams": {"lr": 500.0},
+            },
+            "raises the loss",
+        ),
+        (
+            "last_batch_is_not_one_sample",
+            {
+                "model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
+                "dataloader_options": {"batch_size": 1},
+            },
+            "the batch size is 1",
+        ),
+        (
+            "last_batch_is_not_one_sample",
+            {
+                "data": xy(33),
+                "model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
+                "dataloader_options": {"drop_last": True},
+            },
+            None,
+        ),
         ("samples_do_not_mix", {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))}, None),
     ],
 )
@@ -205,7 +311,9 @@ DATA = {
     "arrays": lambda: xy(),
     "a dataset that draws": Noisy,
     "a loader": lambda: DataLoader(Noisy(), batch_size=8, shuffle=True),
-    "a loader with a generator": lambda: DataLoader(shared, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3)),
+    "a loader with a generator": lambda: DataLoader(
+        shared, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
     "an iterable dataset": lambda: DataLoader(Stream(), batch_size=8),
     "a list": lambda: [(inputs[:16], labels[:16]), (inputs[16:], labels[16:])],
     "a function": lambda: lambda: iter([(inputs + torch.randn(32, 4), labels)]),
@@ -219,12 +327,21 @@ def test_the_run_is_the_same(kind, seed, cnn):
 
     def run(*callbacks):
         random.seed(7)
-        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ReLU(), nn.Linear(6, 3))
+        model = nn.Sequential(
+            nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ReLU(), nn.Linear(6, 3)
+        )
         torch.manual_seed(0)
         for layer in model:
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
-        done = fit(DATA[kind](), model, check=list(callbacks), seed=seed, optimizer=torch.optim.Adam, valid=xy(8, seed=2))
+        done = fit(
+            DATA[kind](),
+            model,
+            check=list(callbacks),
+            seed=seed,
+            optimizer=torch.optim.Adam,
+            valid=xy(8, seed=2),
+        )
         rows = [{**row, "seconds": 0} for row in done.history]
         return bits(done.model, done.ctx.opt), rows, torch.rand(3).tolist(), random.random()
 
@@ -234,7 +351,13 @@ def test_the_run_is_the_same(kind, seed, cnn):
 def test_an_iterator_is_not_drawn_from():
     "What can be read once is left alone, and what needs no batch is checked all the same."
     check = st.SanityCheck(without="validation_data_is_given")
-    run = fit(iter([(inputs, labels)] * 3), without_a_layer()["model"], check=check, epochs=1, optimizer=torch.optim.SGD)
+    run = fit(
+        iter([(inputs, labels)] * 3),
+        without_a_layer()["model"],
+        check=check,
+        epochs=1,
+        optimizer=torch.optim.SGD,
+    )
     assert run.ctx.step == 3
     assert check.problems == {}
 
@@ -244,7 +367,13 @@ def test_gradients_that_were_there_stay():
     model = net()
     model[0].weight.grad = torch.ones_like(model[0].weight)
     check = st.SanityCheck()
-    fit(xy(), model, check=check, start=False, loss=lambda pred, target: F.cross_entropy(pred, target) + model[0].weight.square().sum())
+    fit(
+        xy(),
+        model,
+        check=check,
+        start=False,
+        loss=lambda pred, target: F.cross_entropy(pred, target) + model[0].weight.square().sum(),
+    )
     assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
     assert model[2].weight.grad is None
 
@@ -255,10 +384,18 @@ def test_gradients_that_were_there_stay():
 def test_problems_are_told(caplog):
     "In the log, all of them together, and the run goes on."
     with caplog.at_level(logging.WARNING, "statetrain"):
-        run = fit(DataLoader(shared, batch_size=8), net(nn.Softmax(1)), check=st.SanityCheck(), valid=xy(8, seed=2))
+        run = fit(
+            DataLoader(shared, batch_size=8),
+            net(nn.Softmax(1)),
+            check=st.SanityCheck(),
+            valid=xy(8, seed=2),
+        )
     assert run.outcome.ok
     (record,) = caplog.records
-    assert record.getMessage().splitlines()[0] == f"sanity check: 2 of {len(CHECKS)} checks found a problem"
+    assert (
+        record.getMessage().splitlines()[0]
+        == f"sanity check: 2 of {len(CHECKS)} checks found a problem"
+    )
     assert "training_data_is_shuffled: the training data comes" in record.getMessage()
 
 
@@ -266,17 +403,31 @@ def test_problems_are_raised():
     "Nothing is trained; a check that one does not mean can be left out."
     model = net(nn.Softmax(1))
     before = bits(model)
-    with pytest.raises(ConfigError, match=r"prediction_suits_the_loss: the model ends with a softmax.*\n.*without="):
+    with pytest.raises(
+        ConfigError, match=r"prediction_suits_the_loss: the model ends with a softmax.*\n.*without="
+    ):
         fit(xy(), model, check=st.SanityCheck("raise"))
     assert bits(model) == before
-    assert fit(xy(), model, check=st.SanityCheck("raise", without=["prediction_suits_the_loss", "validation_data_is_given"])).outcome.ok
+    assert fit(
+        xy(),
+        model,
+        check=st.SanityCheck(
+            "raise", without=["prediction_suits_the_loss", "validation_data_is_given"]
+        ),
+    ).outcome.ok
 
 
 def test_checks_of_ones_own():
     "A function of the probe, which has the batch, the prediction and the losses."
 
     def batches_are_large(probe):
-        return "take more" if len(probe.aside.input) < 64 and probe.pred.shape == (32, 3) and probe.before["opt"] > 0 else None
+        return (
+            "take more"
+            if len(probe.aside.input) < 64
+            and probe.pred.shape == (32, 3)
+            and probe.before["opt"] > 0
+            else None
+        )
 
     check = st.SanityCheck(more=[batches_are_large])
     fit(xy(), check=check, start=False, valid=xy(8, seed=2))
@@ -311,5 +462,8 @@ def test_other_lifecycles_and_optimizers():
     assert calls == []
     assert found(xy(), optimizer=torch.optim.LBFGS) == {}
     model = net()
-    several = {"first": torch.optim.SGD(model[0].parameters(), lr=0.05), "out": torch.optim.SGD(model[2].parameters(), lr=0.05)}
+    several = {
+        "first": torch.optim.SGD(model[0].parameters(), lr=0.05),
+        "out": torch.optim.SGD(model[2].parameters(), lr=0.05),
+    }
     assert found(xy(), model, optimizer=several, opt_hparams=None) == {}

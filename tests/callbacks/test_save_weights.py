@@ -20,7 +20,16 @@ def fit(callback, losses, **options):
 
     model = torch.nn.Linear(3, 1)
     sgd = {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.01}, "loss": F.mse_loss}
-    return st.fit(model, BATCH, valid=BATCH, valid_compute=valid, epochs=len(losses), callbacks=callback, **sgd, **options)
+    return st.fit(
+        model,
+        BATCH,
+        valid=BATCH,
+        valid_compute=valid,
+        epochs=len(losses),
+        callbacks=callback,
+        **sgd,
+        **options,
+    )
 
 
 def names(folder):
@@ -29,11 +38,15 @@ def names(folder):
 
 def test_the_path_is_a_pattern_of_columns(tmp_path):
     """Each row makes a file named by its counters and metrics; folders are made; the last file holds the model's weights."""
-    run = fit(st.SaveWeights(tmp_path / "deep" / "e{epoch:02d}-{valid_loss:.2f}.safetensors"), [3.0, 1.0])
+    run = fit(
+        st.SaveWeights(tmp_path / "deep" / "e{epoch:02d}-{valid_loss:.2f}.safetensors"), [3.0, 1.0]
+    )
     assert names(tmp_path / "deep") == ["e01-3.00.safetensors", "e02-1.00.safetensors"]
     fresh = torch.nn.Linear(3, 1)
     st.load_weights(fresh, tmp_path / "deep" / "e02-1.00.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), run.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.parameters(), run.model.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +70,10 @@ def test_the_best_and_the_latest_are_kept(tmp_path, mode, losses, left):
 
 def test_only_improvements(tmp_path):
     """With best_only a row that is no better than all before makes no file, and NaN never does."""
-    fit(st.SaveWeights(tmp_path / "{epoch}.safetensors", "valid_loss", best_only=True), [float("nan"), 3.0, 3.0, 1.0, 2.0, 0.5])
+    fit(
+        st.SaveWeights(tmp_path / "{epoch}.safetensors", "valid_loss", best_only=True),
+        [float("nan"), 3.0, 3.0, 1.0, 2.0, 0.5],
+    )
     assert names(tmp_path) == ["2.safetensors", "4.safetensors", "6.safetensors"]
 
 
@@ -70,9 +86,17 @@ def test_every_other_epoch(tmp_path):
 def test_two_with_one_interval_keep_out_of_each_others_way(tmp_path):
     """Each remembers its own firings, also behind a condition."""
     every = st.Every(2, "epochs")
-    first, second = st.SaveWeights(tmp_path / "a{epoch}.safetensors", every=every), st.SaveWeights(tmp_path / "b{epoch}.safetensors", every=every)
+    first, second = (
+        st.SaveWeights(tmp_path / "a{epoch}.safetensors", every=every),
+        st.SaveWeights(tmp_path / "b{epoch}.safetensors", every=every),
+    )
     fit([first, st.only_if(lambda ctx: ctx.epoch > 2, second)], [1.0] * 5)
-    assert names(tmp_path) == ["a2.safetensors", "a4.safetensors", "b3.safetensors", "b4.safetensors"]
+    assert names(tmp_path) == [
+        "a2.safetensors",
+        "a4.safetensors",
+        "b3.safetensors",
+        "b4.safetensors",
+    ]
 
 
 def test_what_it_kept_is_remembered(tmp_path):
@@ -89,8 +113,14 @@ def test_what_it_kept_is_remembered(tmp_path):
     ("arguments", "message"),
     [
         ({"path": "w.safetensors", "keep": 2}, "keep needs a monitor"),
-        ({"path": "w.safetensors", "monitor": "valid_loss", "keep": 0}, "keep must be a whole number of at least 1"),
-        ({"path": "w.safetensors", "mode": "mim"}, "mode must be one of 'min', 'max', 'zero', got 'mim'; did you mean 'min'"),
+        (
+            {"path": "w.safetensors", "monitor": "valid_loss", "keep": 0},
+            "keep must be a whole number of at least 1",
+        ),
+        (
+            {"path": "w.safetensors", "mode": "mim"},
+            "mode must be one of 'min', 'max', 'zero', got 'mim'; did you mean 'min'",
+        ),
         ({"path": "{epoch"}, "cannot be read"),
         ({"path": "{ctx.model}"}, r"\{ctx.model\} in the path names no column"),
     ],
@@ -103,5 +133,7 @@ def test_what_cannot_be(arguments, message):
 
 def test_a_column_that_nothing_writes(tmp_path):
     """A misspelt column in the path is an error before the first batch."""
-    with pytest.raises(st.ConfigError, match="nothing writes the monitor 'valid_los'; did you mean 'valid_loss'"):
+    with pytest.raises(
+        st.ConfigError, match="nothing writes the monitor 'valid_los'; did you mean 'valid_loss'"
+    ):
         fit(st.SaveWeights(tmp_path / "{valid_los:.2f}.safetensors"), [1.0])

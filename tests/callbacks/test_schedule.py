@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler as torch_schedules
 
 import statetrain as st
 from statetrain.callbacks.schedule import Schedule
-from statetrain.outcome import CallbackError, ConfigError
+from statetrain.errors import CallbackError, ConfigError
 from statetrain.schedules import cosine, linear, one_cycle
 
 
@@ -40,8 +40,20 @@ class Watch(st.Callback):
 
 def fit(points, callbacks, **options):
     torch.manual_seed(0)
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 3, "seed": 1}
-    return st.fit(options.pop("model", None) or Net(), points, callbacks=callbacks, dataloader_options={"batch_size": 8}, **{**common, **options})
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+        "epochs": 3,
+        "seed": 1,
+    }
+    return st.fit(
+        options.pop("model", None) or Net(),
+        points,
+        callbacks=callbacks,
+        dataloader_options={"batch_size": 8},
+        **{**common, **options},
+    )
 
 
 def rate(ctx):
@@ -59,7 +71,10 @@ def test_a_step_is_made_with_its_value(points):
 def test_an_epoch_is_made_with_its_value(points):
     "Epochs are counted from 0 too, and the value holds for all of one."
     watch = Watch(lambda ctx: ctx.model.dropout.p)
-    run = fit(points, [Schedule("model.dropout.p", linear(0.5, 0.1, 2), per="epoch", column="dropout"), watch])
+    run = fit(
+        points,
+        [Schedule("model.dropout.p", linear(0.5, 0.1, 2), per="epoch", column="dropout"), watch],
+    )
     assert watch.seen == pytest.approx([0.5] * 3 + [0.3] * 3 + [0.1] * 3)
     assert run.history["dropout"] == pytest.approx([0.5, 0.3, 0.1])
 
@@ -68,19 +83,36 @@ def test_an_epoch_is_made_with_its_value(points):
 def test_it_is_what_torch_does(per, points):
     "Weights and momentum are bit for bit those of a run with torch's own schedule."
     ours = fit(points, Schedule("opt.lr", lambda n: 0.1 * 0.5**n, per=per))
-    theirs = fit(points, st.LRScheduler(torch_schedules.LambdaLR, per=per, lr_lambda=lambda n: 0.5**n))
+    theirs = fit(
+        points, st.LRScheduler(torch_schedules.LambdaLR, per=per, lr_lambda=lambda n: 0.5**n)
+    )
     assert bits(ours.model, ours.ctx.opt) == bits(theirs.model, theirs.ctx.opt)
 
 
 def test_what_can_be_set(points):
     "Any setting of an optimizer, of all groups or one; parts of the loss, the model and the context; tensors in place."
     model, loss = Net(), nn.CrossEntropyLoss(label_smoothing=0.5)
-    groups = [{"params": model.first.parameters()}, {"params": model.out.parameters(), "weight_decay": 0.5}]
+    groups = [
+        {"params": model.first.parameters()},
+        {"params": model.out.parameters(), "weight_decay": 0.5},
+    ]
     targets = {
         "opt.lr": (0.25, lambda ctx: {group["lr"] for group in ctx.opt.param_groups}, {0.25}),
-        "opt[1].weight_decay": (0.75, lambda ctx: [group["weight_decay"] for group in ctx.opt.param_groups], [0.0, 0.75]),
-        "opt.param_groups[0].eps": (1e-3, lambda ctx: [group["eps"] for group in ctx.opt.param_groups], [1e-3, 1e-8]),
-        "opt.betas": (lambda n: (0.5, 0.75), lambda ctx: [group["betas"] for group in ctx.opt.param_groups], [(0.5, 0.75)] * 2),
+        "opt[1].weight_decay": (
+            0.75,
+            lambda ctx: [group["weight_decay"] for group in ctx.opt.param_groups],
+            [0.0, 0.75],
+        ),
+        "opt.param_groups[0].eps": (
+            1e-3,
+            lambda ctx: [group["eps"] for group in ctx.opt.param_groups],
+            [1e-3, 1e-8],
+        ),
+        "opt.betas": (
+            lambda n: (0.5, 0.75),
+            lambda ctx: [group["betas"] for group in ctx.opt.param_groups],
+            [(0.5, 0.75)] * 2,
+        ),
         "loss.label_smoothing": (0.125, lambda ctx: loss.label_smoothing, 0.125),
         "model.dropout.p": (0.0, lambda ctx: model.dropout.p, 0.0),
         "model.temperature": (4.0, lambda ctx: model.temperature.item(), 4.0),
@@ -88,12 +120,24 @@ def test_what_can_be_set(points):
         "buffers.beta": (0.5, lambda ctx: ctx.buffers["beta"], 0.5),
     }
     buffer = model.temperature
+    # Fmt: skip
     run = st.fit(
-        model, points, loss=loss, optimizer=torch.optim.Adam(groups, lr=0.1), epochs=1, start=False,
+        model,
+        points,
+        loss=loss,
+        optimizer=torch.optim.Adam(groups, lr=0.1),
+        epochs=1,
+        start=False,
         callbacks=(watch := Watch(lambda ctx: [read(ctx) for _, read, _ in targets.values()])),
-    )  # fmt: skip
+    )
     run.ctx.buffers["beta"], run.ctx.opt_hparams["note"] = 0.0, 0
-    run.machine = st.Machine(run.lifecycle, [*run.machine.callbacks, *(Schedule(target, value) for target, (value, _, _) in targets.items())])
+    run.machine = st.Machine(
+        run.lifecycle,
+        [
+            *run.machine.callbacks,
+            *(Schedule(target, value) for target, (value, _, _) in targets.items()),
+        ],
+    )
     run.walk()
     assert watch.seen[-1] == [wanted for _, _, wanted in targets.values()]
     assert model.temperature is buffer
@@ -103,9 +147,16 @@ def test_the_weight_of_a_loss(points):
     "Losses by keys have weights, which can be scheduled: what is trained on is the sum as it is then."
     ones = st.Loss(lambda p: torch.ones(()) + 0 * p.sum(), p="pred", weight=1.0)
     losses = st.Losses(label=st.Loss(F.cross_entropy), more=ones)
-    watch = st.Watch("exit_loss", total="loss_value", label=lambda ctx: float(ctx.loss_states["label"].value))
-    run = fit(points, [Schedule("loss.more.weight", lambda n: 10.0 * n), watch], loss=losses, epochs=1)
-    more = [total["value"] - label["value"] for total, label in zip(run.ctx.records["total"], run.ctx.records["label"], strict=True)]
+    watch = st.Watch(
+        "exit_loss", total="loss_value", label=lambda ctx: float(ctx.loss_states["label"].value)
+    )
+    run = fit(
+        points, [Schedule("loss.more.weight", lambda n: 10.0 * n), watch], loss=losses, epochs=1
+    )
+    more = [
+        total["value"] - label["value"]
+        for total, label in zip(run.ctx.records["total"], run.ctx.records["label"], strict=True)
+    ]
     assert more == pytest.approx([0.0, 10.0, 20.0], abs=1e-5)
     with pytest.raises(ConfigError, match="has no 'mor'; did you mean 'more'"):
         fit(points, Schedule("loss.mor.weight", 1.0), loss=losses)
@@ -116,9 +167,21 @@ def test_one_of_several_optimizers(points):
     model = nn.Sequential()
     model.first, model.out = nn.Linear(4, 4), nn.Linear(4, 3)
     model.forward = lambda inputs: model.out(model.first(inputs))
-    optimizers = {"first": torch.optim.SGD(model.first.parameters(), lr=1.0), "out": torch.optim.SGD(model.out.parameters(), lr=1.0)}
-    watch = Watch(lambda ctx: [optimizer.param_groups[0]["lr"] for optimizer in ctx.optimizers.values()])
-    fit(points, [Schedule("out.lr", lambda n: float(n)), watch], model=model, optimizer=optimizers, opt_hparams=None, epochs=1)
+    optimizers = {
+        "first": torch.optim.SGD(model.first.parameters(), lr=1.0),
+        "out": torch.optim.SGD(model.out.parameters(), lr=1.0),
+    }
+    watch = Watch(
+        lambda ctx: [optimizer.param_groups[0]["lr"] for optimizer in ctx.optimizers.values()]
+    )
+    fit(
+        points,
+        [Schedule("out.lr", lambda n: float(n)), watch],
+        model=model,
+        optimizer=optimizers,
+        opt_hparams=None,
+        epochs=1,
+    )
     assert watch.seen == [[1.0, 0.0]] * 2 + [[1.0, 1.0]] * 2 + [[1.0, 2.0]] * 2
 
 
@@ -141,11 +204,23 @@ def test_a_lifecycle_of_ones_own(points):
         ctx.loss_value = 1.0
         ctx.pred = None
 
-    life = st.supervised(validate=None).insert(st.State("all", compute), between=("batch", "pred")).without("pred", "loss", "backward", "step")
+    life = (
+        st.supervised(validate=None)
+        .insert(st.State("all", compute), between=("batch", "pred"))
+        .without("pred", "loss", "backward", "step")
+    )
     schedule, seen = Schedule("opt.lr", lambda n: 1.0 + n), []
-    fit(points, [st.on("enter_all")(lambda ctx: seen.append(rate(ctx))), schedule], lifecycle=life, epochs=2)
+    fit(
+        points,
+        [st.on("enter_all")(lambda ctx: seen.append(rate(ctx))), schedule],
+        lifecycle=life,
+        epochs=2,
+    )
     assert seen == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    with pytest.raises(CallbackError, match="counts in the state 'batch', which lifecycle 'prediction' does not have"):
+    with pytest.raises(
+        CallbackError,
+        match="counts in the state 'batch', which lifecycle 'prediction' does not have",
+    ):
         st.Machine(st.prediction(), schedule)
 
 
@@ -156,14 +231,37 @@ def test_a_run_that_is_continued_is_the_same(per, cut, points, tmp_path):
 
     def callbacks(folder):
         scheduled = [
-            Schedule("opt.lr", one_cycle(9, 0.5) if per == "step" else {0: 0.5, 2: 0.05}, per=per, column="lr"),
-            Schedule("model.dropout.p", cosine(0.5, 0.0, 9 if per == "step" else 3), per=per, column="dropout"),
+            Schedule(
+                "opt.lr",
+                one_cycle(9, 0.5) if per == "step" else {0: 0.5, 2: 0.05},
+                per=per,
+                column="lr",
+            ),
+            Schedule(
+                "model.dropout.p",
+                cosine(0.5, 0.0, 9 if per == "step" else 3),
+                per=per,
+                column="dropout",
+            ),
         ]
         return [*scheduled, st.Checkpoint(folder, every=st.Every(1, "steps"))]
 
     whole = fit(points, callbacks(tmp_path / "whole"), valid=points, validate=st.Every(2, "steps"))
-    fit(points, callbacks(tmp_path / "cut"), valid=points, validate=st.Every(2, "steps"), max_steps=cut)
-    again = fit(points, callbacks(tmp_path / "cut"), valid=points, validate=st.Every(2, "steps"), resume="last", allow_changes={"lifecycle"})
+    fit(
+        points,
+        callbacks(tmp_path / "cut"),
+        valid=points,
+        validate=st.Every(2, "steps"),
+        max_steps=cut,
+    )
+    again = fit(
+        points,
+        callbacks(tmp_path / "cut"),
+        valid=points,
+        validate=st.Every(2, "steps"),
+        resume="last",
+        allow_changes={"lifecycle"},
+    )
     assert bits(again.model, again.ctx.opt) == bits(whole.model, whole.ctx.opt)
     assert {**again.history[-1], "seconds": 0} == {**whole.history[-1], "seconds": 0}
 
@@ -222,12 +320,22 @@ def test_what_cannot_be_meant(make, words):
 def test_a_tuple_is_set_as_a_whole(points):
     "A part of Adam's betas cannot be set alone."
     with pytest.raises(ConfigError, match="lies in a tuple; set that as a whole"):
-        fit(points, Schedule("opt.betas[0]", 0.5), optimizer=torch.optim.Adam, opt_hparams={"lr": 0.1})
+        fit(
+            points,
+            Schedule("opt.betas[0]", 0.5),
+            optimizer=torch.optim.Adam,
+            opt_hparams={"lr": 0.1},
+        )
 
 
 def test_its_column_can_be_monitored(points):
     "The column is declared, so a guard may look at it; without one, the history has none."
-    run = fit(points, Schedule("opt.lr", {0: 0.1, 2: 0.01}, per="epoch", column="rate"), stop=st.Threshold("rate", 0.05), epochs=9)
+    run = fit(
+        points,
+        Schedule("opt.lr", {0: 0.1, 2: 0.01}, per="epoch", column="rate"),
+        stop=st.Threshold("rate", 0.05),
+        epochs=9,
+    )
     assert isinstance(run.outcome, st.Stopped)
     assert run.history["rate"] == [0.1, 0.1, 0.01]
     assert "rate" not in fit(points, Schedule("opt.lr", 0.1)).history.columns
@@ -235,6 +343,13 @@ def test_its_column_can_be_monitored(points):
 
 def test_only_what_is_asked_for_is_listened_to():
     "A schedule per epoch costs a batch nothing."
-    machine = st.Machine(st.supervised(), [Schedule("opt.lr", 0.1, per="epoch"), Schedule("opt.momentum", 0.1)])
-    assert set(machine.plan.hooks) == {"on_enter_fit", "on_resume", "on_enter_epoch", "on_exit_batch"}
+    machine = st.Machine(
+        st.supervised(), [Schedule("opt.lr", 0.1, per="epoch"), Schedule("opt.momentum", 0.1)]
+    )
+    assert set(machine.plan.hooks) == {
+        "on_enter_fit",
+        "on_resume",
+        "on_enter_epoch",
+        "on_exit_batch",
+    }
     assert len(machine.plan.hooks["on_exit_batch"]) == 1

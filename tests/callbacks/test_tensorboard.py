@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.tensorboard import TensorBoard
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
 pytest.importorskip("tensorboard")
 
@@ -24,8 +24,12 @@ def read(logdir):
 
 def scalars(logdir):
     events = read(logdir)
-    # Files of one second are read by the letters of their names, so that the tenth of a process comes before the ninth.
-    return {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    # Files of one second are read by the letters of their names, so that the tenth of a process
+    # comes before the ninth.
+    return {
+        tag: sorted((event.step, event.value) for event in events.Scalars(tag))
+        for tag in events.Tags()["scalars"]
+    }
 
 
 def fit(data, callbacks, **options):
@@ -39,13 +43,22 @@ def test_every_column_at_its_step(tmp_path, points):
     found = scalars(tmp_path)
 
     assert set(found) == {"epoch", "batch", "samples", "seconds", "train/loss", "valid/loss"}
-    for tag, column in (("train/loss", "train_loss"), ("valid/loss", "valid_loss"), ("epoch", "epoch")):
+    for tag, column in (
+        ("train/loss", "train_loss"),
+        ("valid/loss", "valid_loss"),
+        ("epoch", "epoch"),
+    ):
         assert found[tag] == [(row["step"], pytest.approx(row[column])) for row in run.history]
 
 
 def test_histograms_of_some_weights(tmp_path, points):
     "A pattern chooses the weights; there is a histogram of each per complete epoch."
-    fit(points, TensorBoard(tmp_path, histograms=("w*",)), dataloader_options={"batch_size": 8}, max_steps=7)
+    fit(
+        points,
+        TensorBoard(tmp_path, histograms=("w*",)),
+        dataloader_options={"batch_size": 8},
+        max_steps=7,
+    )
     events = read(tmp_path)
 
     assert events.Tags()["histograms"] == ["weight"]
@@ -60,11 +73,22 @@ def test_weights_that_are_not_finite_are_left_out(tmp_path, points):
         model.weight[0, 0] = torch.inf
         model.bias.fill_(torch.nan)
     st.fit(
-        model, points, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.0}, epochs=1, non_finite="skip",
+        model,
+        points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.0},
+        epochs=1,
+        non_finite="skip",
         callbacks=TensorBoard(tmp_path / "skipped", histograms=True),
     )
     st.fit(
-        model, points, compute=lambda ctx: 0 * model.weight[1:].sum(), optimizer=torch.optim.SGD, opt_hparams={"lr": 0.0}, epochs=1,
+        model,
+        points,
+        compute=lambda ctx: 0 * model.weight[1:].sum(),
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.0},
+        epochs=1,
         callbacks=TensorBoard(tmp_path, histograms=True),
     )
 
@@ -115,6 +139,8 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
 
 def test_a_pattern_without_a_match(tmp_path, points):
     "A pattern that matches no weight is refused before training."
-    with pytest.raises(ConfigError, match="'wieght' matches no parameter of the model; did you mean 'weight'") as caught:
+    with pytest.raises(
+        ConfigError, match="'wieght' matches no parameter of the model; did you mean 'weight'"
+    ) as caught:
         fit(points, TensorBoard(tmp_path, histograms="wieght"))
     assert not hasattr(caught.value, "run")

@@ -15,14 +15,39 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks import mlflow as ours
-from statetrain.outcome import ConfigError
+from statetrain.errors import ConfigError
 
-HOSTILE = ["../x", "/abs", "a\nb", "=cmd()", "<b>", "\x1b[2J", "\ud800", "a\x00b", "", "..", "a//b", "%2e%2e/x"]
+HOSTILE = [
+    "../x",
+    "/abs",
+    "a\nb",
+    "=cmd()",
+    "<b>",
+    "\x1b[2J",
+    "\ud800",
+    "a\x00b",
+    "",
+    "..",
+    "a//b",
+    "%2e%2e/x",
+]
 
 
 def fit(data, callbacks, **more):
-    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "seed": 0, "verbose": False}
-    return st.fit(nn.Linear(4, 3), data, callbacks=callbacks, **{**common, "dataloader_options": {"batch_size": 8}, **more})
+    common = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "seed": 0,
+        "verbose": False,
+    }
+    return st.fit(
+        nn.Linear(4, 3),
+        data,
+        callbacks=callbacks,
+        **{**common, "dataloader_options": {"batch_size": 8}, **more},
+    )
 
 
 def everything(ctx):
@@ -88,23 +113,35 @@ def history(folder):
 
     wandb.teardown()  # its service writes the file in its own time, and this waits for it
     rows, ids = [], []
-    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns):
+    for file in sorted(
+        folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns
+    ):
         for record in records(file):
             if record.WhichOneof("record_type") == "run":
                 ids.append(record.run.run_id)
             if record.WhichOneof("record_type") == "history":
-                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
+                rows.append(
+                    {
+                        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                        for item in record.history.item
+                    }
+                )
     return rows, ids
 
 
 def test_wandb_has_the_rows(wandb, tmp_path, points):
     "Each row of the history with its counters, and every kind of loggable; a run that goes on is the same run."
-    logger = st.Logger(st.WandB("try", folder=tmp_path), what=[everything, st.HyperParameters(), st.Histograms("weight")])
+    logger = st.Logger(
+        st.WandB("try", folder=tmp_path),
+        what=[everything, st.HyperParameters(), st.Histograms("weight")],
+    )
     run = fit(points, logger)
     rows, ids = history(tmp_path)
 
     assert [row["train_loss"] for row in rows] == run.history["train_loss"]
-    assert [(row["epoch"], row["step"], row["batch"], row["samples"]) for row in rows] == [(n, 3 * n, 3 * n, 22 * n) for n in (1, 2)]
+    assert [(row["epoch"], row["step"], row["batch"], row["samples"]) for row in rows] == [
+        (n, 3 * n, 3 * n, 22 * n) for n in (1, 2)
+    ]
     assert rows[0]["a/number"] == 1.5
     assert rows[0]["note"] == "<b>\n=1"
     assert sum(row["picture/_type"] == "image-file" for row in rows) == 2
@@ -118,7 +155,11 @@ def test_wandb_has_the_rows(wandb, tmp_path, points):
 def test_wandb_with_hostile_names(wandb, tmp_path, points):
     "They are keys of its rows, and make no file outside its folder."
     inside = tmp_path / "in"
-    fit(points, st.Logger(st.WandB("try", folder=inside), what=lambda ctx: dict.fromkeys(HOSTILE, 1.5)), epochs=1)
+    fit(
+        points,
+        st.Logger(st.WandB("try", folder=inside), what=lambda ctx: dict.fromkeys(HOSTILE, 1.5)),
+        epochs=1,
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
     rows, _ = history(inside)
     assert sum(value == 1.5 for value in rows[0].values()) == len(HOSTILE)
@@ -169,20 +210,34 @@ def runs_of(client, experiment):
 def test_mlflow_has_the_rows(client, points):
     "Each row of the history at its step, settings as parameters, the rest as artifacts; a run that goes on is the same run."
     client, uri = client
-    logger = st.Logger(st.MLflow("rows", uri=uri, tags={"who": "me"}), what=[everything, st.HyperParameters()])
+    logger = st.Logger(
+        st.MLflow("rows", uri=uri, tags={"who": "me"}), what=[everything, st.HyperParameters()]
+    )
     run = fit(points, logger)
     (found,) = runs_of(client, "rows")
     assert (found.info.status, found.data.tags["who"]) == ("FINISHED", "me")
     run.fit(1)
     (found,) = runs_of(client, "rows")
 
-    values = [(metric.step, metric.value) for metric in client.get_metric_history(found.info.run_id, "train_loss")]
+    values = [
+        (metric.step, metric.value)
+        for metric in client.get_metric_history(found.info.run_id, "train_loss")
+    ]
     assert values == [(row["step"], pytest.approx(row["train_loss"])) for row in run.history]
     assert found.data.metrics["a/number"] == 1.5
     assert (found.data.params["opt_hparams.lr"], found.data.params["parameters"]) == ("0.1", "15")
     assert found.data.tags["resumed_at_steps"] == "6"
-    files = {file.path for folder in client.list_artifacts(found.info.run_id) for file in client.list_artifacts(found.info.run_id, folder.path)}
-    assert {"picture/step_3.png", "sound/step_6.wav", "note/step_9.txt", "file/step_3_test_wandb_and_mlflow.py"} <= files
+    files = {
+        file.path
+        for folder in client.list_artifacts(found.info.run_id)
+        for file in client.list_artifacts(found.info.run_id, folder.path)
+    }
+    assert {
+        "picture/step_3.png",
+        "sound/step_6.wav",
+        "note/step_9.txt",
+        "file/step_3_test_wandb_and_mlflow.py",
+    } <= files
 
 
 def test_mlflow_says_how_a_run_ended(client, points):
@@ -204,7 +259,14 @@ def test_mlflow_says_how_a_run_ended(client, points):
 def test_mlflow_with_hostile_names(client, tmp_path, points):
     "They become names that it takes, and make no file outside its store."
     client, uri = client
-    source = lambda ctx: {**dict.fromkeys(HOSTILE, 1.5), **{f"{name} text": st.Text(name) for name in HOSTILE}}  # noqa: E731  # short
+
+    # Short
+    def source(ctx):
+        return {
+            **dict.fromkeys(HOSTILE, 1.5),
+            **{f"{name} text": st.Text(name) for name in HOSTILE},
+        }
+
     fit(points, st.Logger(st.MLflow("hostile", uri=uri), what=source), epochs=1)
     (found,) = runs_of(client, "hostile")
     assert found.data.metrics["_x3d_cmd_x28__x29_"] == 1.5
@@ -215,6 +277,8 @@ def test_mlflow_with_hostile_names(client, tmp_path, points):
 def test_mlflow_refuses_a_store_that_is_none(client, tmp_path, points):
     "What cannot be reached is refused before training."
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"MLflow cannot use the store 'sqlite:///.*file/x.db'") as caught:
+    with pytest.raises(
+        ConfigError, match=r"MLflow cannot use the store 'sqlite:///.*file/x.db'"
+    ) as caught:
         fit(points, st.MLflow(uri=f"sqlite:///{tmp_path}/file/x.db"))
     assert not hasattr(caught.value, "run")

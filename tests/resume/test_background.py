@@ -19,7 +19,7 @@ from test_checkpoint import names, net, points, same, train
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.checkpoints import checkpoint, failure
-from statetrain.criteria import Deadline
+from statetrain.guards.criteria import Deadline
 
 STEPS = st.Every(1, "steps")
 
@@ -67,7 +67,13 @@ def test_the_files_are_the_same(folder: Path) -> None:
     for background in (False, True):
         torch.manual_seed(0)
         runs.append(train(Checkpoint(folder, STEPS, keep=20, background=background)))
-        files.append({path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()})
+        files.append(
+            {
+                path.relative_to(folder): path.read_bytes()
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+        )
         os.rename(folder, folder.with_name(f"{background}"))
     assert same(*runs)
     assert list(files[0]) == list(files[1])
@@ -75,7 +81,9 @@ def test_the_files_are_the_same(folder: Path) -> None:
         assert files[0][name] == files[1][name], name
 
 
-def test_training_goes_on_while_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_while_it_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another thread writes what the run was at the anchor; the next save waits for it."""
     slow, seen = Slow(monkeypatch), []
 
@@ -83,7 +91,15 @@ def test_training_goes_on_while_it_is_written(folder: Path, monkeypatch: pytest.
         def on_exit_step(self, ctx: Any) -> None:
             if ctx.step == 3:  # the save of step 2 is under way
                 assert slow.begun.wait(30)
-                seen.append((ctx.step, bool(names(folder) and (folder / "step-00000002-next_batch" / checkpoint.MANIFEST).exists())))
+                seen.append(
+                    (
+                        ctx.step,
+                        bool(
+                            names(folder)
+                            and (folder / "step-00000002-next_batch" / checkpoint.MANIFEST).exists()
+                        ),
+                    )
+                )
                 slow.go.set()
 
     saving = Checkpoint(folder, st.Every(2, "steps"), keep=9, background=True, preflight=False)
@@ -111,19 +127,28 @@ def test_a_run_that_failed_goes_on_exactly(step: int, folder: Path) -> None:
     assert same(train(Checkpoint(folder, STEPS, background=True), seed=1, resume="last"), whole)
 
 
-def test_best_is_decided_as_if_it_had_been_written_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_is_decided_as_if_it_had_been_written_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A value that is still being written counts: the same checkpoints are left as without a thread."""
     kept = []
     for background in (False, True):
         torch.manual_seed(0)
-        train(Checkpoint(folder, st.Every(50, "epochs"), monitor="valid_loss", keep=2, background=background), epochs=5)
+        train(
+            Checkpoint(
+                folder, st.Every(50, "epochs"), monitor="valid_loss", keep=2, background=background
+            ),
+            epochs=5,
+        )
         kept.append(names(folder))
         os.rename(folder, folder.with_name(f"{background}"))
     assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("fails", [1, 3])
-def test_an_error_of_the_disk_comes_up(fails: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_comes_up(
+    fails: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At a later anchor, or at the end; the older checkpoints are whole, and the lock is given back."""
     real, calls = checkpoint.write_encoded, []
 
@@ -143,7 +168,9 @@ def test_an_error_of_the_disk_comes_up(fails: int, folder: Path, monkeypatch: py
 def test_a_thread_is_not_left_behind(folder: Path) -> None:
     """After the run there is none, and the newest checkpoint is on the disk."""
     train(Checkpoint(folder, STEPS, background=True))
-    assert not [thread for thread in threading.enumerate() if thread.name == "statetrain checkpoint"]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name == "statetrain checkpoint"
+    ]
     newest = checkpoint.newest(folder)
     assert newest is not None
     assert newest.about["step"] == 9
@@ -181,10 +208,17 @@ def test_a_run_stops_in_time_to_be_saved(folder: Path) -> None:
 
     torch.manual_seed(0)
     deadline = Deadline(100.0, margin=10.0, clock=lambda: now[0])
-    run = train(Checkpoint(folder, st.Every(50, "epochs"), clock=Ticks(30.0)), Batch(), seed=1, stop=deadline)
+    run = train(
+        Checkpoint(folder, st.Every(50, "epochs"), clock=Ticks(30.0)),
+        Batch(),
+        seed=1,
+        stop=deadline,
+    )
     assert run.outcome == st.Stopped(2, "35 s are left of the job, and saving takes 30.0")
     assert run.ctx.step == 5
-    again = train(Checkpoint(folder, st.Every(50, "epochs")), seed=1, resume="last", stop=Deadline(1e12))
+    again = train(
+        Checkpoint(folder, st.Every(50, "epochs")), seed=1, resume="last", stop=Deadline(1e12)
+    )
     assert same(again, whole)
 
 
@@ -202,7 +236,10 @@ def test_a_deadline_is_a_moment(deadline: Deadline, end: float) -> None:
     assert deadline.end == end
 
 
-@pytest.mark.parametrize(("left", "saving", "holds"), [(61, 0, False), (60, 0, True), (91, 30, False), (90, 30, True), (-5, 0, True)])
+@pytest.mark.parametrize(
+    ("left", "saving", "holds"),
+    [(61, 0, False), (60, 0, True), (91, 30, False), (90, 30, True), (-5, 0, True)],
+)
 def test_it_leaves_the_time_to_save_and_a_margin(left: float, saving: float, holds: bool) -> None:
     """Whatever is left of the job is compared with both."""
     guard = Deadline(1000.0, margin=60.0, clock=lambda: 1000.0 - left)
@@ -211,17 +248,23 @@ def test_it_leaves_the_time_to_save_and_a_margin(left: float, saving: float, hol
 
 def test_a_deadline_that_nobody_gives_is_an_error_before_training() -> None:
     """And one that makes no sense."""
-    with pytest.raises(st.ConfigError, match=r"SLURM_JOB_END_TIME says no end, got ''; give one: Deadline\.after"):
+    with pytest.raises(
+        st.ConfigError, match=r"SLURM_JOB_END_TIME says no end, got ''; give one: Deadline\.after"
+    ):
         train(stop=Deadline(environ={}))
     for wrong in ({"at": -1.0}, {"at": float("nan")}, {"at": 5.0, "margin": -1.0}, {"at": "soon"}):
-        with pytest.raises((ValueError, TypeError), match=r"Deadline: (at|margin) must be a number of seconds"):
+        with pytest.raises(
+            (ValueError, TypeError), match=r"Deadline: (at|margin) must be a number of seconds"
+        ):
             Deadline(**wrong)  # type: ignore[arg-type]  # on purpose
 
 
 def test_a_deadline_is_no_part_of_what_a_lifecycle_is() -> None:
     """The next job has another one, and goes on with the same lifecycle."""
     one, two = (st.supervised(stop=Deadline(at)) for at in (1.0, 2.0))
-    assert one.fingerprint == two.fingerprint == st.supervised(stop=Deadline(environ={})).fingerprint
+    assert (
+        one.fingerprint == two.fingerprint == st.supervised(stop=Deadline(environ={})).fingerprint
+    )
     assert st.Lifecycle.from_dict(one.to_dict()) == one
 
 
@@ -263,7 +306,10 @@ def test_before_the_first_checkpoint_there_is_none_to_go_on_from(folder: Path) -
     with pytest.raises(OSError, match="broken"):
         train(Checkpoint(folder), Break(2))
     data = json.loads((folder / "failure.json").read_text())
-    assert (data["checkpoint"], data["resume"]) == (None, "fit(...) starts anew: there is no checkpoint")
+    assert (data["checkpoint"], data["resume"]) == (
+        None,
+        "fit(...) starts anew: there is no checkpoint",
+    )
 
 
 def test_a_refused_start_leaves_the_record_of_the_run_before(folder: Path) -> None:
@@ -274,14 +320,19 @@ def test_a_refused_start_leaves_the_record_of_the_run_before(folder: Path) -> No
     assert json.loads((folder / "failure.json").read_text()) == before
 
 
-def test_the_record_never_hides_the_error(folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_record_never_hides_the_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A disk that is full leads to a warning."""
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(failure, "write", full)
-    with caplog.at_level(logging.WARNING, logger="statetrain"), pytest.raises(OSError, match="broken"):
+    with (
+        caplog.at_level(logging.WARNING, logger="statetrain"),
+        pytest.raises(OSError, match="broken"),
+    ):
         train(Checkpoint(folder, STEPS), Break(5))
     assert "failure.json could not be written" in caplog.text
 
@@ -304,7 +355,10 @@ def test_words_that_are_no_text(folder: Path) -> None:
     """A message with a lone surrogate, as of a file name, is written all the same."""
     folder.mkdir(parents=True)
     failure.write(folder, failure.describe(st.Context(), ValueError("\udcff"), None, ["python"]))
-    assert json.loads((folder / "failure.json").read_text(encoding="utf-8"))["error"] == "builtins.ValueError"
+    assert (
+        json.loads((folder / "failure.json").read_text(encoding="utf-8"))["error"]
+        == "builtins.ValueError"
+    )
 
 
 # ---------------------------------------------------------------- what to do
@@ -335,14 +389,30 @@ class Dies(torch.utils.data.Dataset[Any]):
         ("raises", {}, "batch 2 was due, of the samples "),
         ("raises", {"num_workers": 1}, "batch 2 was due, of the samples "),
         ("dies", {"num_workers": 1}, "a worker process of the train data died"),
-        ("hangs", {"num_workers": 1, "timeout": 1}, "the workers of the train data gave nothing in time; batch 2 was due, of the samples "),
+        (
+            "hangs",
+            {"num_workers": 1, "timeout": 1},
+            "the workers of the train data gave nothing in time; batch 2 was due, of the samples ",
+        ),
     ],
 )
-def test_a_loader_that_fails_names_state_batch_and_samples(how: str, options: dict[str, Any], words: str) -> None:
+def test_a_loader_that_fails_names_state_batch_and_samples(
+    how: str, options: dict[str, Any], words: str
+) -> None:
     """And says what to do; the error is the loader's own."""
-    order = torch.utils.data.DataLoader(Dies(how), batch_sampler=[[0, 1, 2], [3, 9, 4], [5, 6, 7]], **options)
+    order = torch.utils.data.DataLoader(
+        Dies(how), batch_sampler=[[0, 1, 2], [3, 9, 4], [5, 6, 7]], **options
+    )
     with pytest.raises((KeyError, RuntimeError)) as caught:
-        st.fit(net(), order, loss=torch.nn.functional.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, seed=1, epochs=1)
+        st.fit(
+            net(),
+            order,
+            loss=torch.nn.functional.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.1},
+            seed=1,
+            epochs=1,
+        )
     notes = "\n".join(caught.value.__notes__)
     assert "in state 'draw'" in notes
     assert words in notes
@@ -359,9 +429,19 @@ def test_memory_that_runs_out_is_told_with_the_size_of_the_batch(kind: type[Exce
             raise kind("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with pytest.raises(kind) as caught:
-        st.fit(Big(4, 3), points(), loss=torch.nn.functional.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, epochs=1)
+        st.fit(
+            Big(4, 3),
+            points(),
+            loss=torch.nn.functional.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.1},
+            epochs=1,
+        )
     notes = "\n".join(caught.value.__notes__)
-    assert "out of memory in state 'pred' with a batch of 22 samples; make batches of 11 with accumulate=2 for the same steps" in notes
+    assert (
+        "out of memory in state 'pred' with a batch of 22 samples; make batches of 11 with"
+        " accumulate=2 for the same steps" in notes
+    )
 
 
 def test_advice_that_fails_hides_nothing() -> None:
@@ -375,7 +455,9 @@ def test_advice_that_fails_hides_nothing() -> None:
         "fail"
         raise OSError("broken")
 
-    life = st.Lifecycle("odd", [st.State("a", action), st.State("end", final=True)], [st.Transition("a", "end")])
+    life = st.Lifecycle(
+        "odd", [st.State("a", action), st.State("end", final=True)], [st.Transition("a", "end")]
+    )
     with pytest.raises(OSError, match="broken") as caught:
         st.Machine(life).run(Odd())
     assert "this was raised too: ZeroDivisionError()" in "\n".join(caught.value.__notes__)

@@ -21,7 +21,7 @@ import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.checkpoints import checkpoint
 from statetrain.checkpoints.lock import FILE, Lock
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 
 @pytest.fixture
@@ -38,7 +38,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     "Signals are heeded, though whoever started the tests had them ignored, as for a job in the background."
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -63,18 +66,34 @@ def net() -> nn.Module:
 def train(*callbacks: st.Callback, **options: Any) -> st.Run:
     """Three epochs of three batches."""
     model = options.pop("model", None) or net()
-    given: dict[str, Any] = {"optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 3, "valid": points()}
-    given |= {"loss": F.cross_entropy, "dataloader_options": {"batch_size": 8}, "verbose": False, "clock": lambda: 0.0}
+    given: dict[str, Any] = {
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+        "epochs": 3,
+        "valid": points(),
+    }
+    given |= {
+        "loss": F.cross_entropy,
+        "dataloader_options": {"batch_size": 8},
+        "verbose": False,
+        "clock": lambda: 0.0,
+    }
     return st.fit(model, points(), callbacks=list(callbacks), **{**given, **options})
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name.removeprefix("step-0000000") for path in folder.iterdir() if path.name.startswith("step-"))
+    return sorted(
+        path.name.removeprefix("step-0000000")
+        for path in folder.iterdir()
+        if path.name.startswith("step-")
+    )
 
 
 def same(a: st.Run, b: st.Run) -> bool:
     weights, others = a.model.state_dict(), b.model.state_dict()
-    return list(a.history) == list(b.history) and all(torch.equal(weights[name], others[name]) for name in weights)
+    return list(a.history) == list(b.history) and all(
+        torch.equal(weights[name], others[name]) for name in weights
+    )
 
 
 class Break(st.Callback):
@@ -107,7 +126,10 @@ def test_a_checkpoint_is_made_after_each_complete_epoch(folder: Path) -> None:
     """The two latest are kept; nothing else is left in the directory."""
     train(Checkpoint(folder))
     assert names(folder) == ["6-next_epoch", "9-next_epoch"]
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000006-next_epoch", "step-00000009-next_epoch"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "step-00000006-next_epoch",
+        "step-00000009-next_epoch",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +138,17 @@ def test_a_checkpoint_is_made_after_each_complete_epoch(folder: Path) -> None:
         (st.Every(2, "epochs"), ["6-next_epoch"]),
         (st.Every(2, "steps"), ["2-next_batch", "4-next_batch", "6-next_batch", "8-next_batch"]),
         (st.Every(4, "batches"), ["4-next_batch", "8-next_batch"]),
-        (st.Every(3, "steps") | st.Every(1, "epochs"), ["3-next_batch", "3-next_epoch", "6-next_batch", "6-next_epoch", "9-next_batch", "9-next_epoch"]),
+        (
+            st.Every(3, "steps") | st.Every(1, "epochs"),
+            [
+                "3-next_batch",
+                "3-next_epoch",
+                "6-next_batch",
+                "6-next_epoch",
+                "9-next_batch",
+                "9-next_epoch",
+            ],
+        ),
         (st.Every(100, "steps"), []),
     ],
     ids=lambda value: getattr(value, "label", ""),
@@ -139,20 +171,32 @@ def test_intervals_may_end_within_an_epoch(every: Any, kept: list[str], folder: 
     ],
     ids=str,
 )
-def test_the_newest_is_how_the_run_ended(options: dict[str, Any], newest: str, background: bool, folder: Path) -> None:
+def test_the_newest_is_how_the_run_ended(
+    options: dict[str, Any], newest: str, background: bool, folder: Path
+) -> None:
     """Completed, stopped by its history or by a limit: the last checkpoint has the final weights, though no interval is over."""
     kept = Checkpoint(folder, st.Every(2, "steps"), keep=9, background=background)
     run = train(kept, **options)
-    saved, data = checkpoint.newest(folder), checkpoint.read(folder / checkpoint.newest(folder).name)
+    saved, data = (
+        checkpoint.newest(folder),
+        checkpoint.read(folder / checkpoint.newest(folder).name),
+    )
     assert saved.name == f"step-0000000{newest}"
-    assert all(torch.equal(data["model"]["weights"][name], value) for name, value in run.model.state_dict().items())
+    assert all(
+        torch.equal(data["model"]["weights"][name], value)
+        for name, value in run.model.state_dict().items()
+    )
     before = names(folder)
     if run.outcome == st.Completed(3):
-        assert train(Checkpoint(folder, st.Every(2, "steps"), keep=9), resume="last").outcome == st.Completed(3)
+        assert train(
+            Checkpoint(folder, st.Every(2, "steps"), keep=9), resume="last"
+        ).outcome == st.Completed(3)
         assert names(folder) == before
 
 
-def test_nothing_is_saved_at_the_end_of_a_run_that_was_led_there_by_a_guard_that_fails(folder: Path) -> None:
+def test_nothing_is_saved_at_the_end_of_a_run_that_was_led_there_by_a_guard_that_fails(
+    folder: Path,
+) -> None:
     """Its error is its own: it is raised where the table asks, and named so."""
 
     @st.guard
@@ -170,10 +214,28 @@ def test_nothing_is_saved_at_the_end_of_a_run_that_was_led_there_by_a_guard_that
 @given(hs.data())
 def test_the_newest_is_never_deleted(data: hs.DataObject) -> None:
     """With a monitor and without, whatever the values: those that a resume may need, the two newest, are there after each save."""
-    values = data.draw(hs.lists(hs.sampled_from([1.0, 2.0, 3.0, float("nan")]), min_size=4, max_size=4))
-    every = data.draw(hs.sampled_from([st.Every(1, "steps"), st.Every(2, "steps"), st.Every(1, "epochs"), st.Every(1, "steps") | st.Every(1, "epochs")]))
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as where:
-        kept = Checkpoint(Path(where) / "run", every, monitor=data.draw(hs.sampled_from([None, "valid_score"])), preflight=False)
+    values = data.draw(
+        hs.lists(hs.sampled_from([1.0, 2.0, 3.0, float("nan")]), min_size=4, max_size=4)
+    )
+    every = data.draw(
+        hs.sampled_from(
+            [
+                st.Every(1, "steps"),
+                st.Every(2, "steps"),
+                st.Every(1, "epochs"),
+                st.Every(1, "steps") | st.Every(1, "epochs"),
+            ]
+        )
+    )
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+    ) as where:
+        kept = Checkpoint(
+            Path(where) / "run",
+            every,
+            monitor=data.draw(hs.sampled_from([None, "valid_score"])),
+            preflight=False,
+        )
         newest: list[str] = []
 
         class Look(st.Callback):
@@ -197,14 +259,25 @@ def test_an_interval_of_time_is_asked_at_every_anchor(folder: Path) -> None:
         def on_exit_valid_batch(self, ctx: Any) -> None:
             time[0] += 25.0
 
-    train(Checkpoint(folder, st.Every(1, "minutes"), keep=9), Tick(), epochs=2, clock=lambda: time[0])
+    train(
+        Checkpoint(folder, st.Every(1, "minutes"), keep=9), Tick(), epochs=2, clock=lambda: time[0]
+    )
     assert names(folder) == ["3-next_valid_batch", "6-next_epoch", "6-next_valid_batch"]
 
 
 def test_the_best_are_kept_beside_the_latest(folder: Path) -> None:
     """By the monitor; a NaN is never best, and of equals the first is."""
-    train(Checkpoint(folder, keep=2, monitor="valid_score"), Rows(5.0, 1.0, float("nan"), 3.0, 1.0, 9.0, 8.0), epochs=7)
-    assert names(folder) == ["6-next_epoch", "step-00000015-next_epoch", "step-00000018-next_epoch", "step-00000021-next_epoch"]
+    train(
+        Checkpoint(folder, keep=2, monitor="valid_score"),
+        Rows(5.0, 1.0, float("nan"), 3.0, 1.0, 9.0, 8.0),
+        epochs=7,
+    )
+    assert names(folder) == [
+        "6-next_epoch",
+        "step-00000015-next_epoch",
+        "step-00000018-next_epoch",
+        "step-00000021-next_epoch",
+    ]
     values = {saved.about["step"]: saved.about["value"] for saved in checkpoint.complete(folder)}
     assert values == {6: 1.0, 15: 1.0, 18: 9.0, 21: 8.0}
 
@@ -221,24 +294,36 @@ def test_best_has_a_direction(mode: Any, best: int, folder: Path) -> None:
 
 def test_a_better_row_makes_a_checkpoint_due(folder: Path) -> None:
     """Between two intervals too, with the weights that it was recorded with."""
-    train(Checkpoint(folder, st.Every(100, "epochs"), keep=9, monitor="valid_score"), Rows(3.0, 4.0, 2.0), epochs=3)
+    train(
+        Checkpoint(folder, st.Every(100, "epochs"), keep=9, monitor="valid_score"),
+        Rows(3.0, 4.0, 2.0),
+        epochs=3,
+    )
     assert names(folder) == ["3-next_epoch", "9-next_epoch"]
 
 
 def test_a_row_has_to_be_better_by_enough(folder: Path) -> None:
     """By more than `min_delta` than the best checkpoint there is."""
-    train(Checkpoint(folder, st.Every(100, "epochs"), keep=9, monitor="valid_score", min_delta=1.0), Rows(3.0, 2.0, 1.5), epochs=3)
+    train(
+        Checkpoint(folder, st.Every(100, "epochs"), keep=9, monitor="valid_score", min_delta=1.0),
+        Rows(3.0, 2.0, 1.5),
+        epochs=3,
+    )
     assert names(folder) == ["3-next_epoch", "9-next_epoch"]
 
 
 def test_a_value_belongs_to_the_weights_that_it_was_recorded_with(folder: Path) -> None:
     """A checkpoint within an epoch has none of an earlier row's."""
-    train(Checkpoint(folder, st.Every(2, "steps"), keep=9, monitor="valid_score"), Rows(3.0, 4.0, 5.0))
+    train(
+        Checkpoint(folder, st.Every(2, "steps"), keep=9, monitor="valid_score"), Rows(3.0, 4.0, 5.0)
+    )
     values = {saved.about["step"]: saved.about["value"] for saved in checkpoint.complete(folder)}
     assert values == {3: 3.0, 8: None, 9: 5.0}
 
 
-def test_an_older_one_is_deleted_only_when_the_new_one_verifies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_one_is_deleted_only_when_the_new_one_verifies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that loses what it is given costs nothing that was there."""
     write = checkpoint.write
 
@@ -249,7 +334,9 @@ def test_an_older_one_is_deleted_only_when_the_new_one_verifies(folder: Path, mo
         return saved
 
     monkeypatch.setattr(checkpoint, "write", lossy)
-    with pytest.raises(CheckpointError, match=r"step-00000009-next_epoch: tensors.safetensors has 0 bytes"):
+    with pytest.raises(
+        CheckpointError, match=r"step-00000009-next_epoch: tensors.safetensors has 0 bytes"
+    ):
         train(Checkpoint(folder))
     assert names(folder) == ["3-next_epoch", "6-next_epoch", "9-next_epoch"]
     assert checkpoint.newest(folder).name == "step-00000006-next_epoch"
@@ -285,15 +372,22 @@ def test_a_monitor_that_nothing_writes_is_an_error_before_anything_is_written(fo
 
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("step", range(1, 10))
-def test_a_run_that_failed_goes_on_as_if_it_had_not(step: int, seed: int | None, folder: Path) -> None:
+def test_a_run_that_failed_goes_on_as_if_it_had_not(
+    step: int, seed: int | None, folder: Path
+) -> None:
     """Whatever the step it failed in: from the last checkpoint, to the same weights and the same history."""
     torch.manual_seed(0)
     whole = train(seed=seed)
     torch.manual_seed(0)
     with pytest.raises(OSError, match="cable") as caught:
-        train(Checkpoint(folder, st.Every(2, "steps")), Break(lambda ctx: ctx.step == step), seed=seed)
+        train(
+            Checkpoint(folder, st.Every(2, "steps")), Break(lambda ctx: ctx.step == step), seed=seed
+        )
     if step > 2:
-        assert any("the newest checkpoint is" in note and "resume='last'" in note for note in caught.value.__notes__)
+        assert any(
+            "the newest checkpoint is" in note and "resume='last'" in note
+            for note in caught.value.__notes__
+        )
     if step <= 2:
         torch.manual_seed(0)  # nothing was saved before the second step was done: it starts anew
     else:
@@ -311,7 +405,11 @@ def test_the_same_command_starts_goes_on_and_is_done(folder: Path) -> None:
     first = train(Checkpoint(folder), resume="last", epochs=2)
     second = train(Checkpoint(folder), resume="last", epochs=2)
     third = train(Checkpoint(folder), resume="last", epochs=5)
-    assert [run.outcome for run in (first, second, third)] == [st.Completed(2), st.Completed(2), st.Completed(5)]
+    assert [run.outcome for run in (first, second, third)] == [
+        st.Completed(2),
+        st.Completed(2),
+        st.Completed(5),
+    ]
     assert same(second, first)
     assert same(third, whole)
 
@@ -329,7 +427,13 @@ def test_an_interrupted_run_is_saved_before_it_ends(where: str, number: int, fol
                 self.done = True
                 os.kill(os.getpid(), number)
 
-    hook = "on_anchor" if where == "save" else "on_enter_next_epoch" if where == "next_epoch" else f"on_enter_{where}"
+    hook = (
+        "on_anchor"
+        if where == "save"
+        else "on_enter_next_epoch"
+        if where == "next_epoch"
+        else f"on_enter_{where}"
+    )
     kind = type("Sends", (Send,), {hook: Send.send})
     torch.manual_seed(0)
     whole = train(epochs=4)
@@ -339,17 +443,27 @@ def test_an_interrupted_run_is_saved_before_it_ends(where: str, number: int, fol
     torch.manual_seed(99)
     again = train(Checkpoint(folder, st.Every(50, "epochs"), at_end=False), resume="last", epochs=4)
     assert same(again, whole)
-    expected = {"batch": "4-next_batch", "save": "4-next_batch", "valid_batch": "6-next_valid_batch"}
+    expected = {
+        "batch": "4-next_batch",
+        "save": "4-next_batch",
+        "valid_batch": "6-next_valid_batch",
+    }
     assert names(folder) == [expected.get(where, "6-next_epoch")]
 
 
 @pytest.mark.parametrize("limit", ["max_steps", "stop"])
 @pytest.mark.parametrize(
     ("validate", "steps", "where"),
-    [(st.Every(1, "epochs"), 5, "5-next_batch"), (st.Every(1, "epochs"), 6, "6-next_epoch"), (st.Every(5, "steps"), 5, "5-next_valid_batch")],
+    [
+        (st.Every(1, "epochs"), 5, "5-next_batch"),
+        (st.Every(1, "epochs"), 6, "6-next_epoch"),
+        (st.Every(5, "steps"), 5, "5-next_valid_batch"),
+    ],
     ids=str,
 )
-def test_a_run_that_came_to_a_limit_is_saved_there(limit: str, validate: st.Guard, steps: int, where: str, folder: Path) -> None:
+def test_a_run_that_came_to_a_limit_is_saved_there(
+    limit: str, validate: st.Guard, steps: int, where: str, folder: Path
+) -> None:
     """With a higher limit it goes on as if that had been the limit from the start."""
 
     def limited(n: int) -> dict[str, Any]:
@@ -360,12 +474,18 @@ def test_a_run_that_came_to_a_limit_is_saved_there(limit: str, validate: st.Guar
     torch.manual_seed(0)
     train(Checkpoint(folder), **limited(steps))
     assert where in names(folder)
-    assert "5-next_epoch" not in names(folder), "the row of a part of an epoch is no part of the run when it goes on"
+    assert "5-next_epoch" not in names(folder), (
+        "the row of a part of an epoch is no part of the run when it goes on"
+    )
     again = train(Checkpoint(folder), resume="last", allow_changes=["lifecycle"], **limited(8))
     assert same(again, whole)
 
 
-@pytest.mark.parametrize("options", [{"every": st.Every(10, "seconds")}, {"monitor": "train_loss", "mode": "max"}], ids=["due", "improved"])
+@pytest.mark.parametrize(
+    "options",
+    [{"every": st.Every(10, "seconds")}, {"monitor": "train_loss", "mode": "max"}],
+    ids=["due", "improved"],
+)
 def test_what_follows_a_stop_is_not_saved(options: dict[str, Any], folder: Path) -> None:
     """Though an interval is over then, or the row of a part of an epoch is the best so far: the run would go on without the rest of the epoch."""
     time = [0.0]
@@ -417,14 +537,20 @@ def test_a_path_can_be_given(folder: Path) -> None:
     """Of a checkpoint, or of a directory of them; without a `Checkpoint` among the callbacks too."""
     torch.manual_seed(0)
     whole = train(Checkpoint(folder, keep=9), epochs=3)
-    for path in (folder, folder / "step-00000003-next_epoch", str(folder / "step-00000006-next_epoch")):
+    for path in (
+        folder,
+        folder / "step-00000003-next_epoch",
+        str(folder / "step-00000006-next_epoch"),
+    ):
         assert same(train(resume=path, epochs=3), whole)
 
 
 def test_the_best_can_be_gone_back_to(folder: Path) -> None:
     """The run goes on from there, and what comes after is newer than what was there."""
     train(Checkpoint(folder, monitor="valid_score"), Rows(3.0, 1.0, 2.0, 4.0), epochs=4)
-    run = train(Checkpoint(folder, monitor="valid_score"), Rows(3.0, 1.0, 5.0, 0.5), epochs=4, resume="best")
+    run = train(
+        Checkpoint(folder, monitor="valid_score"), Rows(3.0, 1.0, 5.0, 0.5), epochs=4, resume="best"
+    )
     assert run.history["valid_score"] == [3.0, 1.0, 5.0, 0.5]
     assert checkpoint.newest(folder).about["value"] == 0.5
 
@@ -454,7 +580,11 @@ def test_a_run_can_go_back_and_on_in_place(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("resume", "named"),
-    [("last", r"give callbacks=\[Checkpoint\(folder\)\], or a path"), ("best", "give callbacks"), ("nowhere", "there is no checkpoint; give 'last', 'best'")],
+    [
+        ("last", r"give callbacks=\[Checkpoint\(folder\)\], or a path"),
+        ("best", "give callbacks"),
+        ("nowhere", "there is no checkpoint; give 'last', 'best'"),
+    ],
 )
 def test_what_cannot_be_found_is_an_error(resume: str, named: str) -> None:
     """Before anything is trained."""
@@ -479,8 +609,16 @@ def test_the_trace_goes_on(folder: Path) -> None:
 
 def test_a_lifecycle_without_anchors_cannot_be_saved(folder: Path) -> None:
     """It would never be; the error says what to declare."""
-    life = st.supervised().replace("next_epoch", anchor=False).replace("next_batch", anchor=False).replace("next_valid_batch", anchor=False)
-    with pytest.raises(st.CallbackError, match=r"has no anchor to save at; declare one with State\(..., anchor=True\)"):
+    life = (
+        st.supervised()
+        .replace("next_epoch", anchor=False)
+        .replace("next_batch", anchor=False)
+        .replace("next_valid_batch", anchor=False)
+    )
+    with pytest.raises(
+        st.CallbackError,
+        match=r"has no anchor to save at; declare one with State\(..., anchor=True\)",
+    ):
         train(Checkpoint(folder), lifecycle=life)
 
 
@@ -517,7 +655,9 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["MANIFEST.json", "state.json", "tensors.safetensors"])
-def test_a_broken_checkpoint_costs_an_interval_and_no_more(file: str, folder: Path, said: Any) -> None:
+def test_a_broken_checkpoint_costs_an_interval_and_no_more(
+    file: str, folder: Path, said: Any
+) -> None:
     """The run goes on from the one before, exactly; the broken one is set aside by the run that owns the directory."""
     torch.manual_seed(0)
     whole = train(Checkpoint(folder), epochs=4)
@@ -538,7 +678,9 @@ def test_without_a_whole_checkpoint_nothing_starts(folder: Path, said: Any) -> N
     train(Checkpoint(folder))
     for name in ("step-00000006-next_epoch", "step-00000009-next_epoch"):
         damage(folder / name / "state.json")
-    with pytest.raises(CheckpointError, match=r"(?s)step-00000006-next_epoch.*step-00000009-next_epoch"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)step-00000006-next_epoch.*step-00000009-next_epoch"
+    ):
         train(Checkpoint(folder), resume="last")
     assert len(names(folder)) == 2
 
@@ -549,7 +691,12 @@ def test_without_a_whole_checkpoint_nothing_starts(folder: Path, said: Any) -> N
 def test_a_directory_of_another_run_is_left_alone(folder: Path) -> None:
     """A run that starts anew does not mix with the checkpoints of an earlier one."""
     train(Checkpoint(folder), epochs=1)
-    with pytest.raises(CheckpointError, match=r"has checkpoints of an earlier run, the newest step-00000003-next_epoch; go on with it"):
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            r"has checkpoints of an earlier run, the newest step-00000003-next_epoch; go on with it"
+        ),
+    ):
         train(Checkpoint(folder), epochs=1)
     assert names(folder) == ["3-next_epoch"]
 
@@ -583,7 +730,9 @@ def test_the_directory_is_given_back_on_every_path(folder: Path) -> None:
     assert not (folder / FILE).exists()
 
 
-def test_a_directory_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error_before_the_first_batch(
+    tmp_path: Path,
+) -> None:
     """A file where the directory should be."""
     (tmp_path / "file").write_text("")
     seen = []
@@ -607,20 +756,29 @@ def test_what_cannot_be_saved_is_an_error_before_the_first_batch(folder: Path) -
 
         def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
-    with pytest.raises(CheckpointError, match=r"'callbacks.1.state.own.file' is a builtins.builtin_function_or_method"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"'callbacks.1.state.own.file' is a builtins.builtin_function_or_method",
+    ):
         train(Checkpoint(folder), Holds())
     assert names(folder) == []
 
 
-def test_a_disk_without_room_for_three_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_three_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With both numbers, before the first batch."""
     usage = shutil.disk_usage(folder.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5000))
-    with pytest.raises(CheckpointError, match=r"room for 5000 bytes, and a checkpoint needs \d+ or more; three"):
+    with pytest.raises(
+        CheckpointError, match=r"room for 5000 bytes, and a checkpoint needs \d+ or more; three"
+    ):
         train(Checkpoint(folder))
 
 
-def test_a_disk_that_gives_back_something_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_gives_back_something_else_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is read back is compared."""
     read = checkpoint.read
     monkeypatch.setattr(checkpoint, "read", lambda path: {**read(path), "seed": 5})
@@ -628,7 +786,9 @@ def test_a_disk_that_gives_back_something_else_is_refused(folder: Path, monkeypa
         train(Checkpoint(folder))
 
 
-def test_a_full_disk_ends_the_run_with_the_older_checkpoints_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_with_the_older_checkpoints_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The system's error, with a note that says where to go on; with room again, it does."""
     torch.manual_seed(0)
     whole = train()
@@ -666,28 +826,61 @@ def test_weights_that_are_not_finite_are_not_saved(folder: Path, said: Any) -> N
 
 
 def deeper() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 7), nn.BatchNorm1d(7), nn.Dropout(0.3), nn.Linear(7, 3), nn.Linear(3, 3))
+    return nn.Sequential(
+        nn.Linear(4, 7), nn.BatchNorm1d(7), nn.Dropout(0.3), nn.Linear(7, 3), nn.Linear(3, 3)
+    )
 
 
 CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "lifecycle": ({"non_finite": "skip"}, ["arrow loss -> failed", "removed", "arrow loss -> next_batch", "added", "allow_changes=['lifecycle']"]),
-    "model": ({"model": deeper}, ["model: 0.weight was float32 (6, 4), is float32 (7, 4)", "model: 4.weight float32 (3, 3) added"]),
-    "a type of the model": ({"model": lambda: net().double()}, ["model: 0.weight was float32 (6, 4), is float64 (6, 4)"]),
-    "optimizer": ({"optimizer": torch.optim.Adam, "opt_hparams": {}}, ["optimizer 'opt' was SGD, is Adam", "allow_changes=['optimizer']"]),
-    "a setting": ({"opt_hparams": {"lr": 0.05, "momentum": 0.9}}, ["optimizer 'opt': lr was 0.1, is 0.05"]),
-    "data": ({"valid": (points()[0][:20], points()[1][:20])}, ["data: valid data had 22 samples, has 20", "allow_changes=['data']"]),
+    "lifecycle": (
+        {"non_finite": "skip"},
+        [
+            "arrow loss -> failed",
+            "removed",
+            "arrow loss -> next_batch",
+            "added",
+            "allow_changes=['lifecycle']",
+        ],
+    ),
+    "model": (
+        {"model": deeper},
+        [
+            "model: 0.weight was float32 (6, 4), is float32 (7, 4)",
+            "model: 4.weight float32 (3, 3) added",
+        ],
+    ),
+    "a type of the model": (
+        {"model": lambda: net().double()},
+        ["model: 0.weight was float32 (6, 4), is float64 (6, 4)"],
+    ),
+    "optimizer": (
+        {"optimizer": torch.optim.Adam, "opt_hparams": {}},
+        ["optimizer 'opt' was SGD, is Adam", "allow_changes=['optimizer']"],
+    ),
+    "a setting": (
+        {"opt_hparams": {"lr": 0.05, "momentum": 0.9}},
+        ["optimizer 'opt': lr was 0.1, is 0.05"],
+    ),
+    "data": (
+        {"valid": (points()[0][:20], points()[1][:20])},
+        ["data: valid data had 22 samples, has 20", "allow_changes=['data']"],
+    ),
     "no validation": ({"valid": None}, ["data: valid data was there, is not", "state valid"]),
     "seed": ({"seed": 3}, ["seed was None, is 3"]),
 }
 
 
 @pytest.mark.parametrize(("options", "named"), CHANGES.values(), ids=CHANGES)
-def test_a_run_that_has_changed_is_refused_with_what_has_changed(options: dict[str, Any], named: list[str], folder: Path) -> None:
+def test_a_run_that_has_changed_is_refused_with_what_has_changed(
+    options: dict[str, Any], named: list[str], folder: Path
+) -> None:
     """And with how to allow it; nothing has been touched."""
     train(Checkpoint(folder), epochs=1)
     model = options.get("model", net)()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match="the run differs from the one that was saved") as caught:
+    with pytest.raises(
+        CheckpointError, match="the run differs from the one that was saved"
+    ) as caught:
         train(Checkpoint(folder), resume="last", **{**options, "model": model})
     for words in named:
         assert words in str(caught.value)
@@ -695,7 +888,9 @@ def test_a_run_that_has_changed_is_refused_with_what_has_changed(options: dict[s
     assert names(folder) == ["3-next_epoch"]
 
 
-@pytest.mark.parametrize("change", [name for name in CHANGES if name != "a type of the model"])  # which the data would have to have, too
+@pytest.mark.parametrize(
+    "change", [name for name in CHANGES if name != "a type of the model"]
+)  # which the data would have to have, too
 def test_a_change_can_be_allowed(change: str, folder: Path) -> None:
     """The run goes on with what fits, to its end."""
     options, _ = CHANGES[change]
@@ -709,7 +904,13 @@ def test_a_change_can_be_allowed(change: str, folder: Path) -> None:
 def test_a_setting_that_is_given_differently_holds_when_it_is_allowed(folder: Path) -> None:
     """The new learning rate, with the old momentum's state."""
     train(Checkpoint(folder), epochs=1)
-    run = train(Checkpoint(folder), resume="last", opt_hparams={"lr": 0.05, "momentum": 0.9}, allow_changes=["optimizer"], epochs=1)
+    run = train(
+        Checkpoint(folder),
+        resume="last",
+        opt_hparams={"lr": 0.05, "momentum": 0.9},
+        allow_changes=["optimizer"],
+        epochs=1,
+    )
     group = run.ctx.opt.param_groups[0]
     assert (group["lr"], group["momentum"]) == (0.05, 0.9)
     assert len(run.ctx.opt.state) == 6
@@ -747,14 +948,22 @@ def test_other_callbacks_change_nothing(folder: Path) -> None:
     a, b, c = Counts(), Counts(), Counts()
     again = train(a, b, Rows(1, 2, 3), c, Checkpoint(folder), resume="last")
     assert (a.count, b.count, c.count) == (9, 109, 3)
-    assert all(row["valid_loss"] == other["valid_loss"] for row, other in zip(again.history, whole.history, strict=True))
+    assert all(
+        row["valid_loss"] == other["valid_loss"]
+        for row, other in zip(again.history, whole.history, strict=True)
+    )
 
 
 def test_a_manifest_says_what_a_checkpoint_is(folder: Path) -> None:
     """Readable without the run's classes."""
     run = train(Checkpoint(folder, monitor="valid_loss"), epochs=1)
     about = json.loads((folder / "step-00000003-next_epoch" / "MANIFEST.json").read_text())["about"]
-    assert {name: about[name] for name in ("state", "epoch", "step", "samples")} == {"state": "next_epoch", "epoch": 1, "step": 3, "samples": 22}
+    assert {name: about[name] for name in ("state", "epoch", "step", "samples")} == {
+        "state": "next_epoch",
+        "epoch": 1,
+        "step": 3,
+        "samples": 22,
+    }
     assert about["lifecycle"] == {"name": "supervised", "fingerprint": run.lifecycle.fingerprint}
     assert about["value"] == run.history[-1]["valid_loss"]
     assert about["versions"]["torch"] == torch.__version__

@@ -20,10 +20,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3))
     data = (torch.randn(22, 4), torch.arange(22) % 3)
+    # Fmt: skip
     st.fit(
-        net, data, valid=data, loss=F.cross_entropy, optimizer=torch.optim.Adam, epochs=3, seed=7, verbose=False,
-        callbacks=st.Checkpoint(folder, keep=3, monitor="valid_loss"), dataloader_options={"batch_size": 8},
-    )  # fmt: skip
+        net,
+        data,
+        valid=data,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        epochs=3,
+        seed=7,
+        verbose=False,
+        callbacks=st.Checkpoint(folder, keep=3, monitor="valid_loss"),
+        dataloader_options={"batch_size": 8},
+    )
     return folder
 
 
@@ -43,13 +52,26 @@ def test_a_directory_is_listed(run: Path, capsys: pytest.CaptureFixture[str]) ->
     """One line for each, in the order in which they were made, and what else lies there."""
     (run / "step-00000099-next_epoch").mkdir()
     (run / "step-00000009-next_epoch" / checkpoint.MANIFEST).write_text("{}")
-    (run / "failure.json").write_text(json.dumps({"error": "builtins.OSError", "message": "gone", "when": "2030", "command": "python \x1b[2J t.py"}))
+    (run / "failure.json").write_text(
+        json.dumps(
+            {
+                "error": "builtins.OSError",
+                "message": "gone",
+                "when": "2030",
+                "command": "python \x1b[2J t.py",
+            }
+        )
+    )
     code, text = said(capsys, "show", run)
     lines = text.splitlines()
     assert code == 0
+    # Fmt: skip
     assert [line.split()[0] for line in lines[:4]] == [
-        "step-00000009-next_epoch", "step-00000099-next_epoch", "step-00000003-next_epoch", "step-00000006-next_epoch",
-    ]  # fmt: skip
+        "step-00000009-next_epoch",
+        "step-00000099-next_epoch",
+        "step-00000003-next_epoch",
+        "step-00000006-next_epoch",
+    ]
     assert "broken: MANIFEST.json" in lines[0]
     assert "unfinished" in lines[1]
     assert "epoch 2  step 6  valid_loss " in lines[3]
@@ -61,7 +83,15 @@ def test_one_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where it was taken, what of, and the names and shapes of all weights."""
     code, text = said(capsys, "show", run / "step-00000006-next_epoch")
     assert code == 0
-    for words in ("next_epoch, epoch 2, batch 3, step 6", "seed  7", "opt: Adam", "Checkpoint", "2 rows", "1.running_var  float32 (6,)", "76 numbers in 9 tensors"):
+    for words in (
+        "next_epoch, epoch 2, batch 3, step 6",
+        "seed  7",
+        "opt: Adam",
+        "Checkpoint",
+        "2 rows",
+        "1.running_var  float32 (6,)",
+        "76 numbers in 9 tensors",
+    ):
         assert words in text
 
 
@@ -109,13 +139,25 @@ def test_differences_are_exact() -> None:
     nan = float("nan")
     assert list(differences({"a": nan, "b": [1, (2,)]}, {"a": nan, "b": [1, (2,)]})) == []
     assert list(differences({"a": 1}, {"a": 1.0})) == ["a: 1, 1.0"]
-    assert list(differences({"a": [1], "b": 1}, {"a": [1, 2], "c": 1})) == ["a: 1 entries, 2", "b: only in the first", "c: only in the second"]
-    assert list(differences(torch.tensor([1, 2]), torch.tensor([1, 3]), "t")) == ["t: 1 of 2 numbers differ"]
-    assert list(differences(torch.zeros(2), torch.zeros(3), "t")) == ["t: float32 (2,), float32 (3,)"]
-    assert list(differences(torch.tensor([nan, 1.0]), torch.tensor([nan, 1.5]), "t")) == ["t: 1 of 2 numbers differ, by at most 0.5"]
+    assert list(differences({"a": [1], "b": 1}, {"a": [1, 2], "c": 1})) == [
+        "a: 1 entries, 2",
+        "b: only in the first",
+        "c: only in the second",
+    ]
+    assert list(differences(torch.tensor([1, 2]), torch.tensor([1, 3]), "t")) == [
+        "t: 1 of 2 numbers differ"
+    ]
+    assert list(differences(torch.zeros(2), torch.zeros(3), "t")) == [
+        "t: float32 (2,), float32 (3,)"
+    ]
+    assert list(differences(torch.tensor([nan, 1.0]), torch.tensor([nan, 1.5]), "t")) == [
+        "t: 1 of 2 numbers differ, by at most 0.5"
+    ]
 
 
-@pytest.mark.parametrize("words", [("show", "nowhere"), ("verify", "nowhere"), ("diff", "nowhere", "nowhere")])
+@pytest.mark.parametrize(
+    "words", [("show", "nowhere"), ("verify", "nowhere"), ("diff", "nowhere", "nowhere")]
+)
 def test_what_is_not_there(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 2: the command cannot be done."""
     code, text = said(capsys, *words)
@@ -137,5 +179,11 @@ def test_the_other_commands_load_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from statetrain.commands.cli import main; main(['show', 'evaluation']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    code = (
+        "import sys; from statetrain.commands.cli import main; main(['show', 'evaluation']);"
+        " sys.exit('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        == 0
+    )

@@ -7,11 +7,13 @@ import pytest
 from attrs import Factory, define, frozen
 
 from statetrain.callback import Callback
-from statetrain.engine.position import Position
-from statetrain.guards import guard
-from statetrain.lifecycle import Lifecycle, State, Transition
-from statetrain.machine import Machine
-from statetrain.outcome import Completed, Interrupted, LifecycleError, StopFit
+from statetrain.errors import LifecycleError
+from statetrain.events import StopFit
+from statetrain.guards.base import guard
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.machine.machine import Machine
+from statetrain.machine.position import Position
+from statetrain.outcome import Completed, Interrupted
 
 ENGINES = ["table", "transitions"]
 
@@ -73,7 +75,9 @@ def enough(ctx: Any) -> bool:
 LIFE = Lifecycle(
     "life",
     states=[
-        State("fit", Note("start"), mode=Level(1), reopen=Note("reopen fit"), close=Note("close fit")),
+        State(
+            "fit", Note("start"), mode=Level(1), reopen=Note("reopen fit"), close=Note("close fit")
+        ),
         State("loop", Note("make"), "fit", mode=Level(2), reopen=Note("reopen loop")),
         State("head", Note("look"), "loop", anchor=True),
         State("work", Count(), "loop"),
@@ -111,8 +115,18 @@ def test_an_anchor_is_offered_after_its_enter_hooks_and_before_its_action(engine
     """`on_anchor` comes once for each entry, in its place."""
     ctx = Machine(LIFE, Watch(), engine).run(Place())
     once = ["enter head in head", "anchor head at 0", "look"]
-    assert ctx.log[:9] == ["level 1", "enter fit in fit", "start", "level 2", "make", *once, "count"]
-    assert [entry for entry in ctx.log if entry.startswith("anchor")] == [f"anchor head at {n}" for n in range(4)]
+    assert ctx.log[:9] == [
+        "level 1",
+        "enter fit in fit",
+        "start",
+        "level 2",
+        "make",
+        *once,
+        "count",
+    ]
+    assert [entry for entry in ctx.log if entry.startswith("anchor")] == [
+        f"anchor head at {n}" for n in range(4)
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -121,8 +135,23 @@ def test_continuing_opens_the_scopes_and_repeats_no_enter_hook(engine: Any) -> N
     ctx = Place(count=2)
     ctx.reopening.append(lambda: ctx.log.append("last of all"))
     Machine(LIFE, Watch(), engine).run(ctx, at="head")
-    opened = ["level 1", "reopen fit", "level 2", "reopen loop", "resume in head at level 2", "last of all"]
-    assert ctx.log == [*opened, "look", "count", "enter head in head", "anchor head at 3", "look", "close fit"]
+    opened = [
+        "level 1",
+        "reopen fit",
+        "level 2",
+        "reopen loop",
+        "resume in head at level 2",
+        "last of all",
+    ]
+    assert ctx.log == [
+        *opened,
+        "look",
+        "count",
+        "enter head in head",
+        "anchor head at 3",
+        "look",
+        "close fit",
+    ]
     assert (ctx.outcome, ctx.level, ctx.modes, ctx.reopening) == (Completed(), 0, [], [])
 
 
@@ -152,7 +181,10 @@ def test_a_continued_run_can_be_stepped(engine: Any) -> None:
 def test_a_run_is_continued_at_an_anchor_only(engine: Any) -> None:
     """Another state is refused with the anchors, an unknown one with the nearest name; nothing has been touched."""
     ctx = Place()
-    with pytest.raises(LifecycleError, match=r"life: a run cannot be continued at 'work', which is no anchor; anchors are 'head'"):
+    with pytest.raises(
+        LifecycleError,
+        match=r"life: a run cannot be continued at 'work', which is no anchor; anchors are 'head'",
+    ):
         Machine(LIFE, (), engine).run(ctx, at="work")
     with pytest.raises(LifecycleError, match=r"no state 'haed'; did you mean 'head'\?"):
         Machine(LIFE, (), engine).steps(ctx, at="haed")
@@ -179,8 +211,15 @@ class Raising(Callback):
 def test_events_may_not_be_raised_where_runs_are_saved_or_taken_up(engine: Any, where: str) -> None:
     """An event is an error that names the hook and the remedy; every mode is put back."""
     ctx = Place()
-    with pytest.raises(LifecycleError, match=rf"StopFit was raised by the hook Raising.on_{where}; events may be .* ctx.request_stop"):
-        Machine(LIFE, Raising(where, StopFit()), engine).run(ctx, at="head" if where == "resume" else None)
+    with pytest.raises(
+        LifecycleError,
+        match=(
+            rf"StopFit was raised by the hook Raising.on_{where}; events may be .* ctx.request_stop"
+        ),
+    ):
+        Machine(LIFE, Raising(where, StopFit()), engine).run(
+            ctx, at="head" if where == "resume" else None
+        )
     assert (ctx.level, ctx.modes) == (0, [])
 
 
@@ -188,7 +227,9 @@ def test_events_may_not_be_raised_where_runs_are_saved_or_taken_up(engine: Any, 
 @pytest.mark.parametrize("where", ["anchor", "resume"])
 def test_a_second_interrupt_is_taken_there_too(engine: Any, where: str) -> None:
     """KeyboardInterrupt takes its arrow, with the exits of what is open."""
-    ctx = Machine(LIFE, Raising(where, KeyboardInterrupt()), engine).run(Place(), at="head" if where == "resume" else None)
+    ctx = Machine(LIFE, Raising(where, KeyboardInterrupt()), engine).run(
+        Place(), at="head" if where == "resume" else None
+    )
     assert (ctx.state, ctx.log[-1], ctx.level, ctx.modes) == ("end", "close fit", 0, [])
     assert isinstance(ctx.outcome, Completed | Interrupted)
 
@@ -210,12 +251,16 @@ def test_an_error_while_opening_names_the_work(engine: Any) -> None:
 def test_an_anchor_costs_nothing_where_nobody_saves() -> None:
     """Without the hook, entering an anchor calls what entering any other state calls."""
     machine = Machine(LIFE, ())
-    assert [work.kind for work in machine.plan.works(LIFE.between("work", "head")[0], "work")] == ["action"]
+    assert [work.kind for work in machine.plan.works(LIFE.between("work", "head")[0], "work")] == [
+        "action"
+    ]
 
 
 def test_reopen_is_part_of_what_a_lifecycle_is() -> None:
     """It survives JSON, and counts in comparisons and in the fingerprint."""
-    known = {f"{__name__}:{kind.__name__}": kind for kind in (Level, Note, Count)} | {f"{__name__}:enough": enough}
+    known = {f"{__name__}:{kind.__name__}": kind for kind in (Level, Note, Count)} | {
+        f"{__name__}:enough": enough
+    }
     assert Lifecycle.from_dict(json.loads(json.dumps(LIFE.to_dict())), known) == LIFE
     without = LIFE.replace("loop", reopen=None)
     assert without != LIFE

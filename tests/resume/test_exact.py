@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, WeightedRandomSampler
 
 import statetrain as st
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 from statetrain.testing.resuming import assert_resumable
 
 SIZE = 22  # samples: three batches of 8, the last one short
@@ -21,7 +21,9 @@ SIZE = 22  # samples: three batches of 8, the last one short
 def points() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(SIZE, 4, generator=generator)
-    return torch.cat([inputs, torch.arange(SIZE)[:, None]], 1), (inputs @ torch.randn(4, 3, generator=generator)).argmax(1)
+    return torch.cat([inputs, torch.arange(SIZE)[:, None]], 1), (
+        inputs @ torch.randn(4, 3, generator=generator)
+    ).argmax(1)
 
 
 class Net(nn.Module):
@@ -29,7 +31,12 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.norm, self.drop, self.b = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3)
+        self.a, self.norm, self.drop, self.b = (
+            nn.Linear(4, 6),
+            nn.BatchNorm1d(6),
+            nn.Dropout(0.3),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.b(self.drop(self.norm(self.a(inputs[:, :4]))))
@@ -66,7 +73,16 @@ def build(**options: Any) -> Callable[[], st.Run]:
     """A small run of two epochs with validation; options that are functions make what they stand for."""
 
     def make() -> st.Run:
-        chosen = {name: value() if name in ("train", "valid", "callbacks") and callable(value) and not isinstance(value, type) else value for name, value in options.items()}
+        chosen = {
+            name: (
+                value()
+                if name in ("train", "valid", "callbacks")
+                and callable(value)
+                and not isinstance(value, type)
+                else value
+            )
+            for name, value in options.items()
+        }
         model = chosen.pop("model", Net)()
         callbacks = [Order(), *chosen.pop("callbacks", [])]
         defaults: dict[str, Any] = {
@@ -81,7 +97,9 @@ def build(**options: Any) -> Callable[[], st.Run]:
         }
         given = {**defaults, **chosen}
         train = given.pop("train")
-        if not isinstance(train, DataLoader | IterableDataset) and isinstance(train, tuple | Dataset):
+        if not isinstance(train, DataLoader | IterableDataset) and isinstance(
+            train, tuple | Dataset
+        ):
             given.setdefault("dataloader_options", {"batch_size": 8})
         if not isinstance(given["optimizer"], type):
             given["optimizer"] = given["optimizer"](model)
@@ -147,14 +165,20 @@ class Coins(Dataset[Any]):
 
     def __init__(self) -> None:
         self.inputs, self.targets = points()
-        self.generator, self.rng, self.dice = torch.Generator().manual_seed(3), np.random.default_rng(4), random.Random(5)
+        self.generator, self.rng, self.dice = (
+            torch.Generator().manual_seed(3),
+            np.random.default_rng(4),
+            random.Random(5),
+        )
 
     def __len__(self) -> int:
         return SIZE
 
     def __getitem__(self, index: int) -> Any:
         noise = torch.zeros(5)
-        noise[:4] = torch.randn(4, generator=self.generator) + float(self.rng.random()) + self.dice.random()
+        noise[:4] = (
+            torch.randn(4, generator=self.generator) + float(self.rng.random()) + self.dice.random()
+        )
         return self.inputs[index] + noise * 0.1, self.targets[index]
 
 
@@ -182,7 +206,13 @@ class Draws(st.Callback):
         self.rng = np.random.default_rng(8)
 
     def on_exit_batch(self, ctx: Any) -> None:
-        numbers = (torch.rand(2, generator=ctx.generator("draws")).sum(), torch.rand(1), self.rng.random(), np.random.rand(), random.random())
+        numbers = (
+            torch.rand(2, generator=ctx.generator("draws")).sum(),
+            torch.rand(1),
+            self.rng.random(),
+            np.random.rand(),
+            random.random(),
+        )
         ctx.log("drawn", [float(number) for number in numbers])
 
     def on_enter_next_epoch(self, ctx: Any) -> None:
@@ -263,7 +293,12 @@ class Growing(nn.Module):
             self.calls += 1
             self.mean = self.mean * 0.9 + inputs.mean() * 0.1
             self.seen = torch.cat([self.seen, inputs.mean()[None]])
-        return self.net(inputs) + self.mean + self.calls * 0.01 + 0.01 * torch.randn(3, generator=self.noise)
+        return (
+            self.net(inputs)
+            + self.mean
+            + self.calls * 0.01
+            + 0.01 * torch.randn(3, generator=self.noise)
+        )
 
 
 class Weighted(nn.Module):
@@ -292,7 +327,9 @@ class Pair(nn.Module):
 
 
 def tied() -> nn.Module:
-    net = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(5, 5), nn.Linear(5, 3))
+    net = nn.Sequential(
+        nn.Linear(5, 5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(5, 5), nn.Linear(5, 3)
+    )
     net[3].weight = net[0].weight
     return net
 
@@ -313,7 +350,10 @@ def weighted(num_workers: int = 0) -> DataLoader[Any]:
 
 
 def loader(dataset: Any = Noisy, **options: Any) -> Callable[[], DataLoader[Any]]:
-    return lambda: DataLoader(dataset(), **{"batch_size": 8, "shuffle": not issubclass(dataset, IterableDataset), **options})
+    return lambda: DataLoader(
+        dataset(),
+        **{"batch_size": 8, "shuffle": not issubclass(dataset, IterableDataset), **options},
+    )
 
 
 def generators() -> Iterator[Any]:
@@ -333,46 +373,94 @@ CASES: dict[str, dict[str, Any]] = {
     "validation inside, seeded": {"validate": st.Every(2, "steps"), "seed": 5},
     "two optimizers": {
         "model": Pair,
-        "optimizer": lambda model: {"one": torch.optim.Adam(model.one.parameters()), "two": torch.optim.SGD(model.two.parameters(), 0.1, 0.9)},
+        "optimizer": lambda model: {
+            "one": torch.optim.Adam(model.one.parameters()),
+            "two": torch.optim.SGD(model.two.parameters(), 0.1, 0.9),
+        },
     },
-    "a schedule per step": {**ADAM, "callbacks": lambda: [st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=9)]},
+    "a schedule per step": {
+        **ADAM,
+        "callbacks": lambda: [
+            st.LRScheduler(
+                torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=9
+            )
+        ],
+    },
     "a schedule per validation": {
-        "callbacks": lambda: [st.LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="valid_loss", patience=0)]
+        "callbacks": lambda: [
+            st.LRScheduler(
+                torch.optim.lr_scheduler.ReduceLROnPlateau,
+                per="valid",
+                monitor="valid_loss",
+                patience=0,
+            )
+        ]
     },
     "a schedule of one's own": {"callbacks": lambda: [Scheduled()]},
     "settings by parameter": {
-        "optimizer": lambda model: torch.optim.AdamW([{"params": model.a.parameters(), "lr": 0.1}, {"params": model.b.parameters()}], lr=torch.tensor(0.01))
+        "optimizer": lambda model: torch.optim.AdamW(
+            [{"params": model.a.parameters(), "lr": 0.1}, {"params": model.b.parameters()}],
+            lr=torch.tensor(0.01),
+        )
     },
     "lbfgs": {"optimizer": lambda model: torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)},
     "random augmentation": {"train": loader(), "valid": loader()},
     "random augmentation, seeded": {"train": loader(), "valid": loader(), "seed": 1},
     "a weighted sampler": {"train": weighted, "seed": 1},
     "samples drawn twice, seeded": {"train": weighted, "seed": 1, "accumulate": 3},
-    "a sampler's own generator": {"train": lambda: DataLoader(Noisy(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3))},
-    "a sampler that is told the epoch": {"train": lambda: DataLoader(Noisy(), batch_size=8, sampler=Told())},
+    "a sampler's own generator": {
+        "train": lambda: DataLoader(
+            Noisy(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3)
+        )
+    },
+    "a sampler that is told the epoch": {
+        "train": lambda: DataLoader(Noisy(), batch_size=8, sampler=Told())
+    },
     "a dataset's own generators": {"train": loader(Coins)},
     "an iterable": {"train": loader(Stream)},
-    "an iterable without length, accumulated": {"train": lambda: (Stream(), None)[0], "accumulate": 2, "dataloader_options": {"batch_size": 8}},
+    "an iterable without length, accumulated": {
+        "train": lambda: (Stream(), None)[0],
+        "accumulate": 2,
+        "dataloader_options": {"batch_size": 8},
+    },
     "a function that makes batches": {"train": lambda: generators},
-    "a function that makes batches, seeded, accumulated": {"train": lambda: generators, "seed": 4, "accumulate": 2},
+    "a function that makes batches, seeded, accumulated": {
+        "train": lambda: generators,
+        "seed": 4,
+        "accumulate": 2,
+    },
     "a loader with a state": {"train": Remembering},
     "a loader with a state, accumulated": {"train": Remembering, "accumulate": 2},
     "a validation share": {"train": lambda: (points()[0], points()[1]), "valid": 0.3},
-    "metrics": {"train_metrics": {"mean": lambda pred, target: (pred.argmax(1) == target).double().mean(), "count": Count()}},
+    "metrics": {
+        "train_metrics": {
+            "mean": lambda pred, target: (pred.argmax(1) == target).double().mean(),
+            "count": Count(),
+        }
+    },
     "callbacks that draw": {"callbacks": lambda: [Draws()]},
     "callbacks that draw, seeded": {"callbacks": lambda: [Draws()], "seed": 2},
     "frozen parts": {"callbacks": lambda: [Freezes()], "epochs": 3},
     "skips": {"callbacks": lambda: [Skips()], "epochs": 3},
     "skips, accumulated": {"callbacks": lambda: [Skips()], "accumulate": 2},
-    "mixup and the best weights": {"callbacks": lambda: [st.Mixup(per="batch"), st.KeepBest("valid_loss")]},
+    "mixup and the best weights": {
+        "callbacks": lambda: [st.Mixup(per="batch"), st.KeepBest("valid_loss")]
+    },
     "buffers, a generator and a counter in the model": {"model": Growing},
     "tied weights": {"model": tied},
     "a stop that a callback asked for": {"callbacks": lambda: [Asks()]},
-    "early stopping": {"epochs": 9, "stop": st.EarlyStopping("valid_loss", patience=1), "opt_hparams": {"lr": 2.0}},
+    "early stopping": {
+        "epochs": 9,
+        "stop": st.EarlyStopping("valid_loss", patience=1),
+        "opt_hparams": {"lr": 2.0},
+    },
     "bfloat16": {"precision": "bf16"},
     "float16 with a scale": {"precision": st.MixedPrecision("fp16", scaler=None)},
     "losses that are not finite": {"non_finite": "skip", "opt_hparams": {"lr": 1e19}},
-    "a lifecycle of one's own": {"lifecycle": st.supervised(check_gradients=True, accumulate=2, seeded=True), "seed": 1},
+    "a lifecycle of one's own": {
+        "lifecycle": st.supervised(check_gradients=True, accumulate=2, seeded=True),
+        "seed": 1,
+    },
 }
 
 
@@ -389,7 +477,9 @@ class Nudge(st.Callback):
         self.parameter = parameter
 
     def on_exit_backward(self, ctx: Any) -> None:
-        self.parameter.grad = torch.full((3,), ctx.loss_value) + (0.0 if self.parameter.grad is None else self.parameter.grad)
+        self.parameter.grad = torch.full((3,), ctx.loss_value) + (
+            0.0 if self.parameter.grad is None else self.parameter.grad
+        )
 
 
 def test_a_loss_with_parameters_of_its_own_goes_on() -> None:
@@ -398,8 +488,22 @@ def test_a_loss_with_parameters_of_its_own_goes_on() -> None:
     def make() -> st.Run:
         model, loss, stray = Net(), Weighted(), nn.Parameter(torch.zeros(3))
         optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters(), stray], 0.05)
-        options = {"loss": loss, "optimizer": optimizer, "epochs": 2, "accumulate": 2, "callbacks": [Nudge(stray)]}
-        return st.fit(model, points(), dataloader_options={"batch_size": 8}, verbose=False, clock=lambda: 0.0, start=False, **options)
+        options = {
+            "loss": loss,
+            "optimizer": optimizer,
+            "epochs": 2,
+            "accumulate": 2,
+            "callbacks": [Nudge(stray)],
+        }
+        return st.fit(
+            model,
+            points(),
+            dataloader_options={"batch_size": 8},
+            verbose=False,
+            clock=lambda: 0.0,
+            start=False,
+            **options,
+        )
 
     assert assert_resumable(make, anchors=None) > 5
 
@@ -419,7 +523,13 @@ def test_with_a_seed_the_number_of_workers_changes_nothing() -> None:
     results = []
     for workers in (0, 2):
         torch.manual_seed(workers)  # what comes before the run has no part in it
-        run = build(train=loader(num_workers=workers), valid=loader(num_workers=workers), model=st_model, seed=5, epochs=2)().walk()
+        run = build(
+            train=loader(num_workers=workers),
+            valid=loader(num_workers=workers),
+            model=st_model,
+            seed=5,
+            epochs=2,
+        )().walk()
         results.append((run.model.state_dict(), list(run.history), dict(run.ctx.records)))
     (weights, *rest), (others, *more) = results
     assert rest == more
@@ -438,7 +548,18 @@ def test_a_seeded_run_does_not_depend_on_what_was_drawn_before() -> None:
     for name, seed, before in (("a", 1, 0), ("b", 1, 99), ("c", 2, 0)):
         torch.manual_seed(before)
         np.random.seed(before)
-        run = st.fit(Net, points(), loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1}, valid=0.3, epochs=2, seed=seed, verbose=False, clock=lambda: 0.0)
+        run = st.fit(
+            Net,
+            points(),
+            loss=F.cross_entropy,
+            optimizer=torch.optim.SGD,
+            opt_hparams={"lr": 0.1},
+            valid=0.3,
+            epochs=2,
+            seed=seed,
+            verbose=False,
+            clock=lambda: 0.0,
+        )
         rows[name] = list(run.history)
     assert rows["a"] == rows["b"]
     assert rows["a"] != rows["c"]
@@ -456,7 +577,10 @@ def test_metrics_of_torchmetrics_go_on_within_an_epoch() -> None:
             "accuracy": torchmetrics.Accuracy(task="multiclass", num_classes=3),
             "auroc": torchmetrics.AUROC(task="multiclass", num_classes=3),
             "collection": torchmetrics.MetricCollection(
-                [torchmetrics.Precision(task="multiclass", num_classes=3), torchmetrics.Recall(task="multiclass", num_classes=3)]
+                [
+                    torchmetrics.Precision(task="multiclass", num_classes=3),
+                    torchmetrics.Recall(task="multiclass", num_classes=3),
+                ]
             ),
         }
         return build(metrics=metrics, epochs=2)()
@@ -494,9 +618,17 @@ class Opened(Sealed):
         self.total = state["total"]
 
 
-def test_a_metric_without_a_visible_state_is_refused_within_an_epoch_and_told_what_to_have() -> None:
+def test_a_metric_without_a_visible_state_is_refused_within_an_epoch_and_told_what_to_have() -> (
+    None
+):
     """With `state_dict` and `load_state_dict` it goes on."""
-    with pytest.raises(CheckpointError, match=r"metric Sealed cannot be saved within an epoch; give it state_dict\(\) and load_state_dict\(state\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            r"metric Sealed cannot be saved within an epoch; give it state_dict\(\) and"
+            r" load_state_dict\(state\)"
+        ),
+    ):
         assert_resumable(build(metrics={"n": Sealed()}, epochs=1), anchors=None)
     assert assert_resumable(build(metrics={"n": Opened()}, epochs=1), anchors=None) > 5
 
@@ -518,7 +650,13 @@ class Forgets(st.Callback):
 
 def test_what_is_not_resumed_exactly_is_found() -> None:
     """The message says where the run was cut, and what differs."""
-    with pytest.raises(AssertionError, match=r"cut at anchor 3 of \d+ \(next_batch, epoch 1, batch 1, step 1\) and continued differs:\n- "):
+    with pytest.raises(
+        AssertionError,
+        match=(
+            r"cut at anchor 3 of \d+ \(next_batch, epoch 1, batch 1, step 1\) and continued"
+            r" differs:\n- "
+        ),
+    ):
         assert_resumable(build(callbacks=lambda: [Forgets()], epochs=1), anchors=None)
 
 

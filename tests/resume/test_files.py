@@ -17,14 +17,20 @@ import torch
 from suites.disk import Died, Disk
 
 from statetrain.checkpoints import checkpoint, tensorfile
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 ABOUT = {"state": "next_batch", "step": 30, "loss": float("nan")}
 
 
 def data(n: int) -> dict[str, Any]:
     weights = torch.randn(20, 13, generator=torch.Generator().manual_seed(n))
-    return {"n": n, "weights": weights, "history": [{"loss": 0.1 * n, "epoch": 1}], "nan": float("nan"), "order": (3, 1, 2)}
+    return {
+        "n": n,
+        "weights": weights,
+        "history": [{"loss": 0.1 * n, "epoch": 1}],
+        "nan": float("nan"),
+        "order": (3, 1, 2),
+    }
 
 
 def save(folder: Path, n: int) -> checkpoint.Saved:
@@ -59,17 +65,26 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Its data, and what its manifest says without the rest."""
     saved = save(tmp_path, 30)
     assert saved.path == tmp_path / "step-00000030-next_batch"
-    assert sorted(path.name for path in saved.path.iterdir()) == ["MANIFEST.json", "state.json", "tensors.safetensors"]
+    assert sorted(path.name for path in saved.path.iterdir()) == [
+        "MANIFEST.json",
+        "state.json",
+        "tensors.safetensors",
+    ]
     assert is_data(checkpoint.read(saved.path), 30)
     assert checkpoint.verify(saved.path) == saved
     assert repr(checkpoint.manifest(saved.path).about) == repr(ABOUT)
-    assert saved.size == sum((saved.path / name).stat().st_size for name in ("state.json", "tensors.safetensors"))
+    assert saved.size == sum(
+        (saved.path / name).stat().st_size for name in ("state.json", "tensors.safetensors")
+    )
 
 
 def test_a_manifest_can_be_read_by_anybody(tmp_path: Path) -> None:
     """It is JSON with the size and the sum of each file."""
     found = json.loads((save(tmp_path, 3).path / "MANIFEST.json").read_text())
-    assert found["files"]["state.json"]["size"] == (tmp_path / found["name"] / "state.json").stat().st_size
+    assert (
+        found["files"]["state.json"]["size"]
+        == (tmp_path / found["name"] / "state.json").stat().st_size
+    )
     assert found["format"] == 1
 
 
@@ -84,7 +99,9 @@ def test_the_newest_is_the_last_that_was_written(tmp_path: Path) -> None:
 
 def test_the_same_place_twice_is_two_checkpoints(tmp_path: Path) -> None:
     """A second one of the same name gets a number; the first stays."""
-    assert [save(tmp_path, 7).name for _ in range(3)] == [f"step-00000007-next_batch{end}" for end in ("", "-2", "-3")]
+    assert [save(tmp_path, 7).name for _ in range(3)] == [
+        f"step-00000007-next_batch{end}" for end in ("", "-2", "-3")
+    ]
 
 
 def test_a_directory_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
@@ -115,13 +132,17 @@ def test_links_are_no_checkpoints(tmp_path: Path) -> None:
     """A link to a checkpoint elsewhere is not followed; a linked directory of checkpoints is as good as its own."""
     save(tmp_path / "real", 1)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "step-00000009-next_batch").symlink_to(tmp_path / "real" / "step-00000001-next_batch")
+    (tmp_path / "run" / "step-00000009-next_batch").symlink_to(
+        tmp_path / "real" / "step-00000001-next_batch"
+    )
     assert checkpoint.newest(tmp_path / "run") is None
     (tmp_path / "alias").symlink_to(tmp_path / "real")
     assert checkpoint.newest(tmp_path / "alias").name == "step-00000001-next_batch"
 
 
-@pytest.mark.parametrize("name", ["with space", "日本語 ✓", "emoji 🙂", "new\nline", "$(x)`y`", "-dash", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["with space", "日本語 ✓", "emoji 🙂", "new\nline", "$(x)`y`", "-dash", "x" * 200]
+)
 def test_directories_may_have_any_name(name: str, tmp_path: Path) -> None:
     """Where checkpoints lie is the user's business."""
     save(tmp_path / name, 1)
@@ -146,7 +167,9 @@ def use(disk: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("lost", ["nothing", "all", 1, 2, 3])
-def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(lost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_: Any) -> None:
+def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(
+    lost: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_: Any
+) -> None:
     """At every call that changes the disk, in the first save and in a later one: the newest whole one is the new or the old, and no litter stays."""
     folder = tmp_path / "run"
     for earlier in (0, 2):
@@ -186,7 +209,9 @@ def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(lost: Any, tmp_path
     assert not warnings_.records, "nothing was broken, only unfinished"
 
 
-def test_a_deletion_that_dies_anywhere_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_: Any) -> None:
+def test_a_deletion_that_dies_anywhere_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings_: Any
+) -> None:
     """What is half deleted counts as unfinished, and is swept up; the others are whole."""
     folder = tmp_path / "run"
 
@@ -197,7 +222,9 @@ def test_a_deletion_that_dies_anywhere_breaks_nothing(tmp_path: Path, monkeypatc
         save(folder, 2)
 
     before()
-    calls = points(tmp_path, monkeypatch, lambda: checkpoint.delete(folder / "step-00000001-next_batch"))
+    calls = points(
+        tmp_path, monkeypatch, lambda: checkpoint.delete(folder / "step-00000001-next_batch")
+    )
     for at in range(len(calls) + 1):
         before()
         disk = use(Disk(at), monkeypatch)
@@ -210,13 +237,18 @@ def test_a_deletion_that_dies_anywhere_breaks_nothing(tmp_path: Path, monkeypatc
         assert checkpoint.newest(folder).name == "step-00000002-next_batch"
         checkpoint.sweep(folder)
         left = sorted(path.name for path in folder.iterdir())
-        assert left in (["step-00000001-next_batch", "step-00000002-next_batch"], ["step-00000002-next_batch"])
+        assert left in (
+            ["step-00000001-next_batch", "step-00000002-next_batch"],
+            ["step-00000002-next_batch"],
+        )
         for name in left:
             checkpoint.verify(folder / name)
     assert not warnings_.records
 
 
-def test_a_full_disk_leaves_the_older_ones_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_older_ones_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At whatever write the room ends: the error is the system's own, and when there is room again, saving works at once."""
     folder = tmp_path / "run"
     save(folder, 1)
@@ -233,7 +265,10 @@ def test_a_full_disk_leaves_the_older_ones_and_no_litter(tmp_path: Path, monkeyp
         use(os, monkeypatch)
         assert not any(path.name.endswith(".part") for path in folder.rglob("*"))
         # The last calls flush what is published already.
-        assert checkpoint.newest(folder).name in ("step-00000001-next_batch", "step-00000002-next_batch")
+        assert checkpoint.newest(folder).name in (
+            "step-00000001-next_batch",
+            "step-00000002-next_batch",
+        )
         for found in checkpoint.complete(folder)[:-1]:
             checkpoint.delete(found.path)
     assert len(left) > 10
@@ -264,13 +299,28 @@ def damages(saved: Path) -> list[tuple[str, str, Any]]:
         size = (saved / name).stat().st_size
         for _ in range(334):
             bit = draw.randrange(8 * size)
-            cases.append((name, f"bit {bit}", lambda b, bit=bit: b[: bit // 8] + bytes([b[bit // 8] ^ 1 << bit % 8]) + b[bit // 8 + 1 :]))
-        cases += [(name, f"cut at {at}", lambda b, at=at: b[:at]) for at in range(0, size, max(size // 107, 1))]
+            cases.append(
+                (
+                    name,
+                    f"bit {bit}",
+                    lambda b, bit=bit: (
+                        b[: bit // 8] + bytes([b[bit // 8] ^ 1 << bit % 8]) + b[bit // 8 + 1 :]
+                    ),
+                )
+            )
+        cases += [
+            (name, f"cut at {at}", lambda b, at=at: b[:at])
+            for at in range(0, size, max(size // 107, 1))
+        ]
         for _ in range(34):
             at = draw.randrange(size - 40)
-            cases.append((name, f"zeros at {at}", lambda b, at=at: b[:at] + bytes(40) + b[at + 40 :]))
+            cases.append(
+                (name, f"zeros at {at}", lambda b, at=at: b[:at] + bytes(40) + b[at + 40 :])
+            )
             junk = draw.randbytes(40)
-            cases.append((name, f"junk at {at}", lambda b, at=at, junk=junk: b[:at] + junk + b[at + 40 :]))
+            cases.append(
+                (name, f"junk at {at}", lambda b, at=at, junk=junk: b[:at] + junk + b[at + 40 :])
+            )
         cases.append((name, "longer", lambda b: b + b"\n"))
     return cases
 
@@ -302,8 +352,12 @@ def test_no_damage_goes_unnoticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MANIFEST.json", "state.json", "tensors.safetensors"])
-@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "missing", "swapped", "a directory", "a link"])
-def test_the_newest_whole_one_is_used_and_the_broken_one_set_aside(name: str, how: str, tmp_path: Path, warnings_: Any) -> None:
+@pytest.mark.parametrize(
+    "how", ["flipped", "cut", "empty", "missing", "swapped", "a directory", "a link"]
+)
+def test_the_newest_whole_one_is_used_and_the_broken_one_set_aside(
+    name: str, how: str, tmp_path: Path, warnings_: Any
+) -> None:
     """With a warning that names the file and the reason; the broken one is renamed, with all that it holds."""
     folder = tmp_path / "run"
     save(folder, 1)
@@ -348,7 +402,9 @@ def test_a_checkpoint_under_another_name_is_refused(tmp_path: Path) -> None:
         checkpoint.verify(one)
 
 
-def test_without_a_whole_one_all_are_named_and_none_is_deleted(tmp_path: Path, warnings_: Any) -> None:
+def test_without_a_whole_one_all_are_named_and_none_is_deleted(
+    tmp_path: Path, warnings_: Any
+) -> None:
     """Training anew in silence would lose the run; it is an error, now and the next time."""
     for n in (1, 2, 3):
         broken(save(tmp_path, n).path / "state.json", lambda b: b[:-1])
@@ -396,8 +452,12 @@ def test_a_hostile_manifest_is_refused(change: dict[str, Any], named: str, tmp_p
     rows = {**json.loads(path.read_text()), **change}
     del rows["sha256"]
     text = checkpoint.plain.dumps(rows)
-    path.write_bytes(checkpoint.plain.dumps({**rows, "sha256": checkpoint.hashlib.sha256(text).hexdigest()}))
-    with pytest.raises(CheckpointError, match=r"step-00000001-next_batch: MANIFEST\.json: ") as caught:
+    path.write_bytes(
+        checkpoint.plain.dumps({**rows, "sha256": checkpoint.hashlib.sha256(text).hexdigest()})
+    )
+    with pytest.raises(
+        CheckpointError, match=r"step-00000001-next_batch: MANIFEST\.json: "
+    ) as caught:
         checkpoint.verify(path.parent)
     assert named in str(caught.value)
 

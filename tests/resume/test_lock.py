@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from statetrain.checkpoints.lock import FILE, Lock
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 HOLD = """
 import sys, pathlib
@@ -25,16 +25,26 @@ sys.stdin.read()
 
 def holder(folder: Path) -> subprocess.Popen[str]:
     """Another process that has a directory."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
 
-def test_a_second_run_is_refused_with_the_first_ones_process_and_machine(tmp_path: Path, caplog: Any) -> None:
+def test_a_second_run_is_refused_with_the_first_ones_process_and_machine(
+    tmp_path: Path, caplog: Any
+) -> None:
     """While it runs; once it is killed, its lock is taken over, with a word."""
     with holder(tmp_path / "run") as process:
-        with pytest.raises(CheckpointError, match=rf"in use by process {process.pid} on .*; give this run another directory"):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"in use by process {process.pid} on .*; give this run another directory",
+        ):
             Lock(tmp_path / "run").take()
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -69,8 +79,19 @@ def test_two_runs_of_one_process_are_two_runs(tmp_path: Path) -> None:
     assert second.held
 
 
-@pytest.mark.parametrize(("change", "silent"), [({"host": "elsewhere"}, 601), ({"boot": "earlier"}, 0), ({"start": "1"}, 0), ({"pid": 2**22 + 1}, 0)], ids=str)
-def test_a_holder_that_is_gone_is_recognised(change: dict[str, Any], silent: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "silent"),
+    [
+        ({"host": "elsewhere"}, 601),
+        ({"boot": "earlier"}, 0),
+        ({"start": "1"}, 0),
+        ({"pid": 2**22 + 1}, 0),
+    ],
+    ids=str,
+)
+def test_a_holder_that_is_gone_is_recognised(
+    change: dict[str, Any], silent: float, tmp_path: Path
+) -> None:
     """By its boot, its start, its number; on another machine by ten minutes of silence."""
     lock = Lock(tmp_path)
     lock.take()

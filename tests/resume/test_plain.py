@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statetrain.checkpoints import plain
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 NAN = float("nan")
 
@@ -55,9 +55,11 @@ def test_plain_data_comes_back_as_it_was(data: Any) -> None:
 
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.text(max_size=5) | st.integers() | st.just("~"), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers() | st.just("~"), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -70,8 +72,25 @@ def test_any_nesting_comes_back_as_it_was(data: Any) -> None:
 
 
 DTYPES = [
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.bool),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.complex64,
+        torch.complex128,
+        torch.bool,
+    ),
+    *(
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+    ),
 ]
 
 
@@ -79,7 +98,14 @@ DTYPES = [
 def test_tensors_come_back_bit_for_bit(dtype: torch.dtype) -> None:
     """Of every type of numbers, and of no dimension, no element, and odd strides."""
     base = torch.arange(24).reshape(2, 3, 4).to(dtype)
-    for tensor in (base, base[0, 0, 0], base[:0], base.transpose(0, 2), base[:, ::2], base[:1].expand(5, 3, 4)):
+    for tensor in (
+        base,
+        base[0, 0, 0],
+        base[:0],
+        base.transpose(0, 2),
+        base[:, ::2],
+        base[:1].expand(5, 3, 4),
+    ):
         back = again({"t": tensor})["t"]
         assert back.dtype is dtype
         assert back.shape == tensor.shape
@@ -89,7 +115,9 @@ def test_tensors_come_back_bit_for_bit(dtype: torch.dtype) -> None:
 def test_parameters_gradients_and_conjugates_are_stored_by_value() -> None:
     """What comes back is a plain tensor without history."""
     weight = torch.nn.Parameter(torch.ones(2))
-    back = again([weight, weight * 2, torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 2j]).conj().imag])
+    back = again(
+        [weight, weight * 2, torch.tensor([1 + 2j]).conj(), torch.tensor([1 + 2j]).conj().imag]
+    )
     assert [type(tensor) for tensor in back] == [torch.Tensor] * 4
     assert not any(tensor.requires_grad for tensor in back)
     assert [tensor.tolist() for tensor in back] == [[1, 1], [2, 2], [1 - 2j], [-2]]
@@ -116,15 +144,31 @@ def test_names_of_tensors_are_their_paths_and_never_collide() -> None:
 
 def test_numpy_comes_back_as_numpy() -> None:
     """Arrays and numbers, in this machine's byte order; a float64 is a float."""
-    data = [np.arange(6, dtype=">i4").reshape(2, 3), np.float32(0.1), np.uint8(7), np.float64(0.1), np.array(True), np.zeros((0, 2))]
+    data = [
+        np.arange(6, dtype=">i4").reshape(2, 3),
+        np.float32(0.1),
+        np.uint8(7),
+        np.float64(0.1),
+        np.array(True),
+        np.zeros((0, 2)),
+    ]
     back = again(data)
-    assert all(np.array_equal(new, old) and np.shape(new) == np.shape(old) for new, old in zip(back, data, strict=True))
-    assert [type(value) for value in back] == [np.ndarray, np.float32, np.uint8, float, np.ndarray, np.ndarray]
+    assert all(
+        np.array_equal(new, old) and np.shape(new) == np.shape(old)
+        for new, old in zip(back, data, strict=True)
+    )
+    assert [type(value) for value in back] == [
+        np.ndarray,
+        np.float32,
+        np.uint8,
+        float,
+        np.ndarray,
+        np.ndarray,
+    ]
 
 
 class Colour(enum.Enum):
     RED = 1
-
 
 
 class Pair(NamedTuple):

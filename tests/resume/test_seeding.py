@@ -43,7 +43,10 @@ class Random(Dataset[Any]):
 
 def drawn(loader: Any, turn: int, start: int = 0) -> list[Any]:
     seeding.order_of(loader).begin(turn, start)
-    return [[part.tolist() if isinstance(part, torch.Tensor) else part for part in batch] for batch in loader]
+    return [
+        [part.tolist() if isinstance(part, torch.Tensor) else part for part in batch]
+        for batch in loader
+    ]
 
 
 def keyed(loader: Any, seed: int = 1) -> Any:
@@ -57,12 +60,27 @@ def keyed(loader: Any, seed: int = 1) -> Any:
 
 def test_a_key_is_the_same_number_everywhere() -> None:
     """Runs of other days and machines depend on it."""
-    assert [seeding.key(0), seeding.key(1, "train", 3)] == [2631537505891389924, 4343099521675022518]
+    assert [seeding.key(0), seeding.key(1, "train", 3)] == [
+        2631537505891389924,
+        4343099521675022518,
+    ]
 
 
 def test_keys_of_different_parts_are_different() -> None:
     """Of numbers and texts, in any order and grouping; and they fit into 63 bits."""
-    parts = [(1,), ("1",), (1, 2), (2, 1), (12,), ("1", "2"), ((1, 2),), (1, (2,)), (None,), (0,), (True,)]
+    parts = [
+        (1,),
+        ("1",),
+        (1, 2),
+        (2, 1),
+        (12,),
+        ("1", "2"),
+        ((1, 2),),
+        (1, (2,)),
+        (None,),
+        (0,),
+        (True,),
+    ]
     keys = [seeding.key(*part) for part in parts]
     assert len(set(keys)) == len(parts)
     assert all(0 <= key < 2**63 for key in keys)
@@ -84,11 +102,27 @@ def test_states_are_put_back() -> None:
 
     class Owner:
         def __init__(self) -> None:
-            self.torch, self.numpy, self.old, self.python = torch.Generator(), np.random.default_rng(1), np.random.RandomState(2), random.Random(3)
+            self.torch, self.numpy, self.old, self.python = (
+                torch.Generator(),
+                np.random.default_rng(1),
+                np.random.RandomState(2),
+                random.Random(3),
+            )
 
         def draw(self) -> list[float]:
-            own = [float(torch.rand((), generator=self.torch)), self.numpy.random(), self.old.rand(), self.python.random()]
-            return [*own, float(torch.rand(())), np.random.rand(), np.random.randn(), random.gauss(0, 1)]
+            own = [
+                float(torch.rand((), generator=self.torch)),
+                self.numpy.random(),
+                self.old.rand(),
+                self.python.random(),
+            ]
+            return [
+                *own,
+                float(torch.rand(())),
+                np.random.rand(),
+                np.random.randn(),
+                random.gauss(0, 1),
+            ]
 
     owner = Owner()
     owner.draw()  # a normal number is kept back by numpy and Python: that is state, too
@@ -107,7 +141,12 @@ def test_what_is_drawn_aside_moves_nobody() -> None:
 
     def work() -> None:
         with seeding.aside(3, sampler):
-            for draw in (lambda: torch.rand(1), random.random, lambda: list(sampler), np.random.rand):
+            for draw in (
+                lambda: torch.rand(1),
+                random.random,
+                lambda: list(sampler),
+                np.random.rand,
+            ):
                 draw()
             raise ValueError("no")
 
@@ -124,9 +163,15 @@ LOADERS = {
     "shuffled": lambda: DataLoader(Random(), batch_size=3, shuffle=True),
     "in order": lambda: DataLoader(Random(), batch_size=3),
     "the last dropped": lambda: DataLoader(Random(), batch_size=3, shuffle=True, drop_last=True),
-    "a generator of its own": lambda: DataLoader(Random(), batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(1)),
-    "weighted": lambda: DataLoader(Random(), batch_size=3, sampler=WeightedRandomSampler([1.0] * 9 + [30.0], 12)),
-    "batches of a sampler": lambda: DataLoader(Random(), batch_sampler=BatchSampler(RandomSampler(range(10)), 4, False)),
+    "a generator of its own": lambda: DataLoader(
+        Random(), batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(1)
+    ),
+    "weighted": lambda: DataLoader(
+        Random(), batch_size=3, sampler=WeightedRandomSampler([1.0] * 9 + [30.0], 12)
+    ),
+    "batches of a sampler": lambda: DataLoader(
+        Random(), batch_sampler=BatchSampler(RandomSampler(range(10)), 4, False)
+    ),
     "one by one": lambda: DataLoader(Random(), batch_size=None, shuffle=True),
     "workers": lambda: DataLoader(Random(), batch_size=3, shuffle=True, num_workers=2),
 }
@@ -156,7 +201,10 @@ def test_a_position_is_a_number(make: Any) -> None:
 
 def test_workers_change_nothing() -> None:
     """None, one or two."""
-    results = [drawn(keyed(DataLoader(Random(), batch_size=3, shuffle=True, num_workers=n)), 1) for n in (0, 1, 2)]
+    results = [
+        drawn(keyed(DataLoader(Random(), batch_size=3, shuffle=True, num_workers=n)), 1)
+        for n in (0, 1, 2)
+    ]
     assert results[0] == results[1] == results[2]
 
 
@@ -181,18 +229,47 @@ def test_what_the_loader_was_made_with_stays() -> None:
     def collate(samples: list[Any]) -> list[Any]:
         return samples
 
-    loader = keyed(DataLoader(Random(), batch_size=3, collate_fn=collate, num_workers=1, prefetch_factor=3, timeout=7, drop_last=True))
-    assert (loader.collate_fn, loader.num_workers, loader.prefetch_factor, loader.timeout, len(loader)) == (collate, 1, 3, 7, 3)
+    loader = keyed(
+        DataLoader(
+            Random(),
+            batch_size=3,
+            collate_fn=collate,
+            num_workers=1,
+            prefetch_factor=3,
+            timeout=7,
+            drop_last=True,
+        )
+    )
+    assert (
+        loader.collate_fn,
+        loader.num_workers,
+        loader.prefetch_factor,
+        loader.timeout,
+        len(loader),
+    ) == (collate, 1, 3, 7, 3)
     assert (loader.dataset.label, len(loader.dataset)) == ("mine", 10)
     assert not hasattr(loader.dataset, "labels")
 
 
-@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: Subset(data, [3, 1, 2]), lambda data: ConcatDataset([data, Subset(data, [1])])], ids=["plain", "subset", "joined"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: data,
+        lambda data: Subset(data, [3, 1, 2]),
+        lambda data: ConcatDataset([data, Subset(data, [1])]),
+    ],
+    ids=["plain", "subset", "joined"],
+)
 def test_tensors_are_loaded_without_the_price_of_keys(wrap: Any) -> None:
     """A dataset that draws nothing gets its indices as they are."""
     loader = keyed(DataLoader(wrap(TensorDataset(torch.arange(6))), batch_size=2, shuffle=True))
     assert not isinstance(loader.dataset, seeding.KeyedDataset)
-    assert torch.equal(*(torch.cat([part for (part,) in one]).sort().values for one in (loader, DataLoader(loader.dataset))))
+    assert torch.equal(
+        *(
+            torch.cat([part for (part,) in one]).sort().values
+            for one in (loader, DataLoader(loader.dataset))
+        )
+    )
 
 
 def test_how_batches_are_put_together_may_draw() -> None:
@@ -201,7 +278,8 @@ def test_how_batches_are_put_together_may_draw() -> None:
     def noisy(samples: list[Any]) -> Any:
         return [torch.stack([sample[0] for sample in samples]) + torch.rand(())]
 
-    make = lambda: keyed(DataLoader(TensorDataset(torch.zeros(6)), batch_size=2, collate_fn=noisy))  # noqa: E731  # made three times below
+    # Made three times below
+    make = lambda: keyed(DataLoader(TensorDataset(torch.zeros(6)), batch_size=2, collate_fn=noisy))  # noqa: E731
     torch.manual_seed(1)
     first = drawn(make(), 1)
     torch.manual_seed(2)
@@ -253,11 +331,16 @@ class Epochs(Own):
 
 def test_a_sampler_of_ones_own_is_asked_under_the_key() -> None:
     """If what it draws from can be seeded; one with a source of its own is found out, and left alone."""
-    assert drawn(keyed(DataLoader(Random(50), batch_size=9, sampler=Seedable())), 1) == drawn(keyed(DataLoader(Random(50), batch_size=9, sampler=Seedable())), 1)
+    assert drawn(keyed(DataLoader(Random(50), batch_size=9, sampler=Seedable())), 1) == drawn(
+        keyed(DataLoader(Random(50), batch_size=9, sampler=Seedable())), 1
+    )
     epochs = keyed(DataLoader(Random(50), batch_size=50, sampler=Epochs()))
     assert [drawn(epochs, turn)[0][0][0] for turn in (1, 2, 3)] == [0, 1, 2]
     loader = DataLoader(Random(50), batch_size=9, sampler=Own())
-    assert seeding.keyed(loader, 1, "train") == (loader, "its sampler Own draws from a source of its own")
+    assert seeding.keyed(loader, 1, "train") == (
+        loader,
+        "its sampler Own draws from a source of its own",
+    )
 
 
 class Endless(Sampler[int]):
@@ -294,8 +377,18 @@ def points() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit(data: Any = None, **options: Any) -> st.Run:
-    given: dict[str, Any] = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1}, "epochs": 2, "verbose": False}
-    return st.fit(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.2)), points() if data is None else data, **{**given, **options})
+    given: dict[str, Any] = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 2,
+        "verbose": False,
+    }
+    return st.fit(
+        nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.2)),
+        points() if data is None else data,
+        **{**given, **options},
+    )
 
 
 def test_the_table_shows_that_a_run_is_seeded() -> None:
@@ -327,9 +420,18 @@ def test_data_that_a_seed_does_not_reach_is_named(caplog: Any) -> None:
         (lambda: points(), ""),
         (lambda: [points()], ""),
         (lambda: DataLoader(TensorDataset(*points()), num_workers=1), ""),
-        (lambda: DataLoader(TensorDataset(*points()), num_workers=1, persistent_workers=True), "train data: its workers persist"),
-        (lambda: DataLoader(Stream(), batch_size=2), "train data: its order has to be decided when an epoch begins"),
-        (lambda: (lambda: iter([points()])), "train data: its order has to be decided when an epoch begins"),
+        (
+            lambda: DataLoader(TensorDataset(*points()), num_workers=1, persistent_workers=True),
+            "train data: its workers persist",
+        ),
+        (
+            lambda: DataLoader(Stream(), batch_size=2),
+            "train data: its order has to be decided when an epoch begins",
+        ),
+        (
+            lambda: lambda: iter([points()]),
+            "train data: its order has to be decided when an epoch begins",
+        ),
     ],
     ids=["tensors", "a list", "workers", "workers that stay", "a stream", "a function"],
 )
@@ -350,7 +452,11 @@ def test_streams_are_separate() -> None:
             for name in self.names:
                 ctx.log(name, float(torch.rand((), generator=ctx.generator(name))))
 
-    alone, both, other = fit(seed=1, callbacks=Draw("a")), fit(seed=1, callbacks=Draw("b", "a")), fit(seed=2, callbacks=Draw("a"))
+    alone, both, other = (
+        fit(seed=1, callbacks=Draw("a")),
+        fit(seed=1, callbacks=Draw("b", "a")),
+        fit(seed=2, callbacks=Draw("a")),
+    )
     assert alone.ctx.records["a"] == both.ctx.records["a"]
     assert alone.ctx.records["a"] != both.ctx.records["b"]
     assert alone.ctx.records["a"] != other.ctx.records["a"]
@@ -358,4 +464,7 @@ def test_streams_are_separate() -> None:
     plain = fit()
     torch.manual_seed(0)
     drawing = fit(callbacks=Draw("a", "b"))
-    assert all(torch.equal(one, two) for one, two in zip(plain.model.parameters(), drawing.model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(plain.model.parameters(), drawing.model.parameters(), strict=True)
+    )

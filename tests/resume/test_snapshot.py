@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.checkpoints import plain, snapshot
-from statetrain.context import Context
-from statetrain.outcome import CheckpointError
+from statetrain.context.context import Context
+from statetrain.errors import CheckpointError
 
 
 def test_every_field_of_the_context_is_accounted_for() -> None:
@@ -27,8 +27,16 @@ def points() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def run(*callbacks: st.Callback, **options: Any) -> st.Run:
-    given: dict[str, Any] = {"loss": F.cross_entropy, "optimizer": torch.optim.Adam, "epochs": 1, "verbose": False, "dataloader_options": {"batch_size": 4}}
-    return st.fit(nn.Linear(4, 3), points(), callbacks=list(callbacks), start=False, **{**given, **options})
+    given: dict[str, Any] = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.Adam,
+        "epochs": 1,
+        "verbose": False,
+        "dataloader_options": {"batch_size": 4},
+    }
+    return st.fit(
+        nn.Linear(4, 3), points(), callbacks=list(callbacks), start=False, **{**given, **options}
+    )
 
 
 def taken(of: st.Run, place: str = "next_batch", nth: int = 2) -> dict[str, Any]:
@@ -38,7 +46,9 @@ def taken(of: st.Run, place: str = "next_batch", nth: int = 2) -> dict[str, Any]
         steps.until(place)
     structure, tensors = plain.encode(snapshot.snapshot(of.ctx, of.machine))
     text = plain.dumps(structure)
-    found = plain.decode(plain.loads(text), {name: tensor.clone() for name, tensor in tensors.items()})
+    found = plain.decode(
+        plain.loads(text), {name: tensor.clone() for name, tensor in tensors.items()}
+    )
     steps.close()
     assert isinstance(found, dict)
     return found
@@ -68,7 +78,10 @@ def test_a_lifecycle_without_a_stable_name_is_compared_in_words() -> None:
     again = run(compute=compute)
     snapshot.restore(again.ctx, again.machine, data)
     other = run(compute=compute, check_gradients=True)
-    with pytest.raises(CheckpointError, match="lifecycle: state grad_norm within batch: compute the norm of the gradients added"):
+    with pytest.raises(
+        CheckpointError,
+        match="lifecycle: state grad_norm within batch: compute the norm of the gradients added",
+    ):
         snapshot.restore(other.ctx, other.machine, taken(run(compute=compute)))
 
 
@@ -86,18 +99,36 @@ def test_a_state_that_is_no_anchor_any_more_cannot_be_continued_at() -> None:
     data = taken(run())
     life = st.supervised(validate=None).replace("next_batch", anchor=False)
     other = run(lifecycle=life)
-    with pytest.raises(CheckpointError, match="saved in 'next_batch', which is no anchor of lifecycle 'supervised'; its anchors are next_epoch"):
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            "saved in 'next_batch', which is no anchor of lifecycle 'supervised'; its anchors are"
+            " next_epoch"
+        ),
+    ):
         snapshot.restore(other.ctx, other.machine, data, allow=True)
 
 
 def test_optimizer_states_keep_their_types_and_layouts() -> None:
     """Where torch would cast them to the parameter's: a momentum in float32 of a weight in bfloat16; and strides."""
-    parameter = nn.Parameter(torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last).bfloat16())
+    parameter = nn.Parameter(
+        torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last).bfloat16()
+    )
     optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    optimizer.state[parameter]["momentum_buffer"] = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    optimizer.state[parameter]["momentum_buffer"] = torch.rand(2, 3, 4, 4).to(
+        memory_format=torch.channels_last
+    )
     saved = optimizer.state_dict()
     fresh = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    snapshot._restore_optimizer(fresh, {**saved, "state": {0: {"momentum_buffer": saved["state"][0]["momentum_buffer"].contiguous()}}}, None, None)
+    snapshot._restore_optimizer(
+        fresh,
+        {
+            **saved,
+            "state": {0: {"momentum_buffer": saved["state"][0]["momentum_buffer"].contiguous()}},
+        },
+        None,
+        None,
+    )
     buffer = fresh.state[parameter]["momentum_buffer"]
     assert buffer.dtype is torch.float32
     assert torch.equal(buffer, saved["state"][0]["momentum_buffer"])
@@ -114,7 +145,11 @@ def test_what_the_new_objects_had_is_gone() -> None:
     snapshot.restore(fresh.ctx, fresh.machine, data)
     assert again.ctx.model.weight.grad is None
     assert not again.ctx.opt.state
-    assert (again.ctx.step, len(again.ctx.history), again.ctx.tallies["train"].losses["opt"].count) == (0, 0, 0)
+    assert (
+        again.ctx.step,
+        len(again.ctx.history),
+        again.ctx.tallies["train"].losses["opt"].count,
+    ) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["buffers", "logged"])
@@ -129,7 +164,9 @@ def test_what_callbacks_leave_in_the_context_is_saved(name: str) -> None:
             getattr(ctx, name)["mine"] = self.value
 
     assert taken(run(Leaves([1, torch.ones(2)])))["fields"][name]["mine"][0] == 1
-    with pytest.raises(CheckpointError, match=rf"'fields.{name}.mine' is a builtins.object, which cannot be saved"):
+    with pytest.raises(
+        CheckpointError, match=rf"'fields.{name}.mine' is a builtins.object, which cannot be saved"
+    ):
         taken(run(Leaves(object())))
 
 
@@ -144,8 +181,21 @@ def test_a_run_that_was_saved_while_another_was_loading_is_refused_midway() -> N
     """Data that is shorter than it was says so, when its position is looked for."""
     data = taken(run(train_metrics=None), nth=3)
     data["data"] = {}
-    short = st.fit(nn.Linear(4, 3), [(points()[0][:4], points()[1][:4])], loss=F.cross_entropy, optimizer=torch.optim.Adam, epochs=1, start=False, verbose=False)
+    short = st.fit(
+        nn.Linear(4, 3),
+        [(points()[0][:4], points()[1][:4])],
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        epochs=1,
+        start=False,
+        verbose=False,
+    )
     snapshot.restore(short.ctx, short.machine, data, allow=True)
     short.at = data["state"]
-    with pytest.raises(st.DataError, match="the training data ended after 1 batches, but 2 had been drawn when the run was saved"):
+    with pytest.raises(
+        st.DataError,
+        match=(
+            "the training data ended after 1 batches, but 2 had been drawn when the run was saved"
+        ),
+    ):
         short.walk()

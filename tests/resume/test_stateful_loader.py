@@ -25,7 +25,8 @@ def points() -> TensorDataset:
 class Stateful(DataLoader[Any]):
     """A loader with torchdata's protocol, and its trap: told of a state that was taken at the end of an epoch, it drops the next.
 
-    As there, the state within an epoch is the generator's at its beginning and the number of batches given since.
+    As there, the state within an epoch is the generator's at its beginning and the number of
+    batches given since.
     """
 
     def __init__(self) -> None:
@@ -65,14 +66,29 @@ def build(loader: Callable[[], Any], **options: Any) -> Callable[[], st.Run]:
     def make() -> st.Run:
         model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
         callbacks = options.get("callbacks", list)()
-        given = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "opt_hparams": {"lr": 0.1, "momentum": 0.9}, "epochs": 3}
-        given |= {"verbose": False, "clock": lambda: 0.0, "start": False, **options, "callbacks": callbacks}
+        given = {
+            "loss": F.cross_entropy,
+            "optimizer": torch.optim.SGD,
+            "opt_hparams": {"lr": 0.1, "momentum": 0.9},
+            "epochs": 3,
+        }
+        given |= {
+            "verbose": False,
+            "clock": lambda: 0.0,
+            "start": False,
+            **options,
+            "callbacks": callbacks,
+        }
         return st.fit(model, loader(), **given)
 
     return make
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"seed": 1}, {"valid": points(), "validate": st.Every(2, "steps")}], ids=lambda given: " ".join(given) or "nothing else")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"accumulate": 2}, {"seed": 1}, {"valid": points(), "validate": st.Every(2, "steps")}],
+    ids=lambda given: " ".join(given) or "nothing else",
+)
 def test_a_loader_with_a_state_goes_on_exactly(options: dict[str, Any]) -> None:
     """At every anchor: within an epoch from its state, at its end without, and with a seed by key."""
     assert assert_resumable(build(Stateful, **options), anchors=None) > 10
@@ -86,7 +102,8 @@ def test_it_is_told_no_state_of_the_end_of_an_epoch() -> None:
     assert list(with_trap) == []  # the trap
 
     loaders: list[Stateful] = []
-    make = build(lambda: loaders.append(Stateful()) or loaders[-1])  # type: ignore[func-returns-value]  # to keep it
+    # To keep it
+    make = build(lambda: loaders.append(Stateful()) or loaders[-1])  # type: ignore[func-returns-value]
     assert_resumable(make, anchors=None)
     assert {given for loader in loaders for given in loader.loaded} == {1, 2}
 
@@ -98,7 +115,10 @@ def test_torchdatas_own_goes_on_exactly(workers: int, options: dict[str, Any]) -
     """StatefulDataLoader itself, where it is installed."""
     if importlib.util.find_spec("torchdata") is None:
         pytest.skip("torchdata is not installed")
-    assert assert_resumable(build(torchdata(workers), **options), anchors=None if workers == 0 else 4) >= 4
+    assert (
+        assert_resumable(build(torchdata(workers), **options), anchors=None if workers == 0 else 4)
+        >= 4
+    )
 
 
 def schedules() -> list[st.Callback]:
@@ -111,16 +131,28 @@ def schedules() -> list[st.Callback]:
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "fp16"}, {"accumulate": 2, "precision": "bf16"}, {"check": "late"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "fp16"}, {"accumulate": 2, "precision": "bf16"}, {"check": "late"}],
+    ids=str,
+)
 def test_several_schedules_a_scaler_and_an_average_go_on_exactly(options: dict[str, Any]) -> None:
     """Each schedule with its own state on one optimizer, in mixed precision with a scaler."""
-    made = build(lambda: DataLoader(points(), batch_size=8, shuffle=True), valid=points(), callbacks=schedules, seed=1, **options)
+    made = build(
+        lambda: DataLoader(points(), batch_size=8, shuffle=True),
+        valid=points(),
+        callbacks=schedules,
+        seed=1,
+        **options,
+    )
     assert assert_resumable(made, anchors=9) == 9
 
 
 def rolled() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    data = [(torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])) for _ in range(6)]
+    data = [
+        (torch.randn(6, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])) for _ in range(6)
+    ]
     data[3][0][0, 0] = float("nan")
     return data
 
@@ -128,5 +160,13 @@ def rolled() -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_a_run_that_rolls_back_goes_on_exactly() -> None:
     """The copy to go back to is part of a checkpoint, and so is how often it was used, and what Spike remembers."""
     policy = st.RollBack(times=9, every=st.Every(2, "steps"))
-    made = build(rolled, non_finite=policy, spike=st.Spike(4, window=4, least=2), callbacks=schedules, valid=rolled()[:2], seed=1, epochs=2)
+    made = build(
+        rolled,
+        non_finite=policy,
+        spike=st.Spike(4, window=4, least=2),
+        callbacks=schedules,
+        valid=rolled()[:2],
+        seed=1,
+        epochs=2,
+    )
     assert assert_resumable(made, anchors=None) > 10

@@ -13,7 +13,7 @@ import torch
 from suites.hostile import HOSTILE, hostile, row
 
 from statetrain.checkpoints import tensorfile
-from statetrain.outcome import CheckpointError
+from statetrain.errors import CheckpointError
 
 TENSORS = {
     "weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
@@ -34,7 +34,9 @@ def save(path: Path, tensors: dict[str, torch.Tensor]) -> tensorfile.Digest:
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(a[name].dtype is b[name].dtype and torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(
+        a[name].dtype is b[name].dtype and torch.equal(a[name], b[name]) for name in a
+    )
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -59,12 +61,21 @@ def test_other_tools_read_what_is_written_and_the_other_way_round(tmp_path: Path
 
 def test_tensors_lie_where_their_numbers_can_be_read_in_place(tmp_path: Path) -> None:
     """Each begins at a multiple of its number's size, whatever the order in which they were given."""
-    save(tmp_path / "a", {"a": torch.zeros(3, dtype=torch.int8), "b": torch.zeros(1, dtype=torch.float64), "c": torch.zeros(3, dtype=torch.int16)})
+    save(
+        tmp_path / "a",
+        {
+            "a": torch.zeros(3, dtype=torch.int8),
+            "b": torch.zeros(1, dtype=torch.float64),
+            "c": torch.zeros(3, dtype=torch.int16),
+        },
+    )
     content = (tmp_path / "a").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     assert (8 + length) % 8 == 0
-    assert [header[name]["data_offsets"][0] % size for name, size in (("a", 1), ("b", 8), ("c", 2))] == [0, 0, 0]
+    assert [
+        header[name]["data_offsets"][0] % size for name, size in (("a", 1), ("b", 8), ("c", 2))
+    ] == [0, 0, 0]
 
 
 def test_a_type_that_the_format_has_no_name_for_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""The history of a run: one row per `record`, with all counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from attrs import Factory, define
+
+from statetrain.guards.criteria import Mode, better
+from statetrain.naming import did_you_mean, printable
+
+Row = dict[str, Any]
+
+COUNTERS = ("epoch", "batch", "step", "samples", "seconds", "epoch_complete")
+"""The columns of a row that are no metrics, in their order."""
+
+
+@define(eq=False, repr=False)
+class History(Sequence[Row]):
+    """Rows of metrics and counters, oldest first.
+
+    `history[0]` is a row, `history[-1]` the last one, `history["valid_loss"]` a column: the values
+    of the rows that have it. Every row carries `epoch`, `batch` (training batches since the first
+    epoch), `step`, `samples`, `seconds` and `epoch_complete`.
+    """
+
+    rows: list[Row] = Factory(list)
+    # The names of several optimizers, each with a loss column of its own
+    optimizers: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ("train", "valid")  # what the names of the columns begin with
+
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Row]: ...
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    def __getitem__(self, key: int | slice | str) -> Any:
+        """A row, some rows, or a column.
+
+        Raises:
+            KeyError: no row has such a column.
+        """
+        if not isinstance(key, str):
+            return self.rows[key]
+        column = [row[key] for row in self.rows if key in row]
+        if not column:
+            raise KeyError(f"no row of the history has {key!r}{did_you_mean(key, self.columns)}")
+        return column
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns, in the order in which they came."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def best(self, monitor: str, mode: Mode = "min") -> Row:
+        """The row in which a column is best; a NaN never is. The first of equals.
+
+        Raises:
+            KeyError: no row has such a column, or all its values are NaN.
+        """
+        found: Row | None = None
+        for row in self.rows:
+            if monitor in row and better(
+                row[monitor], None if found is None else found[monitor], mode
+            ):
+                found = row
+        if found is None:
+            self[monitor]  # an unknown name says so
+            raise KeyError(f"no value of {monitor!r} is a number")
+        return found
+
+    # The field's own word
+    def metrics(self, set: str = "valid", epoch: int | None = None) -> Row:  # noqa: A002
+        """The metrics of a set in an epoch's last row that has any, by name without the set.
+
+        Args:
+            set: "train" or "valid".
+            epoch: counted from 1; None is the last one that has any.
+        """
+        for row in reversed(self.rows):
+            found = {
+                name.removeprefix(f"{set}_"): value
+                for name, value in row.items()
+                if name.startswith(f"{set}_")
+            }
+            if found and epoch in (None, row["epoch"]):
+                return found
+        return {}
+
+    def table(self) -> list[Row]:
+        """All metrics in long form: one row for each set, metric, epoch and optimizer, in that order.
+
+        Returns:
+            Rows of `set`, `metric`, `optimizer` (None but for losses of several optimizers),
+            `epoch`, `step`, `value`.
+        """
+        long: list[Row] = []
+        for column in self.columns:
+            set_name = max(
+                (name for name in self.sets if column.startswith(f"{name}_")), key=len, default=""
+            )
+            if not set_name:
+                continue
+            metric = column.removeprefix(f"{set_name}_")
+            owner = next((name for name in self.optimizers if metric == f"loss_{name}"), None)
+            long += [
+                {
+                    "set": set_name,
+                    "metric": "loss" if owner else metric,
+                    "optimizer": owner,
+                    "epoch": row["epoch"],
+                    "step": row["step"],
+                    "value": row[column],
+                }
+                for row in self.rows
+                if column in row
+            ]
+        return sorted(long, key=lambda row: row["set"])
+
+    def to_pandas(self) -> Any:
+        """The long form of `table` as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "to_pandas needs pandas; install it with: pip install pandas. table() gives the"
+                " same as plain rows"
+            ) from error
+        return pandas.DataFrame(
+            self.table(), columns=["set", "metric", "optimizer", "epoch", "step", "value"]
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return self.rows == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it grows
+
+    def __repr__(self) -> str:
+        return (
+            f"<History: {len(self)} row{'s' if len(self) != 1 else ''} of"
+            f" {printable(', '.join(self.columns)) or 'nothing yet'}>"
+        )
+
+    def __str__(self) -> str:
+        columns = self.columns
+        lines = [
+            list(map(printable, columns)),
+            *([format_value(row.get(name, "")) for name in columns] for row in self.rows),
+        ]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+            for line in lines
+        )
+
+
+def format_value(value: Any) -> str:
+    """A value of a row for a person: numbers with four digits."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return printable(str(value))
+    return f"{value:.4g}"

@@ -1,0 +1,30 @@
+"""Events: what an action or an enter hook raises to make the machine take an arrow that names it."""
+
+from __future__ import annotations
+
+
+class Event(Exception):
+    """Base of what actions and enter hooks may raise to make the machine take an arrow that names it.
+
+    A user's own event is a subclass with an arrow of its own: `Transition("fit", "end",
+    event=MyEvent)`.
+
+    Args:
+        reason: why, for the outcome and the trace.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class SkipBatch(Event):
+    """Leave this batch; what it added to an accumulation window is discarded with the window."""
+
+
+class SkipEpoch(Event):
+    """Leave this epoch, this training or this validation, whichever is the innermost."""
+
+
+class StopFit(Event):
+    """Leave the fit at once."""

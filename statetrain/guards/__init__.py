@@ -1,0 +1,1 @@
+"""Guards: named predicates on the context, by what they read: counters, the history, the batch."""

@@ -1,0 +1,357 @@
+"""Guards: named predicates on the context that decide which arrow is taken.
+
+A guard is pure: it reads the context and answers exactly `True` or `False`. It knows its own name
+(`label`), which is the same in the picture, the trace, the errors and the scripts of tests; it can
+say why it holds (`reason`), and it declares what it reads. Guards combine with `&`, `|` and `~`,
+and any of them takes another name with `named`.
+
+    @guard(reads={"history"})
+    def overfitting(ctx) -> bool:
+        "valid loss above twice the train loss"
+        ...
+
+    stop = EarlyStopping("valid_loss", patience=5) | overfitting & ~Threshold("valid_loss", 0.1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, overload
+
+from attrs import frozen
+
+from statetrain.errors import GuardError
+from statetrain.naming import label_of
+
+Test = Callable[[Any], bool]
+
+# What a guard is asked about: a `Context`, or the `Position` of a lifecycle with fields of its own.
+AnyContext: TypeAlias = Any
+
+
+@frozen
+class Guard:
+    """Base of all guards. A subclass gives `label` and `test`; the rest has a meaning by default.
+
+    A guard of one's own with parameters is a frozen attrs class:
+
+        @frozen
+        class LossAbove(Guard):
+            limit: float
+            reads = frozenset({"loss_value"})
+
+            @property
+            def label(self) -> str:
+                return f"loss above {self.limit}"
+
+            def test(self, ctx) -> bool:
+                return ctx.loss_value > self.limit
+    """
+
+    @property
+    def label(self) -> str:
+        """What the guard says when it holds; the same words in the picture, the trace and the errors."""
+        raise NotImplementedError(f"{type(self).__name__} needs a label")
+
+    def test(self, ctx: AnyContext) -> bool:
+        """Whether it holds now, from host values alone."""
+        raise NotImplementedError(f"{type(self).__name__} needs a test")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The fields of the context that it reads; by default, those that its parts read."""
+        return frozenset().union(*(part.reads for part in self.parts()))
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The names of the history's columns that it reads; by default, those that its parts read."""
+        return tuple(monitor for part in self.parts() for monitor in part.monitors)
+
+    @property
+    def prompt(self) -> bool:
+        """Whether it is worth asking at every loop head (a clock, a counter, a request), not only between epochs.
+
+        By default, if all its parts are.
+        """
+        parts = self.parts()
+        return bool(parts) and all(part.prompt for part in parts)
+
+    def reason(self, ctx: AnyContext) -> str:
+        """Why it holds, for the outcome; its label unless it knows more."""
+        return self.label
+
+    def bind(self, place: str) -> Test:
+        """The test as it is asked at one place of the table; only a guard with a memory cares which."""
+        return self.test
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        """What to remember when an arrow with this guard has been taken at that place; by default, what its parts remember."""
+        return tuple(mark for part in self.parts() for mark in part.marks(place))
+
+    def parts(self) -> tuple[Guard, ...]:
+        """The guards that it is made of."""
+        return ()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its answer depends on when it last fired."""
+        return any(part.remembers for part in self.parts())
+
+    def named(self, label: str) -> Guard:
+        """The same guard under another name."""
+        return Named(self, label)
+
+    def __call__(self, ctx: AnyContext) -> bool:
+        return strict(self, self.test(ctx))
+
+    def __and__(self, other: Guard | Test) -> Guard:
+        return AllOf(_flat(AllOf, self, other))
+
+    def __rand__(self, other: Test) -> Guard:
+        return AllOf(_flat(AllOf, other, self))
+
+    def __or__(self, other: Guard | Test) -> Guard:
+        return AnyOf(_flat(AnyOf, self, other))
+
+    def __ror__(self, other: Test) -> Guard:
+        return AnyOf(_flat(AnyOf, other, self))
+
+    def __invert__(self) -> Guard:
+        return self.guard if isinstance(self, Not) else Not(self)
+
+    def __bool__(self) -> bool:
+        raise GuardError(
+            f"guard [{self.label}] was used as True or False; combine guards with &, | and ~, not"
+            " and, or, not"
+        )
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def strict(guard: Guard, answer: object) -> bool:
+    """The answer, if it is exactly True or False.
+
+    Raises:
+        GuardError: it is anything else. A tensor would hide a wait for the device, a number or a
+            list a mistake.
+    """
+    if answer is True or answer is False:
+        return answer
+    kind = type(answer).__name__
+    hint = (
+        "; read a host value, or compare with .item()"
+        if "Tensor" in kind or "ndarray" in kind
+        else ""
+    )
+    raise GuardError(
+        f"guard [{guard.label}] must answer True or False, got {kind}{hint}: {answer!r:.80}"
+    )
+
+
+def _flat(kind: type, *guards: Guard | Test) -> tuple[Guard, ...]:
+    flat: list[Guard] = []
+    for part in guards:
+        part = as_guard(part)
+        flat.extend(part.parts() if type(part) is kind else (part,))
+    return tuple(flat)
+
+
+def _join(word: str, guards: Iterable[Guard]) -> str:
+    return f" {word} ".join(
+        f"({g.label})" if isinstance(g, AllOf | AnyOf) else g.label for g in guards
+    )
+
+
+@frozen
+class AllOf(Guard):
+    """Holds if each of its guards does; asked in order, up to the first that does not. Written `a & b`."""
+
+    guards: tuple[Guard, ...]
+
+    @property
+    def label(self) -> str:
+        return _join("and", self.guards)
+
+    def parts(self) -> tuple[Guard, ...]:
+        return self.guards
+
+    def test(self, ctx: AnyContext) -> bool:
+        return all(strict(g, g.test(ctx)) for g in self.guards)
+
+    def reason(self, ctx: AnyContext) -> str:
+        """The reasons of its guards, of those that have one."""
+        return " and ".join(reason for g in self.guards if (reason := g.reason(ctx)))
+
+    def bind(self, place: str) -> Test:
+        tests = tuple((g, g.bind(place)) for g in self.guards)
+
+        def each(ctx: AnyContext) -> bool:
+            for guard, test in tests:
+                if (answer := test(ctx)) is not True:
+                    return strict(guard, answer)
+            return True
+
+        return each
+
+
+@frozen
+class AnyOf(Guard):
+    """Holds if one of its guards does; asked in order, up to the first that does. Written `a | b`."""
+
+    guards: tuple[Guard, ...]
+
+    @property
+    def label(self) -> str:
+        return _join("or", self.guards)
+
+    def parts(self) -> tuple[Guard, ...]:
+        return self.guards
+
+    def test(self, ctx: AnyContext) -> bool:
+        return any(strict(g, g.test(ctx)) for g in self.guards)
+
+    def reason(self, ctx: AnyContext) -> str:
+        """The reason of the part that holds."""
+        return next((g.reason(ctx) for g in self.guards if g(ctx)), self.label)
+
+    def bind(self, place: str) -> Test:
+        tests = tuple((g, g.bind(place)) for g in self.guards)
+
+        def some(ctx: AnyContext) -> bool:
+            for guard, test in tests:
+                if (answer := test(ctx)) is not False:
+                    return strict(guard, answer)
+            return False
+
+        return some
+
+
+@frozen
+class Not(Guard):
+    """Holds if its guard does not. Written `~a`.
+
+    Raises:
+        GuardError: the guard remembers when it last fired, as `Every` does; what it would remember
+            then is not defined.
+    """
+
+    guard: Guard
+
+    def __attrs_post_init__(self) -> None:
+        if self.guard.remembers:
+            raise GuardError(
+                f"guard [{self.guard.label}] cannot be negated: it remembers when it fired; put it"
+                " on the other arrow instead"
+            )
+
+    @property
+    def label(self) -> str:
+        inner = self.guard.label
+        return f"not ({inner})" if isinstance(self.guard, AllOf | AnyOf) else f"not {inner}"
+
+    def parts(self) -> tuple[Guard, ...]:
+        return (self.guard,)
+
+    def test(self, ctx: AnyContext) -> bool:
+        return not strict(self.guard, self.guard.test(ctx))
+
+    def bind(self, place: str) -> Test:
+        inner, test = self.guard, self.guard.bind(place)
+        return lambda ctx: not strict(inner, test(ctx))
+
+
+@frozen
+class Named(Guard):
+    """A guard under another name."""
+
+    guard: Guard
+    name: str
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def parts(self) -> tuple[Guard, ...]:
+        return (self.guard,)
+
+    def test(self, ctx: AnyContext) -> bool:
+        return self.guard.test(ctx)
+
+    def reason(self, ctx: AnyContext) -> str:
+        return self.guard.reason(ctx)
+
+    def bind(self, place: str) -> Test:
+        return self.guard.bind(place)
+
+
+@frozen(repr=False)
+class Predicate(Guard):
+    """A guard made of a plain function; what `@guard` returns."""
+
+    function: Test
+    fields: frozenset[str] = frozenset()
+    now: bool = False
+
+    @property
+    def label(self) -> str:
+        return label_of(self.function)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.fields
+
+    @property
+    def prompt(self) -> bool:
+        return self.now
+
+    def test(self, ctx: AnyContext) -> bool:
+        return self.function(ctx)
+
+    def bind(self, place: str) -> Test:
+        return self.function
+
+    def __repr__(self) -> str:
+        return f"<guard {self.label!r}>"
+
+
+@overload
+def guard(function: Test, *, reads: Iterable[str] = (), prompt: bool = False) -> Predicate: ...
+@overload
+def guard(*, reads: Iterable[str] = (), prompt: bool = False) -> Callable[[Test], Predicate]: ...
+def guard(
+    function: Test | None = None, *, reads: Iterable[str] = (), prompt: bool = False
+) -> Predicate | Callable[[Test], Predicate]:
+    """Makes a guard of a function of the context; its docstring is the label.
+
+    Args:
+        function: answers exactly True or False from host values, and changes nothing.
+        reads: the fields of the context that it reads.
+        prompt: whether it is worth asking at every loop head, not only between epochs.
+    """
+    if function is None:
+        return lambda f: Predicate(f, frozenset(reads), prompt)
+    return Predicate(function, frozenset(reads), prompt)
+
+
+def as_guard(thing: Guard | Test) -> Guard:
+    """A guard as it is, a plain function of the context made into one.
+
+    Raises:
+        GuardError: it is neither.
+    """
+    if isinstance(thing, Guard):
+        return thing
+    if callable(thing) and not isinstance(thing, type):
+        return Predicate(thing)
+    hint = f"; give an instance: {thing.__name__}(...)" if isinstance(thing, type) else ""
+    raise GuardError(f"a guard is a function of the context or a Guard, got {thing!r}{hint}")
+
+
+def leaves(guard: Guard) -> Iterator[Guard]:
+    """The guards that a combination is made of, down to those that are made of none."""
+    parts = guard.parts()
+    if not parts:
+        yield guard
+    for part in parts:
+        yield from leaves(part)

@@ -1,0 +1,233 @@
+"""Every way that a lifecycle can go, breadth first: all answers of its guards, its events, and failures.
+
+A configuration is a state together with how often each bounded guard has held. Guards answer
+freely, but for bounds: a guard with the bound n holds at most n times while the scope around the
+state that asks it stays open, and counts anew when the scope is opened again. So `{"more epochs":
+3, "a batch was drawn": 2}` is up to three epochs of up to two batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from attrs import Factory, define, field, frozen
+
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import Guard
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.naming import did_you_mean
+
+Counts = tuple[int, ...]
+
+
+class Configuration(NamedTuple):
+    """Where a run can stand: the state, and how often each bounded guard has held."""
+
+    state: str
+    counts: Counts
+
+
+class Step(NamedTuple):
+    """One way out of a configuration."""
+
+    transition: Transition
+    after: Configuration
+
+
+def _bounds(value: Mapping[str, int] | None) -> dict[str, int]:
+    return dict(value or {})
+
+
+@frozen
+class Ways:
+    """The ways out of each configuration of a lifecycle.
+
+    Args:
+        lifecycle: the table.
+        bounds: by a guard's label, how often it may hold while the scope around it stays open; the
+            others answer freely.
+        events: whether events are raised, in every state where an arrow takes one.
+        failures: whether every state may raise an exception that no arrow takes.
+
+    Raises:
+        LifecycleError: a bound names no guard of the table, or is below 0.
+    """
+
+    lifecycle: Lifecycle
+    bounds: dict[str, int] = field(factory=dict, converter=_bounds)
+    events: bool = True
+    failures: bool = True
+    _labels: tuple[str, ...] = field(init=False, eq=False, default=())
+    _made: dict[Configuration, tuple[Step, ...]] = field(init=False, eq=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        known = {
+            arrow.guard.label for arrow in self.lifecycle.transitions if arrow.guard is not None
+        }
+        for label, bound in self.bounds.items():
+            if label not in known:
+                raise LifecycleError(
+                    f"{self.lifecycle.name}: no guard is called"
+                    f" {label!r}{did_you_mean(label, known)}"
+                )
+            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
+                raise LifecycleError(
+                    f"{self.lifecycle.name}: the bound of [{label}] is a whole number of at least"
+                    f" 0, got {bound!r}"
+                )
+        object.__setattr__(self, "_labels", tuple(self.bounds))
+
+    @property
+    def start(self) -> Step:
+        """Into the initial state."""
+        return Step(
+            self.lifecycle.start, Configuration(self.lifecycle.initial, (0,) * len(self._labels))
+        )
+
+    def out_of(self, here: Configuration) -> tuple[Step, ...]:
+        """The ways out of a configuration, in the order of the table; events and the failure last."""
+        if here not in self._made:
+            self._made[here] = tuple(self._steps(here))
+        return self._made[here]
+
+    def _steps(self, here: Configuration) -> Iterator[Step]:
+        state = here.state
+        if state == FAILED or self.lifecycle.state(state).final:
+            return
+        for arrow in self.lifecycle.arrows(state):
+            if arrow.guard is None or self._may_hold(arrow.guard, here):
+                yield self._take(arrow, here)
+        if self.events:
+            yield from (self._take(arrow, here) for arrow in self._on_events(state))
+        if self.failures:
+            yield Step(Transition(state, FAILED), Configuration(FAILED, here.counts))
+
+    def _on_events(self, state: str) -> Iterator[Transition]:
+        """The arrows that an event raised in a state can lead to: not those behind one that takes it anyway."""
+        taken: list[type[BaseException]] = []
+        for scope in reversed(self.lifecycle.path(state)):
+            for arrow in self.lifecycle.transitions:
+                if (
+                    arrow.source == scope
+                    and arrow.event is not None
+                    and not any(issubclass(arrow.event, event) for event in taken)
+                ):
+                    yield arrow
+                    if arrow.guard is None:
+                        taken.append(arrow.event)
+
+    def _may_hold(self, guard: Guard, here: Configuration) -> bool:
+        label = guard.label
+        return (
+            label not in self.bounds or here.counts[self._labels.index(label)] < self.bounds[label]
+        )
+
+    def _take(self, arrow: Transition, here: Configuration) -> Step:
+        counts = list(here.counts)
+        if arrow.guard is not None and arrow.guard.label in self.bounds:
+            counts[self._labels.index(arrow.guard.label)] += 1
+        if arrow.dest != FAILED:
+            _, entered = self.lifecycle.crossing(here.state, arrow.dest)
+            for i, label in enumerate(self._labels):
+                if any(scope in entered for scope in self._scopes_of(label)):
+                    counts[i] = 0
+        return Step(arrow, Configuration(arrow.dest, tuple(counts)))
+
+    def _scopes_of(self, label: str) -> set[str]:
+        """The scopes around the states that ask a guard; their opening counts it anew."""
+        asking = {
+            t.source
+            for t in self.lifecycle.transitions
+            if t.guard is not None and t.guard.label == label and t.event is None
+        }
+        return {
+            scope for name in asking if (scope := self.lifecycle.state(name).within) is not None
+        }
+
+
+@define(eq=False, repr=False)
+class Exploration:
+    """What `explore` found.
+
+    Attributes:
+        ways: what was explored.
+        reached: each configuration, with the step that first led to it and the configuration that
+            it came from.
+        edges: how many steps there are between configurations.
+    """
+
+    ways: Ways
+    reached: dict[Configuration, tuple[Step, Configuration | None]] = Factory(dict)
+    edges: int = 0
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The table that was explored."""
+        return self.ways.lifecycle
+
+    @property
+    def transitions(self) -> set[Transition]:
+        """The arrows of the table that some run takes; the arrow into the initial state is none of them."""
+        table = set(self.lifecycle.transitions)
+        return {step.transition for here in self.reached for step in self.ways.out_of(here)} & table
+
+    def shortest(self, here: Configuration) -> list[Transition]:
+        """The shortest way to a configuration, the arrow into the initial state first."""
+        path: list[Transition] = []
+        at: Configuration | None = here
+        while at is not None:
+            step, at = self.reached[at]
+            path.append(step.transition)
+        return path[::-1]
+
+    def __repr__(self) -> str:
+        bounds = (
+            ", ".join(f"[{label}] <= {n}" for label, n in self.ways.bounds.items()) or "no bounds"
+        )
+        return (
+            f"<Exploration of {self.lifecycle.name!r}: {len(self.reached)} configurations,"
+            f" {self.edges} steps, {bounds}>"
+        )
+
+
+def explore(
+    lifecycle: Lifecycle,
+    bounds: Mapping[str, int] | None = None,
+    *,
+    events: bool = True,
+    failures: bool = True,
+    limit: int = 1_000_000,
+) -> Exploration:
+    """Visits every configuration that a run can reach.
+
+    Args:
+        lifecycle: the table.
+        bounds: by a guard's label, how often it may hold while the scope around it stays open; the
+            others answer freely at every turn.
+        events: whether events are raised, in every state where an arrow takes one.
+        failures: whether every state may fail.
+        limit: configurations after which it is given up.
+
+    Raises:
+        LifecycleError: a bound names no guard of the table, or the limit was reached.
+    """
+    found = Exploration(Ways(lifecycle, bounds, events, failures))
+    start = found.ways.start
+    found.reached[start.after] = (start, None)
+    layer = [start.after]
+    while layer:
+        following = []
+        for here in layer:
+            for step in found.ways.out_of(here):
+                found.edges += 1
+                if step.after not in found.reached:
+                    found.reached[step.after] = (step, here)
+                    following.append(step.after)
+        if len(found.reached) > limit:
+            raise LifecycleError(
+                f"{lifecycle.name}: more than {limit} configurations; give smaller bounds, or a"
+                " larger limit="
+            )
+        layer = following
+    return found

@@ -1,0 +1,93 @@
+"""Lifecycles made of others: one after the other, as the phases of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from statetrain.errors import LifecycleError
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+
+
+def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
+    """The same table with a prefix before the name of every state, so that it can stand beside another.
+
+    Args:
+        life: any lifecycle.
+        prefix: what is put before, such as "pretrain_". The hooks follow: `on_exit_pretrain_epoch`.
+            A callback that listens to `step` has nothing to listen to, which is an error until a
+            lifecycle with that state is joined.
+    """
+
+    def renamed(name: str) -> str:
+        return name if name == FAILED else f"{prefix}{name}"
+
+    return Lifecycle(
+        life.name,
+        [
+            attrs.evolve(
+                state, name=renamed(state.name), within=state.within and renamed(state.within)
+            )
+            for state in life.states
+        ],
+        [
+            attrs.evolve(arrow, source=renamed(arrow.source), dest=renamed(arrow.dest))
+            for arrow in life.transitions
+        ],
+        renamed(life.initial),
+        frozenset(map(renamed, life.also)),
+    )
+
+
+def then(
+    first: Lifecycle, second: Lifecycle, effect: Callable[[Any], None] | None = None
+) -> Lifecycle:
+    """Two lifecycles one after the other, as one.
+
+    Every arrow that led to a final state of the first and is asked, not raised, leads to where the
+    second begins: a phase that has come to its end, has been stopped early or has reached its limit
+    is over, and the run goes on. Its effect, which said how the run ended, gives way to `effect`.
+    Events still end the run: arrows with an event lead to the second's final state. A request to
+    stop goes through: the second phase sees it at its first loop head.
+
+    Args:
+        first: its final states fall away.
+        second: its names are others; see `prefixed`.
+        effect: the work between the two, such as choosing the second's optimizer.
+
+    Raises:
+        LifecycleError: both have states of one name, or the second has no one final state for the
+            first's events.
+    """
+    ends = {state.name for state in first.states if state.final}
+    inner: list[State] = [state for state in first.states if not state.final]
+    if both := [state.name for state in inner if state.name in second.names]:
+        # Fmt: skip
+        raise LifecycleError(
+            f"{first.name} then {second.name}: both have a state {both[0]!r}"
+            + (f" and {len(both) - 1} others" if len(both) > 1 else "")
+            + f'; give one of them other names: {first.name}.prefixed("pre_")'
+        )
+    last = [state.name for state in second.states if state.final]
+    arrows: list[Transition] = []
+    for arrow in first.transitions:
+        if arrow.dest not in ends:
+            arrows.append(arrow)
+        elif arrow.event is None:
+            arrows.append(attrs.evolve(arrow, dest=second.initial, effect=effect))
+        elif len(last) == 1:
+            arrows.append(attrs.evolve(arrow, dest=last[0]))
+        else:
+            raise LifecycleError(
+                f"{first.name} then {second.name}: where is {arrow} to lead? {second.name} ends in"
+                f" {', '.join(map(repr, last))}; remove that arrow first"
+            )
+    return Lifecycle(
+        f"{first.name} then {second.name}",
+        [*inner, *second.states],
+        [*arrows, *second.transitions],
+        first.initial,
+        first.also | second.also,
+    )

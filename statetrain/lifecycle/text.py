@@ -1,0 +1,200 @@
+"""A lifecycle as text: the states, each under the scope that it lies in, and the arrows in the order in which they are asked.
+
+`print(life)` shows it in a terminal, `markdown_table(life)` is for a page. What both say about
+order, the pictures say too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.naming import label_of
+
+OTHER_ERRORS = "any other exception"  # what leads to `failed` without an arrow of its own
+
+
+def table(life: Lifecycle) -> str:
+    """A lifecycle as lines of text for a terminal.
+
+    Args:
+        life: the lifecycle.
+
+    Returns:
+        The states with what they do, then the arrows: `source -> dest`, `[guard]`, `/ effect`, then
+            those that are taken
+        on an event. Arrows are numbered where it matters which is asked first.
+    """
+    order = reading_order(life)
+    states = [
+        (
+            "  " * (len(life.path(name)) - 1) + name,
+            _does(life.state(name)),
+            _notes(life, life.state(name)),
+        )
+        for name in order
+    ]
+    states.append((FAILED, "", f"final, {OTHER_ERRORS}"))
+    lines = [
+        f"{plain(life.name)}: {len(life.states)} states, {len(life.transitions)} arrows",
+        "",
+        *_columns(states),
+    ]
+    rows = [_row(life, arrow) for arrow in (*_ordinary(life), *_events(life))]
+    arrows = [
+        ("" if above and row[0] == above[0] else row[0], *row[1:])
+        for above, row in zip((None, *rows), rows, strict=False)
+    ]
+    listed = list(_columns(arrows))
+    first = len(_ordinary(life))
+    lines += ["", "arrows", *listed[:first]]
+    if listed[first:]:
+        lines += ["", "on events raised anywhere within", *listed[first:]]
+    return "\n".join(lines)
+
+
+def markdown_table(life: Lifecycle) -> str:
+    """A lifecycle as two Markdown tables: its states, and its arrows in the order in which they are asked.
+
+    Args:
+        life: the lifecycle.
+    """
+    states = [
+        (
+            f"{'&emsp;' * (len(life.path(name)) - 1)}`{name}`",
+            escaped(_does(life.state(name))),
+            escaped(_notes(life, life.state(name))),
+        )
+        for name in reading_order(life)
+    ]
+    arrows = [
+        (
+            f"`{arrow.source}`",
+            f"`{arrow.dest}`",
+            str(number_of(life, arrow) or ""),
+            f"`{arrow.event.__name__}`" if arrow.event is not None else "",
+            escaped(arrow.guard.label if arrow.guard is not None else ""),
+            escaped(label_of(arrow.effect) if arrow.effect is not None else ""),
+        )
+        for arrow in (*_ordinary(life), *_events(life))
+    ]
+    lines = [
+        *_markdown(("state", "does", ""), states),
+        "",
+        *_markdown(("from", "to", "", "on event", "if", "then"), arrows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def reading_order(life: Lifecycle) -> tuple[str, ...]:
+    """The names of the states as one reads them: a scope before what is in it, and each after what leads to it."""
+    return tuple(_reading(life, None))
+
+
+def number_of(life: Lifecycle, arrow: Transition) -> int:
+    """When an arrow is asked, counted from 1: among those with a guard, or those on related events; 0 if it is alone."""
+    event = arrow.event
+    if event is None:
+        asked = [t for t in life.arrows(arrow.source) if t.guard is not None]
+    else:
+        rivals = (t for t in life.transitions if t.source == arrow.source and t.event is not None)
+        asked = [
+            t
+            for t in rivals
+            if t.event is not None and (issubclass(t.event, event) or issubclass(event, t.event))
+        ]
+    return asked.index(arrow) + 1 if len(asked) > 1 and arrow in asked else 0
+
+
+def plain(text: str) -> str:
+    """A label on one line, without what no file can hold."""
+    joined = " ".join(text.split())
+    return "".join(
+        c if c.isprintable() or c == "\N{ZERO WIDTH JOINER}" else "\N{REPLACEMENT CHARACTER}"
+        for c in joined
+    )
+
+
+def is_else(life: Lifecycle, arrow: Transition) -> bool:
+    """Whether an arrow is taken because no guard before it held."""
+    return arrow.event is None and arrow.guard is None and len(life.arrows(arrow.source)) > 1
+
+
+def _reading(life: Lifecycle, scope: str | None) -> Iterator[str]:
+    """The states within a scope, depth first."""
+    children = [state.name for state in life.states if state.within == scope]
+    inside = {child: {child, *life.inside(child)} for child in children}
+    home = {name: child for child, names in inside.items() for name in names}
+    done: list[str] = []
+    seen: set[str] = set()
+
+    def follow(child: str) -> None:
+        seen.add(child)
+        for arrow in reversed(life.transitions):  # so that what is asked first comes to stand first
+            if arrow.source in inside[child] and home.get(arrow.dest, child) not in seen:
+                follow(home[arrow.dest])
+        done.append(child)
+
+    begin = (
+        [life.start]
+        if scope is None
+        else [arrow for arrow in life.arrows(scope) if arrow.dest in home]
+    )
+    for child in [*(home[arrow.dest] for arrow in begin), *children]:
+        if child not in seen:
+            follow(child)
+    for child in reversed(done):
+        yield child
+        yield from _reading(life, child)
+
+
+def _ordinary(life: Lifecycle) -> list[Transition]:
+    return [arrow for name in reading_order(life) for arrow in life.arrows(name)]
+
+
+def _events(life: Lifecycle) -> list[Transition]:
+    return [
+        arrow
+        for name in reading_order(life)
+        for arrow in life.transitions
+        if arrow.source == name and arrow.event is not None
+    ]
+
+
+def _does(state: State) -> str:
+    return plain(label_of(state.action)) if state.action is not None else ""
+
+
+def _notes(life: Lifecycle, state: State) -> str:
+    notes = (
+        "initial" if state.name == life.initial else "",
+        "anchor" if state.anchor else "",
+        "final" if state.final else "",
+        f"mode {plain(label_of(state.mode))}" if state.mode is not None else "",
+        f"in the end: {plain(label_of(state.close))}" if state.close is not None else "",
+    )
+    return ", ".join(note for note in notes if note)
+
+
+def _row(life: Lifecycle, arrow: Transition) -> tuple[str, str, str]:
+    words = f"else {arrow.label}" if is_else(life, arrow) else arrow.label
+    return arrow.source, f"{number_of(life, arrow) or ' '} -> {arrow.dest}", plain(words)
+
+
+def _columns(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield (
+            "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        ).rstrip()
+
+
+def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for row in (head, ("---",) * len(head), *rows):
+        yield f"| {' | '.join(row)} |"
+
+
+def escaped(text: str) -> str:
+    """A text in which no character means anything to Markdown."""
+    return re.sub(r"[\\`*_\[\]<>|~$&#]", r"\\\g<0>", plain(text))

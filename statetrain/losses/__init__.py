@@ -1,0 +1,1 @@
+"""Losses and metrics: functions whose arguments are read by keys, and their means over an epoch."""

@@ -1,0 +1,274 @@
+"""Functions whose arguments are named by keys: what losses, metrics and summaries are made of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+
+from statetrain.context.keys import Getter, getter
+from statetrain.errors import ConfigError, LossError
+from statetrain.naming import did_you_mean
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+@frozen(eq=False)
+class Keyed:
+    """A function and the keys that its arguments are read by.
+
+    Attributes:
+        function: what is called.
+        who: what it is called in errors, such as "loss 'reconstruction'".
+        first: keys of arguments that are given by position.
+        named: keys of arguments that are given by name.
+    """
+
+    function: Callable[..., Any]
+    who: str
+    first: tuple[Getter, ...]
+    named: dict[str, Getter]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The paths that it reads."""
+        return frozenset(key.path for key in (*self.first, *self.named.values()))
+
+    def arguments(self, ctx: Context) -> tuple[list[Any], dict[str, Any]]:
+        """What the function is to be called with.
+
+        Raises:
+            LossError: a key leads to nothing.
+        """
+        return [read(ctx, key, self.who) for key in self.first], {
+            name: read(ctx, key, self.who) for name, key in self.named.items()
+        }
+
+
+@frozen(eq=False)
+class Reading:
+    """Several keys by name, read together: what a logger that is due takes for its images, histograms and texts.
+
+        images = reading({"input": "batch.image[:4]", "hidden": "interms.encoder?"}, "Images")
+        images.reads            # what it declares, so that it is captured
+        images(ctx)             # {"input": ..., "hidden": ...}; nothing is read before
+
+    Attributes:
+        who: whose keys they are, in errors.
+        keys: the parsed paths, by name.
+    """
+
+    who: str
+    keys: dict[str, Getter]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The paths that it reads."""
+        return frozenset(key.path for key in self.keys.values())
+
+    def __call__(self, ctx: Context) -> dict[str, Any]:
+        """What lies at the keys now, by name; an optional key that leads to nothing is left out.
+
+        Raises:
+            LossError: a key leads to nothing.
+        """
+        found = {name: read(ctx, key, f"{self.who}: {name!r}") for name, key in self.keys.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def reading(keys: Mapping[str, str], who: str) -> Reading:
+    """Names and keys, parsed once.
+
+    Args:
+        keys: paths by name.
+        who: whose they are, in errors.
+
+    Raises:
+        ConfigError: one is no path.
+    """
+    return Reading(who, {name: parsed(path, f"{who}, {name!r}") for name, path in keys.items()})
+
+
+def read(ctx: Context, key: Getter, who: str) -> Any:
+    """What lies at a key.
+
+    Raises:
+        LossError: nothing.
+    """
+    try:
+        return key(ctx)
+    except KeyError as error:
+        raise LossError(f"{who} cannot be computed: {error.args[0]}") from error
+
+
+def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Keyed:
+    """Binds keys to the arguments of a function.
+
+    A key goes to the argument of its name; one whose name the function does not have goes to the
+    first required argument that is still open. So `pred=..., target=...` in this order serve a
+    function of `(input, target)`.
+
+    Args:
+        function: what is to be called; of a module, its `forward` says what it takes.
+        keys: paths by name.
+        who: what it is called in errors.
+
+    Raises:
+        ConfigError: the function is none, a key is no path, or the keys do not fit its arguments.
+    """
+    if isinstance(function, type) or not callable(function):
+        raise ConfigError(
+            f"{who} must be a function, got {function!r:.80}"
+            + (f"; write {function.__name__}()" if isinstance(function, type) else "")
+        )
+    found = {name: parsed(path, f"{who}, {name}=") for name, path in keys.items()}
+    try:
+        signature = inspect.signature(
+            function.forward if isinstance(function, torch.nn.Module) else function
+        )
+    except (TypeError, ValueError):  # written in C
+        return Keyed(function, who, tuple(found.values()), {})
+    return _placed(function, who, found, signature)
+
+
+def parsed(path: Any, who: str) -> Getter:
+    """A key, parsed.
+
+    Raises:
+        ConfigError: it is no path.
+    """
+    if not isinstance(path, str):
+        raise ConfigError(
+            f"{who} takes the path of a key, such as 'batch.label', got {path!r:.80}; bind"
+            " constants with functools.partial"
+        )
+    try:
+        return getter(path)
+    except ValueError as error:
+        raise ConfigError(f"{who}: {error}") from None
+
+
+def _placed(
+    function: Callable[..., Any], who: str, found: dict[str, Getter], signature: inspect.Signature
+) -> Keyed:
+    parameters = {
+        name: p
+        for name, p in signature.parameters.items()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    kinds = {p.kind for p in signature.parameters.values()}
+    by_name = {
+        name: key
+        for name, key in found.items()
+        if name in parameters and parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
+    }
+    required = [p for name, p in parameters.items() if name not in by_name and p.default is p.empty]
+    first: list[Getter] = []
+    for name, key in found.items():
+        if name in by_name:
+            continue
+        if required and required[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+            required.pop(0)
+            first.append(key)
+        elif required:
+            by_name[required.pop(0).name] = key
+        elif inspect.Parameter.VAR_KEYWORD in kinds:
+            by_name[name] = key
+        elif inspect.Parameter.VAR_POSITIONAL in kinds and not by_name:
+            first.append(key)
+        else:
+            raise ConfigError(
+                f"{who} takes no {name!r}{did_you_mean(name, parameters)}; it is called as"
+                f" {_called(function)}{signature}"
+            )
+    if required:
+        names = ", ".join(p.name for p in required)
+        raise ConfigError(
+            f"{who} has no key for {names}: it is called as {_called(function)}{signature}; say"
+            f" {required[0].name}='...'"
+        )
+    return Keyed(function, who, tuple(first), by_name)
+
+
+def _called(function: Any) -> str:
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+# ---------------------------------------------------------------- masks and weights
+
+
+@frozen(eq=False)
+class Weights:
+    """What each value of a loss or a metric counts: a mask, weights of samples, both, or nothing."""
+
+    mask: Getter | None = None
+    sample_weight: Getter | None = None
+
+    @property
+    def keys(self) -> tuple[Getter, ...]:
+        """Those that there are."""
+        return tuple(key for key in (self.mask, self.sample_weight) if key is not None)
+
+    def sums(self, ctx: Context, values: Any, who: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the weighted values, and the sum of the weights, both of shape ().
+
+        Args:
+            ctx: the context.
+            values: of any shape. A mask or weights of shape `(batch,)` hold for all that belongs to
+                a sample: dimensions that they lack are the last ones.
+            who: what they belong to, in errors.
+
+        Raises:
+            LossError: the shapes do not fit.
+        """
+        if not isinstance(values, torch.Tensor):
+            raise LossError(
+                f"{who} has a mask or weights, so it must give a tensor of values, got"
+                f" {type(values).__name__}"
+            )
+        weights = torch.ones((), dtype=values.dtype, device=values.device)
+        for key in self.keys:
+            given = torch.as_tensor(read(ctx, key, who), device=values.device)
+            fits = given.ndim <= values.ndim and all(
+                own in (1, there) for own, there in zip(given.shape, values.shape, strict=False)
+            )
+            if not fits:
+                hint = (
+                    "; make the function give one value for each: reduction='none'"
+                    if values.ndim == 0
+                    else ""
+                )
+                raise LossError(
+                    f"{who}: {key.path!r} of shape {tuple(given.shape)} does not fit values of"
+                    f" shape {tuple(values.shape)}{hint}"
+                )
+            weights = weights * given.to(values.dtype).reshape(
+                given.shape + (1,) * (values.ndim - given.ndim)
+            )
+        weights = weights.expand_as(values)
+        # What does not count may be NaN.
+        return torch.where(weights != 0, values * weights, 0.0).sum(), weights.sum()
+
+
+def elementwise(function: Callable[..., Any], who: str) -> dict[str, Any]:
+    """What to call a loss with so that it gives a value for each element: `reduction="none"`, where it knows that.
+
+    Raises:
+        ConfigError: it is a module that was made with another reduction.
+    """
+    if isinstance(function, torch.nn.Module):
+        if getattr(function, "reduction", "none") != "none":
+            raise ConfigError(
+                f"{who} has a mask or weights, so it must give one value for each element:"
+                f" {type(function).__name__}(reduction='none')"
+            )
+        return {}
+    try:
+        parameter = inspect.signature(function).parameters.get("reduction")
+    except (TypeError, ValueError):
+        return {}
+    return {"reduction": "none"} if parameter is not None else {}

@@ -1,0 +1,357 @@
+"""Losses by keys: functions whose arguments are parts of the context, several of them with weights, masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from attrs import Factory, define, field
+
+from statetrain.context.context import Context
+from statetrain.context.keys import Getter
+from statetrain.errors import ConfigError, LossError
+from statetrain.losses.keyed import Keyed, Weights, elementwise, keyed, parsed, read
+
+Weight = float | str | Callable[[Any], Any]
+
+
+class LossState(NamedTuple):
+    """What a loss gave for a batch.
+
+    Attributes:
+        value: without its weight and its graph, shape ().
+        weight: what it counts in the total.
+        count: how many samples it stands for, or the sum of its mask and its weights of samples.
+    """
+
+    value: Any
+    weight: Any
+    count: Any
+
+
+class Loss:
+    """A loss whose arguments are named by keys.
+
+        Loss(F.cross_entropy, pred="pred.logits", target="batch.label") Loss(F.mse_loss,
+        input="interms.decoder", target="batch.image", weight=0.1, mask="batch.valid") Loss(lambda
+        p: sum(w.square().sum() for w in p.values()), p="params.**.weight", weight=lambda ctx: 1e-4
+        * ctx.epoch)
+
+    A key goes to the argument of its name; one whose name the function does not have goes to the
+    first required argument that is still open. Without keys, the function takes the prediction and
+    the target, as a plain loss does.
+
+    It is called with a context, or with the arguments themselves: `loss(ctx)`, `loss(pred, label)`.
+
+    Args:
+        function: gives a scalar tensor; with a mask or weights of samples, a value for each element
+            (`reduction="none"` is said to a function that knows it).
+        weight: what it counts in the total: a number, a key (`"hparams.beta"`), or a function of
+            the context that gives a number or a tensor, asked in each batch (`lambda ctx: min(1.0,
+            ctx.step / 1000)`).
+        mask: the key of what counts, booleans or numbers whose shape is the beginning of the
+            values'. The loss is the mean over what counts, 0 of nothing, in a batch and in an
+            epoch.
+        sample_weight: the key of how much each counts, likewise.
+        keys: the paths of the function's arguments.
+
+    Raises:
+        ConfigError: the keys do not fit the function's arguments, or the weight is no number.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        /,
+        *,
+        weight: Weight = 1.0,
+        mask: str | None = None,
+        sample_weight: str | None = None,
+        **keys: str,
+    ) -> None:
+        self.function, self.keys, self.weight = function, dict(keys), weight
+        self._who = f"loss {_name(function)!r}"
+        self._weights = Weights(
+            *(None if key is None else parsed(key, self._who) for key in (mask, sample_weight))
+        )
+        self._keyed: Keyed | None = keyed(function, keys, self._who) if keys else None
+        if isinstance(function, type) or not callable(function):
+            keyed(function, {}, self._who)  # says what is wrong
+        self._more = elementwise(function, self._who) if self.masked else {}
+        self._weight_key: Getter | None = (
+            parsed(weight, f"{self._who}, weight=") if isinstance(weight, str) else None
+        )
+        number = (
+            isinstance(weight, int | float)
+            and not isinstance(weight, bool)
+            and math.isfinite(weight)
+        )
+        if not number and not isinstance(weight, str) and not callable(weight):
+            raise ConfigError(
+                f"{self._who}: weight must be a finite number, a key, or a function of the context,"
+                f" got {weight!r:.80}"
+            )
+
+    @property
+    def masked(self) -> bool:
+        """Whether it counts by a mask or weights of samples, not by the size of the batch."""
+        return bool(self._weights.keys)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The paths that it reads."""
+        own = self._keyed.reads if self._keyed is not None else frozenset({"pred", "target"})
+        more = (*self._weights.keys, *((self._weight_key,) if self._weight_key is not None else ()))
+        return own | {key.path for key in more}
+
+    def values(self, ctx: Context) -> tuple[Any, Any]:
+        """The loss of the present batch with its graph, shape (), without its weight; and how many samples it stands for."""
+        if self._keyed is None:
+            value = self.function(
+                ctx.pred if ctx.pick is None else ctx.pick(ctx.pred), ctx.target, **self._more
+            )
+        else:
+            first, named = self._keyed.arguments(ctx)
+            value = self.function(*first, **named, **self._more)
+        if not self.masked:
+            return value, ctx.batch_size
+        total, count = self._weights.sums(ctx, value, self._who)
+        return total / (count + (count == 0)), count
+
+    def weight_of(self, ctx: Context) -> Any:
+        """What it counts in the total at present."""
+        if self._weight_key is not None:
+            return read(ctx, self._weight_key, self._who)
+        if not callable(self.weight):
+            return self.weight
+        try:
+            return self.weight(ctx)
+        except TypeError as error:
+            error.add_note(
+                f"statetrain: weight= of {self._who} is called with the context; for a schedule,"
+                " write weight=lambda ctx: schedule(ctx.step)"
+            )
+            raise
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """The loss, with its weight, of a context; or, without weight and mask, of the arguments themselves."""
+        if len(arguments) == 1 and not named and isinstance(arguments[0], Context):
+            return total({"loss": self}, arguments[0])[0]
+        return self.function(*arguments, **named, **self._more)
+
+    def __repr__(self) -> str:
+        said = [_name(self.function), *(f"{name}={path!r}" for name, path in self.keys.items())]
+        said += [f"weight={self.weight!r}"] if self.weight != 1.0 else []
+        said += [
+            f"{name}={key.path!r}"
+            for name in ("mask", "sample_weight")
+            if (key := getattr(self._weights, name)) is not None
+        ]
+        return f"Loss({', '.join(said)})"
+
+
+class Losses:
+    """Several losses of one optimizer, by name. What is trained on is the sum of weight times value.
+
+        fit(..., loss=Losses(label=Loss(F.cross_entropy), sparsity=Loss(l1,
+        hidden="interms.encoder", weight=0.01)))
+
+    Each has a column of its own, `train_loss_<name>`, of its values without the weight;
+    `train_loss` is the total.
+
+    Args:
+        losses: each a `Loss`, or a function of prediction and target.
+
+    Attributes:
+        by_name: the losses.
+
+    Raises:
+        ConfigError: there is none, or one is neither.
+    """
+
+    def __init__(self, **losses: Loss | Callable[..., Any]) -> None:
+        if not losses:
+            raise ConfigError("Losses() has no loss; write Losses(label=Loss(...), ...)")
+        self.by_name = {
+            name: loss if isinstance(loss, Loss) else Loss(loss) for name, loss in losses.items()
+        }
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The paths that they read."""
+        return frozenset().union(*(loss.reads for loss in self.by_name.values()))
+
+    def __call__(self, ctx: Context) -> Any:
+        """The total of a context, with its graph, shape ()."""
+        return total(self.by_name, ctx)[0]
+
+    def __repr__(self) -> str:
+        return f"Losses({', '.join(f'{name}={loss!r}' for name, loss in self.by_name.items())})"
+
+
+def total(losses: Mapping[str, Loss], ctx: Context) -> tuple[Any, dict[str, LossState]]:
+    """The sum of weight times value, with its graph, shape (); and what each gave.
+
+    Raises:
+        LossError: one gives no scalar.
+    """
+    whole, states = None, {}
+    for name, loss in losses.items():
+        value, count = loss.values(ctx)
+        if len(losses) > 1 and not (isinstance(value, torch.Tensor) and value.numel() == 1):
+            got = (
+                f"shape {tuple(value.shape)}; reduce it, for example with .mean()"
+                if isinstance(value, torch.Tensor)
+                else f"{type(value).__name__}: {value!r:.80}"
+            )
+            raise LossError(f"loss {name!r} must be a scalar tensor, got {got}")
+        weight = loss.weight_of(ctx)
+        term = value if isinstance(weight, int | float) and weight == 1 else value * weight
+        whole = term if whole is None else whole + term
+        states[name] = LossState(
+            value.detach() if isinstance(value, torch.Tensor) else value, weight, count
+        )
+    return whole, states
+
+
+# ---------------------------------------------------------------- in a run
+
+
+@define(eq=False)
+class InContext:
+    """Losses by keys in the place of a plain loss: what they are called with is read from the context."""
+
+    losses: Loss | Losses
+    ctx: Context
+    # What the action that calls it asks, to word an error
+    by_keys: bool = field(default=True, init=False)
+
+    def __call__(self, pred: Any, target: Any) -> Any:
+        """The total; what each loss gave goes into `ctx.loss_states`."""
+        whole, self.ctx.loss_states = total(
+            self.losses.by_name if isinstance(self.losses, Losses) else {"loss": self.losses},
+            self.ctx,
+        )
+        return whole
+
+    def read_from(self, ctx: Context) -> InContext:
+        """The same losses, read from another context."""
+        return InContext(self.losses, ctx)
+
+
+def modules_of(loss: Any) -> dict[str, torch.nn.Module]:
+    """The modules that a loss consists of: itself, under "", or those of its losses by name."""
+    if isinstance(loss, torch.nn.Module):
+        return {"": loss}
+    if isinstance(loss, InContext):
+        loss = loss.losses
+    losses = (
+        loss.by_name if isinstance(loss, Losses) else {"": loss} if isinstance(loss, Loss) else {}
+    )
+    return {
+        name: one.function
+        for name, one in losses.items()
+        if isinstance(one.function, torch.nn.Module)
+    }
+
+
+def bound(losses: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Losses by optimizer as a run calls them: those by keys read this context, plain ones stay."""
+    bare = unbound(losses)
+    return {
+        name: InContext(loss, ctx) if isinstance(loss, Loss | Losses) else loss
+        for name, loss in bare.items()
+    }
+
+
+def unbound(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """Losses by optimizer as they were given."""
+    return {
+        name: loss.losses if isinstance(loss, InContext) else loss for name, loss in losses.items()
+    }
+
+
+@define(eq=False)
+class LossMean:
+    """A loss by keys as a metric: its mean over samples or, with a mask, over what counts.
+
+    Args:
+        names: of the losses that it sums up.
+        weighted: whether their weights count; in the column of one loss they do not.
+    """
+
+    names: tuple[str, ...]
+    weighted: bool = False
+    sums: dict[str, Any] = Factory(dict)  # by name: the sum of value times count, and of the counts
+
+    def take(self, ctx: Context) -> None:
+        """Takes in a batch."""
+        for name in self.names:
+            value, weight, count = (_summable(part) for part in ctx.loss_states[name])
+            before, counts = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (
+                before + value * count * weight if self.weighted else before + value * count,
+                counts + count,
+            )
+
+    def compute(self) -> float:
+        """The mean over all batches since the last reset."""
+        means = [(float(whole), float(count)) for whole, count in self.sums.values()]
+        return (
+            math.fsum(whole / count if count else 0.0 for whole, count in means)
+            if means
+            else math.nan
+        )
+
+    def update(self, *_: Any) -> None:
+        """It takes in whole contexts."""
+        raise TypeError("a LossMean takes in a context: take(ctx)")
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        self.sums = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums."""
+        return {"sums": dict(self.sums)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.sums = dict(state["sums"])
+
+
+def _summable(value: Any) -> Any:
+    """A number on the host; elsewhere a tensor without graph, in float64 where the device has it, so that nobody waits."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.device.type == "cpu":
+        return value.item()
+    return (
+        value.detach()
+        .reshape(())
+        .to(torch.float32 if value.device.type == "mps" else torch.float64)
+    )
+
+
+def means_of(optimizer: str, loss: Any) -> dict[str, LossMean]:
+    """The columns of losses by keys, by name without the set: of each, and of the total where masks count.
+
+    Args:
+        optimizer: its name; empty if it is the only one.
+        loss: what it trains on.
+    """
+    column = f"loss_{optimizer}" if optimizer else "loss"
+    found: dict[str, LossMean] = {}
+    if isinstance(loss, Loss) and loss.masked:
+        found[column] = LossMean(("loss",), weighted=True)
+    if isinstance(loss, Losses):
+        if any(one.masked for one in loss.by_name.values()):
+            found[column] = LossMean(tuple(loss.by_name), weighted=True)
+        found |= {f"{column}_{name}": LossMean((name,)) for name in loss.by_name}
+    return found
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", None) or type(function).__name__)

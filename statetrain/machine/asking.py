@@ -1,0 +1,313 @@
+"""What guards answer, part by part: written down while a run is watched, and asked again when somebody wants to know why.
+
+A guard on an arrow may be a combination, `stop requested or 500 steps made`. Its parts are the
+guards that are made of no others; they are what a person wants to see.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from attrs import evolve, frozen
+
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import AllOf, AnyContext, AnyOf, Guard, Named, Not, Test, leaves, strict
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.naming import did_you_mean
+
+
+class Asked(NamedTuple):
+    """What one part of an arrow's guard answered.
+
+    Attributes:
+        transition: the arrow.
+        guard: the part's label.
+        answer: what it answered; None if it could not be asked.
+        reason: why it holds, or why it could not be asked; empty if it does not hold.
+    """
+
+    transition: Transition
+    guard: str
+    answer: bool | None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        word = {True: "yes", False: "no", None: "?"}[self.answer]
+        return f"{self.guard}: {word}" + (
+            f" ({self.reason})" if self.reason not in ("", self.guard) else ""
+        )
+
+
+# ---------------------------------------------------------------- while a run is watched
+
+
+def observed(arrow: Transition, first: bool = False) -> Test:
+    """The test of an arrow's guard that also writes into `ctx.asked` what each of its parts answered.
+
+    Args:
+        arrow: an arrow that has a guard.
+        first: whether a decision begins with it, so that what was written down before is let go of.
+    """
+    assert arrow.guard is not None
+    test = _told(arrow.guard, arrow).bind(arrow.dest)
+    if not first:
+        return test
+
+    def anew(ctx: AnyContext) -> bool:
+        ctx.asked = []
+        return test(ctx)
+
+    return anew
+
+
+def answers_to(ctx: AnyContext, taken: Transition) -> list[Asked]:
+    """What was written down of the decision that led to an arrow; empty if nobody was asked, or nobody wrote it down."""
+    last: Transition | None = ctx.asked[-1].transition if ctx.asked else None
+    if (
+        last is None
+        or (last.event is None) != (taken.event is None)
+        or (taken.event is None and last.source != taken.source)
+    ):
+        return []  # of an earlier decision
+    return list(ctx.asked)
+
+
+def _told(guard: Guard, arrow: Transition) -> Guard:
+    if isinstance(guard, AllOf | AnyOf):
+        return evolve(guard, guards=tuple(_told(part, arrow) for part in guard.guards))
+    if isinstance(guard, Not | Named):
+        return evolve(guard, guard=_told(guard.guard, arrow))
+    return _Told(guard, arrow)
+
+
+@frozen
+class _Told(Guard):
+    """A guard whose answers are written down."""
+
+    guard: Guard
+    arrow: Transition
+
+    @property
+    def label(self) -> str:
+        return self.guard.label
+
+    @property
+    def remembers(self) -> bool:
+        return self.guard.remembers
+
+    def bind(self, place: str) -> Test:
+        guard, arrow, label, test = self.guard, self.arrow, self.guard.label, self.guard.bind(place)
+        # Else its reason is its label, which is known
+        explains = type(guard).reason is not Guard.reason
+
+        def told(ctx: AnyContext) -> bool:
+            answer = test(ctx)
+            ctx.asked.append(
+                Asked(
+                    arrow, label, answer, guard.reason(ctx) if explains and answer is True else ""
+                )
+            )
+            return answer
+
+        return told
+
+
+# ---------------------------------------------------------------- why, and why not
+
+
+@frozen
+class Way:
+    """An arrow that was, or would be, asked about.
+
+    Attributes:
+        transition: the arrow.
+        holds: whether its guard holds; True if it has none; None if it cannot be asked.
+        parts: what the parts of its guard answered, of those that are known.
+    """
+
+    transition: Transition
+    holds: bool | None
+    parts: tuple[Asked, ...] = ()
+
+    def __str__(self) -> str:
+        word = {True: "yes", False: "no ", None: "?  "}[self.holds]
+        if not self.parts:
+            return f"{word}  {self.transition}"
+        guard = self.transition.guard
+        if len(self.parts) == 1 and guard is not None and self.parts[0].guard == guard.label:
+            reason = self.parts[0].reason
+            return f"{word}  {self.transition}" + (
+                f"  ({reason})" if reason not in ("", guard.label) else ""
+            )
+        return "\n".join([f"{word}  {self.transition}", *(f"       {part}" for part in self.parts)])
+
+
+@frozen(repr=False)
+class Explanation:
+    """Why a run is in a state, or why it is not: in words, and arrow by arrow. `print` it.
+
+    Attributes:
+        words: the answer in a sentence.
+        ways: the arrows that were asked about, in order.
+    """
+
+    words: str
+    ways: tuple[Way, ...] = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [self.words, *("  " + line for way in self.ways for line in str(way).splitlines())]
+        )
+
+
+def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
+    """Why a run is where it is: the arrow last taken, and what was asked before it.
+
+    What parts of guards answered is known while a run is stepped, or recorded with
+    `Tracing(answers=True)`. Otherwise it follows from the table: what was asked before the arrow
+    did not hold.
+
+    Args:
+        lifecycle: the table that it walks.
+        ctx: its context.
+    """
+    taken: Transition | None = ctx.transition
+    if ctx.state is None or taken is None:
+        return Explanation("the run has not started")
+    if ctx.state == FAILED and ctx.error is not None:
+        where = getattr(ctx.outcome, "state", taken.dest)
+        words = (
+            f"the run failed in {where!r}: {type(ctx.error).__name__}: {ctx.error}; it had got"
+            f" there by {taken}"
+        )
+    elif taken.event is not None:
+        raised = (
+            f"{type(ctx.event).__name__}({getattr(ctx.event, 'reason', '') or str(ctx.event)!r})"
+            if ctx.event is not None
+            else taken.event.__name__
+        )
+        words = f"the run is in {ctx.state!r} because {raised} was raised: {taken}"
+    else:
+        words = f"the run is in {ctx.state!r} by {taken}"
+    if ctx.outcome is not None:
+        words += f"; outcome {ctx.outcome!r}"
+    rivals = lifecycle.arrows(taken.source) if taken.event is None else ()
+    before = (
+        [arrow for arrow in rivals[: rivals.index(taken)] if arrow.guard is not None]
+        if taken in rivals
+        else []
+    )
+    known = answers_to(ctx, taken)
+    if taken.event is not None:
+        before = list(
+            dict.fromkeys(asked.transition for asked in known if asked.transition != taken)
+        )
+    ways = [Way(arrow, False, tuple(a for a in known if a.transition == arrow)) for arrow in before]
+    if taken.guard is not None or before:
+        ways.append(Way(taken, True, tuple(a for a in known if a.transition == taken)))
+    return Explanation(words, tuple(ways))
+
+
+def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
+    """Why a run is not in a state: what is asked on the shortest way there, each part with what it would answer now.
+
+    Guards further on are asked as things stand now, which may be too early for some.
+
+    Args:
+        lifecycle: the table that it walks.
+        ctx: its context.
+        goal: a state or a scope.
+
+    Raises:
+        LifecycleError: there is no such state.
+    """
+    if goal not in lifecycle.names:
+        raise LifecycleError(
+            f"{lifecycle.name}: no state {goal!r}{did_you_mean(goal, lifecycle.names)}"
+        )
+    here = ctx.state if ctx.state is not None else START
+    if here in lifecycle.names and goal in lifecycle.path(here):
+        return Explanation(
+            f"the run is in {goal!r}" + (f", in its state {here!r}" if here != goal else "")
+        )
+    into = [
+        arrow
+        for arrow in lifecycle.transitions
+        if goal in lifecycle.path(arrow.dest) and goal not in lifecycle.path(arrow.source)
+    ]
+    if ctx.outcome is not None or here == FAILED:
+        over = f"it ended with {ctx.outcome!r}" if ctx.outcome is not None else "it has failed"
+        return Explanation(
+            f"the run is not in {goal!r}: {over}. These arrows lead there, as things stand now:",
+            tuple(_asked_now(into, ctx)),
+        )
+    way = _shortest(lifecycle, here, goal)
+    if way is None:
+        events = [arrow for arrow in into if arrow.event is not None]
+        words = f"no arrow that is asked leads from {here!r} to {goal!r}" + (
+            "; these are taken on events:" if events else ""
+        )
+        return Explanation(words, tuple(Way(arrow, None) for arrow in events))
+    asked: list[Transition] = []
+    for arrow in way:
+        rivals = lifecycle.arrows(arrow.source) if arrow.source != START else ()
+        if any(rival.guard is not None for rival in rivals):
+            asked += rivals[: rivals.index(arrow) + 1]
+    steps = " -> ".join([here, *(arrow.dest for arrow in way)])
+    ways = tuple(_asked_now(asked, ctx))
+    blocked = next(
+        (one for one in ways if (one.holds is not True) == (one.transition in way)), None
+    )
+    words = f"the run is in {here!r}; the shortest way to {goal!r} is {steps}"
+    if blocked is None:
+        words += ", and as things stand now it goes there"
+    elif blocked.transition not in way:
+        words += f"; as things stand now it would turn off to {blocked.transition.dest!r}"
+    elif blocked.transition.guard is not None:
+        words += (
+            f"; as things stand now [{blocked.transition.guard.label}]"
+            f" {'does not hold' if blocked.holds is False else 'cannot be asked'}"
+        )
+    return Explanation(words, ways)
+
+
+def _shortest(lifecycle: Lifecycle, here: str, goal: str) -> list[Transition] | None:
+    """The fewest arrows without an event from a state into another, or into a scope."""
+    ways: deque[tuple[str, list[Transition]]] = deque([(here, [])])
+    seen = {here}
+    while ways:
+        at, way = ways.popleft()
+        for arrow in lifecycle.arrows(at) if at != START else (lifecycle.start,):
+            if goal in lifecycle.path(arrow.dest):
+                return [*way, arrow]
+            if arrow.dest not in seen and arrow.dest != FAILED:
+                seen.add(arrow.dest)
+                ways.append((arrow.dest, [*way, arrow]))
+    return None
+
+
+def _asked_now(arrows: Iterable[Transition], ctx: AnyContext) -> Iterator[Way]:
+    for arrow in arrows:
+        if arrow.guard is None:
+            yield Way(arrow, True)
+            continue
+        holds, _ = _answer(arrow.guard, arrow, ctx)
+        parts = ((part, *_answer(part, arrow, ctx)) for part in leaves(arrow.guard))
+        yield Way(
+            arrow,
+            holds,
+            tuple(Asked(arrow, part.label, answer, reason) for part, answer, reason in parts),
+        )
+
+
+def _answer(guard: Guard, arrow: Transition, ctx: AnyContext) -> tuple[bool | None, str]:
+    try:
+        holds = strict(guard, guard.bind(arrow.dest)(ctx))
+        return holds, guard.reason(ctx) if holds else ""
+    except Exception as error:  # it is asked where the table does not ask it
+        return None, f"cannot be asked here: {type(error).__name__}: {error}"

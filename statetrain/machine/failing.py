@@ -1,0 +1,270 @@
+"""When something is raised: the arrow that takes it, or the end of the run, with a note that says what was going on."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
+from statetrain.events import Event
+from statetrain.guards.base import AnyContext, strict
+from statetrain.lifecycle.lifecycle import FAILED, START, Transition
+from statetrain.machine.flight import flown, in_words
+from statetrain.machine.plan import Plan, Work, leave_mode
+from statetrain.naming import did_you_mean, signature_of
+from statetrain.outcome import Failed, Interrupted
+
+
+def caught(
+    plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any = None
+) -> tuple[Transition, str]:
+    """What an exception leads to.
+
+    Args:
+        plan: what is walked.
+        ctx: the context.
+        error: what was raised.
+        work: the function that was being called, or its `Work`; None while guards were asked.
+        ask: the guard's test that was being asked, if one was; or the arrow that it belongs to.
+
+    Returns:
+        The arrow that takes it, and the innermost state that is open.
+
+    Raises:
+        BaseException: no arrow takes it. The run is closed, and `error` is raised again.
+    """
+    active = listening(plan, ctx, error, work)
+    ctx.asked = []
+    for arrow in plan.lifecycle.on_event(active, error) if active is not None else ():
+        try:
+            holds = answer(plan, ctx, arrow)
+        except BaseException as second:
+            fail(plan, ctx, second, None, arrow)
+        if holds:
+            ctx.event = error
+            return arrow, active or START
+    return fail(plan, ctx, error, work, ask)
+
+
+def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> str | None:
+    """The innermost open state, from which an arrow that takes an exception is looked for; None if none may take it."""
+    place = _place(plan, ctx, work)
+    if isinstance(error, KeyboardInterrupt):
+        active = place.open if place is not None else ctx.state or START
+        try:
+            _settle(plan, ctx, active)
+        except BaseException as second:
+            fail(plan, ctx, second, None)
+        return active
+    return (
+        place.open
+        if place is not None and place.kind in ("enter", "action") and ctx.outcome is None
+        else None
+    )
+
+
+def _settle(plan: Plan, ctx: AnyContext, active: str) -> None:
+    """Puts back the modes of scopes that were being left or entered when a person interrupted."""
+    still_open = sum(
+        plan.lifecycle.state(name).mode is not None
+        for name in plan.lifecycle.path(active)
+        if name not in (START, FAILED)
+    )
+    while len(ctx.modes) > still_open:
+        leave_mode(ctx)
+
+
+def answer(plan: Plan, ctx: AnyContext, arrow: Transition) -> bool:
+    """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
+    if arrow.guard is None:
+        return True
+    first = (
+        arrow.event is None
+        and next(other for other in plan.lifecycle.arrows(arrow.source) if other.guard is not None)
+        == arrow
+    )
+    said = plan.test(arrow, True, first)(ctx)
+    if said is not True and said is not False:
+        raise not_strict(plan, ctx, arrow, said)
+    return said
+
+
+def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
+    """Closes a run that an exception ends, which no arrow takes, and raises it; the arguments are those of `caught`."""
+    place = _place(plan, ctx, work)
+    error = _unfit(plan, ctx, error, work, ask)
+    # Nobody's: it came where the run pauses
+    closed = isinstance(error, GeneratorExit) and work is None and ask is None
+    where = ctx.where()  # before the modes are put back, which it depends on
+    seconds: list[BaseException] = []
+    while ctx.modes:
+        mode, outer, *paused = ctx.modes.pop()
+        try:
+            if not paused:  # else it was put back when the pause began
+                mode.write(ctx, outer)
+        except BaseException as second:
+            seconds.append(second)
+    if closed:
+        ctx.outcome = ctx.outcome or Interrupted(epoch_of(ctx), "its steps were closed")
+        # Notes on the error would be lost: closing a generator swallows it
+        raise_all(seconds + clean_up(ctx))
+    else:
+        state = ctx.state or plan.lifecycle.initial
+        at = ", ".join(
+            part
+            for part in (f"in state {state!r} of lifecycle {plan.lifecycle.name!r}", where)
+            if part
+        )
+        last = in_words(flown(ctx, place.transition if place is not None else None))
+        error.add_note(
+            f"statetrain: {at}; raised by"
+            f" {_culprit(plan, ctx, place, ask)}{_misspelt(ctx, error)}\n{last}"
+        )
+        try:
+            if advice := ctx.advice(error):
+                error.add_note(f"statetrain: {advice}")
+        except Exception as second:  # what helps may not hide what has happened
+            seconds.append(second)
+        ctx.error, ctx.outcome, ctx.place = (
+            error,
+            Failed(epoch_of(ctx), state, error),
+            (ctx.transition, FAILED),
+        )
+        for _, hook in plan.hooks.get("on_enter_failed", ()):
+            try:
+                hook(ctx)
+            except BaseException as second:
+                seconds.append(second)
+    seconds += clean_up(ctx)
+    for other in seconds:
+        error.add_note(f"statetrain: while closing the run, this was raised too: {other!r}")
+    raise error
+
+
+def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:
+    """An event that nothing takes, and a StopIteration, as an error that says so; other exceptions as they are."""
+    culprit = _culprit(plan, ctx, _place(plan, ctx, work), ask)
+    if isinstance(error, StopIteration):
+        return _chained(
+            MachineError(f"StopIteration was raised by {culprit}; it never ends an epoch"), error
+        )
+    if not isinstance(error, Event) or ctx.outcome is not None:
+        return error
+    kind, active = type(error).__name__, listening(plan, ctx, error, work)
+    if active is None:
+        why = (
+            f"{kind} was raised by {culprit}; events may be raised by actions and enter hooks only."
+            " Here, call ctx.request_stop(reason)"
+        )
+    else:
+        searched = ", ".join(repr(scope) for scope in reversed(plan.lifecycle.path(active)))
+        why = (
+            f"no open scope takes {kind} (searched {searched}); add Transition(<scope>, <dest>,"
+            f" event={kind})"
+        )
+    return _chained(LifecycleError(f"{plan.lifecycle.name}: {why}"), error)
+
+
+def _culprit(plan: Plan, ctx: AnyContext, place: Work | None, ask: Any) -> str:
+    """Who raised, for a person."""
+    if place is None:
+        arrow = _asked(plan, ctx, ask)
+        return (
+            f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}"
+            if arrow is not None and arrow.guard is not None
+            else "the machine"
+        )
+    if place.owner:
+        return f"the hook {place.owner}"
+    if place.kind == "effect":
+        return f"the effect of {place.transition} ({signature_of(place.function)})"
+    return (
+        f"the {place.kind} work of {place.state!r}"
+        if place.kind != "action"
+        else f"the action of {place.state!r}"
+    )
+
+
+def _place(plan: Plan, ctx: AnyContext, work: Any) -> Work | None:
+    return (
+        work
+        if isinstance(work, Work)
+        else plan.works_of.get((ctx.place, work))
+        if work is not None
+        else None
+    )
+
+
+def _asked(plan: Plan, ctx: AnyContext, ask: Any) -> Transition | None:
+    if isinstance(ask, Transition):
+        return ask
+    if ask is None or ctx.state not in plan.stepwise:
+        return None
+    arrows = plan.lifecycle.arrows(ctx.state)
+    rows = (
+        *zip(plan.stepwise[ctx.state], arrows, strict=False),
+        *zip(plan.fused[ctx.state], arrows, strict=False),
+    )
+    return next((arrow for (test, _, _), arrow in rows if test is ask), None)
+
+
+def junk(plan: Plan, ctx: AnyContext, work: Any) -> CallbackError:
+    """The error of a call that returned something."""
+    culprit = _culprit(plan, ctx, _place(plan, ctx, work), None)
+    return CallbackError(
+        f"{culprit} must return nothing, and returned something; let it write into the context"
+        " instead"
+    )
+
+
+def not_strict(plan: Plan, ctx: AnyContext, ask: Any, answer: object) -> GuardError:
+    """The error of a guard that answered neither True nor False."""
+    arrow = _asked(plan, ctx, ask)
+    assert arrow is not None
+    assert arrow.guard is not None
+    try:
+        strict(arrow.guard, answer)
+    except GuardError as error:
+        return GuardError(f"{plan.lifecycle.name}: arrow {arrow.source} -> {arrow.dest}: {error}")
+    raise AssertionError("only asked about answers that are no bool")
+
+
+def clean_up(ctx: AnyContext) -> list[BaseException]:
+    """Runs the deferred functions, the last first; all run though one raises."""
+    errors: list[BaseException] = []
+    while ctx.deferred:
+        try:
+            ctx.deferred.pop()()
+        except BaseException as error:
+            errors.append(error)
+    return errors
+
+
+def raise_all(errors: list[BaseException]) -> None:
+    """Raises one exception as it is, several as a group."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BaseExceptionGroup("several things were raised while closing the run", errors)
+
+
+def epoch_of(ctx: AnyContext) -> int:
+    """The epoch of a run, for its outcome; 0 where nobody counts them."""
+    return int(getattr(ctx, "epoch", 0) or 0)
+
+
+def _chained(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def _misspelt(ctx: AnyContext, error: BaseException) -> str:
+    """The remedy for a field that does not exist, read or set; Python names none in what it raises."""
+    # Newer versions go on after these
+    words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"
+    found = re.match(words, str(error)) if isinstance(error, AttributeError) else None
+    return (
+        did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")])
+        if found
+        else ""
+    )

@@ -1,0 +1,71 @@
+"""The flight recorder: the last transitions of a run, for the note on its failure.
+
+The machine's loop keeps one reference per decision, to a tuple that was made when the machine was.
+What they stand for is worked out when a note is written.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from statetrain.guards.base import AnyContext
+from statetrain.lifecycle.lifecycle import Transition
+
+LAST = 32
+"""How many decisions are kept, and how many transitions a note tells of."""
+
+_LONGEST = 16  # states of a loop that is told once
+
+
+def flown(ctx: AnyContext, during: Transition | None = None) -> list[Transition]:
+    """The last transitions of a run, oldest first.
+
+    Args:
+        ctx: its context.
+        during: the arrow that was being taken when it broke off; None if it stood in a state.
+    """
+    stretches = [landing[2] for landing in ctx.flight]
+    if stretches and during in stretches[-1]:
+        stretches[-1] = stretches[-1][: stretches[-1].index(during) + 1]
+    return [arrow for stretch in stretches for arrow in stretch][-LAST:]
+
+
+def in_words(transitions: Iterable[Transition], width: int = 110) -> str:
+    """Transitions for a note: where they led, with loops told once: `(draw -> batch -> pred) x 3`."""
+    steps = [
+        f"{arrow.event.__name__}! {arrow.dest}" if arrow.event is not None else arrow.dest
+        for arrow in transitions
+    ]
+    return textwrap.fill(
+        f"the last transitions: {folded(steps)}",
+        width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+    )
+
+
+def folded(steps: Sequence[str]) -> str:
+    """Steps in a row, where what is repeated at once stands once with how often."""
+    told, at = [], 0
+    while at < len(steps):
+        length, times = max(
+            ((length, _repeats(steps, at, length)) for length in range(1, _LONGEST + 1)),
+            key=lambda way: (way[0] * (way[1] - 1), -way[0]),
+        )
+        if times == 1:
+            told.append(steps[at])
+            at += 1
+            continue
+        loop = " -> ".join(steps[at : at + length])
+        told.append(f"({loop}) x {times}" if length > 1 else f"{loop} x {times}")
+        at += length * times
+    return " -> ".join(told)
+
+
+def _repeats(steps: Sequence[str], at: int, length: int) -> int:
+    loop, times = steps[at : at + length], 1
+    while len(loop) == length and steps[at + length * times : at + length * (times + 1)] == loop:
+        times += 1
+    return times

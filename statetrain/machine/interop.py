@@ -1,0 +1,351 @@
+"""A lifecycle as a live machine of the `transitions` package.
+
+Theory of operation ------------------- `transitions` decides: its conditions ask the guards, and
+its nested states say what is left and what is entered, in which order. What is called on the way is
+what `Machine` supplies for each state left, for the arrow, and for each state entered. So the
+package is a second, independent reading of the table: `Machine(..., engine="transitions")` drives a
+whole run with it, and must do the same as the compiled table, call by call.
+
+What `transitions` does in its own way, and what is done about it here:
+
+- States are named by their path, `"fit/epoch/train"`, on a class of states of our own, since the
+  separator belongs to the class and the usual one, `_`, may be in a name.
+- It does not enter the initial state by itself. So the machine starts in `"[*]"`, and the first
+    `next` leads into it.
+- It sets the state before it enters the scopes around it. `ctx.state` does not: it is published
+    before each call.
+- It knows no work between leaving and entering. The arrow's effect is done before the first state
+    is entered.
+- It takes a condition for met if it `== True`. Here a guard that answers anything but True or False
+    is an error.
+- It logs every callback at level INFO. Here it does not. (What it says at DEBUG stays; its loggers
+    are its own.)
+- A trigger within a trigger would recurse, or, queued, be True whatever comes of it. Here it is an
+    error.
+- It binds no trigger to a model that has a name of the kind already, and says so in the log. Here
+    it is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from attrs import define
+from transitions.extensions.nesting import (
+    FunctionWrapper,
+    HierarchicalMachine,
+    NestedState,
+    NestedTransition,
+)
+
+from statetrain.callback import Callback
+from statetrain.errors import MachineError
+from statetrain.guards.base import AnyContext
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.machine.failing import answer, fail, listening
+from statetrain.machine.machine import Drive, Machine
+from statetrain.machine.plan import Work
+
+NEXT = "next"  # the trigger of all arrows without an event
+_EVENT = "event"  # the trigger of all others, when a run is driven
+_SEPARATOR = "/"
+
+Triggers = Iterable[tuple[str, Transition]]
+
+
+def to_machine(
+    lifecycle: Lifecycle, model: Any = None, callbacks: Iterable[Callback] | Callback = ()
+) -> HierarchicalMachine:
+    """A live `transitions` machine for a lifecycle, for those who want its triggers and tools.
+
+        machine = to_machine(lifecycle) ctx = Position() machine.next(ctx)                     #
+        "[*]" -> the initial state machine.may_next(ctx)                 # asks the guards, and
+        takes nothing machine.StopFit(ctx)                  # the arrow that StopFit would take; or
+        StopFit(ctx, StopFit("enough")) machine.state                         # "fit/epoch/train"
+        machine.get_triggers(machine.state)
+
+    There is one trigger, `next`, for the arrows that are asked, in the order of the table; and one
+    for each class of event, by its name, for the arrows that it would take, those of its base
+    classes included, the innermost scope's first. Each takes the context as its argument, and does
+    what the table says: exit hooks, close work, modes, effects, enter hooks, actions. A callback
+    that is added to the machine (`machine.on_enter("fit/epoch", function)`) is called with what the
+    trigger was called with, after the work of the state.
+
+    A trigger takes one arrow and no more. So what a run has beyond that, this has not: an event
+    that an action raises comes out of the trigger, and it is the caller who triggers it; any other
+    exception comes out as well, and nothing leads to `failed`, closes modes or runs clean-ups. A
+    final state does end the run: `ctx.outcome` is set, and clean-ups run. `Machine(lifecycle,
+    engine="transitions")` drives a whole run.
+
+    Args:
+        lifecycle: the table. The machine has its arrows and takes no others.
+        model: carries the triggers and the attribute `state`; None for the machine itself.
+        callbacks: who watches.
+
+    Raises:
+        MachineError: the model cannot carry a trigger, or has something of that name already; or
+            two things of the table would be called the same.
+    """
+    live = _Live(Machine(lifecycle, callbacks), _by_class(lifecycle))
+    carrier = live if model is None else model
+    _check_names(live, carrier)
+    live.add_model([carrier])
+    return live
+
+
+def drive(
+    machine: Machine,
+    ctx: AnyContext,
+    watched: bool,
+    opening: tuple[Transition, list[Work]] | None = None,
+) -> Drive:
+    """Runs a machine with `transitions` in the place of the compiled table; see `Machine(engine="transitions")`."""
+    live = _Live(
+        machine,
+        ((_EVENT, arrow) for arrow in machine.lifecycle.transitions if arrow.event is not None),
+    )
+    place = _Place()
+    error: BaseException | None = None  # what the arrows with an event are asked about
+    work: Work | None = None
+    asked: Transition | None = None
+    while True:
+        try:
+            if opening is not None:  # a run that is continued: `transitions` is put where it was
+                (arrow, works), opening = opening, None
+                machine.depart(ctx, arrow)
+                live.perform(ctx, works)
+                live.set_state(_path(machine.lifecycle, arrow.dest), place)
+                machine.land(ctx, arrow)
+            elif error is None:
+                live.trigger_event(place, NEXT, ctx)
+            elif not live.offer(place, ctx, error):
+                break
+            error = None
+            if watched:
+                yield ctx.transition
+            if live.get_state(place.state).final:
+                return
+        except BaseException as raised:
+            error, work, asked = raised, live.working, live.asking
+            live.working = live.asking = None
+            # What the guard of an event's own arrow raises is not asked about again.
+            open_ = (
+                listening(machine.plan, ctx, error, work)
+                if asked is None or asked.event is None
+                else None
+            )
+            if open_ is None:
+                fail(machine.plan, ctx, error, work, asked)
+            live.set_state(_path(machine.lifecycle, open_), place)
+    fail(machine.plan, ctx, error, work, asked)
+
+
+# ---------------------------------------------------------------- the live machine
+
+
+@define
+class _Place:
+    """Where a run stands for `transitions`. A context has slots for nobody's triggers, and its state is a name, no path."""
+
+    state: str = START
+
+
+class _Scope(NestedState):
+    """A state that does what the table says, and then what was added to it."""
+
+    separator = _SEPARATOR
+
+    def enter(self, event_data: Any) -> None:
+        live, ctx, arrow = event_data.machine, event_data.args[0], event_data.transition.arrow
+        if not event_data.passed:
+            event_data.passed = True
+            live.perform(ctx, live.table.plan.passing(arrow, self.value, event_data.active))
+        live.perform(ctx, live.table.plan.entering(arrow, self.value, event_data.active))
+        event_data.active = self.value
+        live.callbacks(self.on_enter, event_data)
+
+    def exit(self, event_data: Any) -> None:
+        live, ctx, arrow = event_data.machine, event_data.args[0], event_data.transition.arrow
+        if self.value != START:
+            live.perform(ctx, live.table.plan.leaving(arrow, str(self.value), event_data.active))
+        live.callbacks(self.on_exit, event_data)
+
+
+class _Arrow(NestedTransition):
+    """An arrow of the table, and no other."""
+
+    def __init__(
+        self, source: str, dest: str, *args: Any, arrow: Transition | None = None, **kwargs: Any
+    ) -> None:
+        if arrow is None:
+            raise MachineError(
+                f"{source} -> {dest} is not in the table; edit the lifecycle, and make a machine of"
+                " the new one"
+            )
+        super().__init__(source, dest, *args, **kwargs)
+        self.arrow = arrow
+
+    def execute(self, event_data: Any) -> bool:
+        event_data.active = _leaf(event_data.model.state)  # the innermost state that is open
+        event_data.passed = False  # whether the arrow's own work is done
+        if not super().execute(event_data):
+            return False
+        event_data.machine.table.land(event_data.args[0], self.arrow)
+        return True
+
+
+class _Live(HierarchicalMachine):
+    """A machine of `transitions` for a table."""
+
+    state_cls = _Scope
+    transition_cls = _Arrow
+
+    def __init__(self, table: Machine, events: Triggers) -> None:
+        self.table = table
+        self.working: Work | None = None  # what is being called
+        self.asking: Transition | None = None  # whose guard is being asked
+        self._busy = False
+        life = table.lifecycle
+        ordinary = [life.start, *(arrow for arrow in life.transitions if arrow.event is None)]
+        super().__init__(
+            model=None,
+            states=[START, *_nested(life, None), {"name": FAILED, "final": True}],
+            initial=START,
+            transitions=[
+                self._config(trigger, arrow)
+                for trigger, arrow in (*((NEXT, arrow) for arrow in ordinary), *events)
+            ],
+            auto_transitions=False,
+            send_event=False,
+        )
+
+    def _config(self, trigger: str, arrow: Transition) -> dict[str, Any]:
+        life = self.table.lifecycle
+
+        def holds(ctx: AnyContext, error: BaseException | None = None) -> bool:
+            if error is not None and arrow.event is not None and not isinstance(error, arrow.event):
+                return False
+            self.asking = arrow
+            said = answer(self.table.plan, ctx, arrow)
+            self.asking = None
+            return said
+
+        def publish(ctx: AnyContext, error: BaseException | None = None) -> None:
+            self.table.depart(ctx, arrow)
+            if arrow.event is not None:
+                ctx.event = arrow.event() if error is None else error
+
+        source, dest = _path(life, arrow.source), _path(life, arrow.dest)
+        return {
+            "trigger": trigger,
+            "source": source,
+            "dest": dest,
+            "conditions": [holds],
+            "before": [publish],
+            "arrow": arrow,
+        }
+
+    def perform(self, ctx: AnyContext, works: Iterable[Work]) -> None:
+        """Makes calls, and keeps the one that raised."""
+        for self.working in works:
+            self.table.call(ctx, self.working)
+        self.working = None
+
+    def offer(self, model: object, ctx: AnyContext, error: BaseException) -> bool:
+        """Whether an arrow out of the open scopes takes an exception; if so, it has been taken."""
+        here: str = model.state  # type: ignore[attr-defined]  # every model has it
+        # A trigger that no arrow of these scopes knows would be an error to `transitions`.
+        return bool(self.get_transitions(_EVENT, here, delegate=True)) and self.trigger_event(
+            model, _EVENT, ctx, error
+        )
+
+    def trigger_event(self, model: object, trigger: str, *args: Any, **kwargs: Any) -> bool:
+        if not args:
+            raise MachineError(
+                f"trigger {trigger!r} needs the context that guards and actions read:"
+                f" machine.{trigger}(ctx)"
+            )
+        if self._busy:
+            raise MachineError(
+                f"trigger {trigger!r} came while an arrow was being taken; trigger it after that,"
+                " or raise an event in an action"
+            )
+        self._busy = True
+        try:
+            return super().trigger_event(model, trigger, *args, **kwargs)
+        finally:
+            self._busy = False
+
+    def callbacks(self, funcs: Iterable[Any], event_data: Any) -> None:
+        for function in funcs:
+            self.callback(function, event_data)
+
+
+def _nested(life: Lifecycle, scope: str | None) -> list[dict[str, Any]]:
+    inside = (state for state in life.states if state.within == scope)
+    return [
+        {"name": state.name, "final": state.final, "children": _nested(life, state.name)}
+        for state in inside
+    ]
+
+
+def _path(life: Lifecycle, name: str) -> str:
+    return _SEPARATOR.join(life.path(name))
+
+
+def _leaf(path: str) -> str:
+    return path.rsplit(_SEPARATOR, 1)[-1]
+
+
+def _by_class(life: Lifecycle) -> Iterator[tuple[str, Transition]]:
+    """The arrows that each class of event would take, under the name of the class."""
+    arrows = [(arrow, arrow.event) for arrow in life.transitions if arrow.event is not None]
+    names = {NEXT: "the trigger of arrows without an event"}
+    for kind in dict.fromkeys(event for _, event in arrows):
+        if kind.__name__ in names:
+            raise MachineError(
+                f"{life.name}: event {kind.__module__}.{kind.__qualname__} and"
+                f" {names[kind.__name__]} would both be the trigger {kind.__name__!r}; rename the"
+                " event"
+            )
+        names[kind.__name__] = f"{kind.__module__}.{kind.__qualname__}"
+        yield from ((kind.__name__, arrow) for arrow, event in arrows if issubclass(kind, event))
+
+
+def _check_names(live: _Live, carrier: Any) -> None:
+    """Everything that `transitions` will bind can be bound; it would skip the rest with no more than a word in the log."""
+    life, what = (
+        live.table.lifecycle,
+        "the machine itself" if carrier is live else f"the model {type(carrier).__name__!r}",
+    )
+    names = [
+        "trigger",
+        "may_trigger",
+        "to",
+        *(part + name for name in live.events for part in ("", "may_")),
+    ]
+    names += [f"is_{state.name}" for state in life.states if state.within is None]
+    taken = [name for name in names if getattr(carrier, name, None) is not None]
+    if taken:
+        raise MachineError(
+            f"{life.name}: {what} has {', '.join(map(repr, taken))} already, which `transitions`"
+            " would bind; give a model of a plain class that has no such names"
+        )
+    hidden = [
+        state.name
+        for state in life.states
+        if state.within is not None and state.name in {"_func", *dir(FunctionWrapper)}
+    ]
+    if hidden:
+        raise MachineError(
+            f"{life.name}: `transitions` cannot nest a state called {hidden[0]!r}; rename it"
+        )
+    try:
+        carrier.trigger = None
+    except AttributeError as error:
+        raise MachineError(
+            f"{life.name}: {what} takes no new attributes, so it cannot carry the triggers; give a"
+            " model of a plain class without slots, or none, and give the context to the trigger:"
+            f" machine.{NEXT}(ctx)"
+        ) from error

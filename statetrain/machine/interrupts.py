@@ -1,0 +1,105 @@
+"""Signals: the first one sets a flag that the guard `stop now` reads, the second stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from attrs import define
+
+from statetrain.guards.base import AnyContext
+
+# A person, the system, the terminal that went away, a scheduler's warning; not every platform has
+# the last two.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# A handler that is there means something else
+_SPARE = frozenset(getattr(signal, name) for name in _NAMES[2:] if hasattr(signal, name))
+
+
+@define(eq=False)
+class _Ask:
+    """The handler of all signals while a run goes on.
+
+    Args:
+        ctx: the run's context.
+        outer: the handler of the run in one of whose calls this one was started.
+        whole: whether the first signal lets this run finish, and asks the outer one alone.
+    """
+
+    ctx: AnyContext
+    outer: _Ask | None
+    whole: bool
+    hurried: bool = False  # whether a second one came
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.heard:
+            self.hurried = True
+            raise KeyboardInterrupt
+        self.hear(signal.Signals(number).name)
+
+    @property
+    def heard(self) -> bool:
+        return self.ctx.interrupt is not None or (self.outer is not None and self.outer.heard)
+
+    def hear(self, name: str) -> None:
+        if self.outer is not None:
+            self.outer.hear(name)
+            if self.whole:
+                return
+        self.ctx.interrupt = name
+        # Else it waits for the next anchor: between being saved and being asked, a stop would cost
+        # the batches since
+        if not self.ctx.saves:
+            self.ctx.request_stop(name)
+
+
+@contextmanager
+def heeded(ctx: AnyContext, whole: bool = False) -> Iterator[None]:
+    """While it is open, signals ask the run to stop: Ctrl-C, SIGTERM and, where the system has them, SIGHUP and SIGUSR1.
+
+    The previous handlers are put back afterwards. Nothing is installed outside the main thread,
+    where Python allows no handlers. A signal that is ignored stays ignored, as under nohup; for
+    SIGHUP and SIGUSR1, so does a handler that is there already.
+
+    In a run that was started by a hook of another, a signal asks both to stop; a second one ends
+    both at once.
+
+    Args:
+        ctx: the run's context.
+        whole: whether a run within another is not stopped by the first signal: what it does is of
+            no use in part.
+
+    Raises:
+        KeyboardInterrupt: a second signal came, and the run was started by a hook of another one.
+    """
+    ctx.interrupt = None
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A handler that was not set from Python reads as None and cannot be put back; it is left alone.
+    previous = {
+        number: handler
+        for number in _SIGNALS
+        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
+    outer = next((handler for handler in previous.values() if isinstance(handler, _Ask)), None)
+    previous = {
+        number: handler
+        for number, handler in previous.items()
+        if number not in _SPARE or handler in (signal.SIG_DFL, outer)
+    }
+    ask = _Ask(ctx, outer, whole)
+    try:
+        for number in previous:
+            signal.signal(number, ask)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if ask.hurried and outer is not None:
+        outer.hurried = True
+        raise KeyboardInterrupt

@@ -1,0 +1,362 @@
+"""The machine: a lifecycle bound to callbacks, laid out once as a plan, and the loop that walks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from attrs import evolve, field, frozen
+
+from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.contracts.dataflow import check, solve
+from statetrain.contracts.debugging import Watch
+from statetrain.contracts.declaring import listeners_of
+from statetrain.contracts.order import Order, arranged, hook_named, is_called
+from statetrain.contracts.outline import DataFlow, Outline
+from statetrain.errors import LifecycleError, MachineError
+from statetrain.guards.base import AnyContext, strict
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.machine.asking import Explanation, why, why_not
+from statetrain.machine.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
+from statetrain.machine.plan import Plan, Work
+from statetrain.machine.steps import Steps
+from statetrain.machine.witness import WITNESS
+from statetrain.naming import did_you_mean
+from statetrain.outcome import Completed
+
+Drive: TypeAlias = Generator[Transition, None, None]
+
+
+class Answer(NamedTuple):
+    """Whether an arrow could be taken now, and why."""
+
+    transition: Transition
+    holds: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'yes' if self.holds else 'no '}  {self.transition}" + (
+            f"  ({self.reason})" if self.reason else ""
+        )
+
+
+def _callbacks(value: Any) -> tuple[Callback, ...]:
+    # What is no callback is refused by its hooks
+    return tuple(value) if isinstance(value, Iterable) else (value,)
+
+
+@frozen(repr=False)
+class Machine:
+    """A lifecycle bound to callbacks. Frozen: what a run changes is in its context, so one machine serves many runs.
+
+    Args:
+        lifecycle: the table to walk.
+        callbacks: who watches, in the order in which they are called unless they declare another
+            one.
+        engine: "table", the compiled table; or "transitions", a live machine of the `transitions`
+            package, which does the same far more slowly and serves as the reference.
+        debug: whether components are held to what they declare that they read and write, at every
+            access.
+
+    Attributes:
+        plan: what it calls, laid out.
+
+    Raises:
+        CallbackError: a callback has a hook that no state bears.
+        ContractError: what is declared to be read is not there on every way, or callbacks cannot be
+            put in an order.
+    """
+
+    lifecycle: Lifecycle
+    callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
+    engine: Literal["table", "transitions"] = "table"
+    debug: bool = field(default=False, kw_only=True)
+    plan: Plan = field(init=False, eq=False)
+    _orders: dict[str, Order] = field(init=False, eq=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self.engine not in ("table", "transitions"):
+            raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
+        self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))
+        called = {hook: order.listeners for hook, order in self._orders.items()}
+        check(self.lifecycle, called)
+        watch = Watch(solve(self.lifecycle, called), called) if self.debug else None
+        hooks = {
+            name: [
+                (
+                    f"{name_of(one.callback)}.{name}",
+                    one.function if watch is None else watch.hook(one),
+                )
+                for one in listeners
+            ]
+            for name, listeners in called.items()
+        }
+        find = WITNESS.get()
+        witness = None if find is None else find(self.lifecycle)
+        object.__setattr__(
+            self, "plan", Plan(self.lifecycle, hooks, self.callbacks, watch, witness)
+        )
+
+    # ------------------------------------------------------------ running
+
+    def run(self, ctx: AnyContext, at: str | None = None) -> Any:
+        """Walks the lifecycle from its initial state to a final one.
+
+        Args:
+            ctx: the context, changed in place.
+            at: the anchor to continue at, with a context in which a snapshot has been restored;
+                None starts a run.
+
+        Returns:
+            The context; `ctx.outcome` says how the run ended.
+
+        Raises:
+            LifecycleError: `at` is no anchor.
+            BaseException: whatever an action, guard or callback raised and no arrow takes, as it
+                was, with a note.
+        """
+        for _ in self._drive(ctx, watched=False, at=at):
+            pass
+        return ctx
+
+    def steps(
+        self,
+        ctx: AnyContext,
+        until: str | Callable[[Any], bool] | None = None,
+        at: str | None = None,
+    ) -> Steps:
+        """The same walk, one transition at a time.
+
+        Args:
+            ctx: the context, changed in place.
+            until: a state or a condition to stop at first; see `Steps.until`.
+            at: the anchor to continue at, as in `run`.
+        """
+        steps = Steps(self, ctx, self._drive(ctx, watched=True, at=at))
+        if until is not None:
+            steps.until(until)
+        return steps
+
+    def may(self, ctx: AnyContext) -> tuple[Answer, ...]:
+        """The arrows out of the current state, each with whether it holds now and why."""
+        if ctx.state is None:
+            return (Answer(self.lifecycle.start, True, "the run has not started"),)
+        answers = []
+        for arrow in self.lifecycle.arrows(ctx.state) if ctx.state != FAILED else ():
+            if arrow.guard is None:
+                answers.append(Answer(arrow, True, "it has no guard"))
+                continue
+            holds = strict(arrow.guard, self.plan.test(arrow, False, False)(ctx))
+            answers.append(
+                Answer(
+                    arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"
+                )
+            )
+        return tuple(answers)
+
+    def why(self, ctx: AnyContext) -> Explanation:
+        """Why a run is where it is; see `statetrain.machine.asking.why`."""
+        return why(self.lifecycle, ctx)
+
+    def why_not(self, ctx: AnyContext, state: str) -> Explanation:
+        """Why a run is not in a state or a scope; see `statetrain.machine.asking.why_not`."""
+        return why_not(self.lifecycle, ctx, state)
+
+    # ------------------------------------------------------------ who listens
+
+    def explain(self, hook: str) -> Order:
+        """Who is called on a hook, in which order, and why; print it.
+
+        Args:
+            hook: such as "exit step" or "on_exit_step".
+
+        Raises:
+            MachineError: there is no such hook.
+        """
+        name = hook_named(hook, self.lifecycle.names)
+        return self._orders.get(name, Order(name))
+
+    def outline(self) -> Outline:
+        """The states with who listens on each; print it."""
+        return Outline(
+            self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
+        )
+
+    def dataflow(self) -> DataFlow:
+        """The fields of the context, with who writes and who reads each; print it, or draw it with `.mermaid()` and `.dot()`."""
+        return DataFlow.of(
+            self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
+        )
+
+    def find(self, callback: type[Callback] | str) -> tuple[Callback, ...]:
+        """The callbacks of a class, or of a name, in the order in which they were given; also those under a condition.
+
+        Args:
+            callback: a class, or what a callback is called.
+        """
+        return tuple(one for one in self.callbacks if is_called(one, callback))
+
+    def with_callbacks(self, *callbacks: Callback) -> Machine:
+        """A machine with more callbacks, after the others."""
+        return evolve(self, callbacks=(*self.callbacks, *callbacks))
+
+    def without(self, *callbacks: Callback | type[Callback] | str) -> Machine:
+        """A machine without some callbacks.
+
+        Args:
+            callbacks: instances, classes or names; of a class or a name, all go.
+
+        Raises:
+            MachineError: it has no such callback.
+        """
+        gone = [one for callback in callbacks for one in self._those(callback)]
+        return evolve(
+            self,
+            callbacks=[one for one in self.callbacks if not any(one is other for other in gone)],
+        )
+
+    def replace(self, old: Callback | type[Callback] | str, new: Callback) -> Machine:
+        """A machine with another callback in the place of one.
+
+        Args:
+            old: an instance, a class or a name.
+            new: what stands there now.
+
+        Raises:
+            MachineError: it has no such callback, or several.
+        """
+        found = self._those(old)
+        if len(found) > 1:
+            raise MachineError(
+                f"{self.lifecycle.name}: {len(found)} callbacks are {_asked_for(old)}; give the one"
+                " that is meant: machine.find(...)[0]"
+            )
+        return evolve(self, callbacks=[new if one is found[0] else one for one in self.callbacks])
+
+    def _those(self, callback: Callback | type[Callback] | str) -> tuple[Callback, ...]:
+        same = (one for one in self.callbacks if one is callback or unwrapped(one) is callback)
+        found = tuple(same) if isinstance(callback, Callback) else self.find(callback)
+        if not found:
+            raise MachineError(
+                f"{self.lifecycle.name}: no callback is"
+                f" {_asked_for(callback)}{did_you_mean(_asked_for(callback), map(name_of, self.callbacks))}"
+            )
+        return found
+
+    def _drive(self, ctx: AnyContext, watched: bool, at: str | None) -> Drive:
+        opening = None if at is None else self.plan.reopening(at)
+        self._begin(ctx)
+        if self.engine == "transitions":
+            from statetrain.machine.interop import drive
+
+            return self._driven(ctx, drive(self, ctx, watched, opening))
+        return self._driven(ctx, self._walk(ctx, watched, opening))
+
+    def _driven(self, ctx: AnyContext, drive: Drive) -> Drive:
+        self._begin(ctx)  # another walk of this context may have begun since this one was made
+        yield from drive
+
+    def _begin(self, ctx: AnyContext) -> None:
+        if ctx.state is not None and ctx.outcome is None:
+            raise MachineError(
+                f"this context is in a run already, in state {ctx.state!r}; finish or close that"
+                " one, or use another context"
+            )
+        ctx.machine = self
+        ctx.asked = []
+        ctx.flight.clear()
+        ctx.place = (None, None)
+        ctx.event = ctx.error = ctx.outcome = None
+
+    def _walk(
+        self, ctx: AnyContext, watched: bool, opening: tuple[Transition, list[Work]] | None
+    ) -> Drive:
+        """The loop: call what was laid out, ask a row of guards, and again."""
+        plan = self.plan
+        rows = plan.stepwise if watched else plan.fused
+        works, landing = plan.stretch(self.lifecycle.start, START, rows)
+        if opening is not None:
+            arrow, calls = opening
+            works, landing = (
+                tuple(map(plan.call, calls)),
+                ((arrow, arrow.dest), rows[arrow.dest], (arrow,)),
+            )
+        work = ask = None
+        remember = ctx.flight.append
+        while True:
+            try:
+                while True:
+                    remember(landing)
+                    for ctx.place, work in works:
+                        if work(ctx) is not None:
+                            raise junk(plan, ctx, work)
+                    ctx.place, row, _ = landing
+                    work = ask = None
+                    if watched and row:
+                        yield ctx.transition
+                    # The next round calls what is found
+                    for ask, works, landing in row:  # noqa: B007
+                        if ask is None or (answer := ask(ctx)) is True:
+                            break
+                        if answer is not False:
+                            raise not_strict(plan, ctx, ask, answer)
+                    else:  # nothing is asked in a final state
+                        self.finish(ctx)
+                        if watched:
+                            yield ctx.transition
+                        return
+            except BaseException as error:
+                works, landing = plan.stretch(*caught(plan, ctx, error, work, ask), rows)
+
+    # ------------------------------------------------------------ for engines
+
+    def call(self, ctx: AnyContext, work: Work) -> None:
+        """Makes one call of a run, with what it belongs to published. The loop does the same without the record."""
+        ctx.place = (work.transition, work.state)
+        if work.function(ctx) is not None:
+            raise junk(self.plan, ctx, work)
+
+    def depart(self, ctx: AnyContext, arrow: Transition) -> None:
+        """Remembers that an arrow is being taken. The loop does the same, for all arrows up to the next decision at once."""
+        ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
+
+    def land(self, ctx: AnyContext, arrow: Transition) -> None:
+        """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
+        ctx.place = (arrow, arrow.dest)
+        if not self.plan.stepwise[arrow.dest]:
+            self.finish(ctx)
+
+    def finish(self, ctx: AnyContext) -> None:
+        """Closes a run that has reached a final state."""
+        if ctx.state == FAILED:
+            raise LifecycleError(
+                f"{self.lifecycle.name}: {ctx.transition} led to 'failed', but its effect raised no"
+                " error; let it raise one"
+            )
+        if ctx.outcome is None:
+            ctx.outcome = Completed(epoch_of(ctx))
+        raise_all(clean_up(ctx))
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from statetrain.diagram.bundle import bundle
+
+        return bundle(repr(self), self.lifecycle)
+
+    def __repr__(self) -> str:
+        callbacks = (
+            f", callbacks {', '.join(map(name_of, self.callbacks))}" if self.callbacks else ""
+        )
+        return (
+            f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states,"
+            f" {len(self.lifecycle.transitions)} transitions{callbacks}>"
+        )
+
+
+def _asked_for(callback: Callback | type[Callback] | str) -> str:
+    return (
+        callback
+        if isinstance(callback, str)
+        else callback.__name__
+        if isinstance(callback, type)
+        else name_of(callback)
+    )

@@ -1,0 +1,306 @@
+"""The plan: everything that a machine will do, laid out before it starts.
+
+Each arrow becomes a flat list of `Work`: what to call, in order, and which transition and state are
+published while it is called. Straight stretches without a decision are joined, so that the loop of
+the machine only ever does two things: run a list, ask a row of guards. A state with nobody
+listening costs its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from attrs import field, frozen
+
+from statetrain.callback import Callback, unwrapped
+from statetrain.contracts.dataflow import Kind as Doer
+from statetrain.contracts.debugging import Watch
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import AnyContext
+from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Mode, Transition
+from statetrain.machine.asking import observed
+from statetrain.machine.witness import Witness
+
+Kind = Literal[
+    "enter", "action", "exit", "close", "effect", "mode", "transition", "anchor", "reopen", "resume"
+]
+
+
+class Work(NamedTuple):
+    """One call of a run."""
+
+    transition: Transition  # published while it is called
+    state: str  # likewise
+    function: Callable[[Any], None]
+    kind: Kind
+    open: str  # the innermost state that is open when it is called; where an event is looked for
+    owner: str = ""  # the callback and the hook that it comes from
+
+
+Call: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
+Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
+# The last transition of a list and where it led, what is asked there; and all transitions of the
+# list, for the flight recorder.
+Landing: TypeAlias = tuple[tuple[Transition, str], Row, tuple[Transition, ...]]
+
+
+@frozen(eq=False)
+class Plan:
+    """What a lifecycle and those who listen to it come to.
+
+    Args:
+        lifecycle: the table.
+        hooks: what is called on each hook, in order, each with the name of its owner.
+        callbacks: who may want calls measured, or answers of guards kept.
+        watch: holds components to what they declare, in debug mode; None otherwise.
+        witness: is told which arrows are taken; None if nobody asks.
+    """
+
+    lifecycle: Lifecycle
+    hooks: Mapping[str, list[tuple[str, Callable[[Any], None]]]]
+    callbacks: tuple[Callback, ...] = ()
+    watch: Watch | None = None
+    witness: Witness | None = None
+    # What the loop walks: straight stretches joined
+    fused: dict[str, Row] = field(init=False, factory=dict)
+    stepwise: dict[str, Row] = field(init=False, factory=dict)  # the same, one transition at a time
+    works_of: dict[Call, Work] = field(init=False, factory=dict)
+    _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, factory=dict)
+    # There may be a thousand callbacks; most of them neither measure nor want to know, so they are
+    # looked through once.
+    _measuring: tuple[Callback, ...] = field(init=False)
+    _asks: bool = field(init=False)
+
+    @_measuring.default
+    def _those_that_measure(self) -> tuple[Callback, ...]:
+        return tuple(
+            callback
+            for callback in self.callbacks
+            if type(unwrapped(callback)).wrap_call is not Callback.wrap_call
+        )
+
+    @_asks.default
+    def _somebody_asks(self) -> bool:
+        return any(unwrapped(callback).asks for callback in self.callbacks)
+
+    def __attrs_post_init__(self) -> None:
+        for rows in (self.stepwise, self.fused):
+            for name in (*self.lifecycle.names, FAILED):
+                rows[name] = []
+            for name in self.lifecycle.names:
+                rows[name].extend(self._row(name, rows))
+
+    # ------------------------------------------------------------ the calls of an arrow
+
+    def works(self, arrow: Transition, active: str) -> list[Work]:
+        """What taking an arrow calls, in order, when `active` is the innermost state that is open."""
+        left, entered = self.lifecycle.crossing(active, arrow.dest)
+        out = [work for name in left for work in self.leaving(arrow, name, active)]
+        out += self.passing(arrow, entered[0], active)
+        for name in entered:
+            out += self.entering(arrow, name, active)
+            active = name
+        return out
+
+    def leaving(self, arrow: Transition, name: str, active: str) -> list[Work]:
+        """The part of `works` that leaves one state: its exit hooks, its close work, its mode."""
+        if (
+            arrow.dest == FAILED
+        ):  # its effect raises, and a failure leaves nothing: what it happened in is still there
+            return []
+        state, around = self.lifecycle.state(name), self._around(name)
+        out = [
+            Work(arrow, active, hook, "exit", around, owner)
+            for owner, hook in self.hooks.get(f"on_exit_{name}", ())
+        ]
+        if state.close is not None:
+            out.append(
+                Work(
+                    arrow,
+                    active,
+                    self._held(state.close, state.close, "close", name),
+                    "close",
+                    around,
+                )
+            )
+        if state.mode is not None:
+            out.append(Work(arrow, active, leave_mode, "mode", around))
+        return out
+
+    def passing(self, arrow: Transition, name: str, active: str) -> list[Work]:
+        """The part of `works` between leaving and entering: the arrow's own; `name` is the outermost state entered."""
+        around = self._around(name)
+        effect = (
+            arrow.effect
+            if arrow.effect is None
+            else self._held(arrow.effect, arrow.effect, "effect", arrow)
+        )
+        out = [Work(arrow, active, effect, "effect", around)] if effect is not None else []
+        if self.witness is not None and (take := self.witness.taking(arrow)) is not None:
+            out.insert(0, Work(arrow, active, take, "transition", around))
+        if arrow.guard is not None:
+            out += [
+                Work(arrow, active, mark, "effect", around)
+                for mark in arrow.guard.marks(arrow.dest)
+            ]
+        out += [
+            Work(arrow, active, hook, "transition", around, owner)
+            for owner, hook in self.hooks.get("on_transition", ())
+        ]
+        return out
+
+    def entering(self, arrow: Transition, name: str, active: str) -> list[Work]:
+        """The part of `works` that enters one state: its mode, its enter hooks, its action."""
+        out = [
+            Work(arrow, name, hook, "enter", name, owner)
+            for owner, hook in self.hooks.get(f"on_enter_{name}", ())
+        ]
+        state = self.lifecycle.state(name) if name != FAILED else None
+        if state is not None and state.mode is not None:
+            out.insert(0, Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
+        if state is not None and state.anchor:
+            out += [
+                Work(arrow, name, hook, "anchor", name, owner)
+                for owner, hook in self.hooks.get("on_anchor", ())
+            ]
+        if state is not None and state.action is not None:
+            out.append(Work(arrow, name, self._wrapped(name), "action", name))
+        return out
+
+    def reopening(self, at: str) -> tuple[Transition, list[Work]]:
+        """What continuing at an anchor calls, in order, and the arrow that is published meanwhile.
+
+        Raises:
+            LifecycleError: there is no such state, or it is no anchor.
+        """
+        if not self.lifecycle.state(at).anchor:
+            anchors = [state.name for state in self.lifecycle.states if state.anchor]
+            raise LifecycleError(
+                f"{self.lifecycle.name}: a run cannot be continued at {at!r}, which is no anchor"
+                + (
+                    f"; anchors are {', '.join(map(repr, anchors))}"
+                    if anchors
+                    else "; declare one with State(..., anchor=True)"
+                )
+            )
+        arrow, out = Transition(START, at), []
+        for name in self.lifecycle.path(at):
+            state = self.lifecycle.state(name)
+            if state.mode is not None:
+                out.append(Work(arrow, name, _EnterMode(state.mode), "mode", self._around(name)))
+            if state.reopen is not None:
+                out.append(Work(arrow, name, state.reopen, "reopen", name))
+        out += [
+            Work(arrow, at, hook, "resume", at, owner)
+            for owner, hook in self.hooks.get("on_resume", ())
+        ]
+        out.append(Work(arrow, at, _settle_in, "reopen", at))
+        if self.lifecycle.state(at).action is not None:
+            out.append(Work(arrow, at, self._wrapped(at), "action", at))
+        return arrow, out
+
+    def _around(self, name: str) -> str:
+        return (self.lifecycle.state(name).within if name != FAILED else None) or START
+
+    def _wrapped(self, name: str) -> Callable[[Any], None]:
+        """A state's action as the scopes around it want it run."""
+        action = self.lifecycle.state(name).action
+        assert action is not None
+        for scope in reversed(self.lifecycle.path(name)[:-1]):
+            mode = self.lifecycle.state(scope).mode
+            if mode is not None:
+                action = mode.wrap(action)
+        return self._held(action, self.lifecycle.state(name).action, "action", name)
+
+    def _held(
+        self, function: Callable[[Any], None], declaring: Any, kind: Doer, of: str | Transition
+    ) -> Callable[[Any], None]:
+        """A function that debug mode holds to what it declares; else the function itself."""
+        return function if self.watch is None else self.watch.work(function, declaring, kind, of)
+
+    def _calls(self, arrow: Transition, active: str) -> tuple[Call, ...]:
+        if (arrow, active) not in self._laid:
+            self._laid[arrow, active] = tuple(self.call(work) for work in self.works(arrow, active))
+        return self._laid[arrow, active]
+
+    def call(self, work: Work) -> Call:
+        """A work as the loop calls it; `works_of` tells whose it is."""
+        function = self._measured(work.function, work.state, work.owner)
+        place = (work.transition, work.state)
+        call = (place, function)
+        if (
+            call in self.works_of
+        ):  # one function in two places of a way: a wrapper tells which of them raised
+            call = (place, partial(function))
+        self.works_of[call] = work
+        return call
+
+    def _measured(
+        self, function: Callable[[Any], Any], state: str, hook: str = ""
+    ) -> Callable[[Any], Any]:
+        """A function as the callbacks that measure want it called; itself where there are none."""
+        for callback in self._measuring:
+            function = callback.wrap_call(function, state, hook)
+        return function
+
+    def _row(self, name: str, rows: dict[str, Row]) -> Row:
+        row: Row = []
+        told = rows is self.stepwise or self._asks
+        for arrow in self.lifecycle.arrows(name):
+            first = not any(other[0] for other in row)
+            ask = (
+                self._measured(self.test(arrow, told, first), name)
+                if arrow.guard is not None
+                else None
+            )
+            row.append((ask, *self.stretch(arrow, name, rows)))
+        return row
+
+    def test(self, arrow: Transition, told: bool, first: bool) -> Callable[[Any], bool]:
+        """The test of an arrow's guard; one that keeps what its parts answer, if that is to be told."""
+        assert arrow.guard is not None
+        test = observed(arrow, first) if told else arrow.guard.bind(arrow.dest)
+        test = test if self.watch is None else self.watch.test(arrow.guard, test, arrow)
+        return test if self.witness is None else self.witness.asking(arrow, test)
+
+    def stretch(
+        self, arrow: Transition, active: str, rows: dict[str, Row]
+    ) -> tuple[tuple[Call, ...], Landing]:
+        """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
+        calls, seen, taken = self._calls(arrow, active), {active}, [arrow]
+        while rows is self.fused and arrow.dest not in seen:
+            seen.add(arrow.dest)
+            onward = self.lifecycle.arrows(arrow.dest)
+            if len(onward) != 1 or onward[0].guard is not None:
+                break
+            arrow, active = onward[0], arrow.dest
+            calls += self._calls(arrow, active)
+            taken.append(arrow)
+        return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
+
+
+# ---------------------------------------------------------------- modes
+
+
+@frozen
+class _EnterMode:
+    mode: Mode
+
+    def __call__(self, ctx: AnyContext) -> None:
+        ctx.modes.append([self.mode, self.mode.read(ctx)])
+        self.mode.begin(ctx)
+
+
+def leave_mode(ctx: AnyContext) -> None:
+    """Puts back what the innermost mode has changed."""
+    mode, outer = ctx.modes[-1]
+    mode.write(ctx, outer)
+    ctx.modes.pop()
+
+
+def _settle_in(ctx: AnyContext) -> None:
+    """Puts back last, when everything is open again, what opening may have moved."""
+    while ctx.reopening:
+        ctx.reopening.pop(0)()

@@ -1,0 +1,41 @@
+"""Who is told what machines do, when somebody asks: how tests count which arrows they took.
+
+A machine looks once, when it is made, whether there is a witness. If there is none, as good as
+always, nothing of this is in what it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+
+
+class Witness(Protocol):
+    """Is told what the machines of one lifecycle do. It only looks on: what it gives raises nothing of its own."""
+
+    def taking(self, arrow: Transition) -> Callable[[Any], None] | None:
+        """What is called with the context when an arrow is taken, before its effect; None for an arrow of no interest."""
+
+    def asking(self, arrow: Transition, ask: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        """What is called in place of an arrow's guard; it gives the guard's answer, whatever that is."""
+
+
+WITNESS: ContextVar[Callable[[Lifecycle], Witness | None] | None] = ContextVar(
+    "statetrain_witness", default=None
+)
+"""Gives the witness for a lifecycle, when a machine is made of it."""
+
+
+@contextmanager
+def unwitnessed() -> Iterator[None]:
+    """Machines that are made within report to nobody: those of generated tests, whose guards are not the lifecycle's own."""
+    token = WITNESS.set(None)
+    try:
+        yield
+    finally:
+        WITNESS.reset(token)

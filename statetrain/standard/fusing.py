@@ -1,0 +1,220 @@
+"""Fusing: `pred`, `loss`, `backward` and `step` as one state, where nobody reads or decides in between.
+
+It is an edit of the table. The state `update` does the work of the four in the same order, the
+effects of the arrows between them included, so its results are the same to the last bit. What is
+gained is that nothing has to be looked at in between: on CUDA the whole is captured as a graph,
+which the host starts at once (see `cuda_graph`); with `compile=`, the whole is compiled as one
+function (see `compiling`).
+
+Hooks on entering the first state and on leaving the last one are called where the fused state is
+entered and left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import field, frozen
+
+from statetrain.callback import Callback, hooks_of
+from statetrain.contracts.declaring import Access, access_of
+from statetrain.errors import ConfigError
+from statetrain.guards.base import leaves
+from statetrain.guards.criteria import NonFinite
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.naming import did_you_mean, label_of
+from statetrain.standard import actions
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+UPDATE = "update"
+FIRST, LAST = "pred", "step"
+
+
+@frozen
+class Fused:
+    """The actions of several states, one after the other, each followed by the effect of the arrow that led on.
+
+    Args:
+        stands_for: the names of the states.
+        actions: theirs.
+        effects: those of the arrows out of them but the last one's, None where there is none.
+        compiled: whether they are compiled as one function; see `compiling`. It is no part of what
+            the state does.
+    """
+
+    stands_for: tuple[str, ...]
+    actions: tuple[Work, ...]
+    effects: tuple[Work | None, ...]
+    compiled: bool = field(default=False, eq=False)
+    _works: tuple[Work, ...] = field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        pairs = zip(self.actions, (*self.effects, None), strict=True)
+        object.__setattr__(
+            self, "_works", tuple(work for pair in pairs for work in pair if work is not None)
+        )
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return ", ".join([*map(label_of, self._works), *["compiled"] * self.compiled])
+
+    @property
+    def access(self) -> Access | None:
+        """What all of them read and write; None if nothing is known of one."""
+        whole = Access()
+        for work in self._works:
+            if (own := access_of(work)) is None:
+                return None
+            whole |= own
+        return whole
+
+    def mapped(self, wrap: Callable[[Work], Work]) -> Fused:
+        """The same with each action wrapped, as the scopes around want it."""
+        return attrs.evolve(self, actions=tuple(map(wrap, self.actions)))
+
+    def run(self, ctx: Context) -> None:
+        """Calls them."""
+        for work in self._works:
+            work(ctx)
+
+    def __call__(self, ctx: Context) -> None:
+        if ctx.graph is None:
+            self.run(ctx)
+        else:
+            ctx.graph(ctx, self)
+
+
+def account(ctx: Context, fused: Fused, counted: tuple[Any, Any] | None = None) -> None:
+    """What the host does for a batch whose update was computed as a whole: prediction and loss are in the context.
+
+    Args:
+        ctx: the context.
+        fused: the action of the state.
+        counted: with a mask, the loss as it counts, and whether it does.
+    """
+    ctx.loss_value = ctx.loss_grad.item() if ctx.on_host else ctx.accelerator.exact(ctx.loss_grad)
+    for effect in fused.effects:
+        if effect is actions.count_finite_loss and counted is not None:
+            actions.add_to_mean(ctx, *counted)
+        elif effect is not None:
+            effect(ctx)
+    ctx.step += 1
+    ctx.pending = 0
+
+
+def check_word(fused: Any) -> None:
+    """Raises a `ConfigError` unless it is True, False or "auto"."""
+    if fused is not True and fused is not False and fused != "auto":
+        raise ConfigError(
+            "fused must be True, False or 'auto', got"
+            f" {fused!r}{did_you_mean(str(fused), ('auto',))}"
+        )
+
+
+def fuse(life: Lifecycle) -> Lifecycle:
+    """A lifecycle whose `pred`, `loss`, `backward` and `step`, and what lies between them, are one state `update`.
+
+    A loss that is not finite can then be seen late only: give `supervised` `check="late"`, with
+    which the device leaves the step out by itself, or `non_finite="ignore"`. On the CPU the first
+    is dearer than what fusing saves.
+
+    Args:
+        life: with these states, and between them lone arrows without a guard.
+
+    Raises:
+        ConfigError: a guard is asked in between, or the states are others. The message names what
+            is in the way.
+    """
+    if why := in_the_way(life):
+        raise ConfigError(f"lifecycle {life.name!r} cannot be fused: {why}")
+    chain = list(_chain(life))
+    names = tuple(state.name for state, _ in chain)
+    action = Fused(
+        names,
+        tuple(state.action or _nothing for state, _ in chain),
+        tuple(arrow.effect if arrow else None for _, arrow in chain[:-1]),
+    )
+    between = [arrow for _, arrow in chain if arrow is not None]
+    states = [
+        State(UPDATE, action, chain[0][0].within) if state.name == FIRST else state
+        for state in life.states
+        if state.name not in names[1:]
+    ]
+    arrows = [_moved(arrow) for arrow in life.transitions if arrow not in between]
+    return attrs.evolve(life, states=states, transitions=arrows)
+
+
+def _moved(arrow: Transition) -> Transition:
+    return attrs.evolve(
+        arrow,
+        source=UPDATE if arrow.source == LAST else arrow.source,
+        dest=UPDATE if arrow.dest == FIRST else arrow.dest,
+    )
+
+
+def _nothing(ctx: Context) -> None:
+    "do nothing"
+
+
+def in_the_way(life: Lifecycle) -> str:
+    """What keeps a lifecycle from being fused, in words; empty if nothing does."""
+    if missing := [name for name in (FIRST, "loss", "backward", LAST) if name not in life.names]:
+        return f"it has no state {missing[0]!r}"
+    names = []
+    for state, arrow in _chain(life):
+        names.append(state.name)
+        if arrow is None and state.name != LAST:
+            first = life.arrows(state.name)[0]
+            late = (
+                "; check='late' lets the device leave the step out, non_finite='ignore' does not"
+                " look"
+            )
+            finite = first.guard is not None and any(
+                isinstance(leaf, NonFinite) for leaf in leaves(first.guard)
+            )
+            return f"{first} is decided between {FIRST!r} and {LAST!r}{late if finite else ''}"
+        if (
+            state.close is not None
+            or state.mode is not None
+            or state.anchor
+            or life.inside(state.name)
+        ):
+            return f"{state.name!r} is a scope or an anchor, and not work alone"
+    for other in life.transitions:
+        if other.event is not None and other.source in names:
+            return f"{other} may be taken between {FIRST!r} and {LAST!r}"
+        if other.dest in names[1:] and other.source not in names:
+            return f"{other} leads into the middle"
+    return ""
+
+
+def _chain(life: Lifecycle) -> Iterator[tuple[State, Transition | None]]:
+    """The states from the first to the last, each with the arrow that leads on: None for the last one, and where there is a decision."""
+    name = FIRST
+    while True:
+        onward = life.arrows(name)
+        lone = onward[0] if name != LAST and len(onward) == 1 and onward[0].guard is None else None
+        yield life.state(name), lone
+        if lone is None:
+            return
+        name = lone.dest
+
+
+def listens_between(callbacks: Iterable[Callback], life: Lifecycle) -> bool:
+    """Whether a callback has a hook between the states that would be fused.
+
+    Args:
+        callbacks: of the machine.
+        life: before it is fused.
+    """
+    names = [state.name for state, _ in _chain(life)]
+    inner = {f"on_{way}_{name}" for name in names for way in ("enter", "exit")} - {
+        f"on_enter_{FIRST}",
+        f"on_exit_{LAST}",
+    }
+    return any(inner & hooks_of(callback, life).keys() for callback in callbacks)

@@ -1,0 +1,133 @@
+"""What belongs to a scope and lies outside the context: gradient mode, the model's mode, which data is in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import frozen
+
+from statetrain.contracts.declaring import Access
+from statetrain.data.iterating import data_of
+from statetrain.lifecycle.lifecycle import Work
+from statetrain.standard import actions
+from statetrain.standard.fusing import Fused
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+# Actions in which nothing is computed that a gradient could flow through; the rest run with
+# gradients on.
+_WITHOUT_GRADIENTS = frozenset(
+    (
+        *(
+            actions.draw,
+            actions.draw_ahead,
+            actions.draw_prefetched,
+            actions.open_batch,
+            actions.open_shared_batch,
+            actions.hold,
+        ),
+        *(actions.backward, actions.unscale, actions.step, actions.step_one),
+    )
+)
+
+
+@frozen
+class Quiet:
+    """Gradients are off: for everything in a run but the computations of the training step."""
+
+    access: ClassVar[Access] = Access()
+
+    def read(self, ctx: Context) -> Any:
+        return ctx.accelerator.grad_enabled()
+
+    def write(self, ctx: Context, value: Any) -> None:
+        ctx.accelerator.set_grad(value)
+
+    def begin(self, ctx: Context) -> None:
+        ctx.accelerator.set_grad(False)
+
+    def wrap(self, action: Work) -> Work:
+        return action
+
+
+@frozen
+class Training:
+    """The model is in train mode, the training data is in use, and actions compute with gradients."""
+
+    access: ClassVar[Access] = Access(
+        {"model", "train_data", "tallies"}, {"training", "data", "tally"}
+    )
+
+    def read(self, ctx: Context) -> Any:
+        return _read(ctx)
+
+    def write(self, ctx: Context, value: Any) -> None:
+        _write(ctx, value)
+
+    def begin(self, ctx: Context) -> None:
+        ctx.model.train()
+        ctx.training, ctx.data, ctx.tally = True, ctx.train_data, ctx.tallies["train"]
+
+    def wrap(self, action: Work) -> Work:
+        if isinstance(action, Fused):
+            return action.mapped(self.wrap)
+        if action in _WITHOUT_GRADIENTS:
+            return action
+
+        def differentiable(ctx: Context) -> None:
+            set_grad = ctx.accelerator.set_grad
+            set_grad(True)
+            try:
+                return action(ctx)  # what it returns is judged by the machine
+            finally:
+                set_grad(False)
+
+        return differentiable
+
+
+@frozen
+class Evaluating:
+    """The model is in eval mode, the data of a set is in use, gradients are off.
+
+    Args:
+        set: "valid", or the name of an evaluation.
+    """
+
+    set: str = "valid"
+
+    access: ClassVar[Access] = Access(
+        {"model", "valid_data", "evaluations", "tallies"}, {"training", "data", "tally"}
+    )
+
+    def read(self, ctx: Context) -> Any:
+        return (ctx.accelerator.grad_enabled(), _read(ctx))
+
+    def write(self, ctx: Context, value: Any) -> None:
+        grad, rest = value
+        ctx.accelerator.set_grad(grad)
+        _write(ctx, rest)
+
+    def begin(self, ctx: Context) -> None:
+        ctx.accelerator.set_grad(False)
+        ctx.model.eval()
+        ctx.training, ctx.data, ctx.tally = False, data_of(ctx, self.set), ctx.tallies[self.set]
+
+    def wrap(self, action: Work) -> Work:
+        return action
+
+
+def _read(ctx: Context) -> Any:
+    # Each module's own flag: a user may have put a part of the model into eval mode.
+    return (
+        [(module, module.training) for module in ctx.model.modules()],
+        ctx.training,
+        ctx.data,
+        ctx.tally,
+    )
+
+
+def _write(ctx: Context, value: Any) -> None:
+    flags, ctx.training, ctx.data, ctx.tally = value
+    for module, training in flags:
+        module.training = training

@@ -1,0 +1,206 @@
+"""Mixed precision: computing in a shorter floating-point type where that is safe.
+
+It is an edit of the table: `pred` and `loss` compute under autocast and, with float16, `backward`
+computes the gradients of a scaled loss, a state `unscale` takes the scale out of them, and an arrow
+leads from there to the next batch if they were too large for their type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+from attrs import Attribute, field, frozen
+
+from statetrain.contracts.declaring import Access, access_of
+from statetrain.errors import ConfigError
+from statetrain.guards.base import guard
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.naming import did_you_mean, label_of
+from statetrain.standard import actions as do
+from statetrain.standard.modes import Evaluating
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+Word = Literal["bf16", "fp16"]
+
+_TYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def _type(given: Any) -> str:
+    """Torch's name of a type, from a word, that name, or torch's own object."""
+    name = str(given).removeprefix("torch.")
+    name = _TYPES.get(name, name)
+    if name not in _TYPES.values():
+        raise ConfigError(
+            f"precision must be 'bf16' or 'fp16', got {given!r}{did_you_mean(name, _TYPES)}"
+        )
+    return name
+
+
+def _for_float16(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and instance.dtype != "float16":
+        raise ConfigError(
+            "MixedPrecision: scaler= is for 'fp16'; bfloat16 has the range of float32, so its loss"
+            " needs no scale"
+        )
+
+
+@frozen
+class MixedPrecision:
+    """Mixed precision with what can be said about it; "bf16" and "fp16" stand for it with nothing said.
+
+    Args:
+        dtype: "bf16" or "fp16", or torch's own type.
+        valid: whether validation in the fit computes in it too.
+        scaler: a `torch.amp.GradScaler` for fp16; None is torch's default.
+
+    Raises:
+        ConfigError: it is another type, or a scaler was given for bf16.
+    """
+
+    dtype: str = field(converter=_type)
+    valid: bool = field(default=True, kw_only=True)
+    scaler: Any = field(default=None, kw_only=True, eq=False, validator=_for_float16)
+
+
+Precision: TypeAlias = MixedPrecision | Word
+
+
+@frozen
+class Autocast:
+    """An action under autocast.
+
+    Args:
+        action: a function of the context.
+        dtype: "bfloat16" or "float16".
+        after: what follows outside of it.
+    """
+
+    action: Work
+    dtype: str
+    after: Work | None = None
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return (
+            f"{label_of(self.action)} in"
+            f" {self.dtype}{f', {label_of(self.after)}' if self.after is not None else ''}"
+        )
+
+    @property
+    def access(self) -> Access | None:
+        """What both read and write; None if nothing is known of one."""
+        first, then = (
+            access_of(self.action),
+            access_of(self.after) if self.after is not None else Access(),
+        )
+        return None if first is None or then is None else first | then
+
+    def __call__(self, ctx: Context) -> Any:
+        with ctx.accelerator.autocast(self.dtype):
+            # Judged by who called
+            result: Any = self.action(ctx)  # type: ignore[func-returns-value]
+        if self.after is not None:
+            self.after(ctx)
+        return result
+
+
+def plain(action: Any) -> Any:
+    """An action as it is without autocast."""
+    return action.action if isinstance(action, Autocast) else action
+
+
+@guard(reads={"overflowed"})
+def gradients_overflowed(ctx: Context) -> bool:
+    "gradients overflowed"
+    return ctx.overflowed
+
+
+def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
+    """A lifecycle in mixed precision: the model and the loss compute in a shorter type where torch's autocast does.
+
+    With float16 the gradients are those of a scaled loss. A state `unscale` takes the scale out of
+    them, before their norm is computed and before `step` and its hooks, and adapts it. If they were
+    too large for their type, the next batch is next: no step is made and none is counted. The loss
+    that is logged has no scale. With several optimizers, the scale is adapted in each one's turn.
+
+    Args:
+        life: a lifecycle with the states `pred`, `loss` and `backward`.
+        precision: "bf16" or "fp16", or a `MixedPrecision`.
+
+    Raises:
+        ConfigError: it has other states, or is in mixed precision already.
+    """
+    precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
+    _check(life, precision.dtype)
+    if "report" in life.names:
+        refuse_late_scale(precision)
+    ends = ("pred", "loss", "compute")
+    scopes = (
+        dict.fromkeys(
+            ("valid", *(state.name for state in life.states if isinstance(state.mode, Evaluating)))
+        )
+        if precision.valid
+        else ()
+    )
+    for name in ("pred", "loss", *(f"{scope}_{end}" for scope in scopes for end in ends)):
+        if name in life.names:
+            life = life.replace(name, action=_autocast(life.state(name), precision.dtype))
+    return _scaled(life) if precision.dtype == "float16" else life
+
+
+def refuse_late_scale(precision: Precision) -> None:
+    """Raises a `ConfigError` for float16: whether its gradients have overflowed is asked in each batch."""
+    precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
+    if precision.dtype == "float16":
+        raise ConfigError(
+            "check='late' and 'fp16' exclude each other: the scale of its loss is adapted by what"
+            " the host reads in each batch; use 'bf16'"
+        )
+
+
+def _check(life: Lifecycle, dtype: str) -> None:
+    if any(isinstance(state.action, Autocast) for state in life.states):
+        raise ConfigError(
+            f"lifecycle {life.name!r} is in mixed precision already; say it once, here or where it"
+            " is made"
+        )
+    if missing := [name for name in ("pred", "loss", "backward", "step") if name not in life.names]:
+        raise ConfigError(
+            f"lifecycle {life.name!r} has no state {missing[0]!r}, so precision has nothing to act"
+            " on; in a computation of your own, write: with"
+            f" ctx.accelerator.autocast({dtype!r}): ..."
+        )
+    if life.state("step").action in (do.step_with_closure, do.step_one_with_closure):
+        raise ConfigError(
+            "precision and a step that computes the loss again (as LBFGS's) exclude each other: the"
+            " step would compute in full precision"
+        )
+    if dtype == "float16" and life.state("backward").action is not do.backward:
+        raise ConfigError(
+            f"lifecycle {life.name!r} has a backward of its own, whose loss 'fp16' cannot scale;"
+            " use 'bf16', which needs no scale"
+        )
+
+
+def _autocast(state: State, dtype: str) -> Work:
+    assert state.action is not None
+    if state.action is do.valid_loss:  # metrics are no part of it, as in training
+        return Autocast(do.loss, dtype, do.count_loss)
+    if state.name.endswith(
+        "_compute"
+    ):  # nor here, where the action counts what the user's function returns
+        # A Compute
+        return attrs.evolve(state.action, function=Autocast(state.action.function, dtype))  # type: ignore[misc, attr-defined]
+    return Autocast(state.action, dtype)
+
+
+def _scaled(life: Lifecycle) -> Lifecycle:
+    onward = life.arrows("backward")[-1].dest
+    life = life.replace("backward", action=do.scaled_backward).insert(
+        State("unscale", do.unscale), between=("backward", onward)
+    )
+    return life.add(Transition("unscale", "next_batch", gradients_overflowed, do.discard_window))

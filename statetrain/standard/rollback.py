@@ -1,0 +1,157 @@
+"""RollBack: going back to the last good weights when a loss cannot be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrs import Attribute, field, frozen
+
+from statetrain.callback import unwrapped
+from statetrain.contracts.declaring import Access, access
+from statetrain.errors import ConfigError
+from statetrain.guards.base import Guard, as_guard, guard
+from statetrain.guards.criteria import Every
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.standard import actions as do
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+def _checked(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if attribute.name == "times" and (
+        isinstance(value, bool) or not isinstance(value, int) or value < 1
+    ):
+        raise ConfigError(f"RollBack: times must be a whole number of at least 1, got {value!r}")
+    if attribute.name == "factor" and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
+    ):
+        raise ConfigError(
+            "RollBack: factor multiplies the learning rate, so it is above 0 and at most 1, got"
+            f" {value!r}"
+        )
+    if attribute.name == "every" and isinstance(value, int | float):
+        raise ConfigError(
+            f"RollBack: every takes an interval with its unit, got {value!r}; write Every({value},"
+            ' "steps")'
+        )
+
+
+@frozen
+class RollBack:
+    """What a loss that is not finite, or a spike, leads to: back to the last good weights, and on with the next batch.
+
+        st.fit(..., non_finite=st.RollBack(times=3, factor=0.5, every=st.Every(200, "steps")))
+
+    A copy of weights, buffers, the optimizers' states and the scale of the loss is kept in memory,
+    in a state `keep` of the table, if all weights and buffers are finite. Counters, data and
+    history go on: the batches since the copy have been drawn, and what was learnt from them is
+    given up. The learning rates are multiplied for good; a schedule of `LRScheduler` goes on from
+    the lower ones.
+
+    Args:
+        times: how often in one fit, at least 1; the next time the run fails with the error.
+        factor: of the learning rates, above 0 and at most 1.
+        every: when a copy is made, beside the first one before the first batch.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    times: int = field(default=3, validator=_checked)
+    factor: float = field(default=0.5, validator=_checked)
+    every: Guard = field(default=Every(100, "steps"), validator=_checked)
+
+
+@frozen
+class RolledBack(Guard):
+    """Holds when this fit has gone back so many times.
+
+    Args:
+        times: at least 1.
+    """
+
+    times: int
+
+    @property
+    def label(self) -> str:
+        return f"rolled back {self.times} time{'s' if self.times > 1 else ''}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"rolled_back"})
+
+    def test(self, ctx: Context) -> bool:
+        return bool(ctx.rolled_back >= self.times)
+
+
+@guard(reads={"kept"})
+def nothing_kept(ctx: Context) -> bool:
+    "nothing kept"
+    return ctx.kept is None
+
+
+@frozen
+class GoBack:
+    """The effect of going back.
+
+    Args:
+        factor: of the learning rates.
+    """
+
+    factor: float
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "go back to the copy" + (
+            f", learning rate times {self.factor:g}" if self.factor != 1 else ""
+        )
+
+    @property
+    def access(self) -> Access:
+        """A guard that says its reason reads what it likes, and going back writes all that trains."""
+        return Access(
+            {"**"},
+            {"records", "pending", "model", "params", "optimizers", "scaler", "rolled_back"},
+            {"grads"},
+        )
+
+    def __call__(self, ctx: Context) -> None:
+        do.note_refusal(ctx)
+        do.discard_window(ctx)
+        assert ctx.kept is not None
+        ctx.accelerator.go_back(ctx, ctx.kept)
+        ctx.accelerator.lower_rates(ctx, self.factor)
+        for callback in map(unwrapped, ctx.callbacks):
+            if hasattr(callback, "lower_rates"):
+                callback.lower_rates(self.factor)
+        ctx.rolled_back += 1
+
+
+@access(reads={"model", "loss_fns", "optimizers", "scaler"}, writes={"kept"})
+def keep(ctx: Context) -> None:
+    "keep a copy to go back to"
+    kept = ctx.accelerator.keep(ctx)
+    if kept is not None:
+        ctx.kept = kept
+
+
+def keeping(life: Lifecycle, policy: RollBack) -> Lifecycle:
+    """A lifecycle with a state that keeps copies."""
+    due = (nothing_kept | as_guard(policy.every)).named("copy due")
+    return life.add(
+        State("keep", keep, life.state("next_batch").within),
+        Transition("next_batch", "keep", due),
+        Transition("keep", "draw"),
+    )
+
+
+def arrows(state: str, refused: Guard, policy: RollBack) -> tuple[Transition, Transition]:
+    """The arrows of a state in which a batch is refused: to the failure when there is no other way, and back."""
+    return (
+        Transition(
+            state, FAILED, refused & (RolledBack(policy.times) | nothing_kept), do.raise_non_finite
+        ),
+        Transition(state, "next_batch", refused, GoBack(policy.factor)),
+    )

@@ -1,0 +1,75 @@
+"""What to do about errors that do not say it themselves: memory that ran out, workers that died, loaders that hang."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from statetrain.data.iterating import data_of
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+_SHOWN = 12  # indices of samples
+
+
+def advice(ctx: Context, error: BaseException) -> str:
+    """Words for the note of an error, for a person; empty if there is nothing to add.
+
+    Args:
+        ctx: a `Context`, as the error left it.
+        error: what was raised.
+    """
+    words = str(error)
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in words.lower()
+    ):
+        return _memory(ctx)
+    drawing = {"draw": "train", "valid_draw": "valid", "predict_draw": "valid"}.get(ctx.state or "")
+    if drawing is None:
+        return ""
+    if "DataLoader worker" in words and (
+        "exited unexpectedly" in words or "is killed by signal" in words
+    ):
+        return (
+            f"a worker process of the {drawing} data died, as it does when the system runs out of"
+            f" memory or a library crashes; {_due(ctx, drawing)}. Fewer workers need less memory,"
+            " and with num_workers=0 the error shows itself"
+        )
+    if "DataLoader timed out" in words:
+        return (
+            f"the workers of the {drawing} data gave nothing in time; {_due(ctx, drawing)}. Do they"
+            " wait for a lock, a disk or a network? dataloader_options={'timeout': seconds}"
+            " waits longer, 0 for ever"
+        )
+    return _due(ctx, drawing)
+
+
+def _memory(ctx: Context) -> str:
+    size = int(ctx.batch_size)
+    if size < 2:
+        return (
+            f"out of memory in state {ctx.state!r}; a smaller model or precision='bf16' needs less"
+        )
+    half = -(-size // 2)
+    training = ctx.epoch and ctx.valid_iterator is None  # `training` itself has been put back
+    more = " with accumulate=2 for the same steps" if training else ""
+    return (
+        f"out of memory in state {ctx.state!r} with a batch of {size} samples; make batches of"
+        f" {half}{more}, or use precision='bf16'"
+    )
+
+
+def _due(ctx: Context, name: str) -> str:
+    """Which batch was due, and which samples, where the order is known by key."""
+    from statetrain.compute.seeding import order_of  # it needs torch, which a context does not
+
+    position, turn = (ctx.iter, ctx.epoch) if name == "train" else (ctx.valid_iter, ctx.batches)
+    order = order_of(data_of(ctx, name))
+    batches = order.order(turn) if order is not None and order.batched else []
+    if position >= len(batches):
+        return f"batch {position + 1} was due"
+    samples = list(map(str, batches[position]))
+    more = ", ..." if len(samples) > _SHOWN else ""
+    return f"batch {position + 1} was due, of the samples {', '.join(samples[:_SHOWN])}{more}"

@@ -1,0 +1,272 @@
+"""A run: what `fit` returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from attrs import define
+
+from statetrain.callback import unwrapped
+from statetrain.checkpoints.snapshot import restore
+from statetrain.compute.seeding import caveat
+from statetrain.context.context import Context
+from statetrain.context.history import History, Row
+from statetrain.errors import CheckpointError, ConfigError, MachineError
+from statetrain.guards.criteria import Mode
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.asking import Explanation
+from statetrain.machine.interrupts import heeded
+from statetrain.machine.machine import Machine
+from statetrain.machine.steps import Steps
+from statetrain.outcome import Interrupted, Outcome
+from statetrain.trace import Trace, Tracing
+
+OnInterrupt = Literal["return", "raise", "exit"]
+
+
+@define(eq=False, repr=False)
+class Run:
+    """A machine and the context that it ran.
+
+    Attributes:
+        ctx: everything that the run knows.
+        machine: the lifecycle and the callbacks.
+        on_interrupt: what a signal leads to once the run has ended in order: "return" it, "raise"
+            KeyboardInterrupt, or "exit" the process with the code that a scheduler expects, 128 and
+            the signal's number.
+        at: the anchor at which the next walk continues, when a snapshot has been put back; None: it
+            starts anew.
+    """
+
+    ctx: Context
+    machine: Machine
+    on_interrupt: OnInterrupt = "return"
+    at: str | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None before it started."""
+        return self.ctx.outcome
+
+    @property
+    def history(self) -> History:
+        """The rows that it recorded."""
+        return self.ctx.history
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The table that it walked."""
+        return self.machine.lifecycle
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model, trained as far as the run got."""
+        assert self.ctx.model is not None
+        return (
+            self.ctx.model
+            if self.ctx.accelerator is None
+            else self.ctx.accelerator.unwrap(self.ctx.model)
+        )
+
+    @property
+    def caveats(self) -> list[str]:
+        """What may keep this run from going on exactly if it is cut and continued; empty if nothing is known to.
+
+        It looks at the data only. `statetrain.testing.assert_resumable` proves it for all of a
+        script.
+        """
+        sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data, **self.ctx.evaluations}
+        return [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
+
+    @property
+    def trace(self) -> Trace:
+        """The transitions that it took: the last 100,000, unless a `Tracing` was told otherwise; counts are of all.
+
+        Raises:
+            ConfigError: nobody recorded them.
+        """
+        if (recorded := self._recorded()) is None:
+            raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")
+        return recorded
+
+    def _recorded(self) -> Trace | None:
+        return next(
+            (
+                callback.trace
+                for callback in map(unwrapped, self.machine.callbacks)
+                if isinstance(callback, Tracing)
+            ),
+            None,
+        )
+
+    def svg(self, **options: Any) -> str:
+        """The lifecycle as SVG text, with what the run did if it was traced; options as for `Lifecycle.svg`."""
+        return self.lifecycle.svg(trace=self._recorded(), **options)
+
+    def draw(self, path: str | Path, **options: Any) -> None:
+        """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
+        self.lifecycle.draw(path, trace=self._recorded(), **options)
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Writes a page on the run: lifecycle, curves, outcome, time, callbacks, decisions; see `statetrain.report`."""
+        from statetrain.report import report
+
+        recorded = self._recorded()
+        if recorded is None:
+            recorded = Trace(
+                (), lifecycle=self.lifecycle, rows=self.history.rows, outcome=self.outcome
+            )
+        report(recorded, path, self.machine)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from statetrain.diagram.bundle import bundle
+
+        return bundle(repr(self), self.lifecycle, trace=self._recorded())
+
+    def why(self) -> Explanation:
+        """Why it is where it is, or ended as it did: the arrow last taken, and what was asked before it."""
+        return self.machine.why(self.ctx)
+
+    def why_not(self, state: str) -> Explanation:
+        """Why it is not in a state or a scope: what is asked on the way there, each part of a guard with its answer.
+
+        Raises:
+            LifecycleError: there is no such state.
+        """
+        return self.machine.why_not(self.ctx, state)
+
+    def best(self, monitor: str = "valid_loss", mode: Mode = "min") -> Row:
+        """The row of the history in which a column is best; see `History.best`."""
+        return self.history.best(monitor, mode)
+
+    def fit(self, epochs: int) -> Run:
+        """Goes on for more epochs, from where the run ended, with the same machine.
+
+        Args:
+            epochs: how many more.
+
+        Returns:
+            This run. Guards on the history look at the new rows only, limits (of time, of steps, of
+            times to roll back) count anew.
+
+        Raises:
+            ConfigError: `epochs` is no whole number of at least 0.
+            MachineError: the run is still going on, as inside one of its callbacks.
+            BaseException: as `walk`.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
+        self._refuse_if_under_way()
+        self.ctx.max_epochs = self.ctx.epoch + epochs
+        self.ctx.first_row, self.ctx.first_step = len(self.ctx.history), self.ctx.step
+        self.ctx.rolled_back = 0
+        return self.walk()
+
+    def walk(self) -> Run:
+        """Walks the machine to the end, from its initial state or from where it is to be continued.
+
+        Raises:
+            BaseException: what was raised in it, as it was; its attribute `run` is this run.
+            KeyboardInterrupt: the run was interrupted, and `on_interrupt` is "raise".
+            SystemExit: likewise, and it is "exit".
+        """
+        return self._walk()
+
+    def _walk(self, whole: bool = False) -> Run:
+        self._refuse_if_under_way()
+        at, self.at = self.at, None
+        if at is None:
+            self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
+        try:
+            with heeded(self.ctx, whole):
+                self.machine.run(self.ctx, at)
+            if self.on_interrupt != "return" and isinstance(self.outcome, Interrupted):
+                raise (
+                    KeyboardInterrupt(self.outcome.reason)
+                    if self.on_interrupt == "raise"
+                    else SystemExit(self.outcome.exit_code)
+                )
+        except BaseException as error:
+            # A promise of `fit`: the run is not lost with the error
+            error.run = self  # type: ignore[attr-defined]
+            raise
+        finally:
+            self.ctx.rest()
+        return self
+
+    def steps(self) -> Steps:
+        """The same walk, one transition at a time; signals are left alone."""
+        self._refuse_if_under_way()
+        at, self.at = self.at, None
+        if at is None:
+            self.ctx.stop = None
+        return self.machine.steps(self.ctx, at=at)
+
+    def resume(self, source: str = "last", allow_changes: bool | Collection[str] = ()) -> Run:
+        """Goes back to a checkpoint and on from there, as after an interrupt in a notebook.
+
+        Args:
+            source: "last", "best" or a path, as in `fit(resume=...)`.
+            allow_changes: as in `fit`.
+
+        Returns:
+            This run.
+
+        Raises:
+            CheckpointError: there is no checkpoint, none is whole, or the run has changed.
+            BaseException: as `walk`.
+        """
+        from statetrain.callbacks.checkpoint import find  # a callback is a guest of this floor
+
+        self._refuse_if_under_way()
+        found = find(source, self.machine.callbacks)
+        if found is None:
+            raise CheckpointError(f"there is no checkpoint to go back to: resume={source!r}")
+        restore(self.ctx, self.machine, found, allow_changes)
+        self.at, found = found["state"], None  # its tensors need no memory while the run goes on
+        return self.walk()
+
+    def _refuse_if_under_way(self) -> None:
+        if self.ctx.state is not None and self.ctx.outcome is None:
+            raise MachineError(
+                f"this run is under way, in state {self.ctx.state!r}; let it end before it goes on"
+            )
+
+    def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
+        """Losses and metrics on other data; see `statetrain.evaluate`."""
+        from statetrain.training.evaluating import evaluate
+
+        return evaluate(self, data, **options)
+
+    def predict(self, data: Any, **options: Any) -> Any:
+        """Predictions on other data; see `statetrain.predict`."""
+        from statetrain.training.evaluating import predict
+
+        return predict(self, data, **options)
+
+    def plot(self, metrics: str | list[str] | None = None, *, x: str = "epoch") -> Any:
+        """The curves of the history as a matplotlib figure; see `statetrain.report.plotting.plot`."""
+        from statetrain.report.plotting import plot
+
+        return plot(self.history, metrics, x=x)
+
+    def __repr__(self) -> str:
+        last = {
+            name: value
+            for name, value in (self.history[-1] if len(self.history) else {}).items()
+            if "loss" in name
+        }
+        numbers = "".join(
+            f", {name}={value:.4g}" for name, value in last.items() if isinstance(value, float)
+        )
+        return f"<Run {self.lifecycle.name!r}: {self.outcome!r}, {len(self.history)} rows{numbers}>"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.outcome!r} after {self.ctx.step} steps and {self.ctx.seconds:.1f}"
+            f" s\n\n{self.history}"
+        )

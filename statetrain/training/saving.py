@@ -1,0 +1,224 @@
+"""Saving a finished run, or weights alone, in one file; and reading them without running any code that is in it.
+
+The files are in the safetensors format, whose header holds what is no tensor, as JSON. There is no
+pickle and no name that becomes code, so a file cannot say which class to make: whoever reads it
+brings the model. (To go on with a run where it was, there is the callback `Checkpoint` and
+`fit(..., resume=...)`.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from statetrain.checkpoints import checkpoint, plain, tensorfile
+from statetrain.context.history import History
+from statetrain.errors import CheckpointError, ConfigError
+from statetrain.training.run import Run
+
+_KEY = "statetrain"  # of the text in the header
+_FORMAT = 1
+
+AnyPath = str | os.PathLike[str]
+
+
+@frozen(repr=False, eq=False)
+class SavedRun:
+    """What `save` has kept of a run.
+
+    Attributes:
+        model: the name of the model's class.
+        weights: the model's state, on the CPU.
+        history: its rows.
+        records: what was logged beside the history, by name.
+        hparams, opt_hparams: what model and optimizers were made with; in words where that is more
+            than plain data.
+        outcome: how the run ended, in words.
+    """
+
+    model: str
+    weights: Mapping[str, Any]
+    history: History
+    records: Mapping[str, list[Any]]
+    hparams: Mapping[str, Any]
+    opt_hparams: Mapping[str, Any]
+    outcome: str
+
+    def restore(self, model: torch.nn.Module | type[torch.nn.Module]) -> torch.nn.Module:
+        """Puts the weights into a model, for `evaluate` and `predict`.
+
+        Args:
+            model: one like the run's; or its class, which is made with the saved `hparams`.
+
+        Returns:
+            The model.
+
+        Raises:
+            CheckpointError: the weights are another model's.
+        """
+        made = model(**self.hparams) if isinstance(model, type) else model
+        _put(made, self.weights)
+        return made
+
+    def __repr__(self) -> str:
+        return f"<SavedRun of {self.model}: {self.outcome}, {len(self.history)} rows>"
+
+
+def save(run: Run, path: AnyPath) -> None:
+    """Saves what a run has come to: weights, history, records, hyperparameters and outcome.
+
+    Args:
+        run: what `fit` returned.
+        path: of the file, such as "digits.safetensors"; it is replaced when the new one is
+            complete. Folders are made.
+
+    Raises:
+        ConfigError: it is no run.
+        CheckpointError: something in it cannot be saved; the message says where.
+        OSError: the file cannot be written.
+    """
+    if not isinstance(run, Run):
+        raise ConfigError(
+            f"save takes the run that fit returned, got {run!r:.80}; for a model alone, use"
+            " save_weights"
+        )
+    about = {"format": _FORMAT, "model": type(run.model).__name__, "outcome": repr(run.outcome)}
+    structure, tensors = plain.encode({**about, **run.ctx.state_dict()})
+    _write(Path(path), tensors, {_KEY: plain.dumps(structure).decode()})
+
+
+def load(path: AnyPath) -> SavedRun:
+    """Reads what `save` wrote.
+
+    Raises:
+        CheckpointError: it is not sound, or no saved run.
+        OSError: it cannot be read.
+    """
+    tensors, texts = tensorfile.read(Path(path))
+    if _KEY not in texts:
+        raise CheckpointError(
+            f"{Path(path).name} holds no run; for weights alone, use load_weights(model, path)"
+        )
+    try:
+        data = plain.decode(plain.loads(texts[_KEY].encode()), tensors)
+        if data["format"] != _FORMAT:
+            raise ValueError(f"format {data['format']!r:.20}, where this version reads {_FORMAT}")
+        history = History(data["history"], tuple(data["optimizers"]))
+        return SavedRun(
+            data["model"],
+            data["weights"],
+            history,
+            data["records"],
+            data["hparams"],
+            data["opt_hparams"],
+            data["outcome"],
+        )
+    except (ValueError, KeyError, TypeError, CheckpointError) as error:
+        raise CheckpointError(f"{Path(path).name} is no sound run: {error}") from error
+
+
+def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
+    """Saves a model's weights under their own names, for any tool that reads safetensors.
+
+    Args:
+        model: a run, or a module.
+        path: of the file; it is replaced when the new one is complete. Folders are made.
+
+    Raises:
+        CheckpointError: the model's state has parts that are no tensors.
+        OSError: the file cannot be written.
+    """
+    state = (model.model if isinstance(model, Run) else model).state_dict()
+    if others := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise CheckpointError(
+            f"a file of weights holds tensors, and {others[0]!r} is a"
+            f" {type(state[others[0]]).__name__}; use save(run, path)"
+        )
+    _write(Path(path), state, {"format": "pt"})
+
+
+def load_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
+    """Puts weights into a model, in place.
+
+    Args:
+        model: a run, or a module.
+        path: a file that `save_weights`, `save` or another tool wrote.
+
+    Raises:
+        CheckpointError: the file is not sound, or the weights are another model's, which stays as
+            it was.
+    """
+    tensors, texts = tensorfile.read(Path(path))
+    _put(model, load(path).weights if _KEY in texts else tensors)
+
+
+def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath) -> None:
+    """Puts the weights of a checkpoint into a model, in place, and nothing else of it.
+
+    Args:
+        model: a run, or a module.
+        path: a checkpoint, or a directory of them, of which it is the newest that is whole.
+
+    Raises:
+        CheckpointError: there is none, it is not whole, or the weights are another model's, which
+            stays as it was.
+    """
+    folder = Path(path)
+    if not (folder / checkpoint.MANIFEST).exists():
+        newest = checkpoint.newest(folder, aside=False) if folder.is_dir() else None
+        if newest is None:
+            raise CheckpointError(f"there is no checkpoint in {folder}")
+        folder = newest.path
+    data = checkpoint.read(folder)
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("model"), dict)
+        or not isinstance(data["model"].get("weights"), dict)
+    ):
+        raise CheckpointError(f"{folder.name} holds no model")
+    _put(model, data["model"]["weights"])
+
+
+def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any]) -> None:
+    module = model.model if isinstance(model, Run) else model
+    own, given = (
+        {name: _shape(value) for name, value in state.items()}
+        for state in (module.state_dict(), weights)
+    )
+    # torch would load what fits before it says what does not.
+    wrong = [
+        *(f"no {name!r}" for name in own if name not in given),
+        *(f"{name!r}, which the model has not" for name in given if name not in own),
+        *(
+            f"{name!r} of shape {given[name]}, where the model's is {own[name]}"
+            for name in own
+            if name in given and given[name] != own[name]
+        ),
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"the weights are another model's than {type(module).__name__}'s:"
+            f" {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}"
+        )
+    module.load_state_dict(dict(weights))
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb", buffering=0) as file:
+            tensorfile.write(file.fileno(), tensors, texts)
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
