@@ -1,9 +1,9 @@
 """The pytest plugin, which pytest finds by itself: coverage of lifecycles, and fixtures.
 
-    pytest --statetrain-cov                       # which states, transitions and guard outcomes the
-    tests took pytest --statetrain-cov-min=90                # ... and fail below 90 % pytest
-    --statetrain-cov-draw=pictures         # ... and draw the lifecycles, untaken arrows standing
-    out pytest --statetrain-cov --statetrain-cov-only="my_*"
+    pytest --statetrain-cov                  # report states, transitions, guard outcomes
+    pytest --statetrain-cov-min=90           # ... and fail below 90 %
+    pytest --statetrain-cov-draw=pictures    # ... and draw the lifecycles
+    pytest --statetrain-cov --statetrain-cov-only="my_*"
 
 Nothing of the library is loaded until it is asked for.
 """
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Counting:
-    """Counts during a session, adds up what the workers of pytest-xdist counted, and reports at its end."""
+    """Counts during a session, adds up the counts of pytest-xdist's workers, and reports."""
 
     def __init__(self, coverage: Coverage, least: int | None, folder: str | None) -> None:
         self.coverage, self.least, self.folder = coverage, least, folder
@@ -114,7 +114,7 @@ class _Counting:
             terminalreporter.write_line(f"in total: {self.coverage.percent} %")
 
     def pytest_unconfigure(self) -> None:
-        """Lets go, also of a session that did not come to its end."""
+        """Stops counting, even if the session was aborted."""
         self.coverage.stop()
 
 
@@ -139,7 +139,7 @@ def fake_clock() -> FakeClock:
 
 @pytest.fixture
 def recording() -> Recording:
-    "A callback that records the hooks of the standard lifecycles, in order; see `statetrain.testing.Recording`."
+    "A callback that records the standard lifecycles' hooks; see `statetrain.testing.Recording`."
     from statetrain.testing.recording import Recording
 
     return Recording()

@@ -1,8 +1,8 @@
-"""Generated tests for a callback of one's own: it is taken along every short way through a lifecycle, real runs all of them.
+"""Generated tests for a custom callback: real runs along every short path of a lifecycle.
 
     @pytest.mark.parametrize("case", callback_cases(MyCallback), ids=str)
     def test_my_callback(case):
-        "It gets along with every way that training can go, and with being continued anywhere."
+        "It works on every path that training can take, and can be resumed at any anchor."
         case.check()
 
 The runs train a toy problem. Guards answer so that the way is taken, events and failures are raised
@@ -48,13 +48,15 @@ def check_callback(
     anchors: int = 2,
     along: Iterable[Trace] | None = None,
 ) -> int:
-    """Asserts that a callback gets along with every short way through a lifecycle. The arguments are those of `callback_cases`.
+    """Asserts that a callback works on every short path of a lifecycle.
+
+    The arguments are those of `callback_cases`.
 
         check_callback(MyCallback)
         check_callback(lambda: MyCallback(every=2), supervised(accumulate=2))
 
     Returns:
-        How many ways were gone.
+        The number of paths that were run.
 
     Raises:
         AssertionError: it does not; the message names the way, the hook or the anchor, and what
@@ -87,7 +89,7 @@ def callback_cases(
     anchors: int = 2,
     along: Iterable[Trace] | None = None,
 ) -> list[CallbackCase]:
-    """The ways along which a callback is to be tested, as parameters for pytest: `ids=str` makes them readable.
+    """The paths along which to test a callback, as parameters for pytest (`ids=str` is readable).
 
     Along each way, `case.check()` asserts that
 
@@ -122,15 +124,14 @@ def callback_cases(
             "callback_cases takes build= for a lifecycle that trains, or context= for one that does"
             " not, not both"
         )
-    life = standard() if lifecycle is None else lifecycle
+    life = lifecycle or standard()
     trial = Trial(build or toy_run, context)
     make = _maker(callback)
     machine_of(life, (make(),))  # a hook that no state bears is an error now
-    ways = (
-        [*paths(life, cover, bounds), *faults(life)]
-        if along is None
-        else [Path(life, run.transitions, run[-1]) for run in along]
-    )
+    if along is None:
+        ways = [*paths(life, cover, bounds), *faults(life)]
+    else:
+        ways = [Path(life, run.transitions, run[-1]) for run in along]
     return [CallbackCase(path, make, trial, anchors) for path in ways]
 
 
@@ -144,7 +145,7 @@ def standard() -> Lifecycle:
 
 
 def toy_run(lifecycle: Lifecycle, callbacks: tuple[Callback, ...]) -> Run:
-    """The toy problem, about to be trained with a lifecycle; its clock goes on a second each time that it is read."""
+    """The toy problem with a lifecycle, not started; each reading of its clock adds a second."""
     toy = toy_problem(batches=3, batch_size=4)
     valid = {} if "valid" in lifecycle.names else {"valid": None}
     return toy.fit(
@@ -297,30 +298,27 @@ class CallbackCase:
             )
 
     def _continue(self, place: str, at: int, data: Any, end: Any) -> None:
-        """Asserts that the run that was cut at an anchor and continued with a fresh callback ends the same."""
+        """Asserts that a run cut at an anchor and resumed with a fresh callback ends the same."""
         __tracebackhide__ = True
         callback = self.make()
         guide, run = self.trial.begin(self.path, at, (callback,))
         words = _continued(run, data, end)
         if not words:
             return
-        hook = guide.failures[0][0] if guide.failures else ""
+        hints = ""
+        if guide.failures:
+            hints += f", after {guide.failures[0][0]} failed"
+        if not hasattr(callback, "state_dict"):
+            hints += f"; {name_of(callback)} has no state_dict: is what it remembers lost?"
         _, bare = self.trial.begin(self.path, 1, ())
-        also = (
-            " (the run without the callback does not go on exactly either, so the lifecycle itself"
-            " may be the cause)"
-            if _differs(self, at, bare)
-            else ""
-        )
-        lost = (
-            ""
-            if hasattr(callback, "state_dict")
-            else f"; {name_of(callback)} has no state_dict: is what it remembers lost?"
-        )
+        if _differs(self, at, bare):
+            hints += (
+                " (the run without the callback does not resume exactly either, so the lifecycle"
+                " itself may be the cause)"
+            )
         raise AssertionError(
             f"{self._where(callback)}: cut at anchor {place!r} and continued with a fresh callback,"
-            " the run ends"
-            f" differently{f', after {hook} failed' if hook else ''}{lost}{also}:{listed(words)}"
+            f" the run ends differently{hints}:{listed(words)}"
         )
 
 
@@ -347,18 +345,13 @@ def _continued(run: Any, data: Any, end: Any) -> list[str]:
         return [f"it could not be put back: {error}"]
     raised = go(run, data["state"])
     words = list(differences(end, state_of(run)))
-    return [
-        *words,
-        *(
-            [f"the continued run failed with {_said(raised)}"]
-            if words and raised is not None
-            else []
-        ),
-    ]
+    if words and raised is not None:
+        words.append(f"the continued run failed with {_said(raised)}")
+    return words
 
 
 def _held_to_its_word(run: Any) -> Any:
-    """The run in debug mode, where there is one: a field that is read where it cannot be, or was not declared, is an error."""
+    """The run in debug mode, if its machine has one: undeclared or impossible reads are errors."""
     if "debug" in attrs.fields_dict(type(run.machine)):
         changes: dict[str, Any] = {"debug": True}
         with unwitnessed():
@@ -375,7 +368,7 @@ class _Cuts:
         self.failed: tuple[str, Exception] | None = None
 
     def cut(self, at: int) -> None:
-        """Takes what is to be saved; a failure is kept for later, so that the run is not changed by it."""
+        """Takes a snapshot; a failure is kept for later, so that it does not change the run."""
         ctx = self.run.ctx  # what a hook is given may be a view of it
         from statetrain.checkpoints import plain
         from statetrain.checkpoints.snapshot import snapshot

@@ -1,4 +1,4 @@
-"""Which states, transitions and guard outcomes of a lifecycle were taken: the count behind `pytest --statetrain-cov`.
+"""Counts the states, transitions and guard outcomes that ran: `pytest --statetrain-cov`.
 
     with Coverage() as coverage:
         run_my_tests()
@@ -103,7 +103,7 @@ class Covered:
 
     @property
     def missing(self) -> list[str]:
-        """What was not covered, in words: states, transitions, guards that always answered alike."""
+        """What was not covered, as text: states, transitions, guards with only one answer."""
         lines = [
             f"state {name} was never entered"
             for name, entered in self.states.items()
@@ -115,11 +115,12 @@ class Covered:
             if not n
         ]
         for label, (no, yes) in self.answers.items():
-            if not (no and yes):
-                lines.append(
-                    f"[{label}] was never"
-                    f" {'asked' if not no and not yes else 'false' if yes else 'true'}"
-                )
+            if not no and not yes:
+                lines.append(f"[{label}] was never asked")
+            elif not no:
+                lines.append(f"[{label}] was never false")
+            elif not yes:
+                lines.append(f"[{label}] was never true")
         return lines
 
     def add(self, other: Covered) -> None:
@@ -137,7 +138,7 @@ class Covered:
 
 @define(eq=False, repr=False)
 class Coverage:
-    """Counts what machines do that are made while it is open (`with`), or between `start` and `stop`.
+    """Counts what machines do that are made while it is open (`with`), or until `stop`.
 
     Args:
         only: patterns of names of lifecycles to count, as in a shell: `my_*`; empty for all.
@@ -157,7 +158,7 @@ class Coverage:
         self._token = WITNESS.set(self.witness)
 
     def stop(self) -> None:
-        """Machines that are made from now on are not counted; those that are there go on counting."""
+        """Stops counting machines that are made from now on; existing ones are still counted."""
         if self._token is not None:
             WITNESS.reset(self._token)
             self._token = None
@@ -249,7 +250,7 @@ class Coverage:
         return "\n".join(lines)
 
     def draw(self, folder: str | Path) -> list[Path]:
-        """Draws each lifecycle with how often its arrows were taken, those that never were standing out.
+        """Draws each lifecycle with the counts of its arrows; those never taken stand out.
 
         Args:
             folder: made if it is not there.
@@ -273,7 +274,7 @@ class Coverage:
         return written
 
     def titled(self) -> dict[str, Covered]:
-        """What was found, by name; with the beginning of the fingerprint where several lifecycles share a name."""
+        """What was found, by name, plus part of the fingerprint where lifecycles share a name."""
         names = [name for name, _ in self.found]
         return {
             f"{name}-{mark[:8]}" if names.count(name) > 1 else name: one
@@ -330,22 +331,24 @@ class _Teller:
 
 def _in_words(life: Lifecycle) -> dict[str, Any]:
     states = [[state.name, state.within, state.final, state.anchor] for state in life.states]
-    arrows = [
-        [
-            arrow.source,
-            arrow.dest,
-            None if arrow.guard is None else plain(arrow.guard.label),
-            None if arrow.effect is None else plain(label_of(arrow.effect)),
-            None if arrow.event is None else arrow.event.__name__,
-        ]
-        for arrow in life.transitions
-    ]
+    arrows = [_arrow_in_words(arrow) for arrow in life.transitions]
     words = {"name": life.name, "initial": life.initial, "states": states, "arrows": arrows}
     try:
         mark = life.fingerprint
     except LifecycleError:  # a part has no name that stays; its words tell it from others
         mark = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
     return {**words, "fingerprint": mark}
+
+
+def _arrow_in_words(arrow: Transition) -> list[str | None]:
+    guard = effect = event = None
+    if arrow.guard is not None:
+        guard = plain(arrow.guard.label)
+    if arrow.effect is not None:
+        effect = plain(label_of(arrow.effect))
+    if arrow.event is not None:
+        event = arrow.event.__name__
+    return [arrow.source, arrow.dest, guard, effect, event]
 
 
 @frozen
@@ -376,23 +379,25 @@ def _from_words(words: dict[str, Any]) -> Lifecycle:
         State(name, None if final else _Does(name), within, final=final, anchor=anchor)
         for name, within, final, anchor in words["states"]
     ]
-    arrows = [
-        Transition(
-            source,
-            dest,
-            None if guard is None else _Words(guard, i),
-            None if effect is None else _Does(effect),
-            None if event is None else _event(event),
-        )
-        for i, (source, dest, guard, effect, event) in enumerate(words["arrows"])
-    ]
+    arrows = [_arrow_from_words(i, *arrow) for i, arrow in enumerate(words["arrows"])]
     return Lifecycle(words["name"], states, arrows, words["initial"])
+
+
+def _arrow_from_words(
+    number: int, source: str, dest: str, guard: str | None, effect: str | None, event: str | None
+) -> Transition:
+    words = does = caught = None
+    if guard is not None:
+        words = _Words(guard, number)
+    if effect is not None:
+        does = _Does(effect)
+    if event is not None:
+        caught = _event(event)
+    return Transition(source, dest, words, does, caught)
 
 
 def _event(name: str) -> type[BaseException]:
     known = getattr(events, name, getattr(builtins, name, None))
-    return (
-        known
-        if isinstance(known, type) and issubclass(known, BaseException)
-        else type(name, (Event,), {})
-    )
+    if isinstance(known, type) and issubclass(known, BaseException):
+        return known
+    return type(name, (Event,), {})

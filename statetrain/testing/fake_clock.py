@@ -9,7 +9,7 @@ from statetrain.errors import ConfigError
 
 @define(eq=False)
 class FakeClock:
-    """Stands in for `time.monotonic` wherever a clock is an argument: `fit(..., clock=FakeClock())`.
+    """Stands in for `time.monotonic` in `fit(..., clock=FakeClock())`.
 
         clock = FakeClock() run = toy.fit(clock=clock, stop=TimeLimit(minutes=1), callbacks=...)  #
         which calls clock.advance(30)

@@ -1,4 +1,4 @@
-"""Generated tests for a guard of one's own: it is asked on every short way through a lifecycle, and may change nothing.
+"""Generated tests for a custom guard: evaluated on every short path, it must change nothing.
 
     @pytest.mark.parametrize("case", guard_cases(overfitting, at="next_epoch"), ids=str)
     def test_my_guard(case):
@@ -63,7 +63,9 @@ def check_guard(
     cover: Cover = "transitions",
     bounds: Mapping[str, int] | None = None,
 ) -> int:
-    """Asserts that a guard keeps what guards promise, on every short way. The arguments are those of `guard_cases`.
+    """Asserts that a guard behaves as guards must, on every short path.
+
+    The arguments are those of `guard_cases`.
 
         check_guard(overfitting, at="next_epoch")
 
@@ -92,7 +94,7 @@ def guard_cases(
     cover: Cover = "transitions",
     bounds: Mapping[str, int] | None = None,
 ) -> list[GuardCase]:
-    """The ways along which a guard is to be asked, as parameters for pytest: `ids=str` makes them readable.
+    """The paths along which to evaluate a guard, as parameters for pytest (`ids=str` is readable).
 
     Each time, `case.check()` asserts that it
 
@@ -119,7 +121,20 @@ def guard_cases(
             "guard_cases takes build= for a lifecycle that trains, or context= for one that does"
             " not, not both"
         )
-    life, guard = standard() if lifecycle is None else lifecycle, as_guard(guard)
+    life, guard = lifecycle or standard(), as_guard(guard)
+    places = _places(life, guard, at)
+    ways = [
+        path
+        for path in paths(life, cover, bounds)
+        if any(t.source in places for t in path.transitions)
+    ]
+    if not ways:
+        raise AssertionError(f"no way asks [{guard.label}] in {', '.join(sorted(places))}")
+    return [GuardCase(path, guard, Trial(build or toy_run, context), places) for path in ways]
+
+
+def _places(life: Lifecycle, guard: Guard, at: str | Iterable[str]) -> frozenset[str]:
+    """The states in which a guard is evaluated: those given, those that have it, or all."""
     asking = {
         arrow.source
         for arrow in life.transitions
@@ -130,20 +145,14 @@ def guard_cases(
         for arrow in life.transitions
         if arrow.guard is not None and _has(arrow.guard, guard)
     }
-    chosen = {at} if isinstance(at, str) else set(at)
+    if isinstance(at, str):
+        at = (at,)
+    chosen = set(at)
     for name in chosen - asking:
         raise ConfigError(
             f"{life.name}: no state {name!r} that asks guards{did_you_mean(name, asking)}"
         )
-    places = frozenset(chosen or own or asking)
-    ways = [
-        path
-        for path in paths(life, cover, bounds)
-        if any(t.source in places for t in path.transitions)
-    ]
-    if not ways:
-        raise AssertionError(f"no way asks [{guard.label}] in {', '.join(sorted(places))}")
-    return [GuardCase(path, guard, Trial(build or toy_run, context), places) for path in ways]
+    return frozenset(chosen or own or asking)
 
 
 def _has(whole: Guard, part: Guard) -> bool:
@@ -189,15 +198,8 @@ class GuardCase:
             if ctx.state in self.places and guide.taken not in seen and not found:
                 seen.add(guide.taken)
                 if (trouble := judge_guard(self.guard, ctx)) is not None:
-                    found.append(
-                        (
-                            (
-                                f"in {ctx.state!r}{', ' + where if (where := ctx.where()) else ''}:"
-                                f" {trouble[0]}"
-                            ),
-                            trouble[1],
-                        )
-                    )
+                    place = ", ".join(filter(None, (f"in {ctx.state!r}", ctx.where())))
+                    found.append((f"{place}: {trouble[0]}", trouble[1]))
 
         guide, run = self.trial.begin(self.path, 1, (), asked)
         go(run)
@@ -209,7 +211,7 @@ class GuardCase:
 
 
 def judge_guard(guard: Guard, ctx: AnyContext) -> tuple[str, BaseException | None] | None:
-    """What a guard does that guards may not, asked of one context: in words, with what it raised; None if all is well."""
+    """What a guard does that it must not, as text, with what it raised; None if all is well."""
     before, chance = _pictured(ctx), _chance()
     try:
         first = strict(guard, guard.test(ctx))
@@ -223,13 +225,10 @@ def judge_guard(guard: Guard, ctx: AnyContext) -> tuple[str, BaseException | Non
     if first is not second:
         return f"it answered {first}, and asked again at once, {second}", None
     if words := list(differences(before, _pictured(ctx))):
-        return (
-            (
-                "it changed the"
-                f" context:{listed([word.replace(' is ', ' became ').replace(', expected ', ', was ') for word in words])}"
-            ),
-            None,
-        )
+        changed = [
+            word.replace(" is ", " became ").replace(", expected ", ", was ") for word in words
+        ]
+        return f"it changed the context:{listed(changed)}", None
     undeclared = _undeclared(guard, ctx)
     if undeclared:
         hint = (
@@ -263,7 +262,7 @@ def _undeclared(guard: Guard, ctx: AnyContext) -> list[str]:
 
 
 class _Watched:
-    """A context that notes which fields are read. Properties and methods count as the fields that they read."""
+    """A context that notes which fields are read, including through properties and methods."""
 
     def __init__(self, ctx: AnyContext, declared: set[str], read: dict[str, None]) -> None:
         self.__dict__.update(_ctx=ctx, _declared=declared, _read=read)
@@ -287,8 +286,17 @@ class _Watched:
 
 def _pictured(ctx: AnyContext) -> dict[str, Any]:
     """All of a context, for comparing."""
-    names = [f.name for f in attrs.fields(type(ctx))] if attrs.has(type(ctx)) else list(vars(ctx))
-    return {name: _copied(getattr(ctx, name), set()) for name in names if name not in _SKIPPED}
+    return {
+        name: _copied(getattr(ctx, name), set())
+        for name in _field_names(ctx)
+        if name not in _SKIPPED
+    }
+
+
+def _field_names(value: Any) -> list[str]:
+    if attrs.has(type(value)):
+        return [f.name for f in attrs.fields(type(value))]
+    return list(vars(value))
 
 
 def _chance() -> list[str]:
@@ -302,37 +310,33 @@ def _chance() -> list[str]:
 
 
 def _copied(value: Any, around: set[int]) -> Any:
-    """A value as it is now: containers, tensors, modules and objects by what is in them, functions and the like as themselves."""
-    torch = sys.modules.get("torch")
-    if (
-        value is None
-        or isinstance(value, bool | int | float | complex | str | bytes | type)
-        or id(value) in around
-    ):
-        return value if id(value) not in around else "itself"
+    """A copy of a value for comparing: containers, tensors, modules and objects by content."""
+    if id(value) in around:
+        return "itself"
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | type):
+        return value
     around = around | {id(value)}
-    if torch is not None and isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if torch is not None and isinstance(value, torch.Generator):
-        return value.get_state()
-    if torch is not None and isinstance(value, torch.nn.Module):
-        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        training = {name: module.training for name, module in value.named_modules()}
-        gradients = {name: parameter.grad for name, parameter in value.named_parameters()}
-        return {
-            "tensors": _copied(tensors, around),
-            "training": training,
-            "gradients": _copied(gradients, around),
-        }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        if isinstance(value, torch.Tensor):
+            return value.detach().clone()
+        if isinstance(value, torch.Generator):
+            return value.get_state()
+        if isinstance(value, torch.nn.Module):
+            return _copied_module(value, around)
     if isinstance(value, Mapping):
         return {str(key): _copied(part, around) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_copied(part, around) for part in value]
     if attrs.has(type(value)) or hasattr(value, "__dict__"):
-        fields = (
-            [f.name for f in attrs.fields(type(value))]
-            if attrs.has(type(value))
-            else list(vars(value))
-        )
-        return {name: _copied(getattr(value, name, None), around) for name in fields}
+        return {name: _copied(getattr(value, name, None), around) for name in _field_names(value)}
     return repr(value)
+
+
+def _copied_module(module: Any, around: set[int]) -> dict[str, Any]:
+    parameters = dict(module.named_parameters())
+    return {
+        "tensors": _copied({**parameters, **dict(module.named_buffers())}, around),
+        "training": {name: part.training for name, part in module.named_modules()},
+        "gradients": _copied({name: part.grad for name, part in parameters.items()}, around),
+    }

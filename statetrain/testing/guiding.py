@@ -1,4 +1,4 @@
-"""Real runs that are led along a generated path: the lifecycle's own actions, effects and callbacks, guards that answer as told.
+"""Real runs led along a generated path: real actions, effects and callbacks, scripted guards.
 
 A guide stands last among the callbacks. It knows the next arrow of the path: the guards of the
 table are replaced by ones that ask it, and where the path wants an event or a failure, it raises
@@ -72,23 +72,17 @@ class Guide(Callback):
     @property
     def wanted(self) -> Transition | None:
         """The next arrow of the path; None at its end, or if it was left."""
-        return (
-            self.path.transitions[self.at]
-            if not self.left and self.at < len(self.path.transitions)
-            else None
-        )
+        if self.left or self.at >= len(self.path.transitions):
+            return None
+        return self.path.transitions[self.at]
 
     def lifecycle(self) -> Lifecycle:
         """The path's lifecycle with guards that ask the guide."""
         life = self.path.lifecycle
-        arrows = [
-            (
-                arrow
-                if arrow.guard is None
-                else attrs.evolve(arrow, guard=Guided(i, arrow.guard.label, self))
-            )
-            for i, arrow in enumerate(life.transitions)
-        ]
+        arrows = list(life.transitions)
+        for i, arrow in enumerate(arrows):
+            if arrow.guard is not None:
+                arrows[i] = attrs.evolve(arrow, guard=Guided(i, arrow.guard.label, self))
         return attrs.evolve(life, transitions=arrows)
 
     def on_transition(self, ctx: Context) -> None:
@@ -202,6 +196,6 @@ def _onward(ways: Ways, here: Configuration) -> Iterator[Step]:
 
 
 def machine_of(lifecycle: Lifecycle, callbacks: Iterable[Callback]) -> Machine:
-    """A machine for a guided run. It reports to no coverage: its guards are not the lifecycle's own."""
+    """A machine for a guided run, not counted by coverage: its guards are stand-ins."""
     with unwitnessed():
         return Machine(lifecycle, tuple(callbacks))

@@ -1,4 +1,4 @@
-"""Generated test paths: the ways through a lifecycle that together cover its states, its transitions, or pairs of these.
+"""Generated test paths that together cover a lifecycle's states, transitions or pairs of them.
 
     @pytest.mark.parametrize("path", paths(supervised()), ids=str)
     def test_my_lifecycle(path):
@@ -54,16 +54,20 @@ class Path:
         return [transition.dest for transition in self.transitions]
 
     def __str__(self) -> str:
-        """A readable id: `reaches failed: batch > pred > loss [loss not finite]`; of an exception: `fails in loss: batch > pred > loss`."""
+        """A readable id: `reaches failed: pred > loss [loss not finite]`, `fails in loss: ...`."""
         at = max(i for i, t in enumerate(self.transitions) if t == self.goal)
         tail = [t.source for t in self.transitions[max(1, at - 2) : at + 1] if t.source != START]
         if self.goal.dest == FAILED and self.goal.effect is None:  # no arrow of the table has none
-            return f"fails in {self.goal.source}" + (
-                f": {' > '.join(tail)}" if len(tail) > 1 else ""
-            )
-        why = f" [{self.goal.guard.label}]" if self.goal.guard is not None else ""
-        by = f" on {self.goal.event.__name__}" if self.goal.event is not None else ""
-        return f"reaches {self.goal.dest}: {' > '.join(tail) or START}{why}{by}"
+            text = f"fails in {self.goal.source}"
+            if len(tail) > 1:
+                text += f": {' > '.join(tail)}"
+            return text
+        text = f"reaches {self.goal.dest}: {' > '.join(tail) or START}"
+        if self.goal.guard is not None:
+            text += f" [{self.goal.guard.label}]"
+        if self.goal.event is not None:
+            text += f" on {self.goal.event.__name__}"
+        return text
 
     def __repr__(self) -> str:
         return f"<Path {self}>"
@@ -129,7 +133,7 @@ def paths(
     *,
     events: bool = True,
 ) -> list[Path]:
-    """The ways through a lifecycle that together cover it; each as short as it can be, none a part of another.
+    """The shortest paths that together cover a lifecycle, without paths contained in others.
 
     Args:
         lifecycle: the table.
@@ -159,7 +163,7 @@ def paths(
 def _goals(
     ways: Ways, reached: list[Configuration], cover: Cover
 ) -> Iterator[tuple[Transition, Configuration, list[Step]]]:
-    """What is to be covered, each with the nearest configuration and the steps from there that cover it."""
+    """Each goal with the nearest configuration and the steps from there that reach it."""
     seen: set[Any] = set()
     for here in reached:
         for step in ways.out_of(here):
@@ -198,7 +202,7 @@ def _assert_covered(
 
 
 def _without_parts(found: list[Path]) -> list[Path]:
-    """Without paths whose arrows, in order, another one covers up to its end; the goal of a longer one is as good."""
+    """Drops each path that is a prefix of another."""
     kept: list[Path] = []
     for path in sorted(found, key=lambda p: -len(p.transitions)):
         steps = path.transitions
@@ -234,7 +238,7 @@ def _way(
 
 
 def ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
-    """The first step of a shortest way to a final state, without events; found as it is asked for."""
+    """The first step of a shortest path to a final state, without events; computed on demand."""
     known: dict[Configuration, Step | None] = {}
 
     def first(here: Configuration) -> Step | None:
@@ -272,7 +276,7 @@ def ways_out(ways: Ways) -> Callable[[Configuration], Step | None]:
 def to_the_end(
     ways: Ways, out: Callable[[Configuration], Step | None], here: Configuration
 ) -> list[Transition]:
-    """The arrows of a shortest way from a configuration to a final state; `out` is what `ways_out` gave."""
+    """The arrows of a shortest path to a final state; `out` is the result of `ways_out`."""
     path = []
     while ways.out_of(here):
         step = out(here)
@@ -306,7 +310,7 @@ class _Script(Position):
 
 @frozen
 class _Scripted(Guard):
-    """A guard that holds if its arrow is the one to be taken; with "max", also if it comes after that one."""
+    """A guard that is true if its arrow is to be taken; with "max", also if it comes later."""
 
     name: str
     row: tuple[Transition, ...] = field(eq=False)  # all arrows of its source
@@ -369,9 +373,10 @@ def drive(
     except BaseException as error:
         if not isinstance(error, _Forced | LifecycleError) and error is not ctx.forced:
             raise
-        ctx.log.append(
-            f"failed in {ctx.outcome.state}" if isinstance(ctx.outcome, Failed) else "failed"
-        )
+        place = "failed"
+        if isinstance(ctx.outcome, Failed):
+            place = f"failed in {ctx.outcome.state}"
+        ctx.log.append(place)
     return ctx.log
 
 
@@ -386,16 +391,15 @@ def _scripted(life: Lifecycle) -> Lifecycle:
     arrows = []
     for arrow in life.transitions:
         row = life.arrows(arrow.source)
-        guard = (
-            None
-            if arrow.guard is None or arrow.event is not None
-            else _Scripted(arrow.guard.label, row)
-        )
-        if arrow.event is not None and arrow.guard is not None:
-            guard = _Wanted(arrow.guard.label)  # type: ignore[assignment]  # another kind of guard
-        arrows.append(
-            attrs.evolve(arrow, guard=guard, effect=_fail if arrow.dest == FAILED else _nothing)
-        )
+        guard: Guard | None = None
+        if arrow.guard is not None:
+            guard = _Scripted(arrow.guard.label, row)
+            if arrow.event is not None:
+                guard = _Wanted(arrow.guard.label)
+        effect = _nothing
+        if arrow.dest == FAILED:
+            effect = _fail
+        arrows.append(attrs.evolve(arrow, guard=guard, effect=effect))
     states = [State(s.name, _act, s.within, final=s.final, anchor=s.anchor) for s in life.states]
     return attrs.evolve(life, states=states, transitions=arrows)
 

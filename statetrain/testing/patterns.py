@@ -197,7 +197,7 @@ def _check_names(tree: _Tree, lifecycle: Lifecycle) -> None:
 
 @define(eq=False)
 class _Node:
-    """Waits for one state and then leads on; with `one` None it waits for nothing and leads on at once."""
+    """Waits for one state and then leads on; with `one` None it leads on at once."""
 
     one: _One | None
     then: list[_Node] = field(factory=list)
@@ -268,14 +268,20 @@ def _read(first: _Node, states: list[str]) -> tuple[int, list[_One]] | None:
             return at, [node.one for node in waiting if node.one is not None]
         waiting = _waiting(onward)
     expected = [node.one for node in waiting if node.one is not None]
-    return None if any(one.name == _END for one in expected) else (len(states), expected)
+    if any(one.name == _END for one in expected):
+        return None
+    return len(states), expected
 
 
 # ---------------------------------------------------------------- the explanation
 
 
 def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -> str:
-    ended = at == len(states)
+    left, got = "leaves the pattern", "the end of the trace"
+    if at == len(states):
+        left = "ends before the pattern does"
+    else:
+        got = states[at]
     names = sorted({one.name for one in expected} - {_END, _ANY})
     signs = [
         words
@@ -283,12 +289,9 @@ def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -
         if any(one.name == sign for one in expected)
     ]
     lines = [
-        (
-            f"the trace {'ends before the pattern does' if ended else 'leaves the pattern'}, after"
-            f" {at} of {len(states)} states"
-        ),
+        f"the trace {left}, after {at} of {len(states)} states",
         f"  matched   {shortened(states[:at]) or 'nothing'}",
-        f"  got       {'the end of the trace' if ended else states[at]}",
+        f"  got       {got}",
         f"  expected  {' or '.join((*names, *signs))}",
     ]
     if states[at + 1 :]:
@@ -304,9 +307,10 @@ def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -
 
 
 def _carets(expected: list[_One], pattern: str) -> str:
-    marked = {
-        i
-        for one in expected
-        for i in (range(one.at, one.at + len(one.name)) if one.name else (len(pattern),))
-    }
-    return "".join("^" if i in marked else " " for i in range(max(marked) + 1))
+    marked: set[int] = set()
+    for one in expected:
+        if one.name:
+            marked.update(range(one.at, one.at + len(one.name)))
+        else:
+            marked.add(len(pattern))
+    return "".join(" ^"[i in marked] for i in range(max(marked) + 1))

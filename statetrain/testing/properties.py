@@ -83,7 +83,7 @@ class Verdict:
         return f"broken: {self.property.words}\nthe shortest run that breaks it:\n{self.trace}"
 
     def counterexample(self) -> Lifecycle:
-        """The lifecycle for drawing the run that breaks the property, with an arrow for an error that the table has none for.
+        """The lifecycle for drawing the counterexample, with an arrow for an uncaught error.
 
         Raises:
             LifecycleError: the property holds.
@@ -98,7 +98,7 @@ class Verdict:
         return attrs.evolve(life, transitions=[*life.transitions, last_words(last)])
 
     def svg(self, **options: Any) -> str:
-        """The picture of the lifecycle with the run that breaks the property; see `statetrain.diagram.svg`."""
+        """The picture of the lifecycle with the counterexample; see `statetrain.diagram.svg`."""
         return self.counterexample().svg(**self._shown(options))
 
     def mermaid(self, **options: Any) -> str:
@@ -249,7 +249,9 @@ def never(state: str, after: str | None = None) -> Property:
 
     def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
         entered = _entered(t, life)
-        return _BROKEN if seen and state in entered else seen or after in entered
+        if seen and state in entered:
+            return _BROKEN
+        return seen or after in entered
 
     return Property(f"never {state} after {after}", False, read, states=(state, after))
 
@@ -271,13 +273,15 @@ def precedes(first: str, second: str) -> Property:
 
     def read(seen: bool, t: Transition, life: Lifecycle) -> Hashable:
         entered = _entered(t, life)
-        return _BROKEN if not seen and second in entered else seen or first in entered
+        if not seen and second in entered:
+            return _BROKEN
+        return seen or first in entered
 
     return Property(f"{first} precedes {second}", False, read, states=(first, second))
 
 
 def between(first: str, second: str, needed: str) -> Property:
-    """From each entry of the first state to the next entry of the second, the needed one is entered."""
+    """Between each entry of the first state and the next of the second, `needed` is entered."""
 
     def read(waiting: bool, t: Transition, life: Lifecycle) -> Hashable:
         for name in _entered(t, life):
@@ -306,7 +310,7 @@ def always(words: str, holds: Callable[[Transition], bool]) -> Property:
 
 
 def at_most(few: str, many: str) -> Property:
-    """Within any run, a state is entered no more often than another one was before: steps than batches, say."""
+    """At any time, `few` has been entered no more often than `many`: steps and batches, say."""
 
     def read(ahead: int, t: Transition, life: Lifecycle) -> Hashable:
         for name in _entered(t, life):
@@ -322,7 +326,7 @@ _ENOUGH = 8
 
 
 def balanced() -> Property:
-    """Each state that is entered is left again, innermost first, on every run that does not fail."""
+    """Each state that is entered is left again, innermost first, in every run without failure."""
 
     def read(stack: tuple[str, ...], t: Transition, life: Lifecycle) -> Hashable:
         if t.dest == FAILED:
@@ -340,7 +344,7 @@ def balanced() -> Property:
 
 
 def counters_agree() -> Property:
-    """Each epoch, batch and validation batch that is entered is counted, once, and nothing else is counted as one.
+    """Each epoch, batch and validation batch is counted once, and nothing else is counted as one.
 
     It is for lifecycles made of the standard parts: counted is by arrows whose effect is "count the
     epoch" or "count the batch".

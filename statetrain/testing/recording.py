@@ -66,7 +66,9 @@ class Recording(Callback):
             STANDARD,
         )  # of a higher floor, so looked up when it is asked for
 
-        names = sorted(STANDARD) if of is None else of.names
+        names: Iterable[str] = sorted(STANDARD)
+        if of is not None:
+            names = of.names
         own = [f"on_{when}_{name}" for when in ("enter", "exit") for name in names] + [
             f"on_enter_{FAILED}"
         ]

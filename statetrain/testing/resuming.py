@@ -1,4 +1,4 @@
-"""Proves that a run that is cut anywhere and continued in fresh objects is the run that was never cut."""
+"""Proves that a run cut anywhere and resumed in fresh objects equals the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
-    """Cuts a run at its anchors, continues each from the disk in fresh objects, and compares how they end, bit by bit.
+    """Cuts a run at its anchors, resumes each from disk in fresh objects, and compares the bits.
 
         def build():
             return st.fit(Net(), data, loss=loss, optimizer=torch.optim.Adam, epochs=2, start=False)
@@ -52,11 +52,9 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
         saved = state_of(_with(_seeded(build, 0), saving).walk())
         if words := list(differences(straight, saved)):
             again = list(differences(straight, state_of(_seeded(build, 0).walk())))
-            why = (
-                "two runs of this script from the same seeds differ"
-                if again
-                else "a run that is saved differs from one that is not"
-            )
+            why = "a run that is saved differs from one that is not"
+            if again:
+                why = "two runs of this script from the same seeds differ"
             raise AssertionError(f"{why}, so it cannot be resumed exactly:{listed(again or words)}")
         for number, path, place in saving.saved:
             ended = state_of(_continued(_seeded(build, 1000 + number), path).walk())
@@ -139,7 +137,7 @@ def _spread(count: int, wanted: int | None) -> set[int]:
 
 
 def state_of(run: Run) -> Any:
-    """Where a run stands or how it ended, as plain data and tensors of its own; times are left out."""
+    """Where a run stands or how it ended, as plain data and copies of tensors, without times."""
     from statetrain.checkpoints import plain
     from statetrain.checkpoints.snapshot import snapshot
 
@@ -191,15 +189,15 @@ def _unlike_tensors(one: Any, two: Any, path: str) -> Iterator[str]:
     elif not torch.equal(
         *(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, two))
     ):
-        off = (
-            ""
-            if one.is_complex()
-            else f", by up to {(one.double() - two.double()).abs().max().item():.3g}"
-        )
+        off = ""
+        if not one.is_complex():
+            off = f", by up to {(one.double() - two.double()).abs().max().item():.3g}"
         yield f"{path} differs{off}"
 
 
 def listed(words: list[str]) -> str:
     """Words as a list for an error, the first ten."""
-    more = f"\n- and {len(words) - 10} more" if len(words) > 10 else ""
-    return "".join(f"\n- {word}" for word in words[:10]) + more
+    shown = words[:10]
+    if len(words) > 10:
+        shown = [*shown, f"and {len(words) - 10} more"]
+    return "".join(f"\n- {word}" for word in shown)

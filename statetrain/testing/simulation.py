@@ -1,4 +1,4 @@
-"""A dry run: the real machine and the real actions, with stand-ins for the model, the optimizers and the data.
+"""A dry run: the real machine and actions, with stand-ins for model, optimizers and data.
 
     print(simulate(supervised(validate=Every(100, "steps"), accumulate=4), epochs=2, batches=500))
 
@@ -125,18 +125,38 @@ def simulate(
     Raises:
         ConfigError: a number is out of range, or something is due and the lifecycle has no anchor.
     """
-    for name, value in (
-        ("epochs", epochs),
-        ("batches", batches),
-        ("valid_batches", valid_batches),
-        ("batch_size", batch_size),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < (name != "epochs"):
-            raise ConfigError(
-                f"simulate: {name} must be a whole number of at least {int(name != 'epochs')}, got"
-                f" {value!r}"
-            )
-    names = tuple(optimizers)
+    _check_whole("epochs", epochs, 0)
+    _check_whole("batches", batches, 1)
+    _check_whole("valid_batches", valid_batches, 1)
+    _check_whole("batch_size", batch_size, 1)
+    train: _Batches | _Endless = _Batches(batches)
+    if not length_known:
+        train = _Endless(batches)
+    ctx = _context(lifecycle, tuple(optimizers), train, _Batches(valid_batches), batch_size, losses)
+    ctx.max_epochs = epochs
+    ctx.clock = lambda: seconds * ctx.batches
+    watch = _Watch(lifecycle, states, dict(due or {}), dict(curves or {}))
+    Machine(lifecycle, (watch, *callbacks)).run(ctx)
+    assert ctx.outcome is not None
+    return Schedule(ctx.outcome, watch.events, ctx.history, ctx)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(
+            f"simulate: {name} must be a whole number of at least {least}, got {value!r}"
+        )
+
+
+def _context(
+    lifecycle: Lifecycle,
+    names: tuple[str, ...],
+    train: _Batches | _Endless,
+    valid: _Batches,
+    batch_size: int,
+    losses: Losses | None,
+) -> Context:
+    """A context whose model, optimizers, losses and data are stand-ins."""
     evaluated: list[str] = [
         state.mode.set
         for state in lifecycle.states
@@ -156,28 +176,23 @@ def simulate(
         model=_Model(),  # type: ignore[arg-type]  # stands in for a module
         loss_fns=dict.fromkeys(names, computed),
         optimizers=parts,  # type: ignore[arg-type]  # stand in for optimizers
-        train_data=_Batches(batches) if length_known else _Endless(batches),
-        valid_data=_Batches(valid_batches),
-        evaluations={name: _Batches(valid_batches) for name in evaluated if name != "valid"},
+        train_data=train,
+        valid_data=valid,
+        evaluations={name: valid for name in evaluated if name != "valid"},
         accelerator=_Accelerator(),  # type: ignore[arg-type]  # stands in for one
         mask=_Mask(),
-        max_epochs=epochs,
         read_batch=lambda batch: layout,
         tallies=tallies,  # type: ignore[arg-type]  # stand in for tallies
         opt_name=names[0],
         opt=next(iter(parts.values())),  # type: ignore[arg-type]  # likewise
         verbose=False,
     )
-    ctx.clock = lambda: seconds * ctx.batches
     ctx.loss_fn = next(iter(ctx.loss_fns.values()))
-    watch = _Watch(lifecycle, states, dict(due or {}), dict(curves or {}))
-    Machine(lifecycle, (watch, *callbacks)).run(ctx)
-    assert ctx.outcome is not None
-    return Schedule(ctx.outcome, watch.events, ctx.history, ctx)
+    return ctx
 
 
 class _Watch(Callback):
-    """Notes when the states of interest are entered; it listens to no other, so that the rest goes at full speed."""
+    """Notes when the states of interest are entered, and listens to no others."""
 
     def __init__(
         self,
@@ -193,39 +208,31 @@ class _Watch(Callback):
                 f"simulate: {', '.join(due)} would never be due: lifecycle {lifecycle.name!r} has"
                 " no anchor"
             )
-        loops = [
-            name for name in lifecycle.names if name.startswith("next_") or name.endswith("draw")
-        ]
-        inside = [
-            name
-            for name in lifecycle.names
-            if not {"batch", "valid_batch", "predict_batch"}.isdisjoint(lifecycle.path(name))
-        ]
-        for name in (
-            [name for name in lifecycle.names if name not in (*loops, *inside)]
-            if states is None
-            else states
-        ):
+        if states is None:
+            states = _rare_states(lifecycle)
+        for name in states:
             setattr(self, f"on_enter_{name}", self._noting(name))
         if due:
-            between = {
-                state.name
-                for state in lifecycle.states
-                if "epoch" not in lifecycle.path(state.name)
-            }
-            tests = [
-                (word, guard.bind(word), guard.marks(word), _counts_epochs(guard))
-                for word, guard in due.items()
-            ]
+            self.on_anchor = self._looking(lifecycle, due)
 
-            def look(ctx: Context) -> None:
-                for word, test, marks, by_epochs in tests:
-                    if (not by_epochs or ctx.state in between) and test(ctx):
-                        for mark in marks:
-                            mark(ctx)
-                        self._note(word, ctx)
+    def _looking(self, lifecycle: Lifecycle, due: Mapping[str, Guard]) -> Callable[[Context], None]:
+        """The hook that notes what is due at an anchor."""
+        between = {
+            state.name for state in lifecycle.states if "epoch" not in lifecycle.path(state.name)
+        }
+        tests = [
+            (word, guard.bind(word), guard.marks(word), _counts_epochs(guard))
+            for word, guard in due.items()
+        ]
 
-            self.on_anchor = look
+        def look(ctx: Context) -> None:
+            for word, test, marks, by_epochs in tests:
+                if (not by_epochs or ctx.state in between) and test(ctx):
+                    for mark in marks:
+                        mark(ctx)
+                    self._note(word, ctx)
+
+        return look
 
     def _noting(self, name: str) -> Callable[[Any], None]:
         def note(ctx: Context) -> None:
@@ -236,6 +243,18 @@ class _Watch(Callback):
     def _note(self, word: str, ctx: Context) -> None:
         values = {name: float(curve(ctx.step)) for name, curve in self.curves.items()}
         self.events.append(Event(word, ctx.epoch, ctx.iter, ctx.step, ctx.seconds, values))
+
+
+def _rare_states(lifecycle: Lifecycle) -> list[str]:
+    """The states that a run does not go through in every batch."""
+    batches = {"batch", "valid_batch", "predict_batch"}
+    return [
+        name
+        for name in lifecycle.names
+        if not name.startswith("next_")
+        and not name.endswith("draw")
+        and batches.isdisjoint(lifecycle.path(name))
+    ]
 
 
 def _counts_epochs(guard: Guard) -> bool:
@@ -387,7 +406,6 @@ class _Tally:
         counted = {
             name: mean.total / mean.count for name, mean in self.losses.items() if mean.count
         }
-        return {
-            f"{self.set}_loss" if len(self.names) == 1 else f"{self.set}_loss_{name}": value
-            for name, value in counted.items()
-        }
+        if len(self.names) == 1:
+            return {f"{self.set}_loss": value for value in counted.values()}
+        return {f"{self.set}_loss_{name}": value for name, value in counted.items()}

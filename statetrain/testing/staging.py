@@ -1,4 +1,4 @@
-"""A stage: a context, actions, guards, modes and callbacks that follow a script and record every call.
+"""A stage: context, actions, guards, modes and callbacks that follow a script and record calls.
 
     scenario = Scenario(life, hooks, script)
     assert scenario.run("table") == scenario.run("transitions")
@@ -61,7 +61,7 @@ class Raise:
 
 @frozen
 class Give:
-    """Returns something: for a guard, instead of True or False; for all others, instead of nothing."""
+    """Returns something: for a guard instead of True or False, for others instead of None."""
 
     value: object
 

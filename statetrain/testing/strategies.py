@@ -68,7 +68,7 @@ def runs(
     failures: bool = True,
     most: int = 8,
 ) -> Trace:
-    """Ways that runs of a lifecycle can go, from the arrow into the initial state to an end. They shrink towards short ones.
+    """Runs of a lifecycle, from the arrow into the initial state to an end; they shrink.
 
     A run goes to one arrow after another, each by a shortest way, and then to an end by a shortest
     way; which arrows is drawn. So the innermost states are reached as often as the outer ones.
@@ -145,30 +145,7 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
     anywhere = st.sampled_from([*order, FAILED])
     few = [Answering(f"g{i}", draw(_BITS) < 4) for i in range(draw(st.integers(1, 4)))]
     backward, forward = _guards(few)
-    arrows: list[Transition] = []
-
-    def add(
-        source: str,
-        dest: str,
-        guard: Guard | None,
-        event: type[BaseException] | None = None,
-        *,
-        back: bool = False,
-    ) -> None:
-        if any(
-            (t.source, t.dest, t.guard, t.event) == (source, dest, guard, event) for t in arrows
-        ):
-            return
-        label, bits = f"effect {len(arrows)}", draw(_BITS)
-        effect: Any = None if bits % 2 else Played(label)
-        if bits > 12:
-            effect = Played(f"do {dest}")  # the very function that may be the state's action
-        if back and dest not in acting:
-            effect = Played(label)  # a loop in which nothing is done is no lifecycle
-        if dest == FAILED:
-            effect = Breaking(label) if bits < 13 else Played(label)
-        arrows.append(Transition(source, dest, guard, effect, event))
-
+    arrows = _Arrows(draw, acting)
     # Each state but the first is led to from an earlier one, so that all can be reached.
     fed = {
         dest: order[draw(st.integers(0, min(i, len(goals) - 1)))]
@@ -180,20 +157,66 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         dests[draw(st.integers(0, len(dests))) :] += draw(st.lists(anywhere, max_size=2))
         for dest in dests:
             back = dest in order[: i + 1]
-            add(source, dest, draw(backward if back else forward), back=back)
-        add(source, default, None)
+            arrows.add(source, dest, draw((forward, backward)[back]), back=back)
+        arrows.add(source, default, None)
+    # Mostly scopes: what is raised anywhere inside is taken there.
+    sources = st.sampled_from([*within, *filter(None, within.values())])
     for _ in range(draw(st.integers(0, 5))):
-        # Mostly scopes: what is raised anywhere inside is taken there.
-        source, event = (
-            draw(st.sampled_from([*within, *filter(None, within.values())])),
-            draw(_EVENTS),
-        )
-        if not any(
-            t.source == source and t.event and t.guard is None and issubclass(event, t.event)
-            for t in arrows
-        ):
-            add(source, draw(anywhere), draw(forward) if draw(st.booleans()) else None, event)
-    return Lifecycle("drawn", states, arrows, order[0])
+        arrows.add_event(draw(sources), anywhere, st.none() | forward)
+    return Lifecycle("drawn", states, arrows.found, order[0])
+
+
+class _Arrows:
+    """The arrows of a lifecycle, as they are drawn.
+
+    Args:
+        draw: given by hypothesis.
+        acting: the states that have an action.
+    """
+
+    def __init__(self, draw: st.DrawFn, acting: set[str]) -> None:
+        self.draw, self.acting = draw, acting
+        self.found: list[Transition] = []
+
+    def add(
+        self,
+        source: str,
+        dest: str,
+        guard: Guard | None,
+        event: type[BaseException] | None = None,
+        *,
+        back: bool = False,
+    ) -> None:
+        """Adds an arrow with an effect, unless there is one like it."""
+        key = (source, dest, guard, event)
+        if any((t.source, t.dest, t.guard, t.event) == key for t in self.found):
+            return
+        label, bits = f"effect {len(self.found)}", self.draw(_BITS)
+        effect: Any = None
+        if bits % 2 == 0:
+            effect = Played(label)
+        if bits > 12:
+            effect = Played(f"do {dest}")  # the very function that may be the state's action
+        if back and dest not in self.acting:
+            effect = Played(label)  # a loop in which nothing is done is not a lifecycle
+        if dest == FAILED:
+            effect = Played(label)
+            if bits < 13:
+                effect = Breaking(label)
+        self.found.append(Transition(source, dest, guard, effect, event))
+
+    def add_event(
+        self,
+        source: str,
+        dests: st.SearchStrategy[str],
+        guards: st.SearchStrategy[Guard | None],
+    ) -> None:
+        """Adds an arrow on an event, unless an arrow without a guard already takes it."""
+        event = self.draw(_EVENTS)
+        for t in self.found:
+            if t.source == source and t.event and t.guard is None and issubclass(event, t.event):
+                return
+        self.add(source, self.draw(dests), self.draw(guards), event)
 
 
 @st.composite
@@ -207,47 +230,49 @@ def scripts(
         lifecycle: the table.
         hooks: those of each callback.
     """
-    guards = sorted(
-        {
-            leaf.label
-            for arrow in lifecycle.transitions
-            if arrow.guard is not None
-            for leaf in leaves(arrow.guard)
-        }
-    )
+    guards = _guard_labels(lifecycle)
     answers = {name: tuple(draw(_ANSWERS)) for name in guards}
     every = [f"w{i}.{hook}" for i, own in enumerate(hooks) for hook in own]
-    # Where an event may be raised.
-    heard = {
-        name: [f"do {name}", *(label for label in every if label.endswith(f".on_enter_{name}"))]
-        for name in lifecycle.names
-    }
-    parts = [part for state in lifecycle.states for part in (state.action, state.close)] + [
-        arrow.effect for arrow in lifecycle.transitions
-    ]
-    scopes = [state.name for state in lifecycle.states if state.mode is not None]
-    anything = [
-        *guards,
-        *every,
-        *(part.label for part in parts if isinstance(part, Played | Breaking)),
-    ]
-    anything += [f"{word} {name}" for name in scopes for word in ("begin", "write", "within")]
     deeds: dict[tuple[str, int], Deed] = {}
     for arrow in lifecycle.transitions:
         if arrow.event is not None and draw(st.booleans()):
-            inside = [
-                label
-                for name in (arrow.source, *lifecycle.inside(arrow.source))
-                for label in heard[name]
-            ]
-            kind = SharpDetour if arrow.event is Detour and draw(st.booleans()) else arrow.event
+            kind = arrow.event
+            if kind is Detour and draw(st.booleans()):
+                kind = SharpDetour
+            inside = _may_raise(lifecycle, arrow.source, every)
             deeds[draw(st.sampled_from(inside)), draw(_NUMBERS)] = Raise(kind)
-    for _ in range(draw(st.integers(0, 4)) if anything else 0):
+    anything = [*guards, *every, *_part_labels(lifecycle)]
+    if not anything:
+        return Script(answers, deeds)
+    for _ in range(draw(st.integers(0, 4))):
         label, deed = draw(st.sampled_from(anything)), draw(_DEEDS)
         deeds[label, draw(_NUMBERS)] = deed
         if isinstance(deed, Defer) and draw(st.booleans()):
             deeds[f"clean up after {label}", 0] = Raise(draw(_EVENTS))
     return Script(answers, deeds)
+
+
+def _guard_labels(lifecycle: Lifecycle) -> list[str]:
+    guards = [arrow.guard for arrow in lifecycle.transitions if arrow.guard is not None]
+    return sorted({leaf.label for guard in guards for leaf in leaves(guard)})
+
+
+def _may_raise(lifecycle: Lifecycle, scope: str, hooks: list[str]) -> list[str]:
+    """The calls in a scope that may raise an event: actions and enter hooks."""
+    labels = []
+    for name in (scope, *lifecycle.inside(scope)):
+        labels.append(f"do {name}")
+        labels += [label for label in hooks if label.endswith(f".on_enter_{name}")]
+    return labels
+
+
+def _part_labels(lifecycle: Lifecycle) -> list[str]:
+    """The labels of actions, close work, effects and modes."""
+    parts = [part for state in lifecycle.states for part in (state.action, state.close)]
+    parts += [arrow.effect for arrow in lifecycle.transitions]
+    labels = [part.label for part in parts if isinstance(part, Played | Breaking)]
+    scopes = [state.name for state in lifecycle.states if state.mode is not None]
+    return labels + [f"{word} {name}" for name in scopes for word in ("begin", "write", "within")]
 
 
 @st.composite
@@ -279,15 +304,16 @@ _DEEDS: st.SearchStrategy[Deed] = st.sampled_from(
 
 
 def _state(name: str, within: str | None, bits: int) -> State:
-    return State(
-        name,
-        Played(f"do {name}") if bits & 1 or bits & 2 else None,
-        within,
-        close=(
-            Played(f"close {name}" if bits & 2 else "close any") if bits & 4 else None
-        ),  # states may share theirs
-        mode=Switch(name) if bits & 8 else None,
-    )
+    action = close = mode = None
+    if bits & 3:
+        action = Played(f"do {name}")
+    if bits & 4:
+        close = Played("close any")  # states may share theirs
+        if bits & 2:
+            close = Played(f"close {name}")
+    if bits & 8:
+        mode = Switch(name)
+    return State(name, action, within, close=close, mode=mode)
 
 
 def _final(name: str, bits: int) -> State:
@@ -295,7 +321,7 @@ def _final(name: str, bits: int) -> State:
 
 
 def _guards(few: list[Answering]) -> tuple[st.SearchStrategy[Guard], st.SearchStrategy[Guard]]:
-    """A few guards that arrows share, alone or combined: first those that do not hold for ever, then all."""
+    """Guards that arrows share, alone or combined: first those that become false, then all."""
     pairs = [(a, b) for a in few for b in few]
     some = [
         *few,

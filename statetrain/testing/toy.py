@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @frozen(repr=False)
 class Toy:
-    """The model `y = slope * x`, data that lies on such a line, and the slope that training has to find.
+    """The model `y = slope * x`, data on such a line, and the slope that training has to find.
 
     Attributes:
         model: a `Linear(1, 1)` without bias; its weight is `slope`.
@@ -44,7 +44,7 @@ class Toy:
         return abs(self.slope - self.optimum)
 
     def fit(self, **options: Any) -> Run:
-        """Trains the model with `statetrain.fit`: on `train` and `valid`, mean squared error, SGD, 2 epochs, on the CPU.
+        """Trains the model with `statetrain.fit`: mean squared error, SGD, 2 epochs, on the CPU.
 
         Args:
             **options: any of `fit`'s, in place of these; `valid=None` trains without validation.
@@ -76,7 +76,7 @@ def toy_problem(
     batch_size: int = 8,
     seed: int = 0,
 ) -> Toy:
-    """A model, data and a known optimum, with which a lifecycle or a callback can be trained in milliseconds.
+    """A model, data and a known optimum, to test a lifecycle or a callback in milliseconds.
 
         toy = toy_problem()
         run = toy.fit(epochs=5, callbacks=MyCallback())

@@ -88,9 +88,7 @@ def _rows(
         for arrow in lifecycle.arrows(name):
             ask = _ask(arrow.guard, given)
             if ask is not False:
-                may_raise = (
-                    _watched(lifecycle.crossing(name, arrow.dest)[1], script) if script else ()
-                )
+                may_raise = _watched(lifecycle.crossing(name, arrow.dest)[1], script)
                 rows[name].append(
                     (None if ask is True else ask, arrow, may_raise, rows[arrow.dest])
                 )
@@ -177,9 +175,9 @@ def _combined(asks: list[Ask | bool], decisive: bool) -> Ask | bool:
             parts.append(ask)
     if not parts:
         return not decisive
-    return (
-        (lambda: any(ask() for ask in parts)) if decisive else (lambda: all(ask() for ask in parts))
-    )
+    if decisive:
+        return lambda: any(ask() for ask in parts)
+    return lambda: all(ask() for ask in parts)
 
 
 # ---------------------------------------------------------------- events
@@ -208,7 +206,7 @@ def _watched(entered: Iterable[str], script: dict[str, Iterator[Raised]]) -> tup
 def _raise(
     entered: tuple[str, ...], script: dict[str, Iterator[Raised]]
 ) -> tuple[str, BaseException] | None:
-    """The first of the states entered that raises, and what; the states within it are not entered."""
+    """The first entered state that raises, and what; the states within it are not entered."""
     for name in entered:
         raised = next(script[name], None)
         if isinstance(raised, type) and issubclass(raised, BaseException):
@@ -249,11 +247,10 @@ def _endless(lifecycle: Lifecycle, taken: list[Transition], limit: int) -> str:
         for arrow in lifecycle.arrows(name)
         if arrow.guard is not None
     ]
-    ways = (
-        f"; the guards on its way: {', '.join(f'[{label}]' for label in dict.fromkeys(guards))}"
-        if guards
-        else ""
-    )
+    ways = ""
+    if guards:
+        labels = ", ".join(f"[{label}]" for label in dict.fromkeys(guards))
+        ways = f"; the guards on its way: {labels}"
     return (
         f"{lifecycle.name}: the walk has not ended after {limit} transitions; it goes round "
         f"{' -> '.join((*cycle, cycle[0]))}{ways}. Give answers that let it out, or a larger limit="
@@ -261,7 +258,7 @@ def _endless(lifecycle: Lifecycle, taken: list[Transition], limit: int) -> str:
 
 
 def _cycle(states: list[str]) -> list[str]:
-    """What the states repeat at their end, else what lies between the last state and its visit before."""
+    """The cycle that the states end in, else those since the last state's previous visit."""
     for period in range(1, len(states) // 2 + 1):
         if states[-period:] == states[-2 * period : -period]:
             return states[-period:]
