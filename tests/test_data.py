@@ -15,16 +15,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import statetrain as st
-from statetrain.data.loading import (
-    BatchReader,
-    as_loader,
-    describe_batch,
-    join,
-    pinned,
-    place,
-    size_of,
-    split,
-)
+from statetrain.data.joining import join
+from statetrain.data.loading import as_loader
+from statetrain.data.placing import pinned, place
+from statetrain.data.reading import BatchReader, size_of
+from statetrain.data.splitting import split
+from statetrain.data.structure import describe_batch
 
 CPU = torch.device("cpu")
 

@@ -21,8 +21,8 @@ from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints import plain
 from statetrain.compute import seeding
 from statetrain.data.iterating import END, data_of, sets_of
-from statetrain.data.loading import split_again
 from statetrain.data.sizes import length
+from statetrain.data.splitting import split_again
 from statetrain.errors import CheckpointError, LifecycleError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.registry import fingerprint

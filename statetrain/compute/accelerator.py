@@ -10,7 +10,7 @@ import torch
 from attrs import define, field
 
 from statetrain.compute import keeping, seeding
-from statetrain.data.loading import pinned
+from statetrain.data.placing import pinned
 from statetrain.errors import ConfigError
 
 if TYPE_CHECKING:

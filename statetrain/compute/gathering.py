@@ -9,7 +9,7 @@ import torch
 from attrs import Factory, define, field
 from torch.utils.data import DataLoader
 
-from statetrain.data.loading import join
+from statetrain.data.joining import join
 from statetrain.data.sizes import length
 
 LARGE = 2**24

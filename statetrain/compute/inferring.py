@@ -19,7 +19,7 @@ from attrs import field, frozen
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
-from statetrain.data.loading import Columns
+from statetrain.data.datasets import Columns
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context

@@ -1,1 +1,1 @@
-"""The data of a run: loaders of what users have, how a batch is read, iterating, and taking it up again."""
+"""The data of a run: making loaders, reading and placing batches, iterating and resuming."""

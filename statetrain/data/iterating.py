@@ -1,11 +1,11 @@
-"""Iterating over the data of a run, and taking it up again where it was.
+"""Iterating over the data of a run, and resuming an iteration where it was.
 
-Iteration begins when the first batch is asked for, not before: what a loader draws at its beginning
+Iteration begins when the first batch is requested, not before: what a loader draws at its beginning
 (the seed of its workers, the order of its samples) then comes from one place in the stream of
 random numbers, whatever hooks draw in between and however many workers there are. The generators'
-states at that place are kept. With them, iteration is begun again and goes by what was drawn
-already; a loader with a state of its own is given that instead, and one that draws by key is told
-the position.
+states at that place are kept. To resume, they are restored and the batches that were drawn already
+are drawn again and skipped; a loader with a `state_dict` gets its state back instead, and one that
+draws by key gets the position.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statetrain.events import SkipBatch
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-END = object()  # what an iterator gives when it has come to its end
+END = object()  # the default of `next(iterator, END)`: the data is exhausted
 
 
 @define(eq=False)
@@ -44,13 +44,11 @@ class Unstarted(Iterator[Any]):
 
 def data_of(ctx: Context, set: str) -> Any:  # noqa: A002  # the field's own word
     """The data of a set."""
-    return (
-        ctx.train_data
-        if set == "train"
-        else ctx.valid_data
-        if set == "valid"
-        else ctx.evaluations[set]
-    )
+    if set == "train":
+        return ctx.train_data
+    if set == "valid":
+        return ctx.valid_data
+    return ctx.evaluations[set]
 
 
 def sets_of(ctx: Context) -> tuple[str, ...]:
@@ -59,14 +57,14 @@ def sets_of(ctx: Context) -> tuple[str, ...]:
 
 
 def announce(ctx: Context) -> None:
-    """Tells a sampler that wants to know it which epoch this is, counted from 0."""
+    """Passes the epoch, counted from 0, to a sampler that has a method `set_epoch`."""
     sampler = getattr(ctx.train_data, "sampler", None)
     if sampler is not None and hasattr(sampler, "set_epoch"):
         sampler.set_epoch(ctx.epoch - 1)
 
 
 def take_up(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as above
-    """Goes on with an iteration that a snapshot was taken in.
+    """Resumes an iteration in which a snapshot was taken.
 
     Args:
         ctx: the context; `began` and `loader_states` are those of the snapshot.
@@ -74,19 +72,18 @@ def take_up(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as abo
         drawn: batches that had been drawn.
 
     Raises:
-        DataError: the data has come to its end before that.
+        DataError: the data ended before that.
     """
     data = data_of(ctx, set)
     if drawn == 0:
         _install(ctx, set, Unstarted(ctx, set))
     elif set in ctx.loader_states:
         state, whole = ctx.loader_states.pop(set), length(data)
-        if (
-            whole is not None and drawn >= whole
-        ):  # some would drop the next epoch if they were told that they are at the end of one
+        if whole is not None and drawn >= whole:
+            # Some loaders drop the next epoch if they are restored at the end of one
             _install(ctx, set, iter(()))
         else:
-            # What its state leaves out, it may find again by going through the epoch
+            # What its state leaves out may be drawn again as the epoch goes on
             _rewind(ctx, set)
             data.load_state_dict(state)
             _install(ctx, set, iter(data))
@@ -103,7 +100,7 @@ def _replay(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as abo
         try:
             batch = next(iterator, END)
         except SkipBatch:
-            continue  # it gave that one up then, too
+            continue  # it was skipped then, too
         if batch is END:
             what = {"train": "training", "valid": "validation"}.get(set, set)
             raise DataError(
@@ -113,7 +110,10 @@ def _replay(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as abo
 
 
 def _rewind(ctx: Context, set: str) -> None:  # noqa: A002  # as above
-    """Puts the generators back to where iterating began. The run's own states come back when everything is open."""
+    """Puts the generators back to where iterating began.
+
+    The run's own states are restored when all scopes are open.
+    """
     if set in ctx.began:
         ctx.accelerator.set_random_states(ctx.began[set], data_of(ctx, set))
 
@@ -134,8 +134,10 @@ def _begun(ctx: Context, set: str) -> Iterator[Any]:  # noqa: A002  # as above
 
 
 def _turn(ctx: Context, set: str) -> int:  # noqa: A002  # as above
-    """What counts the iterations over a set: epochs, or the batches trained on before a validation."""
-    return int(ctx.epoch if set == "train" else ctx.batches)
+    """Counts the iterations over a set: epochs, or the batches trained on before a validation."""
+    if set == "train":
+        return ctx.epoch
+    return ctx.batches
 
 
 # As above

@@ -1,4 +1,4 @@
-"""How large data and models are, where anybody can know."""
+"""The size of data and models, where it can be known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def length(data: Any) -> int | None:
-    """Batches in an epoch; None if nobody can know."""
+    """Batches in an epoch; None if it is unknown."""
     try:
         return len(data)
     except (TypeError, NotImplementedError):
@@ -14,7 +14,7 @@ def length(data: Any) -> int | None:
 
 
 def parameters_of(model: Any) -> int | None:
-    """How many numbers a model has to learn or keep; None while a lazy module has not seen a batch."""
+    """How many numbers a model learns or keeps; None while a lazy module has seen no batch."""
     try:
         return sum(int(parameter.numel()) for parameter in model.parameters())
     except ValueError:

@@ -16,7 +16,7 @@ from statetrain.compute.inferring import inferring
 from statetrain.compute.keeping import modules_of as modules_in
 from statetrain.context.context import Context
 from statetrain.context.keys import getter
-from statetrain.data import loading
+from statetrain.data import loading, reading
 from statetrain.errors import ConfigError, MachineError
 from statetrain.losses.losses import Losses, unbound
 from statetrain.losses.metrics import Metrics, Tally, tally
@@ -46,8 +46,8 @@ def evaluate(
     loss: Loss | None = None,
     metrics: Metrics = None,
     callbacks: Callback | Iterable[Callback] = (),
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
-    target: loading.Key = None,
+    input: reading.Key = None,  # noqa: A002  # the word that users look for
+    target: reading.Key = None,
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
@@ -107,8 +107,8 @@ def context_for(
     loss: Loss | Losses | None = None,
     metrics: Metrics = None,
     reads: Iterable[str] = (),
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
-    target: loading.Key = None,
+    input: reading.Key = None,  # noqa: A002  # the word that users look for
+    target: reading.Key = None,
     pred: str | None = None,
     device: str | torch.device = "auto",
 ) -> Context:
@@ -162,8 +162,8 @@ def _evaluating(
     loss: Loss | Losses | None,
     metrics: Metrics,
     callbacks: Callback | Iterable[Callback],
-    input: loading.Key,  # noqa: A002  # as above
-    target: loading.Key,
+    input: reading.Key,  # noqa: A002  # as above
+    target: reading.Key,
     pred: str | None,
     dataloader_options: Mapping[str, Any] | None,
     device: str | torch.device,
@@ -221,7 +221,7 @@ def predict(
     stack: bool = True,
     compute: Callable[[Any], Any] | None = None,
     callbacks: Callback | Iterable[Callback] = (),
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
+    input: reading.Key = None,  # noqa: A002  # the word that users look for
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
@@ -304,15 +304,15 @@ def _context_for(
     module: torch.nn.Module,
     accelerator: Accelerator,
     data: Any,
-    input_key: loading.Key,
-    target_key: loading.Key,
+    input_key: reading.Key,
+    target_key: reading.Key,
     pred: str | None,
     options: Mapping[str, Any] | None,
     counted: Tally,
     target_needed: bool = False,
 ) -> Context:
     reader = run.ctx.read_batch if run is not None else None
-    if isinstance(reader, loading.BatchReader):
+    if isinstance(reader, reading.BatchReader):
         input_key = reader.input if input_key is None else input_key
         target_key = reader.target if target_key is None and target_needed else target_key
     pick = getter(pred) if pred is not None else run.ctx.pick if run is not None else None
@@ -320,7 +320,7 @@ def _context_for(
         model=module,
         valid_data=loading.as_loader(data, name="data", options=options),
         accelerator=accelerator,
-        read_batch=loading.BatchReader(accelerator.device, input_key, target_key, target_needed),
+        read_batch=reading.BatchReader(accelerator.device, input_key, target_key, target_needed),
         pick=pick,
         tallies={"valid": counted},
         opt_name=next(iter(counted.losses), ""),

@@ -25,7 +25,9 @@ from statetrain.context.context import Context
 from statetrain.context.history import History
 from statetrain.context.keys import getter, root_of
 from statetrain.contracts.declaring import check_fields, check_monitors, paths_in
-from statetrain.data import loading
+from statetrain.data import loading, reading
+from statetrain.data.datasets import as_dataset
+from statetrain.data.splitting import split
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard
 from statetrain.guards.criteria import Every, Spike
@@ -93,8 +95,8 @@ def fit(
     prefetch: bool = False,
     callbacks: Callback | Iterable[Callback] = (),
     lifecycle: Lifecycle | None = None,
-    input: loading.Key = None,  # noqa: A002  # the word that users look for
-    target: loading.Key = None,
+    input: reading.Key = None,  # noqa: A002  # the word that users look for
+    target: reading.Key = None,
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
@@ -323,7 +325,7 @@ def fit(
         max_epochs=most,
         hparams=dict(hparams or {}),
         opt_hparams=dict(opt_hparams or {}),
-        read_batch=loading.BatchReader(
+        read_batch=reading.BatchReader(
             accelerator.device, input, target, compute is None and reads_target(losses, tallies)
         ),
         pick=None if pred is None else getter(pred),
@@ -386,7 +388,7 @@ def _loaders(
     if isinstance(valid, float | int) and not isinstance(valid, bool):
         generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
         split_state = generator.get_state()
-        train, valid = loading.split(train, valid, generator)
+        train, valid = split(train, valid, generator)
 
     def looked_at(data: Any, epochs: float, name: str) -> Any:
         return loading.as_loader(
@@ -573,7 +575,7 @@ def _again(data: Any, epochs: float) -> Any:
 
 def _for_validation(options: Mapping[str, Any] | None, data: Any) -> dict[str, Any] | None:
     """The loader options as they make sense for validation; none for a loader that is made already."""
-    if options is None or loading.as_dataset(data) is None:
+    if options is None or as_dataset(data) is None:
         return None
     return {
         name: value

@@ -1,0 +1,180 @@
+"""Reading a batch: what the model takes, what the loss takes, and how many samples there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from statetrain.context import keys
+from statetrain.data.placing import is_placed, place
+from statetrain.data.structure import describe_batch, is_sequence, leaves, parts_of
+from statetrain.errors import DataError
+
+Key = str | tuple[str, ...] | Mapping[str, str] | None
+
+_INPUT_NAMES = ("input", "inputs", "x")
+_TARGET_NAMES = ("target", "targets", "y", "label", "labels")
+
+
+@frozen
+class Layout:
+    """How the batches of one loader are read, determined from the first one.
+
+    Attributes:
+        place: puts a batch on the device; None if batches are there already.
+        split: returns input and target of a placed batch.
+        size: the number of samples of an input.
+        forward: calls the model on an input; None is `model(input)`.
+    """
+
+    place: Callable[[Any], Any] | None
+    split: Callable[[Any], tuple[Any, Any]]
+    size: Callable[[Any], int]
+    forward: Callable[[Any, Any], Any] | None = None
+
+
+@frozen
+class BatchReader:
+    """Determines the layout of a batch.
+
+    Args:
+        device: where batches go.
+        input: what the model takes: a key into the batch; a tuple of keys for positional arguments,
+            a mapping for named ones. None: the first item of a tuple or list, or the part called
+            `input`, `inputs` or `x`.
+        target: what the loss takes, likewise; None: the second item, or `target`, `targets`, `y`,
+            `label`, `labels`.
+        target_needed: whether a batch without a target is an error.
+    """
+
+    device: torch.device
+    input: Key = None
+    target: Key = None
+    target_needed: bool = True
+
+    def __call__(self, batch: Any) -> Layout:
+        """The layout of batches like this one.
+
+        Raises:
+            DataError: input or target cannot be found; the message lists what the batch has.
+        """
+        if is_placed(batch, self.device):
+            move, placed = None, batch
+        else:
+            move, placed = self.place, self.place(batch)
+        take = self._split(placed)
+        try:
+            given, _ = take(placed)
+        except (KeyError, IndexError) as error:
+            raise DataError(f"a batch cannot be read: {error.args[0]}") from error
+        count: Callable[[Any], int] = size_of
+        if isinstance(given, torch.Tensor) and given.ndim:
+            count = _rows
+        return Layout(move, take, count, self._forward())
+
+    def place(self, batch: Any) -> Any:
+        """A batch on the device, whole."""
+        return place(batch, self.device)
+
+    def _forward(self) -> Callable[[Any, Any], Any] | None:
+        if isinstance(self.input, tuple):
+            return _call_with_positions
+        if isinstance(self.input, Mapping):
+            return _call_with_names
+        return None
+
+    def _split(self, batch: Any) -> Callable[[Any], tuple[Any, Any]]:
+        if self.input is None and self.target is None and is_sequence(batch) and len(batch) > 1:
+            return itemgetter(0, 1)
+        take_input = _getter(self.input) or _find_input(batch)
+        take_target = _getter(self.target) or _find_target(batch, self.target_needed)
+        return lambda batch: (take_input(batch), take_target(batch))
+
+
+def _getter(key: Key) -> Callable[[Any], Any] | None:
+    """What takes a key's part out of a batch; None if there is no key."""
+    if key is None:
+        return None
+    if isinstance(key, tuple):
+        parts = [_get(part) for part in key]
+        return lambda batch: tuple(part(batch) for part in parts)
+    if isinstance(key, Mapping):
+        named = {name: _get(part) for name, part in key.items()}
+        return lambda batch: {name: part(batch) for name, part in named.items()}
+    return _get(key)
+
+
+def _get(key: str) -> Callable[[Any], Any]:
+    if key == "batch":
+        return lambda batch: batch
+    return keys.getter(str(key))
+
+
+def _find_input(batch: Any) -> Callable[[Any], Any]:
+    if isinstance(batch, torch.Tensor):
+        return lambda batch: batch
+    if is_sequence(batch):
+        return _find_item(batch, 0) or _refuse(batch, "input")
+    return _find_part(batch, _INPUT_NAMES) or _refuse(batch, "input")
+
+
+def _find_target(batch: Any, needed: bool) -> Callable[[Any], Any]:
+    found = None
+    if is_sequence(batch):
+        found = _find_item(batch, 1)
+    elif not isinstance(batch, torch.Tensor):
+        found = _find_part(batch, _TARGET_NAMES)
+    if found is not None:
+        return found
+    if not needed:
+        return lambda batch: None
+    return _refuse(batch, "target")
+
+
+def _find_item(batch: Any, position: int) -> Callable[[Any], Any] | None:
+    return itemgetter(position) if position < len(batch) else None
+
+
+def _find_part(batch: Any, names: tuple[str, ...]) -> Callable[[Any], Any] | None:
+    there = parts_of(batch)
+    return next((keys.getter(name) for name in names if name in there), None)
+
+
+def _refuse(batch: Any, what: str) -> Callable[[Any], Any]:
+    """Raises a `DataError` for a batch without an input or a target."""
+    if isinstance(batch, torch.Tensor) or is_sequence(batch):
+        raise DataError(
+            f"a batch is a {describe_batch(batch)} that has no {what}; give the data as (input,"
+            f" target), or say {what}='batch' if it is the whole batch"
+        )
+    there = parts_of(batch)
+    listed = ", ".join(map(repr, there)) or "no parts"
+    example = next(iter(there), "name")
+    raise DataError(
+        f"a batch is a {type(batch).__name__} with {listed}; which is the {what}? Say"
+        f" {what}={example!r}"
+    )
+
+
+def _call_with_positions(model: Any, args: Any) -> Any:
+    return model(*args)
+
+
+def _call_with_names(model: Any, kwargs: Any) -> Any:
+    return model(**kwargs)
+
+
+def _rows(tensor: torch.Tensor) -> int:
+    return tensor.shape[0]
+
+
+def size_of(thing: Any) -> int:
+    """The number of samples of an input: the first dimension of its first tensor; else 1."""
+    for leaf in leaves(thing):
+        if isinstance(leaf, torch.Tensor) and leaf.ndim:
+            return leaf.shape[0]
+    return 1
