@@ -1,4 +1,4 @@
-"""CollectGarbage: Python's garbage collector runs when it is told to, not in the middle of a batch."""
+"""CollectGarbage: runs Python's garbage collector at intervals, not in the middle of a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CollectGarbage(Callback):
-    """Switches the automatic garbage collection off while a fit runs, and collects at intervals, after a step.
+    """Switches automatic garbage collection off during a fit, and collects at intervals.
 
     An automatic collection comes at any moment and looks at everything that is alive; here what is
     alive when the fit starts, such as the dataset, is left out of all collections. Afterwards the

@@ -1,4 +1,4 @@
-"""Callbacks that are called at some times only: `only_if` a guard holds, or `throttle`d to every n-th time."""
+"""Callbacks that are called at some times only: `only_if` a guard is true, or every n-th time."""
 
 from __future__ import annotations
 
@@ -51,14 +51,13 @@ def only_if(
     """
     _check("only_if", callback)
     guard = as_guard(condition)
-    names = (
-        None
-        if hooks is None
-        else frozenset(
+    if hooks is None:
+        names = None
+    else:
+        names = frozenset(
             _hook("only_if", callback, name)
             for name in ((hooks,) if isinstance(hooks, str) else hooks)
         )
-    )
     shown = f"only_if([{guard.label}], {callback!r}" + (
         f", {sorted(names)})" if names is not None else ")"
     )
@@ -104,7 +103,7 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
 
 
 class _Wrapper(Callback):
-    """Stands for another callback: whoever asks this one gets that one's answer. Each hook goes through a gate."""
+    """Stands for another callback and answers as it does; each hook goes through a gate."""
 
     def __init__(
         self, callback: Callback, shown: str, gate: Gate, guard: Guard | None = None
@@ -125,11 +124,9 @@ class _Wrapper(Callback):
                 for name in dir(unwrapped(callback))
                 if name.startswith("on_")
             ]
-            by_hook = (
-                {ALIASES.get(name, name): paths for name, paths in self.reads.items()}
-                if isinstance(self.reads, Mapping)
-                else None
-            )
+            by_hook = None
+            if isinstance(self.reads, Mapping):
+                by_hook = {ALIASES.get(name, name): paths for name, paths in self.reads.items()}
             if by_hook is None:
                 self.reads = (*self.reads, *guard.reads)
             else:
@@ -194,7 +191,9 @@ class _EveryNth:
 
         def throttled(ctx: Context) -> None:
             ctx.marks[place] = count = ctx.marks.get(place, 0) + 1
-            return hook(ctx) if count % n == 0 else None
+            if count % n == 0:
+                return hook(ctx)
+            return None
 
         return throttled
 
@@ -202,20 +201,20 @@ class _EveryNth:
 def _check(function: str, callback: Any) -> None:
     """Raises a `CallbackError` unless it is given a callback that is one instance."""
     if not isinstance(callback, Callback):
-        hint = (
-            f"; write {callback.__name__}()"
-            if isinstance(callback, type)
-            else "; make one of a function with on(...)"
-            if callable(callback)
-            else ""
-        )
+        if isinstance(callback, type):
+            hint = f"; write {callback.__name__}()"
+        elif callable(callback):
+            hint = "; make one of a function with on(...)"
+        else:
+            hint = ""
         raise CallbackError(f"{function} takes a callback, got {callback!r}{hint}")
 
 
 def _hook(function: str, callback: Callback, name: str) -> str:
-    """The name of one of a callback's hooks, as states fire it; "exit_step" is short for "on_exit_step", as in `on`."""
+    """The full name of a callback's hook; "exit_step" is short for "on_exit_step", as in `on`."""
     inner = unwrapped(callback)
-    name = name if name.startswith("on_") else f"on_{name}"
+    if not name.startswith("on_"):
+        name = f"on_{name}"
     known = [
         written
         for written in dir(inner)

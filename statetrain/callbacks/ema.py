@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EMA(Callback):
-    """Averages the weights over the steps of the optimizers, with `torch.optim.swa_utils.AveragedModel`.
+    """Averages the weights over the steps, with `torch.optim.swa_utils.AveragedModel`.
 
         ema = st.EMA(0.999)
         run = st.fit(..., callbacks=ema)
@@ -137,14 +137,20 @@ class EMA(Callback):
 
     def _make(self, ctx: Context) -> None:
         model = ctx.accelerator.unwrap(ctx.model)
-        average = get_swa_multi_avg_fn() if self.decay is None else get_ema_multi_avg_fn(self.decay)
+        if self.decay is None:
+            average = get_swa_multi_avg_fn()
+        else:
+            average = get_ema_multi_avg_fn(self.decay)
         self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=self.buffers)
         self._averaged.module.eval()
         self._averaged.requires_grad_(False)
         self._step, self._swapped = ctx.step, False
 
     def _take_in(self, model: torch.nn.Module, averaged: AveragedModel) -> None:
-        """What `AveragedModel.update_parameters` does, which on a device waits: it copies its counter there in each step."""
+        """Does what `AveragedModel.update_parameters` does, without waiting for a device.
+
+        That one copies its counter to the device in each step.
+        """
         count = int(averaged.n_averaged)  # it lies on the host
         average = averaged.multi_avg_fn
         pairs: list[tuple[torch.Tensor, torch.Tensor, bool]] = [
@@ -187,11 +193,9 @@ class EMA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The average, how many steps are in it, and whether the model has it at the moment."""
-        return (
-            {}
-            if self._averaged is None
-            else {"average": dict(self._averaged.state_dict()), "swapped": self._swapped}
-        )
+        if self._averaged is None:
+            return {}
+        return {"average": dict(self._averaged.state_dict()), "swapped": self._swapped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state for the model that is made when the run is continued."""

@@ -41,7 +41,9 @@ class GradientClip(Callback):
         self, max_norm: float | None = None, max_value: float | None = None, norm_type: float = 2.0
     ) -> None:
         if (max_norm is None) == (max_value is None):
-            got = "neither" if max_norm is None else "both"
+            got = "both"
+            if max_norm is None:
+                got = "neither"
             raise ConfigError(
                 f"GradientClip takes max_norm or max_value, got {got}; for both, give two callbacks"
                 " in the order that you mean"
@@ -69,9 +71,8 @@ class GradientClip(Callback):
             clip_grad_value_(parameters, self.max_value)
 
     def __repr__(self) -> str:
-        bound = (
-            f"max_value={self.max_value}"
-            if self.max_norm is None
-            else f"max_norm={self.max_norm}, norm_type={self.norm_type}"
-        )
+        if self.max_norm is None:
+            bound = f"max_value={self.max_value}"
+        else:
+            bound = f"max_norm={self.max_norm}, norm_type={self.norm_type}"
         return f"GradientClip({bound})"

@@ -49,12 +49,15 @@ class Log(Callback):
 
     | event | level | fields |
     | --- | --- | --- |
-    | `fit started` | info | `device`, `parameters`, `epochs`, `batches`, `valid_batches`, `after_epoch` of a fit that goes on |
+    | `fit started` | info | `device`, `parameters`, `epochs`, `batches`, ... |
     | `row recorded` | info | the columns of the row |
-    | `batch skipped`, `epoch skipped`, `validation batch skipped`, `validation skipped` | warning | `by`, `reason`, `epoch`, `batch`, `step` |
-    | `transition` | info | `source`, `dest`, `label`, `epoch`, `batch`, `step`; for those in `transitions` only |
+    | `batch skipped`, `epoch skipped`, ... | warning | `by`, `reason`, `epoch`, `batch`, `step` |
+    | `transition` | info | `source`, `dest`, `label`, `epoch`, `batch`, `step` |
     | `fit ended` | info; warning if interrupted | `outcome`, `reason`, `epoch`, `step`, `seconds` |
     | `fit failed` | error | `error`, `message`, `state`, `epoch`, `batch`, `step`, `seconds` |
+
+    `fit started` also has `valid_batches`, and `after_epoch` of a fit that resumes. There are also
+    `validation batch skipped` and `validation skipped`. Only what `transitions` names is logged.
 
     `evaluation()` and `prediction()` say `evaluation started`, `prediction ended` and so on. A loss
     that is not finite and is skipped is a `batch skipped`. What nobody knows, such as the batches
@@ -113,7 +116,7 @@ class Log(Callback):
         self._logged = 0  # rows of the history
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Looks for the names in `transitions` among those of a lifecycle, and of options that are off.
+        """Looks up the names in `transitions`, among those of options that are off, too.
 
         Raises:
             CallbackError: there is no such state.
@@ -162,7 +165,7 @@ class Log(Callback):
         self._skip(ctx)
 
     def on_enter_valid(self, ctx: Context) -> None:
-        """Logs that an evaluation starts, or that the training before this validation was skipped."""
+        """Logs the start of an evaluation, or that the training before it was skipped."""
         if ctx.epoch:
             self._skip(ctx)
         else:
@@ -177,7 +180,7 @@ class Log(Callback):
         self._skip(ctx)
 
     def on_enter_next_epoch(self, ctx: Context) -> None:
-        """Logs the row of the epoch, with what was added to it after `record`, or that the epoch was skipped."""
+        """Logs the row of the epoch with what was added after `record`, or that it was skipped."""
         self._rows(ctx)
         self._skip(ctx)
 
@@ -249,7 +252,10 @@ class Log(Callback):
     def _begin(self, ctx: Context) -> None:
         if self._run:
             return
-        self._run = "fit" if ctx.epoch else _RUNS.get(ctx.transition.dest, "fit")
+        if ctx.epoch:
+            self._run = "fit"
+        else:
+            self._run = _RUNS.get(ctx.transition.dest, "fit")
         # On every path the run ends with its clean-ups, and by then the outcome is known.
         ctx.defer(partial(self._finish, ctx))
         self._started, self._logged = ctx.clock(), len(ctx.history)
@@ -267,8 +273,12 @@ class Log(Callback):
         try:
             if not isinstance(ctx.outcome, Failed):  # of which `on_enter_failed` has said more
                 self._rows(ctx)
-                level = "warning" if isinstance(ctx.outcome, Interrupted) else "info"
-                counters = {"epoch": ctx.epoch, "step": ctx.step} if ctx.epoch else {}
+                level = "info"
+                if isinstance(ctx.outcome, Interrupted):
+                    level = "warning"
+                counters = {}
+                if ctx.epoch:
+                    counters = {"epoch": ctx.epoch, "step": ctx.step}
                 self._say(
                     ctx,
                     level,
@@ -342,11 +352,9 @@ def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
     """The arrows as pairs; a lone state has no source."""
     asked = set()
     for text in (transitions,) if isinstance(transitions, str) else transitions:
-        found = (
-            re.fullmatch(r"\s*(?:(\w+|\[\*\])\s*->\s*)?(\w+)\s*", text)
-            if isinstance(text, str)
-            else None
-        )
+        found = None
+        if isinstance(text, str):
+            found = re.fullmatch(r"\s*(?:(\w+|\[\*\])\s*->\s*)?(\w+)\s*", text)
         if found is None:
             raise ConfigError(
                 f"Log: transitions are written 'source -> dest' or 'state', got {text!r}"
@@ -359,9 +367,14 @@ def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
 
 
 def _where(ctx: Context, state: str) -> dict[str, Any]:
-    """Where the run was; the state says in which loop, since the scopes may have been closed by now."""
-    batch = ctx.valid_iter if "valid" in state or "predict" in state else ctx.iter
-    return {"epoch": ctx.epoch, "batch": batch, "step": ctx.step} if ctx.epoch else {"batch": batch}
+    """Where the run was. The state says in which loop: its scopes may be closed by now."""
+    if "valid" in state or "predict" in state:
+        batch = ctx.valid_iter
+    else:
+        batch = ctx.iter
+    if ctx.epoch:
+        return {"epoch": ctx.epoch, "batch": batch, "step": ctx.step}
+    return {"batch": batch}
 
 
 def _refuses(guard: Guard) -> bool:
@@ -371,5 +384,7 @@ def _refuses(guard: Guard) -> bool:
 
 def _outcome(outcome: Outcome | None) -> dict[str, Any]:
     words = {Completed: "completed", Stopped: "stopped", Interrupted: "interrupted"}
-    reason = {"reason": outcome.reason} if isinstance(outcome, Stopped | Interrupted) else {}
+    reason = {}
+    if isinstance(outcome, Stopped | Interrupted):
+        reason = {"reason": outcome.reason}
     return {"outcome": words.get(type(outcome), str(outcome)), **reason}

@@ -23,7 +23,7 @@ Counters = Mapping[str, Any]
 
 
 class Backend(Protocol):
-    """Where a logger writes. `CSVLogger`, `JSONLines`, `TensorBoard`, `WandB` and `MLflow` are such."""
+    """Where a logger writes: `CSVLogger`, `JSONLines`, `TensorBoard`, `WandB`, `MLflow`, yours."""
 
     takes: frozenset[type]
     """The kinds of loggables that it can hold."""
@@ -52,13 +52,13 @@ class Backend(Protocol):
         """
 
     def log(self, items: Items, counters: Counters) -> None:
-        """Writes what belongs together: loggables of the kinds that it takes, and the counters at that moment."""
+        """Writes what was collected at one moment: loggables of its kinds, and the counters."""
 
     def close(self, outcome: Outcome | None) -> None:
         """Called when the run ends, on every path."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has to know to go on, as plain data. What has been logged so far is safe when this returns."""
+        """What it needs to resume, as plain data. What was logged before is on disk afterwards."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
@@ -112,42 +112,19 @@ class Logger(Callback):
                 f' Every({every}, "steps")'
             )
         self.backends = backends
-        self.every = None if every is None else as_guard(every)
-        given = (
-            (() if every is None else (LearningRate(),))
-            if what is None
-            else tuple(what)
-            if isinstance(what, Iterable)
-            else (what,)
-        )
+        self.every = as_guard(every) if every is not None else None
+        given = _sources(what, self.every)
         self.what = (*given, *(source for backend in backends for source in backend.what))
         _check_sources(self.what, backends)
-        parts = (
-            ()
-            if self.every is None
-            else self.every.parts()
-            if isinstance(self.every, AnyOf)
-            else (self.every,)
-        )
+        parts = _intervals(self.every)
         self._in_epochs = tuple(
             part for part in parts if not part.reads.isdisjoint(("epoch", "history"))
         )
         self._in_batches = tuple(part for part in parts if part not in self._in_epochs)
-        for source in self.what:
-            if getattr(source, "in_batch", False) and not self._in_batches:
-                raise ConfigError(
-                    f"Logger: {source!r} reads what is there within a batch only; say when:"
-                    " every=Every(100, 'steps')"
-                )
-        self.reads = tuple(
-            dict.fromkeys(
-                (
-                    "**",
-                    "history",
-                    *(field for source in self.what for field in getattr(source, "reads", ())),
-                )
-            )
-        )
+        if not self._in_batches:
+            _check_not_in_batch(self.what)
+        fields = (field for source in self.what for field in getattr(source, "reads", ()))
+        self.reads = tuple(dict.fromkeys(("**", "history", *fields)))
         if self._in_batches:  # else a batch costs nothing
             self.on_exit_batch = self._batch
         self._reset()
@@ -258,11 +235,9 @@ class Logger(Callback):
         for name, item in items.items():
             if not any(_takes(backend, item) for backend in self.backends):
                 kind = type(item).__name__
-                others = (
-                    " Among those that do are TensorBoard, WandB and MLflow"
-                    if kind not in ("Value", "Text", "File")
-                    else ""
-                )
+                others = ""
+                if kind not in ("Value", "Text", "File"):
+                    others = " Among those that do are TensorBoard, WandB and MLflow"
                 raise ConfigError(
                     f"Logger: {name!r} is of the kind {kind}, which"
                     f" {' and '.join(map(repr, self.backends))} cannot hold.{others}"
@@ -307,7 +282,9 @@ class Logger(Callback):
         if tally is None:
             return {}
         sums = {name: (float(mean.total), mean.count) for name, mean in tally.losses.items()}
-        before = self._counted.get("sums", {}) if self._counted.get("epoch") == ctx.epoch else {}
+        before = {}
+        if self._counted.get("epoch") == ctx.epoch:
+            before = self._counted.get("sums", {})
         self._counted = {"epoch": ctx.epoch, "sums": {name: list(sums[name]) for name in sums}}
         found: dict[str, Loggable] = {}
         for name, (total, count) in sums.items():
@@ -362,6 +339,33 @@ def alone(backend: Backend) -> Logger:
 # ---------------------------------------------------------------- arguments
 
 
+def _sources(what: Any, every: Guard | None) -> tuple[Any, ...]:
+    """What is to be collected; unless it is said, the learning rate where there is an interval."""
+    if what is not None:
+        return tuple(what) if isinstance(what, Iterable) else (what,)
+    if every is None:
+        return ()
+    return (LearningRate(),)
+
+
+def _intervals(every: Guard | None) -> tuple[Guard, ...]:
+    """The guards that are asked one by one, each of which remembers when it last fired."""
+    if every is None:
+        return ()
+    if isinstance(every, AnyOf):
+        return tuple(every.parts())
+    return (every,)
+
+
+def _check_not_in_batch(sources: Iterable[Any]) -> None:
+    for source in sources:
+        if getattr(source, "in_batch", False):
+            raise ConfigError(
+                f"Logger: {source!r} reads what is there within a batch only; say when:"
+                " every=Every(100, 'steps')"
+            )
+
+
 def _check_backends(backends: tuple[Any, ...]) -> None:
     if not backends:
         raise ConfigError("Logger needs to know where to: Logger(JSONLines('runs/one/log.jsonl'))")
@@ -371,11 +375,9 @@ def _check_backends(backends: tuple[Any, ...]) -> None:
             or not hasattr(backend, "takes")
             or not callable(getattr(backend, "log", None))
         ):
-            hint = (
-                f"; write {backend.__name__}(...)"
-                if isinstance(backend, type)
-                else "; write JSONLines('log.jsonl') or the like"
-            )
+            hint = "; write JSONLines('log.jsonl') or the like"
+            if isinstance(backend, type):
+                hint = f"; write {backend.__name__}(...)"
             raise ConfigError(f"Logger takes backends, got {backend!r}{hint}")
 
 
@@ -383,7 +385,9 @@ def _check_sources(sources: tuple[Any, ...], backends: tuple[Backend, ...]) -> N
     taken = frozenset().union(*(backend.takes for backend in backends))
     for source in sources:
         if isinstance(source, type) or not callable(source):
-            hint = f"; write {source.__name__}()" if isinstance(source, type) else ""
+            hint = ""
+            if isinstance(source, type):
+                hint = f"; write {source.__name__}()"
             raise ConfigError(
                 f"Logger: what takes sources and functions of the context, got {source!r}{hint}"
             )
@@ -421,7 +425,9 @@ def _parted(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loggable]
 def _named(name: object) -> str:
     """A name on one line that hides no counter."""
     text = printable(str(name)) or "_"
-    return f"{text}_" if text in COUNTERS else text
+    if text in COUNTERS:
+        return f"{text}_"
+    return text
 
 
 def _takes(backend: Backend, item: Loggable) -> bool:

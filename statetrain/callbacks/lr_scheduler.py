@@ -93,9 +93,11 @@ class LRScheduler(Callback):
             monitor,
             optimizer,
         )
-        self.monitors = () if monitor is None else (monitor,)
-        self._column = "lr" if optimizer is None else f"lr_{optimizer}"
-        own = "optimizers" if optimizer is None else f"optimizers.{optimizer}"
+        if monitor is not None:
+            self.monitors = (monitor,)
+        self._column, own = "lr", "optimizers"
+        if optimizer is not None:
+            self._column, own = f"lr_{optimizer}", f"optimizers.{optimizer}"
         advances = {
             "step": "on_exit_step",
             "valid": "on_exit_record",
@@ -129,11 +131,14 @@ class LRScheduler(Callback):
         self._make(ctx)
 
     def on_enter_batch(self, ctx: Context) -> None:
-        """Notes the rate of the step that may come: when it is left, another schedule may have changed it already."""
+        """Notes the rate of the coming step: at its exit another schedule may have changed it."""
         if self._target is not None:
             rate = self._target.param_groups[0]["lr"]
             # Schedules change a tensor in place
-            self._coming = rate.clone() if isinstance(rate, torch.Tensor) else rate
+            if isinstance(rate, torch.Tensor):
+                self._coming = rate.clone()
+            else:
+                self._coming = rate
 
     def on_exit_step(self, ctx: Context) -> None:
         """Goes on, if it does so with each step; one that was left by an event has made none."""
@@ -174,7 +179,7 @@ class LRScheduler(Callback):
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the schedule, the rate of the last step, and how far the run was; empty before there is one."""
+        """The schedule's state, the last step's rate, how far the run was; empty before a fit."""
         if self._schedule is None:
             return {}
         return {
@@ -203,14 +208,15 @@ class LRScheduler(Callback):
                 f"LRScheduler: this run has the optimizers {', '.join(map(repr, names))}; say which"
                 f" one: optimizer={names[0]!r}"
             )
-        name = self._optimizer if self._optimizer is not None or not names else names[0]
+        if self._optimizer is not None or not names:
+            name = self._optimizer
+        else:
+            name = names[0]
         found = ctx.optimizers.get(name or "")
         if not isinstance(found, Optimizer):
-            what = (
-                f"no optimizer {name!r}{did_you_mean(str(name), names)}"
-                if name is not None
-                else "no optimizer, so no learning rate"
-            )
+            what = "no optimizer, so no learning rate"
+            if name is not None:
+                what = f"no optimizer {name!r}{did_you_mean(str(name), names)}"
             raise ConfigError(f"LRScheduler: this run has {what}")
         return found
 
@@ -247,11 +253,9 @@ class LRScheduler(Callback):
                 f" {type(schedule).__name__}"
             )
         if _takes_metric(type(schedule)) != (self._monitor is not None):
-            remedy = (
-                "say which column it takes: monitor='valid_loss'"
-                if self._monitor is None
-                else "it takes no value; leave monitor out"
-            )
+            remedy = "it takes no value; leave monitor out"
+            if self._monitor is None:
+                remedy = "say which column it takes: monitor='valid_loss'"
             raise ConfigError(
                 f"LRScheduler: {type(schedule).__name__} and monitor={self._monitor!r} do not fit:"
                 f" {remedy}"
@@ -270,10 +274,8 @@ class LRScheduler(Callback):
             "optimizer": self._optimizer,
             **self._kwargs,
         }
-        return (
-            f"LRScheduler({_name(self._factory)},"
-            f" {', '.join(f'{name}={value!r}' for name, value in options.items() if value is not None)})"
-        )
+        words = (f"{name}={value!r}" for name, value in options.items() if value is not None)
+        return f"LRScheduler({', '.join((_name(self._factory), *words))})"
 
 
 def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
@@ -304,7 +306,7 @@ def _takes_metric(schedule: type) -> bool:
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy without what is no plain data; those are settings, such as MultiStepLR's table, that its arguments say again."""
+    """A copy of the plain data; the rest are settings, like MultiStepLR's, that are given again."""
     return copy.deepcopy(
         {
             name: value

@@ -114,7 +114,7 @@ class Mixup(Callback):
             self._begin(ctx)
 
     def on_enter_valid_compute(self, ctx: Context) -> None:
-        """Mixes the inputs of a validation batch that a function of the user's computes, if asked to."""
+        """Mixes the inputs of a validation batch that `compute=` takes, if asked to."""
         if self.valid:
             self._begin(ctx)
 
@@ -137,7 +137,7 @@ class Mixup(Callback):
 
     def _drawn(self, ctx: Context) -> tuple[torch.Tensor, torch.Tensor]:
         size = ctx.batch_size
-        shape = (size, 2) if self.per == "sample" else (2,)
+        shape = {"sample": (size, 2), "batch": (2,)}[self.per]
         # What torch.distributions.Beta draws with; that takes no generator.
         weight = torch._sample_dirichlet(torch.full(shape, self.alpha), self.generator)[..., 0]
         order = torch.randperm(size, generator=self.generator)
@@ -156,7 +156,9 @@ class Mixup(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state, if there is one of its own."""
-        return {} if self.generator is None else {"generator": self.generator.get_state()}
+        if self.generator is None:
+            return {}
+        return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
@@ -221,7 +223,9 @@ def _mixed_loss(loss: Loss, each: Loss, reduction: str, pred: Any, target: Any) 
             " use Mixup(per='batch')"
         )
     mixed = torch.lerp(partner, own, weight.to(own.dtype).reshape(-1, *[1] * (own.ndim - 1)))
-    return mixed.sum() if reduction == "sum" else mixed.mean()
+    if reduction == "sum":
+        return mixed.sum()
+    return mixed.mean()
 
 
 def _unreduced(loss: Loss) -> tuple[Loss, str]:

@@ -22,6 +22,7 @@ from statetrain.outcome import Failed, Interrupted, Outcome
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
+_STATUS: dict[type, str] = {Failed: "FAILED", Interrupted: "KILLED"}
 _NO_CURVES = ("step", "epoch_complete")
 _AT_ONCE = 100  # parameters that a store takes in one request
 _LONGEST = 240  # characters of a name
@@ -104,7 +105,10 @@ class MLflow(Callback):
         )
 
     def _artifacts(self) -> str | None:
-        """Where artifacts of a local database go: beside it, where MLflow would take the folder that the process began in."""
+        """The folder for artifacts of a local database: next to it.
+
+        MLflow would take the folder in which the process was started.
+        """
         if not self.uri.startswith("sqlite:///"):
             return None
         return (
@@ -166,16 +170,7 @@ class MLflow(Callback):
         """Ends the run."""
         client, self._client = self._client, None
         if client is not None:
-            client.set_terminated(
-                self._run,
-                (
-                    "FAILED"
-                    if isinstance(outcome, Failed)
-                    else "KILLED"
-                    if isinstance(outcome, Interrupted)
-                    else "FINISHED"
-                ),
-            )
+            client.set_terminated(self._run, _STATUS.get(type(outcome), "FINISHED"))
 
     def state_dict(self) -> dict[str, Any]:
         """The run's name within MLflow, and where it was continued."""
@@ -211,7 +206,7 @@ def _written(item: Loggable, folder: Path, step: int) -> Path:
 
 
 def _safe(name: str) -> str:
-    """A name that MLflow takes: parts of letters, digits and a few signs, between slashes, none of which leads upwards."""
+    """A name that MLflow takes: letters, digits and a few signs between slashes, no `..`."""
     parts = [
         re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_x{ord(found[0]):x}_", part)
         for part in name.split("/")

@@ -18,7 +18,7 @@ def on(
     writes: Fields | None = None,
     monitors: Iterable[str] = (),
 ) -> Callable[[Hook], FunctionCallback]:
-    """Makes a callback of a function: `on("exit_step")` is what `def on_exit_step(self, ctx)` is in a class.
+    """Makes a callback of a function, as `def on_exit_step(self, ctx)` of a class.
 
         @on("enter_step", writes={"grads"})
         def clip(ctx):
@@ -73,7 +73,10 @@ class FunctionCallback(Callback):
             self.writes = writes
         name = getattr(function, "__name__", type(function).__name__)
         self._hooks = tuple(hooks)
-        self.label = name if name != "<lambda>" else " and ".join(self._hooks)
+        if name != "<lambda>":
+            self.label = name
+        else:
+            self.label = " and ".join(self._hooks)
         self.__doc__ = function.__doc__
         for hook in self._hooks:
             setattr(self, hook, function)

@@ -185,7 +185,7 @@ class Profile(Callback):
 
     @property
     def total(self) -> float:
-        """Seconds that the run has taken, earlier fits of it and what came before it was continued included."""
+        """Seconds that the run has taken, including earlier fits and what it was resumed from."""
         return self._total + (0.0 if self._began is None else self._clock() - self._began)
 
     @property

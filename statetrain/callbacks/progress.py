@@ -32,6 +32,7 @@ _PAUSE = 0.1  # seconds between two drawings, at least
 # A drawing is followed by a pause of so many times its own length: bars take at most 2 % of the
 # time
 _SHARE = 50
+_ONE = {"steps": "step", "batches": "batch", "epochs": "epoch"}
 _STYLES: dict[type, str] = {
     Completed: "green",
     Stopped: "green",
@@ -111,9 +112,7 @@ class Progress(Callback):
     def on_resume(self, ctx: Context) -> None:
         """Starts to show a run that is continued, with the bar of the loop that it is in."""
         within_epoch = ctx.state != "next_epoch"
-        self._start(
-            ctx, "fit" if ctx.epoch else "prediction" if "predict" in ctx.state else "evaluation"
-        )
+        self._start(ctx, _kind_of_run(ctx))
         if self._due is None or not within_epoch:
             return
         if ctx.epoch:
@@ -136,7 +135,7 @@ class Progress(Callback):
         self._epoch_opened, self._had = ctx.clock(), 0.0
 
     def on_enter_train(self, ctx: Context) -> None:
-        """Begins the bar of the training batches, or goes on with it after a validation that came between."""
+        """Begins the bar of the training batches, or continues it after a validation in between."""
         self._rows(ctx)
         self._open(ctx, "train", ctx.train_data, ctx.iter)
 
@@ -177,7 +176,10 @@ class Progress(Callback):
         self._run = run
         # On every path the run ends with its clean-ups, and by then the outcome is known.
         ctx.defer(partial(self._finish, ctx))
-        file = sys.stdout if self._file is None else self._file
+        if self._file is None:
+            file = sys.stdout
+        else:
+            file = self._file
         if not ctx.verbose or file is None:  # a process without a console has no standard output
             return
         self._started = self._last_row = self._epoch_opened = ctx.clock()
@@ -208,7 +210,10 @@ class Progress(Callback):
             return
         now = ctx.clock()
         for row in ctx.history[self._printed :]:
-            name = _where(row, ctx.max_epochs) if self._run == "fit" else self._run
+            if self._run == "fit":
+                name = _where(row, ctx.max_epochs)
+            else:
+                name = self._run
             self._line(_row(name, row, now - self._last_row))
         self._printed, self._last_row = len(ctx.history), now
 
@@ -262,8 +267,12 @@ class Progress(Callback):
     def _batch_bar(self, done: int, now: float, losses: str) -> Bar:
         since, then = self._marks[0]
         self._marks.append((now, done))
-        rate = (done - then) / (now - since) if now > since else 0.0
-        left = (self._total - done) / rate if self._total is not None and rate else None
+        rate = 0.0
+        if now > since:
+            rate = (done - then) / (now - since)
+        left = None
+        if self._total is not None and rate:
+            left = (self._total - done) / rate
         return Bar(
             self._batches,
             done,
@@ -274,45 +283,64 @@ class Progress(Callback):
         )
 
     def _epoch_bar(self, ctx: Context, done: int, now: float) -> Bar:
-        part = 1.0 if self._batches != "train" else done / self._total if self._total else 0.0
+        if self._batches != "train":
+            part = 1.0
+        elif self._total:
+            part = done / self._total
+        else:
+            part = 0.0
         seen = part - self._had
         whole, here = ctx.epoch - 1 - self._first_epoch, now - self._epoch_opened
         # An epoch takes as long as those before it did; the first, as long as its part so far lets
         # expect.
-        each = (
-            (self._epoch_opened - self._started) / whole
-            if whole
-            else here / seen
-            if seen > 0
-            else None
-        )
+        if whole:
+            each = (self._epoch_opened - self._started) / whole
+        elif seen > 0:
+            each = here / seen
+        else:
+            each = None
         endless = ctx.max_epochs == math.inf
-        left = (
-            None
-            if each is None or endless
-            else max(each * (ctx.max_epochs - ctx.epoch + 1 - self._had) - here, 0.0)
-        )
-        total = None if endless else int(ctx.max_epochs)
-        share = None if total is None else (ctx.epoch - 1 + part) / total
+        if each is None or endless:
+            left = None
+        else:
+            left = max(each * (ctx.max_epochs - ctx.epoch + 1 - self._had) - here, 0.0)
+        if endless:
+            total = None
+        else:
+            total = int(ctx.max_epochs)
+        if total is None:
+            share = None
+        else:
+            share = (ctx.epoch - 1 + part) / total
         return Bar("epoch", ctx.epoch, total, share, left, f"{clock(now - self._started)} elapsed")
 
 
-# ---------------------------------------------------------------- what is said
+# ---------------------------------------------------------------- lines
+
+
+def _kind_of_run(ctx: Context) -> str:
+    """What a resumed run is: a fit has counted an epoch, a prediction has states of its own."""
+    if ctx.epoch:
+        return "fit"
+    if "predict" in ctx.state:
+        return "prediction"
+    return "evaluation"
 
 
 def _where(row: dict[str, Any], most: float) -> str:
-    """`epoch 3/20`, as wide in the first epoch as in the last; with the step, if the epoch was not at its end."""
-    total = "" if most == math.inf else f"/{most:.0f}"
+    """`epoch 3/20`, padded to one width; with the step, if the epoch is not complete."""
+    if most == math.inf:
+        total = ""
+    else:
+        total = f"/{most:.0f}"
     epoch = f"epoch {row['epoch']}{total}"
-    return (
-        epoch.ljust(len(f"epoch {total}{total}") - 1)
-        if row["epoch_complete"]
-        else f"{epoch}, step {row['step']}"
-    )
+    if row["epoch_complete"]:
+        return epoch.ljust(len(f"epoch {total}{total}") - 1)
+    return f"{epoch}, step {row['step']}"
 
 
 def _row(name: str, row: dict[str, Any], seconds: float) -> str:
-    """The metrics of a row. What is no single number, as a confusion matrix, has no place in a line."""
+    """The metrics of a row. What is not a single number, like a confusion matrix, is left out."""
     metrics = [
         f"{column} {_number(value)}"
         for column, value in row.items()
@@ -324,32 +352,45 @@ def _row(name: str, row: dict[str, Any], seconds: float) -> str:
 def _losses(ctx: Context) -> str:
     """The means of the losses since the last row, as `train_loss 0.2310`."""
     tally = ctx.tally
-    means = zip(tally.loss_names, tally.losses.values(), strict=True) if tally is not None else ()
+    if tally is None:
+        return ""
+    means = zip(tally.loss_names, tally.losses.values(), strict=True)
     return "  ".join(f"{name} {_number(mean.value())}" for name, mean in means if mean.count)
 
 
 def _ending(ctx: Context, run: str, outcome: Outcome | None, seconds: float) -> str:
-    made = _count(ctx.step, "steps") if run == "fit" else _count(ctx.valid_iter, "batches")
-    took = f"{made}, {_duration(seconds)}"
-    epoch = f" in epoch {ctx.epoch}" if ctx.epoch else ""
+    took = f"{_count(ctx.valid_iter, 'batches')}, {_duration(seconds)}"
+    if run == "fit":
+        took = f"{_count(ctx.step, 'steps')}, {_duration(seconds)}"
+    if ctx.epoch:
+        epoch = f" in epoch {ctx.epoch}"
+    else:
+        epoch = ""
     if isinstance(outcome, Failed):
         # By now the scopes are closed, so the state itself has to say which loop it belongs to.
-        batch = (
-            ctx.valid_iter if "valid" in outcome.state or "predict" in outcome.state else ctx.iter
-        )
+        if "valid" in outcome.state or "predict" in outcome.state:
+            batch = ctx.valid_iter
+        else:
+            batch = ctx.iter
         message = next(iter(str(outcome.error).splitlines()), "")
         return (
             f"{run} failed{epoch}, batch {batch}, state {outcome.state!r}:"
             f" {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
         )
     if isinstance(outcome, Interrupted | Stopped):
-        word = "stopped" if isinstance(outcome, Stopped) else "interrupted"
+        word = "interrupted"
+        if isinstance(outcome, Stopped):
+            word = "stopped"
         return f"{run} {word}{epoch}: {outcome.reason} ({took})"
-    return f"{run} completed: {_count(ctx.epoch, 'epochs') + ', ' if run == 'fit' else ''}{took}"
+    if run == "fit":
+        took = f"{_count(ctx.epoch, 'epochs')}, {took}"
+    return f"{run} completed: {took}"
 
 
 def _count(n: int, things: str) -> str:
-    return f"{n} {things if n != 1 else things.removesuffix('es' if things == 'batches' else 's')}"
+    if n != 1:
+        return f"{n} {things}"
+    return f"1 {_ONE[things]}"
 
 
 def _number(value: float) -> str:
@@ -360,10 +401,14 @@ def _number(value: float) -> str:
 def _rate(rate: float) -> str:
     if not rate:
         return ""
-    return (
-        f"{rate:.{0 if rate >= 100 else 1}f} batches/s" if rate >= 1 else f"{1 / rate:.1f} s/batch"
-    )
+    if rate >= 100:
+        return f"{rate:.0f} batches/s"
+    if rate >= 1:
+        return f"{rate:.1f} batches/s"
+    return f"{1 / rate:.1f} s/batch"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return clock(seconds)

@@ -58,7 +58,10 @@ class SanityCheck(Callback):
     ) -> None:
         if then not in ("warn", "raise"):
             raise ConfigError(f"SanityCheck: then must be 'warn' or 'raise', got {then!r}")
-        left_out = {without} if isinstance(without, str) else set(without)
+        if isinstance(without, str):
+            left_out = {without}
+        else:
+            left_out = set(without)
         known = [check.__name__ for check in CHECKS]
         for name in left_out:
             if name not in known:

@@ -14,7 +14,7 @@ from statetrain.context import keys
 from statetrain.context.context import Context
 from statetrain.errors import CallbackError, ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.losses.losses import Losses, unbound
+from statetrain.losses.losses import unbound
 from statetrain.naming import did_you_mean
 from statetrain.schedules import Curve, pieces
 
@@ -67,57 +67,29 @@ class Schedule(Callback):
                 "Schedule: per must be 'step' or 'epoch', got"
                 f" {per!r}{did_you_mean(str(per), ('step', 'epoch'))}"
             )
-        try:
-            self._parts = keys.parse(target)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                "Schedule: the target must be a path such as 'opt.lr' or 'model.dropout.p', got"
-                f" {target!r}: {error}"
-            ) from error
-        if len(self._parts) < 2 or any(isinstance(part, keys.Wild) for part in self._parts):
-            raise ConfigError(
-                "Schedule: the target must be one part of something, such as 'opt.lr' or"
-                f" 'model.dropout.p', got {target!r}"
-            )
         self.target, self.per, self.column = target, per, column
-        if not (callable(schedule) or isinstance(schedule, Mapping) or _is_number(schedule)):
-            raise ConfigError(
-                f"Schedule of {target!r}: the schedule must be a function of a count, a number, or"
-                f" pieces such as {{0: 0.1, 30: 0.01}}, got {schedule!r}"
-            )
-        try:
-            self._curve = (
-                schedule
-                if callable(schedule)
-                else pieces(schedule if isinstance(schedule, Mapping) else {0: schedule})
-            )
-        except ValueError as error:
-            raise ConfigError(f"Schedule of {target!r}: {error}") from error
-        head = str(self._parts[0])
-        written = (
-            "loss_fns"
-            if head == "loss"
-            else head
-            if head in _FIELDS and head != "opt"
-            else "optimizers"
-        )
-        self.writes = (written, *((f"history.{column}",) if column is not None else ()))
+        self._parts = _parsed(target)
+        self._curve = _curve(target, schedule)
         self._name: Any = self._parts[-1]
         # Gives what has a value of that name; known when a fit begins
         self._holders: Callable[[], list[Any]] = list
         # Only what is asked for is listened to.
+        self.writes = (_written(str(self._parts[0])),)
         if per == "step":
             self.on_exit_batch = self._set
         else:
             self.on_enter_epoch = self._set
         if column is not None:
+            self.writes = (*self.writes, f"history.{column}")
             self.on_enter_record = self._show
 
     # ------------------------------------------------------------ checked before anything runs
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Sees that there are batches, or epochs, to count."""
-        scope = "batch" if self.per == "step" else "epoch"
+        scope = "epoch"
+        if self.per == "step":
+            scope = "batch"
         if scope not in lifecycle.names:
             raise CallbackError(
                 f"{self!r} counts in the state {scope!r}, which lifecycle {lifecycle.name!r} does"
@@ -128,21 +100,24 @@ class Schedule(Callback):
         """Looks the target up, and what the schedule begins with."""
         for holder in self._find(ctx)():
             old, new = _read(holder, self._name), self._curve(self._count(ctx))
-            wanted = len(old) if isinstance(old, tuple) else 0
-            fits = (
-                len(new) == wanted and all(map(_is_number, new))
-                if isinstance(new, tuple)
-                else not wanted and _is_number(new)
-            )
+            wanted = 0
+            if isinstance(old, tuple):
+                wanted = len(old)
+            if isinstance(new, tuple):
+                fits = len(new) == wanted and all(map(_is_number, new))
+            else:
+                fits = not wanted and _is_number(new)
             if not fits:
-                kind = f"a tuple of {wanted} finite numbers" if wanted else "a finite number"
+                kind = "a finite number"
+                if wanted:
+                    kind = f"a tuple of {wanted} finite numbers"
                 raise ConfigError(
                     f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is"
                     f" now, got {new!r:.80}"
                 )
 
     def _find(self, ctx: Context) -> Callable[[], list[Any]]:
-        """A function that gives what holds the value; one of some optimizer's groups, or all, or the one thing at a path."""
+        """A function that gives what holds the value: parameter groups, or what is at a path."""
         head, *rest = self._parts[:-1]
         if head in ctx.optimizers:
             return self._groups(ctx.optimizers[head], str(head), rest)
@@ -150,21 +125,13 @@ class Schedule(Callback):
             losses = {id(loss): loss for loss in unbound(ctx.loss_fns).values() if loss is not None}
             if not losses:
                 raise ConfigError(f"Schedule: {self.target!r}: this run has no loss function")
-            holders = [
-                self._holder(loss.by_name if isinstance(loss, Losses) else loss, rest)
-                for loss in losses.values()
-            ]
+            # Those of a Losses are found by name
+            heads = [getattr(loss, "by_name", loss) for loss in losses.values()]
+            holders = [self._holder(loss, rest) for loss in heads]
+        elif head == "model":
+            holders = [self._holder(ctx.accelerator.unwrap(ctx.model), rest)]
         elif head in _FIELDS:
-            holders = [
-                self._holder(
-                    (
-                        ctx.accelerator.unwrap(ctx.model)
-                        if head == "model"
-                        else getattr(ctx, str(head))
-                    ),
-                    rest,
-                )
-            ]
+            holders = [self._holder(getattr(ctx, str(head)), rest)]
         else:
             near = did_you_mean(str(head), [*ctx.optimizers, "loss", "model", "hparams", "buffers"])
             raise ConfigError(
@@ -176,21 +143,24 @@ class Schedule(Callback):
     def _groups(
         self, optimizer: torch.optim.Optimizer, name: str, rest: list[Any]
     ) -> Callable[[], list[Any]]:
-        rest = rest[1:] if rest[:1] == ["param_groups"] else rest
-        groups, which = (
-            optimizer.param_groups,
-            rest.pop(0) if rest and isinstance(rest[0], int) else None,
-        )
-        if which is not None and not -len(groups) <= which < len(groups):
-            some = "one group" if len(groups) == 1 else f"{len(groups)} groups"
-            raise ConfigError(
-                f"Schedule: {self.target!r}: optimizer {name!r} has {some} of parameters, counted"
-                f" from 0; write '{name}[0].{self._name}'"
-            )
-        for group in groups if which is None else [groups[which]]:
+        if rest[:1] == ["param_groups"]:
+            rest = rest[1:]
+        chosen = slice(None)
+        groups = optimizer.param_groups
+        if rest and isinstance(rest[0], int):
+            which = rest.pop(0)
+            if not -len(groups) <= which < len(groups):
+                some = "one group" if len(groups) == 1 else f"{len(groups)} groups"
+                raise ConfigError(
+                    f"Schedule: {self.target!r}: optimizer {name!r} has {some} of parameters,"
+                    f" counted from 0; write '{name}[0].{self._name}'"
+                )
+            which %= len(groups)
+            chosen = slice(which, which + 1)
+        for group in groups[chosen]:
             self._holder(group, rest)
         # Looked up each time: loading a state gives an optimizer other groups.
-        return lambda: optimizer.param_groups if which is None else [optimizer.param_groups[which]]
+        return lambda: optimizer.param_groups[chosen]
 
     def _holder(self, holder: Any, rest: list[Any]) -> Any:
         """What holds the value, below something, once it is seen that it does."""
@@ -199,7 +169,9 @@ class Schedule(Callback):
             try:
                 holder = keys.get(inner, keys.written((part,)))
             except KeyError:
-                article = "an" if type(inner).__name__[0] in "AEIOU" else "a"
+                article = "a"
+                if type(inner).__name__[0] in "AEIOU":
+                    article = "an"
                 raise ConfigError(
                     f"Schedule: {self.target!r}: {article} {type(inner).__name__} has no"
                     f" {part!r}{did_you_mean(str(part), _settable(inner))}"
@@ -243,15 +215,62 @@ class Schedule(Callback):
 
     def _show(self, ctx: Context) -> None:
         if ctx.row_due:  # a row that nothing else is written to is none
-            made = ctx.step - 1 if self.per == "step" else ctx.epoch - 1
+            if self.per == "step":
+                made = ctx.step - 1
+            else:
+                made = ctx.epoch - 1
             assert self.column is not None
             ctx.log_metric(self.column, self._curve(max(made, 0)), set="")
 
     def _count(self, ctx: Context) -> int:
-        return int(ctx.step) if self.per == "step" else max(int(ctx.epoch) - 1, 0)
+        if self.per == "step":
+            return int(ctx.step)
+        return max(int(ctx.epoch) - 1, 0)
 
     def __repr__(self) -> str:
         return f"Schedule({self.target!r}, per={self.per!r})"
+
+
+def _parsed(target: str) -> tuple[Any, ...]:
+    try:
+        parts = tuple(keys.parse(target))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "Schedule: the target must be a path such as 'opt.lr' or 'model.dropout.p', got"
+            f" {target!r}: {error}"
+        ) from error
+    if len(parts) < 2 or any(isinstance(part, keys.Wild) for part in parts):
+        raise ConfigError(
+            "Schedule: the target must be one part of something, such as 'opt.lr' or"
+            f" 'model.dropout.p', got {target!r}"
+        )
+    return parts
+
+
+def _curve(target: str, schedule: Curve | float | Mapping[int, float | Curve]) -> Curve:
+    """A function of the count; a number is the same for every count."""
+    if callable(schedule):
+        return schedule
+    if isinstance(schedule, int | float) and _is_number(schedule):
+        schedule = {0: schedule}
+    if not isinstance(schedule, Mapping):
+        raise ConfigError(
+            f"Schedule of {target!r}: the schedule must be a function of a count, a number, or"
+            f" pieces such as {{0: 0.1, 30: 0.01}}, got {schedule!r}"
+        )
+    try:
+        return pieces(schedule)
+    except ValueError as error:
+        raise ConfigError(f"Schedule of {target!r}: {error}") from error
+
+
+def _written(head: str) -> str:
+    """The field of the context below which the target lies."""
+    if head == "loss":
+        return "loss_fns"
+    if head in _FIELDS and head != "opt":
+        return head
+    return "optimizers"
 
 
 def _is_number(value: Any) -> bool:
@@ -259,7 +278,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _read(holder: Any, name: Any) -> Any:
-    return holder[name] if isinstance(holder, dict | list) else getattr(holder, name)
+    if isinstance(holder, dict | list):
+        return holder[name]
+    return getattr(holder, name)
 
 
 def _settable(thing: Any) -> list[str]:
@@ -270,7 +291,9 @@ def _settable(thing: Any) -> list[str]:
             for name, value in thing.items()
             if name != "params" and not isinstance(value, bool | None)
         ]
-    children = dict(thing.named_children()) if isinstance(thing, torch.nn.Module) else {}
+    children = {}
+    if isinstance(thing, torch.nn.Module):
+        children = dict(thing.named_children())
     own = [
         name
         for name, value in getattr(thing, "__dict__", {}).items()

@@ -64,7 +64,7 @@ class TensorBoard(Callback):
         self.reads = self._alone.reads
 
     def check_context(self, ctx: Context) -> None:
-        """Looks the patterns up among the names of the parameters, and sees whether the folder can be written."""
+        """Checks that the patterns name parameters, and that the folder is writable."""
         self._alone.check_context(ctx)
 
     # ------------------------------------------------------------ what a logger calls
@@ -91,7 +91,9 @@ class TensorBoard(Callback):
         # Of a run that goes on, what lies after its last row was written by a process that came to
         # nothing. What that wrote
         # at the very step of the last row stays; the run writes the same values there once more.
-        hidden = self._step + 1 if self._goes_back and self._step is not None else None
+        hidden = None
+        if self._goes_back and self._step is not None:
+            hidden = self._step + 1
         self._writer, self._goes_back = SummaryWriter(str(self.logdir), purge_step=hidden), False
         return there
 
@@ -124,13 +126,17 @@ class TensorBoard(Callback):
         self._step, self._goes_back = state["step"], True
 
     def __repr__(self) -> str:
-        drawn = self.what[0].weights if self.what and isinstance(self.what[0], Histograms) else None
+        drawn = None
+        if self.what and isinstance(self.what[0], Histograms):
+            drawn = self.what[0].weights
         return f"TensorBoard({str(self.logdir)!r}{f', histograms={drawn!r}' if drawn else ''})"
 
 
 def _tag(column: str) -> str:
     name, _, metric = column.partition("_")
-    return f"{name}/{metric}" if name in _SETS and metric else column
+    if name in _SETS and metric:
+        return f"{name}/{metric}"
+    return column
 
 
 def _add(writer: SummaryWriter, tag: str, item: Loggable, step: int) -> None:

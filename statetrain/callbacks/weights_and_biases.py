@@ -65,7 +65,10 @@ class WandB(Callback):
                 f"WandB: mode must be one of {', '.join(map(repr, _MODES))}, or None, got {mode!r}"
             )
         self.project, self.name, self.folder = project, name, Path(folder)
-        self.mode = os.environ.get("WANDB_MODE", "offline") if mode is None else mode
+        if mode is None:
+            self.mode = os.environ.get("WANDB_MODE", "offline")
+        else:
+            self.mode = mode
         self._options = options
         self._run: Any = None
         self._id: str | None = None

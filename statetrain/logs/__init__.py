@@ -1,1 +1,1 @@
-"""What leaves a run while it goes on: lines for people, structured events, bars, values for loggers and their sources."""
+"""Output of a run: lines for people, structured events, bars, values for loggers, their sources."""

@@ -28,7 +28,7 @@ def draws_in_place(file: Any) -> bool:
 
 
 def in_notebook() -> bool:
-    """Whether this is a notebook that can draw bars; rich is asked where IPython has left its mark."""
+    """Whether this is a notebook that can draw bars; asks rich only where IPython is running."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
         return False
     import rich
@@ -50,11 +50,9 @@ class Bar:
     @property
     def count(self) -> str:
         """How many of how many."""
-        return (
-            str(self.done)
-            if self.total is None
-            else f"{self.done:>{len(str(self.total))}}/{self.total}"
-        )
+        if self.total is None:
+            return str(self.done)
+        return f"{self.done:>{len(str(self.total))}}/{self.total}"
 
 
 class Bars:
@@ -126,8 +124,10 @@ class Bars:
         return self._text("\n").join(lines)
 
     def _drawn(self, share: float | None, width: int) -> list[tuple[str, str]]:
-        """A bar that is filled to a share; one of unknown length has a piece that moves with each drawing."""
-        rule = "━" if self._console.encoding.startswith("utf") else "-"
+        """A bar filled to a share; one of unknown length has a piece that moves at each drawing."""
+        rule = "-"
+        if self._console.encoding.startswith("utf"):
+            rule = "━"
         if share is None:
             piece = max(1, width // 8)
             at = self._drawings % (width - piece + 1)
@@ -144,7 +144,9 @@ def clock(seconds: float) -> str:
     """As on a clock, in whole seconds, begun ones counted: what is not over has time left."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}"
 
 
 def _widest(texts: Iterable[str]) -> int:

@@ -57,7 +57,10 @@ class _Writer:
     def info(self, line: str) -> None:
         # Looked up each time: while bars are drawn, the standard error is a stand-in that prints
         # above them.
-        file = sys.stderr if self._file is None else self._file
+        if self._file is None:
+            file = sys.stderr
+        else:
+            file = self._file
         if file is None:  # a process without a console has no standard error
             return
         stream = Stream(file)
@@ -79,7 +82,9 @@ def _for_people(logger: Any, method: str, fields: Fields) -> Fields:
 def _readable(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if value is None or isinstance(value, int) else printable(str(value))
+    if value is None or isinstance(value, int):
+        return value
+    return printable(str(value))
 
 
 def _for_json(logger: Any, method: str, fields: Fields) -> Fields:

@@ -1,4 +1,4 @@
-"""Loggables: what can be logged, as small values that have been checked. Each is a copy in the memory of the host.
+"""Loggables: what can be logged, as small checked values. Each is a copy in host memory.
 
 Making one reads what it is given, which on a device waits for it; so they are made when a logger is
 due, and not before.
@@ -43,7 +43,10 @@ class Value:
     @property
     def number(self) -> float | None:
         """The number, for outputs that take no more; None of an array."""
-        return None if isinstance(self.data, list) else self.data
+        if isinstance(self.data, list):
+            return None
+        number: float = self.data
+        return number
 
 
 @frozen
@@ -139,7 +142,7 @@ class Image:
 
 @frozen(init=False, eq=False)
 class Figure(Image):
-    """A figure of matplotlib as a picture. It is drawn at once, so the figure may be closed or changed afterwards.
+    """A figure of matplotlib as a picture. It is drawn at once and may be closed or changed later.
 
     Args:
         figure: a `matplotlib.figure.Figure`, or axes of one.
@@ -306,7 +309,7 @@ KINDS: tuple[type, ...] = (Value, Text, Settings, Image, Histogram, Audio, File)
 
 
 def as_loggable(value: Any) -> Loggable:
-    """A loggable of what a person would write: numbers and small arrays become `Value`, the rest texts.
+    """A loggable of a plain value: numbers and small arrays become a `Value`, the rest a `Text`.
 
     Args:
         value: a loggable stays as it is.
@@ -339,11 +342,10 @@ def _real(name: str, data: Any) -> torch.Tensor:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"{name} takes a tensor or an array, got {_what(data)}") from error
     if data.is_complex() or data.layout is not torch.strided or data.is_quantized or data.is_meta:
-        why = (
-            "on the device 'meta', without values"
-            if data.is_meta
-            else f"of {data.dtype}, {data.layout}"
-        )
+        if data.is_meta:
+            why = "on the device 'meta', without values"
+        else:
+            why = f"of {data.dtype}, {data.layout}"
         raise ConfigError(f"{name} takes a dense tensor of real numbers, got one {why}")
     return data.detach()  # type: ignore[no-any-return]  # a tensor by now
 
@@ -360,7 +362,9 @@ def _numbers(data: Any) -> Any:
     tensor = _real("Value", data)
     if not tensor.numel():
         raise ConfigError(f"Value takes at least one number, got {_what(data)}")
-    return tensor.item() if tensor.numel() == 1 else tensor.tolist()
+    if tensor.numel() == 1:
+        return tensor.item()
+    return tensor.tolist()
 
 
 def _within(name: str, tensor: torch.Tensor, low: float, high: float, remedy: str) -> None:
@@ -374,51 +378,53 @@ def _within(name: str, tensor: torch.Tensor, low: float, high: float, remedy: st
 
 
 def _pixels(image: torch.Tensor, range_: tuple[float, float] | None) -> torch.Tensor:
-    shape = tuple(image.shape)
+    """Bytes of shape (channels, height, width)."""
+    _check_picture(image)
     if image.ndim == 2:
         image = image[None]
-    if image.ndim not in (3, 4) or not image.numel() or image.shape[-3] not in (1, 3, 4):
-        last = len(shape) > 2 and shape[-1] in (1, 3, 4)
-        hint = (
-            "; here the channels come last: use"
-            f" .{'permute(2, 0, 1)' if len(shape) == 3 else 'permute(0, 3, 1, 2)'}"
-            if last
-            else ""
-        )
-        raise ConfigError(
-            "Image takes the shape (height, width), (channels, height, width) or (pictures,"
-            f" channels, height, width), with 1, 3 or 4 channels; got {shape}{hint}"
-        )
     if range_ is not None:
-        low, high = range_
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ConfigError(
-                f"Image: range must be two finite numbers, the lower one first, got {range_!r}"
-            )
-        image = (
-            (image.double().nan_to_num(nan=low, posinf=high, neginf=low) - low) / (high - low)
-        ).clamp(0, 1)
+        image = _rescaled(image, range_)
+    image = _bytes(image)
+    if image.ndim == 4:
+        image = _in_rows(image)
+    return image.contiguous()
+
+
+def _check_picture(image: torch.Tensor) -> None:
+    shape = tuple(image.shape)
+    has_channels = image.ndim == 2 or (image.ndim in (3, 4) and shape[-3] in (1, 3, 4))
+    if has_channels and image.numel():
+        return
+    hint = ""
+    if len(shape) in (3, 4) and shape[-1] in (1, 3, 4):
+        order = {3: "(2, 0, 1)", 4: "(0, 3, 1, 2)"}[len(shape)]
+        hint = f"; here the channels come last: use .permute{order}"
+    raise ConfigError(
+        "Image takes the shape (height, width), (channels, height, width) or (pictures,"
+        f" channels, height, width), with 1, 3 or 4 channels; got {shape}{hint}"
+    )
+
+
+def _rescaled(image: torch.Tensor, range_: tuple[float, float]) -> torch.Tensor:
+    low, high = range_
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(
+            f"Image: range must be two finite numbers, the lower one first, got {range_!r}"
+        )
+    finite = image.double().nan_to_num(nan=low, posinf=high, neginf=low)
+    return ((finite - low) / (high - low)).clamp(0, 1)
+
+
+def _bytes(image: torch.Tensor) -> torch.Tensor:
+    remedy = "say which values are black and white: Image(data, range={})"
     if image.dtype is torch.bool:
-        image = image.to(torch.uint8) * 255
-    elif image.is_floating_point():
-        _within(
-            "Image",
-            image,
-            0.0,
-            1.0,
-            "say which values are black and white: Image(data, range=(-1.0, 1.0))",
-        )
-        image = (image.double() * 255).round().to(torch.uint8)
-    elif image.dtype is not torch.uint8:
-        _within(
-            "Image",
-            image,
-            0,
-            255,
-            "say which values are black and white: Image(data, range=(0, 65535))",
-        )
-        image = image.to(torch.uint8)
-    return (image if image.ndim == 3 else _in_rows(image)).contiguous()
+        return image.to(torch.uint8) * 255
+    if image.is_floating_point():
+        _within("Image", image, 0.0, 1.0, remedy.format("(-1.0, 1.0)"))
+        return (image.double() * 255).round().to(torch.uint8)
+    if image.dtype is not torch.uint8:
+        _within("Image", image, 0, 255, remedy.format("(0, 65535)"))
+    return image.to(torch.uint8)
 
 
 def _in_rows(images: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Sources: what a logger collects when it is due. Each is a function of the context that gives values by name.
+"""Sources: what a logger collects when it is due. Each maps the context to values by name.
 
 A plain function is one, too: `Logger(..., what=lambda ctx: {"norm": ctx.model.weight.norm()})`. It
 is called when the logger is due and not otherwise, so what it computes costs nothing in between.
@@ -30,20 +30,18 @@ _OF_A_BATCH = frozenset(
 
 
 def _patterns(value: bool | str | Iterable[str]) -> tuple[str, ...]:
-    return (
-        ("*",)
-        if value is True
-        else ()
-        if value is False
-        else (value,)
-        if isinstance(value, str)
-        else tuple(value)
-    )
+    if value is True:
+        return ("*",)
+    if value is False:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value)
 
 
 @frozen
 class LearningRate:
-    """The learning rates, as `lr`; of several optimizers as `lr_<name>`, of further parameter groups with `_group<n>` behind it."""
+    """The learning rates: `lr`, or `lr_<optimizer>`; `..._group<n>` of further groups."""
 
     makes = frozenset({Value})
     reads = ("optimizers",)
@@ -52,7 +50,10 @@ class LearningRate:
         """The rates that the next step would be made with."""
         found = {}
         for name, optimizer in ctx.optimizers.items():
-            own = "lr" if len(ctx.optimizers) == 1 else f"lr_{name}"
+            if len(ctx.optimizers) == 1:
+                own = "lr"
+            else:
+                own = f"lr_{name}"
             for i, group in enumerate(optimizer.param_groups if optimizer is not None else ()):
                 found[own if i == 0 else f"{own}_group{i}"] = group["lr"]
         return found
@@ -77,7 +78,10 @@ class HyperParameters:
 
     def __call__(self, ctx: Context) -> dict[str, Any]:
         """All settings as one value."""
-        model = ctx.model if ctx.accelerator is None else ctx.accelerator.unwrap(ctx.model)
+        if ctx.accelerator is None:
+            model = ctx.model
+        else:
+            model = ctx.accelerator.unwrap(ctx.model)
         settings: dict[str, Any] = {
             "model": type(model).__name__,
             "parameters": parameters_of(model),
@@ -89,7 +93,10 @@ class HyperParameters:
             settings[name] = {"class": given["class"], **group}
         if ctx.machine is not None:
             settings["lifecycle"] = ctx.machine.lifecycle.name
-        settings["epochs"] = None if ctx.max_epochs == math.inf else int(ctx.max_epochs)
+        if ctx.max_epochs == math.inf:
+            settings["epochs"] = None
+        else:
+            settings["epochs"] = int(ctx.max_epochs)
         settings |= {"seed": ctx.seed, "device": str(ctx.device), **self.more}
         return {
             "hparams": Settings(
@@ -202,7 +209,9 @@ class Summaries:
     def makes(self) -> frozenset[type] | None:
         """The kinds that it makes; None if nobody can know."""
         kinds = {make if isinstance(make, type) else None for _, _, make in self.parts}
-        return None if None in kinds else frozenset(kind for kind in kinds if kind is not None)
+        if None in kinds:
+            return None
+        return frozenset(kind for kind in kinds if kind is not None)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -224,12 +233,18 @@ class Summaries:
                     f"Summaries: {name!r} is {path!r}, of shape {tuple(value.shape)}; say what to"
                     f" make of it: {{{name!r}: ({path!r}, Histogram)}}, or Image, Value"
                 )
-            found[name] = value if make is None else make(value)
+            if make is None:
+                found[name] = value
+            else:
+                found[name] = make(value)
         return found
 
 
 def _part(name: str, part: Any) -> tuple[str, str, Callable[[Any], Any] | None]:
-    path, make = part if isinstance(part, tuple) and len(part) == 2 else (part, None)
+    if isinstance(part, tuple) and len(part) == 2:
+        path, make = part
+    else:
+        path, make = (part, None)
     if not isinstance(path, str) or not (make is None or callable(make)):
         raise ConfigError(
             f"Summaries: {name!r} must be a key such as 'batch.image', or a key and what to make of"

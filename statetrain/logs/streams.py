@@ -12,17 +12,15 @@ from statetrain.naming import printable as printable  # defined where lower floo
 
 
 def jsonable(value: Any) -> Any:
-    """What JSON can hold. Numbers that are not finite become "NaN", "Infinity" and "-Infinity", half characters are escaped."""
+    """What JSON can hold: "NaN", "Infinity" and "-Infinity" as texts, half characters escaped."""
     if isinstance(value, float):
-        return (
-            value
-            if math.isfinite(value)
-            else "NaN"
-            if math.isnan(value)
-            else "Infinity"
-            if value > 0
-            else "-Infinity"
-        )
+        if math.isfinite(value):
+            return value
+        if math.isnan(value):
+            return "NaN"
+        if value > 0:
+            return "Infinity"
+        return "-Infinity"
     if isinstance(value, str):
         return encodable(value, "utf-8")
     if value is None or isinstance(value, int):
@@ -31,7 +29,9 @@ def jsonable(value: Any) -> Any:
         return {jsonable(str(name)): jsonable(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(part) for part in value]
-    return jsonable(value.tolist()) if hasattr(value, "tolist") else jsonable(repr(value))
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    return jsonable(repr(value))
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -51,7 +51,7 @@ def is_terminal(file: Any) -> bool:
 
 
 class Stream:
-    """A stream whose failure stops nothing: the first error is kept, and what comes after it is dropped.
+    """A stream whose failure stops nothing: keeps the first error, drops what comes after it.
 
     Args:
         file: an open text stream.

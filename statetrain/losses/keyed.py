@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 @frozen(eq=False)
 class Keyed:
     """A function and the keys that its arguments are read by.
@@ -51,7 +54,7 @@ class Keyed:
 
 @frozen(eq=False)
 class Reading:
-    """Several keys by name, read together: what a logger that is due takes for its images, histograms and texts.
+    """Several keys by name, read together: what a logger takes for images, histograms and texts.
 
         images = reading({"input": "batch.image[:4]", "hidden": "interms.encoder?"}, "Images")
         images.reads            # what it declares, so that it is captured
@@ -121,18 +124,22 @@ def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Ke
         ConfigError: the function is none, a key is no path, or the keys do not fit its arguments.
     """
     if isinstance(function, type) or not callable(function):
-        raise ConfigError(
-            f"{who} must be a function, got {function!r:.80}"
-            + (f"; write {function.__name__}()" if isinstance(function, type) else "")
-        )
+        raise ConfigError(f"{who} must be a function, got {function!r:.80}{_write_call(function)}")
     found = {name: parsed(path, f"{who}, {name}=") for name, path in keys.items()}
+    called: Callable[..., Any] = function
+    if isinstance(function, torch.nn.Module):
+        called = function.forward
     try:
-        signature = inspect.signature(
-            function.forward if isinstance(function, torch.nn.Module) else function
-        )
+        signature = inspect.signature(called)
     except (TypeError, ValueError):  # written in C
         return Keyed(function, who, tuple(found.values()), {})
     return _placed(function, who, found, signature)
+
+
+def _write_call(thing: Any) -> str:
+    if isinstance(thing, type):
+        return f"; write {thing.__name__}()"
+    return ""
 
 
 def parsed(path: Any, who: str) -> Getter:
@@ -155,22 +162,13 @@ def parsed(path: Any, who: str) -> Getter:
 def _placed(
     function: Callable[..., Any], who: str, found: dict[str, Getter], signature: inspect.Signature
 ) -> Keyed:
-    parameters = {
-        name: p
-        for name, p in signature.parameters.items()
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    }
+    shown = f"{getattr(function, '__name__', type(function).__name__)}{signature}"
     kinds = {p.kind for p in signature.parameters.values()}
-    by_name = {
-        name: key
-        for name, key in found.items()
-        if name in parameters and parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
-    }
-    required = [p for name, p in parameters.items() if name not in by_name and p.default is p.empty]
+    parameters = {name: p for name, p in signature.parameters.items() if p.kind not in _VARIADIC}
+    by_name = {name: key for name, key in found.items() if _takes_name(parameters, name)}
+    required = _required(parameters, by_name)
     first: list[Getter] = []
-    for name, key in found.items():
-        if name in by_name:
-            continue
+    for name, key in [item for item in found.items() if item[0] not in by_name]:
         if required and required[0].kind is inspect.Parameter.POSITIONAL_ONLY:
             required.pop(0)
             first.append(key)
@@ -181,21 +179,28 @@ def _placed(
         elif inspect.Parameter.VAR_POSITIONAL in kinds and not by_name:
             first.append(key)
         else:
-            raise ConfigError(
-                f"{who} takes no {name!r}{did_you_mean(name, parameters)}; it is called as"
-                f" {_called(function)}{signature}"
-            )
+            near = did_you_mean(name, parameters)
+            raise ConfigError(f"{who} takes no {name!r}{near}; it is called as {shown}")
     if required:
         names = ", ".join(p.name for p in required)
         raise ConfigError(
-            f"{who} has no key for {names}: it is called as {_called(function)}{signature}; say"
-            f" {required[0].name}='...'"
+            f"{who} has no key for {names}: it is called as {shown}; say {required[0].name}='...'"
         )
     return Keyed(function, who, tuple(first), by_name)
 
 
-def _called(function: Any) -> str:
-    return str(getattr(function, "__name__", None) or type(function).__name__)
+def _takes_name(parameters: dict[str, inspect.Parameter], name: str) -> bool:
+    """Whether an argument can be given by this name."""
+    known = parameters.get(name)
+    return known is not None and known.kind is not known.POSITIONAL_ONLY
+
+
+def _required(
+    parameters: dict[str, inspect.Parameter], given: dict[str, Getter]
+) -> list[inspect.Parameter]:
+    """The arguments that must be given and have no key of their name."""
+    left = (p for name, p in parameters.items() if name not in given)
+    return [p for p in left if p.default is p.empty]
 
 
 # ---------------------------------------------------------------- masks and weights
@@ -203,7 +208,7 @@ def _called(function: Any) -> str:
 
 @frozen(eq=False)
 class Weights:
-    """What each value of a loss or a metric counts: a mask, weights of samples, both, or nothing."""
+    """How much each value of a loss or a metric counts: by a mask, sample weights, or both."""
 
     mask: Getter | None = None
     sample_weight: Getter | None = None
@@ -237,11 +242,9 @@ class Weights:
                 own in (1, there) for own, there in zip(given.shape, values.shape, strict=False)
             )
             if not fits:
-                hint = (
-                    "; make the function give one value for each: reduction='none'"
-                    if values.ndim == 0
-                    else ""
-                )
+                hint = ""
+                if values.ndim == 0:
+                    hint = "; make the function give one value for each: reduction='none'"
                 raise LossError(
                     f"{who}: {key.path!r} of shape {tuple(given.shape)} does not fit values of"
                     f" shape {tuple(values.shape)}{hint}"
@@ -255,7 +258,7 @@ class Weights:
 
 
 def elementwise(function: Callable[..., Any], who: str) -> dict[str, Any]:
-    """What to call a loss with so that it gives a value for each element: `reduction="none"`, where it knows that.
+    """What to call a loss with to get a value for each element: `reduction="none"` if it takes it.
 
     Raises:
         ConfigError: it is a module that was made with another reduction.
@@ -271,4 +274,6 @@ def elementwise(function: Callable[..., Any], who: str) -> dict[str, Any]:
         parameter = inspect.signature(function).parameters.get("reduction")
     except (TypeError, ValueError):
         return {}
-    return {"reduction": "none"} if parameter is not None else {}
+    if parameter is not None:
+        return {"reduction": "none"}
+    return {}

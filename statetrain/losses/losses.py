@@ -1,4 +1,4 @@
-"""Losses by keys: functions whose arguments are parts of the context, several of them with weights, masks."""
+"""Losses by keys: functions whose arguments are parts of the context, with weights and masks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class Loss:
         self._keyed: Keyed | None = keyed(function, keys, self._who) if keys else None
         if isinstance(function, type) or not callable(function):
             keyed(function, {}, self._who)  # says what is wrong
-        self._more = elementwise(function, self._who) if self.masked else {}
+        self._more = {}
+        if self.masked:
+            self._more = elementwise(function, self._who)
         self._weight_key: Getter | None = (
             parsed(weight, f"{self._who}, weight=") if isinstance(weight, str) else None
         )
@@ -102,16 +104,21 @@ class Loss:
     @property
     def reads(self) -> frozenset[str]:
         """The paths that it reads."""
-        own = self._keyed.reads if self._keyed is not None else frozenset({"pred", "target"})
-        more = (*self._weights.keys, *((self._weight_key,) if self._weight_key is not None else ()))
-        return own | {key.path for key in more}
+        found = {"pred", "target"}
+        if self._keyed is not None:
+            found = set(self._keyed.reads)
+        if self._weight_key is not None:
+            found.add(self._weight_key.path)
+        return frozenset(found | {key.path for key in self._weights.keys})
 
     def values(self, ctx: Context) -> tuple[Any, Any]:
-        """The loss of the present batch with its graph, shape (), without its weight; and how many samples it stands for."""
+        """The loss of the current batch, without its weight, and how many samples it stands for.
+
+        Returns:
+            The value, shape (), with its graph; and the number of samples, or what the mask counts.
+        """
         if self._keyed is None:
-            value = self.function(
-                ctx.pred if ctx.pick is None else ctx.pick(ctx.pred), ctx.target, **self._more
-            )
+            value = self.function(picked(ctx), ctx.target, **self._more)
         else:
             first, named = self._keyed.arguments(ctx)
             value = self.function(*first, **named, **self._more)
@@ -136,7 +143,7 @@ class Loss:
             raise
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """The loss, with its weight, of a context; or, without weight and mask, of the arguments themselves."""
+        """The loss, with its weight, of a context; of arguments, without weight and mask."""
         if len(arguments) == 1 and not named and isinstance(arguments[0], Context):
             return total({"loss": self}, arguments[0])[0]
         return self.function(*arguments, **named, **self._more)
@@ -153,7 +160,7 @@ class Loss:
 
 
 class Losses:
-    """Several losses of one optimizer, by name. What is trained on is the sum of weight times value.
+    """Several losses of one optimizer, by name. The total is the sum of weight times value.
 
         fit(..., loss=Losses(label=Loss(F.cross_entropy), sparsity=Loss(l1,
         hidden="interms.encoder", weight=0.01)))
@@ -191,6 +198,13 @@ class Losses:
         return f"Losses({', '.join(f'{name}={loss!r}' for name, loss in self.by_name.items())})"
 
 
+def picked(ctx: Context) -> Any:
+    """What losses and metrics take of the prediction: all of it, or what `pred=` picks."""
+    if ctx.pick is None:
+        return ctx.pred
+    return ctx.pick(ctx.pred)
+
+
 def total(losses: Mapping[str, Loss], ctx: Context) -> tuple[Any, dict[str, LossState]]:
     """The sum of weight times value, with its graph, shape (); and what each gave.
 
@@ -201,14 +215,15 @@ def total(losses: Mapping[str, Loss], ctx: Context) -> tuple[Any, dict[str, Loss
     for name, loss in losses.items():
         value, count = loss.values(ctx)
         if len(losses) > 1 and not (isinstance(value, torch.Tensor) and value.numel() == 1):
-            got = (
-                f"shape {tuple(value.shape)}; reduce it, for example with .mean()"
-                if isinstance(value, torch.Tensor)
-                else f"{type(value).__name__}: {value!r:.80}"
-            )
+            if isinstance(value, torch.Tensor):
+                got = f"shape {tuple(value.shape)}; reduce it, for example with .mean()"
+            else:
+                got = f"{type(value).__name__}: {value!r:.80}"
             raise LossError(f"loss {name!r} must be a scalar tensor, got {got}")
         weight = loss.weight_of(ctx)
-        term = value if isinstance(weight, int | float) and weight == 1 else value * weight
+        # No operation that changes nothing: a plain loss costs what it costs by hand
+        is_one = isinstance(weight, int | float) and weight == 1
+        term = value if is_one else value * weight
         whole = term if whole is None else whole + term
         states[name] = LossState(
             value.detach() if isinstance(value, torch.Tensor) else value, weight, count
@@ -221,7 +236,7 @@ def total(losses: Mapping[str, Loss], ctx: Context) -> tuple[Any, dict[str, Loss
 
 @define(eq=False)
 class InContext:
-    """Losses by keys in the place of a plain loss: what they are called with is read from the context."""
+    """Losses by keys in the place of a plain loss: their arguments are read from the context."""
 
     losses: Loss | Losses
     ctx: Context
@@ -247,9 +262,12 @@ def modules_of(loss: Any) -> dict[str, torch.nn.Module]:
         return {"": loss}
     if isinstance(loss, InContext):
         loss = loss.losses
-    losses = (
-        loss.by_name if isinstance(loss, Losses) else {"": loss} if isinstance(loss, Loss) else {}
-    )
+    if isinstance(loss, Losses):
+        losses = loss.by_name
+    elif isinstance(loss, Loss):
+        losses = {"": loss}
+    else:
+        losses = {}
     return {
         name: one.function
         for name, one in losses.items()
@@ -299,11 +317,9 @@ class LossMean:
     def compute(self) -> float:
         """The mean over all batches since the last reset."""
         means = [(float(whole), float(count)) for whole, count in self.sums.values()]
-        return (
-            math.fsum(whole / count if count else 0.0 for whole, count in means)
-            if means
-            else math.nan
-        )
+        if means:
+            return math.fsum(whole / count if count else 0.0 for whole, count in means)
+        return math.nan
 
     def update(self, *_: Any) -> None:
         """It takes in whole contexts."""
@@ -323,26 +339,32 @@ class LossMean:
 
 
 def _summable(value: Any) -> Any:
-    """A number on the host; elsewhere a tensor without graph, in float64 where the device has it, so that nobody waits."""
+    """A number on the host; on a device a detached tensor, so that nothing waits for it."""
     if not isinstance(value, torch.Tensor):
         return value
     if value.device.type == "cpu":
         return value.item()
-    return (
-        value.detach()
-        .reshape(())
-        .to(torch.float32 if value.device.type == "mps" else torch.float64)
-    )
+    return exact(value)
+
+
+def exact(value: torch.Tensor) -> torch.Tensor:
+    """A value of shape () without graph, in float64 where the device has it, to be summed up."""
+    widest = torch.float64
+    if value.device.type == "mps":
+        widest = torch.float32
+    return value.detach().reshape(()).to(widest)
 
 
 def means_of(optimizer: str, loss: Any) -> dict[str, LossMean]:
-    """The columns of losses by keys, by name without the set: of each, and of the total where masks count.
+    """The columns of losses by keys, without the set: each loss, and the total where masks count.
 
     Args:
         optimizer: its name; empty if it is the only one.
         loss: what it trains on.
     """
-    column = f"loss_{optimizer}" if optimizer else "loss"
+    column = "loss"
+    if optimizer:
+        column = f"loss_{optimizer}"
     found: dict[str, LossMean] = {}
     if isinstance(loss, Loss) and loss.masked:
         found[column] = LossMean(("loss",), weighted=True)

@@ -12,7 +12,7 @@ from attrs import Factory, define, evolve, field
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.keyed import Weights, elementwise, keyed, parsed
-from statetrain.losses.losses import LossMean, means_of
+from statetrain.losses.losses import LossMean, exact, means_of, picked
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -46,12 +46,14 @@ class Mean:
     def value(self) -> float:
         """The mean; NaN of nothing."""
         count = float(self.count)
-        return float(self.total) / count if count else float("nan")
+        if count:
+            return float(self.total) / count
+        return float("nan")
 
 
 @define(eq=False)
 class MeanOf:
-    """A function of prediction and target as a metric: its mean over samples, weighted by the size of each batch.
+    """A function of prediction and target as a metric: its mean over samples.
 
     Args:
         function: returns a scalar tensor or a number for a batch.
@@ -72,11 +74,7 @@ class MeanOf:
                     f"metric {_name(self.function)!r} must return one value for a batch, got shape"
                     f" {tuple(value.shape)}; use .mean()"
                 )
-            value = (
-                value.detach()
-                .reshape(())
-                .to(torch.float32 if value.device.type == "mps" else torch.float64)
-            )
+            value = exact(value)
         self.mean.total = self.mean.total + value * size
         self.mean.count += size
 
@@ -150,12 +148,13 @@ class Metric:
             keys or {"pred": "pred", "target": "target"},
             self._who,
         )
-        self._more = elementwise(function, self._who) if self._weights.keys else {}
+        self._more = {}
+        if self._weights.keys:
+            self._more = elementwise(function, self._who)
         self._mean = MeanOf(function)
         found = {_MOMENTS.get(root_of(path), "loss") for path in self.reads}
-        self.moment: Moment = (
-            "stepped" if "stepped" in found else "step" if "step" in found else "loss"
-        )
+        # The last of the moments at which what it reads is there
+        self.moment: Moment = max(found, key=("loss", "step", "stepped").index, default="loss")
 
     @property
     def reads(self) -> frozenset[str]:
@@ -165,7 +164,10 @@ class Metric:
     @property
     def state(self) -> MetricObject:
         """What sums up."""
-        return self.function if self._object else self._mean
+        if self._object:
+            found: MetricObject = self.function
+            return found
+        return self._mean
 
     def fresh(self, name: str) -> Metric:
         """One like it that has taken in nothing, under a name for errors."""
@@ -185,12 +187,12 @@ class Metric:
         if self.keys:
             first, named = self._keyed.arguments(ctx)
         else:
-            first, named = [ctx.pred if ctx.pick is None else ctx.pick(ctx.pred), ctx.target], {}
+            first, named = [picked(ctx), ctx.target], {}
         value = self._keyed.function(*first, **named, **self._more)
         if self._object:
             return
         if self._weights.keys:
-            total, count = (_exact(part) for part in self._weights.sums(ctx, value, self._who))
+            total, count = (exact(part) for part in self._weights.sums(ctx, value, self._who))
             self._mean.mean.total = self._mean.mean.total + total
             self._mean.mean.count = self._mean.mean.count + count
         else:
@@ -216,11 +218,8 @@ class Metric:
             self.function.to(device)
 
     def __repr__(self) -> str:
-        return f"Metric({', '.join([_name(self.function), *(f'{name}={path!r}' for name, path in self.keys.items())])})"
-
-
-def _exact(value: torch.Tensor) -> torch.Tensor:
-    return value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
+        keys = (f"{name}={path!r}" for name, path in self.keys.items())
+        return f"Metric({', '.join([_name(self.function), *keys])})"
 
 
 @define(eq=False)
@@ -248,7 +247,7 @@ class Tally:
         )
 
     def update(self, ctx: Context) -> None:
-        """Lets the metrics take in the present batch; with several optimizers once, for the last."""
+        """Lets the metrics take in the batch; with several optimizers once, for the last."""
         for mean in self.parts.get(ctx.opt_name, ()):
             mean.take(ctx)
         if ctx.opt_index + 1 < len(self.losses):
@@ -260,7 +259,7 @@ class Tally:
                     "metrics take the prediction, and there is none: a computation of your own has"
                     " to set ctx.pred"
                 )
-            pred = ctx.pred if ctx.pick is None else ctx.pick(ctx.pred)
+            pred = picked(ctx)
         for metric in self.metrics.values():
             if isinstance(metric, MeanOf):
                 metric.update(pred, ctx.target, ctx.batch_size)
@@ -271,7 +270,7 @@ class Tally:
                 metric.update(pred, ctx.target)
 
     def update_at(self, moment: Moment, ctx: Context) -> None:
-        """Lets the metrics of gradients ("step") or updates ("stepped") take in the present batch, likewise."""
+        """Lets the metrics of gradients ("step") or updates ("stepped") do so."""
         if ctx.opt_index + 1 >= len(self.losses):
             for metric in self.metrics.values():
                 if isinstance(metric, Metric) and metric.moment == moment:
@@ -309,19 +308,18 @@ class Tally:
             if isinstance(metric, LossMean) and not metric.sums:
                 continue
             value = metric.compute()
-            values[f"{self.set}_{name}"] = (
-                value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-            )
+            if isinstance(value, torch.Tensor) and value.numel() == 1:
+                values[f"{self.set}_{name}"] = value.item()
+            else:
+                values[f"{self.set}_{name}"] = value
         return values
 
     @property
     def loss_names(self) -> list[str]:
         """The columns of the losses: `train_loss`, or `train_loss_<optimizer>` with several."""
-        return (
-            [f"{self.set}_loss"]
-            if len(self.losses) == 1
-            else [f"{self.set}_loss_{name}" for name in self.losses]
-        )
+        if len(self.losses) == 1:
+            return [f"{self.set}_loss"]
+        return [f"{self.set}_loss_{name}" for name in self.losses]
 
     @property
     def columns(self) -> list[str]:
@@ -368,9 +366,9 @@ def _pairs(metrics: Metrics) -> list[tuple[str, Any]]:
         return []
     if isinstance(metrics, Mapping):
         return list(metrics.items())
-    several = isinstance(metrics, Iterable) and not isinstance(metrics, MetricObject)
-    # As asked
-    return [(_name(metric), metric) for metric in (list(metrics) if several else [metrics])]  # type: ignore[arg-type]
+    if isinstance(metrics, Iterable) and not isinstance(metrics, MetricObject):
+        return [(_name(metric), metric) for metric in metrics]
+    return [(_name(metrics), metrics)]
 
 
 def _as_metric(name: str, metric: Any) -> MetricObject:
@@ -418,35 +416,39 @@ def tally(
         ConfigError: `more` has what a set other than "train" cannot have, or two metrics have one
             name.
     """
-    if set_name != "train":
-        for name, metric in _pairs(more):
-            if isinstance(metric, Metric) and metric.moment != "loss":
-                raise ConfigError(
-                    f"metric {name!r} reads {', '.join(sorted(metric.reads))}, which only training"
-                    " has; give it in train_metrics="
-                )
     named = named_metrics(metrics, more)
-    if set_name != "train":  # what reads gradients has nothing to read there
-        named = {
-            name: metric
-            for name, metric in named.items()
-            if not (isinstance(metric, Metric) and metric.moment != "loss")
-        }
+    if set_name != "train":
+        _check_no_steps(_pairs(more))
+        named = {name: metric for name, metric in named.items() if not _needs_steps(metric)}
     for metric in named.values():
         if hasattr(metric, "to"):
             metric.to(device)
         metric.reset()
-    parts: dict[str, tuple[LossMean, ...]] = {}
-    by_name = dict(losses) if isinstance(losses, Mapping) else dict.fromkeys(losses)
-    for optimizer, loss in by_name.items():
-        means = means_of(optimizer if len(by_name) > 1 else "", loss)
-        for name in means:
-            if name in named:
-                raise ConfigError(
-                    f"a metric is called {name!r}, as the column of a loss is; give it a name of"
-                    " its own"
-                )
+    if not isinstance(losses, Mapping):
+        losses = dict.fromkeys(losses)
+    of_parts = {
+        optimizer: means_of(optimizer * (len(losses) > 1), loss)
+        for optimizer, loss in losses.items()
+    }
+    for means in of_parts.values():
+        for name in means.keys() & named.keys():
+            raise ConfigError(
+                f"a metric is called {name!r}, as the column of a loss is; give it another name"
+            )
         named.update(means)
-        if means:
-            parts[optimizer] = tuple(means.values())
-    return Tally(set_name, {name: Mean() for name in by_name}, named, parts)
+    parts = {optimizer: tuple(means.values()) for optimizer, means in of_parts.items() if means}
+    return Tally(set_name, {name: Mean() for name in losses}, named, parts)
+
+
+def _needs_steps(metric: Any) -> bool:
+    """Whether a metric reads gradients or updates, which validation does not have."""
+    return isinstance(metric, Metric) and metric.moment != "loss"
+
+
+def _check_no_steps(metrics: list[tuple[str, Any]]) -> None:
+    for name, metric in metrics:
+        if _needs_steps(metric):
+            raise ConfigError(
+                f"metric {name!r} reads {', '.join(sorted(metric.reads))}, which only training"
+                " has; give it in train_metrics="
+            )

@@ -1,4 +1,4 @@
-"""What is often wrong with a training run, looked for on one batch and a copy of the model before anything is trained.
+"""The usual mistakes, looked for on one batch and a copy of the model before training.
 
 Each check is a function of a `Probe` that returns nothing, or what is wrong and how to mend it.
 They are after A. Karpathy, A Recipe for Training Neural Networks (2019), and the mistakes that
@@ -82,7 +82,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def problems(ctx: Context, lifecycle: Any, checks: Iterable[Check]) -> dict[str, str]:
-    """What checks find, by their names. The run is left as it was: weights, gradients, generators, data.
+    """What checks find, by their names. Weights, gradients, generators and data stay as they were.
 
     Args:
         ctx: a `Context` that has not run.
@@ -96,7 +96,7 @@ def problems(ctx: Context, lifecycle: Any, checks: Iterable[Check]) -> dict[str,
 
 @contextmanager
 def _left_alone(ctx: Context) -> Iterator[None]:
-    """Puts back what drawing a batch and computing with it may move: generators, and gradients of tensors that a loss holds on to."""
+    """Restores what drawing and computing a batch changes: generators, and gradients."""
     data = [loader for loader in (ctx.train_data, ctx.valid_data) if loader is not None]
     before = [ctx.accelerator.random_states(loader) for loader in data] or [
         ctx.accelerator.random_states()
@@ -110,66 +110,76 @@ def _left_alone(ctx: Context) -> Iterator[None]:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for loader, states in zip(data or [None], before, strict=True):  # type: ignore[list-item]  # the generators alone
+        # Without data, the generators alone
+        loaders: list[Any] = data or [None]
+        for loader, states in zip(loaders, before, strict=True):
             ctx.accelerator.set_random_states(states, loader)
         seeding.set_own_states(own, *ctx.model.modules())
 
 
 def _probed(ctx: Context, lifecycle: Any) -> Probe:
+    """What one batch gives on copies of the model, the losses and the optimizers."""
     probe = Probe(ctx)
     try:
         batch = first_batch(ctx.train_data)
         if batch is None:
             return probe
-        layout = ctx.read_batch(batch)
-        batch = batch if layout.place is None else layout.place(batch)
-        given, target = layout.split(batch)
+        aside = copy.copy(ctx)  # what is assigned to it does not reach the run
+        _put_batch(aside, batch)
     except Exception as error:
         probe.data_error = _words(error)
         return probe
     try:
-        aside = copy.copy(ctx)  # what is assigned to it does not reach the run
-        memo: dict[int, Any] = {}
-        copies = copy.deepcopy(
-            (ctx.accelerator.unwrap(ctx.model), unbound(ctx.loss_fns), ctx.optimizers), memo
-        )
-        for optimizer, copied in zip(ctx.optimizers.values(), copies[2].values(), strict=True):
-            for name in (
-                vars(optimizer).keys() - vars(copied).keys()
-            ):  # torch leaves out what some have beside their groups, as LBFGS
-                setattr(copied, name, copy.deepcopy(vars(optimizer)[name], memo))
+        aside.model, losses, aside.optimizers = _copied(ctx)
     except Exception:
         return probe  # a model that cannot be copied is not computed with
-    aside.model, losses, aside.optimizers = copies
     aside.loss_fns = bound(losses, aside)
-    aside.layout, aside.batch, aside.input, aside.target, aside.batch_size = (
-        layout,
-        batch,
-        given,
-        target,
-        layout.size(given),
-    )
     probe.aside = aside
-    loss = next(iter(losses.values()), None)
-    loss = getattr(loss, "function", loss)  # of a loss by keys
-    probe.kind = KINDS.get(type(loss), "") or (
-        KINDS.get(loss, "") if callable(loss) and not isinstance(loss, nn.Module) else ""
-    )
-    done = [plain(state.action) for state in lifecycle.states]
-    if (
-        actions.pred in done
-        and actions.loss in done
-        and all(each is not None for each in losses.values())
-    ):
-        _train_once(probe)
-        if (
-            probe.before
-            and probe.error is None
-            and actions.valid_loss in done
-            and ctx.valid_data is not None
-        ):
-            _validate_once(probe)
+    probe.kind = _kind(next(iter(losses.values()), None))
+    _compute(probe, [plain(state.action) for state in lifecycle.states])
     return probe
+
+
+def _put_batch(aside: Context, batch: Any) -> None:
+    """Sets the fields of a batch, as `draw` does."""
+    layout = aside.read_batch(batch)
+    if layout.place is not None:
+        batch = layout.place(batch)
+    aside.layout, aside.batch = layout, batch
+    aside.input, aside.target = layout.split(batch)
+    aside.batch_size = layout.size(aside.input)
+
+
+def _copied(ctx: Context) -> tuple[Any, Any, Any]:
+    """Copies of the model, the losses and the optimizers, which share tensors as those do."""
+    memo: dict[int, Any] = {}
+    copies = copy.deepcopy(
+        (ctx.accelerator.unwrap(ctx.model), unbound(ctx.loss_fns), ctx.optimizers), memo
+    )
+    for optimizer, copied in zip(ctx.optimizers.values(), copies[2].values(), strict=True):
+        # Torch leaves out what some have beside their groups, as LBFGS
+        for name in vars(optimizer).keys() - vars(copied).keys():
+            setattr(copied, name, copy.deepcopy(vars(optimizer)[name], memo))
+    return copies
+
+
+def _kind(loss: Any) -> str:
+    """The name of a loss function in `torch.nn.functional`, or ""."""
+    loss = getattr(loss, "function", loss)  # of a loss by keys
+    if isinstance(loss, nn.Module) or not callable(loss):
+        return KINDS.get(type(loss), "")
+    return KINDS.get(loss, "")
+
+
+def _compute(probe: Probe, done: list[Any]) -> None:
+    """Takes the batch through what the lifecycle does: a step, and a validation."""
+    has_losses = all(loss is not None for loss in probe.aside.loss_fns.values())
+    if not has_losses or not {actions.pred, actions.loss} <= set(done):
+        return
+    _train_once(probe)
+    worked = probe.error is None and bool(probe.before)
+    if worked and actions.valid_loss in done and probe.ctx.valid_data is not None:
+        _validate_once(probe)
 
 
 def _train_once(probe: Probe) -> None:
@@ -182,13 +192,7 @@ def _train_once(probe: Probe) -> None:
         for name, optimizer in aside.optimizers.items():
             aside.opt, aside.opt_name, aside.loss_fn = optimizer, name, aside.loss_fns[name]
             probe.before[name] = _with_gradients(aside)
-            for named, parameter in aside.model.named_parameters():
-                if parameter.requires_grad:
-                    here = None if parameter.grad is None else float(parameter.grad.abs().max())
-                    known = probe.gradients.get(named)
-                    probe.gradients[named] = (
-                        here if known is None else known if here is None else max(here, known)
-                    )
+            _note_gradients(probe)
             optimizer.step(lambda: torch.tensor(_with_gradients(aside)))
             _again(aside)
             actions.loss(aside)
@@ -197,6 +201,15 @@ def _train_once(probe: Probe) -> None:
         probe.error = _words(error)
     finally:
         aside.model.zero_grad()
+
+
+def _note_gradients(probe: Probe) -> None:
+    """Keeps the largest gradient of each parameter; None as long as there is none."""
+    for name, parameter in probe.aside.model.named_parameters():
+        if parameter.requires_grad:
+            known = probe.gradients.setdefault(name, None)
+            if parameter.grad is not None:
+                probe.gradients[name] = max(float(parameter.grad.abs().max()), known or 0.0)
 
 
 def _again(aside: Any) -> None:
@@ -221,9 +234,7 @@ def _validate_once(probe: Probe) -> None:
         batch = first_batch(probe.ctx.valid_data)
         if batch is None:
             return
-        aside.layout = probe.ctx.read_batch(batch)
-        aside.batch = batch if aside.layout.place is None else aside.layout.place(batch)
-        aside.input, aside.target = aside.layout.split(aside.batch)
+        _put_batch(aside, batch)
         with torch.no_grad():
             actions.pred(aside)
             of_valid = Probe(probe.ctx, aside, probe.kind)
@@ -237,7 +248,7 @@ def _validate_once(probe: Probe) -> None:
 
 
 def first_batch(data: Any) -> Any:
-    """A batch as the first of an epoch would be; None where nobody can look at one without moving the data."""
+    """A batch like the first of an epoch; None where drawing one would move the data."""
     if (
         data is None
         or hasattr(data, "__next__")
@@ -250,11 +261,9 @@ def first_batch(data: Any) -> Any:
         samples: Any = iter(data.dataset)
         if samples is data.dataset:
             return None
-        return (
-            next(samples)
-            if data.batch_size is None
-            else data.collate_fn(list(itertools.islice(samples, data.batch_size)))
-        )
+        if data.batch_size is None:
+            return next(samples)
+        return data.collate_fn(list(itertools.islice(samples, data.batch_size)))
     # Without the loader's workers, which take long to start.
     if data.batch_sampler is None:
         return data.collate_fn(data.dataset[next(iter(data.sampler))])
@@ -262,7 +271,5 @@ def first_batch(data: Any) -> Any:
 
 
 def _words(error: Exception) -> str:
-    return (
-        f"{type(error).__name__}:"
-        f" {str(error).splitlines()[0] if str(error) else 'without a message'}"
-    )
+    first, *_ = [*str(error).splitlines(), "without a message"]
+    return f"{type(error).__name__}: {first}"

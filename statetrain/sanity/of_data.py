@@ -20,9 +20,11 @@ from statetrain.sanity.probe import Probe, floats
 
 def training_data_can_be_read(probe: Probe) -> str | None:
     "A batch has an input and a target."
+    if probe.data_error is None:
+        return None
     return (
-        probe.data_error
-        and f"no batch could be made of the training data ({probe.data_error}); look at next(iter(train)), and say what is what with input= and target="
+        f"no batch could be made of the training data ({probe.data_error}); look at"
+        " next(iter(train)), and say what is what with input= and target="
     )
 
 
@@ -38,12 +40,12 @@ def training_data_is_shuffled(probe: Probe) -> str | None:
 
 def validation_data_is_given(probe: Probe) -> str | None:
     "Something that training does not see shows whether it gets on."
-    return (
-        "there is no validation data, so nothing shows whether the model learns more than its"
-        " samples by heart; give valid=0.2"
-        if probe.ctx.valid_data is None
-        else None
-    )
+    if probe.ctx.valid_data is None:
+        return (
+            "there is no validation data, so nothing shows whether the model learns more than its"
+            " samples by heart; give valid=0.2"
+        )
+    return None
 
 
 def sets_do_not_overlap(probe: Probe) -> str | None:
@@ -51,31 +53,33 @@ def sets_do_not_overlap(probe: Probe) -> str | None:
     train, valid = (_samples(data) for data in (probe.ctx.train_data, probe.ctx.valid_data))
     if train is None or valid is None or not _same(train[0], valid[0]):
         return None
-    total = len(valid[0]) if valid[1] is None else len(valid[1])
-    both = (
-        total
-        if train[1] is None
-        else len(train[1])
-        if valid[1] is None
-        else len(set(train[1]) & set(valid[1]))
-    )
-    return (
-        f"{both} of the {total} validation samples are training samples too; hold some back, as by"
-        " valid=0.2"
-        if both
-        else None
-    )
+    if valid[1] is None:
+        total = len(valid[0])
+    else:
+        total = len(valid[1])
+    if train[1] is None:
+        both = total
+    elif valid[1] is None:
+        both = len(train[1])
+    else:
+        both = len(set(train[1]) & set(valid[1]))
+    if both:
+        return (
+            f"{both} of the {total} validation samples are training samples too; hold some back, as"
+            " valid=0.2"
+        )
+    return None
 
 
 def inputs_are_finite(probe: Probe) -> str | None:
     "No NaN and no infinity."
     bad = any(not bool(part.isfinite().all()) for part in floats(probe, "input"))
-    return (
-        "the inputs have NaN or infinite values; fill or drop these, or look at how they are"
-        " normalized (a division by 0?)"
-        if bad
-        else None
-    )
+    if bad:
+        return (
+            "the inputs have NaN or infinite values; fill or drop these, or look at how they are"
+            " normalized (a division by 0?)"
+        )
+    return None
 
 
 def inputs_are_scaled(probe: Probe) -> str | None:
@@ -88,12 +92,12 @@ def inputs_are_scaled(probe: Probe) -> str | None:
         ),
         default=0.0,
     )
-    return (
-        f"the inputs go up to {largest:g}; scale them to about -1 to 1, for example pictures by"
-        " 1/255, columns by their mean and deviation"
-        if largest > 100
-        else None
-    )
+    if largest > 100:
+        return (
+            f"the inputs go up to {largest:g}; scale them to about -1 to 1, for example pictures by"
+            " 1/255, columns by their mean and deviation"
+        )
+    return None
 
 
 def targets_vary(probe: Probe) -> str | None:
@@ -137,17 +141,27 @@ def last_batch_is_not_one_sample(probe: Probe) -> str | None:
 
 def _batches(data: Any) -> BatchSampler | None:
     """What makes a loader's batches."""
-    sampler = getattr(data, "batch_sampler", None) if isinstance(data, DataLoader) else None
-    sampler = sampler.sampler if isinstance(sampler, seeding.KeyedOrder) else sampler
-    return sampler if type(sampler) is BatchSampler else None
+    sampler = None
+    if isinstance(data, DataLoader):
+        sampler = getattr(data, "batch_sampler", None)
+    if isinstance(sampler, seeding.KeyedOrder):
+        sampler = sampler.sampler
+    if type(sampler) is BatchSampler:
+        return sampler
+    return None
 
 
 def _sampler(data: Any) -> Any:
     if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
         return None
     batches = _batches(data)
-    sampler = data.sampler if batches is None else batches.sampler
-    return sampler.sampler if isinstance(sampler, seeding.KeyedOrder) else sampler
+    if batches is None:
+        sampler = data.sampler
+    else:
+        sampler = batches.sampler
+    if isinstance(sampler, seeding.KeyedOrder):
+        return sampler.sampler
+    return sampler
 
 
 def _samples(data: Any) -> tuple[Any, list[Any] | None] | None:
@@ -158,9 +172,10 @@ def _samples(data: Any) -> tuple[Any, list[Any] | None] | None:
     chosen: list[Any] | None = None
     while isinstance(dataset, Subset | seeding.KeyedDataset):
         if isinstance(dataset, Subset):
-            chosen = (
-                list(dataset.indices) if chosen is None else [dataset.indices[i] for i in chosen]
-            )
+            if chosen is None:
+                chosen = list(dataset.indices)
+            else:
+                chosen = [dataset.indices[i] for i in chosen]
         dataset = dataset.dataset
     return dataset, chosen
 

@@ -14,17 +14,21 @@ from statetrain.standard import actions
 
 def model_and_loss_fit(probe: Probe) -> str | None:
     "The model takes the input, and the loss the prediction and the target."
+    if probe.error is None:
+        return None
     return (
-        probe.error
-        and f"a step on one batch failed ({probe.error}); compare the shapes and types of a batch with what the model and the loss take"
+        f"a step on one batch failed ({probe.error}); compare the shapes and types of a batch with"
+        " what the model and the loss take"
     )
 
 
 def validation_works(probe: Probe) -> str | None:
     "A validation batch can be read, and has a loss."
+    if probe.valid_error is None:
+        return None
     return (
-        probe.valid_error
-        and f"a validation batch failed ({probe.valid_error}); it needs the structure of a training batch"
+        f"a validation batch failed ({probe.valid_error}); it needs the structure of a training"
+        " batch"
     )
 
 
@@ -35,12 +39,12 @@ def model_is_float(probe: Probe) -> str | None:
         for name, p in probe.ctx.params.items()
         if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)
     ]
-    return (
-        f"the weights {few(half)} are in half precision, in which small updates are lost; keep them"
-        ' in float32 and give precision="bf16"'
-        if half
-        else None
-    )
+    if half:
+        return (
+            f"the weights {few(half)} are in half precision, in which small updates are lost; keep"
+            ' them in float32 and give precision="bf16"'
+        )
+    return None
 
 
 def weights_are_finite(probe: Probe) -> str | None:
@@ -50,12 +54,12 @@ def weights_are_finite(probe: Probe) -> str | None:
         for name, p in probe.ctx.params.items()
         if p.is_floating_point() and not bool(p.isfinite().all())
     ]
-    return (
-        f"the weights {few(bad)} have NaN or infinite values before training; look at how they are"
-        " made or loaded"
-        if bad
-        else None
-    )
+    if bad:
+        return (
+            f"the weights {few(bad)} have NaN or infinite values before training; look at how they"
+            " are made or loaded"
+        )
+    return None
 
 
 def optimizer_has_all_parameters(probe: Probe) -> str | None:
@@ -67,12 +71,12 @@ def optimizer_has_all_parameters(probe: Probe) -> str | None:
         for p in group["params"]
     }
     left = [name for name, p in probe.ctx.params.items() if p.requires_grad and id(p) not in held]
-    return (
-        f"no optimizer has the parameters {few(left)}; give it model.parameters() once all layers"
-        " are made, or freeze these with requires_grad_(False)"
-        if left and held
-        else None
-    )
+    if left and held:
+        return (
+            f"no optimizer has the parameters {few(left)}; give it model.parameters() once all"
+            " layers are made, or freeze these with requires_grad_(False)"
+        )
+    return None
 
 
 def labels_in_range(probe: Probe) -> str | None:
@@ -81,7 +85,10 @@ def labels_in_range(probe: Probe) -> str | None:
     if pred is None or target is None or not target.numel() or not pred.dim():
         return None
     if probe.kind in ("cross_entropy", "nll_loss") and not target.is_floating_point():
-        classes = pred.shape[1] if pred.dim() > 1 else pred.shape[0]
+        if pred.dim() > 1:
+            classes = pred.shape[1]
+        else:
+            classes = pred.shape[0]
         labels = target[
             target != getattr(next(iter(probe.ctx.loss_fns.values()), None), "ignore_index", -100)
         ]
@@ -109,7 +116,9 @@ def shapes_of_prediction_and_target(probe: Probe) -> str | None:
         or pred.shape == target.shape
     ):
         return None
-    fix = "target.unsqueeze(1)" if pred.dim() == target.dim() + 1 else "pred.squeeze(1)"
+    fix = "pred.squeeze(1)"
+    if pred.dim() == target.dim() + 1:
+        fix = "target.unsqueeze(1)"
     return (
         f"the prediction has shape {tuple(pred.shape)} and the target {tuple(target.shape)}, which"
         f" {probe.kind} compares each with each, or refuses; make them the same, as by {fix}"
@@ -124,51 +133,70 @@ def prediction_is_finite(probe: Probe) -> str | None:
         if not weights_are_finite(probe)
     )
     bad = bad or any(not math.isfinite(loss) for loss in probe.before.values())
-    return (
-        "the prediction or the loss of the first batch is not finite; look for a log or a division"
-        " of 0 in the model and the loss, and at the inputs"
-        if bad
-        else None
-    )
+    if bad:
+        return (
+            "the prediction or the loss of the first batch is not finite; look for a log or a"
+            " division of 0 in the model and the loss, and at the inputs"
+        )
+    return None
 
 
 def prediction_suits_the_loss(probe: Probe) -> str | None:
     "Losses that take logits get logits, and those that take probabilities these."
-    pred = probe.pred
-    if pred is None or not pred.numel() or not pred.is_floating_point():
+    pred, suits = probe.pred, _SUITS.get(probe.kind)
+    if suits is None or pred is None or not pred.numel() or not pred.is_floating_point():
         return None
-    low, high = float(pred.min()), float(pred.max())
-    if (
-        probe.kind == "cross_entropy"
-        and pred.dim() > 1
-        and low >= 0
-        and bool(torch.allclose(pred.sum(1), torch.ones(()).to(pred), atol=1e-3))
-    ):
-        return (
-            "the model ends with a softmax, and cross_entropy takes one itself; leave it out of the"
-            " model, for training hardly gets on with two"
-        )
-    if probe.kind == "nll_loss" and high > 0:
-        return (
-            "nll_loss takes logarithms of probabilities, and the prediction has values above 0; end"
-            " the model with log_softmax, or take cross_entropy"
-        )
-    if (
-        probe.kind == "binary_cross_entropy_with_logits"
-        and low >= 0
-        and high <= 1
-        and any(isinstance(m, nn.Sigmoid) for m in list(probe.ctx.model.modules())[-1:])
-    ):
-        return (
-            "the model ends with a sigmoid, and binary_cross_entropy_with_logits takes one itself;"
-            " leave it out of the model"
-        )
-    if probe.kind == "binary_cross_entropy" and not 0 <= low <= high <= 1:
-        return (
-            "binary_cross_entropy takes probabilities, and the prediction goes beyond 0 to 1; take"
-            " binary_cross_entropy_with_logits"
-        )
-    return None
+    return suits(pred, probe.ctx.model)
+
+
+def _suits_cross_entropy(pred: Tensor, model: nn.Module) -> str | None:
+    if pred.dim() < 2 or float(pred.min()) < 0:
+        return None
+    if not torch.allclose(pred.sum(1), torch.ones(()).to(pred), atol=1e-3):
+        return None
+    return (
+        "the model ends with a softmax, and cross_entropy applies one itself; remove it from the"
+        " model: with two of them training makes little progress"
+    )
+
+
+def _suits_nll_loss(pred: Tensor, model: nn.Module) -> str | None:
+    if float(pred.max()) <= 0:
+        return None
+    return (
+        "nll_loss takes logarithms of probabilities, and the prediction has values above 0; end"
+        " the model with log_softmax, or take cross_entropy"
+    )
+
+
+def _suits_logits(pred: Tensor, model: nn.Module) -> str | None:
+    if not isinstance(list(model.modules())[-1], nn.Sigmoid) or not _in_unit_range(pred):
+        return None
+    return (
+        "the model ends with a sigmoid, and binary_cross_entropy_with_logits applies one itself;"
+        " remove it from the model"
+    )
+
+
+def _suits_probabilities(pred: Tensor, model: nn.Module) -> str | None:
+    if _in_unit_range(pred):
+        return None
+    return (
+        "binary_cross_entropy takes probabilities, and the prediction goes beyond 0 to 1; take"
+        " binary_cross_entropy_with_logits"
+    )
+
+
+def _in_unit_range(pred: Tensor) -> bool:
+    return 0 <= float(pred.min()) <= float(pred.max()) <= 1
+
+
+_SUITS = {
+    "cross_entropy": _suits_cross_entropy,
+    "nll_loss": _suits_nll_loss,
+    "binary_cross_entropy_with_logits": _suits_logits,
+    "binary_cross_entropy": _suits_probabilities,
+}
 
 
 def first_loss_is_that_of_guessing(probe: Probe) -> str | None:
@@ -177,12 +205,12 @@ def first_loss_is_that_of_guessing(probe: Probe) -> str | None:
     if probe.kind != "cross_entropy" or pred is None or pred.dim() < 2 or pred.shape[1] < 2:
         return None
     guess = math.log(pred.shape[1])
-    return (
-        f"the first loss is {loss:.3g}, where guessing among {pred.shape[1]} classes gives"
-        f" {guess:.3g}; scale the inputs, or make the last layer's weights smaller"
-        if loss > 3 * guess
-        else None
-    )
+    if loss > 3 * guess:
+        return (
+            f"the first loss is {loss:.3g}, where guessing among {pred.shape[1]} classes gives"
+            f" {guess:.3g}; scale the inputs, or make the last layer's weights smaller"
+        )
+    return None
 
 
 def gradients_reach_all_parameters(probe: Probe) -> str | None:
@@ -244,14 +272,17 @@ def samples_do_not_mix(probe: Probe) -> str | None:
     alone.input = aside.input.detach().clone().requires_grad_()
     try:
         actions.pred(alone)
-        out = alone.pred if probe.ctx.pick is None else probe.ctx.pick(alone.pred)
+        if probe.ctx.pick is None:
+            out = alone.pred
+        else:
+            out = probe.ctx.pick(alone.pred)
         (gradient,) = torch.autograd.grad(out[0].sum(), alone.input, allow_unused=True)
     except Exception:
         return None  # a model that has no such gradient
     mixed = gradient is not None and bool(gradient[1:].nan_to_num().abs().sum() > 0)
-    return (
-        "the prediction for a sample depends on the others of its batch; look for a view, a"
-        " transpose or a mean over the first dimension"
-        if mixed
-        else None
-    )
+    if mixed:
+        return (
+            "the prediction for a sample depends on the others of its batch; look for a view, a"
+            " transpose or a mean over the first dimension"
+        )
+    return None

@@ -39,7 +39,7 @@ DISTANCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 @define(eq=False)
 class Probe:
-    """A run before it starts, and what one batch gave on a copy of its model, losses and optimizers.
+    """A run before it starts, and one batch on a copy of its model, losses and optimizers.
 
     What could not be found out is None, and says nothing.
 
@@ -70,15 +70,28 @@ class Probe:
     @property
     def pred(self) -> Tensor | None:
         """What the loss takes of the prediction, if that is one tensor."""
-        pred = None if self.aside is None else self.aside.pred
-        pred = pred if pred is None or self.ctx.pick is None else self.ctx.pick(pred)
-        return pred.detach() if isinstance(pred, Tensor) else None
+        if self.aside is None:
+            pred = None
+        else:
+            pred = self.aside.pred
+        if pred is None or self.ctx.pick is None:
+            pred = pred
+        else:
+            pred = self.ctx.pick(pred)
+        if isinstance(pred, Tensor):
+            return pred.detach()
+        return None
 
     @property
     def target(self) -> Tensor | None:
         """The target, if it is one tensor."""
-        target = None if self.aside is None else self.aside.target
-        return target if isinstance(target, Tensor) else None
+        if self.aside is None:
+            target = None
+        else:
+            target = self.aside.target
+        if isinstance(target, Tensor):
+            return target
+        return None
 
 
 Check = Callable[[Probe], "str | None"]
