@@ -17,8 +17,8 @@ from rows import Row, run
 from stubs import stub, stubbed
 
 import statetrain as st
+from statetrain.context.position import Position
 from statetrain.guards.criteria import batch_drawn
-from statetrain.machine.position import Position
 
 ELSEWHERE, LISTENING = (10, 100, 1000), (1, 10, 100)
 

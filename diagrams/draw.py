@@ -6,13 +6,11 @@ python diagrams/draw.py --check    # only say what is stale
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from pathlib import Path
 
 import statetrain as st
-from statetrain.context.context import Context
 from statetrain.contracts.outline import fields_table
 from statetrain.diagram import stale_pictures, write_pictures
 from statetrain.lifecycle.text import markdown_table
@@ -71,26 +69,8 @@ def computed() -> dict[str, str]:
         "options": "\n\n".join(options),
         "evaluation": markdown_table(st.evaluation()),
         "prediction": markdown_table(st.prediction()),
-        "fields": fields_table(EVERYTHING, meanings()),
+        "fields": fields_table(EVERYTHING),
     }
-
-
-def meanings() -> dict[str, str]:
-    """The fields of a context in the order of its source, each with the comment that says what it is."""
-    found: dict[str, str] = {}
-    above: list[str] = []
-    for line in inspect.getsource(Context).splitlines():
-        if line.strip().startswith("@property"):
-            break
-        if field := re.match(r"    ([a-z]\w*): ", line):
-            said = (
-                part
-                for part in line.split("  # ")[1:]
-                if not part.startswith(("type: ignore", "set before a run"))
-            )
-            found[field[1]] = "; ".join(said) or " ".join(above)
-        above = [*above, line.strip(" #")] if line.strip().startswith("#") else []
-    return found
 
 
 def page() -> str:

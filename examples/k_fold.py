@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import statetrain as st
-from statetrain.machine.position import Position
+from statetrain.context.position import Position
 
 K = 5
 

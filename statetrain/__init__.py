@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from statetrain.context import keys as keys
     from statetrain.context.context import Context as Context
     from statetrain.context.history import History as History
+    from statetrain.context.position import Position as Position
     from statetrain.contracts.declaring import Access as Access
     from statetrain.contracts.declaring import access as access
     from statetrain.errors import CallbackError as CallbackError
@@ -101,7 +102,6 @@ if TYPE_CHECKING:
     from statetrain.losses.metrics import Metric as Metric
     from statetrain.machine.interop import to_machine as to_machine
     from statetrain.machine.machine import Machine as Machine
-    from statetrain.machine.position import Position as Position
     from statetrain.machine.steps import Breakpoint as Breakpoint
     from statetrain.machine.steps import Steps as Steps
     from statetrain.outcome import Completed as Completed
@@ -216,7 +216,7 @@ _HOMES = {
     ),
     "events": ("Event", "SkipBatch", "SkipEpoch", "StopFit"),
     "outcome": ("Completed", "Failed", "Interrupted", "Outcome", "Stopped"),
-    "machine.position": ("Position",),
+    "context.position": ("Position",),
     "standard.precision": ("MixedPrecision", "mixed_precision"),
     "lifecycle.registry": ("diff",),
     "standard.rollback": ("RollBack",),

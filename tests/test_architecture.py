@@ -14,9 +14,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # before it.
 FLOORS = (
     ("naming", "errors", "events", "outcome", "validators", "guards", "schedules", "lifecycle"),
-    ("callback", "contracts"),
+    ("context", "callback", "contracts"),
     ("machine", "trace", "diagram"),
-    ("context", "report", "testing"),
+    ("report", "testing"),
     ("losses", "data", "logs", "standard", "compute"),
     ("checkpoints", "sanity", "callbacks"),
     ("training",),

@@ -9,7 +9,7 @@ import pytest
 
 import statetrain as st
 from statetrain.commands.cli import main
-from statetrain.machine.position import Position
+from statetrain.context.position import Position
 from statetrain.testing import walk
 
 OWN = """

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 import statetrain as st
 from statetrain.callback import name_of
 from statetrain.callbacks.conditional import only_if, throttle
+from statetrain.context.position import Position
 from statetrain.errors import CallbackError, ConfigError, GuardError
 from statetrain.guards.criteria import Every, MinEpochs, NonFinite
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 
 
 class Notes(st.Callback):

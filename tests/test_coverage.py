@@ -12,8 +12,8 @@ import pytest
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
+from statetrain.context.position import Position
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.machine.witness import WITNESS
 from statetrain.testing import Coverage, paths, simulate, walk
 
@@ -238,7 +238,7 @@ import pytest
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
+from statetrain.context.position import Position
 
 def work(ctx):
     "work"

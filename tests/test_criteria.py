@@ -8,6 +8,7 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statetrain.context.position import Position
 from statetrain.errors import GuardError
 from statetrain.guards.base import strict
 from statetrain.guards.criteria import (
@@ -27,7 +28,6 @@ from statetrain.guards.criteria import (
 from statetrain.guards.stopping import EarlyStopping, Threshold
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 
 # The same examples each time, whatever the load
 drawn = settings(derandomize=True, database=None, deadline=None)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 import statetrain as st
 from statetrain import Lifecycle, Machine, State, Transition, guard
+from statetrain.context.position import Position
 from statetrain.machine.flight import folded
-from statetrain.machine.position import Position
 
 
 def started(**options) -> st.Run:

@@ -31,12 +31,12 @@ from transitions.extensions.nesting import (
     NestedTransition,
 )
 
+from statetrain.context.position import Position
 from statetrain.errors import GuardError, MachineError
 from statetrain.events import Event, StopFit
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.machine.interop import to_machine
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.outcome import Completed
 
 # The same examples each time, whatever the machine's load.

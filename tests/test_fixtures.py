@@ -9,8 +9,8 @@ import torch
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
+from statetrain.context.position import Position
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.testing import FakeClock, Recording, toy_problem
 
 

@@ -12,7 +12,7 @@ from strategies import runs
 
 import statetrain as st
 from statetrain import Lifecycle, State, Transition
-from statetrain.machine.position import Position
+from statetrain.context.position import Position
 from statetrain.testing import callback_cases, check_callback, check_guard, guard_cases, toy_problem
 
 

@@ -8,13 +8,13 @@ from attrs import define, field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statetrain.context.position import Position
 from statetrain.errors import GuardError
 from statetrain.guards.base import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
 from statetrain.guards.criteria import Every, MaxSteps, MinEpochs, TimeLimit, stop_requested
 from statetrain.guards.stopping import EarlyStopping, Threshold
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 
 # The same examples each time, whatever the load
 drawn = settings(derandomize=True, database=None, deadline=None)

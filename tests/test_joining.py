@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.events import SkipBatch, StopFit
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.standard import actions
 from statetrain.standard.modes import Quiet
 from statetrain.testing import walk

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from strategies import scenarios
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
 from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.outcome import Completed, Failed, Interrupted, Stopped
 
 # The same examples each time, whatever the load

@@ -254,7 +254,7 @@ def test_callbacks_are_called_in_that_order():
     life = st.Lifecycle(
         "two", [st.State("a"), st.State("end", final=True)], [st.Transition("a", "end")]
     )
-    from statetrain.machine.position import Position
+    from statetrain.context.position import Position
 
     for engine in ("table", "transitions"):
         Machine(life, [then(), first()], engine=engine).run(Position())

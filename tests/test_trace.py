@@ -3,12 +3,12 @@
 import pytest
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.errors import ConfigError
 from statetrain.events import StopFit
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.testing import walk
 from statetrain.trace import Trace, Tracing
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as some
 import statetrain as st
 from statetrain import Lifecycle, State, Trace, Tracing, Transition
 from statetrain.commands.watch import screen
+from statetrain.context.position import Position
 from statetrain.errors import ConfigError, TraceError
 from statetrain.lifecycle.lifecycle import START
-from statetrain.machine.position import Position
 from statetrain.testing import conforms, walk
 from statetrain.trace.reading import Following
 

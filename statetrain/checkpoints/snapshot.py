@@ -5,7 +5,8 @@ context. What is put back into fresh objects, made as the first ones were, lets 
 it had never been cut: weights to the last bit, the order of the samples, the means of an epoch that
 was under way.
 
-Every field of the context is named below: as saved, as saved in a form of its own, or as made anew.
+Each field of the context says whether it is saved as it is, saved in a form of its own, or made
+anew.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints import plain
 from statetrain.compute import seeding
+from statetrain.context.context import Context
+from statetrain.context.fields import Fact, fields_with
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.sizes import length
 from statetrain.data.splitting import split_again
@@ -32,135 +35,9 @@ from statetrain.machine.machine import Machine
 from statetrain.naming import label_of
 from statetrain.standard.actions import AGAIN, open_batch, open_shared_batch
 
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
-
 Snapshot = dict[str, Any]
 
-# Fields that are saved as they are.
-PLAIN = (
-    *(
-        "epoch",
-        "iter",
-        "valid_iter",
-        "step",
-        "samples",
-        "earlier_batches",
-        "first_row",
-        "first_step",
-        "pending",
-        "batch_size",
-        "opt_name",
-        "opt_index",
-    ),
-    *(
-        "exhausted",
-        "epoch_complete",
-        "valid_complete",
-        "drawn",
-        "last_batch",
-        "overflowed",
-        "loss_value",
-        "grad_norm",
-        "marks",
-        "logged",
-    ),
-    *(
-        "buffers",
-        "began",
-        "split_state",
-        "opt_given",
-        "kept",
-        "rolled_back",
-        "recent",
-        "masked",
-        "first_masked",
-        "told",
-    ),
-)
-# Fields that are saved in a form of their own, below.
-APART = (
-    *(
-        "model",
-        "loss_fns",
-        "optimizers",
-        "scaler",
-        "history",
-        "_records",
-        "tallies",
-        "mask",
-        "callbacks",
-        "streams",
-        "seed",
-        "upcoming",
-    ),
-    *(
-        "place",
-        "stop",
-        "earlier_seconds",
-        "started",
-        "train_data",
-        "valid_data",
-        "evaluations",
-        "hparams",
-        "opt_hparams",
-        "loader_states",
-    ),
-)
-# Fields that the arguments of a run, its scopes and its callbacks make anew.
-ANEW = (
-    *(
-        "accelerator",
-        "min_epochs",
-        "max_epochs",
-        "read_batch",
-        "pick",
-        "on_host",
-        "backward",
-        "verbose",
-        "clock",
-        "step_opt",
-        "graph",
-    ),
-    *(
-        "training",
-        "data",
-        "tally",
-        "loss_states",
-        "interms",
-        "grads",
-        "grad_norms",
-        "updates",
-        "update_norms",
-        "iterator",
-        "valid_iterator",
-        "length",
-        "layout",
-        "batch",
-        "input",
-        "target",
-        "inputs",
-        "pred",
-    ),
-    *(
-        "opt",
-        "loss_fn",
-        "loss_grad",
-        "held",
-        "machine",
-        "saves",
-        "save_seconds",
-        "event",
-        "interrupt",
-        "outcome",
-        "error",
-        "deferred",
-        "modes",
-        "reopening",
-        "asked",
-        "flight",
-    ),
-)
+_SAVED = fields_with(Context, Fact.SAVED)
 
 # What a file has to have to be taken for a run.
 _NEEDED = (
@@ -198,7 +75,7 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
         "lifecycle": described(machine.lifecycle),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "seed": ctx.seed,
-        "fields": {name: getattr(ctx, name) for name in PLAIN},
+        "fields": {name: getattr(ctx, name) for name in _SAVED},
         # A signal's request is over when the run goes on; a callback's is part of the run.
         "stop": None if ctx.stop == ctx.interrupt else ctx.stop,
         "seconds": {"earlier": ctx.earlier_seconds, "fit": ctx.fit_seconds},
@@ -540,7 +417,7 @@ def restore(
         raise CheckpointError(f"what was read is no run: it has no {missing[0]!r}")
     changed = _refuse(differences(ctx, machine, data), allow)
     fields, given_state = data["fields"], ctx.split_state
-    for name in PLAIN:
+    for name in _SAVED:
         if name in fields and name != "opt_given":
             setattr(ctx, name, fields[name])
     if given_state is not None and fields["split_state"] is not None and ctx.seed is None:

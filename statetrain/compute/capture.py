@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
 
 from statetrain.callback import Callback
+from statetrain.context.context import Context
+from statetrain.context.fields import Fact, fields_with
 from statetrain.context.keys import Getter, Named, getter, root_of, select
 from statetrain.contracts.declaring import access_of, parts, paths_in
 from statetrain.errors import ConfigError
@@ -18,13 +20,10 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.standard import actions
 
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
-
-FIELDS = ("interms", "grads", "grad_norms", "updates", "update_norms")
+FIELDS = fields_with(Context, Fact.CAPTURED)
 """The fields of the context that are filled on demand."""
 
-_OF_PARAMETERS = FIELDS[1:]
+_OF_PARAMETERS = tuple(name for name in FIELDS if name != "interms")
 
 
 def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
@@ -209,7 +208,8 @@ class Capture(Callback):
     def on_transition(self, ctx: Context) -> None:
         """Drops everything once the batch has closed."""
         if ctx.batch is None:
-            ctx.interms = ctx.grads = ctx.grad_norms = ctx.updates = ctx.update_norms = None
+            for name in FIELDS:
+                setattr(ctx, name, None)
 
     def __repr__(self) -> str:
         counts = {

@@ -10,12 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import Factory, define
+from attrs import define
 
 from statetrain.context import keys
+from statetrain.context.fields import UNSET, Fact, field, fields_with, made_of
 from statetrain.context.history import History, format_value
+from statetrain.context.overview import in_words, overview
+from statetrain.context.position import Position
 from statetrain.errors import MachineError
-from statetrain.machine.position import Position
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
@@ -29,185 +31,300 @@ if TYPE_CHECKING:
 Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a tensor, nested
 
 
-_ON_DEMAND = frozenset(("interms", "grads", "grad_norms", "updates", "update_norms"))
-
-
-# What `flatten` shows: what belongs to a batch, and the counters; not what a run is made of.
-_FLAT = (
-    *(
-        "hparams",
-        "opt_hparams",
-        "epoch",
-        "iter",
-        "valid_iter",
-        "step",
-        "samples",
-        "batch",
-        "input",
-        "target",
-        "batch_size",
-        "opt_name",
-    ),
-    *(
-        "params",
-        "pred",
-        "interms",
-        "loss",
-        "loss_value",
-        "loss_states",
-        "grads",
-        "grad_norms",
-        "grad_norm",
-        "updates",
-        "update_norms",
-    ),
-)
-
-
 @define(eq=False, repr=False)
 class Context(Position):
     """The extended state of a run. Fields stand in the order in which they come into being.
 
     Slots: a misspelt field is an error. What a callback wants to keep for itself goes into
-    `buffers`.
+    `buffers`. Each field says what it is, and lists of fields are computed from that: see
+    `statetrain.context.fields`.
 
     Any part can be read by a path: `ctx["batch.image"]`, `ctx["history[-1].valid_loss"]`.
     """
 
-    # From before the run on.
-    model: torch.nn.Module = None  # type: ignore[assignment]  # set before a run reads it
-    loss_fns: dict[str, Callable[..., Any]] = Factory(dict)  # by optimizer
-    # By name; a lone one is called "opt"
-    optimizers: dict[str, torch.optim.Optimizer] = Factory(dict)
-    train_data: Iterable[Batch] | None = None
-    valid_data: Iterable[Batch] | None = None
-    evaluations: dict[str, Iterable[Batch]] = Factory(dict)  # the data of evaluations with a name
-    accelerator: Accelerator = None  # type: ignore[assignment]  # set before a run reads it
-    callbacks: tuple[Callback, ...] = ()
-    min_epochs: int = 0
-    max_epochs: float = math.inf  # a whole number, or infinity
-    hparams: dict[str, Any] = Factory(dict)  # what the model was made with
-    opt_hparams: dict[str, Any] = Factory(dict)  # what the optimizers were made with
-    read_batch: Callable[[Batch], Any] = None  # type: ignore[assignment]  # finds the layout of a batch
-    # The part of the prediction that the loss and the metrics see; None is all
-    pick: Callable[[Any], Any] | None = None
-    on_host: bool = True  # whether the loss is read as a number in every batch
-    # Computes the gradients in place of `loss.backward(inputs=)`
-    backward: Callable[[torch.Tensor, Any], None] | None = None
-    scaler: Any = None  # a torch.amp.GradScaler, where the lifecycle scales the loss of float16
-    verbose: bool = True
-    clock: Callable[[], float] = time.monotonic  # seconds from any moment on
-    # What all keys of random numbers begin with; None: the generators go their own way
-    seed: int | None = None
-    streams: dict[str, torch.Generator] = Factory(dict)  # see `generator`
-    # The generator's state with which the validation share was drawn; None if there is none
-    split_state: Any = None
-    # The optimizers as they were given: class, and settings by parameter group
-    opt_given: dict[str, Any] = Factory(dict)
-    buffers: dict[str, Any] = Factory(dict)  # free for callbacks
-    history: History = Factory(History)
-    # Columns that callbacks add to the next row; see `log_metric`
-    logged: dict[str, Any] = Factory(dict)
-    _records: dict[str, list[Any]] = Factory(dict)  # see `log`
-    first_row: int = 0  # the row of the history with which this fit began
-    first_step: int = 0  # steps that had been made when this fit began
+    # ------------------------------------------------------------ from before the run on
 
-    # Counters. They change on transitions and in actions only.
-    epoch: int = 0  # the present epoch, from 1; 0 before the first
-    iter: int = 0  # the present training batch of this epoch, from 1
-    valid_iter: int = 0  # the present batch of this validation or evaluation, from 1
-    step: int = 0  # steps of the optimizers made; a round of several optimizers is one
-    samples: int = 0  # training samples drawn
-    earlier_batches: int = 0  # training batches of earlier epochs
-    started: float | None = None  # the clock when this fit began; None between fits
-    earlier_seconds: float = 0.0  # what earlier fits took
-    save_seconds: float = 0.0  # the longest that saving this run has taken
+    model: torch.nn.Module = field(Fact.SAVED_APART)
+    """The model, as the accelerator has prepared it."""
 
-    # From `train` or `valid` on: set by the scope, put back when it closes.
-    training: bool = False
-    data: Iterable[Batch] | None = None  # the loader in use
-    tally: Tally = None  # type: ignore[assignment]  # what is summed up for the next row: that of the set in use
-    tallies: dict[str, Tally] = Factory(dict)  # all, by set
-    iterator: Iterator[Batch] = None  # type: ignore[assignment]  # the training data's, for the whole epoch
-    valid_iterator: Iterator[Batch] = None  # type: ignore[assignment]  # of the validation or evaluation under way
-    # The generators' states when iterating over a set began; see `iterating`
-    began: dict[str, Any] = Factory(dict)
-    # When a run is continued: those of loaders that keep their position themselves
-    loader_states: dict[str, Any] = Factory(dict)
-    length: int | None = None  # training batches in an epoch; None if nobody can know
-    exhausted: bool = False  # whether the epoch's training data has come to its end
-    # At `record`: whether the epoch was made to its end, validation included
-    epoch_complete: bool = False
-    valid_complete: bool = False  # whether the last validation was made to its end
+    loss_fns: dict[str, Callable[..., Any]] = field(Fact.SAVED_APART, factory=dict)
+    """The losses, by optimizer."""
 
-    # From `draw` on.
-    drawn: bool = False  # whether there was a batch
-    upcoming: Any = None  # the batch after this one, where accumulation has to know the last one
-    last_batch: bool = False  # whether this is the epoch's last batch; known with accumulation only
-    layout: Any = None  # how this loader's batches are read
-    batch: Batch = None
+    optimizers: dict[str, torch.optim.Optimizer] = field(Fact.SAVED_APART, factory=dict)
+    """The optimizers by name; a lone one is called "opt"."""
 
-    # From `batch` on, until the batch closes.
-    input: Any = None
-    target: Any = None
-    batch_size: int = 0  # samples
-    pending: int = 0  # batches whose gradients wait for a step
-    # Set before a run reads it  # the current optimizer; set before `pred`, in validation too
-    opt: torch.optim.Optimizer = None  # type: ignore[assignment]
-    opt_name: str = ""
-    opt_index: int = 0
-    inputs: Any = None  # the parameters that backward fills; None is all
-    loss_fn: Callable[..., Any] = None  # type: ignore[assignment]  # the current optimizer's
-    # Makes the step in place of `opt.step()`
-    step_opt: Callable[[torch.optim.Optimizer], Any] | None = None
-    # Does the work of a fused state; None: its parts do, one after the other
-    graph: Callable[[Any, Any], None] | None = None
+    train_data: Iterable[Batch] | None = field(Fact.SAVED_APART)
+    """The batches to train on."""
 
-    # By optimizer, the last losses, where something watches for spikes
-    recent: dict[str, list[float]] = Factory(dict)
+    valid_data: Iterable[Batch] | None = field(Fact.SAVED_APART)
+    """The batches to validate on."""
 
-    # From `hold` or `keep` on, where the lifecycle has them.
-    held: Any = None  # the model's buffers, with a copy of them as they were before this batch
-    # The last good weights and optimizers' states, to go back to
-    kept: dict[str, Any] | None = None
-    rolled_back: int = 0  # how often this fit has gone back
+    evaluations: dict[str, Iterable[Batch]] = field(Fact.SAVED_APART, factory=dict)
+    """The data of named evaluations."""
 
-    # A `masking.Mask`, where what is not finite is found on the device and told late
-    mask: Any = None
-    masked: int = 0  # steps that the device has left out, as far as the host knows
-    first_masked: int = -1  # the number of the first of them; -1 if there is none
-    told: int = 0  # masked steps that have led to something already
+    accelerator: Accelerator = field(Fact.ANEW, Fact.OPEN)
+    """Where and how the model computes."""
 
-    # From `pred` on.
-    pred: Any = None  # what the model returned
-    # What its modules returned, by name: those that somebody reads; see `Capture`
-    interms: keys.Named | None = None
+    callbacks: tuple[Callback, ...] = field(Fact.SAVED_APART, default=())
+    """What listens, in the order in which it was given."""
 
-    # From `loss` on.
-    loss_grad: torch.Tensor = None  # type: ignore[assignment]  # shape (), with its graph
-    # The same as a number; on a device, where nobody asks for the number, a tensor
-    loss_value: Any = None
-    # What each loss by keys gave: value, weight, count
-    loss_states: dict[str, LossState] = Factory(dict)
+    min_epochs: int = field(Fact.ANEW, default=0)
+    """Epochs before the run may stop early."""
 
-    # From `backward` on, what somebody reads, by the parameters' names.
-    grads: keys.Named | None = None  # the parameters' own
-    grad_norms: keys.Named | None = None  # from `step` on, shape ()
+    max_epochs: float = field(Fact.ANEW, default=math.inf)
+    """Epochs after which the run ends: a whole number, or infinity."""
 
-    # From `step` on, likewise, when it has been made.
-    updates: keys.Named | None = None  # by how much it changed them
-    update_norms: keys.Named | None = None  # shape ()
+    hparams: dict[str, Any] = field(Fact.SAVED_APART, Fact.SHOWN, factory=dict)
+    """What the model was made with."""
 
-    # From `grad_norm` on, where the lifecycle has it.
-    grad_norm: float | None = None  # the norm of all gradients
+    opt_hparams: dict[str, Any] = field(Fact.SAVED_APART, Fact.SHOWN, factory=dict)
+    """What the optimizers were made with."""
 
-    # From `unscale` on, where the lifecycle has it.
-    # Whether the gradients of the scaled loss were too large for their type
-    overflowed: bool = False
+    read_batch: Callable[[Batch], Any] = field(Fact.ANEW)
+    """Finds the layout of a batch."""
+
+    pick: Callable[[Any], Any] | None = field(Fact.ANEW)
+    """Gives the part of the prediction that the loss and the metrics see; None is all of it."""
+
+    on_host: bool = field(Fact.ANEW, default=True)
+    """Whether the loss is read as a number in every batch."""
+
+    backward: Callable[[torch.Tensor, Any], None] | None = field(Fact.ANEW)
+    """Computes the gradients in place of `loss.backward(inputs=)`."""
+
+    scaler: Any = field(Fact.SAVED_APART)
+    """A `torch.amp.GradScaler`, where the lifecycle scales the loss of float16."""
+
+    verbose: bool = field(Fact.ANEW, Fact.OPEN, default=True)
+    """Whether callbacks may print."""
+
+    clock: Callable[[], float] = field(Fact.ANEW, Fact.OPEN, default=time.monotonic)
+    """Seconds since some fixed moment."""
+
+    seed: int | None = field(Fact.SAVED_APART)
+    """What all keys of random numbers begin with; None: torch's generators are used as they are."""
+
+    streams: dict[str, torch.Generator] = field(Fact.SAVED_APART, factory=dict)
+    """Generators by name; see `generator`."""
+
+    split_state: Any = field(Fact.SAVED)
+    """The generator's state with which the validation share was drawn; None without a share."""
+
+    opt_given: dict[str, Any] = field(Fact.SAVED, factory=dict)
+    """The optimizers as they were given: class, and settings by parameter group."""
+
+    buffers: dict[str, Any] = field(Fact.SAVED, Fact.OWN, factory=dict)
+    """Free for callbacks."""
+
+    history: History = field(Fact.SAVED_APART, factory=History)
+    """The rows that `record` has written."""
+
+    logged: dict[str, Any] = field(Fact.SAVED, factory=dict)
+    """Columns that callbacks add to the next row; see `log_metric`."""
+
+    _records: dict[str, list[Any]] = field(Fact.SAVED_APART, factory=dict)
+    """What was logged beside the history; see `log`."""
+
+    first_row: int = field(Fact.SAVED, default=0)
+    """The row of the history with which this fit began."""
+
+    first_step: int = field(Fact.SAVED, default=0)
+    """Steps that had been made when this fit began."""
+
+    # ------------------------------------------------------------ counters
+
+    epoch: int = field(Fact.SAVED, Fact.COUNTER, Fact.SHOWN, default=0)
+    """The present epoch, from 1; 0 before the first."""
+
+    iter: int = field(Fact.SAVED, Fact.COUNTER, Fact.SHOWN, default=0)
+    """The present training batch of this epoch, from 1."""
+
+    valid_iter: int = field(Fact.SAVED, Fact.COUNTER, Fact.SHOWN, default=0)
+    """The present batch of this validation or evaluation, from 1."""
+
+    step: int = field(Fact.SAVED, Fact.COUNTER, Fact.SHOWN, default=0)
+    """Steps of the optimizers made; a round of several optimizers is one."""
+
+    samples: int = field(Fact.SAVED, Fact.COUNTER, Fact.SHOWN, Fact.OWN, default=0)
+    """Training samples drawn."""
+
+    earlier_batches: int = field(Fact.SAVED, Fact.COUNTER, default=0)
+    """Training batches of earlier epochs."""
+
+    started: float | None = field(Fact.SAVED_APART, Fact.OWN)
+    """The clock when this fit began; None between fits."""
+
+    earlier_seconds: float = field(Fact.SAVED_APART, default=0.0)
+    """Seconds that earlier fits took."""
+
+    save_seconds: float = field(Fact.ANEW, Fact.OWN, default=0.0)
+    """The longest that saving this run has taken, in seconds."""
+
+    # ------------------------------------------------------------ from `train` or `valid` on
+
+    training: bool = field(Fact.ANEW, default=False)
+    """Whether a training batch is under way; the scope sets it, and puts it back when it closes."""
+
+    data: Iterable[Batch] | None = field(Fact.ANEW, Fact.BORN)
+    """The loader in use."""
+
+    tally: Tally = field(Fact.ANEW, Fact.BORN)
+    """What is summed up for the next row: that of the set in use."""
+
+    tallies: dict[str, Tally] = field(Fact.SAVED_APART, factory=dict)
+    """All tallies, by set."""
+
+    iterator: Iterator[Batch] = field(Fact.ANEW)
+    """The iterator over the training data, for the whole epoch."""
+
+    valid_iterator: Iterator[Batch] = field(Fact.ANEW)
+    """The iterator over the data of the validation or evaluation under way."""
+
+    began: dict[str, Any] = field(Fact.SAVED, factory=dict)
+    """The generators' states when iterating over a set began; see `statetrain.data.iterating`."""
+
+    loader_states: dict[str, Any] = field(Fact.SAVED_APART, factory=dict)
+    """When a run is continued: the states of loaders that keep their position themselves."""
+
+    length: int | None = field(Fact.ANEW, Fact.BORN)
+    """Training batches in an epoch; None if the loader does not say."""
+
+    exhausted: bool = field(Fact.SAVED, Fact.OWN, default=False)
+    """Whether the epoch's training data has come to its end."""
+
+    epoch_complete: bool = field(Fact.SAVED, default=False)
+    """At `record`: whether the epoch was completed, validation included."""
+
+    valid_complete: bool = field(Fact.SAVED, default=False)
+    """Whether the last validation was completed."""
+
+    # ------------------------------------------------------------ from `draw` on
+
+    drawn: bool = field(Fact.SAVED, Fact.BORN, Fact.OWN, default=False)
+    """Whether there was a batch."""
+
+    upcoming: Any = field(Fact.SAVED_APART)
+    """The batch after this one, where accumulation has to know the last one."""
+
+    last_batch: bool = field(Fact.SAVED, Fact.BORN, Fact.OWN, default=False)
+    """Whether this is the epoch's last batch; known with accumulation only."""
+
+    layout: Any = field(Fact.ANEW, Fact.BORN)
+    """How this loader's batches are read."""
+
+    batch: Batch = field(Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.SHOWN, Fact.OWN)
+    """The batch, on the device."""
+
+    # ------------------------------------------------------------ from `batch` on
+
+    input: Any = field(Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.SHOWN, Fact.OWN)
+    """The part of the batch that the model is called with."""
+
+    target: Any = field(Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.SHOWN, Fact.OWN)
+    """The part of the batch that the loss compares with; None if there is none."""
+
+    batch_size: int = field(Fact.SAVED, Fact.BORN, Fact.OF_BATCH, Fact.SHOWN, Fact.OWN, default=0)
+    """Samples in the batch."""
+
+    pending: int = field(Fact.SAVED, default=0)
+    """Batches whose gradients wait for a step."""
+
+    opt: torch.optim.Optimizer = field(Fact.ANEW)
+    """The current optimizer; set before `pred`, in validation too."""
+
+    opt_name: str = field(Fact.SAVED, Fact.SHOWN, default="")
+    """The current optimizer's name."""
+
+    opt_index: int = field(Fact.SAVED, default=0)
+    """The current optimizer's position among all."""
+
+    inputs: Any = field(Fact.ANEW)
+    """The parameters that backward fills; None is all."""
+
+    loss_fn: Callable[..., Any] = field(Fact.ANEW)
+    """The current optimizer's loss."""
+
+    step_opt: Callable[[torch.optim.Optimizer], Any] | None = field(Fact.ANEW)
+    """Makes the step in place of `opt.step()`."""
+
+    graph: Callable[[Any, Any], None] | None = field(Fact.ANEW)
+    """Does the work of a fused state; None: its parts do, one after the other."""
+
+    recent: dict[str, list[float]] = field(Fact.SAVED, Fact.OWN, factory=dict)
+    """The last losses by optimizer, where something watches for spikes."""
+
+    # ------------------------------------------------------------ with some options
+
+    held: Any = field(Fact.ANEW)
+    """From `hold` on: the model's buffers, with a copy of them as they were before this batch."""
+
+    kept: dict[str, Any] | None = field(Fact.SAVED)
+    """From `keep` on: the last good weights and optimizers' states, to go back to."""
+
+    rolled_back: int = field(Fact.SAVED, default=0)
+    """How often this fit has gone back."""
+
+    mask: Any = field(Fact.SAVED_APART)
+    """A `masking.Mask`, where the device finds what is not finite and the host hears of it later."""
+
+    masked: int = field(Fact.SAVED, default=0)
+    """Steps that the device has left out, as far as the host knows."""
+
+    first_masked: int = field(Fact.SAVED, default=-1)
+    """The number of the first of them; -1 if there is none."""
+
+    told: int = field(Fact.SAVED, default=0)
+    """Masked steps that have been acted on already."""
+
+    # ------------------------------------------------------------ from `pred` on
+
+    pred: Any = field(Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.SHOWN, Fact.OWN)
+    """What the model returned."""
+
+    interms: keys.Named | None = field(
+        Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.CAPTURED, Fact.SHOWN, Fact.OWN
+    )
+    """What its modules returned, by name, those that are read; see `Capture`."""
+
+    # ------------------------------------------------------------ from `loss` on
+
+    loss_grad: torch.Tensor = field(Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.OWN)
+    """The loss with its graph, shape ()."""
+
+    loss_value: Any = field(Fact.SAVED, Fact.BORN, Fact.OF_BATCH, Fact.SHOWN, Fact.OWN)
+    """The loss as a number; on a device, where nothing reads the number, a tensor."""
+
+    loss_states: dict[str, LossState] = field(Fact.ANEW, Fact.SHOWN, Fact.OWN, factory=dict)
+    """What each loss by keys gave: value, weight, count."""
+
+    # ------------------------------------------------------------ from `backward` on
+
+    grads: keys.Named | None = field(Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.CAPTURED, Fact.SHOWN)
+    """The gradients that are read, by the parameters' names: the parameters' own tensors."""
+
+    grad_norms: keys.Named | None = field(Fact.ANEW, Fact.CAPTURED, Fact.SHOWN, made_of=("grads",))
+    """From `step` on: the norms of gradients that are read, by name, each of shape ()."""
+
+    updates: keys.Named | None = field(
+        Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.CAPTURED, Fact.SHOWN
+    )
+    """When the step has been made: by how much it changed each parameter that is read."""
+
+    update_norms: keys.Named | None = field(
+        Fact.ANEW, Fact.BORN, Fact.OF_BATCH, Fact.CAPTURED, Fact.SHOWN
+    )
+    """The norms of these changes, by name, each of shape ()."""
+
+    grad_norm: float | None = field(Fact.SAVED, Fact.BORN, Fact.SHOWN)
+    """From `grad_norm` on, where the lifecycle has that state: the norm of all gradients."""
+
+    overflowed: bool = field(Fact.SAVED, Fact.BORN, default=False)
+    """From `unscale` on: whether the scaled loss's gradients were too large for their type."""
 
     # ------------------------------------------------------------ what follows from the fields
 
     @property
+    @made_of("accelerator", facts=(Fact.OPEN,))
     def device(self) -> torch.device:
         """Where batches are placed and the model computes."""
         if self.accelerator is None:
@@ -215,62 +332,71 @@ class Context(Position):
         return self.accelerator.device
 
     @property
+    @made_of("model", facts=(Fact.SHOWN,))
     def params(self) -> keys.Named:
-        """The model's parameters by name, as they are now: `ctx["params.encoder.weight"]`, `ctx["params.**.bias"]`."""
+        """The model's parameters by name, as they are now: `ctx["params.encoder.weight"]`."""
         model = self.model if self.accelerator is None else self.accelerator.unwrap(self.model)
         return keys.Named(model.named_parameters())
 
     @property
+    @made_of("loss_grad", facts=(Fact.SHOWN,))
     def loss(self) -> torch.Tensor | None:
         """The loss of this batch without its graph, shape ()."""
         return None if self.loss_grad is None else self.loss_grad.detach()
 
     @property
+    @made_of("loss_grad")
     def loss_total(self) -> torch.Tensor | None:
         """The same as `loss`: of several losses, the sum of weight times value."""
         return self.loss
 
     @property
+    @made_of("earlier_batches", "iter")
     def batches(self) -> int:
         """Training batches drawn since the first epoch."""
         return self.earlier_batches + self.iter
 
     @property
+    @made_of("earlier_seconds", "started", "clock")
     def seconds(self) -> float:
         """Seconds that the run has taken, by its clock, earlier fits included."""
         return self.earlier_seconds + self.fit_seconds
 
     @property
+    @made_of("started", "clock")
     def fit_seconds(self) -> float:
         """Seconds that this fit has taken."""
         return 0.0 if self.started is None else self.clock() - self.started
 
     @property
+    @made_of("step", "first_step")
     def fit_steps(self) -> int:
         """Steps of the optimizers that this fit has made."""
         return self.step - self.first_step
 
     @property
+    @made_of("logged", "tallies")
     def row_due(self) -> bool:
-        """Whether something has been counted or logged since the last row, so that `record` writes one."""
+        """Whether anything was counted or logged since the last row, so that `record` writes one."""
         return bool(self.logged) or any(
             mean.count for tally in self.tallies.values() for mean in tally.losses.values()
         )
 
     def rest(self) -> None:
-        """Stops the clock and lets go of the data, between two fits."""
+        """Stops the clock and releases the iterators, between two fits."""
         self.earlier_seconds, self.started = self.seconds, None
-        self.iterator = self.valid_iterator = self.upcoming = None  # type: ignore[assignment]  # there is none now
+        self.iterator = self.valid_iterator = self.upcoming = UNSET
 
+    @made_of("history")
     def fit_rows(self) -> list[dict[str, Any]]:
-        """The rows of the history that this fit has written; an earlier fit of the same run is not looked at."""
+        """The rows of the history that this fit has written, without those of earlier fits."""
         return self.history[self.first_row :]
 
     def generator(self, name: str) -> torch.Generator:
-        """A stream of random numbers of one's own, on the CPU: who draws from it moves nobody else's.
+        """A separate stream of random numbers, on the CPU: drawing from it moves no other stream.
 
         It depends on the run's seed and the name; where there is no seed, on torch's initial one.
-        It goes on where it was when a run is continued.
+        When a run is continued, it goes on from where it was.
 
         Args:
             name: of the stream; a callback takes its own name.
@@ -282,6 +408,7 @@ class Context(Position):
     # ------------------------------------------------------------ logging
 
     @property
+    @made_of("_records")
     def records(self) -> Mapping[str, list[Any]]:
         """What was logged beside the history, by name. It is written by `log` alone."""
         return MappingProxyType(self._records)
@@ -291,6 +418,7 @@ class Context(Position):
         if value is not None:
             self._records.setdefault(name, []).append(value)
 
+    @made_of("records")
     def get_log(self, name: str, index: int = -1) -> Any:
         """A value of a record, the last one unless said; None if there is none."""
         values = self._records.get(name, [])
@@ -324,8 +452,10 @@ class Context(Position):
             and len(self.history) > self.first_row
             and self.history[-1]["epoch"] == self.epoch
         )
-        (self.history[-1] if late else self.logged)[column] = value
+        row = self.history[-1] if late else self.logged
+        row[column] = value
 
+    @made_of("history")
     # As above
     def get_metrics(self, set: str = "valid", epoch: int | None = None) -> dict[str, Any]:  # noqa: A002
         """The metrics of a set in an epoch's last row, by name without the set; empty if there are none.
@@ -336,11 +466,13 @@ class Context(Position):
         """
         return self.history.metrics(set, epoch)
 
+    @made_of("history")
     # As above
     def get_metric(self, name: str, set: str = "valid", epoch: int | None = None) -> Any:  # noqa: A002
         """One of `get_metrics`; None if there is none."""
         return self.get_metrics(set, epoch).get(name)
 
+    @made_of("history")
     # As above
     def format_metrics(self, set: str = "valid", epoch: int | None = None) -> str:  # noqa: A002
         """`get_metrics` for a person: `loss: 0.2931 - accuracy: 0.9412`."""
@@ -348,10 +480,12 @@ class Context(Position):
             f"{name}: {format_value(value)}" for name, value in self.get_metrics(set, epoch).items()
         )
 
+    @made_of("model", "history", "records", "hparams", "opt_hparams")
     def state_dict(self) -> dict[str, Any]:
-        """What is left when a run is over: weights, rows of the history, records, hyperparameters. Tensors are the model's own.
+        """What is left when a run is over: weights, rows of the history, records, hyperparameters.
 
-        Arguments of models and optimizers that are more than plain data are given in words.
+        Tensors are the model's own. Arguments of models and optimizers that are more than plain
+        data are given in words.
         """
         assert self.model is not None
         model = self.model if self.accelerator is None else self.accelerator.unwrap(self.model)
@@ -360,20 +494,26 @@ class Context(Position):
             "history": list(self.history.rows),
             "optimizers": list(self.history.optimizers),
             "records": {name: list(values) for name, values in self.records.items()},
-            "hparams": _in_words(self.hparams),
-            "opt_hparams": _in_words(self.opt_hparams),
+            "hparams": in_words(self.hparams),
+            "opt_hparams": in_words(self.opt_hparams),
         }
 
     def clean(self) -> None:
-        """Lets go of what a finished run needs no more: data, batch, callbacks' buffers. Model, history and records stay."""
+        """Releases what a finished run no longer needs: data, batch, buffers of callbacks.
+
+        Model, history and records stay.
+        """
         self.rest()
         self.train_data = self.valid_data = self.data = self.layout = None
         self.evaluations = {}
-        self.batch = self.input = self.target = self.pred = self.loss_grad = None  # type: ignore[assignment]  # there is none now
-        self.interms = self.grads = self.grad_norms = self.updates = self.update_norms = None
+        self.batch = self.input = self.target = self.pred = self.loss_grad = UNSET
+        for name in _CAPTURED:
+            setattr(self, name, None)
         self.buffers.clear()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
+
+    # ------------------------------------------------------------ as a value
 
     def replace(self, **changes: Any) -> Context:
         """Another context with some fields changed; this one stays as it is. What both hold is shared, not copied.
@@ -381,7 +521,7 @@ class Context(Position):
         Raises:
             TypeError: there is no such field.
         """
-        known = [field.name for field in attrs.fields(type(self))]
+        known = [one.name for one in attrs.fields(type(self))]
         for name in changes:
             if name not in known:
                 raise TypeError(f"a context has no field {name!r}{did_you_mean(name, known)}")
@@ -401,17 +541,17 @@ class Context(Position):
     def flatten(self) -> dict[str, Any]:
         """All that a key can name of a batch and what it led to, by path, in the order in which it comes into being.
 
-        That is counters, hyperparameters, batch, parameters, prediction, losses, and what is
+        That is parameters, hyperparameters, counters, batch, prediction, losses, and what is
         captured. What is not there is left out.
         """
         found: dict[str, Any] = {}
-        for name in _FLAT:
-            value = getattr(self, name) if name != "params" or self.model is not None else None
-            found |= {
-                path: leaf
-                for path, leaf in keys.flatten(value, name).items()
-                if leaf is not None and not (isinstance(leaf, dict | list) and not leaf)
-            }
+        for name in _SHOWN:
+            if name == "params" and self.model is None:
+                continue
+            for path, leaf in keys.flatten(getattr(self, name), name).items():
+                empty = isinstance(leaf, dict | list) and not leaf
+                if leaf is not None and not empty:
+                    found[path] = leaf
         return found
 
     def aux_state(self, *, losses: bool = True, metrics: bool = True) -> dict[str, dict[str, Any]]:
@@ -426,31 +566,30 @@ class Context(Position):
         """
         found: dict[str, dict[str, Any]] = {}
         if losses:
-            plain = {"loss": (self.loss, 1.0, self.batch_size)} if self.loss is not None else {}
-            found["losses"] = dict(self.loss_states) or plain
+            found["losses"] = dict(self.loss_states)
+            if not self.loss_states and self.loss is not None:
+                found["losses"] = {"loss": (self.loss, 1.0, self.batch_size)}
         if metrics:
-            tally = (
-                self.tally
-                if self.tally is not None
-                else next((one for one in reversed(self.tallies.values()) if one.compute()), None)
-            )
-            values = tally.compute() if tally is not None else {}
-            found["metrics"] = (
-                {name.removeprefix(f"{tally.set}_"): value for name, value in values.items()}
-                if tally is not None
-                else {}
-            )
+            tally = self.tally
+            if tally is None:
+                tally = next(
+                    (one for one in reversed(self.tallies.values()) if one.compute()), UNSET
+                )
+            found["metrics"] = {}
+            if tally is not None:
+                found["metrics"] = {
+                    name.removeprefix(f"{tally.set}_"): value
+                    for name, value in tally.compute().items()
+                }
         return found
 
     def where(self) -> str:
         if not self.epoch:
             return f"batch {self.valid_iter}" if self.valid_iter else ""
         # Not by `training`, which a failure has put back when its note is written.
-        batch = (
-            f"validation batch {self.valid_iter}"
-            if self.valid_iterator is not None
-            else f"batch {self.iter}"
-        )
+        batch = f"batch {self.iter}"
+        if self.valid_iterator is not None:
+            batch = f"validation batch {self.valid_iter}"
         return f"epoch {self.epoch}, {batch}, step {self.step}"
 
     def advice(self, error: BaseException) -> str:
@@ -469,85 +608,30 @@ class Context(Position):
         """
         if not isinstance(path, str):
             raise KeyError(f"a context is read by the names of its fields, got {path!r}")
-        if (
-            (root := keys.root_of(path)) in _ON_DEMAND
-            and getattr(self, root) is None
-            and not path.endswith("?")
-        ):
+        here = f" in state {self.state!r}" if self.state else ""
+        root = keys.root_of(path)
+        if root in _CAPTURED and getattr(self, root) is None and not path.endswith("?"):
             raise KeyError(
-                f"{path!r} is not captured{f' in state {self.state!r}' if self.state else ''}: it"
-                " is, while a batch is open, if a callback, a guard, a loss or a metric declares"
-                f" it: reads = {{{path!r}}}"
+                f"{path!r} is not captured{here}: it is, while a batch is open, if a callback, a"
+                f" guard, a loss or a metric declares it: reads = {{{path!r}}}"
             )
         if not path.isidentifier():
             return keys.get(self, path)
         try:
             found = getattr(self, path)
         except AttributeError:
-            raise KeyError(
-                "a context has no"
-                f" {path!r}{did_you_mean(path, [name for name in dir(self) if not name.startswith('_')])}"
-            ) from None
+            known = [name for name in dir(self) if not name.startswith("_")]
+            raise KeyError(f"a context has no {path!r}{did_you_mean(path, known)}") from None
         if found is None:
-            raise KeyError(
-                f"{path!r} is None{f' in state {self.state!r}' if self.state else ''}; nothing is"
-                " there yet, or at all"
-            )
+            raise KeyError(f"{path!r} is None{here}; nothing is there yet, or at all")
         return found
 
     def __repr__(self) -> str:
-        return (
-            "<Context:"
-            f" {self.state or 'before the run'}{', ' + self.where() if self.where() else ''}>"
-        )
+        place = self.state or "before the run"
+        return f"<Context: {place}{', ' + self.where() if self.where() else ''}>"
 
     def __str__(self) -> str:
-        def epochs() -> str:
-            return (
-                f"{self.epoch}"
-                if self.max_epochs == math.inf
-                else f"{self.epoch} of {self.max_epochs:g}"
-            )
-
-        lines = {
-            "state": self.state or "before the run",
-            "last transition": str(self.transition) if self.transition else "none",
-            "outcome": (
-                repr(self.outcome)
-                if self.outcome
-                else "still running"
-                if self.state
-                else "none yet"
-            ),
-            "epoch": epochs(),
-            "batch": f"{self.iter}" + (f" of {self.length}" if self.length else ""),
-            "step": str(self.step),
-            "samples": str(self.samples),
-            "time": f"{self.seconds:.1f} s",
-            "loss": "none yet" if self.loss_value is None else _number(self.loss_value),
-            "last row": (
-                ", ".join(
-                    f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"
-                    for k, v in self.history[-1].items()
-                )
-                if len(self.history)
-                else "none yet"
-            ),
-        }
-        width = max(map(len, lines))
-        return "\n".join(f"{name.rjust(width)}  {value}" for name, value in lines.items())
+        return overview(self)
 
 
-def _in_words(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _in_words(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_in_words, value)) if type(value) in (list, tuple) else repr(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
-
-
-def _number(value: Any) -> str:
-    try:
-        return f"{float(value):.6g}"
-    except (TypeError, ValueError, RuntimeError):  # no real number, or on a device that has failed
-        return f"a {type(value).__name__} that cannot be read"
+_CAPTURED, _SHOWN = fields_with(Context, Fact.CAPTURED), fields_with(Context, Fact.SHOWN)

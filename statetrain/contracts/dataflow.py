@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+import attrs
 from attrs import Factory, define, frozen
 
+from statetrain.context.context import Context
 from statetrain.contracts.declaring import (
     BORN,
     DEFERRED,
@@ -80,28 +82,20 @@ class Status(NamedTuple):
         return Status(self.absent & ~writes, there | writes, gone & ~writes)
 
 
-@lru_cache(maxsize=1)
-def given() -> frozenset[str]:
-    """The fields of the standard context that are there from the start."""
-    return frozenset(one.name for one in _context().__attrs_attrs__) - BORN
+GIVEN = frozenset(one.name for one in attrs.fields(Context)) - BORN
+"""The fields of the standard context that are there from the start."""
+
+_KNOWN = frozenset((*dir(Context), *DERIVED))
 
 
 def _comes_to_be(path: str) -> bool:
     """Whether writing a path makes a field exist that was not there from the start."""
     return (
-        path not in given()
+        path not in GIVEN
         and path not in DERIVED
         and path == field_of(path)
         and path not in ("*", "**")
     )
-
-
-def _context() -> Any:
-    from statetrain.context.context import (
-        Context,
-    )  # it stands above; only its names are looked at, when they are asked for
-
-    return Context
 
 
 def spoken(place: Place) -> str:
@@ -193,7 +187,7 @@ class _Table:
         own, *outer = [
             access_of(self.states[scope].mode) or _NOTHING for scope in reversed(self.paths[name])
         ]
-        return Access(drops=own.writes - given().union(*(one.writes for one in outer)))
+        return Access(drops=own.writes - GIVEN.union(*(one.writes for one in outer)))
 
 
 _NOTHING = Access()
@@ -323,7 +317,7 @@ def _solved(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
         *(path for one in accesses for path in one.drops),
     }
     bits = {name: 1 << i for i, name in enumerate(sorted(names))}
-    every, there = (1 << len(bits)) - 1, sum(bit for name, bit in bits.items() if name in given())
+    every, there = (1 << len(bits)) - 1, sum(bit for name, bit in bits.items() if name in GIVEN)
     flow = Flow(life, ways, bits, Status(every - there, there, 0), order)
     moves = {doing: flow.moved(doing) for doing in {doing for way in ways for doing in way.doings}}
     begun = _follow(flow, moves)
@@ -560,20 +554,15 @@ def _writing_listeners(flow: Flow, name: str) -> Iterator[Listener]:
 def _check_known(flow: Flow, one: Listener, path: str) -> None:
     """A field that nobody knows is taken for one of the user's own context, unless it looks like a slip."""
     name = field_of(path)
-    if name in _names() or name in flow.bits or name in ("*", "**"):
+    if name in _KNOWN or name in flow.bits or name in ("*", "**"):
         return
-    known = {*_names(), *flow.bits}
+    known = {*_KNOWN, *flow.bits}
     near = did_you_mean(name, known)
     if near.startswith("; did you mean"):
         raise ContractError(
             f"Callback {one.name!r} declares that it reads {path!r} on {one.hook}: a context has no"
             f" {name!r}{near}"
         )
-
-
-@lru_cache(maxsize=1)
-def _names() -> frozenset[str]:
-    return frozenset((*dir(_context()), *DERIVED))
 
 
 def _way_to(

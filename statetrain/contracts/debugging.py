@@ -24,7 +24,7 @@ from statetrain.contracts.declaring import (
     ALWAYS_READ,
     DEFERRED,
     DERIVED,
-    OWN,
+    NOTED,
     Contract,
     Listener,
     access_of,
@@ -41,17 +41,6 @@ from statetrain.naming import signature_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-
-# The methods of a context, and what they read. Those that write are seen to by the view itself;
-# others serve everyone.
-_METHODS: dict[str, tuple[str, ...]] = {
-    "fit_rows": ("history",),
-    "get_metrics": ("history",),
-    "get_metric": ("history",),
-    "format_metrics": ("history",),
-    "get_log": ("records",),
-    "state_dict": ("model", "history", "records", "hparams", "opt_hparams"),
-}
 
 
 @frozen
@@ -194,7 +183,7 @@ class View:
         if callable(getattr(type(ctx), name)):
             if name in _SERVICES:
                 return partial(_SERVICES[name], self)
-            for path in _METHODS.get(name, ()):
+            for path in DERIVED.get(name, ()):
                 _may_read(self._terms, path, f".{name}()")
             return getattr(ctx, name)
         inner = _may_read(self._terms, name)
@@ -290,7 +279,7 @@ def _may_read(terms: Terms, path: str, through: str = "") -> bool:
                 f"{terms.who} reads {path!r}, and it cannot be there: on every way it has not been"
                 " written yet, or its batch has closed"
             )
-    if terms.reads is None or name in ALWAYS_READ or name in OWN:
+    if terms.reads is None or name in ALWAYS_READ or name in NOTED:
         return False
     allowed = [one.removesuffix("?") for one in terms.reads] + list(terms.writes or ())
     if any(covers(one, path) for one in allowed):
@@ -311,7 +300,7 @@ def _may_write(terms: Terms, path: str) -> None:
     if terms.writes is None:
         terms.seen.add(field_of(path))
         return
-    if field_of(path) in OWN or any(covers(one, path) for one in terms.writes):
+    if field_of(path) in NOTED or any(covers(one, path) for one in terms.writes):
         return
     raise ContractError(
         f"{terms.who} writes {path!r}, which it does not declare; {terms.advice('writes', path)}"

@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 from attrs import field, frozen
 
 from statetrain.callback import ALIASES, Call, Callback, heard_as, hooks_of, name_of, unwrapped
+from statetrain.context.context import Context
+from statetrain.context.fields import Fact, fields_with, sources
 from statetrain.errors import CallbackError, ContractError
 from statetrain.guards.base import Guard, Predicate, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -36,75 +38,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Where a callback declares what its clean-ups read and write, in place of a hook
 DEFERRED = "defer"
 
-BORN = frozenset(
-    (
-        *(
-            "data",
-            "tally",
-            "length",
-            "drawn",
-            "layout",
-            "batch",
-            "last_batch",
-            "input",
-            "target",
-            "batch_size",
-        ),
-        *(
-            "pred",
-            "loss_grad",
-            "loss_value",
-            "interms",
-            "grads",
-            "grad_norm",
-            "overflowed",
-            "updates",
-            "update_norms",
-        ),
-    )
-)
-"""The fields that come into being in a run: a state writes them. All others of the context are there from the start."""
-
-DERIVED: dict[str, tuple[str, ...]] = {
-    "transition": ("place",),
-    "state": ("place",),
-    "loss": ("loss_grad",),
-    "device": ("accelerator",),
-    "batches": ("earlier_batches", "iter"),
-    "fit_seconds": ("started", "clock"),
-    "fit_steps": ("step", "first_step"),
-    "seconds": ("earlier_seconds", "started", "clock"),
-    "row_due": ("logged", "tallies"),
-    "loss_total": ("loss_grad",),
-    "params": ("model",),
-    "records": ("_records",),
-    "grad_norms": ("grads",),
-}
-"""What can be read of a context beside its fields, and the fields that it is made of."""
-
-ALWAYS_READ = frozenset(
-    {"machine", "place", "state", "transition", "accelerator", "device", "clock", "verbose"}
-)
-"""Where a run stands and what it runs with: anyone may read these without a word."""
-
-OWN = frozenset({"marks", "asked", "flight"})
-"""What is noted in passing, each in a place of its own, so that no order matters: when intervals fired, what guards answered."""
-
-_THE_MACHINES = frozenset(
-    {
-        "machine",
-        "place",
-        "state",
-        "transition",
-        "event",
-        "outcome",
-        "error",
-        "deferred",
-        "modes",
-        "reopening",
-    }
-)
-_COUNTERS = frozenset({"epoch", "iter", "valid_iter", "step", "samples", "earlier_batches"})
+# What the fields of the standard context say of themselves
+BORN = frozenset(fields_with(Context, Fact.BORN))
+ALWAYS_READ = frozenset(fields_with(Context, Fact.OPEN))
+NOTED = frozenset(fields_with(Context, Fact.NOTED))
+DERIVED = sources(Context)
+_OF_MACHINE = frozenset(fields_with(Context, Fact.OF_MACHINE))
+_COUNTERS = frozenset(fields_with(Context, Fact.COUNTER))
 
 
 def _paths(value: Iterable[str]) -> frozenset[str]:
@@ -270,7 +210,7 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
         ContractError: one declares that it writes what it must not.
     """
     callbacks = tuple(callbacks)
-    names = labels_of(callbacks)
+    labels = labels_of(callbacks)
     found: list[Listener] = []
     given: set[int] = set()
     nth: Counter[str] = Counter()
@@ -284,7 +224,7 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
         hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
         contracts = contracts_of(callback, hooks, lifecycle)
         found += [
-            Listener(callback, names[place], hook, function, contracts[hook], place)
+            Listener(callback, labels[place], hook, function, contracts[hook], place)
             for hook, function in hooks.items()
         ]
         callback.check_lifecycle(lifecycle)
@@ -377,7 +317,7 @@ def _says(callback: Callback, kind: str) -> bool:
 
 def _check_permitted(callback: Callback, hook: str, writes: Iterable[str]) -> None:
     for path in writes:
-        if field_of(path) in _THE_MACHINES:
+        if field_of(path) in _OF_MACHINE:
             raise ContractError(
                 f"Callback {name_of(callback)!r} declares that it writes {path!r} on {hook}, which"
                 " the machine alone writes; to end the run, call ctx.request_stop(reason), or"

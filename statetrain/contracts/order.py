@@ -21,7 +21,7 @@ from functools import lru_cache
 from attrs import frozen
 
 from statetrain.callback import ALIASES, Callback, name_of
-from statetrain.contracts.declaring import OWN, Listener, expanded, labels_of, overlap
+from statetrain.contracts.declaring import NOTED, Listener, expanded, labels_of, overlap
 from statetrain.errors import CallbackError, ContractError, MachineError
 from statetrain.naming import did_you_mean
 
@@ -279,7 +279,7 @@ def _by_fields(
     if not any(one.contract.writes for one in members):
         return
     uses = [
-        (one, _expanded(one.contract.writes) - OWN, _expanded(one.contract.reads))
+        (one, _expanded(one.contract.writes) - NOTED, _expanded(one.contract.reads))
         for one in members
     ]
     for writer, written, _ in (use for use in uses if use[1]):

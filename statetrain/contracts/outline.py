@@ -7,7 +7,9 @@ from typing import Any
 
 from attrs import frozen
 
-from statetrain.contracts.dataflow import Flow, Place, given, solve
+from statetrain.context.context import Context
+from statetrain.context.fields import meanings
+from statetrain.contracts.dataflow import GIVEN, Flow, Place, solve
 from statetrain.contracts.declaring import ALWAYS_READ, Access, Listener, field_of, parts, reads_of
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
 
@@ -223,12 +225,11 @@ def accesses_of(flow: Flow) -> dict[Place, Access | None]:
 # -------------------- the fields of the context, for the documentation
 
 
-def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
+def fields_table(life: Lifecycle) -> str:
     """The fields of a context as a Markdown table: from which state on each exists, until when, who writes it, what it means.
 
     Args:
         life: the table that says so.
-        meanings: the fields in the order of the table, with what each means.
     """
     flow = solve(life, {})
     accesses = accesses_of(flow)
@@ -239,7 +240,7 @@ def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
         if doing.access is not None and doing.place is not None
     ]
     lines = ["| field | exists | written in | |", "| --- | --- | --- | --- |"]
-    for name, meaning in meanings.items():
+    for name, meaning in meanings(Context).items():
         writing = [
             place
             for place, one in accesses.items()
@@ -253,7 +254,7 @@ def fields_table(life: Lifecycle, meanings: Mapping[str, str]) -> str:
         )
         exists = (
             "from the start"
-            if name in given()
+            if name in GIVEN
             else (
                 "with another option"
                 if not writing

@@ -9,24 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import field, frozen
 
 from statetrain.context import keys
+from statetrain.context.context import Context
+from statetrain.context.fields import Fact, fields_with
+from statetrain.contracts.declaring import expanded
 from statetrain.data.sizes import parameters_of
 from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Histogram, Settings, Value
 from statetrain.naming import did_you_mean
 
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
-
 Source = Callable[[Any], Mapping[str, Any]]
 
-_OF_A_BATCH = frozenset(
-    {"batch", "input", "target", "pred", "loss", "loss_grad", "loss_value", "interms"}
-)
+_OF_A_BATCH = frozenset(fields_with(Context, Fact.OF_BATCH))
 
 
 def _patterns(value: bool | str | Iterable[str]) -> tuple[str, ...]:
@@ -221,7 +219,8 @@ class Summaries:
     @property
     def in_batch(self) -> bool:
         """Whether a part of it is there within a batch only."""
-        return not _OF_A_BATCH.isdisjoint(str(keys.parse(path)[0]) for path in self.reads)
+        read = expanded(keys.root_of(path) for path in self.reads)
+        return not _OF_A_BATCH.isdisjoint(read)
 
     def __call__(self, ctx: Context) -> dict[str, Any]:
         """What lies at the keys."""

@@ -9,11 +9,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from statetrain.context.position import LAST
 from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import Transition
-
-LAST = 32
-"""How many decisions are kept, and how many transitions a note tells of."""
 
 _LONGEST = 16  # states of a loop that is told once
 

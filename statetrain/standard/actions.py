@@ -8,10 +8,12 @@ is what the data flow is computed from.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
 
+from statetrain.context.context import Context
+from statetrain.context.fields import UNSET, Fact, fields_with
 from statetrain.contracts.declaring import Access, access
 from statetrain.data.iterating import END, Unstarted, announce, take_up
 from statetrain.data.sizes import length
@@ -20,9 +22,6 @@ from statetrain.events import SkipBatch
 from statetrain.guards.base import Guard, leaves
 from statetrain.guards.criteria import Spike
 from statetrain.outcome import Interrupted, Stopped
-
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
 
 # ---------------------------------------------------------------- fit and epochs
 
@@ -61,7 +60,7 @@ def count_epoch(ctx: Context) -> None:
 def open_epoch(ctx: Context) -> None:
     "start the training data anew"
     ctx.pending = 0
-    ctx.iterator = ctx.upcoming = None  # type: ignore[assignment]  # there is none now
+    ctx.iterator = ctx.upcoming = UNSET
     ctx.exhausted = ctx.epoch_complete = False
     ctx.valid_complete = True
     for (
@@ -101,7 +100,7 @@ def reopen_epoch(ctx: Context) -> None:
 @access(writes={"iterator", "upcoming", "valid_iterator", "began"})
 def close_epoch(ctx: Context) -> None:
     "let go of the data"
-    ctx.iterator = ctx.upcoming = ctx.valid_iterator = None  # type: ignore[assignment]  # there is none now
+    ctx.iterator = ctx.upcoming = ctx.valid_iterator = UNSET
     ctx.began.clear()
 
 
@@ -372,24 +371,10 @@ def open_shared_batch(ctx: Context) -> None:
     ctx.samples += ctx.batch_size
 
 
-@access(
-    drops={
-        "batch",
-        "input",
-        "target",
-        "batch_size",
-        "pred",
-        "interms",
-        "loss_grad",
-        "loss_value",
-        "grads",
-        "updates",
-        "update_norms",
-    }
-)
+@access(drops=fields_with(Context, Fact.OF_BATCH))
 def close_batch(ctx: Context) -> None:
-    "let go of the batch"
-    ctx.batch = ctx.input = ctx.target = ctx.pred = ctx.loss_grad = None  # type: ignore[assignment]  # there is none now
+    "release the batch"
+    ctx.batch = ctx.input = ctx.target = ctx.pred = ctx.loss_grad = UNSET
 
 
 @access(reads={"layout", "model", "input"}, writes={"pred", "interms"})
@@ -933,7 +918,7 @@ def reopen_valid(ctx: Context) -> None:
 @access(writes={"valid_iterator"})
 def close_valid(ctx: Context) -> None:
     "let go of the validation data"
-    ctx.valid_iterator = None  # type: ignore[assignment]  # there is none now
+    ctx.valid_iterator = UNSET
 
 
 @access(

@@ -20,12 +20,12 @@ import attrs
 from attrs import Factory, define, field, frozen
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext, Guard
 from statetrain.lifecycle.explore import Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.machine.witness import unwitnessed
 from statetrain.outcome import Failed
 

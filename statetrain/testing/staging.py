@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 from attrs import Factory, define, field, frozen
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import AnyContext, Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 
 Engine = Literal["table", "transitions"]
 

@@ -7,12 +7,12 @@ import pytest
 from attrs import Factory, define, frozen
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.events import StopFit
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.machine.machine import Machine
-from statetrain.machine.position import Position
 from statetrain.outcome import Completed, Interrupted
 
 ENGINES = ["table", "transitions"]

@@ -1,0 +1,155 @@
+"""What is known of each field of a context, said at the field.
+
+A field says in its declaration how it is saved, who writes it, and when its value ends:
+
+    step: int = field(0, Fact.SAVED, Fact.COUNTER, Fact.SHOWN)
+    "Steps of the optimizers made."
+
+Whatever needs a list of fields (snapshots, contracts, debug mode, `ctx.flatten()`) computes it with
+`fields_with`, so that a new field is described once. What follows from fields, a property or a method,
+says from which with `made_of`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeVar, overload
+
+import attrs
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+UNSET: Any = None
+"""The value of a field that is set before anything reads it, and again once its value is released."""
+
+
+class Fact(Enum):
+    """What can be said of a field. Each field of a context has exactly one of the first three."""
+
+    SAVED = "a snapshot has its value as it is"
+    SAVED_APART = "a snapshot has it in a form of its own"
+    ANEW = (
+        "the arguments of a run, its scopes and its callbacks make it anew when a run is continued"
+    )
+
+    BORN = "a state writes it first; all others are there from the start"
+    OF_BATCH = "its value ends when the batch closes"
+    CAPTURED = "filled only if something in the machine declares that it reads it"
+
+    OF_MACHINE = "the machine alone writes it"
+    COUNTER = "it changes in actions and effects only"
+    NOTED = "written in passing, each writer at its own key, so that no order matters"
+    OPEN = "anything may read it without declaring so"
+
+    OWN = "it may differ between ranks; all others are the same on each"
+    SHOWN = "`ctx.flatten()` shows it"
+
+
+@overload
+def field(*facts: Fact, made_of: tuple[str, ...] = ()) -> Any: ...
+@overload
+def field(*facts: Fact, default: T) -> T: ...
+@overload
+def field(*facts: Fact, factory: Callable[[], T]) -> T: ...
+def field(*facts: Fact, made_of: tuple[str, ...] = (), **options: Any) -> Any:
+    """A field of a context, with what is known of it.
+
+    Args:
+        facts: what is known of it.
+        made_of: fields from which it is filled, so that it is there where they are.
+        options: `default`, its value before anything sets it, or `factory`, which makes that value
+            for each context. Without them it is None, and the field has the type that it has once
+            it is set.
+    """
+    if not options:
+        options = {"default": UNSET}
+    return attrs.field(metadata={"facts": facts, "made_of": made_of}, **options)
+
+
+def made_of(*fields: str, facts: tuple[Fact, ...] = ()) -> Callable[[F], F]:
+    """Says which fields a property or a method reads.
+
+    Args:
+        fields: their names.
+        facts: what is known of a property, as of a field.
+    """
+
+    def declare(function: F) -> F:
+        vars(function).update(facts=facts, made_of=fields)
+        return function
+
+    return declare
+
+
+@lru_cache(maxsize=64)
+def fields_with(context: type, fact: Fact) -> tuple[str, ...]:
+    """The fields and properties of which something is said, in the order in which they come into being.
+
+    A property stands before the first field that it is made of.
+
+    Args:
+        context: a class of contexts.
+        fact: what is said of them.
+    """
+    place = {one.name: i for i, one in enumerate(attrs.fields(context))}
+    found = [
+        (place[one.name], 1, one.name)
+        for one in attrs.fields(context)
+        if fact in one.metadata.get("facts", ())
+    ]
+    for name, function in _declaring(context).items():
+        if fact in function.facts:
+            found.append((place[function.made_of[0]], 0, name))
+    return tuple(name for *_, name in sorted(found))
+
+
+@lru_cache(maxsize=8)
+def sources(context: type) -> dict[str, tuple[str, ...]]:
+    """The fields that properties, methods and fields are made of, by name.
+
+    Args:
+        context: a class of contexts.
+    """
+    found = {name: function.made_of for name, function in _declaring(context).items()}
+    for one in attrs.fields(context):
+        if one.metadata.get("made_of"):
+            found[one.name] = one.metadata["made_of"]
+    return found
+
+
+def _declaring(context: type) -> dict[str, Any]:
+    """The functions of properties and methods that say what they are made of, by name."""
+    found = {}
+    for base in reversed(context.__mro__):
+        for name, value in vars(base).items():
+            function = getattr(value, "fget", value)
+            if callable(function) and hasattr(function, "made_of"):
+                found[name] = function
+    return found
+
+
+def meanings(context: type) -> dict[str, str]:
+    """The public fields that a class declares itself, each with its docstring, from the source.
+
+    Args:
+        context: a class of contexts.
+    """
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(context))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for declared, below in zip(tree.body, tree.body[1:], strict=False):
+        if not (isinstance(declared, ast.AnnAssign) and isinstance(declared.target, ast.Name)):
+            continue
+        if declared.target.id.startswith("_"):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[declared.target.id] = inspect.cleandoc(str(below.value.value))
+        else:
+            found[declared.target.id] = ""
+    return found

@@ -1,0 +1,109 @@
+"""Where a run stands: the part of a context that the machine itself reads and writes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from attrs import define
+
+from statetrain.context.fields import Fact, field, made_of
+
+if TYPE_CHECKING:
+    from statetrain.lifecycle.lifecycle import Transition
+    from statetrain.machine.asking import Asked
+    from statetrain.machine.machine import Machine
+    from statetrain.outcome import Outcome
+
+
+Place: TypeAlias = "tuple[Transition, str]"
+_NOWHERE: Any = (None, None)
+
+LAST = 32
+"""How many decisions are kept for the note on a failure."""
+
+
+@define(eq=False)
+class Position:
+    """The least context that a machine can run. `Context` adds what training needs; a custom lifecycle may need less.
+
+    Slots: a misspelt field is an error, not a new field, and the machine's note on the error names
+    the nearest one. (A `__getattr__` that did so would make every read of every field several times
+    slower.)
+    """
+
+    machine: Machine = field(Fact.ANEW, Fact.OF_MACHINE, Fact.OPEN)
+    """What walks it, or walked it last."""
+
+    place: Place = field(Fact.SAVED_APART, Fact.OF_MACHINE, Fact.OPEN, default=_NOWHERE)
+    """The arrow being taken or last taken, and the innermost open state: `transition`, `state`."""
+
+    event: BaseException | None = field(Fact.ANEW, Fact.OF_MACHINE)
+    """The event that the last event arrow was taken on."""
+
+    stop: str | None = field(Fact.SAVED_APART, Fact.OWN)
+    """Why the run was asked to stop."""
+
+    interrupt: str | None = field(Fact.ANEW, Fact.OWN)
+    """The signal that asked the process to stop."""
+
+    saves: bool = field(Fact.ANEW, default=False)
+    """Whether a callback saves the run at anchors, and heeds signals there."""
+
+    outcome: Outcome | None = field(Fact.ANEW, Fact.OF_MACHINE)
+    """How the run ended; None while it goes on."""
+
+    error: BaseException | None = field(Fact.ANEW, Fact.OF_MACHINE)
+    """The exception that the run failed with."""
+
+    deferred: list[Callable[[], object]] = field(Fact.ANEW, Fact.OF_MACHINE, factory=list)
+    """Clean-ups, run last-in first-out on every path."""
+
+    reopening: list[Callable[[], object]] = field(Fact.ANEW, Fact.OF_MACHINE, factory=list)
+    """What is still to be put back, last of all, when a run is continued."""
+
+    modes: list[list[Any]] = field(Fact.ANEW, Fact.OF_MACHINE, factory=list)
+    """The open scopes' modes, each with what is to be put back."""
+
+    marks: dict[str, float] = field(Fact.SAVED, Fact.NOTED, factory=dict)
+    """When intervals last fired."""
+
+    asked: list[Asked] = field(Fact.ANEW, Fact.NOTED, factory=list)
+    """What guards answered at the last decision, if the run is stepped or recorded."""
+
+    flight: deque[Any] = field(Fact.ANEW, Fact.NOTED, factory=lambda: deque(maxlen=LAST))
+    """The last decisions; see `statetrain.machine.flight`."""
+
+    @property
+    @made_of("place", facts=(Fact.OF_MACHINE, Fact.OPEN))
+    def transition(self) -> Transition:
+        """The arrow that is being taken, or was taken last; None before a run."""
+        return self.place[0]
+
+    @property
+    @made_of("place", facts=(Fact.OF_MACHINE, Fact.OPEN))
+    def state(self) -> str:
+        """The innermost state that is open; None before a run."""
+        return self.place[1]
+
+    def defer(self, function: Callable[[], object]) -> None:
+        """Registers a clean-up. It runs when the run ends, on every path, the last registered first."""
+        self.deferred.append(function)
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the run to stop at the next loop head. The first reason stays.
+
+        Args:
+            reason: why; it becomes the outcome's.
+        """
+        if self.stop is None:
+            self.stop = reason
+
+    def where(self) -> str:
+        """Where in its data the run stands, for error notes; empty if there is nothing to say."""
+        return ""
+
+    def advice(self, error: BaseException) -> str:
+        """What to do about an error, for its note; empty if there is nothing to say."""
+        return ""
