@@ -14,27 +14,14 @@ import statetrain as st
 from statetrain.contracts.outline import fields_table
 from statetrain.diagram import stale_pictures, write_pictures
 from statetrain.lifecycle.text import markdown_table
+from statetrain.standard.edits import EDITS, Edit
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 sys.path.insert(0, str(HERE.parent / "examples"))
 
-OPTIONS: dict[str, st.Lifecycle] = {
-    'supervised(stop=EarlyStopping("valid_loss", 5))': st.supervised(
-        stop=st.EarlyStopping("valid_loss", 5)
-    ),
-    "supervised(max_steps=1000)": st.supervised(max_steps=1000),
-    'supervised(non_finite="skip")': st.supervised(non_finite="skip"),
-    'supervised(non_finite="stop")': st.supervised(non_finite="stop"),
-    'supervised(non_finite="ignore")': st.supervised(non_finite="ignore"),
-    "supervised(check_gradients=True)": st.supervised(check_gradients=True),
-    "supervised(accumulate=4)": st.supervised(accumulate=4),
-    'supervised(validate=Every(100, "steps"))': st.supervised(validate=st.Every(100, "steps")),
-    "supervised(validate=None)": st.supervised(validate=None),
-    "supervised(optimizers=2)": st.supervised(optimizers=2),
-    "supervised(closure=True)": st.supervised(closure=True),
-}
-
+# What an example of an option is written with
+NAMES = {name: getattr(st, name) for name in ("EarlyStopping", "Every", "RollBack", "Spike")}
 
 # A lifecycle with most fields
 EVERYTHING = st.supervised(check_gradients=True, accumulate=4, precision="fp16", buffers=True)
@@ -60,17 +47,25 @@ def lifecycles() -> dict[str, st.Lifecycle]:
 def computed() -> dict[str, str]:
     """The parts of docs/lifecycle.md that are computed."""
     standard = st.supervised()
-    options = [
-        f"`{how}`\n\n" + "\n".join(f"- {line}" for line in st.diff(standard, life))
-        for how, life in OPTIONS.items()
-    ]
     return {
         "supervised": markdown_table(standard),
-        "options": "\n\n".join(options),
+        "options": "\n\n".join(changes(edit) for edit in EDITS if edit.examples),
         "evaluation": markdown_table(st.evaluation()),
         "prediction": markdown_table(st.prediction()),
         "fields": fields_table(EVERYTHING),
     }
+
+
+def changes(edit: Edit) -> str:
+    """What the examples of an option change in the table, in words."""
+    parts = []
+    for example in edit.examples:
+        life = eval(
+            f"supervised({example})", {"supervised": st.supervised, **NAMES}
+        )  # the code's own words
+        lines = (f"- {line}" for line in st.diff(st.supervised(), life))
+        parts.append(f"`supervised({example})`\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def page() -> str:

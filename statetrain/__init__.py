@@ -111,12 +111,12 @@ if TYPE_CHECKING:
     from statetrain.outcome import Stopped as Stopped
     from statetrain.standard import actions as actions
     from statetrain.standard.evaluations import Evaluation as Evaluation
-    from statetrain.standard.lifecycles import evaluation as evaluation
-    from statetrain.standard.lifecycles import prediction as prediction
-    from statetrain.standard.lifecycles import supervised as supervised
+    from statetrain.standard.looping import evaluation as evaluation
+    from statetrain.standard.looping import prediction as prediction
     from statetrain.standard.precision import MixedPrecision as MixedPrecision
     from statetrain.standard.precision import mixed_precision as mixed_precision
     from statetrain.standard.rollback import RollBack as RollBack
+    from statetrain.standard.supervised import supervised as supervised
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
     from statetrain.training.evaluating import context_for as context_for
@@ -180,7 +180,8 @@ _HOMES = {
     "context.history": ("History",),
     "machine.interop": ("to_machine",),
     "lifecycle.lifecycle": ("Lifecycle", "State", "Transition"),
-    "standard.lifecycles": ("evaluation", "prediction", "supervised"),
+    "standard.looping": ("evaluation", "prediction"),
+    "standard.supervised": ("supervised",),
     "logs.loggables": (
         "Audio",
         "Figure",

@@ -25,7 +25,8 @@ from statetrain.guards.base import Guard
 from statetrain.guards.criteria import Every
 from statetrain.guards.stopping import EarlyStopping
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
-from statetrain.standard.lifecycles import evaluation, prediction, supervised
+from statetrain.standard.looping import evaluation, prediction
+from statetrain.standard.supervised import supervised
 from statetrain.testing import walk
 from statetrain.trace import Trace
 
@@ -608,7 +609,7 @@ DIGEST = """
 import hashlib
 from statetrain.guards.criteria import Every
 from statetrain.diagram import dot, mermaid, svg
-from statetrain.standard.lifecycles import supervised
+from statetrain.standard.supervised import supervised
 life = supervised(validate=Every(3, "steps"), optimizers=2)
 print(hashlib.sha256("".join((dot(life), mermaid(life), svg(life), str(life))).encode()).hexdigest())
 """

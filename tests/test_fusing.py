@@ -157,7 +157,7 @@ def test_the_word_is_checked():
     ):
         with pytest.raises(
             st.ConfigError,
-            match="fused must be True, False or 'auto', got 'atuo'; did you mean 'auto'",
+            match="fused must be one of True, False, 'auto', got 'atuo'; did you mean 'auto'",
         ):
             make_it()
 

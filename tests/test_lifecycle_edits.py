@@ -12,7 +12,8 @@ from statetrain.errors import LifecycleError
 from statetrain.events import SkipBatch, StopFit
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.standard.lifecycles import evaluation, supervised
+from statetrain.standard.looping import evaluation
+from statetrain.standard.supervised import supervised
 
 # The same examples each time, whatever the load
 drawn = settings(derandomize=True, database=None, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statetrain.errors import LifecycleError
-from statetrain.standard.lifecycles import supervised
+from statetrain.standard.supervised import supervised
 from statetrain.testing import assert_trace, walk
 from statetrain.trace import Trace
 

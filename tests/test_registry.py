@@ -20,7 +20,9 @@ from statetrain.guards.stopping import EarlyStopping, Threshold
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycle.registry import diff, fingerprint, from_dict, standard, to_dict
 from statetrain.naming import identify
-from statetrain.standard.lifecycles import Compute, evaluation, prediction, supervised
+from statetrain.standard.computing import Compute
+from statetrain.standard.looping import evaluation, prediction
+from statetrain.standard.supervised import supervised
 
 # The same examples each time, whatever the load
 drawn = settings(derandomize=True, database=None, deadline=None)

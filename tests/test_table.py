@@ -12,7 +12,7 @@ from statetrain.guards.base import Guard, guard
 from statetrain.guards.stopping import EarlyStopping
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycle.text import markdown_table, number_of, reading_order, table
-from statetrain.standard.lifecycles import supervised
+from statetrain.standard.supervised import supervised
 
 
 @guard

@@ -16,7 +16,8 @@ from statetrain.guards.base import guard, leaves
 from statetrain.guards.criteria import Every, TimeLimit
 from statetrain.guards.stopping import EarlyStopping
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
-from statetrain.standard.lifecycles import evaluation, prediction, supervised
+from statetrain.standard.looping import evaluation, prediction
+from statetrain.standard.supervised import supervised
 from statetrain.testing import assert_trace, walk
 
 # The same examples each time, whatever the load
@@ -441,7 +442,7 @@ def labels(life):
 def test_a_walk_needs_no_torch():
     "The testing kit, the standard lifecycles and a walk load neither torch nor transitions."
     code = (
-        "import sys; from statetrain.testing import walk; from statetrain.standard.lifecycles"
+        "import sys; from statetrain.testing import walk; from statetrain.standard.supervised"
         " import supervised; assert len(walk(supervised())) == 3; print([m for m in ('torch',"
         " 'transitions', 'structlog') if m in sys.modules])"
     )

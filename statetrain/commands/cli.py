@@ -172,12 +172,13 @@ def lifecycle(name: str) -> Lifecycle:
     Raises:
         ConfigError: it stands for none.
     """
-    from statetrain.standard import lifecycles
+    from statetrain.standard.looping import evaluation, prediction
+    from statetrain.standard.supervised import supervised
 
     standard = {
-        "supervised": lifecycles.supervised,
-        "evaluation": lifecycles.evaluation,
-        "prediction": lifecycles.prediction,
+        "supervised": supervised,
+        "evaluation": evaluation,
+        "prediction": prediction,
     }
     if name in standard:
         return standard[name]()

@@ -53,8 +53,9 @@ def standard() -> Registry:
     """All that the library's own lifecycles are made of, by name; and Python's exceptions, which may be events."""
     from statetrain.standard import (
         actions,
+        computing,
+        edits,
         fusing,
-        lifecycles,
         modes,
         rollback,
     )  # of higher floors, so looked up when they are asked for
@@ -68,9 +69,10 @@ def standard() -> Registry:
         events,
         outcome,
         actions,
+        computing,
+        edits,
         fusing,
         modes,
-        lifecycles,
         rollback,
     ):
         found.update(_members(module))
@@ -429,6 +431,8 @@ def _changes(old: State | Transition, new: State | Transition) -> list[str]:
 def _called(part: Any) -> str:
     if isinstance(part, Guard):
         return f"[{part.label}]"
+    if attrs.has(type(part)) and isinstance(getattr(part, "label", None), str):
+        return repr(part.label)
     if part is None or isinstance(part, bool | str) or attrs.has(type(part)):
         return str(part)
     return signature_of(part)

@@ -10,7 +10,7 @@ from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard
 from statetrain.guards.criteria import Every
 from statetrain.losses.metrics import Metrics
-from statetrain.standard.lifecycles import When
+from statetrain.standard.options import When
 
 
 def _word(instance: Any, attribute: Attribute[Any], value: Any) -> None:

@@ -111,7 +111,7 @@ def check_word(fused: Any) -> None:
     """Raises a `ConfigError` unless it is True, False or "auto"."""
     if fused is not True and fused is not False and fused != "auto":
         raise ConfigError(
-            "fused must be True, False or 'auto', got"
+            "fused must be one of True, False, 'auto', got"
             f" {fused!r}{did_you_mean(str(fused), ('auto',))}"
         )
 

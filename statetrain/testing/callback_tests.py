@@ -137,7 +137,7 @@ def callback_cases(
 
 def standard() -> Lifecycle:
     """The lifecycle that generated tests use unless another is given."""
-    from statetrain.standard.lifecycles import (
+    from statetrain.standard.supervised import (
         supervised,
     )  # of a higher floor, so looked up when it is asked for
 

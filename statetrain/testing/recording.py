@@ -62,7 +62,7 @@ class Recording(Callback):
         only: Iterable[str] | None = None,
         values: Iterable[str] = (),
     ) -> None:
-        from statetrain.standard.lifecycles import (
+        from statetrain.standard.table import (
             STANDARD,
         )  # of a higher floor, so looked up when it is asked for
 

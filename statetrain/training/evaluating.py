@@ -22,7 +22,8 @@ from statetrain.losses.losses import Losses, unbound
 from statetrain.losses.metrics import Metrics, Tally, tally
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Interrupted, Stopped
-from statetrain.standard.lifecycles import Compute, Predicting, evaluation, prediction
+from statetrain.standard.computing import Compute, Predicting
+from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.precision import plain
 from statetrain.training.preparing import (
     Loss,

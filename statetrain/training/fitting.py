@@ -37,11 +37,13 @@ from statetrain.losses.metrics import Metrics, Tally, tally
 from statetrain.machine.machine import Machine
 from statetrain.naming import Named, did_you_mean
 from statetrain.standard import actions
+from statetrain.standard.computing import Compute
 from statetrain.standard.evaluations import Evaluation
 from statetrain.standard.fusing import Fused, check_word, fuse, in_the_way, listens_between
-from statetrain.standard.lifecycles import Compute, Policy, supervised
 from statetrain.standard.modes import Evaluating
+from statetrain.standard.options import Policy
 from statetrain.standard.precision import MixedPrecision, Precision, mixed_precision, plain
+from statetrain.standard.supervised import supervised
 from statetrain.trace import Tracing
 from statetrain.training.preparing import (
     Loss,

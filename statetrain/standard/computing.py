@@ -1,0 +1,119 @@
+"""A user's own computation in place of the standard states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from statetrain.contracts.declaring import Access, access_of
+from statetrain.errors import LossError
+from statetrain.lifecycle.lifecycle import Lifecycle, State
+from statetrain.naming import label_of
+from statetrain.standard import actions as do
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+_MADE_OF_LOSS = Access(
+    {"on_host", "pending"}, {"loss_grad", "loss_value", "interms", "grads", "pending"}
+)
+_MADE_OF_VALID_LOSS = Access(
+    {"on_host", "batch_size", "tally", "opt_name", "opt_index", "pred?", "pick", "target", "**"},
+    {"loss_grad", "loss_value", "tally"},
+)
+
+
+@frozen
+class Compute:
+    """A user's function as the action of `compute` or `valid_compute`.
+
+    Args:
+        function: of the context; the loss is what it returns.
+        training: whether it trains.
+    """
+
+    function: Callable[[Any], Any]
+    training: bool = True
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return label_of(self.function)
+
+    @property
+    def access(self) -> Access | None:
+        """What the function declares, and what is made of the loss; None if it declares nothing."""
+        own = access_of(self.function)
+        if own is None:
+            return None
+        return own | (_MADE_OF_LOSS if self.training else _MADE_OF_VALID_LOSS)
+
+    def __call__(self, ctx: Context) -> None:
+        loss = self.function(ctx)
+        if loss is None:
+            raise LossError(
+                f"{self.label} must return the loss of the batch, got None; end it with: return"
+                " loss"
+            )
+        ctx.loss_grad = loss if hasattr(loss, "detach") else None  # type: ignore[assignment]
+        ctx.loss_value = self._number(ctx, loss)
+        if self.training:
+            ctx.pending += 1
+        else:
+            do.count_loss(ctx)
+
+    def _number(self, ctx: Context, loss: Any) -> Any:
+        """The loss as it is counted: a number on the host, a tensor where nobody reads it."""
+        tensor = hasattr(loss, "detach")
+        try:
+            if not tensor:
+                return float(loss)
+            return loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if tensor and loss.numel() == 1:
+                raise  # the device's own error, which shows where it is waited for
+            raise LossError(
+                f"{self.label} must return the loss as a scalar tensor or a number, got"
+                f" {type(loss).__name__}: {loss!r:.80}"
+            ) from error
+
+
+def computing(life: Lifecycle, function: Callable[[Any], Any]) -> Lifecycle:
+    """A lifecycle with `compute` in place of `pred`, `loss` and `backward`."""
+    life = life.insert(State("compute", Compute(function)), between=("batch", "pred"))
+    life = life.without("pred", "loss", "backward")
+    return life.alter(life.between("compute", "step")[0], effect=do.count_loss)
+
+
+def computing_in(life: Lifecycle, scope: str, function: Callable[[Any], Any]) -> Lifecycle:
+    """A lifecycle with a user's function in place of the model and the loss of an evaluation."""
+    state = State(f"{scope}_compute", Compute(function, training=False))
+    life = life.insert(state, between=(f"{scope}_batch", f"{scope}_pred"))
+    return life.without(f"{scope}_pred", f"{scope}_loss")
+
+
+@frozen
+class Predicting:
+    """A user's function as the action of `predict_pred`.
+
+    Args:
+        function: of the context; the prediction is what it returns.
+    """
+
+    function: Callable[[Any], Any]
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return label_of(self.function)
+
+    @property
+    def access(self) -> Access | None:
+        """What the function declares, and the prediction; None if it declares nothing."""
+        own = access_of(self.function)
+        return None if own is None else own | Access(writes={"pred"})
+
+    def __call__(self, ctx: Context) -> None:
+        ctx.pred = self.function(ctx)

@@ -1,0 +1,449 @@
+"""What each option changes in the table: edits, in the order in which they are made.
+
+An edit says when it is on and what it does. `supervised` is the loop over `EDITS`; an option that
+is off adds no state and no arrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from statetrain.contracts.declaring import Access, access_of
+from statetrain.errors import ConfigError
+from statetrain.events import SkipEpoch
+from statetrain.guards.base import Guard, as_guard
+from statetrain.guards.criteria import (
+    Accumulating,
+    NonFinite,
+    NotYet,
+    another_optimizer,
+    interrupted,
+    more_epochs,
+    train_data_left,
+)
+from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition, Work
+from statetrain.standard import actions as do
+from statetrain.standard.computing import computing, computing_in
+from statetrain.standard.fusing import fuse, in_the_way
+from statetrain.standard.late import finding_out_late
+from statetrain.standard.looping import alternating_in, drop, evaluated, evaluating
+from statetrain.standard.options import Options, When
+from statetrain.standard.precision import mixed_precision
+from statetrain.standard.rollback import RollBack, keeping
+from statetrain.standard.rollback import arrows as rolling_back
+from statetrain.standard.stops import any_of, split_by_interval
+from statetrain.standard.table import STANDARD
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+@frozen
+class Edit:
+    """An edit of the standard table.
+
+    Args:
+        name: of the option that asks for it.
+        on: whether these options do.
+        make: the table with it.
+        examples: options that turn it on, as a user writes them; the documentation shows what they
+            change.
+    """
+
+    name: str
+    on: Callable[[Options], bool]
+    make: Callable[[Lifecycle, Options], Lifecycle]
+    examples: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- when it stops, when it evaluates
+
+
+def stop_at_limits(life: Lifecycle, options: Options) -> Lifecycle:
+    """Limits and requests are asked at every loop head."""
+    stops = options.stops
+    for source, dest, guard in (
+        ("next_epoch", "end", stops.between_epochs),
+        ("next_batch", "record", stops.in_epoch),
+    ):
+        life = life.alter(life.between(source, dest)[0], guard=guard)
+    return life
+
+
+def stop_between_epochs(life: Lifecycle, options: Options) -> Lifecycle:
+    """What reads the history is asked before the next epoch."""
+    arrow = Transition("next_epoch", "end", options.stops.at_epoch_end, do.say_why)
+    return life.add(arrow, before=life.between("next_epoch", "epoch")[0])
+
+
+def validate(life: Lifecycle, options: Options) -> Lifecycle:
+    """A validation at the end of an epoch, and inside it if it is due there."""
+    assert options.validate is not None
+    due = options.validate.named("validation due")
+    stop = Transition("next_valid_batch", "record", options.stops.in_validation, do.drop_validation)
+    life = life.add(
+        *evaluating("valid", "epoch", stop),
+        Transition("draw", "valid", due),
+        Transition("train", "valid", due, do.end_epoch_early, event=SkipEpoch),
+        before=life.between("train", "record")[0],
+    )
+    # After a step, only the intervals that can end inside an epoch are asked: a new epoch has
+    # crossed those in epochs.
+    inside, _ = split_by_interval(options.validate)
+    if inside is None:
+        return life
+    arrow = Transition("step", "valid", inside.named("validation due"))
+    return _go_on_training(life.add(arrow), options)
+
+
+def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
+    """The arrow that leads from a record inside an epoch back to the training."""
+    if any((arrow.source, arrow.dest) == ("record", "train") for arrow in life.transitions):
+        return life
+    going_on = (train_data_left & ~options.stops.in_epoch).named("train data left, no stop")
+    return life.add(Transition("record", "train", going_on), first=True)
+
+
+def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
+    """Evaluations: each after the validation, or after the last record."""
+    for name, when in options.evaluations.items():
+        _check_name(life, name)
+        if isinstance(when, str):
+            life = _evaluate_at_end(life, options, name, when)
+        else:
+            life = _evaluate_when(life, options, name, as_guard(when))
+    return life
+
+
+def _evaluate_at_end(life: Lifecycle, options: Options, name: str, when: When) -> Lifecycle:
+    if when != "end":
+        raise ConfigError(
+            f'evaluation {name!r}: its condition is a guard such as Every(2, "epochs"), or'
+            f" 'end', got {when!r}"
+        )
+    stops = options.stops
+    last = ~more_epochs
+    if stops.at_epoch_end is not None:
+        last = last | stops.at_epoch_end
+    over = stops.in_epoch | ~train_data_left & (stops.between_epochs | last)
+    ends = (NotYet() & ~interrupted & over).named("training ends")
+    stop = Transition(f"next_{name}_batch", "record", interrupted, drop(name))
+    return life.add(*evaluating(name, "epoch", stop), Transition("record", name, ends))
+
+
+def _evaluate_when(life: Lifecycle, options: Options, name: str, due: Guard) -> Lifecycle:
+    words = f"{name} due"
+    inside, at_end = split_by_interval(due)
+    over = None if at_end is None else ~train_data_left & at_end
+    now = any_of(part for part in (inside, over) if part is not None)
+    assert now is not None
+    before = [f"{other}_draw" for other in evaluated(life) if not _is_at_end(life, other)]
+    stop = Transition(f"next_{name}_batch", "record", options.stops.in_validation, drop(name))
+    skipped = [arrow for arrow in life.between("train", "record") if arrow.event is SkipEpoch]
+    life = life.add(
+        *evaluating(name, "epoch", stop),
+        *(Transition(source, name, now.named(words)) for source in ("draw", *before)),
+        Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
+        before=skipped[0],
+    )
+    if inside is None:
+        return life
+    return _go_on_training(life.add(Transition("step", name, inside.named(words))), options)
+
+
+def _is_at_end(life: Lifecycle, name: str) -> bool:
+    return any((arrow.source, arrow.dest) == ("record", name) for arrow in life.transitions)
+
+
+def _check_name(life: Lifecycle, name: str) -> None:
+    own = {name, f"next_{name}_batch", *(f"{name}_{part}" for part in _PARTS)}
+    taken = sorted(own & ({*life.names, "train", FAILED} | STANDARD))
+    if name.isidentifier() and not taken:
+        return
+    why = f"{taken[0]!r} is taken" if taken else "it begins names of states and columns"
+    raise ConfigError(
+        f"an evaluation cannot be called {name!r}: {why}; choose a word such as 'test'"
+    )
+
+
+_PARTS = ("draw", "batch", "pred", "loss")
+
+
+# ---------------------------------------------------------------- your own computation, windows
+
+
+def compute(life: Lifecycle, options: Options) -> Lifecycle:
+    """Your own computation in place of `pred`, `loss` and `backward`."""
+    assert options.compute is not None
+    return computing(life, options.compute)
+
+
+def valid_compute(life: Lifecycle, options: Options) -> Lifecycle:
+    """The same in every evaluation."""
+    assert options.valid_compute is not None
+    for name in evaluated(life):
+        life = computing_in(life, name, options.valid_compute)
+    return life
+
+
+def accumulate(life: Lifecycle, options: Options) -> Lifecycle:
+    """Several batches make one step."""
+    if "compute" in life.names:  # the loss is counted while the batch is still open
+        life = life.insert(State("counted"), between=("compute", "step"))
+    last = _with_gradients(life)
+    life = life.replace("draw", action=do.draw_ahead)
+    life = life.alter(life.between(last, "step")[0], effect=do.average_window)
+    return life.add(Transition(last, "next_batch", Accumulating(options.accumulate)))
+
+
+def _with_gradients(life: Lifecycle) -> str:
+    """The state in which a batch's gradients are there: `backward`, or what stands for it."""
+    return next(name for name in ("counted", "compute", "backward") if name in life.names)
+
+
+def _head(life: Lifecycle) -> str:
+    """The state that begins the computation of a batch."""
+    return "compute" if "compute" in life.names else "pred"
+
+
+def prefetch(life: Lifecycle, options: Options) -> Lifecycle:
+    """`draw` stays a batch ahead."""
+    return life.replace("draw", action=do.draw_prefetched)
+
+
+# ---------------------------------------------------------------- losses that are not finite
+
+
+def refuse_losses(life: Lifecycle, options: Options) -> Lifecycle:
+    """An arrow out of the state with the loss, for one that is not finite or far too high."""
+    refused = NonFinite() if options.spike is None else NonFinite() | options.spike
+    state = "loss" if options.compute is None else "compute"
+    return _refuse(life, state, refused, options)
+
+
+def _refuse(life: Lifecycle, state: str, refused: Guard, options: Options) -> Lifecycle:
+    policy = options.non_finite
+    if isinstance(policy, RollBack):
+        return life.add(*rolling_back(state, refused, policy), first=True)
+    dest, effect = _POLICIES[policy]
+    return life.add(Transition(state, dest, refused, effect), first=True)
+
+
+_POLICIES: dict[str, tuple[str, Work]] = {
+    "raise": (FAILED, do.raise_non_finite),
+    "skip": ("next_batch", do.refuse_plain_batch),
+    "stop": ("next_batch", do.stop_non_finite),
+}
+
+
+@frozen
+class Watching:
+    """The effect of counting a loss, which also remembers it for `Spike`.
+
+    Args:
+        window: losses that are remembered.
+    """
+
+    window: int
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "count the loss, remember it"
+
+    @property
+    def access(self) -> Access:
+        """What counting does, and the losses that are remembered."""
+        counting = access_of(do.count_loss)
+        assert counting is not None
+        return counting | Access({"recent", "opt_name", "loss_value"}, {"recent"})
+
+    def __call__(self, ctx: Context) -> None:
+        do.count_loss(ctx)
+        recent = ctx.recent.setdefault(ctx.opt_name, [])
+        recent.append(ctx.loss_value)
+        del recent[: -self.window]
+
+
+def watch_for_spikes(life: Lifecycle, options: Options) -> Lifecycle:
+    """The losses are remembered."""
+    assert options.spike is not None
+    return _with_effects(life, {do.count_loss: Watching(options.spike.window)})
+
+
+def keep_copies(life: Lifecycle, options: Options) -> Lifecycle:
+    """A state that keeps a copy of what trains."""
+    assert isinstance(options.non_finite, RollBack)
+    return keeping(life, options.non_finite)
+
+
+def check_gradients(life: Lifecycle, options: Options) -> Lifecycle:
+    """A state that computes the norm of the gradients, with the policy."""
+    state = State("grad_norm", do.grad_norm)
+    life = life.insert(state, between=(_with_gradients(life), "step"))
+    if not options.refuses:
+        return life
+    return _refuse(life, "grad_norm", NonFinite("gradients"), options)
+
+
+def hold_buffers(life: Lifecycle, options: Options) -> Lifecycle:
+    """A state that copies the buffers, which a refused batch puts back."""
+    life = life.insert(State("hold", do.hold), between=("batch", _head(life)))
+    return _with_effects(life, {do.refuse_plain_batch: do.refuse_batch})
+
+
+def find_out_late(life: Lifecycle, options: Options) -> Lifecycle:
+    """Steps are masked on the device, and the host is told later."""
+    return finding_out_late(life, str(options.non_finite))
+
+
+# ---------------------------------------------------------------- optimizers, seeds
+
+
+def alternate(life: Lifecycle, options: Options) -> Lifecycle:
+    """Each optimizer has its turn."""
+    head = _head(life)
+    life = life.replace("batch", action=do.open_shared_batch).replace("step", action=do.step_one)
+    life = life.alter(life.between("batch", head)[0], effect=do.select_first)
+    again = Transition("step", head, another_optimizer, do.select_next)
+    life = life.add(again, first=True)
+    for name in evaluated(life):
+        life = alternating_in(life, name)
+    return life
+
+
+def replay(life: Lifecycle, options: Options) -> Lifecycle:
+    """The step computes the loss again."""
+    if options.optimizers > 1:
+        return life.replace("step", action=do.step_one_with_closure)
+    return life.replace("step", action=do.step_with_closure)
+
+
+def seed_batches(life: Lifecycle, options: Options) -> Lifecycle:
+    """Each batch seeds the generators."""
+    return _with_effects(
+        life,
+        {
+            do.count_batch: do.count_and_seed_batch,
+            do.count_valid_batch: do.count_and_seed_valid_batch,
+        },
+    )
+
+
+def _with_effects(life: Lifecycle, others: dict[Work, Work]) -> Lifecycle:
+    """A lifecycle with other effects in place of some."""
+    for arrow in life.transitions:
+        if arrow.effect in others:
+            life = life.alter(arrow, effect=others[arrow.effect])
+    return life
+
+
+# ---------------------------------------------------------------- over all that
+
+
+def apply_own(life: Lifecycle, options: Options) -> Lifecycle:
+    """Your own edits."""
+    for edit in options.edits:
+        life = edit(life)
+        if not isinstance(life, Lifecycle):
+            raise ConfigError(
+                f"the edit {edit!r:.80} must return a lifecycle, got {type(life).__name__}; is a"
+                " return missing?"
+            )
+    return life
+
+
+def compute_in_mixed_precision(life: Lifecycle, options: Options) -> Lifecycle:
+    """The model and the loss compute in a shorter type."""
+    assert options.precision is not None
+    return mixed_precision(life, options.precision)
+
+
+def fuse_update(life: Lifecycle, options: Options) -> Lifecycle:
+    """`pred`, `loss`, `backward` and `step` are one state."""
+    if options.fused == "auto" and in_the_way(life):
+        return life
+    return fuse(life)
+
+
+EDITS: tuple[Edit, ...] = (
+    Edit(
+        "max_steps",
+        lambda options: len(options.stops.at_once) > 1,
+        stop_at_limits,
+        ("max_steps=1000",),
+    ),
+    Edit(
+        "stop",
+        lambda options: options.stops.at_epoch_end is not None,
+        stop_between_epochs,
+        ('stop=EarlyStopping("valid_loss", 5)',),
+    ),
+    Edit(
+        "validate",
+        lambda options: options.validate is not None,
+        validate,
+        ('validate=Every(100, "steps")', "validate=None"),
+    ),
+    Edit(
+        "evaluations",
+        lambda options: bool(options.evaluations),
+        evaluate,
+        ('evaluations={"test": Every(2, "epochs")}', 'evaluations={"test": "end"}'),
+    ),
+    Edit("compute", lambda options: options.compute is not None, compute),
+    Edit("valid_compute", lambda options: options.valid_compute is not None, valid_compute),
+    Edit("accumulate", lambda options: options.accumulate > 1, accumulate, ("accumulate=4",)),
+    Edit("prefetch", lambda options: options.prefetch, prefetch, ("prefetch=True",)),
+    Edit(
+        "non_finite",
+        lambda options: options.refuses and not options.late,
+        refuse_losses,
+        ('non_finite="skip"', 'non_finite="stop"', 'non_finite="ignore"'),
+    ),
+    Edit(
+        "spike",
+        lambda options: options.spike is not None,
+        watch_for_spikes,
+        ('spike=Spike(4), non_finite="skip"',),
+    ),
+    Edit(
+        "roll_back",
+        lambda options: isinstance(options.non_finite, RollBack),
+        keep_copies,
+        ("non_finite=RollBack()",),
+    ),
+    Edit(
+        "check_gradients",
+        lambda options: options.check_gradients,
+        check_gradients,
+        ("check_gradients=True",),
+    ),
+    Edit("optimizers", lambda options: options.optimizers > 1, alternate, ("optimizers=2",)),
+    Edit("closure", lambda options: options.closure, replay, ("closure=True",)),
+    Edit(
+        "buffers",
+        lambda options: options.buffers and options.refuses,
+        hold_buffers,
+        ("buffers=True",),
+    ),
+    Edit("check", lambda options: options.late, find_out_late, ('check="late"',)),
+    Edit("seeded", lambda options: options.seeded, seed_batches, ("seeded=True",)),
+    Edit("edits", lambda options: bool(options.edits), apply_own),
+    Edit(
+        "precision",
+        lambda options: options.precision is not None,
+        compute_in_mixed_precision,
+        ('precision="bf16"', 'precision="fp16"'),
+    ),
+    Edit(
+        "fused",
+        lambda options: options.fused is not False,
+        fuse_update,
+        ('fused=True, non_finite="ignore"',),
+    ),
+)
+"""All edits of the standard table, in order."""

@@ -1,0 +1,114 @@
+"""When a run stops, by where in the table that is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+
+from attrs import frozen
+
+from statetrain.errors import ConfigError
+from statetrain.guards.base import AnyOf, Guard, leaves
+from statetrain.guards.criteria import (
+    Every,
+    MaxSteps,
+    MinEpochs,
+    Once,
+    batches_left,
+    stop_requested,
+)
+from statetrain.guards.stopping import holds_of_nothing
+
+
+@frozen
+class Stops:
+    """When a run stops: at once, or at the end of an epoch.
+
+    A limit of steps cuts nothing short: an epoch that ends with its last step is whole.
+
+    Args:
+        at_once: the guards that are asked at every loop head; the run stops when one is true.
+        at_epoch_end: what reads the history and is asked between epochs; None if there is nothing.
+    """
+
+    at_once: tuple[Guard, ...]
+    at_epoch_end: Guard | None
+
+    @property
+    def between_epochs(self) -> Guard:
+        """`stop now` between epochs: any of them."""
+        return _stop_now(self.at_once)
+
+    @property
+    def in_epoch(self) -> Guard:
+        """`stop now` within an epoch.
+
+        The last step of a fit may be the last of its epoch too. Then it goes on, so that the data
+        is found to be at its end, and a validation that is due is made.
+        """
+        return _stop_now(
+            guard & batches_left if isinstance(guard, MaxSteps) else guard for guard in self.at_once
+        )
+
+    @property
+    def in_validation(self) -> Guard:
+        """`stop now` within a validation, which makes no steps: one that is due is made."""
+        return _stop_now(guard for guard in self.at_once if not isinstance(guard, MaxSteps))
+
+
+def _stop_now(guards: Iterable[Guard]) -> Guard:
+    return reduce(or_, guards).named("stop now")
+
+
+def stops_of(stop: Guard | None, max_steps: int | None, min_epochs: int) -> Stops:
+    """The stops that options ask for.
+
+    Args:
+        stop: the guard; the parts of `a | b` are asked each in its place.
+        max_steps: the limit of steps, None for no limit.
+        min_epochs: epochs before which what reads the history is not asked.
+
+    Raises:
+        ConfigError: the guard is true of an empty history, so the run would not begin.
+    """
+    parts = _alternatives(stop) if stop is not None else ()
+    limits = (MaxSteps(max_steps),) if max_steps is not None else ()
+    at_once = (stop_requested, *limits, *(part for part in parts if part.prompt))
+    later = any_of(part for part in parts if not part.prompt)
+    if later is None or not min_epochs:
+        _refuse_true_of_nothing(later)
+        return Stops(at_once, later)
+    return Stops(at_once, MinEpochs(min_epochs) & later)
+
+
+def _refuse_true_of_nothing(guard: Guard | None) -> None:
+    if guard is None or not holds_of_nothing(guard):
+        return
+    monitor = guard.monitors[0]
+    raise ConfigError(
+        f"stop=[{guard.label}] holds as long as nothing has been recorded, so the run would end"
+        " before its first epoch; turn the criterion round, or say that there has to be a row:"
+        f' NumberLimit("{monitor}", 1) & ~...'
+    )
+
+
+def split_by_interval(guard: Guard) -> tuple[Guard | None, Guard | None]:
+    """The parts of a condition that can become true within an epoch, and those for its end."""
+    parts = _alternatives(guard)
+    inside = [part for part in parts if _can_hold_inside(part)]
+    return any_of(inside), any_of(part for part in parts if part not in inside)
+
+
+def _can_hold_inside(guard: Guard) -> bool:
+    return any(isinstance(leaf, Every | Once) and leaf.unit != "epochs" for leaf in leaves(guard))
+
+
+def _alternatives(guard: Guard) -> tuple[Guard, ...]:
+    return guard.parts() if isinstance(guard, AnyOf) else (guard,)
+
+
+def any_of(guards: Iterable[Guard]) -> Guard | None:
+    """One guard that is true when any of these is; None if there are none."""
+    found = tuple(guards)
+    return reduce(or_, found) if found else None
