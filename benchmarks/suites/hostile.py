@@ -50,7 +50,7 @@ HOSTILE = {
     "a header longer than the file": hostile({}, length=1 << 20),
     "a header of 8 exabytes": hostile({}, length=(1 << 63) - 1),
     "a header of all ones": b"\xff" * 64,
-    "a header that is no JSON": hostile(b"{'a': 1}"),
+    "a header that is not JSON": hostile(b"{'a': 1}"),
     "a header that is no text": hostile(b"\xff\xfe\xfd"),
     "a list": hostile([]),
     "a number": hostile(3),

@@ -1,4 +1,4 @@
-"""The record of a failure, beside the checkpoints: what, where, when, and how to go on."""
+"""The record of a failure, next to the checkpoints: what, where, when, and how to resume."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 FILE = "failure.json"
+_RESUME = "fit(..., resume='last')"
 
 _SECRET = re.compile(r"(?i)(token|secret|passw|credential|api[-_]?key)")
 
@@ -49,12 +50,8 @@ def describe(
             "python": platform.python_version(),
             **{name: _version(name) for name in ("statetrain", "torch")},
         },
-        "checkpoint": None if newest is None else str(newest),
-        "resume": (
-            "fit(..., resume='last')"
-            if newest is not None
-            else "fit(...) starts anew: there is no checkpoint"
-        ),
+        "checkpoint": newest and str(newest),
+        "resume": _RESUME if newest else "fit(...) starts from scratch: there is no checkpoint",
         "command": shlex.join(_without_secrets(words)),
     }
 
@@ -69,7 +66,11 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
     for word in words:
         name, sign, _ = word.partition("=")
         secret = bool(_SECRET.search(name)) and (name.startswith("-") or bool(sign))
-        shown.append("***" if hide else f"{name}=***" if secret and sign else word)
+        if hide:
+            word = "***"
+        elif secret and sign:
+            word = f"{name}=***"
+        shown.append(word)
         hide = secret and not sign and not hide
     return shown
 

@@ -71,7 +71,7 @@ class Lock:
                 )
             if holder is not None:
                 log.warning(
-                    "the run of process %s in %s has ended without a word; this one takes over",
+                    "the run of process %s in %s ended without releasing it; this one takes over",
                     holder.get("pid"),
                     self.folder,
                 )
@@ -92,7 +92,7 @@ class Lock:
                 pass  # the next one may come through
 
     def give_back(self) -> None:
-        """Lets others have the directory. A lock that somebody else took meanwhile is left."""
+        """Releases the directory. A lock that another run has taken meanwhile is left."""
         if not self.held:
             return
         path, mark, self._mark = self.folder / FILE, self._mark, {}
@@ -102,7 +102,10 @@ class Lock:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """While it is open, no other process looks at a lock of this directory: two would take over one that is stale."""
+    """While it is open, no other process looks at a lock of this directory.
+
+    Otherwise two could take over one that is stale.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows, where a directory cannot be locked
@@ -132,7 +135,7 @@ def _self() -> dict[str, Any]:
 
 
 def _is_there(holder: dict[str, Any], silent: float) -> bool:
-    """Whether the process that a lock names may still be running, after so many seconds without a sign of life."""
+    """Whether the process that a lock names may still run, so many seconds after a sign of life."""
     own, pid = _self(), holder.get("pid")
     if holder.get("host") != own["host"] or os.name != "posix":
         return silent < _SILENCE
@@ -148,9 +151,14 @@ def _is_there(holder: dict[str, Any], silent: float) -> bool:
 
 
 def _start(pid: int) -> str:
-    """When a process started, in the system's own counting; "gone" if it waits for its parent only, empty where nobody says."""
+    """When a process started, as the system counts; empty where that is unknown.
+
+    It is "gone" for one that has ended and waits for its parent only.
+    """
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return "" if len(fields) < 20 else "gone" if fields[0] in "ZX" else fields[19]
+    if len(fields) < 20:
+        return ""
+    return "gone" if fields[0] in "ZX" else fields[19]
 
 
 def _text(path: str) -> str:
@@ -162,7 +170,10 @@ def _text(path: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a lock says; None if there is none. One that cannot be read was cut short, so its writer is gone."""
+    """What a lock says; None if there is none.
+
+    One that cannot be read was cut short, so its writer is gone: it is empty.
+    """
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Plain data and tensors, nested, as JSON and a flat dict of tensors; and back, without trusting what is read.
+"""Plain data and tensors, nested, as JSON and a flat dict of tensors; and back.
 
 JSON has no tuples, no tensors, no NaN and no keys but strings. What it lacks is written as an
 object with the key `"~"`, which says what it is: `{"~": "tuple", "items": [...]}`. The word is
 looked up in the table below; a name in a file never becomes code. What cannot be written is refused
-with the path to it and its type.
+with the path to it and its type. What is read is not trusted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,7 +31,9 @@ _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """What JSON can hold, and the tensors by name. Tensors that share all of their memory are stored once.
+    """What JSON can hold, and the tensors by name.
+
+    Tensors that share all of their memory are stored once.
 
     Args:
         data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists,
@@ -54,39 +56,38 @@ class _Writer:
             raise CheckpointError(
                 f"{_shown(path)}: nested deeper than {_DEEPEST} levels, or within itself"
             )
-        if value is None or isinstance(value, bool | str):
-            return value
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value, path)
-        if (numpy := sys.modules.get("numpy")) is not None and isinstance(
-            value, numpy.ndarray | numpy.generic
-        ):
+        for kinds, write in _WRITERS:
+            if isinstance(value, kinds):
+                return write(self, value, path)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
             return self._array(value, path, numpy)
-        if isinstance(value, int):
-            return int(value)
-        if isinstance(value, float):
-            return (
-                float(value)
-                if math.isfinite(value)
-                else {_MARK: "float", "value": str(float(value))}
-            )
-        if isinstance(value, bytes):
-            return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
-        if type(value) is list:
-            return self._items(value, path)
-        if type(value) in (tuple, torch.Size):
-            return {_MARK: "tuple", "items": self._items(value, path)}
-        if isinstance(value, Counter):
-            return {_MARK: "counter", "items": self._pairs(value, path)}
-        if isinstance(value, dict):
-            if all(type(key) is str for key in value) and _MARK not in value:
-                return {key: self.write(part, (*path, key)) for key, part in value.items()}
-            return {_MARK: "dict", "items": self._pairs(value, path)}
-        raise CheckpointError(
-            f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot"
-            " be saved; only None, bools, numbers, texts, bytes, tensors and arrays can, in lists,"
-            " tuples and dicts"
-        )
+        raise _refusal(value, path)
+
+    def _float(self, value: float, path: Path) -> Any:
+        number = float(value)  # numpy's float64 is one too
+        return number if math.isfinite(number) else {_MARK: "float", "value": str(number)}
+
+    def _bytes(self, value: bytes, path: Path) -> Any:
+        return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
+
+    def _list(self, value: list[Any], path: Path) -> Any:
+        if type(value) is not list:
+            raise _refusal(value, path)
+        return self._items(value, path)
+
+    def _tuple(self, value: tuple[Any, ...], path: Path) -> Any:
+        if type(value) not in (tuple, torch.Size):
+            raise _refusal(value, path)
+        return {_MARK: "tuple", "items": self._items(value, path)}
+
+    def _counter(self, value: Counter[Any], path: Path) -> Any:
+        return {_MARK: "counter", "items": self._pairs(value, path)}
+
+    def _dict(self, value: dict[Any, Any], path: Path) -> Any:
+        if all(type(key) is str for key in value) and _MARK not in value:
+            return {key: self.write(part, (*path, key)) for key, part in value.items()}
+        return {_MARK: "dict", "items": self._pairs(value, path)}
 
     def _items(self, values: Iterable[Any], path: Path) -> list[Any]:
         return [self.write(part, (*path, str(i))) for i, part in enumerate(values)]
@@ -129,8 +130,6 @@ class _Writer:
 
     def _array(self, value: Any, path: Path, numpy: Any) -> Any:
         try:
-            if isinstance(value, float):  # numpy's float64 is a float
-                return self.write(float(value), path)
             tensor = torch.from_numpy(
                 numpy.array(value, dtype=value.dtype.newbyteorder("="), order="C")
             )
@@ -139,19 +138,42 @@ class _Writer:
                 f"{_shown(path)} is a numpy {type(value).__name__} of {value.dtype}, which cannot"
                 " be saved"
             ) from None
-        return {
-            _MARK: "array" if isinstance(value, numpy.ndarray) else "scalar",
-            "name": self._tensor(tensor, path)["name"],
-        }
+        kind = "array" if isinstance(value, numpy.ndarray) else "scalar"
+        return {_MARK: kind, "name": self._tensor(tensor, path)["name"]}
+
+
+# How a value is written, by its class; the first that fits.
+_WRITERS: tuple[tuple[Any, Callable[[_Writer, Any, Path], Any]], ...] = (
+    ((bool, str, type(None)), lambda writer, value, path: value),
+    (torch.Tensor, _Writer._tensor),
+    (int, lambda writer, value, path: int(value)),
+    (float, _Writer._float),
+    (bytes, _Writer._bytes),
+    (list, _Writer._list),
+    (tuple, _Writer._tuple),
+    (Counter, _Writer._counter),
+    (dict, _Writer._dict),
+)
+
+
+def _refusal(value: Any, path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot"
+        " be saved; only None, bools, numbers, texts, bytes, tensors and arrays can, in lists,"
+        " tuples and dicts"
+    )
 
 
 def _unfit(tensor: torch.Tensor) -> str:
     """Why a tensor cannot be written as numbers in a row; empty if it can."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return "of a class of its own"
+        return "of a custom class"
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
-        return f"of layout {tensor.layout}" + (", quantized" if tensor.is_quantized else "")
-    return "on the device 'meta', without values" if tensor.is_meta else ""
+        quantized = ", quantized" if tensor.is_quantized else ""
+        return f"of layout {tensor.layout}{quantized}"
+    if tensor.is_meta:
+        return "on the device 'meta', without values"
+    return ""
 
 
 def _shown(path: Path) -> str:
@@ -180,32 +202,47 @@ def _decode(data: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
     if _MARK not in data:
         return {key: _decode(part, tensors, depth + 1) for key, part in data.items()}
     kind = data[_MARK]
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        raise CheckpointError(f"unknown kind of data {kind!r:.80}")
     try:
-        if kind == "tuple":
-            return tuple(_decode(_list(data["items"]), tensors, depth + 1))
-        if kind in ("dict", "counter"):
-            pairs = [
-                (_decode(key, tensors, depth + 1), _decode(part, tensors, depth + 1))
-                for key, part in _list(data["items"])
-            ]
-            return dict(pairs) if kind == "dict" else Counter(dict(pairs))
-        if kind == "float":
-            return _NUMBERS[data["value"]]
-        if kind == "bytes":
-            return base64.b64decode(data["base64"], validate=True)
-        if kind == "tensor":
-            return tensors[data["name"]]
-        if kind == "complex":
-            return torch.view_as_complex(tensors[data["name"]])
-        if kind == "array":
-            return tensors[data["name"]].numpy()
-        if kind == "scalar":
-            return tensors[data["name"]].numpy()[()]
+        return reader(data, tensors, depth + 1)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"a {kind!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    raise CheckpointError(f"unknown kind of data {kind!r:.80}")
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _read_tuple(data: Any, tensors: Tensors, depth: int) -> Any:
+    return tuple(_decode(_list(data["items"]), tensors, depth))
+
+
+def _read_dict(data: Any, tensors: Tensors, depth: int) -> Any:
+    return {
+        _decode(key, tensors, depth): _decode(part, tensors, depth)
+        for key, part in _list(data["items"])
+    }
+
+
+def _read_counter(data: Any, tensors: Tensors, depth: int) -> Any:
+    return Counter(_read_dict(data, tensors, depth))
+
+
+# What an object with a mark stands for; each takes the object, the tensors and the depth.
+_READERS: dict[str, Callable[[Any, Tensors, int], Any]] = {
+    "tuple": _read_tuple,
+    "dict": _read_dict,
+    "counter": _read_counter,
+    "float": lambda data, tensors, depth: _NUMBERS[data["value"]],
+    "bytes": lambda data, tensors, depth: base64.b64decode(data["base64"], validate=True),
+    "tensor": lambda data, tensors, depth: tensors[data["name"]],
+    "complex": lambda data, tensors, depth: torch.view_as_complex(tensors[data["name"]]),
+    "array": lambda data, tensors, depth: tensors[data["name"]].numpy(),
+    "scalar": lambda data, tensors, depth: tensors[data["name"]].numpy()[()],
+}
 
 
 def _list(value: Any) -> list[Any]:
@@ -223,10 +260,11 @@ def dumps(data: Any) -> bytes:
 
 
 def loads(text: bytes) -> Any:
-    """JSON, read strictly: no key twice, no NaN, no number out of range, no nesting beyond Python's limit.
+    """Reads JSON strictly.
 
     Raises:
-        ValueError: it is no such JSON.
+        ValueError: it is not JSON, or has a key twice, a NaN, a number out of range, or is nested
+            too deep for Python.
     """
     try:
         return json.loads(
@@ -244,7 +282,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _float(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Tensors in a file, in the safetensors format: a length, a header in JSON, and the numbers one after another.
+"""Tensors in a file, in the safetensors format: a length, a header in JSON, and the numbers.
 
 The format is simple enough to be written in one pass, with its checksum, and to be read straight
 into the tensors. Any tool that knows safetensors can read what is written here. What is read is not
@@ -84,7 +84,7 @@ def write(
     """
     if sys.byteorder != "little":
         raise CheckpointError(
-            "tensors are written as little-endian machines hold them, and this is none"
+            "tensors are written as little-endian machines hold them, and this machine is not one"
         )
     # The largest numbers first, so that each tensor lies where a multiple of its number's size is.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -147,11 +147,9 @@ class Writer:
 def _memory(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU, which has to outlive them."""
     size = tensor.numel() * tensor.element_size()
-    return (
-        memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B")
-        if size
-        else memoryview(b"")
-    )
+    if not size:
+        return memoryview(b"")
+    return memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B")
 
 
 # ---------------------------------------------------------------- reading
@@ -173,7 +171,7 @@ def open_file(path: Path) -> io.FileIO:
     file = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise CheckpointError(f"{path.name} is no regular file")
+        raise CheckpointError(f"{path.name} is not a regular file")
     return io.FileIO(file)
 
 

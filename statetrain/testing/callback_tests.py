@@ -336,7 +336,7 @@ def _differs(case: CallbackCase, at: int, bare: Any) -> bool:
 def _continued(run: Any, data: Any, end: Any) -> list[str]:
     """How a run that is continued from saved data ends differently from another."""
     from statetrain.checkpoints import plain
-    from statetrain.checkpoints.snapshot import restore
+    from statetrain.checkpoints.restoring import restore
 
     data = plain.decode(data[0], {name: tensor.clone() for name, tensor in data[1].items()})
     try:

@@ -122,7 +122,7 @@ def _with(run: Run, callback: Callback) -> Run:
 
 def _continued(run: Run, path: Path) -> Run:
     from statetrain.checkpoints.checkpoint import read
-    from statetrain.checkpoints.snapshot import restore
+    from statetrain.checkpoints.restoring import restore
 
     data = read(path)
     restore(run.ctx, run.machine, data)

@@ -13,7 +13,8 @@ import torch
 
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.callbacks.checkpoint import find
-from statetrain.checkpoints.snapshot import restore, settings_of
+from statetrain.checkpoints.restoring import restore
+from statetrain.checkpoints.snapshot import settings_of
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import FIELDS, capturing
 from statetrain.compute.compiling import CompiledUpdate, can_trace, precision_of

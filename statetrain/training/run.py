@@ -11,7 +11,7 @@ import torch
 from attrs import define
 
 from statetrain.callback import unwrapped
-from statetrain.checkpoints.snapshot import restore
+from statetrain.checkpoints.restoring import restore
 from statetrain.compute.seeding import caveat
 from statetrain.context.context import Context
 from statetrain.context.history import History, Row

@@ -308,7 +308,7 @@ def test_before_the_first_checkpoint_there_is_none_to_go_on_from(folder: Path) -
     data = json.loads((folder / "failure.json").read_text())
     assert (data["checkpoint"], data["resume"]) == (
         None,
-        "fit(...) starts anew: there is no checkpoint",
+        "fit(...) starts from scratch: there is no checkpoint",
     )
 
 

@@ -192,7 +192,7 @@ CYCLE.append(CYCLE)
         (np.array(["text"]), "numpy ndarray of <U4"),
         (torch.zeros(2).to_sparse(), "torch.sparse_coo"),
         (torch.zeros(2, device="meta"), "'meta'"),
-        (torch.nn.UninitializedParameter(), "UninitializedParameter of a class of its own"),
+        (torch.nn.UninitializedParameter(), "UninitializedParameter of a custom class"),
         (CYCLE, "deeper than 60"),
         (torch.float32, "torch.dtype"),
     ],

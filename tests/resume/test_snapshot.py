@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.checkpoints import plain, snapshot
+from statetrain.checkpoints import plain, restoring, snapshot
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
 from statetrain.errors import CheckpointError
@@ -76,13 +76,13 @@ def test_a_lifecycle_without_a_stable_name_is_compared_in_words() -> None:
     data = taken(run(compute=compute))
     assert data["lifecycle"]["fingerprint"] == ""
     again = run(compute=compute)
-    snapshot.restore(again.ctx, again.machine, data)
+    restoring.restore(again.ctx, again.machine, data)
     other = run(compute=compute, check_gradients=True)
     with pytest.raises(
         CheckpointError,
         match="lifecycle: state grad_norm within batch: compute the norm of the gradients added",
     ):
-        snapshot.restore(other.ctx, other.machine, taken(run(compute=compute)))
+        restoring.restore(other.ctx, other.machine, taken(run(compute=compute)))
 
 
 def test_a_parameter_of_the_table_that_shows_in_no_word_is_noticed_too() -> None:
@@ -91,7 +91,7 @@ def test_a_parameter_of_the_table_that_shows_in_no_word_is_noticed_too() -> None
     data = taken(run(stop=stop))
     other = run(stop=attrs.evolve(stop, min_delta=0.5))
     with pytest.raises(CheckpointError, match="a function or a parameter in it is another one"):
-        snapshot.restore(other.ctx, other.machine, data)
+        restoring.restore(other.ctx, other.machine, data)
 
 
 def test_a_state_that_is_no_anchor_any_more_cannot_be_continued_at() -> None:
@@ -102,11 +102,11 @@ def test_a_state_that_is_no_anchor_any_more_cannot_be_continued_at() -> None:
     with pytest.raises(
         CheckpointError,
         match=(
-            "saved in 'next_batch', which is no anchor of lifecycle 'supervised'; its anchors are"
+            "saved in 'next_batch', which is not an anchor of lifecycle 'supervised'; its anchors are"
             " next_epoch"
         ),
     ):
-        snapshot.restore(other.ctx, other.machine, data, allow=True)
+        restoring.restore(other.ctx, other.machine, data, allow=True)
 
 
 def test_optimizer_states_keep_their_types_and_layouts() -> None:
@@ -120,7 +120,7 @@ def test_optimizer_states_keep_their_types_and_layouts() -> None:
     )
     saved = optimizer.state_dict()
     fresh = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    snapshot._restore_optimizer(
+    restoring._restore_optimizer(
         fresh,
         {
             **saved,
@@ -142,7 +142,7 @@ def test_what_the_new_objects_had_is_gone() -> None:
     again.walk()
     again.ctx.model.weight.grad = torch.ones(3, 4)
     fresh = st.Run(again.ctx, again.machine)
-    snapshot.restore(fresh.ctx, fresh.machine, data)
+    restoring.restore(fresh.ctx, fresh.machine, data)
     assert again.ctx.model.weight.grad is None
     assert not again.ctx.opt.state
     assert (
@@ -190,7 +190,7 @@ def test_a_run_that_was_saved_while_another_was_loading_is_refused_midway() -> N
         start=False,
         verbose=False,
     )
-    snapshot.restore(short.ctx, short.machine, data, allow=True)
+    restoring.restore(short.ctx, short.machine, data, allow=True)
     short.at = data["state"]
     with pytest.raises(
         st.DataError,

@@ -1,0 +1,114 @@
+"""The running means and metrics of a set of data, as plain data; and putting them back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from statetrain.checkpoints import plain
+from statetrain.errors import CheckpointError
+from statetrain.losses.metrics import MeanOf, Metric, MetricObject, Tally
+
+
+def tally_state(tally: Tally) -> dict[str, Any]:
+    """The sums and counts of a tally, and the states of its metrics."""
+    metrics = {}
+    # A metric that has seen nothing yet is as good as a new one.
+    if any(mean.count for mean in tally.losses.values()):
+        metrics = {name: metric_state(metric) for name, metric in tally.metrics.items()}
+    return {
+        "losses": {name: (mean.total, mean.count) for name, mean in tally.losses.items()},
+        "metrics": metrics,
+    }
+
+
+def restore_tally(tally: Tally, saved: dict[str, Any], device: torch.device) -> None:
+    """Puts back what `tally_state` gave; what the tally does not have is left out."""
+    tally.reset()
+    for name in tally.losses.keys() & saved["losses"].keys():
+        total, count = saved["losses"][name]
+        tally.losses[name].total = placed(total, device)
+        tally.losses[name].count = placed(count, device)
+    for name in tally.metrics.keys() & saved["metrics"].keys():
+        restore_metric(tally.metrics[name], saved["metrics"][name], device)
+
+
+def metric_state(metric: MetricObject) -> dict[str, Any]:
+    """What a metric has gathered so far.
+
+    Raises:
+        CheckpointError: it has no `state_dict`, and its attributes cannot be saved.
+    """
+    if isinstance(metric, Metric):
+        return metric_state(metric.state)
+    if isinstance(metric, MeanOf):
+        return {"total": metric.mean.total, "count": metric.mean.count}
+    if parts := _torchmetrics_in(metric):
+        return {
+            name: {"states": dict(part.metric_state), "updates": part.update_count}
+            for name, part in parts.items()
+        }
+    if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
+        return dict(metric.state_dict())
+    return _attributes(metric)
+
+
+def _attributes(metric: MetricObject) -> dict[str, Any]:
+    """The attributes of a metric that has no `state_dict`, except for functions, which do not change."""
+    attributes = getattr(metric, "__dict__", {})
+    found = {name: value for name, value in attributes.items() if not callable(value)}
+    why = ""
+    try:
+        plain.encode(found)
+    except CheckpointError as error:
+        found, why = {}, f": {error}"
+    if not found:
+        raise CheckpointError(
+            f"metric {type(metric).__name__} cannot be saved within an epoch; give it state_dict()"
+            f" and load_state_dict(state){why}"
+        )
+    return found
+
+
+def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.device) -> None:
+    """Puts back what `metric_state` gave."""
+    if isinstance(metric, Metric):
+        restore_metric(metric.state, state, device)
+    elif isinstance(metric, MeanOf):
+        metric.mean.total = placed(state["total"], device)
+        metric.mean.count = placed(state["count"], device)
+    elif parts := _torchmetrics_in(metric):
+        for name, part in parts.items():
+            for field, value in placed(state[name]["states"], device).items():
+                setattr(part, field, value)
+            part._update_count, part._computed = state[name]["updates"], None
+    elif hasattr(metric, "load_state_dict"):
+        metric.load_state_dict(placed(state, device))
+    else:
+        vars(metric).update(placed(state, device))
+
+
+def _torchmetrics_in(metric: Any) -> dict[str, Any]:
+    """The torchmetrics objects in a metric, itself included; their `state_dict` leaves the state out."""
+    if not isinstance(metric, torch.nn.Module):
+        return {}
+    if hasattr(metric, "compute_groups"):
+        # A collection lets metrics share states; this gives each its own
+        list(metric.items())  # type: ignore[operator]
+    return {
+        name: module
+        for name, module in metric.named_modules()
+        if hasattr(module, "metric_state") and hasattr(module, "_update_count")
+    }
+
+
+def placed(thing: Any, device: torch.device) -> Any:
+    """Plain data with its tensors on a device."""
+    if isinstance(thing, torch.Tensor):
+        return thing.to(device)
+    if isinstance(thing, dict):
+        return {key: placed(value, device) for key, value in thing.items()}
+    if type(thing) in (list, tuple):
+        return type(thing)(placed(value, device) for value in thing)
+    return thing
