@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Tenso
 
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import directory
 from statetrain.errors import CheckpointError
 
 
@@ -664,7 +664,7 @@ def losses(*values):
 
 def kept(folder):
     "What is in a folder of checkpoints: steps and monitored values, the newest first."
-    return [(saved.about["step"], saved.about["value"]) for saved in checkpoint.complete(folder)]
+    return [(saved.about["step"], saved.about["value"]) for saved in directory.complete(folder)]
 
 
 def test_checkpoints_are_made_at_intervals(points, net, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint, plain
+from statetrain.checkpoints import checkpoint, directory, plain
 from statetrain.checkpoints.checkpoint import MANIFEST, STATE, TENSORS
 from statetrain.errors import CheckpointError
 from suites.case import Case, refused, scratch_place
@@ -59,7 +59,7 @@ def contents(process: int) -> dict[str, bytes]:
 
 
 def newest() -> Path:
-    return checkpoint.complete(run_folder(os.getpid()), aside=False)[0].path
+    return directory.complete(run_folder(os.getpid()), aside=False)[0].path
 
 
 @cache
@@ -199,7 +199,7 @@ def missing(name: str) -> None:
 
 def other_step(name: str) -> None:
     """Puts the file of the checkpoint before it in its place."""
-    older = checkpoint.complete(run_folder(os.getpid()), aside=False)[1].path
+    older = directory.complete(run_folder(os.getpid()), aside=False)[1].path
     verified(name, lambda content: (older / name).read_bytes())
 
 

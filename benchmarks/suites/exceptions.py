@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import directory
 from suites.case import Case, refused, scratch
 from suites.saves import INTERVAL
 from suites.toy import BATCH, Samples, Setting, digest, train
@@ -355,7 +355,7 @@ def raised(place: str, kind: Callable[[], BaseException]) -> None:
             "the model was left in evaluation"
         )
         run.evaluate(DataLoader(Samples(), BATCH))
-        found = checkpoint.newest(folder, aside=False)
+        found = directory.newest(folder, aside=False)
         step = found.about["step"] if found is not None else 0
         assert run.ctx.step - step <= INTERVAL[SETTING.saving], (
             f"it failed in step {run.ctx.step}, and {step} is saved"
@@ -388,7 +388,7 @@ def _comes_out(
             f"no note says where: {notes}"
         )
         # A Checkpoint
-        if checkpoint.newest(run.ctx.callbacks[0].folder, aside=False) is not None:  # type: ignore[attr-defined]
+        if directory.newest(run.ctx.callbacks[0].folder, aside=False) is not None:  # type: ignore[attr-defined]
             assert "the newest checkpoint is" in notes, (
                 f"no note says where it goes on from: {notes}"
             )
@@ -413,7 +413,7 @@ def in_worker(kind: Callable[[], BaseException]) -> None:
         assert expected in words, f"it does not tell of it: {words}"
         assert "in state 'draw' of lifecycle 'supervised'" in words, f"no note says where: {words}"
         assert not (folder / "LOCK").exists(), "the directory is still locked"
-        assert checkpoint.newest(folder, aside=False) is None, (
+        assert directory.newest(folder, aside=False) is None, (
             "each worker has its own bomb, which went off in the first epoch"
         )
         assert digest(train(SETTING, folder)) == straight("a sample"), "it went on to other bits"

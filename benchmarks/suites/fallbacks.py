@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import directory
 from statetrain.errors import CheckpointError
 from suites import damage
 from suites.case import Case, listening, refused, scratch
@@ -25,7 +25,7 @@ def falls_back(name: str, do: Callable[[Path], object]) -> None:
     with scratch() as base, listening() as said:
         folder = base / "run"
         shutil.copytree(run_folder(os.getpid()), folder)
-        newest = checkpoint.complete(folder, aside=False)[0].path
+        newest = directory.complete(folder, aside=False)[0].path
         do(newest / name)
         left = _bytes(newest)
         run = train(SETTING, folder, start_seed=9)
@@ -44,7 +44,7 @@ def all_broken(name: str) -> None:
     with scratch() as base, listening():
         folder = base / "run"
         shutil.copytree(run_folder(os.getpid()), folder)
-        for saved in checkpoint.complete(folder, aside=False):
+        for saved in directory.complete(folder, aside=False):
             damage.overwrite(saved.path / name, (saved.path / name).read_bytes()[:-1])
         names = sorted(path.name for path in folder.iterdir())
         for _ in range(2):
@@ -69,7 +69,7 @@ def _replaced_by_directory(path: Path) -> None:
 
 
 def _of_the_one_before(path: Path) -> None:
-    older = checkpoint.complete(path.parent.parent, aside=False)[1].path
+    older = directory.complete(path.parent.parent, aside=False)[1].path
     shutil.copy(older / path.name, path)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint, plain, tensorfile
+from statetrain.checkpoints import checkpoint, directory, plain, tensorfile
 from statetrain.errors import CheckpointError
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Setting, train
@@ -187,7 +187,7 @@ def _harmless(work: Callable[[], object], around: Path, *kinds: type[BaseExcepti
 def in_checkpoint(name: str, content: Callable[[Path], bytes], reader: str) -> None:
     """Puts a file into a checkpoint whose sums are right, and reads it in one way."""
     with scratch() as base, listening():
-        newest = checkpoint.complete(_sound(os.getpid()), aside=False)[0].path
+        newest = directory.complete(_sound(os.getpid()), aside=False)[0].path
         path = base / newest.name
         shutil.copytree(newest, path)
         _sealed(path, name, content(base / MARKS))
@@ -230,7 +230,7 @@ def _folder(path: Path) -> None:
 def no_file(name: str, change: Callable[[Path], None], reader: str) -> None:
     """Puts something that is no file in a file's place."""
     with scratch() as base, listening():
-        newest = checkpoint.complete(_sound(os.getpid()), aside=False)[0].path
+        newest = directory.complete(_sound(os.getpid()), aside=False)[0].path
         path = base / newest.name
         shutil.copytree(newest, path)
         change(path / name)
@@ -240,7 +240,7 @@ def no_file(name: str, change: Callable[[Path], None], reader: str) -> None:
 def manifest_names(names: str) -> None:
     """A manifest, rightly summed up, that names files elsewhere."""
     with scratch() as base, listening():
-        newest = checkpoint.complete(_sound(os.getpid()), aside=False)[0].path
+        newest = directory.complete(_sound(os.getpid()), aside=False)[0].path
         path = base / newest.name
         shutil.copytree(newest, path)
         rows = json.loads((path / checkpoint.MANIFEST).read_bytes())

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import checkpoint, directory
 from suites.case import Case, listening, scratch
 from suites.toy import Net, Setting, is_finite, train
 
@@ -134,8 +134,8 @@ def poisoned(place: str, policy: str, precision: Any, accumulate: Any, batch: in
         assert is_finite(run.model.state_dict().values()), "the run ended with it"
         _ended(run, error, place, policy, precision, accumulate, batch)
         for saved in [
-            *checkpoint.complete(folder, aside=False),
-            *checkpoint.complete(base / "best", aside=False),
+            *directory.complete(folder, aside=False),
+            *directory.complete(base / "best", aside=False),
         ]:
             data = checkpoint.read(saved.path)
             assert is_finite(data["model"]["weights"].values()), f"{saved.name} holds it"

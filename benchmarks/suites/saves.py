@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint, tensorfile
+from statetrain.checkpoints import checkpoint, directory, tensorfile
 from suites.case import Case, scratch
 from suites.disk import Disk
 from suites.forking import die, forked
@@ -100,7 +100,7 @@ def died(setting: Setting, at: int, late: bool, power: str | int | None) -> None
         code, said = forked(work)
         assert code == -9, f"it was not killed: {code} {said[-300:]}"
         step = int(reached.read_text()) if reached.exists() else 0
-        found = checkpoint.newest(folder, aside=False)
+        found = directory.newest(folder, aside=False)
         start = found.about["step"] if found is not None else 0
         assert step - start <= INTERVAL[setting.saving], (
             f"it died in step {step}, and step {start} is the newest that is whole"

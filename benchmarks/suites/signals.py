@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import directory
 from statetrain.machine import interrupts
 from suites.case import Case, listening, scratch
 from suites.disk import Disk
@@ -122,7 +122,7 @@ def interrupted(moments: dict[int, signal.Signals]) -> None:
 
 def _goes_on(folder: Path, run: st.Run, second: bool) -> None:
     assert not (folder / "LOCK").exists(), "the directory is still locked"
-    found = checkpoint.newest(folder, aside=False)
+    found = directory.newest(folder, aside=False)
     step = found.about["step"] if found is not None else 0
     assert run.ctx.step - step <= (INTERVAL[SETTING.saving] if second else 0), (
         f"it stopped at step {run.ctx.step}, and {step} is saved"

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import checkpoint, directory
 from suites.case import Case, listening, scratch_place
 from suites.kills import assert_kept
 from suites.toy import Setting, Trail, digest, train
@@ -81,7 +81,7 @@ class Story(RuleBasedStateMachine):
     def go_on(self, *callbacks: st.Callback) -> st.Run | None:
         """The next process; None if it failed."""
         self.seed += 1
-        anything = self.folder.exists() and checkpoint.newest(self.folder, aside=False) is not None
+        anything = self.folder.exists() and directory.newest(self.folder, aside=False) is not None
         try:
             return train(
                 self.setting, self.folder, *callbacks, start_seed=self.seed if anything else 0
@@ -95,7 +95,7 @@ class Story(RuleBasedStateMachine):
         run = self.go_on(Happens(at, "stop"))
         assert run is not None
         if isinstance(run.outcome, st.Interrupted):
-            newest = checkpoint.newest(self.folder, aside=False)
+            newest = directory.newest(self.folder, aside=False)
             assert newest is not None, "it stopped and was not saved"
             assert newest.about["step"] == run.ctx.step, "it stopped later than it was saved"
 
@@ -105,7 +105,7 @@ class Story(RuleBasedStateMachine):
         self.go_on(Happens(at, "failure"))
 
     @precondition(
-        lambda self: self.folder.exists() and len(checkpoint.complete(self.folder, aside=False)) > 1
+        lambda self: self.folder.exists() and len(directory.complete(self.folder, aside=False)) > 1
     )
     @rule(
         file=strategies.sampled_from((checkpoint.MANIFEST, checkpoint.STATE, checkpoint.TENSORS)),
@@ -113,7 +113,7 @@ class Story(RuleBasedStateMachine):
     )
     def is_damaged(self, file: str, seed: int) -> None:
         """A bit of the newest checkpoint flips."""
-        path = checkpoint.complete(self.folder, aside=False)[0].path / file
+        path = directory.complete(self.folder, aside=False)[0].path / file
         content = bytearray(path.read_bytes())
         content[random.Random(seed).randrange(len(content))] ^= 1 << seed % 8
         path.write_bytes(content)

@@ -16,7 +16,7 @@ import torch
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.checkpoints import checkpoint, failure, plain
+from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
@@ -234,8 +234,8 @@ class Checkpoint(Callback):
         """Takes the directory, and sets aside what turned out to be broken when it was looked for a whole checkpoint."""
         self._open(ctx)
         if self.resumed is not None:
-            checkpoint.weed(saved for saved in self.saved if saved.sequence > self.resumed.sequence)
-            self.saved = checkpoint.complete(self.folder)
+            directory.weed(saved for saved in self.saved if saved.sequence > self.resumed.sequence)
+            self.saved = directory.complete(self.folder)
         self._begin()
 
     def _begin(self) -> None:
@@ -481,9 +481,9 @@ class Checkpoint(Callback):
         self._intervals = [
             (part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts
         ]
-        checkpoint.sweep(self.folder)
+        directory.sweep(self.folder)
         shutil.rmtree(self.folder / _DRY, ignore_errors=True)
-        self.saved = checkpoint.complete(self.folder)
+        self.saved = directory.complete(self.folder)
 
     def _close(self, ctx: Context) -> None:
         try:
@@ -519,8 +519,8 @@ class Checkpoint(Callback):
         Raises:
             CheckpointError: there are checkpoints, and none of them is whole.
         """
-        return checkpoint.first_usable(
-            self.folder, checkpoint.complete(self.folder, aside=False), checkpoint.read, aside=False
+        return directory.first_usable(
+            self.folder, directory.complete(self.folder, aside=False), checkpoint.read, aside=False
         )
 
     def best(self) -> tuple[Saved, Snapshot] | None:
@@ -535,8 +535,8 @@ class Checkpoint(Callback):
                 "there is no best checkpoint without a monitor: Checkpoint(...,"
                 " monitor='valid_loss')"
             )
-        self.saved = checkpoint.complete(self.folder, aside=False)
-        return checkpoint.first_usable(self.folder, self._by_value(), checkpoint.read, aside=False)
+        self.saved = directory.complete(self.folder, aside=False)
+        return directory.first_usable(self.folder, self._by_value(), checkpoint.read, aside=False)
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
@@ -584,10 +584,10 @@ def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snaps
     else:
         path = Path(source)
         if (path / checkpoint.MANIFEST).exists():
-            found = checkpoint.manifest(path), checkpoint.read(path)
+            found = checkpoint.read_manifest(path), checkpoint.read(path)
         elif path.is_dir():
-            found = checkpoint.first_usable(
-                path, checkpoint.complete(path, aside=False), checkpoint.read, aside=False
+            found = directory.first_usable(
+                path, directory.complete(path, aside=False), checkpoint.read, aside=False
             )
         else:
             found = None

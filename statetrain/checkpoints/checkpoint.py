@@ -1,4 +1,4 @@
-"""Checkpoints on disk: directories that are whole or do not count.
+"""A checkpoint on disk: a directory that is whole or does not count.
 
     runs/digits/
       step-00000030-next_batch/
@@ -6,17 +6,16 @@
         state.json              everything else, with the tensors' names in their places
         MANIFEST.json           size and sha256 of both, and what the checkpoint is; published last
 
-Theory of operation ------------------- A checkpoint is complete if and only if its manifest
-verifies: the manifest's own sum, and the size and the sum of each file. Writing goes: all files
-under temporary names (`.part`), each flushed to the disk; the directory flushed; all but the
-manifest renamed; the directory flushed; the manifest renamed; the directory flushed, and the one
-around it. Whatever the moment at which the process is killed or the power goes, there is a complete
-checkpoint, or one that is known to be unfinished: it has no manifest, and something in it is still
-a `.part`, or it is empty. Unfinished ones are swept up when the next run begins. Deleting goes the
-other way round, so that what is half deleted is unfinished.
-
-What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and
-never deleted, and the newest one before it is used.
+Theory of operation
+-------------------
+A checkpoint is complete if and only if its manifest verifies: the manifest's own sum, and the size
+and the sum of each file. Writing goes: all files under temporary names (`.part`), each flushed to
+the disk; the directory flushed; all but the manifest renamed; the directory flushed; the manifest
+renamed; the directory flushed, and the one around it. Whatever the moment at which the process is
+killed or the power goes, there is a complete checkpoint, or one that is known to be unfinished: it
+has no manifest, and something in it is still a `.part`, or it is empty. Deleting goes the other way
+round, so that what is half deleted is unfinished. What to do with many of them, and with broken
+ones, is in `directory.py`.
 
 Nothing here is pickled. Files are read with `statetrain.checkpoints.plain` and
 `statetrain.checkpoints.tensorfile`, which trust nothing.
@@ -24,13 +23,14 @@ Nothing here is pickled. Files are read with `statetrain.checkpoints.plain` and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import field, frozen
 
@@ -42,13 +42,9 @@ MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", "tensors.safetensors"
 FORMAT = 1
 
 _PART = ".part"
-_CORRUPT = ".corrupt-"
 _LONGEST = {MANIFEST: 1 << 20, STATE: 1 << 28}  # bytes that are read
 # Of files and directories: no path, nothing to escape
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")
-_SLUG = re.compile(r"[^a-z0-9]+")
-
-T = TypeVar("T")
 
 log = logging.getLogger("statetrain")
 
@@ -113,11 +109,11 @@ def write_encoded(
     folder.mkdir(parents=True, exist_ok=True)
     if made:
         _flush(folder.parent)
-    path = _free(folder, name)
+    path = free_name(folder, name)
     os.mkdir(path, 0o777)  # less the user's umask
     try:
         files = {TENSORS: _put(path / TENSORS, tensors), STATE: _put(path / STATE, text)}
-        sequence = 1 + max((saved.sequence for saved in complete(folder, aside=False)), default=0)
+        sequence = _next_sequence(folder)
         _put(path / MANIFEST, _manifest(path.name, sequence, about, files))
         # Or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
         _flush(path)
@@ -128,7 +124,7 @@ def write_encoded(
         _flush(path)
         _flush(folder)
     except BaseException:
-        _remove(path)
+        remove_unfinished(path)
         raise
     return Saved(path, sequence, about, files)
 
@@ -162,7 +158,28 @@ def _flush(folder: Path) -> None:
         os.close(file)
 
 
-def _free(folder: Path, name: str) -> Path:
+def _next_sequence(folder: Path) -> int:
+    numbers = [0]
+    for path in folders_in(folder):
+        with contextlib.suppress(CheckpointError, OSError):
+            numbers.append(read_manifest(path).sequence)
+    return 1 + max(numbers)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """What may be a checkpoint: directories, no links, whose name begins like one."""
+    if not folder.is_dir():
+        return []
+    entries = [
+        entry
+        for entry in os.scandir(folder)
+        if entry.is_dir(follow_symlinks=False) and entry.name.startswith("step-")
+    ]
+    return [folder / entry.name for entry in sorted(entries, key=lambda entry: entry.name)]
+
+
+def free_name(folder: Path, name: str) -> Path:
+    """A path that is not taken: a number is added to the name if need be."""
     path, n = folder / name, 2
     while path.exists():
         path, n = folder / f"{name}-{n}", n + 1
@@ -187,7 +204,7 @@ def _manifest(
 # ---------------------------------------------------------------- reading
 
 
-def manifest(path: Path) -> Saved:
+def read_manifest(path: Path) -> Saved:
     """What a checkpoint's manifest says, if the manifest is sound; its files are not looked at.
 
     Raises:
@@ -218,16 +235,15 @@ def manifest(path: Path) -> Saved:
         return Saved(path, int(data["sequence"]), plain.decode(data["about"], {}), files)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name}: {MANIFEST} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
-        raise CheckpointError(
-            f"{path.name}: {MANIFEST}:"
-            f" {error if not isinstance(error, KeyError) else f'{error} is missing'}"
-        ) from error
+    except KeyError as error:
+        raise CheckpointError(f"{path.name}: {MANIFEST}: {error} is missing") from error
+    except (ValueError, TypeError, AttributeError, CheckpointError) as error:
+        raise CheckpointError(f"{path.name}: {MANIFEST}: {error}") from error
 
 
 def _bare(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.80} is no bare file name")
+        raise ValueError(f"{name!r:.80} is not a bare file name")
     return name
 
 
@@ -239,7 +255,7 @@ def verify(path: Path) -> Saved:
             with it.
         OSError: it cannot be read.
     """
-    saved = manifest(path)
+    saved = read_manifest(path)
     for name, digest in saved.files.items():
         sha, size = hashlib.sha256(), 0
         try:
@@ -267,7 +283,7 @@ def read(path: Path) -> Any:
         CheckpointError: it is not what was written, or nothing that could have been written.
         OSError: it cannot be read.
     """
-    saved = manifest(path)
+    saved = read_manifest(path)
     try:
         tensors, _ = tensorfile.read(path / TENSORS, saved.files[TENSORS])
         with tensorfile.open_file(path / STATE) as file:
@@ -281,112 +297,7 @@ def read(path: Path) -> Any:
         raise CheckpointError(f"{path.name}: {error}") from error
 
 
-# ---------------------------------------------------------------- a directory of them
-
-
-def newest(folder: Path, aside: bool = True) -> Saved | None:
-    """The newest checkpoint of a directory that verifies; None if there has never been one.
-
-    Args:
-        folder: where checkpoints lie.
-        aside: whether newer ones that do not verify are renamed; each leads to a warning. Only the
-            run that owns the directory may do so.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none of them verifies; the message lists them
-            all.
-    """
-    found = first_usable(folder, complete(folder, aside), verify, aside)
-    return found[0] if found is not None else None
-
-
-def first_usable(
-    folder: Path, candidates: Iterable[Saved], look: Callable[[Path], T], aside: bool
-) -> tuple[Saved, T] | None:
-    """The first of some checkpoints that `verify` or `read` accepts, with what that returns; None if nothing is there.
-
-    The other arguments and the errors are those of `newest`.
-    """
-    for saved in candidates:
-        try:
-            return saved, look(saved.path)
-        except (CheckpointError, OSError) as error:
-            _report(saved.path, error, aside)
-    there = [path.name for path in _folders(folder) if not _is_unfinished(path)]
-    if not there:
-        return None
-    raise CheckpointError(
-        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put"
-        " a copy of a whole one in place, or move them away to start anew"
-    )
-
-
-def complete(folder: Path, aside: bool = True) -> list[Saved]:
-    """The checkpoints of a directory whose manifest is sound, the newest first; the arguments are those of `newest`."""
-    found = []
-    for path in _folders(folder):
-        if _CORRUPT in path.name or _is_unfinished(path):
-            continue
-        try:
-            found.append(manifest(path))
-        except (CheckpointError, OSError) as error:
-            _report(path, error, aside)
-    return sorted(found, key=lambda saved: -saved.sequence)
-
-
-def _folders(folder: Path) -> list[Path]:
-    """What may be a checkpoint: directories, no links, whose name begins like one."""
-    if not folder.is_dir():
-        return []
-    entries = [
-        entry
-        for entry in os.scandir(folder)
-        if entry.is_dir(follow_symlinks=False) and entry.name.startswith("step-")
-    ]
-    return [folder / entry.name for entry in sorted(entries, key=lambda entry: entry.name)]
-
-
-def _is_unfinished(path: Path) -> bool:
-    names = os.listdir(path)
-    return MANIFEST not in names and (not names or any(name.endswith(_PART) for name in names))
-
-
-def _report(path: Path, error: Exception, aside: bool) -> None:
-    """Says that a checkpoint is broken, and sets it aside."""
-    reason, where = str(error).removeprefix(f"{path.name}: "), "skipped"
-    if aside:
-        where = _set_aside(path, reason)
-    log.warning("checkpoint %s is broken and was %s: %s", path, where, reason)
-
-
-def _set_aside(path: Path, reason: str) -> str:
-    slug = (
-        _SLUG.sub("-", reason.lower().replace(".json", "").replace(".safetensors", ""))
-        .strip("-")[:48]
-        .rstrip("-")
-    )
-    aside = _free(path.parent, f"{path.name}{_CORRUPT}{slug or 'unreadable'}")
-    try:
-        os.rename(path, aside)
-    except OSError as error:
-        return f"left where it is ({error.strerror})"
-    return f"set aside as {aside.name}"
-
-
-def weed(candidates: Iterable[Saved]) -> None:
-    """Sets aside those of some checkpoints that do not verify. Whoever calls it has to own the directory."""
-    for saved in candidates:
-        try:
-            verify(saved.path)
-        except (CheckpointError, OSError) as error:
-            _report(saved.path, error, aside=True)
-
-
-def sweep(folder: Path) -> None:
-    """Deletes what a process that was killed left unfinished. Whoever calls it has to own the directory."""
-    for path in _folders(folder):
-        if _is_unfinished(path):
-            _remove(path)
+# ---------------------------------------------------------------- deleting
 
 
 def delete(path: Path) -> None:
@@ -397,10 +308,10 @@ def delete(path: Path) -> None:
     """
     os.rename(path / MANIFEST, path / (MANIFEST + _PART))
     _flush(path)
-    _remove(path)
+    remove_unfinished(path)
 
 
-def _remove(path: Path) -> None:
+def remove_unfinished(path: Path) -> None:
     """Removes what was not finished, as far as that can be done."""
     if (path / MANIFEST).exists():
         return  # it was published in time
@@ -412,3 +323,9 @@ def _remove(path: Path) -> None:
         os.rmdir(path)
     except OSError as error:
         log.warning("unfinished checkpoint %s could not be removed: %s", path, error)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a checkpoint was never published: it has no manifest, and something is a `.part`."""
+    names = os.listdir(path)
+    return MANIFEST not in names and (not names or any(name.endswith(_PART) for name in names))

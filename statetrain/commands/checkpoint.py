@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from statetrain.checkpoints import checkpoint, failure, lock
+from statetrain.checkpoints import checkpoint, directory, failure, lock
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.errors import CheckpointError
 
@@ -50,7 +50,7 @@ def show(path: Path) -> int:
     lines = []
     for one in _inside(path):
         try:
-            saved = checkpoint.manifest(one)
+            saved = checkpoint.read_manifest(one)
             lines.append(
                 (
                     saved.sequence,
@@ -124,7 +124,7 @@ def _failed(data: Any) -> str:
 
 
 def _show_one(path: Path) -> None:
-    saved, data = checkpoint.manifest(path), checkpoint.read(path)
+    saved, data = checkpoint.read_manifest(path), checkpoint.read(path)
     about = dict(saved.about)
     lines = {
         "checkpoint": (
@@ -222,7 +222,7 @@ def diff(first: Path, second: Path) -> int:
 def _newest(path: Path) -> Path:
     if _is_checkpoint(path):
         return path
-    found = checkpoint.newest(path, aside=False)
+    found = directory.newest(path, aside=False)
     if found is None:
         raise CheckpointError(f"there is no checkpoint in {path}")
     return found.path

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from statetrain.checkpoints import checkpoint, plain, tensorfile
+from statetrain.checkpoints import checkpoint, directory, plain, tensorfile
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
 from statetrain.training.run import Run
@@ -170,7 +170,7 @@ def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath) -> None:
     """
     folder = Path(path)
     if not (folder / checkpoint.MANIFEST).exists():
-        newest = checkpoint.newest(folder, aside=False) if folder.is_dir() else None
+        newest = directory.newest(folder, aside=False) if folder.is_dir() else None
         if newest is None:
             raise CheckpointError(f"there is no checkpoint in {folder}")
         folder = newest.path

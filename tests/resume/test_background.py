@@ -18,7 +18,7 @@ from test_checkpoint import names, net, points, same, train
 
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
-from statetrain.checkpoints import checkpoint, failure
+from statetrain.checkpoints import checkpoint, directory, failure
 from statetrain.guards.criteria import Deadline
 
 STEPS = st.Every(1, "steps")
@@ -109,7 +109,7 @@ def test_training_goes_on_while_it_is_written(
     weights = checkpoint.read(folder / "step-00000002-next_batch")["model"]["weights"]
     torch.manual_seed(0)
     assert not torch.equal(weights["0.weight"], torch.zeros_like(weights["0.weight"]))
-    assert checkpoint.manifest(folder / "step-00000002-next_batch").about["step"] == 2
+    assert checkpoint.read_manifest(folder / "step-00000002-next_batch").about["step"] == 2
 
 
 @pytest.mark.parametrize("step", [2, 4, 7])
@@ -120,7 +120,7 @@ def test_a_run_that_failed_goes_on_exactly(step: int, folder: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(OSError, match="broken") as caught:
         train(Checkpoint(folder, STEPS, background=True), Break(step), seed=1)
-    newest = checkpoint.newest(folder)
+    newest = directory.newest(folder)
     assert newest is not None
     assert any(str(newest.path) in note for note in caught.value.__notes__)
     assert newest.about["step"] == step - 1
@@ -171,7 +171,7 @@ def test_a_thread_is_not_left_behind(folder: Path) -> None:
     assert not [
         thread for thread in threading.enumerate() if thread.name == "statetrain checkpoint"
     ]
-    newest = checkpoint.newest(folder)
+    newest = directory.newest(folder)
     assert newest is not None
     assert newest.about["step"] == 9
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
-from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints import checkpoint, directory
 from statetrain.checkpoints.lock import FILE, Lock
 from statetrain.errors import CheckpointError
 
@@ -178,8 +178,8 @@ def test_the_newest_is_how_the_run_ended(
     kept = Checkpoint(folder, st.Every(2, "steps"), keep=9, background=background)
     run = train(kept, **options)
     saved, data = (
-        checkpoint.newest(folder),
-        checkpoint.read(folder / checkpoint.newest(folder).name),
+        directory.newest(folder),
+        checkpoint.read(folder / directory.newest(folder).name),
     )
     assert saved.name == f"step-0000000{newest}"
     assert all(
@@ -248,7 +248,7 @@ def test_the_newest_is_never_deleted(data: hs.DataObject) -> None:
                 assert {name.removeprefix("step-0000000") for name in newest[-2:]} <= set(there)
 
         train(kept, Look(), Rows(*values), epochs=4, validate=st.Every(1, "epochs"))
-        assert newest[-1] == checkpoint.newest(kept.folder).name
+        assert newest[-1] == directory.newest(kept.folder).name
 
 
 def test_an_interval_of_time_is_asked_at_every_anchor(folder: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_best_are_kept_beside_the_latest(folder: Path) -> None:
         "step-00000018-next_epoch",
         "step-00000021-next_epoch",
     ]
-    values = {saved.about["step"]: saved.about["value"] for saved in checkpoint.complete(folder)}
+    values = {saved.about["step"]: saved.about["value"] for saved in directory.complete(folder)}
     assert values == {6: 1.0, 15: 1.0, 18: 9.0, 21: 8.0}
 
 
@@ -317,7 +317,7 @@ def test_a_value_belongs_to_the_weights_that_it_was_recorded_with(folder: Path) 
     train(
         Checkpoint(folder, st.Every(2, "steps"), keep=9, monitor="valid_score"), Rows(3.0, 4.0, 5.0)
     )
-    values = {saved.about["step"]: saved.about["value"] for saved in checkpoint.complete(folder)}
+    values = {saved.about["step"]: saved.about["value"] for saved in directory.complete(folder)}
     assert values == {3: 3.0, 8: None, 9: 5.0}
 
 
@@ -339,7 +339,7 @@ def test_an_older_one_is_deleted_only_when_the_new_one_verifies(
     ):
         train(Checkpoint(folder))
     assert names(folder) == ["3-next_epoch", "6-next_epoch", "9-next_epoch"]
-    assert checkpoint.newest(folder).name == "step-00000006-next_epoch"
+    assert directory.newest(folder).name == "step-00000006-next_epoch"
 
 
 @pytest.mark.parametrize(
@@ -552,7 +552,7 @@ def test_the_best_can_be_gone_back_to(folder: Path) -> None:
         Checkpoint(folder, monitor="valid_score"), Rows(3.0, 1.0, 5.0, 0.5), epochs=4, resume="best"
     )
     assert run.history["valid_score"] == [3.0, 1.0, 5.0, 0.5]
-    assert checkpoint.newest(folder).about["value"] == 0.5
+    assert directory.newest(folder).about["value"] == 0.5
 
 
 def test_a_run_can_go_back_and_on_in_place(folder: Path) -> None:

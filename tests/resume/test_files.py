@@ -16,7 +16,7 @@ import pytest
 import torch
 from suites.disk import Died, Disk
 
-from statetrain.checkpoints import checkpoint, tensorfile
+from statetrain.checkpoints import checkpoint, directory, tensorfile
 from statetrain.errors import CheckpointError
 
 ABOUT = {"state": "next_batch", "step": 30, "loss": float("nan")}
@@ -72,7 +72,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     ]
     assert is_data(checkpoint.read(saved.path), 30)
     assert checkpoint.verify(saved.path) == saved
-    assert repr(checkpoint.manifest(saved.path).about) == repr(ABOUT)
+    assert repr(checkpoint.read_manifest(saved.path).about) == repr(ABOUT)
     assert saved.size == sum(
         (saved.path / name).stat().st_size for name in ("state.json", "tensors.safetensors")
     )
@@ -93,8 +93,8 @@ def test_the_newest_is_the_last_that_was_written(tmp_path: Path) -> None:
     for n in (5, 20, 10):
         saved = save(tmp_path, n)
         os.utime(saved.path, (n, n))
-    assert checkpoint.newest(tmp_path).name == "step-00000010-next_batch"
-    assert [found.sequence for found in checkpoint.complete(tmp_path)] == [3, 2, 1]
+    assert directory.newest(tmp_path).name == "step-00000010-next_batch"
+    assert [found.sequence for found in directory.complete(tmp_path)] == [3, 2, 1]
 
 
 def test_the_same_place_twice_is_two_checkpoints(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_the_same_place_twice_is_two_checkpoints(tmp_path: Path) -> None:
 
 def test_a_directory_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
     """Nor has one that is not there."""
-    assert checkpoint.newest(tmp_path) is None
-    assert checkpoint.newest(tmp_path / "missing") is None
+    assert directory.newest(tmp_path) is None
+    assert directory.newest(tmp_path / "missing") is None
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_what_a_person_adds_is_no_harm(tmp_path: Path) -> None:
     (saved.path / "notes.txt").write_text("good one")
     (tmp_path / "other").mkdir()
     (tmp_path / "step-readme").write_text("a file, no directory")
-    assert checkpoint.newest(tmp_path) == saved
-    checkpoint.sweep(tmp_path)
+    assert directory.newest(tmp_path) == saved
+    directory.sweep(tmp_path)
     assert (saved.path / "notes.txt").exists()
 
 
@@ -135,9 +135,9 @@ def test_links_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "run" / "step-00000009-next_batch").symlink_to(
         tmp_path / "real" / "step-00000001-next_batch"
     )
-    assert checkpoint.newest(tmp_path / "run") is None
+    assert directory.newest(tmp_path / "run") is None
     (tmp_path / "alias").symlink_to(tmp_path / "real")
-    assert checkpoint.newest(tmp_path / "alias").name == "step-00000001-next_batch"
+    assert directory.newest(tmp_path / "alias").name == "step-00000001-next_batch"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_links_are_no_checkpoints(tmp_path: Path) -> None:
 def test_directories_may_have_any_name(name: str, tmp_path: Path) -> None:
     """Where checkpoints lie is the user's business."""
     save(tmp_path / name, 1)
-    assert is_data(checkpoint.read(checkpoint.newest(tmp_path / name).path), 1)
+    assert is_data(checkpoint.read(directory.newest(tmp_path / name).path), 1)
 
 
 # ---------------------------------------------------------------- killed, without power, full
@@ -195,13 +195,13 @@ def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(
             use(os, monkeypatch)
             if lost != "nothing":
                 disk.lose_power(None if lost == "all" else lost * 1000 + at)
-            found = checkpoint.newest(folder)
+            found = directory.newest(folder)
             last = 0 if found is None else checkpoint.read(found.path)["n"]
             assert last in (earlier, 3), calls[:at]
             assert found is None or is_data(checkpoint.read(found.path), last)
             if at == len(calls):
                 assert last == 3
-            checkpoint.sweep(folder)
+            directory.sweep(folder)
             assert len(list(folder.iterdir())) == earlier + (last == 3), "litter was left"
             assert save(folder, 4).name == "step-00000004-next_batch"
             outcomes.add(last)
@@ -234,8 +234,8 @@ def test_a_deletion_that_dies_anywhere_breaks_nothing(
             pass
         use(os, monkeypatch)
         disk.lose_power()
-        assert checkpoint.newest(folder).name == "step-00000002-next_batch"
-        checkpoint.sweep(folder)
+        assert directory.newest(folder).name == "step-00000002-next_batch"
+        directory.sweep(folder)
         left = sorted(path.name for path in folder.iterdir())
         assert left in (
             ["step-00000001-next_batch", "step-00000002-next_batch"],
@@ -265,11 +265,11 @@ def test_a_full_disk_leaves_the_older_ones_and_no_litter(
         use(os, monkeypatch)
         assert not any(path.name.endswith(".part") for path in folder.rglob("*"))
         # The last calls flush what is published already.
-        assert checkpoint.newest(folder).name in (
+        assert directory.newest(folder).name in (
             "step-00000001-next_batch",
             "step-00000002-next_batch",
         )
-        for found in checkpoint.complete(folder)[:-1]:
+        for found in directory.complete(folder)[:-1]:
             checkpoint.delete(found.path)
     assert len(left) > 10
     assert set(left) == {full}
@@ -379,7 +379,7 @@ def test_the_newest_whole_one_is_used_and_the_broken_one_set_aside(
     else:
         file.rename(tmp_path / "elsewhere")
         file.symlink_to(tmp_path / "elsewhere")
-    found = checkpoint.newest(folder)
+    found = directory.newest(folder)
     assert is_data(checkpoint.read(found.path), 1)
     (aside,) = (path.name for path in folder.iterdir() if path != found.path)
     assert aside.startswith("step-00000002-next_batch.corrupt-")
@@ -389,7 +389,7 @@ def test_the_newest_whole_one_is_used_and_the_broken_one_set_aside(
         assert "is missing" in warnings_.text
     assert len(content) > 0
     warnings_.clear()
-    assert checkpoint.newest(folder) == found, "what was set aside is not looked at again"
+    assert directory.newest(folder) == found, "what was set aside is not looked at again"
     assert not warnings_.records
 
 
@@ -410,7 +410,7 @@ def test_without_a_whole_one_all_are_named_and_none_is_deleted(
         broken(save(tmp_path, n).path / "state.json", lambda b: b[:-1])
     for _ in range(2):
         with pytest.raises(CheckpointError) as caught:
-            checkpoint.newest(tmp_path)
+            directory.newest(tmp_path)
         assert all(f"step-0000000{n}" in str(caught.value) for n in (1, 2, 3))
     assert len(list(tmp_path.iterdir())) == 3
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
@@ -421,7 +421,7 @@ def test_who_does_not_own_the_directory_sets_nothing_aside(tmp_path: Path, warni
     save(tmp_path, 1)
     broken(save(tmp_path, 2).path / "state.json", lambda b: b[:-1])
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert checkpoint.newest(tmp_path, aside=False).name == "step-00000001-next_batch"
+    assert directory.newest(tmp_path, aside=False).name == "step-00000001-next_batch"
     assert "skipped" in warnings_.text
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -431,13 +431,13 @@ def test_who_does_not_own_the_directory_sets_nothing_aside(tmp_path: Path, warni
     [
         ({"format": 2}, "format 2"),
         ({"files": {}}, "must name"),
-        ({"files": {"../../etc/passwd": {"size": 1, "sha256": "0"}}}, "no bare file name"),
-        ({"files": {"/etc/passwd": {"size": 1, "sha256": "0"}}}, "no bare file name"),
-        ({"files": {"..": {"size": 1, "sha256": "0"}}}, "no bare file name"),
-        ({"files": {"a\\b": {"size": 1, "sha256": "0"}}}, "no bare file name"),
-        ({"files": {"": {"size": 1, "sha256": "0"}}}, "no bare file name"),
-        ({"files": {"a\x00": {"size": 1, "sha256": "0"}}}, "no bare file name"),
-        ({"files": {"x" * 200: {"size": 1, "sha256": "0"}}}, "no bare file name"),
+        ({"files": {"../../etc/passwd": {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
+        ({"files": {"/etc/passwd": {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
+        ({"files": {"..": {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
+        ({"files": {"a\\b": {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
+        ({"files": {"": {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
+        ({"files": {"a\x00": {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
+        ({"files": {"x" * 200: {"size": 1, "sha256": "0"}}}, "is not a bare file name"),
         ({"files": [1]}, "MANIFEST.json"),
         ({"files": {"state.json": 3, "tensors.safetensors": 4}}, "MANIFEST.json"),
         ({"sequence": "first"}, "MANIFEST.json"),
@@ -467,4 +467,4 @@ def test_a_manifest_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = save(tmp_path, 1).path / "MANIFEST.json"
     path.write_bytes(b"[" + b"1," * (1 << 20) + b"1]")
     with pytest.raises(CheckpointError, match=r"MANIFEST\.json"):
-        checkpoint.manifest(path.parent)
+        checkpoint.read_manifest(path.parent)

@@ -1,0 +1,120 @@
+"""A directory of checkpoints: which is the newest, which are broken, which are unfinished.
+
+What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and
+never deleted, and the newest one before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from statetrain.checkpoints.checkpoint import (
+    Saved,
+    folders_in,
+    free_name,
+    is_unfinished,
+    read_manifest,
+    remove_unfinished,
+    verify,
+)
+from statetrain.errors import CheckpointError
+
+_CORRUPT = ".corrupt-"
+_SLUG = re.compile(r"[^a-z0-9]+")
+
+T = TypeVar("T")
+
+log = logging.getLogger("statetrain")
+
+
+def newest(folder: Path, aside: bool = True) -> Saved | None:
+    """The newest checkpoint of a directory that verifies; None if there has never been one.
+
+    Args:
+        folder: where checkpoints lie.
+        aside: whether newer ones that do not verify are renamed; each leads to a warning. Only the
+            run that owns the directory may do so.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them verifies; the message lists them
+            all.
+    """
+    found = first_usable(folder, complete(folder, aside), verify, aside)
+    return found[0] if found is not None else None
+
+
+def first_usable(
+    folder: Path, candidates: Iterable[Saved], look: Callable[[Path], T], aside: bool
+) -> tuple[Saved, T] | None:
+    """The first of some checkpoints that `verify` or `read` accepts, with what that returns.
+
+    It is None if nothing is there. The other arguments and the errors are those of `newest`.
+    """
+    for saved in candidates:
+        try:
+            return saved, look(saved.path)
+        except (CheckpointError, OSError) as error:
+            _report(saved.path, error, aside)
+    there = [path.name for path in folders_in(folder) if not is_unfinished(path)]
+    if not there:
+        return None
+    raise CheckpointError(
+        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put"
+        " a copy of a whole one in place, or move them away to start from scratch"
+    )
+
+
+def complete(folder: Path, aside: bool = True) -> list[Saved]:
+    """The checkpoints of a directory whose manifest is sound, the newest first.
+
+    The arguments are those of `newest`.
+    """
+    found = []
+    for path in folders_in(folder):
+        if _CORRUPT in path.name or is_unfinished(path):
+            continue
+        try:
+            found.append(read_manifest(path))
+        except (CheckpointError, OSError) as error:
+            _report(path, error, aside)
+    return sorted(found, key=lambda saved: -saved.sequence)
+
+
+def _report(path: Path, error: Exception, aside: bool) -> None:
+    """Warns that a checkpoint is broken, and sets it aside."""
+    reason, where = str(error).removeprefix(f"{path.name}: "), "skipped"
+    if aside:
+        where = _set_aside(path, reason)
+    log.warning("checkpoint %s is broken and was %s: %s", path, where, reason)
+
+
+def _set_aside(path: Path, reason: str) -> str:
+    words = reason.lower().replace(".json", "").replace(".safetensors", "")
+    slug = _SLUG.sub("-", words).strip("-")[:48].rstrip("-")
+    aside = free_name(path.parent, f"{path.name}{_CORRUPT}{slug or 'unreadable'}")
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        return f"left where it is ({error.strerror})"
+    return f"set aside as {aside.name}"
+
+
+def weed(candidates: Iterable[Saved]) -> None:
+    """Sets aside those of some checkpoints that do not verify; the caller owns the directory."""
+    for saved in candidates:
+        try:
+            verify(saved.path)
+        except (CheckpointError, OSError) as error:
+            _report(saved.path, error, aside=True)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what a process that was killed left unfinished; the caller owns the directory."""
+    for path in folders_in(folder):
+        if is_unfinished(path):
+            remove_unfinished(path)
