@@ -6,7 +6,8 @@ import html
 from collections.abc import Iterator
 from typing import Unpack
 
-from statetrain.diagram.layout import ROOT, Box, Layout
+from statetrain.diagram.boxes import ROOT, Box
+from statetrain.diagram.layout import Layout
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
 from statetrain.diagram.picture import events_of, start_of
 from statetrain.diagram.route import Point, Route

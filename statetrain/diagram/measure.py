@@ -14,39 +14,34 @@ from statetrain.lifecycle.text import OTHER_ERRORS
 
 LINE = 11.5  # from one line of words to the next
 WRAP = 30  # characters of a line of words
-# Heights of a state, of a scope's head, of a dot; the space in a double border
-BOX, HEAD, DOT, RING = (
-    26.0,
-    24.0,
-    8.0,
-    4.0,
-)
+BOX, HEAD, DOT = 26.0, 24.0, 8.0  # heights of a state, of a scope's head, of a dot
+RING = 4.0  # the space in a double border
 GAP, PAD = 16.0, 12.0  # between states, inside a border
 FIRST, LANE = 15.0, 11.0  # from boxes to the first lane, from lane to lane
 
 _WIDTHS = {  # of the letters of Helvetica and Arial, in thousandths of the size
-    191: "'", 222: "ijl`", 260: "|", 278: " !,./:;I[\\]ft", 333: "()-r{}", 355: '"', 389: "*", 469: "^", 500: "Jcksvxyz",
-    556: "#$0123456789?L_abdeghnopqu", 584: "+<=>~", 611: "FTZ", 667: "&ABEKPSVXY", 722: "CDHNRUw", 778: "GOQ",
-    833: "Mm", 889: "%", 944: "W", 1015: "@",
+    191: "'", 222: "ijl`", 260: "|", 278: " !,./:;I[\\]ft", 333: "()-r{}", 355: '"', 389: "*",
+    469: "^", 500: "Jcksvxyz", 556: "#$0123456789?L_abdeghnopqu", 584: "+<=>~", 611: "FTZ",
+    667: "&ABEKPSVXY", 722: "CDHNRUw", 778: "GOQ", 833: "Mm", 889: "%", 944: "W", 1015: "@",
 }  # fmt: skip
 _WIDTH = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
 
 
 def width_of(text: str, size: float) -> float:
-    """The width of a line of type."""
-    return (
-        sum(
-            _WIDTH.get(c) or (1000 if unicodedata.east_asian_width(c) in "WF" else 600)
-            for c in text
-        )
-        * size
-        / 1000
-    )
+    """The width of a line of text."""
+    return sum(map(_width_of_letter, text)) * size / 1000
+
+
+def _width_of_letter(letter: str) -> int:
+    known = _WIDTH.get(letter)
+    if known is not None:
+        return known
+    return 1000 if unicodedata.east_asian_width(letter) in "WF" else 600
 
 
 @frozen
-class Words:
-    """What stands beside an arrow: lines that say when it is taken, and lines that say what it does."""
+class ArrowLabel:
+    """The text beside an arrow: lines that say when it is taken, and lines that say what it does."""
 
     when: tuple[str, ...]
     then: tuple[str, ...]
@@ -58,23 +53,24 @@ class Words:
 
     @property
     def width(self) -> float:
-        """The width of the longest line; another font than ours may be a little wider."""
+        """The width of the longest line, with room for a font that is a little wider."""
         return max((width_of(line, WORDS) * 1.05 for line in self.lines), default=0.0)
 
 
-def words_of(arrow: Arrow) -> Words:
-    """An arrow's words. The main way needs no "else": it is seen."""
-    number = str(arrow.number) if arrow.number else ""
-    guard = (
-        f"[{arrow.guard}]"
-        if arrow.guard
-        else "else"
-        if arrow.other and arrow.kind == "plain"
-        else ""
-    )
-    when = " ".join(part for part in (number, arrow.event, guard, arrow.times) if part)
+def label_of_arrow(arrow: Arrow) -> ArrowLabel:
+    """An arrow's label. The main way needs no "else": it can be seen."""
+    parts = [str(arrow.number or ""), arrow.event, _condition(arrow), arrow.times]
+    when = " ".join(filter(None, parts))
     then = f"/ {arrow.effect}" if arrow.effect else ""
-    return Words(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))
+    return ArrowLabel(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))
+
+
+def _condition(arrow: Arrow) -> str:
+    if arrow.guard:
+        return f"[{arrow.guard}]"
+    if arrow.other and arrow.kind == "plain":
+        return "else"
+    return ""
 
 
 def size_of(shown: Picture, name: str) -> tuple[float, float]:

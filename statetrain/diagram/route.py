@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from statetrain.diagram.measure import Words
+from statetrain.diagram.measure import ArrowLabel
 from statetrain.diagram.picture import Arrow
 
 Point = tuple[float, float]
@@ -29,7 +29,7 @@ class Route:
     arrow: Arrow
     points: tuple[Point, ...]
     joins: bool
-    words: Words
+    words: ArrowLabel
     when: Point
     then: Point
 

@@ -1,4 +1,4 @@
-"""Colours and type. Calm enough for a page of text, and with contrast enough on either background."""
+"""Colours and type: calm on a page of text, with enough contrast on either background."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Theme:
         recent: what stands out.
         heat: what the fill of a state turns to with its share of the time.
         arrows: by kind of arrow.
-        changes: by what became of a state or an arrow since another lifecycle.
+        changes: by what happened to a state or an arrow since another lifecycle.
     """
 
     paper: str
@@ -62,16 +62,24 @@ class Theme:
         state = shown.life.state(name)
         if state.final:
             return self.good_fill, self.good
-        line = self.arrows["hot" if name in shown.hot else "main" if state.anchor else "plain"]
-        return self.anchor if state.anchor else self.paper, line
+        fill, kind = self.paper, "plain"
+        if state.anchor:
+            fill, kind = self.anchor, "main"
+        if name in shown.hot:
+            kind = "hot"
+        return fill, self.arrows[kind]
 
     def halo(self, arrow: Arrow) -> str:
         """The colour around an arrow that stands out; empty around the others."""
-        return self.changes[arrow.change] if arrow.change else self.recent if arrow.recent else ""
+        if arrow.change:
+            return self.changes[arrow.change]
+        return self.recent if arrow.recent else ""
 
     def words(self, arrow: Arrow) -> str:
-        """The colour of what makes an arrow taken."""
-        return self.arrows[arrow.kind] if arrow.kind in ("event", "failure") else self.ink
+        """The colour of the text that says when an arrow is taken."""
+        if arrow.kind in ("event", "failure"):
+            return self.arrows[arrow.kind]
+        return self.ink
 
 
 LIGHT = Theme(
@@ -118,20 +126,10 @@ DARK = Theme(
     },
     changes={"added": "#56d364", "removed": "#ff7b72", "changed": "#b794f4"},
 )
-# What a change bears where colours do not reach
-CHANGED = {
-    "added": "+",
-    "removed": "\N{MINUS SIGN}",
-    "changed": "*",
-}
+# The sign of a change where colours are not available
+CHANGED = {"added": "+", "removed": "\N{MINUS SIGN}", "changed": "*"}
 # Widths of lines, in points
-PEN = {
-    "hot": 2.0,
-    "main": 1.6,
-    "plain": 1.1,
-    "failure": 1.1,
-    "event": 1.1,
-}
+PEN = {"hot": 2.0, "main": 1.6, "plain": 1.1, "failure": 1.1, "event": 1.1}
 THEMES: dict[str, Theme] = {"light": LIGHT, "dark": DARK}
 
 

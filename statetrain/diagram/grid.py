@@ -1,0 +1,202 @@
+"""Which box stands in which row and column, and which way each arrow goes; no lengths yet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from attrs import define, field
+
+from statetrain.diagram.boxes import ROOT, Box, Port, Side, Way
+from statetrain.diagram.measure import LINE, label_of_arrow
+from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
+from statetrain.lifecycle.lifecycle import FAILED, START
+
+
+@define(eq=False)
+class Grid:
+    """Boxes in rows and columns, and the ways between them.
+
+    Attributes:
+        picture: what is shown.
+        boxes: by name; `ROOT` is the whole picture.
+        around: the boxes around each box or dot, outermost first, and itself.
+        ways: of all arrows.
+        straight: the ways that run straight down, by what they lead to.
+        by_scope: the other ways, by the box that their lanes are in.
+        sides: the final states that are off the main way, each with the side that it is reached
+            from.
+    """
+
+    picture: Picture
+    boxes: dict[str, Box] = field(factory=dict)
+    around: dict[str, tuple[str, ...]] = field(factory=dict)
+    ways: list[Way] = field(factory=list)
+    straight: dict[str, Way] = field(factory=dict)
+    by_scope: dict[str, list[Way]] = field(factory=dict)
+    sides: dict[str, Side] = field(factory=dict)
+
+    def owner(self, node: str) -> Box:
+        """The box with the ports of a state, a scope or a dot."""
+        return self.boxes.get(node) or self.boxes[self.around[node][-2]]
+
+    @property
+    def ends_share_a_row(self) -> bool:
+        """Whether `failed` stands to the left of the final state that comes before it."""
+        above = self.boxes[ROOT].rows[self.boxes[FAILED].row - 1][0]
+        return self.sides.get(FAILED) == "left" and self.sides.get(above.name) == "right"
+
+
+def arrange(picture: Picture) -> Grid:
+    """Puts the boxes into rows and columns, and decides which way each arrow goes."""
+    grid = Grid(picture)
+    _add_box(grid, ROOT, (ROOT,), wide=True)
+    grid.ways = [_way_of(grid, arrow) for arrow in picture.arrows]
+    _straighten(grid)
+    for way in grid.ways:
+        if not way.straight:
+            grid.by_scope.setdefault(way.scope, []).append(way)
+    _open_ports(grid)
+    grid.sides = _sides_of_ends(grid)
+    return grid
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def _add_box(grid: Grid, name: str, around: tuple[str, ...], *, wide: bool) -> Box:
+    """Adds a state, or a scope with all that is in it.
+
+    Args:
+        grid: gets the boxes.
+        name: of the state.
+        around: the boxes around it, and itself.
+        wide: whether two scopes may stand side by side in it, which is done on one level only.
+    """
+    box = grid.boxes[name] = Box(name, around[-2] if len(around) > 1 else ROOT)
+    grid.around[name] = around
+    for dot in (start_of(name), events_of(name)):
+        grid.around[dot] = (*around, dot)
+    for row in _rows_of(grid.picture, name, wide=wide):
+        inner = [
+            _add_box(grid, cell, (*around, cell), wide=wide and len(row) == 1) for cell in row
+        ]
+        for column, cell in enumerate(inner):
+            cell.row, cell.column = len(box.rows), column
+        box.rows.append(inner)
+    return box
+
+
+def _rows_of(picture: Picture, name: str, *, wide: bool) -> list[list[str]]:
+    """What is in a box, row by row; two scopes that follow each other may share one."""
+    rows: list[list[str]] = []
+    for cell in _cells_of(picture, name):
+        beside = rows[-1] if rows else []
+        if wide and cell in picture.scopes and len(beside) == 1 and beside[0] in picture.scopes:
+            beside.append(cell)
+        else:
+            rows.append([cell])
+    return rows
+
+
+def _cells_of(picture: Picture, name: str) -> Iterable[str]:
+    if name == ROOT:
+        return (START, *picture.children(None), FAILED)
+    return picture.children(name) if name in picture.scopes else ()
+
+
+# ---------------------------------------------------------------- ways
+
+
+def _way_of(grid: Grid, arrow: Arrow) -> Way:
+    tail, head = grid.around[arrow.tail], grid.around[arrow.head]
+    shared = 1
+    while shared < min(len(tail), len(head)) - 1 and tail[shared] == head[shared]:
+        shared += 1
+    here, there = grid.boxes.get(tail[shared]), grid.boxes.get(head[shared])
+    label, scope = label_of_arrow(arrow), tail[shared - 1]
+    first, last = here.column if here else 0, there.column if there else 0
+    if first < last:
+        return Way(arrow, label, scope, last, "right", "left")
+    if first > last:
+        return Way(arrow, label, scope, first, "left", "right")
+    # A dot has its scope's name to its left
+    forward = here is None or there is None or there.row > here.row
+    usual: Side = "right" if forward and arrow.head != FAILED else "left"
+    side = _open_side(grid, tail[shared:]) or _open_side(grid, head[shared:]) or usual
+    return Way(arrow, label, scope, first + (side == "right"), side, side)
+
+
+def _open_side(grid: Grid, path: tuple[str, ...]) -> Side | None:
+    """The side on which nothing stands beside the scopes around a state; None if both are."""
+    for scope, name in itertools.pairwise(path):
+        box = grid.boxes.get(name)
+        if box is not None and len(grid.boxes[scope].rows[box.row]) > 1:
+            return "left" if box.column == 0 else "right"
+    return None
+
+
+def _straighten(grid: Grid) -> None:
+    """Lets arrows to the state below run straight down, one to each, the main way first."""
+    for way in sorted(grid.ways, key=lambda way: way.arrow.kind not in ("hot", "main")):
+        head = way.arrow.head
+        if way.arrow.kind != "event" and head not in grid.straight and _leads_below(grid, way):
+            way.straight = True
+            grid.straight[head] = way
+
+
+def _leads_below(grid: Grid, way: Way) -> bool:
+    """Whether an arrow leads from a state, or a scope's dot, to the first box of the next row."""
+    head, row = grid.boxes.get(way.arrow.head), _row_of_tail(grid, way)
+    if head is None or head.within != way.scope or row is None:
+        return False
+    return (head.row, head.column) == (row + 1, 0)
+
+
+def _row_of_tail(grid: Grid, way: Way) -> int | None:
+    """The row that an arrow may leave straight down; None if it cannot."""
+    tail = grid.boxes.get(way.arrow.tail)
+    if tail is None:
+        return -1 if way.arrow.tail == start_of(way.scope) else None
+    if tail.name in grid.picture.scopes or tail.within != way.scope:
+        return None
+    return tail.row
+
+
+def _open_ports(grid: Grid) -> None:
+    """Makes the ports of all boxes. Arrows of a kind to the same goal arrive at one port."""
+    arrivals: dict[tuple[str, Side, bool], Port] = {}
+    for way in grid.ways:
+        if way.straight:
+            continue
+        above, below = (
+            max(5.0, len(lines) * LINE + 3.0) for lines in (way.label.when, way.label.then)
+        )
+        tail, head = way.arrow.tail, way.arrow.head
+        way.start = Port(tail, True, above, below, way.label.width)
+        grid.owner(tail).ports[way.out].append(way.start)
+        key = (head, way.into, way.arrow.kind == "event")
+        if key not in arrivals:
+            arrivals[key] = Port(head)
+            grid.owner(head).ports[way.into].append(arrivals[key])
+        way.end = arrivals[key]
+    for box in grid.boxes.values():
+        # So that few lines cross: arrivals from above first, arrivals from below last
+        box.ports["right"].sort(key=lambda port: port.leaves)
+        box.ports["left"].sort(key=lambda port: not port.leaves)
+
+
+def _sides_of_ends(grid: Grid) -> dict[str, Side]:
+    """The final states off the main way that all arrows reach from one side, and that side."""
+    if any(len(row) > 1 for row in grid.boxes[ROOT].rows):
+        return {}
+    finals = [name for name in grid.picture.order if grid.picture.life.state(name).final]
+    reached: dict[str, set[Side]] = {name: set() for name in (*finals, FAILED)}
+    for way in grid.ways:
+        if way.arrow.head in reached:
+            reached[way.arrow.head].add(way.into)
+    sides: dict[str, Side] = {}
+    for name, into in reached.items():
+        if name not in grid.straight and len(into) <= 1:
+            sides[name] = next(iter(into), "left")
+    return sides
