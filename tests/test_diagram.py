@@ -289,7 +289,7 @@ def rectangles(layout: Layout) -> list[Rectangle]:
         (f"dot {name}", x - 4.0, y - 4.0, x + 4.0, y + 4.0) for name, (x, y) in layout.dots.items()
     ]
     for route in layout.routes:
-        for (x, y), lines in ((route.when, route.words.when), (route.then, route.words.then)):
+        for (x, y), lines in ((route.when, route.label.when), (route.then, route.label.then)):
             if lines:
                 found.append(
                     (

@@ -55,7 +55,7 @@ def test_the_picture_shows_what_comes_into_being_or_what_is_asked_for():
     assert '-->|"optimizers#46;body"|' in shown
     assert flow.mermaid(fields="epoch").startswith('flowchart LR\n    f0(["epoch"])\n')
     with pytest.raises(
-        ConfigError, match="nobody declares that they write or read 'epch'; did you mean 'epoch'"
+        ConfigError, match="nothing declares that it writes or reads 'epch'; did you mean 'epoch'"
     ):
         flow.dot(fields=["epch"])
 

@@ -52,11 +52,9 @@ class _Writer:
 
     def lines(self) -> Iterator[str]:
         theme, (width, height) = self.theme, self.size
-        place = (
-            {"layout": "nop2", "bb": f"0,0,{width:.1f},{height:.1f}"}
-            if self.placed
-            else {"newrank": "true", "nodesep": "0.4"}
-        )
+        place = {"newrank": "true", "nodesep": "0.4"}
+        if self.placed:
+            place = {"layout": "nop2", "bb": f"0,0,{width:.1f},{height:.1f}"}
         font = {"fontname": FONT, "fontsize": f"{NAME:g}"}
         paper = {
             "compound": "true",
@@ -83,60 +81,65 @@ class _Writer:
 
     def box(self, box: Box, indent: str, depth: int) -> Iterator[str]:
         """The lines of a state, or of a scope with all that is in it."""
-        name, theme, layout = box.name, self.theme, self.layout
         if not box.rows:
             yield f"{indent}{self.state(box)}"
             return
-        place = {
-            "bb": (
-                f"{self.at((box.x - box.left, box.bottom))},{self.at((box.x + box.right, box.top))}"
-            ),
-            "lp": self.at(
-                (box.x - box.left + 11.0 + width_of(name, NAME) / 2, box.top + HEAD / 2 + 1.0)
-            ),
-        }
-        look = {
-            "label": name,
-            "labeljust": "l",
-            "style": "rounded,filled",
-            "color": theme.border,
-            "fillcolor": theme.scope(depth),
-        }
+        name, dots = box.name, self.layout.dots
         yield f"{indent}subgraph {quoted(f'cluster_{name}')} {{"
-        yield f"{indent}    graph {_listed(look | (place if self.placed else {}))}"
+        yield f"{indent}    graph {_listed(self.scope(box, depth))}"
         for point, colour in (
-            (start_of(name), theme.ink),
-            (events_of(name), theme.arrows["event"]),
+            (start_of(name), self.theme.ink),
+            (events_of(name), self.theme.arrows["event"]),
         ):
-            if point in layout.dots:
-                yield f"{indent}    {self.point(point, layout.dots[point], colour)}"
+            if point in dots:
+                yield f"{indent}    {self.point(point, dots[point], colour)}"
         for cell in box.cells:
             yield from self.box(cell, f"{indent}    ", depth + 1)
         yield f"{indent}}}"
+
+    def scope(self, box: Box, depth: int) -> dict[str, str]:
+        """The attributes of a scope."""
+        look = {
+            "label": box.name,
+            "labeljust": "l",
+            "style": "rounded,filled",
+            "color": self.theme.border,
+            "fillcolor": self.theme.scope(depth),
+        }
+        if self.placed:
+            left = box.x - box.left
+            low, high = self.at((left, box.bottom)), self.at((box.x + box.right, box.top))
+            middle = left + 11.0 + width_of(box.name, NAME) / 2
+            look |= {"bb": f"{low},{high}", "lp": self.at((middle, box.top + HEAD / 2 + 1.0))}
+        return look
 
     def state(self, box: Box) -> str:
         middle = (box.x, (box.top + box.bottom) / 2)
         if box.name == START:
             return self.point(START, middle, self.theme.ink)
-        fill, line = self.theme.state(self.shown, box.name)
-        look = {"color": line, "fillcolor": fill}
-        if (title := self.shown.title(box.name)) != box.name:
-            look["label"] = title
-        if box.name == self.shown.current:
-            look |= {"color": self.theme.recent, "penwidth": "4"}
-        ring = 0.0
-        if box.name == FAILED or self.shown.life.state(box.name).final:
-            look["peripheries"] = "2"
+        look, ring = self.look(box.name), 0.0
+        if "peripheries" in look:
             ring = 2 * RING
-        if box.name == FAILED:
+        if self.placed:
+            look |= _size(box.left + box.right - ring, box.bottom - box.top - ring)
+        return f"{quoted(box.name)} {_listed(look | self.place('pos', middle))}"
+
+    def look(self, name: str) -> dict[str, str]:
+        """The attributes of a state, but for its place."""
+        fill, line = self.theme.state(self.shown, name)
+        look = {"color": line, "fillcolor": fill}
+        if (title := self.shown.title(name)) != name:
+            look["label"] = title
+        if name == self.shown.current:
+            look |= {"color": self.theme.recent, "penwidth": "4"}
+        if name == FAILED or self.shown.life.state(name).final:
+            look["peripheries"] = "2"
+        if name == FAILED:
             look["label"] = (
                 f'<{FAILED}<br/><font point-size="{WORDS:g}"'
                 f' color="{self.theme.soft}">{OTHER_ERRORS}</font>>'
             )
-        size = (
-            _size(box.left + box.right - ring, box.bottom - box.top - ring) if self.placed else {}
-        )
-        return f"{quoted(box.name)} {_listed(look | size | self.place('pos', middle))}"
+        return look
 
     def point(self, name: str, middle: Point, colour: str) -> str:
         look = {
@@ -149,35 +152,37 @@ class _Writer:
         return f"{quoted(name)} {_listed(look | _size(DOT, DOT) | self.place('pos', middle))}"
 
     def edge(self, route: Route) -> str:
-        arrow, words = route.arrow, route.words
+        arrow = route.arrow
         look = {"color": self.theme.arrows[arrow.kind], "penwidth": f"{PEN[arrow.kind]:g}"}
         if halo := self.theme.halo(arrow):
             look |= {"color": halo, "penwidth": f"{PEN[arrow.kind] + 1.5:g}"}
         if arrow.kind == "event":
             look["style"] = "dashed"
         if self.placed:
-            tip = "" if route.joins else f"e,{self.at(route.points[-1])} "
-            look["pos"] = tip + self.at(*route.curve)
-            if route.joins:
-                look["arrowhead"] = "none"
-        if words.lines:
-            gap = max(0.0, route.then[1] - route.when[1] - LINE * len(words.when))
-            look["label"] = self.label(route, gap)
-            look |= self.place(
-                "lp",
-                (
-                    route.when[0] + words.width / 2,
-                    route.when[1] + (LINE * len(words.lines) + gap) / 2,
-                ),
-            )
+            look |= self.line(route)
+        if route.label.lines:
+            look |= self.label(route)
         for end, node in (("ltail", arrow.tail), ("lhead", arrow.head)):
             if node in self.shown.scopes:
                 look[end] = f"cluster_{node}"
         return f"{self.node(arrow.tail)} -> {self.node(arrow.head)} {_listed(look)}"
 
-    def label(self, route: Route, gap: float) -> str:
-        """The words of an arrow as a table: flush left, and with room for the line to run between them."""
-        words, theme = route.words, self.theme
+    def line(self, route: Route) -> dict[str, str]:
+        curve = self.at(*route.curve)
+        if route.joins:
+            return {"pos": curve, "arrowhead": "none"}
+        return {"pos": f"e,{self.at(route.points[-1])} {curve}"}
+
+    def label(self, route: Route) -> dict[str, str]:
+        """The label of an arrow, and its place."""
+        label, (x, y) = route.label, route.when
+        gap = max(0.0, route.then[1] - y - LINE * len(label.when))
+        middle = (x + label.width / 2, y + (LINE * len(label.lines) + gap) / 2)
+        return {"label": self.table(route, gap), **self.place("lp", middle)}
+
+    def table(self, route: Route, gap: float) -> str:
+        """A label as a table: flush left, with room for the arrow's line to run through it."""
+        words, theme = route.label, self.theme
         cell = f'<tr><td align="left" height="{LINE:g}"><font color="{{}}">{{}}</font></td></tr>'
         rows = [cell.format(theme.words(route.arrow), html.escape(line)) for line in words.when]
         rows += [f'<tr><td height="{gap:g}"></td></tr>'] if gap else []
@@ -189,14 +194,10 @@ class _Writer:
 
     def node(self, name: str) -> str:
         """The node that stands for the end of an arrow; for a scope, one inside it."""
-        if name in self.shown.scopes:
-            inside = self.shown.life.inside(name)
-            leaves = (
-                leaf
-                for leaf in self.shown.order
-                if leaf in inside and leaf not in self.shown.scopes
-            )
-            name = start_of(name) if start_of(name) in self.shown.dots else next(leaves)
+        if name in self.shown.scopes and start_of(name) in self.shown.dots:
+            return quoted(start_of(name))
+        while name in self.shown.scopes:
+            name = self.shown.children(name)[0]
         return quoted(name)
 
     def place(self, key: str, point: Point) -> dict[str, str]:
@@ -209,11 +210,11 @@ class _Writer:
 
 def _listed(attributes: dict[str, str]) -> str:
     """Attributes in brackets; what begins and ends with angle brackets is marked-up text."""
-    values = (
-        (key, value if value[:1] == "<" and value[-1:] == ">" else quoted(value))
-        for key, value in attributes.items()
-    )
-    return f"[{' '.join(f'{key}={value}' for key, value in values)}]"
+    parts = []
+    for key, value in attributes.items():
+        marked_up = value[:1] == "<" and value[-1:] == ">"
+        parts.append(f"{key}={value if marked_up else quoted(value)}")
+    return f"[{' '.join(parts)}]"
 
 
 def _size(width: float, height: float) -> dict[str, str]:

@@ -1,76 +1,50 @@
 """The picture as Mermaid text, which GitHub and notebooks draw themselves.
 
 Mermaid draws an arrow across a scope's border badly, and one between a scope and its own inside
-wrongly. So each arrow is drawn between two neighbours in one scope, and its words begin with the
+wrongly. So each arrow is drawn between two neighbours in one scope, and its label begins with the
 state that it really leaves: what leaves `train` from `next_batch` is drawn from `train` and says
 `next_batch`. Arrows between the same two are drawn as one with several lines. A scope's own first
 step starts at the dot inside it; a diamond stands for the dot if it has several ways on, or if
-something leads back to it. Lines cannot be dashed; events bear a sign instead.
+something leads back to it. Lines cannot be dashed, so events carry a sign.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Unpack
 
 from attrs import evolve, frozen
 
-from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
+from statetrain.diagram.picture import Arrow, Picture, events_of, shared_scopes, start_of
 from statetrain.diagram.showing import Shown, picture
-from statetrain.diagram.theme import CHANGED, ThemeName, theme_of
+from statetrain.diagram.theme import CHANGED, Theme, ThemeName, theme_of
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
 from statetrain.lifecycle.text import OTHER_ERRORS
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"
 RECENT = "\N{BLACK RIGHT-POINTING TRIANGLE}"  # before what was taken among the last
 
-# What means something to Mermaid, or to the JavaScript under it, where a state's name is expected.
-_TAKEN = {
-    *(
-        "accdescr",
-        "acctitle",
-        "as",
-        "class",
-        "classdef",
-        "click",
-        "default",
-        "direction",
-        "hide",
-        "href",
-        "note",
-        "root",
-        "scale",
-    ),
-    *(
-        "state",
-        "statediagram",
-        "style",
-        "constructor",
-        "hasownproperty",
-        "isprototypeof",
-        "propertyisenumerable",
-        "tolocalestring",
-    ),
-    *(
-        "tostring",
-        "valueof",
-        "__proto__",
-        "__definegetter__",
-        "__definesetter__",
-        "__lookupgetter__",
-        "__lookupsetter__",
-    ),
-}
+# Names with a meaning for Mermaid, or for the JavaScript under it, where a state's is expected
+_RESERVED = frozenset(
+    """
+    accdescr acctitle as class classdef click default direction hide href note root scale state
+    statediagram style constructor hasownproperty isprototypeof propertyisenumerable tolocalestring
+    tostring valueof __proto__ __definegetter__ __definesetter__ __lookupgetter__ __lookupsetter__
+    """.split()  # noqa: SIM905  # easier to read than thirty strings
+)
+_MEANING = (
+    r"""[^\w\s(),.'!?+=/-]"""  # signs, but for a few that mean nothing
+    # Emphasis, or part of an arrow, unless within a word
+    r"""|(?<![^\W_])[_-]|[_-](?![^\W_])"""
+    r"""|\.(?=[^\W\d])"""  # part of a web address
+    r"""|(?<=directio)n(?=\s)"""  # a keyword, wherever it stands in a line
+)
 
 
-def mermaid(
-    life: Lifecycle,
-    *,
-    theme: ThemeName = "light",
-    **options: Unpack[Shown],
-) -> str:
+def mermaid(life: Lifecycle, *, theme: ThemeName = "light", **options: Unpack[Shown]) -> str:
     """The picture of a lifecycle as a Mermaid `stateDiagram-v2`.
 
     Args:
@@ -85,109 +59,102 @@ def mermaid(
         ConfigError: the theme, the detail or a scope to fold is unknown.
     """
     shown = picture(life, **options)
-    neighbours = _Neighbours(shown)
-    colours = theme_of(theme)
-    lines = ["stateDiagram-v2", "    direction TB"]
-    lines += neighbours.inside(None, "    ")
-    for name, members, fill, stroke in (
-        (
-            "anchor",
-            [n for n in shown.order if shown.life.state(n).anchor],
-            colours.anchor,
-            colours.arrows["hot"],
-        ),
-        (
-            "hot",
-            [n for n in shown.order if n in shown.hot and not shown.life.state(n).anchor],
-            colours.paper,
-            colours.arrows["hot"],
-        ),
-        (
-            "done",
-            [n for n in shown.order if shown.life.state(n).final],
-            colours.good_fill,
-            colours.good,
-        ),
-        ("bad", [FAILED], colours.bad_fill, colours.bad),
-    ):
-        ids = ",".join(neighbours.ids[member] for member in members if member not in shown.scopes)
-        if ids:
-            lines += [
-                f"    classDef {name} fill:{fill},stroke:{stroke},color:{colours.ink}",
-                f"    class {ids} {name}",
-            ]
-    for name in shown.order if shown.shares or shown.changes else ():
-        fill, line = colours.state(shown, name)
-        if name not in shown.scopes and (
-            name in shown.changes or fill != colours.state(evolve(shown, shares={}), name)[0]
-        ):
-            lines += [
-                (
-                    f"    classDef of_{neighbours.ids[name]}"
-                    f" fill:{fill},stroke:{line},color:{colours.ink}"
-                ),
-                f"    class {neighbours.ids[name]} of_{neighbours.ids[name]}",
-            ]
-    if shown.current is not None and shown.current not in shown.scopes:
-        lines += [
-            f"    classDef here stroke:{colours.recent},stroke-width:4px",
-            f"    class {neighbours.ids[shown.current]} here",
-        ]
+    writer = _Writer(shown)
+    lines = ["stateDiagram-v2", "    direction TB", *writer.inside(None, "    ")]
+    lines += _classes(shown, writer.ids, theme_of(theme))
     return "\n".join(lines) + "\n"
 
 
+# ---------------------------------------------------------------- colours
+
+
+def _classes(shown: Picture, ids: dict[str, str], theme: Theme) -> Iterator[str]:
+    """The colours of the states."""
+    hot = theme.arrows["hot"]
+    leaves = [name for name in shown.order if name not in shown.scopes]
+    anchors = [ids[name] for name in leaves if shown.life.state(name).anchor]
+    loops = [ids[n] for n in leaves if n in shown.hot and ids[n] not in anchors]
+    yield from _class("anchor", theme.anchor, hot, anchors, theme)
+    yield from _class("hot", theme.paper, hot, loops, theme)
+    yield from _class("done", theme.good_fill, theme.good, [ids[n] for n in shown.finals], theme)
+    yield from _class("bad", theme.bad_fill, theme.bad, [ids[FAILED]], theme)
+    for name in leaves:
+        fill, line = theme.state(shown, name)
+        unheated = theme.state(evolve(shown, shares={}), name)[0]
+        if name in shown.changes or fill != unheated:
+            yield from _class(f"of_{ids[name]}", fill, line, [ids[name]], theme)
+    if shown.current in leaves:
+        yield f"    classDef here stroke:{theme.recent},stroke-width:4px"
+        yield f"    class {ids[str(shown.current)]} here"
+
+
+def _class(name: str, fill: str, stroke: str, members: list[str], theme: Theme) -> Iterator[str]:
+    if members:
+        yield f"    classDef {name} fill:{fill},stroke:{stroke},color:{theme.ink}"
+        yield f"    class {','.join(members)} {name}"
+
+
+# ---------------------------------------------------------------- states and arrows
+
+
 @frozen
-class _Way:
-    """An arrow between two neighbours in a scope."""
+class _Edge:
+    """A line between two neighbours in a scope."""
 
     scope: str | None
     tail: str
     head: str
 
 
-class _Neighbours:
-    """The picture with each arrow between two neighbours."""
+class _Writer:
+    """The picture with each arrow between two neighbours.
+
+    Attributes:
+        shown: the picture.
+        edges: the lines, each with the labels of the arrows that it stands for.
+        diamonds: the scopes whose first dot is a diamond.
+        ids: what each state is called in the text.
+    """
 
     def __init__(self, shown: Picture) -> None:
         self.shown = shown
-        around: dict[str, tuple[str, ...]] = {
-            name: shown.life.path(name) for name in (*shown.order, START, FAILED)
-        }
-        around |= {
-            dot(scope): (*around[scope], dot(scope))
-            for scope in shown.scopes
-            for dot in (start_of, events_of)
-        }
-        self.ways: dict[_Way, list[str]] = {}
+        self.edges: dict[_Edge, list[str]] = {}
+        around = _paths(shown)
         for arrow in shown.arrows:
-            tail, head = around[arrow.tail], around[arrow.head]
-            i = 0
-            while i < min(len(tail), len(head)) - 1 and tail[i] == head[i]:
-                i += 1
-            leaves = tail[-2] if arrow.tail in shown.dots else arrow.tail
-            way = _Way(tail[i - 1] if i else None, tail[i], head[i])
-            words = _words(
-                arrow,
-                "" if tail[i] in (arrow.tail, leaves) else leaves,
-                "" if head[i] == arrow.head else arrow.head,
-            )
-            self.ways.setdefault(way, []).extend([words] if words else [])
-            for scope, inner in itertools.pairwise(head[i:]):
-                if (
-                    start_of(scope) not in shown.dots
-                ):  # it is only ever entered on the way to something inside: shown there
-                    self.ways.setdefault(_Way(scope, START, inner), [])
-        self.diamonds = {scope for scope in shown.scopes if self.needs_diamond(start_of(scope))}
-        dots = [start_of(scope) for scope in self.diamonds] + [
-            dot for dot in shown.dots if dot.endswith(".events")
-        ]
+            self._add(arrow, around[arrow.tail], around[arrow.head])
+        self.diamonds = self._find_diamonds()
+        dots = [start_of(scope) for scope in self.diamonds]
+        dots += [dot for dot in shown.dots if dot.endswith(".events")]
         self.ids = _ids((*shown.order, FAILED), sorted(dots))
+        self._by_scope: dict[str | None, list[str]] = {}
+        for edge, labels in self.edges.items():
+            line = f"{self.ids.get(edge.tail, '[*]')} --> {self.ids[edge.head]}"
+            if labels:
+                line += f" : {'<br/>'.join(labels)}"
+            self._by_scope.setdefault(edge.scope, []).append(line)
 
-    def needs_diamond(self, dot: str) -> bool:
-        return (
-            any(way.head == dot for way in self.ways)
-            or sum(way.tail == dot for way in self.ways) > 1
-        )
+    def _add(self, arrow: Arrow, tail: tuple[str, ...], head: tuple[str, ...]) -> None:
+        i = shared_scopes(tail, head)
+        scope = (None, *tail)[i]
+        labels = self.edges.setdefault(_Edge(scope, tail[i], head[i]), [])
+        labels += filter(None, [_label(arrow, self._leaves(arrow, tail, i), head[i])])
+        for scope, inner in itertools.pairwise(head[i:]):
+            # A scope without a dot is only entered on the way to something inside: shown there
+            if start_of(scope) not in self.shown.dots:
+                self.edges.setdefault(_Edge(scope, START, inner), [])
+
+    def _leaves(self, arrow: Arrow, tail: tuple[str, ...], i: int) -> str:
+        """What an arrow really leaves, if its line leaves something else."""
+        leaves = arrow.tail
+        if leaves in self.shown.dots:
+            leaves = tail[-2]
+        return "" if tail[i] in (arrow.tail, leaves) else leaves
+
+    def _find_diamonds(self) -> set[str]:
+        leaving = Counter(edge.tail for edge in self.edges)
+        reached = {edge.head for edge in self.edges}
+        starts = {scope: start_of(scope) for scope in self.shown.scopes}
+        return {s for s, dot in starts.items() if dot in reached or leaving[dot] > 1}
 
     def depth(self, name: str) -> int:
         """How many scopes lie in each other here."""
@@ -195,76 +162,107 @@ class _Neighbours:
 
     def inside(self, scope: str | None, indent: str) -> Iterator[str]:
         """The lines of what is in a scope; for None, of everything."""
-        shown, ids = self.shown, self.ids
-        if scope in self.diamonds:
-            begin = ids[start_of(scope)]
-            yield f"{indent}state {begin} <<choice>>"
-            yield f"{indent}[*] --> {begin}"
-        if scope is not None and events_of(scope) in shown.dots:
-            yield f'{indent}state "{EVENT}" as {ids[events_of(scope)]}'
-        for name in shown.children(scope):
-            sign = f"{CHANGED[shown.changes[name]]} " if name in shown.changes else ""
-            title = f"{sign}{shown.title(name)}"
-            named = f'"{title}" as {ids[name]}' if ids[name] != title else name
-            if name in shown.scopes:
-                yield f"{indent}state {named} {{"
-                if self.depth(name) <= 2:
-                    yield f"{indent}    direction LR"
-                yield from self.inside(name, indent + "    ")
-                yield f"{indent}}}"
-            else:
-                yield f"{indent}state {named}" if ids[name] != title else f"{indent}{name}"
+        if scope is not None:
+            yield from self._dots(scope, indent)
+        for name in self.shown.children(scope):
+            yield from self._state(name, indent)
         if scope is None:
             yield f'{indent}state "{FAILED}<br/>{OTHER_ERRORS}" as {FAILED}'
-        for way, words in self.ways.items():
-            if way.scope == scope:
-                yield f"{indent}{ids.get(way.tail, '[*]')} --> {ids[way.head]}" + (
-                    f" : {'<br/>'.join(words)}" if words else ""
-                )
+        for line in self._by_scope.get(scope, ()):
+            yield indent + line
         if scope is None:
-            for name in (*(name for name in shown.order if shown.life.state(name).final), FAILED):
-                yield f"{indent}{ids[name]} --> [*]"
+            for name in (*self.shown.finals, FAILED):
+                yield f"{indent}{self.ids[name]} --> [*]"
+
+    def _dots(self, scope: str, indent: str) -> Iterator[str]:
+        if scope in self.diamonds:
+            begin = self.ids[start_of(scope)]
+            yield f"{indent}state {begin} <<choice>>"
+            yield f"{indent}[*] --> {begin}"
+        if events_of(scope) in self.shown.dots:
+            yield f'{indent}state "{EVENT}" as {self.ids[events_of(scope)]}'
+
+    def _state(self, name: str, indent: str) -> Iterator[str]:
+        title, known = self.shown.title(name), self.ids[name]
+        if name in self.shown.changes:
+            title = f"{CHANGED[self.shown.changes[name]]} {title}"
+        named = name
+        if known != title:
+            named = f'state "{title}" as {known}'
+        elif name in self.shown.scopes:
+            named = f"state {name}"
+        if name not in self.shown.scopes:
+            yield indent + named
+            return
+        yield f"{indent}{named} {{"
+        if self.depth(name) <= 2:
+            yield f"{indent}    direction LR"
+        yield from self.inside(name, indent + "    ")
+        yield f"{indent}}}"
 
 
-def _words(arrow: Arrow, leaves: str, reaches: str) -> str:
-    guard = f"[{escaped(arrow.guard)}]" if arrow.guard else "else" if arrow.other else ""
+def _paths(shown: Picture) -> dict[str, tuple[str, ...]]:
+    """The scopes around each state and dot, and itself."""
+    paths = {name: shown.life.path(name) for name in (*shown.order, START, FAILED)}
+    for scope in shown.scopes:
+        for dot in (start_of(scope), events_of(scope)):
+            paths[dot] = (*paths[scope], dot)
+    return paths
+
+
+def _label(arrow: Arrow, leaves: str, shown_head: str) -> str:
+    """The text on a line for an arrow.
+
+    Args:
+        arrow: the arrow.
+        leaves: what it really leaves, if the line leaves something else.
+        shown_head: what the line leads to.
+    """
+    reaches = ""
+    if arrow.head != shown_head:
+        reaches = arrow.head
     parts = (
-        CHANGED[arrow.change] if arrow.change else RECENT if arrow.recent else "",
+        _sign(arrow),
         escaped(leaves),
-        str(arrow.number) if arrow.number else "",
-        f"{EVENT} {escaped(arrow.event)}" if arrow.event else "",
-        guard,
+        str(arrow.number or ""),
+        arrow.event and f"{EVENT} {escaped(arrow.event)}",
+        _condition(arrow),
         arrow.times,
-        f"/ {escaped(arrow.effect)}" if arrow.effect else "",
-        f"to {escaped(reaches)}" if reaches else "",
+        arrow.effect and f"/ {escaped(arrow.effect)}",
+        reaches and f"to {escaped(reaches)}",
     )
-    return " ".join(part for part in parts if part)
+    return " ".join(filter(None, parts))
+
+
+def _sign(arrow: Arrow) -> str:
+    if arrow.change:
+        return CHANGED[arrow.change]
+    return RECENT if arrow.recent else ""
+
+
+def _condition(arrow: Arrow) -> str:
+    if arrow.guard:
+        return f"[{escaped(arrow.guard)}]"
+    return "else" if arrow.other else ""
 
 
 def _ids(names: tuple[str, ...], dots: list[str]) -> dict[str, str]:
-    """What each state is called in the text: its name, unless that would mean something else there."""
+    """The id of each state in the text: its name, unless that means something else there."""
     ids: dict[str, str] = {}
+    taken: set[str] = set()
     for name in (*names, *dots):
         plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-        while (
-            plain in ids.values()
-            or plain.lower() in _TAKEN
-            or plain.lower().endswith(("_start", "_end", "direction"))
-        ):
+        while plain in taken or _is_reserved(plain.lower()):
             plain += "_"
         ids[name] = plain
+        taken.add(plain)
     return ids
+
+
+def _is_reserved(name: str) -> bool:
+    return name in _RESERVED or name.endswith(("_start", "_end", "direction"))
 
 
 def escaped(text: str) -> str:
     """A text in which every character stands for itself."""
     return re.sub(_MEANING, lambda found: f"#{ord(found[0])};", text, flags=re.IGNORECASE)
-
-
-_MEANING = (
-    r"""[^\w\s(),.'!?+=/-]"""  # signs, but for a few that mean nothing
-    # What emphasises, or is part of an arrow, unless within a word
-    r"""|(?<![^\W_])[_-]|[_-](?![^\W_])"""
-    r"""|\.(?=[^\W\d])"""  # what makes a web address
-    r"""|(?<=directio)n(?=\s)"""  # a keyword, wherever it stands in a line
-)

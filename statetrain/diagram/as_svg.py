@@ -18,12 +18,7 @@ from statetrain.lifecycle.text import OTHER_ERRORS, plain
 MARGIN = 12.0
 
 
-def svg(
-    life: Lifecycle,
-    *,
-    theme: ThemeName = "light",
-    **options: Unpack[Shown],
-) -> str:
+def svg(life: Lifecycle, *, theme: ThemeName = "light", **options: Unpack[Shown]) -> str:
     """The picture of a lifecycle as SVG.
 
     Args:
@@ -64,12 +59,13 @@ class _Writer:
         for route in layout.routes:
             yield from self.arrow(route)
         for name, middle in layout.dots.items():
-            yield self.dot(middle, theme.arrows["event"] if name.endswith(".events") else theme.ink)
+            colour = theme.ink if name.endswith(".start") else theme.arrows["event"]
+            yield self.dot(middle, colour)
         for box in layout.boxes.values():
             if not box.rows:
                 yield from self.state(box)
         for route in layout.routes:
-            yield from self.words(route)
+            yield from self.label(route)
         yield "</svg>"
 
     def scopes(self, box: Box, depth: int) -> Iterator[str]:
@@ -88,24 +84,25 @@ class _Writer:
         if box.name == START:
             yield self.dot((box.x, middle), self.theme.ink)
             return
+        yield from self.border(box)
+        baseline = middle + 4.0
+        if box.name == FAILED:
+            baseline = middle - 1.5
+        title, centred = self.shown.title(box.name), 'text-anchor="middle"'
+        yield _text(title, (box.x, baseline), self.theme.ink, centred)
+        if box.name == FAILED:
+            small = f'{centred} font-size="{WORDS:g}"'
+            yield _text(OTHER_ERRORS, (box.x, baseline + LINE), self.theme.soft, small)
+
+    def border(self, box: Box) -> Iterator[str]:
         fill, line = self.theme.state(self.shown, box.name)
         if box.name == self.shown.current:
             yield self.rounded(box, 11.0, -3.0, "none", self.theme.recent, 3.5)
-        ring = box.name == FAILED or self.shown.life.state(box.name).final
-        yield self.rounded(box, 9.0, 0.0, fill if not ring else self.theme.paper, line)
-        if ring:
+        if box.name == FAILED or self.shown.life.state(box.name).final:
+            yield self.rounded(box, 9.0, 0.0, self.theme.paper, line)
             yield self.rounded(box, 6.0, RING, fill, line)
-        baseline = middle + (4.0 if box.name != FAILED else -1.5)
-        yield _text(
-            self.shown.title(box.name), (box.x, baseline), self.theme.ink, 'text-anchor="middle"'
-        )
-        if box.name == FAILED:
-            yield _text(
-                OTHER_ERRORS,
-                (box.x, baseline + LINE),
-                self.theme.soft,
-                f'text-anchor="middle" font-size="{WORDS:g}"',
-            )
+        else:
+            yield self.rounded(box, 9.0, 0.0, fill, line)
 
     def rounded(
         self, box: Box, radius: float, inset: float, fill: str, line: str, pen: float = 1.2
@@ -131,14 +128,12 @@ class _Writer:
                 f' stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
             )
         dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
-        told = (
-            f"><title>{route.arrow.share:.1%} of the time</title></path>"
-            if route.arrow.share
-            else "/>"
-        )
+        end = "/>"
+        if route.arrow.share:
+            end = f"><title>{route.arrow.share:.1%} of the time</title></path>"
         yield (
             f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}"'
-            f' stroke-width="{PEN[kind]:g}"{dashes}{told}'
+            f' stroke-width="{PEN[kind]:g}"{dashes}{end}'
         )
         if not route.joins:
             (x, y), (fromx, fromy) = route.points[-1], rest[-1]
@@ -147,22 +142,14 @@ class _Writer:
             base = [(fromx + across[0], fromy + across[1]), (fromx - across[0], fromy - across[1])]
             yield f'<polygon points="{_at((x, y), *base)}" fill="{colour}"/>'
 
-    def words(self, route: Route) -> Iterator[str]:
+    def label(self, route: Route) -> Iterator[str]:
         small = f'font-size="{WORDS:g}"'
-        for i, line in enumerate(route.words.when):
-            yield _text(
-                line,
-                (route.when[0], route.when[1] + LINE * (i + 0.8)),
-                self.theme.words(route.arrow),
-                small,
-            )
-        for i, line in enumerate(route.words.then):
-            yield _text(
-                line,
-                (route.then[0], route.then[1] + LINE * (i + 0.8)),
-                self.theme.soft,
-                f'{small} font-style="italic"',
-            )
+        for i, line in enumerate(route.label.when):
+            at = (route.when[0], route.when[1] + LINE * (i + 0.8))
+            yield _text(line, at, self.theme.words(route.arrow), small)
+        for i, line in enumerate(route.label.then):
+            at = (route.then[0], route.then[1] + LINE * (i + 0.8))
+            yield _text(line, at, self.theme.soft, f'{small} font-style="italic"')
 
 
 def _text(text: str, at: Point, colour: str, look: str = "") -> str:

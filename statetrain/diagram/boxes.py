@@ -14,6 +14,7 @@ from statetrain.diagram.picture import Arrow, events_of, start_of
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = ("left", "right")
+SIGN: dict[Side, int] = {"left": -1, "right": 1}
 
 ROOT = ""  # the name of the box around everything
 
@@ -89,18 +90,20 @@ class Box:
             side: of the box.
             node: which of its dots they leave; None for the box itself.
         """
-        node = self.name if node is None else node
-        leaving = [port for port in self.ports[side] if port.leaves and port.node == node]
-        return max((port.width + 9.0 for port in leaving), default=0.0)
+        node = node or self.name
+        ports = [port for port in self.ports[side] if port.leaves and port.node == node]
+        return max((port.width + 9.0 for port in ports), default=0.0)
 
     def dots_reach(self, side: Side) -> float:
         """How far the labels at a scope's dots reach from its middle."""
         reach = max(self.label_reach(side, dot(self.name)) for dot in (start_of, events_of))
-        return reach + 4 * DOT if reach else 0.0
+        return reach and reach + 4 * DOT
 
     def space_beside(self, side: Side) -> float:
         """The space that labels need beside the box; those of a scope stand inside it."""
-        return 0.0 if self.rows else self.label_reach(side)
+        if self.rows:
+            return 0.0
+        return self.label_reach(side)
 
 
 Lane = tuple[int, str, str]  # the gutter, what the arrows lead to, and their kind

@@ -1,4 +1,4 @@
-"""What a notebook shows of a thing that has a picture."""
+"""What a notebook shows of an object that has a picture."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 
 
 def bundle(text: str, life: Lifecycle | None, **options: Unpack[Shown]) -> dict[str, str]:
-    """The representations of a thing by their media types; a notebook takes the best that it can show.
+    """The representations of an object by media type; a notebook shows the best that it can.
 
     Args:
-        text: the thing in words.
-        life: its lifecycle; None if it is not known, so that there are words alone.
+        text: the object as text.
+        life: its lifecycle; None if it is not known, so that there is only text.
         options: what is shown; see `Shown`.
     """
     if life is None:

@@ -1,4 +1,4 @@
-"""What an edit or an option does to a lifecycle, as a picture: what it added, what it removed, what it changed."""
+"""What an edit or an option does to a lifecycle, as a picture: what was added, removed, changed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from statetrain.trace.words import words_of
 
 @frozen
 class _Gone(Guard):
-    """On a removed arrow that had no guard: beside its successor, the table needs one."""
+    """On a removed arrow that had no guard: next to its successor, the table needs one."""
 
     @property
     def label(self) -> str:
         return ""
 
     def test(self, ctx: object) -> bool:
-        raise MachineError("this arrow is there to be looked at")
+        raise MachineError("this arrow was removed: it is in the picture, and cannot be taken")
 
 
 def compared(before: Lifecycle, after: Lifecycle) -> Picture:
-    """The later of two lifecycles, and what it no longer has, each part with what became of it.
+    """The later of two lifecycles with what was removed, each part with its change.
 
     Args:
-        before: what was there.
-        after: what became of it.
+        before: the earlier one.
+        after: the later one.
     """
     known, kept = set(map(words_of, before.transitions)), set(map(words_of, after.transitions))
     both, removed = _together(
@@ -43,59 +43,90 @@ def compared(before: Lifecycle, after: Lifecycle) -> Picture:
             change = "removed"
         elif transition != both.start and words_of(transition) not in known:
             change = "added"
-        number = number_of(after, transition) if transition in after.transitions else 0
+        number = 0
+        if transition in after.transitions:
+            number = number_of(after, transition)
         arrows.append(evolve(arrow, number=number, change=change))
-    changes: dict[str, Change] = {name: "removed" for name in both.names if name not in after.names}
-    changes |= {name: "added" for name in after.names if name not in before.names}
-    changes |= {
-        state.name: "changed"
-        for state in after.states
-        if state.name in before.names and _told(state) != _told(before.state(state.name))
-    }
-    return evolve(shown, arrows=tuple(arrows), changes=changes)
+    return evolve(shown, arrows=tuple(arrows), changes=_changes(before, after, both))
+
+
+def _changes(before: Lifecycle, after: Lifecycle, both: Lifecycle) -> dict[str, Change]:
+    """The states that were removed, added, or do something else."""
+    old, new = frozenset(before.names), frozenset(after.names)
+    changes: dict[str, Change] = {}
+    for state in both.states:
+        if state.name not in new:
+            changes[state.name] = "removed"
+        elif state.name not in old:
+            changes[state.name] = "added"
+        elif _content(state) != _content(before.state(state.name)):
+            changes[state.name] = "changed"
+    return changes
 
 
 def _together(
     before: Lifecycle, after: Lifecycle, gone: list[Transition]
 ) -> tuple[Lifecycle, set[Transition]]:
-    """A lifecycle with the arrows of both, and which of them the later one has no more. What nothing leads to is left out."""
-    states = {state.name: state for state in (*before.states, *after.states)}
-    reached = {after.initial}
-    size = 0
-    while size < len(reached):
-        size = len(reached)
-        reached |= {arrow.dest for arrow in (*after.transitions, *gone) if arrow.source in reached}
-        reached |= {
-            state.within
-            for state in states.values()
-            if state.name in reached and state.within is not None
-        }
+    """A lifecycle with the arrows of both, and which of them the later one no longer has.
+
+    What nothing leads to is left out.
+    """
+    removed_states = [state for state in before.states if state.name not in after.names]
+    states = [*after.states, *removed_states]
+    reached = _reached(after.initial, states, [*after.transitions, *gone])
     arrows, removed = list(after.transitions), set()
     for arrow in gone:
-        if arrow.source not in reached or not {arrow.dest} <= reached | {FAILED}:
+        if arrow.source not in reached or arrow.dest not in reached | {FAILED}:
             continue
-        ours = arrow.source in after.names
-        # Not in the way of what took its place
-        shown = evolve(arrow, guard=_Gone()) if ours and arrow.guard is None else arrow
-        beside = [
-            i
-            for i, other in enumerate(arrows)
-            if other.source == arrow.source and (other.event is None) == (arrow.event is None)
-        ]
-        last = beside[0 if arrow.event is not None else -1] if beside and ours else len(arrows)
-        arrows.insert(last, shown)
-        removed.add(shown)
-    kept = [
-        state
-        for state in (*after.states, *(s for s in before.states if s.name not in after.names))
-        if state.name in reached
-    ]
+        stays = arrow.source in after.names
+        if stays and arrow.guard is None:
+            # What took its place must still be reachable
+            arrow = evolve(arrow, guard=_Gone())
+        place = len(arrows)
+        if stays:
+            place = _place_of(arrow, arrows)
+        arrows.insert(place, arrow)
+        removed.add(arrow)
+    kept = [state for state in states if state.name in reached]
     return evolve(after, states=kept, transitions=arrows), removed
 
 
-def _told(state: State) -> tuple[object, ...]:
-    labels = tuple(
+def _reached(initial: str, states: list[State], arrows: list[Transition]) -> set[str]:
+    """The names of the states that arrows lead to, with the scopes around them."""
+    onward: dict[str, list[str]] = {}
+    for arrow in arrows:
+        onward.setdefault(arrow.source, []).append(arrow.dest)
+    for state in states:
+        if state.within is not None:
+            onward.setdefault(state.name, []).append(state.within)
+    reached: set[str] = set()
+    ahead = [initial]
+    while ahead:
+        name = ahead.pop()
+        if name not in reached:
+            reached.add(name)
+            ahead += onward.get(name, ())
+    return reached
+
+
+def _place_of(arrow: Transition, arrows: list[Transition]) -> int:
+    """Where a removed arrow goes: before its source's first event, or its last other arrow."""
+    alike = [
+        i
+        for i, other in enumerate(arrows)
+        if other.source == arrow.source and (other.event is None) == (arrow.event is None)
+    ]
+    if not alike:
+        return len(arrows)
+    if arrow.event is not None:
+        return alike[0]
+    return alike[-1]
+
+
+def _content(state: State) -> tuple[object, ...]:
+    """What two states of one name are compared by."""
+    labels = [
         label_of(work) if work is not None else None
         for work in (state.action, state.close, state.reopen)
-    )
+    ]
     return (*labels, state.within, state.final, state.anchor, state.mode)

@@ -22,11 +22,7 @@ _DPI = 144  # of a .png: sharp on a page that is read at half its size
 
 
 def draw(
-    life: Lifecycle,
-    path: str | Path,
-    *,
-    theme: ThemeName = "light",
-    **options: Unpack[Shown],
+    life: Lifecycle, path: str | Path, *, theme: ThemeName = "light", **options: Unpack[Shown]
 ) -> None:
     """Writes the picture of a lifecycle to a file.
 
@@ -125,19 +121,17 @@ def stale_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> l
         is well.
     """
     folder = Path(folder)
-    wanted = {
-        file: text
-        for name, life in lifecycles.items()
-        for file, text in pictures_of(name, life).items()
-    }
-    there = {
-        path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in (".mmd", ".svg")
-    }
-    stale = [f"{file} is missing" for file in wanted if file not in there]
-    stale += [
-        f"{file} differs from what is drawn"
-        for file, text in wanted.items()
-        if there.get(file, text.encode()) != text.encode()
+    wanted: dict[str, bytes] = {}
+    for name, life in lifecycles.items():
+        for file, text in pictures_of(name, life).items():
+            wanted[file] = text.encode()
+    drawings = [path for path in folder.glob("*") if path.suffix in (".mmd", ".svg")]
+    there = {path.name: path.read_bytes() for path in drawings}
+    missing = [file for file in wanted if file not in there]
+    changed = [file for file in wanted if there.get(file, wanted[file]) != wanted[file]]
+    unknown = sorted(file for file in there if file not in wanted)
+    return [
+        *(f"{file} is missing" for file in missing),
+        *(f"{file} differs from what is drawn" for file in changed),
+        *(f"{file} belongs to no lifecycle" for file in unknown),
     ]
-    stale += [f"{file} belongs to no lifecycle" for file in sorted(there) if file not in wanted]
-    return stale

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def flow_mermaid(
     flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light"
 ) -> str:
-    """The picture of a data flow as a Mermaid flowchart: boxes write and read, rounded ones are fields.
+    """The picture of a data flow as a Mermaid flowchart.
+
+    Boxes write and read, rounded ones are fields.
 
     Args:
         flow: of a machine; see `Machine.dataflow`.
@@ -37,10 +39,9 @@ def flow_mermaid(
     lines = ["flowchart LR"]
     lines += [f'    f{i}(["{escaped(name)}"])' for i, name in enumerate(shown)]
     lines += [f'    u{i}["{escaped(who)}"]' for i, who in enumerate(users)]
-    lines += [
-        f'    {tail} -->|"{escaped(part)}"| {head}' if part else f"    {tail} --> {head}"
-        for tail, head, part in edges
-    ]
+    for tail, head, part in edges:
+        label = f'|"{escaped(part)}"|' if part else ""
+        lines.append(f"    {tail} -->{label} {head}")
     if shown:
         lines.append(
             "    classDef field"
@@ -53,7 +54,7 @@ def flow_mermaid(
 def flow_dot(
     flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light"
 ) -> str:
-    """The picture of a data flow in the language of Graphviz; the arguments are those of `flow_mermaid`."""
+    """The picture of a data flow as Graphviz text; the arguments are those of `flow_mermaid`."""
     shown, users, edges = _shown(flow, fields)
     colours = theme_of(theme)
     font = f"fontname={quoted(FONT)}, fontcolor={quoted(colours.ink)}"
@@ -66,10 +67,9 @@ def flow_dot(
     look = f'style="rounded,filled", fillcolor={quoted(colours.anchor)}'
     lines += [f"    f{i} [label={quoted(name)}, {look}]" for i, name in enumerate(shown)]
     lines += [f"    u{i} [label={quoted(who)}]" for i, who in enumerate(users)]
-    lines += [
-        f"    {tail} -> {head}" + (f" [label={quoted(part)}]" if part else "")
-        for tail, head, part in edges
-    ]
+    for tail, head, part in edges:
+        label = f" [label={quoted(part)}]" if part else ""
+        lines.append(f"    {tail} -> {head}{label}")
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -77,23 +77,12 @@ Edge = tuple[str, str, str]  # from, to, and the part of the field if it is not 
 
 
 def _shown(flow: DataFlow, fields: Iterable[str] | None) -> tuple[list[str], list[str], list[Edge]]:
-    """The fields, those who use them, and what lies between."""
-    if fields is None:
-        names = [name for name in flow.fields if name in flow.moving]
-    else:
-        names = [fields] if isinstance(fields, str) else list(fields)
-        for name in names:
-            if name not in flow.fields:
-                raise ConfigError(
-                    "nobody declares that they write or read"
-                    f" {name!r}{did_you_mean(name, flow.fields)}"
-                )
-    uses = [
-        (name, use, writes)
-        for name in names
-        for writes, by in ((True, flow.writers), (False, flow.readers))
-        for use in by.get(name, ())
-    ]
+    """The fields, those who use them, and the edges between them."""
+    names = _chosen(flow, fields)
+    uses: list[tuple[str, Use, bool]] = []
+    for name in names:
+        uses += [(name, use, True) for use in flow.writers.get(name, ())]
+        uses += [(name, use, False) for use in flow.readers.get(name, ())]
     users = list(dict.fromkeys(use.who for _, use, _ in uses))
     edges = dict.fromkeys(
         _edge(f"f{names.index(name)}", f"u{users.index(use.who)}", name, use, writes)
@@ -102,6 +91,21 @@ def _shown(flow: DataFlow, fields: Iterable[str] | None) -> tuple[list[str], lis
     return names, users, list(edges)
 
 
+def _chosen(flow: DataFlow, fields: Iterable[str] | None) -> list[str]:
+    if fields is None:
+        return [name for name in flow.fields if name in flow.moving]
+    names = [fields] if isinstance(fields, str) else list(fields)
+    for name in names:
+        if name not in flow.fields:
+            raise ConfigError(
+                "nothing declares that it writes or reads"
+                f" {name!r}{did_you_mean(name, flow.fields)}"
+            )
+    return names
+
+
 def _edge(field: str, user: str, name: str, use: Use, writes: bool) -> Edge:
     part = "" if use.path == name else use.path
-    return (user, field, part) if writes else (field, user, part)
+    if writes:
+        return (user, field, part)
+    return (field, user, part)

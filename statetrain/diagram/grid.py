@@ -9,7 +9,7 @@ from attrs import define, field
 
 from statetrain.diagram.boxes import ROOT, Box, Port, Side, Way
 from statetrain.diagram.measure import LINE, label_of_arrow
-from statetrain.diagram.picture import Arrow, Picture, events_of, start_of
+from statetrain.diagram.picture import Arrow, Picture, events_of, shared_scopes, start_of
 from statetrain.lifecycle.lifecycle import FAILED, START
 
 
@@ -73,14 +73,12 @@ def _add_box(grid: Grid, name: str, around: tuple[str, ...], *, wide: bool) -> B
         around: the boxes around it, and itself.
         wide: whether two scopes may stand side by side in it, which is done on one level only.
     """
-    box = grid.boxes[name] = Box(name, around[-2] if len(around) > 1 else ROOT)
+    box = grid.boxes[name] = Box(name, (ROOT, *around)[-2])
     grid.around[name] = around
     for dot in (start_of(name), events_of(name)):
         grid.around[dot] = (*around, dot)
     for row in _rows_of(grid.picture, name, wide=wide):
-        inner = [
-            _add_box(grid, cell, (*around, cell), wide=wide and len(row) == 1) for cell in row
-        ]
+        inner = [_add_box(grid, cell, (*around, cell), wide=wide and len(row) == 1) for cell in row]
         for column, cell in enumerate(inner):
             cell.row, cell.column = len(box.rows), column
         box.rows.append(inner)
@@ -89,20 +87,22 @@ def _add_box(grid: Grid, name: str, around: tuple[str, ...], *, wide: bool) -> B
 
 def _rows_of(picture: Picture, name: str, *, wide: bool) -> list[list[str]]:
     """What is in a box, row by row; two scopes that follow each other may share one."""
+    cells = list(_cells_of(picture, name))
     rows: list[list[str]] = []
-    for cell in _cells_of(picture, name):
-        beside = rows[-1] if rows else []
-        if wide and cell in picture.scopes and len(beside) == 1 and beside[0] in picture.scopes:
-            beside.append(cell)
-        else:
-            rows.append([cell])
+    while cells:
+        row = [cells.pop(0)]
+        if wide and row[0] in picture.scopes and cells and cells[0] in picture.scopes:
+            row.append(cells.pop(0))
+        rows.append(row)
     return rows
 
 
 def _cells_of(picture: Picture, name: str) -> Iterable[str]:
     if name == ROOT:
         return (START, *picture.children(None), FAILED)
-    return picture.children(name) if name in picture.scopes else ()
+    if name in picture.scopes:
+        return picture.children(name)
+    return ()
 
 
 # ---------------------------------------------------------------- ways
@@ -110,21 +110,20 @@ def _cells_of(picture: Picture, name: str) -> Iterable[str]:
 
 def _way_of(grid: Grid, arrow: Arrow) -> Way:
     tail, head = grid.around[arrow.tail], grid.around[arrow.head]
-    shared = 1
-    while shared < min(len(tail), len(head)) - 1 and tail[shared] == head[shared]:
-        shared += 1
-    here, there = grid.boxes.get(tail[shared]), grid.boxes.get(head[shared])
+    shared = shared_scopes(tail, head)
+    # A dot stands above the rows, and has its scope's name to its left
+    here = grid.boxes.get(tail[shared]) or Box(arrow.tail, row=-1)
+    there = grid.boxes.get(head[shared]) or Box(arrow.head, row=len(grid.boxes))
     label, scope = label_of_arrow(arrow), tail[shared - 1]
-    first, last = here.column if here else 0, there.column if there else 0
-    if first < last:
-        return Way(arrow, label, scope, last, "right", "left")
-    if first > last:
-        return Way(arrow, label, scope, first, "left", "right")
-    # A dot has its scope's name to its left
-    forward = here is None or there is None or there.row > here.row
-    usual: Side = "right" if forward and arrow.head != FAILED else "left"
+    if here.column < there.column:
+        return Way(arrow, label, scope, there.column, "right", "left")
+    if here.column > there.column:
+        return Way(arrow, label, scope, here.column, "left", "right")
+    usual: Side = "left"
+    if there.row > here.row and arrow.head != FAILED:
+        usual = "right"
     side = _open_side(grid, tail[shared:]) or _open_side(grid, head[shared:]) or usual
-    return Way(arrow, label, scope, first + (side == "right"), side, side)
+    return Way(arrow, label, scope, here.column + (side == "right"), side, side)
 
 
 def _open_side(grid: Grid, path: tuple[str, ...]) -> Side | None:
@@ -155,10 +154,10 @@ def _leads_below(grid: Grid, way: Way) -> bool:
 
 def _row_of_tail(grid: Grid, way: Way) -> int | None:
     """The row that an arrow may leave straight down; None if it cannot."""
+    if way.arrow.tail == start_of(way.scope):
+        return -1
     tail = grid.boxes.get(way.arrow.tail)
-    if tail is None:
-        return -1 if way.arrow.tail == start_of(way.scope) else None
-    if tail.name in grid.picture.scopes or tail.within != way.scope:
+    if tail is None or tail.name in grid.picture.scopes or tail.within != way.scope:
         return None
     return tail.row
 
@@ -188,15 +187,14 @@ def _open_ports(grid: Grid) -> None:
 
 def _sides_of_ends(grid: Grid) -> dict[str, Side]:
     """The final states off the main way that all arrows reach from one side, and that side."""
-    if any(len(row) > 1 for row in grid.boxes[ROOT].rows):
+    if any(cell.column for cell in grid.boxes[ROOT].cells):
         return {}
-    finals = [name for name in grid.picture.order if grid.picture.life.state(name).final]
-    reached: dict[str, set[Side]] = {name: set() for name in (*finals, FAILED)}
+    reached: dict[str, set[Side]] = {}
     for way in grid.ways:
-        if way.arrow.head in reached:
-            reached[way.arrow.head].add(way.into)
+        reached.setdefault(way.arrow.head, set()).add(way.into)
     sides: dict[str, Side] = {}
-    for name, into in reached.items():
-        if name not in grid.straight and len(into) <= 1:
-            sides[name] = next(iter(into), "left")
+    for name in (*grid.picture.finals, FAILED):
+        into = reached.get(name, {"left"})
+        if name not in grid.straight and len(into) == 1:
+            sides[name] = next(iter(into))
     return sides

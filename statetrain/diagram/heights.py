@@ -23,17 +23,20 @@ def place_down(grid: Grid, box: Box, top: float) -> None:
     if not box.rows:
         _place_state(grid, box)
         return
-    y = top if box.name == ROOT else _place_head(box)
-    for i, row in enumerate(box.rows):
-        if i or box.name != ROOT:
-            y += _gap_above(grid, row[0], first=i == 0)
-        above = box.rows[i - 1] if i else []
+    y = top
+    if box.name != ROOT:
+        y = _place_head(box) + _gap_above(grid, box.rows[0][0], 8.0)
+    for row in box.rows:
+        if row[0].row:
+            y += _gap_above(grid, row[0], GAP)
         if row[0].name == FAILED and grid.ends_share_a_row:
-            y = above[0].top
+            y = box.rows[-2][0].top
         for cell in row:
             place_down(grid, cell, y)
-        y = max(cell.bottom for cell in (*row, *above))
-    box.bottom = y if box.name == ROOT else y + PAD
+            box.bottom = max(box.bottom, cell.bottom)
+        y = box.bottom
+    if box.name != ROOT:
+        box.bottom += PAD
 
 
 def _place_state(grid: Grid, box: Box) -> None:
@@ -44,13 +47,12 @@ def _place_state(grid: Grid, box: Box) -> None:
         _stack(box.ports[side], (box.top + box.bottom - need) / 2)
 
 
-def _gap_above(grid: Grid, cell: Box, *, first: bool) -> float:
+def _gap_above(grid: Grid, cell: Box, least: float) -> float:
     """The space above a row, with room for the label of the arrow that runs straight down to it."""
-    gap = 8.0 if first else GAP
     way = grid.straight.get(cell.name)
-    if way is not None:
-        gap = max(gap, len(way.label.lines) * LINE + 12.0)
-    return gap
+    if way is None:
+        return least
+    return max(least, len(way.label.lines) * LINE + 12.0)
 
 
 def _place_head(box: Box) -> float:

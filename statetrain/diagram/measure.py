@@ -1,4 +1,4 @@
-"""How large things are in the picture, in points."""
+"""Sizes in the picture, in points."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _width_of_letter(letter: str) -> int:
 
 @frozen
 class ArrowLabel:
-    """The text beside an arrow: lines that say when it is taken, and lines that say what it does."""
+    """The text beside an arrow: lines for when it is taken, and lines for what it does."""
 
     when: tuple[str, ...]
     then: tuple[str, ...]
@@ -79,5 +79,5 @@ def size_of(shown: Picture, name: str) -> tuple[float, float]:
         return DOT, DOT
     if name == FAILED:
         return width_of(OTHER_ERRORS, WORDS) + 20.0 + 2 * RING, BOX + LINE + 2 * RING
-    ring = RING if shown.life.state(name).final else 0.0
+    ring = RING * shown.life.state(name).final
     return width_of(shown.title(name), NAME) + 24.0 + 2 * ring, BOX + 2 * ring

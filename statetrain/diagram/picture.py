@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal
 
-from attrs import Factory, frozen
+from attrs import Factory, evolve, frozen
 
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.lifecycle.text import is_else, number_of, plain, reading_order
@@ -104,6 +104,11 @@ class Picture:
             return name
         return f"{name}  {share:.0%}" if share >= 0.005 else f"{name}  <1%"
 
+    @property
+    def finals(self) -> tuple[str, ...]:
+        """The final states."""
+        return tuple(name for name in self.order if self.life.state(name).final)
+
     def children(self, scope: str | None) -> tuple[str, ...]:
         """The states directly within a scope, in reading order; of None, the outermost ones."""
         return tuple(self._children.get(scope, ()))
@@ -124,6 +129,12 @@ def start_of(scope: str) -> str:
 def events_of(scope: str) -> str:
     """The dot from which a scope's events lead to a state in it; no state can have this name."""
     return f"{scope}.events"
+
+
+def shared_scopes(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many scopes two paths share; the last of a path is not one."""
+    pairs = enumerate(zip(one[:-1], other[:-1], strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)) - 1)
 
 
 def drawn(life: Lifecycle) -> Picture:
@@ -157,9 +168,9 @@ def _kind_of(transition: Transition, *, is_main: bool, is_hot: bool) -> Kind:
         return "event"
     if transition.dest == FAILED:
         return "failure"
-    if is_main:
-        return "hot" if is_hot else "main"
-    return "plain"
+    if not is_main:
+        return "plain"
+    return "hot" if is_hot else "main"
 
 
 def _main_ways(
@@ -175,7 +186,9 @@ def _main_way(
 ) -> Transition:
     """The arrow to the next state onward in the same scope, else the one without a guard."""
     arrows = life.arrows(name)
-    scope = name if name in scopes else life.state(name).within
+    scope: str | None = name
+    if name not in scopes:
+        scope = life.state(name).within
     ahead: list[tuple[bool, int, Transition]] = []
     for arrow in arrows:
         if arrow.dest == FAILED or rank[arrow.dest] <= rank[name]:
@@ -206,16 +219,20 @@ def _loops(onward: Mapping[str, str]) -> frozenset[str]:
 
 def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind: Kind) -> Arrow:
     tail, head = _ends(life, scopes, transition)
-    return Arrow(
+    arrow = Arrow(
         tail,
         head,
         kind,
         number=number_of(life, transition),
-        event=plain(transition.event.__name__) if transition.event is not None else "",
-        guard=plain(transition.guard.label) if transition.guard is not None else "",
-        effect=plain(label_of(transition.effect)) if transition.effect is not None else "",
         other=is_else(life, transition),
     )
+    if transition.event is not None:
+        arrow = evolve(arrow, event=plain(transition.event.__name__))
+    if transition.guard is not None:
+        arrow = evolve(arrow, guard=plain(transition.guard.label))
+    if transition.effect is not None:
+        arrow = evolve(arrow, effect=plain(label_of(transition.effect)))
+    return arrow
 
 
 def _ends(life: Lifecycle, scopes: frozenset[str], transition: Transition) -> tuple[str, str]:

@@ -21,21 +21,24 @@ class Route:
     Attributes:
         points: its corners, from its tail to its head.
         joins: whether it ends on another arrow to the same goal.
-        words: what stands beside it.
-        when: the upper left corner of the words that say when it is taken.
-        then: the upper left corner of the words that say what it does.
+        label: the text beside it.
+        when: the upper left corner of the lines that say when it is taken.
+        then: the upper left corner of the lines that say what it does.
     """
 
     arrow: Arrow
     points: tuple[Point, ...]
     joins: bool
-    words: ArrowLabel
+    label: ArrowLabel
     when: Point
     then: Point
 
     @property
     def curve(self) -> list[Point]:
-        """The line with round bends, as a Bezier curve: a point, then three for each piece. The tip is left out."""
+        """The line with round bends, without the tip, as a Bezier curve.
+
+        A point, then three for each piece.
+        """
         points = list(_corners(self.points))
         if not self.joins:
             points[-1] = _toward(points[-1], points[-2], TIP)
@@ -51,16 +54,18 @@ def _corners(points: tuple[Point, ...]) -> Iterator[Point]:
     yield points[0]
     last = points[0]
     for point, after in zip(points[1:], (*points[2:], None), strict=True):
-        turns = after is None or not any(
-            last[axis] == point[axis] == after[axis] for axis in (0, 1)
-        )
-        if turns and point != last:
+        if point != last and (after is None or not _in_line(last, point, after)):
             yield point
             last = point
 
 
+def _in_line(one: Point, other: Point, third: Point) -> bool:
+    """Whether three points lie above or beside each other."""
+    return one[0] == other[0] == third[0] or one[1] == other[1] == third[1]
+
+
 def _toward(start: Point, goal: Point, far: float) -> Point:
-    """The point that lies so far from the start, and at most halfway to the goal."""
+    """The point at a distance from the start, but at most halfway to the goal."""
     length = abs(goal[0] - start[0]) + abs(goal[1] - start[1])
     part = min(far / length, 0.5) if length else 0.0
     return start[0] + (goal[0] - start[0]) * part, start[1] + (goal[1] - start[1]) * part

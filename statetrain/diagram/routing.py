@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
-from statetrain.diagram.boxes import SIDES, Lane, Side, Way
+from statetrain.diagram.boxes import SIDES, SIGN, Lane, Side, Way
 from statetrain.diagram.grid import Grid
 from statetrain.diagram.measure import DOT, GAP, HEAD, LINE
 from statetrain.diagram.picture import Kind, start_of
@@ -23,9 +24,9 @@ def where_dot(grid: Grid, dot: str) -> Point:
     box = grid.owner(dot)
     if dot == start_of(box.name):
         return box.x, box.top + HEAD / 2
-    ports = [(side, port) for side in reversed(SIDES) for port in box.ports[side]]
-    side, port = next((side, port) for side, port in ports if port.node == dot)
-    return box.x + 3 * DOT * (1 if side == "right" else -1), port.y
+    ports = [(SIGN[side], port) for side in reversed(SIDES) for port in box.ports[side]]
+    sign, port = next((sign, port) for sign, port in ports if port.node == dot)
+    return box.x + 3 * DOT * sign, port.y
 
 
 def routes_of(grid: Grid, dots: Mapping[str, Point]) -> list[Route]:
@@ -78,14 +79,15 @@ def _bent(grid: Grid, dots: Mapping[str, Point], way: Way, reaches: Reaches) -> 
     approach, length = _approach(way)
     joins = length > 0 and reaches[approach] > length
     if joins:
-        short = max(into, out - JOIN) if into < out else min(into, out + JOIN)
-        points = (*begin, (lane, out), (lane, short))
+        step = math.copysign(min(JOIN, length), into - out)
+        points = (*begin, (lane, out), (lane, out + step))
     else:
         end = _meet(grid, dots, arrow.head, way.into, into, turn=2 * DOT)
         points = (*begin, (lane, out), (lane, into), *reversed(end))
     # The label of a scope's arrow stands inside the scope
-    rightwards = (way.out == "right") != (arrow.tail in grid.picture.scopes)
-    x = begin[-1][0] + (7.0 if rightwards else -7.0 - label.width)
+    x = begin[-1][0] + 7.0
+    if (way.out == "left") != (arrow.tail in grid.picture.scopes):
+        x = begin[-1][0] - 7.0 - label.width
     return Route(
         arrow, points, joins, label, (x, out - LINE * len(label.when) - 1.0), (x, out + 1.0)
     )
@@ -104,10 +106,11 @@ def _meet(
         y: the height of the port.
         turn: how far from a dot the corner is.
     """
-    sign = 1 if side == "right" else -1
+    sign = SIGN[side]
     if node in grid.boxes:
         box = grid.boxes[node]
-        return ((box.x + (box.right if side == "right" else -box.left), y),)
+        borders = {"left": box.x - box.left, "right": box.x + box.right}
+        return ((borders[side], y),)
     x, middle = dots[node]
     at = (x + sign * DOT / 2, middle)
     if middle == y:

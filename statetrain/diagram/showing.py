@@ -1,4 +1,4 @@
-"""What is shown of a lifecycle, how much of it, and what on top of it: a run, or what became of another lifecycle."""
+"""What is shown of a lifecycle, in which detail, and on top of it a run, or a comparison."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Shown(TypedDict, total=False):
 
     Attributes:
         detail: "full"; "states" for the states and the ways between them, without events and
-            without words; or "outline" for what everyone knows of training: no loop heads, no
+            without labels; or "outline" for the familiar states of training: no loop heads, no
             draws, a loop over validation data as one state.
         fold: scopes that are drawn as one state.
-        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown beside
-            its words.
-        trace: of a run: in place of `counts`, and its last transitions and the state that it is in
-            stand out. With recorded times, each state shows its share of them.
-        marked: arrows that are to stand out too; in Mermaid, whose arrows have no colours, they
-            bear a sign.
+        counts: how often each arrow was taken in a run, such as `run.trace.counts()`; shown in
+            its label.
+        trace: of a run: in place of `counts`; its last transitions and the state that it is in
+            stand out as well. With recorded times, each state shows its share of them.
+        marked: more arrows to stand out; in Mermaid, whose arrows have no colours, they carry a
+            sign.
         since: another lifecycle: what was added to it, removed from it and changed stands out.
     """
 
@@ -60,41 +60,42 @@ def picture(
     Raises:
         ConfigError: the detail, or a scope to fold, is unknown.
     """
-    if detail not in get_args(Detail):
-        known = get_args(Detail)
-        raise ConfigError(
-            f"detail must be one of {', '.join(map(repr, known))}, got"
-            f" {detail!r}{did_you_mean(str(detail), known)}"
-        )
+    _check_detail(detail)
     shown = drawn(life) if since is None else compared(since, life)
+    last = list(marked)
     if trace is not None:
         counts = trace.counts()
-    last = {
-        words_of(arrow)
-        for arrow in (*marked, *(trace.transitions[-_RECENT:] if trace is not None else ()))
-    }
+        last += trace.transitions[-_RECENT:]
+        shown = evolve(shown, current=trace.states[-1] if len(trace) else None)
     if counts is not None or last:
-        shown = _counted(shown, counts, last)
+        shown = _counted(shown, counts, set(map(words_of, last)))
     if trace is not None:
-        shown = _timed(evolve(shown, current=trace.states[-1] if len(trace) else None), trace)
+        shown = _timed(shown, trace)
     shown = folded(shown, fold)
     if detail == "outline":
         shown = outlined(shown)
     if detail != "full":
-        shown = _wordless(shown)
+        shown = _without_labels(shown)
     return _merged(shown)
 
 
+def _check_detail(detail: str) -> None:
+    known = get_args(Detail)
+    if detail not in known:
+        raise ConfigError(
+            f"detail must be one of {', '.join(map(repr, known))}, got"
+            f" {detail!r}{did_you_mean(str(detail), known)}"
+        )
+
+
 def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[Words]) -> Picture:
-    """With how often each arrow was taken, and asked."""
+    """With how often each arrow was taken, and its guard evaluated."""
     transitions, arrows, taken = transitions_of(shown.life), [], by_words(counts or {})
     for i, (transition, arrow) in enumerate(zip(transitions, shown.arrows, strict=True)):
         count = asked = None
         if counts is not None and i:
-            count, asked = (
-                taken.get(words_of(transition), 0),
-                times_asked(shown.life, transition, taken),
-            )
+            count = taken.get(words_of(transition), 0)
+            asked = times_asked(shown.life, transition, taken)
         arrows.append(evolve(arrow, count=count, asked=asked, recent=words_of(transition) in last))
     return evolve(shown, arrows=tuple(arrows))
 
@@ -117,8 +118,8 @@ def _timed(shown: Picture, trace: Trace) -> Picture:
     return evolve(shown, arrows=tuple(arrows), shares=shares)
 
 
-def _wordless(shown: Picture) -> Picture:
-    """Without events, and without words beside the arrows."""
+def _without_labels(shown: Picture) -> Picture:
+    """Without events, and without labels beside the arrows."""
     kept = (
         Arrow(
             a.tail, a.head, a.kind, count=a.count, share=a.share, recent=a.recent, change=a.change
@@ -130,23 +131,23 @@ def _wordless(shown: Picture) -> Picture:
 
 
 def _merged(shown: Picture) -> Picture:
-    """With one arrow for several that look the same, such as those of two events that lead the same way."""
+    """With one arrow for several that look the same, such as two events that lead the same way."""
     arrows: dict[Arrow, Arrow] = {}
     for arrow in shown.arrows:
         look = evolve(arrow, event="", count=None, asked=None, share=None, recent=False)
         alike = arrows.get(look)
-        if alike is None:
-            arrows[look] = arrow
-            continue
-        arrows[look] = evolve(
-            alike,
-            event=f"{alike.event}, {arrow.event}" if arrow.kind == "event" else arrow.event,
-            count=None if arrow.count is None else arrow.count + (alike.count or 0),
-            share=None if arrow.share is None else arrow.share + (alike.share or 0.0),
-            recent=alike.recent or arrow.recent,
-        )
+        arrows[look] = arrow if alike is None else _merged_arrow(alike, arrow)
     ends = {end for arrow in arrows.values() for end in (arrow.tail, arrow.head)}
-    dots = frozenset(
-        dot for scope in shown.scopes for dot in (start_of(scope), events_of(scope)) if dot in ends
-    )
-    return evolve(shown, arrows=tuple(arrows.values()), dots=dots)
+    possible = {dot for scope in shown.scopes for dot in (start_of(scope), events_of(scope))}
+    return evolve(shown, arrows=tuple(arrows.values()), dots=frozenset(possible & ends))
+
+
+def _merged_arrow(one: Arrow, other: Arrow) -> Arrow:
+    merged = evolve(one, event=other.event, recent=one.recent or other.recent)
+    if other.kind == "event":
+        merged = evolve(merged, event=f"{one.event}, {other.event}")
+    if other.count is not None:
+        merged = evolve(merged, count=other.count + (one.count or 0))
+    if other.share is not None:
+        merged = evolve(merged, share=other.share + (one.share or 0.0))
+    return merged

@@ -1,4 +1,4 @@
-"""Pictures with less in them: scopes folded into one state, and the outline that everyone knows of training."""
+"""Pictures with less in them: folded scopes, and the familiar outline of training."""
 
 from __future__ import annotations
 
@@ -6,128 +6,148 @@ from collections.abc import Iterable, Mapping
 
 from attrs import evolve
 
-from statetrain.diagram.picture import Arrow, Kind, Picture, events_of, start_of
+from statetrain.diagram.picture import Arrow, Change, Kind, Picture, events_of, start_of
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 
 # States of training that serve the others; loop heads are anchors
 _SERVING = frozenset(("draw", "record", "counted"))
 
+_STRENGTH: tuple[Kind, ...] = ("hot", "main", "failure", "plain", "event")
+
 
 def folded(shown: Picture, scopes: Iterable[str]) -> Picture:
     """The picture with scopes drawn as one state each; arrows within them are left out.
 
     Raises:
-        ConfigError: one is no scope of this lifecycle.
+        ConfigError: one is not a scope of this lifecycle.
     """
     scopes = tuple(scopes)
+    _check_scopes(shown, scopes)
+    into = _homes(shown, scopes)
+    order = tuple(name for name in shown.order if into[name] == name)
+    current = shown.current
+    return evolve(
+        shown,
+        arrows=tuple(_folded_arrows(shown, frozenset(scopes), into)),
+        order=order,
+        scopes=shown.scopes & frozenset(order) - frozenset(scopes),
+        current=into.get(current or "", current),
+        shares=_summed(shown.shares, into),
+        changes=_folded_changes(shown.changes, into),
+    )
+
+
+def _check_scopes(shown: Picture, scopes: tuple[str, ...]) -> None:
     for name in scopes:
         if name not in shown.scopes:
             raise ConfigError(
                 f"fold: lifecycle {shown.life.name!r} has no scope"
                 f" {name!r}{did_you_mean(name, sorted(shown.scopes))}"
             )
-    into = {
-        name: next((scope for scope in shown.life.path(name) if scope in scopes), name)
-        for name in shown.order
-    }
-    into |= {
-        dot(scope): into[scope] if into[scope] in scopes else dot(scope)
-        for scope in shown.scopes
-        for dot in (start_of, events_of)
-    }
-    arrows = []
+
+
+def _homes(shown: Picture, scopes: tuple[str, ...]) -> dict[str, str]:
+    """What stands in the picture for each state and dot: itself, or the folded scope around it."""
+    into: dict[str, str] = {}
+    for name in shown.order:
+        around = (scope for scope in shown.life.path(name) if scope in scopes)
+        into[name] = next(around, name)
+    for scope in shown.scopes:
+        for dot in (start_of(scope), events_of(scope)):
+            into[dot] = dot
+            if into[scope] in scopes:
+                into[dot] = into[scope]
+    return into
+
+
+def _folded_arrows(
+    shown: Picture, scopes: frozenset[str], into: Mapping[str, str]
+) -> Iterable[Arrow]:
     for arrow in shown.arrows:
         tail, head = into.get(arrow.tail, arrow.tail), into.get(arrow.head, arrow.head)
-        if tail not in scopes or tail != head:
-            arrows.append(
-                evolve(
-                    arrow, tail=tail, head=head, number=arrow.number if tail == arrow.tail else 0
-                )
-            )
-    return evolve(
-        shown,
-        arrows=tuple(arrows),
-        order=tuple(name for name in shown.order if into[name] == name),
-        scopes=frozenset(
-            scope for scope in shown.scopes if into[scope] == scope and scope not in scopes
-        ),
-        current=into.get(shown.current, shown.current) if shown.current else None,
-        shares=_summed(shown.shares, into),
-        changes={
-            into[name]: change if into[name] == name else "changed"
-            for name, change in shown.changes.items()
-        },
-    )
+        if tail in scopes and tail == head:
+            continue
+        if tail != arrow.tail:
+            arrow = evolve(arrow, number=0)
+        yield evolve(arrow, tail=tail, head=head)
+
+
+def _folded_changes(changes: Mapping[str, Change], into: Mapping[str, str]) -> dict[str, Change]:
+    found: dict[str, Change] = {}
+    for name, change in changes.items():
+        found[into[name]] = "changed"
+        if into[name] == name:
+            found[name] = change
+    return found
 
 
 def outlined(shown: Picture) -> Picture:
-    """The picture without what serves the rest: loop heads, draws, the record; loops over validation data are one state.
+    """The picture without what serves the rest: loop heads, draws, the record.
 
-    An arrow stands for each way from one of the other states to the next. What a scope begins with
-    goes the main way only.
+    Loops over validation data are one state. An arrow stands for each way from one of the other
+    states to the next. What a scope begins with goes the main way only.
     """
     shown = folded(shown, [scope for scope in shown.scopes if _is_aside(shown, scope)])
-    hidden = [
-        name
-        for name in shown.order
-        if name not in shown.scopes and (shown.life.state(name).anchor or name in _SERVING)
-    ]
+    hidden = [name for name in shown.order if _serves(shown, name)]
     arrows = [arrow for arrow in shown.arrows if arrow.kind != "event"]
     for name in hidden:
-        ways_on = [arrow for arrow in arrows if arrow.tail == name != arrow.head]
-        ways_in = [arrow for arrow in arrows if arrow.head == name != arrow.tail]
-        arrows = [arrow for arrow in arrows if name not in (arrow.tail, arrow.head)]
-        for before in ways_in:
-            begins = before.tail in map(start_of, shown.scopes)
-            arrows += [
-                _joined(shown, before, after)
-                for after in ways_on
-                if after.kind in ("hot", "main") or not begins
-            ]
+        arrows = _bypassed(shown, arrows, name)
     order = tuple(name for name in shown.order if name not in hidden)
-    return evolve(
-        shown,
-        arrows=tuple(_strongest(arrows)),
-        order=order,
-        current=shown.current if shown.current in order else None,
-    )
+    current = shown.current
+    if current not in order:
+        current = None
+    return evolve(shown, arrows=tuple(_strongest(arrows)), order=order, current=current)
+
+
+def _serves(shown: Picture, name: str) -> bool:
+    """Whether a state is not one of those that everyone knows."""
+    return name not in shown.scopes and (shown.life.state(name).anchor or name in _SERVING)
 
 
 def _is_aside(shown: Picture, scope: str) -> bool:
-    """Whether a scope is a loop over data beside training, as all that are made like `valid` are."""
-    return shown.life.state(scope).within is not None and f"next_{scope}_batch" in shown.children(
-        scope
-    )
+    """Whether a scope is a loop over data next to training, made like `valid`."""
+    within = shown.life.state(scope).within
+    return within is not None and f"next_{scope}_batch" in shown.children(scope)
+
+
+def _bypassed(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
+    """The arrows with those through a state joined, and the state left out."""
+    starts = frozenset(map(start_of, shown.scopes))
+    ways_on = [arrow for arrow in arrows if arrow.tail == name != arrow.head]
+    main_ways_on = [arrow for arrow in ways_on if arrow.kind in ("hot", "main")]
+    joined = []
+    for before in arrows:
+        if before.head == name != before.tail:
+            onward = main_ways_on if before.tail in starts else ways_on
+            joined += [_joined(shown, before, after) for after in onward]
+    return [arrow for arrow in arrows if name not in (arrow.tail, arrow.head)] + joined
 
 
 def _joined(shown: Picture, before: Arrow, after: Arrow) -> Arrow:
-    both = (before.kind, after.kind)
-    kind: Kind = (
-        "failure"
-        if "failure" in both
-        else "hot"
-        if both == ("hot", "hot")
-        else "main"
-        if "plain" not in both
-        else "plain"
-    )
     head = after.head
-    if before.tail in shown.order and head in shown.life.path(
-        before.tail
-    ):  # from within, a scope is begun anew
-        head = start_of(head)
-    change = before.change if before.change == after.change else before.change or after.change
-    return Arrow(before.tail, head, kind, recent=before.recent and after.recent, change=change)
+    if before.tail in shown.order and head in shown.life.path(before.tail):
+        head = start_of(head)  # from within, a scope is begun again
+    change = before.change or after.change
+    recent = before.recent and after.recent
+    return Arrow(before.tail, head, _kind_of_both(before, after), recent=recent, change=change)
+
+
+def _kind_of_both(before: Arrow, after: Arrow) -> Kind:
+    kinds = (before.kind, after.kind)
+    if "failure" in kinds:
+        return "failure"
+    if kinds == ("hot", "hot"):
+        return "hot"
+    return "plain" if "plain" in kinds else "main"
 
 
 def _strongest(arrows: Iterable[Arrow]) -> list[Arrow]:
     """One arrow between each two, of the kind that says most."""
-    rank = ("hot", "main", "failure", "plain")
     best: dict[tuple[str, str], Arrow] = {}
     for arrow in arrows:
-        known = best.get((arrow.tail, arrow.head))
-        if known is None or rank.index(arrow.kind) < rank.index(known.kind):
+        known = best.setdefault((arrow.tail, arrow.head), arrow)
+        if _STRENGTH.index(arrow.kind) < _STRENGTH.index(known.kind):
             best[arrow.tail, arrow.head] = arrow
     return list(best.values())
 
@@ -135,5 +155,6 @@ def _strongest(arrows: Iterable[Arrow]) -> list[Arrow]:
 def _summed(shares: Mapping[str, float], into: Mapping[str, str]) -> dict[str, float]:
     total: dict[str, float] = {}
     for name, share in shares.items():
-        total[into.get(name, name)] = total.get(into.get(name, name), 0.0) + share
+        home = into.get(name, name)
+        total[home] = total.get(home, 0.0) + share
     return total

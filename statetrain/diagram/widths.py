@@ -24,8 +24,10 @@ def place_across(grid: Grid, box: Box) -> None:
         cells = [row[column] for row in box.rows if len(row) > column]
         left = max(cell.left + cell.space_beside("left") for cell in cells)
         right = max(cell.right + cell.space_beside("right") for cell in cells)
-        middle = edge + left if column else 0.0
-        if column == 0:
+        middle = 0.0
+        if column:
+            middle = edge + left
+        else:
             left, right = _widen_main_column(grid, box, left, right)
             begin, box.left = -left, left + _place_lanes(grid, box, 0, -left, -1)
         for cell in cells:
@@ -51,9 +53,7 @@ def settle(box: Box, x: float) -> None:
         settle(cell, box.x)
 
 
-def _widen_main_column(
-    grid: Grid, box: Box, left: float, right: float
-) -> tuple[float, float]:
+def _widen_main_column(grid: Grid, box: Box, left: float, right: float) -> tuple[float, float]:
     """The reach of the main column, with the labels of the dots and of straight arrows."""
     straight = [grid.straight.get(cell.name) for cell in box.cells]
     labels = [way.label.width + 8.0 for way in straight if way is not None]
@@ -67,16 +67,14 @@ def _widen_main_column(
 
 def _make_room_for_labels(grid: Grid, box: Box) -> None:
     """Widens a scope: labels stand between the middle and the border, beyond the lanes there."""
-    left, right = (
-        box.label_reach(side) + (width if _lanes_pass_head(grid, box, side) else 16.0)
-        for side, width in _borders(box)
-    )
-    box.left = max(box.left, left, width_of(box.name, NAME) + 28.0)
-    box.right = max(box.right, right)
-
-
-def _borders(box: Box) -> tuple[tuple[Side, float], tuple[Side, float]]:
-    return ("left", box.left), ("right", box.right)
+    left = right = 16.0
+    if _lanes_pass_head(grid, box, "left"):
+        left = box.left
+    if _lanes_pass_head(grid, box, "right"):
+        right = box.right
+    named = width_of(box.name, NAME) + 28.0
+    box.left = max(box.left, box.label_reach("left") + left, named)
+    box.right = max(box.right, box.label_reach("right") + right)
 
 
 def _lanes_pass_head(grid: Grid, box: Box, side: Side) -> bool:
@@ -106,7 +104,9 @@ def _place_lanes(grid: Grid, box: Box, gutter: int, edge: float, sign: int) -> f
             taken.append([])
         taken[i].append(span)
         box.lanes[lane] = edge + sign * (FIRST + LANE * i)
-    return (FIRST + LANE * (len(taken) - 1) if taken else 0.0) + PAD
+    if not taken:
+        return PAD
+    return FIRST + LANE * (len(taken) - 1) + PAD
 
 
 def _spans(ways: list[Way]) -> dict[Lane, tuple[float, float]]:
@@ -127,4 +127,6 @@ def _put_ends_aside(grid: Grid, left: float, right: float) -> None:
     """Moves final states off the main way to the side that arrows to them come from."""
     for name, side in grid.sides.items():
         cell = grid.boxes[name]
-        cell.x = left + cell.left if side == "left" else right - cell.right
+        cell.x = right - cell.right
+        if side == "left":
+            cell.x = left + cell.left
