@@ -57,6 +57,15 @@ class Callback:
     - `on_enter_<state>`: the state has become the current one; its action comes next.
     - `on_exit_<state>`: the state is being left, innermost first; what belongs to it is still
         there.
+
+    `<state>` is a role or a name. By a role, a hook hears every state that has it: `on_enter_step`
+    hears the step of each phase, `on_exit_valid` the validation and every evaluation with a name of
+    its own. By the name of one state, such as `on_exit_pretrain_step` or `on_enter_test`, it hears
+    that state alone, and there takes the place of the hook for the role. In the standard lifecycle
+    the names are the roles. `ctx.state` says which state it is, `ctx.role` its role, and
+    `ctx.scope("valid")` which evaluation is open.
+
+    Others belong to no state:
     - `on_enter_failed`: an exception ended the run; `ctx.error` is set. It may not raise another.
     - `on_transition`: every arrow, after its effect and before anything is entered;
         `ctx.transition` is the arrow.
@@ -120,7 +129,8 @@ class Callback:
         """A hook of the wrapped callback as it is to be called; asked for when a machine is made.
 
         Args:
-            name: of the hook, `on_enter_<state>` or the like.
+            name: of the hook as the wrapped one has it, `on_enter_<state>` or the like. It may
+                hear several states.
             hook: the wrapped one's.
             place: a name of its own among the machine's callbacks, under which something may be
                 kept in `ctx.marks`.
@@ -173,7 +183,7 @@ def unwrapped(callback: Callback) -> Callback:
 
 
 def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[str, Hook]:
-    """The hooks of a callback by name, each checked against the lifecycle.
+    """The hooks of a callback by the names under which states fire them, each checked against the lifecycle.
 
     Args:
         callback: an instance.
@@ -181,7 +191,46 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[
         place: a name of its own among the callbacks of a machine; see `Callback.pass_on`.
 
     Raises:
-        CallbackError: it is no callback, or has a hook that no state bears.
+        CallbackError: it is not a callback, or has a hook that no state fires.
+    """
+    functions = _functions(callback, place)
+    heard = _heard(callback, functions, lifecycle)
+    for written in dict.fromkeys(heard.values()):
+        _check_signature(callback, written, functions[written])
+    return {hook: functions[written] for hook, written in heard.items()}
+
+
+def heard_hooks(callback: Callback, lifecycle: Lifecycle) -> dict[str, str]:
+    """By the hook that a state fires, the name under which a callback has it; see `hooks_of`."""
+    return _heard(callback, _functions(callback), lifecycle)
+
+
+def _heard(callback: Callback, names: Iterable[str], lifecycle: Lifecycle) -> dict[str, str]:
+    fired = _fired_hooks(lifecycle)
+    heard: dict[str, str] = {}
+    named: set[str] = set()  # those that are heard by a state's own name, not by its role
+    for name in names:
+        if name not in fired:
+            _check_unheard(callback, name, lifecycle)
+        _refuse_fused(callback, name, lifecycle)
+        for hook, is_name in fired.get(name, ()):
+            if hook in heard and (hook in named) is is_name:
+                raise CallbackError(
+                    f"Callback {name_of(callback)!r} has {hook!r} under two names, {name!r} is one;"
+                    " keep one of them"
+                )
+            if is_name or hook not in named:
+                heard[hook] = name
+            if is_name:
+                named.add(hook)
+    return heard
+
+
+def _functions(callback: Callback, place: str = "") -> dict[str, Hook]:
+    """The hooks of a callback by name, aliases resolved; those of one that wraps another as it passes them on.
+
+    Raises:
+        CallbackError: it is not a callback, or has a hook under two names.
     """
     if isinstance(callback, type) and issubclass(callback, Callback):
         raise CallbackError(
@@ -194,65 +243,67 @@ def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[
         # A wrapper within a wrapper has a place of its own.
         return {
             name: callback.pass_on(name, hook, place)
-            for name, hook in hooks_of(inner, lifecycle, f"{place} within").items()
+            for name, hook in _functions(inner, f"{place} within").items()
         }
-    known = {*lifecycle.names, *lifecycle.also, FAILED}
     hooks: dict[str, Hook] = {}
     for written in dir(callback):
         if not written.startswith("on_") or not callable(hook := getattr(callback, written)):
             continue
-        name = heard_as(written, lifecycle)
-        if not _is_heard(callback, name, lifecycle, known):
-            continue
+        name = ALIASES.get(written, written)
         if name in hooks:
             raise CallbackError(
                 f"Callback {name_of(callback)!r} has {name!r} under two names, {written!r} is one;"
                 " keep one of them"
             )
-        _check_signature(callback, written, hook)
         hooks[name] = hook
     return hooks
 
 
-def heard_as(name: str, lifecycle: Lifecycle) -> str:
-    """The hook that a name stands for: one of luz's names, or the first or the last of states that are fused into one."""
-    name = ALIASES.get(name, name)
+def _fired_hooks(lifecycle: Lifecycle) -> dict[str, list[tuple[str, bool]]]:
+    """By the name of a hook, the hooks of states that it stands for, each with whether by name or by role.
+
+    The first and the last of states that are fused into one stand for entering and leaving it.
+    """
+    fired: dict[str, list[tuple[str, bool]]] = {name: [(name, True)] for name in _OTHERS}
+    fired[f"on_enter_{FAILED}"] = [(f"on_enter_{FAILED}", True)]
     for state in lifecycle.states:
-        if fused := _fused(state):
-            name = {
-                f"on_enter_{fused[0]}": f"on_enter_{state.name}",
-                f"on_exit_{fused[-1]}": f"on_exit_{state.name}",
-            }.get(name, name)
-    return name
+        fused = _fused_roles(state)
+        for prefix, end in zip(_PREFIXES, (fused[:1], fused[-1:]), strict=True):
+            names = (state.name, *(f"{_phase(state)}{role}" for role in end))
+            for title in dict.fromkeys((*names, state.role, *end)):
+                fired.setdefault(prefix + title, []).append((prefix + state.name, title in names))
+    return fired
 
 
-def _fused(state: State) -> tuple[str, ...]:
-    """The names of the states that one stands for, as a phase calls them; see `statetrain.standard.fusing`."""
-    return tuple(
-        f"{state.name.removesuffix('update')}{name}"
-        for name in getattr(state.action, "stands_for", ())
-    )
+def _fused_roles(state: State) -> tuple[str, ...]:
+    """The roles that a fused state plays one after the other; see `statetrain.standard.fusing`."""
+    return tuple(getattr(state.action, "stands_for", ()))
+
+
+def _phase(state: State) -> str:
+    """The prefix that a phase put before a state's name."""
+    return state.name.removesuffix(state.role)
 
 
 def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
     """Raises a `CallbackError` for a hook of a state that is fused with others: nothing stops there."""
     for state in lifecycle.states:
-        if name.removeprefix("on_enter_").removeprefix("on_exit_") in (fused := _fused(state)):
-            raise CallbackError(
-                f"Callback {name_of(callback)!r} listens on {name!r}, within the state"
-                f" {state.name!r} into which {', '.join(fused)} are fused; train without"
-                " fused=True, or with fused='auto', which fuses where nobody listens"
-            )
+        if not (fused := _fused_roles(state)):
+            continue
+        inner = {f"on_{way}_{role}" for role in fused for way in ("enter", "exit")}
+        inner -= {f"on_enter_{fused[0]}", f"on_exit_{fused[-1]}"}
+        for prefix in _PREFIXES:
+            if name in inner or name.replace(f"{prefix}{_phase(state)}", prefix, 1) in inner:
+                raise CallbackError(
+                    f"Callback {name_of(callback)!r} listens on {name!r}, within the state"
+                    f" {state.name!r} into which {', '.join(fused)} are fused; train without"
+                    " fused=True, or with fused='auto', which fuses where nobody listens"
+                )
 
 
-def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[str]) -> bool:
-    """Whether a state of this lifecycle fires a hook.
-
-    Raises:
-        CallbackError: no state ever could.
-    """
-    if name in _OTHERS:
-        return True
+def _check_unheard(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
+    """Raises a `CallbackError` for a hook that no state fires, unless an option that is off would bring one."""
+    known = {*lifecycle.names, *lifecycle.roles, *lifecycle.also, FAILED}
     prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
     if prefix is None:
         every = [p + state for p in _PREFIXES for state in known] + list(_OTHERS)
@@ -262,15 +313,13 @@ def _is_heard(callback: Callback, name: str, lifecycle: Lifecycle, known: set[st
             f" on_exit_<state>{near if near.startswith('; did you mean') else ''}"
         )
     state = name.removeprefix(prefix)
-    if state not in lifecycle.names:
-        _refuse_fused(callback, name, lifecycle)
     if state not in known and not callback.anywhere:
+        _refuse_fused(callback, name, lifecycle)
         near = did_you_mean(state, known).replace("did you mean '", f"did you mean '{prefix}")
         raise CallbackError(
             f"Callback {name_of(callback)!r} has {name!r}: no state {state!r} in lifecycle"
             f" {lifecycle.name!r}{near}"
         )
-    return state in lifecycle.names or state == FAILED
 
 
 def _check_signature(callback: Callback, name: str, hook: Hook) -> None:

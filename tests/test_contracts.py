@@ -359,7 +359,7 @@ def test_a_callback_may_not_write_counters():
 def test_hooks_in_declarations_are_known_ones():
     """A mapping is by hook's name, the alias counts as well; a misspelt one is an error."""
     looks = listening("on_train_batch_after_loss", reads={"on_train_batch_after_loss": {"loss"}})
-    assert contracts_of(looks, ["on_exit_loss"])["on_exit_loss"].reads == {"loss"}
+    assert contracts_of(looks, {"on_exit_loss": "on_exit_loss"})["on_exit_loss"].reads == {"loss"}
     with pytest.raises(
         CallbackError,
         match="reads mention 'on_exit_los', a hook that it has not; did you mean 'on_exit_loss'",

@@ -311,15 +311,20 @@ def test_a_phase_under_other_names_has_its_gradients(points):
     assert rows[0][0][0] > 0
 
 
-def test_a_callback_for_states_under_other_names_is_an_error_and_not_silent():
-    "Clipping that would clip nothing is refused; once a phase with that state follows, it serves that one."
+def test_a_callback_for_states_under_other_names_is_heard():
+    "Clipping hears the step of a phase with a prefix; a misspelt hook is an error that knows names and roles."
     pre = st.supervised(validate=None).prefixed("pre_")
+    assert Machine(pre, [st.GradientClip(1.0)]).explain("enter pre_step").callbacks
+
+    class Misspelt(st.Callback):
+        def on_enter_pre_stpe(self, ctx):
+            pass
+
     with pytest.raises(
         st.CallbackError,
-        match="no state 'step' in lifecycle 'supervised'; did you mean 'on_enter_pre_step'",
+        match="no state 'pre_stpe' in lifecycle 'supervised'; did you mean 'on_enter_pre_step'",
     ):
-        Machine(pre, [st.GradientClip(1.0)])
-    Machine(pre.then(st.supervised(validate=None)), [st.GradientClip(1.0)])
+        Machine(pre, [Misspelt()])
 
 
 def test_the_clock_goes_on(points):

@@ -218,7 +218,9 @@ class Checkpoint(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Takes the directory, and tries the disk."""
+        """Takes the directory, and tries the disk; in a later phase it is there."""
+        if self._lock.held:
+            return
         self._open(ctx)
         if ctx.epoch == 0 and self.saved:
             raise CheckpointError(

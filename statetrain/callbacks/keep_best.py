@@ -26,7 +26,8 @@ class KeepBest(Callback):
     """Keeps the weights of the best row of the history in memory, and puts them back into the model when the run ends.
 
     A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and,
-    for a column of the validation, that of each complete validation within an epoch. NaN is never
+    for a column of the validation or of another evaluation, that of each complete one within an
+    epoch. NaN is never
     best, and neither are weights or buffers that are not finite; of equals the first one is.
 
     The weights are put back whether the run completed, was stopped or interrupted. After a failure
@@ -92,7 +93,7 @@ class KeepBest(Callback):
 
     def on_exit_record(self, ctx: Context) -> None:
         """Looks at the row of a validation, also within an epoch."""
-        if self.monitor.startswith("valid_"):
+        if ctx.history.set_of(self.monitor) not in ("train", ""):
             self._judge(ctx)
 
     def on_enter_next_epoch(self, ctx: Context) -> None:

@@ -25,7 +25,7 @@ from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-# What an event arrow gave up, by the state that it leaves.
+# What an event arrow gave up, by the role of the state that it leaves.
 _SKIPPED = {
     "draw": "batch",
     "batch": "batch",
@@ -37,7 +37,7 @@ _SKIPPED = {
     "epoch": "epoch",
     "valid": "validation",
 }
-# What is running, by the state that it starts in; else a fit
+# What is running, by the role of the state that it starts in; else a fit
 _RUNS = {
     "valid": "evaluation",
     "predict": "prediction",
@@ -50,6 +50,7 @@ class Log(Callback):
     | event | level | fields |
     | --- | --- | --- |
     | `fit started` | info | `device`, `parameters`, `epochs`, `batches`, ... |
+    | `phase started` | info | `phase`, `epoch`, `batch`, `step`; for each phase after the first |
     | `row recorded` | info | the columns of the row |
     | `batch skipped`, `epoch skipped`, ... | warning | `by`, `reason`, `epoch`, `batch`, `step` |
     | `transition` | info | `source`, `dest`, `label`, `epoch`, `batch`, `step` |
@@ -72,8 +73,8 @@ class Log(Callback):
     output that fails leads to one warning, and the run goes on.
 
     Args:
-        transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant;
-            each is logged whenever it is taken. Nothing is spent on others if there are none here.
+        transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant,
+            by their names or their roles; each is logged whenever it is taken. Nothing is spent on others if there are none here.
         format: "auto": "console" on a terminal, "json" elsewhere; "console": a line for people;
             "json": JSON lines.
         file: a path, which is appended to, or an open text stream; None is the standard error of
@@ -102,6 +103,8 @@ class Log(Callback):
     ) -> None:
         _check(format, file, logger)
         self._asked = _parsed(transitions)
+        # The same by the names of states, of the lifecycles that it serves
+        self._wanted: set[tuple[str, str]] = set()
         self._format, self._file, self._given, self._timestamps = format, file, logger, timestamps
         self._reset()
         if self._asked:
@@ -121,18 +124,25 @@ class Log(Callback):
         Raises:
             CallbackError: there is no such state.
         """
-        known = {*lifecycle.names, *lifecycle.also, START, FAILED}
+        known = {*lifecycle.names, *lifecycle.roles, *lifecycle.also, START, FAILED}
         for name in sorted({name for arrow in self._asked for name in arrow if name}):
             if name not in known:
                 raise CallbackError(
                     f"Log: transitions mention {name!r}: no state {name!r} in lifecycle"
                     f" {lifecycle.name!r}{did_you_mean(name, known)}"
                 )
+        for arrow in (lifecycle.start, *lifecycle.transitions):
+            ends = [{name, lifecycle.role(name)} for name in (arrow.source, arrow.dest)]
+            if any(source in ends[0] | {""} and dest in ends[1] for source, dest in self._asked):
+                self._wanted.add((arrow.source, arrow.dest))
 
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Logs that a fit starts."""
+        """Logs that a fit starts, or the next phase of one."""
+        if self._run:
+            self._say(ctx, "info", "phase started", {"phase": ctx.state, **_where(ctx, ctx.state)})
+            return
         about: dict[str, Any] = {"device": str(ctx.device), "parameters": parameters_of(ctx.model)}
         about |= {
             "epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs),
@@ -220,7 +230,7 @@ class Log(Callback):
         arrow = ctx.transition
         if arrow.event is not None:
             what, by, reason = (
-                _SKIPPED.get(arrow.source, arrow.source),
+                _SKIPPED.get(ctx.machine.lifecycle.role(arrow.source), arrow.source),
                 type(ctx.event).__name__,
                 str(ctx.event) or None,
             )
@@ -238,7 +248,7 @@ class Log(Callback):
     def _transition(self, ctx: Context) -> None:
         """Logs an arrow that was asked for."""
         arrow = ctx.transition
-        if (arrow.source, arrow.dest) in self._asked or ("", arrow.dest) in self._asked:
+        if (arrow.source, arrow.dest) in self._wanted:
             about = {
                 "source": arrow.source,
                 "dest": arrow.dest,
@@ -255,7 +265,8 @@ class Log(Callback):
         if ctx.epoch:
             self._run = "fit"
         else:
-            self._run = _RUNS.get(ctx.transition.dest, "fit")
+            role = ctx.machine.lifecycle.role(ctx.transition.dest)
+            self._run = _RUNS.get(role, "fit")
         # On every path the run ends with its clean-ups, and by then the outcome is known.
         ctx.defer(partial(self._finish, ctx))
         self._started, self._logged = ctx.clock(), len(ctx.history)
@@ -368,7 +379,7 @@ def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
 
 def _where(ctx: Context, state: str) -> dict[str, Any]:
     """Where the run was. The state says in which loop: its scopes may be closed by now."""
-    if "valid" in state or "predict" in state:
+    if ctx.machine.lifecycle.lies_in(state, "valid", "predict"):
         batch = ctx.valid_iter
     else:
         batch = ctx.iter

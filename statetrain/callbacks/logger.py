@@ -150,8 +150,9 @@ class Logger(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Opens the backends, anew unless this fit goes on."""
-        self._begin(ctx, fresh=ctx.epoch == 0)
+        """Opens the backends, anew unless this fit goes on; in a later phase they are open."""
+        if not self._open:
+            self._begin(ctx, fresh=ctx.epoch == 0)
 
     def on_resume(self, ctx: Context) -> None:
         """Opens the backends where they were."""

@@ -38,7 +38,8 @@ class LRScheduler(Callback):
             schedule.
         per: when the schedule goes on: after each "step" of the optimizer; after each complete
             "epoch", which one that was stopped midway is not; or after each complete validation,
-            "valid".
+            "valid": of `monitor`, the evaluation that the column belongs to. In a phase that steps
+            another optimizer only, the schedule waits.
         monitor: the exact name of the column of the history whose value a schedule such as
             `ReduceLROnPlateau` takes. A row without it leaves the schedule where it is.
         optimizer: the name of the optimizer; None is the only one.
@@ -54,8 +55,8 @@ class LRScheduler(Callback):
         "on_enter_batch": ("optimizers",),
         "on_exit_step": ("opt", "pending"),
         "on_enter_record": ("history", "step"),
-        "on_exit_record": ("epoch", "history"),
-        "on_enter_next_epoch": ("epoch", "epoch_complete", "history"),
+        "on_exit_record": ("epoch", "history", "opt"),
+        "on_enter_next_epoch": ("epoch", "epoch_complete", "history", "opt"),
     }
     # Schedules of one optimizer are chained in the order in which they were given
     commutes_with = ("LRScheduler",)
@@ -111,6 +112,8 @@ class LRScheduler(Callback):
         self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made
         self._lr: Any = None  # of the last step
         self._coming: Any = None  # of the next one
+        # Whether the optimizer has made a step since the schedule last went on
+        self._stepped = False
         # How far the run was when they were last looked at
         self._rows = self._step = self._epoch = 0
 
@@ -143,7 +146,7 @@ class LRScheduler(Callback):
     def on_exit_step(self, ctx: Context) -> None:
         """Goes on, if it does so with each step; one that was left by an event has made none."""
         if ctx.opt is self._target and ctx.pending == 0:
-            self._lr = self._coming
+            self._lr, self._stepped = self._coming, True
             if self._per == "step":
                 self._schedule.step()
 
@@ -156,19 +159,20 @@ class LRScheduler(Callback):
 
     def on_exit_record(self, ctx: Context) -> None:
         """Goes on, if it does so with each validation."""
-        if (
-            self._per == "valid"
-            and ctx.epoch
-            and len(ctx.history) > self._rows
-            and any(name.startswith("valid_") for name in ctx.history[-1])
-        ):
-            self._advance(ctx.history[-1])
+        if self._per != "valid" or not ctx.epoch or len(ctx.history) == self._rows:
+            return
+        evaluated = ctx.history.set_of(self._monitor or "")
+        if evaluated in ("train", ""):
+            evaluated = "valid"
+        row = ctx.history[-1]
+        if any(ctx.history.set_of(name) == evaluated for name in row):
+            self._advance(ctx, row)
 
     def on_enter_next_epoch(self, ctx: Context) -> None:
         """Goes on, if it does so with each epoch."""
         if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
             self._epoch = ctx.epoch
-            self._advance(ctx.history[-1] if len(ctx.history) else {})
+            self._advance(ctx, ctx.history[-1] if len(ctx.history) else {})
 
     def lower_rates(self, factor: float) -> None:
         """Multiplies the rates that the schedule starts from; `RollBack` calls it."""
@@ -187,16 +191,18 @@ class LRScheduler(Callback):
             "lr": self._lr,
             "step": self._step,
             "epoch": self._epoch,
+            "stepped": self._stepped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state for the schedule that is made when the run is continued."""
         if state:
-            self._state, self._lr, self._step, self._epoch = (
+            self._state, self._lr, self._step, self._epoch, self._stepped = (
                 state["schedule"],
                 state["lr"],
                 state["step"],
                 state["epoch"],
+                state["stepped"],
             )
 
     # ------------------------------------------------------------ the schedule
@@ -261,7 +267,10 @@ class LRScheduler(Callback):
                 f" {remedy}"
             )
 
-    def _advance(self, row: dict[str, Any]) -> None:
+    def _advance(self, ctx: Context, row: dict[str, Any]) -> None:
+        if ctx.opt is not self._target and not self._stepped:
+            return  # a phase that trains with another optimizer
+        self._stepped = False
         if self._monitor is None:
             self._schedule.step()
         elif self._monitor in row:

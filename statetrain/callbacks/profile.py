@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from statetrain.callback import Call, Callback
-from statetrain.lifecycle.lifecycle import START
+from statetrain.lifecycle.lifecycle import START, Lifecycle
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 Row = dict[str, Any]
 
-_WAITING = ("draw", "valid_draw", "predict_draw")
+_WAITING = ("draw", "valid_draw", "predict_draw")  # the roles of states that draw batches
 
 
 @define(eq=False)
@@ -40,7 +40,7 @@ class Profile(Callback):
         print(profile)
 
     The rows of the history get the columns `seconds_train` and `seconds_valid`: what was spent in
-    training and in validation since the row before.
+    training, and in validation and other evaluations, since the row before.
 
     A run that is continued from a checkpoint goes on counting: what was measured before is saved
     with it.
@@ -66,6 +66,7 @@ class Profile(Callback):
         # By state and hook; the state's own work has no hook
         self._spent: dict[tuple[str, str], _Spent] = {}
         self._began: float | None = None
+        self._waiting: set[str] = set()  # the states in which batches are drawn
         self._reset()
 
     def _reset(self) -> None:
@@ -77,6 +78,10 @@ class Profile(Callback):
         self._in: dict[str, float] = {}  # seconds since the last row
 
     # ------------------------------------------------------------ measuring
+
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Notes in which states the run waits for data."""
+        self._waiting |= {state.name for state in lifecycle.by_role(*_WAITING)}
 
     def wrap_call(self, function: Call, state: str, hook: str) -> Call:
         """The function, with the time that it takes added to its state's or its hook's."""
@@ -106,9 +111,8 @@ class Profile(Callback):
     def on_resume(self, ctx: Context) -> None:
         """Goes on counting; the scopes that are open were entered before."""
         self._begin(ctx)
-        self._opened = dict.fromkeys(
-            {"train", "valid"} & set(ctx.machine.lifecycle.path(ctx.state)), self._clock()
-        )
+        still_open = [role for role in ("train", "valid") if ctx.scope(role)]
+        self._opened = dict.fromkeys(still_open, self._clock())
 
     def _begin(self, ctx: Context) -> None:
         self._began = self._clock()
@@ -194,7 +198,7 @@ class Profile(Callback):
         return sum(
             spent.seconds
             for (state, hook), spent in self._spent.items()
-            if state in _WAITING and not hook
+            if state in self._waiting and not hook
         )
 
     def table(self) -> list[Row]:

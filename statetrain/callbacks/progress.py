@@ -67,6 +67,7 @@ class Progress(Callback):
     anywhere = True  # it shows what is there
 
     reads = (
+        "data?",
         "epoch",
         "history",
         "iter",
@@ -75,7 +76,6 @@ class Progress(Callback):
         "step",
         "tally?",
         "train_data",
-        "valid_data",
         "valid_iter",
     )
     writes = ()
@@ -111,24 +111,20 @@ class Progress(Callback):
 
     def on_resume(self, ctx: Context) -> None:
         """Starts to show a run that is continued, with the bar of the loop that it is in."""
-        within_epoch = ctx.state != "next_epoch"
         self._start(ctx, _kind_of_run(ctx))
-        if self._due is None or not within_epoch:
+        if self._due is None or ctx.role == "next_epoch":
             return
         if ctx.epoch:
             self._first_epoch, self._had = (
                 ctx.epoch - 1,
                 ctx.iter / (length(ctx.train_data) or math.inf),
             )
-        if "valid" in ctx.state or "predict" in ctx.state:
-            self._open(
-                ctx,
-                {"fit": "valid", "evaluation": "evaluate", "prediction": "predict"}[self._run],
-                ctx.valid_data,
-                ctx.valid_iter,
-            )
+        scope = ctx.scope("valid") or ctx.scope("predict")
+        if scope is None:
+            self._open(ctx, str(ctx.scope("train")), ctx.train_data, ctx.iter, training=True)
         else:
-            self._open(ctx, "train", ctx.train_data, ctx.iter)
+            name = "evaluate" if self._run == "evaluation" else scope
+            self._open(ctx, name, ctx.data, ctx.valid_iter)
 
     def on_enter_epoch(self, ctx: Context) -> None:
         """Notes when the epoch began."""
@@ -137,7 +133,7 @@ class Progress(Callback):
     def on_enter_train(self, ctx: Context) -> None:
         """Begins the bar of the training batches, or continues it after a validation in between."""
         self._rows(ctx)
-        self._open(ctx, "train", ctx.train_data, ctx.iter)
+        self._open(ctx, ctx.state, ctx.train_data, ctx.iter, training=True)
 
     def on_exit_batch(self, ctx: Context) -> None:
         """Draws, if it is time."""
@@ -147,7 +143,7 @@ class Progress(Callback):
     def on_enter_valid(self, ctx: Context) -> None:
         """Begins the bar of the validation batches, or starts to show an evaluation."""
         self._start(ctx, "evaluation")
-        self._open(ctx, "valid" if self._run == "fit" else "evaluate", ctx.valid_data, 0)
+        self._open(ctx, ctx.state if self._run == "fit" else "evaluate", ctx.data, 0)
 
     def on_exit_valid_batch(self, ctx: Context) -> None:
         """Draws, if it is time."""
@@ -157,7 +153,7 @@ class Progress(Callback):
     def on_enter_predict(self, ctx: Context) -> None:
         """Starts to show a prediction."""
         self._start(ctx, "prediction")
-        self._open(ctx, "predict", ctx.valid_data, 0)
+        self._open(ctx, "predict", ctx.data, 0)
 
     def on_exit_predict_batch(self, ctx: Context) -> None:
         """Draws, if it is time."""
@@ -240,12 +236,12 @@ class Progress(Callback):
 
     # ------------------------------------------------------------ bars
 
-    def _open(self, ctx: Context, name: str, data: Any, done: int) -> None:
+    def _open(self, ctx: Context, name: str, data: Any, done: int, training: bool = False) -> None:
         """A loop over batches begins."""
         if self._due is None:
             return
         now = ctx.clock()
-        self._batches, self._total = name, length(data)
+        self._batches, self._total, self._training = name, length(data), training
         # When how many were done, at the last drawings
         self._marks = deque([(now, done)], maxlen=100)
         if now >= self._due:
@@ -283,7 +279,7 @@ class Progress(Callback):
         )
 
     def _epoch_bar(self, ctx: Context, done: int, now: float) -> Bar:
-        if self._batches != "train":
+        if not self._training:
             part = 1.0
         elif self._total:
             part = done / self._total
@@ -322,7 +318,7 @@ def _kind_of_run(ctx: Context) -> str:
     """What a resumed run is: a fit has counted an epoch, a prediction has states of its own."""
     if ctx.epoch:
         return "fit"
-    if "predict" in ctx.state:
+    if ctx.scope("predict"):
         return "prediction"
     return "evaluation"
 
@@ -368,7 +364,7 @@ def _ending(ctx: Context, run: str, outcome: Outcome | None, seconds: float) -> 
         epoch = ""
     if isinstance(outcome, Failed):
         # By now the scopes are closed, so the state itself has to say which loop it belongs to.
-        if "valid" in outcome.state or "predict" in outcome.state:
+        if ctx.machine.lifecycle.lies_in(outcome.state, "valid", "predict"):
             batch = ctx.valid_iter
         else:
             batch = ctx.iter

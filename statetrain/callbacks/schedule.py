@@ -90,7 +90,7 @@ class Schedule(Callback):
         scope = "epoch"
         if self.per == "step":
             scope = "batch"
-        if scope not in lifecycle.names:
+        if not lifecycle.by_role(scope):
             raise CallbackError(
                 f"{self!r} counts in the state {scope!r}, which lifecycle {lifecycle.name!r} does"
                 f" not have{did_you_mean(scope, lifecycle.names)}"

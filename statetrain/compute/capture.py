@@ -118,17 +118,6 @@ class Capture(Callback):
             for state in lifecycle.states:
                 if state.close is actions.close_batch:
                     setattr(self, f"on_enter_{state.name}", _open)
-        for prefix in (
-            name.removesuffix("step") for name in lifecycle.names if name.endswith("_step")
-        ):  # of a phase
-            if f"{prefix}batch" in lifecycle.names:
-                for hook in (
-                    "on_exit_{}backward",
-                    "on_exit_{}compute",
-                    "on_enter_{}step",
-                    "on_exit_{}step",
-                ):
-                    setattr(self, hook.format(prefix), getattr(self, hook.format("")))
 
     # ------------------------------------------------------------ outputs of modules
 

@@ -71,6 +71,11 @@ class History(Sequence[Row]):
             raise KeyError(f"no value of {monitor!r} is a number")
         return found
 
+    def set_of(self, column: str) -> str:
+        """The set that a column belongs to, "train", "valid" or an evaluation's name; empty if none."""
+        sets = (name for name in self.sets if column.startswith(f"{name}_"))
+        return max(sets, key=len, default="")
+
     # The field's own word
     def metrics(self, set: str = "valid", epoch: int | None = None) -> Row:  # noqa: A002
         """The metrics of a set in an epoch's last row that has any, by name without the set.
@@ -98,9 +103,7 @@ class History(Sequence[Row]):
         """
         long: list[Row] = []
         for column in self.columns:
-            set_name = max(
-                (name for name in self.sets if column.startswith(f"{name}_")), key=len, default=""
-            )
+            set_name = self.set_of(column)
             if not set_name:
                 continue
             metric = column.removeprefix(f"{set_name}_")

@@ -87,6 +87,25 @@ class Position:
         """The innermost state that is open; None before a run."""
         return self.place[1]
 
+    @property
+    @made_of("place", "machine", facts=(Fact.OF_MACHINE, Fact.OPEN))
+    def role(self) -> str:
+        """What the current state is, whatever a phase or an evaluation calls it; None before a run."""
+        return self.state if self.state is None else self.machine.lifecycle.role(self.state)
+
+    @made_of("place", "machine", facts=(Fact.OPEN,))
+    def scope(self, role: str) -> str | None:
+        """The name of the innermost open state that has a role; None if none is open.
+
+            ctx.scope("valid")      # "valid", or "test" in an evaluation of that name
+            ctx.scope("fit")        # "pretrain_fit" in a phase with that prefix
+        """
+        if self.state is None:
+            return None
+        lifecycle = self.machine.lifecycle
+        open_states = reversed(lifecycle.path(self.state))
+        return next((name for name in open_states if lifecycle.role(name) == role), None)
+
     def defer(self, function: Callable[[], object]) -> None:
         """Registers a clean-up. It runs when the run ends, on every path, the last registered first."""
         self.deferred.append(function)

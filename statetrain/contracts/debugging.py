@@ -88,7 +88,7 @@ class Watch:
         terms = self._terms(
             f"Callback {one.name!r} on {one.hook}", contract, self._missing(one), name, one.hook
         )
-        later = contracts_of(one.callback, ())[DEFERRED]
+        later = contracts_of(one.callback, {})[DEFERRED]
         if contract.reads is None and contract.writes is None:
             later = Contract()
         deferred = self._terms(

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from attrs import field, frozen
 
-from statetrain.callback import ALIASES, Call, Callback, heard_as, hooks_of, name_of, unwrapped
+from statetrain.callback import ALIASES, Call, Callback, heard_hooks, hooks_of, name_of, unwrapped
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with, sources
 from statetrain.errors import CallbackError, ContractError
@@ -222,7 +222,7 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
         given.add(id(unwrapped(callback)))
         nth[name_of(callback)] += 1
         hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
-        contracts = contracts_of(callback, hooks, lifecycle)
+        contracts = contracts_of(callback, heard_hooks(callback, lifecycle))
         found += [
             Listener(callback, labels[place], hook, function, contracts[hook], place)
             for hook, function in hooks.items()
@@ -243,40 +243,28 @@ def labels_of(callbacks: Iterable[Callback]) -> list[str]:
     return labels
 
 
-def contracts_of(
-    callback: Callback, hooks: Iterable[str], lifecycle: Lifecycle | None = None
-) -> dict[str, Contract]:
+def contracts_of(callback: Callback, hooks: Mapping[str, str]) -> dict[str, Contract]:
     """What a callback declares for each of its hooks, and for its clean-ups.
 
     Args:
         callback: an instance.
-        hooks: their names, as a machine calls them.
-        lifecycle: in which states may be fused, so that hooks have other names than the callback
-            says.
+        hooks: by the hook that a state fires, the name under which the callback has it; see
+            `statetrain.callback.heard_hooks`.
 
     Raises:
         CallbackError: it declares something for a hook that it has not.
         ContractError: it declares that it writes what it must not.
     """
-    heard = (*hooks, DEFERRED)
+    heard = {**hooks, DEFERRED: DEFERRED}
     reads, writes = _declared(callback, "reads"), _declared(callback, "writes")
     if reads is None and writes is None:
         return dict.fromkeys(heard, Contract())
-    if lifecycle is not None:
-        reads, writes = (
-            (
-                {heard_as(hook, lifecycle): paths for hook, paths in kind.items()}
-                if isinstance(kind, dict)
-                else kind
-            )
-            for kind in (reads, writes)
-        )
-    lone = len(heard) <= 2
+    lone = len(set(heard.values())) <= 2
     out = {}
-    for hook in heard:
+    for hook, written in heard.items():
         exact = lone or (isinstance(reads, dict | None) and isinstance(writes, dict | None))
         own = [
-            kind.get(hook, frozenset()) if isinstance(kind, dict) else kind
+            kind.get(written, frozenset()) if isinstance(kind, dict) else kind
             for kind in (reads, writes)
         ]
         _check_permitted(callback, hook, own[1] or ())

@@ -10,7 +10,7 @@ from statetrain.diagram.picture import Arrow, Change, Kind, Picture, events_of, 
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 
-# States of training that serve the others; loop heads are anchors
+# Roles of states of training that serve the others; loop heads are anchors
 _SERVING = frozenset(("draw", "record", "counted"))
 
 _STRENGTH: tuple[Kind, ...] = ("hot", "main", "failure", "plain", "event")
@@ -102,7 +102,8 @@ def outlined(shown: Picture) -> Picture:
 
 def _serves(shown: Picture, name: str) -> bool:
     """Whether a state is not one of those that everyone knows."""
-    return name not in shown.scopes and (shown.life.state(name).anchor or name in _SERVING)
+    state = shown.life.state(name)
+    return name not in shown.scopes and (state.anchor or state.role in _SERVING)
 
 
 def _is_aside(shown: Picture, scope: str) -> bool:

@@ -54,6 +54,16 @@ def _names(life: Lifecycle) -> None:
                 f"{life.name}: state {state.name!r} is no identifier, and hooks are named after"
                 " states; write it like 'next_batch'"
             )
+        if not isinstance(state.role, str) or not state.role.isidentifier():
+            raise LifecycleError(
+                f"{life.name}: state {state.name!r} has the role {state.role!r}, which is not an"
+                " identifier; a role is named like a state, such as 'step'"
+            )
+        if state.role in _RESERVED:
+            raise LifecycleError(
+                f"{life.name}: state {state.name!r} has the role {state.role!r}, which belongs to"
+                " the state that every lifecycle has; choose another role"
+            )
         if state.name in _RESERVED:
             raise LifecycleError(
                 f"{life.name}: state {state.name!r} is in every lifecycle already; lead arrows to"

@@ -16,9 +16,9 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
 
     Args:
         life: any lifecycle.
-        prefix: what is put before, such as "pretrain_". The hooks follow: `on_exit_pretrain_epoch`.
-            A callback that listens to `step` has nothing to listen to, which is an error until a
-            lifecycle with that state is joined.
+        prefix: what is put before, such as "pretrain_". The hooks follow:
+            `on_exit_pretrain_epoch`. Roles stay, so a callback that listens to `step` hears
+            `pretrain_step`.
     """
 
     def renamed(name: str) -> str:
@@ -37,7 +37,7 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
             for arrow in life.transitions
         ],
         renamed(life.initial),
-        frozenset(map(renamed, life.also)),
+        life.also | frozenset(map(renamed, life.also)),
     )
 
 

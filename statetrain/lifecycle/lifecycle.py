@@ -78,6 +78,8 @@ class State:
 
     Args:
         name: an identifier; the hooks are `on_enter_<name>` and `on_exit_<name>`.
+        role: what the state is, whatever a phase or an evaluation calls it; its own name unless
+            given. Callbacks that listen to a role hear every state that has it.
         action: the work of the state, a function of the context. None for a state that only decides
             or groups.
         within: the scope that it lies in; None for the outside.
@@ -99,6 +101,11 @@ class State:
     mode: Mode | None = field(default=None, kw_only=True)
     close: Work | None = field(default=None, kw_only=True)
     reopen: Work | None = field(default=None, kw_only=True)
+    role: str = field(kw_only=True)
+
+    @role.default
+    def _own_name(self) -> str:
+        return self.name
 
     def __str__(self) -> str:
         return self.name
@@ -182,6 +189,11 @@ class Lifecycle:
         return tuple(state.name for state in self.states)
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of all states, in order, each once."""
+        return tuple(dict.fromkeys(state.role for state in self.states))
+
+    @property
     def start(self) -> Transition:
         """The arrow from nowhere into the initial state."""
         return Transition(START, self.initial)
@@ -197,6 +209,18 @@ class Lifecycle:
                 return state
         raise LifecycleError(f"{self.name}: no state {name!r}{did_you_mean(name, self.names)}")
 
+    def role(self, name: str) -> str:
+        """The role of the state of that name; those that no table declares have their names as roles.
+
+        Raises:
+            LifecycleError: there is no such state.
+        """
+        return name if name in (FAILED, START) else self.state(name).role
+
+    def by_role(self, *roles: str) -> tuple[State, ...]:
+        """The states that have one of these roles, in order: those of all phases and evaluations."""
+        return tuple(state for state in self.states if state.role in roles)
+
     def path(self, name: str) -> tuple[str, ...]:
         """The scopes around a state, outermost first, and the state itself."""
         if name in (FAILED, START):
@@ -205,6 +229,10 @@ class Lifecycle:
         while (scope := self.state(path[0]).within) is not None:
             path.insert(0, scope)
         return tuple(path)
+
+    def lies_in(self, name: str, *roles: str) -> bool:
+        """Whether a state, or a scope around it, has one of these roles."""
+        return any(self.role(part) in roles for part in self.path(name))
 
     def inside(self, scope: str) -> tuple[str, ...]:
         """The names of the states within a scope, at any depth."""

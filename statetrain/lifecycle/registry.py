@@ -114,7 +114,7 @@ def _written(life: Lifecycle, what: str, row: State | Transition) -> dict[str, A
         return {
             f.name: identify(value) if f.name == "event" else _plain(value)
             for f, value in values
-            if value != f.default
+            if value != (row.name if f.name == "role" else f.default)  # type: ignore[union-attr]
         }
     except ValueError as error:
         raise LifecycleError(f"{life.name}: {what} cannot be written down: {error}") from None
@@ -207,6 +207,7 @@ _STATE: tuple[_Types, _Types] = (
         "mode": dict,
         "close": dict,
         "reopen": dict,
+        "role": str,
     },
 )
 _TRANSITION: tuple[_Types, _Types] = (

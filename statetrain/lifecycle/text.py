@@ -171,6 +171,7 @@ def _notes(life: Lifecycle, state: State) -> str:
         "initial" if state.name == life.initial else "",
         "anchor" if state.anchor else "",
         "final" if state.final else "",
+        f"role {state.role}" if state.role != state.name else "",
         f"mode {plain(label_of(state.mode))}" if state.mode is not None else "",
         f"in the end: {plain(label_of(state.close))}" if state.close is not None else "",
     )

@@ -183,10 +183,15 @@ def _time(trace: Trace) -> str:
         if trace.dropped
         else ""
     )
-    waiting = sum(
-        seconds.get(name, 0.0) for name in seconds if name == "draw" or name.endswith("_draw")
-    )
+    waiting = sum(seconds.get(name, 0.0) for name in _drawing(trace))
     return f"<p>{waiting / total:.1%} of it was waiting for data.</p>{some}{bars(rows)}"
+
+
+def _drawing(trace: Trace) -> list[str]:
+    """The states in which batches are drawn."""
+    roles = ("draw", "valid_draw", "predict_draw")
+    life = trace.lifecycle
+    return [] if life is None else [state.name for state in life.by_role(*roles)]
 
 
 def _decisions(trace: Trace) -> str:

@@ -89,7 +89,7 @@ def computing(life: Lifecycle, function: Callable[[Any], Any]) -> Lifecycle:
 
 def computing_in(life: Lifecycle, scope: str, function: Callable[[Any], Any]) -> Lifecycle:
     """A lifecycle with a user's function in place of the model and the loss of an evaluation."""
-    state = State(f"{scope}_compute", Compute(function, training=False))
+    state = State(f"{scope}_compute", Compute(function, training=False), role="valid_compute")
     life = life.insert(state, between=(f"{scope}_batch", f"{scope}_pred"))
     return life.without(f"{scope}_pred", f"{scope}_loss")
 

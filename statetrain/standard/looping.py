@@ -29,12 +29,14 @@ def loop(name: str, within: str | None, after: str, stop: Transition) -> list[Pa
         stop: the arrow that ends it early.
     """
     head, draw, batch = f"next_{name}_batch", f"{name}_draw", f"{name}_batch"
+    role = _role(name)
+    drawing = do.evaluation_draw if _has_own_data(name) else do.valid_draw
     return [
         _scope(name, within),
-        State(head, within=name, anchor=True),
-        State(draw, do.evaluation_draw if _has_own_data(name) else do.valid_draw, name),
-        State(batch, do.open_valid_batch, name, close=do.close_batch),
-        State(f"{name}_pred", do.pred, batch),
+        State(head, within=name, anchor=True, role=f"next_{role}_batch"),
+        State(draw, drawing, name, role=f"{role}_draw"),
+        State(batch, do.open_valid_batch, name, close=do.close_batch, role=f"{role}_batch"),
+        State(f"{name}_pred", do.pred, batch, role=f"{role}_pred"),
         Transition(name, head),
         stop,
         Transition(head, draw),
@@ -50,6 +52,11 @@ def _has_own_data(name: str) -> bool:
     return name not in ("valid", "predict")
 
 
+def _role(name: str) -> str:
+    """The role of a scope: every evaluation is a validation on other data."""
+    return "valid" if _has_own_data(name) else name
+
+
 def _scope(name: str, within: str | None) -> State:
     if _has_own_data(name):
         return State(
@@ -59,6 +66,7 @@ def _scope(name: str, within: str | None) -> State:
             mode=Evaluating(name),
             close=do.close_valid,
             reopen=do.ReopenEvaluation(name),
+            role=_role(name),
         )
     return State(
         name,
@@ -79,7 +87,7 @@ def evaluating(name: str, within: str | None, stop: Transition) -> list[Part]:
     """States and arrows of a validation, or of an evaluation: `loop` with the loss."""
     return [
         *loop(name, within, "record", stop),
-        State(f"{name}_loss", do.valid_loss, f"{name}_batch"),
+        State(f"{name}_loss", do.valid_loss, f"{name}_batch", role="valid_loss"),
         Transition(f"{name}_pred", f"{name}_loss"),
         Transition(f"{name}_loss", f"next_{name}_batch"),
         Transition(name, "record", effect=drop(name), event=SkipEpoch),

@@ -147,7 +147,7 @@ def standard() -> Lifecycle:
 def toy_run(lifecycle: Lifecycle, callbacks: tuple[Callback, ...]) -> Run:
     """The toy problem with a lifecycle, not started; each reading of its clock adds a second."""
     toy = toy_problem(batches=3, batch_size=4)
-    valid = {} if "valid" in lifecycle.names else {"valid": None}
+    valid = {} if lifecycle.by_role("valid") else {"valid": None}
     return toy.fit(
         lifecycle=lifecycle,
         callbacks=callbacks,

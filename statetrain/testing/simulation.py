@@ -247,13 +247,14 @@ class _Watch(Callback):
 
 def _rare_states(lifecycle: Lifecycle) -> list[str]:
     """The states that a run does not go through in every batch."""
-    batches = {"batch", "valid_batch", "predict_batch"}
+    drawing = ("draw", "valid_draw", "predict_draw")
+    batches = ("batch", "valid_batch", "predict_batch")
     return [
-        name
-        for name in lifecycle.names
-        if not name.startswith("next_")
-        and not name.endswith("draw")
-        and batches.isdisjoint(lifecycle.path(name))
+        state.name
+        for state in lifecycle.states
+        if not state.anchor
+        and state.role not in drawing
+        and not lifecycle.lies_in(state.name, *batches)
     ]
 
 

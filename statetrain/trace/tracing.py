@@ -88,10 +88,11 @@ class Tracing(Callback):
         self._counters, self._times = counters or file is not None, times or file is not None
         self._given = values
         self._host_only = values is None  # no number is waited for that nobody asked for
-        self._values: dict[str, tuple[str, ...]] = _paths(
+        self._asked: dict[str, tuple[str, ...]] = _paths(
             values if values is not None else _LOSS if file is not None else {}
         )
-        self._detailed = bool(self._counters or self._times or answers or self._values)
+        self._values: dict[str, tuple[str, ...]] = {}  # the same, by the names of states
+        self._detailed = bool(self._counters or self._times or answers or self._asked)
         self._tape = Tape(last)
         self._full = 2 * last if last is not None else 1 << 62
         self._ctx: Any = None
@@ -104,13 +105,16 @@ class Tracing(Callback):
         self._counts_with = False  # whether the context has the counters
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Refuses values of states that are not there."""
+        """Looks up the states, by name or by role, whose values are asked for."""
         for state in self._given or ():
-            if state not in lifecycle.names:
+            if state not in (*lifecycle.names, *lifecycle.roles):
                 raise ConfigError(
                     f"Tracing: values of {state!r}: no such state in lifecycle"
                     f" {lifecycle.name!r}{did_you_mean(state, lifecycle.names)}"
                 )
+        for one in lifecycle.states:
+            if paths := self._asked.get(one.name) or self._asked.get(one.role):
+                self._values[one.name] = paths
 
     def check_context(self, ctx: Context) -> None:
         """Refuses a file that cannot be written."""

@@ -26,9 +26,10 @@ def advice(ctx: Context, error: BaseException) -> str:
         or "out of memory" in words.lower()
     ):
         return _memory(ctx)
-    drawing = {"draw": "train", "valid_draw": "valid", "predict_draw": "valid"}.get(ctx.state or "")
-    if drawing is None:
+    if ctx.role not in ("draw", "valid_draw", "predict_draw"):
         return ""
+    scope = ctx.machine.lifecycle.state(ctx.scope("valid") or ctx.scope("predict") or ctx.state)
+    drawing = getattr(scope.mode, "set", "train")
     if "DataLoader worker" in words and (
         "exited unexpectedly" in words or "is killed by signal" in words
     ):

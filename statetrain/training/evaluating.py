@@ -146,11 +146,7 @@ def context_for(
         accelerator = _accelerator_of(None, module, device)
         ctx = _context_for(None, module, accelerator, [batch], input, target, pred, None, counted)
         machine = capturing(Machine(prediction(), (reader,)), accelerator.unwrap(module))
-    last = next(
-        name
-        for name in ("valid_compute", "valid_loss", "predict_pred")
-        if name in machine.lifecycle.names
-    )
+    last = machine.lifecycle.by_role("valid_compute", "valid_loss", "predict_pred")[0].name
     ctx.started = ctx.clock()
     with machine.steps(ctx) as steps:
         steps.until(last)
@@ -175,9 +171,10 @@ def _evaluating(
     module = _looking(run, model)
     accelerator = _accelerator_of(run, module, device)
     compute = None
-    if run is not None and loss is None and "valid_compute" in run.lifecycle.names:
+    computed = run.lifecycle.by_role("valid_compute") if run is not None and loss is None else ()
+    if computed:
         # It is a Compute
-        compute = plain(run.lifecycle.state("valid_compute").action.function)  # type: ignore[union-attr]
+        compute = plain(computed[0].action.function)  # type: ignore[union-attr]
     known = unbound(run.ctx.loss_fns) if run is not None and loss is None else {}
     losses: dict[str, Loss] = (
         known

@@ -264,7 +264,7 @@ def fit(
         )
     else:
         _refuse_options(lifecycle, {**options, "validate": validate, "min_epochs": least or None})
-        if loaders.valid is None and "valid" in lifecycle.names:
+        if loaders.valid is None and "valid" in _evaluated(lifecycle):
             raise ConfigError(
                 f"lifecycle {lifecycle.name!r} has a state 'valid', but there is no validation"
                 " data; give valid=, or use life.without('valid')"
@@ -589,11 +589,7 @@ def _for_validation(options: Mapping[str, Any] | None, data: Any) -> dict[str, A
 
 def _check_evaluations(lifecycle: Lifecycle, names: list[str]) -> None:
     """A lifecycle that was made by the user has the scopes of all evaluations, and no others."""
-    there = [
-        state.name
-        for state in lifecycle.states
-        if isinstance(state.mode, Evaluating) and state.name != "valid"
-    ]
+    there = [name for name in _evaluated(lifecycle) if name != "valid"]
     if missing := [name for name in names if name not in there]:
         raise ConfigError(
             f"lifecycle {lifecycle.name!r} has no evaluation {missing[0]!r}; make it with"
@@ -604,6 +600,12 @@ def _check_evaluations(lifecycle: Lifecycle, names: list[str]) -> None:
             f"lifecycle {lifecycle.name!r} evaluates {extra[0]!r}, but there is no data for it;"
             f" give evaluations=[Evaluation({extra[0]!r}, data)]"
         )
+
+
+def _evaluated(lifecycle: Lifecycle) -> list[str]:
+    """The sets that a lifecycle evaluates: "valid", and the names of evaluations."""
+    modes = [state.mode for state in lifecycle.states]
+    return list(dict.fromkeys(mode.set for mode in modes if isinstance(mode, Evaluating)))
 
 
 def _check_losses(losses: Mapping[str, Any], lifecycle: Lifecycle) -> None:
@@ -635,7 +637,7 @@ def _check_turns(optimizers: Mapping[str, Any], lifecycle: Lifecycle) -> None:
     own = own or any(isinstance(part, Compute) for part in parts)
     if (
         len(optimizers) > 1
-        and ("step" in lifecycle.names or update_of(lifecycle) is not None)
+        and (lifecycle.by_role("step") or update_of(lifecycle) is not None)
         and actions.select_next not in parts
         and not own
     ):

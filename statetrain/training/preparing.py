@@ -141,7 +141,7 @@ def optimizers_of(
 ) -> dict[str, Optimizer]:
     """The optimizers by name, made from their classes if those were given."""
     if given is None:
-        if lifecycle is not None and "step" not in lifecycle.names and update_of(lifecycle) is None:
+        if lifecycle is not None and not lifecycle.by_role("step") and update_of(lifecycle) is None:
             return {}
         raise ConfigError(
             "fit needs an optimizer; give optimizer=torch.optim.Adam, opt_hparams={'lr': 1e-3}, or"
