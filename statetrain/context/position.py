@@ -97,8 +97,8 @@ class Position:
     def scope(self, role: str) -> str | None:
         """The name of the innermost open state that has a role; None if none is open.
 
-            ctx.scope("valid")      # "valid", or "test" in an evaluation of that name
-            ctx.scope("fit")        # "pretrain_fit" in a phase with that prefix
+        ctx.scope("valid")      # "valid", or "test" in an evaluation of that name
+        ctx.scope("fit")        # "pretrain_fit" in a phase with that prefix
         """
         if self.state is None:
             return None

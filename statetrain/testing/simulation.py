@@ -218,7 +218,7 @@ class _Watch(Callback):
     def _looking(self, lifecycle: Lifecycle, due: Mapping[str, Guard]) -> Callable[[Context], None]:
         """The hook that notes what is due at an anchor."""
         between = {
-            state.name for state in lifecycle.states if "epoch" not in lifecycle.path(state.name)
+            state.name for state in lifecycle.states if not lifecycle.lies_in(state.name, "epoch")
         }
         tests = [
             (word, guard.bind(word), guard.marks(word), _counts_epochs(guard))
