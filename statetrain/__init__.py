@@ -133,7 +133,7 @@ if TYPE_CHECKING:
     from statetrain.training.saving import save as save
     from statetrain.training.saving import save_weights as save_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives. A name is loaded when it is first used, so that what needs no torch
 # loads none.

@@ -1,0 +1,240 @@
+"""How the site is built: `make site` writes it to build/site.
+
+The pages link to files outside of this folder (`../examples/digits.py`, `../diagrams/gan.svg`), so that they can be read in a
+checkout as they are. On the site an example is a page of its own, a picture is copied, and other files are linked to.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import statetrain  # noqa: E402  # from this checkout
+
+project = "statetrain"
+author = "The statetrain developers"
+copyright = "The statetrain developers, MIT licence"  # noqa: A001  # the name that Sphinx reads
+version = release = statetrain.__version__
+repository = "https://github.com/statetrain/statetrain"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+default_role = "code"  # docstrings mark names with single backticks
+suppress_warnings = ["misc.highlighting_failure"]  # excerpts of output are shown as code
+
+autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+add_module_names = False
+python_maximum_signature_line_length = 88
+
+html_theme = "pydata_sphinx_theme"
+html_title = "statetrain"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_sidebars = {"index": [], "tutorial": [], "gallery": [], "examples/*": []}
+html_theme_options = {
+    "github_url": repository,
+    "navbar_align": "left",
+    "header_links_before_dropdown": 7,
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+# The pages of the API: title, what it is about, names.
+API: dict[str, tuple[str, str, str]] = {
+    "training": (
+        "Training",
+        "Fit a model, evaluate it, predict with it, and the run that `fit` returns.",
+        "fit evaluate predict context_for Run Context History Accelerator Evaluation lr_find LRFinder"
+        " MixedPrecision mixed_precision RollBack",
+    ),
+    "lifecycle": (
+        "Lifecycles",
+        "The table as a value: states, transitions, the standard lifecycles and their edits.",
+        "Lifecycle State Transition supervised evaluation prediction diff access Access to_machine"
+        " actions",
+    ),
+    "guards": (
+        "Guards",
+        "Named conditions on arrows. They combine with `|`, `&` and `~`.",
+        "Guard guard Every Once MaxSteps MinEpochs TimeLimit Deadline stop_requested EarlyStopping"
+        " Threshold InvalidValue Warmup NumberLimit Never GL UP PQ NonFinite Spike",
+    ),
+    "callbacks": (
+        "Callbacks",
+        "What observes a run, and what changes it where it declares so.",
+        "Callback on only_if throttle Progress Log GradientClip LRScheduler Schedule EMA KeepBest"
+        " Mixup Mixed mixup_loss CollectGarbage Profile SanityCheck Watch",
+    ),
+    "losses": (
+        "Losses, metrics, schedules",
+        "Losses and metrics whose arguments are read by keys, and values that change over a run.",
+        "Loss Losses LossState Metric keys schedules",
+    ),
+    "logging": (
+        "Logging",
+        "Where the numbers, pictures and texts of a run go.",
+        "Logger Backend TensorBoard WandB MLflow CSVLogger JSONLines Summaries Histograms"
+        " HyperParameters LearningRate Records Value Image Audio Figure File Histogram Text Settings",
+    ),
+    "saving": (
+        "Saving and resuming",
+        "Checkpoints of a run, weights of a model, and how to load them.",
+        "Checkpoint SaveWeights save load SavedRun load_checkpoint save_weights load_weights",
+    ),
+    "machine": (
+        "Machines and traces",
+        "What walks a lifecycle, one transition at a time or at full speed, and what it recorded.",
+        "Machine Position Steps Breakpoint Trace Tracing",
+    ),
+    "testing": (
+        "Testing",
+        "The kit for tests of lifecycles, guards and callbacks: `from statetrain.testing import walk`.",
+        "testing",
+    ),
+    "errors": (
+        "Events, outcomes, errors",
+        "How a run leaves the ordinary way, how it ended, and what can go wrong.",
+        "Event SkipBatch SkipEpoch StopFit Outcome Completed Stopped Interrupted Failed"
+        " StatetrainError ConfigError ContractError LifecycleError CallbackError GuardError DataError"
+        " LossError NonFiniteLoss LossSpike MachineError CheckpointError TraceError",
+    ),
+}
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Written when the site is built, and ignored by git.
+EXAMPLE_PAGES = ROOT / "docs" / "examples"
+API_PAGES = ROOT / "docs" / "api"
+_OUTSIDE = re.compile(r"(\]\(|(?:src|srcset|href)=\")((?:\.\./)+)([^)\"\s]+)")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx before the pages are read."""
+    write_pages(API_PAGES, {page: api_page(*about) for page, about in API.items()}, api_index())
+    write_pages(EXAMPLE_PAGES, {path.stem: page_of(path) for path in EXAMPLES}, "# Scripts")
+    app.connect("source-read", redirect_links)
+
+
+def write_pages(folder: Path, pages: dict[str, str], title: str) -> None:
+    """Writes pages of Markdown into a folder of their own, and an index that leads to them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    pages = {**pages, "index": "\n".join([title, "", "```{toctree}", ":hidden:", "", *pages, "```", ""])}
+    for name, text in pages.items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def api_page(title: str, about: str, names: str) -> str:
+    """A page of the API: each name with its signature and its docstring."""
+    parts = [f"# {title}\n\n{about}\n"]
+    for name in names.split():
+        value = getattr(statetrain, name)
+        where = f"statetrain.{name}"
+        if inspect.ismodule(value):
+            kind, where = "automodule", value.__name__
+        elif inspect.isclass(value):
+            kind = "autoclass"
+        elif inspect.isfunction(value):
+            kind = "autofunction"
+        else:
+            kind = "autodata"
+        imported = "   :imported-members:\n" if name == "testing" else ""
+        parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {kind}:: {where}\n{imported}```\n")
+    return "\n".join(parts)
+
+
+def api_index() -> str:
+    """The table of all public names."""
+    rows = [
+        f"| [{title}]({page}.md) | {', '.join(f'[`{n}`]({page}.md#{n.lower()})' for n in names.split())} |"
+        for page, (title, _, names) in API.items()
+    ]
+    about = "Every public name, as `st.<name>` after `import statetrain as st`."
+    return "\n".join(["# API", "", about, "", "| page | names |", "| --- | --- |", *rows])
+
+
+def redirect_links(app: Sphinx, page: str, source: list[str]) -> None:
+    """Redirects links that leave docs/, and fills in the gallery."""
+    depth = page.count("/")
+    if page == "gallery":
+        source[0] += "\n".join(["", "::::{grid} 1 2 3 3", "", *map(card, EXAMPLES), "::::", ""])
+
+    def redirect(match: re.Match[str]) -> str:
+        opening, up, target = match.groups()
+        if up.count("../") <= depth or target.endswith(".svg"):
+            return match[0]
+        if target.startswith("examples/") and target.endswith(".py"):
+            return f"{opening}{'../' * depth}{target.removesuffix('.py')}.md"
+        return f"{opening}{repository}/blob/main/{target}"
+
+    source[0] = _OUTSIDE.sub(redirect, source[0])
+
+
+def story(example: Path) -> tuple[str, str]:
+    """The title of an example, and what its docstring says after that."""
+    text = ast.get_docstring(ast.parse(example.read_text(encoding="utf-8"))) or ""
+    title, _, rest = text.partition("\n")
+    return title.rstrip(".:"), rest.strip()
+
+
+def picture_of(example: Path) -> str:
+    """The picture of the lifecycle that an example walks, from docs/ on."""
+    own = ROOT / "docs" / "gallery" / f"{example.stem}.svg"
+    return f"gallery/{own.name}" if own.exists() else "../diagrams/supervised-outline.svg"
+
+
+def card(example: Path) -> str:
+    """An example in the gallery: its picture, and what it is about."""
+    title, _ = story(example)
+    name, _, about = title.partition(": ")
+    lines = [
+        f":::{{grid-item-card}} {name}",
+        f":link: examples/{example.stem}",
+        ":link-type: doc",
+        f":img-top: {picture_of(example)}",
+        about or name,
+        ":::",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def page_of(example: Path) -> str:
+    """An example as a page: its story, the picture of its lifecycle, the whole script."""
+    title, rest = story(example)
+    rest = re.sub(r"(?m)^    (python .*)$", r"```sh\n\1\n```", rest)
+    source = example.read_text(encoding="utf-8")
+    code = source[source.index('"""', 3) + 3 :].strip()
+    picture = f"![the lifecycle that it walks](../{picture_of(example)})"
+    return f"# {title}\n\n{rest}\n\n{picture}\n\n```python\n{code}\n```\n"
+
+
