@@ -11,6 +11,7 @@ import inspect
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -69,94 +70,53 @@ html_theme_options = {
     "footer_end": [],
 }
 
-# The pages of the API: title, what it is about, names.
-API: dict[str, tuple[str, str, str]] = {
-    "training": (
-        "Training",
-        "Fit a model, evaluate it, predict with it, and the run that `fit` returns.",
-        "fit evaluate predict context_for Run Context History Accelerator Evaluation lr_find LRFinder"
-        " MixedPrecision mixed_precision RollBack",
-    ),
-    "lifecycle": (
-        "Lifecycles",
-        "The table as a value: states, transitions, the standard lifecycles and their edits.",
-        "Lifecycle State Transition supervised evaluation prediction diff access Access to_machine"
-        " actions",
-    ),
-    "guards": (
-        "Guards",
-        "Named conditions on arrows. They combine with `|`, `&` and `~`.",
-        "Guard guard Every Once MaxSteps MinEpochs TimeLimit Deadline stop_requested EarlyStopping"
-        " Threshold InvalidValue Warmup NumberLimit Never GL UP PQ NonFinite Spike",
-    ),
-    "callbacks": (
-        "Callbacks",
-        "What observes a run, and what changes it where it declares so.",
-        "Callback on only_if throttle Progress Log GradientClip LRScheduler Schedule EMA KeepBest"
-        " Mixup Mixed mixup_loss CollectGarbage Profile SanityCheck Watch",
-    ),
-    "losses": (
-        "Losses, metrics, schedules",
-        "Losses and metrics whose arguments are read by keys, and values that change over a run.",
-        "Loss Losses LossState Metric keys schedules",
-    ),
-    "logging": (
-        "Logging",
-        "Where the numbers, pictures and texts of a run go.",
-        "Logger Backend TensorBoard WandB MLflow CSVLogger JSONLines Summaries Histograms"
-        " HyperParameters LearningRate Records Value Image Audio Figure File Histogram Text Settings",
-    ),
-    "saving": (
-        "Saving and resuming",
-        "Checkpoints of a run, weights of a model, and how to load them.",
-        "Checkpoint SaveWeights save load SavedRun load_checkpoint save_weights load_weights",
-    ),
-    "machine": (
-        "Machines and traces",
-        "What walks a lifecycle, one transition at a time or at full speed, and what it recorded.",
-        "Machine Position Steps Breakpoint Trace Tracing",
-    ),
-    "testing": (
-        "Testing",
-        "The kit for tests of lifecycles, guards and callbacks: `from statetrain.testing import walk`.",
-        "testing",
-    ),
-    "errors": (
-        "Events, outcomes, errors",
-        "How a run leaves the ordinary way, how it ended, and what can go wrong.",
-        "Event SkipBatch SkipEpoch StopFit Outcome Completed Stopped Interrupted Failed"
-        " StatetrainError ConfigError ContractError LifecycleError CallbackError GuardError DataError"
-        " LossError NonFiniteLoss LossSpike MachineError CheckpointError TraceError",
-    ),
-}
-
+API = tomllib.loads((ROOT / "docs" / "api.toml").read_text(encoding="utf-8"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # Written when the site is built, and ignored by git.
 EXAMPLE_PAGES = ROOT / "docs" / "examples"
 API_PAGES = ROOT / "docs" / "api"
+_SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:")
 _OUTSIDE = re.compile(r"(\]\(|(?:src|srcset|href)=\")((?:\.\./)+)([^)\"\s]+)")
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx before the pages are read."""
-    write_pages(API_PAGES, {page: api_page(*about) for page, about in API.items()}, api_index())
+    write_pages(API_PAGES, {page: api_page(**about) for page, about in API.items()}, api_index())
     write_pages(EXAMPLE_PAGES, {path.stem: page_of(path) for path in EXAMPLES}, "# Scripts")
     app.connect("source-read", redirect_links)
+    app.connect("autodoc-process-docstring", mark_code, priority=100)  # before Google's sections
+
+
+def mark_code(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Marks indented blocks of a docstring as code, as readers of the source take them."""
+    marked: list[str] = []
+    section = block = False
+    for line in lines:
+        if line and not line.startswith(" "):
+            section, block = line in _SECTIONS, False
+        elif line.startswith("    ") and not section and not block and marked and not marked[-1]:
+            block = True
+            marked += [".. code-block:: python", ""]
+        marked.append(line)
+    lines[:] = marked
 
 
 def write_pages(folder: Path, pages: dict[str, str], title: str) -> None:
     """Writes pages of Markdown into a folder of their own, and an index that leads to them."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    pages = {**pages, "index": "\n".join([title, "", "```{toctree}", ":hidden:", "", *pages, "```", ""])}
+    pages = {
+        **pages,
+        "index": "\n".join([title, "", "```{toctree}", ":hidden:", "", *pages, "```", ""]),
+    }
     for name, text in pages.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
-def api_page(title: str, about: str, names: str) -> str:
+def api_page(title: str, about: str, names: list[str]) -> str:
     """A page of the API: each name with its signature and its docstring."""
     parts = [f"# {title}\n\n{about}\n"]
-    for name in names.split():
+    for name in names:
         value = getattr(statetrain, name)
         where = f"statetrain.{name}"
         if inspect.ismodule(value):
@@ -174,10 +134,10 @@ def api_page(title: str, about: str, names: str) -> str:
 
 def api_index() -> str:
     """The table of all public names."""
-    rows = [
-        f"| [{title}]({page}.md) | {', '.join(f'[`{n}`]({page}.md#{n.lower()})' for n in names.split())} |"
-        for page, (title, _, names) in API.items()
-    ]
+    rows = []
+    for page, part in API.items():
+        links = ", ".join(f"[`{name}`]({page}.md#{name.lower()})" for name in part["names"])
+        rows.append(f"| [{part['title']}]({page}.md) | {links} |")
     about = "Every public name, as `st.<name>` after `import statetrain as st`."
     return "\n".join(["# API", "", about, "", "| page | names |", "| --- | --- |", *rows])
 
@@ -236,5 +196,3 @@ def page_of(example: Path) -> str:
     code = source[source.index('"""', 3) + 3 :].strip()
     picture = f"![the lifecycle that it walks](../{picture_of(example)})"
     return f"# {title}\n\n{rest}\n\n{picture}\n\n```python\n{code}\n```\n"
-
-

@@ -74,8 +74,6 @@ GUIDES = [page for page in PAGES if not page.name.startswith("coming-from-")]
 
 
 def test_every_public_name_is_in_a_guide() -> None:
-    """Who reads the README and the pages meets each name that the package exports, and the README leads to each page."""
+    """The README and the pages mention each name that the package exports."""
     words = set(re.findall(r"\w+", " ".join(page.read_text(encoding="utf-8") for page in GUIDES)))
     assert set(statetrain.__all__) - words == {"__version__"}
-    linked = re.findall(r"\]\(docs/([\w-]+\.md)\)", PAGES[0].read_text(encoding="utf-8"))
-    assert sorted(linked) == [page.name for page in PAGES[1:]]

@@ -47,8 +47,7 @@ def walk(
 
     Returns:
         The trace. It ends in a final state, or in `failed`: by an arrow that leads there, or by an
-            exception (not an
-        `Event`) that no arrow takes.
+        exception (not an `Event`) that no arrow takes.
 
     Raises:
         LifecycleError: a label or a state is unknown, no open scope takes an event, or the limit

@@ -139,8 +139,8 @@ def fit(
             `update`, `compute` and `reset`; one, several, or by name; by keys with `Metric`. They
             become columns `train_<name>` and `valid_<name>`.
         train_metrics, valid_metrics: the same, for one of the sets alone.
-        stop, non_finite, check_gradients, spike, check, accumulate, max_steps, compute,
-            valid_compute: see `supervised`.
+        stop, non_finite, check_gradients, spike, check: see `supervised`.
+        accumulate, max_steps, compute, valid_compute: likewise.
         validate: when to validate; None is at the end of every epoch.
         evaluations: other data to look at, each with a name, metrics and times of its own.
         precision: "bf16" or "fp16", or a `MixedPrecision`; None computes in the types that the
