@@ -56,7 +56,7 @@ class Callback:
 
     - `on_enter_<state>`: the state has become the current one; its action comes next.
     - `on_exit_<state>`: the state is being left, innermost first; what belongs to it is still
-        there.
+      there.
 
     `<state>` is a role or a name. By a role, a hook hears every state that has it: `on_enter_step`
     hears the step of each phase, `on_exit_valid` the validation and every evaluation with a name of
@@ -66,9 +66,10 @@ class Callback:
     `ctx.scope("valid")` which evaluation is open.
 
     Others belong to no state:
+
     - `on_enter_failed`: an exception ended the run; `ctx.error` is set. It may not raise another.
     - `on_transition`: every arrow, after its effect and before anything is entered;
-        `ctx.transition` is the arrow.
+      `ctx.transition` is the arrow.
     - `on_anchor`: an anchor has been entered, after all enter hooks and before its action. All
       progress is in the context, so this is where runs are saved; it changes nothing there, and may
       not raise an event.

@@ -11,19 +11,19 @@ What `transitions` does in its own way, and what is done about it here:
 - States are named by their path, `"fit/epoch/train"`, on a class of states of our own, since the
   separator belongs to the class and the usual one, `_`, may be in a name.
 - It does not enter the initial state by itself. So the machine starts in `"[*]"`, and the first
-    `next` leads into it.
+  `next` leads into it.
 - It sets the state before it enters the scopes around it. `ctx.state` does not: it is published
-    before each call.
+  before each call.
 - It knows no work between leaving and entering. The arrow's effect is done before the first state
-    is entered.
+  is entered.
 - It takes a condition for met if it `== True`. Here a guard that answers anything but True or False
-    is an error.
+  is an error.
 - It logs every callback at level INFO. Here it does not. (What it says at DEBUG stays; its loggers
-    are its own.)
+  are its own.)
 - A trigger within a trigger would recurse, or, queued, be True whatever comes of it. Here it is an
-    error.
+  error.
 - It binds no trigger to a model that has a name of the kind already, and says so in the log. Here
-    it is an error.
+  it is an error.
 """
 
 from __future__ import annotations

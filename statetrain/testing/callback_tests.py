@@ -94,7 +94,7 @@ def callback_cases(
     Along each way, `case.check()` asserts that
 
     - no hook raises (events that steer may be raised where the machine allows it), and each returns
-        nothing;
+      nothing;
     - the run ends as it does without the callback;
     - the callback's `state_dict()` at anchors is plain data, and a fresh callback that takes it
       with `load_state_dict` goes on from there to the very same end: weights, history, records, its
