@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, field
 
-from statetrain.compute import keeping, seeding
+from statetrain.compute import keeping, keyed, seeding
 from statetrain.data.placing import pinned
 from statetrain.errors import ConfigError
 
@@ -219,7 +219,7 @@ class Accelerator:
 
     def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
         """Says to a loader that draws by key where its next iteration is to begin; False if it does not draw by key."""
-        order = seeding.order_of(data)
+        order = keyed.order_of(data)
         if order is None:
             return False
         order.begin(turn, start)

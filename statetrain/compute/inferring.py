@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 from statetrain.data.datasets import Columns
+from statetrain.data.tensors import TensorLoader
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -61,6 +62,8 @@ def give_back(module: torch.nn.Module) -> None:
 def _makes_nothing_to_keep(data: Any) -> bool:
     """Whether drawing a batch runs no code but torch's, or runs it in other processes."""
     if type(data) in (list, tuple):
+        return True
+    if type(data) is TensorLoader:
         return True
     return type(data) is DataLoader and (
         data.num_workers > 0 or type(data.dataset) in (TensorDataset, Columns)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from statetrain.data.datasets import as_dataset
 from statetrain.data.sizes import length
+from statetrain.data.tensors import TensorLoader, takes_whole_batches
 from statetrain.errors import ConfigError
 
 _PATIENCE = 300  # seconds that a loader made here waits for its workers
@@ -75,7 +76,8 @@ def _loader(
     if chosen.get("num_workers"):
         chosen.setdefault("timeout", _PATIENCE)
     try:
-        return DataLoader(dataset, **chosen)
+        loader: DataLoader[Any] = DataLoader(dataset, **chosen)
+        return TensorLoader(dataset, **chosen) if takes_whole_batches(loader) else loader
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"dataloader_options do not make a DataLoader for {name}: {error}"

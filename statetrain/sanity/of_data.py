@@ -14,7 +14,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from statetrain.compute import seeding
+from statetrain.compute.keyed import KeyedDataset, KeyedOrder
 from statetrain.sanity.probe import Probe, floats
 
 
@@ -144,7 +144,7 @@ def _batches(data: Any) -> BatchSampler | None:
     sampler = None
     if isinstance(data, DataLoader):
         sampler = getattr(data, "batch_sampler", None)
-    if isinstance(sampler, seeding.KeyedOrder):
+    if isinstance(sampler, KeyedOrder):
         sampler = sampler.sampler
     if type(sampler) is BatchSampler:
         return sampler
@@ -159,7 +159,7 @@ def _sampler(data: Any) -> Any:
         sampler = data.sampler
     else:
         sampler = batches.sampler
-    if isinstance(sampler, seeding.KeyedOrder):
+    if isinstance(sampler, KeyedOrder):
         return sampler.sampler
     return sampler
 
@@ -170,7 +170,7 @@ def _samples(data: Any) -> tuple[Any, list[Any] | None] | None:
     if dataset is None or isinstance(dataset, IterableDataset):
         return None
     chosen: list[Any] | None = None
-    while isinstance(dataset, Subset | seeding.KeyedDataset):
+    while isinstance(dataset, Subset | KeyedDataset):
         if isinstance(dataset, Subset):
             if chosen is None:
                 chosen = list(dataset.indices)

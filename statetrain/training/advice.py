@@ -64,7 +64,7 @@ def _memory(ctx: Context) -> str:
 
 def _due(ctx: Context, name: str) -> str:
     """Which batch was due, and which samples, where the order is known by key."""
-    from statetrain.compute.seeding import order_of  # it needs torch, which a context does not
+    from statetrain.compute.keyed import order_of  # it needs torch, which a context does not
 
     position, turn = (ctx.iter, ctx.epoch) if name == "train" else (ctx.valid_iter, ctx.batches)
     order = order_of(data_of(ctx, name))

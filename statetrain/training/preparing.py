@@ -16,7 +16,8 @@ from statetrain.callback import Callback
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import reads_of
 from statetrain.compute.huggingface import adapt
-from statetrain.compute.seeding import aside, key, keyed
+from statetrain.compute.keyed import keyed
+from statetrain.compute.seeding import aside, key
 from statetrain.context.context import Context
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError

@@ -12,7 +12,7 @@ from attrs import define
 
 from statetrain.callback import unwrapped
 from statetrain.checkpoints.restoring import restore
-from statetrain.compute.seeding import caveat
+from statetrain.compute.keyed import caveat
 from statetrain.context.context import Context
 from statetrain.context.history import History, Row
 from statetrain.errors import CheckpointError, ConfigError, MachineError

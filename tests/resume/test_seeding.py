@@ -3,6 +3,7 @@
 import logging
 import pickle
 import random
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,8 @@ from torch.utils.data import (
 
 import statetrain as st
 from statetrain.compute import seeding
+from statetrain.compute.keyed import Keyed, KeyedDataset, order_of
+from statetrain.compute.keyed import keyed as make_keyed
 
 
 class Random(Dataset[Any]):
@@ -42,7 +45,7 @@ class Random(Dataset[Any]):
 
 
 def drawn(loader: Any, turn: int, start: int = 0) -> list[Any]:
-    seeding.order_of(loader).begin(turn, start)
+    order_of(loader).begin(turn, start)
     return [
         [part.tolist() if isinstance(part, torch.Tensor) else part for part in batch]
         for batch in loader
@@ -50,7 +53,7 @@ def drawn(loader: Any, turn: int, start: int = 0) -> list[Any]:
 
 
 def keyed(loader: Any, seed: int = 1) -> Any:
-    found, why = seeding.keyed(loader, seed, "train")
+    found, why = make_keyed(loader, seed, "train")
     assert why == ""
     return found
 
@@ -217,7 +220,7 @@ def test_a_sample_that_is_drawn_twice_is_augmented_twice() -> None:
 
 def test_the_order_is_a_permutation_and_not_always_the_same() -> None:
     """Over many epochs each sample comes first about as often as any other."""
-    order = seeding.order_of(keyed(DataLoader(Random(5), batch_size=5, shuffle=True)))
+    order = order_of(keyed(DataLoader(Random(5), batch_size=5, shuffle=True)))
     firsts = [order.order(turn)[0][0] for turn in range(500)]
     assert all(sorted(order.order(turn)[0]) == [0, 1, 2, 3, 4] for turn in range(5))
     assert all(70 < firsts.count(index) < 130 for index in range(5))
@@ -263,13 +266,142 @@ def test_what_the_loader_was_made_with_stays() -> None:
 def test_tensors_are_loaded_without_the_price_of_keys(wrap: Any) -> None:
     """A dataset that draws nothing gets its indices as they are."""
     loader = keyed(DataLoader(wrap(TensorDataset(torch.arange(6))), batch_size=2, shuffle=True))
-    assert not isinstance(loader.dataset, seeding.KeyedDataset)
+    assert not isinstance(loader.dataset, KeyedDataset)
     assert torch.equal(
         *(
             torch.cat([part for (part,) in one]).sort().values
             for one in (loader, DataLoader(loader.dataset))
         )
     )
+
+
+class Rarely(Dataset[Any]):
+    """One sample in five draws, each from another generator; it counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        draw = {2: lambda: float(torch.rand(())), 7: np.random.rand, 14: random.random}
+        value = draw.get(index % 15, lambda: 0.0)()
+        return index, value
+
+
+def by_hand(turn: int, index: int) -> float:
+    """What a sample of `Rarely` gives with all three generators seeded by its key."""
+    seeding.seed_all(seeding.key(1, "train", turn, index, 1))
+    return float(Rarely()[index][1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_generator_that_few_samples_use_is_seeded_for_them(workers: int) -> None:
+    """Values are those with all generators seeded for each sample, wherever the first use comes."""
+    dataset = Rarely()
+    loader = keyed(DataLoader(dataset, batch_size=4, shuffle=True, num_workers=workers))
+    for turn in (1, 2):
+        found = {i: v for batch in drawn(loader, turn) for i, v in zip(*batch, strict=True)}
+        assert found == {index: pytest.approx(by_hand(turn, index)) for index in range(30)}
+
+
+def test_samples_are_read_once_but_for_what_was_found_out() -> None:
+    """A dataset that draws nothing is read once a sample; one that draws, some samples more."""
+
+    class Plain(Rarely):
+        def __getitem__(self, index: int) -> Any:
+            self.reads += 1
+            return index, 0.0
+
+    plain, rare, always = Plain(), Rarely(), Random()
+    for dataset in (plain, rare, always):
+        drawn(keyed(DataLoader(dataset, batch_size=10)), 1)
+    assert plain.reads == 30
+    assert 30 < rare.reads <= 30 + 3 * 10  # at most the batches in which a generator was found
+
+
+def test_what_loading_raises_passes_through() -> None:
+    """After a second try, if it may have come of a number that was not drawn by key."""
+
+    class Failing(Rarely):
+        def __getitem__(self, index: int) -> Any:
+            self.reads += 1
+            if index == 3:
+                raise ValueError(f"sample 3: {random.random():.6f}")
+            return index
+
+    seeding.seed_all(seeding.key(1, "train", 1, 3, 1))
+    right = f"sample 3: {random.random():.6f}"
+    with pytest.raises(ValueError, match=right):
+        drawn(keyed(DataLoader(Failing(), batch_size=4)), 1)
+
+
+def test_a_generator_of_the_dataset_goes_on_as_without_a_second_try() -> None:
+    """Loading a sample again does not move it."""
+
+    class Owner(Random):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = random.Random(5)
+
+        def __getitem__(self, index: int) -> Any:
+            return index, self.own.random(), random.random()
+
+    values = [own for batch in drawn(keyed(DataLoader(Owner(), 4)), 1) for own in batch[1]]
+    right = random.Random(5)
+    assert values == [right.random() for _ in range(10)]
+
+
+def test_a_dataset_that_loads_batches_does_so_with_a_seed() -> None:
+    """`__getitems__` gets the indices of a batch, and draws by key."""
+
+    class Batched(Rarely):
+        def __getitems__(self, indices: list[int]) -> Any:
+            self.reads += 1
+            return {"index": torch.tensor(indices), "noise": torch.rand(len(indices))}
+
+    def make(workers: int) -> Any:
+        loader = DataLoader(
+            Batched(), batch_size=8, shuffle=True, collate_fn=same_batch, num_workers=workers
+        )
+        return keyed(loader)
+
+    def epoch(loader: Any, turn: int, start: int = 0) -> list[Any]:
+        order_of(loader).begin(turn, start)
+        return [(b["index"].tolist(), b["noise"].tolist()) for b in loader]
+
+    loader = make(0)
+    first = epoch(loader, 1)
+    assert loader.dataset.dataset.reads == 4
+    assert sorted(i for indices, _ in first for i in indices) == list(range(30))
+    assert epoch(make(2), 1) == first
+    assert epoch(make(0), 1, 2) == first[2:]
+    assert epoch(make(0), 2) != first
+
+
+def same_batch(batch: Any) -> Any:
+    return batch
+
+
+def test_an_epoch_begins_without_the_keys_of_all_its_samples() -> None:
+    """Of ten million samples, the first batch takes no more Python objects than it has samples."""
+
+    class Many(Rarely):
+        def __len__(self) -> int:
+            return 10_000_000
+
+        def __getitem__(self, index: int) -> Any:
+            return index
+
+    loader = keyed(DataLoader(Many(), batch_size=8))
+    order_of(loader).begin(1)
+    tracemalloc.start()
+    assert next(iter(loader)).tolist() == list(range(8))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_how_batches_are_put_together_may_draw() -> None:
@@ -291,7 +423,7 @@ def test_a_keyed_dataset_can_be_sent_to_a_process() -> None:
     """As to workers that are spawned, not forked."""
     dataset = keyed(DataLoader(Random(), batch_size=3)).dataset
     again = pickle.loads(pickle.dumps(dataset))
-    assert again[seeding.Keyed(1, 2, 1)] == dataset[seeding.Keyed(1, 2, 1)]
+    assert again[Keyed(1, 2, 1)] == dataset[Keyed(1, 2, 1)]
 
 
 class Own(Sampler[int]):
@@ -337,7 +469,7 @@ def test_a_sampler_of_ones_own_is_asked_under_the_key() -> None:
     epochs = keyed(DataLoader(Random(50), batch_size=50, sampler=Epochs()))
     assert [drawn(epochs, turn)[0][0][0] for turn in (1, 2, 3)] == [0, 1, 2]
     loader = DataLoader(Random(50), batch_size=9, sampler=Own())
-    assert seeding.keyed(loader, 1, "train") == (
+    assert make_keyed(loader, 1, "train") == (
         loader,
         "its sampler Own draws from a source of its own",
     )
@@ -366,7 +498,7 @@ class Stream(IterableDataset[Any]):
 )
 def test_what_does_not_draw_by_key_says_why(data: Any, why: str) -> None:
     """And is used as it is."""
-    assert seeding.keyed(data, 1, "train") == (data, why)
+    assert make_keyed(data, 1, "train") == (data, why)
 
 
 # ---------------------------------------------------------------- runs

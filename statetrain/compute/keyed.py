@@ -1,0 +1,386 @@
+"""Loaders that draw by key: each order and each sample is a function of the seed and its place.
+
+A sample is loaded with torch's, Python's and numpy's global generators seeded by its key, in
+whatever process. Seeding all three costs as much as loading many a sample, and most datasets draw
+nothing. So a generator is seeded once it is found to be used: before that, it is put into a known
+state, and after loading it is checked. What was loaded while it moved is loaded again, by key.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from attrs import frozen
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from statetrain.compute.seeding import aside, key, own_states, owners_in, seed_all, set_own_states
+from statetrain.data.sizes import length
+from statetrain.data.tensors import (
+    Rows,
+    TensorLoader,
+    cut,
+    drawn,
+    is_plain_order,
+    takes_whole_batches,
+)
+
+# The options of a DataLoader, besides its dataset and its samplers.
+_OPTIONS = (
+    *("num_workers", "collate_fn", "pin_memory", "pin_memory_device", "timeout"),
+    *("worker_init_fn", "multiprocessing_context", "prefetch_factor", "persistent_workers"),
+    "in_order",
+)
+_REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class Keyed(NamedTuple):
+    """What a sampler of a keyed loader yields for a sample: its index, and the rest of its key."""
+
+    turn: int  # the epoch, or what counts the validations
+    index: Any
+    nth: int  # which of several draws of this sample in this turn
+
+
+# ---------------------------------------------------------------- order
+
+
+class KeyedOrder:
+    """The order of a loader's samples, or batches of samples, as a function of the seed and turn.
+
+    An order that torch shuffles is drawn from a generator of its own. Any other sampler is iterated
+    over with all generators seeded by the key and restored afterwards. So the position in an epoch
+    is a number, and resuming there draws nothing.
+
+    Args:
+        sampler: the loader's own, of finite length.
+        seed, stream: the beginning of the key.
+        batched: whether it yields batches, not samples.
+        bare: whether indices are yielded without a key: for a dataset that draws nothing.
+    """
+
+    def __init__(self, sampler: Any, seed: int, stream: str, *, batched: bool, bare: bool) -> None:
+        self.sampler, self.seed, self.stream = sampler, seed, stream
+        self.batched, self.bare = batched, bare
+        self._turn = self._start = 0
+
+    def begin(self, turn: int, start: int = 0) -> None:
+        """Sets where the next iteration begins.
+
+        Args:
+            turn: the epoch, or what counts the validations.
+            start: batches (or samples) of it to leave out.
+        """
+        self._turn, self._start = turn, start
+
+    def order(self, turn: int) -> list[Any]:
+        """All indices of a turn, batch by batch."""
+        if self._is_plain():
+            return [_numbers(rows) for rows in self._plain_rows(turn, 0)]
+        owners = owners_in(self.sampler)
+        for owner in owners:
+            if hasattr(owner, "set_epoch"):
+                owner.set_epoch(max(turn - 1, 0))  # which they count from 0
+        with aside(self._key(turn), *owners):
+            entries = [entry for _, entry in zip(range(len(self)), self.sampler, strict=False)]
+        return [list(entry) for entry in entries] if self.batched else entries
+
+    def rows(self) -> Iterator[Rows]:
+        """The samples of each batch from the beginning that was set, as `tensors.rows_of`."""
+        if self._is_plain():
+            return self._plain_rows(self._turn, self._start)
+        return map(torch.tensor, self.order(self._turn)[self._start :])
+
+    def __iter__(self) -> Iterator[Any]:
+        turn, start = self._turn, self._start
+        if self._is_plain():
+            batches = map(_numbers, self._plain_rows(turn, start))
+            if self.bare:
+                return batches
+            return ([Keyed(turn, index, 1) for index in batch] for batch in batches)
+        entries = self.order(turn)
+        if self.bare:
+            return iter(entries[start:])
+        return self._numbered(entries, turn, start)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def _numbered(self, entries: list[Any], turn: int, start: int) -> Iterator[Any]:
+        """Adds to each index its key; an index that comes again gets another one."""
+        seen: Counter[Any] = Counter()
+
+        def keyed(index: Any) -> Keyed:
+            name = index if isinstance(index, int | str | tuple) else repr(index)
+            seen[name] += 1
+            return Keyed(turn, index, seen[name])
+
+        for position, entry in enumerate(entries):
+            found = list(map(keyed, entry)) if self.batched else keyed(entry)
+            if position >= start:
+                yield found
+
+    def _is_plain(self) -> bool:
+        return (
+            self.batched
+            and type(self.sampler) is BatchSampler
+            and is_plain_order(self.sampler.sampler)
+        )
+
+    def _plain_rows(self, turn: int, start: int) -> Iterator[Rows]:
+        within = self.sampler.sampler
+        generator = torch.Generator().manual_seed(self._key(turn))
+        own = getattr(within, "generator", None)
+        if own is None:
+            order = drawn(within, generator)
+        else:  # it would be seeded by the key
+            order = torch.randperm(len(within.data_source), generator=generator)
+        return cut(order, self.sampler, start)
+
+    def _key(self, turn: int) -> int:
+        return key(self.seed, self.stream, "order", turn)
+
+
+def _numbers(rows: Rows) -> list[int]:
+    if isinstance(rows, slice):
+        return list(range(rows.start, rows.stop))
+    return rows.tolist()
+
+
+# ---------------------------------------------------------------- samples
+
+
+@frozen
+class _Source:
+    """One of the global generators.
+
+    Args:
+        seed: seeds it.
+        draw: draws a number from it.
+        first: the number that comes first after `seed(0)`.
+    """
+
+    seed: Callable[[int], Any]
+    draw: Callable[[], Any]
+    first: Any
+
+    def was_used(self) -> bool:
+        """Whether something was drawn from it since `seed(0)`; this draws, too."""
+        return bool(self.draw() != self.first)
+
+
+@cache
+def _source(name: str) -> _Source:
+    sources: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
+        "torch": (torch.default_generator.manual_seed, _draw_from_torch),
+        "random": (random.seed, partial(random.getrandbits, 64)),
+        "numpy": (_seed_numpy, _draw_from_numpy),
+    }
+    seed, draw = sources[name]
+    seed(0)
+    return _Source(seed, draw, draw())
+
+
+def _draw_from_torch() -> int:
+    return int(torch.empty((), dtype=torch.int64).random_().item())
+
+
+def _seed_numpy(number: int) -> None:
+    sys.modules["numpy"].random.seed(number & 0xFFFFFFFF)
+
+
+def _draw_from_numpy() -> float:
+    return float(sys.modules["numpy"].random.random_sample())
+
+
+class KeyedDataset(Dataset[Any]):
+    """A dataset whose samples are loaded by key, in whatever process.
+
+    Its other attributes are those of the wrapped dataset. A dataset with a method `__getitems__`,
+    which loads a batch, is seeded once a batch.
+
+    Args:
+        dataset: map-style.
+        seed, stream: the beginning of the keys.
+    """
+
+    def __init__(self, dataset: Any, seed: int, stream: str) -> None:
+        self.dataset, self.seed, self.stream = dataset, seed, stream
+        self._used: tuple[str, ...] = ()  # the generators that loading was seen to draw from
+        self._is_tried = False  # whether a batch was loaded in this process
+
+    def __getitem__(self, at: Keyed) -> Any:
+        return self._load([at])[0]
+
+    def __getitems__(self, batch: Sequence[Keyed]) -> Any:
+        """The samples of a batch, which is how a loader asks for them."""
+        if callable(getattr(self.dataset, "__getitems__", None)):
+            places = [(at.index, at.nth) for at in batch]
+            seed_all(key(self.seed, self.stream, batch[0].turn, "batch", places))
+            return self.dataset.__getitems__([at.index for at in batch])
+        if self._is_tried:
+            return self._load(batch)
+        self._is_tried = True
+        return [self._load([at])[0] for at in batch]  # what draws is found out with one sample
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        # Before they are set, as when it is unpickled
+        if name in ("dataset", "seed", "stream") or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def _load(self, batch: Sequence[Keyed]) -> list[Any]:
+        """Loads samples, with the generators that are used seeded by key for each.
+
+        The others are watched. If one turns out to be used, the samples are loaded again.
+        """
+        watched = [name for name in _generators() if name not in self._used]
+        before = own_states(self.dataset) if watched else {}
+        for name in watched:
+            _source(name).seed(0)
+        try:
+            samples = list(map(self._sample, batch))
+        except Exception:
+            if not self._find_used(watched):
+                raise
+        else:
+            if not self._find_used(watched):
+                return samples
+        set_own_states(before, self.dataset)
+        return self._load(batch)
+
+    def _sample(self, at: Keyed) -> Any:
+        if self._used:
+            number = key(self.seed, self.stream, at.turn, at.index, at.nth)
+            for name in self._used:
+                _source(name).seed(number)
+        return self.dataset[at.index]
+
+    def _find_used(self, watched: list[str]) -> bool:
+        """Whether generators were used that were not known to be; they are from now on."""
+        found = [name for name in watched if _source(name).was_used()]
+        self._used += tuple(found)
+        return bool(found)
+
+
+def _generators() -> tuple[str, ...]:
+    if "numpy" in sys.modules:
+        return ("torch", "random", "numpy")
+    return ("torch", "random")
+
+
+# ---------------------------------------------------------------- loaders
+
+
+def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
+    """A loader that draws by key, made of a DataLoader over a map-style dataset.
+
+    Args:
+        data: what is iterated over, batch by batch.
+        seed: of the run.
+        stream: what the data is for, "train" or "valid"; a part of the keys.
+
+    Returns:
+        The data to use, and why it does not draw by key; empty if it does.
+    """
+    known = type(data) in (DataLoader, TensorLoader)
+    if not known and not (isinstance(data, DataLoader) and hasattr(data, "load_state_dict")):
+        return data, f"it is a {type(data).__name__}, whose order is its own"
+    if isinstance(data.dataset, IterableDataset):
+        return data, "its dataset is iterable, so its order is its own"
+    batched = data.batch_sampler is not None
+    sampler = data.batch_sampler if batched else data.sampler
+    bare = _draws_nothing(data.dataset) and data.collate_fn is default_collate
+    order = KeyedOrder(sampler, seed, stream, batched=batched, bare=bare)
+    if why := _why_not_repeatable(order):
+        return data, why
+    return _rebuilt(data, order), ""
+
+
+def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
+    """A loader with the options of another one, in an order by key."""
+    options = {name: getattr(data, name) for name in _OPTIONS if hasattr(data, name)}
+    if order.batched:
+        options["batch_sampler"] = order
+    else:
+        options |= {"sampler": order, "batch_size": None}
+    if not order.bare:
+        dataset = KeyedDataset(data.dataset, order.seed, order.stream)
+        return DataLoader(dataset, **options)
+    if takes_whole_batches(data):
+        return TensorLoader(data.dataset, **options)
+    return DataLoader(data.dataset, **options)
+
+
+def _draws_nothing(dataset: Any) -> bool:
+    """Whether loading a sample is known to draw no random number: the dataset holds tensors."""
+    if isinstance(dataset, Subset):
+        return _draws_nothing(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return all(map(_draws_nothing, dataset.datasets))
+    return type(dataset) is TensorDataset or getattr(type(dataset), "draws_nothing", False) is True
+
+
+def _why_not_repeatable(order: KeyedOrder) -> str:
+    """Why a sampler's order is not a function of the key; empty if it is."""
+    if length(order) is None:
+        return f"its sampler {type(order.sampler).__name__} has no length"
+    within = order.sampler
+    if type(within) is BatchSampler:
+        within = within.sampler
+    if type(within) in _REPEATABLE:
+        return ""
+    if repr(order.order(0)) != repr(order.order(0)):
+        return f"its sampler {type(within).__name__} draws from a source of its own"
+    return ""
+
+
+def caveat(data: Any) -> str:
+    """What may keep a loader from resuming exactly; empty if nothing is known to."""
+    if data is None or order_of(data) is not None or isinstance(data, list | tuple):
+        return ""
+    if not isinstance(data, DataLoader):
+        if hasattr(data, "load_state_dict"):
+            return "it keeps its position itself"
+        return _GONE_THROUGH_AGAIN
+    if data.num_workers and hasattr(data, "load_state_dict"):
+        return "its state leaves out the random numbers of its workers"
+    if data.num_workers and data.persistent_workers:
+        return "its workers persist, and their random numbers go on from epoch to epoch"
+    if isinstance(data.dataset, IterableDataset):
+        return _GONE_THROUGH_AGAIN
+    return ""
+
+
+_GONE_THROUGH_AGAIN = (
+    "its order has to be decided when an epoch begins, since resuming goes through it again"
+)
+
+
+def order_of(data: Any) -> KeyedOrder | None:
+    """The order that a keyed loader goes through; None for other data."""
+    for name in ("batch_sampler", "sampler"):
+        if isinstance(order := getattr(data, name, None), KeyedOrder):
+            return order
+    return None
