@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from typing import get_type_hints
 
 import attrs
@@ -112,3 +115,34 @@ def test_an_edit_that_returns_nothing_is_refused():
     "A forgotten return is named."
     with pytest.raises(st.ConfigError, match="must return a lifecycle, got NoneType"):
         st.supervised(edits=lambda life: None)
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("max_epochs", r"write epochs="),
+        ("lr", r"write opt_hparams=\{\"lr\": \.\.\.\}"),
+        ("scheduler", r"write callbacks=\[LRScheduler"),
+        ("epohcs", r"did you mean 'epochs'\?"),
+        ("acumulate", r"did you mean 'accumulate'\?"),
+    ],
+)
+def test_words_of_other_libraries_are_answered_with_ours(word, instead):
+    "An argument that fit has not is refused before anything happens, with the one to write."
+    with pytest.raises(TypeError, match=rf"fit\(\) has no argument '{word}'.*{instead}"):
+        st.fit(None, None, **{word: 1})
+
+
+def test_every_word_of_another_library_is_no_argument_here():
+    "The table of foreign words has none of ours."
+    from statetrain.training.setup.words import ELSEWHERE
+
+    assert not set(ELSEWHERE) & set(st.fit.__kwdefaults__)
+
+
+def test_fit_is_a_page():
+    "At most thirty arguments by name, at most ten statements: each stage of set-up is a function."
+    tree = ast.parse(inspect.getsource(sys.modules["statetrain.training.fitting"]))
+    (fit,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert len(fit.args.args) + len(fit.args.kwonlyargs) <= 30
+    assert len(fit.body) - 1 <= 10

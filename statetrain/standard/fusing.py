@@ -107,6 +107,12 @@ def account(ctx: Context, fused: Fused, counted: tuple[Any, Any] | None = None) 
     ctx.pending = 0
 
 
+def update_of(life: Lifecycle) -> Fused | None:
+    """The action of the fused state; None if there is none."""
+    actions_of = (state.action for state in life.states)
+    return next((action for action in actions_of if isinstance(action, Fused)), None)
+
+
 def check_word(fused: Any) -> None:
     """Raises a `ConfigError` unless it is True, False or "auto"."""
     if fused is not True and fused is not False and fused != "auto":

@@ -25,19 +25,11 @@ from statetrain.outcome import Interrupted, Stopped
 from statetrain.standard.computing import Compute, Predicting
 from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.precision import plain
-from statetrain.training.preparing import (
-    Loss,
-    interms_read,
-    is_compiled,
-    listeners,
-    losses_of,
-    module_of,
-    reads_loss,
-    reads_target,
-    refuse_several_processes,
-    set_losses,
-)
 from statetrain.training.run import Run
+from statetrain.training.setup.calling import listeners, refuse_several_processes
+from statetrain.training.setup.model import is_compiled, module_of
+from statetrain.training.setup.objective import Loss, losses_of, reads_target, set_losses
+from statetrain.training.setup.walker import interms_read, reads_loss
 
 
 def evaluate(
@@ -179,7 +171,7 @@ def _evaluating(
     losses: dict[str, Loss] = (
         known
         if compute is not None or any(known.values())
-        else losses_of(loss, module, {}, None, None, accelerator)
+        else losses_of(loss, module, {}, False, accelerator)
     )
     if metrics is None and run is not None:
         metrics = run.ctx.tallies.get("valid", run.ctx.tallies["train"]).own

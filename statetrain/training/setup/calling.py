@@ -1,0 +1,155 @@
+"""How a run is called: its arguments that belong to no other stage."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from statetrain.callback import Callback
+from statetrain.errors import ConfigError
+from statetrain.naming import did_you_mean
+from statetrain.standard.options import FitOptions
+from statetrain.trace import Tracing
+from statetrain.training.setup.words import ELSEWHERE
+
+
+@frozen
+class Epochs:
+    """How many epochs a fit makes.
+
+    Attributes:
+        least: epochs before which `stop` is not asked.
+        most: a whole number, or infinity.
+    """
+
+    least: int
+    most: float
+
+
+def check_call(epochs: Any, options: Mapping[str, Any], seed: Any, on_interrupt: Any) -> Epochs:
+    """Checks the arguments that say how a run is called, and gives how many epochs it makes.
+
+    Args:
+        epochs, seed, on_interrupt: as `fit` takes them.
+        options: of the lifecycle.
+
+    Raises:
+        TypeError: there is no such option.
+        ConfigError: one is out of range, or torch runs several processes.
+    """
+    refuse_several_processes()
+    _check_names(options)
+    _check_interrupt(on_interrupt)
+    _check_seed(seed)
+    return epochs_of(epochs, options)
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    known = FitOptions.__annotations__
+    for name in options:
+        if name not in known and name in ELSEWHERE:
+            raise TypeError(f"fit() has no argument {name!r}; write {ELSEWHERE[name]}")
+        if name not in known:
+            raise TypeError(f"fit() has no argument {name!r}{did_you_mean(name, _arguments())}")
+
+
+def _arguments() -> list[str]:
+    """The names of all arguments of `fit`."""
+    from statetrain.training.fitting import fit  # of the page that calls this one
+
+    return [*fit.__kwdefaults__, *FitOptions.__annotations__]
+
+
+def refuse_several_processes() -> None:
+    """Raises a `ConfigError` where torch runs several processes: they would train apart."""
+    world = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+    if world > 1:
+        raise ConfigError(
+            f"statetrain runs in one process so far, got {world} (torch.distributed or WORLD_SIZE);"
+            " each would train a model of its own. Start one process, or wrap the loop yourself"
+        )
+
+
+def _check_interrupt(on_interrupt: Any) -> None:
+    """Raises a `ConfigError` unless it is a way to end after a signal."""
+    ways = ("return", "raise", "exit")
+    if on_interrupt not in ways:
+        raise ConfigError(
+            f"on_interrupt must be one of {', '.join(map(repr, ways))}, got"
+            f" {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}"
+        )
+
+
+def _check_seed(seed: Any) -> None:
+    """Raises a `ConfigError` unless it is a seed, or None."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, or None, got {seed!r}")
+
+
+def listeners(callbacks: Any) -> tuple[Callback, ...]:
+    """Callbacks that were given as one or as several."""
+    if isinstance(callbacks, Iterable) and not isinstance(callbacks, type):
+        return tuple(callbacks)
+    return (callbacks,)
+
+
+def with_tracing(callbacks: tuple[Callback, ...], trace: Any) -> tuple[Callback, ...]:
+    """The callbacks and, if a trace is asked for, what records it.
+
+    Args:
+        callbacks: of the run.
+        trace: whether to record; or the path of a file to record to.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(trace, bool):
+        return (*callbacks, Tracing()) if trace else callbacks
+    if not isinstance(trace, str | os.PathLike):
+        raise ConfigError(
+            f"trace must be True, False or the path of a file, got {trace!r:.80}; a Tracing goes to"
+            " callbacks="
+        )
+    return (*callbacks, Tracing(file=trace))
+
+
+def epochs_of(epochs: Any, options: Mapping[str, Any]) -> Epochs:
+    """The number of epochs as `fit` takes it.
+
+    Args:
+        epochs: a number, `(least, most)`, or None for no limit.
+        options: of the lifecycle, in which there may be another end.
+
+    Raises:
+        ConfigError: it is neither, or there is no end.
+    """
+    if epochs is None:
+        if options.get("max_steps") is None and options.get("stop") is None:
+            raise ConfigError(
+                "epochs=None has no end; give max_steps= or stop=, or a number of epochs"
+            )
+        return Epochs(0, math.inf)
+    pair = epochs if isinstance(epochs, tuple) else (0, epochs)
+    if len(pair) != 2 or not all(map(_is_count, pair)):
+        raise ConfigError(
+            f"epochs must be a whole number of at least 0, or (least, most), got {epochs!r}"
+        )
+    if pair[0] > pair[1]:
+        raise ConfigError(
+            f"epochs=({pair[0]}, {pair[1]}): the least number is above the most; write (least,"
+            " most)"
+        )
+    return Epochs(*pair)
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0

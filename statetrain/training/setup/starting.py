@@ -1,0 +1,48 @@
+"""Starting a run: from its beginning, or from where a checkpoint was taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+
+from attrs import define
+
+from statetrain.callback import Callback
+from statetrain.callbacks.checkpoint import find
+from statetrain.checkpoints.restoring import restore
+from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.training.run import Run
+
+
+@define(eq=False)
+class Saved:
+    """What a run resumes from.
+
+    Args:
+        snapshot: None for a run that starts from its beginning. It serves once, so that its tensors
+            need no memory while the run goes on.
+    """
+
+    snapshot: Snapshot | None
+
+    def put_into(self, run: Run, allow: bool | Collection[str]) -> None:
+        """Restores a run, and forgets the snapshot.
+
+        Raises:
+            CheckpointError: it is of another run.
+        """
+        if self.snapshot is None:
+            return
+        restore(run.ctx, run.machine, self.snapshot, allow)
+        run.at, self.snapshot = self.snapshot["state"], None
+
+
+def find_saved(resume: str | os.PathLike[str] | None, callbacks: Iterable[Callback]) -> Saved:
+    """What `resume` stands for, read before anything is made; see `find`."""
+    return Saved(None if resume is None else find(resume, callbacks))
+
+
+def begin(run: Run, saved: Saved, allow: bool | Collection[str], start: bool) -> Run:
+    """Restores a run, if there is something to restore, and walks it unless it is only made."""
+    saved.put_into(run, allow)
+    return run.walk() if start else run

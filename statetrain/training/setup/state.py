@@ -1,0 +1,150 @@
+"""The context of a run, before its first transition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from statetrain.checkpoints.snapshot import settings_of
+from statetrain.compute.compiling import CompiledUpdate, precision_of
+from statetrain.compute.cuda_graph import graph_for
+from statetrain.compute.masking import Mask
+from statetrain.context.context import Context
+from statetrain.context.history import History
+from statetrain.context.keys import getter
+from statetrain.data.reading import BatchReader, Key
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.machine import Machine
+from statetrain.naming import Named
+from statetrain.standard import actions
+from statetrain.standard.fusing import update_of
+from statetrain.standard.options import FitOptions
+from statetrain.standard.precision import MixedPrecision, Precision
+from statetrain.training.setup.calling import Epochs
+from statetrain.training.setup.data import Data
+from statetrain.training.setup.model import Trained
+from statetrain.training.setup.objective import Objective, set_losses
+from statetrain.training.setup.walker import does, reads_loss
+
+
+def make_context(
+    machine: Machine,
+    data: Data,
+    trained: Trained,
+    objective: Objective,
+    reader: BatchReader,
+    **settings: Any,
+) -> Context:
+    """The context that a machine will run.
+
+    Args:
+        machine: lifecycle and callbacks.
+        data, trained, objective: from the stages before.
+        reader: finds input and target in a batch.
+        settings: other fields of the context.
+
+    Raises:
+        BaseException: what a callback has against it.
+    """
+    life, device = machine.lifecycle, trained.accelerator.device
+    names = list(trained.optimizers)
+    first = next(iter(trained.optimizers.values()), None)
+    ctx = Context(
+        model=trained.module,
+        loss_fns=Named("loss for the optimizer", objective.losses),
+        optimizers=Named("optimizer", trained.optimizers),
+        train_data=data.train,
+        valid_data=data.valid,
+        evaluations=data.others,
+        accelerator=trained.accelerator,
+        callbacks=machine.callbacks,
+        read_batch=reader,
+        on_host=reads_loss(machine, trained.accelerator),
+        backward=trained.backward,
+        mask=Mask(device) if does(life, actions.report) else None,
+        split_state=data.split_state,
+        opt_given=settings_of(trained.optimizers),
+        tallies=objective.tallies,
+        history=History(
+            optimizers=tuple(names) if len(names) > 1 else (),
+            sets=("train", "valid", *data.others),
+        ),
+        opt_name=next(iter(names), ""),
+        opt=first,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
+        **settings,
+    )
+    set_losses(ctx, objective.losses)
+    for callback in machine.callbacks:
+        callback.check_context(ctx)
+    return ctx
+
+
+def settings_for(
+    epochs: Epochs,
+    hparams: Mapping[str, Any] | None,
+    opt_hparams: Mapping[str, Any] | None,
+    pred: str | None,
+    verbose: bool,
+    clock: Callable[[], float],
+    seed: int | None,
+) -> dict[str, Any]:
+    """The fields of a context that are settings, by name."""
+    return {
+        "min_epochs": epochs.least,
+        "max_epochs": epochs.most,
+        "hparams": dict(hparams or {}),
+        "opt_hparams": dict(opt_hparams or {}),
+        "pick": None if pred is None else getter(pred),
+        "verbose": verbose,
+        "clock": clock,
+        "seed": seed,
+    }
+
+
+def reader_for(
+    input_key: Key, target_key: Key, options: FitOptions, trained: Trained, objective: Objective
+) -> BatchReader:
+    """What finds input and target in a batch; a computation of the user's own may need no target."""
+    needed = options.get("compute") is None and objective.reads_target
+    return BatchReader(trained.accelerator.device, input_key, target_key, needed)
+
+
+def parts_for(life: Lifecycle, options: FitOptions, trained: Trained) -> dict[str, Any]:
+    """The parts of a context that a lifecycle needs, by field: `scaler` and `graph`."""
+    return {
+        "scaler": _scaler(options.get("precision"), life, trained.accelerator.device),
+        "graph": _update(life, trained, lenient=options.get("fused") == "auto"),
+    }
+
+
+def _scaler(
+    precision: Precision | None, life: Lifecycle, device: torch.device
+) -> torch.amp.GradScaler | None:
+    """What scales the loss, if the lifecycle scales it."""
+    if not does(life, actions.unscale):
+        return None
+    given = precision.scaler if isinstance(precision, MixedPrecision) else None
+    return torch.amp.GradScaler(device.type) if given is None else given
+
+
+def _update(life: Lifecycle, trained: Trained, lenient: bool) -> Any:
+    """What does the work of the fused state as a whole; None where its parts do."""
+    update, whole = update_of(life), None
+    if update is not None and update.compiled and trained.compiling is not None:
+        whole = CompiledUpdate(
+            trained.accelerator.compile,
+            trained.model,
+            trained.compiling,
+            precision_of(update),
+            lenient=lenient,
+        )
+    return graph_for(
+        trained.accelerator.device,
+        update,
+        trained.optimizers,
+        trained.backward,
+        trained.compiling,
+        whole,
+    )

@@ -1,0 +1,90 @@
+"""The machine of a run: lifecycle and callbacks, with what is captured for them, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from statetrain.callback import Callback, name_of
+from statetrain.compute.accelerator import Accelerator
+from statetrain.compute.capture import capturing, reads_of
+from statetrain.context.context import Context
+from statetrain.context.keys import root_of
+from statetrain.contracts.declaring import check_fields, check_monitors, paths_in
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.machine import Machine
+from statetrain.standard import actions
+from statetrain.training.setup.model import Trained, is_compiled
+from statetrain.training.setup.objective import Objective
+
+
+def make_machine(
+    life: Lifecycle,
+    callbacks: tuple[Callback, ...],
+    trained: Trained,
+    objective: Objective,
+    debug: bool,
+) -> Machine:
+    """The machine, whose declarations have been checked against the run.
+
+    Args:
+        life: the table.
+        callbacks: in order.
+        trained, objective: from the stages before.
+        debug: whether all are held to what they declare.
+
+    Raises:
+        ContractError: a field or a monitor that is declared does not exist.
+        ConfigError: something is read that a compiled model does not give.
+    """
+    machine = Machine(life, callbacks, debug=debug)
+    readers = (*objective.losses.values(), *objective.tallies.values())
+    _refuse_interms(trained.module, machine, objective, readers)
+    machine = capturing(machine, trained.model, *readers)
+    check_fields(machine, Context)
+    hint = "; this run has no validation data, give valid="
+    check_monitors(machine, objective.columns, "" if "valid" in objective.tallies else hint)
+    return machine
+
+
+def interms_read(machine: Machine, *more: Any) -> list[str]:
+    """The outputs of modules that somebody reads."""
+    return sorted(path for path in reads_of(machine, *more) if root_of(path) == "interms")
+
+
+def _refuse_interms(
+    module: torch.nn.Module, machine: Machine, objective: Objective, readers: tuple[Any, ...]
+) -> None:
+    """What is compiled is one function: nothing comes out of the modules within it."""
+    if not is_compiled(module) or not (read := interms_read(machine, *readers)):
+        return
+    parts = {
+        **{
+            f"callback {name_of(callback)!r}": paths_in(callback.reads)
+            for callback in machine.callbacks
+        },
+        **objective.readers(),
+    }
+    who = next((who for who, paths in parts.items() if read[0] in paths), "a guard or an action")
+    raise ConfigError(
+        f"{read[0]!r} is read by {who}, and the model is compiled: what its modules return cannot"
+        " be captured. Train without compile=, or let the model return what is needed and read"
+        " that as 'pred.<name>'"
+    )
+
+
+def does(life: Lifecycle, action: Any) -> bool:
+    """Whether a state does this, whatever a phase calls it."""
+    return any(state.action is action for state in life.states)
+
+
+def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
+    """Whether the loss is read as a number in every batch.
+
+    On the CPU always, unless the device finds out by itself what is not finite; elsewhere if
+    something reads it.
+    """
+    late = does(machine.lifecycle, actions.report)
+    return (accelerator.device.type == "cpu" and not late) or "loss_value" in reads_of(machine)
