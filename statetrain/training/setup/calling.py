@@ -62,7 +62,7 @@ def _arguments() -> list[str]:
     """The names of all arguments of `fit`."""
     from statetrain.training.fitting import fit  # of the page that calls this one
 
-    return [*fit.__kwdefaults__, *FitOptions.__annotations__]
+    return [*(fit.__kwdefaults__ or ()), *FitOptions.__annotations__]
 
 
 def refuse_several_processes() -> None:
