@@ -1,10 +1,11 @@
 """Pictures with less in them, pictures of what an edit does, and what a run adds to them."""
 
 import itertools
+import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, settings, strategies
 from strategies import lifecycles
 from torch.nn import functional as F
 
@@ -12,7 +13,9 @@ import statetrain as st
 from statetrain.diagram import dot, mermaid, svg
 from statetrain.diagram.layout import Layout
 from statetrain.diagram.showing import picture
+from statetrain.diagram.theme import theme_of
 from statetrain.errors import ConfigError
+from statetrain.testing import judge, precedes
 from statetrain.trace import Moment, Trace
 
 TEN = {"fit", "epoch", "train", "batch", "pred", "loss", "backward", "step", "valid", "end"}
@@ -101,27 +104,126 @@ def test_a_scope_that_is_not_there_cannot_be_folded():
 
 
 @settings(max_examples=40, deadline=None)
-@given(life=lifecycles())
-def test_any_lifecycle_can_be_outlined_folded_and_compared(life):
-    """Every end of an arrow is in the picture, in all three languages."""
+@given(life=lifecycles(), before=lifecycles(), data=strategies.data())
+def test_any_lifecycle_can_be_drawn_in_each_detail_folded_and_compared(life, before, data):
+    """Every end of an arrow is in the picture, and all three languages have it."""
     scopes = [scope for scope in life.names if life.inside(scope)]
+    fold = data.draw(strategies.lists(strategies.sampled_from(scopes or [""]), unique=True))
+    fold = [scope for scope in fold if scope]
     for options in (
+        {"detail": "full", "fold": fold},
+        {"detail": "states", "fold": fold},
         {"detail": "outline"},
-        {"fold": scopes[:1]},
+        {"detail": "outline", "fold": fold},
+        {
+            "detail": data.draw(strategies.sampled_from(["full", "states", "outline"])),
+            "since": before,
+        },
         {"since": st.supervised()},
         {"since": life},
     ):
         shown = picture(life, **options)
-        assert {end for arrow in shown.arrows for end in (arrow.tail, arrow.head)} <= {
-            *shown.order,
-            *shown.dots,
-            "start",
-            "failed",
-            "",
-        } | {arrow.tail for arrow in shown.arrows[:1]}
-        Layout(shown)
+        ends = {end for arrow in shown.arrows for end in (arrow.tail, arrow.head)}
+        assert ends <= {*shown.order, *shown.dots, "failed", "[*]"}
         for write in (svg, dot, mermaid):
             assert write(life, **options)
+
+
+@pytest.mark.parametrize("scope", ["fit", "epoch", "train", "batch", "valid", "valid_batch"])
+def test_any_scope_of_the_standard_lifecycle_can_be_folded_in_the_outline(scope):
+    """Folding and the outline go together."""
+    assert scope in picture(st.supervised(), detail="outline", fold=[scope]).order or scope == (
+        "valid_batch"  # which is in `valid`, a single state of the outline
+    )
+
+
+def test_a_loop_through_a_state_that_the_outline_leaves_out_leads_to_its_own_state():
+    """A state whose only neighbour is left out has an arrow to itself."""
+    life = st.Lifecycle(
+        "plateau",
+        [
+            st.State("fit"),
+            st.State("epoch", _work, "fit"),
+            st.State("judge", within="fit", anchor=True),
+            st.State("end", final=True),
+        ],
+        [
+            st.Transition("fit", "epoch"),
+            st.Transition("epoch", "judge"),
+            st.Transition("judge", "end", st.guard(_enough)),
+            st.Transition("judge", "epoch"),
+        ],
+    )
+    shown = picture(life, detail="outline")
+    assert ("epoch", "epoch") in {(arrow.tail, arrow.head) for arrow in shown.arrows}
+    for write in (svg, dot, mermaid):
+        assert write(life, detail="outline")
+
+
+def _work(ctx):
+    """work"""
+
+
+def _enough(ctx) -> bool:
+    """enough"""
+    return True
+
+
+def test_marked_arrows_are_drawn_to_their_heads():
+    """An arrow that stands out does so up to what it leads to, also where it shares a lane."""
+    life = st.supervised()
+    marked = [arrow for arrow in life.transitions if arrow.dest in ("record", "next_batch", "end")]
+    layout = Layout(picture(life, marked=marked))
+    assert any(route.joins for route in Layout(picture(life)).routes)
+    standing_out = [route for route in layout.routes if route.arrow.recent]
+    assert len(standing_out) >= 8
+    for route in standing_out:
+        box = layout.boxes[route.arrow.head]
+        x, y = route.points[-1]
+        assert not route.joins
+        assert x in (box.x - box.left, box.x, box.x + box.right)
+        assert box.top <= y <= box.bottom
+
+
+def test_what_was_never_taken_is_grey_and_left_out_of_counterexamples():
+    """A counterexample shows the arrows of its run alone."""
+    verdict = judge(st.supervised(), precedes("valid", "record"), failures=False, events=False)
+    assert "\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}0" not in verdict.svg()
+    assert "\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}1" in verdict.svg()
+    drawn = st.supervised().svg(counts={})
+    zeros = re.findall(r'fill="(#\w+)"[^>]*>[^<]*\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}0', drawn)
+    assert set(zeros) == {theme_of("light").soft}
+
+
+def test_three_phases_stand_below_each_other():
+    """More than two scopes in a row are read downwards, as the run goes through them."""
+    phase = st.supervised()
+    life = phase.prefixed("warm_").then(phase.prefixed("main_")).then(phase)
+    boxes = Layout(picture(life, detail="outline")).boxes
+    tops = [boxes[name].top for name in ("warm_fit", "main_fit", "fit")]
+    assert tops == sorted(set(tops))
+    assert {boxes[name].column for name in ("warm_fit", "main_fit", "fit")} == {0}
+    # As in the picture of one phase, validation is a single state
+    assert not boxes["warm_valid"].rows
+
+
+def test_a_legend_says_what_the_colours_mean_that_a_picture_has():
+    """Only of those that are there."""
+    plain, compared = svg(st.prediction()), svg(st.supervised(accumulate=2), since=st.supervised())
+    assert "the inner loop" in plain
+    assert "added" not in plain
+    assert "share of the time" not in plain
+    assert ">added<" in compared
+    assert ">removed<" in compared
+    assert "removed" not in svg(st.supervised(), since=st.supervised())
+    assert "the inner loop" in dot(st.prediction())
+
+
+def test_states_say_what_they_do_when_pointed_at():
+    """The action of a state is in its tooltip."""
+    drawn = svg(st.supervised())
+    assert re.search(r"<title>step\ndoes: [^<]+</title>", drawn)
+    assert 'tooltip="step; does: ' in dot(st.supervised())
 
 
 # ---------------------------------------------------------------- what an edit does
@@ -216,7 +318,7 @@ def test_states_show_their_share_of_the_time():
     shown = picture(life, trace=trace)
     assert shown.shares == {"fit": 0.25, "next_epoch": 0.0, "epoch": 0.75}
     assert shown.title("epoch") == "epoch  75%"
-    assert "<title>75.0% of the time</title>" in trace.svg()
+    assert "<title>taken: 1\nguard evaluated: 1\n75.0% of the time</title>" in trace.svg()
     assert picture(life, trace=Trace(steps, lifecycle=life)).shares == {}
 
 

@@ -8,6 +8,7 @@ from typing import Unpack
 
 from statetrain.diagram.boxes import ROOT, Box
 from statetrain.diagram.layout import Layout
+from statetrain.diagram.legend import about_state, height_of, legend_of, placed
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
 from statetrain.diagram.picture import events_of, start_of
 from statetrain.diagram.route import Point, Route
@@ -49,12 +50,16 @@ class _Writer:
         self.theme = theme_of(theme)
         self.placed = placed
         self.size = layout.size
+        self.entries = legend_of(layout.picture)
+        self.below = height_of(self.entries, layout.size[0])
 
     def lines(self) -> Iterator[str]:
         theme, (width, height) = self.theme, self.size
-        place = {"newrank": "true", "nodesep": "0.4"}
+        place = {"newrank": "true", "nodesep": "0.4", "label": self.legend(), "labeljust": "l"}
         if self.placed:
-            place = {"layout": "nop2", "bb": f"0,0,{width:.1f},{height:.1f}"}
+            top = f"{width:.1f},{height:.1f}"
+            place = {"layout": "nop2", "bb": f"0,{-self.below:.1f},{top}", "label": self.legend()}
+            place["lp"] = f"{width / 2:.1f},{-self.below / 2:.1f}"
         font = {"fontname": FONT, "fontsize": f"{NAME:g}"}
         paper = {
             "compound": "true",
@@ -78,6 +83,24 @@ class _Writer:
         for route in self.layout.routes:
             yield f"    {self.edge(route)}"
         yield "}"
+
+    def legend(self) -> str:
+        """The meanings of the colours as a table, flush left."""
+        if not self.entries:
+            return ""
+        rows: dict[float, str] = {}
+        for entry, _, y in placed(self.entries, self.size[0]):
+            sign = "\N{RIGHTWARDS ARROW}" if entry.kind in ("line", "halo") else "\N{BLACK SQUARE}"
+            colour = entry.colour_in(self.theme)
+            rows[y] = (
+                f'{rows.get(y, "")}<font color="{colour}">{sign}</font> {html.escape(entry.text)}'
+                f"{4 * '&#160;'}"
+            )
+        cells = "".join(f'<tr><td align="left">{row}</td></tr>' for row in rows.values())
+        return (
+            f'<<font point-size="{WORDS:g}"><table border="0" cellspacing="0" cellpadding="1"'
+            f' width="{self.size[0]:.0f}">{cells}</table></font>>'
+        )
 
     def box(self, box: Box, indent: str, depth: int) -> Iterator[str]:
         """The lines of a state, or of a scope with all that is in it."""
@@ -127,7 +150,8 @@ class _Writer:
     def look(self, name: str) -> dict[str, str]:
         """The attributes of a state, but for its place."""
         fill, line = self.theme.state(self.shown, name)
-        look = {"color": line, "fillcolor": fill}
+        about = "; ".join(about_state(self.shown, name).splitlines())
+        look = {"color": line, "fillcolor": fill, "tooltip": about}
         if (title := self.shown.title(name)) != name:
             look["label"] = title
         if name == self.shown.current:

@@ -8,6 +8,15 @@ from typing import Unpack
 
 from statetrain.diagram.boxes import ROOT, Box
 from statetrain.diagram.layout import Layout
+from statetrain.diagram.legend import (
+    SAMPLE,
+    Entry,
+    about_arrow,
+    about_state,
+    height_of,
+    legend_of,
+    placed,
+)
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.showing import Shown, picture
@@ -44,6 +53,8 @@ class _Writer:
     def lines(self) -> Iterator[str]:
         layout, theme = self.layout, self.theme
         width, height = (size + 2 * MARGIN for size in layout.size)
+        legend = legend_of(self.shown)
+        height += height_of(legend, layout.size[0])
         corner = f"{-MARGIN:g} {-MARGIN:g}"
         yield (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{corner} {width:.1f} {height:.1f}"'
@@ -66,17 +77,39 @@ class _Writer:
                 yield from self.state(box)
         for route in layout.routes:
             yield from self.label(route)
+        yield '<g class="legend">'
+        for entry, x, y in placed(legend, layout.size[0]):
+            yield from self.legend(entry, x, layout.size[1] + y + 18.0)
+        yield "</g>"
         yield "</svg>"
+
+    def legend(self, entry: Entry, x: float, y: float) -> Iterator[str]:
+        """A sample of a colour, and its meaning, around a height."""
+        colour = entry.colour_in(self.theme)
+        if entry.kind in ("line", "halo"):
+            look = f'stroke-width="{PEN["hot"]:g}"'
+            if entry.kind == "halo":
+                look = 'stroke-width="6" stroke-opacity="0.45"'
+            elif entry.colour == "event":
+                look += ' stroke-dasharray="5 4"'
+            yield f'<path d="M{x:.1f} {y:.1f}h{SAMPLE:g}" stroke="{colour}" {look}/>'
+        else:
+            look = f'fill="{colour}" stroke="{self.theme.border}"'
+            if entry.kind == "ring":
+                look = f'fill="none" stroke="{colour}" stroke-width="2.5"'
+            yield (
+                f'<rect x="{x:.1f}" y="{y - 4.5:.1f}" width="{SAMPLE:g}" height="9" rx="3" {look}/>'
+            )
+        at = (x + SAMPLE + 6.0, y + 3.2)
+        yield _text(entry.text, at, self.theme.soft, f'font-size="{WORDS:g}"')
 
     def scopes(self, box: Box, depth: int) -> Iterator[str]:
         for cell in box.cells:
             if cell.rows:
+                at = (cell.x - cell.left + 11.0, cell.top + HEAD / 2 + 4.0)
+                yield f"<g>{_title(about_state(self.shown, cell.name))}"
                 yield self.rounded(cell, 12.0, 0.0, self.theme.scope(depth), self.theme.border)
-                yield _text(
-                    cell.name,
-                    (cell.x - cell.left + 11.0, cell.top + HEAD / 2 + 4.0),
-                    self.theme.soft,
-                )
+                yield f"{_text(cell.name, at, self.theme.soft)}</g>"
                 yield from self.scopes(cell, depth + 1)
 
     def state(self, box: Box) -> Iterator[str]:
@@ -84,6 +117,7 @@ class _Writer:
         if box.name == START:
             yield self.dot((box.x, middle), self.theme.ink)
             return
+        yield f"<g>{_title(about_state(self.shown, box.name))}"
         yield from self.border(box)
         baseline = middle + 4.0
         if box.name == FAILED:
@@ -93,6 +127,7 @@ class _Writer:
         if box.name == FAILED:
             small = f'{centred} font-size="{WORDS:g}"'
             yield _text(OTHER_ERRORS, (box.x, baseline + LINE), self.theme.soft, small)
+        yield "</g>"
 
     def border(self, box: Box) -> Iterator[str]:
         fill, line = self.theme.state(self.shown, box.name)
@@ -129,8 +164,8 @@ class _Writer:
             )
         dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
         end = "/>"
-        if route.arrow.share:
-            end = f"><title>{route.arrow.share:.1%} of the time</title></path>"
+        if about := about_arrow(route.arrow):
+            end = f">{_title(about)}</path>"
         yield (
             f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{colour}"'
             f' stroke-width="{PEN[kind]:g}"{dashes}{end}'
@@ -150,6 +185,11 @@ class _Writer:
         for i, line in enumerate(route.label.then):
             at = (route.then[0], route.then[1] + LINE * (i + 0.8))
             yield _text(line, at, self.theme.soft, f'{small} font-style="italic"')
+
+
+def _title(text: str) -> str:
+    """A tooltip."""
+    return f"<title>{html.escape(text)}</title>"
 
 
 def _text(text: str, at: Point, colour: str, look: str = "") -> str:

@@ -7,7 +7,7 @@ from attrs import evolve, frozen
 from statetrain.diagram.picture import Change, Picture, drawn, transitions_of
 from statetrain.errors import MachineError
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
 from statetrain.lifecycle.text import number_of
 from statetrain.naming import label_of
 from statetrain.trace.words import words_of
@@ -23,6 +23,14 @@ class _Gone(Guard):
 
     def test(self, ctx: object) -> bool:
         raise MachineError("this arrow was removed: it is in the picture, and cannot be taken")
+
+
+@frozen(repr=False, eq=False)
+class _Both(Lifecycle):
+    """Two tables in one, to be looked at: it need not be sound, so it is not checked."""
+
+    def __attrs_post_init__(self) -> None:
+        """Leaves the check out."""
 
 
 def compared(before: Lifecycle, after: Lifecycle) -> Picture:
@@ -73,10 +81,10 @@ def _together(
     """
     removed_states = [state for state in before.states if state.name not in after.names]
     states = [*after.states, *removed_states]
-    reached = _reached(after.initial, states, [*after.transitions, *gone])
+    entered, opened = _reached(after.initial, states, [*after.transitions, *gone])
     arrows, removed = list(after.transitions), set()
     for arrow in gone:
-        if arrow.source not in reached or arrow.dest not in reached | {FAILED}:
+        if arrow.source not in (entered if arrow.event is None else opened):
             continue
         stays = arrow.source in after.names
         if stays and arrow.guard is None:
@@ -87,26 +95,33 @@ def _together(
             place = _place_of(arrow, arrows)
         arrows.insert(place, arrow)
         removed.add(arrow)
-    kept = [state for state in states if state.name in reached]
-    return evolve(after, states=kept, transitions=arrows), removed
+    kept = [state for state in states if state.name in opened]
+    return _Both(after.name, kept, arrows, after.initial, after.also), removed
 
 
-def _reached(initial: str, states: list[State], arrows: list[Transition]) -> set[str]:
-    """The names of the states that arrows lead to, with the scopes around them."""
-    onward: dict[str, list[str]] = {}
+def _reached(
+    initial: str, states: list[State], arrows: list[Transition]
+) -> tuple[set[str], set[str]]:
+    """The names of the states that arrows lead to, and the same with the scopes around them."""
+    within = {state.name: state.within for state in states}
+    leaving: dict[str, list[Transition]] = {}
     for arrow in arrows:
-        onward.setdefault(arrow.source, []).append(arrow.dest)
-    for state in states:
-        if state.within is not None:
-            onward.setdefault(state.name, []).append(state.within)
-    reached: set[str] = set()
+        leaving.setdefault(arrow.source, []).append(arrow)
+    entered: set[str] = set()
+    opened: set[str] = set()
     ahead = [initial]
     while ahead:
         name = ahead.pop()
-        if name not in reached:
-            reached.add(name)
-            ahead += onward.get(name, ())
-    return reached
+        if name in entered:
+            continue
+        entered.add(name)
+        ahead += [arrow.dest for arrow in leaving.get(name, ())]
+        scope: str | None = name
+        while scope is not None and scope not in opened:
+            opened.add(scope)
+            ahead += [a.dest for a in leaving.get(scope, ()) if a.event is not None]
+            scope = within.get(scope)
+    return entered, opened
 
 
 def _place_of(arrow: Transition, arrows: list[Transition]) -> int:

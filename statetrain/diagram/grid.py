@@ -86,14 +86,19 @@ def _add_box(grid: Grid, name: str, around: tuple[str, ...], *, wide: bool) -> B
 
 
 def _rows_of(picture: Picture, name: str, *, wide: bool) -> list[list[str]]:
-    """What is in a box, row by row; two scopes that follow each other may share one."""
-    cells = list(_cells_of(picture, name))
+    """What is in a box, row by row.
+
+    Two scopes that follow each other may share a row; three or more would be read in the wrong
+    order, and stand below each other.
+    """
     rows: list[list[str]] = []
-    while cells:
-        row = [cells.pop(0)]
-        if wide and row[0] in picture.scopes and cells and cells[0] in picture.scopes:
-            row.append(cells.pop(0))
-        rows.append(row)
+    cells = _cells_of(picture, name)
+    for are_scopes, group in itertools.groupby(cells, lambda cell: cell in picture.scopes):
+        following = list(group)
+        if wide and are_scopes and len(following) == 2:
+            rows.append(following)
+        else:
+            rows += [[cell] for cell in following]
     return rows
 
 

@@ -60,6 +60,11 @@ class Arrow:
     change: Change = ""
 
     @property
+    def stands_out(self) -> bool:
+        """Whether it is drawn with a halo."""
+        return self.recent or self.change != ""
+
+    @property
     def times(self) -> str:
         """The count as text: how often it was taken, out of how many checks of its guard."""
         if self.count is None:

@@ -77,7 +77,8 @@ def _bent(grid: Grid, dots: Mapping[str, Point], way: Way, reaches: Reaches) -> 
     lane = scope.x + scope.lanes[way.lane]
     begin = _meet(grid, dots, arrow.tail, way.out, out, turn=DOT)
     approach, length = _approach(way)
-    joins = length > 0 and reaches[approach] > length
+    # One that stands out does so up to its head
+    joins = length > 0 and reaches[approach] > length and not arrow.stands_out
     if joins:
         step = math.copysign(min(JOIN, length), into - out)
         points = (*begin, (lane, out), (lane, out + step))

@@ -33,6 +33,7 @@ class Shown(TypedDict, total=False):
             its label.
         trace: of a run: in place of `counts`; its last transitions and the state that it is in
             stand out as well. With recorded times, each state shows its share of them.
+        zeros: whether it is shown of arrows that were never taken.
         marked: more arrows to stand out; in Mermaid, whose arrows have no colours, they carry a
             sign.
         since: another lifecycle: what was added to it, removed from it and changed stands out.
@@ -42,6 +43,7 @@ class Shown(TypedDict, total=False):
     fold: Iterable[str]
     counts: Mapping[Transition, int] | None
     trace: Trace | None
+    zeros: bool
     marked: Iterable[Transition]
     since: Lifecycle | None
 
@@ -52,6 +54,7 @@ def picture(
     fold: Iterable[str] = (),
     counts: Mapping[Transition, int] | None = None,
     trace: Trace | None = None,
+    zeros: bool = True,
     marked: Iterable[Transition] = (),
     since: Lifecycle | None = None,
 ) -> Picture:
@@ -69,6 +72,9 @@ def picture(
         shown = evolve(shown, current=trace.states[-1] if len(trace) else None)
     if counts is not None or last:
         shown = _counted(shown, counts, set(map(words_of, last)))
+    if not zeros:
+        taken = (evolve(a, count=a.count or None, asked=a.count and a.asked) for a in shown.arrows)
+        shown = evolve(shown, arrows=tuple(taken))
     if trace is not None:
         shown = _timed(shown, trace)
     shown = folded(shown, fold)

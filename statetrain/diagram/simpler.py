@@ -88,7 +88,7 @@ def outlined(shown: Picture) -> Picture:
     Loops over validation data are one state. An arrow stands for each way from one of the other
     states to the next. What a scope begins with goes the main way only.
     """
-    shown = folded(shown, [scope for scope in shown.scopes if _is_aside(shown, scope)])
+    shown = folded(shown, [scope for scope in shown.scopes if _folds(shown, scope)])
     hidden = [name for name in shown.order if _serves(shown, name)]
     arrows = [arrow for arrow in shown.arrows if arrow.kind != "event"]
     for name in hidden:
@@ -100,6 +100,14 @@ def outlined(shown: Picture) -> Picture:
     return evolve(shown, arrows=tuple(_strongest(arrows)), order=order, current=current)
 
 
+def _folds(shown: Picture, scope: str) -> bool:
+    """Whether a scope is one state in the outline: a loop aside, or one with nothing to show."""
+    inside = frozenset(shown.life.inside(scope)) & frozenset(shown.order)
+    return _is_aside(shown, scope) or all(
+        _serves(shown, name) for name in inside if name not in shown.scopes
+    )
+
+
 def _serves(shown: Picture, name: str) -> bool:
     """Whether a state is not one of those that everyone knows."""
     state = shown.life.state(name)
@@ -108,8 +116,9 @@ def _serves(shown: Picture, name: str) -> bool:
 
 def _is_aside(shown: Picture, scope: str) -> bool:
     """Whether a scope is a loop over data next to training, made like `valid`."""
-    within = shown.life.state(scope).within
-    return within is not None and f"next_{scope}_batch" in shown.children(scope)
+    state = shown.life.state(scope)
+    roles = [shown.life.role(name) for name in shown.children(scope)]
+    return state.within is not None and f"next_{state.role}_batch" in roles
 
 
 def _bypassed(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
@@ -127,7 +136,7 @@ def _bypassed(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
 
 def _joined(shown: Picture, before: Arrow, after: Arrow) -> Arrow:
     head = after.head
-    if before.tail in shown.order and head in shown.life.path(before.tail):
+    if before.tail in shown.order and head in shown.scopes & {*shown.life.path(before.tail)}:
         head = start_of(head)  # from within, a scope is begun again
     change = before.change or after.change
     recent = before.recent and after.recent

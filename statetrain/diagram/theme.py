@@ -76,7 +76,9 @@ class Theme:
         return self.recent if arrow.recent else ""
 
     def words(self, arrow: Arrow) -> str:
-        """The colour of the text that says when an arrow is taken."""
+        """The colour of the text that says when an arrow is taken; grey if it never was."""
+        if arrow.count == 0:
+            return self.soft
         if arrow.kind in ("event", "failure"):
             return self.arrows[arrow.kind]
         return self.ink

@@ -119,7 +119,7 @@ class Verdict:
             and run[-1] not in run.lifecycle.transitions
         ):
             run = attrs.evolve(run, transitions=[*run.transitions[:-1], last_words(run[-1])])
-        return {"trace": run, "marked": run.transitions, **options}
+        return {"trace": run, "zeros": False, "marked": run.transitions, **options}
 
     def _repr_svg_(self) -> str | None:
         return None if self.trace is None else self.svg()
