@@ -224,6 +224,145 @@ def test_a_loss_without_a_context():
     assert torch.equal(loss(input=logits, target=label), F.cross_entropy(logits, label))
 
 
+# ---------------------------------------------------------------- called with two arguments
+
+
+def add_mirrored(ctx):
+    "add the loss of the mirrored input"
+    ctx.loss_grad = ctx.loss_grad + ctx.loss_fn(ctx.model(-ctx.input), ctx.target)
+
+
+TWICE = st.supervised(validate=None).insert(
+    st.State("mirror", add_mirrored), between=("loss", "backward")
+)
+
+
+def trained_on_both(points):
+    """A loop by hand with the loss of each batch and that of its mirror image; and the first means."""
+    model = made(partial(nn.Linear, 4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    own = []
+    for x, y in zip(*(column.split(8) for column in points), strict=True):
+        loss = F.cross_entropy(model(x), y)
+        own.append(loss.item() * len(x))
+        optimizer.zero_grad()
+        (loss + F.cross_entropy(model(-x), y)).backward()
+        optimizer.step()
+    return list(model.parameters()), sum(own) / len(points[0])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.cross_entropy,
+        st.Loss(F.cross_entropy),
+        st.Loss(F.cross_entropy, input="pred", target="target"),
+        st.Loss(F.cross_entropy, input="pred", target="batch[1]"),
+        st.Losses(label=F.cross_entropy),
+        st.Losses(label=st.Loss(F.cross_entropy), more=st.Loss(lambda p: 0.0 * p.sum(), p="pred")),
+    ],
+    ids=["plain", "Loss", "keys", "batch", "Losses", "several"],
+)
+def test_a_second_forward_pass_has_a_loss_of_its_own(points, loss):
+    "ctx.loss_fn(pred, target) computes what it is given, whatever kind of loss it is: as a loop by hand."
+    batches = list(zip(*(column.split(8) for column in points), strict=True))
+    model = made(partial(nn.Linear, 4, 3))
+    run = st.fit(
+        model,
+        batches,
+        loss=loss,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=1,
+        lifecycle=TWICE,
+    )
+    weights, mean = trained_on_both(points)
+    for ours, theirs in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    if isinstance(loss, st.Losses):
+        assert run.history[-1]["train_loss_label"] == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_computation_calls_losses_by_keys(points):
+    "With compute=, the first call gives the columns of the losses, and what it returns is right."
+    batches = list(zip(*(column.split(8) for column in points), strict=True))
+
+    def compute(ctx):
+        pred = ctx.model(ctx.input)
+        ctx.loss_grad = ctx.loss_fn(pred, ctx.target)
+        ctx.pred = pred
+        ctx.loss_fn(pred + 1, ctx.target)  # another one, which is no part of the batch's columns
+        if ctx.training:
+            ctx.loss_grad.backward()
+            ctx.opt.step()
+            ctx.opt.zero_grad()
+        return ctx.loss_grad
+
+    losses = st.Losses(label=st.Loss(F.cross_entropy), size=st.Loss(l1, hidden="pred", weight=0.0))
+    model = made(partial(nn.Linear, 4, 3))
+    run = st.fit(
+        model,
+        batches,
+        loss=losses,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.0},
+        epochs=1,
+        compute=compute,
+    )
+    label = F.cross_entropy(model(points[0]), points[1]).item()
+    assert run.history[-1]["train_loss_label"] == pytest.approx(label, rel=1e-5)
+    assert run.history[-1]["train_loss_size"] == pytest.approx(
+        model(points[0]).abs().mean().item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("pick", ["logits", "logits[:, :3]"])
+def test_a_picked_part_is_the_batchs_prediction(data, pick):
+    "pred= names a part, by a view too: the losses of a batch still read it, and another part is another's."
+    seen = []
+
+    @st.on("exit_loss")
+    def look(ctx):
+        part = ctx.pred["logits"]
+        seen.append((ctx.loss_value, ctx.loss_fn(part + 1.0, ctx.target).item()))
+        seen.append((F.mse_loss(part, ctx.target).item(), F.mse_loss(part + 1, ctx.target).item()))
+
+    rows = [
+        {**batch, "label": batch["label"][:, None].expand(-1, 3).float()} for batch in batches(data)
+    ]
+    st.fit(
+        made(),
+        rows[:1],
+        loss=st.Loss(F.mse_loss),
+        pred=pick,
+        target="label",
+        callbacks=look,
+        **options(epochs=1),
+    )
+    assert seen[0] == pytest.approx(seen[1])
+
+
+def test_a_target_that_no_loss_reads_is_refused(points):
+    "Another target than the batch's, for a loss that reads the batch, is an error with its remedy."
+
+    @st.on("exit_loss")
+    def turn(ctx):
+        ctx.loss_fn(ctx.pred, ctx.target.flip(0))
+
+    with pytest.raises(
+        st.LossError, match=r"another target .* reads 'batch\[1\]', 'pred'"
+    ) as found:
+        st.fit(
+            made(partial(nn.Linear, 4, 3)),
+            [points],
+            loss=st.Loss(F.cross_entropy, input="pred", target="batch[1]"),
+            optimizer=torch.optim.SGD,
+            epochs=1,
+            callbacks=turn,
+        )
+    assert "target='target'" in str(found.value)
+
+
 # ---------------------------------------------------------------- several, with weights
 
 

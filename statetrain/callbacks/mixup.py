@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from statetrain.callback import Callback
+from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, DataError, LossError
+from statetrain.losses.losses import InContext, weigh
+from statetrain.losses.losses import Loss as KeyedLoss
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -93,6 +96,25 @@ class Mixup(Callback):
                 "Mixup needs a loss function to mix; give loss=, and call ctx.loss_fn(pred,"
                 " ctx.target) where you compute the loss yourself"
             )
+        for bound in ctx.loss_fns.values():
+            if isinstance(bound, InContext):
+                self._check_keys(bound)
+
+    def _check_keys(self, bound: InContext) -> None:
+        """Sees whether losses by keys can be mixed: what is the batch's own has no partner."""
+        for loss in bound.by_name.values():
+            of_batch = sorted(path for path in loss.reads if root_of(path) == "batch")
+            if of_batch:
+                raise ConfigError(
+                    f"Mixup: {loss!r} reads {', '.join(map(repr, of_batch))}, and only ctx.target"
+                    " has a partner to be mixed with; say what the target is in"
+                    " fit(target='label'), and give the loss target='target'"
+                )
+            if loss.masked and self.per == "sample":
+                raise ConfigError(
+                    f"Mixup: {loss!r} has a mask or weights of samples, so each sample cannot have"
+                    " a mixture of its own; use Mixup(per='batch')"
+                )
 
     # ------------------------------------------------------------ hooks
 
@@ -203,8 +225,10 @@ def mixup_loss(loss: Loss) -> Loss:
     Raises:
         LossError: by the function, if there is a weight for each sample and no loss for each.
     """
-    if isinstance(loss, partial) and loss.func is _mixed_loss:
+    if isinstance(loss, partial) and loss.func in (_mixed_loss, _mixed_by_keys):
         return loss
+    if isinstance(loss, InContext):
+        return partial(_mixed_by_keys, loss)
     each, reduction = _unreduced(loss)
     return partial(_mixed_loss, loss, each, reduction)
 
@@ -215,7 +239,13 @@ def _mixed_loss(loss: Loss, each: Loss, reduction: str, pred: Any, target: Any) 
     weight = target.weight
     if weight.ndim == 0:
         return weight * loss(pred, target.own) + (1 - weight) * loss(pred, target.partner)
-    own, partner = each(pred, target.own), each(pred, target.partner)
+    return _mixture(each(pred, target.own), each(pred, target.partner), weight, reduction)
+
+
+def _mixture(
+    own: torch.Tensor, partner: torch.Tensor, weight: torch.Tensor, reduction: str
+) -> torch.Tensor:
+    """The mean or sum of mixtures of losses for each sample, with a weight for each."""
     if own.ndim == 0 or own.shape[0] != len(weight):
         raise LossError(
             f"mixtures with a weight for each sample need a loss for each of the {len(weight)}"
@@ -226,6 +256,35 @@ def _mixed_loss(loss: Loss, each: Loss, reduction: str, pred: Any, target: Any) 
     if reduction == "sum":
         return mixed.sum()
     return mixed.mean()
+
+
+def _mixed_by_keys(bound: InContext, pred: Any, target: Any) -> Any:
+    """The sum of weight times mixture; what each loss gave goes into the context, as unmixed."""
+    if not isinstance(target, Mixed):
+        return bound(pred, target)
+    own, partner = bound.reading(pred, target.own), bound.reading(pred, target.partner)
+    terms = {
+        name: _mixed_term(loss, own, partner, target.weight) for name, loss in bound.by_name.items()
+    }
+    whole, bound.ctx.loss_states = weigh(bound.by_name, terms, own)
+    return whole
+
+
+def _mixed_term(
+    loss: KeyedLoss, own: Context, partner: Context, weight: torch.Tensor
+) -> tuple[Any, Any]:
+    """The mixture of a loss by keys, and how many samples it stands for."""
+    if not any(root_of(path) == "target" for path in loss.reads):
+        return loss.values(own)  # a penalty, say, which is the same for both
+    if weight.ndim == 0:
+        (value, count), (other, others) = loss.values(own), loss.values(partner)
+        if loss.masked:
+            count = weight * count + (1 - weight) * others
+        return weight * value + (1 - weight) * other, count
+    (first, named), (firsts, nameds) = loss.arguments(own), loss.arguments(partner)
+    each, reduction = _unreduced(loss.function)
+    value = _mixture(each(*first, **named), each(*firsts, **nameds), weight, reduction)
+    return value, own.batch_size
 
 
 def _unreduced(loss: Loss) -> tuple[Loss, str]:

@@ -437,11 +437,7 @@ def _update(
     step = inspect.unwrap(type(optimizer).step)
     by_name = None
     if isinstance(loss_fn, InContext):
-        by_name = (
-            loss_fn.losses.by_name
-            if isinstance(loss_fn.losses, Losses)
-            else {"loss": loss_fn.losses}
-        )
+        by_name = loss_fn.by_name
     kind, shorter = weights[0].device.type, None if dtype is None else getattr(torch, dtype)
 
     # The field's name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from attrs import Factory, define, field
 
 from statetrain.context.context import Context
-from statetrain.context.keys import Getter
+from statetrain.context.keys import Getter, root_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.keyed import Keyed, Weights, elementwise, keyed, parsed, read
 
@@ -111,17 +112,24 @@ class Loss:
             found.add(self._weight_key.path)
         return frozenset(found | {key.path for key in self._weights.keys})
 
+    def arguments(self, ctx: Context) -> tuple[list[Any], dict[str, Any]]:
+        """What its function is called with, by position and by name.
+
+        Raises:
+            LossError: a key leads to nothing.
+        """
+        if self._keyed is None:
+            return [picked(ctx), ctx.target], {}
+        return self._keyed.arguments(ctx)
+
     def values(self, ctx: Context) -> tuple[Any, Any]:
         """The loss of the current batch, without its weight, and how many samples it stands for.
 
         Returns:
             The value, shape (), with its graph; and the number of samples, or what the mask counts.
         """
-        if self._keyed is None:
-            value = self.function(picked(ctx), ctx.target, **self._more)
-        else:
-            first, named = self._keyed.arguments(ctx)
-            value = self.function(*first, **named, **self._more)
+        first, named = self.arguments(ctx)
+        value = self.function(*first, **named, **self._more)
         if not self.masked:
             return value, ctx.batch_size
         total, count = self._weights.sums(ctx, value, self._who)
@@ -211,9 +219,16 @@ def total(losses: Mapping[str, Loss], ctx: Context) -> tuple[Any, dict[str, Loss
     Raises:
         LossError: one gives no scalar.
     """
+    return weigh(losses, {name: loss.values(ctx) for name, loss in losses.items()}, ctx)
+
+
+def weigh(
+    losses: Mapping[str, Loss], terms: Mapping[str, tuple[Any, Any]], ctx: Context
+) -> tuple[Any, dict[str, LossState]]:
+    """The sum of weight times value, of values and counts that are computed already; as `total`."""
     whole, states = None, {}
     for name, loss in losses.items():
-        value, count = loss.values(ctx)
+        value, count = terms[name]
         if len(losses) > 1 and not (isinstance(value, torch.Tensor) and value.numel() == 1):
             if isinstance(value, torch.Tensor):
                 got = f"shape {tuple(value.shape)}; reduce it, for example with .mean()"
@@ -236,24 +251,90 @@ def total(losses: Mapping[str, Loss], ctx: Context) -> tuple[Any, dict[str, Loss
 
 @define(eq=False)
 class InContext:
-    """Losses by keys in the place of a plain loss: their arguments are read from the context."""
+    """Losses by keys in the place of a plain loss: their arguments are read from the context.
+
+    Called with a prediction and a target that are not the batch's, as by a second forward pass,
+    keys that begin with `pred` and `target` read these; all others read the context.
+    """
 
     losses: Loss | Losses
     ctx: Context
     # What the action that calls it asks, to word an error
     by_keys: bool = field(default=True, init=False)
+    by_name: dict[str, Loss] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.losses, Losses):
+            self.by_name = self.losses.by_name
+        else:
+            self.by_name = {"loss": self.losses}
 
     def __call__(self, pred: Any, target: Any) -> Any:
-        """The total; what each loss gave goes into `ctx.loss_states`."""
-        whole, self.ctx.loss_states = total(
-            self.losses.by_name if isinstance(self.losses, Losses) else {"loss": self.losses},
-            self.ctx,
-        )
+        """The total, with its graph, shape ().
+
+        What each loss gave for the batch goes into `ctx.loss_states`.
+
+        Raises:
+            LossError: a prediction or a target of another batch is given, and no loss reads it.
+        """
+        ctx = self.ctx
+        if target is ctx.target and _is_picked(pred, ctx):
+            whole, ctx.loss_states = total(self.by_name, ctx)
+            return whole
+        whole, states = total(self.by_name, self.reading(pred, target))
+        if (
+            ctx.pred is None
+        ):  # `compute=` computes the loss of the batch before it says what pred is
+            ctx.loss_states = states
         return whole
+
+    def reading(self, pred: Any, target: Any) -> Context:
+        """A copy of the context with this prediction and target.
+
+        Raises:
+            LossError: one is not the batch's, and no loss reads it.
+        """
+        ctx = self.ctx
+        if not _is_picked(pred, ctx):
+            self._check_read("pred", "prediction")
+        if target is not ctx.target:
+            self._check_read("target", "target")
+        seen = copy.copy(ctx)
+        seen.pred, seen.target, seen.pick = pred, target, None
+        return seen
+
+    def _check_read(self, field: str, word: str) -> None:
+        paths = sorted(path for loss in self.by_name.values() for path in loss.reads)
+        if not any(root_of(path) == field for path in paths):
+            raise LossError(
+                f"ctx.loss_fn is called with another {word} than the batch's, and {self.losses!r}"
+                f" does not read it: it reads {', '.join(map(repr, paths))}. Give the loss"
+                f" {field}='{field}', and name the part of the batch in fit({_SAY[field]})"
+            )
 
     def read_from(self, ctx: Context) -> InContext:
         """The same losses, read from another context."""
         return InContext(self.losses, ctx)
+
+
+_SAY = {"pred": "pred='logits'", "target": "target='label'"}
+
+
+def _is_picked(pred: Any, ctx: Context) -> bool:
+    """Whether this is what losses take of the batch's prediction."""
+    if ctx.pick is None:
+        return pred is ctx.pred
+    own = picked(ctx)
+    if pred is own:
+        return True
+    # A part such as pred[:, 0] is a new tensor each time, of the same memory
+    return (
+        isinstance(pred, torch.Tensor)
+        and isinstance(own, torch.Tensor)
+        and pred.data_ptr() == own.data_ptr()
+        and (pred.shape, pred.stride()) == (own.shape, own.stride())
+        and pred.requires_grad == own.requires_grad
+    )
 
 
 def modules_of(loss: Any) -> dict[str, torch.nn.Module]:

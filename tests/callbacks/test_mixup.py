@@ -374,3 +374,66 @@ def test_what_cannot_be_mixed(points):
         fit([({"a": X, "b": 3}, y)], Mixup())
     with pytest.raises(ConfigError, match="needs a loss function"):
         fit([(X, y)], Mixup(), loss=None, compute=lambda ctx: None)
+
+
+def l1(pred):
+    return pred.abs().mean()
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        st.Loss(F.cross_entropy),
+        st.Loss(F.cross_entropy, input="pred", target="target"),
+        st.Loss(nn.CrossEntropyLoss()),
+        st.Losses(label=F.cross_entropy),
+    ],
+    ids=["Loss", "keys", "module", "Losses"],
+)
+def test_losses_by_keys_are_mixed_as_plain_ones(points, loss, per):
+    "A loss by keys gives the weights and the history of the function itself, to the last bit."
+    plain, model = net(), net()
+    torch.manual_seed(3)
+    expected = fit(batches(points), Mixup(per=per), plain)
+    torch.manual_seed(3)
+    run = fit(batches(points), Mixup(per=per), model, loss=loss)
+    assert bits(model) == bits(plain)
+    assert run.history["train_loss"] == expected.history["train_loss"]
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_columns_of_several_losses_are_mixtures(points, per):
+    "Each column is the mean of that loss's mixtures, and the total has the weights; a penalty is not mixed."
+    model = net()
+    losses = st.Losses(label=st.Loss(F.cross_entropy, weight=2.0), size=st.Loss(l1, pred="pred"))
+    generator = torch.Generator().manual_seed(5)
+    run = fit(
+        [points],
+        Mixup(1.0, per=per, generator=generator),
+        model,
+        loss=losses,
+        opt_hparams={"lr": 0.0},
+        epochs=1,
+    )
+    again = torch.Generator().manual_seed(5)
+    shape = (22, 2) if per == "sample" else (2,)
+    weight = torch._sample_dirichlet(torch.ones(shape), again)[..., 0]
+    weight, order = torch.maximum(weight, 1 - weight), torch.randperm(22, generator=again)
+    X, y = points
+    pred = model(torch.lerp(X[order], X, weight.reshape(-1, 1) if per == "sample" else weight))
+    own = F.cross_entropy(pred, y, reduction="none")
+    label = torch.lerp(F.cross_entropy(pred, y[order], reduction="none"), own, weight).mean()
+    row = run.history[-1]
+    assert row["train_loss_label"] == pytest.approx(label.item(), rel=1e-5)
+    assert row["train_loss_size"] == pytest.approx(l1(pred).item(), rel=1e-5)
+    assert row["train_loss"] == pytest.approx(2 * label.item() + l1(pred).item(), rel=1e-5)
+
+
+def test_losses_that_cannot_be_mixed_are_refused_before_training(points):
+    "A loss of the batch itself has no partner, and a masked one no loss of each sample."
+    with pytest.raises(ConfigError, match=r"reads 'batch\[1\]', and only ctx.target has a partner"):
+        fit([points], Mixup(), loss=st.Loss(F.cross_entropy, input="pred", target="batch[1]"))
+    masked = st.Loss(F.cross_entropy, mask="target")
+    with pytest.raises(ConfigError, match="use Mixup\\(per='batch'\\)"):
+        fit([points], Mixup(), loss=masked)
