@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from statetrain.callback import Callback
+from statetrain.callback import Callback, unwrapped
+from statetrain.callbacks.keep_best import KeepBest
+from statetrain.compute.weights import exchange, modules_of, pairs_of
 from statetrain.errors import ConfigError
 from statetrain.outcome import Failed
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
+# Statistics, whose averages are statistics again. Other buffers, such as the vectors of a spectral
+# norm or a counter, are those of the model.
+_STATISTICS = ("running_mean", "running_var")
+
 
 class EMA(Callback):
-    """Averages the weights over the steps, with `torch.optim.swa_utils.AveragedModel`.
+    """Averages the weights over the steps, with the functions of `torch.optim.swa_utils`.
 
         ema = st.EMA(0.999)
         run = st.fit(..., callbacks=ema)
         ema.model                            # the averaged model: predict with it, save its weights
 
-    With `valid=True`, validation looks at the average: it changes places with the weights when the
-    scope `valid` opens, and back when it closes, so `valid_loss` is the average's. (`KeepBest` and
-    `SaveWeights` look later and keep the weights of training that the average belongs to; keep the
-    average itself by `ema.model`.) With `restore=True` the model has the average when the run ends,
-    unless it failed.
+    With `valid=True`, validation and evaluations look at the average: it changes places with the
+    weights when their scope opens, and back when it closes, so `valid_loss` is the average's.
+    `KeepBest` and `SaveWeights` then keep what was judged, the average. With `restore=True` the
+    model has the average when the run ends, unless it failed.
 
-    It is part of a checkpoint, and a run that is continued goes on exactly. Batch norm's statistics
-    are averaged as well unless `buffers=False`, which takes the model's own.
+    It is part of a checkpoint, and a run that is resumed continues exactly;
+    `load_checkpoint(model, folder, average=True)` gets it out of one. The parameters of losses that
+    are modules are averaged, too. Of the buffers, batch norm's statistics are averaged; all others
+    are the model's own.
 
     Args:
         decay: how much of the old average each step keeps, from 0 up to, not including, 1; None
             averages all steps alike (SWA).
-        start: steps before the average begins; until then it is a copy of the weights. At least 0.
+        start: steps before the average begins; at least 0. Until its first update it is a copy of
+            the weights.
         every: steps from one update to the next, at least 1.
-        valid: whether validation looks at the average.
+        valid: whether validation and evaluations look at the average.
         restore: whether the model has the average when the run ends.
-        buffers: whether floating-point buffers are averaged too; else they are copied.
+        buffers: whether batch norm's statistics are averaged; else they are copied.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range; when a fit begins, that `restore=True` and
+            `KeepBest` would both put weights back.
     """
 
     reads = ("epoch", "model", "outcome", "step")
@@ -79,131 +90,154 @@ class EMA(Callback):
             restore,
             buffers,
         )
-        self._averaged: AveragedModel | None = None
-        # Loaded, for the model that is made when the run goes on
-        self._state: dict[str, Any] | None = None
-        self._step = 0  # the step that was averaged last
+        self._own: list[torch.nn.Module] = []  # the run's modules
+        self._copies: list[torch.nn.Module] = []  # those with the average; made when needed
+        self._count = 0  # of the updates
+        self._step = 0  # the step that was looked at last
         self._swapped = False  # whether the model has the average at the moment
+        # Loaded, for the copies that are made when the run is resumed
+        self._state: dict[str, Any] | None = None
         if valid:  # hooks that nobody asked for would cost something in each validation
             self.on_enter_valid, self.on_exit_valid = self._show, self._hide
 
     @property
     def model(self) -> torch.nn.Module:
-        """The averaged model, of the model's own class.
+        """The averaged model, of the model's own class; before the first update a copy of it.
 
         Raises:
             ConfigError: no run has begun.
         """
-        if self._averaged is None:
+        if not self._own:
             raise ConfigError("EMA has no average before a run has begun")
-        return self._averaged.module
+        self._make()
+        return self._copies[0]
+
+    def judged_modules(self) -> list[torch.nn.Module]:
+        """The modules that validation looks at, where these are not the run's own."""
+        if not self.valid or self._count == 0 or self._swapped:
+            return []
+        return self._copies
+
+    def check_context(self, ctx: Context) -> None:
+        """Sees whether something else puts weights back, too."""
+        if self.restore and any(isinstance(unwrapped(one), KeepBest) for one in ctx.callbacks):
+            raise ConfigError(
+                "EMA(restore=True) and KeepBest would both give the model other weights at the end;"
+                " leave restore=True out: with EMA(valid=True), KeepBest keeps the average that was"
+                " best"
+            )
 
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Begins with a copy of the weights, unless this fit goes on with an average."""
-        if ctx.epoch == 0 or self._averaged is None:
-            self._make(ctx)
-        ctx.defer(partial(self._finish, ctx))
+        """Forgets an earlier run's average; a fit that continues a run keeps it."""
+        if ctx.epoch == 0 or not self._own:
+            self._copies, self._count, self._step = [], 0, ctx.step
+        self._begin(ctx)
 
     def on_resume(self, ctx: Context) -> None:
-        """Goes on with the average that was saved."""
-        self._make(ctx)
-        if self._state is not None and self._averaged is not None:
-            self._averaged.load_state_dict(self._state["average"])
-            self._swapped, self._state = self._state["swapped"], None
-        ctx.defer(partial(self._finish, ctx))
+        """Continues the average that was saved."""
+        self._copies, self._count, self._step = [], 0, ctx.step
+        self._begin(ctx)
+        if self._state is not None:
+            self._make()
+            for name, _, mine in self._pairs():
+                mine.copy_(self._state["average"][name])
+            self._count, self._swapped = self._state["count"], self._state["swapped"]
+            self._state = None
 
     def on_exit_step(self, ctx: Context) -> None:
         """Takes in the new weights."""
-        if ctx.step == self._step or self._averaged is None:
+        if ctx.step == self._step:
             # A step that was left by an event, or one of several optimizers' that is no round yet
             return
         self._step = ctx.step
-        if ctx.step <= self.start:
-            self._averaged.module.load_state_dict(ctx.accelerator.unwrap(ctx.model).state_dict())
-        elif (ctx.step - self.start) % self.every == 0:
-            self._take_in(ctx.accelerator.unwrap(ctx.model), self._averaged)
+        since = ctx.step - self.start
+        if since > 0 and since % self.every == 0:
+            self._take_in()
 
     def _show(self, ctx: Context) -> None:
         """Gives the model the average while it is validated."""
-        self._swap(ctx)
+        self._swap()
 
     def _hide(self, ctx: Context) -> None:
         """Gives it its own weights again."""
-        self._swap(ctx)
+        self._swap()
 
     # ------------------------------------------------------------ the average
 
-    def _make(self, ctx: Context) -> None:
-        model = ctx.accelerator.unwrap(ctx.model)
-        if self.decay is None:
-            average = get_swa_multi_avg_fn()
-        else:
-            average = get_ema_multi_avg_fn(self.decay)
-        self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=self.buffers)
-        self._averaged.module.eval()
-        self._averaged.requires_grad_(False)
-        self._step, self._swapped = ctx.step, False
+    def _begin(self, ctx: Context) -> None:
+        self._own, self._swapped = modules_of(ctx), False
+        ctx.defer(partial(self._finish, ctx))
 
-    def _take_in(self, model: torch.nn.Module, averaged: AveragedModel) -> None:
+    def _pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        return pairs_of(self._own, self._copies)
+
+    def _make(self) -> None:
+        """Makes the copies; until the first update they have the weights of the moment."""
+        if not self._copies:
+            # Together, so that what two of them share stays shared
+            self._copies = copy.deepcopy(self._own)
+            for module in self._copies:
+                module.eval().requires_grad_(False)
+        elif self._count == 0:
+            for _, own, mine in self._pairs():
+                mine.copy_(own.detach())
+
+    def _take_in(self) -> None:
         """Does what `AveragedModel.update_parameters` does, without waiting for a device.
 
         That one copies its counter to the device in each step.
         """
-        count = int(averaged.n_averaged)  # it lies on the host
-        average = averaged.multi_avg_fn
-        pairs: list[tuple[torch.Tensor, torch.Tensor, bool]] = [
-            (mine, own, True)
-            for mine, own in zip(averaged.module.parameters(), model.parameters(), strict=True)
-        ]
-        pairs += [
-            (mine, own, self.buffers)
-            for mine, own in zip(averaged.module.buffers(), model.buffers(), strict=True)
-        ]
+        if not self._copies:
+            self._make()
+        average = get_swa_multi_avg_fn()
+        if self.decay is not None:
+            average = get_ema_multi_avg_fn(self.decay)
         groups: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-        for mine, own, is_averaged in pairs:
-            # Batch norm's counter is taken as it is
-            moves = count > 0 and is_averaged and (own.is_floating_point() or own.is_complex())
-            group = groups.setdefault((moves, own.dtype, own.device), ([], []))
-            group[0].append(mine.detach())
-            group[1].append(own.detach())
-        for (moves, _, _), (mine_, own_) in groups.items():
-            (average if moves and average is not None else _copy)(mine_, own_, count)
-        averaged.n_averaged += 1
+        for name, own, mine in self._pairs():
+            moves = self._count > 0 and self._is_averaged(name, own)
+            mines, owns = groups.setdefault((moves, own.dtype, own.device), ([], []))
+            mines.append(mine.detach())
+            owns.append(own.detach())
+        for (moves, _, _), (mines, owns) in groups.items():
+            if moves:
+                average(mines, owns, self._count)
+            else:
+                torch._foreach_copy_(mines, owns)
+        self._count += 1
 
-    def _swap(self, ctx: Context) -> None:
-        if self._averaged is None:
-            return
-        own = ctx.accelerator.unwrap(ctx.model).state_dict()
-        for name, value in self._averaged.module.state_dict().items():
-            if isinstance(value, torch.Tensor):
-                mine = own[name].clone()
-                own[name].copy_(value)
-                value.copy_(mine)
-        self._swapped = not self._swapped
+    def _is_averaged(self, name: str, own: torch.Tensor) -> bool:
+        if not (own.is_floating_point() or own.is_complex()):
+            return False  # batch norm's counter
+        if isinstance(own, torch.nn.Parameter):
+            return True
+        return self.buffers and name.rpartition(".")[2] in _STATISTICS
+
+    def _swap(self) -> None:
+        if self._count > 0:  # before, the average is a copy of the weights
+            exchange(self._pairs())
+            self._swapped = not self._swapped
 
     def _finish(self, ctx: Context) -> None:
         if self._swapped:  # the run ended within a validation
-            self._swap(ctx)
-        if self.restore and self._averaged is not None and not isinstance(ctx.outcome, Failed):
-            ctx.accelerator.unwrap(ctx.model).load_state_dict(self._averaged.module.state_dict())
+            self._swap()
+        if self.restore and self._count > 0 and not isinstance(ctx.outcome, Failed):
+            for _, own, mine in self._pairs():
+                own.detach().copy_(mine)
 
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, how many steps are in it, and whether the model has it at the moment."""
-        if self._averaged is None:
+        """The average, how many updates it has, and whether the model has it at the moment."""
+        if self._count == 0:
             return {}
-        return {"average": dict(self._averaged.state_dict()), "swapped": self._swapped}
+        average = {name: mine for name, _, mine in self._pairs()}
+        return {"average": average, "count": self._count, "swapped": self._swapped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps a state for the model that is made when the run is continued."""
+        """Keeps a state for the average that is made when the run is resumed."""
         self._state = state or None
 
     def __repr__(self) -> str:
         return f"EMA({self.decay})"
-
-
-def _copy(mine: list[torch.Tensor], own: list[torch.Tensor], _: Any) -> None:
-    torch._foreach_copy_(mine, own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,13 @@ import torch
 
 from statetrain.callback import Callback
 from statetrain.compute.keeping import first_not_finite
+from statetrain.compute.weights import (
+    copy_weights,
+    judged_modules,
+    modules_of,
+    put_weights,
+    tensors_of,
+)
 from statetrain.errors import ConfigError
 from statetrain.guards.criteria import Mode, better
 from statetrain.naming import did_you_mean
@@ -27,8 +33,9 @@ class KeepBest(Callback):
 
     A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and,
     for a column of the validation or of another evaluation, that of each complete one within an
-    epoch. NaN is never
-    best, and neither are weights or buffers that are not finite; of equals the first one is.
+    epoch. NaN is never best, and neither are weights or buffers that are not finite; of equals the
+    first one is. What is kept is what was judged, with `EMA(valid=True)` the average: all
+    parameters and buffers of the model and of losses that are modules.
 
     The weights are put back whether the run completed, was stopped or interrupted. After a failure
     the model stays as the failure left it, to be looked at; `restore(model)` puts them back then.
@@ -106,7 +113,8 @@ class KeepBest(Callback):
         if self.monitor in row and better(
             value := float(row[self.monitor]), self.best, self.mode, self.min_delta
         ):
-            if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
+            judged = judged_modules(ctx)
+            if (name := first_not_finite(*judged)) is not None:
                 log.warning(
                     "the weights of %s are not kept, though they have the best %s: %s is not"
                     " finite",
@@ -116,26 +124,35 @@ class KeepBest(Callback):
                 )
                 return
             self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
-            self._weights = _copied(ctx.accelerator.unwrap(ctx.model), self.cpu)
+            device = "cpu" if self.cpu else None
+            self._weights = copy_weights(judged, into=self._weights, device=device)
 
     # ------------------------------------------------------------ putting back
 
     def _finish(self, ctx: Context) -> None:
         if self._weights is not None and not isinstance(ctx.outcome, Failed):
-            self.restore(ctx.accelerator.unwrap(ctx.model))
+            put_weights(modules_of(ctx), self._weights)
 
     def restore(self, model: torch.nn.Module) -> None:
-        """Puts the best weights into a model.
+        """Puts the best weights into a model; those of losses are put back when a run ends.
 
         Raises:
-            ConfigError: no row has been the best so far.
+            ConfigError: no row has been the best so far, or the weights are another model's.
         """
         if self._weights is None:
             raise ConfigError(
                 f"KeepBest has no weights: no row with a number in {self.monitor!r} has been"
                 " recorded"
             )
-        model.load_state_dict(self._weights)
+        kept = {name for name in self._weights["tensors"] if name.startswith("0.")}
+        wrong = kept ^ {name for name, _ in tensors_of([model])}
+        if wrong:
+            name = min(wrong).removeprefix("0.")
+            raise ConfigError(
+                f"KeepBest has the weights of another model than {type(model).__name__}: only one"
+                f" of them has {name!r}"
+            )
+        put_weights([model], self._weights)
 
     # ------------------------------------------------------------ saved and put back
 
@@ -160,16 +177,3 @@ class KeepBest(Callback):
 
     def __repr__(self) -> str:
         return f"KeepBest({self.monitor!r}, {self.mode!r})"
-
-
-def _copied(model: torch.nn.Module, cpu: bool) -> dict[str, Any]:
-    """Parameters and buffers, and what else the modules save, apart from the model's own."""
-    state = model.state_dict()
-    if not cpu:
-        return copy.deepcopy(dict(state))
-    return {
-        name: (
-            value.to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-        )
-        for name, value in state.items()
-    }

@@ -12,6 +12,7 @@ from attrs import define
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.compute.keeping import first_not_finite
+from statetrain.compute.weights import judged_modules
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
@@ -111,13 +112,14 @@ class SaveWeights(Callback):
             or (best is not None and not self._rank(value) < self._rank(best))
         ):
             return
-        if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is not None:
+        judged = judged_modules(ctx)
+        if (name := first_not_finite(*judged)) is not None:
             log.warning("the weights of %s are not saved: %s is not finite", ctx.where(), name)
             return
         from statetrain.training.saving import save_weights
 
         path = Path(self.path.format_map(row))
-        save_weights(ctx.accelerator.unwrap(ctx.model), path)
+        save_weights(judged[0], path)
         self._files = [one for one in self._files if one.path != path] + [_Saved(path, value)]
         self._forget_the_worst()
         self.saved = [one.path for one in self._files]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, field
 
-from statetrain.compute import keeping, keyed, seeding
+from statetrain.compute import keeping, keyed, seeding, weights
 from statetrain.data.placing import pinned
 from statetrain.errors import ConfigError
 
@@ -166,13 +166,13 @@ class Accelerator:
 
     def buffers(self, ctx: Context) -> keeping.Buffers:
         """What copies the buffers of model and losses, and puts them back."""
-        return keeping.buffers_of(keeping.modules_of(ctx))
+        return keeping.buffers_of(weights.modules_of(ctx))
 
-    def keep(self, ctx: Context) -> keeping.Kept | None:
+    def keep(self, ctx: Context) -> weights.Kept | None:
         """A copy of what trains, to go back to; None if a weight or buffer is not finite."""
         return keeping.keep(ctx)
 
-    def go_back(self, ctx: Context, kept: keeping.Kept) -> None:
+    def go_back(self, ctx: Context, kept: weights.Kept) -> None:
         """Puts back what `keep` gave."""
         keeping.go_back(ctx, kept)
 
@@ -185,7 +185,7 @@ class Accelerator:
         return (
             None
             if self.device.type == "meta"
-            else keeping.first_not_finite(*keeping.modules_of(ctx))
+            else keeping.first_not_finite(*weights.modules_of(ctx))
         )
 
     # ------------------------------------------------------------ random numbers

@@ -33,7 +33,7 @@ import torch
 from attrs import Factory, define, field, frozen
 from torch.utils import _pytree as pytree
 
-from statetrain.compute.keeping import modules_of
+from statetrain.compute.weights import modules_of
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError
 from statetrain.losses.losses import InContext, Loss, Losses, total

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import Factory, define
 from torch.nn.parameter import is_lazy
 
-from statetrain.losses import losses
+from statetrain.compute.weights import Kept, copy_weights, modules_of, put_weights, tensors_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-
-Kept = dict[str, Any]
 
 
 def first_not_finite(*modules: torch.nn.Module) -> str | None:
@@ -37,14 +35,6 @@ def first_not_finite(*modules: torch.nn.Module) -> str | None:
         [torch.isfinite(value.detach()).all().to(device) for _, value in named]
     ).tolist()
     return next((name for (name, _), finite in zip(named, found, strict=True) if not finite), None)
-
-
-def modules_of(ctx: Context) -> list[torch.nn.Module]:
-    """The model, and the losses that are modules."""
-    return [
-        ctx.accelerator.unwrap(ctx.model),
-        *(module for loss in ctx.loss_fns.values() for module in losses.modules_of(loss).values()),
-    ]
 
 
 def has_buffers(modules: Iterable[torch.nn.Module]) -> bool:
@@ -144,25 +134,45 @@ def buffers_of(modules: Iterable[torch.nn.Module]) -> Buffers:
 
 
 def keep(ctx: Context) -> Kept | None:
-    """A copy of weights, buffers, the states of optimizers and the scale of the loss; None if a weight or buffer is not finite."""
-    if first_not_finite(*modules_of(ctx)) is not None:
+    """A copy of weights, buffers, the states of optimizers and the scale of the loss.
+
+    The copy that is there already, `ctx.kept`, is overwritten: there is never more than one.
+
+    Returns:
+        The copy; None if a weight or a buffer is not finite.
+    """
+    modules = modules_of(ctx)
+    if first_not_finite(*modules) is not None:
         return None
+    old: Kept = ctx.kept or {}
+    strays = _strays(ctx)
+    scaler = None
+    if ctx.scaler is not None:
+        scaler = dict(ctx.scaler.state_dict())
     return {
-        "tensors": {name: tensor.detach().clone() for name, tensor in _tensors(ctx)},
+        "weights": copy_weights(modules, into=old.get("weights")),
+        "strays": {
+            name: _copied(parameter, old.get("strays", {}).get(name))
+            for name, parameter in strays.items()
+        },
         "optimizers": {
-            name: [_copied(optimizer.state.get(p, {})) for p in _parameters(optimizer)]
+            name: _copied(_states(optimizer), old.get("optimizers", {}).get(name))
             for name, optimizer in ctx.optimizers.items()
         },
-        "scaler": None if ctx.scaler is None else dict(ctx.scaler.state_dict()),
+        "scaler": scaler,
     }
 
 
 def go_back(ctx: Context, kept: Kept) -> None:
-    """Makes everything as it was when a copy was kept. Settings of optimizers, such as the learning rate, stay as they are."""
+    """Makes everything as it was when a copy was kept.
+
+    Settings of optimizers, such as the learning rate, stay as they are.
+    """
+    put_weights(modules_of(ctx), kept["weights"])
     with torch.no_grad():
-        for name, tensor in _tensors(ctx):
-            if name in kept["tensors"]:
-                tensor.copy_(kept["tensors"][name])
+        for name, parameter in _strays(ctx).items():
+            if name in kept["strays"]:
+                parameter.copy_(kept["strays"][name])
     for name, optimizer in ctx.optimizers.items():
         for parameter, state in zip(_parameters(optimizer), kept["optimizers"][name], strict=True):
             if state:
@@ -187,42 +197,51 @@ def lower_rates(ctx: Context, factor: float) -> None:
                     group[key] *= factor
 
 
-def _tensors(ctx: Context) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor that training may change, once, under a name of its own."""
-    seen: set[int] = set()
-    for i, module in enumerate(modules_of(ctx)):
-        for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
-            if id(tensor) not in seen and not is_lazy(tensor):
-                seen.add(id(tensor))
-                yield f"{i}.{name}", tensor
-    for name, optimizer in ctx.optimizers.items():
-        for i, parameter in enumerate(_parameters(optimizer)):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield f"{name}.{i}", parameter
+def _strays(ctx: Context) -> dict[str, torch.Tensor]:
+    """The parameters of optimizers that belong to no module of the run."""
+    own = {id(tensor) for _, tensor in tensors_of(modules_of(ctx))}
+    return {
+        f"{name}.{i}": parameter
+        for name, optimizer in ctx.optimizers.items()
+        for i, parameter in enumerate(_parameters(optimizer))
+        if id(parameter) not in own
+    }
+
+
+def _states(optimizer: Any) -> list[Any]:
+    """What an optimizer remembers of each parameter."""
+    return [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)]
 
 
 def _parameters(optimizer: Any) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _copied(thing: Any) -> Any:
+def _copied(thing: Any, old: Any = None) -> Any:
+    """A copy; tensors are copied into those of an earlier copy of the same structure."""
     if isinstance(thing, torch.Tensor):
-        return thing.detach().clone()
+        thing = thing.detach()
+        if isinstance(old, torch.Tensor) and (old.shape, old.dtype) == (thing.shape, thing.dtype):
+            return old.copy_(thing)
+        return thing.clone()
     if isinstance(thing, dict):
-        return {key: _copied(value) for key, value in thing.items()}
-    return type(thing)(map(_copied, thing)) if type(thing) in (list, tuple) else thing
+        before = old if isinstance(old, dict) else {}
+        return {key: _copied(value, before.get(key)) for key, value in thing.items()}
+    if type(thing) in (list, tuple):
+        befores = (
+            old if type(old) is type(thing) and len(old) == len(thing) else [None] * len(thing)
+        )
+        return type(thing)(map(_copied, thing, befores))
+    return thing
 
 
 def _beside(value: Any, parameter: torch.Tensor, own: Any) -> Any:
     """A copy of a kept value where the optimizer has it, or would have it: a checkpoint gives all of them on the CPU."""
     if not isinstance(value, torch.Tensor):
         return _copied(value)
-    device = (
-        own.device
-        if isinstance(own, torch.Tensor)
-        else parameter.device
-        if value.ndim
-        else value.device
-    )
+    device = value.device
+    if isinstance(own, torch.Tensor):
+        device = own.device
+    elif value.ndim:
+        device = parameter.device
     return value.to(device, copy=True)

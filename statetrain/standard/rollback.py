@@ -129,7 +129,7 @@ class GoBack:
         ctx.rolled_back += 1
 
 
-@access(reads={"model", "loss_fns", "optimizers", "scaler"}, writes={"kept"})
+@access(reads={"model", "loss_fns", "optimizers", "scaler", "kept"}, writes={"kept"})
 def keep(ctx: Context) -> None:
     "keep a copy to go back to"
     kept = ctx.accelerator.keep(ctx)

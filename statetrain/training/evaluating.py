@@ -13,7 +13,7 @@ from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import capturing
 from statetrain.compute.gathering import Gathering, samples_of
 from statetrain.compute.inferring import inferring
-from statetrain.compute.keeping import modules_of as modules_in
+from statetrain.compute.weights import modules_of as modules_in
 from statetrain.context.context import Context
 from statetrain.context.keys import getter
 from statetrain.data import loading, reading

@@ -205,11 +205,13 @@ def test_the_copy_is_apart(cpu, digits, cnn):
     "Training on does not change what is kept, on the device or in the host's memory."
     keep = KeepBest("score", cpu=cpu)
     run = fit(cnn(), digits, [keep, Scores(1)], epochs=1)
-    before = {name: value.clone() for name, value in keep.state_dict()["weights"].items()}
+    before = {
+        name: value.clone() for name, value in keep.state_dict()["weights"]["tensors"].items()
+    }
     with torch.no_grad():
         run.model.out.weight.fill_(7.0)
 
-    kept = keep.state_dict()["weights"]
+    kept = keep.state_dict()["weights"]["tensors"]
     assert all(torch.equal(kept[name], before[name]) for name in before)
     assert {value.device.type for value in kept.values()} == {"cpu"}
 
