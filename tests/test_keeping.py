@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import statetrain as st
 from statetrain.compute.keeping import buffers_of
 
 
@@ -115,3 +116,36 @@ def test_where_a_flag_is_set_a_buffer_that_was_replaced_is_put_back_too(flag):
     module.running_mean = module.running_mean * 0.9 + float("inf")
     buffers.put_back_where(torch.tensor(flag) > 0)
     assert module.running_mean.tolist() == ([0.0] * 3 if flag else [float("inf")] * 3)
+
+
+def test_going_back_needs_one_copy(points):
+    "RollBack copies into the copy that it has: the memory stays the same, the values are those of the moment."
+    places, equal = [], []
+
+    class Look(st.Callback):
+        def on_exit_keep(self, ctx):
+            tensors = ctx.kept["weights"]["tensors"]
+            momenta = [part["momentum_buffer"] for part in ctx.kept["optimizers"]["opt"] if part]
+            places.append([value.data_ptr() for value in (*tensors.values(), *momenta)])
+            equal.append(
+                torch.equal(tensors["0.weight"], ctx.model.weight)
+                and all(
+                    torch.equal(kept, ctx.optimizers["opt"].state[p]["momentum_buffer"])
+                    for kept, p in zip(momenta, ctx.model.parameters(), strict=False)
+                )
+            )
+
+    torch.manual_seed(0)
+    st.fit(
+        nn.Linear(4, 3),
+        [points] * 4,
+        loss=nn.functional.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1, "momentum": 0.9},
+        epochs=1,
+        non_finite=st.RollBack(every=st.Every(1, "steps")),
+        callbacks=Look(),
+    )
+    assert len(places) == 4
+    assert places[1] == places[2] == places[3] == [*places[0], *places[1][2:]]
+    assert all(equal)

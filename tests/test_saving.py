@@ -212,7 +212,7 @@ def test_a_file_that_is_something_else_is_an_error(run, tmp_path):
         "empty": b"",
         "short": whole[:-10],
         "damaged": whole.replace(b'\\"history\\"', b'\\"hysteri\\"'),
-        "future": whole.replace(b'\\"format\\":1', b'\\"format\\":7'),
+        "future": whole.replace(b'\\"format\\":2', b'\\"format\\":7'),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)

@@ -27,7 +27,7 @@ from statetrain.data.sizes import length
 from statetrain.errors import CheckpointError, LifecycleError
 from statetrain.lifecycle.lifecycle import Lifecycle, State
 from statetrain.lifecycle.registry import fingerprint
-from statetrain.losses.losses import modules_of
+from statetrain.losses.losses import modules_by_name
 from statetrain.machine.machine import Machine
 from statetrain.naming import label_of
 from statetrain.standard.actions import open_batch, open_shared_batch
@@ -157,11 +157,7 @@ def loose_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def loss_modules(ctx: Context) -> dict[str, torch.nn.Module]:
     """The losses that are modules, and the modules in others, by name."""
-    return {
-        f"{name}.{part}" if part else name: module
-        for name, loss in ctx.loss_fns.items()
-        for part, module in modules_of(loss).items()
-    }
+    return modules_by_name(ctx.loss_fns)
 
 
 def parameters_of(ctx: Context) -> dict[str, torch.nn.Parameter]:

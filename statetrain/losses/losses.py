@@ -356,6 +356,15 @@ def modules_of(loss: Any) -> dict[str, torch.nn.Module]:
     }
 
 
+def modules_by_name(losses: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
+    """The modules of the losses of all optimizers: as "opt", or "opt.label" of one of several."""
+    return {
+        ".".join(filter(None, (optimizer, name))): module
+        for optimizer, loss in losses.items()
+        for name, module in modules_of(loss).items()
+    }
+
+
 def bound(losses: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
     """Losses by optimizer as a run calls them: those by keys read this context, plain ones stay."""
     bare = unbound(losses)

@@ -17,12 +17,14 @@ import torch
 from attrs import frozen
 
 from statetrain.checkpoints import checkpoint, directory, plain, tensorfile
+from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
+from statetrain.losses.losses import modules_by_name
 from statetrain.training.run import Run
 
 _KEY = "statetrain"  # of the text in the header
-_FORMAT = 1
+_FORMAT = 2
 
 AnyPath = str | os.PathLike[str]
 
@@ -34,6 +36,8 @@ class SavedRun:
     Attributes:
         model: the name of the model's class.
         weights: the model's state, on the CPU.
+        losses: those of losses that are modules, by the optimizer's name, and that of the loss if
+            there are several: "opt", "opt.label".
         history: its rows.
         records: what was logged beside the history, by name.
         hparams, opt_hparams: what model and optimizers were made with; in words where that is more
@@ -43,26 +47,41 @@ class SavedRun:
 
     model: str
     weights: Mapping[str, Any]
+    losses: Mapping[str, Mapping[str, Any]]
     history: History
     records: Mapping[str, list[Any]]
     hparams: Mapping[str, Any]
     opt_hparams: Mapping[str, Any]
     outcome: str
 
-    def restore(self, model: torch.nn.Module | type[torch.nn.Module]) -> torch.nn.Module:
+    def restore(
+        self, model: torch.nn.Module | type[torch.nn.Module], *, loss: Any = None
+    ) -> torch.nn.Module:
         """Puts the weights into a model, for `evaluate` and `predict`.
 
         Args:
             model: one like the run's; or its class, which is made with the saved `hparams`.
+            loss: a loss like the run's, whose modules get their weights, too; of several
+                optimizers, a mapping by their names.
 
         Returns:
             The model.
 
         Raises:
-            CheckpointError: the weights are another model's.
+            CheckpointError: the weights are another model's, or another loss's.
         """
         made = model(**self.hparams) if isinstance(model, type) else model
+        modules = modules_by_name(loss if isinstance(loss, Mapping) else {"opt": loss})
+        for name, module in modules.items():
+            if name not in self.losses:
+                known = ", ".join(map(repr, self.losses)) or "no loss"
+                raise CheckpointError(
+                    f"the file has no weights of the loss {name!r}; it has {known}"
+                )
+            _check(module, self.losses[name])
         _put(made, self.weights)
+        for name, module in modules.items():
+            _put(module, self.losses[name])
         return made
 
     def __repr__(self) -> str:
@@ -88,7 +107,8 @@ def save(run: Run, path: AnyPath) -> None:
             " save_weights"
         )
     about = {"format": _FORMAT, "model": type(run.model).__name__, "outcome": repr(run.outcome)}
-    structure, tensors = plain.encode({**about, **run.ctx.state_dict()})
+    losses = {name: loss.state_dict() for name, loss in modules_by_name(run.ctx.loss_fns).items()}
+    structure, tensors = plain.encode({**about, **run.ctx.state_dict(), "losses": losses})
     _write(Path(path), tensors, {_KEY: plain.dumps(structure).decode()})
 
 
@@ -112,6 +132,7 @@ def load(path: AnyPath) -> SavedRun:
         return SavedRun(
             data["model"],
             data["weights"],
+            data["losses"],
             history,
             data["records"],
             data["hparams"],
@@ -157,16 +178,18 @@ def load_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
     _put(model, load(path).weights if _KEY in texts else tensors)
 
 
-def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath) -> None:
+def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath, *, average: bool = False) -> None:
     """Puts the weights of a checkpoint into a model, in place, and nothing else of it.
 
     Args:
         model: a run, or a module.
         path: a checkpoint, or a directory of them, of which it is the newest that is whole.
+        average: whether it is the average that `EMA` has made, with its statistics. Before the
+            average's first update these are the weights.
 
     Raises:
-        CheckpointError: there is none, it is not whole, or the weights are another model's, which
-            stays as it was.
+        CheckpointError: there is none, it is not whole, it has no average, or the weights are
+            another model's, which stays as it was.
     """
     folder = Path(path)
     if not (folder / checkpoint.MANIFEST).exists():
@@ -181,11 +204,27 @@ def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath) -> None:
         or not isinstance(data["model"].get("weights"), dict)
     ):
         raise CheckpointError(f"{folder.name} holds no model")
-    _put(model, data["model"]["weights"])
+    module = model.model if isinstance(model, Run) else model
+    _check(module, data["model"]["weights"])
+    averages = [row["state"] for row in data.get("callbacks", ()) if row["class"] == "EMA"]
+    if average and not averages:
+        raise CheckpointError(f"{folder.name} has no average: no EMA was among the callbacks")
+    _put(module, data["model"]["weights"])
+    for saved in averages[:1]:
+        # Empty before the first update; within a validation the model has the average
+        state = saved["own"] or {}
+        if state and state["swapped"] != average:
+            put_weights([module], {"tensors": state["average"], "extra": {}})
 
 
 def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any]) -> None:
     module = model.model if isinstance(model, Run) else model
+    _check(module, weights)
+    module.load_state_dict(dict(weights))
+
+
+def _check(module: torch.nn.Module, weights: Mapping[str, Any]) -> None:
+    """Raises a `CheckpointError` if these are not the weights of such a module."""
     own, given = (
         {name: _shape(value) for name, value in state.items()}
         for state in (module.state_dict(), weights)
@@ -205,7 +244,6 @@ def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any]) -> None:
             f"the weights are another model's than {type(module).__name__}'s:"
             f" {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}"
         )
-    module.load_state_dict(dict(weights))
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

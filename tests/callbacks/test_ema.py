@@ -169,3 +169,195 @@ def test_before_a_run_there_is_no_average():
     "The error says so."
     with pytest.raises(st.ConfigError, match="before a run has begun"):
         _ = st.EMA().model
+
+
+# ---------------------------------------------------------------- the weights that are judged
+
+
+def by_hand(model, points, decay, epochs, batch=8, every=1):
+    "Plain SGD, and the average of all parameters after each step; until the first update the weights."
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average, count, step = None, 0, 0
+    for _ in range(epochs):
+        for x, y in zip(*(column.split(batch) for column in points), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            step += 1
+            if step % every == 0:
+                now = [p.detach().clone() for p in model.parameters()]
+                if count:
+                    now = [decay * a + (1 - decay) * b for a, b in zip(average, now, strict=True)]
+                average, count = now, count + 1
+    return average or [p.detach().clone() for p in model.parameters()]
+
+
+def fixed(points, *callbacks, **more):
+    "Three batches in their order, and a validation of all of them."
+    batches = list(zip(*(column.split(8) for column in points), strict=True))
+    return train(batches, *callbacks, **{"valid": [points], "dataloader_options": None, **more})
+
+
+def put(model, values):
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return model
+
+
+def plain(tied=False):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    if tied:
+        model[1].weight = model[0].weight
+    return model
+
+
+def shared():
+    "One module under two names."
+    torch.manual_seed(0)
+    once = nn.Linear(4, 4)
+    return nn.Sequential(once, nn.Tanh(), once, nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("make", [lambda: plain(True), shared], ids=["weights", "module"])
+def test_what_has_two_names_is_exchanged_once(make, points):
+    "Tied weights and a module under two names: validation sees the average of a loop by hand, and training goes on with its own."
+    ema, model, reference = st.EMA(0.9, valid=True), make(), make()
+    run = fixed(points, ema, model=model)
+    expected = put(copy.deepcopy(reference), by_hand(reference, points, 0.9, 2))
+    loss = F.cross_entropy(expected(points[0]), points[1]).item()
+    assert run.history[-1]["valid_loss"] == pytest.approx(loss, rel=1e-5)
+    assert bits(model) == bits(reference)
+
+
+@pytest.mark.parametrize("every", [4, 100])
+def test_before_its_first_update_the_average_is_the_weights(every, points):
+    "With an interval that is never reached, validation and restore have trained weights, not those of the start."
+    ema, model = st.EMA(0.9, every=every, valid=True, restore=True), plain()
+    run = fixed(points, ema, model=model)
+    reference = plain()
+    expected = put(copy.deepcopy(reference), by_hand(reference, points, 0.9, 2, every=every))
+    loss = F.cross_entropy(expected(points[0]), points[1]).item()
+    assert run.history[-1]["valid_loss"] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ema.model.state_dict(), model.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_only_statistics_are_averaged_among_the_buffers(points):
+    "The vectors of a spectral norm stay unit vectors, and those of the model; buffers that are not saved are exchanged, too."
+
+    class Norms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+        def forward(self, x):
+            if self.training:
+                self.calls += 1.0
+            return self.layer(x)
+
+    ema, model = st.EMA(0.5, valid=True), Norms()
+    fixed(points, ema, model=model)
+    left = ema.model.layer.parametrizations.weight[0]._u
+    torch.testing.assert_close(left.norm(), torch.tensor(1.0))
+    assert torch.equal(left, model.layer.parametrizations.weight[0]._u)
+    assert ema.model.calls == model.calls == 6.0
+
+
+def test_evaluations_see_the_average(points):
+    "One with a name sees what validation sees, whether or not there is a validation."
+    ema = st.EMA(0.5, valid=True)
+    run = fixed(points, ema, model=plain(), valid=None, evaluations=st.Evaluation("test", [points]))
+    average = F.cross_entropy(ema.model(points[0]), points[1]).item()
+    assert run.history[-1]["test_loss"] == pytest.approx(average, rel=1e-6)
+
+
+class Centers(nn.Module):
+    "A loss with a parameter of its own."
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, pred, target):
+        return F.cross_entropy(pred * self.shift, target)
+
+
+def both(model, loss):
+    return torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.5)
+
+
+def test_the_best_is_what_was_judged(points, tmp_path):
+    "With EMA(valid=True), KeepBest and SaveWeights keep the average that was best, with a loss's parameters."
+    model, loss = plain(), Centers()
+    path = str(tmp_path / "{epoch}.safetensors")
+    keep, save = st.KeepBest("valid_loss"), st.SaveWeights(path, monitor="valid_loss")
+    run = fixed(
+        points,
+        st.EMA(0.5, valid=True),
+        keep,
+        save,
+        model=model,
+        loss=loss,
+        optimizer=both(model, loss),
+        opt_hparams=None,
+        epochs=4,
+    )
+    best = min(run.history["valid_loss"])
+    assert loss(model(points[0]), points[1]).item() == pytest.approx(best, rel=1e-6)
+    saved = plain()
+    st.load_weights(saved, str(save.saved[keep.best_epoch - 1]))
+    assert bits(saved) == bits(model)
+
+
+def test_the_parameters_of_a_loss_are_put_back_and_saved(points, tmp_path):
+    "KeepBest gives the loss its best parameters, and a saved run has them."
+    model, loss = plain(), Centers()
+    keep = st.KeepBest("valid_loss", "max")  # the first row
+    options = {"model": model, "loss": loss, "optimizer": both(model, loss), "opt_hparams": None}
+    run = fixed(points, keep, **options, epochs=3)
+    first = run.history["valid_loss"][keep.best_epoch - 1]
+    assert loss(model(points[0]), points[1]).item() == pytest.approx(first, rel=1e-6)
+
+    st.save(run, tmp_path / "run.safetensors")
+    again, other = Centers(), plain()
+    st.load(tmp_path / "run.safetensors").restore(other, loss=again)
+    assert torch.equal(again.shift, loss.shift)
+    assert bits(other) == bits(model)
+    with pytest.raises(st.CheckpointError, match=r"no weights of the loss 'opt.a'; it has 'opt'"):
+        st.load(tmp_path / "run.safetensors").restore(other, loss=st.Losses(a=st.Loss(again)))
+
+
+def test_a_checkpoint_gives_the_average(points, tmp_path):
+    "load_checkpoint(average=True) gives what ema.model is; without it, the weights of the training, within a validation too."
+    ema = st.EMA(0.5, valid=True)
+    run = fixed(points, ema, st.Checkpoint(tmp_path / "a"), model=plain())
+    weights, average = plain(), plain()
+    st.load_checkpoint(weights, tmp_path / "a")
+    st.load_checkpoint(average, tmp_path / "a", average=True)
+    assert bits(weights) == bits(run.model)
+    assert bits(average) == bits(ema.model)
+
+    class Stops(st.Callback):
+        def on_enter_valid_pred(self, ctx):
+            ctx.request_stop("enough")
+
+    ema = st.EMA(0.5, valid=True)
+    run = fixed(points, ema, st.Checkpoint(tmp_path / "b"), Stops(), model=plain())
+    st.load_checkpoint(weights, tmp_path / "b")
+    st.load_checkpoint(average, tmp_path / "b", average=True)
+    assert bits(weights) == bits(run.model)
+    assert bits(average) == bits(ema.model)
+
+    fixed(points, st.Checkpoint(tmp_path / "c"), model=plain())
+    with pytest.raises(st.CheckpointError, match="has no average: no EMA was among the callbacks"):
+        st.load_checkpoint(average, tmp_path / "c", average=True)
+
+
+def test_two_that_put_weights_back_are_refused(points):
+    "EMA(restore=True) and KeepBest: the error says what to do."
+    with pytest.raises(st.ConfigError, match="would both give the model other weights at the end"):
+        fixed(points, st.EMA(0.5, restore=True), st.KeepBest("valid_loss"), model=plain())
