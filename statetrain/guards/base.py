@@ -16,14 +16,18 @@ and any of them takes another name with `named`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
-from attrs import frozen
+from attrs import field, frozen
 
 from statetrain.errors import GuardError
 from statetrain.naming import label_of
 
 Test = Callable[[Any], bool]
+
+Agree = Literal["any", "all", "first", "same"]
+"""How ranks that each have an answer come to one: any of them, all of them, rank 0 alone; or they
+answer alike anyway."""
 
 # What a guard is asked about: a `Context`, or the `Position` of a lifecycle with fields of its own.
 AnyContext: TypeAlias = Any
@@ -75,6 +79,14 @@ class Guard:
         """
         parts = self.parts()
         return bool(parts) and all(part.prompt for part in parts)
+
+    @property
+    def agree(self) -> Agree | None:
+        """How several ranks agree on its answer, where it reads what is a rank's own.
+
+        None says nothing: then it may only read what is the same on all ranks. See docs/ranks.md.
+        """
+        return None
 
     def reason(self, ctx: AnyContext) -> str:
         """Why it holds, for the outcome; its label unless it knows more."""
@@ -292,10 +304,15 @@ class Predicate(Guard):
     function: Test
     fields: frozenset[str] = frozenset()
     now: bool = False
+    how: Agree | None = field(default=None, eq=False)
 
     @property
     def label(self) -> str:
         return label_of(self.function)
+
+    @property
+    def agree(self) -> Agree | None:
+        return self.how
 
     @property
     def reads(self) -> frozenset[str]:
@@ -316,11 +333,23 @@ class Predicate(Guard):
 
 
 @overload
-def guard(function: Test, *, reads: Iterable[str] = (), prompt: bool = False) -> Predicate: ...
-@overload
-def guard(*, reads: Iterable[str] = (), prompt: bool = False) -> Callable[[Test], Predicate]: ...
 def guard(
-    function: Test | None = None, *, reads: Iterable[str] = (), prompt: bool = False
+    function: Test,
+    *,
+    reads: Iterable[str] = (),
+    prompt: bool = False,
+    agree: Agree | None = None,
+) -> Predicate: ...
+@overload
+def guard(
+    *, reads: Iterable[str] = (), prompt: bool = False, agree: Agree | None = None
+) -> Callable[[Test], Predicate]: ...
+def guard(
+    function: Test | None = None,
+    *,
+    reads: Iterable[str] = (),
+    prompt: bool = False,
+    agree: Agree | None = None,
 ) -> Predicate | Callable[[Test], Predicate]:
     """Makes a guard of a function of the context; its docstring is the label.
 
@@ -328,10 +357,18 @@ def guard(
         function: answers exactly True or False from host values, and changes nothing.
         reads: the fields of the context that it reads.
         prompt: whether it is worth asking at every loop head, not only between epochs.
+        agree: how several ranks agree on the answer, where it reads what may differ between them:
+            "any" (true if it is on any rank), "all", "first" (rank 0 answers for all), or "same"
+            (they answer alike anyway).
+
+    Raises:
+        GuardError: `agree` is another word.
     """
+    if agree is not None and agree not in get_args(Agree):
+        raise GuardError(f"agree must be one of {', '.join(map(repr, get_args(Agree)))}, got {agree!r}")
     if function is None:
-        return lambda f: Predicate(f, frozenset(reads), prompt)
-    return Predicate(function, frozenset(reads), prompt)
+        return lambda f: Predicate(f, frozenset(reads), prompt, agree)
+    return Predicate(function, frozenset(reads), prompt, agree)
 
 
 def as_guard(thing: Guard | Test) -> Guard:

@@ -259,6 +259,7 @@ class Deadline(Guard):
 
     reads = frozenset({"save_seconds"})
     prompt = True
+    agree = "first"  # one clock: that of rank 0
 
     def __attrs_post_init__(self) -> None:
         for name, value in (("at", 0.0 if self.at is None else self.at), ("margin", self.margin)):
@@ -332,6 +333,8 @@ class NonFinite(Guard):
 
     of: Literal["loss", "gradients"] = field(default="loss", validator=one_of("loss", "gradients"))
 
+    agree = "any"
+
     @property
     def label(self) -> str:
         return "loss not finite" if self.of == "loss" else "gradients not finite"
@@ -374,6 +377,7 @@ class Spike(Guard):
     least: int = field(default=20, kw_only=True, validator=whole)
 
     reads = frozenset({"loss_value", "recent", "opt_name"})
+    agree = "any"
 
     def __attrs_post_init__(self) -> None:
         if not self.factor > 1:
@@ -431,6 +435,7 @@ class StopRequested(Guard):
 
     reads = frozenset({"stop"})
     prompt = True
+    agree = "any"
 
     @property
     def label(self) -> str:
@@ -473,7 +478,7 @@ def more_epochs(ctx: Context) -> bool:
     return bool(ctx.epoch < ctx.max_epochs)
 
 
-@guard(reads={"drawn"})
+@guard(reads={"drawn"}, agree="all")
 def batch_drawn(ctx: Context) -> bool:
     "a batch was drawn"
     return ctx.drawn
@@ -490,6 +495,7 @@ class Accumulating(Guard):
     n: int = field(validator=whole)
 
     reads = frozenset({"pending", "last_batch"})
+    agree = "all"  # a window goes on if it does on all ranks
 
     @property
     def label(self) -> str:
@@ -505,19 +511,19 @@ def another_optimizer(ctx: Context) -> bool:
     return bool(ctx.opt_index + 1 < len(ctx.optimizers))
 
 
-@guard(reads={"iter", "length?"})
+@guard(reads={"iter", "length?"}, agree="all")
 def batches_left(ctx: Context) -> bool:
     "batches left"
     return bool(ctx.iter != ctx.length)  # of data without a length, nobody knows before drawing
 
 
-@guard(reads={"exhausted"})
+@guard(reads={"exhausted"}, agree="all")
 def train_data_left(ctx: Context) -> bool:
     "train data left"
     return not ctx.exhausted
 
 
-@guard(reads={"interrupt"})
+@guard(reads={"interrupt"}, agree="any")
 def interrupted(ctx: Context) -> bool:
     "interrupted"
     return ctx.interrupt is not None

@@ -354,6 +354,8 @@ class NumberLimit(Guard):
 class Never(Guard):
     """Holds never: what `stop=` takes where a criterion is wanted and none is meant. `a | Never()` is `a`."""
 
+    agree = "same"
+
     @property
     def label(self) -> str:
         return "never"
