@@ -80,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--format", choices=["text", "markdown", "json", "mermaid", "dot"], default="text"
     )
+    show.add_argument(
+        "--ranks",
+        action="store_true",
+        help="as several ranks walk it: where they meet, and what they agree on",
+    )
     draw = command("draw", _draw, "Draw a lifecycle into a file.")
+    draw.add_argument("--ranks", action="store_true", help="as several ranks walk it")
     draw.add_argument(
         "file",
         nargs="?",
@@ -210,8 +216,18 @@ def lifecycle(name: str) -> Lifecycle:
     )
 
 
-def _show(given: argparse.Namespace) -> int:
+def _chosen(given: argparse.Namespace) -> Lifecycle:
+    """The lifecycle that was named, for several ranks if that was asked for."""
     life = lifecycle(given.lifecycle)
+    if not given.ranks:
+        return life
+    from statetrain.standard.several import several
+
+    return several(life)
+
+
+def _show(given: argparse.Namespace) -> int:
+    life = _chosen(given)
     if given.format == "json":
         print(json.dumps(life.to_dict(), indent=2))
     elif given.format == "markdown":
@@ -227,7 +243,7 @@ def _show(given: argparse.Namespace) -> int:
 def _draw(given: argparse.Namespace) -> int:
     from statetrain.trace import Trace
 
-    life = lifecycle(given.lifecycle)
+    life = _chosen(given)
     options = {
         "theme": given.theme,
         "detail": given.detail,

@@ -151,7 +151,7 @@ class Context(Position):
     earlier_batches: int = field(Fact.SAVED, Fact.COUNTER, default=0)
     """Training batches of earlier epochs."""
 
-    started: float | None = field(Fact.SAVED_APART, Fact.OWN)
+    started: float | None = field(Fact.SAVED_APART)
     """The clock when this fit began; None between fits."""
 
     earlier_seconds: float = field(Fact.SAVED_APART, default=0.0)

@@ -12,6 +12,7 @@ from statetrain.context.fields import Fact, field, made_of
 
 if TYPE_CHECKING:
     from statetrain.lifecycle.lifecycle import Transition
+    from statetrain.machine.agreeing import News
     from statetrain.machine.asking import Asked
     from statetrain.machine.machine import Machine
     from statetrain.outcome import Outcome
@@ -56,6 +57,9 @@ class Position:
 
     error: BaseException | None = field(Fact.ANEW, Fact.OF_MACHINE)
     """The exception that the run failed with."""
+
+    news: News | None = field(Fact.ANEW, Fact.OF_MACHINE, Fact.OPEN, Fact.OWN)
+    """What several ranks have told each other; None in one process."""
 
     deferred: list[Callable[[], object]] = field(Fact.ANEW, Fact.OF_MACHINE, factory=list)
     """Clean-ups, run last-in first-out on every path."""
@@ -116,7 +120,9 @@ class Position:
         Args:
             reason: why; it becomes the outcome's.
         """
-        if self.stop is None:
+        if self.news is not None:  # all ranks have it at the next meeting
+            self.news.request_stop(reason)
+        elif self.stop is None:
             self.stop = reason
 
     def where(self) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from attrs import Factory, evolve, frozen
 
+from statetrain.guards.agreed import with_ranks
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
 from statetrain.lifecycle.text import is_else, number_of, plain, reading_order
 from statetrain.naming import label_of
@@ -234,7 +235,7 @@ def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind
     if transition.event is not None:
         arrow = evolve(arrow, event=plain(transition.event.__name__))
     if transition.guard is not None:
-        arrow = evolve(arrow, guard=plain(transition.guard.label))
+        arrow = evolve(arrow, guard=plain(with_ranks(transition.guard)))
     if transition.effect is not None:
         arrow = evolve(arrow, effect=plain(label_of(transition.effect)))
     return arrow

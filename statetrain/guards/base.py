@@ -365,7 +365,9 @@ def guard(
         GuardError: `agree` is another word.
     """
     if agree is not None and agree not in get_args(Agree):
-        raise GuardError(f"agree must be one of {', '.join(map(repr, get_args(Agree)))}, got {agree!r}")
+        raise GuardError(
+            f"agree must be one of {', '.join(map(repr, get_args(Agree)))}, got {agree!r}"
+        )
     if function is None:
         return lambda f: Predicate(f, frozenset(reads), prompt, agree)
     return Predicate(function, frozenset(reads), prompt, agree)

@@ -91,6 +91,8 @@ class State:
         reopen: the work of opening the scope again, in place of its enter hooks and its action,
             when a run is continued at an anchor within it; None for a scope whose action leaves
             nothing but what a snapshot holds.
+        meets: what all ranks come together for in its action, such as "reduce the gradients"; empty
+            if it needs no other rank.
     """
 
     name: str
@@ -101,6 +103,7 @@ class State:
     mode: Mode | None = field(default=None, kw_only=True)
     close: Work | None = field(default=None, kw_only=True)
     reopen: Work | None = field(default=None, kw_only=True)
+    meets: str = field(default="", kw_only=True)
     role: str = field(kw_only=True)
 
     @role.default
@@ -164,6 +167,8 @@ class Lifecycle:
         also: names that a callback's hooks may mention though no state here bears them, because an
             option that is off would bring them. Not part of what the lifecycle is: it does not
             count in comparisons.
+        alone: of a lifecycle for several ranks, the one for one process that it was made of. They
+            have one fingerprint, so that any number of ranks continues a run.
 
     Raises:
         LifecycleError: the table is not sound. The message names the lifecycle, the state or the
@@ -175,6 +180,7 @@ class Lifecycle:
     transitions: tuple[Transition, ...] = field(converter=_transitions)
     initial: str = field(default="")
     also: frozenset[str] = field(default=frozenset(), eq=False)
+    alone: Lifecycle | None = field(default=None, eq=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.initial and self.states:

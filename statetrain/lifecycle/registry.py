@@ -174,7 +174,7 @@ def fingerprint(life: Lifecycle) -> str:
     Raises:
         LifecycleError: as for `to_dict`.
     """
-    data = to_dict(life)
+    data = to_dict(life.alone or life)
     table = _canonical({key: data[key] for key in ("initial", "states", "transitions")})
     return hashlib.sha256(
         json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
@@ -208,6 +208,7 @@ _STATE: tuple[_Types, _Types] = (
         "close": dict,
         "reopen": dict,
         "role": str,
+        "meets": str,
     },
 )
 _TRANSITION: tuple[_Types, _Types] = (

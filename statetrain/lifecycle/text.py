@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from statetrain.guards.agreed import with_ranks
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
 from statetrain.naming import label_of
 
@@ -74,7 +75,7 @@ def markdown_table(life: Lifecycle) -> str:
             f"`{arrow.dest}`",
             str(number_of(life, arrow) or ""),
             f"`{arrow.event.__name__}`" if arrow.event is not None else "",
-            escaped(arrow.guard.label if arrow.guard is not None else ""),
+            escaped(with_ranks(arrow.guard) if arrow.guard is not None else ""),
             escaped(label_of(arrow.effect) if arrow.effect is not None else ""),
         )
         for arrow in (*_ordinary(life), *_events(life))
@@ -173,6 +174,7 @@ def _notes(life: Lifecycle, state: State) -> str:
         "final" if state.final else "",
         f"role {state.role}" if state.role != state.name else "",
         f"mode {plain(label_of(state.mode))}" if state.mode is not None else "",
+        f"all ranks meet: {state.meets}" if state.meets else "",
         f"in the end: {plain(label_of(state.close))}" if state.close is not None else "",
     )
     return ", ".join(note for note in notes if note)
@@ -180,6 +182,8 @@ def _notes(life: Lifecycle, state: State) -> str:
 
 def _row(life: Lifecycle, arrow: Transition) -> tuple[str, str, str]:
     words = f"else {arrow.label}" if is_else(life, arrow) else arrow.label
+    if arrow.guard is not None:
+        words = words.replace(f"[{arrow.guard.label}]", f"[{with_ranks(arrow.guard)}]", 1)
     return arrow.source, f"{number_of(life, arrow) or ' '} -> {arrow.dest}", plain(words)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -328,12 +329,65 @@ class Tally:
             dict.fromkeys((*self.loss_names, *(f"{self.set}_{name}" for name in self.metrics)))
         )
 
+    def sums(self) -> dict[str, Any]:
+        """What has been summed up so far, as plain numbers, for adding up over several ranks."""
+        found: dict[str, Any] = {
+            f"loss {name}": _numbers(mean) for name, mean in self.losses.items()
+        }
+        for name, metric in self.metrics.items():
+            if isinstance(metric, LossMean):
+                found[name] = {
+                    part: (float(total), float(count))
+                    for part, (total, count) in metric.sums.items()
+                }
+            elif (own := _mean_of(metric)) is not None:
+                found[name] = _numbers(own)
+        return found
+
+    def set_sums(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Takes the sums of all ranks in place of its own; metric objects add theirs up themselves.
+
+        Args:
+            ranks: what `sums` gave on each rank, in the order of ranks.
+        """
+        for name, mean in self.losses.items():
+            _add_up(mean, [sums[f"loss {name}"] for sums in ranks])
+        for name, metric in self.metrics.items():
+            if isinstance(metric, LossMean):
+                parts = dict.fromkeys(part for sums in ranks for part in sums[name])
+                metric.sums = {
+                    part: _added([sums[name][part] for sums in ranks if part in sums[name]])
+                    for part in parts
+                }
+            elif (own := _mean_of(metric)) is not None:
+                _add_up(own, [sums[name] for sums in ranks])
+
     def reset(self) -> None:
         """Forgets all batches."""
         for mean in self.losses.values():
             mean.total, mean.count = 0.0, 0
         for metric in self.metrics.values():
             metric.reset()
+
+
+def _mean_of(metric: Any) -> Mean | None:
+    """The mean that a metric is; None of an object of its own kind."""
+    if isinstance(metric, Metric):
+        metric = metric.state
+    return metric.mean if isinstance(metric, MeanOf) else None
+
+
+def _numbers(mean: Mean) -> tuple[float, float]:
+    return float(mean.total), float(mean.count)
+
+
+def _add_up(mean: Mean, ranks: Sequence[tuple[float, float]]) -> None:
+    mean.total, mean.count = _added(ranks)
+
+
+def _added(ranks: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    totals, counts = zip(*ranks, strict=True)
+    return math.fsum(totals), math.fsum(counts)
 
 
 def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:

@@ -43,13 +43,19 @@ class _Ask:
 
     @property
     def heard(self) -> bool:
-        return self.ctx.interrupt is not None or (self.outer is not None and self.outer.heard)
+        own = self.ctx.interrupt is not None
+        if self.ctx.news is not None:
+            own = self.ctx.news.signal is not None
+        return own or (self.outer is not None and self.outer.heard)
 
     def hear(self, name: str) -> None:
         if self.outer is not None:
             self.outer.hear(name)
             if self.whole:
                 return
+        if self.ctx.news is not None:  # all ranks stop at once
+            self.ctx.news.hear(name)
+            return
         self.ctx.interrupt = name
         # Else it waits for the next anchor: between being saved and being asked, a stop would cost
         # the batches since

@@ -16,6 +16,7 @@ from statetrain.contracts.outline import DataFlow, Outline
 from statetrain.errors import LifecycleError, MachineError
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.machine.agreeing import Agreement
 from statetrain.machine.asking import Explanation, why, why_not
 from statetrain.machine.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
 from statetrain.machine.plan import Plan, Work
@@ -57,6 +58,8 @@ class Machine:
             package, which does the same far more slowly and serves as the reference.
         debug: whether components are held to what they declare that they read and write, at every
             access.
+        agreement: the meetings of several ranks, each of which walks the lifecycle; None in one
+            process.
 
     Attributes:
         plan: what it calls, laid out.
@@ -71,6 +74,7 @@ class Machine:
     callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
     engine: Literal["table", "transitions"] = "table"
     debug: bool = field(default=False, kw_only=True)
+    agreement: Agreement | None = field(default=None, kw_only=True, eq=False, repr=False)
     plan: Plan = field(init=False, eq=False)
     _orders: dict[str, Order] = field(init=False, eq=False, factory=dict)
 
@@ -94,7 +98,9 @@ class Machine:
         find = WITNESS.get()
         witness = None if find is None else find(self.lifecycle)
         object.__setattr__(
-            self, "plan", Plan(self.lifecycle, hooks, self.callbacks, watch, witness)
+            self,
+            "plan",
+            Plan(self.lifecycle, hooks, self.callbacks, watch, witness, self.agreement),
         )
 
     # ------------------------------------------------------------ running

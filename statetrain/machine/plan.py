@@ -20,11 +20,22 @@ from statetrain.contracts.debugging import Watch
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Mode, Transition
+from statetrain.machine.agreeing import Agreement, heeding
 from statetrain.machine.asking import observed
 from statetrain.machine.witness import Witness
 
 Kind = Literal[
-    "enter", "action", "exit", "close", "effect", "mode", "transition", "anchor", "reopen", "resume"
+    "enter",
+    "action",
+    "agree",
+    "exit",
+    "close",
+    "effect",
+    "mode",
+    "transition",
+    "anchor",
+    "reopen",
+    "resume",
 ]
 
 
@@ -56,6 +67,7 @@ class Plan:
         callbacks: who may want calls measured, or answers of guards kept.
         watch: holds components to what they declare, in debug mode; None otherwise.
         witness: is told which arrows are taken; None if nobody asks.
+        agreement: the meetings of several ranks; None in one process.
     """
 
     lifecycle: Lifecycle
@@ -63,6 +75,7 @@ class Plan:
     callbacks: tuple[Callback, ...] = ()
     watch: Watch | None = None
     witness: Witness | None = None
+    agreement: Agreement | None = None
     # What the loop walks: straight stretches joined
     fused: dict[str, Row] = field(init=False, factory=dict)
     stepwise: dict[str, Row] = field(init=False, factory=dict)  # the same, one transition at a time
@@ -154,10 +167,13 @@ class Plan:
     def entering(self, arrow: Transition, name: str, active: str) -> list[Work]:
         """The part of `works` that enters one state: its mode, its enter hooks, its action."""
         out = [
-            Work(arrow, name, hook, "enter", name, owner)
+            Work(arrow, name, self._heeded(hook), "enter", name, owner)
             for owner, hook in self.hooks.get(f"on_enter_{name}", ())
         ]
         state = self.lifecycle.state(name) if name != FAILED else None
+        meets = self.agreement is not None and name in self.agreement.rows
+        if meets and state is not None and state.anchor:
+            out.insert(0, self._meeting(arrow, name))
         if state is not None and state.mode is not None:
             out.insert(0, Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
         if state is not None and state.anchor:
@@ -166,8 +182,19 @@ class Plan:
                 for owner, hook in self.hooks.get("on_anchor", ())
             ]
         if state is not None and state.action is not None:
-            out.append(Work(arrow, name, self._wrapped(name), "action", name))
+            out.append(Work(arrow, name, self._heeded(self._wrapped(name), False), "action", name))
+        if meets and state is not None and not state.anchor:
+            out.append(self._meeting(arrow, name))
         return out
+
+    def _meeting(self, arrow: Transition, name: str) -> Work:
+        """All ranks come, before the row of a state is asked."""
+        assert self.agreement is not None
+        return Work(arrow, name, self.agreement.meeting(name), "agree", name)
+
+    def _heeded(self, function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any], Any]:
+        """A function that may raise an event, which among several ranks is a wish."""
+        return function if self.agreement is None else heeding(function, hook)
 
     def reopening(self, at: str) -> tuple[Transition, list[Work]]:
         """What continuing at an anchor calls, in order, and the arrow that is published meanwhile.
@@ -197,6 +224,8 @@ class Plan:
             for owner, hook in self.hooks.get("on_resume", ())
         ]
         out.append(Work(arrow, at, _settle_in, "reopen", at))
+        if self.agreement is not None and at in self.agreement.rows:
+            out.append(self._meeting(arrow, at))
         if self.lifecycle.state(at).action is not None:
             out.append(Work(arrow, at, self._wrapped(at), "action", at))
         return arrow, out

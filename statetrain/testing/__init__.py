@@ -13,6 +13,7 @@ from statetrain.testing.callback_tests import CallbackCase, callback_cases, chec
 from statetrain.testing.coverage import Coverage
 from statetrain.testing.fake_clock import FakeClock
 from statetrain.testing.guard_tests import GuardCase, check_guard, guard_cases
+from statetrain.testing.hall import RankRuns, RanksApart, simulate_ranks
 from statetrain.testing.paths import Path, paths
 from statetrain.testing.patterns import assert_trace
 from statetrain.testing.properties import (
@@ -29,10 +30,12 @@ from statetrain.testing.properties import (
     judge,
     never,
     precedes,
+    same_route,
 )
 from statetrain.testing.recording import Heard, Recording
 from statetrain.testing.resuming import assert_resumable
 from statetrain.testing.simulation import Schedule, simulate
+from statetrain.testing.together import walk_ranks
 from statetrain.testing.toy import Toy, toy_problem
 from statetrain.testing.walking import walk
 from statetrain.trace.conformance import Conformance, conforms
@@ -46,6 +49,8 @@ __all__ = [
     "Heard",
     "Path",
     "Property",
+    "RankRuns",
+    "RanksApart",
     "Recording",
     "Schedule",
     "Toy",
@@ -69,7 +74,10 @@ __all__ = [
     "never",
     "paths",
     "precedes",
+    "same_route",
     "simulate",
+    "simulate_ranks",
     "toy_problem",
     "walk",
+    "walk_ranks",
 ]

@@ -22,6 +22,7 @@ from statetrain.errors import LifecycleError
 from statetrain.lifecycle.explore import Configuration, Ways
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
 from statetrain.naming import did_you_mean, label_of
+from statetrain.testing.together import Halt, Together
 from statetrain.trace import Trace
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Property:
     read: Callable[[Any, Transition, Lifecycle], Hashable]
     end: Callable[[Any], bool] = field(default=lambda memory: True)  # most do not care
     states: tuple[str, ...] = ()
+    of_ranks: bool = False  # whether it is about several ranks together; then `read` is not called
 
     def __str__(self) -> str:
         return self.words
@@ -63,6 +65,7 @@ class Verdict:
         proof: whether these were all runs there can be; else all within `bounds`.
         bounds: the bounds that were needed.
         trace: the shortest run that breaks it; None if it holds.
+        hangs: of several ranks, where they hang, and the shortest way there; None if they do not.
     """
 
     property: Property
@@ -70,6 +73,7 @@ class Verdict:
     proof: bool
     bounds: dict[str, int]
     trace: Trace | None = None
+    hangs: Halt | None = None
 
     def __str__(self) -> str:
         within = (
@@ -79,6 +83,8 @@ class Verdict:
         )
         if self.holds:
             return f"holds {within}: {self.property.words}"
+        if self.hangs is not None:
+            return f"broken: {self.property.words}\nthe shortest way there:\n{self.hangs}"
         assert self.trace is not None
         return f"broken: {self.property.words}\nthe shortest run that breaks it:\n{self.trace}"
 
@@ -143,6 +149,7 @@ def check(
     bounds: Mapping[str, int] | None = None,
     events: bool = True,
     failures: bool = True,
+    ranks: int = 2,
 ) -> list[Verdict]:
     """Asserts properties on all runs of a lifecycle.
 
@@ -153,6 +160,7 @@ def check(
             decide.
         events: whether events are raised.
         failures: whether every state may fail.
+        ranks: how many ranks walk it together, for properties of several.
 
     Returns:
         A verdict for each, all of which hold.
@@ -162,7 +170,8 @@ def check(
         LifecycleError: a property names a state that is not there.
     """
     verdicts = [
-        judge(lifecycle, one, bounds, events=events, failures=failures) for one in properties
+        judge(lifecycle, one, bounds, events=events, failures=failures, ranks=ranks)
+        for one in properties
     ]
     broken = [verdict for verdict in verdicts if not verdict.holds]
     if broken:
@@ -177,8 +186,11 @@ def judge(
     *,
     events: bool = True,
     failures: bool = True,
+    ranks: int = 2,
 ) -> Verdict:
     """Whether a property holds on all runs; the arguments are those of `check`."""
+    if one.of_ranks:
+        return _judge_together(lifecycle, one, ranks)
     known = {*lifecycle.names, FAILED}
     for name in one.states:
         if name not in known:
@@ -195,6 +207,16 @@ def judge(
         if broken is None:
             return Verdict(one, True, False, dict(bounds))
     return Verdict(one, False, not bounds, dict(bounds or {}), Trace(broken, lifecycle=lifecycle))
+
+
+def _judge_together(lifecycle: Lifecycle, one: Property, ranks: int) -> Verdict:
+    life = lifecycle
+    if one.start == _AGREED:
+        from statetrain.standard.several import several  # of a higher floor, so looked up here
+
+        life = several(lifecycle)
+    halt = Together(life, ranks).explore()
+    return Verdict(one, halt is None, True, {}, hangs=halt)
 
 
 def _shortest_violation(ways: Ways, one: Property) -> list[Transition] | None:
@@ -235,6 +257,23 @@ def _listed(bounds: Mapping[str, int]) -> str:
 
 
 # ---------------------------------------------------------------- the properties
+
+_AGREED = "agreed"
+
+
+def same_route(*, agreed: bool = True) -> Property:
+    """Several ranks never wait for one that does not come.
+
+        check(life, same_route(), ranks=3)
+
+    Args:
+        agreed: whether the ranks agree on guards as they do in a run; False shows what would happen
+            if each decided for itself.
+    """
+    start = _AGREED if agreed else ""
+    return Property(
+        "the ranks meet wherever one waits for others", start, lambda *_: start, of_ranks=True
+    )
 
 
 def never(state: str, after: str | None = None) -> Property:

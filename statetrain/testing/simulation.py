@@ -8,8 +8,9 @@ model or data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from attrs import Factory, define, frozen
 
@@ -20,6 +21,7 @@ from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, leaves
 from statetrain.guards.criteria import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.agreeing import Agreement, Clock, Group, News
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Outcome
 
@@ -97,6 +99,7 @@ def simulate(
     length_known: bool = True,
     due: Mapping[str, Guard] | None = None,
     curves: Mapping[str, Callable[[int], float]] | None = None,
+    group: Group | None = None,
 ) -> Schedule:
     """Runs a lifecycle on stand-ins.
 
@@ -121,6 +124,7 @@ def simulate(
             epochs alone, and listed when they hold.
         curves: hyperparameters as functions of the steps made, by name; each event shows their
             values.
+        group: the ranks, where this is one of several; see `simulate_ranks`.
 
     Raises:
         ConfigError: a number is out of range, or something is due and the lifecycle has no anchor.
@@ -136,7 +140,10 @@ def simulate(
     ctx.max_epochs = epochs
     ctx.clock = lambda: seconds * ctx.batches
     watch = _Watch(lifecycle, states, dict(due or {}), dict(curves or {}))
-    Machine(lifecycle, (watch, *callbacks)).run(ctx)
+    agreement = None
+    if group is not None:
+        agreement = _meeting(ctx, lifecycle, group)
+    Machine(lifecycle, (watch, *callbacks), agreement=agreement).run(ctx)
     assert ctx.outcome is not None
     return Schedule(ctx.outcome, watch.events, ctx.history, ctx)
 
@@ -189,6 +196,17 @@ def _context(
     )
     ctx.loss_fn = next(iter(ctx.loss_fns.values()))
     return ctx
+
+
+def _meeting(ctx: Context, lifecycle: Lifecycle, group: Group) -> Agreement:
+    """Makes a context that of one of several ranks."""
+    gradients = next((s.name for s in lifecycle.states if s.meets == "reduce the gradients"), "")
+    agreement = Agreement(lifecycle, group, gradients)
+    ctx.news = News(agreement, Clock(ctx.clock))
+    ctx.clock = ctx.news.clock
+    ctx.accelerator = _RankAccelerator(group)  # type: ignore[assignment]  # stands in for one
+    ctx.backward = ctx.accelerator.backward
+    return agreement
 
 
 class _Watch(Callback):
@@ -382,6 +400,34 @@ class _Accelerator:
     def seed(self, seed: int | None, *parts: Any) -> None: ...
 
 
+class _Part(NamedTuple):
+    size: int
+    total: int
+
+
+@define
+class _RankAccelerator(_Accelerator):
+    group: Group
+    reduces: bool = True
+
+    def part(self, ctx: Context, set: str, number: int) -> _Part:  # noqa: A002  # the field's word
+        return _Part(ctx.batch_size, ctx.batch_size * self.group.size)
+
+    def open_part(self, part: _Part, reduces: bool) -> None:
+        self.reduces = reduces
+
+    def backward(self, loss: Any, inputs: Any = None) -> None:
+        if self.reduces:
+            self.group.gather("reduce the gradients", None)
+
+    def remember(self, batch: Any) -> None: ...
+    def stand_in(self, event: BaseException) -> Any:
+        return 0
+
+    def share_buffers(self, ctx: Context) -> None:
+        self.group.gather("share the buffers", None)
+
+
 @define
 class _Mean:
     total: float = 0.0
@@ -402,6 +448,14 @@ class _Tally:
 
     def reset(self) -> None:
         self.losses = {name: _Mean() for name in self.names}
+
+    def sums(self) -> dict[str, tuple[float, int]]:
+        return {name: (mean.total, mean.count) for name, mean in self.losses.items()}
+
+    def set_sums(self, ranks: Sequence[Mapping[str, tuple[float, int]]]) -> None:
+        for name, mean in self.losses.items():
+            mean.total = math.fsum(sums[name][0] for sums in ranks)
+            mean.count = sum(sums[name][1] for sums in ranks)
 
     def compute(self) -> dict[str, float]:
         counted = {

@@ -1,0 +1,98 @@
+"""A guard that several ranks agree on: each has an answer of its own, and all get one.
+
+The exchange is the machine's work (`statetrain.machine.agreeing`), at the moment when the row is
+due. The guard itself only reads what was agreed, so it may be asked as often as anything likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from attrs import field, frozen
+
+from statetrain.guards.base import Agree, AnyContext, Guard, Test
+
+WORDS: dict[Agree, str] = {"any": "any rank", "all": "all ranks", "first": "rank 0"}
+"""What a picture says of each way to agree."""
+
+
+def with_ranks(guard: Guard) -> str:
+    """The label of a guard, and which ranks are asked where they have to agree."""
+    asked = dict.fromkeys(WORDS[one.how] for one in _agreed(guard))
+    return f"{guard.label} \u27f5 {', '.join(asked)}" if asked else guard.label
+
+
+def _agreed(guard: Guard) -> Iterator[Agreed]:
+    if isinstance(guard, Agreed):
+        yield guard
+        return
+    for part in guard.parts():
+        yield from _agreed(part)
+
+
+@frozen
+class Agreed(Guard):
+    """A guard whose answer is that of all ranks.
+
+    Args:
+        leaf: the guard that each rank answers for itself.
+        how: "any", "all" or "first".
+        source: the state that asks it.
+    """
+
+    leaf: Guard
+    how: Agree = field()
+    source: str
+
+    @property
+    def label(self) -> str:
+        return self.leaf.label
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.leaf.reads
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return self.leaf.monitors
+
+    @property
+    def prompt(self) -> bool:
+        return self.leaf.prompt
+
+    @property
+    def remembers(self) -> bool:
+        return self.leaf.remembers
+
+    @property
+    def agree(self) -> Agree:
+        return "same"
+
+    def key(self, place: str) -> str:
+        """Under which its answer is kept; only a guard with a memory cares about the place."""
+        where = f" at {place}" if self.remembers else ""
+        return f"{self.source}: {self.label}{where}"
+
+    def test(self, ctx: AnyContext) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        key, alone = self.key(place), self.leaf.bind(place)
+
+        def agreed(ctx: AnyContext) -> bool:
+            if ctx.news is None:  # one process
+                return alone(ctx)
+            return ctx.news.answers.get(key, False)  # type: ignore[no-any-return]
+
+        return agreed
+
+    def reason(self, ctx: AnyContext) -> str:
+        """The reason of the rank that had it."""
+        if ctx.news is None:
+            return self.leaf.reason(ctx)
+        keys = [key for key in ctx.news.reasons if key.startswith(f"{self.source}: {self.label}")]
+        return ctx.news.reasons[keys[0]] if keys else self.label
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        return self.leaf.marks(place)

@@ -1,0 +1,388 @@
+"""The table for several ranks: an edit of the one for a single process.
+
+Each rank computes its part of each batch, and all take the same way through the table:
+
+- What is decided about a batch is decided once its gradients are computed, where the ranks meet
+  anyway: the arrows out of the state with the loss leave from `backward`, and the loss is counted
+  behind it.
+- Guards that may differ between ranks are agreed on.
+- The row of the history is made of the sums of all ranks.
+
+In one process nothing of it is laid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import attrs
+from attrs import frozen
+
+from statetrain.contracts.declaring import Access, access, access_of
+from statetrain.contracts.owning import agreed_in, agreeing, own_fields
+from statetrain.errors import ConfigError
+from statetrain.events import SkipBatch
+from statetrain.guards.base import guard, leaves
+from statetrain.guards.criteria import Accumulating
+from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.standard import actions as do
+from statetrain.standard.precision import plain
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+def several(life: Lifecycle, context: type | None = None, *, divided: bool = True) -> Lifecycle:
+    """The lifecycle that each of several ranks walks.
+
+    Args:
+        life: that of one process.
+        context: the class of its contexts; None is `Context`.
+        divided: whether the ranks go through parts of the same data; else each has its own, and
+            they agree on when it ends.
+
+    Raises:
+        ContractError: a guard reads what may differ between ranks, and does not say how they agree.
+        ConfigError: a part of the table cannot be shared between ranks.
+    """
+    if life.alone is not None:
+        return life
+    _refuse(life)
+    if not divided and _window(life) > 1:
+        raise ConfigError(
+            "ranks that have data of their own cannot accumulate: no rank knows whether another one's"
+            " batch is the epoch's last. Give data that can be divided: a Dataset, tensors, or a"
+            " DataLoader over a map-style dataset, with seed="
+        )
+    own = own_fields(life, context, divided=divided)
+    table = _decide_after_gradients(life)
+    table = _hear_events(table)
+    table = _with_parts(table)
+    arrows = []
+    for arrow in table.transitions:
+        if arrow.guard is not None and arrow.event is None:
+            arrow = attrs.evolve(arrow, guard=agreeing(arrow.guard, arrow.source, own))
+        arrows.append(arrow)
+    return attrs.evolve(table, transitions=arrows, alone=life)
+
+
+def gradients_of(life: Lifecycle) -> str:
+    """The state in which the ranks' gradients are reduced; "" if there is none."""
+    found = (s.name for s in life.states if s.meets == _GRADIENTS)
+    return next(found, "")
+
+
+_GRADIENTS = "reduce the gradients"
+_SUMS = "sum up what was counted"
+
+
+def _refuse(life: Lifecycle) -> None:
+    """What cannot be shared between ranks is refused by name."""
+    refused: dict[Any, str] = {
+        do.step_with_closure: "an optimizer whose step computes the loss again (LBFGS)",
+        do.step_one_with_closure: "an optimizer whose step computes the loss again (LBFGS)",
+        do.select_next: "several optimizers",
+        do.masked_step: "check='late'",
+        do.masked_step_one: "check='late'",
+    }
+    works = [state.action for state in life.states] + [t.effect for t in life.transitions]
+    for work in works:
+        if work in refused:
+            raise ConfigError(f"several ranks cannot train with {refused[work]} so far")
+        if getattr(work, "stands_for", ()):
+            raise ConfigError("several ranks cannot train with fused=True so far; leave it out")
+
+
+# ---------------------------------------------------------------- the edits
+
+
+def _decide_after_gradients(life: Lifecycle) -> Lifecycle:
+    """What is decided by the loss is decided behind `backward`, and so is that it counts."""
+    if "backward" not in life.names or "loss" not in life.names:
+        return life
+    onward = life.arrows("backward")
+    counting = life.between("loss", "backward")[-1]
+    moved = [arrow for arrow in life.arrows("loss") if arrow.guard is not None]
+    life = life.remove(*moved) if moved else life
+    life = life.alter(counting, effect=None)
+    within = life.state("backward").within
+    table = [arrow for arrow in life.transitions if arrow not in onward]
+    at = table.index(life.between("loss", "backward")[-1]) + 1
+    table[at:at] = [
+        Transition("backward", "next_batch", a_rank_skips, do.discard_window),
+        *(attrs.evolve(arrow, source="backward") for arrow in moved),
+        Transition("backward", "counted", effect=_of_part(counting.effect)),
+        *(attrs.evolve(arrow, source="counted") for arrow in onward),
+    ]
+    states = list(life.states)
+    place = [state.name for state in states].index("backward")
+    states.insert(place + 1, State("counted", within=within))
+    return attrs.evolve(life, states=states, transitions=table)
+
+
+def _hear_events(life: Lifecycle) -> Lifecycle:
+    """An epoch that one rank ends early is ended by all."""
+    if "next_batch" not in life.names or "record" not in life.names:
+        return life
+    arrow = Transition("next_batch", "record", a_rank_ends_the_epoch, do.end_epoch_early)
+    return life.add(arrow, before=life.arrows("next_batch")[-1])
+
+
+def _with_parts(life: Lifecycle) -> Lifecycle:
+    """Actions that work on a rank's part."""
+    accumulate = _window(life)
+    for state in life.states:
+        changes: dict[str, Any] = {}
+        action = plain(state.action)
+        if action in (do.draw, do.draw_ahead, do.draw_prefetched):
+            changes["action"] = DrawPart(action)
+        elif action is do.open_batch:
+            changes["action"] = OpenPart(accumulate)
+        elif action is do.open_valid_batch:
+            changes["action"] = open_valid_part
+        elif action is do.valid_loss:
+            changes["action"] = valid_loss_of_part
+        elif getattr(state.action, "after", None) is do.count_loss:  # in mixed precision
+            changes["action"] = attrs.evolve(state.action, after=count_part)  # type: ignore[misc]
+        elif action is do.record:
+            changes |= {"action": record_together, "meets": _SUMS}
+        elif action in (do.backward, do.scaled_backward):
+            changes["meets"] = _GRADIENTS
+        elif action is do.open_valid or isinstance(action, do.OpenEvaluation):
+            changes |= {"action": OpenTogether(action), "meets": "share the buffers"}
+        if changes:
+            life = life.replace(state.name, **changes)
+    return life
+
+
+def _window(life: Lifecycle) -> int:
+    """Batches that make one step."""
+    guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
+    parts = (part for one in guards for part in leaves(one))
+    return next((part.n for part in parts if isinstance(part, Accumulating)), 1)
+
+
+def _of_part(effect: Work | None) -> Work | None:
+    return count_part if effect is do.count_loss else effect
+
+
+# ---------------------------------------------------------------- guards
+
+
+@guard(reads={"news"}, agree="any")
+def a_rank_skips(ctx: Context) -> bool:
+    "a rank leaves out the batch"
+    return ctx.news is not None and ctx.news.skips is not None
+
+
+@guard(reads={"news"}, agree="any")
+def a_rank_ends_the_epoch(ctx: Context) -> bool:
+    "a rank ends the epoch"
+    return ctx.news is not None and ctx.news.ends_epoch is not None
+
+
+# ---------------------------------------------------------------- what ranks share
+
+
+class Part(NamedTuple):
+    """A rank's part of a batch.
+
+    Attributes:
+        size: samples of it that count.
+        total: samples of the batch, all ranks together.
+    """
+
+    size: int
+    total: int
+
+
+class Sharing(Protocol):
+    """What the accelerator of one of several ranks can do beside `Accelerator`."""
+
+    def part(self, ctx: Context, set: str, number: int) -> Part:  # noqa: A002  # the field's word
+        """How much of the present batch is this rank's.
+
+        Args:
+            ctx: the context; `batch_size` is what this rank has loaded.
+            set: "train", "valid", or an evaluation's name.
+            number: of the batch, from 1.
+        """
+
+    def open_part(self, part: Part, reduces: bool) -> None:
+        """Begins a batch; `reduces` says whether its backward reduces the gradients."""
+
+    def remember(self, batch: Any) -> None:
+        """Keeps a batch for `stand_in`."""
+
+    def stand_in(self, event: BaseException) -> Any:
+        """A batch with which a rank takes part whose own was left out.
+
+        Raises:
+            BaseException: the event, if there has been no batch yet.
+        """
+
+    def share_buffers(self, ctx: Context) -> None:
+        """Makes the model's buffers those of rank 0. A meeting."""
+
+
+def _sharing(ctx: Context) -> Sharing:
+    return cast("Sharing", ctx.accelerator)
+
+
+# ---------------------------------------------------------------- actions
+
+
+@frozen
+class DrawPart:
+    """Drawing a rank's part of the next batch.
+
+    Args:
+        draw: what draws it.
+    """
+
+    draw: Work
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "draw this rank's part of a batch"
+
+    @property
+    def access(self) -> Access | None:
+        """What drawing reads and writes."""
+        return access_of(self.draw)
+
+    def __call__(self, ctx: Context) -> None:
+        news = ctx.news
+        assert news is not None
+        news.skips = news.ends_epoch = None
+        counted = ctx.iter
+        try:
+            self.draw(ctx)
+        except SkipBatch as event:
+            # This rank takes part with another batch, which does not count: the others' gradients
+            # wait for its own.
+            ctx.iter, ctx.drawn = counted, True
+            ctx.batch = _sharing(ctx).stand_in(event)
+            news.skips = str(event) or "SkipBatch"
+        else:
+            _sharing(ctx).remember(ctx.batch)
+
+
+@frozen
+class OpenPart:
+    """Opening a rank's part of a batch.
+
+    Args:
+        accumulate: batches that make one step; gradients are reduced with the last of them.
+    """
+
+    accumulate: int = 1
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "find input and target of this rank's part, clear the gradients"
+
+    @property
+    def access(self) -> Access | None:
+        """What opening a batch reads and writes."""
+        opening = access_of(do.open_batch)
+        assert opening is not None
+        return opening | Access({"last_batch?", "iter", "train_data"})
+
+    def __call__(self, ctx: Context) -> None:
+        drawn = ctx.samples
+        do.open_batch(ctx)
+        part = _sharing(ctx).part(ctx, "train", ctx.iter)
+        ctx.batch_size, ctx.samples = part.size, drawn + part.total
+        last = ctx.pending + 1 >= self.accumulate or ctx.last_batch
+        _sharing(ctx).open_part(part, last)
+
+
+@access(
+    reads={"layout", "batch", "valid_iter", "data", "tally"},
+    writes={"input", "target", "batch_size"},
+)
+def open_valid_part(ctx: Context) -> None:
+    "find input and target of this rank's part"
+    do.open_valid_batch(ctx)
+    set_name = "valid" if ctx.tally is None else ctx.tally.set
+    ctx.batch_size = _sharing(ctx).part(ctx, set_name, ctx.valid_iter).size
+
+
+_COUNTING = access_of(do.count_loss) or Access()
+
+
+@access(reads=_COUNTING.reads, writes=_COUNTING.writes)
+def count_part(ctx: Context) -> None:
+    "count the loss of this rank's part"
+    if ctx.batch_size:  # else it only took part
+        do.count_loss(ctx)
+
+
+_VALID_LOSS = access_of(do.valid_loss) or Access()
+
+
+@access(reads=_VALID_LOSS.reads, writes=_VALID_LOSS.writes)
+def valid_loss_of_part(ctx: Context) -> None:
+    "compute and count the loss of this rank's part"
+    do.loss(ctx)
+    count_part(ctx)
+
+
+@frozen
+class OpenTogether:
+    """Opening an evaluation when all ranks have the same buffers.
+
+    Args:
+        opening: what opens it.
+    """
+
+    opening: Work
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return str(getattr(self.opening, "label", None) or self.opening.__doc__)
+
+    @property
+    def access(self) -> Access | None:
+        """What opening reads and writes, and the buffers."""
+        own = access_of(self.opening)
+        return own and own | Access({"model"}, {"model"})
+
+    def __call__(self, ctx: Context) -> None:
+        _sharing(ctx).share_buffers(ctx)
+        self.opening(ctx)
+
+
+_RECORDING = access_of(do.record) or Access()
+
+
+@access(reads=_RECORDING.reads, writes=_RECORDING.writes)
+def record_together(ctx: Context) -> None:
+    "sum up over all ranks, write a row of the history"
+    news = ctx.news
+    assert news is not None
+    own = ({name: tally.sums() for name, tally in ctx.tallies.items()}, dict(ctx.logged))
+    told = news.group.gather("record", (own, news.clock.read()))
+    news.clock.now = told[0][1]
+    for name, tally in ctx.tallies.items():
+        tally.set_sums([sums[name] for (sums, _), _ in told])
+    ctx.logged.clear()
+    ctx.logged.update(told[0][0][1])  # what callbacks add is rank 0's
+    do.record(ctx)
+
+
+def meetings_of(life: Lifecycle) -> list[tuple[str, str]]:
+    """Where all ranks come together: states, each with what for."""
+    found = []
+    for state in life.states:
+        asked = [one for arrow in life.arrows(state.name) for one in agreed_in(arrow.guard)]
+        if state.meets:
+            found.append((state.name, state.meets))
+        if asked:
+            words = ", ".join(dict.fromkeys(one.label for one in asked))
+            found.append((state.name, f"agree on: {words}"))
+    return found
