@@ -51,6 +51,7 @@ HOSTILE = {
     "a header of 8 exabytes": hostile({}, length=(1 << 63) - 1),
     "a header of all ones": b"\xff" * 64,
     "a header that is not JSON": hostile(b"{'a': 1}"),
+    "200,000 tensors": hostile({f"t{i}": row(shape=[0], offsets=[0, 0]) for i in range(200_000)}),
     "a header that is no text": hostile(b"\xff\xfe\xfd"),
     "a list": hostile([]),
     "a number": hostile(3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -16,6 +17,7 @@ import torch
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
+from statetrain.callbacks.monitoring import check_keep, read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.lock import Lock
@@ -23,9 +25,8 @@ from statetrain.checkpoints.snapshot import Snapshot, snapshot
 from statetrain.compute.keeping import first_not_finite
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import AnyOf, Guard, Test, as_guard, strict
-from statetrain.guards.criteria import Every, Mode, better
+from statetrain.guards.criteria import Every, Mode
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -116,10 +117,12 @@ class Checkpoint(Callback):
             epochs too.
         keep: how many of the best are kept, at least 1; without a monitor, how many of the latest,
             if more than two.
-        monitor: the exact name of a column of the history. A row that is better than all before
-            makes a checkpoint due, if it was recorded at this very step.
-        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
-        min_delta: only a row that is better by more than this makes a checkpoint due, at least 0.
+        monitor: the exact name of a column of the history. A row that is among the `keep` best so
+            far makes a checkpoint due, if it was recorded at this very step.
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better). None is "min", with
+            a warning for columns such as "valid_accuracy".
+        min_delta: a row makes a checkpoint due only if it is better by more than this than the one
+            that it would replace, at least 0.
         at_end: whether the run is also saved as it ends, completed or stopped by what its history
             says, if nothing is due then.
         preflight: whether the disk is tried before the first batch.
@@ -149,25 +152,16 @@ class Checkpoint(Callback):
         *,
         keep: int = 1,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         min_delta: float = 0.0,
         at_end: bool = True,
         preflight: bool = True,
         background: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        modes = ("min", "max", "zero")
-        if mode not in modes:
-            raise ConfigError(
-                f"Checkpoint: mode must be one of {', '.join(map(repr, modes))}, got"
-                f" {mode!r}{did_you_mean(str(mode), modes)}"
-            )
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ConfigError(
-                f"Checkpoint: keep must be a whole number of at least 1, got {keep!r}"
-            )
-        if not min_delta >= 0:
-            raise ConfigError(f"Checkpoint: min_delta must not be below 0, got {min_delta!r}")
+        check_keep("Checkpoint", "keep", keep)
+        # Without a monitor nothing is compared, but what is given has to be sound
+        self._by = read_monitor("Checkpoint", monitor or "nothing", mode, min_delta)
         if isinstance(every, int | float):
             raise ConfigError(
                 f"Checkpoint: every takes an interval with its unit, got {every!r}; write"
@@ -178,7 +172,7 @@ class Checkpoint(Callback):
             as_guard(every),
             keep,
             monitor,
-            mode,
+            self._by.mode,
             preflight,
         )
         self.monitors = () if monitor is None else (monitor,)
@@ -201,6 +195,7 @@ class Checkpoint(Callback):
         self._intervals: list[tuple[Guard, bool, Test, tuple[Callable[[Any], None], ...]]] = []
         self._began = False  # whether the directory is this run's
         self._judged: Any = None  # the last row that was looked at
+        self._warned = False  # whether it was said that a forked child saves nothing
         self._stopping = False  # whether the request to stop has been dealt with
         # Of anchors that may be the last: guards out of them, whether the run ends there
         self._last: dict[str, list[tuple[Test | None, bool]]] = {}
@@ -247,6 +242,7 @@ class Checkpoint(Callback):
     def on_anchor(self, ctx: Context) -> None:
         """Heeds a signal, and saves, if it is time."""
         if not self._lock.held:  # an evaluation, or the like
+            self._warn_a_forked_child()
             return
         if ctx.interrupt is not None:
             ctx.request_stop(ctx.interrupt)
@@ -262,6 +258,14 @@ class Checkpoint(Callback):
         else:  # the checkpoints that are there are worth more
             checkpoint.log.warning(
                 "the run is not saved in %s: %s is not finite", ctx.where(), name
+            )
+
+    def _warn_a_forked_child(self) -> None:
+        if self._lock.inherited and not self._warned:
+            self._warned = True
+            checkpoint.log.warning(
+                "this process was forked from the run that owns %s: it saves nothing there",
+                self.folder,
             )
 
     def on_enter_failed(self, ctx: Context) -> None:
@@ -310,6 +314,7 @@ class Checkpoint(Callback):
     def _hand_over(self, ctx: Context) -> None:
         """Begins to write, in a thread if it is to be one; what was being written is finished first."""
         self._collect(ctx)
+        self._lock.check()
         began, data, name = (
             self.clock(),
             snapshot(ctx, ctx.machine),
@@ -408,10 +413,13 @@ class Checkpoint(Callback):
         row = ctx.history[-1] if len(ctx.history) else None
         if self.monitor is None or row is None or row is self._judged:
             return False
-        self._judged, value, best = row, self._value(ctx), next(iter(self._by_value()), None)
-        return value is not None and better(
-            value, None if best is None else best.about["value"], self.mode, self.min_delta
-        )
+        self._judged, value = row, self._value(ctx)
+        if value is None or math.isnan(value):
+            return False
+        ranked = self._by_value()
+        if len(ranked) < self.keep:
+            return True
+        return self._by.improves(value, ranked[self.keep - 1].about["value"])
 
     def _by_value(self) -> list[Saved]:
         """The checkpoints with a monitored value, the best first; the earliest of equals."""
@@ -423,19 +431,27 @@ class Checkpoint(Callback):
             and saved.about.get("value") is not None
             and not math.isnan(saved.about["value"])
         ]
-        sign = {"min": lambda value: value, "max": lambda value: -value, "zero": abs}[self.mode]
-        return sorted(found, key=lambda saved: sign(saved.about["value"]))
+        return sorted(found, key=lambda saved: self._by.rank(saved.about["value"]))
 
     def _thin_out(self) -> None:
         best = self._by_value()[: self.keep] if self.monitor is not None else []
         latest = self.saved[: max(_LATEST, 0 if self.monitor is not None else self.keep)]
         superfluous = [saved for saved in self.saved if saved not in best and saved not in latest]
-        if superfluous:
+        if not superfluous:
+            return
+        try:
             checkpoint.verify(self.saved[0].path)
+        except (CheckpointError, OSError) as error:
+            checkpoint.log.warning("no checkpoint is deleted, for the newest is broken: %s", error)
+            return
         for saved in superfluous:
             self.saved.remove(saved)
-            if saved.path.exists():
+            if not saved.path.exists():
+                continue
+            try:
                 checkpoint.delete(saved.path)
+            except OSError as error:  # a run is worth more than room on the disk
+                checkpoint.log.warning("checkpoint %s could not be deleted: %s", saved.path, error)
 
     # ------------------------------------------------------------ before the first batch
 
@@ -484,10 +500,12 @@ class Checkpoint(Callback):
             (part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts
         ]
         directory.sweep(self.folder)
-        shutil.rmtree(self.folder / _DRY, ignore_errors=True)
+        self._clear_dry_run()
         self.saved = directory.complete(self.folder)
 
     def _close(self, ctx: Context) -> None:
+        if self._lock.inherited:  # a forked child; the directory is its parent's
+            return
         try:
             self._collect(ctx)
         finally:
@@ -506,12 +524,29 @@ class Checkpoint(Callback):
                 )
             free, size = shutil.disk_usage(self.folder).free, saved.size
         finally:
-            shutil.rmtree(self.folder / _DRY, ignore_errors=True)
+            self._clear_dry_run()
         if free < 3 * size:
             raise CheckpointError(
                 f"{self.folder} has room for {free} bytes, and a checkpoint needs {size} or more;"
                 " three have to fit while they are replaced"
             )
+
+    def _clear_dry_run(self) -> None:
+        """Removes what a trial of the disk has left, and nothing else.
+
+        Raises:
+            CheckpointError: a link has the name of its folder.
+        """
+        folder = self.folder / _DRY
+        if folder.is_symlink():
+            raise CheckpointError(
+                f"{folder} is a link, and a trial of the disk would write where it leads to; remove"
+                " it, or give preflight=False"
+            )
+        for path in directory.folders_in(folder):
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
     # ------------------------------------------------------------ finding
 

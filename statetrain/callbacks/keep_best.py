@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.callback import Callback
+from statetrain.callbacks.monitoring import read_monitor
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import (
     copy_weights,
@@ -18,8 +19,7 @@ from statetrain.compute.weights import (
     tensors_of,
 )
 from statetrain.errors import ConfigError
-from statetrain.guards.criteria import Mode, better
-from statetrain.naming import did_you_mean
+from statetrain.guards.criteria import Mode
 from statetrain.outcome import Failed
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ log = logging.getLogger("statetrain")
 
 
 class KeepBest(Callback):
-    """Keeps the weights of the best row of the history in memory, and puts them back into the model when the run ends.
+    """Keeps the weights of the best row of the history, and puts them back when the run ends.
 
     A row counts if it carries the monitor and nothing cut it short: that of a complete epoch and,
     for a column of the validation or of another evaluation, that of each complete one within an
@@ -44,7 +44,8 @@ class KeepBest(Callback):
 
     Args:
         monitor: the exact name of a column of the history.
-        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better). None is "min", with
+            a warning for columns such as "valid_accuracy".
         min_delta: a row is the best only if it is better by more than this, at least 0.
         cpu: whether the weights are kept in the memory of the host, not on the device.
 
@@ -63,20 +64,14 @@ class KeepBest(Callback):
     def __init__(
         self,
         monitor: str = "valid_loss",
-        mode: Mode = "min",
+        mode: Mode | None = None,
         *,
         min_delta: float = 0.0,
         cpu: bool = False,
     ) -> None:
-        modes = ("min", "max", "zero")
-        if mode not in modes:
-            raise ConfigError(
-                f"KeepBest: mode must be one of {', '.join(map(repr, modes))}, got"
-                f" {mode!r}{did_you_mean(str(mode), modes)}"
-            )
-        if not min_delta >= 0:
-            raise ConfigError(f"KeepBest: min_delta must not be below 0, got {min_delta!r}")
-        self.monitor, self.mode, self.min_delta, self.cpu = monitor, mode, min_delta, cpu
+        self._by = read_monitor("KeepBest", monitor, mode, min_delta)
+        self.monitor, self.mode, self.min_delta = monitor, self._by.mode, min_delta
+        self.cpu = cpu
         self.monitors = (monitor,)
         self._forget()
 
@@ -110,22 +105,23 @@ class KeepBest(Callback):
 
     def _judge(self, ctx: Context) -> None:
         row = ctx.history[-1] if len(ctx.history) else {}
-        if self.monitor in row and better(
-            value := float(row[self.monitor]), self.best, self.mode, self.min_delta
-        ):
-            judged = judged_modules(ctx)
-            if (name := first_not_finite(*judged)) is not None:
-                log.warning(
-                    "the weights of %s are not kept, though they have the best %s: %s is not"
-                    " finite",
-                    ctx.where(),
-                    self.monitor,
-                    name,
-                )
-                return
-            self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
-            device = "cpu" if self.cpu else None
-            self._weights = copy_weights(judged, into=self._weights, device=device)
+        if self.monitor not in row:
+            return
+        value = float(row[self.monitor])
+        if not self._by.improves(value, self.best):
+            return
+        judged = judged_modules(ctx)
+        if (name := first_not_finite(*judged)) is not None:
+            log.warning(
+                "the weights of %s are not kept, though they have the best %s: %s is not finite",
+                ctx.where(),
+                self.monitor,
+                name,
+            )
+            return
+        self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
+        device = "cpu" if self.cpu else None
+        self._weights = copy_weights(judged, into=self._weights, device=device)
 
     # ------------------------------------------------------------ putting back
 

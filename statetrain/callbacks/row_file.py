@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import define
 
+from statetrain.checkpoints.files import replace_file
 from statetrain.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ def lines_of(text: str) -> list[str]:
 
 @define(eq=False)
 class RowFile:
-    """A text file that grows by rows. Where a row could not be written as a whole, none of it is left.
+    """A text file that grows by rows; where a row could not be written whole, none of it is left.
 
     It is a run's: one that is new replaces the file when its first row is there, and one that is
     continued takes back the rows that came after the point where it goes on.
@@ -67,11 +68,9 @@ class RowFile:
 
     def rows(self) -> list[str]:
         """The rows of the file."""
-        return (
-            self.split(self.path.read_bytes().decode("utf-8", "backslashreplace"))
-            if self.path.exists()
-            else []
-        )
+        if not self.path.exists():
+            return []
+        return self.split(self.path.read_bytes().decode("utf-8", "backslashreplace"))
 
     def kept(self) -> list[str]:
         """The rows that belong into it, those in front included; none if there is no data."""
@@ -79,7 +78,7 @@ class RowFile:
         return self.rows()[: self.head + n] if n else []
 
     def add(self, row: str) -> None:
-        """Adds a row at the end; the first one of a new run takes the place of what is not to be kept."""
+        """Adds a row at the end; the first one of a new run replaces what is not to be kept."""
         if self.ready:
             self.append_text(row)
         else:
@@ -107,7 +106,7 @@ class RowFile:
             if self.path.is_dir():
                 raise IsADirectoryError(f"{self.path} is a folder")
             if self.path.exists() and not self.path.is_file():
-                raise OSError(f"{self.path} is no regular file")
+                raise OSError(f"{self.path} is not a regular file")
             new = not self.path.exists()
             with self.path.open("ab"):  # what a file system allows, only trying can tell
                 pass
@@ -135,21 +134,14 @@ class RowFile:
             raise self._named(error) from error
 
     def replace(self, text: str) -> None:
-        """Writes it anew: whoever looks sees the old one or the new one, whole.
+        """Writes it from scratch: a reader sees the old one or the new one, whole.
 
         Raises:
             OSError: it cannot be written; it is as it was before.
         """
         other = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            try:
-                with other.open("wb") as file:
-                    file.write(text.encode("utf-8", "backslashreplace"))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(other, self.path)
-            finally:
-                other.unlink(missing_ok=True)
+            replace_file(self.path, text.encode("utf-8", "backslashreplace"), other)
         except OSError as error:
             raise self._named(error) from error
         self.ready = True

@@ -1,58 +1,78 @@
-"""SaveWeights: files of weights alone, under names of one's own."""
+"""SaveWeights: files of weights alone, under names that say what they are."""
 
 from __future__ import annotations
 
 import logging
-import math
+import os
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
+from statetrain.callbacks.monitoring import check_keep, is_whole, read_monitor
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
 from statetrain.guards.criteria import Mode
-from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
+    from statetrain.context.history import Row
 
 log = logging.getLogger("statetrain")
 
+_WHOLE = ("epoch", "batch", "step", "samples")  # counters that are whole numbers
+
+Columns = dict[str, int | float | str]
+
 
 @define(eq=False)
-class _Saved:
-    path: Path
+class _File:
+    """A file of weights.
+
+    Args:
+        columns: what its path names, out of its row.
+        value: of the monitored column.
+    """
+
+    columns: Columns
     value: float | None
 
 
 class SaveWeights(Callback):
-    """Saves the model's weights when a row of the history is written: for other programs, or to choose from later.
+    """Saves the model's weights when a row of the history is written.
 
-    A run is continued from a `Checkpoint`, which holds everything; these files hold the weights
-    under the model's own names, as safetensors (the extra `checkpoint`).
+    They are for other programs, or to choose from later. A run is resumed from a `Checkpoint`,
+    which holds everything; these files hold the weights under the model's own names, as
+    safetensors.
 
         SaveWeights("weights/epoch-{epoch:02d}-{valid_loss:.3f}.safetensors", monitor="valid_loss",
         keep=3)
+
+    A row counts if nothing cut it short: that of a complete epoch and, where the columns are those
+    of a validation, that of each complete validation within an epoch.
 
     Args:
         path: of the files. What stands in braces is a column of the row, with a format as in
             Python's format strings.
         monitor: the exact name of the column by which files are kept; None keeps all.
-        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
-        keep: how many of the best to keep, at least 1, and the latest beside them; only with a
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better). None is "min", with
+            a warning for columns such as "valid_accuracy".
+        keep: how many of the best to keep, at least 1, and the latest in addition; only with a
             monitor. None keeps all.
         best_only: whether only rows that improve on all before are saved.
+        min_delta: a row improves only if it is better by more than this, at least 0.
         every: an interval such as `Every(2, "epochs")`; None is every row that has all that the
             path names.
 
     Raises:
-        ConfigError: an argument is out of range, or the path cannot be read as a format.
+        ConfigError: an argument is out of range, or the path cannot be read as a format. Before the
+            first batch: a file cannot be written there.
     """
 
     writes = ()
@@ -61,56 +81,59 @@ class SaveWeights(Callback):
         self,
         path: str | Path,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         *,
         keep: int | None = None,
         best_only: bool = False,
+        min_delta: float = 0.0,
         every: Guard | None = None,
     ) -> None:
-        modes = ("min", "max", "zero")
-        if mode not in modes:
-            raise ConfigError(
-                f"SaveWeights: mode must be one of {', '.join(map(repr, modes))}, got"
-                f" {mode!r}{did_you_mean(str(mode), modes)}"
-            )
-        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-            raise ConfigError(
-                f"SaveWeights: keep must be a whole number of at least 1, or None, got {keep!r}"
-            )
+        check_keep("SaveWeights", "keep", keep, optional=True)
         if monitor is None and (keep is not None or best_only):
             raise ConfigError(
                 f"SaveWeights: {'keep' if keep is not None else 'best_only'} needs a monitor to"
                 " know what is best; give monitor='valid_loss'"
             )
-        self.path, self.monitor, self.mode, self.keep, self.best_only = (
-            str(path),
-            monitor,
-            mode,
-            keep,
-            best_only,
-        )
+        # Without a monitor nothing is compared, but what is given has to be sound
+        self._by = read_monitor("SaveWeights", monitor or "nothing", mode, min_delta)
+        self.path, self.monitor, self.keep, self.best_only = str(path), monitor, keep, best_only
         self.saved: list[Path] = []
-        self._files: list[_Saved] = []
+        self._files: list[_File] = []
         self._every = None if every is None else as_guard(every)
         self.reads = ("history", "model", *(self._every.reads if self._every is not None else ()))
         self._named = _columns(self.path)
-        self.monitors = tuple(
-            dict.fromkeys((*self._named, *((monitor,) if monitor is not None else ())))
-        )
-        self.monitors = tuple(name for name in self.monitors if name not in COUNTERS)
+        columns = [*self._named, *([] if monitor is None else [monitor])]
+        self.monitors = tuple(dict.fromkeys(name for name in columns if name not in COUNTERS))
+
+    def check_context(self, ctx: Context) -> None:
+        """Makes the folder of the files, and sees whether one can be written there.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        head = self.path.partition("{")[0]
+        folder = Path(head) if head.endswith((os.sep, "/")) else Path(head).parent
+        trial = folder / f".statetrain.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trial.unlink(missing_ok=True)
+            os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            trial.unlink()
+        except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+            raise ConfigError(f"SaveWeights cannot write to {str(folder)!r}: {error}") from error
+
+    def on_enter_fit(self, ctx: Context) -> None:
+        """Forgets the files of an earlier run, which stay."""
+        if ctx.epoch == 0:
+            self._files, self.saved = [], []
 
     def on_exit_record(self, ctx: Context) -> None:
         """Saves the weights of the row that was written, if it is to be saved."""
         row = ctx.history[-1] if len(ctx.history) else {}
-        if any(name not in row for name in (*self._named, *self.monitors)) or not self._is_due(ctx):
+        if not self._counts(ctx, row) or not self._is_due(ctx):
             return
         value = None if self.monitor is None else float(row[self.monitor])
-        best = self._best()
-        if self.best_only and (
-            value is None
-            or math.isnan(value)
-            or (best is not None and not self._rank(value) < self._rank(best))
-        ):
+        if self.best_only and not self._improves(value):
             return
         judged = judged_modules(ctx)
         if (name := first_not_finite(*judged)) is not None:
@@ -118,11 +141,19 @@ class SaveWeights(Callback):
             return
         from statetrain.training.saving import save_weights
 
-        path = Path(self.path.format_map(row))
-        save_weights(judged[0], path)
-        self._files = [one for one in self._files if one.path != path] + [_Saved(path, value)]
-        self._forget_the_worst()
-        self.saved = [one.path for one in self._files]
+        new = _File({name: row[name] for name in self._named}, value)
+        save_weights(judged[0], self._path(new))
+        self._files = [one for one in self._files if self._path(one) != self._path(new)] + [new]
+        self._thin_out()
+        self.saved = [self._path(one) for one in self._files]
+
+    def _counts(self, ctx: Context, row: Row) -> bool:
+        needed = (*self._named, *self.monitors)
+        if not row or any(name not in row for name in needed):
+            return False
+        if row["epoch_complete"] or (self._every is not None and self.monitor is None):
+            return True  # an interval that is asked for may fall within an epoch
+        return bool(self.monitors) and all(is_whole(ctx, row, name) for name in self.monitors)
 
     def _is_due(self, ctx: Context) -> bool:
         if self._every is None:
@@ -139,51 +170,83 @@ class SaveWeights(Callback):
             mark(ctx)
         return due
 
-    def _rank(self, value: float | None) -> float:
-        """Lower is better; what is no number is worst."""
-        if value is None or math.isnan(value):
-            return math.inf
-        return {"min": value, "max": -value, "zero": abs(value)}[self.mode]
+    def _improves(self, value: float | None) -> bool:
+        if value is None:
+            return False
+        best = min((one.value for one in self._files), key=self._by.rank, default=None)
+        return self._by.improves(value, best)
 
-    def _best(self) -> float | None:
-        return min((one.value for one in self._files), key=self._rank, default=None)
+    def _path(self, one: _File) -> Path:
+        return Path(self.path.format_map(one.columns))
 
-    def _forget_the_worst(self) -> None:
-        """Deletes what is neither among the best nor the latest; it is called after the latest is there."""
+    def _thin_out(self) -> None:
+        """Deletes what is neither among the best nor the latest; the latest is there by now."""
         if self.keep is None:
             return
-        kept = sorted(self._files, key=lambda one: self._rank(one.value))[: self.keep]
-        for one in self._files[:-1]:
-            if one not in kept:
-                one.path.unlink(missing_ok=True)
-        self._files = [one for one in self._files if one in kept or one is self._files[-1]]
+        latest = self._files[-1]
+        kept = sorted(self._files, key=lambda one: self._by.rank(one.value))[: self.keep]
+        for one in self._files:
+            if one is latest or one in kept:
+                continue
+            try:
+                self._path(one).unlink(missing_ok=True)
+            except OSError as error:  # a run is worth more than room on the disk
+                log.warning("weights %s could not be deleted: %s", self._path(one), error)
+        self._files = [one for one in self._files if one in kept or one is latest]
 
     def state_dict(self) -> dict[str, Any]:
-        """The files that are kept, with their values."""
-        return {"files": [[str(one.path), one.value] for one in self._files]}
+        """What the names of the files that are kept say, with their values.
+
+        The paths are not in it: a run that was branched off has its own files.
+        """
+        return {"files": [[one.columns, one.value] for one in self._files]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
-        self._files = [_Saved(Path(path), value) for path, value in state["files"]]
-        self.saved = [one.path for one in self._files]
+        """Takes what `state_dict` gave, as far as this callback's path names the same columns."""
+        self._files = [
+            _File(columns, value)
+            for columns, value in state["files"]
+            if set(columns) == set(self._named) and all(map(_is_harmless, columns.values()))
+        ]
+        self.saved = [self._path(one) for one in self._files]
 
     def __repr__(self) -> str:
         return f"SaveWeights({self.path!r}, {self.monitor!r})"
 
 
+def _is_harmless(value: Any) -> bool:
+    """Whether a saved value leads nowhere but into the folder that the path names."""
+    if isinstance(value, str):
+        return not any(mark in value for mark in ("/", "\\", "\0", ".."))
+    return isinstance(value, int | float)
+
+
 def _columns(path: str) -> tuple[str, ...]:
-    """The columns that a path names."""
+    """The columns that a path names.
+
+    Raises:
+        ConfigError: it cannot be read as a format, or a format does not suit numbers.
+    """
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(path) if field is not None]
     except ValueError as error:
-        raise ConfigError(
-            f"SaveWeights: the path {path!r} cannot be read: {error}; write columns as"
-            " {epoch:02d} or {valid_loss:.3f}"
-        ) from error
+        raise _unreadable(path, error) from error
     for field in fields:
         if not field.isidentifier():
             raise ConfigError(
                 f"SaveWeights: {{{field}}} in the path names no column; write columns as"
                 " {epoch:02d} or {valid_loss:.3f}"
             )
-    return tuple(fields)
+    sample: Mapping[str, Any] = {name: 1 if name in _WHOLE else 1.0 for name in fields}
+    try:
+        path.format_map(sample)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    return tuple(dict.fromkeys(fields))
+
+
+def _unreadable(path: str, error: ValueError) -> ConfigError:
+    return ConfigError(
+        f"SaveWeights: the path {path!r} cannot be read: {error}; write columns as {{epoch:02d}} or"
+        " {valid_loss:.3f}"
+    )

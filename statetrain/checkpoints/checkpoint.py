@@ -131,6 +131,7 @@ def write_encoded(
 
 def _put(path: Path, content: bytes | Mapping[str, Any]) -> Digest:
     """A file under its temporary name, flushed to the disk."""
+    # Exclusively: a link of that name would lead elsewhere
     file = os.open(
         f"{path}{_PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
     )
@@ -167,15 +168,12 @@ def _next_sequence(folder: Path) -> int:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """What may be a checkpoint: directories, no links, whose name begins like one."""
+    """What may be a checkpoint: directories whose name begins like one, and links to some."""
     if not folder.is_dir():
         return []
-    entries = [
-        entry
-        for entry in os.scandir(folder)
-        if entry.is_dir(follow_symlinks=False) and entry.name.startswith("step-")
-    ]
-    return [folder / entry.name for entry in sorted(entries, key=lambda entry: entry.name)]
+    entries = [entry for entry in os.scandir(folder) if entry.name.startswith("step-")]
+    names = sorted(entry.name for entry in entries if entry.is_dir() or entry.is_symlink())
+    return [folder / name for name in names]
 
 
 def free_name(folder: Path, name: str) -> Path:
@@ -211,8 +209,12 @@ def read_manifest(path: Path) -> Saved:
         CheckpointError: it is not sound.
         OSError: it cannot be read.
     """
+    return _read_manifest(path, MANIFEST)
+
+
+def _read_manifest(path: Path, name: str) -> Saved:
     try:
-        with tensorfile.open_file(path / MANIFEST) as file:
+        with tensorfile.open_file(path / name) as file:
             text = file.read(_LONGEST[MANIFEST] + 1)
         data = plain.loads(text)
         if plain.dumps(data) != text:
@@ -303,29 +305,54 @@ def read(path: Path) -> Any:
 def delete(path: Path) -> None:
     """Deletes a checkpoint; should it be cut short, an unfinished one is left.
 
+    A link to a checkpoint elsewhere is left, and so is that checkpoint.
+
     Raises:
         OSError: it cannot be deleted.
     """
+    if path.is_symlink():
+        log.warning("%s has become a link; neither it nor what it leads to is deleted", path)
+        return
     os.rename(path / MANIFEST, path / (MANIFEST + _PART))
     _flush(path)
     remove_unfinished(path)
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes what was not finished, as far as that can be done."""
-    if (path / MANIFEST).exists():
-        return  # it was published in time
+    """Removes what was not finished, as far as that can be done; files of others stay."""
+    if path.is_symlink() or (path / MANIFEST).exists():
+        return  # a checkpoint elsewhere, or one that was published in time
     try:
-        with os.scandir(path) as entries:
-            names = sorted((entry.name for entry in entries), key=lambda name: name.endswith(_PART))
-        for name in names:  # one that is left shows that it is unfinished: the `.part` goes last
-            os.unlink(path / name)
+        names = set(os.listdir(path))
+        for name in (TENSORS, STATE):
+            if name in names:
+                os.unlink(path / name)
+        with contextlib.suppress(OSError):  # of a disk that is full; there is room in a moment
+            _flush(path)
+        # One that is left shows that it is unfinished
+        for name in (TENSORS, STATE, MANIFEST):
+            if name + _PART in names:
+                os.unlink(path / (name + _PART))
         os.rmdir(path)
     except OSError as error:
         log.warning("unfinished checkpoint %s could not be removed: %s", path, error)
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a checkpoint was never published: it has no manifest, and something is a `.part`."""
-    names = os.listdir(path)
-    return MANIFEST not in names and (not names or any(name.endswith(_PART) for name in names))
+    """Whether a checkpoint was never published, or is half deleted, and can be removed.
+
+    What has whole weights in it counts only if the manifest that would have been published is
+    there: otherwise the manifest was lost, and the weights may be worth something.
+    """
+    if path.is_symlink():
+        return False
+    names = set(os.listdir(path))
+    if MANIFEST in names:
+        return False
+    if names.isdisjoint((TENSORS, STATE)):
+        return not names or any(name + _PART in names for name in (TENSORS, STATE, MANIFEST))
+    try:
+        _read_manifest(path, MANIFEST + _PART)
+    except (CheckpointError, OSError):
+        return False
+    return True

@@ -1,7 +1,8 @@
 """A directory of checkpoints: which is the newest, which are broken, which are unfinished.
 
 What was complete and is not any more is broken. It is renamed to `<name>.corrupt-<reason>` and
-never deleted, and the newest one before it is used.
+never deleted, and the newest one before it is used. A link to a checkpoint that lies elsewhere is
+followed to read it, and left as it is when others are deleted or renamed.
 """
 
 from __future__ import annotations
@@ -60,12 +61,18 @@ def first_usable(
             return saved, look(saved.path)
         except (CheckpointError, OSError) as error:
             _report(saved.path, error, aside)
-    there = [path.name for path in folders_in(folder) if not is_unfinished(path)]
-    if not there:
+    there = folders_in(folder)
+    # A run that was killed in its first save leaves one that is unfinished; never two of them.
+    if all(is_unfinished(path) for path in there) and len(there) <= 1:
+        if there:
+            log.warning(
+                "%s has no whole checkpoint, only %s, which is unfinished", folder, there[0].name
+            )
         return None
     raise CheckpointError(
-        f"no checkpoint in {folder} can be used, of {', '.join(there)}. None has been deleted: put"
-        " a copy of a whole one in place, or move them away to start from scratch"
+        f"no checkpoint in {folder} can be used, of {', '.join(path.name for path in there)}. None"
+        " has been deleted: put a copy of a whole one in place, or move them away to start from"
+        " scratch"
     )
 
 
@@ -88,7 +95,7 @@ def complete(folder: Path, aside: bool = True) -> list[Saved]:
 def _report(path: Path, error: Exception, aside: bool) -> None:
     """Warns that a checkpoint is broken, and sets it aside."""
     reason, where = str(error).removeprefix(f"{path.name}: "), "skipped"
-    if aside:
+    if aside and not path.is_symlink():
         where = _set_aside(path, reason)
     log.warning("checkpoint %s is broken and was %s: %s", path, where, reason)
 

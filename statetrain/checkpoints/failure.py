@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from statetrain.checkpoints.files import replace_file
+
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
@@ -81,14 +83,6 @@ def write(folder: Path, data: dict[str, Any]) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    path = folder / FILE
-    part = folder / f"{FILE}.part"
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(data, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    replace_file(folder / FILE, text.encode("utf-8", "backslashreplace"))
+    return folder / FILE

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -14,10 +16,14 @@ from typing import Any
 
 from attrs import define, field
 
+from statetrain.checkpoints import tensorfile
+from statetrain.checkpoints.files import create, replace_file
 from statetrain.errors import CheckpointError
 
 FILE = "LOCK"
 _PULSE = 30.0  # seconds between two signs of life
+_GLANCE = 1.0  # seconds between two looks at who holds it
+_LONGEST = 1 << 16  # bytes that are read
 _SILENCE = 600.0  # seconds without one, after which a run elsewhere is taken for gone
 
 log = logging.getLogger("statetrain")
@@ -40,11 +46,17 @@ class Lock:
     # What the file says while this holds it; else empty
     _mark: dict[str, Any] = field(factory=dict, init=False)
     _touched: float = field(default=0.0, init=False)
+    _looked: float = field(default=0.0, init=False)
 
     @property
     def held(self) -> bool:
-        """Whether this has the directory."""
-        return bool(self._mark)
+        """Whether this has the directory. A forked child does not have what its parent holds."""
+        return bool(self._mark) and self._mark["pid"] == os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the process that holds the directory forked this one."""
+        return bool(self._mark) and not self.held
 
     def take(self) -> None:
         """Takes the directory; nothing happens if it is held already.
@@ -59,10 +71,11 @@ class Lock:
         path = self.folder / FILE
         with _alone(self.folder):
             holder = _read(path)
-            new = path.with_name(f"{FILE}.part")
             mark = {**_self(), "run": secrets.token_hex(8)}
-            new.write_text(json.dumps(mark))
-            if holder and _is_there(holder, new.stat().st_mtime - path.stat().st_mtime):
+            new = path.with_name(f"{FILE}.part")
+            os.close(create(new))  # its time is the file system's, which may differ from ours
+            silent = new.stat().st_mtime - _time_of(path)
+            if holder and _is_there(holder, silent):
                 new.unlink()
                 raise CheckpointError(
                     f"{self.folder} is in use by process {holder.get('pid')} on"
@@ -75,21 +88,57 @@ class Lock:
                     holder.get("pid"),
                     self.folder,
                 )
-            os.replace(new, path)
+            replace_file(path, json.dumps(mark).encode(), new)
         self._mark = mark
+        self._touched = self._looked = -math.inf
 
     def touch(self, now: float) -> None:
-        """Gives a sign of life, at most every 30 seconds.
+        """Gives a sign of life every 30 seconds, and looks every second whether it is still held.
 
         Args:
             now: seconds from any moment on.
+
+        Raises:
+            CheckpointError: another run has taken the directory, or it has been moved or emptied.
         """
-        if self.held and now - self._touched >= _PULSE:
+        if not self.held:
+            return
+        pulse = now - self._touched >= _PULSE
+        if not pulse and now - self._looked < _GLANCE:
+            return
+        self._looked = now
+        self.check()
+        if pulse:
             self._touched = now
-            try:
+            with contextlib.suppress(OSError):  # the next one may come through
                 os.utime(self.folder / FILE)
-            except OSError:
-                pass  # the next one may come through
+
+    def check(self) -> None:
+        """Makes sure that the directory is still this run's.
+
+        Raises:
+            CheckpointError: another run has taken it, or it has been moved or emptied; from then on
+                this lock is not held.
+        """
+        if not self.held:
+            return
+        try:
+            there = _read(self.folder / FILE)
+        except OSError:  # a file system that is away for a moment; writing will tell
+            return
+        if there == self._mark:
+            return
+        self._mark = {}
+        if there:
+            raise CheckpointError(
+                f"{self.folder} was taken over by process {there.get('pid')} on"
+                f" {there.get('host')} while this run gave no sign of life; nothing more is written"
+                " there"
+            )
+        raise CheckpointError(
+            f"{self.folder / FILE} is gone: the directory was moved, emptied or replaced while the"
+            " run was writing into it; nothing more is written there"
+        )
 
     def give_back(self) -> None:
         """Releases the directory. A lock that another run has taken meanwhile is left."""
@@ -98,6 +147,14 @@ class Lock:
         path, mark, self._mark = self.folder / FILE, self._mark, {}
         if _read(path) == mark:
             path.unlink(missing_ok=True)
+
+
+def _time_of(path: Path) -> float:
+    """When a file, or a link itself, was changed; long ago if it is not there."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return -math.inf
 
 
 @contextmanager
@@ -172,12 +229,18 @@ def _text(path: str) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """What a lock says; None if there is none.
 
-    One that cannot be read was cut short, so its writer is gone: it is empty.
+    One that cannot be read was cut short, so its writer is gone: it is empty. So is a link or a
+    pipe, which no run has made.
     """
     try:
-        data = json.loads(path.read_text())
+        with tensorfile.open_file(path) as file:
+            data = json.loads(file.read(_LONGEST))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, CheckpointError):
         return {}
+    except OSError:
+        if path.is_symlink():
+            return {}
+        raise
     return data if isinstance(data, dict) else {}

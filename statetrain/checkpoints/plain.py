@@ -12,7 +12,7 @@ import base64
 import json
 import math
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +25,17 @@ Path = tuple[str, ...]
 
 _MARK = "~"
 _DEEPEST = 60  # levels of nesting; Python's own limit is far above
+# What a defaultdict may make, by name.
+_FACTORIES: dict[str, Any] = {
+    "None": None,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "list": list,
+    "dict": dict,
+    "Counter": Counter,
+}
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 # ---------------------------------------------------------------- writing
@@ -37,7 +48,7 @@ def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
 
     Args:
         data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists,
-            tuples, dicts and Counters.
+            tuples, and in dicts, OrderedDicts, defaultdicts of common classes, and Counters.
 
     Raises:
         CheckpointError: something else is in it; the message names its path and its type.
@@ -84,7 +95,22 @@ class _Writer:
     def _counter(self, value: Counter[Any], path: Path) -> Any:
         return {_MARK: "counter", "items": self._pairs(value, path)}
 
+    def _defaultdict(self, value: defaultdict[Any, Any], path: Path) -> Any:
+        for word, factory in _FACTORIES.items():
+            if value.default_factory is factory:
+                return {_MARK: "defaultdict", "of": word, "items": self._pairs(value, path)}
+        raise CheckpointError(
+            f"{_shown(path)} is a defaultdict of {value.default_factory!r:.80}, which cannot be"
+            f" saved; only those of {', '.join(_FACTORIES)} can"
+        )
+
     def _dict(self, value: dict[Any, Any], path: Path) -> Any:
+        if isinstance(value, defaultdict):
+            return self._defaultdict(value, path)
+        if isinstance(value, OrderedDict):
+            return {_MARK: "ordered", "items": self._pairs(value, path)}
+        if type(value) is not dict:
+            raise _refusal(value, path)
         if all(type(key) is str for key in value) and _MARK not in value:
             return {key: self.write(part, (*path, key)) for key, part in value.items()}
         return {_MARK: "dict", "items": self._pairs(value, path)}
@@ -227,6 +253,14 @@ def _read_dict(data: Any, tensors: Tensors, depth: int) -> Any:
     }
 
 
+def _read_defaultdict(data: Any, tensors: Tensors, depth: int) -> Any:
+    return defaultdict(_FACTORIES[data["of"]], _read_dict(data, tensors, depth))
+
+
+def _read_ordered(data: Any, tensors: Tensors, depth: int) -> Any:
+    return OrderedDict(_read_dict(data, tensors, depth))
+
+
 def _read_counter(data: Any, tensors: Tensors, depth: int) -> Any:
     return Counter(_read_dict(data, tensors, depth))
 
@@ -236,6 +270,8 @@ _READERS: dict[str, Callable[[Any, Tensors, int], Any]] = {
     "tuple": _read_tuple,
     "dict": _read_dict,
     "counter": _read_counter,
+    "defaultdict": _read_defaultdict,
+    "ordered": _read_ordered,
     "float": lambda data, tensors, depth: _NUMBERS[data["value"]],
     "bytes": lambda data, tensors, depth: base64.b64decode(data["base64"], validate=True),
     "tensor": lambda data, tensors, depth: tensors[data["name"]],

@@ -89,7 +89,16 @@ def _settle(ctx: Context, machine: Machine, data: Snapshot, keep_settings: bool)
         module.training = name not in evaluating
     if keep_settings:
         _restore_settings(ctx, data)
-    states = data["random"]
+    try:
+        _restore_generators(ctx, machine, data)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(
+            f"the state of a random generator cannot be put back: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _restore_generators(ctx: Context, machine: Machine, data: Snapshot) -> None:
+    states, model = data["random"], ctx.accelerator.unwrap(ctx.model)
     for name in sets_of(ctx):
         seeding.set_own_states(states["data"].get(name, {}), *seeding.owners_in(data_of(ctx, name)))
     seeding.set_own_states(states["model"], *model.modules())

@@ -43,7 +43,8 @@ _NAMES = {
     torch.bool: "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-_LONGEST_HEADER = 16 << 20  # bytes; room for more than 100,000 tensors
+_LONGEST_HEADER = 16 << 20  # bytes
+_MOST_TENSORS = 100_000
 _CHUNK = 16 << 20  # bytes that are written or read at once
 _METADATA = "__metadata__"
 
@@ -104,6 +105,10 @@ def write(
             "data_offsets": [at, at + size],
         }
         at += size
+    if len(tensors) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"a file holds at most {_MOST_TENSORS:,} tensors, got {len(tensors):,}; stack them"
+        )
     text = plain.dumps(header)
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
@@ -248,9 +253,12 @@ def parse(header: bytes, size: int) -> tuple[list[Entry], dict[str, str]]:
         size: bytes after the header.
 
     Raises:
-        ValueError: it is malformed, or the entries do not fill those bytes exactly, each with the
-            bytes that it needs.
+        ValueError: it is malformed, has too many entries, or they do not fill those bytes exactly,
+            each with the bytes that it needs.
     """
+    # A quotation mark within a text is escaped, so this counts keys; parsing would take seconds.
+    if (most := header.count(b'"data_offsets"')) > _MOST_TENSORS:
+        raise ValueError(f"the header has {most:,} tensors, at most {_MOST_TENSORS:,} are read")
     data = plain.loads(header)
     metadata = data.pop(_METADATA, {}) if isinstance(data, dict) else None
     if not isinstance(metadata, dict) or not all(

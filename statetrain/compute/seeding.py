@@ -67,7 +67,31 @@ def set_states(saved: States, device: torch.device | None = None) -> None:
     if "mps" in saved and device is not None and device.type == "mps":
         torch.mps.set_rng_state(saved["mps"])
     if "numpy" in saved and (numpy := sys.modules.get("numpy")) is not None:
+        _check_position(saved["numpy"])
         numpy.random.set_state(saved["numpy"])
+
+
+# The longest positions within the numbers that a generator of numpy has drawn ahead.
+_POSITIONS = {"MT19937": ("pos", 624), "Philox": ("buffer_pos", 4)}
+
+
+def _check_position(state: Any) -> None:
+    """Refuses a state that would have numpy read beyond its memory, which numpy does not check.
+
+    Raises:
+        ValueError: the position is out of range.
+    """
+    if not isinstance(state, dict):
+        state = {"bit_generator": state[0], "pos": state[2]}  # numpy's older form
+    kind = str(state.get("bit_generator"))
+    name, longest = _POSITIONS.get(kind, ("", 0))
+    within = state.get("state")
+    position = state.get(name, within.get(name) if isinstance(within, dict) else None)
+    if name and not (type(position) is int and 0 <= position <= longest):
+        raise ValueError(
+            f"a state of numpy's {kind} has {name} {position!r:.40}; it lies between 0 and"
+            f" {longest}"
+        )
 
 
 def own_states(*owners: Any) -> States:
@@ -106,6 +130,7 @@ def _set_state(generator: Any, state: Any) -> None:
     if isinstance(generator, random.Random):
         generator.setstate(state)
     elif hasattr(generator, "bit_generator"):
+        _check_position(state)
         generator.bit_generator.state = state
     else:
         generator.set_state(state)

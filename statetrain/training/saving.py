@@ -17,6 +17,7 @@ import torch
 from attrs import frozen
 
 from statetrain.checkpoints import checkpoint, directory, plain, tensorfile
+from statetrain.checkpoints.files import create
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
@@ -253,10 +254,13 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    file = create(part)
     try:
-        with part.open("wb", buffering=0) as file:
-            tensorfile.write(file.fileno(), tensors, texts)
-            os.fsync(file.fileno())
+        try:
+            tensorfile.write(file, tensors, texts)
+            os.fsync(file)
+        finally:
+            os.close(file)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -99,14 +99,90 @@ def test_two_with_one_interval_keep_out_of_each_others_way(tmp_path):
     ]
 
 
-def test_what_it_kept_is_remembered(tmp_path):
-    """Its state survives into another instance, which then deletes what is no longer among the best."""
+def test_what_it_kept_is_remembered_and_only_its_own_files_are_deleted(tmp_path):
+    """A run that resumes deletes what is no longer among the best under its own path.
+
+    One that was branched off, with another path, leaves the first run's files.
+    """
     first = st.SaveWeights(tmp_path / "a{epoch}.safetensors", "valid_loss", keep=1)
-    fit(first, [2.0])
-    second = st.SaveWeights(tmp_path / "b{epoch}.safetensors", "valid_loss", keep=1)
-    second.load_state_dict(first.state_dict())
-    fit(second, [1.0])
-    assert names(tmp_path) == ["b1.safetensors"]
+    fit(first, [2.0, 3.0])
+    state = first.state_dict()
+    branched = st.SaveWeights(tmp_path / "b{epoch}.safetensors", "valid_loss", keep=1)
+    branched.load_state_dict(state)
+    branched.on_enter_fit = lambda ctx: None  # it resumes
+    fit(branched, [1.0])
+    assert names(tmp_path) == ["a1.safetensors", "a2.safetensors", "b1.safetensors"]
+    again = st.SaveWeights(tmp_path / "a{epoch}.safetensors", "valid_loss", keep=1)
+    again.load_state_dict(state)
+    again.on_enter_fit = lambda ctx: None
+    fit(again, [4.0, 4.0, 0.5])
+    assert names(tmp_path) == ["a3.safetensors", "b1.safetensors"]
+
+
+def test_a_state_cannot_lead_to_files_elsewhere(tmp_path):
+    """Values that would leave the folder are dropped: a checkpoint may come from anyone."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "thesis.safetensors").write_text("precious")
+    callback = st.SaveWeights(tmp_path / "w/{epoch}.safetensors", "valid_loss", keep=1)
+    callback.load_state_dict({"files": [[{"epoch": "../thesis"}, 1e9], [{"step": 1}, 2.0]]})
+    callback.on_enter_fit = lambda ctx: None
+    fit(callback, [2.0, 1.0])
+    assert (tmp_path / "thesis.safetensors").read_text() == "precious"
+    assert names(tmp_path / "w") == ["2.safetensors"]
+
+
+def test_a_second_fit_has_its_own_best(tmp_path):
+    """The best of an earlier run is not the one to beat, and its files stay."""
+    callback = st.SaveWeights(tmp_path / "{epoch}-{valid_loss}.safetensors", "valid_loss", keep=1)
+    fit(callback, [1.0])
+    fit(callback, [9.0, 8.0])
+    assert names(tmp_path) == ["1-1.0.safetensors", "2-8.0.safetensors"]
+
+
+def test_min_delta_is_what_an_improvement_exceeds(tmp_path):
+    """With best_only, a row that is better by no more than it makes no file."""
+    options = {"best_only": True, "min_delta": 0.5}
+    fit(st.SaveWeights(tmp_path / "{epoch}.st", "valid_loss", **options), [3.0, 2.6, 2.4, 1.0])
+    assert names(tmp_path) == ["1.st", "3.st", "4.st"]
+
+
+def test_a_row_of_a_part_of_an_epoch_does_not_count_for_the_training(tmp_path):
+    """With validations inside the epoch, train_loss covers a part; valid_loss is whole each time."""
+    two = [(torch.ones(2, 3), torch.zeros(2, 1))] * 4
+    for monitor, expected in (("train_loss", ["4", "8"]), ("valid_loss", ["3", "6"])):
+        st.fit(
+            torch.nn.Linear(3, 1),
+            two,
+            valid=BATCH,
+            validate=st.Every(3, "steps"),
+            loss=F.mse_loss,
+            optimizer=torch.optim.SGD,
+            epochs=2,
+            callbacks=st.SaveWeights(tmp_path / monitor / "{step}", monitor),
+        )
+        assert names(tmp_path / monitor) == expected
+
+
+def test_a_path_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_path):
+    """A file where a folder has to be, and a format that does not suit numbers."""
+    (tmp_path / "file").write_text("not a folder")
+    steps = st.on("exit_step")(lambda ctx: pytest.fail("a step was made"))
+    with pytest.raises(st.ConfigError, match=r"SaveWeights cannot write to .*file"):
+        fit([steps, st.SaveWeights(tmp_path / "file" / "{epoch}")], [1.0])
+    with pytest.raises(st.ConfigError, match=r"cannot be read: .*format"):
+        st.SaveWeights(tmp_path / "{epoch:z}")
+
+
+@pytest.mark.parametrize("made", [st.SaveWeights, st.KeepBest, st.Checkpoint])
+def test_a_monitor_of_which_higher_is_better_needs_a_mode(made, tmp_path):
+    """The lowest accuracy is hardly meant: without a mode there is a warning; with one, none."""
+    path = {} if made is st.KeepBest else {"path" if made is st.SaveWeights else "folder": tmp_path}
+    for column in ("valid_accuracy", "test_acc", "valid_f1", "valid_top5"):
+        with pytest.warns(UserWarning, match=f"takes the lowest {column} for the best"):
+            made(**path, monitor=column)
+    made(**path, monitor="valid_accuracy", mode="min")
+    made(**path, monitor="valid_loss")
+    made(**path, monitor="valid_accumulated_loss")
 
 
 @pytest.mark.parametrize(

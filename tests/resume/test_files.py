@@ -128,16 +128,67 @@ def test_what_a_person_adds_is_no_harm(tmp_path: Path) -> None:
     assert (saved.path / "notes.txt").exists()
 
 
-def test_links_are_no_checkpoints(tmp_path: Path) -> None:
-    """A link to a checkpoint elsewhere is not followed; a linked directory of checkpoints is as good as its own."""
+def test_links_are_followed_to_read_and_never_to_write(tmp_path: Path) -> None:
+    """A checkpoint that was moved to another disk is read through the link that was left for it.
+
+    Neither deleting nor sweeping nor setting aside touches the link, or what it leads to.
+    """
+    name = "step-00000001-next_batch"
     save(tmp_path / "real", 1)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "step-00000009-next_batch").symlink_to(
-        tmp_path / "real" / "step-00000001-next_batch"
-    )
-    assert directory.newest(tmp_path / "run") is None
+    link = tmp_path / "run" / name
+    link.symlink_to(tmp_path / "real" / name)
+    assert directory.newest(tmp_path / "run").path == link
+    checkpoint.delete(link)
+    directory.sweep(tmp_path / "run")
+    (tmp_path / "real" / name / "state.json").write_text("{}")
+    directory.weed(directory.complete(tmp_path / "run"))
+    assert link.is_symlink()
+    assert sorted(path.name for path in (tmp_path / "real" / name).iterdir()) == [
+        "MANIFEST.json",
+        "state.json",
+        "tensors.safetensors",
+    ]
     (tmp_path / "alias").symlink_to(tmp_path / "real")
-    assert directory.newest(tmp_path / "alias").name == "step-00000001-next_batch"
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used"):
+        directory.newest(tmp_path / "alias", aside=False)
+
+
+def test_a_link_that_leads_nowhere_is_not_nothing(tmp_path: Path) -> None:
+    """A directory with nothing but broken links is refused, not taken for a fresh one."""
+    (tmp_path / "step-00000001-next_batch").symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="can be used, of step-00000001-next_batch"):
+        directory.newest(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["tensors.safetensors.part", "MANIFEST.json.part", "x.part"])
+def test_whole_weights_are_not_deleted(left: str, tmp_path: Path) -> None:
+    """A checkpoint that has lost its manifest is broken, whatever temporary file lies in it."""
+    path = save(tmp_path, 1).path
+    (path / "MANIFEST.json").unlink()
+    (path / left).touch()
+    directory.sweep(tmp_path)
+    assert (path / "tensors.safetensors").stat().st_size > 0
+    with pytest.raises(CheckpointError, match="can be used"):
+        directory.newest(tmp_path, aside=False)
+
+
+def test_emptied_checkpoints_are_not_taken_for_a_fresh_start(tmp_path: Path, caplog: Any) -> None:
+    """One may be left by a run that was killed in its first save, with a warning; two may not."""
+    (tmp_path / "step-00000001-next_batch").mkdir()
+    assert directory.newest(tmp_path) is None
+    assert "has no whole checkpoint, only step-00000001-next_batch" in caplog.text
+    (tmp_path / "step-00000002-next_batch").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used"):
+        directory.newest(tmp_path)
+
+
+def test_files_of_others_in_a_checkpoint_outlive_it(tmp_path: Path) -> None:
+    """Deleting a checkpoint leaves a person's notes in it."""
+    path = save(tmp_path, 1).path
+    (path / "notes.txt").write_text("precious")
+    checkpoint.delete(path)
+    assert [left.name for left in path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +257,8 @@ def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(
             assert save(folder, 4).name == "step-00000004-next_batch"
             outcomes.add(last)
         assert outcomes == {earlier, 3}
-    assert not warnings_.records, "nothing was broken, only unfinished"
+    said = {record.message.partition(" has no whole")[2] for record in warnings_.records}
+    assert said <= {" checkpoint, only step-00000003-next_batch, which is unfinished"}
 
 
 def test_a_deletion_that_dies_anywhere_breaks_nothing(

@@ -129,3 +129,53 @@ def test_a_lock_that_cannot_be_read_is_stale(text: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(text)
     Lock(tmp_path).take()
     assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("kind", ["part", "lock"])
+def test_no_link_is_written_through(kind: str, tmp_path: Path) -> None:
+    """A directory from elsewhere may have links in it: what they lead to stays as it is."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / (FILE if kind == "lock" else f"{FILE}.part")).symlink_to(victim)
+    lock = Lock(tmp_path / "run")
+    lock.take()
+    lock.touch(0.0)
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "run" / FILE).is_symlink()
+    lock.give_back()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["taken over", "emptied", "moved"])
+def test_a_lost_lock_is_noticed(what: str, tmp_path: Path) -> None:
+    """A second later at the latest; from then on nothing is held, and the new owner's lock stays."""
+    lock, path = Lock(tmp_path / "run"), tmp_path / "run" / FILE
+    lock.take()
+    lock.touch(100.0)
+    if what == "taken over":
+        path.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    elif what == "emptied":
+        path.unlink()
+    else:
+        path.parent.rename(tmp_path / "archive")
+    lock.touch(100.9)
+    expected = "taken over by process 1 on elsewhere" if what == "taken over" else "LOCK is gone"
+    with pytest.raises(CheckpointError, match=expected):
+        lock.touch(101.0)
+    assert not lock.held
+    lock.give_back()
+    assert path.exists() == (what == "taken over")
+
+
+def test_a_forked_child_does_not_hold_what_its_parent_does(tmp_path: Path) -> None:
+    """A child that unwinds gives nothing back: the parent still has the directory."""
+    lock = Lock(tmp_path)
+    lock.take()
+    child = os.fork()
+    if child == 0:
+        lock.give_back()
+        os._exit(int(lock.held) + 2 * int(not lock.inherited))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert lock.held
+    assert (tmp_path / FILE).exists()

@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,11 +206,33 @@ def test_what_cannot_be_saved_is_refused_with_its_path_and_type(value: Any, name
     assert named in str(caught.value)
 
 
-def test_an_ordered_dict_comes_back_as_a_dict() -> None:
-    """Order is kept; the class, which adds nothing, is not."""
+def test_an_ordered_dict_comes_back_as_one() -> None:
+    """Order and class are kept."""
     back = again(OrderedDict([("b", 1), ("a", 2)]))
     assert list(back.items()) == [("b", 1), ("a", 2)]
-    assert type(back) is dict
+    assert type(back) is OrderedDict
+
+
+@pytest.mark.parametrize("factory", [None, int, float, bool, str, list, dict, Counter])
+def test_a_defaultdict_comes_back_as_one(factory: Any) -> None:
+    """What makes its missing values is kept: a missing key is the same afterwards as before."""
+    before = defaultdict(factory, {1: [2], "x": 3})
+    back = again(before)
+    assert type(back) is defaultdict
+    assert back == before
+    assert back.default_factory is factory
+
+
+def test_a_dict_that_would_come_back_as_another_class_is_refused() -> None:
+    """A custom class of dicts, and a defaultdict of a custom function, cannot be made again."""
+
+    class Mine(dict[str, int]):
+        pass
+
+    with pytest.raises(CheckpointError, match=r"'x' is a .*Mine, which cannot be saved"):
+        again({"x": Mine(a=1)})
+    with pytest.raises(CheckpointError, match=r"'x' is a defaultdict of <function.* only those of"):
+        again({"x": defaultdict(lambda: 1)})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Which of several values of a column is best: what callbacks that keep the best ask for."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from typing import TYPE_CHECKING, Any, get_args
+
+from attrs import frozen
+
+from statetrain.errors import ConfigError
+from statetrain.guards.criteria import Mode, better
+from statetrain.naming import did_you_mean
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+    from statetrain.context.history import Row
+
+_MODES: tuple[str, ...] = get_args(Mode)
+# Parts of names of metrics of which higher is better
+_HIGHER = re.compile(
+    r"(^|_)(acc|accuracy|top\d+|f1|f1score|fbeta|auc|auroc|auprc|ap|map|precision|recall|iou|miou|"
+    r"jaccard|dice|r2|r2score|bleu|rouge|psnr|ssim|ndcg|mrr|kappa|mcc|specificity|sensitivity|"
+    r"reward|return)(_|\d|$)"
+)
+
+
+@frozen
+class Monitor:
+    """A column of the history, and when a value in it is better.
+
+    Attributes:
+        column: its exact name.
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        min_delta: a value is better only if it is by more than this, at least 0.
+    """
+
+    column: str
+    mode: Mode = "min"
+    min_delta: float = 0.0
+
+    def rank(self, value: float | None) -> float:
+        """A number to sort by, the best first; what is not a number comes last."""
+        if value is None or math.isnan(value):
+            return math.inf
+        if self.mode == "max":
+            return -value
+        return abs(value) if self.mode == "zero" else value
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value is better than the best so far; a NaN never is."""
+        return better(value, best, self.mode, self.min_delta)
+
+    def counts(self, ctx: Context, row: Row) -> bool:
+        """Whether a row carries the column, and nothing cut it short.
+
+        A column of the training is whole in the row of a complete epoch; one of a validation, in
+        that of each complete validation, also within an epoch.
+        """
+        if self.column not in row:
+            return False
+        return is_whole(ctx, row, self.column)
+
+
+def is_whole(ctx: Context, row: Row, column: str) -> bool:
+    """Whether a column of a row is about all of its set of data, not a part of an epoch."""
+    return bool(row["epoch_complete"]) or ctx.history.set_of(column) not in ("train", "")
+
+
+def read_monitor(owner: str, column: Any, mode: Any, min_delta: float = 0.0) -> Monitor:
+    """A `Monitor` out of a callback's arguments.
+
+    Args:
+        owner: the callback's name, for errors.
+        column: the exact name of a column.
+        mode: one of the modes; None is "min", with a warning where the name says otherwise.
+        min_delta: at least 0.
+
+    Raises:
+        ConfigError: an argument is none of these.
+    """
+    if not isinstance(column, str) or not column:
+        raise ConfigError(
+            f"{owner}: monitor must be the name of a column such as 'valid_loss', got {column!r}"
+        )
+    if mode is not None and mode not in _MODES:
+        raise ConfigError(
+            f"{owner}: mode must be one of {', '.join(map(repr, _MODES))}, got"
+            f" {mode!r}{did_you_mean(str(mode), _MODES)}"
+        )
+    if not min_delta >= 0:
+        raise ConfigError(f"{owner}: min_delta must not be below 0, got {min_delta!r}")
+    if mode is None and _HIGHER.search(column.lower()):
+        warnings.warn(
+            f"{owner} takes the lowest {column} for the best; if higher is better, write"
+            " mode='max', otherwise mode='min'",
+            stacklevel=3,
+        )
+    return Monitor(column, mode or "min", min_delta)
+
+
+def check_keep(owner: str, name: str, keep: Any, optional: bool = False) -> None:
+    """Refuses what is not a whole number of at least 1.
+
+    Args:
+        owner: the callback's name, for the error.
+        name: of the argument.
+        keep: its value.
+        optional: whether None will do too.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if optional and keep is None:
+        return
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        none = ", or None" if optional else ""
+        raise ConfigError(
+            f"{owner}: {name} must be a whole number of at least 1{none}, got {keep!r}"
+        )

@@ -1,0 +1,50 @@
+"""Files that are replaced as a whole; no link is followed where something is written.
+
+A directory of checkpoints may come from elsewhere, out of an archive say, and have links in it that
+lead to other files of the user's. So a temporary file is always made anew, and what has its name is
+removed first: of a link, the link.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def replace_file(path: Path, content: bytes, part: Path | None = None) -> None:
+    """Writes a file: a reader sees the old one or the new one, whole.
+
+    Args:
+        path: of the file. If it is a link, the link is replaced, not what it leads to.
+        content: what the file is to hold.
+        part: where it is written first, in the same folder; None is the path with `.part` behind.
+
+    Raises:
+        OSError: it cannot be written; the file that was there is as it was.
+    """
+    part = part or path.with_name(f"{path.name}.part")
+    file = create(part)
+    try:
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def create(path: Path) -> int:
+    """A descriptor of a new, empty file; what had its name is removed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, _NEW, 0o666)  # less the user's umask
