@@ -543,7 +543,7 @@ class Checkpoint(Callback):
                 f"{folder} is a link, and a trial of the disk would write where it leads to; remove"
                 " it, or give preflight=False"
             )
-        for path in directory.folders_in(folder):
+        for path in checkpoint.folders_in(folder):
             shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
