@@ -398,7 +398,9 @@ def test_a_run_goes_back_and_on(points, tmp_path):
 def test_the_picture_says_so(points):
     "The state's label ends with what is done to it, and the table is otherwise the same: its fingerprint too."
     run = st.fit(plain(), points, **WHOLE | options(epochs=0))
-    assert run.lifecycle.state("update").action.label.endswith("update the weights, compiled")
+    assert run.lifecycle.state("update").action.label.endswith(
+        "update the weights, count the step, compiled"
+    )
     assert "compiled" in str(run.lifecycle)
     assert (
         run.lifecycle.fingerprint

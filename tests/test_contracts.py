@@ -286,7 +286,7 @@ def test_a_declaration_leaves_the_function_as_it_is():
     assert access(reads={"pred"}, writes=("a", "b"), drops="c")(plain) is plain
     assert (label_of(plain), inspect.signature(plain)) == before
     assert access_of(partial(plain)) == Access({"pred"}, {"a", "b"}, {"c"})
-    assert identify(actions.pred) == "statetrain.standard.actions:pred"
+    assert identify(actions.pred) == "statetrain.standard.actions.batch:pred"
 
 
 def test_everything_that_ships_declares_what_it_does():
@@ -294,7 +294,9 @@ def test_everything_that_ships_declares_what_it_does():
     own = [
         f
         for name, f in vars(actions).items()
-        if inspect.isfunction(f) and f.__module__ == actions.__name__ and not name.startswith("_")
+        if inspect.isfunction(f)
+        and f.__module__.startswith(actions.__name__)
+        and not name.startswith("_")
     ]
     assert len(own) > 40
     assert [f.__name__ for f in own if access_of(f) is None] == []

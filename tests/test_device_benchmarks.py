@@ -165,8 +165,8 @@ def test_where_a_run_waits_is_told() -> None:
     found = device.waits(block(), waiting(look), look)
     assert sum(found.values()) == 3
     (place,) = found
-    assert place.startswith("statetrain/standard/actions.py:")
-    assert "step: ctx.opt.step()" in place
+    assert place.startswith("statetrain/standard/actions/")
+    assert "update_weights: ctx.opt.step()" in place
     row = device._proof("mlp", "lean", found, 3)
     assert (row.value, row.goal) == (3.0, 0.0)
     assert f"3 at {place}" in row.what

@@ -282,7 +282,7 @@ MUTANTS = (
     ),
     Mutant(
         "StopIteration ends nothing",
-        "statetrain.standard.actions:_holds_its_length",
+        "statetrain.standard.actions.drawing:holds_its_length",
         'return hasattr(dataset, "__getitem__")',
         "return False",
         _of("exceptions", "StopIteration('enough') in a sample"),
@@ -310,9 +310,9 @@ MUTANTS = (
     ),
     Mutant(
         "buffers are put back",
-        "statetrain.standard.actions:refuse_batch",
-        "if ctx.held is not None:",
-        "if False:",
+        "statetrain.standard.actions.refusing:put_buffers_back",
+        "ctx.held.put_back()",
+        "pass",
         _of("non_finite", "an input, NaN, skip"),
     ),
     Mutant(

@@ -22,6 +22,7 @@ from statetrain.checkpoints.tallies import tally_state
 from statetrain.compute import seeding
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
+from statetrain.contracts.declaring import access_of
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.sizes import length
 from statetrain.errors import CheckpointError, LifecycleError
@@ -30,7 +31,6 @@ from statetrain.lifecycle.registry import fingerprint
 from statetrain.losses.losses import modules_by_name
 from statetrain.machine.machine import Machine
 from statetrain.naming import label_of
-from statetrain.standard.actions import open_batch, open_shared_batch
 
 Snapshot = dict[str, Any]
 
@@ -188,7 +188,8 @@ def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
 
 def _gradients(ctx: Context, life: Lifecycle) -> dict[str, torch.Tensor]:
     """The gradients, where the next batch does not begin by clearing them."""
-    clears = any(state.action in (open_batch, open_shared_batch) for state in life.states)
+    declared = [access_of(state.action) for state in life.states]
+    clears = any(own is not None and "grads" in own.drops for own in declared)
     if clears and not ctx.pending:
         return {}
     return {

@@ -35,6 +35,7 @@ from torch.utils import _pytree as pytree
 
 from statetrain.compute.weights import modules_of
 from statetrain.context.keys import root_of
+from statetrain.contracts.composing import parts_of
 from statetrain.errors import ConfigError
 from statetrain.losses.losses import InContext, Loss, Losses, total
 from statetrain.standard import actions
@@ -46,7 +47,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("statetrain")
 
-_KNOWN = (actions.pred, actions.loss, actions.backward, actions.step, actions.masked_step)
+_KNOWN = (
+    actions.pred,
+    actions.loss,
+    actions.backward,
+    actions.update_weights,
+    actions.update_finite,
+    actions.count_step,
+)
 _UNTRACEABLE = ("Adafactor", "SparseAdam")  # their steps ask for numbers, or for sparse gradients
 _WITHOUT = "leave fused out, and the model alone is compiled, or leave compile out"
 
@@ -60,7 +68,8 @@ def can_trace() -> bool:
 
 def beyond(fused: Fused) -> list[Any]:
     """The actions of a fused state that are more than the model, the loss, their gradients and a step."""
-    return [part for part in map(plain, fused.actions) if part not in _KNOWN]
+    parts = (part for action in fused.actions for part in parts_of(action))
+    return [part for part in map(plain, parts) if part not in _KNOWN]
 
 
 def in_the_way(

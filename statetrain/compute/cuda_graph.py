@@ -36,6 +36,7 @@ from torch.utils import _pytree as pytree
 
 from statetrain.compute.compiling import CompiledUpdate, beyond
 from statetrain.compute.masking import masks
+from statetrain.contracts.composing import parts_of
 from statetrain.errors import ConfigError
 from statetrain.standard import actions
 from statetrain.standard.fusing import Fused, account
@@ -110,7 +111,7 @@ def check(fused: Fused, optimizers: Mapping[str, Any], backward: Any = None) -> 
                 f"fused=True records the step as a CUDA graph, and optimizer {name!r} would wait"
                 f" for the host in it; make it with {key}=True: {kind}(..., {key}=True)"
             )
-        if fused.actions[3] is actions.masked_step and not masks(optimizer):
+        if actions.update_finite in parts_of(fused.actions[3]) and not masks(optimizer):
             raise ConfigError(
                 "with check='late', a step that is recorded as a CUDA graph is left out on the"
                 f" device, which optimizer {name!r} cannot; make it with fused=True: {kind}(...,"

@@ -51,12 +51,14 @@ _CALLED = ("action", "close", "reopen", "effect")
 @cache
 def standard() -> Registry:
     """All that the library's own lifecycles are made of, by name; and Python's exceptions, which may be events."""
+    from statetrain.contracts import composing
     from statetrain.standard import (
         actions,
         computing,
         edits,
         fusing,
         modes,
+        precision,
         rollback,
     )  # of higher floors, so looked up when they are asked for
 
@@ -73,7 +75,9 @@ def standard() -> Registry:
         edits,
         fusing,
         modes,
+        precision,
         rollback,
+        composing,
     ):
         found.update(_members(module))
     return MappingProxyType(found)
@@ -82,9 +86,9 @@ def standard() -> Registry:
 def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
     for thing in vars(module).values():
         named = thing.function if isinstance(thing, Predicate) else thing
-        if (
-            inspect.isfunction(named) or isinstance(named, type)
-        ) and named.__module__ == module.__name__:
+        if (inspect.isfunction(named) or isinstance(named, type)) and named.__module__.startswith(
+            module.__name__
+        ):
             yield identify(named), thing
 
 

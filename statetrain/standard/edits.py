@@ -7,18 +7,20 @@ is off adds no state and no arrow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from statetrain.contracts.declaring import Access, access_of
+from statetrain.context.context import Context
+from statetrain.contracts.composing import then
+from statetrain.contracts.declaring import access
 from statetrain.errors import ConfigError
 from statetrain.events import SkipEpoch
-from statetrain.guards.base import Guard, as_guard
+from statetrain.guards.base import Guard, as_guard, leaves
 from statetrain.guards.criteria import (
     Accumulating,
     NonFinite,
     NotYet,
+    Spike,
     another_optimizer,
     interrupted,
     more_epochs,
@@ -28,17 +30,14 @@ from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition,
 from statetrain.standard import actions as do
 from statetrain.standard.computing import computing, computing_in
 from statetrain.standard.fusing import fuse, in_the_way
-from statetrain.standard.late import finding_out_late
-from statetrain.standard.looping import alternating_in, drop, evaluated, evaluating
+from statetrain.standard.late import counting_arrow, finding_out_late
+from statetrain.standard.looping import alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
 from statetrain.standard.precision import mixed_precision
 from statetrain.standard.rollback import RollBack, keeping
 from statetrain.standard.rollback import arrows as rolling_back
 from statetrain.standard.stops import any_of, split_by_interval
 from statetrain.standard.table import STANDARD
-
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
 
 
 @frozen
@@ -83,7 +82,9 @@ def validate(life: Lifecycle, options: Options) -> Lifecycle:
     """A validation at the end of an epoch, and inside it if it is due there."""
     assert options.validate is not None
     due = options.validate.named("validation due")
-    stop = Transition("next_valid_batch", "record", options.stops.in_validation, do.drop_validation)
+    stop = Transition(
+        "next_valid_batch", "record", options.stops.in_validation, do.DropData("valid")
+    )
     life = life.add(
         *evaluating("valid", "epoch", stop),
         Transition("draw", "valid", due),
@@ -130,7 +131,7 @@ def _evaluate_at_end(life: Lifecycle, options: Options, name: str, when: When) -
         last = last | stops.at_epoch_end
     over = stops.in_epoch | ~train_data_left & (stops.between_epochs | last)
     ends = (NotYet() & ~interrupted & over).named("training ends")
-    stop = Transition(f"next_{name}_batch", "record", interrupted, drop(name))
+    stop = Transition(f"next_{name}_batch", "record", interrupted, do.DropData(name))
     return life.add(*evaluating(name, "epoch", stop), Transition("record", name, ends))
 
 
@@ -141,7 +142,9 @@ def _evaluate_when(life: Lifecycle, options: Options, name: str, due: Guard) -> 
     now = any_of(part for part in (inside, over) if part is not None)
     assert now is not None
     before = [f"{other}_draw" for other in evaluated(life) if not _is_at_end(life, other)]
-    stop = Transition(f"next_{name}_batch", "record", options.stops.in_validation, drop(name))
+    stop = Transition(
+        f"next_{name}_batch", "record", options.stops.in_validation, do.DropData(name)
+    )
     skipped = [arrow for arrow in life.between("train", "record") if arrow.event is SkipEpoch]
     life = life.add(
         *evaluating(name, "epoch", stop),
@@ -234,14 +237,15 @@ def _refuse(life: Lifecycle, state: str, refused: Guard, options: Options) -> Li
 
 _POLICIES: dict[str, tuple[str, Work]] = {
     "raise": (FAILED, do.raise_non_finite),
-    "skip": ("next_batch", do.refuse_plain_batch),
+    "skip": ("next_batch", do.refuse_batch),
     "stop": ("next_batch", do.stop_non_finite),
 }
 
 
+@access(reads={"recent", "opt_name", "loss_value"}, writes={"recent"})
 @frozen
-class Watching:
-    """The effect of counting a loss, which also remembers it for `Spike`.
+class RememberLoss:
+    """The effect of remembering a loss, for `Spike`.
 
     Args:
         window: losses that are remembered.
@@ -249,20 +253,9 @@ class Watching:
 
     window: int
 
-    @property
-    def label(self) -> str:
-        """What the table says."""
-        return "count the loss, remember it"
-
-    @property
-    def access(self) -> Access:
-        """What counting does, and the losses that are remembered."""
-        counting = access_of(do.count_loss)
-        assert counting is not None
-        return counting | Access({"recent", "opt_name", "loss_value"}, {"recent"})
+    label = "remember it"
 
     def __call__(self, ctx: Context) -> None:
-        do.count_loss(ctx)
         recent = ctx.recent.setdefault(ctx.opt_name, [])
         recent.append(ctx.loss_value)
         del recent[: -self.window]
@@ -271,7 +264,9 @@ class Watching:
 def watch_for_spikes(life: Lifecycle, options: Options) -> Lifecycle:
     """The losses are remembered."""
     assert options.spike is not None
-    return _with_effects(life, {do.count_loss: Watching(options.spike.window)})
+    arrow = counting_arrow(life)
+    remember = RememberLoss(options.spike.window)
+    return life.alter(arrow, effect=then(arrow.effect, remember))
 
 
 def keep_copies(life: Lifecycle, options: Options) -> Lifecycle:
@@ -291,13 +286,30 @@ def check_gradients(life: Lifecycle, options: Options) -> Lifecycle:
 
 def hold_buffers(life: Lifecycle, options: Options) -> Lifecycle:
     """A state that copies the buffers, which a refused batch puts back."""
-    life = life.insert(State("hold", do.hold), between=("batch", _head(life)))
-    return _with_effects(life, {do.refuse_plain_batch: do.refuse_batch})
+    action = do.hold_window if options.late else do.hold
+    for batch in life.by_role("batch"):
+        hold = State(f"{_prefix(batch)}hold", action, role="hold")
+        for dest in dict.fromkeys(arrow.dest for arrow in life.arrows(batch.name)):
+            life = life.insert(hold, between=(batch.name, dest))
+    for arrow in life.transitions:
+        if _refuses(arrow.guard):
+            life = life.alter(arrow, effect=then(do.put_buffers_back, arrow.effect))
+    return life
+
+
+def _prefix(state: State) -> str:
+    """What a phase has put before a state's name."""
+    return state.name.removesuffix(state.role)
+
+
+def _refuses(guard: Guard | None) -> bool:
+    """Whether an arrow with this guard refuses a batch for its loss or its gradients."""
+    return guard is not None and any(isinstance(leaf, NonFinite | Spike) for leaf in leaves(guard))
 
 
 def find_out_late(life: Lifecycle, options: Options) -> Lifecycle:
     """Steps are masked on the device, and the host is told later."""
-    return finding_out_late(life, str(options.non_finite))
+    return finding_out_late(_with_step(life, options), str(options.non_finite))
 
 
 # ---------------------------------------------------------------- optimizers, seeds
@@ -306,10 +318,9 @@ def find_out_late(life: Lifecycle, options: Options) -> Lifecycle:
 def alternate(life: Lifecycle, options: Options) -> Lifecycle:
     """Each optimizer has its turn."""
     head = _head(life)
-    life = life.replace("batch", action=do.open_shared_batch).replace("step", action=do.step_one)
     life = life.alter(life.between("batch", head)[0], effect=do.select_first)
     again = Transition("step", head, another_optimizer, do.select_next)
-    life = life.add(again, first=True)
+    life = _with_step(life, options).add(again, first=True)
     for name in evaluated(life):
         life = alternating_in(life, name)
     return life
@@ -317,28 +328,33 @@ def alternate(life: Lifecycle, options: Options) -> Lifecycle:
 
 def replay(life: Lifecycle, options: Options) -> Lifecycle:
     """The step computes the loss again."""
-    if options.optimizers > 1:
-        return life.replace("step", action=do.step_one_with_closure)
-    return life.replace("step", action=do.step_with_closure)
+    return _with_step(life, options)
+
+
+def _with_step(life: Lifecycle, options: Options) -> Lifecycle:
+    """A lifecycle with the step that the options ask for: how it updates, and what it counts."""
+    update: Work = do.update_weights
+    if options.late:
+        update = do.update_finite
+    if options.closure:
+        update = do.replay
+    count = do.count_round if options.optimizers > 1 else do.count_step
+    return life.replace("step", action=then(update, count))
 
 
 def seed_batches(life: Lifecycle, options: Options) -> Lifecycle:
     """Each batch seeds the generators."""
-    return _with_effects(
-        life,
-        {
-            do.count_batch: do.count_and_seed_batch,
-            do.count_valid_batch: do.count_and_seed_valid_batch,
-        },
-    )
-
-
-def _with_effects(life: Lifecycle, others: dict[Work, Work]) -> Lifecycle:
-    """A lifecycle with other effects in place of some."""
     for arrow in life.transitions:
-        if arrow.effect in others:
-            life = life.alter(arrow, effect=others[arrow.effect])
+        ends = life.role(arrow.source), life.role(arrow.dest)
+        if ends in _SEEDS and arrow.event is None:
+            life = life.alter(arrow, effect=then(arrow.effect, _SEEDS[ends]))
     return life
+
+
+_SEEDS: dict[tuple[str, str], Work] = {
+    ("draw", "batch"): do.seed_batch,
+    ("valid_draw", "valid_batch"): do.seed_valid_batch,
+}
 
 
 # ---------------------------------------------------------------- over all that

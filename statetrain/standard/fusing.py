@@ -103,8 +103,7 @@ def account(ctx: Context, fused: Fused, counted: tuple[Any, Any] | None = None) 
             actions.add_to_mean(ctx, *counted)
         elif effect is not None:
             effect(ctx)
-    ctx.step += 1
-    ctx.pending = 0
+    actions.count_step(ctx)
 
 
 def update_of(life: Lifecycle) -> Fused | None:

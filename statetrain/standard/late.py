@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import attrs
 
+from statetrain.contracts.composing import then
+from statetrain.events import SkipBatch, SkipEpoch
 from statetrain.guards.criteria import Every, Masked
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition, Work
 from statetrain.standard import actions as do
 
-_MASKED = {do.step: do.masked_step, do.step_one: do.masked_step_one, do.hold: do.hold_window}
-_EFFECTS = {
-    do.count_loss: do.count_finite_loss,
-    do.discard_window: do.discard_masked_window,
-    do.end_epoch_early: do.end_masked_epoch_early,
-}
 _POLICIES: dict[str, tuple[str | None, Work]] = {
     "raise": (FAILED, do.raise_masked),
     "skip": (None, do.tell_masked),
@@ -53,11 +49,17 @@ def finding_out_late(life: Lifecycle, policy: str) -> Lifecycle:
     )
 
 
+def counting_arrow(life: Lifecycle) -> Transition:
+    """The arrow that counts the loss of a training batch: the unguarded one out of its state."""
+    return life.arrows("compute" if "compute" in life.names else "loss")[-1]
+
+
 def _masked(life: Lifecycle) -> Lifecycle:
-    for state in life.states:
-        if state.action in _MASKED:
-            life = life.replace(state.name, action=_MASKED[state.action])
+    life = life.alter(counting_arrow(life), effect=do.count_finite_loss)
     for arrow in life.transitions:
-        if arrow.effect in _EFFECTS:
-            life = life.alter(arrow, effect=_EFFECTS[arrow.effect])
+        if arrow.event in (SkipBatch, SkipEpoch) and life.role(arrow.source) in _TRAINING:
+            life = life.alter(arrow, effect=then(arrow.effect, do.drop_mask))
     return life
+
+
+_TRAINING = ("epoch", "train", "draw", "batch")

@@ -30,12 +30,11 @@ def loop(name: str, within: str | None, after: str, stop: Transition) -> list[Pa
     """
     head, draw, batch = f"next_{name}_batch", f"{name}_draw", f"{name}_batch"
     role = _role(name)
-    drawing = do.evaluation_draw if _has_own_data(name) else do.valid_draw
     return [
         _scope(name, within),
         State(head, within=name, anchor=True, role=f"next_{role}_batch"),
-        State(draw, drawing, name, role=f"{role}_draw"),
-        State(batch, do.open_valid_batch, name, close=do.close_batch, role=f"{role}_batch"),
+        State(draw, do.valid_draw, name, role=f"{role}_draw"),
+        State(batch, do.read_batch, name, close=do.close_batch, role=f"{role}_batch"),
         State(f"{name}_pred", do.pred, batch, role=f"{role}_pred"),
         Transition(name, head),
         stop,
@@ -48,39 +47,22 @@ def loop(name: str, within: str | None, after: str, stop: Transition) -> list[Pa
     ]
 
 
-def _has_own_data(name: str) -> bool:
-    return name not in ("valid", "predict")
-
-
 def _role(name: str) -> str:
     """The role of a scope: every evaluation is a validation on other data."""
-    return "valid" if _has_own_data(name) else name
+    return "predict" if name == "predict" else "valid"
 
 
 def _scope(name: str, within: str | None) -> State:
-    if _has_own_data(name):
-        return State(
-            name,
-            do.OpenEvaluation(name),
-            within,
-            mode=Evaluating(name),
-            close=do.close_valid,
-            reopen=do.ReopenEvaluation(name),
-            role=_role(name),
-        )
+    data = "valid" if name == "predict" else name
     return State(
         name,
-        do.open_valid,
+        do.OpenData(data),
         within,
-        mode=Evaluating(),
+        mode=Evaluating(data),
         close=do.close_valid,
-        reopen=do.reopen_valid,
+        reopen=do.ReopenData(data),
+        role=_role(name),
     )
-
-
-def drop(name: str) -> Callable[[Any], None]:
-    """The effect of an arrow that ends a validation or an evaluation early."""
-    return do.DropEvaluation(name) if _has_own_data(name) else do.drop_validation
 
 
 def evaluating(name: str, within: str | None, stop: Transition) -> list[Part]:
@@ -90,7 +72,7 @@ def evaluating(name: str, within: str | None, stop: Transition) -> list[Part]:
         State(f"{name}_loss", do.valid_loss, f"{name}_batch", role="valid_loss"),
         Transition(f"{name}_pred", f"{name}_loss"),
         Transition(f"{name}_loss", f"next_{name}_batch"),
-        Transition(name, "record", effect=drop(name), event=SkipEpoch),
+        Transition(name, "record", effect=do.DropData(name), event=SkipEpoch),
     ]
 
 

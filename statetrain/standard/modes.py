@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import frozen
 
+from statetrain.contracts.composing import computes_with_gradients
 from statetrain.contracts.declaring import Access
 from statetrain.data.iterating import data_of
 from statetrain.lifecycle.lifecycle import Work
-from statetrain.standard import actions
 from statetrain.standard.fusing import Fused
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-
-# Actions in which nothing is computed that a gradient could flow through; the rest run with
-# gradients on.
-_WITHOUT_GRADIENTS = frozenset(
-    (
-        *(
-            actions.draw,
-            actions.draw_ahead,
-            actions.draw_prefetched,
-            actions.open_batch,
-            actions.open_shared_batch,
-            actions.hold,
-        ),
-        *(actions.backward, actions.unscale, actions.step, actions.step_one),
-    )
-)
 
 
 @frozen
@@ -72,9 +57,10 @@ class Training:
     def wrap(self, action: Work) -> Work:
         if isinstance(action, Fused):
             return action.mapped(self.wrap)
-        if action in _WITHOUT_GRADIENTS:
+        if not computes_with_gradients(action):
             return action
 
+        @functools.wraps(action)
         def differentiable(ctx: Context) -> None:
             set_grad = ctx.accelerator.set_grad
             set_grad(True)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 from attrs import Attribute, field, frozen
 
+from statetrain.contracts.composing import computes_with_gradients, parts_of, then
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
 from statetrain.naming import did_you_mean, label_of
 from statetrain.standard import actions as do
+from statetrain.standard.computing import Compute
 from statetrain.standard.modes import Evaluating
 
 if TYPE_CHECKING:
@@ -75,37 +77,24 @@ class Autocast:
     Args:
         action: a function of the context.
         dtype: "bfloat16" or "float16".
-        after: what follows outside of it.
     """
 
     action: Work
     dtype: str
-    after: Work | None = None
 
     @property
     def label(self) -> str:
         """What the table says."""
-        return (
-            f"{label_of(self.action)} in"
-            f" {self.dtype}{f', {label_of(self.after)}' if self.after is not None else ''}"
-        )
+        return f"{label_of(self.action)} in {self.dtype}"
 
     @property
     def access(self) -> Access | None:
-        """What both read and write; None if nothing is known of one."""
-        first, then = (
-            access_of(self.action),
-            access_of(self.after) if self.after is not None else Access(),
-        )
-        return None if first is None or then is None else first | then
+        """What the action reads and writes; None if nothing is known of it."""
+        return access_of(self.action)
 
     def __call__(self, ctx: Context) -> Any:
         with ctx.accelerator.autocast(self.dtype):
-            # Judged by who called
-            result: Any = self.action(ctx)  # type: ignore[func-returns-value]
-        if self.after is not None:
-            self.after(ctx)
-        return result
+            return self.action(ctx)
 
 
 def plain(action: Any) -> Any:
@@ -148,7 +137,9 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     )
     for name in ("pred", "loss", *(f"{scope}_{end}" for scope in scopes for end in ends)):
         if name in life.names:
-            life = life.replace(name, action=_autocast(life.state(name), precision.dtype))
+            action = life.state(name).action
+            assert action is not None
+            life = life.replace(name, action=_autocast(action, precision.dtype))
     return _scaled(life) if precision.dtype == "float16" else life
 
 
@@ -174,7 +165,7 @@ def _check(life: Lifecycle, dtype: str) -> None:
             " on; in a computation of your own, write: with"
             f" ctx.accelerator.autocast({dtype!r}): ..."
         )
-    if life.state("step").action in (do.step_with_closure, do.step_one_with_closure):
+    if _computes_the_loss(life.state("step").action):
         raise ConfigError(
             "precision and a step that computes the loss again (as LBFGS's) exclude each other: the"
             " step would compute in full precision"
@@ -186,16 +177,22 @@ def _check(life: Lifecycle, dtype: str) -> None:
         )
 
 
-def _autocast(state: State, dtype: str) -> Work:
-    assert state.action is not None
-    if state.action is do.valid_loss:  # metrics are no part of it, as in training
-        return Autocast(do.loss, dtype, do.count_loss)
-    if state.name.endswith(
-        "_compute"
-    ):  # nor here, where the action counts what the user's function returns
-        # A Compute
-        return attrs.evolve(state.action, function=Autocast(state.action.function, dtype))  # type: ignore[misc, attr-defined]
-    return Autocast(state.action, dtype)
+def _computes_the_loss(action: Work | None) -> bool:
+    """Whether an action declares that it computes the loss, as a step that replays it does."""
+    declared = access_of(action)
+    return declared is not None and "loss_grad" in declared.writes
+
+
+def _autocast(action: Work, dtype: str) -> Work:
+    """An action in a shorter type: of a composed one, the parts that compute."""
+    if isinstance(action, Compute):  # it counts what the user's function returns
+        return attrs.evolve(action, function=Autocast(action.function, dtype))
+    return then(
+        *(
+            Autocast(part, dtype) if computes_with_gradients(part) else part
+            for part in parts_of(action)
+        )
+    )
 
 
 def _scaled(life: Lifecycle) -> Lifecycle:

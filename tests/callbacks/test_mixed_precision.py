@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 import statetrain as st
 from statetrain.callbacks.gradient_clip import GradientClip
 from statetrain.callbacks.lr_scheduler import LRScheduler
+from statetrain.contracts.composing import parts_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.lifecycle.lifecycle import State, Transition
 from statetrain.standard.precision import Autocast, MixedPrecision, mixed_precision
@@ -277,7 +278,11 @@ def test_what_is_off_is_not_there():
 
     assert st.supervised(precision=None) == plain
     assert (bf16.names, bf16.transitions) == (plain.names, plain.transitions)
-    assert [state.name for state in bf16.states if isinstance(state.action, Autocast)] == [
+    assert [
+        state.name
+        for state in bf16.states
+        if any(isinstance(part, Autocast) for part in parts_of(state.action))
+    ] == [
         "pred",
         "loss",
         "valid_pred",

@@ -18,7 +18,6 @@ from statetrain.data.reading import BatchReader, Key
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.naming import Named
-from statetrain.standard import actions
 from statetrain.standard.fusing import update_of
 from statetrain.standard.options import FitOptions
 from statetrain.standard.precision import MixedPrecision, Precision
@@ -26,7 +25,7 @@ from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data
 from statetrain.training.setup.model import Trained
 from statetrain.training.setup.objective import Objective, set_losses
-from statetrain.training.setup.walker import does, reads_loss
+from statetrain.training.setup.walker import reads_loss
 
 
 def make_context(
@@ -63,7 +62,7 @@ def make_context(
         read_batch=reader,
         on_host=reads_loss(machine, trained.accelerator),
         backward=trained.backward,
-        mask=Mask(device) if does(life, actions.report) else None,
+        mask=Mask(device) if life.by_role("report") else None,
         split_state=data.split_state,
         opt_given=settings_of(trained.optimizers),
         tallies=objective.tallies,
@@ -123,7 +122,7 @@ def _scaler(
     precision: Precision | None, life: Lifecycle, device: torch.device
 ) -> torch.amp.GradScaler | None:
     """What scales the loss, if the lifecycle scales it."""
-    if not does(life, actions.unscale):
+    if not life.by_role("unscale"):
         return None
     given = precision.scaler if isinstance(precision, MixedPrecision) else None
     return torch.amp.GradScaler(device.type) if given is None else given

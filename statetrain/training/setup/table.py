@@ -14,11 +14,10 @@ from statetrain.compute.compiling import can_trace
 from statetrain.compute.compiling import in_the_way as keeps_from_compiling
 from statetrain.compute.keeping import has_buffers
 from statetrain.context.keys import root_of
-from statetrain.contracts.declaring import paths_in
+from statetrain.contracts.declaring import access_of, paths_in
 from statetrain.errors import ConfigError
 from statetrain.guards.criteria import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.standard import actions
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import (
     Fused,
@@ -171,8 +170,7 @@ def _check_losses(losses: Mapping[str, Any], life: Lifecycle) -> None:
     if all(loss is not None for loss in losses.values()):
         return
     for state in life.states:
-        parts = getattr(state.action, "actions", (state.action,))
-        if any(plain(action) in (actions.loss, actions.valid_loss) for action in parts):
+        if _reads(state.action, "loss_fn"):
             raise ConfigError(
                 f"state {state.name!r} needs a loss, a function of prediction and target; give"
                 " loss=, or valid_compute="
@@ -186,9 +184,9 @@ def _check_turns(optimizers: Mapping[str, Any], life: Lifecycle) -> None:
         *(arrow.effect for arrow in life.transitions),
     ]
     steps = life.by_role("step") or update_of(life) is not None
-    if len(optimizers) < 2 or not steps or actions.select_next in parts:
+    if len(optimizers) < 2 or not steps:
         return
-    if any(map(_is_own, parts)):
+    if any(_is_own(part) or _writes(part, "opt_index") for part in parts):
         return  # your own code may select, or step, as it likes
     raise ConfigError(
         f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in"
@@ -207,12 +205,22 @@ def _is_own(part: Any) -> bool:
 
 
 def _check_seed(life: Lifecycle, seed: int | None) -> None:
-    seeding = (actions.count_and_seed_batch, actions.count_and_seed_valid_batch)
-    if seed is None and any(arrow.effect in seeding for arrow in life.transitions):
+    if seed is None and any(_reads(arrow.effect, "seed") for arrow in life.transitions):
         raise ConfigError(
             f"lifecycle {life.name!r} seeds each batch by the run's seed; give seed=, or make"
             " it without seeded=True"
         )
+
+
+def _reads(work: Any, field: str) -> bool:
+    """Whether an action or effect declares that it reads a field."""
+    declared = access_of(work)
+    return declared is not None and field in declared.reads
+
+
+def _writes(work: Any, field: str) -> bool:
+    declared = access_of(work)
+    return declared is not None and field in declared.writes
 
 
 # ---------------------------------------------------------------- fused, compiled

@@ -15,7 +15,6 @@ from statetrain.contracts.declaring import check_fields, check_monitors, paths_i
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
-from statetrain.standard import actions
 from statetrain.training.setup.model import Trained, is_compiled
 from statetrain.training.setup.objective import Objective
 
@@ -75,16 +74,11 @@ def _refuse_interms(
     )
 
 
-def does(life: Lifecycle, action: Any) -> bool:
-    """Whether a state does this, whatever a phase calls it."""
-    return any(state.action is action for state in life.states)
-
-
 def reads_loss(machine: Machine, accelerator: Accelerator) -> bool:
     """Whether the loss is read as a number in every batch.
 
     On the CPU always, unless the device finds out by itself what is not finite; elsewhere if
     something reads it.
     """
-    late = does(machine.lifecycle, actions.report)
+    late = bool(machine.lifecycle.by_role("report"))
     return (accelerator.device.type == "cpu" and not late) or "loss_value" in reads_of(machine)

@@ -1,0 +1,96 @@
+"""Composing actions and effects: `then(a, b)` does one after the other.
+
+Labels, contracts and the need for gradients are joined with them, so a table of composed parts says
+as much as one of plain functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from attrs import frozen
+
+from statetrain.contracts.declaring import Access, access_of
+from statetrain.naming import label_of
+
+Work = Callable[[Any], None]
+W = TypeVar("W", bound=Work)
+
+
+@frozen
+class Then:
+    """Several actions or effects, one after the other, as one. `then` makes it.
+
+    Args:
+        parts: functions of the context, in order.
+    """
+
+    parts: tuple[Work, ...]
+
+    @property
+    def label(self) -> str:
+        """What the table says: the labels of all parts."""
+        return ", ".join(map(label_of, self.parts))
+
+    @property
+    def access(self) -> Access | None:
+        """What all of them read and write; None if nothing is known of one."""
+        whole = Access()
+        for part in self.parts:
+            own = access_of(part)
+            if own is None:
+                return None
+            whole |= own
+        return whole
+
+    @property
+    def gradients(self) -> bool:
+        """Whether a part computes with gradients on."""
+        return any(map(computes_with_gradients, self.parts))
+
+    def __call__(self, ctx: Any) -> None:
+        for part in self.parts:
+            part(ctx)
+
+
+def then(*works: Work | None) -> Work:
+    """One action or effect that does several, in order.
+
+    Args:
+        works: functions of the context; None is nothing.
+
+    Raises:
+        ValueError: there are none.
+    """
+    parts = tuple(part for work in works if work is not None for part in parts_of(work))
+    if not parts:
+        raise ValueError("then() composes actions or effects, got none")
+    return parts[0] if len(parts) == 1 else Then(parts)
+
+
+def parts_of(work: Work | None) -> tuple[Work, ...]:
+    """The parts of a composed action or effect; of any other, itself; of None, nothing."""
+    if work is None:
+        return ()
+    return work.parts if isinstance(work, Then) else (work,)
+
+
+def without_gradients(action: W) -> W:
+    """Declares that an action computes nothing that a gradient flows through.
+
+    In the training, actions run with gradients on, unless they say otherwise with this decorator.
+    An action of your own that updates weights in place has to:
+
+        @without_gradients
+        def decay(ctx):
+            for p in ctx.model.parameters():
+                p.mul_(0.99)
+    """
+    action.gradients = False  # type: ignore[attr-defined]  # a function takes attributes
+    return action
+
+
+def computes_with_gradients(action: Work) -> bool:
+    """Whether an action of the training runs with gradients on: unless it declares otherwise."""
+    return bool(getattr(action, "gradients", True))

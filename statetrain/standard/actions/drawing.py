@@ -1,0 +1,192 @@
+"""Actions of `train`: drawing batches, and counting them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from statetrain.context.context import Context
+from statetrain.contracts.composing import without_gradients
+from statetrain.contracts.declaring import access
+from statetrain.data.iterating import END, Unstarted
+from statetrain.data.sizes import length
+from statetrain.errors import DataError
+from statetrain.events import SkipBatch
+
+
+@access(
+    reads={"iterator", "train_data", "began", "loader_states", "epoch", "batches"},
+    writes={
+        "layout",
+        "held",
+        "valid_iter",
+        "valid_complete",
+        "iterator",
+        "length",
+        "began",
+        "loader_states",
+    },
+)
+def open_train(ctx: Context) -> None:
+    "iterate over the training data"
+    ctx.layout = ctx.held = None
+    ctx.valid_iter = 0
+    # Also after a validation inside the epoch that was dropped: the epoch goes on
+    ctx.valid_complete = True
+    if ctx.iterator is None:
+        ctx.iterator = Unstarted(ctx, "train")
+        ctx.length = length(ctx.train_data)
+
+
+# In place of a batch that was drawn ahead, in a run that is continued: it has to be drawn again
+AGAIN = object()
+
+
+@without_gradients
+@access(
+    reads={"iterator", "iter", "layout", "read_batch", "epoch", "train_data", "length", "pending"},
+    writes={"iter", "drawn", "exhausted", "layout", "batch"},
+)
+def draw(ctx: Context) -> None:
+    "draw a batch"
+    try:
+        batch = next(ctx.iterator, END)
+    except SkipBatch:
+        ctx.iter += 1  # the data gave this one up; it counts towards its length
+        raise
+    if batch is END:
+        _came_to_an_end(ctx)
+        return
+    ctx.drawn = True
+    layout = ctx.layout
+    if layout is None:
+        layout = ctx.layout = ctx.read_batch(batch)
+    ctx.batch = batch if layout.place is None else layout.place(batch)
+
+
+@without_gradients
+@access(
+    reads={
+        "length",
+        "upcoming",
+        "iterator",
+        "iter",
+        "layout",
+        "read_batch",
+        "epoch",
+        "train_data",
+        "pending",
+    },
+    writes={"iter", "upcoming", "drawn", "exhausted", "last_batch", "layout", "batch"},
+)
+def draw_ahead(ctx: Context) -> None:
+    "draw a batch, knowing whether it is the last"
+    if ctx.length is not None:
+        draw(ctx)
+        ctx.last_batch = ctx.iter + 1 >= ctx.length
+        return
+    batch = _drawn_ahead(ctx)
+    if batch is not END:
+        ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
+
+
+@without_gradients
+@access(
+    reads={
+        "length",
+        "upcoming",
+        "iterator",
+        "iter",
+        "layout",
+        "read_batch",
+        "epoch",
+        "train_data",
+        "pending",
+    },
+    writes={"iter", "upcoming", "drawn", "exhausted", "last_batch", "layout", "batch"},
+)
+def draw_prefetched(ctx: Context) -> None:
+    "take the batch that was placed ahead, draw the next one and begin to place it"
+    batch = _drawn_ahead(ctx)
+    if batch is END:
+        return
+    place = ctx.layout.place
+    if place is None:
+        ctx.batch = batch
+        return
+    ctx.batch = ctx.accelerator.placed(batch, place)
+    if ctx.upcoming is not END:
+        ctx.accelerator.place_ahead(ctx.upcoming, place)
+
+
+def _drawn_ahead(ctx: Context) -> Any:
+    """The batch that was drawn before, and the next one drawn into `ctx.upcoming`; `END` if there is none."""
+    try:
+        if ctx.upcoming is None:
+            ctx.upcoming = _one_more(ctx)
+        batch = ctx.upcoming  # kept there until the one after it is known, which may raise
+        if batch is not END:
+            ctx.upcoming = _one_more(ctx)
+    except SkipBatch:
+        ctx.iter += 1  # as in `draw`
+        raise
+    if batch is END:
+        _came_to_an_end(ctx)
+        return END
+    ctx.drawn = True
+    ctx.last_batch = ctx.upcoming is END
+    if ctx.layout is None:
+        ctx.layout = ctx.read_batch(batch)
+    return batch
+
+
+def _one_more(ctx: Context) -> Any:
+    batch = next(ctx.iterator, END)
+    if batch is None:  # here it would pass for "none has been drawn yet"
+        raise DataError(
+            "the training data gave None for a batch; leave such batches out, or raise SkipBatch"
+            " for them"
+        )
+    return batch
+
+
+def _came_to_an_end(ctx: Context) -> None:
+    ctx.drawn, ctx.exhausted = False, True
+    exact = holds_its_length(ctx.train_data)
+    if ctx.length is not None and ctx.iter < ctx.length and (exact or ctx.pending):
+        why = RAN_OUT if exact else _WINDOW_NOT_LAST
+        raise DataError(f"the training data ended after {ctx.iter} of {ctx.length} batches; {why}")
+    if ctx.iter == 0:
+        once = (
+            " An iterator can be read once; give a list, a loader, or a function that makes one"
+            if ctx.epoch > 1
+            else ""
+        )
+        raise DataError(
+            "the training data gave no batch in epoch"
+            f" {ctx.epoch}.{once or ' Is it empty, or smaller than one batch with drop_last?'}"
+        )
+
+
+_WINDOW_NOT_LAST = (
+    "so the last window was not known to be the last; accumulation needs a length that holds, or"
+    " none"
+)
+RAN_OUT = "did the dataset raise StopIteration? It never ends an epoch"
+
+
+def holds_its_length(data: Any) -> bool:
+    """Whether a loader gives as many batches as it says: of an iterable dataset, the length is a guess."""
+    dataset = getattr(data, "dataset", None)
+    return hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__")
+
+
+@access(reads={"iter"}, writes={"iter"})
+def count_batch(ctx: Context) -> None:
+    "count the batch"
+    ctx.iter += 1
+
+
+@access(reads={"seed", "batches"})
+def seed_batch(ctx: Context) -> None:
+    "seed its randomness"
+    ctx.accelerator.seed(ctx.seed, "batch", ctx.batches)

@@ -1,0 +1,104 @@
+"""What is done about a batch whose loss or gradients are not finite, and about pending gradients."""
+
+from __future__ import annotations
+
+import math
+
+from statetrain.context.context import Context
+from statetrain.contracts.composing import without_gradients
+from statetrain.contracts.declaring import access
+from statetrain.errors import LossSpike, NonFiniteLoss
+from statetrain.guards.base import leaves
+from statetrain.guards.criteria import Spike
+from statetrain.standard.actions.ending import guard_at
+
+
+@access(reads={"optimizers"}, writes={"pending"}, drops={"grads"})
+def discard_window(ctx: Context) -> None:
+    "discard the window"
+    for optimizer in ctx.optimizers.values():
+        optimizer.zero_grad()
+    ctx.pending = 0
+
+
+@access(reads={"optimizers"}, writes={"pending", "exhausted"}, drops={"grads"})
+def end_epoch_early(ctx: Context) -> None:
+    "end the epoch early"
+    discard_window(ctx)
+    ctx.exhausted = True
+
+
+@without_gradients
+@access(reads={"held", "model", "loss_fns"}, writes={"held"})
+def hold(ctx: Context) -> None:
+    "keep a copy of the buffers"
+    if ctx.held is None:
+        ctx.held = ctx.accelerator.buffers(ctx)
+    ctx.held.take()
+
+
+@without_gradients
+@access(reads={"pending", "held", "model", "loss_fns"}, writes={"held"})
+def hold_window(ctx: Context) -> None:
+    "keep a copy of the buffers, once a window"
+    if ctx.pending == 0:
+        hold(ctx)
+
+
+@access(reads={"held"}, writes={"model"})
+def put_buffers_back(ctx: Context) -> None:
+    "put the buffers back"
+    ctx.held.put_back()
+
+
+@access(reads={"**"}, writes={"pending", "records"}, drops={"grads"})
+def refuse_batch(ctx: Context) -> None:
+    "discard the window"
+    note_refusal(ctx)
+    discard_window(ctx)
+
+
+@access(reads={"**"}, writes={"records"})
+def note_refusal(ctx: Context) -> None:
+    """Writes down a batch that was refused, in the records of the run."""
+    ctx.log(
+        "refused",
+        {
+            "epoch": ctx.epoch,
+            "batch": ctx.iter,
+            "step": ctx.step,
+            "reason": guard_at(ctx).reason(ctx),
+        },
+    )
+
+
+@access(reads={"**"}, writes={"pending", "records", "model"}, drops={"grads"})
+def raise_non_finite(ctx: Context) -> None:
+    "raise NonFiniteLoss"
+    reason = guard_at(ctx).reason(ctx)
+    spiked = any(
+        isinstance(leaf, Spike) and leaf.test(ctx) for leaf in leaves(guard_at(ctx))
+    ) and math.isfinite(ctx.loss_value)
+    refuse_batch(ctx)
+    remedy = (
+        "Lower the learning rate, clip the gradients or look at the batch; non_finite='skip' goes"
+        " on without it, non_finite='stop' ends the run"
+    )
+    if (
+        name := ctx.accelerator.first_not_finite(ctx)
+    ) is not None:  # earlier gradients were not finite though their loss was
+        raise NonFiniteLoss(
+            f"{reason}, and {name} was not finite before this batch: the gradients of an earlier"
+            " one were not, though its loss was. check_gradients=True looks at them before each"
+            f" step. {remedy}"
+        )
+    raise (LossSpike if spiked else NonFiniteLoss)(
+        f"{reason}; the weights are as they were before this batch. {remedy}"
+    )
+
+
+@access(reads={"**"}, writes={"pending", "records", "model", "stop"}, drops={"grads"})
+def stop_non_finite(ctx: Context) -> None:
+    "discard the window and ask to stop"
+    refuse_batch(ctx)
+    ctx.request_stop(guard_at(ctx).reason(ctx))
