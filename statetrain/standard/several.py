@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import attrs
 from attrs import frozen
 
+from statetrain.contracts.composing import parts_of, then
 from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.contracts.owning import agreed_in, agreeing, own_fields
 from statetrain.errors import ConfigError
@@ -79,16 +80,15 @@ _SUMS = "sum up what was counted"
 def _refuse(life: Lifecycle) -> None:
     """What cannot be shared between ranks is refused by name."""
     refused: dict[Any, str] = {
-        do.step_with_closure: "an optimizer whose step computes the loss again (LBFGS)",
-        do.step_one_with_closure: "an optimizer whose step computes the loss again (LBFGS)",
+        do.replay: "an optimizer whose step computes the loss again (LBFGS)",
         do.select_next: "several optimizers",
-        do.masked_step: "check='late'",
-        do.masked_step_one: "check='late'",
+        do.update_finite: "check='late'",
     }
     works = [state.action for state in life.states] + [t.effect for t in life.transitions]
     for work in works:
-        if work in refused:
-            raise ConfigError(f"several ranks cannot train with {refused[work]} so far")
+        for part in parts_of(work):
+            if part in refused:
+                raise ConfigError(f"several ranks cannot train with {refused[part]} so far")
         if getattr(work, "stands_for", ()):
             raise ConfigError("several ranks cannot train with fused=True so far; leave it out")
 
@@ -138,17 +138,15 @@ def _with_parts(life: Lifecycle) -> Lifecycle:
             changes["action"] = DrawPart(action)
         elif action is do.open_batch:
             changes["action"] = OpenPart(accumulate)
-        elif action is do.open_valid_batch:
+        elif action is do.read_batch:
             changes["action"] = open_valid_part
-        elif action is do.valid_loss:
-            changes["action"] = valid_loss_of_part
-        elif getattr(state.action, "after", None) is do.count_loss:  # in mixed precision
-            changes["action"] = attrs.evolve(state.action, after=count_part)  # type: ignore[misc]
+        elif do.count_loss in parts_of(state.action):
+            changes["action"] = _of_part(state.action)
         elif action is do.record:
             changes |= {"action": record_together, "meets": _SUMS}
         elif action in (do.backward, do.scaled_backward):
             changes["meets"] = _GRADIENTS
-        elif action is do.open_valid or isinstance(action, do.OpenEvaluation):
+        elif isinstance(action, do.OpenData):
             changes |= {"action": OpenTogether(action), "meets": "share the buffers"}
         if changes:
             life = life.replace(state.name, **changes)
@@ -162,8 +160,11 @@ def _window(life: Lifecycle) -> int:
     return next((part.n for part in parts if isinstance(part, Accumulating)), 1)
 
 
-def _of_part(effect: Work | None) -> Work | None:
-    return count_part if effect is do.count_loss else effect
+def _of_part(work: Work | None) -> Work | None:
+    """An action or effect that counts the loss of this rank's part in place of the whole."""
+    if work is None:
+        return None
+    return then(*(count_part if part is do.count_loss else part for part in parts_of(work)))
 
 
 # ---------------------------------------------------------------- guards
@@ -306,7 +307,7 @@ class OpenPart:
 )
 def open_valid_part(ctx: Context) -> None:
     "find input and target of this rank's part"
-    do.open_valid_batch(ctx)
+    do.read_batch(ctx)
     set_name = "valid" if ctx.tally is None else ctx.tally.set
     ctx.batch_size = _sharing(ctx).part(ctx, set_name, ctx.valid_iter).size
 
@@ -319,16 +320,6 @@ def count_part(ctx: Context) -> None:
     "count the loss of this rank's part"
     if ctx.batch_size:  # else it only took part
         do.count_loss(ctx)
-
-
-_VALID_LOSS = access_of(do.valid_loss) or Access()
-
-
-@access(reads=_VALID_LOSS.reads, writes=_VALID_LOSS.writes)
-def valid_loss_of_part(ctx: Context) -> None:
-    "compute and count the loss of this rank's part"
-    do.loss(ctx)
-    count_part(ctx)
 
 
 @frozen
