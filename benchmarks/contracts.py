@@ -108,7 +108,7 @@ def main() -> None:
     print(f"machine with none                           {best(lambda: st.Machine(life)):8.2f} ms")
     print(
         "data flow of a lifecycle, not kept         "
-        f" {best(lambda: dataflow._checked(dataflow._solved(life, {}))):8.2f} ms"
+        f" {best(lambda: dataflow.solve_with(life, {})):8.2f} ms"
     )
     elsewhere = [
         type(

@@ -17,18 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.contracts.dataflow import _solved, solve, ways_of
-from statetrain.contracts.declaring import (
-    Access,
-    access,
-    access_of,
-    check_monitors,
-    contracts_of,
-    covers,
-    overlap,
-    paths_in,
-    reads_of,
-)
+from statetrain.context.paths import covers, overlap, parse
+from statetrain.contracts.checking import check_columns
+from statetrain.contracts.dataflow import solve, solve_with
+from statetrain.contracts.declaring import Access, access, access_of, reads_of
+from statetrain.contracts.listening import contracts_of, paths_in
+from statetrain.contracts.ways import ways_of
 from statetrain.errors import CallbackError, ContractError
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, State, Transition
@@ -158,7 +152,7 @@ def test_a_value_of_an_earlier_batch_is_refused_as_stale():
     Machine(loop(), [listening("on_enter_work", reads={"x"})])
     message = refused([listening("on_enter_head", reads={"x"})], loop())
     assert (
-        "where it is of an earlier batch: it ended where the close work of 'batch' let it go, on"
+        "where it is of an earlier batch: it ended where the close work of 'batch' released it, on"
         " the way batch -> work" in message
     )
 
@@ -364,7 +358,7 @@ def test_hooks_in_declarations_are_known_ones():
     assert contracts_of(looks, {"on_exit_loss": "on_exit_loss"})["on_exit_loss"].reads == {"loss"}
     with pytest.raises(
         CallbackError,
-        match="reads mention 'on_exit_los', a hook that it has not; did you mean 'on_exit_loss'",
+        match="reads mention 'on_exit_los', a hook that it does not have; did you mean 'on_exit_loss'",
     ):
         Machine(st.supervised(), [listening("on_exit_loss", reads={"on_exit_los": {"loss"}})])
 
@@ -402,10 +396,10 @@ def test_paths_meet_by_their_parts(one, other, meet):
 
 def test_a_declared_path_covers_what_lies_within_it():
     """Not what lies around it."""
-    assert covers("batch", "batch.image")
-    assert covers("*", "pred")
-    assert covers("params.*", "params.encoder.weight")
-    assert not covers("batch.image", "batch")
+    assert covers(parse("batch"), parse("batch.image"))
+    assert covers(parse("*"), parse("pred"))
+    assert covers(parse("params.*"), parse("params.encoder.weight"))
+    assert not covers(parse("batch.image"), parse("batch"))
 
 
 def test_monitors_are_columns_of_the_run_or_of_a_callback():
@@ -414,11 +408,11 @@ def test_monitors_are_columns_of_the_run_or_of_a_callback():
         st.supervised(stop=st.EarlyStopping("score")),
         [listening("on_exit_epoch", writes={"on_exit_epoch": {"history.score"}})],
     )
-    check_monitors(machine, ["valid_loss"])
+    check_columns(machine, ["valid_loss"])
     with pytest.raises(
         ContractError, match="nothing writes the monitor 'score'; known: train_loss, valid_loss"
     ):
-        check_monitors(
+        check_columns(
             Machine(st.supervised(stop=st.EarlyStopping("score"))), ["train_loss", "valid_loss"]
         )
 
@@ -481,7 +475,7 @@ def test_the_solution_is_what_walking_all_ways_finds(life, data):
     for arrow in life.transitions:
         if arrow.dest != FAILED:
             life = life.alter(arrow, effect=None)
-    flow = _solved(life, {})
+    flow = solve_with(life, {})
     for letter in "xyz":
         met = runs(life, letter)
         for arrow in life.transitions:
@@ -541,3 +535,88 @@ def test_lifecycles_with_functions_of_the_users_are_not_kept():
     gc.collect()
     assert held() is None
     assert solve(st.supervised(), {}) is solve(st.supervised(), {})
+
+
+# ---------------------------------------------------------------- one grammar of paths
+
+
+@pytest.mark.parametrize("path", ["pred..logits", "loss[", "", "[0]", "a b", "batch.***"])
+def test_a_path_that_cannot_be_read_is_refused_where_it_is_declared(path):
+    """By an action at its decorator, by a guard and a callback when a machine is made."""
+    with pytest.raises(ContractError, match="path"):
+        access(reads={path})
+    never = guard(lambda ctx: False, reads={path}).named("never")
+    with pytest.raises(ContractError, match=r"guard \[never\].* path"):
+        Machine(st.supervised(stop=never))
+    with pytest.raises(ContractError, match=r"Callback 'Looks', reads: .* path"):
+        Machine(st.supervised(), [listening("on_exit_loss", reads={path})])
+
+
+@pytest.mark.parametrize("declared", [5, None, {1}, [["batch"]]])
+def test_a_declaration_that_is_not_text_is_refused(declared):
+    """No raw error of Python: the message shows what was declared."""
+    with pytest.raises(ContractError, match=r"declared as paths such as 'batch\.image'"):
+        access(reads=declared)
+
+
+def test_a_lone_path_is_one_path():
+    """A string where a set is meant is not read letter by letter, for guards as for the others."""
+    assert guard(lambda ctx: False, reads="history").reads == {"history"}
+    assert access(reads="history")(lambda ctx: None).access.reads == {"history"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ("batch['a.b']", "batch.a.b", False),
+        ("batch['a.b']", "batch['a.b']", True),
+        ("batch['0']", "batch[0]", True),
+        ("batch[-1]", "batch[3]", True),
+        ("batch[-1]", "batch[-2]", False),
+        ("pred[:, 0]", "pred[:, 1]", True),
+        ("pred[:2]", "pred.logits", False),
+        ("batch[True]", "batch['True']", True),
+        ("batch[None]", "batch[0]", True),
+    ],
+)
+def test_paths_meet_unless_they_cannot(one, other, meet):
+    """Slices and positions from the end may name what another position names; names differ."""
+    assert overlap(one, other) is meet
+    assert overlap(other, one) is meet
+
+
+def test_values_in_buffers_are_followed():
+    """What a state writes into `buffers` is read after it, and not before."""
+
+    @access(reads={"pred"}, writes={"buffers.mean"})
+    def average(ctx):
+        "average"
+
+    life = st.supervised().insert(State("average", average), between=("pred", "loss"))
+    Machine(life, [listening("on_enter_loss", reads={"buffers.mean", "buffers['mean'].x"})])
+    message = refused([listening("on_exit_pred", reads={"buffers.mean"})], life)
+    assert "reads 'buffers.mean' on on_exit_pred, where it does not exist yet" in message
+    assert "written by the action of 'average'" in message
+    # What may be missing, what nothing is known to write, and what its reader writes itself
+    Machine(life, [listening("on_exit_pred", reads={"buffers.mean?", "buffers.other"})])
+    own = {"reads": {"buffers.mean"}, "writes": {"buffers.mean"}}
+    Machine(life, [listening("on_exit_pred", **own)])
+
+
+@pytest.mark.parametrize(
+    "path", ["history.nonsense", "history[-1].nonsense", "history['nonsense']"]
+)
+def test_a_column_that_nothing_writes_is_not_read(path):
+    """By a guard or a callback; with a question mark it may be missing."""
+    never = guard(lambda ctx: False, reads={path}).named("never")
+    with pytest.raises(ContractError, match=r"the guard \[never\].*nothing writes that column"):
+        check_columns(Machine(st.supervised(stop=never)), ["valid_loss"])
+    with pytest.raises(ContractError, match=r"Callback 'Looks'.*history.*nonsense"):
+        check_columns(
+            Machine(st.supervised(), [listening("on_exit_epoch", reads={path})]), ["valid_loss"]
+        )
+    fine = {f"{path}?", "history", "history[-1]", "history.rows", "history[-1].valid_loss"}
+    check_columns(
+        Machine(st.supervised(), [listening("on_exit_epoch", reads={*fine, "history.epoch"})]),
+        ["valid_loss"],
+    )

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain.context.context import Context
 from statetrain.contracts.debugging import View
 from statetrain.contracts.declaring import access
 from statetrain.errors import ContractError
@@ -170,6 +171,68 @@ def test_clean_ups_have_a_declaration_of_their_own(points):
 def test_reads_and_writes_are_enforced_apart(points):
     """A callback that declares what it writes, and nothing of what it reads, is free to read."""
     run(points, listening("on_enter_step", lambda ctx: ctx.model.parameters(), writes={"grads"}))
+
+
+def test_a_callback_that_declares_only_what_it_reads_writes_nothing(points):
+    """Neither a field nor a counter; one that declares only what it writes may read anything."""
+
+    def move(ctx):
+        ctx.max_epochs = 3
+
+    only_reads = listening("on_exit_step", move, reads={"step", "max_epochs"})
+    assert "writes 'max_epochs', which it does not declare" in refused(points, only_reads)
+
+    def log(ctx):
+        ctx.log("rate", ctx.opt.param_groups[0]["lr"])
+
+    assert (
+        run(points, listening("on_exit_step", log, writes={"records"})).ctx.get_log("rate") == 0.1
+    )
+
+
+def test_a_dotted_key_is_one_part(points):
+    """What debug mode asks for is a path that keys read as the same thing."""
+
+    def look(ctx):
+        assert ctx.buffers["a.b"] == ctx["buffers['a.b']"] == 1
+        ctx.buffers["a"]
+
+    def put(ctx):
+        ctx.buffers["a.b"] = 1
+
+    message = refused(
+        points,
+        listening("on_enter_pred", put, writes={"buffers['a.b']"}),
+        listening("on_exit_loss", look, reads={"buffers['a.b']"}),
+    )
+    assert "reads 'buffers.a', which it does not declare" in message
+    message = refused(points, listening("on_enter_pred", put, reads=(), writes={"buffers.a.b"}))
+    assert "writes \"buffers['a.b']\", which it does not declare" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_epochs", "3"),
+        ("min_epochs", True),
+        ("max_epochs", float("nan")),
+        ("max_epochs", None),
+        ("buffers", []),
+        ("verbose", 1),
+        ("opt_name", 0),
+    ],
+)
+def test_a_field_is_not_assigned_what_it_cannot_be(points, name, value):
+    """Debug mode and `replace` look at the kind of value: numbers, texts, containers."""
+
+    def assign(ctx):
+        setattr(ctx, name, value)
+
+    with pytest.raises(st.ConfigError, match=f"ctx.{name} must be an? "):
+        run(points, listening("on_exit_step", assign, reads=(), writes={name}))
+    with pytest.raises(st.ConfigError, match=f"ctx.{name} must be an? "):
+        Context().replace(**{name: value})
+    assert Context().replace(max_epochs=3, buffers={}).max_epochs == 3
 
 
 # ---------------------------------------------------------------- fields where they are not valid

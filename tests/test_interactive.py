@@ -61,11 +61,11 @@ def test_what_is_there_by_path(run, points):
     ctx = st.context_for(run, points, reads=["interms.*"])
     flat = ctx.flatten()
     order = [
+        "params.0.weight",
         "batch[0]",
         "batch[1]",
         "input",
         "target",
-        "params.0.weight",
         "pred",
         "interms.0",
         "loss",
@@ -112,5 +112,5 @@ def test_several_keys_are_read_together(run, points):
         ),
     ):
         images(st.context_for(run, points))
-    with pytest.raises(st.ConfigError, match=r"Images, 'x': 'a\.\.b' is no path"):
+    with pytest.raises(st.ConfigError, match=r"Images, 'x': 'a\.\.b' is not a path"):
         reading({"x": "a..b"}, "Images")

@@ -56,12 +56,13 @@ def test_paths_are_read(path, parts):
 
 
 @pytest.mark.parametrize(
-    "path", [".a", "a..b", "a.", "a[", "a[]", "a[b]", "a b", "a-b", "a[0]b", "a.[0]", "a[1.5]"]
+    "path", [".a", "a..b", "a.", "a[", "a[]", "a[b]", "a b", "a-b", "a[0]b", "a.[0]", "a[1.5.2]"]
 )
 def test_what_is_no_path_is_refused(path):
     "An error shows the part that cannot be read and how a path is written."
     with pytest.raises(
-        ValueError, match=r"is no path: cannot read .* write it like 'batch\.image' or 'batch\[0\]'"
+        ValueError,
+        match=r"is not a path: cannot read .* write it like 'batch\.image' or 'batch\[0\]'",
     ):
         parse(path)
 
@@ -106,7 +107,7 @@ def test_a_getter_is_parsed_once():
     assert take({"a": (2,)}) == 2
     with pytest.raises(KeyError, match=r"'a\[0\]': a dict has no 'a'"):
         take({})
-    with pytest.raises(ValueError, match="is no path"):
+    with pytest.raises(ValueError, match="is not a path"):
         getter("a..b")
 
 
@@ -137,11 +138,11 @@ def test_slices_wildcards_and_quotes_are_read_and_written(path, parts):
 
 
 @pytest.mark.parametrize(
-    "path", ["a[...]", "a[None]", "a[1:2:3:4]", "a.***", "a[*]", "a['b]", "a?.b", "a[--1]", "?a"]
+    "path", ["a[...]", "a[None, x]", "a[1:2:3:4]", "a.***", "a[*]", "a['b]", "a?.b", "a[--1]", "?a"]
 )
 def test_what_is_no_slice_or_wildcard_is_refused(path):
     "A lone ellipsis, a name in brackets, a question mark in the middle."
-    with pytest.raises(ValueError, match="is no path: cannot read"):
+    with pytest.raises(ValueError, match="is not a path: cannot read"):
         parse(path)
 
 
@@ -320,6 +321,44 @@ def test_filter_agrees_with_get(tree, pieces):
     assert filter(tree, "**") == {
         path: leaf for path, leaf in flatten(tree).items() if leaf is not None
     }
+
+
+KEYS = st.text(max_size=3) | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
+
+
+@given(st.dictionaries(KEYS, st.dictionaries(KEYS, st.integers(), max_size=3), max_size=4))
+def test_keys_that_are_not_text_have_paths(tree):
+    "Numbers, booleans and None between brackets; a mapping with an infinite key is a leaf."
+    for path, leaf in flatten(tree).items():
+        assert get(tree, path) == leaf
+        assert written(parse(path)) == path
+
+
+def test_a_path_is_text():
+    "A clear error, where a key that is not text is asked for as a path."
+    for wrong in (5, None, ("batch", "image"), b"batch"):
+        with pytest.raises(TypeError, match=r"a path is text such as 'batch\.image', got"):
+            get({}, wrong)
+
+
+@given(NESTED, st.sampled_from(["/", "::", "-"]))
+def test_flattening_with_a_separator(tree, separator):
+    "Names are the parts, joined; what would be called the same is refused."
+    joined = [separator.join(map(str, parse(path))) for path in flatten(tree)]
+    if len(set(joined)) < len(joined):
+        with pytest.raises(ValueError, match="two leaves are called"):
+            flatten(tree, separator=separator)
+        return
+    assert list(flatten(tree, separator=separator)) == joined
+
+
+def test_flattening_with_a_separator_and_back():
+    "`unflatten` takes the same separator, and reads digits as positions."
+    tree = {"batch": {"image": [1, {"x y": 2}], "size": 3}}
+    flat = {"batch/image/0": 1, "batch/image/1/x y": 2, "batch/size": 3}
+    assert flatten(tree, separator="/") == flat
+    assert flatten(tree["batch"], "batch", separator="/") == flat
+    assert unflatten(flat, separator="/") == tree
 
 
 def test_objects_are_flattened_by_their_fields():

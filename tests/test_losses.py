@@ -168,7 +168,7 @@ def test_keys_go_to_arguments(function, keys, expected):
         ),
         (
             lambda: st.Loss(F.mse_loss, input="a..b", target="target"),
-            "loss 'mse_loss', input=: 'a..b' is no path",
+            "loss 'mse_loss', input=: 'a..b' is not a path",
         ),
         (
             lambda: st.Loss(F.mse_loss, input=3, target="target"),

@@ -68,7 +68,7 @@ def test_hostile_names_are_text():
         (st.Callback,),
         {
             "label": hostile,
-            "reads": {'buffers["]; a -> b'},
+            "reads": {"buffers['\"]; a -> b']"},
             "writes": {"grads"},
             "on_enter_step": lambda self, ctx: None,
         },

@@ -56,7 +56,7 @@ class EMA(Callback):
             `KeepBest` would both put weights back.
     """
 
-    reads = ("epoch", "model", "outcome", "step")
+    reads = ("epoch", "loss_fns", "model", "outcome", "step")
     writes = ("model",)
 
     def __init__(

@@ -55,11 +55,11 @@ class KeepBest(Callback):
 
     reads = {
         "on_enter_fit": ("epoch",),
-        "on_exit_record": ("history", "model"),
-        "on_enter_next_epoch": ("epoch_complete", "history", "model"),
-        "defer": ("model", "outcome"),
+        "on_exit_record": ("history", "loss_fns", "model"),
+        "on_enter_next_epoch": ("epoch_complete", "history", "loss_fns", "model"),
+        "defer": ("loss_fns", "model", "outcome"),
     }
-    writes = {"defer": ("model",)}
+    writes = {"defer": ("loss_fns", "model")}
 
     def __init__(
         self,

@@ -12,8 +12,11 @@ import torch
 from statetrain.callback import Callback
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
-from statetrain.context.keys import Getter, Named, getter, root_of, select
-from statetrain.contracts.declaring import access_of, parts, paths_in
+from statetrain.context.keys import Named, getter, root_of
+from statetrain.context.named import select
+from statetrain.context.paths import parse
+from statetrain.contracts.declaring import access_of
+from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -49,7 +52,7 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
         for work in works
         if (own := access_of(work)) is not None
         for path in own.reads
-        if len(parts(path)) > 1
+        if len(parse(path)) > 1
     }
     return frozenset(declared) | frozenset(
         path
@@ -238,19 +241,15 @@ def _names(root: str, paths: Iterable[str], known: list[str]) -> list[str]:
         if key.parts[0] != root:
             continue
         try:
-            wanted.update(select(known, _below(key), deep=root == "interms"))
+            wanted.update(select(known, key.parts[1:], key.path, deep=root == "interms"))
         except KeyError as error:
-            deeper = (
-                f"; '*' is one part of a name, {f'{root}.**'!r} are all"
-                if "*" in key.path and "**" not in key.path
-                else ""
-            )
-            what = "module" if root == "interms" else "parameter"
-            raise ConfigError(
-                f"{key.path!r} is read, but the model has no such {what}: {error.args[0]}{deeper}"
-            ) from None
+            raise ConfigError(_no_such(root, key.path, error)) from None
     return [name for name in known if name in wanted]
 
 
-def _below(key: Getter) -> Getter:
-    return attrs.evolve(key, parts=key.parts[1:])
+def _no_such(root: str, path: str, error: KeyError) -> str:
+    what = "module" if root == "interms" else "parameter"
+    text = f"{path!r} is read, but the model has no such {what}: {error.args[0]}"
+    if "*" in path and "**" not in path:
+        text += f"; '*' is one part of a name, {f'{root}.**'!r} are all"
+    return text

@@ -13,7 +13,7 @@ import attrs
 from attrs import define
 
 from statetrain.context import keys
-from statetrain.context.fields import UNSET, Fact, field, fields_with, made_of
+from statetrain.context.fields import UNSET, Fact, check_value, field, fields_with, made_of
 from statetrain.context.history import History, format_value
 from statetrain.context.overview import in_words, overview
 from statetrain.context.position import Position
@@ -65,7 +65,7 @@ class Context(Position):
     accelerator: Accelerator = field(Fact.ANEW, Fact.OPEN)
     """Where and how the model computes."""
 
-    callbacks: tuple[Callback, ...] = field(Fact.SAVED_APART, default=())
+    callbacks: tuple[Callback, ...] = field(Fact.SAVED_APART, Fact.OPEN, default=())
     """What listens, in the order in which it was given."""
 
     min_epochs: int = field(Fact.ANEW, default=0)
@@ -520,6 +520,7 @@ class Context(Position):
 
         Raises:
             TypeError: there is no such field.
+            ConfigError: a field cannot have that value.
         """
         known = [one.name for one in attrs.fields(type(self))]
         for name in changes:
@@ -527,6 +528,7 @@ class Context(Position):
                 raise TypeError(f"a context has no field {name!r}{did_you_mean(name, known)}")
         other = copy.copy(self)
         for name, value in changes.items():
+            check_value(type(self), name, value)
             setattr(other, name, value)
         if "loss_fns" not in changes:  # those by keys are to read the new one
             other.loss_fns = {
@@ -538,17 +540,20 @@ class Context(Position):
             other.loss_fn = other.loss_fns[own[0]] if own else self.loss_fn
         return other
 
-    def flatten(self) -> dict[str, Any]:
+    def flatten(self, *, separator: str | None = None) -> dict[str, Any]:
         """All that a key can name of a batch and what it led to, by path, in the order in which it comes into being.
 
         That is parameters, hyperparameters, counters, batch, prediction, losses, and what is
         captured. What is not there is left out.
+
+        Args:
+            separator: what stands between the parts of each name; None gives paths that are keys.
         """
         found: dict[str, Any] = {}
         for name in _SHOWN:
             if name == "params" and self.model is None:
                 continue
-            for path, leaf in keys.flatten(getattr(self, name), name).items():
+            for path, leaf in keys.flatten(getattr(self, name), name, separator=separator).items():
                 empty = isinstance(leaf, dict | list) and not leaf
                 if leaf is not None and not empty:
                     found[path] = leaf

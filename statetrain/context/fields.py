@@ -22,6 +22,8 @@ from typing import Any, TypeVar, overload
 
 import attrs
 
+from statetrain.errors import ConfigError
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,4 +154,47 @@ def meanings(context: type) -> dict[str, str]:
             found[declared.target.id] = inspect.cleandoc(str(below.value.value))
         else:
             found[declared.target.id] = ""
+    return found
+
+
+def check_value(context: type, name: str, value: Any) -> None:
+    """Refuses a value that a field cannot have, as far as its default says: a number, a container.
+
+    Args:
+        context: a class of contexts.
+        name: of the field; others are not looked at.
+        value: what is to be assigned.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    kind = _kinds(context).get(name)
+    if kind is None:
+        return
+    fits = isinstance(value, kind)
+    if isinstance(value, bool) and kind is not bool:
+        fits = False
+    if not fits or (kind is _NUMBER and value != value):  # NaN is not a count
+        what = getattr(kind, "__name__", "number")
+        raise ConfigError(
+            f"ctx.{name} must be {_ARTICLES.get(what, 'a')} {what}, got {value!r:.80}"
+        )
+
+
+_NUMBER = int | float
+_ARTICLES = {"int": "an"}
+
+
+@lru_cache(maxsize=8)
+def _kinds(context: type) -> dict[str, Any]:
+    """What the fields with a default other than None hold."""
+    found: dict[str, Any] = {}
+    for one in attrs.fields(context):
+        default = one.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class, to Python
+            default = default.factory()
+        for kind in (bool, int, float, str, dict, list):
+            if isinstance(default, kind):
+                found[one.name] = _NUMBER if kind is float else kind
+                break
     return found

@@ -19,21 +19,22 @@ from typing import TYPE_CHECKING, Any
 from attrs import Factory, define, frozen
 
 from statetrain.callback import unwrapped
-from statetrain.contracts.dataflow import Flow, Kind, Place, spoken
+from statetrain.context.fields import check_value
+from statetrain.context.named import Named
+from statetrain.context.paths import Part, Parts, Piece, Wild, covers, parse, written
+from statetrain.contracts.dataflow import Flow
 from statetrain.contracts.declaring import (
     ALWAYS_READ,
-    DEFERRED,
     DERIVED,
     NOTED,
-    Contract,
-    Listener,
     access_of,
-    contracts_of,
-    covers,
     field_of,
-    parts,
+    followed,
+    is_everything,
     reads_of,
 )
+from statetrain.contracts.listening import DEFERRED, Contract, Listener, contracts_of
+from statetrain.contracts.ways import Kind, Place, name_place
 from statetrain.errors import ContractError
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Transition
@@ -52,8 +53,8 @@ class Terms:
         reads, writes: the paths that it declares; None if it declares none.
         missing: the fields that cannot be there.
         remedy: how a declaration is added, KIND and PATH standing for what it is.
-        seen: the fields that components were seen to write that declare nothing; nobody can say
-            where these are.
+        seen: the fields that components were seen to write that declare nothing; where these are
+            cannot be known.
     """
 
     who: str
@@ -63,13 +64,13 @@ class Terms:
     remedy: str
     seen: set[str]
 
-    def advice(self, kind: str, path: str) -> str:
+    def advise(self, kind: str, path: str) -> str:
         """How to declare a path."""
         return self.remedy.replace("KIND", kind).replace("PATH", repr(path))
 
 
 @define(eq=False)
-class Watch:
+class Views:
     """Makes functions of the context that get a view in its place.
 
     Args:
@@ -117,7 +118,7 @@ class Watch:
         )
         remedy = f"add it to @access(...) of {signature_of(declaring)}: KIND={{..., PATH}}"
         terms = Terms(
-            f"{spoken(where)} ({signature_of(declaring)})",
+            f"{name_place(where)} ({signature_of(declaring)})",
             contract.reads,
             contract.writes,
             self.flow.impossible(where),
@@ -135,7 +136,7 @@ class Watch:
         reads = None if declared is None else declared.reads
         remedy = "add it to the guard's reads: KIND={..., PATH}"
         terms = Terms(
-            spoken(where), reads, frozenset(), self.flow.impossible(where), remedy, self._seen
+            name_place(where), reads, frozenset(), self.flow.impossible(where), remedy, self._seen
         )
         return _viewing(test, terms, terms)
 
@@ -183,51 +184,46 @@ class View:
         if callable(getattr(type(ctx), name)):
             if name in _SERVICES:
                 return partial(_SERVICES[name], self)
-            for path in DERIVED.get(name, ()):
-                _may_read(self._terms, path, f".{name}()")
+            for field in DERIVED.get(name, ()):
+                _check_read(self._terms, (field,), f" ({name}())")
             return getattr(ctx, name)
-        inner = _may_read(self._terms, name)
+        partly = _check_read(self._terms, (name,))
         value = getattr(ctx, name)
-        return value if not inner else Part(value, name, self._terms)
+        return Within(value, (name,), self._terms) if partly else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(type(self._ctx), name):
-            _may_write(self._terms, name)
+            _check_write(self._terms, (name,))
+            check_value(type(self._ctx), name, value)
         setattr(self._ctx, name, value)
 
     def __getitem__(self, path: str) -> Any:
-        if isinstance(path, str) and parts(path) and hasattr(type(self._ctx), field_of(path)):
-            _may_read(self._terms, path)
+        if isinstance(path, str) and path and hasattr(type(self._ctx), field_of(path)):
+            _check_read(self._terms, parse(path))
         return self._ctx[path]
 
     def __repr__(self) -> str:
         return f"<what {self._terms.who} sees of {self._ctx!r}>"
 
 
-class Part:
+class Within:
     """A part of a context of which a component declares only what lies further in."""
 
     __slots__ = ("_path", "_terms", "_value")
 
     _value: Any
-    _path: str
+    _path: Parts
     _terms: Terms
 
-    def __init__(self, value: Any, path: str, terms: Terms) -> None:
+    def __init__(self, value: Any, path: Parts, terms: Terms) -> None:
         for name, given in (("_value", value), ("_path", path), ("_terms", terms)):
             object.__setattr__(self, name, given)
 
-    def _inner(self, key: Any, read: Callable[[Any, Any], Any]) -> Any:
-        path = f"{self._path}.{key}"
-        partly = _may_read(self._terms, path)
-        value = read(self._value, key)
-        return Part(value, path, self._terms) if partly else value
-
     def __getitem__(self, key: Any) -> Any:
-        return self._inner(key, getitem)
+        return _look_into(self, key, getitem)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        _may_write(self._terms, f"{self._path}.{key}")
+        _check_write(self._terms, _further(self, key))
         self._value[key] = value
 
     def __contains__(self, key: Any) -> bool:
@@ -237,89 +233,120 @@ class Part:
         if name.startswith("__"):
             return getattr(self._value, name)
         if name in ("get", "setdefault", "pop") and hasattr(self._value, name):
-            return partial(_item, self, name)
-        return self._inner(name, getattr)
+            return partial(_call_item, self, name)
+        return _look_into(self, name, getattr)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _may_write(self._terms, f"{self._path}.{name}")
+        _check_write(self._terms, _further(self, name))
         setattr(self._value, name, value)
 
 
-def _item(part: Part, method: str, key: Any, *default: Any) -> Any:
-    path = f"{part._path}.{key}"
-    if method == "get":
-        _may_read(part._terms, path)
-    else:
-        _may_write(part._terms, path)
-    return getattr(part._value, method)(key, *default)
+def _further(within: Within, key: Part) -> Parts:
+    """The path of an item or an attribute; a dotted name of torch's is one part for each piece."""
+    if isinstance(within._value, Named) and isinstance(key, str):
+        return (*within._path, *map(Piece, key.split(".")))
+    return (*within._path, key)
+
+
+def _look_into(within: Within, key: Part, read: Callable[[Any, Any], Any]) -> Any:
+    path = _further(within, key)
+    partly = _check_read(within._terms, path)
+    value = read(within._value, key)
+    return Within(value, path, within._terms) if partly else value
+
+
+def _call_item(within: Within, method: str, key: Any, *default: Any) -> Any:
+    check = _check_read if method == "get" else _check_write
+    check(within._terms, _further(within, key))
+    return getattr(within._value, method)(key, *default)
 
 
 # ---------------------------------------------------------------- what is allowed
 
 
-def _may_read(terms: Terms, path: str, through: str = "") -> bool:
+def _check_read(terms: Terms, path: Parts, through: str = "") -> bool:
     """Whether only parts of what lies at a path may be read.
 
+    Args:
+        terms: what the component declares.
+        path: what it reads.
+        through: the method that does it, for the error.
+
     Raises:
-        ContractError: nothing of it may.
+        ContractError: nothing of it may be read, or it cannot be there.
     """
-    name = field_of(path)
-    at_will = any(
-        covers(one, path)
-        for one in terms.reads or ()
-        if one.endswith("?") or parts(one)[:1] in (("*",), ("**",))
-    )
-    for base in (name, *DERIVED.get(name, ())) if not at_will else ():
-        if (
-            base in terms.missing
-            and base not in terms.seen
-            and not any(covers(one, base) for one in terms.writes or ())
-        ):
-            raise ContractError(
-                f"{terms.who} reads {path!r}, and it cannot be there: on every way it has not been"
-                " written yet, or its batch has closed"
-            )
+    name = _root(path)
+    _check_there(terms, path)
     if terms.reads is None or name in ALWAYS_READ or name in NOTED:
         return False
-    allowed = [one.removesuffix("?") for one in terms.reads] + list(terms.writes or ())
-    if any(covers(one, path) for one in allowed):
+    allowed = [parse(one) for one in (*terms.reads, *(terms.writes or ()))]
+    if any(covers(one, path) for one in allowed) or _is_made_of(name, allowed):
         return False
-    if name in DERIVED and all(
-        base in ALWAYS_READ or any(covers(one, base) for one in allowed) for base in DERIVED[name]
-    ):
-        return False
-    if any(field_of(one) == name and covers(path, one) for one in allowed):
+    if any(_root(one) == name and covers(path, one) for one in allowed):
         return True
     raise ContractError(
-        f"{terms.who} reads {path!r}{f' ({through[1:]})' if through else ''}, which it does not"
-        f" declare; {terms.advice('reads', path)}"
+        f"{terms.who} reads {written(path)!r}{through}, which it does not declare;"
+        f" {terms.advise('reads', written(path))}"
     )
 
 
-def _may_write(terms: Terms, path: str) -> None:
+def _check_there(terms: Terms, path: Parts) -> None:
+    """Refuses what cannot be there, unless the component says that it may be missing."""
+    name = _root(path)
+    for declared in terms.reads or ():
+        at_will = declared.endswith("?") or is_everything(declared)
+        if at_will and covers(parse(declared), path):
+            return
+    for base in {followed(written(path)): 0, **dict.fromkeys(DERIVED.get(name, ()))}:
+        if base not in terms.missing or base in terms.seen:
+            continue
+        if not any(covers(parse(one), parse(base)) for one in terms.writes or ()):
+            raise ContractError(
+                f"{terms.who} reads {written(path)!r}, and it cannot be there: on every way it has"
+                " not been written yet, or its batch has closed"
+            )
+
+
+def _is_made_of(name: str, allowed: Sequence[Parts]) -> bool:
+    """Whether something is made of fields that may all be read."""
+    return name in DERIVED and all(
+        base in ALWAYS_READ or any(covers(one, (base,)) for one in allowed)
+        for base in DERIVED[name]
+    )
+
+
+def _root(path: Parts) -> str:
+    return path[0].value if isinstance(path[0], Wild) else path[0]
+
+
+def _check_write(terms: Terms, path: Parts) -> None:
+    """Refuses to write what is not declared."""
     if terms.writes is None:
-        terms.seen.add(field_of(path))
+        terms.seen.add(_root(path))
         return
-    if field_of(path) in NOTED or any(covers(one, path) for one in terms.writes):
+    if _root(path) in NOTED or any(covers(parse(one), path) for one in terms.writes):
         return
     raise ContractError(
-        f"{terms.who} writes {path!r}, which it does not declare; {terms.advice('writes', path)}"
+        f"{terms.who} writes {written(path)!r}, which it does not declare;"
+        f" {terms.advise('writes', written(path))}"
     )
 
 
-# -------------------- the methods of a context that write
+# ---------------------------------------------------------------- methods of a context that write
 
 
 # The context's own word
 def _log_metric(view: View, name: str, value: float, set: str | None = None) -> None:  # noqa: A002
     ctx = view._ctx
-    side = set if set is not None else ctx.tally.set if ctx.tally is not None else ""
-    _may_write(view._terms, f"history.{side}_{name}" if side else f"history.{name}")
+    side = set
+    if side is None:
+        side = ctx.tally.set if ctx.tally is not None else ""
+    _check_write(view._terms, ("history", f"{side}_{name}" if side else name))
     ctx.log_metric(name, value, set)
 
 
 def _log(view: View, name: str, value: Any) -> None:
-    _may_write(view._terms, f"records.{name}")
+    _check_write(view._terms, ("records", name))
     view._ctx.log(name, value)
 
 

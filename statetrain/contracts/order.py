@@ -21,7 +21,9 @@ from functools import lru_cache
 from attrs import frozen
 
 from statetrain.callback import ALIASES, Callback, name_of
-from statetrain.contracts.declaring import NOTED, Listener, expanded, labels_of, overlap
+from statetrain.context.paths import overlap
+from statetrain.contracts.declaring import NOTED, expanded
+from statetrain.contracts.listening import Listener, labels_of
 from statetrain.errors import CallbackError, ContractError, MachineError
 from statetrain.naming import did_you_mean
 

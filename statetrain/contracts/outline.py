@@ -9,8 +9,17 @@ from attrs import frozen
 
 from statetrain.context.context import Context
 from statetrain.context.fields import meanings
-from statetrain.contracts.dataflow import GIVEN, Flow, Place, solve
-from statetrain.contracts.declaring import ALWAYS_READ, Access, Listener, field_of, parts, reads_of
+from statetrain.contracts.dataflow import Flow, solve
+from statetrain.contracts.declaring import (
+    ALWAYS_READ,
+    GIVEN,
+    Access,
+    field_of,
+    is_everything,
+    reads_of,
+)
+from statetrain.contracts.listening import Listener
+from statetrain.contracts.ways import Place
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
 
 _ELSEWHERE = ("on_transition", "on_anchor", "on_resume", "on_enter_failed")
@@ -115,7 +124,7 @@ class DataFlow:
                 continue
             for out, paths in ((writers, declared.writes), (readers, declared.reads)):
                 for path in sorted(paths):
-                    if parts(path)[:1] in (("*",), ("**",)):
+                    if is_everything(path):
                         everything[who] = None
                     elif field_of(path) not in ALWAYS_READ:
                         out.setdefault(field_of(path), {})[Use(who, path.removesuffix("?"))] = None

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
+from statetrain.context.context import Context
+from statetrain.context.fields import Fact, fields_with
 from statetrain.contracts.declaring import access_of, expanded, field_of, reads_of
 from statetrain.errors import ContractError
 from statetrain.guards.agreed import Agreed
@@ -57,9 +59,6 @@ def own_fields(
 
 def _declared(context: type | None) -> tuple[set[str], set[str]]:
     """The fields of which it is known what they are, and the own ones among them."""
-    from statetrain.context.context import Context  # of a higher floor, so looked up when asked for
-    from statetrain.context.fields import Fact, fields_with
-
     context = context or Context
     own = set(fields_with(context, Fact.OWN))
     declared = {one.name for one in attrs.fields(context) if one.metadata.get("facts")}
@@ -77,7 +76,7 @@ def _parts(life: Lifecycle) -> Iterator[tuple[str, set[str], set[str]]]:
 
 
 def _fields(paths: Iterable[str]) -> set[str]:
-    return {field_of(path) for path in expanded(paths)} - {""}
+    return {field_of(path) for path in expanded(paths)}
 
 
 # ---------------------------------------------------------------- guards

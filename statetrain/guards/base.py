@@ -368,9 +368,10 @@ def guard(
         raise GuardError(
             f"agree must be one of {', '.join(map(repr, get_args(Agree)))}, got {agree!r}"
         )
+    read = frozenset((reads,) if isinstance(reads, str) else reads)
     if function is None:
-        return lambda f: Predicate(f, frozenset(reads), prompt, agree)
-    return Predicate(function, frozenset(reads), prompt, agree)
+        return lambda f: Predicate(f, read, prompt, agree)
+    return Predicate(function, read, prompt, agree)
 
 
 def as_guard(thing: Guard | Test) -> Guard:

@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from attrs import evolve, field, frozen
 
 from statetrain.callback import Callback, name_of, unwrapped
-from statetrain.contracts.dataflow import check, solve
-from statetrain.contracts.debugging import Watch
-from statetrain.contracts.declaring import listeners_of
+from statetrain.contracts.dataflow import solve
+from statetrain.contracts.debugging import Views
+from statetrain.contracts.listening import listeners_of
 from statetrain.contracts.order import Order, arranged, hook_named, is_called
 from statetrain.contracts.outline import DataFlow, Outline
+from statetrain.contracts.presence import check_presence
 from statetrain.errors import LifecycleError, MachineError
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
@@ -83,8 +84,8 @@ class Machine:
             raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
         self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))
         called = {hook: order.listeners for hook, order in self._orders.items()}
-        check(self.lifecycle, called)
-        watch = Watch(solve(self.lifecycle, called), called) if self.debug else None
+        check_presence(self.lifecycle, called)
+        watch = Views(solve(self.lifecycle, called), called) if self.debug else None
         hooks = {
             name: [
                 (

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.contracts.dataflow import Kind as Doer
-from statetrain.contracts.debugging import Watch
+from statetrain.contracts.debugging import Views
+from statetrain.contracts.ways import Kind as Doer
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Mode, Transition
@@ -73,7 +73,7 @@ class Plan:
     lifecycle: Lifecycle
     hooks: Mapping[str, list[tuple[str, Callable[[Any], None]]]]
     callbacks: tuple[Callback, ...] = ()
-    watch: Watch | None = None
+    watch: Views | None = None
     witness: Witness | None = None
     agreement: Agreement | None = None
     # What the loop walks: straight stretches joined

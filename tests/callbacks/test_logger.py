@@ -424,7 +424,7 @@ def test_what_nobody_can_hold(tmp_path, points):
             r"within a batch only; say when: every=Every\(100, 'steps'\)",
         ),
         (lambda: st.Summaries({"x": 3}), "'x' must be a key such as 'batch.image'"),
-        (lambda: st.Summaries({"x": "..a"}), "'x': .* is no path"),
+        (lambda: st.Summaries({"x": "..a"}), "'x': .* is not a path"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -14,7 +14,8 @@ from statetrain.compute.compiling import can_trace
 from statetrain.compute.compiling import in_the_way as keeps_from_compiling
 from statetrain.compute.keeping import has_buffers
 from statetrain.context.keys import root_of
-from statetrain.contracts.declaring import access_of, paths_in
+from statetrain.contracts.declaring import access_of
+from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.guards.criteria import Every
 from statetrain.lifecycle.lifecycle import Lifecycle

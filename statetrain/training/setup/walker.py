@@ -11,7 +11,8 @@ from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import capturing, reads_of
 from statetrain.context.context import Context
 from statetrain.context.keys import root_of
-from statetrain.contracts.declaring import check_fields, check_monitors, paths_in
+from statetrain.contracts.checking import check_columns, check_fields
+from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
@@ -44,7 +45,7 @@ def make_machine(
     machine = capturing(machine, trained.model, *readers)
     check_fields(machine, Context)
     hint = "; this run has no validation data, give valid="
-    check_monitors(machine, objective.columns, "" if "valid" in objective.tallies else hint)
+    check_columns(machine, objective.columns, "" if "valid" in objective.tallies else hint)
     return machine
 
 

@@ -1,0 +1,125 @@
+"""Mappings by dotted names, as torch gives them to parameters and modules, and how paths read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from statetrain.context.paths import Part, Parts, Wild, written
+from statetrain.naming import did_you_mean
+
+
+class Named(dict[str, Any]):
+    """A mapping by dotted names: `{"encoder.0.weight": ...}`.
+
+    In a path each piece of a name is a part: `params.encoder.0.weight`. What is left of the path
+    goes on in the value.
+    """
+
+
+def look_up(here: Named, parts: Parts, path: str) -> tuple[Any, int]:
+    """What the longest name in front of these parts stands for, or the group of names below it.
+
+    Returns:
+        The value, and how many parts its name took.
+
+    Raises:
+        KeyError: there is no such name.
+    """
+    plain = next((i for i, part in enumerate(parts) if not isinstance(part, str | int)), len(parts))
+    for used in range(plain, 0, -1):
+        name = joined(parts[:used])
+        if name in here:
+            return here[name], used
+    name = joined(parts[:plain])
+    start = f"{name}."
+    group = {key.removeprefix(start): value for key, value in here.items() if key.startswith(start)}
+    if group and plain == len(parts):
+        return Named(group), plain
+    raise KeyError(
+        f"{path!r}: there is no {name!r}{did_you_mean(name, groups(here, name.count('.') + 1))}"
+    )
+
+
+def joined(parts: Iterable[Part]) -> str:
+    """Parts of a path as one dotted name."""
+    return ".".join(map(str, parts))
+
+
+def groups(names: Iterable[str], depth: int) -> list[str]:
+    """Dotted names, each cut to that many pieces."""
+    return list(dict.fromkeys(joined(name.split(".")[:depth]) for name in names))
+
+
+def matched(names: Iterable[str], parts: Parts) -> list[tuple[str, int]]:
+    """The names that parts with wildcards match, with how many parts each takes; the rest goes on in the value.
+
+    If some match with no name left over, only these do: `interms.encoder.*` are the modules in the
+    encoder, not the parts of what it returned.
+    """
+    found = [(name, used) for name in names for used in _consumed(parts, name.split("."))]
+    whole = [(name, used) for name, used in found if not _goes_on(parts[used:])]
+    return whole or found
+
+
+def _goes_on(parts: Parts) -> bool:
+    """Whether parts lead on by names."""
+    return any(isinstance(part, str | Wild) for part in parts)
+
+
+def _consumed(parts: Parts, pieces: list[str]) -> Iterator[int]:
+    """How many parts it may take to match all pieces of a name."""
+    if parts and parts[0] is Wild.ANY:
+        yield from (1 + used for used in _consumed(parts[1:], pieces))
+        if pieces:
+            yield from _consumed(parts, pieces[1:])
+    elif not pieces:
+        yield 0
+    elif parts and parts[0] is Wild.ONE:
+        yield from (1 + used for used in _consumed(parts[1:], pieces[1:]))
+    elif parts and isinstance(parts[0], str | int):
+        own = str(parts[0]).split(".")
+        if pieces[: len(own)] == own:
+            yield from (1 + used for used in _consumed(parts[1:], pieces[len(own) :]))
+
+
+def select(names: Iterable[str], parts: Parts, path: str, *, deep: bool = True) -> list[str]:
+    """The names that a path needs: the longest that it begins with, else the group below it.
+
+    Args:
+        names: what there is.
+        parts: of the path, from the names on; without any, all names are needed.
+        path: the whole, for errors. One that ends with `?` may need none.
+        deep: whether what they stand for has parts with names, in which the path may go on.
+
+    Raises:
+        KeyError: there is none, and the path is not optional.
+    """
+    named = Named(dict.fromkeys(names, True))
+    try:
+        if any(isinstance(part, Wild) for part in parts):
+            return _select_all(named, parts, deep)
+        return _select_one(named, parts, path, deep) if parts else list(named)
+    except KeyError:
+        if path.endswith("?"):
+            return []
+        raise
+
+
+def _select_all(named: Named, parts: Parts, deep: bool) -> list[str]:
+    found = [name for name, used in matched(named, parts) if deep or not _goes_on(parts[used:])]
+    if found:
+        return list(dict.fromkeys(found))
+    known = f"are {', '.join(groups(named, 1))}" if named else "is none at all"
+    raise KeyError(f"it matches nothing; there {known}")
+
+
+def _select_one(named: Named, parts: Parts, path: str, deep: bool) -> list[str]:
+    _, used = look_up(named, parts, path)
+    name = joined(parts[:used])
+    if not deep and any(isinstance(part, str) for part in parts[used:]):
+        raise KeyError(
+            f"{path!r}: {name!r} has no {written(parts[used:])!r}"
+            f"{did_you_mean(joined(parts), named)}"
+        )
+    return [name] if name in named else [one for one in named if one.startswith(f"{name}.")]

@@ -1,0 +1,115 @@
+"""Nested containers: their parts, their leaves by path, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from statetrain.context.named import Named
+from statetrain.context.paths import Part, Parts, Piece, is_key, parse, written
+
+
+def children(here: Any) -> list[tuple[Part, Any]]:
+    """The parts of a mapping, a list, a tuple, a dataclass or an attrs value; anything else is a leaf."""
+    if isinstance(here, Mapping):
+        return list(here.items()) if all(map(is_key, here)) else []
+    if isinstance(here, tuple) and hasattr(here, "_fields"):
+        return list(zip(here._fields, here, strict=True))
+    if isinstance(here, list | tuple):
+        return list(enumerate(here))
+    if isinstance(here, type):
+        return []
+    if hasattr(here, "__dataclass_fields__"):
+        return [(name, getattr(here, name, None)) for name in here.__dataclass_fields__]
+    if attrs.has(type(here)):
+        names = [one.name for one in attrs.fields(type(here)) if not one.name.startswith("_")]
+        return [(name, getattr(here, name, None)) for name in names]
+    return []
+
+
+def flatten(root: Any, prefix: str = "", *, separator: str | None = None) -> dict[str, Any]:
+    """All leaves by path, in order. What is empty is a leaf.
+
+    Leaves lie in mappings, lists, tuples, dataclasses and attrs values.
+
+    Args:
+        root: what to flatten.
+        prefix: a path that all begin with.
+        separator: what stands between the parts in place of the grammar of paths, as in
+            `"batch/image/0"`; None gives paths that `get` reads.
+
+    Raises:
+        ValueError: with that separator, two leaves would have the same name.
+    """
+    leaves = list(_leaves(root, parse(prefix), ()))
+    if separator is None:
+        return {written(parts): leaf for parts, leaf in leaves}
+    flat: dict[str, Any] = {}
+    for parts, leaf in leaves:
+        name = separator.join(map(str, parts))
+        if name in flat:
+            raise ValueError(f"two leaves are called {name!r}; take another separator")
+        flat[name] = leaf
+    return flat
+
+
+def _leaves(here: Any, before: Parts, seen: tuple[int, ...]) -> Iterator[tuple[Parts, Any]]:
+    below = children(here) if id(here) not in seen else []
+    for name, child in below:
+        pieces = map(Piece, name.split(".")) if isinstance(here, Named) else (name,)
+        yield from _leaves(child, (*before, *pieces), (*seen, id(here)))
+    if not below:
+        yield before, here
+
+
+def unflatten(flat: Mapping[str, Any], *, separator: str | None = None) -> Any:
+    """What `flatten` was given: mappings, and lists where the names are the positions from 0 on.
+
+    Tuples come back as lists, objects as mappings.
+
+    Args:
+        flat: leaves by path.
+        separator: the one that `flatten` was given; a part of digits is a position.
+
+    Raises:
+        ValueError: a path leads through a leaf.
+    """
+    if "" in flat:
+        if len(flat) > 1:
+            raise ValueError("the empty path is the whole, so there can be no other beside it")
+        return flat[""]
+    root = _Branch()
+    for path, leaf in flat.items():
+        *way, last = parse(path) if separator is None else _split(path, separator)
+        here = root
+        for part in way:
+            here = here.setdefault(part, _Branch())
+            if not isinstance(here, _Branch):
+                # Of paths, not of types
+                raise ValueError(f"{path!r} leads through {part!r}, which is a leaf")  # noqa: TRY004
+        if isinstance(here.get(last), _Branch):
+            # As above
+            raise ValueError(f"{path!r} is a leaf, and other paths lead through it")  # noqa: TRY004
+        here[last] = leaf
+    return _built(root)
+
+
+def _split(path: str, separator: str) -> list[Part]:
+    return [int(part) if part.isdecimal() else part for part in path.split(separator)]
+
+
+class _Branch(dict[Any, Any]):
+    """A place with parts, told from a leaf that is a mapping."""
+
+
+def _built(node: Any) -> Any:
+    if not isinstance(node, _Branch):
+        return node
+    parts = {name: _built(child) for name, child in node.items()}
+    positions = list(range(len(parts)))
+    whole = all(type(name) is int for name in parts)
+    if parts and whole and sorted(parts) == positions:
+        return [parts[i] for i in positions]
+    return parts

@@ -1,0 +1,230 @@
+"""Whether what is read is there: the check of a machine's declarations, and its error."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from statetrain.context.context import Context
+from statetrain.contracts.dataflow import Flow, Status, made_from, solve
+from statetrain.contracts.declaring import (
+    DERIVED,
+    Access,
+    field_of,
+    followed,
+    is_everything,
+    reads_of,
+)
+from statetrain.contracts.listening import Listener
+from statetrain.contracts.ways import Doing, Place, Way, name_place
+from statetrain.errors import ContractError
+from statetrain.lifecycle.lifecycle import START, Lifecycle, Transition
+from statetrain.naming import did_you_mean
+
+_KNOWN = frozenset((*dir(Context), *DERIVED))
+
+
+@frozen
+class Reading:
+    """One declared read that may find nothing.
+
+    Attributes:
+        who: reads it, for a person, with the verb.
+        path: what is read.
+        place: where.
+        wrong: what it may be there: "absent" or "gone".
+        before: the listeners that are called earlier on the same hook.
+    """
+
+    who: str
+    path: str
+    place: str | Place
+    wrong: str
+    before: Sequence[Listener] = ()
+
+
+def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
+    """Sees that everything that is declared to be read is there, on every way.
+
+    Args:
+        life: the table.
+        order: the listeners of each hook, as they are called.
+
+    Raises:
+        ContractError: a field is read where it may not exist yet, or only from an earlier batch.
+            The message names who reads it, shows a way that leads there, and says who writes the
+            field.
+    """
+    flow = solve(life, order)
+    _check_works(flow)
+    coarse: dict[tuple[int, str], list[tuple[Listener, str]]] = {}
+    for hook, members in order.items():
+        status = flow.at.get(hook)
+        for i, one in enumerate(members):
+            for path in one.contract.reads or ():
+                wrong = "" if _writes_itself(one, path) else flow.find_wrong(status, path)
+                if not one.contract.exact:
+                    coarse.setdefault((one.place, path), []).append((one, wrong))
+                    continue
+                _check_known(flow, one, path)
+                if wrong:
+                    who = f"Callback {one.name!r} reads {path!r} on {hook}"
+                    raise _error(flow, Reading(who, path, hook, wrong, members[:i]))
+            if status is not None and one.contract.writes:
+                status = status.after(flow.mask(one.contract.writes), 0)
+    for (_, path), found in coarse.items():
+        _check_coarse(flow, path, found)
+
+
+def _check_coarse(flow: Flow, path: str, found: list[tuple[Listener, str]]) -> None:
+    """Sees that a path that is declared for all hooks of a callback is there on one of them."""
+    one, wrong = found[0]
+    _check_known(flow, one, path)
+    if all(wrong for _, wrong in found):
+        hooks = ", ".join(listener.hook for listener, _ in found)
+        who = f"Callback {one.name!r} reads {path!r} on one of its hooks ({hooks}), on each of them"
+        raise _error(flow, Reading(who, path, one.hook, wrong))
+
+
+def _writes_itself(one: Listener, path: str) -> bool:
+    """Whether a callback reads a value in `buffers` that it writes itself: a count, a mean."""
+    return path.startswith("buffers") and followed(path) in (one.contract.writes or ())
+
+
+def _check_works(flow: Flow) -> None:
+    """Sees that actions, effects, close work and guards find what they read."""
+    if flow.checked:
+        return
+    accesses = {doing.place: doing.access for way in flow.ways for doing in way.doings}
+    for place in flow.at:
+        if isinstance(place, str):
+            continue
+        declared = accesses.get(place)
+        if isinstance(place[1], Transition) and place[0] == "guard":
+            assert place[1].guard is not None
+            declared = reads_of(place[1].guard)
+        if declared is None:
+            continue
+        for path in declared.reads:
+            if path.startswith("buffers") and followed(path) in declared.writes:
+                continue
+            if wrong := flow.find_wrong(flow.at[place], path):
+                who = f"{flow.lifecycle.name}: {name_place(place)} reads {path!r}"
+                raise _error(flow, Reading(who, path, place, wrong))
+    flow.checked = True
+
+
+def _check_known(flow: Flow, one: Listener, path: str) -> None:
+    """Refuses an unknown field that looks like a slip; others may be a custom context's."""
+    name = field_of(path)
+    if name in _KNOWN or name in flow.bits or is_everything(path):
+        return
+    near = did_you_mean(name, {*_KNOWN, *flow.bits})
+    if near.endswith("?"):
+        raise ContractError(
+            f"Callback {one.name!r} declares that it reads {path!r} on {one.hook}: a context has no"
+            f" {name!r}{near}"
+        )
+
+
+# ---------------------------------------------------------------- the error
+
+
+def _error(flow: Flow, reading: Reading) -> ContractError:
+    status = flow.at[reading.place]
+    for listener in reading.before:
+        status = status.after(flow.mask(listener.contract.writes or ()), 0)
+    wrong = {one: flow.find_wrong(status, one) for one in made_from(reading.path)}
+    name = next(one for one in wrong if wrong[one] == reading.wrong)
+    who = reading.who
+    if name != followed(reading.path):
+        who += f" (it is made of {name!r})"
+    writers = [name_place(place) for place in _placed(flow, lambda one: name in one.writes)]
+    writers += _writing_hooks(flow, name)
+    if not writers:
+        return ContractError(
+            f"{who}, and nothing in lifecycle {flow.lifecycle.name!r} writes it; take a lifecycle"
+            " with a state that does, or declare what your own actions write"
+        )
+    what = "does not exist yet"
+    if reading.wrong == "gone":
+        droppers = [name_place(place) for place in _placed(flow, lambda one: name in one.drops)]
+        what = f"is of an earlier batch: it ended where {', '.join(droppers)} released it"
+    if way := _find_way(flow, name, reading):
+        what += f", on the way {way}"
+    return ContractError(
+        f"{who}, where it {what}. It is written by {', '.join(writers)}; read it after that, or say"
+        f" that it may be missing: {reading.path + '?'!r}"
+    )
+
+
+def _placed(flow: Flow, wanted: Callable[[Access], bool]) -> list[Place]:
+    """The places whose declarations are wanted, each once."""
+    found: dict[Place, None] = {}
+    for way in flow.ways:
+        for doing in way.doings:
+            if doing.place is not None and doing.access is not None and wanted(doing.access):
+                found[doing.place] = None
+    return list(found)
+
+
+def _writing_hooks(flow: Flow, name: str) -> list[str]:
+    return [
+        f"{one.name}.{one.hook}"
+        for members in flow.order.values()
+        for one in members
+        if name in (one.contract.writes or ())
+    ]
+
+
+def _find_way(flow: Flow, name: str, reading: Reading) -> str:
+    """The shortest way from the start on which a field is not there, as the states that it passes."""
+    bit = flow.bits[name]
+    by_active: dict[tuple[str, bool], list[Way]] = {}
+    for way in flow.ways:
+        by_active.setdefault((way.active, way.arrow.event is not None), []).append(way)
+    first: Any = ((START, False), Status(flow.start.absent & bit, flow.start.there & bit, 0))
+    queue: deque[tuple[Any, tuple[str, ...]]] = deque([(first, ())])
+    seen = {first}
+
+    def reach(node: Any, passed: tuple[str, ...]) -> None:
+        if node not in seen:
+            seen.add(node)
+            queue.append((node, passed))
+
+    while queue:
+        (node, status), passed = queue.popleft()
+        for way in by_active.get(node, ()):
+            now, states = status, passed
+            for doing in (Doing(("guard", way.arrow), Access()), *way.doings):
+                if _is_at(doing, way, reading) and _is_wrong(flow, now, bit, reading):
+                    return " -> ".join(_shorten(states))
+                if doing.begins:
+                    states = (*states, doing.begins)
+                    reach(((doing.begins, True), now), states)
+                after = now.after(*flow.moves(doing))
+                now = Status(after.absent & bit, after.there & bit, after.gone & bit)
+            reach(((way.arrow.dest, False), now), states)
+    return ""
+
+
+def _is_at(doing: Doing, way: Way, reading: Reading) -> bool:
+    """Whether something done on a way is at the place of a reading."""
+    left_by_event = doing.leaves and way.arrow.event is not None
+    return (doing.hook or doing.place) == reading.place and not left_by_event
+
+
+def _is_wrong(flow: Flow, status: Status, bit: int, reading: Reading) -> bool:
+    """Whether a field may not be there, once the listeners before have written theirs."""
+    for one in reading.before:
+        status = status.after(flow.mask(one.contract.writes or ()) & bit, 0)
+    return bool((status.absent if reading.wrong == "absent" else status.gone) & bit)
+
+
+def _shorten(states: Sequence[str], shown: int = 14) -> tuple[str, ...]:
+    if len(states) <= shown:
+        return tuple(states)
+    return (*states[:4], "...", *states[-(shown - 5) :])
