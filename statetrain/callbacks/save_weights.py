@@ -100,7 +100,13 @@ class SaveWeights(Callback):
         self.saved: list[Path] = []
         self._files: list[_File] = []
         self._every = None if every is None else as_guard(every)
-        self.reads = ("epoch", "history", "loss_fns", "model", *(self._every.reads if self._every is not None else ()))
+        self.reads = (
+            "epoch",
+            "history",
+            "loss_fns",
+            "model",
+            *(self._every.reads if self._every is not None else ()),
+        )
         self._named = _columns(self.path)
         columns = [*self._named, *([] if monitor is None else [monitor])]
         self.monitors = tuple(dict.fromkeys(name for name in columns if name not in COUNTERS))
