@@ -8,7 +8,8 @@ import torch
 
 from statetrain.checkpoints import plain
 from statetrain.errors import CheckpointError
-from statetrain.losses.metrics import MeanOf, Metric, MetricObject, Tally
+from statetrain.losses.metrics import MeanOf, Metric, MetricObject
+from statetrain.losses.tally import Tally
 
 
 def tally_state(tally: Tally) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def metric_state(metric: MetricObject) -> dict[str, Any]:
     if isinstance(metric, Metric):
         return metric_state(metric.state)
     if isinstance(metric, MeanOf):
-        return {"total": metric.mean.total, "count": metric.mean.count}
+        return {name: (mean.total, mean.count) for name, mean in metric.means.items()}
     if parts := _torchmetrics_in(metric):
         return {
             name: {"states": dict(part.metric_state), "updates": part.update_count}
@@ -76,8 +77,9 @@ def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.de
     if isinstance(metric, Metric):
         restore_metric(metric.state, state, device)
     elif isinstance(metric, MeanOf):
-        metric.mean.total = placed(state["total"], device)
-        metric.mean.count = placed(state["count"], device)
+        metric.reset()
+        for name, (total, count) in state.items():
+            metric.add_sum(placed(total, device), placed(count, device), name)
     elif parts := _torchmetrics_in(metric):
         for name, part in parts.items():
             for field, value in placed(state[name]["states"], device).items():

@@ -13,8 +13,9 @@ import attrs
 from attrs import define
 
 from statetrain.context import keys
+from statetrain.context.columns import as_columns, joined
 from statetrain.context.fields import UNSET, Fact, check_value, field, fields_with, made_of
-from statetrain.context.history import History, format_value
+from statetrain.context.history import COUNTERS, History, format_value
 from statetrain.context.overview import in_words, overview
 from statetrain.context.position import Position
 from statetrain.errors import MachineError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from statetrain.callback import Callback
     from statetrain.compute.accelerator import Accelerator
     from statetrain.losses.losses import LossState
-    from statetrain.losses.metrics import Tally
+    from statetrain.losses.tally import Tally
 
 Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a tensor, nested
 
@@ -425,19 +426,20 @@ class Context(Position):
         return values[index] if -len(values) <= index < len(values) else None
 
     # The field's own word
-    def log_metric(self, name: str, value: float, set: str | None = None) -> None:  # noqa: A002
+    def log_metric(self, name: str, value: Any, set: str | None = None) -> None:  # noqa: A002
         """Adds a column to the row of the history that is due: the next one, or after `record` this epoch's.
 
         A guard may monitor it if the callback declares `writes = {"history.<set>_<name>"}`.
 
         Args:
             name: the metric, without the set.
-            value: a number.
+            value: a number, or a tensor; one of several numbers becomes several columns, as a
+                metric's. A tensor on a device is read when the row is written.
             set: "train", "valid" or an evaluation's name; None is the one in use; "" gives the
                 column the bare name.
 
         Raises:
-            MachineError: no set was given where neither is in use.
+            MachineError: no set was given where neither is in use, or the column is the run's own.
         """
         if set is None:
             if self.tally is None:
@@ -446,14 +448,49 @@ class Context(Position):
                     " valid; say set='train' or set='valid'"
                 )
             set = self.tally.set  # noqa: A001  # as above
-        column = f"{set}_{name}" if set else name
+        column = joined(set, name)
+        self._check_column(column)
+        if hasattr(value, "detach"):
+            value = value.detach().clone()  # it may be changed before the row is written
         late = (
             self.epoch_complete
             and len(self.history) > self.first_row
             and self.history[-1]["epoch"] == self.epoch
         )
-        row = self.history[-1] if late else self.logged
-        row[column] = value
+        if late:
+            self.history[-1].update(as_columns(column, value))
+        else:
+            self.logged[column] = value
+
+    def _check_column(self, column: str) -> None:
+        """Raises a `MachineError` for a column that the run writes itself."""
+        own = ""
+        if column in COUNTERS:
+            own = "is a counter of every row"
+        elif any(column in tally.columns for tally in self.tallies.values()):
+            own = "is written by the run"
+        if own:
+            raise MachineError(f"log_metric: the column {column!r} {own}; take another name")
+
+    def take_logged(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What was logged for the row that is about to be written, as numbers; it is forgotten then.
+
+        Args:
+            row: the columns of the row so far.
+
+        Raises:
+            MachineError: one of them was logged, too.
+        """
+        logged: dict[str, Any] = {}
+        for name, value in self.logged.items():
+            logged |= as_columns(name, value)
+        self.logged.clear()
+        for column in logged.keys() & row.keys():
+            raise MachineError(
+                f"the column {column!r} was logged and is written by the run; log it under another"
+                " name"
+            )
+        return logged
 
     @made_of("history")
     # As above
@@ -493,6 +530,7 @@ class Context(Position):
             "weights": dict(model.state_dict()),
             "history": list(self.history.rows),
             "optimizers": list(self.history.optimizers),
+            "sets": list(self.history.sets),
             "records": {name: list(values) for name, values in self.records.items()},
             "hparams": in_words(self.hparams),
             "opt_hparams": in_words(self.opt_hparams),

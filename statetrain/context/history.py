@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from attrs import Factory, define
 
+from statetrain.context.columns import shown_shape
 from statetrain.guards.criteria import Mode, better
 from statetrain.naming import did_you_mean, printable
 
@@ -76,6 +77,15 @@ class History(Sequence[Row]):
         sets = (name for name in self.sets if column.startswith(f"{name}_"))
         return max(sets, key=len, default="")
 
+    def split(self, column: str) -> tuple[str, str, str | None]:
+        """The set, the metric and the optimizer of a column; the last of a loss among several."""
+        set_name = self.set_of(column)
+        metric = column.removeprefix(f"{set_name}_") if set_name else column
+        for name in self.optimizers:
+            if set_name and metric == f"loss_{name}":
+                return set_name, "loss", name
+        return set_name, metric, None
+
     # The field's own word
     def metrics(self, set: str = "valid", epoch: int | None = None) -> Row:  # noqa: A002
         """The metrics of a set in an epoch's last row that has any, by name without the set.
@@ -88,31 +98,29 @@ class History(Sequence[Row]):
             found = {
                 name.removeprefix(f"{set}_"): value
                 for name, value in row.items()
-                if name.startswith(f"{set}_")
+                if self.set_of(name) == set
             }
             if found and epoch in (None, row["epoch"]):
                 return found
         return {}
 
     def table(self) -> list[Row]:
-        """All metrics in long form: one row for each set, metric, epoch and optimizer, in that order.
+        """All columns in long form: one row for each set, metric, epoch and optimizer, in that order.
 
         Returns:
-            Rows of `set`, `metric`, `optimizer` (None but for losses of several optimizers),
-            `epoch`, `step`, `value`.
+            Rows of `set` ("" of a column that belongs to none, such as `lr`), `metric`,
+            `optimizer` (None but for losses of several optimizers), `epoch`, `step`, `value`.
         """
         long: list[Row] = []
         for column in self.columns:
-            set_name = self.set_of(column)
-            if not set_name:
+            if column in COUNTERS:
                 continue
-            metric = column.removeprefix(f"{set_name}_")
-            owner = next((name for name in self.optimizers if metric == f"loss_{name}"), None)
+            set_name, metric, optimizer = self.split(column)
             long += [
                 {
                     "set": set_name,
-                    "metric": "loss" if owner else metric,
-                    "optimizer": owner,
+                    "metric": metric,
+                    "optimizer": optimizer,
                     "epoch": row["epoch"],
                     "step": row["step"],
                     "value": row[column],
@@ -171,6 +179,8 @@ class History(Sequence[Row]):
 
 def format_value(value: Any) -> str:
     """A value of a row for a person: numbers with four digits."""
+    if shape := shown_shape(value):
+        return f"of shape {shape}"
     if isinstance(value, bool) or not isinstance(value, float):
         return printable(str(value))
     return f"{value:.4g}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from statetrain.callback import Callback, name_of
@@ -18,35 +19,64 @@ Declaration = tuple[str, str, Iterable[str]]
 """Who declares, for a person; the verb; the paths."""
 
 
-def check_columns(machine: Any, columns: Iterable[str], hint: str = "") -> None:
-    """Sees that all columns of the history that are monitored or read are written.
+def check_columns(
+    machine: Any,
+    columns: Iterable[str],
+    hint: str = "",
+    *,
+    others: Mapping[str, str] = MappingProxyType({}),
+    prefixes: tuple[str, ...] = (),
+) -> None:
+    """Checks that all columns of the history that are monitored or read are written.
 
     Args:
         machine: the lifecycle and the callbacks. Callbacks add the columns that they declare as
             `"history.<column>"`.
-        columns: of the history, that the run writes itself.
+        columns: of numbers in the history, that the run writes itself.
         hint: what may be the reason, for the error.
+        others: columns that the run writes and that are not numbers, with what they are.
+        prefixes: what the names of further columns may begin with.
 
     Raises:
-        ContractError: nothing writes one of them. A path that ends with `?` may lack its column.
+        ContractError: nothing writes one of them, or what is monitored is not a number. A path that
+            ends with `?` may lack its column.
     """
     known = {*columns, *_written_columns(machine.callbacks)}
-    for arrow in machine.lifecycle.transitions:
-        if arrow.guard is not None:
-            _check_monitors(
-                arrow.guard.monitors, known, f"{hint} (monitored by [{arrow.guard.label}])"
+    for who, monitor in monitors_of(machine):
+        if monitor in known or monitor.startswith(prefixes):
+            continue
+        if monitor in others:
+            raise ContractError(
+                f"the monitor {monitor!r} is not a number: its metric gives {others[monitor]}"
+                f" (monitored by {who})"
             )
-    for callback in machine.callbacks:
-        _check_monitors(callback.monitors, known, f"{hint} (monitored by {callback!r})")
+        raise ContractError(
+            f"nothing writes the monitor {monitor!r}{did_you_mean(monitor, known)}{hint}"
+            f" (monitored by {who})"
+        )
+    readable = (*known, *others, *COUNTERS)
     for who, verb, paths in _declarations(machine):
         for path in paths if verb == "reads" else ():
             column = column_of(path)
-            if column and column not in (*known, *COUNTERS) and not path.endswith("?"):
+            if not column or column in readable or path.endswith("?"):
+                continue
+            if not column.startswith(prefixes):
                 raise ContractError(
                     f"{who} declares that it reads {path!r}, and nothing writes that column"
                     f"{did_you_mean(column, known)}{hint}; a callback that writes it declares"
                     f" writes={{'history.{column}'}}"
                 )
+
+
+def monitors_of(machine: Any) -> Iterator[tuple[str, str]]:
+    """The columns that guards and callbacks monitor, each with who monitors it."""
+    for arrow in machine.lifecycle.transitions:
+        if arrow.guard is not None:
+            for monitor in arrow.guard.monitors:
+                yield f"[{arrow.guard.label}]", monitor
+    for callback in machine.callbacks:
+        for monitor in callback.monitors:
+            yield repr(callback), monitor
 
 
 def column_of(path: str) -> str:
@@ -62,14 +92,6 @@ def column_of(path: str) -> str:
     elif hasattr(History, str(rest[0])):
         return ""
     return rest[0] if rest and isinstance(rest[0], str) else ""
-
-
-def _check_monitors(monitors: Iterable[str], known: Iterable[str], hint: str) -> None:
-    for monitor in monitors:
-        if monitor not in known:
-            raise ContractError(
-                f"nothing writes the monitor {monitor!r}{did_you_mean(monitor, known)}{hint}"
-            )
 
 
 def _written_columns(callbacks: Iterable[Callback]) -> Iterator[str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, evolve
 
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.keyed import Weights, elementwise, keyed, parsed
-from statetrain.losses.losses import LossMean, exact, means_of, picked
+from statetrain.losses.losses import exact, picked
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -57,11 +56,12 @@ class MeanOf:
     """A function of prediction and target as a metric: its mean over samples.
 
     Args:
-        function: returns a scalar tensor or a number for a batch.
+        function: returns a scalar tensor or a number for a batch, or several by name.
     """
 
     function: Callable[[Any, Any], Any]
-    mean: Mean = Factory(Mean)
+    # By name, as the function gives them; of a lone number under ""
+    means: dict[str, Mean] = Factory(dict)
 
     def update(self, pred: Any, target: Any, size: int = 1) -> None:
         """Takes in a batch of `size` samples."""
@@ -69,23 +69,41 @@ class MeanOf:
 
     def add(self, value: Any, size: Any) -> None:
         """Takes in the value of a batch that stands for `size` samples."""
-        if isinstance(value, torch.Tensor):
-            if value.numel() != 1:
-                raise LossError(
-                    f"metric {_name(self.function)!r} must return one value for a batch, got shape"
-                    f" {tuple(value.shape)}; use .mean()"
-                )
-            value = exact(value)
-        self.mean.total = self.mean.total + value * size
-        self.mean.count += size
+        if isinstance(value, Mapping):
+            for name, part in value.items():
+                self.add_sum(self._scalar(part) * size, size, str(name))
+        else:
+            self.add_sum(self._scalar(value) * size, size)
 
-    def compute(self) -> float:
-        """The mean over all samples since the last reset."""
-        return self.mean.value()
+    def add_sum(self, total: Any, count: Any, name: str = "") -> None:
+        """Takes in a sum over `count` samples."""
+        mean = self.means.get(name)
+        if mean is None:
+            mean = self.means[name] = Mean()
+        mean.total = mean.total + total
+        mean.count = mean.count + count
+
+    def _scalar(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.numel() != 1:
+            raise LossError(
+                f"metric {name_of_metric(self.function)!r} must return one value for a batch, or a"
+                f" mapping of some by name, got shape {tuple(value.shape)}; use .mean()"
+            )
+        return exact(value)
+
+    def compute(self) -> Any:
+        """The mean over all samples since the last reset; of several values, by name."""
+        if not self.means:
+            return Mean().value()
+        if "" in self.means:
+            return self.means[""].value()
+        return {name: mean.value() for name, mean in self.means.items()}
 
     def reset(self) -> None:
         """Forgets all batches."""
-        self.mean = Mean()
+        self.means = {}
 
 
 Moment = Literal["loss", "step", "stepped"]
@@ -134,7 +152,7 @@ class Metric:
         **keys: str,
     ) -> None:
         self.function, self.keys = function, dict(keys)
-        self._who = f"metric {_name(function)!r}"
+        self._who = f"metric {name_of_metric(function)!r}"
         self._weights = Weights(
             *(None if key is None else parsed(key, self._who) for key in (mask, sample_weight))
         )
@@ -194,8 +212,7 @@ class Metric:
             return
         if self._weights.keys:
             total, count = (exact(part) for part in self._weights.sums(ctx, value, self._who))
-            self._mean.mean.total = self._mean.mean.total + total
-            self._mean.mean.count = self._mean.mean.count + count
+            self._mean.add_sum(total, count)
         else:
             self._mean.add(value, ctx.batch_size if self.moment == "loss" else 1)
 
@@ -220,174 +237,7 @@ class Metric:
 
     def __repr__(self) -> str:
         keys = (f"{name}={path!r}" for name, path in self.keys.items())
-        return f"Metric({', '.join([_name(self.function), *keys])})"
-
-
-@define(eq=False)
-class Tally:
-    """What is summed up for the next row of the history: the losses and metrics of one set.
-
-    Args:
-        set: "train" or "valid"; it begins the names of the columns.
-        losses: a mean for each optimizer, by its name.
-        metrics: by name, without the set.
-        parts: the means of losses by keys, by optimizer; they are among the metrics.
-    """
-
-    set: str
-    losses: dict[str, Mean]
-    metrics: dict[str, MetricObject] = Factory(dict)
-    parts: dict[str, tuple[LossMean, ...]] = Factory(dict)
-    # Whether a metric takes the prediction as it comes, not by keys
-    takes_pred: bool = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.takes_pred = any(
-            not (isinstance(metric, LossMean) or (isinstance(metric, Metric) and metric.keys))
-            for metric in self.metrics.values()
-        )
-
-    def update(self, ctx: Context) -> None:
-        """Lets the metrics take in the batch; with several optimizers once, for the last."""
-        for mean in self.parts.get(ctx.opt_name, ()):
-            mean.take(ctx)
-        if ctx.opt_index + 1 < len(self.losses):
-            return
-        pred = None
-        if self.takes_pred:
-            if ctx.pred is None:
-                raise LossError(
-                    "metrics take the prediction, and there is none: a computation of your own has"
-                    " to set ctx.pred"
-                )
-            pred = picked(ctx)
-        for metric in self.metrics.values():
-            if isinstance(metric, MeanOf):
-                metric.update(pred, ctx.target, ctx.batch_size)
-            elif isinstance(metric, Metric):
-                if metric.moment == "loss":
-                    metric.take(ctx)
-            elif not isinstance(metric, LossMean):
-                metric.update(pred, ctx.target)
-
-    def update_at(self, moment: Moment, ctx: Context) -> None:
-        """Lets the metrics of gradients ("step") or updates ("stepped") do so."""
-        if ctx.opt_index + 1 >= len(self.losses):
-            for metric in self.metrics.values():
-                if isinstance(metric, Metric) and metric.moment == moment:
-                    metric.take(ctx)
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """The paths that its metrics read."""
-        return frozenset().union(
-            *(metric.reads for metric in self.metrics.values() if isinstance(metric, Metric))
-        )
-
-    @property
-    def own(self) -> dict[str, MetricObject]:
-        """The metrics that were given, without the means of losses by keys."""
-        return {
-            name: metric
-            for name, metric in self.metrics.items()
-            if not isinstance(metric, LossMean)
-        }
-
-    def compute(self) -> dict[str, Any]:
-        """The columns of a row, by name; empty if no batch was counted since the last reset.
-
-        The loss of an optimizer that had no batch, as in a phase of another one, has no column.
-        """
-        values: dict[str, Any] = {
-            name: mean.value()
-            for name, mean in zip(self.loss_names, self.losses.values(), strict=True)
-            if mean.count
-        }
-        if not values:
-            return {}
-        for name, metric in self.metrics.items():
-            if isinstance(metric, LossMean) and not metric.sums:
-                continue
-            value = metric.compute()
-            if isinstance(value, torch.Tensor) and value.numel() == 1:
-                values[f"{self.set}_{name}"] = value.item()
-            else:
-                values[f"{self.set}_{name}"] = value
-        return values
-
-    @property
-    def loss_names(self) -> list[str]:
-        """The columns of the losses: `train_loss`, or `train_loss_<optimizer>` with several."""
-        if len(self.losses) == 1:
-            return [f"{self.set}_loss"]
-        return [f"{self.set}_loss_{name}" for name in self.losses]
-
-    @property
-    def columns(self) -> list[str]:
-        """All columns that it writes."""
-        return list(
-            dict.fromkeys((*self.loss_names, *(f"{self.set}_{name}" for name in self.metrics)))
-        )
-
-    def sums(self) -> dict[str, Any]:
-        """What has been summed up so far, as plain numbers, for adding up over several ranks."""
-        found: dict[str, Any] = {
-            f"loss {name}": _numbers(mean) for name, mean in self.losses.items()
-        }
-        for name, metric in self.metrics.items():
-            if isinstance(metric, LossMean):
-                found[name] = {
-                    part: (float(total), float(count))
-                    for part, (total, count) in metric.sums.items()
-                }
-            elif (own := _mean_of(metric)) is not None:
-                found[name] = _numbers(own)
-        return found
-
-    def set_sums(self, ranks: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the sums of all ranks in place of its own; metric objects add theirs up themselves.
-
-        Args:
-            ranks: what `sums` gave on each rank, in the order of ranks.
-        """
-        for name, mean in self.losses.items():
-            _add_up(mean, [sums[f"loss {name}"] for sums in ranks])
-        for name, metric in self.metrics.items():
-            if isinstance(metric, LossMean):
-                parts = dict.fromkeys(part for sums in ranks for part in sums[name])
-                metric.sums = {
-                    part: _added([sums[name][part] for sums in ranks if part in sums[name]])
-                    for part in parts
-                }
-            elif (own := _mean_of(metric)) is not None:
-                _add_up(own, [sums[name] for sums in ranks])
-
-    def reset(self) -> None:
-        """Forgets all batches."""
-        for mean in self.losses.values():
-            mean.total, mean.count = 0.0, 0
-        for metric in self.metrics.values():
-            metric.reset()
-
-
-def _mean_of(metric: Any) -> Mean | None:
-    """The mean that a metric is; None of an object of its own kind."""
-    if isinstance(metric, Metric):
-        metric = metric.state
-    return metric.mean if isinstance(metric, MeanOf) else None
-
-
-def _numbers(mean: Mean) -> tuple[float, float]:
-    return float(mean.total), float(mean.count)
-
-
-def _add_up(mean: Mean, ranks: Sequence[tuple[float, float]]) -> None:
-    mean.total, mean.count = _added(ranks)
-
-
-def _added(ranks: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    totals, counts = zip(*ranks, strict=True)
-    return math.fsum(totals), math.fsum(counts)
+        return f"Metric({', '.join([name_of_metric(self.function), *keys])})"
 
 
 def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:
@@ -400,7 +250,7 @@ def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:
         ConfigError: two have one name, or one is neither a function nor a metric object.
     """
     named: dict[str, MetricObject] = {}
-    for name, metric in (pair for metrics in groups for pair in _pairs(metrics)):
+    for name, metric in (pair for metrics in groups for pair in pairs_of(metrics)):
         if name == "loss":
             raise ConfigError(
                 "a metric is called 'loss', as the column of the loss is; give it a name of its"
@@ -415,14 +265,15 @@ def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:
     return named
 
 
-def _pairs(metrics: Metrics) -> list[tuple[str, Any]]:
+def pairs_of(metrics: Metrics) -> list[tuple[str, Any]]:
+    """Metrics with their names, as they were given."""
     if metrics is None:
         return []
     if isinstance(metrics, Mapping):
         return list(metrics.items())
     if isinstance(metrics, Iterable) and not isinstance(metrics, MetricObject):
-        return [(_name(metric), metric) for metric in metrics]
-    return [(_name(metrics), metrics)]
+        return [(name_of_metric(metric), metric) for metric in metrics]
+    return [(name_of_metric(metrics), metrics)]
 
 
 def _as_metric(name: str, metric: Any) -> MetricObject:
@@ -436,6 +287,7 @@ def _as_metric(name: str, metric: Any) -> MetricObject:
     if isinstance(metric, Metric):
         return metric.fresh(name)
     if isinstance(metric, MetricObject):
+        _check_kind(name, metric)
         return copy.deepcopy(metric)
     if callable(metric):
         return MeanOf(metric)
@@ -445,64 +297,18 @@ def _as_metric(name: str, metric: Any) -> MetricObject:
     )
 
 
-def _name(metric: Any) -> str:
+def name_of_metric(metric: Any) -> str:
+    """What a metric is called that was given no name: as its function or its class."""
     name = getattr(metric, "__name__", None) or type(metric).__name__
     return str(name).lower().replace("<lambda>", "lambda")
 
 
-def tally(
-    set_name: str,
-    losses: Iterable[str] | Mapping[str, Any],
-    metrics: Metrics,
-    device: torch.device,
-    more: Metrics = None,
-) -> Tally:
-    """A tally with fresh metrics, on the device where the data will be.
-
-    Args:
-        set_name: "train" or "valid".
-        losses: the names of the optimizers, or the losses by these.
-        metrics: see `named_metrics`; objects are copied, so the user's own stay as they are.
-        device: where predictions and targets will be.
-        more: metrics of this set alone.
-
-    Raises:
-        ConfigError: `more` has what a set other than "train" cannot have, or two metrics have one
-            name.
-    """
-    named = named_metrics(metrics, more)
-    if set_name != "train":
-        _check_no_steps(_pairs(more))
-        named = {name: metric for name, metric in named.items() if not _needs_steps(metric)}
-    for metric in named.values():
-        if hasattr(metric, "to"):
-            metric.to(device)
-        metric.reset()
-    if not isinstance(losses, Mapping):
-        losses = dict.fromkeys(losses)
-    of_parts = {
-        optimizer: means_of(optimizer * (len(losses) > 1), loss)
-        for optimizer, loss in losses.items()
-    }
-    for means in of_parts.values():
-        for name in means.keys() & named.keys():
-            raise ConfigError(
-                f"a metric is called {name!r}, as the column of a loss is; give it another name"
-            )
-        named.update(means)
-    parts = {optimizer: tuple(means.values()) for optimizer, means in of_parts.items() if means}
-    return Tally(set_name, {name: Mean() for name in losses}, named, parts)
-
-
-def _needs_steps(metric: Any) -> bool:
-    """Whether a metric reads gradients or updates, which validation does not have."""
-    return isinstance(metric, Metric) and metric.moment != "loss"
-
-
-def _check_no_steps(metrics: list[tuple[str, Any]]) -> None:
-    for name, metric in metrics:
-        if _needs_steps(metric):
-            raise ConfigError(
-                f"metric {name!r} reads {', '.join(sorted(metric.reads))}, which only training"
-                " has; give it in train_metrics="
-            )
+def _check_kind(name: str, metric: Any) -> None:
+    """Raises a `ConfigError` for objects that want to live longer than a row of the history."""
+    kind = type(metric).__name__
+    if kind in ("MetricTracker", "MinMaxMetric") and "torchmetrics" in type(metric).__module__:
+        raise ConfigError(
+            f"metric {name!r} is a {kind}, which compares values over epochs, and each row of the"
+            " history has a metric that begins anew; give the metric itself, and ask"
+            f" run.history.best('valid_{name}')"
+        )

@@ -31,39 +31,28 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
         raise ImportError(
             "plots need matplotlib; install it with: pip install 'statetrain[plot]'"
         ) from error
-    table = history.table()
-    names = list(dict.fromkeys(row["metric"] for row in table))
-    chosen = names if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
-    counters = COUNTERS[:-1]
-    if x not in counters:
-        raise ConfigError(
-            f"x must be one of {', '.join(counters)}, got {x!r}{did_you_mean(x, counters)}"
-        )
-    for name in chosen:
-        if name not in names:
-            raise ConfigError(f"the history has no metric {name!r}{did_you_mean(name, names)}")
-    if not chosen:
-        raise ConfigError("nothing was recorded, so there is nothing to plot")
+    lines = _lines(history)
+    names = list(lines)
+    chosen = names
+    if isinstance(metrics, str):
+        chosen = [metrics]
+    elif metrics is not None:
+        chosen = list(metrics)
+    _check(history, names, chosen, x)
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, name in zip(panels, chosen, strict=False):
-        for column in history.columns:
-            set_name, _, metric = column.partition("_")
-            if set_name in ("train", "valid") and (
-                metric == name
-                or (name == "loss" and metric.removeprefix("loss_") in history.optimizers)
-            ):
-                points = [(row[x], row[column]) for row in history if column in row]
-                label = column if history.optimizers and name == "loss" else set_name
-                panel.plot(
-                    *zip(*points, strict=True),
-                    marker="o",
-                    markersize=3,
-                    linestyle="-" if set_name == "train" else "--",
-                    label=label,
-                )
+    for name, panel in zip(chosen, panels, strict=False):
+        for column, label in lines[name].items():
+            points = [(row[x], row[column]) for row in history if column in row]
+            panel.plot(
+                *zip(*points, strict=True),
+                marker="o",
+                markersize=3,
+                linestyle={"train": "-"}.get(history.set_of(column), "--"),
+                label=label,
+            )
         panel.set_title(name)
         panel.set_xlabel(x)
         panel.grid(alpha=0.3)
@@ -71,3 +60,34 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
     for panel in list(panels):
         panel.set_visible(False)
     return figure
+
+
+def _lines(history: History) -> dict[str, dict[str, str]]:
+    """The columns of numbers and their labels, by metric; other columns have no curve."""
+    lines: dict[str, dict[str, str]] = {}
+    for column in history.columns:
+        if column in COUNTERS or not all(isinstance(v, int | float) for v in history[column]):
+            continue
+        set_name, metric, optimizer = history.split(column)
+        label = set_name or column
+        if optimizer is not None:
+            label = column
+        lines.setdefault(metric, {})[column] = label
+    return lines
+
+
+def _check(history: History, names: list[str], chosen: list[str], x: str) -> None:
+    counters = COUNTERS[:-1]
+    if x not in counters:
+        raise ConfigError(
+            f"x must be one of {', '.join(counters)}, got {x!r}{did_you_mean(x, counters)}"
+        )
+    metrics = {history.split(column)[1] for column in history.columns}
+    for name in chosen:
+        if name in names:
+            continue
+        if name in metrics:
+            raise ConfigError(f"the metric {name!r} is not a number, so it has no curve")
+        raise ConfigError(f"the history has no metric {name!r}{did_you_mean(name, names)}")
+    if not chosen:
+        raise ConfigError("nothing was recorded, so there is nothing to plot")

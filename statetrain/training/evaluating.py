@@ -19,7 +19,8 @@ from statetrain.context.keys import getter
 from statetrain.data import loading, reading
 from statetrain.errors import ConfigError, MachineError
 from statetrain.losses.losses import Losses, unbound
-from statetrain.losses.metrics import Metrics, Tally, tally
+from statetrain.losses.metrics import Metrics
+from statetrain.losses.tally import Tally, tally
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Interrupted, Stopped
 from statetrain.standard.computing import Compute, Predicting

@@ -129,7 +129,7 @@ def load(path: AnyPath) -> SavedRun:
         data = plain.decode(plain.loads(texts[_KEY].encode()), tensors)
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']!r:.20}, where this version reads {_FORMAT}")
-        history = History(data["history"], tuple(data["optimizers"]))
+        history = History(data["history"], tuple(data["optimizers"]), tuple(data["sets"]))
         return SavedRun(
             data["model"],
             data["weights"],

@@ -120,8 +120,7 @@ def record(ctx: Context) -> None:
     for tally in ctx.tallies.values():
         values.update(tally.compute())
         tally.reset()
-    values.update(ctx.logged)
-    ctx.logged.clear()
+    values.update(ctx.take_logged(values))
     if (
         values and late
     ):  # an evaluation at the end of the training belongs to the row of the last epoch

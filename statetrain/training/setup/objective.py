@@ -10,11 +10,14 @@ from attrs import frozen
 
 from statetrain.compute.accelerator import Accelerator
 from statetrain.context.context import Context
+from statetrain.context.history import COUNTERS, History
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError
+from statetrain.losses.foreseeing import Foreseen
 from statetrain.losses.losses import Loss as KeyedLoss
 from statetrain.losses.losses import Losses, bound, modules_of
-from statetrain.losses.metrics import Metrics, Tally, tally
+from statetrain.losses.metrics import Metrics
+from statetrain.losses.tally import Tally, tally
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained
 
@@ -42,6 +45,11 @@ class Objective:
     def columns(self) -> list[str]:
         """Those of the history that the run writes itself."""
         return [column for counted in self.tallies.values() for column in counted.columns]
+
+    @property
+    def foreseen(self) -> Foreseen:
+        """What is known of the columns of all metrics."""
+        return sum((counted.foreseen for counted in self.tallies.values()), Foreseen())
 
     @property
     def reads_target(self) -> bool:
@@ -91,7 +99,25 @@ def make_objective(
     for one in data.evaluations:
         shared = everywhere if one.metrics is None else None
         tallies[one.name] = tally(one.name, losses, shared, device, one.metrics)
+    _check_columns(tallies)
     return Objective(losses, tallies)
+
+
+def _check_columns(tallies: Mapping[str, Tally]) -> None:
+    """Raises a `ConfigError` if a column could be read as that of another set, or is a counter's."""
+    history = History(sets=tuple(tallies))
+    for name, counted in tallies.items():
+        for column in (*counted.columns, *counted.foreseen.others):
+            if column in COUNTERS:
+                raise ConfigError(
+                    f"the set {name!r} would write the column {column!r}, which is a counter of"
+                    " every row; give the evaluation or the metric another name"
+                )
+            if (other := history.set_of(column)) != name:
+                raise ConfigError(
+                    f"the column {column!r} of the set {name!r} reads as one of the set {other!r};"
+                    " give the evaluation or the metric another name"
+                )
 
 
 def losses_of(

@@ -11,7 +11,7 @@ from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import capturing, reads_of
 from statetrain.context.context import Context
 from statetrain.context.keys import root_of
-from statetrain.contracts.checking import check_columns, check_fields
+from statetrain.contracts.checking import check_columns, check_fields, monitors_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -44,9 +44,22 @@ def make_machine(
     _refuse_interms(trained.module, machine, objective, readers)
     machine = capturing(machine, trained.model, *readers)
     check_fields(machine, Context)
-    hint = "; this run has no validation data, give valid="
-    check_columns(machine, objective.columns, "" if "valid" in objective.tallies else hint)
+    _check_monitors(machine, objective)
     return machine
+
+
+def _check_monitors(machine: Machine, objective: Objective) -> None:
+    """Checks the monitors; those that cannot be known yet are looked at in the first row."""
+    hint = ""
+    if "valid" not in objective.tallies:
+        hint = "; this run has no validation data, give valid="
+    foreseen = objective.foreseen
+    check_columns(
+        machine, objective.columns, hint, others=foreseen.others, prefixes=foreseen.prefixes
+    )
+    monitors = dict.fromkeys(monitor for _, monitor in monitors_of(machine))
+    for counted in objective.tallies.values():
+        counted.monitored = tuple(filter(counted.foreseen.may_write, monitors))
 
 
 def interms_read(machine: Machine, *more: Any) -> list[str]:
