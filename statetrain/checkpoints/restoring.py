@@ -106,7 +106,7 @@ def _restore_generators(ctx: Context, machine: Machine, data: Snapshot) -> None:
         ctx.streams[name].set_state(state)
     for callback, saved in _match(machine.callbacks, data["callbacks"]):
         seeding.set_own_states(saved["random"], callback)
-    ctx.accelerator.set_random_states(states)
+    ctx.accelerator.set_run_states(ctx, states)
 
 
 # ---------------------------------------------------------------- the context

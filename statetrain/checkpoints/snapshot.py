@@ -86,7 +86,7 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
 def _random_states(ctx: Context, sets: Iterable[str]) -> dict[str, Any]:
     """The states of all generators: the shared ones, and those that data, model and run have."""
     return {
-        **ctx.accelerator.random_states(),
+        **ctx.accelerator.run_states(ctx),
         "data": {name: seeding.own_states(*seeding.owners_in(data_of(ctx, name))) for name in sets},
         "model": seeding.own_states(*ctx.accelerator.unwrap(ctx.model).modules()),
         "streams": {name: generator.get_state() for name, generator in ctx.streams.items()},

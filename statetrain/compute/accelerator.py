@@ -10,6 +10,7 @@ import torch
 from attrs import define, field
 
 from statetrain.compute import keeping, keyed, seeding, weights
+from statetrain.compute.chance import Chance, chance_of
 from statetrain.data.placing import pinned
 from statetrain.errors import ConfigError
 
@@ -199,17 +200,40 @@ class Accelerator:
         seeding.set_states(states, self.device)
         seeding.set_own_states(states["own"], *seeding.owners_in(data))
 
-    def seed(self, seed: int | None, *parts: Any) -> None:
-        """Seeds the generators that everybody shares with a key.
+    def run_states(self, ctx: Context) -> seeding.States:
+        """The states of the global generators, as far as they are a run's; for a snapshot.
+
+        Without a seed they are all that the run depends on. With one, they are the run's only while
+        it has borrowed them.
+        """
+        held = self.chance(ctx)
+        if held is None:
+            return seeding.states(self.device)
+        own, _ = held.read()
+        return own or {}
+
+    def set_run_states(self, ctx: Context, saved: seeding.States) -> None:
+        """Restores what `run_states` returned."""
+        held = self.chance(ctx)
+        if held is None or held.read()[0] is not None:
+            seeding.set_states(saved, self.device)
+
+    def seed(self, ctx: Context, *parts: Any) -> None:
+        """Seeds the global generators with a key, and makes other runs wait.
 
         Raises:
             ConfigError: there is no seed.
         """
-        if seed is None:
+        held = chance_of(ctx)
+        if held is None:
             raise ConfigError(
                 "this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)"
             )
-        seeding.seed_all(seeding.key(seed, *parts), self.device)
+        held.seed(seeding.key(ctx.seed, *parts))
+
+    def chance(self, ctx: Context) -> Chance | None:
+        """The hold that a run has on the global generators; None without a seed."""
+        return chance_of(ctx)
 
     def stream(self, seed: int | None, name: str) -> torch.Generator:
         """A generator of its own on the CPU, seeded by its name and the run's seed, or torch's where there is none."""

@@ -32,6 +32,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from statetrain.compute.chance import undisturbed
 from statetrain.compute.seeding import aside, key, own_states, owners_in, seed_all, set_own_states
 from statetrain.data.sizes import length
 from statetrain.data.tensors import (
@@ -80,6 +81,7 @@ class KeyedOrder:
     def __init__(self, sampler: Any, seed: int, stream: str, *, batched: bool, bare: bool) -> None:
         self.sampler, self.seed, self.stream = sampler, seed, stream
         self.batched, self.bare = batched, bare
+        self.generator = torch.Generator()  # draws the seed of a loader's workers
         self._turn = self._start = 0
 
     def begin(self, turn: int, start: int = 0) -> None:
@@ -90,6 +92,7 @@ class KeyedOrder:
             start: batches (or samples) of it to leave out.
         """
         self._turn, self._start = turn, start
+        self.generator.manual_seed(key(self.seed, self.stream, "workers", turn))
 
     def order(self, turn: int) -> list[Any]:
         """All indices of a turn, batch by batch."""
@@ -228,10 +231,15 @@ class KeyedDataset(Dataset[Any]):
         self._is_tried = False  # whether a batch was loaded in this process
 
     def __getitem__(self, at: Keyed) -> Any:
-        return self._load([at])[0]
+        with undisturbed():
+            return self._load([at])[0]
 
     def __getitems__(self, batch: Sequence[Keyed]) -> Any:
         """The samples of a batch, which is how a loader asks for them."""
+        with undisturbed():
+            return self._load_batch(batch)
+
+    def _load_batch(self, batch: Sequence[Keyed]) -> Any:
         if callable(getattr(self.dataset, "__getitems__", None)):
             places = [(at.index, at.nth) for at in batch]
             seed_all(key(self.seed, self.stream, batch[0].turn, "batch", places))
@@ -321,6 +329,7 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
 def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
     """A loader with the options of another one, in an order by key."""
     options = {name: getattr(data, name) for name in _OPTIONS if hasattr(data, name)}
+    options["generator"] = order.generator
     if order.batched:
         options["batch_sampler"] = order
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 import torch
 
 States = dict[str, Any]
+
+LOCK = threading.RLock()
+"""Held while one run uses the global generators and others have to wait."""
 
 # ---------------------------------------------------------------- keys
 
@@ -28,16 +32,23 @@ def key(*parts: Any) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_all(number: int, device: torch.device | None = None) -> None:
+def seed_all(number: int, device: torch.device | None = None, *, torch_alone: bool = False) -> None:
     """Seeds torch's generators of the CPU and of a device, Python's, and numpy's if it is loaded.
 
     torch's CPU generator looks at the lower 32 bits only.
+
+    Args:
+        number: the seed.
+        device: whose generator is seeded, too.
+        torch_alone: leaves out Python's and numpy's.
     """
     torch.default_generator.manual_seed(number)  # torch.manual_seed takes a hundred times as long
     if device is not None and device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(number)
     elif device is not None and device.type == "mps":
         torch.mps.manual_seed(number)
+    if torch_alone:
+        return
     random.seed(number)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(number & 0xFFFFFFFF)
@@ -46,13 +57,16 @@ def seed_all(number: int, device: torch.device | None = None) -> None:
 # ---------------------------------------------------------------- states
 
 
-def states(device: torch.device | None = None) -> States:
+def states(device: torch.device | None = None, *, torch_alone: bool = False) -> States:
     """The states of the global generators: torch's of the CPU and of a device, Python's, numpy's."""
-    found: States = {"torch": torch.get_rng_state(), "random": random.getstate()}
+    found: States = {"torch": torch.get_rng_state()}
     if device is not None and device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(device)
     elif device is not None and device.type == "mps":
         found["mps"] = torch.mps.get_rng_state()
+    if torch_alone:
+        return found
+    found["random"] = random.getstate()
     if (numpy := sys.modules.get("numpy")) is not None:
         found["numpy"] = numpy.random.get_state(legacy=False)
     return found
@@ -60,8 +74,10 @@ def states(device: torch.device | None = None) -> States:
 
 def set_states(saved: States, device: torch.device | None = None) -> None:
     """Restores what `states` returned. A device that is not in use here is left as it is."""
-    torch.set_rng_state(saved["torch"])
-    random.setstate(saved["random"])
+    if "torch" in saved:
+        torch.set_rng_state(saved["torch"])
+    if "random" in saved:
+        random.setstate(saved["random"])
     if "cuda" in saved and device is not None and device.type == "cuda":
         torch.cuda.set_rng_state(saved["cuda"], device)
     if "mps" in saved and device is not None and device.type == "mps":
@@ -155,17 +171,22 @@ def owners_in(data: Any) -> list[Any]:
 @contextmanager
 def aside(number: int, *owners: Any) -> Iterator[None]:
     """Seeds all generators with a number, and restores their states on exit."""
-    before, own = states(), own_states(*owners)
-    try:
-        seed_all(number)
-        for _, generator in _own(owners):
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(number)
-            elif isinstance(generator, random.Random) or not hasattr(generator, "bit_generator"):
-                generator.seed(number & 0xFFFFFFFF)
-            else:
-                generator.bit_generator.state = type(generator.bit_generator)(number).state
-        yield
-    finally:
-        set_states(before)
-        set_own_states(own, *owners)
+    with LOCK:
+        before, own = states(), own_states(*owners)
+        try:
+            _seed_with_owners(number, owners)
+            yield
+        finally:
+            set_states(before)
+            set_own_states(own, *owners)
+
+
+def _seed_with_owners(number: int, owners: Iterable[Any]) -> None:
+    seed_all(number)
+    for _, generator in _own(owners):
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(number)
+        elif isinstance(generator, random.Random) or not hasattr(generator, "bit_generator"):
+            generator.seed(number & 0xFFFFFFFF)
+        else:
+            generator.bit_generator.state = type(generator.bit_generator)(number).state

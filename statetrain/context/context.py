@@ -105,6 +105,9 @@ class Context(Position):
     seed: int | None = field(Fact.SAVED_APART)
     """What all keys of random numbers begin with; None: torch's generators are used as they are."""
 
+    chance: Any = field(Fact.ANEW, Fact.OPEN)
+    """The run's hold on the global generators, a `compute.chance.Chance`; None without a seed."""
+
     streams: dict[str, torch.Generator] = field(Fact.SAVED_APART, factory=dict)
     """Generators by name; see `generator`."""
 

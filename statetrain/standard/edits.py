@@ -343,7 +343,10 @@ def _with_step(life: Lifecycle, options: Options) -> Lifecycle:
 
 
 def seed_batches(life: Lifecycle, options: Options) -> Lifecycle:
-    """Each batch seeds the generators."""
+    """Each batch seeds the generators, which other runs wait for meanwhile."""
+    for state in life.states:
+        if state.role in ("batch", "valid_batch") and state.close is not None:
+            life = life.replace(state.name, close=then(state.close, do.release_generators))
     for arrow in life.transitions:
         ends = life.role(arrow.source), life.role(arrow.dest)
         if ends in _SEEDS and arrow.event is None:

@@ -19,18 +19,28 @@ if TYPE_CHECKING:
 
 @frozen
 class Quiet:
-    """Gradients are off: for everything in a run but the computations of the training step."""
+    """Gradients are off: for everything in a run but the computations of the training step.
+
+    With a seed, the global generators are the run's; see `statetrain.compute.chance`.
+    """
 
     access: ClassVar[Access] = Access()
 
     def read(self, ctx: Context) -> Any:
-        return ctx.accelerator.grad_enabled()
+        chance = ctx.accelerator.chance(ctx)
+        return ctx.accelerator.grad_enabled(), None if chance is None else chance.read()
 
     def write(self, ctx: Context, value: Any) -> None:
-        ctx.accelerator.set_grad(value)
+        grad, generators = value
+        ctx.accelerator.set_grad(grad)
+        if generators is not None:
+            ctx.chance.write(generators)
 
     def begin(self, ctx: Context) -> None:
         ctx.accelerator.set_grad(False)
+        if (chance := ctx.accelerator.chance(ctx)) is not None:
+            chance.begin()
+            chance.rest()
 
     def wrap(self, action: Work) -> Work:
         return action

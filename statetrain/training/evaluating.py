@@ -309,7 +309,9 @@ def _context_for(
     pick = getter(pred) if pred is not None else run.ctx.pick if run is not None else None
     return Context(
         model=module,
-        valid_data=loading.as_loader(data, name="data", options=options),
+        valid_data=loading.as_loader(
+            data, name="data", options=options, generator=torch.Generator()
+        ),
         accelerator=accelerator,
         read_batch=reading.BatchReader(accelerator.device, input_key, target_key, target_needed),
         pick=pick,

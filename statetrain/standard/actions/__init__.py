@@ -15,6 +15,7 @@ from statetrain.standard.actions.batch import loss as loss
 from statetrain.standard.actions.batch import open_batch as open_batch
 from statetrain.standard.actions.batch import pred as pred
 from statetrain.standard.actions.batch import read_batch as read_batch
+from statetrain.standard.actions.batch import release_generators as release_generators
 from statetrain.standard.actions.drawing import AGAIN as AGAIN
 from statetrain.standard.actions.drawing import count_batch as count_batch
 from statetrain.standard.actions.drawing import draw as draw

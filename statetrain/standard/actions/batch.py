@@ -50,6 +50,13 @@ def close_batch(ctx: Context) -> None:
     ctx.batch = ctx.input = ctx.target = ctx.pred = ctx.loss_grad = UNSET
 
 
+@access()
+def release_generators(ctx: Context) -> None:
+    "let other runs use the generators"
+    if ctx.chance is not None:
+        ctx.chance.rest()
+
+
 @access(reads={"layout", "model", "input"}, writes={"pred", "interms"})
 def pred(ctx: Context) -> None:
     "run the model"
