@@ -15,6 +15,7 @@ from statetrain.context.fields import Fact, fields_with
 from statetrain.context.keys import Named, getter, root_of
 from statetrain.context.named import select
 from statetrain.context.paths import parse
+from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import access_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
@@ -119,7 +120,7 @@ class Capture(Callback):
         setattr(self, f"on_enter_{lifecycle.initial}", self._install)
         if self.modules:
             for state in lifecycle.states:
-                if state.close is actions.close_batch:
+                if actions.close_batch in parts_of(state.close):
                     setattr(self, f"on_enter_{state.name}", _open)
 
     # ------------------------------------------------------------ outputs of modules
