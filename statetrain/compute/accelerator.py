@@ -169,6 +169,10 @@ class Accelerator:
         """What copies the buffers of model and losses, and puts them back."""
         return keeping.buffers_of(weights.modules_of(ctx))
 
+    def moded(self, ctx: Context) -> list[torch.nn.Module]:
+        """What has a train and an eval mode: the model as it is run, losses and metrics."""
+        return keeping.moded(ctx)
+
     def keep(self, ctx: Context) -> weights.Kept | None:
         """A copy of what trains, to go back to; None if a weight or buffer is not finite."""
         return keeping.keep(ctx)

@@ -12,6 +12,7 @@ from attrs import Factory, define
 from torch.nn.parameter import is_lazy
 
 from statetrain.compute.weights import Kept, copy_weights, modules_of, put_weights, tensors_of
+from statetrain.losses.losses import modules_of as loss_modules
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -35,6 +36,19 @@ def first_not_finite(*modules: torch.nn.Module) -> str | None:
         [torch.isfinite(value.detach()).all().to(device) for _, value in named]
     ).tolist()
     return next((name for (name, _), finite in zip(named, found, strict=True) if not finite), None)
+
+
+def moded(ctx: Context) -> list[torch.nn.Module]:
+    """The model as it is run, and the losses and metrics that are modules."""
+    found: dict[int, torch.nn.Module] = {id(ctx.model): ctx.model}
+    for loss in ctx.loss_fns.values():
+        found |= {id(module): module for module in loss_modules(loss).values()}
+    for tally in ctx.tallies.values():
+        for metric in tally.metrics.values():
+            for part in (metric, getattr(metric, "function", None)):
+                if isinstance(part, torch.nn.Module):
+                    found[id(part)] = part
+    return list(found.values())
 
 
 def has_buffers(modules: Iterable[torch.nn.Module]) -> bool:

@@ -90,7 +90,7 @@ class Context(Position):
     on_host: bool = field(Fact.ANEW, default=True)
     """Whether the loss is read as a number in every batch."""
 
-    backward: Callable[[torch.Tensor, Any], None] | None = field(Fact.ANEW)
+    compute_gradients: Callable[[torch.Tensor, Any], None] | None = field(Fact.ANEW)
     """Computes the gradients in place of `loss.backward(inputs=)`."""
 
     scaler: Any = field(Fact.SAVED_APART)
@@ -395,6 +395,20 @@ class Context(Position):
     def fit_rows(self) -> list[dict[str, Any]]:
         """The rows of the history that this fit has written, without those of earlier fits."""
         return self.history[self.first_row :]
+
+    @made_of("compute_gradients", "inputs")
+    def backward(self, loss: torch.Tensor) -> None:
+        """Computes the gradients of a loss as the accelerator does, for a computation of your own.
+
+        With several optimizers, those of the current one's parameters.
+
+        Args:
+            loss: with its graph, shape ().
+        """
+        if self.compute_gradients is None:
+            loss.backward(inputs=self.inputs)
+        else:
+            self.compute_gradients(loss, self.inputs)
 
     def generator(self, name: str) -> torch.Generator:
         """A separate stream of random numbers, on the CPU: drawing from it moves no other stream.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import LossError
@@ -16,8 +17,11 @@ from statetrain.standard import actions as do
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
+log = logging.getLogger("statetrain")
+
 _MADE_OF_LOSS = Access(
-    {"on_host", "pending"}, {"loss_grad", "loss_value", "interms", "grads", "pending"}
+    {"on_host", "pending", "opt", "compute_gradients", "inputs"},
+    {"loss_grad", "loss_value", "interms", "grads", "pending"},
 )
 _MADE_OF_VALID_LOSS = Access(
     {"on_host", "batch_size", "tally", "opt_name", "opt_index", "pred?", "pick", "target", "**"},
@@ -29,6 +33,9 @@ _MADE_OF_VALID_LOSS = Access(
 class Compute:
     """A user's function as the action of `compute` or `valid_compute`.
 
+    In the training, gradients of the loss that it returns are computed, unless the function did
+    that itself: called backward, or stepped.
+
     Args:
         function: of the context; the loss is what it returns.
         training: whether it trains.
@@ -36,6 +43,7 @@ class Compute:
 
     function: Callable[[Any], Any]
     training: bool = True
+    _warned: list[bool] = field(factory=list, init=False, eq=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -51,6 +59,7 @@ class Compute:
         return own | (_MADE_OF_LOSS if self.training else _MADE_OF_VALID_LOSS)
 
     def __call__(self, ctx: Context) -> None:
+        before = _versions(ctx) if self.training else None
         loss = self.function(ctx)
         if loss is None:
             raise LossError(
@@ -59,10 +68,24 @@ class Compute:
             )
         ctx.loss_grad = loss if hasattr(loss, "detach") else None  # type: ignore[assignment]
         ctx.loss_value = self._number(ctx, loss)
-        if self.training:
-            ctx.pending += 1
-        else:
+        if not self.training:
             do.count_loss(ctx)
+            return
+        if before == _versions(ctx):
+            self._train_on(ctx, loss)
+        ctx.pending += 1
+
+    def _train_on(self, ctx: Context, loss: Any) -> None:
+        """Computes the gradients of a loss whose function left that to the run."""
+        if getattr(loss, "requires_grad", False):
+            ctx.backward(loss)
+        elif not self._warned:
+            self._warned.append(True)
+            log.warning(
+                "%s returned a loss without a gradient and called no backward, so its batch trains"
+                " nothing; return the loss as a tensor with its graph, without .item() or .detach()",
+                self.label,
+            )
 
     def _number(self, ctx: Context, loss: Any) -> Any:
         """The loss as it is counted: a number on the host, a tensor where nobody reads it."""
@@ -78,6 +101,17 @@ class Compute:
                 f"{self.label} must return the loss as a scalar tensor or a number, got"
                 f" {type(loss).__name__}: {loss!r:.80}"
             ) from error
+
+
+def _versions(ctx: Context) -> list[tuple[int, Any, int | None]]:
+    """What changes when gradients are computed or weights are updated: which tensors, how often."""
+    found = []
+    for group in ctx.opt.param_groups if ctx.opt is not None else ():
+        for parameter in group["params"]:
+            grad = parameter.grad
+            version = None if grad is None else grad._version
+            found.append((parameter._version, id(grad), version))
+    return found
 
 
 def computing(life: Lifecycle, function: Callable[[Any], Any]) -> Lifecycle:

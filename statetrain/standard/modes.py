@@ -48,7 +48,12 @@ class Quiet:
 
 @frozen
 class Training:
-    """The model is in train mode, the training data is in use, and actions compute with gradients."""
+    """The model is in train mode, the training data is in use, and actions compute with gradients.
+
+    What is in eval mode inside a model in train mode stays so: a frozen backbone, a teacher. A
+    model that is in eval mode as a whole is put into train mode as a whole. Losses and metrics that
+    are modules keep the mode that they were given.
+    """
 
     access: ClassVar[Access] = Access(
         {"model", "train_data", "tallies"}, {"training", "data", "tally"}
@@ -61,7 +66,10 @@ class Training:
         _write(ctx, value)
 
     def begin(self, ctx: Context) -> None:
-        ctx.model.train()
+        if ctx.accelerator.unwrap(ctx.model).training:
+            ctx.model.training = True  # of what wraps it; inside, modes stay as they are
+        else:
+            ctx.model.train()
         ctx.training, ctx.data, ctx.tally = True, ctx.train_data, ctx.tallies["train"]
 
     def wrap(self, action: Work) -> Work:
@@ -86,6 +94,8 @@ class Training:
 class Evaluating:
     """The model is in eval mode, the data of a set is in use, gradients are off.
 
+    So are losses and metrics that are modules.
+
     Args:
         set: "valid", or the name of an evaluation.
     """
@@ -93,7 +103,8 @@ class Evaluating:
     set: str = "valid"
 
     access: ClassVar[Access] = Access(
-        {"model", "valid_data", "evaluations", "tallies"}, {"training", "data", "tally"}
+        {"model", "loss_fns", "valid_data", "evaluations", "tallies"},
+        {"training", "data", "tally"},
     )
 
     def read(self, ctx: Context) -> Any:
@@ -106,7 +117,8 @@ class Evaluating:
 
     def begin(self, ctx: Context) -> None:
         ctx.accelerator.set_grad(False)
-        ctx.model.eval()
+        for module in ctx.accelerator.moded(ctx):
+            module.eval()
         ctx.training, ctx.data, ctx.tally = False, data_of(ctx, self.set), ctx.tallies[self.set]
 
     def wrap(self, action: Work) -> Work:
@@ -116,7 +128,7 @@ class Evaluating:
 def _read(ctx: Context) -> Any:
     # Each module's own flag: a user may have put a part of the model into eval mode.
     return (
-        [(module, module.training) for module in ctx.model.modules()],
+        [(part, part.training) for root in ctx.accelerator.moded(ctx) for part in root.modules()],
         ctx.training,
         ctx.data,
         ctx.tally,

@@ -149,8 +149,9 @@ class Options:
     data with a length)."""
 
     compute: Computation | None = field(default=None, validator=_function)
-    """A function of the context in place of `pred`, `loss` and `backward`: it calls backward
-    itself and returns the loss."""
+    """A function of the context in place of `pred`, `loss` and `backward`, which returns the loss.
+    Its gradients are computed, unless the function calls `ctx.backward(loss)` or `loss.backward()`
+    itself."""
 
     valid_compute: Computation | None = field(default=None, validator=_function)
     """The same for validation, in place of `valid_pred` and `valid_loss`: it returns the loss."""

@@ -205,7 +205,7 @@ def _meeting(ctx: Context, lifecycle: Lifecycle, group: Group) -> Agreement:
     ctx.news = News(agreement, Clock(ctx.clock))
     ctx.clock = ctx.news.clock
     ctx.accelerator = _RankAccelerator(group)  # type: ignore[assignment]  # stands in for one
-    ctx.backward = ctx.accelerator.backward
+    ctx.compute_gradients = ctx.accelerator.backward
     return agreement
 
 
@@ -316,6 +316,8 @@ class _Layout:
 
 
 class _Model:
+    training = False
+
     def __call__(self, batch: Any) -> Any:
         return batch
 
@@ -373,6 +375,12 @@ class _Mask:
 
 
 class _Accelerator:
+    def unwrap(self, model: Any) -> Any:
+        return model
+
+    def moded(self, ctx: Context) -> list[Any]:
+        return []
+
     def set_grad(self, on: bool) -> None: ...
     def grad_enabled(self) -> bool:
         return True

@@ -137,7 +137,7 @@ def count_loss(ctx: Context) -> None:
 
 
 @without_gradients
-@access(reads={"loss_grad", "backward", "inputs", "pending"}, writes={"grads", "pending"})
+@access(reads={"loss_grad", "compute_gradients", "inputs", "pending"}, writes={"grads", "pending"})
 def backward(ctx: Context) -> None:
     "compute the gradients"
     loss = ctx.loss_grad
@@ -147,10 +147,10 @@ def backward(ctx: Context) -> None:
             " detached, computed under no_grad, or is every parameter frozen?"
         )
     try:
-        if ctx.backward is None:
+        if ctx.compute_gradients is None:
             loss.backward(inputs=ctx.inputs)
         else:
-            ctx.backward(loss, ctx.inputs)
+            ctx.compute_gradients(loss, ctx.inputs)
     except RuntimeError as error:
         if loss.is_complex():
             raise LossError(

@@ -10,7 +10,7 @@ from statetrain.standard.actions.batch import backward
 
 
 @access(
-    reads={"loss_grad", "scaler", "backward", "inputs", "pending"},
+    reads={"loss_grad", "scaler", "compute_gradients", "inputs", "pending"},
     writes={"loss_grad", "grads", "pending"},
 )
 def scaled_backward(ctx: Context) -> None:

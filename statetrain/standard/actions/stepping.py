@@ -33,7 +33,7 @@ def update_weights(ctx: Context) -> None:
         "loss_fn",
         "target",
         "on_host",
-        "backward",
+        "compute_gradients",
         "inputs",
         "pending",
         "grads",

@@ -61,7 +61,7 @@ def make_context(
         callbacks=machine.callbacks,
         read_batch=reader,
         on_host=reads_loss(machine, trained.accelerator),
-        backward=trained.backward,
+        compute_gradients=trained.backward,
         mask=Mask(device) if life.by_role("report") else None,
         split_state=data.split_state,
         opt_given=settings_of(trained.optimizers),

@@ -1,0 +1,245 @@
+"""Training is what was asked: against loops by hand, where strangers found it was not."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import pytest
+import torch
+from reference import bits
+from torch import nn
+from torch.nn import functional as F
+
+import statetrain as st
+
+
+def points(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 4, generator=generator)
+    return x, x.sum(1, keepdim=True)
+
+
+def batches(size: int = 4, n: int = 24) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x, y = points(n)
+    return [(x[i : i + size], y[i : i + size]) for i in range(0, n, size)]
+
+
+def linear(seed: int = 1) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(4, 1)
+
+
+SGD: dict[str, Any] = {
+    "optimizer": torch.optim.SGD,
+    "opt_hparams": {"lr": 0.1},
+    "epochs": 2,
+    "verbose": False,
+}
+
+
+def by_hand(model: nn.Module, data: Any, epochs: int = 2, window: int = 1) -> nn.Module:
+    "The loop in torch: one step for each window of batches, on the mean of their gradients."
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(epochs):
+        for start in range(0, len(data), window):
+            optimizer.zero_grad()
+            part = data[start : start + window]
+            for x, y in part:
+                F.mse_loss(model(x), y).backward()
+            for p in model.parameters():
+                p.grad.div_(len(part))
+            optimizer.step()
+    return model
+
+
+# ---------------------------------------------------------------- a computation of your own
+
+
+def returns_the_loss(ctx):
+    return F.mse_loss(ctx.model(ctx.input), ctx.target)
+
+
+def calls_backward(ctx):
+    loss = F.mse_loss(ctx.model(ctx.input), ctx.target)
+    loss.backward()
+    return loss
+
+
+def calls_the_contexts_backward(ctx):
+    loss = F.mse_loss(ctx.model(ctx.input), ctx.target)
+    ctx.backward(loss)
+    return loss
+
+
+def returns_a_number(ctx):
+    return calls_backward(ctx).item()
+
+
+def writes_the_gradients(ctx):
+    loss = F.mse_loss(ctx.model(ctx.input), ctx.target)
+    for p, gradient in zip(
+        ctx.model.parameters(), torch.autograd.grad(loss, [*ctx.model.parameters()]), strict=True
+    ):
+        p.grad = gradient if p.grad is None else p.grad + gradient
+    return loss.detach()
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize(
+    "compute",
+    [
+        returns_the_loss,
+        calls_backward,
+        calls_the_contexts_backward,
+        returns_a_number,
+        writes_the_gradients,
+    ],
+)
+def test_a_computation_trains_whoever_calls_backward(compute, window):
+    "A loss that is returned is trained on; a function that computes gradients itself is recognised."
+    model = linear()
+    st.fit(model, batches(), compute=compute, accumulate=window, **SGD)
+    assert bits(model) == bits(by_hand(linear(), batches(), window=window))
+
+
+def test_a_computation_that_steps_by_itself_is_left_alone():
+    "Its weights have changed when it returns, so no second gradient is computed."
+    hand = by_hand(linear(), batches())
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train(ctx):
+        optimizer.zero_grad()
+        loss = F.mse_loss(ctx.model(ctx.input), ctx.target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    still = {**SGD, "opt_hparams": {"lr": 0.0}}
+    st.fit(model, batches(), compute=train, **still)
+    assert bits(model) == bits(hand)
+
+
+def test_a_computation_that_trains_nothing_says_so_once(caplog):
+    "A detached loss without a backward moves no weight, which is told with what to return."
+    model = linear()
+    with caplog.at_level(logging.WARNING, "statetrain"):
+        st.fit(model, batches(), compute=lambda ctx: returns_the_loss(ctx).detach(), **SGD)
+    (said,) = [r for r in caplog.records if "trains nothing" in r.getMessage()]
+    assert "return the loss as a tensor with its graph" in said.getMessage()
+
+
+def test_a_computation_with_several_optimizers_fills_the_current_ones_parameters():
+    "Each optimizer's turn computes the gradients of its own parameters only."
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    twin = copy.deepcopy(model)
+    seen = []
+
+    @st.on("enter_step")
+    def look(ctx):
+        seen.append([p.grad is not None for p in ctx.model.parameters()])
+
+    def two(net):
+        return {
+            "a": torch.optim.SGD(net[0].parameters(), lr=0.1),
+            "b": torch.optim.SGD(net[1].parameters(), lr=0.1),
+        }
+
+    st.fit(
+        model,
+        batches(),
+        compute=returns_the_loss,
+        optimizer=two(model),
+        epochs=1,
+        callbacks=look,
+        verbose=False,
+    )
+    a, b = two(twin).values()
+    for x, y in batches():
+        for optimizer in (a, b):
+            optimizer.zero_grad()
+            inputs = optimizer.param_groups[0]["params"]
+            F.mse_loss(twin(x), y).backward(inputs=inputs)
+            optimizer.step()
+    assert bits(model) == bits(twin)
+    assert seen[0] == [True, True, False, False]
+
+
+# ---------------------------------------------------------------- modes
+
+
+class Smoothed(nn.Module):
+    "A loss that smooths labels in train mode only."
+
+    def forward(self, pred, target):
+        return F.cross_entropy(pred, target, label_smoothing=0.5 if self.training else 0.0)
+
+
+def test_a_loss_that_is_a_module_follows_the_scope():
+    "It is in train mode in the training, in eval mode in validation and evaluate, and then as before."
+    x, y = points()
+    labels = (y[:, 0] > 0).long()
+    torch.manual_seed(1)
+    model, loss = nn.Linear(4, 2), Smoothed()
+    still = {**SGD, "opt_hparams": {"lr": 0.0}, "epochs": 1}
+    run = st.fit(model, (x, labels), valid=(x, labels), loss=loss, **still)
+    right = F.cross_entropy(model(x), labels).item()
+    smooth = F.cross_entropy(model(x), labels, label_smoothing=0.5).item()
+    assert run.history[-1]["valid_loss"] == pytest.approx(right)
+    assert run.history[-1]["train_loss"] == pytest.approx(smooth)
+    assert st.evaluate(run, (x, labels))["loss"] == pytest.approx(right)
+    assert loss.training
+
+
+def test_a_metric_that_is_a_module_follows_the_scope():
+    "The same for a metric."
+
+    class Mode(nn.Module):
+        def forward(self, pred, target):
+            return float(self.training)
+
+    x, y = points()
+    mode = Mode()
+    run = st.fit(linear(), (x, y), valid=(x, y), loss=F.mse_loss, metrics={"mode": mode}, **SGD)
+    assert (run.history[-1]["train_mode"], run.history[-1]["valid_mode"]) == (1.0, 0.0)
+    assert mode.training
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_part_in_eval_mode_stays_so(compiled):
+    "Batch norm's statistics of a frozen backbone, and a teacher's dropout, are left alone."
+    torch.manual_seed(1)
+    body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).requires_grad_(False).eval()
+    before = bits(body)
+    model = nn.Sequential(body, nn.Linear(4, 1))
+    seen = []
+
+    @st.on("enter_pred")
+    def look(ctx):
+        seen.append((body.training, model[1].training))
+
+    x, y = points()
+    options = {"compile": {"backend": "eager"}} if compiled else {}
+    st.fit(model, (x + 5, y), valid=(x, y), loss=F.mse_loss, callbacks=look, **options, **SGD)
+    assert bits(body) == before
+    assert set(seen) == {(False, True)}
+    assert not body.training
+    assert model.training
+
+
+def test_a_model_in_eval_mode_is_trained_in_train_mode():
+    "As a pretrained model comes: all of it is put into train mode, and back afterwards."
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 1)).eval()
+    seen = []
+
+    @st.on("enter_pred")
+    def look(ctx):
+        seen.append([part.training for part in model.modules()])
+
+    st.fit(model, batches(), loss=F.mse_loss, callbacks=look, **SGD)
+    assert all(all(modes) for modes in seen)
+    assert not any(part.training for part in model.modules())
