@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from statetrain.checkpoints.snapshot import Snapshot, data_sizes, describe_lifecycle
+from statetrain.checkpoints.snapshot import Snapshot, data_sizes, describe_lifecycle, parameters_of
 from statetrain.data.iterating import data_of, sets_of
 from statetrain.errors import CheckpointError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -43,6 +43,7 @@ def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Differen
         ("lifecycle", _compare_lifecycles(machine.lifecycle, data)),
         ("model", _compare_models(ctx, data)),
         ("optimizer", _compare_optimizers(ctx, data)),
+        ("optimizer", _compare_members(ctx, data)),
         ("data", _compare_data(ctx, data)),
         ("seed", _compare_seeds(ctx, data)),
     ):
@@ -165,6 +166,16 @@ def _compare_optimizer(name: str, was: dict[str, Any], now: dict[str, Any]) -> I
         for key in dict.fromkeys((*old, *new)):
             if repr(old.get(key)) != repr(new.get(key)):
                 yield f"{where}: {key} was {old.get(key)!r}, is {new.get(key)!r}"
+
+
+def _compare_members(ctx: Context, data: Snapshot) -> Iterator[str]:
+    """Names parameters outside of the model that an optimizer had, and that are not there."""
+    there = parameters_of(ctx).keys() | data["model"]["weights"].keys()
+    for name, groups in data["members"].items():
+        missing = [one for group in groups for one in group if one not in there]
+        if name in ctx.optimizers and missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            yield f"optimizer {name!r} had the parameter {missing[0]}{more}, which this run has not"
 
 
 def _compare_data(ctx: Context, data: Snapshot) -> Iterator[str]:

@@ -39,6 +39,7 @@ _NEEDED = (
     "records",
     "model",
     "optimizers",
+    "members",
     "callbacks",
     "data",
     "random",
@@ -156,8 +157,9 @@ def _restore_model(ctx: Context, data: Snapshot) -> None:
     model.load_state_dict(fitting, strict=False)
     _restore_loose_buffers(model, saved["loose"])
     frozen = set(saved["frozen"])
-    for name, parameter in model.named_parameters():
-        if name in saved["weights"]:
+    known = saved["weights"].keys() | _names(data["members"])
+    for name, parameter in parameters_of(ctx).items():
+        if name in known:
             parameter.requires_grad_(name not in frozen)
     for name, loss in loss_modules(ctx).items():
         if name in data["losses"]:
@@ -203,11 +205,39 @@ def _restore_optimizers(ctx: Context, data: Snapshot) -> None:
     for name, optimizer in ctx.optimizers.items():
         saved = data["optimizers"].get(name)
         if optimizer is not None and saved is not None:
+            _regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
             _restore_optimizer(optimizer, saved, before.get(name), now.get(name))
     if ctx.scaler is not None and data["scaler"] is not None:
         ctx.scaler.load_state_dict(data["scaler"])
     if ctx.mask is not None and data.get("mask") is not None:
         ctx.mask.load_state_dict(data["mask"])
+
+
+def _regroup(
+    optimizer: Any, members: list[list[str]], parameters: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Gives an optimizer the groups of parameters that the saved one had grown or lost in its run.
+
+    One that is for parameters that are not there is left as it was made.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    groups = optimizer.param_groups
+    own = [[names.get(id(parameter)) for parameter in group["params"]] for group in groups]
+    if own == members or not _names({"": members}) <= parameters.keys():
+        return
+    for group in groups:
+        group["params"] = []
+    del groups[len(members) :]
+    for i, group_members in enumerate(members):
+        wanted = [parameters[name] for name in group_members]
+        if i < len(groups):
+            groups[i]["params"] = wanted
+        else:
+            optimizer.add_param_group({"params": wanted})
+
+
+def _names(members: Mapping[str, list[list[str]]]) -> set[str]:
+    return {name for groups in members.values() for group in groups for name in group}
 
 
 def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: Any) -> None:
@@ -231,7 +261,7 @@ def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: 
         loaded = dict(group)
         group.update(given[i])  # a setting that is a tensor keeps its place
         _set_settings(group, loaded)
-        if described:
+        if described and i < min(len(before["groups"]), len(now["groups"])):
             group.update(_changed_settings(given[i], before["groups"][i], now["groups"][i]))
     # torch casts what belongs to a parameter to its type and lays it out as it was saved; both may
     # differ from what it was.
@@ -274,8 +304,10 @@ def _restore_settings(ctx: Context, data: Snapshot) -> None:
         saved = data["optimizers"].get(name)
         if optimizer is None or saved is None:
             continue
-        for group, settings in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-            _set_settings(group, settings)
+        groups, settings = optimizer.param_groups, saved["param_groups"]
+        if len(groups) == len(settings):  # else it was left as it was made
+            for group, saved_group in zip(groups, settings, strict=True):
+                _set_settings(group, saved_group)
 
 
 def _set_settings(group: dict[str, Any], saved: Mapping[str, Any]) -> None:

@@ -68,6 +68,7 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
             name: optimizer and dict(optimizer.state_dict())
             for name, optimizer in ctx.optimizers.items()
         },
+        "members": members_of(ctx),
         "strays": {name: parameter.detach() for name, parameter in stray_parameters(ctx).items()},
         "gradients": _gradients(ctx, machine.lifecycle),
         "scaler": None if ctx.scaler is None else ctx.scaler.state_dict(),
@@ -138,9 +139,7 @@ def _model_state(ctx: Context) -> dict[str, Any]:
     return {
         "weights": dict(model.state_dict()),
         "loose": dict(loose_buffers(model)),
-        "frozen": [
-            name for name, parameter in model.named_parameters() if not parameter.requires_grad
-        ],
+        "frozen": [name for name, one in parameters_of(ctx).items() if not one.requires_grad],
         "evaluating": [name for name, module in model.named_modules() if not module.training],
     }
 
@@ -183,6 +182,19 @@ def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
         for i, group in enumerate(optimizer.param_groups if optimizer is not None else ())
         for j, parameter in enumerate(group["params"])
         if id(parameter) not in own
+    }
+
+
+def members_of(ctx: Context) -> dict[str, list[list[str]]]:
+    """The names of the parameters of each optimizer, by group: a callback may add some in a run."""
+    names = {id(parameter): name for name, parameter in parameters_of(ctx).items()}
+    return {
+        name: [
+            [names[id(parameter)] for parameter in group["params"]]
+            for group in optimizer.param_groups
+        ]
+        for name, optimizer in ctx.optimizers.items()
+        if optimizer is not None
     }
 
 
