@@ -30,10 +30,12 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
     default_collate,
+    default_convert,
 )
 
 from statetrain.compute.chance import undisturbed
-from statetrain.compute.seeding import aside, key, own_states, owners_in, seed_all, set_own_states
+from statetrain.compute.generators import generators_in, seed_generators
+from statetrain.compute.seeding import aside, key, owners_in, seed_all
 from statetrain.data.sizes import length
 from statetrain.data.tensors import (
     Rows,
@@ -50,6 +52,7 @@ _OPTIONS = (
     *("worker_init_fn", "multiprocessing_context", "prefetch_factor", "persistent_workers"),
     "in_order",
 )
+_DRAW_NOTHING = (default_collate, default_convert)
 _REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
@@ -223,12 +226,15 @@ class KeyedDataset(Dataset[Any]):
     Args:
         dataset: map-style.
         seed, stream: the beginning of the keys.
+        is_collated: whether the samples of a batch carry a key for what collates them.
     """
 
-    def __init__(self, dataset: Any, seed: int, stream: str) -> None:
+    def __init__(self, dataset: Any, seed: int, stream: str, *, is_collated: bool = False) -> None:
         self.dataset, self.seed, self.stream = dataset, seed, stream
+        self.is_collated = is_collated
         self._used: tuple[str, ...] = ()  # the generators that loading was seen to draw from
         self._is_tried = False  # whether a batch was loaded in this process
+        self._own: list[Any] | None = None  # the dataset's generators, in this process
 
     def __getitem__(self, at: Keyed) -> Any:
         with undisturbed():
@@ -241,20 +247,28 @@ class KeyedDataset(Dataset[Any]):
 
     def _load_batch(self, batch: Sequence[Keyed]) -> Any:
         if callable(getattr(self.dataset, "__getitems__", None)):
-            places = [(at.index, at.nth) for at in batch]
-            seed_all(key(self.seed, self.stream, batch[0].turn, "batch", places))
-            return self.dataset.__getitems__([at.index for at in batch])
-        if self._is_tried:
-            return self._load(batch)
-        self._is_tried = True
-        return [self._load([at])[0] for at in batch]  # what draws is found out with one sample
+            seed_all(self._batch_key(batch, "batch"))
+            seed_generators(self._own_generators(), self._batch_key(batch, "batch"))
+            samples = self.dataset.__getitems__([at.index for at in batch])
+        elif self._is_tried:
+            samples = self._load(batch)
+        else:
+            self._is_tried = True
+            # What draws is found out with one sample
+            samples = [self._load([at])[0] for at in batch]
+        if not self.is_collated or type(samples) is not list:
+            return samples
+        return Samples(samples, self._batch_key(batch, "collate"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_own": None}  # in another process they are others
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
         # Before they are set, as when it is unpickled
-        if name in ("dataset", "seed", "stream") or name.startswith("__"):
+        if name in ("dataset", "seed", "stream", "is_collated") or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -264,7 +278,6 @@ class KeyedDataset(Dataset[Any]):
         The others are watched. If one turns out to be used, the samples are loaded again.
         """
         watched = [name for name in _generators() if name not in self._used]
-        before = own_states(self.dataset) if watched else {}
         for name in watched:
             _source(name).seed(0)
         try:
@@ -275,21 +288,65 @@ class KeyedDataset(Dataset[Any]):
         else:
             if not self._find_used(watched):
                 return samples
-        set_own_states(before, self.dataset)
         return self._load(batch)
 
     def _sample(self, at: Keyed) -> Any:
-        if self._used:
+        own = self._own_generators()
+        if self._used or own:
             number = key(self.seed, self.stream, at.turn, at.index, at.nth)
             for name in self._used:
                 _source(name).seed(number)
+            seed_generators(own, number)
         return self.dataset[at.index]
+
+    def _batch_key(self, batch: Sequence[Keyed], what: str) -> int:
+        places = [(at.index, at.nth) for at in batch]
+        return key(self.seed, self.stream, batch[0].turn, what, places)
+
+    def _own_generators(self) -> list[Any]:
+        """The generators that the dataset holds."""
+        if self._own is None:
+            self._own = [one for _, one in generators_in((self.dataset,))]
+        return self._own
 
     def _find_used(self, watched: list[str]) -> bool:
         """Whether generators were used that were not known to be; they are from now on."""
         found = [name for name in watched if _source(name).was_used()]
         self._used += tuple(found)
         return bool(found)
+
+
+class Samples(list[Any]):
+    """The samples of a batch, with the number that what collates them is seeded by."""
+
+    def __init__(self, samples: list[Any], number: int) -> None:
+        super().__init__(samples)
+        self.number = number
+
+
+class KeyedCollate:
+    """A function that makes a batch of samples, seeded by the batch's key.
+
+    Args:
+        function: the loader's own, which may draw random numbers once for a batch.
+    """
+
+    def __init__(self, function: Callable[[list[Any]], Any]) -> None:
+        self.function = function
+        self._own: list[Any] | None = None  # its generators, in this process
+
+    def __call__(self, samples: list[Any]) -> Any:
+        if not isinstance(samples, Samples):
+            return self.function(samples)
+        if self._own is None:
+            self._own = [one for _, one in generators_in((self.function,))]
+        with undisturbed():
+            seed_all(samples.number)
+            seed_generators(self._own, samples.number)
+            return self.function(list(samples))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"function": self.function, "_own": None}
 
 
 def _generators() -> tuple[str, ...]:
@@ -335,7 +392,10 @@ def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
     else:
         options |= {"sampler": order, "batch_size": None}
     if not order.bare:
-        dataset = KeyedDataset(data.dataset, order.seed, order.stream)
+        draws = order.batched and data.collate_fn not in _DRAW_NOTHING
+        if draws:
+            options["collate_fn"] = KeyedCollate(data.collate_fn)
+        dataset = KeyedDataset(data.dataset, order.seed, order.stream, is_collated=draws)
         return DataLoader(dataset, **options)
     if takes_whole_batches(data):
         return TensorLoader(data.dataset, **options)
@@ -367,8 +427,10 @@ def _why_not_repeatable(order: KeyedOrder) -> str:
 
 def caveat(data: Any) -> str:
     """What may keep a loader from resuming exactly; empty if nothing is known to."""
-    if data is None or order_of(data) is not None or isinstance(data, list | tuple):
+    if data is None or isinstance(data, list | tuple):
         return ""
+    if order_of(data) is not None:
+        return "" if _repeats(data.dataset) else _NOT_BY_KEY
     if not isinstance(data, DataLoader):
         if hasattr(data, "load_state_dict"):
             return "it keeps its position itself"
@@ -382,6 +444,36 @@ def caveat(data: Any) -> str:
     return ""
 
 
+def _repeats(dataset: Any) -> bool:
+    """Whether a sample that is loaded twice by one key is twice the same; this loads one twice."""
+    if not isinstance(dataset, KeyedDataset) or not length(dataset):
+        return True
+    at = Keyed(0, 0, 1)
+    with aside(0, dataset.dataset):
+        try:
+            first, second = (_comparable(dataset[at]) for _ in range(2))
+        except Exception:  # its indices are others, or it fails by itself; training will tell
+            return True
+    return bool(first == second)
+
+
+def _comparable(sample: Any) -> Any:
+    """A sample as something that can be compared: arrays by their bytes; None for other objects."""
+    if isinstance(sample, torch.Tensor):
+        return (tuple(sample.shape), sample.detach().cpu().contiguous().numpy(force=True).tobytes())
+    if isinstance(sample, dict):
+        return {str(name): _comparable(part) for name, part in sample.items()}
+    if isinstance(sample, list | tuple):
+        return [_comparable(part) for part in sample]
+    if hasattr(sample, "tobytes"):  # an array, an image
+        return sample.tobytes()
+    return sample if isinstance(sample, str | bytes | int | float) else None
+
+
+_NOT_BY_KEY = (
+    "a sample that is loaded twice by the same key differs: it draws from a source that a seed does"
+    " not reach"
+)
 _GONE_THROUGH_AGAIN = (
     "its order has to be decided when an epoch begins, since resuming goes through it again"
 )

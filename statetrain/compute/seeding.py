@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from statetrain.compute.generators import generators_in, seed_generators
+
 States = dict[str, Any]
 
 LOCK = threading.RLock()
@@ -111,27 +113,17 @@ def _check_position(state: Any) -> None:
 
 
 def own_states(*owners: Any) -> States:
-    """The states of the generators that objects hold as attributes, by owner and name."""
-    return {name: _state(generator) for name, generator in _own(owners)}
+    """The states of the generators that objects hold, by owner and path; see `generators_in`."""
+    return {path: _state(generator) for path, generator in generators_in(owners)}
 
 
 def set_own_states(saved: States, *owners: Any) -> None:
     """Restores what `own_states` returned, for those that still exist."""
-    for name, generator in _own(owners):
-        if name in saved:
-            _set_state(generator, saved[name])
-
-
-def _own(owners: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    kinds: tuple[type, ...] = (torch.Generator, random.Random)
-    if (numpy := sys.modules.get("numpy")) is not None:
-        kinds += (numpy.random.Generator, numpy.random.RandomState)
-    for i, owner in enumerate(owners):
-        yield from (
-            (f"{i}.{name}", value)
-            for name, value in getattr(owner, "__dict__", {}).items()
-            if isinstance(value, kinds)
-        )
+    if not saved:
+        return
+    for path, generator in generators_in(owners):
+        if path in saved:
+            _set_state(generator, saved[path])
 
 
 def _state(generator: Any) -> Any:
@@ -183,10 +175,4 @@ def aside(number: int, *owners: Any) -> Iterator[None]:
 
 def _seed_with_owners(number: int, owners: Iterable[Any]) -> None:
     seed_all(number)
-    for _, generator in _own(owners):
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(number)
-        elif isinstance(generator, random.Random) or not hasattr(generator, "bit_generator"):
-            generator.seed(number & 0xFFFFFFFF)
-        else:
-            generator.bit_generator.state = type(generator.bit_generator)(number).state
+    seed_generators((one for _, one in generators_in(owners)), number)

@@ -5,6 +5,7 @@ import pickle
 import random
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from torch.utils.data import (
 
 import statetrain as st
 from statetrain.compute import seeding
-from statetrain.compute.keyed import Keyed, KeyedDataset, order_of
+from statetrain.compute.keyed import Keyed, KeyedDataset, caveat, order_of
 from statetrain.compute.keyed import keyed as make_keyed
 
 
@@ -244,7 +245,7 @@ def test_what_the_loader_was_made_with_stays() -> None:
         )
     )
     assert (
-        loader.collate_fn,
+        loader.collate_fn.function,
         loader.num_workers,
         loader.prefetch_factor,
         loader.timeout,
@@ -338,20 +339,102 @@ def test_what_loading_raises_passes_through() -> None:
         drawn(keyed(DataLoader(Failing(), batch_size=4)), 1)
 
 
-def test_a_generator_of_the_dataset_goes_on_as_without_a_second_try() -> None:
-    """Loading a sample again does not move it."""
+GENERATOR = np.random.default_rng(3)  # at the level of a module
 
-    class Owner(Random):
-        def __init__(self) -> None:
-            super().__init__()
-            self.own = random.Random(5)
+
+class Jitter:
+    """A transform with a generator of its own."""
+
+    def __init__(self, generator: Any) -> None:
+        self.steps = [{"inner": generator}]
+
+    def __call__(self, index: int) -> float:
+        generator = self.steps[0]["inner"]
+        if isinstance(generator, torch.Generator):
+            return float(torch.rand((), generator=generator))
+        return float(generator.random() if hasattr(generator, "random") else generator.rand())
+
+
+class Owner(Random):
+    """Draws from a generator that is none of the global ones."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        generator = np.random.default_rng(5)
+        made: dict[str, Any] = {
+            "numpy": Jitter(generator),
+            "python": Jitter(random.Random(5)),
+            "torch": Jitter(torch.Generator()),
+            "older numpy": Jitter(np.random.RandomState(5)),
+            "closure": lambda index: generator.random(),
+            "partial": partial(lambda rng, index: rng.random(), generator),
+            "method": Jitter(generator).__call__,
+            "module": _from_module,
+        }
+        self.transform = made[where]
+
+    def __getitem__(self, index: int) -> Any:
+        return index, self.transform(index)
+
+
+def _from_module(index: int) -> float:
+    return float(GENERATOR.random())
+
+
+PLACES = ["numpy", "python", "torch", "older numpy", "closure", "partial", "method", "module"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_generators_of_the_users_own_draw_by_key(where: str) -> None:
+    """Nested, bound, in a closure or in a module: a sample depends on its key, not on what came before.
+
+    Each sample draws another number, each epoch others, and a position in the middle is exact.
+    """
+    loader = keyed(DataLoader(Owner(where), 4, shuffle=True))
+    first, second = drawn(loader, 1), drawn(loader, 2)
+    assert first == drawn(loader, 1)
+    assert first[1:] == drawn(loader, 1, start=1)
+    numbers = [number for batch in (*first, *second) for number in batch[1]]
+    assert len(set(numbers)) == 20
+    assert caveat(loader) == ""
+
+
+@pytest.mark.parametrize("where", ["numpy", "module"])
+def test_generators_of_the_users_own_draw_by_key_in_workers(where: str) -> None:
+    """Two workers make the same samples as none."""
+    alone = drawn(keyed(DataLoader(Owner(where), 4)), 1)
+    assert drawn(keyed(DataLoader(Owner(where), 4, num_workers=2)), 1) == alone
+
+
+def test_what_a_seed_does_not_reach_is_a_caveat() -> None:
+    """A sample that differs when it is loaded twice by one key says so."""
+
+    class Counting(Random):
+        calls = 0
 
         def __getitem__(self, index: int) -> Any:
-            return index, self.own.random(), random.random()
+            self.calls += 1
+            return torch.tensor([index, self.calls])
 
-    values = [own for batch in drawn(keyed(DataLoader(Owner(), 4)), 1) for own in batch[1]]
-    right = random.Random(5)
-    assert values == [right.random() for _ in range(10)]
+    assert "loaded twice by the same key differs" in caveat(keyed(DataLoader(Counting(), 4)))
+    assert caveat(keyed(DataLoader(Random(), 4))) == ""
+
+
+def test_what_collates_draws_by_key_for_each_batch() -> None:
+    """Also where the dataset draws nothing: each batch another number, the same when it is resumed."""
+
+    class Fixed(Random):
+        def __getitem__(self, index: int) -> Any:
+            return index
+
+    def collate(samples: list[int]) -> Any:
+        return [samples, float(torch.rand(())), random.random(), float(np.random.rand())]
+
+    loader = keyed(DataLoader(Fixed(), 2, collate_fn=collate))
+    first, second = drawn(loader, 1), drawn(loader, 2)
+    assert first[2:] == drawn(loader, 1, start=2)
+    for i in (1, 2, 3):
+        assert len({batch[i] for batch in (*first, *second)}) == 10
 
 
 def test_a_dataset_that_loads_batches_does_so_with_a_seed() -> None:
