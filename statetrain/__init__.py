@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from statetrain.outcome import Interrupted as Interrupted
     from statetrain.outcome import Outcome as Outcome
     from statetrain.outcome import Stopped as Stopped
+    from statetrain.ranks.ddp import DDP as DDP
     from statetrain.standard import actions as actions
     from statetrain.standard.evaluations import Evaluation as Evaluation
     from statetrain.standard.looping import evaluation as evaluation
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from statetrain.standard.precision import MixedPrecision as MixedPrecision
     from statetrain.standard.precision import mixed_precision as mixed_precision
     from statetrain.standard.rollback import RollBack as RollBack
+    from statetrain.standard.several import several as several
     from statetrain.standard.supervised import supervised as supervised
     from statetrain.trace import Trace as Trace
     from statetrain.trace import Tracing as Tracing
@@ -139,6 +141,8 @@ __version__ = "0.2.0"
 # loads none.
 _HOMES = {
     "compute.accelerator": ("Accelerator",),
+    "ranks.ddp": ("DDP",),
+    "standard.several": ("several",),
     "callback": ("Callback",),
     "callbacks.checkpoint": ("Checkpoint",),
     "callbacks.collect_garbage": ("CollectGarbage",),

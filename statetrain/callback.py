@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from statetrain.errors import CallbackError
 from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State
@@ -116,6 +116,9 @@ class Callback:
 
     anywhere: bool = False
     """Whether it may serve lifecycles that have not all the states it listens to; else such a hook is an error."""
+
+    ranks: Literal["all", "first"] = "all"
+    """Of several ranks, those on which it listens: "first" is rank 0 alone, for what writes outside of the run."""
 
     asks: bool = False
     """Whether it reads `ctx.asked`: what each part of each guard answered at the last decision. Writing that down costs."""

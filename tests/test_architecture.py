@@ -17,7 +17,7 @@ FLOORS = (
     ("context", "callback", "contracts"),
     ("machine", "trace", "diagram"),
     ("report", "testing"),
-    ("losses", "data", "logs", "standard", "compute"),
+    ("losses", "data", "logs", "standard", "compute", "ranks"),
     ("checkpoints", "sanity", "callbacks"),
     ("training",),
     ("commands", "pytest_plugin", "__init__", "__main__"),

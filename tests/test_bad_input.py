@@ -491,15 +491,16 @@ def test_an_interval_has_a_unit(interval, batches, net):
         st.fit(net, batches, valid=batches, validate=interval, **options())
 
 
-def test_several_processes_are_refused(batches, net, monkeypatch):
-    "Where a launcher started several processes, each would train apart; that is said at once, in fit, evaluate and predict."
+def test_processes_that_cannot_find_each_other_are_refused(batches, net, monkeypatch):
+    "Several processes without an address to meet at would train apart; that is said at once, in fit, evaluate and predict."
     monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
     for ask in (
         lambda: st.fit(net, batches, **options()),
         lambda: st.evaluate(net, batches, loss=F.cross_entropy),
         lambda: st.predict(net, batches),
     ):
-        with pytest.raises(st.ConfigError, match="statetrain runs in one process so far, got 4"):
+        with pytest.raises(st.ConfigError, match="WORLD_SIZE is 4, but RANK is not set"):
             ask()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert st.fit(net, batches, **options()).outcome == st.Completed(2)

@@ -22,6 +22,7 @@ from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
+from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute.keeping import first_not_finite
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import AnyOf, Guard, Test, as_guard, strict
@@ -194,6 +195,7 @@ class Checkpoint(Callback):
         # Each with whether it is in epochs, as it is asked
         self._intervals: list[tuple[Guard, bool, Test, tuple[Callable[[Any], None], ...]]] = []
         self._began = False  # whether the directory is this run's
+        self._follows = False  # whether another rank writes, and this one takes part
         self._judged: Any = None  # the last row that was looked at
         self._warned = False  # whether it was said that a forked child saves nothing
         self._stopping = False  # whether the request to stop has been dealt with
@@ -214,7 +216,7 @@ class Checkpoint(Callback):
 
     def on_enter_fit(self, ctx: Context) -> None:
         """Takes the directory, and tries the disk; in a later phase it is there."""
-        if self._lock.held:
+        if self._lock.held or self._follows:
             return
         self._open(ctx)
         if ctx.epoch == 0 and self.saved:
@@ -231,27 +233,37 @@ class Checkpoint(Callback):
         """Takes the directory, and sets aside what turned out to be broken when it was looked for a whole checkpoint."""
         self._open(ctx)
         if self.resumed is not None:
-            directory.weed(saved for saved in self.saved if saved.sequence > self.resumed.sequence)
-            self.saved = directory.complete(self.folder)
+            later = [saved for saved in self.saved if saved.sequence > self.resumed.sequence]
+            if self._follows:
+                self.saved = [saved for saved in self.saved if saved not in later]
+            else:
+                directory.weed(later)
+                self.saved = directory.complete(self.folder)
         self._begin()
 
     def _begin(self) -> None:
         self._began = True
+        if self._follows:
+            return
         (self.folder / failure.FILE).unlink(missing_ok=True)
 
     def on_anchor(self, ctx: Context) -> None:
         """Heeds a signal, and saves, if it is time."""
-        if not self._lock.held:  # an evaluation, or the like
+        if not self._lock.held and not self._follows:  # an evaluation, or the like
             self._warn_a_forked_child()
             return
         if ctx.interrupt is not None:
             ctx.request_stop(ctx.interrupt)
-        self._lock.touch(ctx.clock())
+        if self._lock.held:
+            self._lock.touch(ctx.clock())
         if self._writing is not None and self._writing.is_over:
             self._collect(ctx)
         if not self._is_due(ctx):
             return
-        if (name := first_not_finite(ctx.accelerator.unwrap(ctx.model))) is None:
+        name = first_not_finite(ctx.accelerator.unwrap(ctx.model))
+        if ctx.news is not None:
+            name = ctx.news.group.gather("look for what is not finite", name)[0]
+        if name is None:
             self._hand_over(ctx)
             if not self.background:
                 self._collect(ctx)
@@ -313,6 +325,11 @@ class Checkpoint(Callback):
 
     def _hand_over(self, ctx: Context) -> None:
         """Begins to write, in a thread if it is to be one; what was being written is finished first."""
+        if self._follows:
+            tally_states(ctx)  # the sums of all ranks are saved
+            about = {"monitor": self.monitor, "mode": self.mode, "value": self._value(ctx)}
+            self.saved.insert(0, Saved(self.folder / f"step-{ctx.step:08d}", 0, about, {}))
+            return
         self._collect(ctx)
         self._lock.check()
         began, data, name = (
@@ -457,13 +474,8 @@ class Checkpoint(Callback):
 
     def _open(self, ctx: Context) -> None:
         self._forget()
-        try:
-            self._lock.take()
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoints cannot be written to {self.folder}: {error.strerror}; give another"
-                " directory"
-            ) from error
+        self._follows = ctx.news is not None and ctx.news.group.rank > 0
+        self._take_directory(ctx)
         ctx.defer(partial(self._close, ctx))
         ctx.saves = True
         life = ctx.machine.lifecycle
@@ -499,11 +511,43 @@ class Checkpoint(Callback):
         self._intervals = [
             (part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts
         ]
+
+    def _take_directory(self, ctx: Context) -> None:
+        """Rank 0 takes the directory, and tells the others what is in it, or what is wrong."""
+        problem: CheckpointError | None = None
+        if not self._follows:
+            try:
+                self._take()
+            except CheckpointError as error:
+                problem = error
+        if ctx.news is not None:
+            there = [(saved.path.name, saved.sequence, saved.about) for saved in self.saved]
+            told = ctx.news.group.gather("open the directory", (problem and str(problem), there))
+            if self._follows and told[0][0] is not None:
+                raise CheckpointError(f"{told[0][0]} (rank 0)")
+            if self._follows:
+                self.saved = [
+                    Saved(self.folder / name, n, about, {}) for name, n, about in told[0][1]
+                ]
+        if problem is not None:
+            raise problem
+
+    def _take(self) -> None:
+        try:
+            self._lock.take()
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints cannot be written to {self.folder}: {error.strerror}; give another"
+                " directory"
+            ) from error
         directory.sweep(self.folder)
         self._clear_dry_run()
         self.saved = directory.complete(self.folder)
 
     def _close(self, ctx: Context) -> None:
+        if self._follows:
+            self.resumed, ctx.saves, self._follows = None, False, False
+            return
         if self._lock.inherited:  # a forked child; the directory is its parent's
             return
         try:
@@ -514,6 +558,9 @@ class Checkpoint(Callback):
 
     def _try(self, ctx: Context) -> None:
         """Saves the run as it starts, reads it back, compares, and looks for room."""
+        if self._follows:
+            tally_states(ctx)
+            return
         data, began = snapshot(ctx, ctx.machine), self.clock()
         try:
             saved = checkpoint.write(self.folder / _DRY, "step-0-dry", data, {})

@@ -47,6 +47,8 @@ class CSVLogger(Callback):
         ConfigError: a file cannot be written there.
     """
 
+    ranks = "first"
+
     takes: frozenset[type] = frozenset({Value, Text})
     what: tuple[Source, ...] = ()
 

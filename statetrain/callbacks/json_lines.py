@@ -41,6 +41,8 @@ class JSONLines(Callback):
         ConfigError: a file cannot be written there.
     """
 
+    ranks = "first"
+
     takes: frozenset[type] = frozenset({Value, Text, Settings, Histogram})
     what: tuple[Source, ...] = ()
 

@@ -87,6 +87,8 @@ class Log(Callback):
         ConfigError: an argument is none of these, or two exclude each other.
     """
 
+    ranks = "first"
+
     anywhere = True  # it shows what is there
 
     reads = ("**",)  # it asks guards for their reasons, which read what they like

@@ -96,6 +96,8 @@ class Logger(Callback):
         ConfigError: there is no backend, or an argument is none of these.
     """
 
+    ranks = "first"
+
     anywhere = True  # it logs what is there
     writes = ()
 

@@ -51,6 +51,8 @@ class MLflow(Callback):
         ImportError: MLflow is not installed.
     """
 
+    ranks = "first"
+
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, File, Settings})
     what: tuple[Source, ...] = ()
 

@@ -53,6 +53,8 @@ class Profile(Callback):
         clock: seconds from any moment on.
     """
 
+    ranks = "first"
+
     reads = {
         "on_transition": ("epoch",),
         "on_resume": ("state", "machine"),

@@ -64,6 +64,8 @@ class Progress(Callback):
         ConfigError: `mode` is none of these, or `file` cannot be written to.
     """
 
+    ranks = "first"
+
     anywhere = True  # it shows what is there
 
     reads = (

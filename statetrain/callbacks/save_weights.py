@@ -75,6 +75,8 @@ class SaveWeights(Callback):
             first batch: a file cannot be written there.
     """
 
+    ranks = "first"
+
     writes = ()
 
     def __init__(

@@ -44,6 +44,8 @@ class TensorBoard(Callback):
         ConfigError: a pattern matches no parameter of the model, or the folder cannot be written.
     """
 
+    ranks = "first"
+
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, Settings})
 
     def __init__(

@@ -46,6 +46,8 @@ class WandB(Callback):
         ConfigError: `mode` is none of these, or the folder cannot be written.
     """
 
+    ranks = "first"
+
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, File, Settings})
     what: tuple[Source, ...] = ()
 

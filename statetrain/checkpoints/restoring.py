@@ -71,9 +71,10 @@ def restore(
     _restore_model(ctx, data)
     _restore_optimizers(ctx, data)
     _restore_gradients(ctx, data["gradients"])
+    counts = ctx.news is None or ctx.news.group.rank == 0
     for name, tally in ctx.tallies.items():
         if name in data["tallies"]:
-            restore_tally(tally, data["tallies"][name], ctx.device)
+            restore_tally(tally, data["tallies"][name], ctx.device, counts)
     for callback, state in _match(machine.callbacks, data["callbacks"]):
         if state["own"] is not None and hasattr(callback, "load_state_dict"):
             callback.load_state_dict(state["own"])

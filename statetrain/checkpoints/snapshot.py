@@ -18,7 +18,7 @@ import torch
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints import plain
-from statetrain.checkpoints.tallies import tally_state
+from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute import seeding
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
@@ -44,6 +44,7 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
     """Everything about a run that matters, at the anchor where it stands.
 
     The tensors are the run's own, not copies: write them down, or copy them, before it goes on.
+    Several ranks take it together: what was summed up so far is that of all.
 
     Args:
         ctx: a `Context`.
@@ -73,7 +74,7 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
         "gradients": _gradients(ctx, machine.lifecycle),
         "scaler": None if ctx.scaler is None else ctx.scaler.state_dict(),
         "mask": None if ctx.mask is None else ctx.mask.state_dict(),
-        "tallies": {name: tally_state(tally) for name, tally in ctx.tallies.items()},
+        "tallies": tally_states(ctx),
         "callbacks": [
             {"class": name_of(callback), "state": _callback_state(unwrapped(callback))}
             for callback in machine.callbacks
@@ -99,6 +100,7 @@ def describe_lifecycle(life: Lifecycle) -> dict[str, Any]:
 
     One with functions that have no name has no fingerprint; only the texts are compared then.
     """
+    life = life.alone or life  # several ranks train what one process would
     states = [_describe_state(state) for state in life.states]
     try:
         mark = fingerprint(life)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +12,43 @@ from statetrain.checkpoints import plain
 from statetrain.errors import CheckpointError
 from statetrain.losses.metrics import MeanOf, Metric, MetricObject
 from statetrain.losses.tally import Tally
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+def tally_states(ctx: Context) -> dict[str, Any]:
+    """What was summed up so far, by set; of several ranks, all of it. Then it is a meeting."""
+    if ctx.news is None:
+        return {name: tally_state(tally) for name, tally in ctx.tallies.items()}
+    own = {name: tally.sums() for name, tally in ctx.tallies.items()}
+    ranks = ctx.news.group.gather("save the sums", own)
+    states = {}
+    for name, tally in ctx.tallies.items():
+        tally.set_sums([sums[name] for sums in ranks])
+        with _synced(tally):
+            states[name] = tally_state(tally)
+        tally.set_sums([own[name]])
+    return states
+
+
+@contextmanager
+def _synced(tally: Tally) -> Iterator[None]:
+    """While it is open, the metrics of torchmetrics have the states of all ranks."""
+    parts = [
+        part
+        for metric in tally.metrics.values()
+        for part in _torchmetrics_in(
+            metric.state if isinstance(metric, Metric) else metric
+        ).values()
+    ]
+    for part in parts:
+        part.sync()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.unsync()
 
 
 def tally_state(tally: Tally) -> dict[str, Any]:
@@ -24,9 +63,20 @@ def tally_state(tally: Tally) -> dict[str, Any]:
     }
 
 
-def restore_tally(tally: Tally, saved: dict[str, Any], device: torch.device) -> None:
-    """Puts back what `tally_state` gave; what the tally does not have is left out."""
+def restore_tally(
+    tally: Tally, saved: dict[str, Any], device: torch.device, counts: bool = True
+) -> None:
+    """Puts back what `tally_state` gave; what the tally does not have is left out.
+
+    Args:
+        tally: to be filled.
+        saved: the state.
+        device: where sums are kept.
+        counts: whether this rank counts what was saved; of several, the first does.
+    """
     tally.reset()
+    if not counts:
+        return
     for name in tally.losses.keys() & saved["losses"].keys():
         total, count = saved["losses"][name]
         tally.losses[name].total = placed(total, device)

@@ -65,8 +65,8 @@ def adapt(accelerator: Any) -> Accelerator:
         )
     if getattr(accelerator, "num_processes", 1) > 1:
         raise ConfigError(
-            "statetrain runs in one process so far, and this accelerator runs"
-            f" {accelerator.num_processes}"
+            f"this accelerator runs {accelerator.num_processes} processes, and would replicate the"
+            " model by itself; leave accelerator= out under `accelerate launch`, or give st.DDP()"
         )
     if getattr(accelerator, "gradient_accumulation_steps", 1) > 1:
         raise ConfigError(

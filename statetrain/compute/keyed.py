@@ -16,7 +16,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from attrs import frozen
+from attrs import Factory, define, frozen
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -67,6 +67,51 @@ class Keyed(NamedTuple):
 # ---------------------------------------------------------------- order
 
 
+@define(eq=False)
+class Share:
+    """The part of each batch that one of several ranks takes; parts differ by at most one sample.
+
+    Args:
+        rank: which, from 0.
+        ranks: how many there are.
+
+    Attributes:
+        sizes: the samples of each whole batch that was begun, by its position in the epoch.
+    """
+
+    rank: int
+    ranks: int
+    sizes: dict[int, int] = Factory(dict)
+
+    def of(self, batches: Iterator[Any], start: int) -> Iterator[Any]:
+        """The parts of batches, the first of which stands at a position.
+
+        Where a batch has fewer samples than there are ranks, a rank without one takes the first
+        sample; `size_of` says that it does not count.
+        """
+        self.sizes.clear()
+        for position, batch in enumerate(batches, start):
+            whole = batch.stop - batch.start if isinstance(batch, slice) else len(batch)
+            self.sizes[position] = whole
+            first, last = self._bounds(whole)
+            last = max(last, first + 1)
+            if first == whole:
+                first, last = 0, 1
+            if isinstance(batch, slice):
+                yield slice(batch.start + first, batch.start + last)
+            else:
+                yield batch[first:last]
+
+    def size_of(self, position: int) -> tuple[int, int]:
+        """The samples that count of this rank's part of a batch, and those of the whole batch."""
+        whole = self.sizes[position]
+        first, last = self._bounds(whole)
+        return last - first, whole
+
+    def _bounds(self, whole: int) -> tuple[int, int]:
+        return whole * self.rank // self.ranks, whole * (self.rank + 1) // self.ranks
+
+
 class KeyedOrder:
     """The order of a loader's samples, or batches of samples, as a function of the seed and turn.
 
@@ -85,6 +130,7 @@ class KeyedOrder:
         self.sampler, self.seed, self.stream = sampler, seed, stream
         self.batched, self.bare = batched, bare
         self.generator = torch.Generator()  # draws the seed of a loader's workers
+        self.share: Share | None = None  # which part of each batch is yielded; None is all of it
         self._turn = self._start = 0
 
     def begin(self, turn: int, start: int = 0) -> None:
@@ -112,20 +158,26 @@ class KeyedOrder:
     def rows(self) -> Iterator[Rows]:
         """The samples of each batch from the beginning that was set, as `tensors.rows_of`."""
         if self._is_plain():
-            return self._plain_rows(self._turn, self._start)
-        return map(torch.tensor, self.order(self._turn)[self._start :])
+            return self._parts(self._plain_rows(self._turn, self._start))
+        return map(torch.tensor, self._parts(iter(self.order(self._turn)[self._start :])))
 
     def __iter__(self) -> Iterator[Any]:
         turn, start = self._turn, self._start
         if self._is_plain():
-            batches = map(_numbers, self._plain_rows(turn, start))
+            batches = map(_numbers, self._parts(self._plain_rows(turn, start)))
             if self.bare:
                 return batches
             return ([Keyed(turn, index, 1) for index in batch] for batch in batches)
         entries = self.order(turn)
         if self.bare:
-            return iter(entries[start:])
-        return self._numbered(entries, turn, start)
+            return self._parts(iter(entries[start:]))
+        return self._parts(self._numbered(entries, turn, start))
+
+    def _parts(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """What is this rank's of each batch; all of it in one process."""
+        if self.share is None:
+            return batches
+        return self.share.of(batches, self._start)
 
     def __len__(self) -> int:
         return len(self.sampler)

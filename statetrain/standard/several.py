@@ -21,16 +21,18 @@ from attrs import frozen
 from statetrain.contracts.composing import parts_of, then
 from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.contracts.owning import agreed_in, agreeing, own_fields
-from statetrain.errors import ConfigError
+from statetrain.errors import ConfigError, MachineError
 from statetrain.events import SkipBatch
 from statetrain.guards.base import guard, leaves
 from statetrain.guards.criteria import Accumulating
 from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
 from statetrain.standard import actions as do
+from statetrain.standard.looping import evaluated
 from statetrain.standard.precision import plain
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
+    from statetrain.machine.agreeing import News
 
 
 def several(life: Lifecycle, context: type | None = None, *, divided: bool = True) -> Lifecycle:
@@ -124,8 +126,14 @@ def _hear_events(life: Lifecycle) -> Lifecycle:
     """An epoch that one rank ends early is ended by all."""
     if "next_batch" not in life.names or "record" not in life.names:
         return life
-    arrow = Transition("next_batch", "record", a_rank_ends_the_epoch, do.end_epoch_early)
-    return life.add(arrow, before=life.arrows("next_batch")[-1])
+    arrow = Transition("next_batch", "record", a_rank_ends_the_epoch, end_the_epoch)
+    life = life.add(arrow, before=life.arrows("next_batch")[-1])
+    for name in evaluated(life):
+        head = f"next_{name}_batch"
+        dropped = Transition(head, "record", a_rank_ends_the_epoch, DropTogether(name))
+        if head in life.names:
+            life = life.add(dropped, before=life.arrows(head)[-1])
+    return life
 
 
 def _with_parts(life: Lifecycle) -> Lifecycle:
@@ -136,12 +144,16 @@ def _with_parts(life: Lifecycle) -> Lifecycle:
         action = plain(state.action)
         if action in (do.draw, do.draw_ahead, do.draw_prefetched):
             changes["action"] = DrawPart(action)
+        elif action is do.valid_draw:
+            changes["action"] = DrawPart(action, "valid_iter")
         elif action is do.open_batch:
             changes["action"] = OpenPart(accumulate)
         elif action is do.read_batch:
             changes["action"] = open_valid_part
         elif do.count_loss in parts_of(state.action):
             changes["action"] = _of_part(state.action)
+        elif action is do.keep_pred:
+            changes["action"] = keep_part
         elif action is do.record:
             changes |= {"action": record_together, "meets": _SUMS}
         elif action in (do.backward, do.scaled_backward):
@@ -180,6 +192,50 @@ def a_rank_skips(ctx: Context) -> bool:
 def a_rank_ends_the_epoch(ctx: Context) -> bool:
     "a rank ends the epoch"
     return ctx.news is not None and ctx.news.ends_epoch is not None
+
+
+def _forget_the_end(ctx: Context) -> None:
+    """What was asked for is done, on all ranks."""
+    assert ctx.news is not None
+    ctx.news.ends_epoch = None
+    for key in ctx.news.answers:
+        if key.endswith(f": {a_rank_ends_the_epoch.label}"):
+            ctx.news.answers[key] = False
+
+
+_ENDING = access_of(do.end_epoch_early) or Access()
+
+
+@access(reads=_ENDING.reads | {"news"}, writes=_ENDING.writes, drops=_ENDING.drops)
+def end_the_epoch(ctx: Context) -> None:
+    "end the epoch early"
+    do.end_epoch_early(ctx)
+    _forget_the_end(ctx)
+
+
+@frozen
+class DropTogether:
+    """The effect of an arrow that ends an evaluation early on all ranks.
+
+    Args:
+        set: "valid", or the evaluation's name.
+    """
+
+    set: str
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return f"drop this {'validation' if self.set == 'valid' else 'evaluation'}"
+
+    @property
+    def access(self) -> Access | None:
+        """What dropping reads and writes."""
+        return access_of(do.DropData(self.set))
+
+    def __call__(self, ctx: Context) -> None:
+        do.DropData(self.set)(ctx)
+        _forget_the_end(ctx)
 
 
 # ---------------------------------------------------------------- what ranks share
@@ -239,9 +295,11 @@ class DrawPart:
 
     Args:
         draw: what draws it.
+        counter: the field that counts the batches.
     """
 
     draw: Work
+    counter: str = "iter"
 
     @property
     def label(self) -> str:
@@ -256,18 +314,32 @@ class DrawPart:
     def __call__(self, ctx: Context) -> None:
         news = ctx.news
         assert news is not None
-        news.skips = news.ends_epoch = None
-        counted = ctx.iter
+        _refuse_late(news)
+        news.skips = None
+        counted = getattr(ctx, self.counter)
         try:
             self.draw(ctx)
         except SkipBatch as event:
             # This rank takes part with another batch, which does not count: the others' gradients
             # wait for its own.
-            ctx.iter, ctx.drawn = counted, True
+            setattr(ctx, self.counter, counted)
+            ctx.drawn = True
             ctx.batch = _sharing(ctx).stand_in(event)
             news.skips = str(event) or "SkipBatch"
         else:
-            _sharing(ctx).remember(ctx.batch)
+            if self.counter == "iter" and ctx.drawn:
+                _sharing(ctx).remember(ctx.batch)
+
+
+def _refuse_late(news: News) -> None:
+    """A rank that leaves out its batch has to say so before the gradients are reduced."""
+    known = [key for key in news.answers if key.endswith(f": {a_rank_skips.label}")]
+    if news.skips is not None and known and not any(news.answers[key] for key in known):
+        raise MachineError(
+            f"SkipBatch ({news.skips}) was raised after the gradients were computed, and the other"
+            " ranks have made their step; with several ranks, raise it in an enter hook up to"
+            " 'backward'"
+        )
 
 
 @frozen
@@ -322,6 +394,15 @@ def count_part(ctx: Context) -> None:
         do.count_loss(ctx)
 
 
+@access(reads={"pred", "pick", "batch_size"}, writes={"buffers.preds"})
+def keep_part(ctx: Context) -> None:
+    "keep the prediction for this rank's part"
+    if ctx.batch_size:
+        do.keep_pred(ctx)
+    else:
+        ctx.buffers["preds"].append(None)
+
+
 @frozen
 class OpenTogether:
     """Opening an evaluation when all ranks have the same buffers.
@@ -351,18 +432,27 @@ class OpenTogether:
 _RECORDING = access_of(do.record) or Access()
 
 
-@access(reads=_RECORDING.reads, writes=_RECORDING.writes)
+@access(reads=_RECORDING.reads, writes=_RECORDING.writes | {"exhausted", "valid_complete"})
 def record_together(ctx: Context) -> None:
     "sum up over all ranks, write a row of the history"
     news = ctx.news
     assert news is not None
-    own = ({name: tally.sums() for name, tally in ctx.tallies.items()}, dict(ctx.logged))
-    told = news.group.gather("record", (own, news.clock.read()))
-    news.clock.now = told[0][1]
+    own = {
+        "sums": {name: tally.sums() for name, tally in ctx.tallies.items()},
+        "logged": dict(ctx.logged),
+        "ended": (ctx.exhausted, ctx.valid_complete),
+        "clock": news.clock.read(),
+    }
+    told = news.group.gather("record", own)
+    news.clock.now = told[0]["clock"]
     for name, tally in ctx.tallies.items():
-        tally.set_sums([sums[name] for (sums, _), _ in told])
+        tally.set_sums([one["sums"][name] for one in told])
+    # What callbacks add is rank 0's; data of its own ends for all with the first that has none.
     ctx.logged.clear()
-    ctx.logged.update(told[0][0][1])  # what callbacks add is rank 0's
+    ctx.logged.update(told[0]["logged"])
+    ctx.exhausted = any(one["ended"][0] for one in told)
+    ctx.valid_complete = any(one["ended"][1] for one in told)
+    _sharing(ctx).share_buffers(ctx)
     do.record(ctx)
 
 

@@ -17,6 +17,7 @@ from statetrain.compute.weights import modules_of as modules_in
 from statetrain.context.context import Context
 from statetrain.context.keys import getter
 from statetrain.data import loading, reading
+from statetrain.data.joining import join
 from statetrain.errors import ConfigError, MachineError
 from statetrain.losses.losses import Losses, unbound
 from statetrain.losses.metrics import Metrics
@@ -27,9 +28,10 @@ from statetrain.standard.computing import Compute, Predicting
 from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.precision import plain
 from statetrain.training.run import Run
-from statetrain.training.setup.calling import listeners, refuse_several_processes
-from statetrain.training.setup.model import is_compiled, module_of
+from statetrain.training.setup.calling import listeners
+from statetrain.training.setup.model import accelerator_for, is_compiled, module_of
 from statetrain.training.setup.objective import Loss, losses_of, reads_target, set_losses
+from statetrain.training.setup.ranks import joined_predictions, machine_aside
 from statetrain.training.setup.walker import interms_read, reads_loss
 
 
@@ -70,7 +72,6 @@ def evaluate(
         KeyboardInterrupt: it was interrupted; a part of the data has no loss of the whole.
         MachineError: a callback stopped it, likewise.
     """
-    refuse_several_processes()
     ctx, machine = _evaluating(
         model,
         data,
@@ -127,16 +128,25 @@ def context_for(
         ConfigError: the arguments do not suffice.
         BaseException: what the model or the loss raised.
     """
-    refuse_several_processes()
     reader = Callback()
     reader.reads = tuple(reads)
     if isinstance(model, Run) or loss is not None or hasattr(model, "loss"):
         ctx, machine = _evaluating(
-            model, [batch], loss, metrics, (reader,), input, target, pred, None, device
+            model,
+            [batch],
+            loss,
+            metrics,
+            (reader,),
+            input,
+            target,
+            pred,
+            None,
+            device,
+            together=False,
         )
     else:
         module, counted = module_of(model), tally("valid", (), None, torch.device("cpu"))
-        accelerator = _accelerator_of(None, module, device)
+        accelerator = _accelerator_of(None, module, device, together=False)
         ctx = _context_for(None, module, accelerator, [batch], input, target, pred, None, counted)
         machine = capturing(Machine(prediction(), (reader,)), accelerator.unwrap(module))
     last = machine.lifecycle.by_role("valid_compute", "valid_loss", "predict_pred")[0].name
@@ -158,11 +168,12 @@ def _evaluating(
     dataloader_options: Mapping[str, Any] | None,
     device: str | torch.device,
     debug: bool = False,
+    together: bool = True,
 ) -> tuple[Context, Machine]:
     """What an evaluation is made of."""
     run = model if isinstance(model, Run) else None
     module = _looking(run, model)
-    accelerator = _accelerator_of(run, module, device)
+    accelerator = _accelerator_of(run, module, device, together)
     compute = None
     computed = run.lifecycle.by_role("valid_compute") if run is not None and loss is None else ()
     if computed:
@@ -193,11 +204,11 @@ def _evaluating(
     set_losses(ctx, losses)
     # Only their names count, one loss for each
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]
-    machine = Machine(
-        evaluation(optimizers=max(len(losses), 1), compute=compute),
-        listeners(callbacks),
-        debug=debug,
-    )
+    life = evaluation(optimizers=max(len(losses), 1), compute=compute)
+    if together:
+        machine = machine_aside(ctx, life, listeners(callbacks), debug)
+    else:
+        machine = Machine(life, listeners(callbacks), debug=debug)
     if interms_read(machine, *losses.values(), counted):
         ctx.model = accelerator.unwrap(module)  # they cannot be captured of one that is compiled
     machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
@@ -240,7 +251,6 @@ def predict(
         KeyboardInterrupt: it was interrupted.
         MachineError: a callback stopped it; a part of the predictions would pass for all.
     """
-    refuse_several_processes()
     run = model if isinstance(model, Run) else None
     module = _looking(run, model)
     accelerator = _accelerator_of(run, module, device)
@@ -261,7 +271,9 @@ def predict(
     )
     preds: Any = Gathering(samples_of(ctx.valid_data)) if stack else []
     ctx.buffers["preds"] = preds
-    machine = Machine(prediction(compute=compute), listeners(callbacks), debug=debug)
+    machine = machine_aside(ctx, prediction(compute=compute), listeners(callbacks), debug)
+    if ctx.news is not None:
+        preds = ctx.buffers["preds"] = []
     if interms_read(machine):
         ctx.model = accelerator.unwrap(module)  # as in an evaluation
     machine = capturing(machine, accelerator.unwrap(module))
@@ -269,6 +281,9 @@ def predict(
         inferring(ctx, modules_in(ctx)) if stack and _alone(ctx, machine) else nullcontext()
     ):  # what is joined outside is plain again
         _walk_aside(ctx, machine)
+    if ctx.news is not None:
+        preds = joined_predictions(ctx, preds)
+        return join(preds) if stack else preds
     return preds.joined() if stack else preds
 
 
@@ -280,12 +295,15 @@ def _looking(run: Run | None, model: Any) -> torch.nn.Module:
 
 
 def _accelerator_of(
-    run: Run | None, module: torch.nn.Module, device: str | torch.device
+    run: Run | None,
+    module: torch.nn.Module,
+    device: str | torch.device,
+    together: bool = True,
 ) -> Accelerator:
     if run is not None and device == "auto":
         assert run.ctx.accelerator is not None
         return run.ctx.accelerator
-    accelerator = Accelerator(device)
+    accelerator = accelerator_for(None, device) if together else Accelerator(device)
     accelerator.prepare(module)
     return accelerator
 

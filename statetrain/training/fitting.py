@@ -21,6 +21,16 @@ from statetrain.training.setup.calling import check_call, listeners, with_tracin
 from statetrain.training.setup.data import load_data
 from statetrain.training.setup.model import Optimizer, accelerator_for, make_model
 from statetrain.training.setup.objective import Loss, make_objective
+from statetrain.training.setup.ranks import (
+    agreement_of,
+    divide,
+    for_ranks,
+    heard_on,
+    ranks_of,
+    refuse_unsummable,
+    shared_seed,
+    start_together,
+)
 from statetrain.training.setup.starting import begin, find_saved
 from statetrain.training.setup.state import make_context, parts_for, reader_for, settings_for
 from statetrain.training.setup.table import make_lifecycle
@@ -141,18 +151,15 @@ def fit(
             attribute `run` is the run.
     """
     limits = check_call(epochs, options, seed, on_interrupt)
-    listening = with_tracing(listeners(callbacks), trace)
+    accelerator = accelerator_for(accelerator, device)
+    ranks = ranks_of(accelerator)
+    listening = heard_on(ranks, with_tracing(listeners(callbacks), trace))
     saved = find_saved(resume, listening)
+    seed = shared_seed(ranks, seed, saved.snapshot)
     data = load_data(train, valid, evaluations, limits.most, seed, dataloader_options)
+    divided = divide(ranks, data)
     trained = make_model(
-        model,
-        hparams,
-        optimizer,
-        opt_hparams,
-        accelerator_for(accelerator, device),
-        compile,
-        seed,
-        lifecycle,
+        model, hparams, optimizer, opt_hparams, accelerator, compile, seed, lifecycle
     )
     objective = make_objective(
         loss,
@@ -161,8 +168,11 @@ def fit(
         (metrics, train_metrics, valid_metrics),
         free=options.get("compute") is not None or lifecycle is not None,
     )
+    refuse_unsummable(ranks, objective)
     life = make_lifecycle(lifecycle, options, limits, data, trained, objective, seed, listening)
-    machine = make_machine(life, listening, trained, objective, debug)
+    life = for_ranks(ranks, life, divided)
+    agreement = agreement_of(ranks, life)
+    machine = make_machine(life, listening, trained, objective, debug, agreement)
     ctx = make_context(
         machine,
         data,
@@ -172,4 +182,5 @@ def fit(
         **settings_for(limits, hparams, opt_hparams, pred, verbose, clock, seed),
         **parts_for(life, options, trained),
     )
+    start_together(ctx, ranks, agreement)
     return begin(Run(ctx, machine, on_interrupt), saved, allow_changes, start)

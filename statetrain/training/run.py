@@ -53,6 +53,11 @@ class Run:
         return self.ctx.outcome
 
     @property
+    def first(self) -> bool:
+        """Whether this is the first of several ranks, or the only process: the one that prints."""
+        return self.ctx.news is None or self.ctx.news.group.rank == 0
+
+    @property
     def history(self) -> History:
         """The rows that it recorded."""
         return self.ctx.history

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from attrs import frozen
 
 from statetrain.callback import Callback
@@ -40,9 +39,8 @@ def check_call(epochs: Any, options: Mapping[str, Any], seed: Any, on_interrupt:
 
     Raises:
         TypeError: there is no such option.
-        ConfigError: one is out of range, or torch runs several processes.
+        ConfigError: one is out of range.
     """
-    refuse_several_processes()
     _check_names(options)
     _check_interrupt(on_interrupt)
     _check_seed(seed)
@@ -63,18 +61,6 @@ def _arguments() -> list[str]:
     from statetrain.training.fitting import fit  # of the page that calls this one
 
     return [*(fit.__kwdefaults__ or ()), *FitOptions.__annotations__]
-
-
-def refuse_several_processes() -> None:
-    """Raises a `ConfigError` where torch runs several processes: they would train apart."""
-    world = int(os.environ.get("WORLD_SIZE", "1") or 1)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-    if world > 1:
-        raise ConfigError(
-            f"statetrain runs in one process so far, got {world} (torch.distributed or WORLD_SIZE);"
-            " each would train a model of its own. Start one process, or wrap the loop yourself"
-        )
 
 
 def _check_interrupt(on_interrupt: Any) -> None:

@@ -16,6 +16,8 @@ from statetrain.compute.seeding import aside, key
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
+from statetrain.ranks.ddp import DDP
+from statetrain.ranks.group import world_size
 from statetrain.standard.fusing import update_of
 
 Optimizer = torch.optim.Optimizer
@@ -84,6 +86,8 @@ def make_model(
 
 def accelerator_for(given: Any, device: str | torch.device) -> Accelerator:
     """What was given for the accelerator behind our interface; that of a device, if nothing was."""
+    if given is None and world_size() > 1:
+        return DDP(device)
     if given is None:
         return Accelerator(device)
     if device != "auto":

@@ -15,6 +15,7 @@ from statetrain.contracts.checking import check_columns, check_fields, monitors_
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.agreeing import Agreement
 from statetrain.machine.machine import Machine
 from statetrain.training.setup.model import Trained, is_compiled
 from statetrain.training.setup.objective import Objective
@@ -26,6 +27,7 @@ def make_machine(
     trained: Trained,
     objective: Objective,
     debug: bool,
+    agreement: Agreement | None = None,
 ) -> Machine:
     """The machine, whose declarations have been checked against the run.
 
@@ -34,12 +36,13 @@ def make_machine(
         callbacks: in order.
         trained, objective: from the stages before.
         debug: whether all are held to what they declare.
+        agreement: the meetings of several ranks; None in one process.
 
     Raises:
         ContractError: a field or a monitor that is declared does not exist.
         ConfigError: something is read that a compiled model does not give.
     """
-    machine = Machine(life, callbacks, debug=debug)
+    machine = Machine(life, callbacks, debug=debug, agreement=agreement)
     readers = (*objective.losses.values(), *objective.tallies.values())
     _refuse_interms(trained.module, machine, objective, readers)
     machine = capturing(machine, trained.model, *readers)

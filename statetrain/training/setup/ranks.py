@@ -1,0 +1,227 @@
+"""Several processes: what each stage of setting up a run does for them."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from typing import Any
+
+import torch
+
+from statetrain.callback import Callback, unwrapped
+from statetrain.checkpoints.snapshot import describe_lifecycle
+from statetrain.checkpoints.tallies import placed
+from statetrain.compute.accelerator import Accelerator
+from statetrain.compute.keyed import Share, keyed, order_of
+from statetrain.context.context import Context
+from statetrain.data.joining import join
+from statetrain.data.sizes import length
+from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.losses.losses import LossMean
+from statetrain.losses.metrics import MeanOf, Metric
+from statetrain.machine.agreeing import Agreement, Clock, News
+from statetrain.machine.machine import Machine
+from statetrain.ranks.ddp import DDP
+from statetrain.ranks.group import Processes
+from statetrain.standard.several import gradients_of, several
+from statetrain.trace import Tracing
+from statetrain.training.setup.data import Data
+from statetrain.training.setup.objective import Objective
+
+log = logging.getLogger("statetrain")
+
+
+def ranks_of(accelerator: Accelerator) -> Processes | None:
+    """The processes of a run; None if there is one."""
+    return accelerator.group if isinstance(accelerator, DDP) else None
+
+
+def shared_seed(ranks: Processes | None, seed: int | None, saved: Any = None) -> int | None:
+    """The seed of a run, the same on all ranks.
+
+    Without one, several ranks take that of the run that they resume, else rank 0's: they have to
+    draw one order of the samples.
+
+    Args:
+        ranks: the processes; None is one.
+        seed: as `fit` takes it.
+        saved: the snapshot that the run resumes from; None without.
+    """
+    if ranks is None:
+        return seed
+    seeds = ranks.gather("compare the seeds", seed)
+    if any(other != seeds[0] for other in seeds):
+        raise ConfigError(f"the ranks were given different seeds: {seeds}; give all the same")
+    if seed is not None:
+        return seed
+    if saved is not None and saved["seed"] is not None:
+        return int(saved["seed"])
+    drawn = ranks.gather("draw a seed", torch.initial_seed() % 2**63)[0]
+    if ranks.rank == 0:
+        log.warning(
+            "several ranks need one order of the samples, so this run has the seed %s; give seed= to"
+            " choose it",
+            drawn,
+        )
+    return int(drawn)
+
+
+def heard_on(ranks: Processes | None, callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
+    """The callbacks that listen on this rank: those that write outside are on rank 0 alone."""
+    if ranks is None or ranks.rank == 0:
+        return callbacks
+    found: list[Callback] = []
+    for one in callbacks:
+        inner = unwrapped(one) if isinstance(one, Callback) else one
+        if isinstance(inner, Tracing) and inner.file is not None:
+            found.append(Tracing())  # each rank knows its way, and one file has it
+        elif getattr(inner, "ranks", "all") == "all":
+            found.append(one)
+    return tuple(found)
+
+
+def divide(ranks: Processes | None, data: Data) -> bool:
+    """Gives this rank its part of each batch; whether the training data can be divided."""
+    if ranks is None:
+        return True
+    for loader in (data.train, data.valid, *data.others.values()):
+        divide_loader(ranks, loader)
+    order = order_of(data.train)
+    divided = order is not None and order.batched
+    if not divided and ranks.rank == 0:
+        log.warning(
+            "the training data is a %s, which cannot be divided: each rank goes through its own",
+            type(data.train).__name__,
+        )
+    return divided
+
+
+def divide_loader(ranks: Processes, loader: Any) -> None:
+    """Gives this rank its part of each batch of a loader that draws by key."""
+    order = order_of(loader)
+    if order is None:
+        return
+    if not order.batched:
+        raise ConfigError(
+            "a DataLoader with batch_size=None cannot be divided between ranks: its dataset yields"
+            " whole batches. Let it yield samples, and give the DataLoader a batch_size"
+        )
+    order.share = Share(ranks.rank, ranks.size)
+
+
+def machine_aside(
+    ctx: Context, life: Lifecycle, callbacks: tuple[Callback, ...], debug: bool
+) -> Machine:
+    """The machine that evaluates or predicts; on several ranks, where its data can be divided.
+
+    Data that cannot be is gone through by each rank, which comes to the same.
+
+    Args:
+        ctx: its context, whose accelerator says how many ranks there are.
+        life, callbacks, debug: of the machine.
+    """
+    ranks = ranks_of(ctx.accelerator)
+    if ranks is None:
+        return Machine(life, callbacks, debug=debug)
+    loader, why = keyed(ctx.valid_data, 0, "aside")
+    heard = heard_on(ranks, callbacks)
+    if why:
+        return Machine(life, heard, debug=debug)
+    divide_loader(ranks, loader)
+    ctx.valid_data = loader
+    table = several(life)
+    agreement = Agreement(table, ranks)
+    read = ctx.clock
+    ctx.news = News(agreement, Clock(read, read()))
+    ctx.clock = ctx.news.clock
+    return Machine(table, heard, debug=debug, agreement=agreement)
+
+
+def joined_predictions(ctx: Context, parts: list[Any]) -> list[Any]:
+    """The predictions of all ranks, batch by batch.
+
+    Args:
+        ctx: of the prediction.
+        parts: this rank's, by batch; None where it had no sample.
+    """
+    assert ctx.news is not None
+    host = [None if part is None else placed(part, torch.device("cpu")) for part in parts]
+    told = ctx.news.group.gather("join the predictions", host)
+    batches = []
+    for batch in zip(*told, strict=True):
+        there = [part for part in batch if part is not None]
+        batches.append(placed(join(there), ctx.device))
+    return batches
+
+
+def for_ranks(ranks: Processes | None, life: Lifecycle, divided: bool) -> Lifecycle:
+    """The table that this rank walks."""
+    return life if ranks is None else several(life, divided=divided)
+
+
+def agreement_of(ranks: Processes | None, life: Lifecycle) -> Agreement | None:
+    """The meetings of a table; None in one process."""
+    return None if ranks is None else Agreement(life, ranks, gradients_of(life))
+
+
+def refuse_unsummable(ranks: Processes | None, objective: Objective) -> None:
+    """Raises a `ConfigError` for a metric that cannot be reduced over ranks."""
+    if ranks is None:
+        return
+    for tally in objective.tallies.values():
+        for name, metric in tally.metrics.items():
+            own = metric.state if isinstance(metric, Metric) else metric
+            if isinstance(own, MeanOf | LossMean) or hasattr(own, "_reductions"):
+                continue
+            if hasattr(own, "compute_groups"):  # a collection of torchmetrics
+                continue
+            raise ConfigError(
+                f"metric {name!r} is a {type(own).__name__}, which several ranks cannot reduce; give"
+                " a function of prediction and target, which is averaged, or a metric of"
+                " torchmetrics"
+            )
+
+
+def start_together(ctx: Context, ranks: Processes | None, agreement: Agreement | None) -> None:
+    """Makes a context that of one of several ranks, and compares it with the others'.
+
+    Raises:
+        ConfigError: the ranks were given different arguments.
+    """
+    if ranks is None or agreement is None:
+        return
+    _compare(ctx, ranks, agreement.lifecycle)
+    base = ctx.clock()
+    read = ctx.clock
+    news = News(agreement, Clock(lambda: read() - base))
+    ctx.news, ctx.clock = news, news.clock
+    assert isinstance(ctx.accelerator, DDP)
+    ctx.accelerator.attach(ctx, agreement, news)
+
+
+def _compare(ctx: Context, ranks: Processes, life: Lifecycle) -> None:
+    described = describe_lifecycle(life)
+    model = ctx.accelerator.unwrap(ctx.model)
+    own: dict[str, list[str]] = {
+        "lifecycle": [*described["states"], *described["arrows"]],
+        "model": [f"{name} {tuple(p.shape)} {p.dtype}" for name, p in model.named_parameters()],
+        "optimizer": [f"{name} {given}" for name, given in ctx.opt_given.items()],
+        "epochs": [f"{ctx.min_epochs} to {ctx.max_epochs}"],
+        "torch": [str(torch.__version__), platform.python_version()],
+        "data": [
+            f"{name}: {length(data)} batches"
+            for name, data in (("train", ctx.train_data), ("valid", ctx.valid_data))
+            if order_of(data) is not None
+        ],
+    }
+    found = ranks.gather("compare what was given", own)
+    for rank, other in enumerate(found):
+        for what, lines in found[0].items():
+            if other[what] != lines:
+                there = next((line for line in other[what] if line not in lines), "nothing")
+                here = next((line for line in lines if line not in other[what]), "nothing")
+                raise ConfigError(
+                    f"rank {rank} was given another {what}: {there!r} there, {here!r} on rank 0."
+                    " All ranks run the same script with the same arguments"
+                )

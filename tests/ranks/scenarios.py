@@ -1,0 +1,393 @@
+"""What several processes do, run by torchrun: one job does all of it, each rank writes what it found.
+
+    torchrun --standalone --nproc-per-node=2 tests/ranks/scenarios.py OUT [NAME ...]
+
+`test_processes.py` starts it, and compares ranks with each other and with one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+import statetrain as st
+
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+SAMPLES = 203
+SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {}
+
+
+def scenario(function: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    """Registers a scenario under its name."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+class Net(torch.nn.Module):
+    """A small classifier that may do something odd in one of its forwards."""
+
+    def __init__(self, odd: Callable[[int], None] | None = None, norm: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)]
+        if norm:
+            layers.insert(1, torch.nn.BatchNorm1d(16))
+        self.layers, self.odd, self.calls = torch.nn.Sequential(*layers), odd, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layers(x)
+        if self.training:
+            self.calls += 1
+            if self.odd is not None:
+                factor = self.odd(self.calls)
+                out = out if factor is None else out * factor
+        return out
+
+
+def points(samples: int = SAMPLES) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same data on all ranks."""
+    generator = torch.Generator().manual_seed(3)
+    return (
+        torch.randn(samples, 8, generator=generator),
+        torch.randint(0, 3, (samples,), generator=generator),
+    )
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Samples with random augmentation."""
+
+    def __init__(self) -> None:
+        self.x, self.y = points()
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, i: int) -> Any:
+        return self.x[i] + 0.1 * torch.randn(8), self.y[i], i
+
+
+class Seen(st.Callback):
+    """Which samples, with which augmentation, made each step on this rank."""
+
+    reads = ("batch", "step", "batch_size")
+
+    def __init__(self) -> None:
+        self.steps: dict[int, list[Any]] = {}
+
+    def on_exit_step(self, ctx: st.Context) -> None:
+        x, _, numbers = ctx.batch
+        count = ctx.batch_size
+        marks = [hashlib.sha1(row.numpy().tobytes()).hexdigest()[:10] for row in x[:count]]
+        self.steps[ctx.step] = list(zip(numbers[:count].tolist(), marks, strict=True))
+
+
+def train(net: torch.nn.Module | None = None, data: Any = None, **options: Any) -> st.Run:
+    """A short training, the same for any number of ranks."""
+    given: dict[str, Any] = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.Adam,
+        "opt_hparams": {"lr": 1e-2},
+        "epochs": 2,
+        "seed": 1,
+        "dataloader_options": {"batch_size": 24},
+        "trace": True,
+        **options,
+    }
+    if data is not None and not isinstance(data, torch.utils.data.Dataset):
+        given["dataloader_options"] = options.get("dataloader_options")
+    return st.fit(net or Net(), points() if data is None else data, **given)
+
+
+def described(run: st.Run) -> dict[str, Any]:
+    """What can be compared between ranks and with one process."""
+    weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows]
+    return {
+        "outcome": repr(run.outcome),
+        "steps": run.ctx.step,
+        "rows": rows,
+        "trace": [str(arrow) for arrow in run.trace.transitions],
+        "weights": weights.tolist(),
+        "bits": hashlib.sha1(weights.numpy().tobytes()).hexdigest()[:12],
+        "keys": sorted(run.model.state_dict()),
+        "first": run.first,
+    }
+
+
+def failed(function: Callable[[], Any]) -> str:
+    """What a function fails with, in words."""
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+# ---------------------------------------------------------------- the scenarios
+
+
+@scenario
+def plain(folder: Path) -> dict[str, Any]:
+    return described(
+        train(
+            valid=0.2,
+            epochs=3,
+            metrics={"accuracy": lambda p, t: (p.argmax(1) == t).float().mean()},
+        )
+    )
+
+
+@scenario
+def samples(folder: Path) -> dict[str, Any]:
+    seen = Seen()
+    run = train(data=Noisy(), input="0", target="1", callbacks=seen)
+    return {**described(run), "seen": seen.steps}
+
+
+@scenario
+def few_samples(folder: Path) -> dict[str, Any]:
+    return described(train(data=torch.utils.data.TensorDataset(*points(24 * 3 + 1))))
+
+
+@scenario
+def accumulated(folder: Path) -> dict[str, Any]:
+    return described(train(accumulate=3, callbacks=st.GradientClip(0.5)))
+
+
+@scenario
+def gradients_checked(folder: Path) -> dict[str, Any]:
+    return described(train(check_gradients=True, callbacks=st.EMA(0.9)))
+
+
+@scenario
+def synchronized_norm(folder: Path) -> dict[str, Any]:
+    accelerator = st.DDP(sync_batch_norm=True, device="cpu") if RANKS > 1 else None
+    if accelerator is not None:  # torch has it for devices alone
+        return {"refused": failed(lambda: train(Net(norm=True), accelerator=accelerator))}
+    return {}
+
+
+@scenario
+def norm(folder: Path) -> dict[str, Any]:
+    run = train(Net(norm=True), valid=0.2)
+    mean = run.model.layers[1].running_mean
+    return {**described(run), "buffers": mean.tolist()}
+
+
+@scenario
+def nan_skip(folder: Path) -> dict[str, Any]:
+    net = Net(lambda n: math.nan if n == 3 and RANK == RANKS - 1 else None)
+    run = train(net, non_finite="skip")
+    return {**described(run), "refused": [one["reason"] for one in run.ctx.records["refused"]]}
+
+
+@scenario
+def nan_stop(folder: Path) -> dict[str, Any]:
+    net = Net(lambda n: math.nan if n == 3 and RANK == RANKS - 1 else None)
+    return described(train(net, non_finite="stop"))
+
+
+@scenario
+def nan_raise(folder: Path) -> dict[str, Any]:
+    net = Net(lambda n: math.nan if n == 3 and RANK == RANKS - 1 else None)
+    return {"failed": failed(lambda: train(net))}
+
+
+@scenario
+def nan_in_a_window(folder: Path) -> dict[str, Any]:
+    net = Net(lambda n: math.nan if n == 3 and RANK == RANKS - 1 else None)
+    return described(train(net, non_finite="skip", accumulate=2))
+
+
+class Does(st.Callback):
+    """Asks for something in one batch of the last rank."""
+
+    def __init__(self, what: str, batch: int = 5) -> None:
+        self.what, self.batch = what, batch
+
+    def on_enter_pred(self, ctx: st.Context) -> None:
+        if ctx.batches != self.batch or RANK != RANKS - 1:
+            return
+        if self.what == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self.what == "stop":
+            ctx.request_stop("the disk is full")
+        else:
+            raise {"skip": st.SkipBatch, "epoch": st.SkipEpoch, "fit": st.StopFit}[self.what]("so")
+
+
+for _what in ("signal", "stop", "skip", "epoch", "fit"):
+
+    def _asked(folder: Path, what: str = _what) -> dict[str, Any]:
+        return described(train(callbacks=Does(what), valid=0.2))
+
+    SCENARIOS[f"asks_{_what}"] = _asked
+
+
+@scenario
+def early_stopping(folder: Path) -> dict[str, Any]:
+    stop = st.EarlyStopping("valid_loss", patience=1, min_delta=10.0)
+    return described(train(valid=0.2, stop=stop, epochs=9))
+
+
+@scenario
+def time_limit(folder: Path) -> dict[str, Any]:
+    seconds = [0.0]
+
+    def read() -> float:
+        seconds[0] += 1.0 if RANK == 0 else 100.0
+        return seconds[0]
+
+    return described(train(stop=st.TimeLimit(seconds=12), epochs=50, clock=read))
+
+
+@scenario
+def own_data(folder: Path) -> dict[str, Any]:
+    x, y = points()
+    batches = [
+        (x[i : i + 10], y[i : i + 10]) for i in range(RANK * 80, RANK * 80 + 60 + 10 * RANK, 10)
+    ]
+    return described(train(data=batches, dataloader_options=None, epochs=2))
+
+
+@scenario
+def same_data(folder: Path) -> dict[str, Any]:
+    x, y = points()
+    batches = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 60, 10)]
+    return {"failed": failed(lambda: train(data=batches, dataloader_options=None))}
+
+
+@scenario
+def other_arguments(folder: Path) -> dict[str, Any]:
+    return {"failed": failed(lambda: train(epochs=2 + RANK))}
+
+
+@scenario
+def refused(folder: Path) -> dict[str, Any]:
+    if RANKS == 1:
+        return {}
+
+    class Mine:
+        def update(self, pred: Any, target: Any) -> None: ...
+        def compute(self) -> float:
+            return 0.0
+
+        def reset(self) -> None: ...
+
+    return {
+        "lbfgs": failed(lambda: train(optimizer=torch.optim.LBFGS, opt_hparams={})),
+        "late": failed(lambda: train(check="late")),
+        "compile": failed(lambda: train(compile=True)),
+        "metric": failed(lambda: train(metrics={"mine": Mine()})),
+    }
+
+
+@scenario
+def evaluated(folder: Path) -> dict[str, Any]:
+    run = train()
+    x, y = points(50)
+    accuracy = {"accuracy": lambda p, t: (p.argmax(1) == t).float().mean()}
+    options = {"batch_size": 17}
+    preds = st.predict(run, x, dataloader_options=options)
+    apart = st.predict(run, x, dataloader_options=options, stack=False)
+    return {
+        "scores": st.evaluate(run, (x, y), metrics=accuracy, dataloader_options=options),
+        "module": st.evaluate(run.model, (x, y), loss=F.cross_entropy),
+        "preds": preds.tolist(),
+        "direct": run.model.eval()(x).tolist(),
+        "batches": [len(part) for part in apart],
+    }
+
+
+@scenario
+def output(folder: Path) -> dict[str, Any]:
+    file = folder / "rows.csv"
+    train(callbacks=[st.CSVLogger(file), st.Progress(), st.Log()], trace=folder / "trace.jsonl")
+    return {"lines": len(file.read_text().splitlines()) if RANK == 0 else None}
+
+
+@scenario
+def collectives(folder: Path) -> dict[str, Any]:
+    """Messages in one more epoch, beside those of the gradients: none of them in a batch."""
+    import torch.distributed as dist
+
+    if RANKS == 1:
+        return {}
+    counts = []
+    for size in (24, 8):
+        run = train(dataloader_options={"batch_size": size}, epochs=1, trace=False)
+        before = run.ctx.accelerator.group.count
+        calls = [0]
+        real = dist.all_reduce
+
+        def counted(*args: Any, _real: Any = real, _calls: Any = calls, **named: Any) -> Any:
+            _calls[0] += 1
+            return _real(*args, **named)
+
+        dist.all_reduce = counted
+        run.fit(1)
+        dist.all_reduce = real
+        counts.append([run.ctx.accelerator.group.count - before, calls[0]])
+    return {"counts": counts}
+
+
+@scenario
+def cut(folder: Path) -> dict[str, Any]:
+    seen = Seen()
+    saving = st.Checkpoint(folder / "cut", every=st.Every(1, "steps"))
+    run = train(
+        data=Noisy(),
+        input="0",
+        target="1",
+        epochs=3,
+        callbacks=[seen, saving, Does("signal", 13)],
+    )
+    return {**described(run), "seen": seen.steps}
+
+
+@scenario
+def continued(folder: Path) -> dict[str, Any]:
+    seen = Seen()
+    run = train(
+        data=Noisy(), input="0", target="1", epochs=3, callbacks=seen, resume=folder / "cut"
+    )
+    return {**described(run), "seen": seen.steps}
+
+
+@scenario
+def uncut(folder: Path) -> dict[str, Any]:
+    seen = Seen()
+    run = train(data=Noisy(), input="0", target="1", epochs=3, callbacks=seen)
+    return {**described(run), "seen": seen.steps}
+
+
+def main() -> None:
+    """Runs the scenarios that are named, all unless some are."""
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    found: dict[str, Any] = {}
+    for name in sys.argv[2:] or SCENARIOS:
+        began = time.perf_counter()
+        try:
+            found[name] = SCENARIOS[name](folder)
+        except BaseException as error:
+            found[name] = {"error": f"{type(error).__name__}: {error}"}
+            (folder / f"{RANKS}-{RANK}.json").write_text(json.dumps(found))
+            raise
+        found[name]["took"] = round(time.perf_counter() - began, 2)
+        (folder / f"{RANKS}-{RANK}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Several processes, started by torchrun: one job runs all scenarios, and its ranks are compared here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+Found = list[dict[str, Any]]  # by rank, what each scenario found
+
+
+def torchrun(
+    script: Path, *arguments: str, ranks: int = 2, options: tuple[str, ...] = (), seconds: int = 90
+) -> subprocess.CompletedProcess[str]:
+    """Starts a script on several ranks, and waits for it; never longer than a number of seconds."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    return subprocess.run(
+        [*TORCHRUN, f"--nproc-per-node={ranks}", *options, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=environment,
+        check=False,
+    )
+
+
+def found_by(folder: Path, ranks: int) -> Found:
+    """What each rank of a job wrote down."""
+    return [json.loads((folder / f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the job of two ranks writes."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder) -> Found:
+    """What the two ranks of one job found, for all scenarios."""
+    done = torchrun(HERE / "scenarios.py", str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return found_by(folder, 2)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The scenarios as one process runs them."""
+    assert "RANK" not in os.environ
+    spec = importlib.util.spec_from_file_location("scenarios", HERE / "scenarios.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    return module
+
+
+SAME = [
+    "plain",
+    "samples",
+    "few_samples",
+    "accumulated",
+    "gradients_checked",
+    "norm",
+    "nan_skip",
+    "nan_stop",
+    "nan_in_a_window",
+    "asks_signal",
+    "asks_stop",
+    "asks_skip",
+    "asks_epoch",
+    "asks_fit",
+    "early_stopping",
+    "time_limit",
+    "own_data",
+    "cut",
+    "continued",
+    "uncut",
+]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_all_ranks_take_one_way(ranks, name):
+    """Trace, outcome, history and weights are the same on both ranks, whatever one of them met with."""
+    first, other = ranks[0][name], ranks[1][name]
+    for what in ("trace", "outcome", "rows", "bits", "steps"):
+        assert first[what] == other[what], what
+
+
+EQUAL = ["plain", "samples", "few_samples", "accumulated", "gradients_checked", "nan_skip"]
+
+
+@pytest.mark.parametrize("name", [*EQUAL, "nan_in_a_window", "asks_skip"])
+def test_two_ranks_train_as_one_process_does(ranks, alone, name, tmp_path):
+    """The same steps, samples and weights, within the rounding of float32; uneven parts, windows and skips included."""
+    mine, theirs = alone.SCENARIOS[name](tmp_path), ranks[0][name]
+    assert theirs["steps"] == mine["steps"]
+    assert theirs["outcome"] == mine["outcome"]
+    assert theirs["weights"] == pytest.approx(mine["weights"], abs=1e-5)
+    for row, own in zip(theirs["rows"], mine["rows"], strict=True):
+        assert row == pytest.approx(own, rel=1e-5)
+
+
+def test_the_same_samples_with_the_same_augmentation_at_every_step(ranks, alone, tmp_path):
+    """The parts of both ranks are the samples of one process, bit for bit, none twice and none left out."""
+    mine = alone.SCENARIOS["samples"](tmp_path)["seen"]
+    for step, own in mine.items():
+        parts = [tuple(one) for rank in ranks for one in rank["samples"]["seen"][str(step)]]
+        assert sorted(parts) == sorted(own), step
+
+
+def test_the_reason_names_the_rank(ranks):
+    """A NaN, a request and an event of rank 1 end the run on both ranks, and say whose it was."""
+    assert ranks[0]["nan_stop"]["outcome"] == "Stopped('the loss is nan (rank 1)', epoch=1)"
+    assert ranks[0]["asks_stop"]["outcome"] == "Stopped('the disk is full (rank 1)', epoch=1)"
+    assert ranks[0]["asks_fit"]["outcome"] == "Stopped('so (rank 1)', epoch=1)"
+    assert ranks[0]["asks_signal"]["outcome"] == "Interrupted('SIGTERM', epoch=1)"
+    assert ranks[0]["nan_skip"]["refused"] == ["the loss is nan (rank 1)"]
+    assert "the loss is nan (rank 1)" in ranks[0]["nan_raise"]["failed"]
+    assert ranks[0]["nan_raise"] | {"took": 0} == ranks[1]["nan_raise"] | {"took": 0}
+
+
+def test_an_epoch_that_one_rank_ends_is_ended_by_all_and_the_next_one_is_whole(ranks):
+    """SkipEpoch on one rank cuts that epoch alone."""
+    rows = ranks[0]["asks_epoch"]["rows"]
+    assert [row["epoch_complete"] for row in rows] == [True, True]
+    assert rows[0]["batch"] < 7
+    assert rows[1]["batch"] - rows[0]["batch"] == 7
+
+
+def test_the_clock_is_rank_0s(ranks):
+    """A time limit acts by rank 0's clock, though rank 1's is a hundred times as fast."""
+    assert ranks[1]["time_limit"]["steps"] > 3
+
+
+def test_data_of_its_own_ends_for_all_with_the_first_that_has_none_left(ranks):
+    """Rank 1 has a batch more, which is not trained on."""
+    assert [row["batch"] for row in ranks[1]["own_data"]["rows"]] == [6, 12]
+
+
+def test_what_is_wrong_is_said_by_all_ranks_alike(ranks):
+    """The same data twice, other arguments, what is not supported: one message, on all ranks."""
+    assert "same first batch" in ranks[0]["same_data"]["failed"]
+    assert "rank 1 was given another epochs" in ranks[0]["other_arguments"]["failed"]
+    for what, words in (
+        ("lbfgs", "LBFGS"),
+        ("late", "check='late'"),
+        ("compile", "compile="),
+        ("metric", "'mine' is a Mine"),
+    ):
+        assert words in ranks[0]["refused"][what]
+        assert ranks[0]["refused"][what] == ranks[1]["refused"][what]
+
+
+def test_evaluation_and_prediction_are_divided_and_the_same_everywhere(ranks, alone):
+    """Means are over all samples, each once; predictions are in the data's order, on every rank."""
+    import torch
+    from torch.nn import functional as F
+
+    first, other = ranks[0]["evaluated"], ranks[1]["evaluated"]
+    assert first["preds"] == other["preds"]
+    preds = torch.tensor(first["direct"])
+    assert torch.allclose(torch.tensor(first["preds"]), preds, atol=1e-6)
+    assert first["batches"] == [17, 17, 16]
+    assert first["scores"] == other["scores"]
+    _, y = alone.points(50)
+    assert first["scores"]["loss"] == pytest.approx(F.cross_entropy(preds, y).item(), rel=1e-5)
+    right = (preds.argmax(1) == y).double().mean().item()
+    assert first["scores"]["accuracy"] == pytest.approx(right, rel=1e-6)
+    assert first["module"]["loss"] == pytest.approx(first["scores"]["loss"], rel=1e-5)
+
+
+def test_output_is_rank_0s(ranks):
+    """Rank 0 writes files; `run.first` is true there alone; weights keep their names."""
+    assert ranks[0]["output"]["lines"] == 3
+    assert [rank["plain"]["first"] for rank in ranks] == [True, False]
+    assert ranks[0]["plain"]["keys"][0] == "layers.0.bias"
+
+
+def test_batch_norms_buffers_are_rank_0s(ranks):
+    """Running statistics are the same on both ranks."""
+    assert ranks[0]["norm"]["buffers"] == ranks[1]["norm"]["buffers"]
+
+
+def test_a_batch_costs_no_message_of_its_own(ranks):
+    """Three times as many batches in an epoch send exactly as many messages: the gradients carry the news."""
+    few, many = ranks[0]["collectives"]["counts"]
+    assert few == many
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_cut_run_goes_on_bit_for_bit(ranks):
+    """SIGTERM on one rank, saved by rank 0, continued by as many ranks: the bits of the run that was not cut."""
+    assert ranks[0]["cut"]["outcome"] == "Interrupted('SIGTERM', epoch=2)"
+    assert ranks[0]["continued"]["bits"] == ranks[0]["uncut"]["bits"]
+    assert ranks[0]["continued"]["rows"][-1] == ranks[0]["uncut"]["rows"][-1]
+    for row, whole in zip(ranks[0]["continued"]["rows"], ranks[0]["uncut"]["rows"], strict=True):
+        assert row == pytest.approx(whole, rel=1e-12)
+
+
+def test_one_process_continues_what_two_ranks_began(ranks, alone, folder):
+    """Exactly the samples that the uncut run would have seen, and its weights within rounding."""
+    mine = alone.SCENARIOS["continued"](folder)
+    for step, own in mine["seen"].items():
+        parts = [tuple(one) for rank in ranks for one in rank["uncut"]["seen"][str(step)]]
+        assert sorted(parts) == sorted(own), step
+    assert mine["weights"] == pytest.approx(ranks[0]["uncut"]["weights"], abs=1e-5)
+    assert mine["rows"][1]["train_loss"] == pytest.approx(
+        ranks[0]["uncut"]["rows"][1]["train_loss"], rel=1e-6
+    )
