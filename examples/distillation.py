@@ -41,7 +41,7 @@ def accuracy(pred: Tensor, target: Tensor) -> Tensor:
 class Teacher(st.Callback):
     """Asks the teacher about each batch, before the student does."""
 
-    reads = {"input"}
+    reads = {"batch"}
     writes = {"buffers.teacher"}
 
     def __init__(self, model: nn.Module) -> None:
@@ -93,9 +93,7 @@ def main(epochs: int = 40, out: str | Path = "runs/distillation") -> tuple[st.Ru
             input="image",
             loss=st.Losses(
                 label=st.Loss(labelled, pred="pred", label="batch.label"),
-                teacher=st.Loss(
-                    agreement, pred="pred", teacher="buffers.teacher", weight=weight
-                ),
+                teacher=st.Loss(agreement, pred="pred", teacher="buffers.teacher", weight=weight),
             ),
             optimizer=torch.optim.Adam,
             opt_hparams={"lr": 3e-3},
@@ -103,7 +101,7 @@ def main(epochs: int = 40, out: str | Path = "runs/distillation") -> tuple[st.Ru
             callbacks=[Teacher(teacher), st.Progress()],
             seed=1,
         )
-        scores[name] = accuracy(st.predict(run, images[test]), labels[test]).item()
+        scores[name] = accuracy(st.predict(run, {"image": images[test]}), labels[test]).item()
     run.lifecycle.draw(f"{out}/lifecycle.svg")
 
     for name, score in scores.items():
