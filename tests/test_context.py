@@ -49,16 +49,15 @@ def flags(model):
 
 
 def test_the_models_mode_belongs_to_the_scope(points, net):
-    "Train mode inside `train`, eval mode inside `valid`, and what the user had set everywhere else."
-    net[2].eval()  # a part of its own
+    "Eval mode inside `valid`, and what the user had set everywhere else, in the training too."
+    net[2].eval()  # a part of its own, in a model in train mode
     outside = flags(net)
     assert outside == [True, True, True, False, True]
     seen = {}
 
     def look(hook, ctx):
         state = hook.split("_", 2)[2]
-        expected = [True] * 5 if state in TRAIN else [False] * 5 if state in VALID else outside
-        seen[hook] = flags(ctx.model) == expected
+        seen[hook] = flags(ctx.model) == ([False] * 5 if state in VALID else outside)
 
     st.fit(net, points, valid=0.3, callbacks=Everywhere(look), **options())
     assert set(seen) >= {f"on_enter_{name}" for name in TRAIN | VALID}

@@ -34,7 +34,15 @@ def test_the_names_for_editors_are_those_of_the_options():
 
 def test_fit_takes_what_it_does_not_find_out_by_itself():
     "The options of fit are those of supervised without what follows from data, model and optimizer."
-    found_out = {"optimizers", "closure", "min_epochs", "seeded", "buffers", "evaluations"}
+    found_out = {
+        "optimizers",
+        "closure",
+        "min_epochs",
+        "seeded",
+        "buffers",
+        "by_count",
+        "evaluations",
+    }
     assert set(get_type_hints(SupervisedOptions)) - set(get_type_hints(FitOptions)) == found_out
 
 

@@ -243,3 +243,129 @@ def test_a_model_in_eval_mode_is_trained_in_train_mode():
     st.fit(model, batches(), loss=F.mse_loss, callbacks=look, **SGD)
     assert all(all(modes) for modes in seen)
     assert not any(part.training for part in model.modules())
+
+
+# ---------------------------------------------------------------- accumulation
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).squeeze(-1)
+
+
+def tokens(counts: list[int]) -> list[dict[str, torch.Tensor]]:
+    "Batches of one sequence of nine tokens, of which some count; what does not count is far off."
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for count in counts:
+        x = torch.randn(1, 9, 3, generator=generator)
+        mask = (torch.arange(9) < count)[None]
+        found.append({"x": x, "y": x.sum(-1).where(mask, 70.0), "mask": mask})
+    return found
+
+
+@pytest.mark.parametrize(
+    "counts", [[9, 1], [1, 9, 4], [0, 5], [5, 0], [0, 0, 3, 2], [3, 3, 3], [2, 7, 9, 1, 8]]
+)
+def test_a_window_of_unequal_counts_is_the_mean_over_what_counts(counts):
+    "As one big batch would give: tokens weigh alike, whatever the batch that they came in."
+    data, window = tokens(counts), 3
+    model = Tokens()
+    st.fit(
+        model,
+        data,
+        input="x",
+        target="y",
+        loss=st.Loss(F.mse_loss, input="pred", target="target", mask="batch.mask"),
+        accumulate=window,
+        **{**SGD, "epochs": 1},
+    )
+    hand = Tokens()
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1)
+    for start in range(0, len(data), window):
+        part = data[start : start + window]
+        x, y, mask = (torch.cat([one[name] for one in part]) for name in ("x", "y", "mask"))
+        optimizer.zero_grad()
+        errors = (hand(x) - y).square()[mask]
+        (errors.sum() / max(1, int(mask.sum()))).backward()
+        optimizer.step()
+    for mine, right in zip(model.parameters(), hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+def test_losses_that_count_differently_have_no_one_window(caplog):
+    "One masked loss and one plain one: each batch of a window weighs alike, which is told."
+    losses = st.Losses(
+        a=st.Loss(F.mse_loss, input="pred", target="target", mask="batch.mask"),
+        b=st.Loss(F.mse_loss, input="pred", target="target"),
+    )
+    given = {"input": "x", "target": "y", "loss": losses, **SGD}
+    with caplog.at_level(logging.WARNING, "statetrain"):
+        st.fit(Tokens(), tokens([9, 1]), accumulate=2, **given)
+        st.fit(Tokens(), tokens([9, 1]), **given)
+    (said,) = [r for r in caplog.records if "count differently" in r.getMessage()]
+    assert "by samples and by batch.mask" in said.getMessage()
+
+
+class Guessing:
+    "Data that says another length than it has, and gives up some of its batches."
+
+    def __init__(self, said: int | None, skipped: tuple[int, ...] = ()) -> None:
+        self.said, self.skipped = said, skipped
+
+    def __iter__(self):
+        return Given(self.skipped)
+
+
+class Saying(Guessing):
+    def __len__(self) -> int:
+        return self.said
+
+
+class Given:
+    def __init__(self, skipped: tuple[int, ...]) -> None:
+        self.skipped, self.at = skipped, -1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        if self.at == 12:
+            raise StopIteration
+        if self.at in self.skipped:
+            raise st.SkipBatch("a bad file")
+        return batches(2)[self.at]
+
+
+@pytest.mark.parametrize("data", [Guessing(None), Saying(4), Saying(12), Saying(100)])
+@pytest.mark.parametrize("skipped", [(), (2,), (11,), (0, 5, 6), (3, 4, 5, 6, 7)])
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_windows_do_not_depend_on_what_the_data_says_of_its_length(data, skipped, prefetch):
+    "A batch that is given up discards the window so far; the last window is the last one's."
+    data.skipped = skipped
+    model = linear()
+    life = st.supervised(accumulate=3, prefetch=prefetch, validate=None)
+    st.fit(model, data, loss=F.mse_loss, lifecycle=life, **{**SGD, "epochs": 1})
+    hand = linear()
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1)
+    window: list[Any] = []
+    for n, batch in enumerate(batches(2)):
+        if n in skipped:
+            window = []
+            continue
+        window.append(batch)
+        if len(window) == 3 or n == 11:
+            optimizer.zero_grad()
+            for x, y in window:
+                F.mse_loss(hand(x), y).backward()
+            for p in hand.parameters():
+                p.grad.div_(len(window))
+            optimizer.step()
+            window = []
+    assert bits(model) == bits(hand)

@@ -233,6 +233,12 @@ class Context(Position):
     pending: int = field(Fact.SAVED, default=0)
     """Batches whose gradients wait for a step."""
 
+    window_unit: Any = field(Fact.SAVED, Fact.OWN, default=1.0)
+    """What the first of the pending batches counts, where they are weighed."""
+
+    window_count: Any = field(Fact.SAVED, Fact.OWN, default=0.0)
+    """What the pending batches count together, relative to the first one."""
+
     opt: torch.optim.Optimizer = field(Fact.ANEW)
     """The current optimizer; set before `pred`, in validation too."""
 

@@ -103,6 +103,11 @@ class Loss:
         return bool(self._weights.keys)
 
     @property
+    def weighed_by(self) -> tuple[str, ...]:
+        """The paths of its mask and its weights of samples; empty if it counts samples."""
+        return tuple(key.path for key in self._weights.keys)
+
+    @property
     def reads(self) -> frozenset[str]:
         """The paths that it reads."""
         found = {"pred", "target"}
@@ -335,6 +340,13 @@ def _is_picked(pred: Any, ctx: Context) -> bool:
         and (pred.shape, pred.stride()) == (own.shape, own.stride())
         and pred.requires_grad == own.requires_grad
     )
+
+
+def terms_of(loss: Any) -> list[Loss]:
+    """The losses by keys that a loss consists of; none of a plain function."""
+    if isinstance(loss, Losses):
+        return list(loss.by_name.values())
+    return [loss] if isinstance(loss, Loss) else []
 
 
 def modules_of(loss: Any) -> dict[str, torch.nn.Module]:

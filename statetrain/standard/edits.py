@@ -198,7 +198,11 @@ def accumulate(life: Lifecycle, options: Options) -> Lifecycle:
         life = life.insert(State("counted"), between=("compute", "step"))
     last = _with_gradients(life)
     life = life.replace("draw", action=do.draw_ahead)
-    life = life.alter(life.between(last, "step")[0], effect=do.average_window)
+    average: Work = do.average_window
+    if options.by_count and "backward" in life.names:
+        life = life.replace("backward", action=do.weighed_backward)
+        average = do.average_by_count
+    life = life.alter(life.between(last, "step")[0], effect=average)
     return life.add(Transition(last, "next_batch", Accumulating(options.accumulate)))
 
 

@@ -193,6 +193,11 @@ class Options:
     leaves no NaN in batch norm's running statistics. `fit` turns it on for a model that has
     buffers."""
 
+    by_count: bool = field(default=False, validator=_switch)
+    """Whether a window of accumulated batches is the mean over what counts in them (by a mask or
+    weights of samples), as one big batch would give, and not the mean of the batches' means. `fit`
+    turns it on for a loss that has a mask or weights of samples."""
+
     evaluations: dict[str, When] = field(factory=dict, converter=_evaluations, hash=False)
     """More evaluations, by name, each with its condition: an interval (`Every`), `Once(n, unit)`,
     any other guard, asked at the end of epochs, or "end", when the training ends. See
@@ -300,6 +305,7 @@ class SupervisedOptions(FitOptions, total=False):
     min_epochs: int
     seeded: bool
     buffers: bool
+    by_count: bool
     evaluations: Mapping[str, When]
 
 

@@ -84,6 +84,7 @@ def _refuse(life: Lifecycle) -> None:
     refused: dict[Any, str] = {
         do.replay: "an optimizer whose step computes the loss again (LBFGS)",
         do.select_next: "several optimizers",
+        do.weighed_backward: "accumulate= and a loss with a mask or weights of samples",
         do.update_finite: "check='late'",
     }
     works = [state.action for state in life.states] + [t.effect for t in life.transitions]

@@ -6,6 +6,7 @@ is what the data flow is computed from. What does two things is composed of both
 `statetrain.contracts.composing.then`.
 """
 
+from statetrain.standard.actions.batch import average_by_count as average_by_count
 from statetrain.standard.actions.batch import average_window as average_window
 from statetrain.standard.actions.batch import backward as backward
 from statetrain.standard.actions.batch import close_batch as close_batch
@@ -16,6 +17,7 @@ from statetrain.standard.actions.batch import open_batch as open_batch
 from statetrain.standard.actions.batch import pred as pred
 from statetrain.standard.actions.batch import read_batch as read_batch
 from statetrain.standard.actions.batch import release_generators as release_generators
+from statetrain.standard.actions.batch import weighed_backward as weighed_backward
 from statetrain.standard.actions.drawing import AGAIN as AGAIN
 from statetrain.standard.actions.drawing import count_batch as count_batch
 from statetrain.standard.actions.drawing import draw as draw

@@ -160,7 +160,46 @@ def backward(ctx: Context) -> None:
     ctx.pending += 1
 
 
+_WEIGHED = {"loss_grad", "loss_states", "batch_size", "window_unit", "window_count"}
+
+
 @without_gradients
+@access(
+    reads={"compute_gradients", "inputs", "pending", *_WEIGHED},
+    writes={"grads", "pending", "window_unit", "window_count"},
+)
+def weighed_backward(ctx: Context) -> None:
+    "compute the gradients, weighed by what counts"
+    states = ctx.loss_states
+    count = next(iter(states.values())).count if states else ctx.batch_size
+    if ctx.on_host:
+        count = float(count)
+    if ctx.pending == 0:
+        ctx.window_unit, ctx.window_count = count + (count == 0), 0.0
+    # Relative to the first batch, so that gradients have the size that they have without a window
+    weight = count / ctx.window_unit
+    ctx.window_count = ctx.window_count + weight
+    loss = ctx.loss_grad
+    ctx.accelerator.set_grad(True)
+    try:
+        ctx.loss_grad = loss * weight
+    finally:
+        ctx.accelerator.set_grad(False)
+    try:
+        backward(ctx)
+    finally:
+        ctx.loss_grad = loss
+
+
+@access(reads={"pending", "opt", "grads", "window_count"}, writes={"grads"})
+def average_by_count(ctx: Context) -> None:
+    "average the gradients of the window over what counts"
+    if ctx.pending > 1:
+        count = ctx.window_count + (ctx.window_count == 0)
+        for gradient in ctx.accelerator.gradients(ctx.opt):
+            gradient.div_(count)
+
+
 @access(reads={"pending", "opt", "grads"}, writes={"grads"})
 def average_window(ctx: Context) -> None:
     "average the gradients of the window"

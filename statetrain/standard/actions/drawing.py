@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import frozen
+
 from statetrain.context.context import Context
 from statetrain.contracts.composing import without_gradients
 from statetrain.contracts.declaring import access
@@ -80,7 +82,7 @@ def draw(ctx: Context) -> None:
 )
 def draw_ahead(ctx: Context) -> None:
     "draw a batch, knowing whether it is the last"
-    if ctx.length is not None:
+    if ctx.length is not None and holds_its_length(ctx.train_data):
         draw(ctx)
         ctx.last_batch = ctx.iter + 1 >= ctx.length
         return
@@ -114,24 +116,38 @@ def draw_prefetched(ctx: Context) -> None:
         ctx.batch = batch
         return
     ctx.batch = ctx.accelerator.placed(batch, place)
-    if ctx.upcoming is not END:
+    if ctx.upcoming is not END and not isinstance(ctx.upcoming, Skipped):
         ctx.accelerator.place_ahead(ctx.upcoming, place)
 
 
+@frozen
+class Skipped:
+    """In place of a batch that was drawn ahead, where the data gave it up.
+
+    Args:
+        event: what it raised, which is raised when the batch would be trained on.
+    """
+
+    event: SkipBatch
+
+
 def _drawn_ahead(ctx: Context) -> Any:
-    """The batch that was drawn before, and the next one drawn into `ctx.upcoming`; `END` if there is none."""
-    try:
-        if ctx.upcoming is None:
-            ctx.upcoming = _one_more(ctx)
-        batch = ctx.upcoming  # kept there until the one after it is known, which may raise
-        if batch is not END:
-            ctx.upcoming = _one_more(ctx)
-    except SkipBatch:
+    """The batch that was drawn before; the next one is drawn into `ctx.upcoming`.
+
+    Returns:
+        The batch; `END` if there is none.
+    """
+    if ctx.upcoming is None:
+        ctx.upcoming = look_ahead(ctx)
+    batch = ctx.upcoming  # kept there until the one after it is known, which may raise
+    if isinstance(batch, Skipped):
+        ctx.upcoming = None
         ctx.iter += 1  # as in `draw`
-        raise
+        raise batch.event
     if batch is END:
         _came_to_an_end(ctx)
         return END
+    ctx.upcoming = look_ahead(ctx)
     ctx.drawn = True
     ctx.last_batch = ctx.upcoming is END
     if ctx.layout is None:
@@ -139,8 +155,12 @@ def _drawn_ahead(ctx: Context) -> Any:
     return batch
 
 
-def _one_more(ctx: Context) -> Any:
-    batch = next(ctx.iterator, END)
+def look_ahead(ctx: Context) -> Any:
+    """The next batch of the training data; `END` after the last, `Skipped` if it was given up."""
+    try:
+        batch = next(ctx.iterator, END)
+    except SkipBatch as event:
+        return Skipped(event)
     if batch is None:  # here it would pass for "none has been drawn yet"
         raise DataError(
             "the training data gave None for a batch; leave such batches out, or raise SkipBatch"
@@ -151,10 +171,10 @@ def _one_more(ctx: Context) -> Any:
 
 def _came_to_an_end(ctx: Context) -> None:
     ctx.drawn, ctx.exhausted = False, True
-    exact = holds_its_length(ctx.train_data)
-    if ctx.length is not None and ctx.iter < ctx.length and (exact or ctx.pending):
-        why = RAN_OUT if exact else _WINDOW_NOT_LAST
-        raise DataError(f"the training data ended after {ctx.iter} of {ctx.length} batches; {why}")
+    if ctx.length is not None and ctx.iter < ctx.length and holds_its_length(ctx.train_data):
+        raise DataError(
+            f"the training data ended after {ctx.iter} of {ctx.length} batches; {RAN_OUT}"
+        )
     if ctx.iter == 0:
         once = (
             " An iterator can be read once; give a list, a loader, or a function that makes one"
@@ -167,15 +187,16 @@ def _came_to_an_end(ctx: Context) -> None:
         )
 
 
-_WINDOW_NOT_LAST = (
-    "so the last window was not known to be the last; accumulation needs a length that holds, or"
-    " none"
-)
 RAN_OUT = "did the dataset raise StopIteration? It never ends an epoch"
 
 
 def holds_its_length(data: Any) -> bool:
-    """Whether a loader gives as many batches as it says: of an iterable dataset, the length is a guess."""
+    """Whether data gives as many batches as it says: lists do, and loaders over map-style datasets.
+
+    Of an iterable dataset, or an object of the user's own, the length is a guess.
+    """
+    if isinstance(data, list | tuple):
+        return True
     dataset = getattr(data, "dataset", None)
     return hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__")
 

@@ -9,7 +9,7 @@ from statetrain.context.fields import UNSET
 from statetrain.contracts.declaring import access
 from statetrain.data.iterating import END, announce, take_up
 from statetrain.data.sizes import length
-from statetrain.standard.actions.drawing import AGAIN
+from statetrain.standard.actions.drawing import AGAIN, look_ahead
 
 
 @access(reads={"seconds"}, writes={"earlier_seconds", "started"})
@@ -80,7 +80,7 @@ def reopen_epoch(ctx: Context) -> None:
     again = ctx.upcoming is AGAIN
     take_up(ctx, "train", ctx.iter + (ctx.upcoming is not None and not again))
     if again:
-        ctx.upcoming = next(ctx.iterator, END)
+        ctx.upcoming = look_ahead(ctx)
 
 
 @access(writes={"iterator", "upcoming", "valid_iterator", "began"})

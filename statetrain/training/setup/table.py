@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.guards.criteria import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.losses.losses import terms_of
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import (
     Fused,
@@ -36,6 +38,8 @@ from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained, needs_closure
 from statetrain.training.setup.objective import Objective
+
+log = logging.getLogger("statetrain")
 
 
 def make_lifecycle(
@@ -91,6 +95,7 @@ def _all_options(
         "min_epochs": epochs.least,
         "seeded": seed is not None,
         "buffers": has_buffers([trained.module, *objective.modules]),
+        "by_count": _counts(objective, options),
         "evaluations": {one.name: one.when for one in data.evaluations},
     }
     if data.valid is None:
@@ -98,6 +103,22 @@ def _all_options(
     elif options.get("validate") is None:
         found["validate"] = Every(1, "epochs")
     return found
+
+
+def _counts(objective: Objective, options: FitOptions) -> bool:
+    """Whether the loss of a batch stands for what a mask or weights of samples count."""
+    terms = [one for loss in objective.losses.values() for one in terms_of(loss)]
+    keys = {one.weighed_by for one in terms}
+    if len(keys) > 1 and options.get("accumulate", 1) != 1:
+        words = " and by ".join(", ".join(each) or "samples" for each in sorted(keys))
+        log.warning(
+            "accumulate with losses that count differently (by %s) has no one mean over what counts"
+            " in a window, so each batch of it weighs alike; give all losses the same mask and"
+            " weights, or train on larger batches",
+            words,
+        )
+        return False
+    return any(keys)
 
 
 def _prefetches(options: FitOptions, device: torch.device) -> Any:
