@@ -18,7 +18,7 @@ from stubs import stub, stubbed
 
 import statetrain as st
 from statetrain.context.position import Position
-from statetrain.guards.criteria import batch_drawn
+from statetrain.guards.batch import batch_drawn
 
 ELSEWHERE, LISTENING = (10, 100, 1000), (1, 10, 100)
 

@@ -61,28 +61,28 @@ if TYPE_CHECKING:
     from statetrain.events import StopFit as StopFit
     from statetrain.guards.base import Guard as Guard
     from statetrain.guards.base import guard as guard
-    from statetrain.guards.criteria import Deadline as Deadline
-    from statetrain.guards.criteria import Every as Every
-    from statetrain.guards.criteria import MaxSteps as MaxSteps
-    from statetrain.guards.criteria import MinEpochs as MinEpochs
-    from statetrain.guards.criteria import NonFinite as NonFinite
-    from statetrain.guards.criteria import Once as Once
-    from statetrain.guards.criteria import Spike as Spike
-    from statetrain.guards.criteria import TimeLimit as TimeLimit
-    from statetrain.guards.criteria import stop_requested as stop_requested
-    from statetrain.guards.stopping import GL as GL
-    from statetrain.guards.stopping import PQ as PQ
-    from statetrain.guards.stopping import UP as UP
-    from statetrain.guards.stopping import EarlyStopping as EarlyStopping
-    from statetrain.guards.stopping import InvalidValue as InvalidValue
-    from statetrain.guards.stopping import Never as Never
-    from statetrain.guards.stopping import NumberLimit as NumberLimit
-    from statetrain.guards.stopping import Threshold as Threshold
-    from statetrain.guards.stopping import Warmup as Warmup
+    from statetrain.guards.batch import NonFinite as NonFinite
+    from statetrain.guards.batch import Spike as Spike
+    from statetrain.guards.clock import Deadline as Deadline
+    from statetrain.guards.clock import TimeLimit as TimeLimit
+    from statetrain.guards.counters import Every as Every
+    from statetrain.guards.counters import MaxSteps as MaxSteps
+    from statetrain.guards.counters import MinEpochs as MinEpochs
+    from statetrain.guards.counters import Once as Once
+    from statetrain.guards.history import EarlyStopping as EarlyStopping
+    from statetrain.guards.history import InvalidValue as InvalidValue
+    from statetrain.guards.history import Never as Never
+    from statetrain.guards.history import NumberLimit as NumberLimit
+    from statetrain.guards.history import Threshold as Threshold
+    from statetrain.guards.history import Warmup as Warmup
+    from statetrain.guards.prechelt import GL as GL
+    from statetrain.guards.prechelt import PQ as PQ
+    from statetrain.guards.prechelt import UP as UP
+    from statetrain.guards.requests import stop_requested as stop_requested
+    from statetrain.lifecycle.difference import diff as diff
     from statetrain.lifecycle.lifecycle import Lifecycle as Lifecycle
-    from statetrain.lifecycle.lifecycle import State as State
-    from statetrain.lifecycle.lifecycle import Transition as Transition
-    from statetrain.lifecycle.registry import diff as diff
+    from statetrain.lifecycle.state import State as State
+    from statetrain.lifecycle.transition import Transition as Transition
     from statetrain.logs.loggables import Audio as Audio
     from statetrain.logs.loggables import Figure as Figure
     from statetrain.logs.loggables import File as File
@@ -168,22 +168,26 @@ _HOMES = {
     "callbacks.conditional": ("only_if", "throttle"),
     "context.context": ("Context",),
     "contracts.declaring": ("Access", "access"),
-    "guards.criteria": (
-        "Deadline",
-        "Every",
-        "MaxSteps",
-        "MinEpochs",
-        "NonFinite",
-        "Once",
-        "Spike",
-        "TimeLimit",
-        "stop_requested",
+    "guards.batch": ("NonFinite", "Spike"),
+    "guards.clock": ("Deadline", "TimeLimit"),
+    "guards.counters": ("Every", "MaxSteps", "MinEpochs", "Once"),
+    "guards.history": (
+        "EarlyStopping",
+        "InvalidValue",
+        "Never",
+        "NumberLimit",
+        "Threshold",
+        "Warmup",
     ),
+    "guards.prechelt": ("GL", "PQ", "UP"),
+    "guards.requests": ("stop_requested",),
     "standard.evaluations": ("Evaluation",),
     "guards.base": ("Guard", "guard"),
     "context.history": ("History",),
     "machine.interop": ("to_machine",),
-    "lifecycle.lifecycle": ("Lifecycle", "State", "Transition"),
+    "lifecycle.lifecycle": ("Lifecycle",),
+    "lifecycle.state": ("State",),
+    "lifecycle.transition": ("Transition",),
     "standard.looping": ("evaluation", "prediction"),
     "standard.supervised": ("supervised",),
     "logs.loggables": (
@@ -223,7 +227,7 @@ _HOMES = {
     "outcome": ("Completed", "Failed", "Interrupted", "Outcome", "Stopped"),
     "context.position": ("Position",),
     "standard.precision": ("MixedPrecision", "mixed_precision"),
-    "lifecycle.registry": ("diff",),
+    "lifecycle.difference": ("diff",),
     "standard.rollback": ("RollBack",),
     "training.run": ("Run",),
     "training.saving": (
@@ -236,17 +240,6 @@ _HOMES = {
     ),
     "logs.sources": ("Histograms", "HyperParameters", "LearningRate", "Records", "Summaries"),
     "machine.steps": ("Breakpoint", "Steps"),
-    "guards.stopping": (
-        "GL",
-        "PQ",
-        "UP",
-        "EarlyStopping",
-        "InvalidValue",
-        "Never",
-        "NumberLimit",
-        "Threshold",
-        "Warmup",
-    ),
     "trace": ("Trace", "Tracing"),
     "training.evaluating": ("context_for", "evaluate", "predict"),
     "training.fitting": ("fit",),

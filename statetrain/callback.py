@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from statetrain.errors import CallbackError
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:

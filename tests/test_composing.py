@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import statetrain as st
 from statetrain.contracts.composing import Then, parts_of, then, without_gradients
 from statetrain.contracts.declaring import access, access_of
-from statetrain.lifecycle.lifecycle import State
+from statetrain.lifecycle.state import State
 from statetrain.naming import label_of
 
 

@@ -14,8 +14,11 @@ from statetrain.callback import name_of
 from statetrain.callbacks.conditional import only_if, throttle
 from statetrain.context.position import Position
 from statetrain.errors import CallbackError, ConfigError, GuardError
-from statetrain.guards.criteria import Every, MinEpochs, NonFinite
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.batch import NonFinite
+from statetrain.guards.counters import Every, MinEpochs
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 
 

@@ -25,7 +25,9 @@ from statetrain.contracts.listening import contracts_of, paths_in
 from statetrain.contracts.ways import ways_of
 from statetrain.errors import CallbackError, ContractError
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.naming import identify, label_of
 from statetrain.standard import actions

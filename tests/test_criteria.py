@@ -11,22 +11,15 @@ from hypothesis import strategies as st
 from statetrain.context.position import Position
 from statetrain.errors import GuardError
 from statetrain.guards.base import strict
-from statetrain.guards.criteria import (
-    Accumulating,
-    Every,
-    MaxSteps,
-    MinEpochs,
-    NonFinite,
-    TimeLimit,
-    another_optimizer,
-    batch_drawn,
-    better,
-    more_epochs,
-    stop_requested,
-    train_data_left,
-)
-from statetrain.guards.stopping import EarlyStopping, Threshold
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.batch import Accumulating, NonFinite, another_optimizer, batch_drawn
+from statetrain.guards.clock import TimeLimit
+from statetrain.guards.comparing import better
+from statetrain.guards.counters import Every, MaxSteps, MinEpochs, more_epochs, train_data_left
+from statetrain.guards.history import EarlyStopping, Threshold
+from statetrain.guards.requests import stop_requested
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 
 # The same examples each time, whatever the load

@@ -22,9 +22,11 @@ from statetrain.diagram.theme import NAME, WORDS, theme_of
 from statetrain.errors import ConfigError
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import Guard
-from statetrain.guards.criteria import Every
-from statetrain.guards.stopping import EarlyStopping
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.counters import Every
+from statetrain.guards.history import EarlyStopping
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.supervised import supervised
 from statetrain.testing import walk
@@ -612,7 +614,7 @@ def test_graphviz_can_place_everything_itself():
 
 DIGEST = """
 import hashlib
-from statetrain.guards.criteria import Every
+from statetrain.guards.counters import Every
 from statetrain.diagram import dot, mermaid, svg
 from statetrain.standard.supervised import supervised
 life = supervised(validate=Every(3, "steps"), optimizers=2)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 import statetrain as st
-from statetrain.lifecycle.lifecycle import State
+from statetrain.lifecycle.state import State
 from statetrain.standard.edits import EDITS, Edit
 from statetrain.standard.options import FitOptions, Options, SupervisedOptions, options_of
 from statetrain.standard.supervised import edited

@@ -34,7 +34,9 @@ from transitions.extensions.nesting import (
 from statetrain.context.position import Position
 from statetrain.errors import GuardError, MachineError
 from statetrain.events import Event, StopFit
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.interop import to_machine
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Completed

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from statetrain.context.position import Position
 from statetrain.errors import GuardError
 from statetrain.guards.base import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
-from statetrain.guards.criteria import Every, MaxSteps, MinEpochs, TimeLimit, stop_requested
-from statetrain.guards.stopping import EarlyStopping, Threshold
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.clock import TimeLimit
+from statetrain.guards.counters import Every, MaxSteps, MinEpochs
+from statetrain.guards.history import EarlyStopping, Threshold
+from statetrain.guards.requests import stop_requested
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 
 # The same examples each time, whatever the load

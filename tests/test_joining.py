@@ -14,7 +14,9 @@ import statetrain as st
 from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.events import SkipBatch, StopFit
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.standard import actions
 from statetrain.standard.modes import Quiet

@@ -8,7 +8,9 @@ import pytest
 from statetrain.errors import LifecycleError
 from statetrain.events import SkipBatch, StopFit
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 
 
 def work(ctx):
@@ -65,7 +67,7 @@ def test_no_states():
 @pytest.mark.parametrize("name", ["next batch", "1st", "", "a-b", 3])
 def test_a_name_that_is_no_identifier(name):
     "Hooks are named after states, so a state's name has to be an identifier; the message shows one."
-    refused([State(name), END], [], repr(name), "no identifier", "write it like 'next_batch'")
+    refused([State(name), END], [], repr(name), "not an identifier", "write it like 'next_batch'")
 
 
 def test_a_state_called_failed():
@@ -135,7 +137,7 @@ def test_a_final_state_as_a_scope():
         [],
         "State 'b'",
         "'end', which is final",
-        "no scope",
+        "cannot be a scope",
     )
 
 

@@ -11,7 +11,9 @@ from strategies import lifecycles
 from statetrain.errors import LifecycleError
 from statetrain.events import SkipBatch, StopFit
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard.looping import evaluation
 from statetrain.standard.supervised import supervised
 
@@ -36,6 +38,12 @@ def more(ctx):
 @guard
 def bad(ctx):
     "bad"
+    return False
+
+
+@guard
+def worse(ctx):
+    "worse"
     return False
 
 
@@ -103,7 +111,7 @@ def test_every_edit_returns_another_value(life):
         life.insert(State("new", work), between=("pred", "loss")),
         life.replace("step", action=other_work),
         life.without("pred"),
-        life.add(State("new", work), Transition("head", "new", more), Transition("new", "head")),
+        life.add(State("new", work), Transition("head", "new", bad), Transition("new", "head")),
         life.remove(life.between("loss", "head")[0]),
         life.alter(life.between("pred", "loss")[0], effect=work),
         life.add(Transition("loss", "head", more, work))
@@ -299,7 +307,9 @@ def test_without_an_unknown_state(life):
 
 def test_without_the_initial_state(life):
     "A lifecycle without its start is not sound."
-    with pytest.raises(LifecycleError, match="demo: the initial state 'fit' is unknown"):
+    with pytest.raises(
+        LifecycleError, match="demo: 'fit' is where a run starts, so it cannot be removed"
+    ):
         life.without("fit")
 
 
@@ -346,16 +356,16 @@ def test_alter_changes_an_arrow_where_it_stands(life):
 
 def test_add_puts_arrows_where_they_are_asked(life):
     "A guarded arrow goes before the unguarded last one; with `first`, before all, in the order given."
-    one, two = Transition("loss", "pred", more), Transition("loss", "batch", more)
+    one, two = Transition("loss", "pred", more), Transition("loss", "batch", worse)
     assert arrows(life.add(one, two), "loss") == [
         "loss -> head [bad]",
         "loss -> pred [more]",
-        "loss -> batch [more]",
+        "loss -> batch [worse]",
         "loss -> step",
     ]
     assert arrows(life.add(one, two, first=True), "loss") == [
         "loss -> pred [more]",
-        "loss -> batch [more]",
+        "loss -> batch [worse]",
         "loss -> head [bad]",
         "loss -> step",
     ]

@@ -13,7 +13,9 @@ from statetrain.context.position import Position
 from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
 from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Completed, Failed, Interrupted, Stopped
 
@@ -512,8 +514,9 @@ def test_the_note_says_where_and_who(call, words):
 
 def test_an_arrow_to_failed():
     "The effect raises the error, nothing is left, and the run fails with what happened still in place."
-    life = LIFE.add(Transition("loss", FAILED, BAD, Do("raise it")), first=True).remove(
-        LIFE.between("loss", "batch")[0]
+    life = LIFE.edit(
+        remove=LIFE.between("loss", "batch"),
+        add=[Transition("loss", FAILED, BAD, Do("raise it"))],
     )
     ctx, error, notes = failing(
         life,
@@ -528,8 +531,9 @@ def test_an_arrow_to_failed():
 
 def test_an_arrow_to_failed_whose_effect_raises_nothing():
     "A failure without an error is a mistake in the table, and the message names the arrow."
-    life = LIFE.add(Transition("loss", FAILED, BAD, Do("raise it")), first=True).remove(
-        LIFE.between("loss", "batch")[0]
+    life = LIFE.edit(
+        remove=LIFE.between("loss", "batch"),
+        add=[Transition("loss", FAILED, BAD, Do("raise it"))],
     )
     _, error, _ = failing(life, answers={"more": [True], "bad": [True]})
     assert isinstance(error, LifecycleError)

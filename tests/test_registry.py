@@ -15,10 +15,14 @@ from strategies import EVENTS, Answering, Breaking, Played, Switch, lifecycles
 from statetrain.errors import LifecycleError
 from statetrain.events import Event, SkipBatch, StopFit
 from statetrain.guards.base import Guard, guard
-from statetrain.guards.criteria import Every, MaxSteps, TimeLimit, more_epochs
-from statetrain.guards.stopping import EarlyStopping, Threshold
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
-from statetrain.lifecycle.registry import diff, fingerprint, from_dict, standard, to_dict
+from statetrain.guards.clock import TimeLimit
+from statetrain.guards.counters import Every, MaxSteps, more_epochs
+from statetrain.guards.history import EarlyStopping, Threshold
+from statetrain.lifecycle.difference import diff
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.registry import fingerprint, from_dict, standard, to_dict
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import identify
 from statetrain.standard.computing import Compute
 from statetrain.standard.looping import evaluation, prediction
@@ -355,7 +359,7 @@ def changed(where, value):
         ),
         (
             ["transitions", 1, "guard"],
-            {"is": "statetrain.guards.criteria:MaxSteps", "n": 0},
+            {"is": "statetrain.guards.counters:MaxSteps", "n": 0},
             "MaxSteps: n must be a whole number of at least 1, got 0",
         ),
         (

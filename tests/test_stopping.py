@@ -13,21 +13,18 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.context.history import History
-from statetrain.guards.criteria import Every, TimeLimit
-from statetrain.guards.stopping import (
-    GL,
-    PQ,
-    UP,
+from statetrain.guards.clock import TimeLimit
+from statetrain.guards.counters import Every
+from statetrain.guards.history import (
     EarlyStopping,
     InvalidValue,
     Never,
     NumberLimit,
     Threshold,
     Warmup,
-    generalization_loss,
     holds_of_nothing,
-    progress,
 )
+from statetrain.guards.prechelt import GL, PQ, UP, generalization_loss, progress
 from statetrain.lifecycle.text import table
 
 drawn = settings(derandomize=True, database=None, deadline=None, max_examples=200)

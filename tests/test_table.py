@@ -9,15 +9,23 @@ from strategies import lifecycles
 
 from statetrain.events import SkipBatch, StopFit
 from statetrain.guards.base import Guard, guard
-from statetrain.guards.stopping import EarlyStopping
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.history import EarlyStopping
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
 from statetrain.lifecycle.text import markdown_table, number_of, reading_order, table
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard.supervised import supervised
 
 
 @guard
 def ready(ctx):
     "ready"
+    return True
+
+
+@guard
+def fresh(ctx):
+    "fresh"
     return True
 
 
@@ -46,7 +54,7 @@ def small() -> Lifecycle:
         ],
         [
             Transition("work", "a"),
-            Transition("a", "end", ready & ready, do),
+            Transition("a", "end", ready & fresh, do),
             Transition("a", "end", ready),
             Transition("a", "b"),
             Transition("b", "a", effect=do),
@@ -74,7 +82,7 @@ small: 4 states, 9 arrows
 
 arrows
   work     -> a
-  a      1 -> end   [ready and ready] / do something
+  a      1 -> end   [ready and fresh] / do something
          2 -> end   [ready]
            -> b     else
   b        -> a     / do something
@@ -176,5 +184,5 @@ def test_markdown_lists_states_and_arrows():
         "| &emsp;`b` | do something | in the end: do something |",
         "| `end` |  | final |",
     ]
-    assert arrows.splitlines()[3] == "| `a` | `end` | 1 |  | ready and ready | do something |"
+    assert arrows.splitlines()[3] == "| `a` | `end` | 1 |  | ready and fresh | do something |"
     assert arrows.splitlines()[-1] == "| `b` | `a` |  | `SkipBatch` |  |  |"

@@ -7,7 +7,9 @@ from statetrain.context.position import Position
 from statetrain.errors import ConfigError
 from statetrain.events import StopFit
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.testing import walk
 from statetrain.trace import Trace, Tracing

@@ -19,7 +19,7 @@ from statetrain import Lifecycle, State, Trace, Tracing, Transition
 from statetrain.commands.watch import screen
 from statetrain.context.position import Position
 from statetrain.errors import ConfigError, TraceError
-from statetrain.lifecycle.lifecycle import START
+from statetrain.lifecycle.state import START
 from statetrain.testing import conforms, walk
 from statetrain.trace.reading import Following
 

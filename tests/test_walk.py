@@ -13,9 +13,12 @@ from strategies import scenarios
 from statetrain.errors import GuardError, LifecycleError
 from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import guard, leaves
-from statetrain.guards.criteria import Every, TimeLimit
-from statetrain.guards.stopping import EarlyStopping
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.guards.clock import TimeLimit
+from statetrain.guards.counters import Every
+from statetrain.guards.history import EarlyStopping
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.supervised import supervised
 from statetrain.testing import assert_trace, walk

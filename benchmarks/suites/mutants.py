@@ -303,7 +303,7 @@ MUTANTS = (
     ),
     Mutant(
         "a loss that is NaN is refused",
-        "statetrain.guards.criteria:_loss_not_finite",
+        "statetrain.guards.batch:_loss_not_finite",
         "value - value != 0.0",
         "False",
         _of("non_finite", "the loss, NaN, skip"),

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.lifecycle.lifecycle import FAILED
+from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.text import markdown_table
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Samples

@@ -26,7 +26,8 @@ from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute.keeping import first_not_finite
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import AnyOf, Guard, Test, as_guard, strict
-from statetrain.guards.criteria import Every, Mode
+from statetrain.guards.comparing import Mode
+from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 
 if TYPE_CHECKING:

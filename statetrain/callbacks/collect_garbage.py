@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
-from statetrain.guards.criteria import Every
+from statetrain.guards.counters import Every
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context

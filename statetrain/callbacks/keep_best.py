@@ -19,7 +19,7 @@ from statetrain.compute.weights import (
     tensors_of,
 )
 from statetrain.errors import ConfigError
-from statetrain.guards.criteria import Mode
+from statetrain.guards.comparing import Mode
 from statetrain.outcome import Failed
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from statetrain.callback import Callback
 from statetrain.data.sizes import length, parameters_of
 from statetrain.errors import CallbackError, ConfigError
 from statetrain.guards.base import Guard
-from statetrain.guards.criteria import Accumulating, NonFinite
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.guards.batch import Accumulating, NonFinite
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
 from statetrain.logs.events import RESERVED, Format, event_logger
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped

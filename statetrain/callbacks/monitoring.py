@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from attrs import frozen
 
 from statetrain.errors import ConfigError
-from statetrain.guards.criteria import Mode, better
+from statetrain.guards.comparing import Mode, better
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:

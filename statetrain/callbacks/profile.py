@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from statetrain.callback import Call, Callback
-from statetrain.lifecycle.lifecycle import START, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import START
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context

@@ -18,7 +18,7 @@ from statetrain.compute.weights import judged_modules
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
-from statetrain.guards.criteria import Mode
+from statetrain.guards.comparing import Mode
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context

@@ -26,8 +26,9 @@ from statetrain.contracts.declaring import access_of
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.sizes import length
 from statetrain.errors import CheckpointError, LifecycleError
-from statetrain.lifecycle.lifecycle import Lifecycle, State
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.registry import fingerprint
+from statetrain.lifecycle.state import State
 from statetrain.losses.losses import modules_by_name
 from statetrain.machine.machine import Machine
 from statetrain.naming import label_of

@@ -321,7 +321,7 @@ def _simulate(given: argparse.Namespace) -> int:
 
 
 def _diff(given: argparse.Namespace) -> int:
-    from statetrain.lifecycle.registry import diff
+    from statetrain.lifecycle.difference import diff
 
     lines = diff(lifecycle(given.first), lifecycle(given.second))
     if not given.quiet:

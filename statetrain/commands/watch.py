@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from attrs import frozen
 
 from statetrain.context.history import COUNTERS, format_value
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.text import reading_order
 from statetrain.logs.streams import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped

@@ -8,7 +8,7 @@ from typing import Any, overload
 from attrs import Factory, define
 
 from statetrain.context.columns import shown_shape
-from statetrain.guards.criteria import Mode, better
+from statetrain.guards.comparing import Mode, better
 from statetrain.naming import did_you_mean, printable
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from attrs import define
 from statetrain.context.fields import Fact, field, made_of
 
 if TYPE_CHECKING:
-    from statetrain.lifecycle.lifecycle import Transition
+    from statetrain.lifecycle.transition import Transition
     from statetrain.machine.agreeing import News
     from statetrain.machine.asking import Asked
     from statetrain.machine.machine import Machine

@@ -29,7 +29,8 @@ from statetrain.contracts.declaring import (
 )
 from statetrain.contracts.listening import DEFERRED, Listener
 from statetrain.contracts.ways import Doing, Place, Way, ways_of
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
 
 
 class Status(NamedTuple):

@@ -37,7 +37,7 @@ from statetrain.contracts.listening import DEFERRED, Contract, Listener, contrac
 from statetrain.contracts.ways import Kind, Place, name_place
 from statetrain.errors import ContractError
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import Transition
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import signature_of
 
 if TYPE_CHECKING:

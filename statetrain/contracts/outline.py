@@ -20,7 +20,9 @@ from statetrain.contracts.declaring import (
 )
 from statetrain.contracts.listening import Listener
 from statetrain.contracts.ways import Place
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
+from statetrain.lifecycle.transition import Transition
 
 _ELSEWHERE = ("on_transition", "on_anchor", "on_resume", "on_enter_failed")
 

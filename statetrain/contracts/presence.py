@@ -21,7 +21,9 @@ from statetrain.contracts.declaring import (
 from statetrain.contracts.listening import Listener
 from statetrain.contracts.ways import Doing, Place, Way, name_place
 from statetrain.errors import ContractError
-from statetrain.lifecycle.lifecycle import START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import START
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
 _KNOWN = frozenset((*dir(Context), *DERIVED))

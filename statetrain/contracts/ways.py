@@ -12,7 +12,9 @@ from typing import Literal
 from attrs import frozen
 
 from statetrain.contracts.declaring import GIVEN, Access, access_of
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 
 Kind = Literal["action", "effect", "guard", "close", "mode"]
 Place = tuple[Kind, "str | Transition"]  # where something is done: in a state, or on an arrow

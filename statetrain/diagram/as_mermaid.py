@@ -21,7 +21,8 @@ from attrs import evolve, frozen
 from statetrain.diagram.picture import Arrow, Picture, events_of, shared_scopes, start_of
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import CHANGED, Theme, ThemeName, theme_of
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.text import OTHER_ERRORS
 
 EVENT = "\N{HIGH VOLTAGE SIGN}"

@@ -21,7 +21,8 @@ from statetrain.diagram.measure import DOT, HEAD, LINE, RING
 from statetrain.diagram.route import Point, Route
 from statetrain.diagram.showing import Shown, picture
 from statetrain.diagram.theme import FONT, NAME, PEN, WORDS, ThemeName, theme_of
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.text import OTHER_ERRORS, plain
 
 MARGIN = 12.0

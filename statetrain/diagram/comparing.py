@@ -7,8 +7,10 @@ from attrs import evolve, frozen
 from statetrain.diagram.picture import Change, Picture, drawn, transitions_of
 from statetrain.errors import MachineError
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
 from statetrain.lifecycle.text import number_of
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import label_of
 from statetrain.trace.words import words_of
 

@@ -10,7 +10,7 @@ from attrs import define, field
 from statetrain.diagram.boxes import ROOT, Box, Port, Side, Way
 from statetrain.diagram.measure import LINE, label_of_arrow
 from statetrain.diagram.picture import Arrow, Picture, events_of, shared_scopes, start_of
-from statetrain.lifecycle.lifecycle import FAILED, START
+from statetrain.lifecycle.state import FAILED, START
 
 
 @define(eq=False)

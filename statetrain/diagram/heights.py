@@ -8,7 +8,7 @@ from statetrain.diagram.boxes import ROOT, SIDES, Box, Port
 from statetrain.diagram.grid import Grid
 from statetrain.diagram.measure import GAP, HEAD, LINE, PAD, size_of
 from statetrain.diagram.picture import start_of
-from statetrain.lifecycle.lifecycle import FAILED
+from statetrain.lifecycle.state import FAILED
 
 
 def place_down(grid: Grid, box: Box, top: float) -> None:

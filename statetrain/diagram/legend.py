@@ -9,7 +9,7 @@ from attrs import frozen
 from statetrain.diagram.measure import LINE, width_of
 from statetrain.diagram.picture import Arrow, Picture
 from statetrain.diagram.theme import WORDS, Theme
-from statetrain.lifecycle.lifecycle import FAILED
+from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.text import OTHER_ERRORS, plain
 from statetrain.naming import label_of
 

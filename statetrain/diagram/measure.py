@@ -9,7 +9,7 @@ from attrs import frozen
 
 from statetrain.diagram.picture import Arrow, Picture
 from statetrain.diagram.theme import NAME, WORDS
-from statetrain.lifecycle.lifecycle import FAILED, START
+from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.text import OTHER_ERRORS
 
 LINE = 11.5  # from one line of words to the next

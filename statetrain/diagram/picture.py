@@ -13,8 +13,10 @@ from typing import Literal
 from attrs import Factory, evolve, frozen
 
 from statetrain.guards.agreed import with_ranks
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle, count_shared
+from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.text import is_else, number_of, plain, reading_order
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import label_of
 
 Kind = Literal["hot", "main", "plain", "failure", "event"]
@@ -139,8 +141,7 @@ def events_of(scope: str) -> str:
 
 def shared_scopes(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     """How many scopes two paths share; the last of a path is not one."""
-    pairs = enumerate(zip(one[:-1], other[:-1], strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)) - 1)
+    return count_shared(one[:-1], other[:-1])
 
 
 def drawn(life: Lifecycle) -> Picture:

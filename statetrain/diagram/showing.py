@@ -11,7 +11,8 @@ from statetrain.diagram.comparing import compared
 from statetrain.diagram.picture import Arrow, Picture, drawn, events_of, start_of, transitions_of
 from statetrain.diagram.simpler import folded, outlined
 from statetrain.errors import ConfigError
-from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace import Trace
 from statetrain.trace.words import Words, by_words, times_asked, words_of

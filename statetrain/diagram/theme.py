@@ -8,7 +8,7 @@ from attrs import frozen
 
 from statetrain.diagram.picture import Arrow, Picture
 from statetrain.errors import ConfigError
-from statetrain.lifecycle.lifecycle import FAILED
+from statetrain.lifecycle.state import FAILED
 
 ThemeName = Literal["light", "dark"]
 

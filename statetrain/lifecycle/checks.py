@@ -1,70 +1,67 @@
 """What makes a table sound: checked when a lifecycle is made, so that a run cannot find it out.
 
 Each check raises a `LifecycleError` that names the lifecycle, the state or the arrow, and the
-remedy.
+remedy. `check_parts` comes first: the others look things up in the index, which needs unique names
+and scopes that are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from statetrain.errors import LifecycleError
+from statetrain.guards.base import Predicate, leaves
+from statetrain.lifecycle.deciding import hidden
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
-if TYPE_CHECKING:  # the values are defined one step up, and call this when they are made
+if TYPE_CHECKING:  # the lifecycle calls these when it is made
     from statetrain.lifecycle.lifecycle import Lifecycle
 
-_RESERVED = ("failed",)
+_MODE = ("read", "write", "begin", "wrap")
 
 
-def check(life: Lifecycle) -> None:
-    """Raises a `LifecycleError` unless the table is sound."""
-    _names(life)
-    _hashable(life)
-    _scopes(life)
-    _arrows(life)
-    _order(life)
-    _ways(life)
-    _progress(life)
+# ---------------------------------------------------------------- the parts
 
 
-def _names(life: Lifecycle) -> None:
+def check_parts(life: Lifecycle) -> None:
+    """Raises a `LifecycleError` unless each part of a table can be what it is said to be."""
     if not isinstance(life.name, str) or not life.name.isprintable():
         raise LifecycleError(
             "a lifecycle's name is a text of one line without control characters, got"
             f" {life.name!r:.80}"
         )
-    for parts, field, kind in (
-        (life.states, "name", "State"),
-        (life.transitions, "source", "Transition"),
-    ):
-        for part in parts:
-            if not hasattr(part, field):
-                raise LifecycleError(f"{life.name}: {part!r} is no {kind}; write {kind}(...)")
+    _check_kinds(life, life.states, State)
+    _check_kinds(life, life.transitions, Transition)
     if not life.states:
         raise LifecycleError(
             f"{life.name}: a lifecycle needs states; give at least an initial and a final one"
         )
+    _check_names(life)
+    _check_roles(life)
+    _check_scopes(life)
+
+
+def _check_kinds(life: Lifecycle, parts: Iterable[Any], kind: type) -> None:
+    for part in parts:
+        if not isinstance(part, kind):
+            word = kind.__name__
+            raise LifecycleError(f"{life.name}: {part!r} is not a {word}; write {word}(...)")
+
+
+def _check_names(life: Lifecycle) -> None:
     seen: set[str] = set()
     for state in life.states:
         if not isinstance(state.name, str) or not state.name.isidentifier():
             raise LifecycleError(
-                f"{life.name}: state {state.name!r} is no identifier, and hooks are named after"
+                f"{life.name}: state {state.name!r} is not an identifier, and hooks are named after"
                 " states; write it like 'next_batch'"
             )
-        if not isinstance(state.role, str) or not state.role.isidentifier():
-            raise LifecycleError(
-                f"{life.name}: state {state.name!r} has the role {state.role!r}, which is not an"
-                " identifier; a role is named like a state, such as 'step'"
-            )
-        if state.role in _RESERVED:
-            raise LifecycleError(
-                f"{life.name}: state {state.name!r} has the role {state.role!r}, which belongs to"
-                " the state that every lifecycle has; choose another role"
-            )
-        if state.name in _RESERVED:
+        if state.name == FAILED:
             raise LifecycleError(
                 f"{life.name}: state {state.name!r} is in every lifecycle already; lead arrows to"
                 " it, do not declare it"
@@ -83,210 +80,329 @@ def _names(life: Lifecycle) -> None:
         )
 
 
-def _hashable(life: Lifecycle) -> None:
-    for part in (*life.states, *life.transitions):
-        try:
-            hash(part)
-        except TypeError as error:
+def _check_roles(life: Lifecycle) -> None:
+    for state in life.states:
+        if not isinstance(state.role, str) or not state.role.isidentifier():
             raise LifecycleError(
-                f"{life.name}: {type(part).__name__} {part}: {error}; an action, effect, guard or"
-                " mode with parameters is a frozen attrs class, or a function"
-            ) from error
+                f"{life.name}: state {state.name!r} has the role {state.role!r}, which is not an"
+                " identifier; a role is named like a state, such as 'step'"
+            )
+        if state.role == FAILED:
+            raise LifecycleError(
+                f"{life.name}: state {state.name!r} has the role {state.role!r}, which belongs to"
+                " the state that every lifecycle has; choose another role"
+            )
 
 
-def _scopes(life: Lifecycle) -> None:
-    within = {state.name: state.within for state in life.states}
+def _check_scopes(life: Lifecycle) -> None:
+    states = {state.name: state for state in life.states}
     for state in life.states:
         if state.within is None:
             continue
-        if state.within not in within:
+        if state.within not in states:
             raise LifecycleError(
                 f"{life.name}: State {state.name!r}: unknown scope"
-                f" {state.within!r}{did_you_mean(state.within, within)}"
+                f" {state.within!r}{did_you_mean(state.within, states)}"
             )
-        scope, chain = within[state.name], [state.name]
-        while scope is not None:
-            chain.append(scope)
-            if scope == state.name:
-                raise LifecycleError(
-                    f"{life.name}: State {state.name!r} lies within itself:"
-                    f" {' within '.join(chain)}; take one of these out"
-                )
-            if len(chain) > len(within) + 1:
-                break  # a cycle further out, which its own member will report
-            scope = within[scope]
-    for state in life.states:
-        if state.within is not None and life.state(state.within).final:
+        if states[state.within].final:
             raise LifecycleError(
                 f"{life.name}: State {state.name!r} lies within {state.within!r}, which is final; a"
-                " final state is no scope"
+                " final state cannot be a scope"
             )
-        if state.final and (
-            state.within is not None or state.mode is not None or state.close is not None
-        ):
+    _check_circles(life, states)
+    for state in life.states:
+        has_scope = state.within is not None or state.mode is not None
+        if state.final and (has_scope or state.close is not None):
             raise LifecycleError(
                 f"{life.name}: final state {state.name!r} lies within a scope, or has a mode or"
                 " close work: nothing would close it; put it outside, and that work into a scope"
             )
 
 
-def _arrows(life: Lifecycle) -> None:
-    known = set(life.names)
+def _check_circles(life: Lifecycle, states: dict[str, State]) -> None:
+    """No state lies within itself."""
+    grounded: set[str] = set()  # these lead to the outside
+    for state in life.states:
+        chain: list[str] = []
+        name: str | None = state.name
+        while name is not None and name not in grounded:
+            if name in chain:
+                ring = [*chain[chain.index(name) :], name]
+                raise LifecycleError(
+                    f"{life.name}: State {name!r} lies within itself: {' within '.join(ring)}; take"
+                    " one of these out"
+                )
+            chain.append(name)
+            name = states[name].within
+        grounded.update(chain)
+
+
+def _check_works(life: Lifecycle) -> None:
+    for state in life.states:
+        for kind in ("action", "close", "reopen"):
+            _check_work(life, f"the {kind} of state {state.name!r}", getattr(state, kind))
+        if state.mode is not None:
+            _check_mode(life, state)
+        _check_hashable(life, state)
+    for arrow in life.transitions:
+        _check_work(life, f"the effect of arrow {arrow.source} -> {arrow.dest}", arrow.effect)
+        _check_hashable(life, arrow)
+        for leaf in () if arrow.guard is None else leaves(arrow.guard):
+            if isinstance(leaf, Predicate):
+                what = f"the guard of arrow {arrow.source} -> {arrow.dest}"
+                _check_work(life, what, leaf.function)
+
+
+def _check_work(life: Lifecycle, what: str, work: Any) -> None:
+    """Raises a `LifecycleError` unless something can be called with the context."""
+    if work is None:
+        return
+    if isinstance(work, type):
+        raise LifecycleError(
+            f"{life.name}: {what} is the class {work.__name__}; give an instance:"
+            f" {work.__name__}(...)"
+        )
+    if not callable(work):
+        raise LifecycleError(
+            f"{life.name}: {what} must be a function of the context, got {work!r:.80}"
+        )
+    if inspect.iscoroutinefunction(work) or inspect.isgeneratorfunction(work):
+        raise LifecycleError(
+            f"{life.name}: {what} is a coroutine or a generator, which a call does not run; make"
+            f" {work.__name__} a plain function"
+        )
+    if inspect.isfunction(work) and not _takes_one(work):
+        raise LifecycleError(
+            f"{life.name}: {what} must take the context as its only argument: def"
+            f" {work.__name__}(ctx), got {work.__name__}{inspect.signature(work)}"
+        )
+
+
+def _takes_one(function: Any) -> bool:
+    """Whether a plain function can be called with one argument."""
+    code = function.__code__
+    needed = code.co_argcount - len(function.__defaults__ or ())
+    keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or {})
+    takes_more = bool(code.co_flags & inspect.CO_VARARGS)
+    wrapped = hasattr(function, "__wrapped__")  # its own signature says little
+    return wrapped or (needed <= 1 and keywords <= 0 and (code.co_argcount >= 1 or takes_more))
+
+
+def _check_mode(life: Lifecycle, state: State) -> None:
+    missing = [name for name in _MODE if not callable(getattr(state.mode, name, None))]
+    if missing or isinstance(state.mode, type):
+        raise LifecycleError(
+            f"{life.name}: the mode of state {state.name!r} must be an instance with"
+            f" {', '.join(_MODE)}, got {state.mode!r:.80}"
+        )
+
+
+def _check_hashable(life: Lifecycle, part: State | Transition) -> None:
+    try:
+        hash(part)
+    except TypeError as error:
+        raise LifecycleError(
+            f"{life.name}: {type(part).__name__} {part}: {error}; an action, effect, guard or mode"
+            " with parameters is a frozen attrs class, or a function"
+        ) from error
+
+
+# ---------------------------------------------------------------- the table
+
+
+def check(life: Lifecycle) -> None:
+    """Raises a `LifecycleError` unless a table of sound parts can be walked to its end."""
+    _check_works(life)
+    _check_arrows(life)
+    goals = {life.initial} | {arrow.dest for arrow in life.transitions}
+    for state in life.states:
+        _check_order(life, state, goals)
+        _check_events(life, state.name)
+    _check_reached(life)
+    _check_ends(life, goals)
+    _check_progress(life)
+
+
+def _check_arrows(life: Lifecycle) -> None:
+    known = dict.fromkeys(life.names)
     seen: set[tuple[object, ...]] = set()
     for arrow in life.transitions:
-        if arrow.event is not None and not (
-            isinstance(arrow.event, type) and issubclass(arrow.event, BaseException)
-        ):
+        event = arrow.event
+        if event is not None and not (isinstance(event, type) and issubclass(event, BaseException)):
             raise LifecycleError(
                 f"{life.name}: arrow {arrow.source} -> {arrow.dest}: event must be a class of"
-                f" exception, got {arrow.event!r}"
+                f" exception, got {event!r}"
             )
-        if arrow.source not in known:
-            raise LifecycleError(
-                f"{life.name}: arrow {arrow}: unknown state"
-                f" {arrow.source!r}{did_you_mean(arrow.source, known)}"
-            )
-        if arrow.dest not in known and arrow.dest not in _RESERVED:
-            raise LifecycleError(
-                f"{life.name}: arrow {arrow}: unknown state"
-                f" {arrow.dest!r}{did_you_mean(arrow.dest, known)}"
-            )
+        for name in (arrow.source, arrow.dest):
+            if name not in known and (name != FAILED or name == arrow.source):
+                raise LifecycleError(
+                    f"{life.name}: arrow {arrow}: unknown state {name!r}{did_you_mean(name, known)}"
+                )
         if life.state(arrow.source).final:
             raise LifecycleError(
                 f"{life.name}: arrow {arrow} leaves a final state; remove it, or let"
                 f" {arrow.source!r} not be final"
             )
-        if arrow.dest in _RESERVED and arrow.effect is None:
+        if arrow.dest == FAILED and arrow.effect is None:
             raise LifecycleError(
                 f"{life.name}: arrow {arrow} leads to 'failed' without an error; give it an effect"
                 " that raises one"
             )
-        key = (arrow.source, arrow.dest, arrow.guard, arrow.event)
+        key = (arrow.source, arrow.dest, arrow.guard, event)
         if key in seen:
             raise LifecycleError(f"{life.name}: arrow {arrow} is there twice; remove one")
         seen.add(key)
 
 
-def _order(life: Lifecycle) -> None:
-    """Every state that can be asked ends its list with an unguarded arrow, and nothing hides behind it."""
-    goals = {life.initial} | {arrow.dest for arrow in life.transitions}
-    for state in life.states:
-        arrows = life.arrows(state.name)
-        if state.final:
-            continue
-        if state.name not in goals:
-            if arrows:
-                raise LifecycleError(
-                    f"{life.name}: {arrows[0]} is never asked: no arrow leads to {state.name!r}"
-                    " itself; lead one there, or start the arrow inside it"
-                )
-            continue
-        if not arrows:
+def _check_order(life: Lifecycle, state: State, goals: set[str]) -> None:
+    """A state that an arrow leads to ends its list with an unguarded arrow, and no arrow is hidden."""
+    arrows = life.arrows(state.name)
+    if state.final:
+        return
+    if state.name not in goals:
+        if arrows:
             raise LifecycleError(
-                f"{life.name}: State {state.name!r} has no arrow out; add one, or make it final"
+                f"{life.name}: {arrows[0]} is never asked: no arrow leads to {state.name!r}"
+                " itself; lead one there, or start the arrow inside it"
             )
-        for arrow, after in pairwise(arrows):
-            if arrow.guard is None:
-                raise LifecycleError(
-                    f"{life.name}: arrow {after} is hidden behind {arrow}, which always holds; "
-                    "put the guarded one first, or give the other a guard"
-                )
-        if arrows[-1].guard is not None:
+        return
+    if not arrows:
+        raise LifecycleError(
+            f"{life.name}: State {state.name!r} has no arrow out; add one, or make it final"
+        )
+    for arrow, after in pairwise(arrows):
+        if arrow.guard is None:
             raise LifecycleError(
-                f"{life.name}: every guard on {state.name!r} may be false, last"
-                f" [{arrows[-1].guard.label}]; end its arrows with one that has no guard"
+                f"{life.name}: arrow {after} is hidden behind {arrow}, which is always true; "
+                "put the guarded one first, or give the other a guard"
             )
-    for arrow in life.transitions:
-        if arrow.event is None:
+    if arrows[-1].guard is not None:
+        raise LifecycleError(
+            f"{life.name}: every guard on {state.name!r} may be false, last"
+            f" [{arrows[-1].guard.label}]; end its arrows with one that has no guard"
+        )
+    _check_guards(life, arrows)
+
+
+def _check_guards(life: Lifecycle, arrows: tuple[Transition, ...]) -> None:
+    """Each of the arrows that are asked together can be taken, and labels tell them apart."""
+    never = hidden(arrows)
+    if never is not None:
+        raise LifecycleError(
+            f"{life.name}: arrow {never} can never be taken: whenever its guard is true, one"
+            " before it is, or it contradicts itself; remove it, or change a guard"
+        )
+    labels: dict[str, Transition] = {}
+    for arrow in arrows:
+        if arrow.guard is None:
             continue
-        earlier = life.transitions[: life.transitions.index(arrow)]
+        other = labels.setdefault(arrow.guard.label, arrow)
+        if other.guard != arrow.guard:
+            raise LifecycleError(
+                f"{life.name}: arrows {other} and {arrow} have different guards with one label, so"
+                " pictures, traces and tests could not tell them apart; give one another name:"
+                " guard.named(...)"
+            )
+
+
+def _check_events(life: Lifecycle, source: str) -> None:
+    """No arrow is hidden behind another that takes its event first."""
+    earlier: list[Transition] = []
+    for arrow in life.events(source):
         for other in earlier:
-            if (
-                other.source == arrow.source
-                and other.event
-                and other.guard is None
-                and issubclass(arrow.event, other.event)
-            ):
+            same = other.guard == arrow.guard and not _remembers(arrow)
+            takes_it = issubclass(arrow.event, other.event)  # type: ignore[arg-type]  # both have one
+            if takes_it and (other.guard is None or same):
                 raise LifecycleError(
                     f"{life.name}: arrow {arrow} is hidden behind {other}; put the narrower event"
                     " first"
                 )
+        earlier.append(arrow)
 
 
-def _ways(life: Lifecycle) -> None:
-    forward: dict[str, set[str]] = {
-        name: {t.dest for t in life.arrows(name)} for name in life.names
-    }
-    reached: set[str] = set()  # entered, perhaps only on the way to a state within
-    asked: set[str] = set()  # led to, so that its own arrows are asked
+def _remembers(arrow: Transition) -> bool:
+    return arrow.guard is not None and arrow.guard.remembers
+
+
+def _check_reached(life: Lifecycle) -> None:
+    """Every state is entered, perhaps only on the way to a state within."""
+    reached: set[str] = set()
+    asked: set[str] = set()  # an arrow leads to them, so that their own arrows are asked
     todo = [life.initial]
     while todo:
         name = todo.pop()
-        if name in asked or name in _RESERVED:
+        if name in asked or name == FAILED:
             continue
         asked.add(name)
-        reached.update(life.path(name))
-        todo += forward[name]
-        todo += [
-            t.dest for t in life.transitions if t.event is not None and t.source in life.path(name)
-        ]
+        todo += [arrow.dest for arrow in life.arrows(name)]
+        for scope in life.path(name):
+            if scope not in reached:
+                reached.add(scope)
+                todo += [arrow.dest for arrow in life.events(scope)]
     for name in life.names:
         if name not in reached:
             raise LifecycleError(
                 f"{life.name}: State {name!r} cannot be reached from {life.initial!r}; lead an"
                 " arrow to it, or remove it"
             )
-    ends = {state.name for state in life.states if state.final} | set(_RESERVED)
-    grown = True
-    while grown:
-        more = {name for name, dests in forward.items() if name not in ends and dests & ends}
-        grown = bool(more)
-        ends |= more
-    goals = {life.initial} | {arrow.dest for arrow in life.transitions}
-    trapped = [name for name in life.names if name not in ends and name in goals]
+
+
+def _check_ends(life: Lifecycle, goals: set[str]) -> None:
+    """From every state that an arrow leads to, some way leads to a final one."""
+    back: dict[str, list[str]] = {}
+    for name in life.names:
+        for arrow in life.arrows(name):
+            back.setdefault(arrow.dest, []).append(name)
+    ends: set[str] = set()
+    todo = [FAILED, *(state.name for state in life.states if state.final)]
+    while todo:
+        name = todo.pop()
+        if name not in ends:
+            ends.add(name)
+            todo += back.get(name, ())
+    trapped = [repr(name) for name in life.names if name not in ends and name in goals]
     if trapped:
         raise LifecycleError(
-            f"{life.name}: no way leads from {_listed(trapped)} to a final state; add an arrow out"
+            f"{life.name}: no way leads from {', '.join(trapped)} to a final state; add an arrow"
+            " out"
         )
 
 
-def _progress(life: Lifecycle) -> None:
-    """A cycle in which nothing is done could only spin: what its guards read never changes."""
+def _check_progress(life: Lifecycle) -> None:
+    """A circle in which nothing is done could only spin: what its guards read never changes."""
     idle = {
         state.name
         for state in life.states
         if state.action is None and state.close is None and state.mode is None
     }
-
-    def leads(name: str) -> Iterable[str]:
-        for arrow in life.arrows(name):
-            left, entered = (
-                life.crossing(name, arrow.dest) if arrow.dest not in _RESERVED else ((), ())
-            )
-            marks = arrow.guard is not None and arrow.guard.marks("")
-            if (
-                arrow.effect is None
-                and not marks
-                and arrow.dest in idle
-                and all(n in idle for n in (*left, *entered))
-            ):
-                yield arrow.dest
-
+    done: set[str] = set()
     for start in sorted(idle):
-        trail, seen = [(start, [start])], {start}
-        while trail:
-            name, path = trail.pop()
-            for dest in leads(name):
-                if dest == start:
-                    raise LifecycleError(
-                        f"{life.name}: {' -> '.join([*path, start])} is a loop in which nothing is"
-                        " done, so its guards could never change their answers; give one of its"
-                        " states an action or one of its arrows an effect"
-                    )
-                if dest not in seen:
-                    seen.add(dest)
-                    trail.append((dest, [*path, dest]))
+        trail: dict[str, Iterator[str]] = {}  # the way so far, each with where it leads on
+        step: str | None = start
+        while step is not None or trail:
+            if step is not None and step in trail:
+                names = list(trail)
+                ring = [*names[names.index(step) :], step]
+                raise LifecycleError(
+                    f"{life.name}: {' -> '.join(ring)} is a loop in which nothing is done, so its"
+                    " guards could never change their answers; give one of its states an action or"
+                    " one of its arrows an effect"
+                )
+            if step is not None and step not in done:
+                trail[step] = _idle_steps(life, step, idle)
+            elif not trail:
+                break
+            step = next(trail[next(reversed(trail))], None)
+            if step is None:
+                done.add(trail.popitem()[0])
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+def _idle_steps(life: Lifecycle, name: str, idle: set[str]) -> Iterator[str]:
+    """Where the arrows of a state lead that do nothing on the way."""
+    for arrow in life.arrows(name):
+        marks = arrow.guard is not None and arrow.guard.marks("")
+        if arrow.effect is not None or marks or arrow.dest not in idle:
+            continue
+        left, entered = life.crossing(name, arrow.dest)
+        if idle.issuperset(left) and idle.issuperset(entered):
+            yield arrow.dest

@@ -15,7 +15,9 @@ from attrs import Factory, define, field, frozen
 
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
 Counts = tuple[int, ...]

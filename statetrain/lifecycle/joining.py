@@ -8,7 +8,9 @@ from typing import Any
 import attrs
 
 from statetrain.errors import LifecycleError
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 
 
 def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
@@ -24,21 +26,16 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
     def renamed(name: str) -> str:
         return name if name == FAILED else f"{prefix}{name}"
 
-    return Lifecycle(
-        life.name,
-        [
-            attrs.evolve(
-                state, name=renamed(state.name), within=state.within and renamed(state.within)
-            )
-            for state in life.states
-        ],
-        [
-            attrs.evolve(arrow, source=renamed(arrow.source), dest=renamed(arrow.dest))
-            for arrow in life.transitions
-        ],
-        renamed(life.initial),
-        life.also | frozenset(map(renamed, life.also)),
-    )
+    states = [
+        attrs.evolve(state, name=renamed(state.name), within=state.within and renamed(state.within))
+        for state in life.states
+    ]
+    arrows = [
+        attrs.evolve(arrow, source=renamed(arrow.source), dest=renamed(arrow.dest))
+        for arrow in life.transitions
+    ]
+    also = life.also | frozenset(map(renamed, life.also))
+    return Lifecycle(life.name, states, arrows, renamed(life.initial), also)
 
 
 def then(
@@ -64,7 +61,6 @@ def then(
     ends = {state.name for state in first.states if state.final}
     inner: list[State] = [state for state in first.states if not state.final]
     if both := [state.name for state in inner if state.name in second.names]:
-        # Fmt: skip
         raise LifecycleError(
             f"{first.name} then {second.name}: both have a state {both[0]!r}"
             + (f" and {len(both) - 1} others" if len(both) > 1 else "")

@@ -1,4 +1,4 @@
-"""Lifecycles as plain data: into JSON and back, as a fingerprint, and their differences in words.
+"""Lifecycles as plain data: into JSON and back, and as a fingerprint.
 
 A file holds names, never code. A name becomes a function or a class only through a registry, a
 dictionary that the reader hands over; the library's own parts are always in it. Nothing is imported
@@ -18,7 +18,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeAlias
@@ -27,10 +27,12 @@ import attrs
 
 from statetrain import events, outcome
 from statetrain.errors import LifecycleError
-from statetrain.guards import base, criteria, stopping
-from statetrain.guards.base import Guard, Named, Predicate
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
-from statetrain.naming import did_you_mean, identify, signature_of
+from statetrain.guards import base, batch, clock, counters, history, prechelt, requests
+from statetrain.guards.base import Predicate
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
+from statetrain.naming import did_you_mean, identify
 
 Registry: TypeAlias = Mapping[str, Any]
 
@@ -65,9 +67,7 @@ def standard() -> Registry:
     classes = (thing for thing in vars(builtins).values() if isinstance(thing, type))
     found = {identify(kind): kind for kind in classes if issubclass(kind, BaseException)}
     for module in (
-        base,
-        criteria,
-        stopping,
+        *(base, batch, clock, counters, history, prechelt, requests),
         events,
         outcome,
         actions,
@@ -345,104 +345,3 @@ def _resolved(where: str, name: str, known: Registry) -> Any:
             f" pass registry={{{name!r}: ...}}"
         )
     return known[name]
-
-
-# ---------------------------------------------------------------- differences
-
-
-def diff(a: Lifecycle, b: Lifecycle) -> list[str]:
-    """What it takes to get from one lifecycle to another, in words; empty if they are equal.
-
-    Args:
-        a: the one before.
-        b: the one after.
-    """
-    words = []
-    if a.name != b.name:
-        words.append(f"the name: was {a.name!r}, is {b.name!r}")
-    if a.initial != b.initial:
-        words.append(f"the initial state: was {a.initial!r}, is {b.initial!r}")
-    return words + _different_states(a, b) + _different_arrows(a, b)
-
-
-def _different_states(a: Lifecycle, b: Lifecycle) -> list[str]:
-    words = [f"state {name!r} removed" for name in a.names if name not in b.names]
-    for state in b.states:
-        if state.name not in a.names:
-            words.append(
-                f"state {state.name!r} added"
-                + (f" within {state.within!r}" if state.within else "")
-            )
-        else:
-            words += [
-                f"state {state.name!r}: {change}" for change in _changes(a.state(state.name), state)
-            ]
-    order = [name for name in b.names if name in a.names]
-    if order != [name for name in a.names if name in b.names]:
-        words.append(f"the states are listed in another order: {', '.join(order)}")
-    return words
-
-
-def _different_arrows(a: Lifecycle, b: Lifecycle) -> list[str]:
-    words: list[str] = []
-    for source in dict.fromkeys(arrow.source for arrow in (*a.transitions, *b.transitions)):
-        before = [arrow for arrow in a.transitions if arrow.source == source]
-        after = [arrow for arrow in b.transitions if arrow.source == source]
-        pairs = _paired(before, after)
-        words += [f"arrow {old} removed" for old in before if old not in pairs]
-        words += [f"arrow {new} added" for new in after if new not in pairs.values()]
-        words += [
-            f"arrow {old}: {change}" for old, new in pairs.items() for change in _changes(old, new)
-        ]
-        order = [new for new in after if new in pairs.values()]
-        if order != list(pairs.values()):
-            words.append(
-                f"the arrows out of {source!r} are in another order: {'; '.join(map(str, order))}"
-            )
-    if not words and a.transitions != b.transitions:
-        words.append("the arrows of different states are listed in another order")
-    return words
-
-
-def _paired(
-    before: Sequence[Transition], after: Sequence[Transition]
-) -> dict[Transition, Transition]:
-    """Each arrow that is still there with what it has become: itself, else one with the same end and event."""
-    left = [new for new in after if new not in before]
-    pairs = {}
-    for old in before:
-        new = (
-            old
-            if old in after
-            else next((new for new in left if (new.dest, new.event) == (old.dest, old.event)), None)
-        )
-        if new is not None:
-            pairs[old] = new
-            if new in left:
-                left.remove(new)
-    return pairs
-
-
-def _changes(old: State | Transition, new: State | Transition) -> list[str]:
-    changes = []
-    for field in attrs.fields(type(old)):
-        was, now = getattr(old, field.name), getattr(new, field.name)
-        if was != now:
-            words = ((call(was), call(now)) for call in (_called, _called_in_full, repr))
-            before, after = next((pair for pair in words if pair[0] != pair[1]), ("one", "another"))
-            changes.append(f"{field.name} was {before}, is {after}")
-    return changes
-
-
-def _called(part: Any) -> str:
-    if isinstance(part, Guard):
-        return f"[{part.label}]"
-    if attrs.has(type(part)) and isinstance(getattr(part, "label", None), str):
-        return repr(part.label)
-    if part is None or isinstance(part, bool | str) or attrs.has(type(part)):
-        return str(part)
-    return signature_of(part)
-
-
-def _called_in_full(part: Any) -> str:
-    return f"[{part.name}: {part.guard.label}]" if isinstance(part, Named) else _called(part)

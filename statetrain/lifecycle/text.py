@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from statetrain.guards.agreed import with_ranks
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import label_of
 
 OTHER_ERRORS = "any other exception"  # what leads to `failed` without an arrow of its own
@@ -90,7 +92,75 @@ def markdown_table(life: Lifecycle) -> str:
 
 def reading_order(life: Lifecycle) -> tuple[str, ...]:
     """The names of the states as one reads them: a scope before what is in it, and each after what leads to it."""
-    return tuple(_reading(life, None))
+    leaving = _leaving(life)
+    order: list[str] = []
+    todo = _in_order(life, None, leaving)
+    while todo:
+        name = todo.pop()
+        order.append(name)
+        todo += _in_order(life, name, leaving)
+    return tuple(order)
+
+
+Leaving = dict[tuple[str | None, str], list[Transition]]
+
+
+def _leaving(life: Lifecycle) -> Leaving:
+    """By scope and state directly within it, the arrows that leave that state or what is in it."""
+    found: Leaving = {}
+    for arrow in life.transitions:
+        around: str | None = None
+        for name in life.path(arrow.source):
+            found.setdefault((around, name), []).append(arrow)
+            around = name
+    return found
+
+
+def _in_order(life: Lifecycle, scope: str | None, leaving: Leaving) -> list[str]:
+    """The states directly within a scope, the one that is read first at the end."""
+    children = life.children(scope)
+    done: dict[str, None] = {}
+    begin = [life.start] if scope is None else life.arrows(scope)
+    starts = [_home(life, scope, arrow.dest) for arrow in begin]
+    for child in (*starts, *children):
+        if child is not None and child not in done:
+            _follow(life, scope, child, leaving, done)
+    return list(done)
+
+
+def _follow(
+    life: Lifecycle, scope: str | None, child: str, leaving: Leaving, done: dict[str, None]
+) -> None:
+    """Adds a state after all that it leads to, and which is not there yet."""
+    seen = {child, *done}
+    trail = [(child, _onward(life, scope, child, leaving))]
+    while trail:
+        name, onward = trail[-1]
+        after = next((one for one in onward if one not in seen), None)
+        if after is None:
+            done[name] = None
+            trail.pop()
+        else:
+            seen.add(after)
+            trail.append((after, _onward(life, scope, after, leaving)))
+
+
+def _onward(life: Lifecycle, scope: str | None, child: str, leaving: Leaving) -> Iterator[str]:
+    """The states within a scope that one of them leads to; what is asked first comes last, and so stands first."""
+    for arrow in reversed(leaving.get((scope, child), [])):
+        home = _home(life, scope, arrow.dest)
+        if home is not None:
+            yield home
+
+
+def _home(life: Lifecycle, scope: str | None, name: str) -> str | None:
+    """The state directly within a scope that is, or contains, another one; None if that lies outside."""
+    path = life.path(name)
+    if scope is None:
+        return path[0] if path[0] != FAILED else None
+    if scope not in path[:-1]:
+        return None
+    return path[path.index(scope) + 1]
 
 
 def number_of(life: Lifecycle, arrow: Transition) -> int:
@@ -99,10 +169,9 @@ def number_of(life: Lifecycle, arrow: Transition) -> int:
     if event is None:
         asked = [t for t in life.arrows(arrow.source) if t.guard is not None]
     else:
-        rivals = (t for t in life.transitions if t.source == arrow.source and t.event is not None)
         asked = [
             t
-            for t in rivals
+            for t in life.events(arrow.source)
             if t.event is not None and (issubclass(t.event, event) or issubclass(event, t.event))
         ]
     return asked.index(arrow) + 1 if len(asked) > 1 and arrow in asked else 0
@@ -122,45 +191,12 @@ def is_else(life: Lifecycle, arrow: Transition) -> bool:
     return arrow.event is None and arrow.guard is None and len(life.arrows(arrow.source)) > 1
 
 
-def _reading(life: Lifecycle, scope: str | None) -> Iterator[str]:
-    """The states within a scope, depth first."""
-    children = [state.name for state in life.states if state.within == scope]
-    inside = {child: {child, *life.inside(child)} for child in children}
-    home = {name: child for child, names in inside.items() for name in names}
-    done: list[str] = []
-    seen: set[str] = set()
-
-    def follow(child: str) -> None:
-        seen.add(child)
-        for arrow in reversed(life.transitions):  # so that what is asked first comes to stand first
-            if arrow.source in inside[child] and home.get(arrow.dest, child) not in seen:
-                follow(home[arrow.dest])
-        done.append(child)
-
-    begin = (
-        [life.start]
-        if scope is None
-        else [arrow for arrow in life.arrows(scope) if arrow.dest in home]
-    )
-    for child in [*(home[arrow.dest] for arrow in begin), *children]:
-        if child not in seen:
-            follow(child)
-    for child in reversed(done):
-        yield child
-        yield from _reading(life, child)
-
-
 def _ordinary(life: Lifecycle) -> list[Transition]:
     return [arrow for name in reading_order(life) for arrow in life.arrows(name)]
 
 
 def _events(life: Lifecycle) -> list[Transition]:
-    return [
-        arrow
-        for name in reading_order(life)
-        for arrow in life.transitions
-        if arrow.source == name and arrow.event is not None
-    ]
+    return [arrow for name in reading_order(life) for arrow in life.events(name)]
 
 
 def _does(state: State) -> str:

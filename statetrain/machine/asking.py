@@ -14,7 +14,9 @@ from attrs import evolve, frozen
 
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AllOf, AnyContext, AnyOf, Guard, Named, Not, Test, leaves, strict
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
 

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
 from statetrain.events import Event
 from statetrain.guards.base import AnyContext, strict
-from statetrain.lifecycle.lifecycle import FAILED, START, Transition
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.flight import flown, in_words
 from statetrain.machine.plan import Plan, Work, leave_mode
 from statetrain.naming import did_you_mean, signature_of
@@ -198,14 +199,12 @@ def _place(plan: Plan, ctx: AnyContext, work: Any) -> Work | None:
 def _asked(plan: Plan, ctx: AnyContext, ask: Any) -> Transition | None:
     if isinstance(ask, Transition):
         return ask
-    if ask is None or ctx.state not in plan.stepwise:
+    if ask is None or ctx.state is None:
         return None
-    arrows = plan.lifecycle.arrows(ctx.state)
-    rows = (
-        *zip(plan.stepwise[ctx.state], arrows, strict=False),
-        *zip(plan.fused[ctx.state], arrows, strict=False),
-    )
-    return next((arrow for (test, _, _), arrow in rows if test is ask), None)
+    for arrow, test in plan.tests_at(ctx.state):
+        if test is ask:
+            return arrow
+    return None
 
 
 def junk(plan: Plan, ctx: AnyContext, work: Any) -> CallbackError:

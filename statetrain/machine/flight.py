@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from statetrain.context.position import LAST
 from statetrain.guards.base import AnyContext
-from statetrain.lifecycle.lifecycle import Transition
+from statetrain.lifecycle.transition import Transition
 
 _LONGEST = 16  # states of a loop that is told once
 

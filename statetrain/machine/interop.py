@@ -42,7 +42,9 @@ from transitions.extensions.nesting import (
 from statetrain.callback import Callback
 from statetrain.errors import MachineError
 from statetrain.guards.base import AnyContext
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.failing import answer, fail, listening
 from statetrain.machine.machine import Drive, Machine
 from statetrain.machine.plan import Work

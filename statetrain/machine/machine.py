@@ -16,7 +16,9 @@ from statetrain.contracts.outline import DataFlow, Outline
 from statetrain.contracts.presence import check_presence
 from statetrain.errors import LifecycleError, MachineError
 from statetrain.guards.base import AnyContext, strict
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement
 from statetrain.machine.asking import Explanation, why, why_not
 from statetrain.machine.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
@@ -281,7 +283,7 @@ class Machine:
         """The loop: call what was laid out, ask a row of guards, and again."""
         plan = self.plan
         rows = plan.stepwise if watched else plan.fused
-        works, landing = plan.stretch(self.lifecycle.start, START, rows)
+        works, landing = plan.stretch(self.lifecycle.start, START, rows, not watched)
         if opening is not None:
             arrow, calls = opening
             works, landing = (
@@ -313,7 +315,8 @@ class Machine:
                             yield ctx.transition
                         return
             except BaseException as error:
-                works, landing = plan.stretch(*caught(plan, ctx, error, work, ask), rows)
+                arrow, active = caught(plan, ctx, error, work, ask)
+                works, landing = plan.stretch(arrow, active, rows, not watched)
 
     # ------------------------------------------------------------ for engines
 
@@ -330,7 +333,7 @@ class Machine:
     def land(self, ctx: AnyContext, arrow: Transition) -> None:
         """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
         ctx.place = (arrow, arrow.dest)
-        if not self.plan.stepwise[arrow.dest]:
+        if arrow.dest == FAILED or self.lifecycle.state(arrow.dest).final:
             self.finish(ctx)
 
     def finish(self, ctx: AnyContext) -> None:

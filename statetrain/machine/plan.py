@@ -8,8 +8,8 @@ listening costs its row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attrs import field, frozen
@@ -19,7 +19,9 @@ from statetrain.contracts.debugging import Views
 from statetrain.contracts.ways import Kind as Doer
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Mode, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START, Mode
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement, heeding
 from statetrain.machine.asking import observed
 from statetrain.machine.witness import Witness
@@ -50,6 +52,9 @@ class Work(NamedTuple):
     owner: str = ""  # the callback and the hook that it comes from
 
 
+_LONGEST = 64
+"""Arrows in a straight stretch that are joined, at most: what is laid out grows with its square."""
+
 Call: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
 Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
 # The last transition of a list and where it led, what is asked there; and all transitions of the
@@ -76,9 +81,6 @@ class Plan:
     watch: Views | None = None
     witness: Witness | None = None
     agreement: Agreement | None = None
-    # What the loop walks: straight stretches joined
-    fused: dict[str, Row] = field(init=False, factory=dict)
-    stepwise: dict[str, Row] = field(init=False, factory=dict)  # the same, one transition at a time
     works_of: dict[Call, Work] = field(init=False, factory=dict)
     _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, factory=dict)
     # There may be a thousand callbacks; most of them neither measure nor want to know, so they are
@@ -99,11 +101,23 @@ class Plan:
         return any(unwrapped(callback).asks for callback in self.callbacks)
 
     def __attrs_post_init__(self) -> None:
-        for rows in (self.stepwise, self.fused):
-            for name in (*self.lifecycle.names, FAILED):
-                rows[name] = []
-            for name in self.lifecycle.names:
-                rows[name].extend(self._row(name, rows))
+        self.fused  # noqa: B018  # laid out now, so that what a guard refuses is known before a run
+
+    @cached_property
+    def fused(self) -> dict[str, Row]:
+        """By state, what is asked there and where it leads; straight stretches are joined."""
+        return self._rows(is_fused=True)
+
+    @cached_property
+    def stepwise(self) -> dict[str, Row]:
+        """The same, one transition at a time, for runs that are watched."""
+        return self._rows(is_fused=False)
+
+    def _rows(self, *, is_fused: bool) -> dict[str, Row]:
+        rows: dict[str, Row] = {name: [] for name in (*self.lifecycle.names, FAILED)}
+        for name in self.lifecycle.names:
+            rows[name].extend(self._row(name, rows, is_fused))
+        return rows
 
     # ------------------------------------------------------------ the calls of an arrow
 
@@ -274,9 +288,9 @@ class Plan:
             function = callback.wrap_call(function, state, hook)
         return function
 
-    def _row(self, name: str, rows: dict[str, Row]) -> Row:
+    def _row(self, name: str, rows: dict[str, Row], is_fused: bool) -> Row:
         row: Row = []
-        told = rows is self.stepwise or self._asks
+        told = self._asks or not is_fused
         for arrow in self.lifecycle.arrows(name):
             first = not any(other[0] for other in row)
             ask = (
@@ -284,8 +298,14 @@ class Plan:
                 if arrow.guard is not None
                 else None
             )
-            row.append((ask, *self.stretch(arrow, name, rows)))
+            row.append((ask, *self.stretch(arrow, name, rows, is_fused)))
         return row
+
+    def tests_at(self, state: str) -> Iterator[tuple[Transition, Any]]:
+        """The arrows out of a state, each with the test of its guard, as either loop asks it."""
+        for rows in (self.fused, self.stepwise):
+            for arrow, (test, _, _) in zip(self.lifecycle.arrows(state), rows[state], strict=False):
+                yield arrow, test
 
     def test(self, arrow: Transition, told: bool, first: bool) -> Callable[[Any], bool]:
         """The test of an arrow's guard; one that keeps what its parts answer, if that is to be told."""
@@ -295,11 +315,11 @@ class Plan:
         return test if self.witness is None else self.witness.asking(arrow, test)
 
     def stretch(
-        self, arrow: Transition, active: str, rows: dict[str, Row]
+        self, arrow: Transition, active: str, rows: dict[str, Row], is_fused: bool
     ) -> tuple[tuple[Call, ...], Landing]:
         """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
         calls, seen, taken = self._calls(arrow, active), {active}, [arrow]
-        while rows is self.fused and arrow.dest not in seen:
+        while is_fused and arrow.dest not in seen and len(seen) < _LONGEST:
             seen.add(arrow.dest)
             onward = self.lifecycle.arrows(arrow.dest)
             if len(onward) != 1 or onward[0].guard is not None:

@@ -9,7 +9,7 @@ from attrs import Factory, define, field
 
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext
-from statetrain.lifecycle.lifecycle import Transition
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+    from statetrain.lifecycle.lifecycle import Lifecycle
+    from statetrain.lifecycle.transition import Transition
 
 
 class Witness(Protocol):

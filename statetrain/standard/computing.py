@@ -10,7 +10,8 @@ from attrs import field, frozen
 
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import LossError
-from statetrain.lifecycle.lifecycle import Lifecycle, State
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
 from statetrain.naming import label_of
 from statetrain.standard import actions as do
 

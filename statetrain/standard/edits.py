@@ -16,22 +16,17 @@ from statetrain.contracts.declaring import access
 from statetrain.errors import ConfigError
 from statetrain.events import SkipEpoch
 from statetrain.guards.base import Guard, as_guard, leaves
-from statetrain.guards.criteria import (
-    Accumulating,
-    NonFinite,
-    NotYet,
-    Spike,
-    another_optimizer,
-    interrupted,
-    more_epochs,
-    train_data_left,
-)
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition, Work
+from statetrain.guards.batch import Accumulating, NonFinite, Spike, another_optimizer
+from statetrain.guards.counters import NotYet, more_epochs, train_data_left
+from statetrain.guards.requests import interrupted
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State, Work
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.computing import computing, computing_in
 from statetrain.standard.fusing import fuse, in_the_way
 from statetrain.standard.late import counting_arrow, finding_out_late
-from statetrain.standard.looping import alternating_in, evaluated, evaluating
+from statetrain.standard.looping import Part, alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
 from statetrain.standard.precision import mixed_precision
 from statetrain.standard.rollback import RollBack, keeping
@@ -110,16 +105,29 @@ def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
 
 def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     """Evaluations: each after the validation, or after the last record."""
+    parts: list[Part] = []
+    # By the states that lead to evaluations, the conditions that are asked there already
+    before: dict[str, set[Guard]] = {
+        source: set() for source in ("draw", *(f"{other}_draw" for other in evaluated(life)))
+    }
+    within_epochs = False
     for name, when in options.evaluations.items():
         _check_name(life, name)
         if isinstance(when, str):
-            life = _evaluate_at_end(life, options, name, when)
-        else:
-            life = _evaluate_when(life, options, name, as_guard(when))
-    return life
+            parts += _evaluation_at_end(options, name, when)
+            continue
+        due = as_guard(when)
+        parts += _evaluation_when(options, name, due, before)
+        before[f"{name}_draw"] = set()
+        within_epochs = within_epochs or split_by_interval(due)[0] is not None
+    # What SkipEpoch leads to where no evaluation is due
+    skipped = [arrow for arrow in life.events("train") if arrow.event is SkipEpoch][-1]
+    skips = any(isinstance(part, Transition) and part.source == "train" for part in parts)
+    life = life.add(*parts, before=skipped if skips else None)
+    return _go_on_training(life, options) if within_epochs else life
 
 
-def _evaluate_at_end(life: Lifecycle, options: Options, name: str, when: When) -> Lifecycle:
+def _evaluation_at_end(options: Options, name: str, when: When) -> list[Part]:
     if when != "end":
         raise ConfigError(
             f'evaluation {name!r}: its condition is a guard such as Every(2, "epochs"), or'
@@ -132,33 +140,32 @@ def _evaluate_at_end(life: Lifecycle, options: Options, name: str, when: When) -
     over = stops.in_epoch | ~train_data_left & (stops.between_epochs | last)
     ends = (NotYet() & ~interrupted & over).named("training ends")
     stop = Transition(f"next_{name}_batch", "record", interrupted, do.DropData(name))
-    return life.add(*evaluating(name, "epoch", stop), Transition("record", name, ends))
+    return [*evaluating(name, "epoch", stop), Transition("record", name, ends)]
 
 
-def _evaluate_when(life: Lifecycle, options: Options, name: str, due: Guard) -> Lifecycle:
+def _evaluation_when(
+    options: Options, name: str, due: Guard, before: dict[str, set[Guard]]
+) -> list[Part]:
     words = f"{name} due"
     inside, at_end = split_by_interval(due)
     over = None if at_end is None else ~train_data_left & at_end
     now = any_of(part for part in (inside, over) if part is not None)
     assert now is not None
-    before = [f"{other}_draw" for other in evaluated(life) if not _is_at_end(life, other)]
     stop = Transition(
         f"next_{name}_batch", "record", options.stops.in_validation, do.DropData(name)
     )
-    skipped = [arrow for arrow in life.between("train", "record") if arrow.event is SkipEpoch]
-    life = life.add(
+    parts = [
         *evaluating(name, "epoch", stop),
-        *(Transition(source, name, now.named(words)) for source in ("draw", *before)),
         Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
-        before=skipped[0],
-    )
-    if inside is None:
-        return life
-    return _go_on_training(life.add(Transition("step", name, inside.named(words))), options)
-
-
-def _is_at_end(life: Lifecycle, name: str) -> bool:
-    return any((arrow.source, arrow.dest) == ("record", name) for arrow in life.transitions)
+    ]
+    for source, asked in before.items():
+        if now not in asked:  # else the earlier one is taken, and leads here
+            parts.append(Transition(source, name, now.named(words)))
+        if not now.remembers:
+            asked.add(now)
+    if inside is not None:
+        parts.append(Transition("step", name, inside.named(words)))
+    return parts
 
 
 def _check_name(life: Lifecycle, name: str) -> None:

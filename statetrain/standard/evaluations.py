@@ -8,7 +8,7 @@ from attrs import Attribute, field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard
-from statetrain.guards.criteria import Every
+from statetrain.guards.counters import Every
 from statetrain.losses.metrics import Metrics
 from statetrain.standard.options import When
 

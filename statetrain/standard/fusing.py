@@ -22,8 +22,10 @@ from statetrain.callback import Callback, hooks_of
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
-from statetrain.guards.criteria import NonFinite
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.guards.batch import NonFinite
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State, Work
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.standard import actions
 

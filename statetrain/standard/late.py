@@ -10,8 +10,11 @@ import attrs
 
 from statetrain.contracts.composing import then
 from statetrain.events import SkipBatch, SkipEpoch
-from statetrain.guards.criteria import Every, Masked
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition, Work
+from statetrain.guards.batch import Masked
+from statetrain.guards.counters import Every
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State, Work
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 
 _POLICIES: dict[str, tuple[str | None, Work]] = {

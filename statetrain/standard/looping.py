@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
-from statetrain.guards.criteria import another_optimizer, batch_drawn
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.batch import another_optimizer, batch_drawn
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.computing import Predicting, computing_in
 from statetrain.standard.modes import Evaluating

@@ -10,7 +10,7 @@ from attrs import frozen
 from statetrain.contracts.composing import computes_with_gradients
 from statetrain.contracts.declaring import Access
 from statetrain.data.iterating import data_of
-from statetrain.lifecycle.lifecycle import Work
+from statetrain.lifecycle.state import Work
 from statetrain.standard.fusing import Fused
 
 if TYPE_CHECKING:

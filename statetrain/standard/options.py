@@ -18,7 +18,8 @@ from attrs.converters import optional
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard
-from statetrain.guards.criteria import Every, Spike
+from statetrain.guards.batch import Spike
+from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.standard.precision import Precision, refuse_late_scale

@@ -16,7 +16,9 @@ from statetrain.contracts.composing import computes_with_gradients, parts_of, th
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State, Work
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.standard import actions as do
 from statetrain.standard.computing import Compute

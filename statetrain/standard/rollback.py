@@ -10,8 +10,10 @@ from statetrain.callback import unwrapped
 from statetrain.contracts.declaring import Access, access
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, guard
-from statetrain.guards.criteria import Every
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.guards.counters import Every
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 
 if TYPE_CHECKING:

@@ -24,8 +24,10 @@ from statetrain.contracts.owning import agreed_in, agreeing, own_fields
 from statetrain.errors import ConfigError, MachineError
 from statetrain.events import SkipBatch
 from statetrain.guards.base import guard, leaves
-from statetrain.guards.criteria import Accumulating
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition, Work
+from statetrain.guards.batch import Accumulating
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State, Work
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.looping import evaluated
 from statetrain.standard.precision import plain

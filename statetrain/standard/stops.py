@@ -10,15 +10,9 @@ from attrs import frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import AnyOf, Guard, leaves
-from statetrain.guards.criteria import (
-    Every,
-    MaxSteps,
-    MinEpochs,
-    Once,
-    batches_left,
-    stop_requested,
-)
-from statetrain.guards.stopping import holds_of_nothing
+from statetrain.guards.counters import Every, MaxSteps, MinEpochs, Once, batches_left
+from statetrain.guards.history import holds_of_nothing
+from statetrain.guards.requests import stop_requested
 
 
 @frozen

@@ -35,8 +35,8 @@ def edited(options: Options, edits: Iterable[Edit] = EDITS) -> Lifecycle:
         edits: in the order in which they are made. Put your own at its place among `EDITS` to have
             it under the edits after it; where it does not matter, `supervised(edits=...)` does.
     """
-    life = TABLE
+    life = TABLE.draft()
     for edit in edits:
         if edit.on(options):
             life = edit.make(life, options)
-    return life
+    return life.checked()

@@ -6,8 +6,12 @@ Each option is an edit of it; see `statetrain.standard.edits`.
 from __future__ import annotations
 
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
-from statetrain.guards.criteria import batch_drawn, more_epochs, stop_requested
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.guards.batch import batch_drawn
+from statetrain.guards.counters import more_epochs
+from statetrain.guards.requests import stop_requested
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.modes import Quiet, Training
 

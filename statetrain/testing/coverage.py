@@ -28,8 +28,10 @@ from statetrain import events
 from statetrain.errors import LifecycleError
 from statetrain.events import Event
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import START, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import START, State
 from statetrain.lifecycle.text import plain
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.witness import WITNESS
 from statetrain.naming import label_of
 

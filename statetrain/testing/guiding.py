@@ -17,7 +17,9 @@ from statetrain.callback import Callback
 from statetrain.events import Event
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.explore import Configuration, Step, Ways
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.machine.witness import unwitnessed
 from statetrain.testing.paths import Path

@@ -24,7 +24,9 @@ from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext, Guard
 from statetrain.lifecycle.explore import Configuration, Step, Ways
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.machine.witness import unwitnessed
 from statetrain.outcome import Failed

@@ -24,7 +24,8 @@ from typing import TypeAlias
 from attrs import define, field, frozen
 
 from statetrain.errors import LifecycleError
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
 from statetrain.naming import did_you_mean
 from statetrain.trace import Trace, shortened
 

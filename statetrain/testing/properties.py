@@ -20,7 +20,9 @@ from attrs import field, frozen
 
 from statetrain.errors import LifecycleError
 from statetrain.lifecycle.explore import Configuration, Ways
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.testing.together import Halt, Together
 from statetrain.trace import Trace

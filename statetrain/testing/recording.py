@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:

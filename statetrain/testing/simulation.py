@@ -19,7 +19,7 @@ from statetrain.context.context import Context
 from statetrain.context.history import History
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, leaves
-from statetrain.guards.criteria import Every
+from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.agreeing import Agreement, Clock, Group, News
 from statetrain.machine.machine import Machine

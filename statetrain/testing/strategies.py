@@ -34,8 +34,11 @@ except ImportError as error:
     ) from error
 
 from statetrain.guards.base import Guard, leaves
+from statetrain.lifecycle.deciding import hidden
 from statetrain.lifecycle.explore import Configuration, Step, Ways
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, State
+from statetrain.lifecycle.transition import Transition
 from statetrain.testing.paths import to_the_end, ways_out
 from statetrain.testing.staging import (
     ERRORS,
@@ -188,6 +191,8 @@ class _Arrows:
         back: bool = False,
     ) -> None:
         """Adds an arrow with an effect, unless there is one like it."""
+        if guard is not None and event is None and self._hides(source, dest, guard):
+            guard = Answering(f"g of its own {len(self.found)}")
         key = (source, dest, guard, event)
         if any((t.source, t.dest, t.guard, t.event) == key for t in self.found):
             return
@@ -205,6 +210,12 @@ class _Arrows:
                 effect = Breaking(label)
         self.found.append(Transition(source, dest, guard, effect, event))
 
+    def _hides(self, source: str, dest: str, guard: Guard) -> bool:
+        """Whether an arrow with a guard could never be taken, or would hide the last one."""
+        own = [t for t in self.found if t.source == source and t.event is None]
+        new = [Transition(source, dest, guard), Transition(source, dest)]
+        return hidden([*own, *new]) is not None
+
     def add_event(
         self,
         source: str,
@@ -212,11 +223,12 @@ class _Arrows:
         guards: st.SearchStrategy[Guard | None],
     ) -> None:
         """Adds an arrow on an event, unless an arrow without a guard already takes it."""
-        event = self.draw(_EVENTS)
+        event, guard = self.draw(_EVENTS), self.draw(guards)
         for t in self.found:
-            if t.source == source and t.event and t.guard is None and issubclass(event, t.event):
+            takes_it = t.source == source and t.event and issubclass(event, t.event)
+            if takes_it and t.guard in (None, guard):
                 return
-        self.add(source, self.draw(dests), self.draw(guards), event)
+        self.add(source, self.draw(dests), guard, event)
 
 
 @st.composite

@@ -18,7 +18,9 @@ from statetrain.contracts.owning import own_fields, reads_own
 from statetrain.errors import LifecycleError
 from statetrain.guards.agreed import Agreed
 from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not, leaves
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace import Trace
 

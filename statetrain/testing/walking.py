@@ -9,7 +9,9 @@ from typing import TypeAlias
 from statetrain.errors import GuardError, LifecycleError
 from statetrain.events import Event
 from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not
-from statetrain.lifecycle.lifecycle import FAILED, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace import Trace
 

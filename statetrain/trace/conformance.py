@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace.value import Trace, shortened
 from statetrain.trace.words import Words, words_of

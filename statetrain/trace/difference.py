@@ -213,7 +213,7 @@ def _arrow(trace: Trace, k: int) -> str:
 
 
 def _explained(a: Trace, b: Trace, k: int, what: str, parting: int | None) -> str:
-    from statetrain.lifecycle.registry import diff  # of a higher floor
+    from statetrain.lifecycle.difference import diff  # of a higher floor
 
     moment = a.moments[k - a.dropped] if k - a.dropped < len(a.moments) else None
     where = f" ({moment.where})" if moment is not None and moment.where else ""

@@ -11,7 +11,8 @@ from typing import Any
 from attrs import Factory, define
 
 from statetrain.errors import TraceError
-from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row, Tape

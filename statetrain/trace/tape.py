@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from attrs import Factory, define
 
-from statetrain.lifecycle.lifecycle import Transition
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
 
 COUNTERS = ("epoch", "iter", "valid_iter", "step", "samples")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
-from statetrain.lifecycle.lifecycle import FAILED, START, Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import answers_to
 from statetrain.naming import did_you_mean
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Row, Tape

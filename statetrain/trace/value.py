@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, field, frozen
 
 from statetrain.errors import ConfigError
-from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.transition import Transition
 from statetrain.outcome import Outcome
 from statetrain.trace.tape import Moment, Row, counted
 

@@ -11,8 +11,10 @@ from attrs import frozen
 from statetrain.errors import MachineError
 from statetrain.events import Event
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
 from statetrain.lifecycle.text import reading_order
+from statetrain.lifecycle.transition import Transition
 from statetrain.naming import label_of
 
 if TYPE_CHECKING:

@@ -41,7 +41,8 @@ from attrs import Factory, define
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
-from statetrain.lifecycle.lifecycle import Lifecycle, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
 from statetrain.naming import label_of
 from statetrain.outcome import Outcome

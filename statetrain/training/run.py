@@ -16,7 +16,7 @@ from statetrain.compute.keyed import caveat
 from statetrain.context.context import Context
 from statetrain.context.history import History, Row
 from statetrain.errors import CheckpointError, ConfigError, MachineError
-from statetrain.guards.criteria import Mode
+from statetrain.guards.comparing import Mode
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.asking import Explanation
 from statetrain.machine.interrupts import heeded

@@ -15,7 +15,8 @@ from statetrain.callbacks.gradient_clip import GradientClip
 from statetrain.callbacks.lr_scheduler import LRScheduler
 from statetrain.contracts.composing import parts_of
 from statetrain.errors import ConfigError, LossError
-from statetrain.lifecycle.lifecycle import State, Transition
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard.precision import Autocast, MixedPrecision, mixed_precision
 
 

@@ -16,7 +16,9 @@ from statetrain.contracts.declaring import access
 from statetrain.contracts.owning import how_to_agree, own_fields
 from statetrain.errors import ConfigError, ContractError, GuardError, LifecycleError
 from statetrain.guards.base import leaves
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.standard.several import meetings_of, several
 from statetrain.testing import RanksApart, check, same_route, simulate_ranks, walk_ranks
 

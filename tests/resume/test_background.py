@@ -19,7 +19,7 @@ from test_checkpoint import names, net, points, same, train
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.checkpoints import checkpoint, directory, failure
-from statetrain.guards.criteria import Deadline
+from statetrain.guards.clock import Deadline
 
 STEPS = st.Every(1, "steps")
 

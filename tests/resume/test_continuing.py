@@ -11,7 +11,9 @@ from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.events import StopFit
 from statetrain.guards.base import guard
-from statetrain.lifecycle.lifecycle import Lifecycle, State, Transition
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Completed, Interrupted
 

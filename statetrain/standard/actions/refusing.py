@@ -9,7 +9,7 @@ from statetrain.contracts.composing import without_gradients
 from statetrain.contracts.declaring import access
 from statetrain.errors import LossSpike, NonFiniteLoss
 from statetrain.guards.base import leaves
-from statetrain.guards.criteria import Spike
+from statetrain.guards.batch import Spike
 from statetrain.standard.actions.ending import guard_at
 
 

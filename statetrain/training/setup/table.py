@@ -18,7 +18,7 @@ from statetrain.context.keys import root_of
 from statetrain.contracts.declaring import access_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
-from statetrain.guards.criteria import Every
+from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import terms_of
 from statetrain.standard.computing import Compute

@@ -1,0 +1,164 @@
+"""Prechelt's criteria for early stopping: `GL`, `PQ` and `UP`.
+
+They are from Lutz Prechelt: Early Stopping - But When? In: Neural Networks: Tricks of the Trade,
+LNCS 1524, Springer 1998, pp. 55-69, doi:10.1007/3-540-49430-8_3; there E_va is the error on the
+validation set, E_tr on the training set. Which to choose, by the same: GL or PQ where a good result
+matters more than time, UP where it is to be fast.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from statetrain.guards.base import Guard
+from statetrain.guards.history import HISTORY, recorded
+from statetrain.validators import column, positive, whole
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+def generalization_loss(values: list[float]) -> float:
+    """By how many percent the last value lies above the least so far: GL(t) = 100 (E_va(t) / E_opt(t) - 1).
+
+    Written with the distance over the absolute value, so that it also serves a loss below 0. NaN if
+    there is none.
+    """
+    least = min((value for value in values if not math.isnan(value)), default=math.nan)
+    return 100 * _ratio(values[-1] - least, abs(least)) if values else math.nan
+
+
+def progress(values: list[float]) -> float:
+    """By how many per mill the mean of some training losses lies above the least of them: P_k(t).
+
+    It is large while training is unstable or goes down fast, and goes to 0 when training stalls.
+    Finite values only.
+    """
+    least = min(values)
+    return 1000 * _ratio(sum(values) / len(values) - least, abs(least))
+
+
+def _ratio(above: float, least: float) -> float:
+    if least == 0:
+        return math.inf if above > 0 else 0.0
+    return above / least
+
+
+@frozen
+class GL(Guard):
+    """Prechelt's GL: holds when the generalization loss is above `alpha` percent.
+
+    The generalization loss is how far the last value lies above the least so far, in percent.
+
+    Args:
+        monitor: the exact name of a column of the history, of which lower is better.
+        alpha: percent, above 0.
+    """
+
+    monitor: str = field(default="valid_loss", validator=column)
+    alpha: float = field(default=2.0, validator=positive)
+
+    reads = HISTORY
+
+    @property
+    def label(self) -> str:
+        return f"{self.monitor} more than {self.alpha:g} % above its best"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
+
+    def test(self, ctx: Context) -> bool:
+        return generalization_loss(recorded(ctx, self.monitor)) > self.alpha
+
+    def reason(self, ctx: Context) -> str:
+        """Says how far it has got."""
+        return (
+            f"{self.monitor} is {generalization_loss(recorded(ctx, self.monitor)):.3g} % above its"
+            f" best, more than {self.alpha:g} %"
+        )
+
+
+@frozen
+class PQ(Guard):
+    """Prechelt's PQ: holds when the generalization loss is large beside what training still achieves.
+
+    The quotient of the generalization loss (percent, as in `GL`) and the training progress (per
+    mill: how far the mean of the last `k` training losses lies above the least of them) is above
+    `alpha`; or training has stalled. It is asked of rows with a validation, once there are `k`
+    training losses.
+
+    Args:
+        monitor: the column of the error on the validation set.
+        train: the column of the error on the training set.
+        alpha: the quotient, above 0. Prechelt's experiments use 0.5 to 3.
+        k: training losses that make a strip, at least 2; Prechelt's use 5.
+        tol: a progress of at most this is none.
+    """
+
+    monitor: str = field(default="valid_loss", validator=column)
+    train: str = field(default="train_loss", validator=column, kw_only=True)
+    alpha: float = field(default=0.75, validator=positive, kw_only=True)
+    k: int = field(default=5, validator=whole, kw_only=True)
+    tol: float = field(default=2.220446049250313e-16, validator=positive, kw_only=True)
+
+    reads = HISTORY
+
+    def __attrs_post_init__(self) -> None:
+        if self.k < 2:
+            raise ValueError(
+                f"PQ: k must be at least 2, got {self.k}: one training loss shows no progress"
+            )
+
+    @property
+    def label(self) -> str:
+        return f"{self.monitor} rises faster than {self.train} falls, PQ above {self.alpha:g}"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor, self.train)
+
+    def test(self, ctx: Context) -> bool:
+        rows = [row for row in ctx.fit_rows() if self.monitor in row or self.train in row]
+        strip = recorded(ctx, self.train)[-self.k :]
+        if not rows or self.monitor not in rows[-1] or len(strip) < self.k:
+            return False
+        made = progress(strip) if all(map(math.isfinite, strip)) else math.nan
+        return (
+            not made > self.tol
+            or generalization_loss(recorded(ctx, self.monitor)) / made > self.alpha
+        )
+
+
+@frozen
+class UP(Guard):
+    """Prechelt's UP: holds when the last `n` values each lay above the one before, however little.
+
+    He measures the error at the ends of strips of epochs; here, validate at these intervals. An
+    equal value begins anew.
+
+    Args:
+        monitor: the exact name of a column of the history, of which lower is better.
+        n: increases in a row, at least 1.
+    """
+
+    monitor: str = field(default="valid_loss", validator=column)
+    n: int = field(default=5, validator=whole)
+
+    reads = HISTORY
+
+    @property
+    def label(self) -> str:
+        return f"{self.monitor} has risen {self.n} time{'s' if self.n > 1 else ''} in a row"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
+
+    def test(self, ctx: Context) -> bool:
+        last = recorded(ctx, self.monitor)[-self.n - 1 :]
+        return len(last) == self.n + 1 and all(before < after for before, after in pairwise(last))

@@ -1,0 +1,290 @@
+"""Edits: functions from one lifecycle to another, which is checked like the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import Guard, Test, as_guard
+from statetrain.lifecycle.state import State
+from statetrain.lifecycle.transition import Transition
+
+if TYPE_CHECKING:  # the lifecycle's methods call these
+    from statetrain.lifecycle.lifecycle import Lifecycle
+
+
+# ---------------------------------------------------------------- states
+
+
+def insert(
+    life: Lifecycle,
+    state: State,
+    between: tuple[str, str],
+    guard: Guard | Test | None = None,
+    otherwise: str | None = None,
+) -> Lifecycle:
+    """Puts a state on the arrows from one state to another; see `Lifecycle.insert`."""
+    if not isinstance(state, State):
+        raise LifecycleError(f"{life.name}: insert takes a State, got {state!r}; write State(...)")
+    if isinstance(between, str) or len(between) != 2:
+        raise LifecycleError(
+            f"{life.name}: between= takes the two ends of an arrow, such as ('loss', 'backward'),"
+            f" got {between!r}"
+        )
+    if guard is None and otherwise is not None:
+        raise LifecycleError(
+            f"{life.name}: otherwise={otherwise!r} is where the arrows lead if guard= is false;"
+            " give guard= too"
+        )
+    source, dest = between
+    onto = life.between(source, dest)
+    if state.within is None:
+        state = attrs.evolve(state, within=_shared_scope(life, source, dest))
+    arrows: list[Transition] = []
+    for arrow in life.transitions:
+        if arrow not in onto:
+            arrows.append(arrow)
+        elif guard is None:
+            arrows.append(attrs.evolve(arrow, dest=state.name))
+        else:
+            both = as_guard(guard) if arrow.guard is None else arrow.guard & guard
+            arrows.append(attrs.evolve(arrow, dest=state.name, guard=both))
+            arrows.append(attrs.evolve(arrow, dest=otherwise or dest))
+    last = max(i for i, arrow in enumerate(arrows) if arrow.dest == state.name)
+    arrows.insert(last + 1, Transition(state.name, dest))
+    at = life.names.index(source) + 1
+    states = (*life.states[:at], state, *life.states[at:])
+    return attrs.evolve(life, states=states, transitions=arrows)
+
+
+def _shared_scope(life: Lifecycle, source: str, dest: str) -> str | None:
+    """The innermost scope around two states; None is the outside."""
+    shared = [a for a, b in zip(life.path(source), life.path(dest)[:-1], strict=False) if a == b]
+    return shared[-1] if shared else None
+
+
+def replace(life: Lifecycle, state: State | str, changes: Mapping[str, Any]) -> Lifecycle:
+    """Replaces a state, or some of its fields; see `Lifecycle.replace`."""
+    if isinstance(state, str):
+        old = life.state(state)
+        new = attrs.evolve(old, **changes)
+    else:
+        old = life.state(state.name)
+        new = attrs.evolve(state, **changes)
+    if new.name != old.name:
+        raise LifecycleError(
+            f"{life.name}: replace keeps a state's name, got {new.name!r} for {old.name!r}; insert"
+            f" the new state and use without({old.name!r})"
+        )
+    states = [new if one.name == old.name else one for one in life.states]
+    return attrs.evolve(life, states=states)
+
+
+def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
+    """Removes states, each with the states inside it; see `Lifecycle.without`."""
+    gone = {inner for name in names for inner in (name, *life.inside(name))}
+    if life.initial in gone:
+        raise LifecycleError(
+            f"{life.name}: {life.initial!r} is where a run starts, so it cannot be removed; make"
+            " a Lifecycle with another initial state, or replace its action"
+        )
+    staying = [arrow for arrow in life.transitions if arrow.source not in gone]
+    goals = {arrow.dest for arrow in staying}
+    onward = {name: _onward(life, name, gone) for name in gone & goals}
+    led = {arrow: attrs.evolve(arrow, dest=onward.get(arrow.dest, arrow.dest)) for arrow in staying}
+    for source in dict.fromkeys(arrow.source for arrow in staying):
+        for arrow in _redundant(life.arrows(source), led):
+            del led[arrow]
+    kept = dict.fromkeys(led.values())  # two arrows may have become one
+    states = [state for state in life.states if state.name not in gone]
+    return attrs.evolve(life, states=states, transitions=kept)
+
+
+def _redundant(
+    asked: Sequence[Transition], led: Mapping[Transition, Transition]
+) -> Iterable[Transition]:
+    """The guarded arrows that would lead where the unguarded last one does, and did not before."""
+    for arrow in reversed(asked[:-1]):
+        last = asked[-1]
+        leads_there = led[arrow].dest == led[last].dest
+        if arrow.dest == last.dest or arrow.effect is not None or not leads_there:
+            return
+        yield arrow
+
+
+def _onward(life: Lifecycle, name: str, gone: set[str]) -> str:
+    """The first state that stays, along the last, unguarded arrows."""
+    seen = set()
+    while name in gone:
+        arrows = life.arrows(name)
+        if name in seen or not arrows:
+            raise LifecycleError(
+                f"{life.name}: {name!r} leads nowhere that stays; redirect the arrows to it first"
+            )
+        seen.add(name)
+        name = arrows[-1].dest
+    return name
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def edit(
+    life: Lifecycle,
+    remove: Sequence[str | Transition],
+    add: Sequence[State | Transition],
+    alter: Mapping[str | Transition, Mapping[str, Any]],
+) -> Lifecycle:
+    """Makes several changes, and checks what they come to; see `Lifecycle.edit`."""
+    for changed in (*remove, *alter):
+        if isinstance(changed, str):
+            life.state(changed)
+        else:
+            _check_known(life, changed)
+    states = [
+        attrs.evolve(state, **alter.get(state.name, {}))
+        for state in life.states
+        if state.name not in remove
+    ]
+    arrows = [
+        attrs.evolve(arrow, **alter.get(arrow, {}))
+        for arrow in life.transitions
+        if arrow not in remove
+    ]
+    order = _Order(arrows)
+    for part in add:
+        if isinstance(part, Transition):
+            order.put(part, first=False, before=None)
+        else:
+            states.append(part)
+    return attrs.evolve(life, states=states, transitions=order.arrows)
+
+
+# ---------------------------------------------------------------- arrows
+
+
+def add(
+    life: Lifecycle,
+    parts: Sequence[State | Transition],
+    first: bool = False,
+    before: Transition | None = None,
+) -> Lifecycle:
+    """Adds states and arrows, together; see `Lifecycle.add`."""
+    new = [part for part in parts if isinstance(part, Transition)]
+    if before is not None:
+        _check_known(life, before)
+        if not any(_are_rivals(before, part) for part in new):
+            raise LifecycleError(
+                f"{life.name}: before={before} orders arrows out of {before.source!r} of the same"
+                f" kind, and none of those added is one: {', '.join(map(str, new)) or 'no arrow'}"
+            )
+    order = _Order(life.transitions)
+    for part in reversed(new) if first else new:
+        order.put(part, first, before)
+    states = [*life.states, *(part for part in parts if not isinstance(part, Transition))]
+    return attrs.evolve(life, states=states, transitions=order.arrows)
+
+
+def _are_rivals(one: Transition, other: Transition) -> bool:
+    """Whether two arrows leave one state and are both ordinary, or are taken on one event."""
+    return (one.source, one.event) == (other.source, other.event)
+
+
+class _Order:
+    """Arrows in the order of the table, to which others are added next to those of their source."""
+
+    def __init__(self, arrows: Iterable[Transition]) -> None:
+        # A group for each arrow of the table, and one at the end: new ones join the group of the
+        # arrow that they are put next to.
+        self._groups = [[arrow] for arrow in arrows]
+        self._last: list[Transition] = []
+        self._group_of = {id(group[0]): group for group in self._groups}
+        self._own: dict[tuple[str, bool], list[Transition]] = {}
+        for (arrow,) in self._groups:
+            self._own_of(arrow).append(arrow)
+
+    @property
+    def arrows(self) -> list[Transition]:
+        """All of them, in order."""
+        return [arrow for group in (*self._groups, self._last) for arrow in group]
+
+    def put(self, part: Transition, first: bool, before: Transition | None) -> None:
+        """Adds an arrow: before another one, first, or before the unguarded last one of its source."""
+        own = self._own_of(part)
+        if before is not None and _are_rivals(part, before):
+            at = own.index(before)
+        elif first:
+            at = 0
+        elif part.guard is not None and part.event is None and own and own[-1].guard is None:
+            at = len(own) - 1
+        else:
+            at = len(own)
+        group, place = self._last, len(self._last)
+        if own and at < len(own):
+            group = self._group_of[id(own[at])]
+            place = _find(group, own[at])
+        elif own and part.event is None:
+            group = self._group_of[id(own[-1])]
+            place = _find(group, own[-1]) + 1
+        group.insert(place, part)
+        own.insert(at, part)
+        self._group_of[id(part)] = group
+
+    def _own_of(self, part: Transition) -> list[Transition]:
+        """The arrows of the same source and kind."""
+        return self._own.setdefault((part.source, part.event is None), [])
+
+
+def _find(group: list[Transition], arrow: Transition) -> int:
+    return next(i for i, one in enumerate(group) if one is arrow)
+
+
+def alter(life: Lifecycle, transition: Transition, changes: Mapping[str, Any]) -> Lifecycle:
+    """Changes an arrow where it stands; see `Lifecycle.alter`."""
+    _check_known(life, transition)
+    new = attrs.evolve(transition, **changes)
+    arrows = [new if arrow == transition else arrow for arrow in life.transitions]
+    return attrs.evolve(life, transitions=arrows)
+
+
+def remove(life: Lifecycle, transitions: Sequence[Transition]) -> Lifecycle:
+    """Removes arrows; see `Lifecycle.remove`."""
+    for arrow in transitions:
+        _check_known(life, arrow)
+    kept = [arrow for arrow in life.transitions if arrow not in transitions]
+    return attrs.evolve(life, transitions=kept)
+
+
+def reorder(life: Lifecycle, source: str, dests: Iterable[str]) -> Lifecycle:
+    """Asks the arrows out of a state in another order; see `Lifecycle.reorder`."""
+    own, order = life.arrows(source), list(dests)
+    if sorted(order) != sorted(arrow.dest for arrow in own):
+        raise LifecycleError(
+            f"{life.name}: reorder({source!r}) needs each of {[arrow.dest for arrow in own]}, got"
+            f" {order}"
+        )
+    pool, ordered = list(own), []
+    for dest in order:
+        arrow = next(arrow for arrow in pool if arrow.dest == dest)
+        pool.remove(arrow)
+        ordered.append(arrow)
+    queue = iter(ordered)
+    arrows = [next(queue) if arrow in own else arrow for arrow in life.transitions]
+    return attrs.evolve(life, transitions=arrows)
+
+
+def _check_known(life: Lifecycle, arrow: Transition) -> None:
+    """Raises a `LifecycleError` unless an arrow is in the table."""
+    if not isinstance(arrow, Transition):
+        raise LifecycleError(
+            f"{life.name}: an arrow is a Transition, got {arrow!r}; life.between(source, dest)"
+            " gives the arrows between two states"
+        )
+    there = (*life.arrows(arrow.source), *life.events(arrow.source))
+    if arrow not in there:
+        raise LifecycleError(
+            f"{life.name}: no arrow {arrow}; its source has: {'; '.join(map(str, there)) or 'none'}"
+        )

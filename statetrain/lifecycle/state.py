@@ -1,0 +1,80 @@
+"""A state: a node of the table, and the scope of the states within it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from attrs import field, frozen
+
+from statetrain.guards.base import AnyContext
+
+Work = Callable[[Any], None]
+
+FAILED = "failed"
+"""The final state that every lifecycle has without declaring it."""
+
+START = "[*]"
+"""Where the arrow into the initial state comes from; the usual sign of the pseudo-state."""
+
+
+class Mode(Protocol):
+    """Something outside the context that belongs to a scope, such as whether gradients are on.
+
+    It is set when the scope opens and put back when it closes, on failure, and around each pause of
+    a stepped run.
+    """
+
+    def read(self, ctx: AnyContext) -> Any:
+        """The present value."""
+
+    def write(self, ctx: AnyContext, value: Any) -> None:
+        """Puts a value back that was read."""
+
+    def begin(self, ctx: AnyContext) -> None:
+        """Sets what the scope starts with."""
+
+    def wrap(self, action: Work) -> Work:
+        """The action of a state inside the scope, as it is to be run there."""
+
+
+@frozen(cache_hash=True)
+class State:
+    """A node of the table, and the scope of the states within it.
+
+    Args:
+        name: an identifier; the hooks are `on_enter_<name>` and `on_exit_<name>`.
+        action: the work of the state, a function of the context. None for a state that only decides
+            or groups.
+        within: the scope that it lies in; None for the outside.
+        final: whether the run ends here.
+        anchor: whether a run may be saved and resumed here: no autograd graph is alive, all
+            progress is in the context.
+        mode: what is set while the scope is open.
+        close: the work of leaving the state, after its exit hooks.
+        reopen: the work of opening the scope again, in place of its enter hooks and its action,
+            when a run is resumed at an anchor within it; None for a scope whose action leaves
+            nothing but what a snapshot holds.
+        meets: what all ranks come together for in its action, such as "reduce the gradients"; empty
+            if it needs no other rank.
+        role: what the state is, whatever a phase or an evaluation calls it; its own name unless
+            given. Callbacks that listen to a role hear every state that has it.
+    """
+
+    name: str
+    action: Work | None = None
+    within: str | None = None
+    final: bool = field(default=False, kw_only=True)
+    anchor: bool = field(default=False, kw_only=True)
+    mode: Mode | None = field(default=None, kw_only=True)
+    close: Work | None = field(default=None, kw_only=True)
+    reopen: Work | None = field(default=None, kw_only=True)
+    meets: str = field(default="", kw_only=True)
+    role: str = field(kw_only=True)
+
+    @role.default
+    def _own_name(self) -> str:
+        return self.name
+
+    def __str__(self) -> str:
+        return self.name
