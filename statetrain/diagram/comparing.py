@@ -7,7 +7,7 @@ from attrs import evolve, frozen
 from statetrain.diagram.picture import Change, Picture, drawn, transitions_of
 from statetrain.errors import MachineError
 from statetrain.guards.base import Guard
-from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.lifecycle import Draft, Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.text import number_of
 from statetrain.lifecycle.transition import Transition
@@ -25,14 +25,6 @@ class _Gone(Guard):
 
     def test(self, ctx: object) -> bool:
         raise MachineError("this arrow was removed: it is in the picture, and cannot be taken")
-
-
-@frozen(repr=False, eq=False)
-class _Both(Lifecycle):
-    """Two tables in one, to be looked at: it need not be sound, so it is not checked."""
-
-    def __attrs_post_init__(self) -> None:
-        """Leaves the check out."""
 
 
 def compared(before: Lifecycle, after: Lifecycle) -> Picture:
@@ -98,7 +90,8 @@ def _together(
         arrows.insert(place, arrow)
         removed.add(arrow)
     kept = [state for state in states if state.name in opened]
-    return _Both(after.name, kept, arrows, after.initial, after.also), removed
+    # It is looked at only, so it need not be sound
+    return Draft(after.name, kept, arrows, after.initial, after.also), removed
 
 
 def _reached(
