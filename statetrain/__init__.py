@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from statetrain.events import SkipBatch as SkipBatch
     from statetrain.events import SkipEpoch as SkipEpoch
     from statetrain.events import StopFit as StopFit
+    from statetrain.friends.estimators import Classifier as Classifier
+    from statetrain.friends.estimators import Regressor as Regressor
     from statetrain.guards.base import Guard as Guard
     from statetrain.guards.base import guard as guard
     from statetrain.guards.batch import NonFinite as NonFinite
@@ -182,6 +184,7 @@ _HOMES = {
     "guards.prechelt": ("GL", "PQ", "UP"),
     "guards.requests": ("stop_requested",),
     "standard.evaluations": ("Evaluation",),
+    "friends.estimators": ("Classifier", "Regressor"),
     "guards.base": ("Guard", "guard"),
     "context.history": ("History",),
     "machine.interop": ("to_machine",),

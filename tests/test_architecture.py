@@ -20,6 +20,7 @@ FLOORS = (
     ("losses", "data", "logs", "standard", "compute", "ranks"),
     ("checkpoints", "sanity", "callbacks"),
     ("training",),
+    ("friends",),
     ("commands", "pytest_plugin", "__init__", "__main__"),
 )
 PLACE = {

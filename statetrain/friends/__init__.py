@@ -1,0 +1,1 @@
+"""Other libraries' conventions over `fit`: scikit-learn's estimators, Optuna's trials."""
