@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("naming", "errors", "events", "outcome", "validators", "guards", "schedules", "lifecycle"),
     ("context", "callback", "contracts"),
-    ("machine", "trace", "diagram"),
+    ("machine", "trace", "diagram", "live"),
     ("report", "testing"),
     ("losses", "data", "logs", "standard", "compute", "ranks"),
     ("checkpoints", "sanity", "callbacks"),

@@ -679,7 +679,7 @@ def test_a_failure_of_graphviz_is_told(tmp_path):
 @pytest.mark.parametrize("name", ["life.gif", "life", "life.svgz"])
 def test_an_unknown_suffix_lists_the_known_ones(tmp_path, name):
     "Nothing is written, and the error says what could be."
-    with pytest.raises(ConfigError, match=r"\.svg, \.mmd, \.dot, \.png, \.pdf, got"):
+    with pytest.raises(ConfigError, match=r"\.svg, \.mmd, \.dot, \.html, \.png, \.pdf, got"):
         draw(evaluation(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 

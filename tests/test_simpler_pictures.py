@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 
 import pytest
 import torch
@@ -224,6 +225,20 @@ def test_states_say_what_they_do_when_pointed_at():
     drawn = svg(st.supervised())
     assert re.search(r"<title>step\ndoes: [^<]+</title>", drawn)
     assert 'tooltip="step; does: ' in dot(st.supervised())
+
+
+def test_a_table_of_two_thousand_states_is_drawn():
+    """In a chain with a way back from each: no recursion, and nothing quadratic that is felt."""
+    names = [f"s{i}" for i in range(2000)]
+    states = [st.State(name, _work) for name in names] + [st.State("end", final=True)]
+    enough = st.guard(_enough)
+    arrows = [st.Transition(name, "end", enough) for name in names]
+    arrows += [st.Transition(a, b) for a, b in itertools.pairwise([*names, "end"])]
+    life = st.Lifecycle("long", states, arrows)
+    begin = time.perf_counter()
+    for write in (str, svg, dot, mermaid):
+        assert write(life).count("s1234") >= 1
+    assert time.perf_counter() - begin < 20.0  # 5 s on a machine with nothing else to do
 
 
 # ---------------------------------------------------------------- what an edit does

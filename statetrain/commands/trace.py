@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from statetrain.errors import ConfigError
 from statetrain.logs.streams import printable
 from statetrain.outcome import Failed
 
@@ -64,6 +65,16 @@ def add_commands(commands: Any, lifecycle: Any) -> None:
         ("file",),
     )
     watch.add_argument("--once", action="store_true", help="show how things are, and exit")
+    watch.add_argument(
+        "--web", action="store_true", help="on a page in a browser, which also shows the past"
+    )
+    watch.add_argument(
+        "--against", metavar="FILE", help="with --web: another run, shown next to the first"
+    )
+    watch.add_argument(
+        "--control", action="store_true", help="with --web: a button that asks the run to stop"
+    )
+    watch.add_argument("--port", type=int, default=0, help="of the page; 0 takes a free one")
 
 
 def _command(
@@ -117,6 +128,13 @@ def _conforms(given: argparse.Namespace) -> int:
 
 
 def _watch(given: argparse.Namespace) -> int:
+    if given.web:
+        from statetrain.commands.web import watch_on_a_page
+
+        watch_on_a_page(given.file, given.against, control=given.control, port=given.port)
+        return OK
+    if given.against is not None or given.control:
+        raise ConfigError("--against and --control are for the page: add --web")
     from statetrain.commands.watch import watch
 
     return BROKEN if isinstance(watch(given.file, once=given.once), Failed) else OK

@@ -65,7 +65,7 @@ def watch(
         OSError: it cannot be read.
     """
     out = sys.stdout if file is None else file
-    following = Following(Path(path))
+    following: Following[Reading] = Following(Path(path))
     following.poll()
     if once or not out.isatty():
         return _print(following, out, once, clock, sleep)
@@ -86,7 +86,7 @@ def watch(
 
 
 def _print(
-    following: Following,
+    following: Following[Reading],
     out: TextIO,
     once: bool,
     clock: Callable[[], float],
@@ -119,7 +119,7 @@ def _print(
         return _outcome(following)
 
 
-def _wait(following: Following, sleep: Callable[[float], object]) -> None:
+def _wait(following: Following[Reading], sleep: Callable[[float], object]) -> None:
     sleep(_PAUSE)
     try:
         following.poll()
@@ -127,7 +127,7 @@ def _wait(following: Following, sleep: Callable[[float], object]) -> None:
         following.reading = None
 
 
-def _outcome(following: Following) -> Outcome | None:
+def _outcome(following: Following[Reading]) -> Outcome | None:
     return following.reading.outcome if following.reading is not None else None
 
 
@@ -149,7 +149,7 @@ class Line:
     left: bool = False
 
 
-def screen(following: Following, now: float) -> list[Line]:
+def screen(following: Following[Reading], now: float) -> list[Line]:
     """All that is known of a run, for a person.
 
     Args:
@@ -384,7 +384,7 @@ def _clock(seconds: float) -> str:
     )
 
 
-def _drawn(following: Following, now: float) -> Any:
+def _drawn(following: Following[Reading], now: float) -> Any:
     """The screen for rich: the table on the left, the rest beside it."""
     from rich.table import Table
     from rich.text import Text

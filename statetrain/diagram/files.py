@@ -29,7 +29,8 @@ def draw(
     Args:
         life: the lifecycle.
         path: the file; its suffix says what is written. `.svg`, `.mmd` (Mermaid) and `.dot` need
-            nothing else, `.png` and `.pdf` the program `dot` of Graphviz.
+            nothing else, `.png` and `.pdf` the program `dot` of Graphviz. `.html` is a page on which
+            the picture folds and zooms and can be pointed at; it shows a `trace` too.
         theme: "light" or "dark".
         options: what is shown; see `Shown`.
 
@@ -44,10 +45,14 @@ def draw(
         path.write_text(
             _WRITERS[suffix](life, theme=theme, **options), encoding="utf-8", newline="\n"
         )
+    elif suffix == ".html":
+        from statetrain.live.page import draw_page
+
+        draw_page(life, path, theme, options.get("trace"))
     elif suffix in _DRAWN_BY_GRAPHVIZ:
         _run_graphviz(dot(life, theme=theme, **options), path, suffix[1:])
     else:
-        known = (*_WRITERS, *_DRAWN_BY_GRAPHVIZ)
+        known = (*_WRITERS, ".html", *_DRAWN_BY_GRAPHVIZ)
         raise ConfigError(
             f"draw writes {', '.join(known)}, got {str(path)!r}; give the file one of these endings"
         )

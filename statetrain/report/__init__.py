@@ -1,4 +1,4 @@
-"""A page on a run: one file that needs no network and no script."""
+"""A page on a run: one file that needs no network."""
 
 from statetrain.report.page import report
 

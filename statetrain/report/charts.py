@@ -13,6 +13,7 @@ Points = Sequence[tuple[float, float]]
 _WIDTH, _HEIGHT = 380.0, 210.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 26.0, 32.0  # around the area of the curves
 _TICKS = 4
+_MOST = 760  # points of a curve: two for each dot that its width has on most screens
 
 
 def curves(title: str, x: str, lines: Mapping[str, Points]) -> str:
@@ -21,8 +22,10 @@ def curves(title: str, x: str, lines: Mapping[str, Points]) -> str:
     Args:
         title: what is above them.
         x: what the horizontal axis counts.
-        lines: by name, points in order; those that are not finite are left out, and a gap tells.
+        lines: by name, points in order; those that are not finite are left as gaps. Of many, some
+            are drawn.
     """
+    lines = {name: thinned(points) for name, points in lines.items()}
     finite = [point for points in lines.values() for point in points if math.isfinite(point[1])]
     xs, ys = [p[0] for p in finite] or [0.0], [p[1] for p in finite] or [0.0]
     across, up = (
@@ -115,6 +118,24 @@ def strips(rows: Sequence[tuple[str, Points]], begin: float, end: float, x: str)
     ]
     parts.append(_text(x, 0, height - 2, "tick"))
     return "".join(parts) + "</svg>"
+
+
+def thinned(points: Points, most: int = _MOST) -> Points:
+    """At most so many of the points: of each part, the lowest and the highest, in order."""
+    if len(points) <= most:
+        return points
+    kept: list[tuple[float, float]] = []
+    parts = most // 2
+    for part in range(parts):
+        some = points[part * len(points) // parts : (part + 1) * len(points) // parts]
+        finite = [point for point in some if math.isfinite(point[1])]
+        chosen = [min(finite, key=_height), max(finite, key=_height)] if finite else [some[0]]
+        kept += sorted(dict.fromkeys(chosen))
+    return kept
+
+
+def _height(point: tuple[float, float]) -> float:
+    return point[1]
 
 
 class _Scale:

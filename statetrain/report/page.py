@@ -1,9 +1,7 @@
-"""The page: what happened, in the order in which one asks."""
+"""The page: what happened, in the order in which one wants to know it."""
 
 from __future__ import annotations
 
-import html
-import math
 import os
 import platform
 from collections.abc import Iterator
@@ -13,78 +11,87 @@ from pathlib import Path
 
 from statetrain.callback import name_of
 from statetrain.context.history import COUNTERS
+from statetrain.contracts.notes import Notes, notes_of
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.text import plain
+from statetrain.live.chronicle import Chronicle
+from statetrain.live.page import block, data_of_runs, policy, script, style
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Failed as Failure
 from statetrain.outcome import Interrupted, Outcome, Stopped
 from statetrain.report.charts import bars, curves, strips
+from statetrain.report.markup import escaped, escaped_lines, figure, hint, row, section, table
 from statetrain.trace import Trace
 from statetrain.trace.tape import counted
-from statetrain.trace.words import by_words, times_asked, words_of
+from statetrain.trace.words import Words, by_words, times_asked, words_of
 from statetrain.trace.writing import versions
 
 _SLICES = 200  # along the axis of decisions: more marks could not be told apart
 _ROWS = 200  # of the history that are listed
 
 
-def report(trace: Trace, path: str | os.PathLike[str], machine: Machine | None = None) -> None:
-    """Writes a page on a run: one HTML file without scripts, which loads nothing.
+def report(
+    trace: Trace,
+    path: str | os.PathLike[str],
+    machine: Machine | None = None,
+    against: Trace | None = None,
+) -> None:
+    """Writes a page on a run: one HTML file, which loads nothing.
 
-    It has the outcome and its reason, the lifecycle with what the run did, the curves of the
-    history, the time by state, the callbacks and their order, when which guard held, and the
-    environment. What was not recorded is not there, and the page says how to get it.
+    It has the outcome and its reason, the lifecycle with the whole way that the run took, the
+    curves of the history, the time by state, the callbacks and their order, when which guard was
+    true, and the environment. What was not recorded is not there, and the page says how to get it.
 
     Args:
         trace: of the run, from memory or from a file.
         path: the file; one that is there is replaced.
         machine: what ran, for the callbacks; None if only the trace is left.
+        against: of another run, which is shown next to the first; None shows one.
 
     Raises:
-        ConfigError: the trace does not know its lifecycle.
+        ConfigError: a trace does not know its lifecycle.
         OSError: the file cannot be written; one that was there is whole.
     """
-    if trace.lifecycle is None:
-        raise ConfigError(
-            "this trace does not know its lifecycle, which the page is about; give it:"
-            " Trace.load(path, lifecycle)"
-        )
+    for one in (trace, against):
+        if one is not None and one.lifecycle is None:
+            raise ConfigError(
+                "this trace does not know its lifecycle, which the page is about; give it:"
+                " Trace.load(path, lifecycle)"
+            )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    beside.write_text(page(trace, machine), encoding="utf-8", newline="\n")
+    beside.write_text(page(trace, machine, against), encoding="utf-8", newline="\n")
     beside.replace(path)
 
 
-def page(trace: Trace, machine: Machine | None = None) -> str:
+def page(trace: Trace, machine: Machine | None = None, against: Trace | None = None) -> str:
     """The page as text."""
     assert trace.lifecycle is not None
-    style = (files("statetrain.report") / "page.css").read_text(encoding="utf-8")
-    title = f"{plain(trace.lifecycle.name)}: {_ended(trace.outcome)[0]}"
-    body = "\n".join(_section(name, text) for name, text in _sections(trace, machine) if text)
+    own = (files("statetrain.report") / "page.css").read_text(encoding="utf-8")
+    title = escaped(f"{plain(trace.lifecycle.name)}: {_ended(trace.outcome)[0]}")
+    body = "\n".join(section(name, text) for name, text in _sections(trace, machine, against))
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport"'
-        f' content="width=device-width">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src'
-        f" 'unsafe-inline'\">\n"
-        f"<title>{_safe(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<h1>{_safe(title)}</h1>\n{body}\n</body>\n</html>\n"
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width">\n{policy()}\n'
+        f"<title>{title}</title>\n<style>\n{own}{style()}</style>\n</head>\n<body>\n"
+        f"<h1>{title}</h1>\n{body}\n<script>{script()}</script>\n</body>\n</html>\n"
     )
 
 
-def _sections(trace: Trace, machine: Machine | None) -> Iterator[tuple[str, str]]:
+def _sections(
+    trace: Trace, machine: Machine | None, against: Trace | None
+) -> Iterator[tuple[str, str]]:
     yield "", _summary(trace)
-    yield "What went wrong", f"<pre>{_safe(trace.error)}</pre>" if trace.error else ""
+    if trace.error:
+        yield "What went wrong", f"<pre>{escaped_lines(trace.error)}</pre>"
     yield "Curves", _curves(trace)
-    yield "Lifecycle", _lifecycle(trace)
+    yield "Lifecycle", _lifecycle(trace, machine, against)
     yield "Time", _time(trace)
     yield "Decisions", _decisions(trace)
     yield "Callbacks", _callbacks(machine)
     yield "History", _history(trace)
     yield "Environment", _environment(trace)
-
-
-def _section(name: str, text: str) -> str:
-    return f"<section>\n{f'<h2>{_safe(name)}</h2>' if name else ''}\n{text}\n</section>"
 
 
 # ---------------------------------------------------------------- what happened
@@ -97,67 +104,70 @@ def _ended(outcome: Outcome | None) -> tuple[str, str]:
     word = type(outcome).__name__.lower()
     if isinstance(outcome, Failure):
         return word, f"in state {outcome.state}"
-    return word, (
-        outcome.reason
-        if isinstance(outcome, Stopped | Interrupted)
-        else "all that was asked for was done"
-    )
+    if isinstance(outcome, Stopped | Interrupted):
+        return word, outcome.reason
+    return word, "all that was asked for was done"
 
 
 def _summary(trace: Trace) -> str:
     word, why = _ended(trace.outcome)
     last = trace.rows[-1] if trace.rows else {}
-    facts = {name: last[name] for name in COUNTERS if name in last and name != "epoch_complete"}
+    facts = [name for name in COUNTERS if name in last and name != "epoch_complete"]
     cells = "".join(
-        f"<div><b>{_safe(_said(value))}</b><span>{_safe(name)}</span></div>"
-        for name, value in facts.items()
+        f"<div><b>{escaped(figure(last[name]))}</b><span>{escaped(name)}</span></div>"
+        for name in facts
     )
-    remarks = "".join(f"<p>{_safe(remark)}</p>" for remark in trace.remarks)
+    remarks = "".join(f"<p>{escaped(remark)}</p>" for remark in trace.remarks)
     return (
-        f'<p class="outcome {word.split()[-1]}"><b>{_safe(word)}</b> {_safe(why)}</p>\n<div'
+        f'<p class="outcome {word.split()[-1]}"><b>{escaped(word)}</b> {escaped(why)}</p>\n<div'
         f' class="facts">{cells}</div>{remarks}'
     )
 
 
 def _curves(trace: Trace) -> str:
-    rows = [row for row in trace.rows if "epoch" in row]
-    columns = [
-        name for name in dict.fromkeys(name for row in rows for name in row) if name not in COUNTERS
-    ]
+    rows = [one for one in trace.rows if "epoch" in one]
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for column in columns:
+    for column in dict.fromkeys(name for one in rows for name in one):
         points = [
-            (float(row["epoch"]), float(row[column])) for row in rows if _is_number(row.get(column))
+            (float(one["epoch"]), float(one[column])) for one in rows if _is_number(one.get(column))
         ]
-        first, _, rest = column.partition("_")
-        metric, name = (rest, first) if first in ("train", "valid") and rest else (column, "")
-        if points:
+        if points and column not in COUNTERS:
+            metric, name = _split(column)
             groups.setdefault(metric, {})[name] = points
     charts = "".join(curves(metric, "epoch", lines) for metric, lines in groups.items())
     return f'<div class="charts">{charts}</div>' if charts else ""
 
 
-def _lifecycle(trace: Trace) -> str:
+def _split(column: str) -> tuple[str, str]:
+    """A column's metric and its set, such as "loss" and "valid"."""
+    name, _, metric = column.partition("_")
+    if name in ("train", "valid") and metric:
+        return metric, name
+    return column, ""
+
+
+def _lifecycle(trace: Trace, machine: Machine | None, against: Trace | None) -> str:
     life = trace.lifecycle
     assert life is not None
-    pictures = {
-        "everything": life.svg(trace=trace),
-        "the outline": life.svg(trace=trace, detail="outline"),
-    }
-    shown = "".join(
-        f"<details{' open' if number == 0 else ''}><summary>{name}</summary><div"
-        f' class="picture">{svg}</div></details>'
-        for number, (name, svg) in enumerate(pictures.items())
+    notes: Notes | None = trace.header.get("notes")
+    if machine is not None:
+        notes = notes_of(machine.dataflow(), machine.outline())
+    chronicles = [Chronicle.of(trace, notes)]
+    names = ["this run", "the other run"]
+    if against is not None:
+        chronicles.append(Chronicle.of(against, against.header.get("notes")))
+    living = block(data_of_runs(chronicles, names[: len(chronicles)], life.name))
+    pictures = "".join(
+        f"<details><summary>{name}</summary><div class='picture'>{svg}</div></details>"
+        for name, svg in (
+            ("everything, as a picture to print", life.svg(trace=trace)),
+            ("the outline, as a picture to print", life.svg(trace=trace, detail="outline")),
+        )
     )
-    missing = (
-        ""
-        if len(trace)
-        else _hint("Counts on the arrows need the transitions", "fit(..., trace=True)")
-    )
-    return (
-        f"{shown}<details><summary>as a"
-        f" table</summary><pre>{_safe_lines(str(life))}</pre></details>{missing}"
-    )
+    text = f"<details><summary>as a table</summary><pre>{escaped_lines(str(life))}</pre></details>"
+    if not len(trace):
+        text += hint("Counts on the arrows need the transitions", "fit(..., trace=True)")
+    return f"{living}{pictures}{text}"
 
 
 def _time(trace: Trace) -> str:
@@ -166,99 +176,96 @@ def _time(trace: Trace) -> str:
         seconds[arrow.dest] = seconds.get(arrow.dest, 0.0) + spent
     total = sum(seconds.values())
     if not total:
-        return _hint(
+        return hint(
             "The time by state needs times",
-            "fit(..., trace=Tracing(times=True)) or a trace in a file",
+            "fit(..., callbacks=Tracing(times=True)) or a trace in a file",
         )
     rows = sorted(
         (
             (name, spent / total, f"{spent:.3g} s, {spent / total:.1%}")
             for name, spent in seconds.items()
         ),
-        key=lambda row: -row[1],
+        key=lambda found: -found[1],
     )
-    some = (
-        f"<p>Of the last {len(trace):,} transitions; {trace.dropped:,} earlier ones were not"
-        " kept.</p>"
-        if trace.dropped
-        else ""
-    )
-    waiting = sum(seconds.get(name, 0.0) for name in _drawing(trace))
-    return f"<p>{waiting / total:.1%} of it was waiting for data.</p>{some}{bars(rows)}"
+    some = ""
+    if trace.dropped:
+        some = (
+            f"<p>Of the last {len(trace):,} transitions; {trace.dropped:,} earlier ones were not"
+            " kept.</p>"
+        )
+    return f"<p>{_waiting(trace, seconds) / total:.1%} of it was waiting for data.</p>{some}{bars(rows)}"
 
 
-def _drawing(trace: Trace) -> list[str]:
-    """The states in which batches are drawn."""
-    roles = ("draw", "valid_draw", "predict_draw")
-    life = trace.lifecycle
-    return [] if life is None else [state.name for state in life.by_role(*roles)]
+def _waiting(trace: Trace, seconds: dict[str, float]) -> float:
+    """The seconds in the states that draw batches."""
+    assert trace.lifecycle is not None
+    roles = [role for role in trace.lifecycle.roles if role == "draw" or role.endswith("_draw")]
+    drawing = trace.lifecycle.by_role(*roles)
+    return sum(seconds.get(state.name, 0.0) for state in drawing)
 
 
 def _decisions(trace: Trace) -> str:
-    """When which guarded arrow was taken, and how often its guard held, over the run."""
+    """When which guarded arrow was taken, and how often its guard was true, over the run."""
     life = trace.lifecycle
     assert life is not None
     if not len(trace):
         return ""
-    guarded = [(arrow, arrow.guard.label) for arrow in life.transitions if arrow.guard is not None]
-    labels = [label for _, label in guarded]
-    bounds = [-(-part * len(trace) // _SLICES) for part in range(_SLICES + 1)]
-    slices = [
-        (begin, by_words(counted(trace.transitions[begin:end])))
-        for begin, end in pairwise(bounds)
-        if begin < end
-    ]
-    whole = by_words(trace.counts())
-    rows, table = [], []
-    for arrow, label in guarded:
+    guarded = [arrow for arrow in life.transitions if arrow.guard is not None]
+    labels = [arrow.guard.label for arrow in guarded if arrow.guard is not None]
+    whole, slices = by_words(trace.counts()), _slices(trace)
+    marks, rows = [], []
+    for arrow, label in zip(guarded, labels, strict=True):
         words, name = words_of(arrow), f"{label}: {arrow.source} \N{RIGHTWARDS ARROW} {arrow.dest}"
-        table.append((name, whole.get(words, 0), times_asked(life, arrow, whole)))
-        marks = [
+        asked = times_asked(life, arrow, whole)
+        rows.append(row(name, f"{whole.get(words, 0):,}", "" if asked is None else f"{asked:,}"))
+        found = [
             (float(at), taken[words] / (times_asked(life, arrow, taken) or taken[words]))
             for at, taken in slices
             if words in taken
         ]
-        if marks:
-            rows.append((label if labels.count(label) == 1 else name, marks))
-    cells = "".join(
-        "<tr><th"
-        f' scope="row">{_safe(name)}</th><td>{held:,}</td><td>{"" if times is None else f"{times:,}"}</td></tr>'
-        for name, held, times in table
-    )
-    head = "<tr><th>guard</th><th>held</th><th>asked</th></tr>"
-    return (
-        f"{strips(rows, 0.0, float(max(1, len(trace) - 1)), 'transition')}<table>{head}{cells}</table>"
-        if table
-        else ""
-    )
+        if found:
+            marks.append((label if labels.count(label) == 1 else name, found))
+    if not rows:
+        return ""
+    axis = strips(marks, 0.0, float(max(1, len(trace) - 1)), "transition")
+    return axis + table(("guard", "true", "evaluated"), rows)
+
+
+def _slices(trace: Trace) -> list[tuple[int, dict[Words, int]]]:
+    """How often each arrow was taken in parts of the run, and where each part begins."""
+    bounds = [-(-part * len(trace) // _SLICES) for part in range(_SLICES + 1)]
+    return [
+        (begin, by_words(counted(trace.transitions[begin:end])))
+        for begin, end in pairwise(bounds)
+        if begin < end
+    ]
 
 
 def _callbacks(machine: Machine | None) -> str:
     if machine is None or not machine.callbacks:
         return ""
     names = "".join(
-        f"<li>{_safe(name_of(callback))} <code>{_safe(repr(callback))}</code></li>"
+        f"<li>{escaped(name_of(callback))} <code>{escaped(repr(callback))}</code></li>"
         for callback in machine.callbacks
     )
     return (
         f"<ol>{names}</ol><details><summary>who listens"
-        f" where</summary><pre>{_safe_lines(str(machine.outline()))}</pre></details>"
+        f" where</summary><pre>{escaped_lines(str(machine.outline()))}</pre></details>"
     )
 
 
 def _history(trace: Trace) -> str:
     if not trace.rows:
         return ""
-    columns = list(dict.fromkeys(name for row in trace.rows for name in row))
-    head = "".join(f"<th>{_safe(name)}</th>" for name in columns)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{_safe(_said(row[name])) if name in row else str()}</td>' for name in columns)}</tr>"
-        for row in trace.rows[-_ROWS:]
-    )
-    more = (
-        f"<p>The last {_ROWS} of {len(trace.rows):,} rows.</p>" if len(trace.rows) > _ROWS else ""
-    )
-    return f'{more}<div class="wide"><table>{head and f"<tr>{head}</tr>"}{rows}</table></div>'
+    columns = list(dict.fromkeys(name for one in trace.rows for name in one))
+    lines = [
+        row(*(figure(one[name]) if name in one else "" for name in columns))
+        for one in trace.rows[-_ROWS:]
+    ]
+    more = ""
+    if len(trace.rows) > _ROWS:
+        more = f"<p>The last {_ROWS} of {len(trace.rows):,} rows.</p>"
+    return f'{more}<div class="wide">{table(columns, lines)}</div>'
 
 
 def _environment(trace: Trace) -> str:
@@ -268,33 +275,8 @@ def _environment(trace: Trace) -> str:
     for name in ("started", "device", "seed", "epochs", "fingerprint"):
         if name in trace.header:
             facts[name] = trace.header[name]
-    cells = "".join(
-        f'<tr><th scope="row">{_safe(name)}</th><td>{_safe(str(value))}</td></tr>'
-        for name, value in facts.items()
-    )
-    return f"<table>{cells}</table>"
-
-
-# ---------------------------------------------------------------- words
-
-
-def _hint(what: str, how: str) -> str:
-    return f'<p class="hint">{_safe(what)}: <code>{_safe(how)}</code></p>'
+    return table((), [row(name, str(value)) for name, value in facts.items()])
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _said(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _safe(text: str) -> str:
-    return html.escape(plain(text)) if "\n" not in text else _safe_lines(text)
-
-
-def _safe_lines(text: str) -> str:
-    return "\n".join(html.escape(plain(line)) for line in text.splitlines())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import Factory, define
 
@@ -23,6 +23,7 @@ from statetrain.trace.writing import FORMAT
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
 _BEGIN = b'{"statetrain":"trace"'
 _LONGEST_HEADER = 1 << 20  # of what is compared to see whether it is still the same file
+_FOLLOWED = 20_000  # transitions that are kept of a file that grows
 _ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -131,6 +132,16 @@ class Reading:
         return list({n: row for n, _, row in self._rows}.values())
 
     @property
+    def placed_rows(self) -> list[dict[str, Any]]:
+        """The history, each row with the number of transitions after which it was recorded."""
+        return list({n: {"row": row, "at": at} for n, at, row in self._rows}.values())
+
+    @property
+    def arrows(self) -> list[Transition]:
+        """The arrows in the order in which records refer to them."""
+        return self._arrows
+
+    @property
     def states(self) -> list[tuple[str, str | None]]:
         """The names of the states, each with the scope that it lies in."""
         return [(str(row[0]), row[2]) for row in self.header.get("states", ())]
@@ -211,7 +222,7 @@ class Reading:
         self.header = header
 
     def _taken(self, record: dict[str, Any]) -> None:
-        arrows = [self._arrow(n) for n in record["taken"]]
+        arrows = [self.arrow_of(n) for n in record["taken"]]
         if _whole(record["at"]) != self.tape.count:
             raise ValueError(
                 f"{self.tape.count} transitions came before it, and it says {record['at']}"
@@ -242,7 +253,7 @@ class Reading:
         for i, arrow, guard, answer, *reason in record.get("answers", ()):
             label = guard if isinstance(guard, str) else self.header["guards"][_whole(guard)]
             answers.setdefault(_whole(i), []).append(
-                Asked(self._arrow(arrow), label, bool(answer), str(*reason))
+                Asked(self.arrow_of(arrow), label, bool(answer), str(*reason))
             )
         if times is not None and not all(type(step) is int for step in times):
             raise TypeError("times are whole numbers of microseconds")
@@ -256,7 +267,8 @@ class Reading:
                 counts = self._counters = counters[i]
             yield now, *counts, answers.get(i), values.get(i)
 
-    def _arrow(self, written: Any) -> Transition:
+    def arrow_of(self, written: Any) -> Transition:
+        """The arrow that a record means, by its number or in words."""
         if isinstance(written, list):
             return stand_in(read_words(written))
         return self._arrows[_whole(written)]
@@ -330,23 +342,43 @@ def _is_trace(file: Path) -> bool:
         return False
 
 
+class Reader(Protocol):
+    """What a trace file is read into, line by line."""
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """The last header; empty before there is one."""
+
+    def feed(self, line: bytes) -> bool:
+        """Reads a line; returns whether it counts."""
+
+
+R = TypeVar("R", bound=Reader)
+
+
+def _keep_the_last(name: str) -> Reading:
+    return Reading(name, tape=Tape(_FOLLOWED))
+
+
 @define(eq=False)
-class Following:
+class Following(Generic[R]):
     """A trace file that is read as it grows. It only reads.
 
     It may be cut short, replaced by the file of another run, or not be there for a moment: it is
-    read anew then.
+    read again from the beginning then.
 
     Attributes:
         path: a file, or a directory in which the newest is meant.
-        last: how many transitions are kept.
+        make: what the file is read into, by its name; usually a `Reading` of the last 20,000
+            transitions.
         reading: what was read so far; None before there is anything.
+        file: which file it is; None before there is one.
     """
 
     path: Path
-    last: int = 20_000
-    reading: Reading | None = None
-    _file: Path | None = None
+    make: Callable[[str], R] = _keep_the_last  # type: ignore[assignment]  # R is Reading then
+    reading: R | None = None
+    file: Path | None = None
     _identity: tuple[int, int, bytes] | None = None
     _offset: int = 0  # of the end of the last whole line
 
@@ -366,7 +398,7 @@ class Following:
             begin = opened.readline(_LONGEST_HEADER)
             identity = (status.st_dev, status.st_ino, begin)
             if identity != self._identity or status.st_size < self._offset or self.reading is None:
-                self.reading = Reading(str(file), tape=Tape(self.last))
+                self.reading, self.file = self.make(str(file)), file
                 self._identity, self._offset = identity, 0
             opened.seek(self._offset)
             seen = False

@@ -5,7 +5,8 @@ which run (`id`, `started`, `versions`), and lists what the other lines refer to
 from 0: the `arrows` of the table as `[source, dest, guard, effect, event]` in words, the arrow into
 the initial state first, and the parts of `guards`. The lifecycle is there as `Lifecycle.to_dict`
 writes it, with its fingerprint, if it can be written; its `states` always are, as `[name, action,
-within, final, anchor]`, so that any trace can be drawn. Each other line is one of:
+within, final, anchor]`, so that any trace can be drawn; `notes` says of states who listens to them,
+and what they read and write. Each other line is one of:
 
 - `{"taken": [...], "at": n, ...}`: transitions in a row, as numbers of arrows; an arrow that the
   table has not, as one to `failed`, stands there itself. `at` is how many came before. Beside it,
@@ -39,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import Factory, define
 
+from statetrain.contracts.notes import notes_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -137,6 +139,9 @@ class Writing:
             {label: i for i, label in enumerate(guards)},
         )
         header = header_of(life, identity) | {"answers": answers, "run": _about(ctx)}
+        machine = getattr(ctx, "machine", None)
+        if machine is not None:
+            header["notes"] = notes_of(machine.dataflow(), machine.outline())
         writing.line(header if resumed is None else header | {"resumed": resumed})
         return writing
 

@@ -116,16 +116,50 @@ class Run:
         """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
         self.lifecycle.draw(path, trace=self._recorded(), **options)
 
-    def report(self, path: str | os.PathLike[str]) -> None:
-        """Writes a page on the run: lifecycle, curves, outcome, time, callbacks, decisions; see `statetrain.report`."""
+    def report(self, path: str | os.PathLike[str], against: Run | Trace | None = None) -> None:
+        """Writes a page on the run: lifecycle, curves, outcome, time, callbacks, decisions.
+
+        See `statetrain.report`.
+
+        Args:
+            path: the file.
+            against: another run, or its trace, which is shown next to this one.
+        """
         from statetrain.report import report
 
+        other = against._whole_trace() if isinstance(against, Run) else against
+        report(self._whole_trace(), path, self.machine, other)
+
+    def _whole_trace(self) -> Trace:
+        """Its trace; of a run without one, the rest of what a trace has."""
         recorded = self._recorded()
-        if recorded is None:
-            recorded = Trace(
-                (), lifecycle=self.lifecycle, rows=self.history.rows, outcome=self.outcome
-            )
-        report(recorded, path, self.machine)
+        if recorded is not None:
+            return recorded
+        return Trace((), lifecycle=self.lifecycle, rows=self.history.rows, outcome=self.outcome)
+
+    def control(self, port: int = 0) -> Run:
+        """Walks a run that has not begun from a page in a browser.
+
+        The page has single steps, breakpoints and a button that asks the run to stop. Its address
+        is printed; it is on this machine alone and needs its token.
+
+            run = fit(..., start=False)
+            run.control()
+
+        Args:
+            port: of the page; 0 takes a free one.
+
+        Returns:
+            This run, when it has ended.
+
+        Raises:
+            ConfigError: the port is taken.
+            BaseException: as `walk`.
+        """
+        from statetrain.live.stepping import control
+
+        control(self, port)
+        return self
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from statetrain.diagram.bundle import bundle

@@ -1,0 +1,153 @@
+// A run: the arrows that it took, and what is known at each of them.
+"use strict";
+
+const BLOCK = 4096; // transitions from one sum of counts to the next
+
+class Run {
+  constructor(table, record) {
+    this.table = table;
+    this.base = record.base; // transitions before the first that is known
+    this.earlier = record.earlier; // how often each arrow was taken in them
+    this.arrows = [...table.arrows];
+    this.length = 0;
+    this.path = new Uint16Array(1 << 12);
+    this.sums = []; // of each block: how often each arrow was taken before it
+    this.clock = [];
+    this.counters = [];
+    this.values = {};
+    this.rows = [];
+    this.take(record);
+  }
+
+  /** Adds what is new since the last record. */
+  take(record) {
+    for (const arrow of record.extra.slice(this.arrows.length - this.table.arrows.length)) this.arrows.push(arrow);
+    const bytes = Uint8Array.from(atob(record.path), (letter) => letter.charCodeAt(0));
+    const path = new Uint16Array(bytes.buffer);
+    this.reserve(this.length + path.length);
+    this.path.set(path, this.length);
+    this.length += path.length;
+    this.addUp();
+    const add = (known, points) => points.forEach(([place, ...rest]) => addEvenly(known, [place - this.base, ...rest]));
+    add(this.clock, record.clock);
+    add(this.counters, record.counters);
+    for (const [name, points] of Object.entries(record.values)) add((this.values[name] ??= []), points);
+    this.rows.push(...record.rows);
+    this.about = record;
+  }
+
+  reserve(length) {
+    if (length <= this.path.length) return;
+    const path = new Uint16Array(Math.max(length, 2 * this.path.length));
+    path.set(this.path.subarray(0, this.length));
+    this.path = path;
+  }
+
+  addUp() {
+    if (!this.sums.length) {
+      this.sums.push(new Float64Array(Math.max(256, this.arrows.length + 64)));
+    }
+    while (this.sums.length * BLOCK <= this.length) {
+      const counts = this.sums.at(-1).slice(), begin = (this.sums.length - 1) * BLOCK;
+      for (let i = begin; i < begin + BLOCK; i += 1) counts[this.path[i]] += 1;
+      this.sums.push(counts);
+    }
+  }
+
+  /** How often each arrow was taken in the first `end` transitions that are known, and before them. */
+  countsAt(end) {
+    const block = Math.min(Math.floor(end / BLOCK), this.sums.length - 1), counts = this.sums[block].slice();
+    for (let i = block * BLOCK; i < end; i += 1) counts[this.path[i]] += 1;
+    for (const [arrow, times] of this.earlier) counts[arrow] += times;
+    return counts;
+  }
+
+  /** How often one arrow was taken in a range. */
+  countBetween(arrow, begin, end) {
+    const before = Math.floor(begin / BLOCK), last = Math.floor(end / BLOCK);
+    let count = this.sums[last][arrow] - this.sums[before][arrow];
+    for (let i = before * BLOCK; i < begin; i += 1) count -= this.path[i] === arrow;
+    for (let i = last * BLOCK; i < end; i += 1) count += this.path[i] === arrow;
+    return count;
+  }
+
+  /** The state that the run is in after `end` transitions. */
+  stateAt(end) {
+    return end > 0 ? this.arrows[this.path[end - 1]].dest : null;
+  }
+
+  /** How often each state was entered, with the scopes that were opened on the way. */
+  enteredAt(counts) {
+    const entered = new Map();
+    this.arrows.forEach((arrow, number) => {
+      if (!counts[number]) return;
+      for (const name of arrow.enters ?? [arrow.dest]) entered.set(name, (entered.get(name) ?? 0) + counts[number]);
+    });
+    return entered;
+  }
+
+  /** How often the guard of an arrow was evaluated; null where there is none, or it belongs to an event. */
+  askedOf(number, counts) {
+    const arrow = this.arrows[number];
+    if (!arrow.guard || arrow.event) return null;
+    let asked = 0, seen = false;
+    this.arrows.forEach((other, i) => {
+      if (other.source !== arrow.source || other.event) return;
+      seen ||= i === number;
+      if (seen) asked += counts[i];
+    });
+    return asked;
+  }
+
+  /** Seconds since the run began, between the moments that are known. */
+  secondsAt(end) {
+    const i = lastBefore(this.clock, end), here = this.clock[i], next = this.clock[i + 1];
+    if (!here) return null;
+    if (!next || next[0] === here[0]) return here[1];
+    return here[1] + ((next[1] - here[1]) * (end - here[0])) / (next[0] - here[0]);
+  }
+
+  countersAt(end) {
+    return this.counters[lastBefore(this.counters, end)] ?? null;
+  }
+
+  /** How many rows of the history there were. */
+  rowsAt(end) {
+    let count = 0;
+    while (count < this.rows.length && this.rows[count].at <= end + this.base) count += 1;
+    return count;
+  }
+}
+
+/** The place of the last point at or before a position in a list that is sorted by it. */
+function lastBefore(points, position) {
+  let low = 0, high = points.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle][0] <= position) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}
+
+/** Adds a point to a list that is thinned evenly while it grows. */
+function addEvenly(points, point, most = 8000) {
+  points.stride ??= 1;
+  points.seen = (points.seen ?? -1) + 1;
+  if (points.seen % points.stride === 0) points.push(point);
+  if (points.length <= most) return;
+  for (let i = 0; 2 * i < points.length; i += 1) points[i] = points[2 * i];
+  points.length = Math.ceil(points.length / 2);
+  points.stride *= 2;
+}
+
+/** Where two runs take different arrows first; null if neither does before one of them ends. */
+function partingOf(one, other) {
+  const words = (run) => run.arrows.map((a) => [a.source, a.dest, a.guard, a.effect, a.event].join("\n"));
+  const numbers = new Map(words(one).map((text, i) => [text, i]));
+  const same = words(other).map((text) => numbers.get(text) ?? -1);
+  const shift = other.base - one.base, begin = Math.max(0, shift);
+  const end = Math.min(one.length, other.length + shift);
+  for (let i = begin; i < end; i += 1) if (one.path[i] !== same[other.path[i - shift]]) return i;
+  return one.length === other.length + shift ? null : Math.max(0, end);
+}

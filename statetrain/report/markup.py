@@ -1,0 +1,56 @@
+"""Pieces of HTML in which no text can mean anything but itself."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+
+from statetrain.lifecycle.text import plain
+
+
+def escaped(text: str) -> str:
+    """A text on one line; several lines if it has them."""
+    if "\n" in text:
+        return escaped_lines(text)
+    return html.escape(plain(text))
+
+
+def escaped_lines(text: str) -> str:
+    """A text line by line."""
+    return "\n".join(html.escape(plain(line)) for line in text.splitlines())
+
+
+def section(name: str, text: str) -> str:
+    """A part of the page; nothing for no text."""
+    if not text:
+        return ""
+    head = f"<h2>{escaped(name)}</h2>" if name else ""
+    return f"<section>\n{head}\n{text}\n</section>"
+
+
+def hint(what: str, how: str) -> str:
+    """What is missing, and the code that records it."""
+    return f'<p class="hint">{escaped(what)}: <code>{escaped(how)}</code></p>'
+
+
+def row(name: str, *cells: str) -> str:
+    """A row of a table with its name."""
+    rest = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{escaped(name)}</th>{rest}</tr>'
+
+
+def table(head: Sequence[str], rows: Iterable[str]) -> str:
+    """A table of rows that are marked up already; without a head for no names."""
+    names = "".join(f"<th>{escaped(name)}</th>" for name in head)
+    first = f"<tr>{names}</tr>" if names else ""
+    return f"<table>{first}{''.join(rows)}</table>"
+
+
+def figure(value: object) -> str:
+    """A value as a reader wants it."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
