@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from statetrain.events import StopFit as StopFit
     from statetrain.friends.estimators import Classifier as Classifier
     from statetrain.friends.estimators import Regressor as Regressor
+    from statetrain.friends.pruning import Pruning as Pruning
     from statetrain.guards.base import Guard as Guard
     from statetrain.guards.base import guard as guard
     from statetrain.guards.batch import NonFinite as NonFinite
@@ -185,6 +186,7 @@ _HOMES = {
     "guards.requests": ("stop_requested",),
     "standard.evaluations": ("Evaluation",),
     "friends.estimators": ("Classifier", "Regressor"),
+    "friends.pruning": ("Pruning",),
     "guards.base": ("Guard", "guard"),
     "context.history": ("History",),
     "machine.interop": ("to_machine",),
