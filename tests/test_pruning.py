@@ -31,7 +31,9 @@ def objective(trial: optuna.Trial) -> float:
 
 def test_a_trial_that_lags_behind_ends_early():
     """After two good trials, one with a useless rate is pruned in its first epoch that can be judged, and the outcome says so."""
-    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=2), direction="minimize")
+    study = optuna.create_study(
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2), direction="minimize"
+    )
     for rate in (0.4, 0.3, 1e-6):
         study.enqueue_trial({"lr": rate})
     study.optimize(objective, n_trials=3)
