@@ -205,7 +205,25 @@ def test_contracts_by_hook_give_no_false_cycle():
         reads={"on_exit_step": {"buffers"}},
         writes={"on_exit_step": {"history"}},
     )
-    assert order(recorder(), scheduler(), device()) == ["Scheduler", "ToDevice", "Recorder"]
+    # Leaving undoes entering, so of the two that hear both the last is first
+    assert order(recorder(), scheduler(), device()) == ["ToDevice", "Recorder", "Scheduler"]
+
+
+def test_exits_undo_enters_in_reverse():
+    """Callbacks that hear a state entered and left are called in reverse on leaving it; declared ties hold all the same."""
+    first, second, third = (kind(name, "on_enter_valid", "on_exit_valid") for name in "ABC")
+    leaving = kind("Leaving", "on_exit_valid")
+    machine = Machine(st.supervised(), [first(), leaving(), second(), third()])
+
+    def names(hook):
+        return [one.name for one in machine.explain(hook).listeners]
+
+    assert names("enter valid") == ["A", "B", "C"]
+    assert names("exit valid") == ["C", "Leaving", "B", "A"]
+    tied = kind("B", "on_enter_valid", "on_exit_valid")
+    tied.run_after = ("A",)
+    machine = Machine(st.supervised(), [first(), tied(), third()])
+    assert names("exit valid") == ["C", "A", "B"]
 
 
 def test_declarations_for_a_whole_callback_never_close_a_circle():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -16,8 +17,8 @@ from statetrain.naming import did_you_mean
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-# Of a hook's name, the hook, and where something may be remembered
-Gate = Callable[[str, Hook, str], Hook]
+# In these, callbacks set up what their other hooks need
+_PREPARING = frozenset(("on_enter_fit", "on_resume"))
 
 
 def only_if(
@@ -25,22 +26,24 @@ def only_if(
 ) -> Callback:
     """A callback whose hooks are called only when a condition holds.
 
-        only_if(NonFinite(), Log())                                    # a guard as on an arrow
+        only_if(MinEpochs(2), KeepBest("valid_loss"))                  # a guard as on an arrow
         only_if(lambda ctx: ctx.epoch > 3, EMA(), "on_exit_step")      # from the fourth epoch on
-        only_if(Every(10, "epochs"), SaveWeights("runs/w"), "on_enter_next_epoch")
+        only_if(Every(10, "epochs"), SaveWeights("runs/w"), "on_exit_record")
 
     It stands where the callback would stand among the others, is called by its name, and reads and
     writes what that does; what it has to remember is saved as that one's. A guard that remembers
-    when it last fired, such as `Every`, remembers it for each hook, in the context, so a run that
-    is continued goes on with it.
+    when it last fired, such as `Every`, remembers it for each hook, in the context, so a resumed
+    run continues with it.
+
+    Where the callback hears that a state is entered and that it is left, the condition is asked on
+    entering alone: the callback hears the exit of what it heard enter, and only that.
 
     Args:
         condition: a guard, or a function of the context that answers exactly True or False.
-        callback: whom to call.
+        callback: what to call.
         hooks: which of its hooks depend on the condition, such as "on_exit_step"; the others are
-            always called. None: all of them, `on_enter_fit` included. Where the condition may
-            change during a run and the callback sets something up in one hook for another, name the
-            hooks.
+            always called. None: all but `on_enter_fit` and `on_resume`, in which callbacks prepare
+            themselves for the others.
 
     Returns:
         A callback.
@@ -52,16 +55,13 @@ def only_if(
     _check("only_if", callback)
     guard = as_guard(condition)
     if hooks is None:
-        names = None
+        gated = _hooks_of(callback) - _PREPARING
+        shown = f"only_if([{guard.label}], {callback!r})"
     else:
-        names = frozenset(
-            _hook("only_if", callback, name)
-            for name in ((hooks,) if isinstance(hooks, str) else hooks)
-        )
-    shown = f"only_if([{guard.label}], {callback!r}" + (
-        f", {sorted(names)})" if names is not None else ")"
-    )
-    return _Wrapper(callback, shown, _Holding(guard, names), guard)
+        asked = [hooks] if isinstance(hooks, str) else hooks
+        gated = frozenset(_hook("only_if", callback, name) for name in asked)
+        shown = f"only_if([{guard.label}], {callback!r}, {sorted(gated)})"
+    return _Wrapper(callback, shown, _Gate(gated, partial(_holding, guard)), guard)
 
 
 def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
@@ -90,7 +90,7 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
     name = _hook("throttle", callback, hook)
     if isinstance(every, Guard):
         shown = f"throttle({callback!r}, {name!r}, every=[{every.label}])"
-        return _Wrapper(callback, shown, _Holding(every, frozenset((name,))), every)
+        return _Wrapper(callback, shown, _Gate(frozenset((name,)), partial(_holding, every)), every)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise CallbackError(
             f"throttle: every must be a whole number of calls of {name}, at least 1, or an interval"
@@ -98,7 +98,9 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
             f'Every(10, "minutes"); got {every!r}'
         )
     return _Wrapper(
-        callback, f"throttle({callback!r}, {name!r}, every={every})", _EveryNth(name, every)
+        callback,
+        f"throttle({callback!r}, {name!r}, every={every})",
+        _Gate(frozenset((name,)), partial(_every_nth, every)),
     )
 
 
@@ -106,7 +108,7 @@ class _Wrapper(Callback):
     """Stands for another callback and answers as it does; each hook goes through a gate."""
 
     def __init__(
-        self, callback: Callback, shown: str, gate: Gate, guard: Guard | None = None
+        self, callback: Callback, shown: str, gate: _Gate, guard: Guard | None = None
     ) -> None:
         self.wrapped = self._callback = callback
         self._shown, self._gate = shown, gate
@@ -118,26 +120,21 @@ class _Wrapper(Callback):
                 and not callable(default)
             ):
                 setattr(self, name, getattr(callback, name))
-        if guard is not None:
-            hooks = [
-                ALIASES.get(name, name)
-                for name in dir(unwrapped(callback))
-                if name.startswith("on_")
-            ]
-            by_hook = None
-            if isinstance(self.reads, Mapping):
-                by_hook = {ALIASES.get(name, name): paths for name, paths in self.reads.items()}
-            if by_hook is None:
-                self.reads = (*self.reads, *guard.reads)
-            else:
-                self.reads = by_hook | {
-                    name: (*by_hook.get(name, ()), *guard.reads) for name in hooks
-                }
-            self.monitors = (*self.monitors, *guard.monitors)
+        if guard is None:
+            return
+        if isinstance(self.reads, Mapping):
+            by_hook: dict[str, Any] = {
+                ALIASES.get(name, name): paths for name, paths in self.reads.items()
+            }
+            asking = {name: (*by_hook.get(name, ()), *guard.reads) for name in gate.gated}
+            self.reads = by_hook | asking
+        else:
+            self.reads = (*self.reads, *guard.reads)
+        self.monitors = (*self.monitors, *guard.monitors)
 
     def pass_on(self, name: str, hook: Hook, place: str) -> Hook:
         """The hook behind its gate."""
-        return self._gate(name, hook, f"{place}.{name}")
+        return self._gate.guarding(name, hook, place, _hooks_of(self._callback))
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """As the callback does."""
@@ -156,46 +153,91 @@ class _Wrapper(Callback):
 
 
 @frozen
-class _Holding:
-    """Lets hooks through when a guard holds."""
+class _Gate:
+    """Lets some hooks of a callback through at some times.
 
-    guard: Guard
-    hooks: frozenset[str] | None
+    Attributes:
+        gated: the hooks that depend on it; others are let through.
+        asking: of a place in which something may be remembered, a function of the context that says
+            whether the hook is let through.
+    """
 
-    def __call__(self, name: str, hook: Hook, place: str) -> Hook:
-        if self.hooks is not None and name not in self.hooks:
+    gated: frozenset[str]
+    asking: Callable[[str], Callable[[Any], bool]]
+
+    def guarding(self, name: str, hook: Hook, place: str, hooks: frozenset[str]) -> Hook:
+        """A hook of a callback that has all these hooks, behind the gate."""
+        state = name.removeprefix("on_enter_").removeprefix("on_exit_")
+        enters, leaves = f"on_enter_{state}", f"on_exit_{state}"
+        heard = f"{place}.{enters} was heard"
+        if name == leaves and enters in hooks and enters in self.gated:
+            return _following(hook, heard)
+        if name not in self.gated:
             return hook
-        guard, test, marks = self.guard, self.guard.bind(place), self.guard.marks(place)
+        asks = self.asking(f"{place}.{name}")
+        if name == enters and leaves in hooks:
+            asks = _remembering(asks, heard)
 
         def conditional(ctx: Context) -> None:
-            if strict(guard, test(ctx)):
-                for mark in marks:
-                    mark(ctx)
+            if asks(ctx):
                 return hook(ctx)  # what it returns is judged by the machine
             return None
 
         return conditional
 
 
-@frozen
-class _EveryNth:
-    """Lets one hook through on every n-th call."""
+def _following(hook: Hook, heard: str) -> Hook:
+    """A hook on leaving a state, called if the one on entering it was."""
 
-    hook: str
-    n: int
+    def following(ctx: Context) -> None:
+        if ctx.marks.pop(heard, 0):
+            return hook(ctx)
+        return None
 
-    def __call__(self, name: str, hook: Hook, place: str) -> Hook:
-        if name != self.hook:
-            return hook
-        n = self.n
+    return following
 
-        def throttled(ctx: Context) -> None:
-            ctx.marks[place] = count = ctx.marks.get(place, 0) + 1
-            if count % n == 0:
-                return hook(ctx)
-            return None
 
-        return throttled
+def _remembering(asks: Callable[[Any], bool], heard: str) -> Callable[[Any], bool]:
+    def ask(ctx: Context) -> bool:
+        passes = asks(ctx)
+        ctx.marks[heard] = int(passes)
+        return passes
+
+    return ask
+
+
+def _holding(guard: Guard, place: str) -> Callable[[Any], bool]:
+    """Whether a guard is true; one that remembers when it fired does so."""
+    test, marks = guard.bind(place), guard.marks(place)
+
+    def holds(ctx: Context) -> bool:
+        if not strict(guard, test(ctx)):
+            return False
+        for mark in marks:
+            mark(ctx)
+        return True
+
+    return holds
+
+
+def _every_nth(n: int, place: str) -> Callable[[Any], bool]:
+    """Whether this is the n-th call since the last one."""
+
+    def is_nth(ctx: Context) -> bool:
+        ctx.marks[place] = count = ctx.marks.get(place, 0) + 1
+        return bool(count % n == 0)
+
+    return is_nth
+
+
+def _hooks_of(callback: Callback) -> frozenset[str]:
+    """The hooks that a callback has, by the names that states fire."""
+    inner = unwrapped(callback)
+    return frozenset(
+        ALIASES.get(name, name)
+        for name in dir(inner)
+        if name.startswith("on_") and callable(getattr(inner, name))
+    )
 
 
 def _check(function: str, callback: Any) -> None:

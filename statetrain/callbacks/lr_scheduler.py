@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedules
 
-from statetrain.callback import Callback
+from statetrain.callback import Callback, unwrapped
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 
@@ -52,14 +52,14 @@ class LRScheduler(Callback):
     reads = {
         "on_enter_fit": ("epoch", "optimizers", "step"),
         "on_resume": ("optimizers",),
-        "on_enter_batch": ("optimizers",),
-        "on_exit_step": ("opt", "pending"),
+        "on_exit_step": ("opt", "optimizers", "pending"),
         "on_enter_record": ("history", "step"),
         "on_exit_record": ("epoch", "history", "opt"),
         "on_enter_next_epoch": ("epoch", "epoch_complete", "history", "opt"),
     }
     # Schedules of one optimizer are chained in the order in which they were given
     commutes_with = ("LRScheduler",)
+    run_after = ("LRScheduler",)  # in that order on each hook
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class LRScheduler(Callback):
         self._target: Optimizer | None = None  # whose rate the schedule changes
         self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made
         self._lr: Any = None  # of the last step
-        self._coming: Any = None  # of the next one
+        self._is_first = True  # whether no other one of this optimizer was given before
         # Whether the optimizer has made a step since the schedule last went on
         self._stepped = False
         # How far the run was when they were last looked at
@@ -119,13 +119,13 @@ class LRScheduler(Callback):
 
     def check_context(self, ctx: Context) -> None:
         """Looks the optimizer up."""
-        self._find(ctx)
+        self.optimizer_of(ctx)
 
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
         """Makes the schedule, unless this fit goes on with one."""
-        if ctx.epoch == 0 or self._target is not self._find(ctx):
+        if ctx.epoch == 0 or self._target is not self.optimizer_of(ctx):
             self._make(ctx)
         self._step, self._epoch = ctx.step, ctx.epoch
 
@@ -133,22 +133,20 @@ class LRScheduler(Callback):
         """Makes the schedule, with the state that was loaded."""
         self._make(ctx)
 
-    def on_enter_batch(self, ctx: Context) -> None:
-        """Notes the rate of the coming step: at its exit another schedule may have changed it."""
-        if self._target is not None:
+    def on_exit_step(self, ctx: Context) -> None:
+        """Notes the step's rate, and advances with each step if asked to.
+
+        A step that was left by an event was not made.
+        """
+        if ctx.opt is not self._target or ctx.pending or ctx.transition.event is not None:
+            return
+        self._stepped = True
+        if self._is_first:  # the others of this optimizer are called after it has changed the rate
             rate = self._target.param_groups[0]["lr"]
             # Schedules change a tensor in place
-            if isinstance(rate, torch.Tensor):
-                self._coming = rate.clone()
-            else:
-                self._coming = rate
-
-    def on_exit_step(self, ctx: Context) -> None:
-        """Goes on, if it does so with each step; one that was left by an event has made none."""
-        if ctx.opt is self._target and ctx.pending == 0:
-            self._lr, self._stepped = self._coming, True
-            if self._per == "step":
-                self._schedule.step()
+            self._lr = rate.clone() if isinstance(rate, torch.Tensor) else rate
+        if self._per == "step":
+            self._schedule.step()
 
     def on_enter_record(self, ctx: Context) -> None:
         """Logs the rate, if a step has been made since the last row."""
@@ -177,8 +175,11 @@ class LRScheduler(Callback):
     def lower_rates(self, factor: float) -> None:
         """Multiplies the rates that the schedule starts from; `RollBack` calls it."""
         for part in (self._schedule, *getattr(self._schedule, "_schedulers", ())):
-            if hasattr(part, "base_lrs"):
-                part.base_lrs = [rate * factor for rate in part.base_lrs]
+            for name in ("base_lrs", "max_lrs", "min_lrs"):
+                if hasattr(part, name):
+                    setattr(part, name, [rate * factor for rate in getattr(part, name)])
+            if hasattr(part, "eta_min"):
+                part.eta_min *= factor
 
     # ------------------------------------------------------------ saved and put back
 
@@ -207,7 +208,20 @@ class LRScheduler(Callback):
 
     # ------------------------------------------------------------ the schedule
 
-    def _find(self, ctx: Context) -> Optimizer:
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings of the optimizer that the schedule sets, as far as its class says so."""
+        cycles = getattr(self._factory, "__name__", "") in ("OneCycleLR", "CyclicLR")
+        if cycles and self._kwargs.get("cycle_momentum", True):
+            return ("lr", "momentum", "betas")
+        return ("lr",)
+
+    def optimizer_of(self, ctx: Context) -> Optimizer:
+        """The optimizer whose rate the schedule sets.
+
+        Raises:
+            ConfigError: there is none of that name, or there are several and none was named.
+        """
         names = list(ctx.optimizers)
         if self._optimizer is None and len(names) > 1:
             raise ConfigError(
@@ -227,7 +241,7 @@ class LRScheduler(Callback):
         return found
 
     def _make(self, ctx: Context) -> None:
-        optimizer = self._find(ctx)
+        optimizer = self.optimizer_of(ctx)
         before = [
             {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
@@ -251,6 +265,9 @@ class LRScheduler(Callback):
         # continued, or all batches of an epoch were refused.
         optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
         self._schedule, self._target, self._state = schedule, optimizer, {}
+        peers = [one for one in map(unwrapped, ctx.callbacks) if isinstance(one, LRScheduler)]
+        same = [one for one in peers if one.optimizer_of(ctx) is optimizer]
+        self._is_first = not same or same[0] is self
 
     def _check_made(self, schedule: Any) -> None:
         if not callable(getattr(schedule, "step", None)):

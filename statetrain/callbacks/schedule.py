@@ -9,7 +9,8 @@ from typing import Any, Literal
 import attrs
 import torch
 
-from statetrain.callback import Callback
+from statetrain.callback import Callback, unwrapped
+from statetrain.callbacks.lr_scheduler import LRScheduler
 from statetrain.context import keys
 from statetrain.context.context import Context
 from statetrain.errors import CallbackError, ConfigError
@@ -71,6 +72,7 @@ class Schedule(Callback):
         self._parts = _parsed(target)
         self._curve = _curve(target, schedule)
         self._name: Any = self._parts[-1]
+        self._factor = 1.0  # of a learning rate that was lowered for good
         # Gives what has a value of that name; known when a fit begins
         self._holders: Callable[[], list[Any]] = list
         # Only what is asked for is listened to.
@@ -97,7 +99,8 @@ class Schedule(Callback):
             )
 
     def check_context(self, ctx: Context) -> None:
-        """Looks the target up, and what the schedule begins with."""
+        """Looks the target up, what the schedule begins with, and who else sets it."""
+        self._check_lone(ctx)
         for holder in self._find(ctx)():
             old, new = _read(holder, self._name), self._curve(self._count(ctx))
             wanted = 0
@@ -114,6 +117,26 @@ class Schedule(Callback):
                 raise ConfigError(
                     f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is"
                     f" now, got {new!r:.80}"
+                )
+
+    def _check_lone(self, ctx: Context) -> None:
+        """Raises a `ConfigError` if another schedule sets the same value."""
+        own = {id(holder) for holder in self._find(ctx)()}
+        for other in map(unwrapped, ctx.callbacks):
+            if isinstance(other, Schedule) and other is not self and other._name == self._name:
+                both = any(id(holder) in own for holder in other._find(ctx)())
+            elif isinstance(other, LRScheduler):
+                both = any(
+                    id(group) in own
+                    for group in other.optimizer_of(ctx).param_groups
+                    if self._name in other.settings
+                )
+            else:
+                both = False
+            if both:
+                raise ConfigError(
+                    f"{self!r} and {other!r} set the same value, so one of them would do nothing;"
+                    " take one out, or join them in one schedule, as with pieces"
                 )
 
     def _find(self, ctx: Context) -> Callable[[], list[Any]]:
@@ -196,15 +219,17 @@ class Schedule(Callback):
 
     def on_enter_fit(self, ctx: Context) -> None:
         """Sets the first value."""
-        self._holders = self._find(ctx)
-        self._set(ctx)
+        if ctx.epoch == 0:
+            self._factor = 1.0
+        self.on_resume(ctx)
 
     def on_resume(self, ctx: Context) -> None:
         """Sets the value that belongs to the place in the run."""
-        self.on_enter_fit(ctx)
+        self._holders = self._find(ctx)
+        self._set(ctx)
 
     def _set(self, ctx: Context) -> None:
-        value, name = self._curve(self._count(ctx)), self._name
+        value, name = self._value(self._count(ctx)), self._name
         for holder in self._holders():
             if isinstance(old := _read(holder, name), torch.Tensor):
                 old.fill_(value)
@@ -220,7 +245,28 @@ class Schedule(Callback):
             else:
                 made = ctx.epoch - 1
             assert self.column is not None
-            ctx.log_metric(self.column, self._curve(max(made, 0)), set="")
+            ctx.log_metric(self.column, self._value(max(made, 0)), set="")
+
+    def _value(self, count: int) -> Any:
+        value = self._curve(count)
+        if self._factor != 1.0:
+            return value * self._factor
+        return value
+
+    def lower_rates(self, factor: float) -> None:
+        """Multiplies what a schedule of a learning rate gives from now on; `RollBack` calls it."""
+        if self._name == "lr":
+            self._factor *= factor
+
+    # ------------------------------------------------------------ saved and put back
+
+    def state_dict(self) -> dict[str, Any]:
+        """By what rates were lowered for good."""
+        return {"factor": self._factor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._factor = state["factor"]
 
     def _count(self, ctx: Context) -> int:
         if self.per == "step":

@@ -122,7 +122,30 @@ def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
     names = dict(zip(callbacks, labels_of(callbacks.values()), strict=True))
     _check_conflicts(callbacks, names)
     said = _said(callbacks, names)
-    return {hook: _order(hook, members, said) for hook, members in by_hook.items()}
+    orders = {
+        hook: _order(hook, members, said)
+        for hook, members in by_hook.items()
+        if not hook.startswith("on_exit_")
+    }
+    # What entering set up is undone in reverse, the last first
+    for hook in by_hook.keys() - orders.keys():
+        entering = orders.get(hook.replace("on_exit_", "on_enter_", 1), Order(hook))
+        orders[hook] = _order(hook, _undoing(by_hook[hook], entering), said)
+    return {hook: orders[hook] for hook in by_hook}
+
+
+def _undoing(members: list[Listener], entering: Order) -> list[Listener]:
+    """The listeners on leaving a state; those that also hear it entered in reverse, in their places."""
+    leaving = {one.place: one for one in members}
+    both = [one.place for one in entering.listeners if one.place in leaving]
+    paired = set(both)
+    out = []
+    for one in members:
+        if one.place in paired:
+            out.append(leaving[both.pop()])
+        else:
+            out.append(one)
+    return out
 
 
 def _order(hook: str, members: list[Listener], said: dict[tuple[int, int], str]) -> Order:

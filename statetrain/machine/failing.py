@@ -18,7 +18,7 @@ from statetrain.outcome import Failed, Interrupted
 
 def caught(
     plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any = None
-) -> tuple[Transition, str]:
+) -> tuple[Transition, str, frozenset[int]]:
     """What an exception leads to.
 
     Args:
@@ -29,7 +29,8 @@ def caught(
         ask: the guard's test that was being asked, if one was; or the arrow that it belongs to.
 
     Returns:
-        The arrow that takes it, and the innermost state that is open.
+        The arrow that takes it; the innermost state that is open; and the callbacks that have not
+        heard that it was entered.
 
     Raises:
         BaseException: no arrow takes it. The run is closed, and `error` is raised again.
@@ -43,7 +44,7 @@ def caught(
             fail(plan, ctx, second, None, arrow)
         if holds:
             ctx.event = error
-            return arrow, active or START
+            return arrow, active or START, plan.unheard(_place(plan, ctx, work))
     return fail(plan, ctx, error, work, ask)
 
 

@@ -47,7 +47,7 @@ from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.failing import answer, fail, listening
 from statetrain.machine.machine import Drive, Machine
-from statetrain.machine.plan import Work
+from statetrain.machine.plan import NOBODY, Work
 
 NEXT = "next"  # the trigger of all arrows without an event
 _EVENT = "event"  # the trigger of all others, when a run is driven
@@ -120,6 +120,7 @@ def drive(
                 live.set_state(_path(machine.lifecycle, arrow.dest), place)
                 machine.land(ctx, arrow)
             elif error is None:
+                live.unheard = NOBODY
                 live.trigger_event(place, NEXT, ctx)
             elif not live.offer(place, ctx, error):
                 break
@@ -140,6 +141,7 @@ def drive(
             if open_ is None:
                 fail(machine.plan, ctx, error, work, asked)
             live.set_state(_path(machine.lifecycle, open_), place)
+            live.unheard = machine.plan.unheard(work)
     fail(machine.plan, ctx, error, work, asked)
 
 
@@ -170,7 +172,9 @@ class _Scope(NestedState):
     def exit(self, event_data: Any) -> None:
         live, ctx, arrow = event_data.machine, event_data.args[0], event_data.transition.arrow
         if self.value != START:
-            live.perform(ctx, live.table.plan.leaving(arrow, str(self.value), event_data.active))
+            name, active = str(self.value), event_data.active
+            unheard = live.unheard if name == active else NOBODY
+            live.perform(ctx, live.table.plan.leaving(arrow, name, active, unheard))
         live.callbacks(self.on_exit, event_data)
 
 
@@ -207,6 +211,8 @@ class _Live(HierarchicalMachine):
         self.table = table
         self.working: Work | None = None  # what is being called
         self.asking: Transition | None = None  # whose guard is being asked
+        # The callbacks that have not heard that the innermost state was entered
+        self.unheard = NOBODY
         self._busy = False
         life = table.lifecycle
         ordinary = [life.start, *(arrow for arrow in life.transitions if arrow.event is None)]

@@ -98,12 +98,13 @@ class Machine:
             ]
             for name, listeners in called.items()
         }
+        places = {name: tuple(one.place for one in called[name]) for name in called}
         find = WITNESS.get()
         witness = None if find is None else find(self.lifecycle)
         object.__setattr__(
             self,
             "plan",
-            Plan(self.lifecycle, hooks, self.callbacks, watch, witness, self.agreement),
+            Plan(self.lifecycle, hooks, places, self.callbacks, watch, witness, self.agreement),
         )
 
     # ------------------------------------------------------------ running
@@ -315,8 +316,8 @@ class Machine:
                             yield ctx.transition
                         return
             except BaseException as error:
-                arrow, active = caught(plan, ctx, error, work, ask)
-                works, landing = plan.stretch(arrow, active, rows, not watched)
+                arrow, active, unheard = caught(plan, ctx, error, work, ask)
+                works, landing = plan.stretch(arrow, active, rows, not watched, unheard)
 
     # ------------------------------------------------------------ for engines
 

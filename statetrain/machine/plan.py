@@ -41,6 +41,9 @@ Kind = Literal[
 ]
 
 
+NOBODY: frozenset[int] = frozenset()
+
+
 class Work(NamedTuple):
     """One call of a run."""
 
@@ -50,6 +53,7 @@ class Work(NamedTuple):
     kind: Kind
     open: str  # the innermost state that is open when it is called; where an event is looked for
     owner: str = ""  # the callback and the hook that it comes from
+    listener: int = -1  # the place of that callback among all
 
 
 _LONGEST = 64
@@ -69,6 +73,7 @@ class Plan:
     Args:
         lifecycle: the table.
         hooks: what is called on each hook, in order, each with the name of its owner.
+        places: the places of those owners among all callbacks, for each hook likewise.
         callbacks: who may want calls measured, or answers of guards kept.
         watch: holds components to what they declare, in debug mode; None otherwise.
         witness: is told which arrows are taken; None if nobody asks.
@@ -77,12 +82,15 @@ class Plan:
 
     lifecycle: Lifecycle
     hooks: Mapping[str, list[tuple[str, Callable[[Any], None]]]]
+    places: Mapping[str, tuple[int, ...]] = field(factory=dict)
     callbacks: tuple[Callback, ...] = ()
     watch: Views | None = None
     witness: Witness | None = None
     agreement: Agreement | None = None
     works_of: dict[Call, Work] = field(init=False, factory=dict)
-    _laid: dict[tuple[Transition, str], tuple[Call, ...]] = field(init=False, factory=dict)
+    _laid: dict[tuple[Transition, str, frozenset[int]], tuple[Call, ...]] = field(
+        init=False, factory=dict
+    )
     # There may be a thousand callbacks; most of them neither measure nor want to know, so they are
     # looked through once.
     _measuring: tuple[Callback, ...] = field(init=False)
@@ -121,17 +129,37 @@ class Plan:
 
     # ------------------------------------------------------------ the calls of an arrow
 
-    def works(self, arrow: Transition, active: str) -> list[Work]:
-        """What taking an arrow calls, in order, when `active` is the innermost state that is open."""
+    def works(self, arrow: Transition, active: str, unheard: frozenset[int] = NOBODY) -> list[Work]:
+        """What taking an arrow calls, in order, when `active` is the innermost state that is open.
+
+        Args:
+            arrow: what is taken.
+            active: the innermost open state.
+            unheard: the callbacks that have not heard that `active` is entered, since the enter hook
+                of another one raised an event; they do not hear that it is left.
+        """
         left, entered = self.lifecycle.crossing(active, arrow.dest)
-        out = [work for name in left for work in self.leaving(arrow, name, active)]
+        out = []
+        for name in left:
+            out += self.leaving(arrow, name, active, unheard if name == active else NOBODY)
         out += self.passing(arrow, entered[0], active)
         for name in entered:
             out += self.entering(arrow, name, active)
             active = name
         return out
 
-    def leaving(self, arrow: Transition, name: str, active: str) -> list[Work]:
+    def unheard(self, work: Work | None) -> frozenset[int]:
+        """The callbacks with an enter hook that would have been called after this one."""
+        if work is None or work.kind != "enter":
+            return NOBODY
+        places = self.places.get(f"on_enter_{work.state}", ())
+        if work.listener not in places:
+            return NOBODY
+        return frozenset(places[places.index(work.listener) + 1 :])
+
+    def leaving(
+        self, arrow: Transition, name: str, active: str, unheard: frozenset[int] = NOBODY
+    ) -> list[Work]:
         """The part of `works` that leaves one state: its exit hooks, its close work, its mode."""
         if (
             arrow.dest == FAILED
@@ -139,8 +167,9 @@ class Plan:
             return []
         state, around = self.lifecycle.state(name), self._around(name)
         out = [
-            Work(arrow, active, hook, "exit", around, owner)
-            for owner, hook in self.hooks.get(f"on_exit_{name}", ())
+            Work(arrow, active, hook, "exit", around, owner, place)
+            for owner, hook, place in self._listening(f"on_exit_{name}")
+            if place not in unheard
         ]
         if state.close is not None:
             out.append(
@@ -181,8 +210,8 @@ class Plan:
     def entering(self, arrow: Transition, name: str, active: str) -> list[Work]:
         """The part of `works` that enters one state: its mode, its enter hooks, its action."""
         out = [
-            Work(arrow, name, self._heeded(hook), "enter", name, owner)
-            for owner, hook in self.hooks.get(f"on_enter_{name}", ())
+            Work(arrow, name, self._heeded(hook), "enter", name, owner, place)
+            for owner, hook, place in self._listening(f"on_enter_{name}")
         ]
         state = self.lifecycle.state(name) if name != FAILED else None
         meets = self.agreement is not None and name in self.agreement.rows
@@ -200,6 +229,13 @@ class Plan:
         if meets and state is not None and not state.anchor:
             out.append(self._meeting(arrow, name))
         return out
+
+    def _listening(self, hook: str) -> Iterator[tuple[str, Callable[[Any], None], int]]:
+        """The owners of a hook, their functions and their places."""
+        called = self.hooks.get(hook, ())
+        places = self.places.get(hook, (-1,) * len(called))
+        for (owner, function), place in zip(called, places, strict=True):
+            yield owner, function, place
 
     def _meeting(self, arrow: Transition, name: str) -> Work:
         """All ranks come, before the row of a state is asked."""
@@ -263,10 +299,11 @@ class Plan:
         """A function that debug mode holds to what it declares; else the function itself."""
         return function if self.watch is None else self.watch.work(function, declaring, kind, of)
 
-    def _calls(self, arrow: Transition, active: str) -> tuple[Call, ...]:
-        if (arrow, active) not in self._laid:
-            self._laid[arrow, active] = tuple(self.call(work) for work in self.works(arrow, active))
-        return self._laid[arrow, active]
+    def _calls(self, arrow: Transition, active: str, unheard: frozenset[int]) -> tuple[Call, ...]:
+        key = (arrow, active, unheard)
+        if key not in self._laid:
+            self._laid[key] = tuple(map(self.call, self.works(arrow, active, unheard)))
+        return self._laid[key]
 
     def call(self, work: Work) -> Call:
         """A work as the loop calls it; `works_of` tells whose it is."""
@@ -315,17 +352,26 @@ class Plan:
         return test if self.witness is None else self.witness.asking(arrow, test)
 
     def stretch(
-        self, arrow: Transition, active: str, rows: dict[str, Row], is_fused: bool
+        self,
+        arrow: Transition,
+        active: str,
+        rows: dict[str, Row],
+        is_fused: bool,
+        unheard: frozenset[int] = NOBODY,
     ) -> tuple[tuple[Call, ...], Landing]:
-        """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it; and where they lead."""
-        calls, seen, taken = self._calls(arrow, active), {active}, [arrow]
+        """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it.
+
+        Returns:
+            The calls, and where they lead.
+        """
+        calls, seen, taken = self._calls(arrow, active, unheard), {active}, [arrow]
         while is_fused and arrow.dest not in seen and len(seen) < _LONGEST:
             seen.add(arrow.dest)
             onward = self.lifecycle.arrows(arrow.dest)
             if len(onward) != 1 or onward[0].guard is not None:
                 break
             arrow, active = onward[0], arrow.dest
-            calls += self._calls(arrow, active)
+            calls += self._calls(arrow, active, NOBODY)
             taken.append(arrow)
         return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
 
