@@ -139,7 +139,7 @@ def test_a_throttle_by_the_clock(points):
 
 
 def test_a_condition_is_asked_at_each_call(points):
-    "Hooks are called when the condition holds, and only then; it may be a guard, a combination of guards or a function."
+    "Hooks are called when the condition holds, and only then, but for those that prepare; it may be a guard, a combination of guards or a function."
     by_guard, by_function = Notes(), Notes()
     fit(
         points,
@@ -152,6 +152,7 @@ def test_a_condition_is_asked_at_each_call(points):
         by_guard.seen
         == by_function.seen
         == [
+            ("fit", 0),
             ("step", 4),
             ("step", 5),
             ("step", 6),

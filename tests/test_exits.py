@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as strategies
 from reference import bits
 from torch.nn import functional as F
@@ -50,6 +50,7 @@ def fit(callbacks, model=None, **options):
     return st.fit(model, data(), **{**given, **options})
 
 
+@settings(deadline=None, max_examples=30)
 @given(strategies.integers(0, 2), strategies.sampled_from(SCOPES), strategies.integers(1, 2))
 def test_what_is_entered_is_left_and_nothing_else(who, scope, at):
     "Whoever raises an event on entering whatever: what each of three callbacks hears is brackets that fit."

@@ -123,9 +123,9 @@ class _Wrapper(Callback):
         if guard is None:
             return
         if isinstance(self.reads, Mapping):
-            by_hook: dict[str, Any] = {
-                ALIASES.get(name, name): paths for name, paths in self.reads.items()
-            }
+            by_hook: dict[str, Any] = {}
+            for name, paths in self.reads.items():
+                by_hook[ALIASES.get(str(name), str(name))] = paths
             asking = {name: (*by_hook.get(name, ()), *guard.reads) for name in gate.gated}
             self.reads = by_hook | asking
         else:

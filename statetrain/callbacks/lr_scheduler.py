@@ -265,7 +265,9 @@ class LRScheduler(Callback):
         # continued, or all batches of an epoch were refused.
         optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
         self._schedule, self._target, self._state = schedule, optimizer, {}
-        peers = [one for one in map(unwrapped, ctx.callbacks) if isinstance(one, LRScheduler)]
+        peers = [
+            one for one in map(unwrapped, ctx.machine.callbacks) if isinstance(one, LRScheduler)
+        ]
         same = [one for one in peers if one.optimizer_of(ctx) is optimizer]
         self._is_first = not same or same[0] is self
 

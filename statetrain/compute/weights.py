@@ -39,7 +39,7 @@ def judged_modules(ctx: Context) -> list[torch.nn.Module]:
     `EMA(valid=True)` does, has a method `judged_modules`. The last one counts, since it is the last
     to exchange them.
     """
-    for callback in reversed(list(ctx.callbacks)):
+    for callback in reversed(ctx.machine.callbacks):
         averaged = getattr(unwrapped(callback), "judged_modules", None)
         if averaged is not None and (found := averaged()):
             return list(found)
