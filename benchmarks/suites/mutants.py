@@ -94,8 +94,9 @@ EACH = "each anchor"
 WRITE, READ, BACK = (
     "statetrain.checkpoints.checkpoint",
     "statetrain.checkpoints.tensorfile",
-    "statetrain.checkpoints.snapshot",
+    "statetrain.checkpoints.restoring",
 )
+FOLDER = "statetrain.checkpoints.directory"
 
 _RENAMES = """\
         for file in files:
@@ -135,8 +136,8 @@ MUTANTS = (
     ),
     Mutant(
         "unfinished ones are swept up",
-        f"{WRITE}:sweep",
-        "if _is_unfinished(path):",
+        f"{FOLDER}:sweep",
+        "if is_unfinished(path):",
         "if False:",
         _of("saves", ", before"),
     ),
@@ -156,28 +157,28 @@ MUTANTS = (
     ),
     Mutant(
         "the manifest has its own sum",
-        f"{WRITE}:manifest",
+        f"{WRITE}:_read_manifest",
         "hashlib.sha256(plain.dumps(data)).hexdigest() != own",
         "False",
         _of("damage", "MANIFEST", 600),
     ),
     Mutant(
         "a checkpoint belongs to its name",
-        f"{WRITE}:manifest",
+        f"{WRITE}:_read_manifest",
         'data["name"] != path.name',
         "False",
         _of("damage", "name:"),
     ),
     Mutant(
         "the one before is used",
-        f"{WRITE}:first_usable",
+        f"{FOLDER}:first_usable",
         "_report(saved.path, error, aside)",
         "raise",
         _of("fallbacks"),
     ),
     Mutant(
         "broken ones are kept",
-        f"{WRITE}:_set_aside",
+        f"{FOLDER}:_set_aside",
         "os.rename(path, aside)",
         "__import__('shutil').rmtree(path)",
         _of("fallbacks"),
@@ -198,8 +199,8 @@ MUTANTS = (
     ),
     Mutant(
         "generators are put back",
-        f"{BACK}:_settle",
-        "ctx.accelerator.set_random_states(states)",
+        f"{BACK}:_restore_generators",
+        "ctx.accelerator.set_run_states(ctx, states)",
         "pass",
         _kills(Setting(seeded=False)),
     ),
@@ -212,21 +213,21 @@ MUTANTS = (
     ),
     Mutant(
         "the scale is put back",
-        f"{BACK}:restore",
+        f"{BACK}:_restore_optimizers",
         'ctx.scaler.load_state_dict(data["scaler"])',
         "pass",
         _kills(Setting(precision="scaled")),
     ),
     Mutant(
         "sums of an epoch are put back",
-        f"{BACK}:_restore_tally",
-        "if name in tally.losses:",
-        "if False:",
+        "statetrain.checkpoints.tallies:restore_tally",
+        "tally.losses.keys() & saved",
+        "set() & saved",
         _kills(Setting()),
     ),
     Mutant(
         "callbacks' states are put back",
-        f"{BACK}:_restore_callbacks",
+        f"{BACK}:restore",
         "callback.load_state_dict",
         "id",
         _kills(Setting(ema=True)),
@@ -234,8 +235,8 @@ MUTANTS = (
     Mutant(
         "gradients of a window are put back",
         f"{BACK}:_restore_gradients",
-        "if value is None\n",
-        "if True\n",
+        "if value is None:",
+        "if True:",
         _kills(Setting(accumulate=3, saving="each anchor")),
     ),
     Mutant(
@@ -254,7 +255,7 @@ MUTANTS = (
     ),
     Mutant(
         "intervals remember",
-        f"{BACK}:restore",
+        f"{BACK}:_restore_progress",
         "setattr(ctx, name, fields[name])",
         'name == "marks" or setattr(ctx, name, fields[name])',
         _kills(Setting(inside=True)),
