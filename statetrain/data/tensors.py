@@ -105,7 +105,7 @@ def _taker(dataset: Any) -> Callable[[Rows], Any]:
 
 def _taken(column: torch.Tensor, rows: Rows) -> torch.Tensor:
     if isinstance(rows, slice):  # a copy: what is done to a batch must not reach the data
-        return column[rows].clone(memory_format=torch.contiguous_format)
+        return torch.narrow_copy(column, 0, rows.start, rows.stop - rows.start)
     if column.device.type == "cpu":
         return column.index_select(0, rows)  # faster than column[rows], which gives the same
     return column[rows]
