@@ -126,10 +126,11 @@ if TYPE_CHECKING:
     from statetrain.trace import Tracing as Tracing
     from statetrain.training.evaluating import context_for as context_for
     from statetrain.training.evaluating import evaluate as evaluate
-    from statetrain.training.evaluating import predict as predict
     from statetrain.training.fitting import fit as fit
     from statetrain.training.lr_finder import LRFinder as LRFinder
     from statetrain.training.lr_finder import lr_find as lr_find
+    from statetrain.training.predicting import predict as predict
+    from statetrain.training.predicting import predict_batches as predict_batches
     from statetrain.training.run import Run as Run
     from statetrain.training.saving import SavedRun as SavedRun
     from statetrain.training.saving import load as load
@@ -246,7 +247,8 @@ _HOMES = {
     "logs.sources": ("Histograms", "HyperParameters", "LearningRate", "Records", "Summaries"),
     "machine.steps": ("Breakpoint", "Steps"),
     "trace": ("Trace", "Tracing"),
-    "training.evaluating": ("context_for", "evaluate", "predict"),
+    "training.evaluating": ("context_for", "evaluate"),
+    "training.predicting": ("predict", "predict_batches"),
     "training.fitting": ("fit",),
 }
 # Modules of functions that are called by two names: `schedules.cosine`.

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import statetrain as st
+from statetrain.data.counting import count
 from statetrain.data.joining import join
 from statetrain.data.loading import as_loader
 from statetrain.data.placing import pinned, place
-from statetrain.data.reading import BatchReader, size_of
+from statetrain.data.reading import BatchReader
 from statetrain.data.splitting import split
 from statetrain.data.structure import describe_batch
 
@@ -391,15 +392,6 @@ def test_a_prediction_of_several_parts_says_how_to_name_one(kind, note, points):
     assert any(re.search(note, line) for line in caught.value.__notes__)
 
 
-def test_the_size_of_a_batch_is_that_of_its_input():
-    "Samples are the first dimension of the input's first tensor that has one."
-    x = torch.zeros(5, 2)
-    assert size_of(x) == 5
-    assert size_of({"scale": torch.tensor(2.0), "x": [x]}) == 5
-    assert size_of(Plain(x, x)) == 5
-    assert size_of("text") == 1
-
-
 def test_placing_keeps_the_structure():
     "Every container comes back as what it was; what is no data stays as it is."
     x = np.ones((2, 2))
@@ -414,7 +406,7 @@ def test_placing_keeps_the_structure():
     ):
         placed = place(thing, CPU)
         assert type(placed) is type(thing)
-        assert size_of(placed) == 2  # a tensor is found in it
+        assert count(None, placed, None) == 2  # a tensor is found in it
     assert place("text", CPU) == "text"
     assert place(Plain(x, x, 2.0), CPU).weight == 2.0
     same = torch.ones(2)

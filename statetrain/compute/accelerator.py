@@ -69,13 +69,22 @@ class Accelerator:
     def prepare(
         self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
     ) -> None:
-        """Moves a model to the device, in place, and the state that optimizers have gathered after it."""
-        model.to(self.device)
+        """Moves a model to the device, in place, and the state that optimizers have gathered after it.
+
+        A model that is there already is not touched: other threads may be using it.
+        """
+        if not self._has(model):
+            model.to(self.device)
         for optimizer in optimizers:
             for state in optimizer.state.values():
                 for name, value in state.items():
                     if isinstance(value, torch.Tensor) and value.ndim:
                         state[name] = value.to(self.device)
+
+    def _has(self, model: torch.nn.Module) -> bool:
+        """Whether all tensors of a model are on the device."""
+        there = torch.empty(0, device=self.device).device  # with its number
+        return all(tensor.device == there for tensor in (*model.parameters(), *model.buffers()))
 
     def wrap(
         self, model: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]

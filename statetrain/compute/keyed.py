@@ -12,6 +12,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from torch.utils.data import (
 from statetrain.compute.chance import undisturbed
 from statetrain.compute.generators import generators_in, seed_generators
 from statetrain.compute.seeding import aside, key, owners_in, seed_all
+from statetrain.data.epochs import counted_on, listening_in
 from statetrain.data.sizes import length
 from statetrain.data.tensors import (
     Rows,
@@ -126,12 +128,15 @@ class KeyedOrder:
         bare: whether indices are yielded without a key: for a dataset that draws nothing.
     """
 
+    tells_epochs = True  # to its sampler, when it asks for the order
+
     def __init__(self, sampler: Any, seed: int, stream: str, *, batched: bool, bare: bool) -> None:
         self.sampler, self.seed, self.stream = sampler, seed, stream
         self.batched, self.bare = batched, bare
         self.generator = torch.Generator()  # draws the seed of a loader's workers
         self.share: Share | None = None  # which part of each batch is yielded; None is all of it
         self._turn = self._start = 0
+        self._first_epochs: dict[int, Any] = {}  # of samplers that are told the epoch
 
     def begin(self, turn: int, start: int = 0) -> None:
         """Sets where the next iteration begins.
@@ -147,11 +152,7 @@ class KeyedOrder:
         """All indices of a turn, batch by batch."""
         if self._is_plain():
             return [_numbers(rows) for rows in self._plain_rows(turn, 0)]
-        owners = owners_in(self.sampler)
-        for owner in owners:
-            if hasattr(owner, "set_epoch"):
-                owner.set_epoch(max(turn - 1, 0))  # which they count from 0
-        with aside(self._key(turn), *owners):
+        with self._told(turn), aside(self._key(turn), *owners_in(self.sampler)):
             entries = [entry for _, entry in zip(range(len(self)), self.sampler, strict=False)]
         return [list(entry) for entry in entries] if self.batched else entries
 
@@ -181,6 +182,21 @@ class KeyedOrder:
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+    @contextmanager
+    def _told(self, turn: int) -> Iterator[None]:
+        """Tells the sampler, and those within, the turn as the epoch; see `data.epochs`."""
+        told = []
+        for owner in listening_in(self.sampler):
+            own = getattr(owner, "epoch", None)
+            first = self._first_epochs.setdefault(id(owner), own)
+            if own == first:  # else the user has set it
+                told.append((owner, first))
+                owner.set_epoch(counted_on(first, max(turn - 1, 0)))
+        yield
+        for owner, first in told:
+            if isinstance(first, int):
+                owner.set_epoch(first)
 
     def _numbered(self, entries: list[Any], turn: int, start: int) -> Iterator[Any]:
         """Adds to each index its key; an index that comes again gets another one."""
@@ -437,7 +453,7 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
 
 def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
     """A loader with the options of another one, in an order by key."""
-    options = {name: getattr(data, name) for name in _OPTIONS if hasattr(data, name)}
+    options = options_of(data)
     options["generator"] = order.generator
     if order.batched:
         options["batch_sampler"] = order
@@ -452,6 +468,11 @@ def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
     if takes_whole_batches(data):
         return TensorLoader(data.dataset, **options)
     return DataLoader(data.dataset, **options)
+
+
+def options_of(loader: DataLoader[Any]) -> dict[str, Any]:
+    """What a loader was made with, except for its dataset, its order and the size of its batches."""
+    return {name: getattr(loader, name) for name in _OPTIONS if hasattr(loader, name)}
 
 
 def _draws_nothing(dataset: Any) -> bool:

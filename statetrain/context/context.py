@@ -108,6 +108,9 @@ class Context(Position):
     chance: Any = field(Fact.ANEW, Fact.OPEN)
     """The run's hold on the global generators, a `compute.chance.Chance`; None without a seed."""
 
+    announced: dict[int, tuple[Any, Any]] = field(Fact.ANEW, factory=dict)
+    """Of each part of the data that is told the epoch, its first and last number; see `epochs`."""
+
     streams: dict[str, torch.Generator] = field(Fact.SAVED_APART, factory=dict)
     """Generators by name; see `generator`."""
 

@@ -56,13 +56,6 @@ def sets_of(ctx: Context) -> tuple[str, ...]:
     return ("train", "valid", *ctx.evaluations)
 
 
-def announce(ctx: Context) -> None:
-    """Passes the epoch, counted from 0, to a sampler that has a method `set_epoch`."""
-    sampler = getattr(ctx.train_data, "sampler", None)
-    if sampler is not None and hasattr(sampler, "set_epoch"):
-        sampler.set_epoch(ctx.epoch - 1)
-
-
 def take_up(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as above
     """Resumes an iteration in which a snapshot was taken.
 

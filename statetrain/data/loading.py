@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from attrs import frozen
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from statetrain.data.datasets import as_dataset
+from statetrain.data.datasets import Rows, as_dataset, unchanged
 from statetrain.data.sizes import length
 from statetrain.data.tensors import TensorLoader, takes_whole_batches
 from statetrain.errors import ConfigError
@@ -46,6 +47,7 @@ def as_loader(
         if not isinstance(dataset, IterableDataset) and length(dataset) == 0:
             raise ConfigError(f"{name} is empty: {type(data).__name__} without a sample")
         return _not_empty(_loader(dataset, name, shuffle, options or {}, generator), name)
+    _refuse_misplaced(data, name)
     if options:
         raise ConfigError(
             f"dataloader_options would not be used: {name} is a {type(data).__name__} already; set"
@@ -61,6 +63,32 @@ def as_loader(
     return _not_empty(data, name)
 
 
+def _refuse_misplaced(data: Any, name: str) -> None:
+    """Raises a `ConfigError` for what belongs elsewhere, or is not data but holds it."""
+    if isinstance(data, Mapping):
+        parts = [str(key) for key, value in data.items() if as_dataset(value) is not None]
+        if parts and len(parts) == len(data):
+            raise ConfigError(
+                f"{name} is a {type(data).__name__} of datasets, {', '.join(map(repr, parts))}; give"
+                f" one of them: {name}=data[{parts[0]!r}]"
+            )
+    if callable(data) and not isinstance(data, Iterable) and _needs_arguments(data):
+        raise ConfigError(
+            f"{name} is a {type(data).__name__} that takes arguments, and a function that makes data"
+            " takes none; a collate function goes to dataloader_options={'collate_fn': ...}"
+        )
+
+
+def _needs_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return True
+    except ValueError:  # it has no signature
+        return False
+    return False
+
+
 def _loader(
     dataset: Dataset[Any],
     name: str,
@@ -73,6 +101,8 @@ def _loader(
         chosen = {"shuffle": shuffle, "generator": generator, **chosen}
     if "batch_sampler" in chosen:
         chosen.pop("batch_size")
+    if isinstance(dataset, Rows):
+        chosen.setdefault("collate_fn", unchanged)
     if chosen.get("num_workers"):
         chosen.setdefault("timeout", _PATIENCE)
     try:

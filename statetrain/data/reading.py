@@ -7,11 +7,12 @@ from operator import itemgetter
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 
 from statetrain.context import keys
+from statetrain.data.counting import Count, Size, check_size, counter_for
 from statetrain.data.placing import is_placed, place
-from statetrain.data.structure import describe_batch, is_sequence, leaves, parts_of
+from statetrain.data.structure import describe_batch, is_sequence, parts_of
 from statetrain.errors import DataError
 
 Key = str | tuple[str, ...] | Mapping[str, str] | None
@@ -27,13 +28,13 @@ class Layout:
     Attributes:
         place: puts a batch on the device; None if batches are there already.
         split: returns input and target of a placed batch.
-        size: the number of samples of an input.
+        size: the number of samples, of a batch, its input and its target.
         forward: calls the model on an input; None is `model(input)`.
     """
 
     place: Callable[[Any], Any] | None
     split: Callable[[Any], tuple[Any, Any]]
-    size: Callable[[Any], int]
+    size: Count
     forward: Callable[[Any, Any], Any] | None = None
 
 
@@ -49,12 +50,18 @@ class BatchReader:
         target: what the loss takes, likewise; None: the second item, or `target`, `targets`, `y`,
             `label`, `labels`.
         target_needed: whether a batch without a target is an error.
+        size: the number of samples of a batch: a number, a key, or a function of the batch. None
+            follows the rule of `statetrain.data.counting`.
+
+    Raises:
+        ConfigError: `size` is none of these.
     """
 
     device: torch.device
     input: Key = None
     target: Key = None
     target_needed: bool = True
+    size: Size = field(default=None, validator=lambda _self, _field, value: check_size(value))
 
     def __call__(self, batch: Any) -> Layout:
         """The layout of batches like this one.
@@ -68,13 +75,10 @@ class BatchReader:
             move, placed = self.place, self.place(batch)
         take = self._split(placed)
         try:
-            given, _ = take(placed)
+            given, wanted = take(placed)
         except (KeyError, IndexError) as error:
             raise DataError(f"a batch cannot be read: {error.args[0]}") from error
-        count: Callable[[Any], int] = size_of
-        if isinstance(given, torch.Tensor) and given.ndim:
-            count = _rows
-        return Layout(move, take, count, self._forward())
+        return Layout(move, take, counter_for(self.size, given, wanted), self._forward())
 
     def place(self, batch: Any) -> Any:
         """A batch on the device, whole."""
@@ -166,15 +170,3 @@ def _call_with_positions(model: Any, args: Any) -> Any:
 
 def _call_with_names(model: Any, kwargs: Any) -> Any:
     return model(**kwargs)
-
-
-def _rows(tensor: torch.Tensor) -> int:
-    return tensor.shape[0]
-
-
-def size_of(thing: Any) -> int:
-    """The number of samples of an input: the first dimension of its first tensor; else 1."""
-    for leaf in leaves(thing):
-        if isinstance(leaf, torch.Tensor) and leaf.ndim:
-            return leaf.shape[0]
-    return 1

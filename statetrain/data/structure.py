@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,18 @@ def is_array(thing: Any) -> bool:
 
 
 def as_tensor(array: Any) -> torch.Tensor:
-    """A tensor as it is; an array as a tensor, float64 as torch's default type, as models have."""
+    """A tensor as it is; an array as a tensor, float64 as torch's default type, as models have.
+
+    Raises:
+        TypeError: it does not hold numbers.
+    """
     if isinstance(array, torch.Tensor):
         return array
-    tensor = torch.as_tensor(array)
+    if hasattr(array, "to_numpy"):  # a frame or a column of one
+        array = array.to_numpy()
+    with warnings.catch_warnings():  # it may be read-only, and nothing here writes to it
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+        tensor = torch.as_tensor(array)
     if tensor.dtype is torch.float64:
         return tensor.to(torch.get_default_dtype())
     return tensor
@@ -44,8 +53,8 @@ def fields_of(thing: Any) -> list[str] | None:
 
 def parts_of(batch: Any) -> list[str]:
     """The names of a batch's parts: the keys of a mapping, or public attributes."""
-    if isinstance(batch, Mapping):
-        return [str(key) for key in batch]
+    if callable(getattr(batch, "keys", None)):  # iterating over a TensorDict gives its rows
+        return [str(key) for key in batch.keys()]  # noqa: SIM118
     fields = fields_of(batch)
     if fields is not None:
         return fields
@@ -71,9 +80,11 @@ def leaves(thing: Any) -> Iterator[Any]:
 def changed(thing: Any, change: Callable[[Any], Any]) -> Any:
     """The same structure with each leaf changed.
 
-    A mapping that moves itself, by a method `to`, counts as a leaf.
+    A mapping or tuple that moves itself, by a method `to`, counts as a leaf.
     """
     if isinstance(thing, torch.Tensor):
+        return change(thing)
+    if isinstance(thing, tuple) and hasattr(thing, "to"):  # a packed sequence
         return change(thing)
     if isinstance(thing, Mapping):
         return _changed_mapping(thing, change)

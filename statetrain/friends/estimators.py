@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from statetrain.errors import ConfigError
-from statetrain.training.evaluating import predict
 from statetrain.training.fitting import fit
+from statetrain.training.predicting import predict
 
 if TYPE_CHECKING:
     import numpy as np

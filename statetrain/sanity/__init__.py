@@ -147,7 +147,7 @@ def _put_batch(aside: Context, batch: Any) -> None:
         batch = layout.place(batch)
     aside.layout, aside.batch = layout, batch
     aside.input, aside.target = layout.split(batch)
-    aside.batch_size = layout.size(aside.input)
+    aside.batch_size = layout.size(aside.batch, aside.input, aside.target)
 
 
 def _copied(ctx: Context) -> tuple[Any, Any, Any]:

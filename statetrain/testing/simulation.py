@@ -311,7 +311,7 @@ class _Layout:
     def split(self, batch: Any) -> tuple[Any, Any]:
         return batch, batch
 
-    def size(self, batch: Any) -> int:
+    def size(self, batch: Any, given: Any, target: Any) -> int:
         return self.rows
 
 

@@ -1,38 +1,31 @@
-"""Evaluating and predicting: a lifecycle beside a run's own, with its model or any other."""
+"""Evaluating: a lifecycle beside a run's own, with its model or any other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from statetrain.callback import Callback
-from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import capturing
-from statetrain.compute.gathering import Gathering, samples_of
-from statetrain.compute.inferring import inferring
-from statetrain.compute.weights import modules_of as modules_in
 from statetrain.context.context import Context
-from statetrain.context.keys import getter
-from statetrain.data import loading, reading
-from statetrain.data.joining import join
-from statetrain.errors import ConfigError, MachineError
+from statetrain.data.counting import Size
+from statetrain.data.reading import Key
 from statetrain.losses.losses import Losses, unbound
 from statetrain.losses.metrics import Metrics
 from statetrain.losses.tally import Tally, tally
 from statetrain.machine.machine import Machine
-from statetrain.outcome import Interrupted, Stopped
-from statetrain.standard.computing import Compute, Predicting
 from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.precision import plain
 from statetrain.training.run import Run
 from statetrain.training.setup.calling import listeners
-from statetrain.training.setup.model import accelerator_for, is_compiled, module_of
 from statetrain.training.setup.objective import Loss, losses_of, reads_target, set_losses
-from statetrain.training.setup.ranks import joined_predictions, machine_aside
+from statetrain.training.setup.ranks import machine_aside
 from statetrain.training.setup.walker import interms_read, reads_loss
+from statetrain.training.subject import Reads, Subject, quietly, subject_of, walk_aside
+
+Callbacks = Callback | Iterable[Callback]
 
 
 def evaluate(
@@ -41,9 +34,10 @@ def evaluate(
     *,
     loss: Loss | None = None,
     metrics: Metrics = None,
-    callbacks: Callback | Iterable[Callback] = (),
-    input: reading.Key = None,  # noqa: A002  # the word that users look for
-    target: reading.Key = None,
+    callbacks: Callbacks = (),
+    input: Key = None,  # noqa: A002  # the word that users look for
+    target: Key = None,
+    size: Size = None,
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
@@ -51,18 +45,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Losses and metrics of a model on data, as means over samples.
 
+    It is computed in torch's inference mode, a little faster than without gradients alone, where
+    that is safe: with callbacks, a `valid_compute` or a compiled model it is not used. See
+    `statetrain.compute.inferring`. Several threads may evaluate one model.
+
     Args:
         model: a run, whose loss, metrics and keys are used unless others are given here; or a
             module, with a `loss`.
         data: as in `fit`.
         loss: a function of prediction and target; None is the run's.
         metrics: as in `fit`, in place of the run's.
-        callbacks: who watches; the lifecycle is `evaluation()`.
-        input, target, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
-
-    It is computed in torch's inference mode, a little faster than without gradients alone, where
-    that is safe: with callbacks, a `valid_compute` or a compiled model it is not used. See
-    `statetrain.compute.inferring`.
+        callbacks: what listens; the lifecycle is `evaluation()`.
+        input, target, size, pred: as in `fit`; None is the run's.
+        dataloader_options, device, debug: as in `fit`.
 
     Returns:
         The values by name: `loss`, and the metrics.
@@ -73,20 +68,17 @@ def evaluate(
         MachineError: a callback stopped it, likewise.
     """
     ctx, machine = _evaluating(
-        model,
+        subject_of(model, device),
         data,
         loss,
         metrics,
         callbacks,
-        input,
-        target,
-        pred,
+        Reads(input, target, pred, size),
         dataloader_options,
-        device,
         debug,
     )
-    with inferring(ctx, modules_in(ctx)) if _alone(ctx, machine) else nullcontext():
-        _walk_aside(ctx, machine)
+    with quietly(ctx, machine):
+        walk_aside(ctx, machine)
     row = ctx.history[-1] if len(ctx.history) else {}
     return {
         name.removeprefix("valid_"): value
@@ -102,8 +94,9 @@ def context_for(
     loss: Loss | Losses | None = None,
     metrics: Metrics = None,
     reads: Iterable[str] = (),
-    input: reading.Key = None,  # noqa: A002  # the word that users look for
-    target: reading.Key = None,
+    input: Key = None,  # noqa: A002  # the word that users look for
+    target: Key = None,
+    size: Size = None,
     pred: str | None = None,
     device: str | torch.device = "auto",
 ) -> Context:
@@ -120,8 +113,8 @@ def context_for(
         model: a run, whose loss, metrics and keys are used unless others are given here; or a
             module.
         batch: one batch, as the data yields them.
-        loss, metrics, input, target, pred, device: as in `evaluate`. A module without a loss gives
-            a prediction alone.
+        loss, metrics, input, target, size, pred, device: as in `evaluate`. A module without a loss
+            gives a prediction alone.
         reads: what is to be captured, such as `"interms.encoder"`.
 
     Raises:
@@ -130,25 +123,15 @@ def context_for(
     """
     reader = Callback()
     reader.reads = tuple(reads)
+    subject, keys = subject_of(model, device, together=False), Reads(input, target, pred, size)
     if isinstance(model, Run) or loss is not None or hasattr(model, "loss"):
         ctx, machine = _evaluating(
-            model,
-            [batch],
-            loss,
-            metrics,
-            (reader,),
-            input,
-            target,
-            pred,
-            None,
-            device,
-            together=False,
+            subject, [batch], loss, metrics, (reader,), keys, None, together=False
         )
     else:
-        module, counted = module_of(model), tally("valid", (), None, torch.device("cpu"))
-        accelerator = _accelerator_of(None, module, device, together=False)
-        ctx = _context_for(None, module, accelerator, [batch], input, target, pred, None, counted)
-        machine = capturing(Machine(prediction(), (reader,)), accelerator.unwrap(module))
+        counted = tally("valid", (), None, torch.device("cpu"))
+        ctx = subject.context([batch], None, counted, keys)
+        machine = capturing(Machine(prediction(), (reader,)), subject.own_model)
     last = machine.lifecycle.by_role("valid_compute", "valid_loss", "predict_pred")[0].name
     ctx.started = ctx.clock()
     with machine.steps(ctx) as steps:
@@ -157,50 +140,23 @@ def context_for(
 
 
 def _evaluating(
-    model: Run | torch.nn.Module,
+    subject: Subject,
     data: Any,
     loss: Loss | Losses | None,
     metrics: Metrics,
-    callbacks: Callback | Iterable[Callback],
-    input: reading.Key,  # noqa: A002  # as above
-    target: reading.Key,
-    pred: str | None,
-    dataloader_options: Mapping[str, Any] | None,
-    device: str | torch.device,
+    callbacks: Callbacks,
+    reads: Reads,
+    options: Mapping[str, Any] | None,
     debug: bool = False,
     together: bool = True,
 ) -> tuple[Context, Machine]:
     """What an evaluation is made of."""
-    run = model if isinstance(model, Run) else None
-    module = _looking(run, model)
-    accelerator = _accelerator_of(run, module, device, together)
-    compute = None
-    computed = run.lifecycle.by_role("valid_compute") if run is not None and loss is None else ()
-    if computed:
-        # It is a Compute
-        compute = plain(computed[0].action.function)  # type: ignore[union-attr]
-    known = unbound(run.ctx.loss_fns) if run is not None and loss is None else {}
-    losses: dict[str, Loss] = (
-        known
-        if compute is not None or any(known.values())
-        else losses_of(loss, module, {}, False, accelerator)
-    )
-    if metrics is None and run is not None:
-        metrics = run.ctx.tallies.get("valid", run.ctx.tallies["train"]).own
-    counted = tally("valid", losses or {"opt": None}, metrics, accelerator.device)
+    compute = _own_compute(subject.run, loss)
+    losses = _losses(subject, loss, free=compute is not None)
+    counted = _counted(subject, losses, metrics)
     needed = compute is None and reads_target(losses, {"valid": counted})
-    ctx = _context_for(
-        run,
-        module,
-        accelerator,
-        data,
-        input,
-        target,
-        pred,
-        dataloader_options,
-        counted,
-        target_needed=needed,
-    )
+    reads = Reads(reads.input, reads.target, reads.pred, reads.size, needed)
+    ctx = subject.context(data, options, counted, reads)
     set_losses(ctx, losses)
     # Only their names count, one loss for each
     ctx.optimizers = dict.fromkeys(losses)  # type: ignore[assignment]
@@ -210,151 +166,36 @@ def _evaluating(
     else:
         machine = Machine(life, listeners(callbacks), debug=debug)
     if interms_read(machine, *losses.values(), counted):
-        ctx.model = accelerator.unwrap(module)  # they cannot be captured of one that is compiled
-    machine = capturing(machine, accelerator.unwrap(module), *losses.values(), counted)
-    ctx.on_host = reads_loss(machine, accelerator)
+        ctx.model = subject.own_model  # outputs of modules cannot be captured of a compiled one
+    machine = capturing(machine, subject.own_model, *losses.values(), counted)
+    ctx.on_host = reads_loss(machine, subject.accelerator)
     return ctx, machine
 
 
-def predict(
-    model: Run | torch.nn.Module,
-    data: Any,
-    *,
-    stack: bool = True,
-    compute: Callable[[Any], Any] | None = None,
-    callbacks: Callback | Iterable[Callback] = (),
-    input: reading.Key = None,  # noqa: A002  # the word that users look for
-    pred: str | None = None,
-    dataloader_options: Mapping[str, Any] | None = None,
-    device: str | torch.device = "auto",
-    debug: bool = False,
-) -> Any:
-    """What a model says about data, in the data's order.
-
-    Args:
-        model: a run, or a module.
-        data: as in `fit`; a lone tensor is all inputs. What stands beside the inputs is not looked
-            at.
-        stack: whether the batches' predictions are joined along the first dimension; False gives a
-            list of them.
-        compute: a function of the context that returns the prediction for `ctx.input`, in place of
-            calling the model.
-        callbacks: who watches; the lifecycle is `prediction()`.
-        input, pred, dataloader_options, device, debug: as in `fit`; None is the run's.
-
-    Returns:
-        The predictions, on the device where they were made, or the list of them. They are plain
-        tensors, though they are computed in torch's inference mode, as `evaluate` does; with
-        `stack=False`, it is not used.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted.
-        MachineError: a callback stopped it; a part of the predictions would pass for all.
-    """
-    run = model if isinstance(model, Run) else None
-    module = _looking(run, model)
-    accelerator = _accelerator_of(run, module, device)
-    if dataloader_options and dataloader_options.get("shuffle"):
-        raise ConfigError(
-            "predictions come in the data's order; leave shuffle out of dataloader_options"
-        )
-    ctx = _context_for(
-        run,
-        module,
-        accelerator,
-        data,
-        input,
-        None,
-        pred,
-        dataloader_options,
-        tally("valid", (), None, accelerator.device),
-    )
-    preds: Any = Gathering(samples_of(ctx.valid_data)) if stack else []
-    ctx.buffers["preds"] = preds
-    machine = machine_aside(ctx, prediction(compute=compute), listeners(callbacks), debug)
-    if ctx.news is not None:
-        preds = ctx.buffers["preds"] = []
-    if interms_read(machine):
-        ctx.model = accelerator.unwrap(module)  # as in an evaluation
-    machine = capturing(machine, accelerator.unwrap(module))
-    with (
-        inferring(ctx, modules_in(ctx)) if stack and _alone(ctx, machine) else nullcontext()
-    ):  # what is joined outside is plain again
-        _walk_aside(ctx, machine)
-    if ctx.news is not None:
-        preds = joined_predictions(ctx, preds)
-        return join(preds) if stack else preds
-    return preds.joined() if stack else preds
+def _own_compute(run: Run | None, loss: Any) -> Callable[[Any], Any] | None:
+    """The run's own computation of the validation, unless another loss was given."""
+    if run is None or loss is not None:
+        return None
+    for state in run.lifecycle.by_role("valid_compute"):
+        action: Any = state.action  # a Compute
+        function: Callable[[Any], Any] = plain(action.function)
+        return function
+    return None
 
 
-def _looking(run: Run | None, model: Any) -> torch.nn.Module:
-    """The model to evaluate or to predict with: of a run that was compiled, what was compiled."""
-    if run is None:
-        return module_of(model)
-    return run.ctx.model if is_compiled(run.ctx.model) else run.model
+def _losses(subject: Subject, loss: Any, free: bool) -> dict[str, Any]:
+    """The losses by optimizer: the run's, or what was given."""
+    known: dict[str, Any] = {}
+    if subject.run is not None and loss is None:
+        known = unbound(subject.run.ctx.loss_fns)
+    if free or any(known.values()):
+        return known
+    return losses_of(loss, subject.model, {}, False, subject.accelerator)
 
 
-def _accelerator_of(
-    run: Run | None,
-    module: torch.nn.Module,
-    device: str | torch.device,
-    together: bool = True,
-) -> Accelerator:
-    if run is not None and device == "auto":
-        assert run.ctx.accelerator is not None
-        return run.ctx.accelerator
-    accelerator = accelerator_for(None, device) if together else Accelerator(device)
-    accelerator.prepare(module)
-    return accelerator
-
-
-def _context_for(
-    run: Run | None,
-    module: torch.nn.Module,
-    accelerator: Accelerator,
-    data: Any,
-    input_key: reading.Key,
-    target_key: reading.Key,
-    pred: str | None,
-    options: Mapping[str, Any] | None,
-    counted: Tally,
-    target_needed: bool = False,
-) -> Context:
-    reader = run.ctx.read_batch if run is not None else None
-    if isinstance(reader, reading.BatchReader):
-        input_key = reader.input if input_key is None else input_key
-        target_key = reader.target if target_key is None and target_needed else target_key
-    pick = getter(pred) if pred is not None else run.ctx.pick if run is not None else None
-    return Context(
-        model=module,
-        valid_data=loading.as_loader(
-            data, name="data", options=options, generator=torch.Generator()
-        ),
-        accelerator=accelerator,
-        read_batch=reading.BatchReader(accelerator.device, input_key, target_key, target_needed),
-        pick=pick,
-        tallies={"valid": counted},
-        opt_name=next(iter(counted.losses), ""),
-        hparams=dict(run.ctx.hparams) if run is not None else {},
-        opt_hparams=dict(run.ctx.opt_hparams) if run is not None else {},
-    )
-
-
-def _alone(ctx: Context, machine: Machine) -> bool:
-    """Whether nobody but the model, the loss and the metrics will see what is computed, as it is; see `inferring`."""
-    own = any(isinstance(state.action, Compute | Predicting) for state in machine.lifecycle.states)
-    return not machine.callbacks and not own and not is_compiled(ctx.model)
-
-
-def _walk_aside(ctx: Context, machine: Machine) -> None:
-    """Runs a machine beside a fit. An interrupt is passed on, and so is a stop: part of an answer is not the answer."""
-    ctx.started = ctx.clock()
-    run = Run(ctx, machine)._walk(whole=True)
-    if isinstance(run.outcome, Interrupted):
-        raise KeyboardInterrupt(run.outcome.reason)
-    if isinstance(run.outcome, Stopped):
-        raise MachineError(
-            f"the {machine.lifecycle.name} was stopped after {ctx.valid_iter} batches"
-            f" ({run.outcome.reason}), so it has no result; to look at a part of the data, give"
-            " that part"
-        )
+def _counted(subject: Subject, losses: Mapping[str, Any], metrics: Metrics) -> Tally:
+    """What sums up losses and metrics."""
+    if metrics is None and subject.run is not None:
+        tallies = subject.run.ctx.tallies
+        metrics = tallies.get("valid", tallies["train"]).own
+    return tally("valid", losses or {"opt": None}, metrics, subject.accelerator.device)

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 
 from statetrain.callback import Callback
+from statetrain.data.counting import Size
 from statetrain.data.reading import Key
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import Losses
@@ -55,6 +56,7 @@ def fit(
     lifecycle: Lifecycle | None = None,
     input: Key = None,  # noqa: A002  # the word that users look for
     target: Key = None,
+    size: Size = None,
     pred: str | None = None,
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
@@ -99,6 +101,9 @@ def fit(
         callbacks: what listens, in order.
         lifecycle: your own, in place of `supervised(...)` with the options below.
         input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
+        size: the number of samples of a batch, which means are weighted by: a number, a key into
+            the batch, or a function of it. None: what input and target agree on; see
+            `statetrain.data.counting`.
         pred: the key of the part of the model's output that the loss and the metrics take; None is
             all of it.
         dataloader_options: arguments for the DataLoaders made here, such as `batch_size` (32 unless
@@ -178,7 +183,7 @@ def fit(
         data,
         trained,
         objective,
-        reader_for(input, target, options, trained, objective),
+        reader_for(input, target, size, options, trained, objective),
         **settings_for(limits, hparams, opt_hparams, pred, verbose, clock, seed),
         **parts_for(life, options, trained),
     )

@@ -283,7 +283,7 @@ class Run:
 
     def predict(self, data: Any, **options: Any) -> Any:
         """Predictions on other data; see `statetrain.predict`."""
-        from statetrain.training.evaluating import predict
+        from statetrain.training.predicting import predict
 
         return predict(self, data, **options)
 

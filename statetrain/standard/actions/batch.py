@@ -16,7 +16,7 @@ def read_batch(ctx: Context) -> None:
     "find input and target"
     try:
         ctx.input, ctx.target = ctx.layout.split(ctx.batch)
-        ctx.batch_size = ctx.layout.size(ctx.input)
+        ctx.batch_size = ctx.layout.size(ctx.batch, ctx.input, ctx.target)
     except (TypeError, LookupError, AttributeError) as error:
         raise _unlike_the_first(ctx, error) from error
 

@@ -7,7 +7,8 @@ from typing import Any
 from statetrain.context.context import Context
 from statetrain.context.fields import UNSET
 from statetrain.contracts.declaring import access
-from statetrain.data.iterating import END, announce, take_up
+from statetrain.data.epochs import announce
+from statetrain.data.iterating import END, take_up
 from statetrain.data.sizes import length
 from statetrain.standard.actions.drawing import AGAIN, look_ahead
 
@@ -40,6 +41,7 @@ def count_epoch(ctx: Context) -> None:
         "epoch_complete",
         "valid_complete",
         "tallies",
+        "announced",
         "began",
     },
 )

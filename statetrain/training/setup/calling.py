@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from attrs import frozen
 
 from statetrain.callback import Callback
@@ -83,9 +84,24 @@ def _check_seed(seed: Any) -> None:
 
 def listeners(callbacks: Any) -> tuple[Callback, ...]:
     """Callbacks that were given as one or as several."""
+    found = (callbacks,)
     if isinstance(callbacks, Iterable) and not isinstance(callbacks, type):
-        return tuple(callbacks)
-    return (callbacks,)
+        found = tuple(callbacks)
+    for one in found:
+        refuse_schedule(one, "callbacks")
+    return found
+
+
+def refuse_schedule(given: Any, argument: str) -> None:
+    """Raises a `ConfigError` for a schedule of torch, which a callback makes and steps."""
+    kind = given if isinstance(given, type) else type(given)
+    if issubclass(kind, torch.optim.lr_scheduler.LRScheduler):
+        name = kind.__name__
+        raise ConfigError(
+            f"{argument} got {name}, a schedule of torch; give"
+            f" callbacks=[LRScheduler(torch.optim.lr_scheduler.{name}, ...)], which makes it with"
+            " these arguments and steps it"
+        )
 
 
 def with_tracing(callbacks: tuple[Callback, ...], trace: Any) -> tuple[Callback, ...]:

@@ -19,6 +19,7 @@ from statetrain.naming import did_you_mean
 from statetrain.ranks.ddp import DDP
 from statetrain.ranks.group import world_size
 from statetrain.standard.fusing import update_of
+from statetrain.training.setup.calling import refuse_schedule
 
 Optimizer = torch.optim.Optimizer
 
@@ -211,6 +212,7 @@ def _make_optimizer(name: str, given: Any, part: Any, hparams: dict[str, Any]) -
             f"the model has no parameter to train: {type(part).__name__} has none that requires"
             " a gradient"
         )
+    refuse_schedule(given, "optimizer")
     if not callable(given):
         raise ConfigError(
             "optimizer must be an optimizer, its class, or a mapping of names to these, got"

@@ -14,6 +14,7 @@ from statetrain.compute.masking import Mask
 from statetrain.context.context import Context
 from statetrain.context.history import History
 from statetrain.context.keys import getter
+from statetrain.data.counting import Size
 from statetrain.data.reading import BatchReader, Key
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
@@ -103,11 +104,16 @@ def settings_for(
 
 
 def reader_for(
-    input_key: Key, target_key: Key, options: FitOptions, trained: Trained, objective: Objective
+    input_key: Key,
+    target_key: Key,
+    size: Size,
+    options: FitOptions,
+    trained: Trained,
+    objective: Objective,
 ) -> BatchReader:
-    """What finds input and target in a batch; a computation of the user's own may need no target."""
+    """What finds input and target in a batch; a custom computation may need no target."""
     needed = options.get("compute") is None and objective.reads_target
-    return BatchReader(trained.accelerator.device, input_key, target_key, needed)
+    return BatchReader(trained.accelerator.device, input_key, target_key, needed, size)
 
 
 def parts_for(life: Lifecycle, options: FitOptions, trained: Trained) -> dict[str, Any]:

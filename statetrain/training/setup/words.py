@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _CLIP = "callbacks=[GradientClip(...)]"
 _SCHEDULE = "callbacks=[LRScheduler(...)]"
+_COLLATE = 'dataloader_options={"collate_fn": ...}'
 _STOP = 'stop=EarlyStopping("valid_loss", patience=...)'
 
 ELSEWHERE = {
@@ -14,7 +15,9 @@ ELSEWHERE = {
     "checkpoint": "callbacks=[Checkpoint(folder)]",
     "ckpt_path": "resume=",
     "clip_grad_norm": _CLIP,
+    "collate_fn": _COLLATE,
     "criterion": "loss=",
+    "data_collator": _COLLATE,
     "early_stopping": _STOP,
     "fp16": 'precision="fp16"',
     "fused": 'compile="step"',

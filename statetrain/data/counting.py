@@ -1,0 +1,130 @@
+"""The number of samples of a batch, which means are weighted by.
+
+A tensor has one sample a row. A list may hold one sample an entry, as images of different sizes,
+or several inputs with one sample a row: it is what agrees with the target. Graphs, packed
+sequences and TensorDicts say it themselves. Where nothing can be known, `size=` says it.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+from statetrain.context import keys
+from statetrain.data.structure import describe_batch, fields_of
+from statetrain.errors import ConfigError, DataError
+
+Size = int | str | Callable[[Any], Any] | None
+Count = Callable[[Any, Any, Any], int]  # of batch, input and target
+
+log = logging.getLogger("statetrain")
+
+
+def counter_for(size: Size, input: Any, target: Any) -> Count:  # noqa: A002  # the field's word
+    """What counts the samples of batches like the first one.
+
+    Args:
+        size: a number, a key into the batch, or a function of the batch; None follows the rule.
+        input, target: of the first batch. If their numbers of samples differ, a warning says so.
+    """
+    if size is not None:
+        return _given(size)
+    samples, others = list(counts_of(input)), list(counts_of(target))
+    if samples and others and not set(samples) & set(others):
+        log.warning(
+            "an input has %d samples (%s), and its target %d (%s); losses and metrics are weighted"
+            " by the first. If it is wrong, give size=: a number, a key, or a function of the batch",
+            samples[0],
+            describe_batch(input),
+            others[0],
+            describe_batch(target),
+        )
+    if isinstance(input, torch.Tensor) and input.ndim:
+        return _rows
+    return count
+
+
+def count(_batch: Any, input: Any, target: Any) -> int:  # noqa: A002  # as above
+    """The number of samples: of the input, as its target confirms it; else of the target; else 1.
+
+    Args:
+        input, target: of one batch.
+    """
+    samples, others = list(counts_of(input)), list(counts_of(target))
+    agreed = [number for number in samples if number in others]
+    return next(iter((*agreed, *samples, *others)), 1)
+
+
+def counts_of(thing: Any) -> Iterator[int]:
+    """The numbers of samples that a part of a batch may have, the likeliest first."""
+    if isinstance(thing, torch.Tensor):
+        if thing.ndim:
+            yield int(thing.size(0))
+    elif isinstance(thing, PackedSequence):
+        yield int(thing.batch_sizes[0])
+    elif isinstance(number := getattr(thing, "num_graphs", None), int):
+        yield number
+    elif isinstance(shape := getattr(thing, "batch_size", None), torch.Size) and shape:
+        yield shape[0]
+    elif not isinstance(thing, str | bytes):
+        yield from _counts_of_container(thing)
+
+
+def _counts_of_container(thing: Any) -> Iterator[int]:
+    """The first dimension of its first part that has one; and of a list, the number of entries."""
+    parts: list[Any] = []
+    if isinstance(thing, Mapping):
+        parts = list(thing.values())
+    elif isinstance(thing, list | tuple):
+        parts = list(thing)
+    elif (fields := fields_of(thing)) is not None:
+        parts = [getattr(thing, name) for name in fields]
+    for part in parts:
+        if (found := next(counts_of(part), None)) is not None:
+            yield found
+            break
+    if isinstance(thing, list | tuple) and thing and not hasattr(thing, "_fields"):
+        yield len(thing)
+
+
+def _rows(_batch: Any, input: torch.Tensor, _target: Any) -> int:  # noqa: A002  # as above
+    return input.shape[0]
+
+
+# ---------------------------------------------------------------- size=
+
+
+def check_size(size: Any) -> None:
+    """Raises a `ConfigError` for what cannot say the number of samples."""
+    is_number = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    if size is not None and not is_number and not isinstance(size, str) and not callable(size):
+        raise ConfigError(
+            "size must be a number of samples above 0, a key into the batch or a function of the"
+            f" batch, got {size!r:.80}"
+        )
+
+
+def _given(size: int | str | Callable[[Any], Any]) -> Count:
+    if isinstance(size, int):
+        return lambda batch, input, target: size  # noqa: A006  # as above
+    take = keys.getter(size) if isinstance(size, str) else size
+    return lambda batch, input, target: _whole(take(batch), size)  # noqa: A006  # as above
+
+
+def _whole(value: Any, size: Any) -> int:
+    if isinstance(value, torch.Tensor) and value.ndim == 0:
+        value = value.item()
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise DataError(
+            f"size={size!r:.80} must give a whole number for each batch, got {value!r:.80}"
+        ) from error
+    if number < 0:
+        raise DataError(f"size={size!r:.80} must give a number of samples, got {number}")
+    return number
