@@ -114,7 +114,7 @@ def test_a_difference_is_shown_where_it_begins():
     other = life.alter(life.between("loss", "next_batch")[0], dest="record")
     path = next(p for p in paths(life) if "loss not finite" in str(p))
     with pytest.raises(
-        AssertionError, match=r"(?s)expected: take loss -> next_batch.*got:      exit train"
+        AssertionError, match=r"(?s)expected: do .*refuse_batch.*got:      exit train"
     ):
         path.check(other)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from attrs import define
 
 from statetrain.context.fields import Fact, field, made_of
+from statetrain.errors import MachineError
 
 if TYPE_CHECKING:
     from statetrain.lifecycle.transition import Transition
@@ -73,6 +74,9 @@ class Position:
     marks: dict[str, float] = field(Fact.SAVED, Fact.NOTED, factory=dict)
     """When intervals last fired."""
 
+    grounds: dict[str, int] = field(Fact.ANEW, Fact.NOTED, factory=dict)
+    """Of guards that are alternatives, by label, which part was true when they were last asked."""
+
     asked: list[Asked] = field(Fact.ANEW, Fact.NOTED, factory=list)
     """What guards answered at the last decision, if the run is stepped or recorded."""
 
@@ -119,7 +123,16 @@ class Position:
 
         Args:
             reason: why; it becomes the outcome's.
+
+        Raises:
+            MachineError: no guard of the lifecycle reads such a request, so it would be lost.
         """
+        if self.machine is not None and not self.machine.plan.may_stop:
+            raise MachineError(
+                f"lifecycle {self.machine.lifecycle.name!r} cannot be asked to stop: none of its"
+                " guards reads ctx.stop; give a loop head the arrow Transition(<state>, <end>,"
+                f" statetrain.stop_requested); the reason was: {reason}"
+            )
         if self.news is not None:  # all ranks have it at the next meeting
             self.news.request_stop(reason)
         elif self.stop is None:

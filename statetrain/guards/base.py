@@ -224,19 +224,31 @@ class AnyOf(Guard):
         return any(strict(g, g.test(ctx)) for g in self.guards)
 
     def reason(self, ctx: AnyContext) -> str:
-        """The reason of the part that holds."""
+        """The reason of the part that was true when it was last asked, else of one that is now."""
+        grounds: dict[str, int] = getattr(ctx, "grounds", {})
+        if self.label in grounds:
+            return self.guards[grounds[self.label]].reason(ctx)
         return next((g.reason(ctx) for g in self.guards if g(ctx)), self.label)
 
     def bind(self, place: str) -> Test:
-        tests = tuple((g, g.bind(place)) for g in self.guards)
+        tests = tuple((i, g, g.bind(place)) for i, g in enumerate(self.guards))
+        label = self.label
 
         def some(ctx: AnyContext) -> bool:
-            for guard, test in tests:
+            for i, guard, test in tests:
                 if (answer := test(ctx)) is not False:
+                    _note_ground(ctx, label, i)
                     return strict(guard, answer)
             return False
 
         return some
+
+
+def _note_ground(ctx: AnyContext, label: str, part: int) -> None:
+    """Notes which part of alternatives was true: a part with a memory will have forgotten when its reason is asked."""
+    grounds = getattr(ctx, "grounds", None)
+    if grounds is not None:
+        grounds[label] = part
 
 
 @frozen

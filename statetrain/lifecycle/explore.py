@@ -1,9 +1,10 @@
 """Every way that a lifecycle can go, breadth first: all answers of its guards, its events, and failures.
 
-A configuration is a state together with how often each bounded guard has held. Guards answer
-freely, but for bounds: a guard with the bound n holds at most n times while the scope around the
-state that asks it stays open, and counts anew when the scope is opened again. So `{"more epochs":
-3, "a batch was drawn": 2}` is up to three epochs of up to two batches.
+A configuration is a state together with how often each bounded guard has been true. Guards answer
+freely, but for bounds: a guard with the bound n is true at most n times while the scope around the
+state that asks it stays open, and counts from 0 when the scope is opened again. So `{"more epochs":
+3, "a batch was drawn": 2}` is up to three epochs of up to two batches. Guards of arrows that are
+taken on events have bounds like others.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Ways:
     events: bool = True
     failures: bool = True
     _labels: tuple[str, ...] = field(init=False, eq=False, default=())
+    _scopes: dict[str, frozenset[str]] = field(init=False, eq=False, factory=dict)
     _made: dict[Configuration, tuple[Step, ...]] = field(init=False, eq=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -79,6 +81,7 @@ class Ways:
                     f" 0, got {bound!r}"
                 )
         object.__setattr__(self, "_labels", tuple(self.bounds))
+        self._scopes.update((label, _scopes_of(self.lifecycle, label)) for label in self.bounds)
 
     @property
     def start(self) -> Step:
@@ -101,23 +104,23 @@ class Ways:
             if arrow.guard is None or self._may_hold(arrow.guard, here):
                 yield self._take(arrow, here)
         if self.events:
-            yield from (self._take(arrow, here) for arrow in self._on_events(state))
+            yield from (self._take(arrow, here) for arrow in self._on_events(here))
         if self.failures:
             yield Step(Transition(state, FAILED), Configuration(FAILED, here.counts))
 
-    def _on_events(self, state: str) -> Iterator[Transition]:
-        """The arrows that an event raised in a state can lead to: not those behind one that takes it anyway."""
+    def _on_events(self, here: Configuration) -> Iterator[Transition]:
+        """The arrows that an event can lead to: not those behind one that takes it anyway."""
         taken: list[type[BaseException]] = []
-        for scope in reversed(self.lifecycle.path(state)):
-            for arrow in self.lifecycle.transitions:
-                if (
-                    arrow.source == scope
-                    and arrow.event is not None
-                    and not any(issubclass(arrow.event, event) for event in taken)
-                ):
+        for scope in reversed(self.lifecycle.path(here.state)):
+            for arrow in self.lifecycle.events(scope):
+                assert arrow.event is not None
+                if any(issubclass(arrow.event, event) for event in taken):
+                    continue
+                if arrow.guard is None:
+                    taken.append(arrow.event)
                     yield arrow
-                    if arrow.guard is None:
-                        taken.append(arrow.event)
+                elif self._may_hold(arrow.guard, here):
+                    yield arrow
 
     def _may_hold(self, guard: Guard, here: Configuration) -> bool:
         label = guard.label
@@ -132,20 +135,20 @@ class Ways:
         if arrow.dest != FAILED:
             _, entered = self.lifecycle.crossing(here.state, arrow.dest)
             for i, label in enumerate(self._labels):
-                if any(scope in entered for scope in self._scopes_of(label)):
+                if not self._scopes[label].isdisjoint(entered):
                     counts[i] = 0
         return Step(arrow, Configuration(arrow.dest, tuple(counts)))
 
-    def _scopes_of(self, label: str) -> set[str]:
-        """The scopes around the states that ask a guard; their opening counts it anew."""
-        asking = {
-            t.source
-            for t in self.lifecycle.transitions
-            if t.guard is not None and t.guard.label == label and t.event is None
-        }
-        return {
-            scope for name in asking if (scope := self.lifecycle.state(name).within) is not None
-        }
+
+def _scopes_of(lifecycle: Lifecycle, label: str) -> frozenset[str]:
+    """The scopes around the states whose arrows ask a guard; their opening counts it from 0."""
+    asking = {
+        arrow.source
+        for arrow in lifecycle.transitions
+        if arrow.guard is not None and arrow.guard.label == label
+    }
+    around = (lifecycle.state(name).within for name in asking)
+    return frozenset(scope for scope in around if scope is not None)
 
 
 @define(eq=False, repr=False)

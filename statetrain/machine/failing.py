@@ -10,7 +10,7 @@ from statetrain.events import Event
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
-from statetrain.machine.flight import flown, in_words
+from statetrain.machine.flight import cut_short, flown, in_words
 from statetrain.machine.plan import Plan, Work, leave_mode
 from statetrain.naming import did_you_mean, signature_of
 from statetrain.outcome import Failed, Interrupted
@@ -35,16 +35,18 @@ def caught(
     Raises:
         BaseException: no arrow takes it. The run is closed, and `error` is raised again.
     """
+    cut_short(ctx)
     active = listening(plan, ctx, error, work)
     ctx.asked = []
+    before, ctx.event = ctx.event, error  # what the guards of event arrows are asked about
     for arrow in plan.lifecycle.on_event(active, error) if active is not None else ():
         try:
             holds = answer(plan, ctx, arrow)
         except BaseException as second:
             fail(plan, ctx, second, None, arrow)
         if holds:
-            ctx.event = error
             return arrow, active or START, plan.unheard(_place(plan, ctx, work))
+    ctx.event = before
     return fail(plan, ctx, error, work, ask)
 
 
@@ -117,7 +119,7 @@ def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any 
             for part in (f"in state {state!r} of lifecycle {plan.lifecycle.name!r}", where)
             if part
         )
-        last = in_words(flown(ctx, place.transition if place is not None else None))
+        last = in_words(flown(ctx))
         error.add_note(
             f"statetrain: {at}; raised by"
             f" {_culprit(plan, ctx, place, ask)}{_misspelt(ctx, error)}\n{last}"
@@ -159,12 +161,21 @@ def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
             " Here, call ctx.request_stop(reason)"
         )
     else:
-        searched = ", ".join(repr(scope) for scope in reversed(plan.lifecycle.path(active)))
-        why = (
-            f"no open scope takes {kind} (searched {searched}); add Transition(<scope>, <dest>,"
-            f" event={kind})"
-        )
+        why = f"no open scope takes {kind}{_searched(plan, active, error)}"
     return _chained(LifecycleError(f"{plan.lifecycle.name}: {why}"), error)
+
+
+def _searched(plan: Plan, active: str, error: BaseException) -> str:
+    """Where an arrow for an event was looked for, and what to do."""
+    kind = type(error).__name__
+    false = [str(arrow) for arrow in plan.lifecycle.on_event(active, error)]
+    if false:
+        return (
+            f": the guards of all arrows for it are false, {'; '.join(false)}; end them with one"
+            " that has no guard"
+        )
+    searched = ", ".join(repr(scope) for scope in reversed(plan.lifecycle.path(active)))
+    return f" (searched {searched}); add Transition(<scope>, <dest>, event={kind})"
 
 
 def _culprit(plan: Plan, ctx: AnyContext, place: Work | None, ask: Any) -> str:

@@ -16,17 +16,18 @@ from statetrain.lifecycle.transition import Transition
 _LONGEST = 16  # states of a loop that is told once
 
 
-def flown(ctx: AnyContext, during: Transition | None = None) -> list[Transition]:
-    """The last transitions of a run, oldest first.
+def flown(ctx: AnyContext) -> list[Transition]:
+    """The last transitions of a run, oldest first; the one that it broke off in is the last."""
+    return [arrow for landing in ctx.flight for arrow in landing[2]][-LAST:]
 
-    Args:
-        ctx: its context.
-        during: the arrow that was being taken when it broke off; None if it stood in a state.
-    """
-    stretches = [landing[2] for landing in ctx.flight]
-    if stretches and during in stretches[-1]:
-        stretches[-1] = stretches[-1][: stretches[-1].index(during) + 1]
-    return [arrow for stretch in stretches for arrow in stretch][-LAST:]
+
+def cut_short(ctx: AnyContext) -> None:
+    """Takes those transitions off the record that a stretch would have gone on with, had nothing been raised."""
+    if not ctx.flight:
+        return
+    end, row, stretch = ctx.flight[-1]
+    if ctx.transition in stretch:
+        ctx.flight[-1] = (end, row, stretch[: stretch.index(ctx.transition) + 1])
 
 
 def in_words(transitions: Iterable[Transition], width: int = 110) -> str:

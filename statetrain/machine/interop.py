@@ -235,7 +235,12 @@ class _Live(HierarchicalMachine):
             if error is not None and arrow.event is not None and not isinstance(error, arrow.event):
                 return False
             self.asking = arrow
+            before = ctx.event
+            if error is not None:  # what the guards of event arrows are asked about
+                ctx.event = error
             said = answer(self.table.plan, ctx, arrow)
+            if said is False:
+                ctx.event = before
             self.asking = None
             return said
 

@@ -18,7 +18,7 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.contracts.debugging import Views
 from statetrain.contracts.ways import Kind as Doer
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AnyContext
+from statetrain.guards.base import AnyContext, Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START, Mode
 from statetrain.lifecycle.transition import Transition
@@ -107,6 +107,12 @@ class Plan:
     @_asks.default
     def _somebody_asks(self) -> bool:
         return any(unwrapped(callback).asks for callback in self.callbacks)
+
+    @cached_property
+    def may_stop(self) -> bool:
+        """Whether a guard of the table reads `ctx.stop`, so that a request to stop is heard."""
+        guards = (arrow.guard for arrow in self.lifecycle.transitions if arrow.guard is not None)
+        return any(_reads_stop(leaf) for guard in guards for leaf in leaves(guard))
 
     def __attrs_post_init__(self) -> None:
         self.fused  # noqa: B018  # laid out now, so that what a guard refuses is known before a run
@@ -374,6 +380,12 @@ class Plan:
             calls += self._calls(arrow, active, NOBODY)
             taken.append(arrow)
         return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
+
+
+def _reads_stop(guard: Guard) -> bool:
+    """Whether a guard declares that it reads `ctx.stop`, or is a function that names it."""
+    names = getattr(getattr(guard, "function", None), "__code__", None)
+    return "stop" in guard.reads or (names is not None and "stop" in names.co_names)
 
 
 # ---------------------------------------------------------------- modes

@@ -25,10 +25,11 @@ from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext, Guard
 from statetrain.lifecycle.explore import Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED, START, State
+from statetrain.lifecycle.state import FAILED, START, State, Work
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.machine.witness import unwitnessed
+from statetrain.naming import signature_of
 from statetrain.outcome import Failed
 
 Cover = Literal["states", "transitions", "pairs"]
@@ -111,21 +112,39 @@ class Path:
         """What happens along it, in order: guards asked, exits, effects, enters, actions."""
         life, log, active = self.lifecycle, [], START
         for taken in self.transitions:
-            if taken.event is None and taken.source != START:
-                for arrow in life.arrows(active):
-                    if arrow.guard is not None:
-                        log.append(f"ask [{arrow.guard.label}]")
-                    if arrow == taken:
-                        break
+            asked = _asked_for(life, taken, active)
+            log += [f"ask [{arrow.guard.label}]" for arrow in asked if arrow.guard is not None]
             if taken.dest == FAILED:
-                log.append(f"failed in {active}")
+                log += [*_done(taken.effect), f"failed in {active}"]
                 break
             left, entered = life.crossing(active, taken.dest)
             log += [f"exit {name}" for name in left]
+            log += _done(taken.effect)
             log += [f"take {taken.source} -> {taken.dest}"]
-            log += [f"enter {name}" for name in entered]
+            for name in entered:
+                log += [f"enter {name}", *_done(life.state(name).action)]
             active = taken.dest
         return log
+
+
+def _asked_for(life: Lifecycle, taken: Transition, active: str) -> Iterator[Transition]:
+    """The arrows that are asked about up to the one that is taken."""
+    rivals: Iterable[Transition] = ()
+    if taken.event is not None:
+        rivals = life.on_event(active, taken.event())
+    elif taken.source != START:
+        rivals = life.arrows(active)
+    for arrow in rivals:
+        yield arrow
+        if arrow == taken:
+            return
+
+
+def _done(work: Work | None) -> list[str]:
+    """What is written down of an action or an effect."""
+    if work is None:
+        return []
+    return [f"do {work!r}" if attrs.has(type(work)) else f"do {signature_of(work)}"]
 
 
 def paths(
@@ -363,7 +382,8 @@ def drive(
 ) -> list[str]:
     """Runs a lifecycle along a path and returns what happened, in the words of `Path.expected`.
 
-    The actions, modes and close work are left out; guards and events are those that the path needs.
+    Actions and effects are only written down, modes and close work are left out; guards and events
+    are those that the path needs.
     """
     ctx = _Script(path=path.transitions, vector=vector)
     machine = _machine(lifecycle)
@@ -398,11 +418,14 @@ def _scripted(life: Lifecycle) -> Lifecycle:
             guard = _Scripted(arrow.guard.label, row)
             if arrow.event is not None:
                 guard = _Wanted(arrow.guard.label)
-        effect = _nothing
+        effect: Work = _Noting(tuple(_done(arrow.effect)))
         if arrow.dest == FAILED:
-            effect = _fail
+            effect = _Failing(tuple(_done(arrow.effect)))
         arrows.append(attrs.evolve(arrow, guard=guard, effect=effect))
-    states = [State(s.name, _act, s.within, final=s.final, anchor=s.anchor) for s in life.states]
+    states = [
+        State(s.name, _Acting(tuple(_done(s.action))), s.within, final=s.final, anchor=s.anchor)
+        for s in life.states
+    ]
     return attrs.evolve(life, states=states, transitions=arrows)
 
 
@@ -417,17 +440,41 @@ class _Wanted(Guard):
         return self.name
 
     def test(self, ctx: AnyContext) -> bool:
+        ctx.log.append(f"ask [{self.name}]")
         wanted = ctx.wanted
         return wanted is not None and wanted.guard is not None and wanted.guard.label == self.name
 
 
-def _nothing(ctx: _Script) -> None:
-    "nothing"
+@frozen
+class _Noting:
+    """The effect of an arrow, which only writes down what it stands for."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, ctx: _Script) -> None:
+        ctx.log.extend(self.words)
 
 
-def _fail(ctx: _Script) -> None:
-    "fail"
-    raise _Forced
+@frozen
+class _Acting:
+    """The action of a state: writes down what it stands for, and raises the event that the path needs."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, ctx: _Script) -> None:
+        ctx.log.extend(self.words)
+        _act(ctx)
+
+
+@frozen
+class _Failing:
+    """The effect of an arrow to `failed`."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, ctx: _Script) -> None:
+        ctx.log.extend(self.words)
+        raise _Forced
 
 
 def _act(ctx: _Script) -> None:
