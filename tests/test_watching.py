@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import statetrain as st
-from statetrain.commands.watch import screen, sparkline, watch
+from statetrain.commands.screen import screen, sparkline
+from statetrain.commands.watch import watch
 from statetrain.errors import TraceError
 from statetrain.testing import walk
 from statetrain.trace.reading import Following, Reading

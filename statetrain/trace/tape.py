@@ -101,6 +101,13 @@ class Tape:
         self._counts.clear()
         self.folded = 0
 
+    def counts(self) -> Counter[Transition]:
+        """How often each arrow was taken since the beginning."""
+        counts: Counter[Transition] = Counter()
+        for arrow, times in _added(self._counts, self.taken).values():
+            counts[arrow] += times
+        return counts
+
     def kept(self) -> tuple[list[Transition], list[Moment], int, Counter[Transition]]:
         """The last transitions, their moments, how many came before, and how often each of those was taken."""
         surplus = max(0, len(self.taken) - self.last) if self.last is not None else 0

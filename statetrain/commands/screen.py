@@ -1,0 +1,301 @@
+"""What is shown of a run that is watched in a terminal."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from statetrain.context.history import COUNTERS, format_value
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.text import reading_order
+from statetrain.lifecycle.transition import Transition
+from statetrain.logs.streams import printable
+from statetrain.outcome import Completed, Failed, Interrupted, Stopped
+from statetrain.trace.reading import Following, Reading
+from statetrain.trace.tape import Known, Row, moments_of
+
+_WINDOW = 10.0  # seconds over which rates are taken
+_QUIET = 5.0  # seconds without a line after which that is shown
+_POINTS = 40  # of a sparkline, at most
+_CURVES = 6  # of columns, at most
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STYLES: dict[type, str] = {
+    Completed: "green",
+    Stopped: "green",
+    Interrupted: "yellow",
+    Failed: "bold red",
+}
+
+
+@frozen
+class Line:
+    """A line of the screen.
+
+    Attributes:
+        text: what it says, safe to print.
+        style: how rich shows it.
+        left: whether it stands on the left, where the table is.
+    """
+
+    text: str
+    style: str = ""
+    left: bool = False
+
+
+def screen(following: Following[Reading], now: float) -> list[Line]:
+    """All that is known of a run, for a person.
+
+    Args:
+        following: the run.
+        now: seconds since the epoch.
+    """
+    reading = following.reading
+    if reading is None or not reading.header:
+        return [Line("nothing has been written yet", "dim")]
+    counts = reading.tape.counts()
+    lines = [Line(title_of(reading), "bold"), *_numbers(reading, now), Line("")]
+    lines += [Line(f"states{'':18}times entered", "dim", left=True), *_table(reading, counts)]
+    for name, part in (("guards", _guards(reading, counts)), ("curves", _curves(reading))):
+        if part:
+            lines += [Line(""), Line(name, "dim"), *part]
+    lines += [Line(f"note: {remark}", "yellow") for remark in reading.remarks]
+    return [Line(printable(line.text), line.style, line.left) for line in lines]
+
+
+def title_of(reading: Reading) -> str:
+    """Which run it is, and when it started."""
+    header = reading.header
+    try:
+        started = f"{datetime.fromisoformat(str(header['started'])).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, LookupError, OverflowError):
+        started = "at an unknown time"
+    begun = "resumed" if "resumed" in header else "started"
+    name, identity = header.get("name", "a run"), str(header.get("id", ""))[:12]
+    return f"{name}, run {identity}, {begun} {started}"
+
+
+def row_of(row: Row) -> str:
+    """A row of the history on one line."""
+    parts = [f"epoch {row['epoch']}"] if "epoch" in row else []
+    for name, value in row.items():
+        if name not in COUNTERS and _is_number(value):
+            parts.append(f"{name} {format_value(value)}")
+    return "  ".join(parts)
+
+
+def ending_of(reading: Reading) -> str:
+    """How the run ended, and after how long."""
+    seconds = reading.seconds
+    if seconds is None and reading.tape.moments:
+        seconds = reading.tape.moments[-1][0]
+    outcome = reading.outcome
+    if outcome is None:
+        return "running" if seconds is None else f"running for {_clock(seconds)}"
+    took = "" if seconds is None else f" after {_clock(seconds)}"
+    if not isinstance(outcome, Failed):
+        return f"{outcome!r}{took}"
+    error = (reading.error.splitlines() or ["unknown"])[0]
+    return f"failed in {outcome.state!r}, epoch {outcome.epoch}{took}: {error}"
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _numbers(reading: Reading, now: float) -> Iterator[Line]:
+    yield Line(f"outcome  {ending_of(reading)}", _STYLES.get(type(reading.outcome), ""))
+    if not reading.tape.moments:
+        return
+    yield from _counts(reading)
+    rates = _rates(reading.tape.moments)
+    if rates is not None:
+        yield Line(f"speed    {rates[0]:,.1f} batches/s   {rates[1]:,.0f} samples/s")
+    try:
+        quiet = now - Path(reading.name).stat().st_mtime
+    except OSError:
+        return
+    if reading.outcome is None and quiet > _QUIET:
+        yield Line(f"         nothing was written for {quiet:,.0f} s", "yellow")
+
+
+def _counts(reading: Reading) -> Iterator[Line]:
+    last = moments_of(reading.tape.moments[-1:])[0]
+    if last.epoch is None:
+        return
+    epoch, batch = str(last.epoch), str(last.iter)
+    about = reading.header.get("run")
+    if isinstance(about, dict) and isinstance(about.get("epochs"), int):
+        epoch += f"/{about['epochs']}"
+    if reading.length:
+        batch += f"/{reading.length}"
+    yield Line(
+        f"counts   epoch {epoch}   batch {batch}   step {last.step:,}   samples"
+        f" {last.samples or 0:,}"
+    )
+
+
+def _rates(known: Sequence[Known]) -> tuple[float, float] | None:
+    """Training batches and samples per second, over the last seconds of the run."""
+    window: list[tuple[float, tuple[int, int], int]] = []  # the latest first
+    for time, epoch, batch, _, _, samples, *_ in reversed(known):
+        if time is None or epoch is None:
+            continue
+        if window and time < window[0][0] - _WINDOW:
+            break
+        window.append((time, (epoch, batch), samples or 0))
+    if not window or window[0][0] <= window[-1][0]:
+        return None
+    seconds = window[0][0] - window[-1][0]
+    places = [place for _, place, _ in window]
+    batches = sum(one != other and one[1] != 0 for one, other in itertools.pairwise(places))
+    return batches / seconds, (window[0][2] - window[-1][2]) / seconds
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+
+
+# ---------------------------------------------------------------- states and guards
+
+
+def _table(reading: Reading, counts: Mapping[Transition, int]) -> Iterator[Line]:
+    """The nested states with how often each was entered; the one that the run is in is marked."""
+    life, taken = reading.table, reading.tape.taken
+    here = taken[-1].dest if taken else None
+    entered = _entered(life, counts)
+    names = list(entered)
+    path: Sequence[str | None] = [here]
+    if life is not None:
+        names = [*reading_order(life), *([FAILED] if FAILED in entered else [])]
+        if here is not None and here in names:
+            path = life.path(here)
+    for name in names:
+        depth = len(life.path(name)) - 1 if life is not None else 0
+        sign, style = _look(name, here, path, entered)
+        text = f"{sign} {'  ' * depth + name:<22} {entered[name]:>10,}"
+        yield Line(text, style, left=True)
+
+
+def _look(
+    name: str, here: str | None, path: Sequence[str | None], entered: Mapping[str, int]
+) -> tuple[str, str]:
+    """The sign before a state, and its style."""
+    if name == here:
+        return "=>", "bold reverse"
+    if name in path:
+        return " >", "bold"
+    return "  ", "" if entered[name] else "dim"
+
+
+def _entered(life: Lifecycle | None, counts: Mapping[Transition, int]) -> Counter[str]:
+    """How often each state was entered, scopes on the way included."""
+    entered: Counter[str] = Counter()
+    known = {*life.names, START, FAILED} if life is not None else set()
+    for arrow, times in counts.items():
+        names: Sequence[str] = (arrow.dest,)
+        if life is not None and arrow.source in known and arrow.dest in known:
+            names = life.crossing(arrow.source, arrow.dest)[1]
+        for name in names:
+            entered[name] += times
+    return entered
+
+
+def _guards(reading: Reading, counts: Counter[Transition]) -> list[Line]:
+    """What each guard answered when its state was last left, and how often it was true.
+
+    The answer is `-` if it was not asked.
+    """
+    life = reading.table
+    if life is None:
+        return []
+    last = {arrow.source: arrow for arrow in reading.tape.taken if arrow.event is None}
+    lines = []
+    for name in reading_order(life):
+        arrows = life.arrows(name)
+        asked = sum(counts[arrow] for arrow in arrows)
+        for place, arrow in enumerate(arrows):
+            if arrow.guard is not None and asked:
+                answer = _answer(arrows, place, last.get(name))
+                question = f"{name}: {arrow.guard.label}"
+                text = f"  {question:<44.44} {answer:<4} {counts[arrow]:>8,} of {asked:>9,}"
+                lines.append(Line(text, "" if counts[arrow] else "dim"))
+            asked -= counts[arrow]
+    return lines
+
+
+def _answer(arrows: Sequence[Transition], place: int, last: Transition | None) -> str:
+    """What the guard at a place of a state's arrows answered, when the last one was taken."""
+    if last is None or last not in arrows or arrows.index(last) < place:
+        return "-"
+    return "yes" if arrows.index(last) == place else "no"
+
+
+# ---------------------------------------------------------------- curves
+
+
+def _curves(reading: Reading) -> list[Line]:
+    rows = reading.rows
+    names = dict.fromkeys(name for row in rows for name in row if name not in COUNTERS)
+    curves = [(name, [row[name] for row in rows if _is_number(row.get(name))]) for name in names]
+    batches = _last_losses(reading.tape.moments)
+    if batches:
+        curves.insert(0, ("loss of a batch", batches))
+    lines = []
+    for name, values in curves[: _CURVES + 1]:
+        if values:
+            last = format_value(float(values[-1]))
+            lines.append(Line(f"  {name:<22.22} {sparkline(values):<{_POINTS}} {last}", "cyan"))
+    return lines
+
+
+def _last_losses(known: Sequence[Known]) -> list[float]:
+    found: list[float] = []
+    for *_, values in reversed(known):
+        if len(found) == _POINTS:
+            break
+        if values and "loss_value" in values:
+            found.append(values["loss_value"])
+    return found[::-1]
+
+
+def sparkline(values: Sequence[float], points: int = _POINTS) -> str:
+    """Numbers as a line of blocks, the smallest as the lowest; what is not finite is a gap.
+
+    Args:
+        values: the numbers; of more than `points`, so many are shown, each the mean of its
+            neighbours.
+        points: characters, at most.
+    """
+    finite = [value if value - value == 0 else None for value in values]
+    if len(finite) > points:
+        edges = [i * len(finite) // points for i in range(points + 1)]
+        finite = [_mean(finite[a:b]) for a, b in itertools.pairwise(edges)]
+    known = [value for value in finite if value is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    scale = (len(_BLOCKS) - 1) / ((high - low) or float("inf"))
+    return "".join(_block(value, low, scale) for value in finite)
+
+
+def _block(value: float | None, low: float, scale: float) -> str:
+    if value is None:
+        return " "
+    return _BLOCKS[min(len(_BLOCKS) - 1, round((value - low) * scale))]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
