@@ -21,6 +21,12 @@ def again(ctx):
     return len(ctx.deferred) < 3
 
 
+@guard
+def once_more(ctx):
+    "once more"
+    return len(ctx.deferred) < 3
+
+
 def tick(ctx):
     "tick"
     ctx.defer(lambda: None)
@@ -158,15 +164,15 @@ def test_a_failure_is_recorded():
 
 def test_an_arrow_to_failed_is_recorded_once():
     "An arrow whose effect raises is recorded as itself, as in a walk."
-    life = LIFE.add(Transition("tick", FAILED, again, explode), first=True)
+    life = LIFE.add(Transition("tick", FAILED, once_more, explode), first=True)
     trace = traced(life)
-    assert str(trace[-1]) == "tick -> failed [again] / explode"
-    assert trace == walk(life, {"again": True})
+    assert str(trace[-1]) == "tick -> failed [once more] / explode"
+    assert trace == walk(life, {"once more": True})
 
 
 def test_an_arrow_to_failed_that_raises_nothing_is_recorded_once():
     "Such an arrow is a mistake, and is in the trace that shows it."
-    life = LIFE.add(Transition("tick", FAILED, again, tick), first=True)
+    life = LIFE.add(Transition("tick", FAILED, once_more, tick), first=True)
     tracing = Tracing()
     with pytest.raises(ValueError, match="led to 'failed', but its effect raised no error"):
         Machine(life, tracing).run(Position())

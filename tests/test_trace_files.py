@@ -16,12 +16,14 @@ from hypothesis import strategies as some
 
 import statetrain as st
 from statetrain import Lifecycle, State, Trace, Tracing, Transition
-from statetrain.commands.watch import screen
+from statetrain.commands.screen import screen
 from statetrain.context.position import Position
 from statetrain.errors import ConfigError, TraceError
 from statetrain.lifecycle.state import START
 from statetrain.testing import conforms, walk
-from statetrain.trace.reading import Following
+from statetrain.trace import reading, windows
+from statetrain.trace.difference import difference_of_files
+from statetrain.trace.reading import Following, load_end
 
 
 def points(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -497,6 +499,65 @@ def test_the_same_run_twice_does_not_differ(file):
     assert run.trace.diff(Trace.load(file)) is None
     assert Trace.load(file).diff(run.trace) is None
     assert run.trace.diff(run.trace.tail(9)) is None
+
+
+def rewritten(content: bytes, place: float, what: str) -> bytes:
+    """The file with one thing in it changed: an arrow, a value, the last row or the outcome."""
+    lines = [json.loads(line) for line in content.splitlines()]
+    taken = [line for line in lines if "taken" in line]
+    line = taken[int(place * (len(taken) - 1))]
+    i = int(place * (len(line["taken"]) - 1))
+    if what == "arrow":
+        line["taken"][i] = (line["taken"][i] + 1) % 20
+    elif what == "value" and line.get("values"):
+        line["values"][int(place * (len(line["values"]) - 1))][1]["loss_value"] += 1.0
+    elif what == "row":
+        for line in lines:
+            if "row" in line:
+                line["row"]["train_loss"] = 9.0
+    elif what == "outcome" and "outcome" in lines[-1]:
+        lines[-1]["outcome"]["epoch"] += 1
+    elif what == "end":
+        del lines[-3:]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    place=some.floats(0, 1),
+    what=some.lists(some.sampled_from(["arrow", "value", "row", "outcome", "end", ""]), max_size=2),
+    size=some.sampled_from([1, 7, 40, 1000]),
+)
+def test_files_are_compared_part_by_part_as_whole_traces_are(
+    recorded, tmp_path_factory, place, what, size
+):
+    """With parts of any size the first difference and its words are those of the whole traces."""
+    folder = tmp_path_factory.mktemp("parts")
+    content = recorded
+    for n, kind in enumerate(what):
+        content = rewritten(content, place if n == 0 else 1 - place, kind)
+    (folder / "one.jsonl").write_bytes(recorded)
+    (folder / "other.jsonl").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "_PART", size)
+        found = difference_of_files(folder / "one.jsonl", folder / "other.jsonl")
+    expected = Trace.load(folder / "one.jsonl").diff(Trace.load(folder / "other.jsonl"))
+    assert str(found) == str(expected)
+    assert found == expected
+
+
+@pytest.mark.parametrize("last", [1, 5, 30, 10_000])
+@pytest.mark.parametrize("block", [1 << 20, 700])
+def test_the_end_of_a_file_is_the_end_of_its_trace(recorded, file, monkeypatch, last, block):
+    """Read from the end, the last transitions have their numbers, times, counters and values."""
+    file.write_bytes(recorded)
+    monkeypatch.setattr(reading, "_BLOCK", block)
+    monkeypatch.setattr(reading, "_BEFORE", 40)
+    found, whole = load_end(file, last), Trace.load(file).tail(last)
+    assert found == whole
+    assert found.moments == whole.moments
+    assert str(found) == str(whole)
+    assert found.outcome == whole.outcome
 
 
 def test_the_first_value_that_differs():

@@ -101,9 +101,10 @@ def _load(path: str) -> Any:
 
 
 def _show(given: argparse.Namespace) -> int:
-    trace = _load(given.file)
-    if given.last is not None:
-        trace = trace.tail(given.last)
+    from statetrain.trace.reading import find, load, load_end
+
+    path = find(given.file)
+    trace = load(path) if given.last is None else load_end(path, given.last)
     if given.states:
         _print("\n".join(trace.states))
         return OK
@@ -116,7 +117,10 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _diff(given: argparse.Namespace) -> int:
-    difference = _load(given.first).diff(_load(given.second), rel=given.rel)
+    from statetrain.trace.difference import difference_of_files
+    from statetrain.trace.reading import find
+
+    difference = difference_of_files(find(given.first), find(given.second), given.rel)
     _print(str(difference) if difference is not None else "no difference")
     return BROKEN if difference is not None else OK
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Literal
 
 from attrs import frozen
@@ -12,6 +14,7 @@ from statetrain.errors import ConfigError
 from statetrain.outcome import Failed, Outcome
 from statetrain.trace.tape import COUNTERS, Moment, Row
 from statetrain.trace.value import Trace
+from statetrain.trace.windows import windows
 from statetrain.trace.words import words_of
 
 Kind = Literal["transition", "answer", "value", "row", "outcome"]
@@ -48,7 +51,7 @@ class Difference:
 def difference(a: Trace, b: Trace, rel: float = 0.0) -> Difference | None:
     """The first difference between two runs; see `Trace.diff`.
 
-    The first is the earliest; at the same transition, arrows are looked at before answers, and
+    The first is the earliest; at the same transition, arrows are compared before answers, and
     answers before values. What only one of the two has recorded is not compared, and neither are
     times.
 
@@ -56,29 +59,55 @@ def difference(a: Trace, b: Trace, rel: float = 0.0) -> Difference | None:
         ConfigError: the traces have no transition in common: what they kept are different parts of
             their runs.
     """
-    begin, end = max(a.dropped, b.dropped), min(a.dropped + len(a), b.dropped + len(b))
-    if begin > end:
+    if max(a.dropped, b.dropped) > min(a.dropped + len(a), b.dropped + len(b)):
         raise ConfigError(
             f"the traces kept different parts of their runs, transitions {a.dropped + 1} to"
             f" {a.dropped + len(a)} and {b.dropped + 1} to {b.dropped + len(b)}; record more with"
             " Tracing(last=None), or to a file"
         )
-    parting = next((k for k in range(begin, end) if not _alike(a, b, k)), None)
-    if parting is None and a.dropped + len(a) != b.dropped + len(b):
-        parting = end
-    seen = _first(a, b, begin, end if parting is None else min(parting + 1, end), rel)
-    if seen is not None and (parting is None or seen[0] < parting):
-        k, kind, name, one, other = seen
-        return Difference(kind, k + 1, one, other, _explained(a, b, k, name, parting))
-    if parting is not None:
-        return Difference(
-            "transition",
-            parting + 1,
-            _arrow(a, parting),
-            _arrow(b, parting),
-            _explained(a, b, parting, "", parting),
-        )
-    return _rows(a, b, rel) or _outcomes(a, b)
+    return _compare([(a, b, True)], rel)
+
+
+def difference_of_files(first: Path, second: Path, rel: float = 0.0) -> Difference | None:
+    """The first difference between two runs in files, of which a part at a time is in memory.
+
+    Args:
+        first: the trace file of the one run.
+        second: that of the other.
+        rel: as for `Trace.diff`.
+
+    Raises:
+        TraceError: one is not a trace, or it is broken.
+        OSError: one cannot be read.
+    """
+    return _compare(windows(first, second), rel)
+
+
+def _compare(parts: Iterable[tuple[Trace, Trace, bool]], rel: float) -> Difference | None:
+    """The first difference, in parts of two runs that follow each other.
+
+    Args:
+        parts: the same part of both, and whether it is the last one.
+        rel: as for `Trace.diff`.
+    """
+    seen: _Seen | None = None
+    for a, b, is_last in parts:
+        begin, end = max(a.dropped, b.dropped), min(a.dropped + len(a), b.dropped + len(b))
+        if not is_last:
+            end -= _AFTER + 1  # they come again, with what follows them
+        parting = next((k for k in range(begin, end) if not _alike(a, b, k)), None)
+        if parting is None and is_last and a.dropped + len(a) != b.dropped + len(b):
+            parting = end
+        if seen is None:
+            seen = _first(a, b, begin, end if parting is None else parting, rel)
+        if parting is not None:
+            return (
+                seen.told(_parting(a, b, parting)) if seen is not None else _parted(a, b, parting)
+            )
+        if is_last and seen is None:
+            return _rows(a, b, rel) or _outcomes(a, b)
+    assert seen is not None
+    return seen.told("  the transitions are the same to the end")
 
 
 def _alike(a: Trace, b: Trace, k: int) -> bool:
@@ -86,10 +115,28 @@ def _alike(a: Trace, b: Trace, k: int) -> bool:
     return one is other or one == other or words_of(one) == words_of(other)
 
 
-def _first(
-    a: Trace, b: Trace, begin: int, end: int, rel: float
-) -> tuple[int, Kind, str, str, str] | None:
-    """The first answer or value that differs."""
+@frozen
+class _Seen:
+    """An answer or a value that differs, with the lines about it.
+
+    How the runs go on is told when it is known.
+    """
+
+    at: int
+    kind: Kind
+    one: str
+    other: str
+    lines: tuple[str, ...]
+
+    def told(self, onward: str) -> Difference:
+        """The difference, with how the runs go on."""
+        return Difference(
+            self.kind, self.at, self.one, self.other, "\n".join([*self.lines, onward])
+        )
+
+
+def _first(a: Trace, b: Trace, begin: int, end: int, rel: float) -> _Seen | None:
+    """The first answer or value that differs, before a transition."""
     if not a.moments or not b.moments:
         return None
     asked = any(moment.answers for moment in a.moments) and any(
@@ -97,22 +144,28 @@ def _first(
     )
     for k in range(begin, end):
         one, other = a.moments[k - a.dropped], b.moments[k - b.dropped]
-        if asked and (answers := _answers(one)) != (others := _answers(other)):
-            unlike = [(x, y) for x, y in zip(answers, others, strict=False) if x != y]
-            x, y = (
-                unlike[0]
-                if unlike
-                else (answers[len(others) :] or [""], others[len(answers) :] or [""])
-            )
-            return k, "answer", f"what a guard answered: {_said(x)}, {_said(y)}", _said(x), _said(y)
+        if asked and _answers(one) != _answers(other):
+            x, y = _unlike(_answers(one), _answers(other))
+            return _seen(a, b, k, "answer", x, y, f"what a guard answered: {x}, {y}")
         for name, x, y in _pairs(one, other):
             if not _close(x, y, rel):
-                return k, "value", f"{name}: {x!r}, {y!r}", f"{name}={x!r}", f"{name}={y!r}"
+                what = f"{name}: {x!r}, {y!r}"
+                return _seen(a, b, k, "value", f"{name}={x!r}", f"{name}={y!r}", what)
     return None
 
 
-def _said(answer: Any) -> str:
-    return str(answer[0] if isinstance(answer, list) else answer) or "nothing"
+def _seen(a: Trace, b: Trace, k: int, kind: Kind, x: str, y: str, what: str) -> _Seen:
+    width = len(str(k + _AFTER + 1))
+    lines = [*_before(a, b, k, f", in {what}"), f"  > {k + 1:{width}}  {_arrow(a, k)}"]
+    return _Seen(k + 1, kind, x, y, tuple(lines))
+
+
+def _unlike(answers: list[str], others: list[str]) -> tuple[str, str]:
+    """The first two answers that differ; one may be missing."""
+    for x, y in zip_longest(answers, others, fillvalue="nothing"):
+        if x != y:
+            return x, y
+    raise AssertionError("the answers are the same")
 
 
 def _answers(moment: Moment) -> list[str]:
@@ -212,38 +265,33 @@ def _arrow(trace: Trace, k: int) -> str:
     )
 
 
-def _explained(a: Trace, b: Trace, k: int, what: str, parting: int | None) -> str:
-    from statetrain.lifecycle.difference import diff  # of a higher floor
-
+def _before(a: Trace, b: Trace, k: int, what: str = "") -> list[str]:
+    """Where the runs differ first, and the transitions before."""
     moment = a.moments[k - a.dropped] if k - a.dropped < len(a.moments) else None
     where = f" ({moment.where})" if moment is not None and moment.where else ""
     width = len(str(k + _AFTER + 1))
-    lines = [f"the runs differ first at transition {k + 1}{where}{f', in {what}' if what else ''}"]
-    lines += [
-        f"    {i + 1:{width}}  {_arrow(a, i)}"
-        for i in range(max(k - _BEFORE, a.dropped, b.dropped), k)
-    ]
-    if parting == k:
-        for sign, trace in (("-", a), ("+", b)):
-            until = min(k + _AFTER + 1, trace.dropped + len(trace))
-            lines += [f"  {sign} {i + 1:{width}}  {_arrow(trace, i)}" for i in range(k, until)]
-            lines += [f"  {sign} {until + 1:{width}}  the end of the trace"] if until == k else []
-        if (
-            a.lifecycle is not None
-            and b.lifecycle is not None
-            and (changes := diff(a.lifecycle, b.lifecycle))
-        ):
-            lines.append(
-                "  the lifecycles differ:"
-                f" {changes[0]}{f', and {len(changes) - 1} more' if len(changes) > 1 else ''}"
-            )
-        return "\n".join(lines)
-    lines.append(f"  > {k + 1:{width}}  {_arrow(a, k)}")
-    if parting is None:
-        lines.append("  the transitions are the same to the end")
-    else:
-        lines.append(
-            f"  the transitions part at {parting + 1}: {_arrow(a, parting)}, and"
-            f" {_arrow(b, parting)}"
-        )
-    return "\n".join(lines)
+    lines = [f"the runs differ first at transition {k + 1}{where}{what}"]
+    begin = max(k - _BEFORE, a.dropped, b.dropped)
+    return lines + [f"    {i + 1:{width}}  {_arrow(a, i)}" for i in range(begin, k)]
+
+
+def _parted(a: Trace, b: Trace, k: int) -> Difference:
+    """The runs take different arrows."""
+    from statetrain.lifecycle.difference import diff  # of a higher floor
+
+    width, lines = len(str(k + _AFTER + 1)), _before(a, b, k)
+    for sign, trace in (("-", a), ("+", b)):
+        until = min(k + _AFTER + 1, trace.dropped + len(trace))
+        lines += [f"  {sign} {i + 1:{width}}  {_arrow(trace, i)}" for i in range(k, until)]
+        if until == k:
+            lines.append(f"  {sign} {until + 1:{width}}  the end of the trace")
+    if a.lifecycle is not None and b.lifecycle is not None:
+        changes = diff(a.lifecycle, b.lifecycle)
+        if changes:
+            more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
+            lines.append(f"  the lifecycles differ: {changes[0]}{more}")
+    return Difference("transition", k + 1, _arrow(a, k), _arrow(b, k), "\n".join(lines))
+
+
+def _parting(a: Trace, b: Trace, k: int) -> str:
+    return f"  the transitions part at {k + 1}: {_arrow(a, k)}, and {_arrow(b, k)}"

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from attrs import Factory, define
 
@@ -23,6 +23,8 @@ from statetrain.trace.writing import FORMAT
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
 _BEGIN = b'{"statetrain":"trace"'
 _LONGEST_HEADER = 1 << 20  # of what is compared to see whether it is still the same file
+_BLOCK = 1 << 20  # bytes that are read from the end at first
+_BEFORE = 64  # transitions before the last ones, so that their counters are known
 _FOLLOWED = 20_000  # transitions that are kept of a file that grows
 _ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
@@ -49,6 +51,56 @@ def load(
         for line in file:
             reading.feed(line)
     return reading.trace
+
+
+def load_end(path: str | Path, last: int) -> Trace:
+    """The last transitions of a trace in a file, which is read from its end.
+
+    Counts of earlier transitions and the history are not known then.
+
+    Args:
+        path: the file.
+        last: how many transitions; of a shorter run, all.
+
+    Raises:
+        TraceError: it is not a trace, or it is broken; the message says in which line.
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        reading = Reading(str(path))
+        reading.feed(file.readline())
+        lines = _last_lines(file, last)
+    for line in lines:
+        if not reading.tape.count:
+            reading.skip_to(line)
+        reading.feed(line)
+    return reading.trace.tail(last)
+
+
+def _last_lines(file: BinaryIO, last: int) -> list[bytes]:
+    """The lines after the header that have so many transitions, and some for counters before."""
+    begin = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    block = _BLOCK
+    while True:
+        start = max(begin, end - block)
+        file.seek(start)
+        if start > begin:
+            file.readline()  # a part of a line
+        lines = file.readlines()
+        found = sum(line.count(b",", 0, line.find(b"]")) + 1 for line in lines if _has_taken(line))
+        # A header in between says that a run was resumed, which only a whole reading understands
+        if start == begin or (found >= last + _BEFORE and not any(map(_is_header, lines))):
+            return lines
+        block *= 4
+
+
+def _has_taken(line: bytes) -> bool:
+    return line.startswith(b'{"taken"')
+
+
+def _is_header(line: bytes) -> bool:
+    return line.startswith(_BEGIN)
 
 
 @define(eq=False)
@@ -125,6 +177,13 @@ class Reading:
                 f"{self.name}, line {self.lines}: no record of a trace: {error} in {line[:60]!r}"
             ) from error
         return True
+
+    def skip_to(self, line: bytes) -> None:
+        """Takes what came before a line of transitions as not kept; other lines change nothing."""
+        if _has_taken(line) and line.endswith(b"\n"):
+            at = json.loads(line)["at"]
+            if isinstance(at, int) and at >= 0:
+                self.tape.folded = at
 
     @property
     def rows(self) -> list[Row]:

@@ -94,6 +94,12 @@ class Tape:
         del self.taken[count - self.folded :], self.moments[count - self.folded :]
         self.folded += count - self.count  # of a run that was recorded elsewhere up to here
 
+    def release(self, count: int) -> None:
+        """Forgets the first so many of all, but for how many they were."""
+        gone = max(0, min(count - self.folded, len(self.taken)))
+        del self.taken[:gone], self.moments[:gone]
+        self.folded += gone
+
     def clear(self) -> None:
         """Forgets everything."""
         self.taken.clear()
