@@ -110,6 +110,8 @@ class News:
         stop, signal: what this rank asks for.
         skips: why this rank leaves out its batch; None if it does not.
         ends_epoch: why this rank ends the epoch early; None if it does not.
+        begin, fail: called when a run begins, with what says where it is, and when it fails on this
+            rank, with what happened.
     """
 
     agreement: Agreement
@@ -121,6 +123,8 @@ class News:
     signal: str | None = None
     skips: str | None = None
     ends_epoch: str | None = None
+    begin: Callable[[Callable[[], str]], None] = field(default=lambda place: None)
+    fail: Callable[[str], None] = field(default=lambda words: None)
 
     @property
     def group(self) -> Group:

@@ -178,7 +178,11 @@ class DDP(Accelerator):
                 own = self._wrapped.module.news
                 own.grad = None
                 loss = loss + torch.dot(own, self._to_tell(own, carries))  # it adds 0
-        loss.backward()
+        if self._wrapped.require_backward_grad_sync:
+            with self.group.waiting("reduce the gradients"):
+                loss.backward()
+        else:
+            loss.backward()
         if carries and news is not None:
             self._hear(news)
 

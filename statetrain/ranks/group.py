@@ -6,7 +6,9 @@ import atexit
 import datetime
 import hashlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from statetrain.errors import ConfigError
 from statetrain.machine.agreeing import refuse_apart
+from statetrain.ranks.watch import LEAVING, Watch, patience_of
 
 _PLACES = 64  # of the one vector that all meetings exchange; sizes that differ would abort gloo
 
@@ -38,9 +41,11 @@ class Processes:
 
     Args:
         meetings: the process group over which ranks meet, on the host.
+        watch: knows where each rank is.
     """
 
     meetings: Any
+    watch: Watch
     rank: int = field(init=False)
     size: int = field(init=False)
     count: int = field(default=0, init=False)
@@ -57,20 +62,39 @@ class Processes:
         mark = _mark(word)
         vector = torch.zeros(_PLACES, dtype=torch.int64)
         vector[: len(values) + 2] = torch.tensor([mark, -mark, *values])
-        dist.all_reduce(vector, op=dist.ReduceOp.MAX, group=self.meetings)
+        with self.waiting(word):
+            dist.all_reduce(vector, op=dist.ReduceOp.MAX, group=self.meetings)
         found = vector[: len(values) + 2].tolist()
         if found[0] != -found[1]:
-            words: list[Any] = [None] * self.size
-            dist.all_gather_object(words, word, group=self.meetings)
-            refuse_apart(words)
+            refuse_apart(self._gathered(word, word))
         return found[2:]
 
     def gather(self, word: str, value: Any) -> list[Any]:
         """See `statetrain.machine.agreeing.Group`."""
         self.largest(word, ())
+        return self._gathered(word, value)
+
+    def _gathered(self, word: str, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.meetings)
+        with self.waiting(word):
+            dist.all_gather_object(found, value, group=self.meetings)
         return found
+
+    @contextmanager
+    def waiting(self, word: str) -> Iterator[None]:
+        """While it is open, this rank waits for the others.
+
+        Args:
+            word: what for.
+        """
+        self.watch.meeting = word
+        try:
+            yield
+        except RuntimeError as error:
+            _say_who_is_gone(error, self.watch)
+            raise
+        finally:
+            self.watch.meeting = ""
 
 
 def _mark(word: str) -> int:
@@ -78,12 +102,28 @@ def _mark(word: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def join(device: torch.device, seconds: float) -> Processes:
+def _say_who_is_gone(error: RuntimeError, watch: Watch) -> None:
+    """Adds to the error of a collective that it is another rank's, and tells the others."""
+    word, gone = watch.meeting, watch.find_gone()
+    words = "that rank has failed, or was killed"
+    if gone is not None:
+        words = f"rank {gone[0]} gives no sign of life; it was last seen in {gone[1]}"
+        watch.fail(words, gone[0])
+    error.add_note(
+        f"statetrain: rank {watch.rank} waited to {word}, and the connection to another rank broke:"
+        f" {words}"
+    )
+
+
+_watches: list[Watch] = []  # the one of this process, once it has joined
+
+
+def join(device: torch.device, patience: float) -> Processes:
     """Joins the group of all processes, which is made if it does not exist.
 
     Args:
         device: where gradients are reduced.
-        seconds: after which a collective that not all ranks come to is given up.
+        patience: seconds after which ranks that do not move are given up.
 
     Raises:
         ConfigError: torch has no `distributed`, or the environment does not say where the others
@@ -93,22 +133,53 @@ def join(device: torch.device, seconds: float) -> Processes:
         raise ConfigError(
             f"WORLD_SIZE is {world_size()}, but this torch was built without torch.distributed"
         )
-    patience = datetime.timedelta(seconds=seconds)
+    limit = patience_of(patience)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend,
-            store=_store(patience),
+            store=PrefixStore(attempt(), connect(limit, serves=os.environ.get("RANK") == "0")),
             rank=int(os.environ["RANK"]),
             world_size=world_size(),
-            timeout=patience,
+            timeout=limit,
         )
         atexit.register(leave)
-    return Processes(dist.new_group(backend="gloo", timeout=patience))
+    if not _watches:
+        _watches.append(_watch(patience))
+    _watches[0].patience = patience
+    return Processes(dist.new_group(backend="gloo", timeout=limit), _watches[0])
 
 
-def store_of_launcher(patience: datetime.timedelta) -> Any:
-    """The store that all processes share: the launcher's own, or one that rank 0 keeps."""
+def _watch(patience: float) -> Watch:
+    """Begins to watch over the ranks; an error that the script does not catch is a failure."""
+
+    def store() -> Any:
+        found = connect(datetime.timedelta(seconds=30))
+        return PrefixStore(f"{attempt()}/watch", found)
+
+    watch = Watch(store, dist.get_rank(), dist.get_world_size(), patience)
+    if "MASTER_ADDR" in os.environ:  # else the script has joined in a way of its own
+        watch.start()
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        shown(kind, error, trace)
+        watch.fail(f"{kind.__name__}: {str(error)[:300]}, in {watch.place()}")
+
+    sys.excepthook = hook
+    return watch
+
+
+def connect(patience: datetime.timedelta, serves: bool = False) -> Any:
+    """The store that all processes share: the launcher's own, or one that rank 0 keeps.
+
+    Args:
+        patience: how long to wait for it.
+        serves: whether this process keeps it, if the launcher does not.
+
+    Raises:
+        ConfigError: the environment does not say where it is.
+    """
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise ConfigError(
@@ -119,9 +190,10 @@ def store_of_launcher(patience: datetime.timedelta) -> Any:
     return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        None if kept else world_size(),
-        not kept and os.environ["RANK"] == "0",
+        world_size() if serves and not kept else None,
+        serves and not kept,
         patience,
+        wait_for_workers=False,
     )
 
 
@@ -131,15 +203,16 @@ def attempt() -> str:
     return "statetrain/" + "/".join(os.environ.get(name, "0") for name in names)
 
 
-def _store(patience: datetime.timedelta) -> Any:
-    return PrefixStore(attempt(), store_of_launcher(patience))
-
-
 def leave() -> None:
     """Leaves the group in order: destroying it while another rank still sends aborts the process."""
-    if dist.is_initialized():
-        try:
-            dist.barrier()
-            dist.destroy_process_group()
-        except Exception:  # another rank is gone already; there is nothing left to do in order
-            return
+    if not dist.is_initialized():
+        return
+    for watch in _watches:
+        watch.meeting = LEAVING
+    try:
+        dist.barrier()
+        for watch in _watches:
+            watch.stop()
+        dist.destroy_process_group()
+    except Exception:  # another rank is gone already; there is nothing left to do in order
+        return

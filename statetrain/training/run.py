@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from statetrain.machine.asking import Explanation
 from statetrain.machine.interrupts import heeded
 from statetrain.machine.machine import Machine
 from statetrain.machine.steps import Steps
-from statetrain.outcome import Interrupted, Outcome
+from statetrain.outcome import Failed, Interrupted, Outcome
 from statetrain.trace import Trace, Tracing
 
 OnInterrupt = Literal["return", "raise", "exit"]
@@ -220,6 +221,8 @@ class Run:
         at, self.at = self.at, None
         if at is None:
             self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
+        if self.ctx.news is not None:
+            self.ctx.news.begin(partial(_place, self.ctx))
         try:
             with heeded(self.ctx, whole):
                 self.machine.run(self.ctx, at)
@@ -232,6 +235,10 @@ class Run:
         except BaseException as error:
             # A promise of `fit`: the run is not lost with the error
             error.run = self  # type: ignore[attr-defined]
+            if self.ctx.news is not None:
+                self.ctx.news.fail(
+                    f"{type(error).__name__}: {str(error)[:300]}, in {_place(self.ctx)}"
+                )
             raise
         finally:
             self.ctx.rest()
@@ -309,3 +316,9 @@ class Run:
             f"{self.outcome!r} after {self.ctx.step} steps and {self.ctx.seconds:.1f}"
             f" s\n\n{self.history}"
         )
+
+
+def _place(ctx: Context) -> str:
+    """Where a run is, for the other ranks."""
+    state = ctx.outcome.state if isinstance(ctx.outcome, Failed) else ctx.state
+    return f"{state!r} of epoch {ctx.epoch}, batch {ctx.iter}"

@@ -5,31 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import HERE, torchrun
 
-HERE = Path(__file__).parent
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 Found = list[dict[str, Any]]  # by rank, what each scenario found
-
-
-def torchrun(
-    script: Path, *arguments: str, ranks: int = 2, options: tuple[str, ...] = (), seconds: int = 90
-) -> subprocess.CompletedProcess[str]:
-    """Starts a script on several ranks, and waits for it; never longer than a number of seconds."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
-    return subprocess.run(
-        [*TORCHRUN, f"--nproc-per-node={ranks}", *options, str(script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env=environment,
-        check=False,
-    )
 
 
 def found_by(folder: Path, ranks: int) -> Found:

@@ -133,7 +133,7 @@ def machine_aside(
     table = several(life)
     agreement = Agreement(table, ranks)
     read = ctx.clock
-    ctx.news = News(agreement, Clock(read, read()))
+    ctx.news = _watched(News(agreement, Clock(read, read())), ranks)
     ctx.clock = ctx.news.clock
     return Machine(table, heard, debug=debug, agreement=agreement)
 
@@ -194,10 +194,16 @@ def start_together(ctx: Context, ranks: Processes | None, agreement: Agreement |
     _compare(ctx, ranks, agreement.lifecycle)
     base = ctx.clock()
     read = ctx.clock
-    news = News(agreement, Clock(lambda: read() - base))
+    news = _watched(News(agreement, Clock(lambda: read() - base)), ranks)
     ctx.news, ctx.clock = news, news.clock
     assert isinstance(ctx.accelerator, DDP)
     ctx.accelerator.attach(ctx, agreement, news)
+
+
+def _watched(news: News, ranks: Processes) -> News:
+    """News whose failures the other ranks hear of."""
+    news.begin, news.fail = ranks.watch.begin, ranks.watch.fail
+    return news
 
 
 def _compare(ctx: Context, ranks: Processes, life: Lifecycle) -> None:
