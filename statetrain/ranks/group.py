@@ -164,7 +164,7 @@ def _watch(patience: float) -> Watch:
 
     def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         shown(kind, error, trace)
-        watch.fail(f"{kind.__name__}: {str(error)[:300]}, in {watch.place()}")
+        watch.fail(f"{kind.__name__}: {str(error)[:300]}, in {watch.whereabouts()}")
 
     sys.excepthook = hook
     return watch

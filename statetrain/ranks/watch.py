@@ -48,7 +48,7 @@ class Watch:
     """The number of the run, evaluation or prediction, counted from 1; the same on all ranks."""
     meeting: str = ""
     """What the main thread waits for; empty while it computes."""
-    place: Callable[[], str] = field(default=lambda: "the script, outside of a run")
+    whereabouts: Callable[[], str] = field(default=lambda: "the script, outside of a run")
     _failed: bool = field(default=False, init=False)
     _over: threading.Event = field(factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
@@ -71,7 +71,7 @@ class Watch:
             place: says where it is.
         """
         self.run += 1
-        self.place, self._failed = place, False
+        self.whereabouts, self._failed = place, False
 
     def fail(self, words: str, rank: int | None = None) -> None:
         """This rank has failed.
@@ -145,7 +145,7 @@ class _Looks:
     def look(self, store: Any) -> None:
         """Writes down where this rank is, and looks at the others."""
         watch, now = self.watch, time.monotonic()
-        here = (watch.meeting, watch.place(), watch.run)
+        here = (watch.meeting, watch.whereabouts(), watch.run)
         if here != self.here:
             self.here, self.since = here, now
         still = now - self.since
