@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from statetrain.callback import Callback
@@ -15,6 +15,8 @@ from statetrain.sanity.probe import Check
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
+
+Level = Literal["warn", "raise"]
 
 log = logging.getLogger("statetrain")
 
@@ -34,9 +36,10 @@ class SanityCheck(Callback):
     without computing.
 
     Args:
-        then: what problems lead to: "warn" writes them to the log `statetrain`, "raise" ends it
-            here with a `ConfigError`.
-        more: checks of one's own, called after the others: functions of a `statetrain.sanity.Probe`
+        then: what problems lead to: "warn" writes them to the log `statetrain`, "raise" ends the
+            run before it begins, with a `ConfigError`. A mapping says which for each check by its
+            name, such as `{"labels_in_range": "raise"}`; those that it leaves out warn.
+        more: your own checks, called after the others: functions of a `statetrain.sanity.Probe`
             that return None, or what is wrong.
         without: the names of checks that are left out.
 
@@ -51,29 +54,29 @@ class SanityCheck(Callback):
 
     def __init__(
         self,
-        then: Literal["warn", "raise"] = "warn",
+        then: Level | Mapping[str, Level] = "warn",
         *,
         more: Iterable[Check] = (),
         without: str | Iterable[str] = (),
     ) -> None:
-        if then not in ("warn", "raise"):
-            raise ConfigError(f"SanityCheck: then must be 'warn' or 'raise', got {then!r}")
-        if isinstance(without, str):
-            left_out = {without}
-        else:
-            left_out = set(without)
-        known = [check.__name__ for check in CHECKS]
-        for name in left_out:
-            if name not in known:
-                raise ConfigError(
-                    f"SanityCheck: there is no check {name!r}{did_you_mean(name, known)}"
-                )
         own = tuple(more)
         for check in own:
             if not callable(check) or not hasattr(check, "__name__"):
                 raise ConfigError(f"SanityCheck: a check is a function of a Probe, got {check!r}")
+        left_out = {without} if isinstance(without, str) else set(without)
+        known = [check.__name__ for check in (*CHECKS, *own)]
+        levels = dict(then) if isinstance(then, Mapping) else dict.fromkeys(known, then)
+        for name in (*left_out, *levels):
+            if name not in known:
+                raise ConfigError(
+                    f"SanityCheck: there is no check {name!r}{did_you_mean(name, known)}"
+                )
+        for level in levels.values():
+            if level not in ("warn", "raise"):
+                raise ConfigError(f"SanityCheck: then must be 'warn' or 'raise', got {level!r}")
         self.then = then
         self.checks = (*(check for check in CHECKS if check.__name__ not in left_out), *own)
+        self._levels = levels
         self.problems: dict[str, str] = {}
         self._lifecycle: Lifecycle | None = None
 
@@ -91,7 +94,7 @@ class SanityCheck(Callback):
             f"sanity check: {len(lines)} of {len(self.checks)} checks found a problem\n"
             + "\n".join(lines)
         )
-        if self.then == "raise":
+        if any(self._levels.get(name) == "raise" for name in self.problems):
             raise ConfigError(
                 f"{words}\nSanityCheck(without=...) leaves a check out, SanityCheck('warn') goes on"
             )

@@ -182,6 +182,10 @@ class Accelerator:
         """What has a train and an eval mode: the model as it is run, losses and metrics."""
         return keeping.moded(ctx)
 
+    def warn_of_untrained(self, ctx: Context) -> None:
+        """Warns, once in a run, of parameters that get gradients and that no optimizer changes."""
+        weights.warn_of_untrained(ctx)
+
     def keep(self, ctx: Context) -> weights.Kept | None:
         """A copy of what trains, to go back to; None if a weight or buffer is not finite."""
         return keeping.keep(ctx)

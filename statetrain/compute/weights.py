@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,47 @@ def _named(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[str, torch.Tens
         )
         for name, tensor in both:
             yield f"{i}.{name}", tensor
+
+
+def untrained(ctx: Context) -> list[str]:
+    """The parameters that require gradients and that no optimizer has: `layer.weight`, `loss.scale`."""
+    held = {
+        id(parameter)
+        for optimizer in ctx.optimizers.values()
+        if optimizer is not None
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    left = []
+    for i, module in enumerate(modules_of(ctx)):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in held:
+                left.append(f"loss.{name}" if i else name)
+    return left
+
+
+def warn_of_untrained(ctx: Context) -> None:
+    """Warns, once in a run, of parameters that get gradients and that no optimizer changes."""
+    if "untrained" in ctx.marks or not ctx.optimizers:
+        return
+    gradients = {
+        f"loss.{name}" if i else name
+        for i, module in enumerate(modules_of(ctx))
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    names = [name for name in untrained(ctx) if name in gradients]
+    if names:
+        ctx.marks["untrained"] = len(names)
+        warnings.warn(
+            f"no optimizer has {', '.join(map(repr, names[:4]))}"
+            f"{f' and {len(names) - 4} others' if len(names) > 4 else ''}, which get gradients, so"
+            " training does not change them: give an optimizer all parameters (those of a loss, too:"
+            " optimizer=Adam([*model.parameters(), *loss.parameters()])), add what is unfrozen later"
+            " by ctx.opt.add_param_group({'params': [...]}), or freeze them by requires_grad_(False)",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 # ---------------------------------------------------------------- copies

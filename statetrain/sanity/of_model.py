@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from statetrain.compute.weights import untrained
 from statetrain.sanity.probe import BINARY, DISTANCES, Probe, few, floats
 from statetrain.standard import actions
 
@@ -64,17 +65,11 @@ def weights_are_finite(probe: Probe) -> str | None:
 
 def optimizer_has_all_parameters(probe: Probe) -> str | None:
     "What can be trained is trained."
-    held = {
-        id(p)
-        for optimizer in probe.ctx.optimizers.values()
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
-    left = [name for name, p in probe.ctx.params.items() if p.requires_grad and id(p) not in held]
-    if left and held:
+    left = untrained(probe.ctx)
+    if left and probe.ctx.optimizers:
         return (
             f"no optimizer has the parameters {few(left)}; give it model.parameters() once all"
-            " layers are made, or freeze these with requires_grad_(False)"
+            " layers are made, and those of the loss, or freeze these with requires_grad_(False)"
         )
     return None
 

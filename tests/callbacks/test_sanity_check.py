@@ -467,3 +467,100 @@ def test_other_lifecycles_and_optimizers():
         "out": torch.optim.SGD(model[2].parameters(), lr=0.05),
     }
     assert found(xy(), model, optimizer=several, opt_hparams=None) == {}
+
+
+# ---------------------------------------------------------------- what no optimizer has
+
+
+class Scaled(nn.Module):
+    "A loss with a parameter of its own."
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, pred, target):
+        return F.mse_loss(pred, target) * self.scale.exp() - self.scale
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+
+
+def regression():
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(16, 3, generator=generator)
+    return [(X, X.sum(1, keepdim=True))]
+
+
+def fit_parts(model, **options):
+    given = {"loss": F.mse_loss, "optimizer": torch.optim.SGD, "epochs": 3}
+    return st.fit(model, regression(), **{**given, **options})
+
+
+def test_gradients_that_no_optimizer_uses_are_warned_of_once():
+    "Parameters that were not given, those of a loss, and a layer that is unfrozen later: one warning, with the remedy."
+    model = two_layers()
+    with pytest.warns(
+        UserWarning, match=r"no optimizer has '0\.weight', '0\.bias', which get"
+    ) as found:
+        fit_parts(model, optimizer=torch.optim.SGD(model[1].parameters(), lr=0.1))
+    assert len(found) == 1
+
+    loss = Scaled()
+    with pytest.warns(UserWarning, match=r"has 'loss.scale', .*\*loss.parameters\(\)"):
+        fit_parts(two_layers(), loss=loss)
+    assert loss.scale == 1.0
+
+    model = two_layers()
+    model[0].requires_grad_(False)
+    epochs = []
+
+    @st.on("enter_epoch")
+    def unfreeze(ctx):
+        epochs.append(ctx.epoch)
+        ctx.model[0].requires_grad_(ctx.epoch > 1)
+
+    with pytest.warns(UserWarning, match=r"add what is unfrozen later by ctx.opt.add_param_group"):
+        fit_parts(model, callbacks=unfreeze)
+    assert epochs == [1, 2, 3]
+
+
+def test_what_is_right_is_not_warned_of():
+    "Frozen parameters, several optimizers that share them, and a loss whose parameters are given."
+    model, loss = two_layers(), Scaled()
+    fit_parts(
+        model, loss=loss, optimizer=torch.optim.SGD([*model.parameters(), *loss.parameters()], 0.1)
+    )
+    optimizers = {name: torch.optim.SGD(model[i].parameters(), 0.1) for i, name in enumerate("ab")}
+    fit_parts(model, optimizer=optimizers)
+    model[0].requires_grad_(False)
+    fit_parts(model, optimizer=torch.optim.SGD(model[1].parameters(), lr=0.1))
+
+
+def test_the_check_knows_the_parameters_of_a_loss():
+    "Before training, by the same word."
+    check = st.SanityCheck({"optimizer_has_all_parameters": "raise"})
+    with pytest.raises(st.ConfigError, match=r"no optimizer has the parameters loss\.scale"):
+        fit_parts(two_layers(), loss=Scaled(), callbacks=check)
+
+
+def test_each_check_has_a_level(caplog):
+    "A mapping says which problems end the run; the others are written to the log."
+    broken = [(torch.full((4, 3), float("nan")), torch.zeros(4, 1))] * 2
+    options = {"loss": F.mse_loss, "optimizer": torch.optim.SGD, "epochs": 1}
+    with pytest.raises(st.ConfigError, match="inputs_are_finite"):
+        st.fit(
+            two_layers(),
+            broken,
+            callbacks=st.SanityCheck({"inputs_are_finite": "raise"}),
+            **options,
+        )
+    ends = st.SanityCheck({"labels_in_range": "raise"})
+    st.fit(two_layers(), broken, callbacks=ends, non_finite="ignore", **options)
+    assert "inputs_are_finite" in caplog.text
+    with pytest.raises(st.ConfigError, match="there is no check 'labels'"):
+        st.SanityCheck({"labels": "raise"})
+    with pytest.raises(st.ConfigError, match="then must be 'warn' or 'raise', got 'error'"):
+        st.SanityCheck({"labels_in_range": "error"})

@@ -23,10 +23,14 @@ def begin(ctx: Context) -> None:
     )
 
 
-@access(reads={"epoch", "iter", "earlier_batches"}, writes={"epoch", "earlier_batches", "iter"})
+@access(
+    reads={"epoch", "iter", "earlier_batches"},
+    writes={"epoch", "earlier_batches", "iter", "epoch_complete"},
+)
 def count_epoch(ctx: Context) -> None:
     "count the epoch"
     ctx.epoch += 1
+    ctx.epoch_complete = False  # until its row says so: it may be skipped as a whole
     ctx.earlier_batches += ctx.iter
     ctx.iter = 0
 
@@ -123,6 +127,8 @@ def record(ctx: Context) -> None:
         values.update(tally.compute())
         tally.reset()
     values.update(ctx.take_logged(values))
+    if ctx.epoch:
+        ctx.accelerator.warn_of_untrained(ctx)
     if (
         values and late
     ):  # an evaluation at the end of the training belongs to the row of the last epoch
