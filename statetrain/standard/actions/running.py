@@ -110,6 +110,9 @@ def close_epoch(ctx: Context) -> None:
         "step",
         "samples",
         "seconds",
+        "model",
+        "loss_fns",
+        "optimizers",
     },
     writes={"epoch_complete", "tallies", "logged", "history"},
 )
