@@ -87,7 +87,7 @@ class LRScheduler(Callback):
                 f"LRScheduler: {_name(scheduler)} takes a value of the history; say which column:"
                 " monitor='valid_loss'"
             )
-        self._factory, self._kwargs, self._per, self._monitor, self._optimizer = (
+        self._scheduler, self._kwargs, self._per, self._monitor, self._optimizer = (
             scheduler,
             kwargs,
             per,
@@ -211,7 +211,7 @@ class LRScheduler(Callback):
     @property
     def settings(self) -> tuple[str, ...]:
         """The settings of the optimizer that the schedule sets, as far as its class says so."""
-        cycles = getattr(self._factory, "__name__", "") in ("OneCycleLR", "CyclicLR")
+        cycles = getattr(self._scheduler, "__name__", "") in ("OneCycleLR", "CyclicLR")
         if cycles and self._kwargs.get("cycle_momentum", True):
             return ("lr", "momentum", "betas")
         return ("lr",)
@@ -247,10 +247,10 @@ class LRScheduler(Callback):
             for group in optimizer.param_groups
         ]
         try:
-            schedule = self._factory(optimizer, **self._kwargs)
+            schedule = self._scheduler(optimizer, **self._kwargs)
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"LRScheduler: {_name(self._factory)} with {self._kwargs!r} makes no schedule:"
+                f"LRScheduler: {_name(self._scheduler)} with {self._kwargs!r} makes no schedule:"
                 f" {error}"
             ) from error
         self._check_made(schedule)
@@ -274,7 +274,7 @@ class LRScheduler(Callback):
     def _check_made(self, schedule: Any) -> None:
         if not callable(getattr(schedule, "step", None)):
             raise ConfigError(
-                f"LRScheduler: {_name(self._factory)} must give a schedule, got"
+                f"LRScheduler: {_name(self._scheduler)} must give a schedule, got"
                 f" {type(schedule).__name__}"
             )
         if _takes_metric(type(schedule)) != (self._monitor is not None):
@@ -303,7 +303,7 @@ class LRScheduler(Callback):
             **self._kwargs,
         }
         words = (f"{name}={value!r}" for name, value in options.items() if value is not None)
-        return f"LRScheduler({', '.join((_name(self._factory), *words))})"
+        return f"LRScheduler({', '.join((_name(self._scheduler), *words))})"
 
 
 def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +11,28 @@ import torch
 
 from statetrain.checkpoints.snapshot import Snapshot, data_sizes, describe_lifecycle, parameters_of
 from statetrain.data.iterating import data_of, sets_of
-from statetrain.errors import CheckpointError
+from statetrain.errors import CheckpointError, ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
+from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-CHANGES = ("lifecycle", "model", "optimizer", "data", "seed")
+CHANGES = ("lifecycle", "model", "loss", "optimizer", "data", "callbacks", "seed")
 """What may differ when a run is resumed, if it is allowed."""
 
 Difference = tuple[str, str]  # which of `CHANGES` it is, and what differs
 
+_CODE = re.compile(r" #[0-9a-f]{12}")
+# What it means for a run that resumes that a callback is given other settings
+_MEANT = {
+    "LRScheduler": (
+        "; what a schedule was made with is part of its state, and is resumed as it was saved. To"
+        " train for longer than the schedule, start it with its full length, or end it and go on"
+        " with run.fit(...)"
+    )
+}
 _MOST = 20  # differences that a message lists
 
 
@@ -45,13 +57,33 @@ def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Differen
         ("optimizer", _compare_optimizers(ctx, data)),
         ("optimizer", _compare_members(ctx, data)),
         ("data", _compare_data(ctx, data)),
+        *_compare_given(ctx, data),
         ("seed", _compare_seeds(ctx, data)),
     ):
         found.extend((kind, line) for line in lines)
     return found
 
 
-def refuse(found: list[Difference], allow: bool | Collection[str]) -> set[str]:
+def read_allowed(allow: bool | str | Collection[str]) -> set[str]:
+    """The kinds of differences that `allow_changes` allows: a word, several, or all.
+
+    Raises:
+        ConfigError: a word is none of `CHANGES`.
+    """
+    if isinstance(allow, bool):
+        return set(CHANGES) if allow else set()
+    allowed = {allow} if isinstance(allow, str) else set(allow)
+    for word in sorted(allowed, key=str):
+        if word not in CHANGES:
+            known = ", ".join(map(repr, CHANGES))
+            raise ConfigError(
+                f"allow_changes takes {known}, several of them, or True, got"
+                f" {word!r}{did_you_mean(str(word), CHANGES)}"
+            )
+    return allowed
+
+
+def refuse(found: list[Difference], allow: bool | str | Collection[str]) -> set[str]:
     """The kinds of differences, if all of them are allowed.
 
     Args:
@@ -61,13 +93,7 @@ def refuse(found: list[Difference], allow: bool | Collection[str]) -> set[str]:
     Raises:
         CheckpointError: one is not allowed; the message lists them, and says how to allow them.
     """
-    if allow is True:
-        return {kind for kind, _ in found}
-    allowed = allow or ()
-    for word in allowed:
-        if word not in CHANGES:
-            known = ", ".join(map(repr, CHANGES))
-            raise CheckpointError(f"allow_changes knows {known}, got {word!r}")
+    allowed = read_allowed(allow)
     refused = [(kind, line) for kind, line in found if kind not in allowed]
     if refused:
         lines = [line for _, line in refused[:_MOST]]
@@ -75,9 +101,10 @@ def refuse(found: list[Difference], allow: bool | Collection[str]) -> set[str]:
             lines.append(f"and {len(refused) - _MOST} more")
         listed = "".join(f"\n- {line}" for line in lines)
         kinds = sorted({kind for kind, _ in refused})
+        word = kinds[0] if len(kinds) == 1 else kinds
         raise CheckpointError(
             f"the run differs from the one that was saved:{listed}\nMake it the same, or say that"
-            f" it may differ: allow_changes={kinds!r}"
+            f" it may differ: allow_changes={word!r}"
         )
     return {kind for kind, _ in found}
 
@@ -92,7 +119,9 @@ def _compare_lifecycles(life: Lifecycle, data: Snapshot) -> Iterator[str]:
         return
     for what in ("states", "arrows"):
         yield from _compare_rows(what, was[what], now[what])
-    if known and was["states"] == now["states"] and was["arrows"] == now["arrows"]:
+    parts = list(_compare_parts(was.get("parts", {}), now["parts"]))
+    yield from parts
+    if known and not parts and was["states"] == now["states"] and was["arrows"] == now["arrows"]:
         yield "lifecycle: a function or a parameter in it is another one"
     anchors = [state.name for state in life.states if state.anchor]
     if data["state"] not in anchors:
@@ -100,6 +129,35 @@ def _compare_lifecycles(life: Lifecycle, data: Snapshot) -> Iterator[str]:
             f"the run was saved in {data['state']!r}, which is not an anchor of lifecycle"
             f" {life.name!r}; its anchors are {', '.join(anchors) or 'none'}"
         )
+
+
+def _compare_parts(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What differs in the guards, actions and effects of states and arrows that are in both."""
+    found: dict[str, str] = {}  # what differs, and where first
+    for place in was.keys() & now.keys():
+        for line in _compare_values(was[place], now[place], ""):
+            found.setdefault(line, place)
+    for line, place in sorted(found.items()):
+        yield f"lifecycle: {line} (in {place})"
+
+
+def _compare_values(was: Any, now: Any, name: str) -> Iterator[str]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        kind = str(now.get("is", "")).rpartition(":")[2] or name
+        for key in dict.fromkeys((*was, *now)):
+            yield from _compare_values(was.get(key), now.get(key), f"{kind}({key})")
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for old, new in zip(was, now, strict=True):
+            yield from _compare_values(old, new, name)
+    elif was != now:
+        yield f"{name} was {_say(was)}, is {_say(now)}"
+
+
+def _say(value: Any) -> str:
+    """A part of a lifecycle as a text: its class or function, if it has one."""
+    if isinstance(value, dict) and "is" in value:
+        return str(value["is"]).rpartition(":")[2]
+    return f"{value!r:.80}"
 
 
 def _compare_rows(what: str, was: list[str], now: list[str]) -> Iterator[str]:
@@ -189,6 +247,63 @@ def _compare_data(ctx: Context, data: Snapshot) -> Iterator[str]:
             if was[what] != now[what]:
                 yield f"data: {name} data had {was[what]} {what}, has {now[what]}"
     yield from (f"data: {name} data added" for name in there if name not in data["data"])
+
+
+def _compare_given(ctx: Context, data: Snapshot) -> Iterator[tuple[str, Iterator[str]]]:
+    """What a run was made with, and its snapshot does not hold; see `describing`."""
+    was, now = data.get("given") or {}, ctx.given
+    if not was or not now:  # a context that was made by hand need not say
+        return
+    code = data["versions"]["python"] == platform.python_version()
+    yield "model", _compare_settings("model", was["model"], now["model"])
+    yield "loss", _compare_texts("loss", was["loss"], now["loss"], code)
+    yield "data", _compare_settings("data", was["data"], now["data"], ordered=False)
+    yield "callbacks", _compare_callbacks(was["callbacks"], now["callbacks"], code)
+
+
+def _compare_settings(
+    what: str, was: dict[str, Any], now: dict[str, Any], ordered: bool = True
+) -> Iterator[str]:
+    """Settings by name of a part and of the setting; parts that hold weights are named elsewhere."""
+    for name in was.keys() & now.keys():
+        where = f"{what}: {name or 'the model'}"
+        if "class" in now[name]:
+            where += f" ({now[name]['class']})"
+        for key in dict.fromkeys((*was[name], *now[name])):
+            old, new = was[name].get(key), now[name].get(key)
+            if old != new and key == "content":
+                yield f"{where}: other samples"
+            elif old != new:
+                yield f"{where}: {key} was {old}, is {new}"
+    if ordered and list(was) != list(now):
+        changed = sorted(was.keys() ^ now.keys())
+        yield f"{what}: other modules: {', '.join(changed[:5]) or 'in another order'}"
+
+
+def _compare_texts(
+    what: str, was: dict[str, str], now: dict[str, str], code: bool
+) -> Iterator[str]:
+    for name in was.keys() & now.keys():
+        old, new = was[name], now[name]
+        if not code:  # functions are compiled to other code by another Python
+            old, new = (_CODE.sub("", text) for text in (old, new))
+        if old != new:
+            yield f"{what}: {name} was {old:.200}, is {new:.200}"
+
+
+def _compare_callbacks(
+    was: list[dict[str, Any]], now: list[dict[str, Any]], code: bool
+) -> Iterator[str]:
+    """The settings of callbacks that are in both runs, the first of a class with the first."""
+    for kind in dict.fromkeys(row["class"] for row in now):
+        pairs = zip(
+            (row["settings"] for row in was if row["class"] == kind),
+            (row["settings"] for row in now if row["class"] == kind),
+            strict=False,
+        )
+        for old, new in pairs:
+            for line in _compare_texts(f"callbacks: {kind}", old, new, code):
+                yield line + _MEANT.get(kind, "")
 
 
 def _compare_seeds(ctx: Context, data: Snapshot) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.checkpoints.describing import describe_run
 from statetrain.checkpoints.differences import differences, fits, refuse
 from statetrain.checkpoints.snapshot import (
     SAVED,
@@ -47,7 +48,7 @@ _NEEDED = (
 
 
 def restore(
-    ctx: Context, machine: Machine, data: Snapshot, allow: bool | Collection[str] = ()
+    ctx: Context, machine: Machine, data: Snapshot, allow: bool | str | Collection[str] = ()
 ) -> None:
     """Puts a snapshot into a context; `machine.run(ctx, at=data["state"])` then resumes the run.
 
@@ -55,7 +56,7 @@ def restore(
         ctx: a `Context` that has not run, whose objects were made as the first ones were.
         machine: what will walk it.
         data: the snapshot. Its tensors may be taken over, so it serves once.
-        allow: which differences are allowed, of `CHANGES`; True for all. What fits is loaded, the
+        allow: which differences are allowed, one of `CHANGES` or several; True for all. What fits is loaded, the
             rest stays as it was made: weights whose name or shape has changed, an optimizer of
             another class or for other parameters. Settings of an optimizer that are given
             differently now are used.
@@ -66,6 +67,7 @@ def restore(
     for name in _NEEDED:
         if not isinstance(data, dict) or name not in data:
             raise CheckpointError(f"what was read is not a run: it has no {name!r}")
+    ctx.given = ctx.given or describe_run(ctx, machine)
     changed = refuse(differences(ctx, machine, data), allow)
     _restore_progress(ctx, data)
     _restore_model(ctx, data)

@@ -27,7 +27,7 @@ from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.sizes import length
 from statetrain.errors import CheckpointError, LifecycleError
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.registry import fingerprint
+from statetrain.lifecycle.registry import fingerprint, to_dict
 from statetrain.lifecycle.state import State
 from statetrain.losses.losses import modules_by_name
 from statetrain.machine.machine import Machine
@@ -57,6 +57,7 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
         "lifecycle": describe_lifecycle(machine.lifecycle),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "seed": ctx.seed,
+        "given": ctx.given,
         "fields": {name: getattr(ctx, name) for name in SAVED},
         # A signal's request is over when the run resumes; a callback's is part of the run.
         "stop": None if ctx.stop == ctx.interrupt else ctx.stop,
@@ -112,6 +113,21 @@ def describe_lifecycle(life: Lifecycle) -> dict[str, Any]:
         "fingerprint": mark,
         "states": states,
         "arrows": [str(arrow) for arrow in life.transitions],
+        "parts": _describe_parts(life),
+    }
+
+
+def _describe_parts(life: Lifecycle) -> dict[str, Any]:
+    """The guards, actions and effects with their parameters, by state and arrow."""
+    try:
+        data = to_dict(life)
+    except LifecycleError:  # one has no name
+        return {}
+    named = [(f"state {row['name']}", row) for row in data["states"]]
+    named += [(f"{row['source']} -> {row['dest']}", row) for row in data["transitions"]]
+    return {
+        place: {key: part for key, part in row.items() if isinstance(part, dict)}
+        for place, row in named
     }
 
 

@@ -120,6 +120,9 @@ class Context(Position):
     opt_given: dict[str, Any] = field(Fact.SAVED, factory=dict)
     """The optimizers as they were given: class, and settings by parameter group."""
 
+    given: dict[str, Any] = field(Fact.SAVED_APART, factory=dict)
+    """What a run that is saved was made with, as texts, before it began: model, loss, data."""
+
     buffers: dict[str, Any] = field(Fact.SAVED, Fact.OWN, factory=dict)
     """Free for callbacks."""
 

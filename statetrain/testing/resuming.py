@@ -142,7 +142,7 @@ def state_of(run: Run) -> Any:
     from statetrain.checkpoints.snapshot import snapshot
 
     data = snapshot(run.ctx, run.machine)
-    del data["seconds"]
+    del data["seconds"], data["given"]
     data["history"] = [
         {name: value for name, value in row.items() if name != "seconds"} for row in data["history"]
     ]

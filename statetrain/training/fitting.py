@@ -64,7 +64,7 @@ def fit(
     compile: bool | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
     seed: int | None = None,
     resume: str | os.PathLike[str] | None = None,
-    allow_changes: bool | Collection[str] = (),
+    allow_changes: bool | str | Collection[str] = (),
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
     verbose: bool = True,
@@ -124,8 +124,8 @@ def fit(
             starts anew if there is none yet; or the path of a checkpoint, or of a directory of
             them. The other arguments are those of the run that was saved; workers, callbacks,
             `epochs` and what is printed may differ.
-        allow_changes: what else may differ: "lifecycle", "model", "optimizer", "data", "seed", or
-            True for all. What fits is loaded; settings of optimizers that are given differently now
+        allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
+            "callbacks" (their settings), "seed", several of them, or True for all. What fits is loaded; settings of optimizers that are given differently now
             hold.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write
             them to as well, with times, counters and the loss, for `statetrain watch` and
@@ -159,7 +159,7 @@ def fit(
     accelerator = accelerator_for(accelerator, device)
     ranks = ranks_of(accelerator)
     listening = heard_on(ranks, with_tracing(listeners(callbacks), trace))
-    saved = find_saved(resume, listening)
+    saved = find_saved(resume, listening, allow_changes)
     seed = shared_seed(ranks, seed, saved.snapshot)
     data = load_data(train, valid, evaluations, limits.most, seed, dataloader_options)
     divided = divide(ranks, data)

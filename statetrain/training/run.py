@@ -12,6 +12,7 @@ import torch
 from attrs import define
 
 from statetrain.callback import unwrapped
+from statetrain.checkpoints.describing import changed_attributes
 from statetrain.checkpoints.restoring import restore
 from statetrain.compute.keyed import caveat
 from statetrain.context.context import Context
@@ -80,13 +81,17 @@ class Run:
 
     @property
     def caveats(self) -> list[str]:
-        """What may keep this run from going on exactly if it is cut and continued; empty if nothing is known to.
+        """What may keep this run from resuming exactly; empty if nothing is known to.
 
-        It looks at the data only. `statetrain.testing.assert_resumable` proves it for all of a
+        It looks at the data (a sample is loaded twice) and, in a run that is saved, at attributes
+        of modules that have changed. `statetrain.testing.assert_resumable` proves it for all of a
         script.
         """
         sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data, **self.ctx.evaluations}
-        return [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
+        found = [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
+        if self.ctx.given:
+            found += changed_attributes(self.model, self.ctx.given["model"])
+        return found
 
     @property
     def trace(self) -> Trace:
@@ -252,7 +257,7 @@ class Run:
             self.ctx.stop = None
         return self.machine.steps(self.ctx, at=at)
 
-    def resume(self, source: str = "last", allow_changes: bool | Collection[str] = ()) -> Run:
+    def resume(self, source: str = "last", allow_changes: bool | str | Collection[str] = ()) -> Run:
         """Goes back to a checkpoint and on from there, as after an interrupt in a notebook.
 
         Args:

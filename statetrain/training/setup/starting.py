@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterable
 
 from attrs import define
 
-from statetrain.callback import Callback
-from statetrain.callbacks.checkpoint import find
+from statetrain.callback import Callback, unwrapped
+from statetrain.callbacks.checkpoint import Checkpoint, find
+from statetrain.checkpoints.describing import describe_run
+from statetrain.checkpoints.differences import read_allowed
 from statetrain.checkpoints.restoring import restore
 from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.errors import ConfigError
 from statetrain.training.run import Run
 
 
@@ -25,24 +28,40 @@ class Saved:
 
     snapshot: Snapshot | None
 
-    def put_into(self, run: Run, allow: bool | Collection[str]) -> None:
+    def put_into(self, run: Run, allow: bool | str | Collection[str]) -> None:
         """Restores a run, and forgets the snapshot.
 
         Raises:
             CheckpointError: it is of another run.
         """
         if self.snapshot is None:
+            if any(isinstance(one, Checkpoint) for one in map(unwrapped, run.machine.callbacks)):
+                run.ctx.given = describe_run(run.ctx, run.machine)
             return
         restore(run.ctx, run.machine, self.snapshot, allow)
         run.at, self.snapshot = self.snapshot["state"], None
 
 
-def find_saved(resume: str | os.PathLike[str] | None, callbacks: Iterable[Callback]) -> Saved:
-    """What `resume` stands for, read before anything is made; see `find`."""
+def find_saved(
+    resume: str | os.PathLike[str] | None,
+    callbacks: Iterable[Callback],
+    allow: bool | str | Collection[str] = (),
+) -> Saved:
+    """What `resume` stands for, read before anything is made; see `find`.
+
+    Raises:
+        ConfigError: there is no such thing, a word of `allow_changes` is unknown, or there is
+            nothing that it could allow.
+    """
+    if read_allowed(allow) and resume is None:
+        raise ConfigError(
+            f"allow_changes={allow!r} has nothing to allow: a run differs from the one that it"
+            " resumes; give resume='last', or leave it out"
+        )
     return Saved(None if resume is None else find(resume, callbacks))
 
 
-def begin(run: Run, saved: Saved, allow: bool | Collection[str], start: bool) -> Run:
+def begin(run: Run, saved: Saved, allow: bool | str | Collection[str], start: bool) -> Run:
     """Restores a run, if there is something to restore, and walks it unless it is only made."""
     saved.put_into(run, allow)
     return run.walk() if start else run

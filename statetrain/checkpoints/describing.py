@@ -1,0 +1,269 @@
+"""What a run was made with, as short texts: to notice on resume what is another one now.
+
+A description is taken before the first batch, of fresh objects, both times; so what changes while a
+run trains makes no difference. It names classes, functions and settings, and of data a few rows: it
+costs a millisecond, and proves nothing about what it does not show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import attrs
+import torch
+from torch.utils.data import Subset
+
+from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.context.context import Context
+from statetrain.data.iterating import data_of, sets_of
+from statetrain.machine.machine import Machine
+
+Description = dict[str, Any]
+
+_DEEPEST = 4  # objects within objects
+_ROWS = 32  # of a tensor that are looked at
+_BYTES = 4096  # of a row
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
+# What a callback may write without taking part in the training
+_ASIDE = ("saves", "save_seconds", "stop", "history", "records", "logged", "buffers")
+
+
+def describe_run(ctx: Context, machine: Machine) -> Description:
+    """The parts of a run, before its first batch, that a snapshot does not hold.
+
+    Args:
+        ctx: the context; nothing has been trained with it.
+        machine: what walks it.
+
+    Returns:
+        Texts: of the model's modules and of the losses by name, of the data by set, and of the
+        settings of callbacks that take part in the training.
+    """
+    return {
+        "model": describe_modules(ctx.accelerator.unwrap(ctx.model)),
+        "loss": {name: describe(loss) for name, loss in ctx.loss_fns.items()},
+        "data": {
+            name: describe_data(data_of(ctx, name), keep_indices=ctx.split_state is None)
+            for name in sets_of(ctx)
+            if data_of(ctx, name) is not None
+        },
+        "callbacks": [
+            {"class": name_of(one), "settings": settings_of_callback(unwrapped(one))}
+            for one in machine.callbacks
+            if takes_part(unwrapped(one))
+        ],
+    }
+
+
+# ---------------------------------------------------------------- model and losses
+
+
+def describe_modules(model: torch.nn.Module) -> dict[str, dict[str, str]]:
+    """The class and the settings of each module, by its name and theirs."""
+    return {name: _settings_of_module(module) for name, module in model.named_modules()}
+
+
+def changed_attributes(model: torch.nn.Module, before: dict[str, dict[str, str]]) -> list[str]:
+    """Attributes of modules that have changed since they were described, and are in no snapshot.
+
+    Args:
+        model: as it is now.
+        before: what `describe_modules` gave.
+    """
+    found = []
+    for name, settings in describe_modules(model).items():
+        for key, value in settings.items():
+            if name in before and before[name].get(key) != value:
+                where = f"{name}.{key}" if name else key
+                found.append(
+                    f"model: the attribute {where} has changed since the run began, and is not"
+                    " saved; make it a buffer, or save it by get_extra_state"
+                )
+    return found
+
+
+def _settings_of_module(module: torch.nn.Module) -> dict[str, str]:
+    found = {"class": type(module).__name__}
+    for name, value in vars(module).items():
+        if not name.startswith("_") and name != "training" and _is_plain(value):
+            found[name] = repr(value)
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return len(value) <= 16 and all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def describe(thing: Any, depth: int = 0) -> str:
+    """A function, an object or plain data as a short text, the same in each process."""
+    if _is_plain(thing):
+        return repr(thing)
+    if depth > _DEEPEST:
+        return type(thing).__name__
+    if isinstance(thing, torch.Tensor):
+        return f"tensor {tuple(thing.shape)} {_sum_of(thing)}"
+    if isinstance(thing, type):
+        return thing.__qualname__
+    if isinstance(thing, MethodType):
+        return f"{describe(thing.__self__, depth + 1)}.{thing.__name__}"
+    if isinstance(thing, _FUNCTIONS):
+        return _describe_function(thing, depth)
+    if isinstance(thing, torch.nn.Module):
+        return _describe_module(thing, depth)
+    return _describe_object(thing, depth)
+
+
+def _describe_function(function: Any, depth: int) -> str:
+    name = f"{getattr(function, '__qualname__', '?')}"
+    code = getattr(function, "__code__", None)
+    if code is None or (function.__module__ or "").partition(".")[0] == "torch":
+        return name
+    text = repr((code.co_code, code.co_names, [c for c in code.co_consts if _is_plain(c)]))
+    within = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    inner = ", ".join(describe(part, depth + 1) for part in within)
+    return f"{name} #{_short(text.encode())}{f' of {inner}' if inner else ''}"
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  # it raises if there is nothing
+    except ValueError:
+        return False
+    return True
+
+
+def _describe_module(module: torch.nn.Module, depth: int) -> str:
+    settings = _settings_of_module(module)
+    name = settings.pop("class")
+    within = {**dict(module.named_children()), **dict(module.named_buffers(recurse=False))}
+    texts = settings | {key: describe(part, depth + 1) for key, part in within.items()}
+    return f"{name}({', '.join(f'{key}={text}' for key, text in texts.items())})"
+
+
+def _describe_object(thing: Any, depth: int) -> str:
+    parts: dict[str, Any]
+    if isinstance(thing, partial):
+        name = describe(thing.func, depth + 1)
+        parts = {**{str(i): part for i, part in enumerate(thing.args)}, **thing.keywords}
+    elif isinstance(thing, Mapping):
+        name, parts = "", {str(key): value for key, value in thing.items()}
+    elif isinstance(thing, list | tuple):
+        name, parts = "", {str(i): value for i, value in enumerate(thing)}
+    elif attrs.has(type(thing)):
+        name = type(thing).__name__
+        parts = {
+            field.name: getattr(thing, field.name, None) for field in attrs.fields(type(thing))
+        }
+    else:
+        name = type(thing).__name__
+        parts = {
+            key: value for key, value in getattr(thing, "__dict__", {}).items() if key[:1] != "_"
+        }
+    inner = ", ".join(f"{key}={describe(value, depth + 1)}" for key, value in parts.items())
+    return _ADDRESS.sub("", f"{name}({inner})")
+
+
+# ---------------------------------------------------------------- data
+
+
+def describe_data(loader: Any, *, keep_indices: bool = True) -> dict[str, str]:
+    """How a loader makes batches, and a few rows of what its dataset holds, as sums.
+
+    Args:
+        loader: what is iterated over.
+        keep_indices: whether the samples of a subset are part of it.
+    """
+    found: dict[str, str] = {}
+    sampler = _unkeyed(getattr(loader, "batch_sampler", None))
+    size = getattr(sampler, "batch_size", None)
+    if isinstance(size, int):
+        found["batch size"] = str(size)
+        found["drop_last"] = str(getattr(sampler, "drop_last", None))
+    order = getattr(sampler, "sampler", None) or _unkeyed(getattr(loader, "sampler", None))
+    if order is not None:
+        found["order"] = type(order).__name__
+    dataset = getattr(loader, "dataset", loader if isinstance(loader, list | tuple) else None)
+    if content := ", ".join(_contents(dataset, keep_indices, 0)):
+        found["content"] = _short(content.encode())
+    return found
+
+
+def _unkeyed(sampler: Any) -> Any:
+    """What decides the order in a loader that draws by key."""
+    is_keyed = type(sampler).__name__ == "KeyedOrder"
+    return sampler.sampler if is_keyed else sampler
+
+
+def _contents(thing: Any, keep_indices: bool, depth: int) -> Iterator[str]:
+    """Sums of the arrays and of the plain data in a dataset."""
+    if depth > _DEEPEST or thing is None:
+        return
+    if isinstance(thing, torch.Tensor) or hasattr(thing, "__array_interface__"):
+        yield _sum_of(thing)
+    elif isinstance(thing, list | tuple):
+        yield str(len(thing))
+        for i in _spread(len(thing)):
+            yield from _contents(thing[i], keep_indices, depth + 1)
+    elif isinstance(thing, Mapping):
+        for value in list(thing.values())[:_ROWS]:
+            yield from _contents(value, keep_indices, depth + 1)
+    elif isinstance(thing, str | bytes | int | float):
+        yield repr(thing)
+    elif isinstance(thing, Subset):
+        yield from _contents(thing.dataset, keep_indices, depth + 1)
+        if keep_indices:
+            yield _short(repr(list(thing.indices)).encode())
+    elif not callable(thing):
+        for name, value in getattr(thing, "__dict__", {}).items():
+            if name != "seed":
+                yield from _contents(value, keep_indices, depth + 1)
+
+
+def _sum_of(values: Any) -> str:
+    """The shape of an array, and a sum of some of its rows."""
+    tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
+    rows = tensor[_spread(len(tensor))] if tensor.dim() else tensor
+    data = rows.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+    return f"{tuple(tensor.shape)} {tensor.dtype} {_short(bytes(data[: _ROWS * _BYTES].numpy()))}"
+
+
+def _spread(size: int) -> list[int]:
+    """Numbers of some rows, from the first to the last."""
+    count = min(size, _ROWS)
+    return [i * (size - 1) // max(count - 1, 1) for i in range(count)]
+
+
+def _short(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=6).hexdigest()
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+def takes_part(callback: Callback) -> bool:
+    """Whether a callback declares that it writes what is trained, or what trains it."""
+    writes = callback.writes
+    listed = writes.values() if isinstance(writes, Mapping) else [writes]
+    fields = {field.partition(".")[0] for fields in listed for field in fields}
+    return bool(fields - set(_ASIDE))
+
+
+def settings_of_callback(callback: Callback) -> dict[str, str]:
+    """What a callback was made with: the arguments of its class that are its attributes."""
+    names = inspect.signature(type(callback).__init__).parameters
+    settings = {}
+    for name in names:
+        for attribute in (name, f"_{name}"):
+            if name != "self" and hasattr(callback, attribute):
+                settings[name] = describe(getattr(callback, attribute))
+                break
+    return settings
