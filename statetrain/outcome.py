@@ -22,6 +22,12 @@ class Outcome:
         """Whether the run ended as it was meant to: completed, or stopped for a reason."""
         return isinstance(self, Completed | Stopped)
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import badge
+
+        word, _, rest = repr(self).partition("(")
+        return badge(word.lower(), rest.removesuffix(")"), "#2f855a" if self.ok else "#c53030")
+
 
 @frozen
 class Completed(Outcome):

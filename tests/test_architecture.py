@@ -13,7 +13,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The floors of the house. A module imports from floors below its own and, on its own, from those
 # before it.
 FLOORS = (
-    ("naming", "errors", "events", "outcome", "validators", "guards", "schedules", "lifecycle"),
+    (
+        "naming",
+        "notebook",
+        "errors",
+        "events",
+        "outcome",
+        "validators",
+        "guards",
+        "schedules",
+        "lifecycle",
+    ),
     ("context", "callback", "contracts"),
     ("machine", "trace", "diagram", "live"),
     ("report", "testing"),

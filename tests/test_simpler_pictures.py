@@ -356,7 +356,7 @@ def test_the_time_of_a_folded_scope_is_all_that_passed_in_it():
 
 
 def test_in_a_notebook_things_show_their_pictures():
-    """A lifecycle, a machine, a run and a trace: as SVG, as Mermaid and as text; a run with what it did."""
+    """A lifecycle, a machine and a trace: as HTML, SVG, Mermaid and text; a trace with what the run did."""
     run = st.fit(
         torch.nn.Linear(4, 2),
         (torch.randn(8, 4), torch.zeros(8, dtype=torch.long)),
@@ -367,14 +367,13 @@ def test_in_a_notebook_things_show_their_pictures():
         trace=True,
         verbose=False,
     )
-    for thing in (run.lifecycle, run.machine, run, run.trace):
+    for thing in (run.lifecycle, run.machine, run.trace):
         bundle = thing._repr_mimebundle_()
-        assert set(bundle) == {"text/plain", "text/vnd.mermaid", "image/svg+xml"}
+        assert set(bundle) == {"text/plain", "text/vnd.mermaid", "image/svg+xml", "text/html"}
         assert bundle["text/plain"] == (str(thing) if thing is run.lifecycle else repr(thing))
-    assert "\N{MULTIPLICATION SIGN} 1" in run._repr_mimebundle_()["image/svg+xml"].replace(
-        "\N{NO-BREAK SPACE}", " "
-    )
-    assert "\N{MULTIPLICATION SIGN} 1" not in run.machine._repr_mimebundle_()[
-        "image/svg+xml"
-    ].replace("\N{NO-BREAK SPACE}", " ")
+        # Of any width, it fits the page
+        assert '<svg style="max-width: 100%; height: auto" ' in bundle["text/html"]
+    once = "\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}1"
+    assert once in run.trace._repr_mimebundle_()["image/svg+xml"]
+    assert once not in run.machine._repr_mimebundle_()["image/svg+xml"]
     assert run.svg() == run.trace.svg()

@@ -226,6 +226,21 @@ class Profile(Callback):
         ]
         return sorted(rows, key=lambda row: row["seconds"], reverse=True)
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import table
+
+        rows = [
+            [
+                row["state"],
+                row["hook"],
+                f"{row['visits']:,}",
+                f"{row['seconds']:.4f}",
+                f"{row['share']:.1%}",
+            ]
+            for row in self.table()
+        ]
+        return table(("state", "hook", "visits", "seconds", "share"), rows, repr(self)[1:-1])
+
     def __repr__(self) -> str:
         return f"<Profile: {self.total:.3g} s, {self.waiting:.3g} s of them waiting for data>"
 

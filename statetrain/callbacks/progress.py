@@ -18,7 +18,8 @@ from statetrain.callback import Callback
 from statetrain.context.history import COUNTERS
 from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
-from statetrain.logs.bars import Bar, Bars, clock, draws_in_place, in_notebook
+from statetrain.logs.bars import Bar, Bars, clock, draws_in_place
+from statetrain.logs.cell import CellBars, in_notebook
 from statetrain.logs.streams import Stream, printable
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
@@ -44,8 +45,7 @@ _STYLES: dict[type, str] = {
 class Progress(Callback):
     """Shows how far a run has got, and how it ended.
 
-    In a terminal and in notebooks that have ipywidgets: a bar for the epochs and one for the
-    batches, with the time that is left, batches per second and the mean of the loss since the last
+    In a terminal and in notebooks: a bar for the epochs and one for the batches, with the time that is left, batches per second and the mean of the loss since the last
     row. Elsewhere, and for every recorded row above the bars, a line: `epoch 3/20  train_loss
     0.2310  valid_loss 0.2980  1.2 s`, the seconds since the row before. The last line says the
     outcome. Control characters in names and reasons are escaped.
@@ -100,7 +100,7 @@ class Progress(Callback):
     def _reset(self) -> None:
         self._run = ""  # what is running: fit, evaluation or prediction; empty between runs
         self._stream: Stream | None = None  # where lines go; None where nothing is shown
-        self._bars: Bars | None = None
+        self._bars: Bars | CellBars | None = None
         # The clock at which to draw next; None where nothing is drawn
         self._due: float | None = None
         self._had = 0.0  # the part of this epoch that was made before the run was continued
@@ -185,7 +185,7 @@ class Progress(Callback):
         self._stream = Stream(file)
         notebook = self._file is None and in_notebook()
         if self._mode == "rich" or (self._mode == "auto" and (notebook or draws_in_place(file))):
-            self._bars = Bars(self._stream, notebook)
+            self._bars = CellBars() if notebook else Bars(self._stream)
             self._due = self._started
 
     def _finish(self, ctx: Context) -> None:

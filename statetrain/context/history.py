@@ -164,17 +164,39 @@ class History(Sequence[Row]):
             f" {printable(', '.join(self.columns)) or 'nothing yet'}>"
         )
 
-    def __str__(self) -> str:
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import table
+
         columns = self.columns
+        rows = [[format_value(row.get(name, "")) for name in columns] for row in self.rows]
+        return table(columns, rows)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, most: int | None = None) -> str:
+        """The rows as a table for a terminal.
+
+        Args:
+            most: how many rows are shown; of more, the middle is left out. None shows all.
+        """
+        columns, shown, left_out = self.columns, self.rows, 0
+        if most is not None and len(shown) > most:
+            first = most // 3
+            left_out = len(shown) - most
+            shown = [*shown[:first], *shown[first - most :]]
         lines = [
             list(map(printable, columns)),
-            *([format_value(row.get(name, "")) for name in columns] for row in self.rows),
+            *([format_value(row.get(name, "")) for name in columns] for row in shown),
         ]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-        return "\n".join(
+        texts = [
             "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
             for line in lines
-        )
+        ]
+        if left_out:
+            texts.insert(most // 3 + 1 if most else 1, f"[{left_out:,} rows more]")
+        return "\n".join(texts)
 
 
 def format_value(value: Any) -> str:

@@ -97,6 +97,11 @@ class Order:
     def _name(self, place: int) -> str:
         return next(one.name for one in self.listeners if one.place == place)
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import text
+
+        return text(str(self))
+
     def __repr__(self) -> str:
         return (
             f"<Order of {self.hook}:"

@@ -8,6 +8,7 @@ from statetrain.diagram.as_mermaid import mermaid
 from statetrain.diagram.as_svg import svg
 from statetrain.diagram.showing import Shown
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.notebook import picture
 
 
 def bundle(text: str, life: Lifecycle | None, **options: Unpack[Shown]) -> dict[str, str]:
@@ -20,8 +21,10 @@ def bundle(text: str, life: Lifecycle | None, **options: Unpack[Shown]) -> dict[
     """
     if life is None:
         return {"text/plain": text}
+    drawn = svg(life, **options)
     return {
         "text/plain": text,
         "text/vnd.mermaid": mermaid(life, **options),
-        "image/svg+xml": svg(life, **options),
+        "image/svg+xml": drawn,
+        "text/html": picture(drawn),
     }

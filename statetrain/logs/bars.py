@@ -1,9 +1,7 @@
-"""Bars that are drawn in place, in a terminal or a notebook, with rich."""
+"""Bars that are drawn in place in a terminal, with rich."""
 
 from __future__ import annotations
 
-import builtins
-import importlib.util
 import math
 import os
 import sys
@@ -25,15 +23,6 @@ def draws_in_place(file: Any) -> bool:
     if hasattr(file, "rich_proxied_file") or os.environ.get("TERM", "") in ("dumb", "unknown"):
         return False
     return is_terminal(file)
-
-
-def in_notebook() -> bool:
-    """Whether this is a notebook that can draw bars; asks rich only where IPython is running."""
-    if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
-        return False
-    import rich
-
-    return rich.get_console().is_jupyter
 
 
 @frozen
@@ -58,20 +47,19 @@ class Bar:
 class Bars:
     """Bars that are drawn in place, below the lines, and vanish when they are stopped."""
 
-    def __init__(self, stream: Stream, notebook: bool) -> None:
+    def __init__(self, stream: Stream) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
 
         self._text = Text
-        self._stream, self._notebook = stream, notebook
         self._console = Console(
-            file=cast("TextIO", stream), force_terminal=not notebook or None, force_jupyter=notebook
+            file=cast("TextIO", stream), force_terminal=True, force_jupyter=False
         )
         self._bars: Iterable[Bar] = ()
         self._drawings = 0
         # What others print is to appear above the bars, where it goes to the same terminal.
-        own = stream.file is sys.stdout and not notebook
+        own = stream.file is sys.stdout
         self._live = Live(
             console=self._console,
             get_renderable=self._picture,
@@ -90,10 +78,7 @@ class Bars:
 
     def line(self, text: str, style: str = "") -> None:
         """Prints a line above the bars."""
-        if self._notebook:
-            self._stream.line(text)
-        else:
-            self._console.print(self._text(text, style), soft_wrap=True)
+        self._console.print(self._text(text, style), soft_wrap=True)
 
     def stop(self) -> None:
         """Takes the bars away and gives the terminal back as it was."""

@@ -158,6 +158,11 @@ class Explanation:
     words: str
     ways: tuple[Way, ...] = ()
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import text
+
+        return text(str(self))
+
     def __repr__(self) -> str:
         return str(self)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 from statetrain.context.history import COUNTERS, History
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
+from statetrain.report.charts import thinned
+
+_MARKED = 60  # points of a curve that are marked one by one, at most
 
 
 def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "epoch") -> Any:
@@ -26,7 +30,7 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
         ConfigError: a metric or the counter is unknown, or nothing was recorded.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure
     except ImportError as error:
         raise ImportError(
             "plots need matplotlib; install it with: pip install 'statetrain[plot]'"
@@ -41,14 +45,23 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
     _check(history, names, chosen, x)
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
+
+    class Curves(matplotlib.figure.Figure):
+        """A figure that a notebook shows by itself, though it belongs to no window."""
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    figure = Curves(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for name, panel in zip(chosen, panels, strict=False):
         for column, label in lines[name].items():
-            points = [(row[x], row[column]) for row in history if column in row]
+            points = thinned([(row[x], row[column]) for row in history if column in row])
             panel.plot(
                 *zip(*points, strict=True),
-                marker="o",
+                marker="o" if len(points) <= _MARKED else None,
                 markersize=3,
                 linestyle={"train": "-"}.get(history.set_of(column), "--"),
                 label=label,

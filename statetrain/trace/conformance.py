@@ -30,6 +30,11 @@ class Conformance:
     def __bool__(self) -> bool:
         return self.at is None
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import text
+
+        return text(str(self))
+
     def __repr__(self) -> str:
         return self.words
 

@@ -41,6 +41,11 @@ class Difference:
     other: str
     words: str
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import text
+
+        return text(str(self))
+
     def __repr__(self) -> str:
         return self.words
 

@@ -139,6 +139,12 @@ class LRFinder:
         ax.legend()
         return ax
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import table
+
+        rows = [[f"{row.lr:.3e}", f"{row.loss:.4g}", f"{row.smoothed:.4g}"] for row in self.rows]
+        return table(Trial._fields, rows, repr(self)[1:-1])
+
     def __repr__(self) -> str:
         between = f" from {self.rows[0].lr:.2g} to {self.rows[-1].lr:.2g}" if self.rows else ""
         suggestion = "none" if self.suggestion is None else f"{self.suggestion:.2g}"

@@ -30,6 +30,9 @@ from statetrain.trace import Trace, Tracing
 OnInterrupt = Literal["return", "raise", "exit"]
 
 
+_SHOWN = 60  # rows of the history that `print` shows
+
+
 @define(eq=False, repr=False)
 class Run:
     """A machine and the context that it ran.
@@ -167,10 +170,12 @@ class Run:
         control(self, port)
         return self
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        from statetrain.diagram.bundle import bundle
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import badge, picture
 
-        return bundle(repr(self), self.lifecycle, trace=self._recorded())
+        ended = self.outcome._repr_html_() if self.outcome is not None else badge("begun", "", "")
+        outline = self.svg(detail="outline")
+        return f"{ended}{self.history._repr_html_()}{picture(outline)}"
 
     def why(self) -> Explanation:
         """Why it is where it is, or ended as it did: the arrow last taken, and what was asked before it."""
@@ -319,7 +324,7 @@ class Run:
     def __str__(self) -> str:
         return (
             f"{self.outcome!r} after {self.ctx.step} steps and {self.ctx.seconds:.1f}"
-            f" s\n\n{self.history}"
+            f" s\n\n{self.history.text(_SHOWN)}"
         )
 
 
