@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import attrs
@@ -47,8 +49,20 @@ def label_of(thing: object) -> str:
     doc = getattr(thing, "__doc__", None) if hasattr(thing, "__name__") else None
     if doc and (lines := str(doc).strip().splitlines()):
         return lines[0].rstrip(".")
+    if sys.flags.optimize > 1:
+        _tell_of_stripped_docstrings()
     name = getattr(thing, "__name__", type(thing).__name__)
     return str(name).strip("_").replace("_", " ")
+
+
+@cache
+def _tell_of_stripped_docstrings() -> None:
+    import logging  # it takes long to load, and this is seldom called
+
+    logging.getLogger("statetrain").warning(
+        "python -OO strips docstrings, which label actions, effects and guards; tables, pictures and"
+        " messages show the functions' names instead. python -O keeps them"
+    )
 
 
 def identify(thing: Any) -> str:
@@ -59,13 +73,30 @@ def identify(thing: Any) -> str:
             partial).
     """
     name = getattr(thing, "__qualname__", None)
-    module = getattr(thing, "__module__", None)
+    module = importable(getattr(thing, "__module__", None))
     if name is None or module is None or "<" in name:
         raise ValueError(
             f"{thing!r} has no stable name; write it as a function at the top of a module, "
             "or as an attrs class whose fields are its parameters"
         )
     return f"{module}:{name}"
+
+
+def importable(module: Any) -> Any:
+    """The name by which a module is imported: that of a script's file for `__main__`.
+
+    So a run that a script began is the same when its file is imported, or run with `python -m`.
+    """
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    if file is None:  # a notebook, a prompt
+        return module
+    return os.path.splitext(os.path.basename(file))[0]
 
 
 def describe(thing: Any) -> Any:

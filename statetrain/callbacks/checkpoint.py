@@ -473,6 +473,10 @@ class Checkpoint(Callback):
 
     # ------------------------------------------------------------ before the first batch
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is bound to the table of a run, which `_open` makes anew."""
+        return {**self.__dict__, "_intervals": [], "_last": {}, "_limits": {}, "_writing": None}
+
     def _open(self, ctx: Context) -> None:
         self._forget()
         self._follows = ctx.news is not None and ctx.news.group.rank > 0

@@ -54,6 +54,8 @@ def on(
 class FunctionCallback(Callback):
     """A callback made of one function; what `on` gives."""
 
+    shareable = True  # it keeps nothing, so several live runs may have it
+
     def __init__(
         self,
         function: Hook,

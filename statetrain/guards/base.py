@@ -15,6 +15,7 @@ and any of them takes another name with `named`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias, get_args, overload
 
@@ -340,8 +341,23 @@ class Predicate(Guard):
     def bind(self, place: str) -> Test:
         return self.function
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name, where the decorated function stands in its module: it is not found there."""
+        module, name = self.function.__module__, self.function.__qualname__
+        if _found(module, name) is self:
+            return _found, (module, name)
+        return type(self), (self.function, self.fields, self.now, self.how)
+
     def __repr__(self) -> str:
         return f"<guard {self.label!r}>"
+
+
+def _found(module: str, name: str) -> Any:
+    """What stands in a module under a name; None if nothing does."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 @overload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -347,6 +348,11 @@ class Machine:
         if ctx.outcome is None:
             ctx.outcome = Completed(epoch_of(ctx))
         raise_all(clean_up(ctx))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew of its parts where it is unpickled; the plan is full of bound functions."""
+        make = partial(type(self), debug=self.debug, agreement=self.agreement)
+        return make, (self.lifecycle, self.callbacks, self.engine)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from statetrain.diagram.bundle import bundle

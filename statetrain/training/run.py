@@ -26,6 +26,8 @@ from statetrain.machine.machine import Machine
 from statetrain.machine.steps import Steps
 from statetrain.outcome import Failed, Interrupted, Outcome
 from statetrain.trace import Trace, Tracing
+from statetrain.training.claiming import claim
+from statetrain.training.record import RunRecord
 
 OnInterrupt = Literal["return", "raise", "exit"]
 
@@ -224,13 +226,13 @@ class Run:
             KeyboardInterrupt: the run was interrupted, and `on_interrupt` is "raise".
             SystemExit: likewise, and it is "exit".
         """
+        _refuse_inference()
         return self._walk()
 
     def _walk(self, whole: bool = False) -> Run:
         self._refuse_if_under_way()
+        self._begin()
         at, self.at = self.at, None
-        if at is None:
-            self.ctx.stop = None  # a request of an earlier fit; one made from now on holds
         if self.ctx.news is not None:
             self.ctx.news.begin(partial(_place, self.ctx))
         try:
@@ -256,11 +258,36 @@ class Run:
 
     def steps(self) -> Steps:
         """The same walk, one transition at a time; signals are left alone."""
+        _refuse_inference()
         self._refuse_if_under_way()
+        self._begin()
         at, self.at = self.at, None
-        if at is None:
-            self.ctx.stop = None
         return self.machine.steps(self.ctx, at=at)
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Asks the run to stop at the next loop head; it then ends in order, with this reason.
+
+        It may be called from another thread, a signal handler or a hook, and before the run has
+        begun: it stops at its first loop head then.
+
+        Args:
+            reason: why; it becomes the outcome's. The first reason stays.
+        """
+        self.ctx.request_stop(reason)
+
+    def _begin(self) -> None:
+        """Claims the callbacks, and sees that a request to stop is over when the run is."""
+        self.ctx.defer(self._forget_request)
+        self.ctx.machine = self.machine
+        claim(self.ctx)
+
+    def _forget_request(self) -> None:
+        self.ctx.stop = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process there is a record of it, which an error can carry."""
+        rows = tuple(dict(row) for row in self.history.rows)
+        return RunRecord, (self.lifecycle.name, repr(self.outcome), rows)
 
     def resume(self, source: str = "last", allow_changes: bool | str | Collection[str] = ()) -> Run:
         """Goes back to a checkpoint and on from there, as after an interrupt in a notebook.
@@ -332,3 +359,12 @@ def _place(ctx: Context) -> str:
     """Where a run is, for the other ranks."""
     state = ctx.outcome.state if isinstance(ctx.outcome, Failed) else ctx.state
     return f"{state!r} of epoch {ctx.epoch}, batch {ctx.iter}"
+
+
+def _refuse_inference() -> None:
+    """Raises a `MachineError` where torch would compute no gradients whatever is asked for."""
+    if torch.is_inference_mode_enabled():
+        raise MachineError(
+            "a run inside torch.inference_mode() cannot compute gradients; start it outside, or in"
+            " `with torch.inference_mode(False):`"
+        )
