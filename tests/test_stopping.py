@@ -358,3 +358,130 @@ def test_a_stop_that_would_end_the_run_before_it_begins_is_refused():
         **common,
     )
     assert (run.outcome.epoch, len(run.history)) == (1, 1)
+
+
+# ---------------------------------------------------------------- each row is read once
+
+
+FOLDS = [
+    EarlyStopping("valid_loss", 3),
+    EarlyStopping("valid_loss", 2, mode="max", start_from_epoch=2),
+    Threshold("valid_loss", 2.0),
+    GL(alpha=10),
+    PQ(k=2, alpha=0.5),
+    UP(n=2),
+    InvalidValue(),
+    NumberLimit(n=4),
+    Warmup(EarlyStopping("valid_loss", 1) | UP(n=1) & ~Threshold("valid_loss", 1.0), 2),
+]
+_ROWS = some.lists(
+    some.fixed_dictionaries(
+        {"epoch": some.integers(0, 4)},
+        optional={
+            "valid_loss": some.sampled_from([1.0, 2.0, 3.0, 2.5, -1.0, NAN, INF]),
+            "train_loss": some.sampled_from([1.0, 1.5, 2.0, INF]),
+        },
+    ),
+    max_size=12,
+)
+
+
+@drawn
+@given(_ROWS, some.sampled_from(FOLDS), some.integers(0, 3), some.data())
+def test_what_is_read_row_by_row_is_what_is_read_at_once(rows, guard, first, data):
+    "Asked as rows come, as the last one gets columns, and after the history was cut or replaced: always as if asked for the first time."
+    ctx = st.Context(history=History(), first_row=first)
+    for n, row in enumerate(rows):
+        ctx.history.rows.append(row)
+        if n % 3 == 2:
+            ctx.history.rows[-1].update(valid_loss=float(n))  # recorded late
+        if data.draw(some.booleans()):
+            assert guard(ctx) == guard(
+                st.Context(history=History(rows=ctx.history.rows), first_row=first)
+            )
+    del ctx.history.rows[data.draw(some.integers(0, len(rows))) :]
+    ctx.history.rows += [{"epoch": 1, "valid_loss": 9.0}] * data.draw(some.integers(0, 3))
+    assert guard(ctx) == guard(st.Context(history=History(rows=ctx.history.rows), first_row=first))
+
+
+def test_a_row_costs_the_same_however_many_there_are():
+    "Each row is read twice: once as the last one, and once for good."
+    read = []
+
+    class Row(dict):
+        def __contains__(self, name):
+            read.append(name)
+            return super().__contains__(name)
+
+    for guard in (EarlyStopping("valid_loss", 10**9), GL(alpha=1e9), UP(n=10**9)):
+        ctx = st.Context(history=History())
+        read.clear()
+        for n in range(200):
+            ctx.history.rows.append(Row(epoch=n, valid_loss=1.0))
+            guard(ctx)
+        assert len(read) <= 2 * 200
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "Warmup"])
+def test_a_resumed_run_stops_where_it_would_have(kind, tmp_path):
+    "Nothing of a fold is saved, and nothing is missing: cut and resumed, the run stops at the same epoch."
+    stop = EarlyStopping("train_loss", 2, min_delta=1e9)
+    if kind == "Warmup":
+        stop = Warmup(stop, 2)
+    common = {
+        "loss": F.mse_loss,
+        "optimizer": torch.optim.SGD,
+        "opt_hparams": {"lr": 0.1},
+        "epochs": 9,
+        "stop": stop,
+    }
+    data = [(torch.ones(2, 1), torch.ones(2, 1))]
+    whole = st.fit(nn.Linear(1, 1), data, **common)
+
+    @st.on("enter_epoch")
+    def cut(ctx):
+        if ctx.epoch == 3:
+            raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        st.fit(nn.Linear(1, 1), data, callbacks=[st.Checkpoint(tmp_path), cut], **common)
+    run = st.fit(nn.Linear(1, 1), data, callbacks=st.Checkpoint(tmp_path), resume="last", **common)
+    assert run.ctx.epoch == whole.ctx.epoch == (5 if kind == "Warmup" else 3)
+
+
+def test_early_stopping_that_acts_several_times():
+    "With `again`, it begins anew after its arrow was taken: three times over four equal values, two rows of patience each."
+    taken = []
+    lower = EarlyStopping("loss", 2, again=True)
+    test, (mark,) = lower.bind("lower"), lower.marks("lower")
+    ctx = st.Context(history=History())
+    for n in range(1, 10):
+        ctx.history.rows.append({"loss": 1.0})
+        if test(ctx):
+            taken.append(n)
+            mark(ctx)
+    assert taken == [3, 6, 9]  # the first of each three is the value to beat
+    assert EarlyStopping("loss", 2).bind("lower")(ctx)  # without, it stays true
+
+
+def test_early_stopping_inside_an_epoch_without_end():
+    "With `prompt`, validations count inside an epoch: of endless data, the run stops after the third that is no better."
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                yield torch.zeros(2, 1), torch.ones(2, 1)
+
+    run = st.fit(
+        nn.Linear(1, 1),
+        Endless(),
+        valid=[(torch.zeros(2, 1), torch.ones(2, 1))],
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 1e-30},
+        epochs=1,
+        validate=Every(2, "steps"),
+        stop=EarlyStopping("valid_loss", 2, prompt=True),
+    )
+    assert isinstance(run.outcome, st.Stopped)
+    assert run.ctx.step == 6

@@ -135,7 +135,7 @@ class Context(Position):
     _records: dict[str, list[Any]] = field(Fact.SAVED_APART, factory=dict)
     """What was logged beside the history; see `log`."""
 
-    first_row: int = field(Fact.SAVED, default=0)
+    first_row: int = field(Fact.SAVED, Fact.OPEN, default=0)
     """The row of the history with which this fit began."""
 
     first_step: int = field(Fact.SAVED, default=0)

@@ -74,7 +74,10 @@ class Position:
     marks: dict[str, float] = field(Fact.SAVED, Fact.NOTED, factory=dict)
     """When intervals last fired."""
 
-    grounds: dict[str, int] = field(Fact.ANEW, Fact.NOTED, factory=dict)
+    folds: dict[Any, Any] = field(Fact.ANEW, Fact.NOTED, Fact.OPEN, factory=dict)
+    """How far guards on the history have read; see `statetrain.guards.folding`."""
+
+    grounds: dict[str, int] = field(Fact.ANEW, Fact.NOTED, Fact.OPEN, factory=dict)
     """Of guards that are alternatives, by label, which part was true when they were last asked."""
 
     asked: list[Asked] = field(Fact.ANEW, Fact.NOTED, factory=list)

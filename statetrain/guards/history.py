@@ -1,42 +1,32 @@
 """Guards on the history: when to stop, by what has been recorded.
 
-Each is a fold over the rows that this fit has recorded, with no memory of its own: nothing to
-reset, save or restore. Rows that do not carry the monitor do not count, and a NaN is never the
-best. They combine, with each other and with limits of time and steps: `EarlyStopping("valid_loss",
-5) | UP("valid_loss", 3) & ~Threshold("valid_loss", 0.1) | TimeLimit(hours=1)`.
+Each is a fold over the rows that this fit has recorded: nothing to reset, save or restore. Rows
+that do not carry the monitor do not count, and a NaN is never the best. They combine, with each
+other and with limits of time and steps: `EarlyStopping("valid_loss", 5) | UP("valid_loss", 3) &
+~Threshold("valid_loss", 0.1) | TimeLimit(hours=1)`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-import attrs
 from attrs import Attribute, field, frozen
 
-from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not, as_guard, leaves
+from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not, Test, as_guard, leaves
 from statetrain.guards.comparing import Mode, better
+from statetrain.guards.folding import Fold, Later, Row, rows_of
 from statetrain.validators import column, one_of, whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-HISTORY = frozenset({"history"})
-
-
-def recorded(ctx: Context, monitor: str, start_from_epoch: int = 0) -> list[float]:
-    """What this fit has recorded of a monitor, oldest first."""
-    return [
-        float(row[monitor])
-        for row in ctx.fit_rows()
-        if monitor in row and row.get("epoch", 0) >= start_from_epoch
-    ]
-
 
 def holds_of_nothing(guard: Guard) -> bool | None:
-    """Whether a guard holds as long as nothing has been recorded; None if that depends on more than the history.
+    """Whether a guard is true as long as nothing has been recorded; None if that depends on more than the history.
 
-    What reads columns does not, so its negation does.
+    What reads columns is false then, so its negation is true.
     """
     if isinstance(guard, Named):
         return holds_of_nothing(guard.guard)
@@ -44,20 +34,19 @@ def holds_of_nothing(guard: Guard) -> bool | None:
         inner = holds_of_nothing(guard.guard)
         return None if inner is None else not inner
     if isinstance(guard, AllOf | AnyOf):
-        decisive, parts = (
-            isinstance(guard, AnyOf),
-            [holds_of_nothing(part) for part in guard.guards],
-        )
-        return decisive if decisive in parts else None if None in parts else not decisive
+        decisive = isinstance(guard, AnyOf)
+        parts = [holds_of_nothing(part) for part in guard.guards]
+        if decisive in parts:
+            return decisive
+        return None if None in parts else not decisive
     return False if guard.monitors else None
 
 
 @frozen
-class EarlyStopping(Guard):
-    """Holds when a monitored value has not improved for `patience` rows of the history.
+class EarlyStopping(Fold):
+    """True when a monitored value has not improved for `patience` rows of the history.
 
-    It is a fold over the rows of this fit, with no memory of its own: nothing to reset, save or
-    restore. Rows that do not carry the monitor do not count. A NaN is no improvement.
+    Rows that do not carry the monitor do not count. A NaN is no improvement.
 
     Args:
         monitor: the exact name of a column of the history.
@@ -66,6 +55,10 @@ class EarlyStopping(Guard):
         mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
         baseline: the value to beat from the start; None takes the first row's.
         start_from_epoch: rows of earlier epochs do not count.
+        prompt: whether it is asked at every loop head, so that it counts validations inside an
+            epoch and stops there; else it is asked between epochs.
+        again: whether it begins again with the rows after its arrow was taken, so that it can act
+            several times, as one that lowers the learning rate does.
     """
 
     monitor: str = field(default="valid_loss", validator=column)
@@ -74,8 +67,8 @@ class EarlyStopping(Guard):
     mode: Mode = field(default="min", kw_only=True, validator=one_of("min", "max", "zero"))
     baseline: float | None = field(default=None, kw_only=True)
     start_from_epoch: int = field(default=0, kw_only=True)
-
-    reads = HISTORY
+    prompt: bool = field(default=False, kw_only=True)
+    again: bool = field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not self.min_delta >= 0:
@@ -85,36 +78,57 @@ class EarlyStopping(Guard):
 
     @property
     def label(self) -> str:
-        return (
-            f"{self.monitor} has not improved for {self.patience}"
-            f" row{'s' if self.patience > 1 else ''}"
-        )
+        rows = "row" if self.patience == 1 else "rows"
+        return f"{self.monitor} has not improved for {self.patience} {rows}"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
+    def start(self) -> Any:
+        return self.baseline, 0
+
+    def step(self, state: Any, row: Row) -> Any:
+        best, waited = state
+        if self.monitor not in row or row.get("epoch", 0) < self.start_from_epoch:
+            return state
+        value = float(row[self.monitor])
+        if better(value, best, self.mode, self.min_delta):
+            return value, 0
+        return best, waited + 1
+
+    def decide(self, state: Any) -> bool:
+        return bool(state[1] >= self.patience)
 
     def waited(self, ctx: Context) -> int:
         """How many rows have gone by without an improvement."""
-        best, waited = self.baseline, 0
-        for value in recorded(ctx, self.monitor, self.start_from_epoch):
-            if better(value, best, self.mode, self.min_delta):
-                best, waited = value, 0
-            else:
-                waited += 1
-        return waited
+        return int(self.state(ctx)[1])
 
-    def test(self, ctx: Context) -> bool:
-        return self.waited(ctx) >= self.patience
+    @property
+    def remembers(self) -> bool:
+        return self.again
+
+    def bind(self, place: str) -> Test:
+        if not self.again:
+            return self.test
+        key = f"{place} {self.label}"
+        return lambda ctx: self.decide(self.state(ctx, int(ctx.marks.get(key, 0))))
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        if not self.again:
+            return ()
+        key = f"{place} {self.label}"
+
+        def mark(ctx: Context) -> None:
+            "begin again"
+            ctx.marks[key] = len(rows_of(ctx)[0])
+
+        return (mark,)
 
 
 @frozen
-class Threshold(Guard):
-    """Holds when the last recorded value of a monitor has reached a target.
+class Threshold(Fold):
+    """True when the last recorded value of a monitor has reached a target.
 
-    Before there is a value it does not hold, so its negation does:
-    `only_if(~Threshold("valid_loss", 0.5), callback)` calls from the start. As a `stop` that would
-    end the run before its first epoch, and is refused.
+    Before there is a value it is false, so its negation is true: `only_if(~Threshold("valid_loss",
+    0.5), callback)` calls from the start. As a `stop` that would end the run before its first
+    epoch, and is refused.
 
     Args:
         monitor: the exact name of a column of the history.
@@ -126,26 +140,26 @@ class Threshold(Guard):
     value: float
     mode: Literal["min", "max"] = field(default="min", kw_only=True, validator=one_of("min", "max"))
 
-    reads = HISTORY
-
     @property
     def label(self) -> str:
-        return f"{self.monitor} {'at most' if self.mode == 'min' else 'at least'} {self.value:g}"
+        words = "at most" if self.mode == "min" else "at least"
+        return f"{self.monitor} {words} {self.value:g}"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
+    def start(self) -> Any:
+        return None
 
-    def test(self, ctx: Context) -> bool:
-        values = recorded(ctx, self.monitor)
-        if not values:
+    def step(self, state: Any, row: Row) -> Any:
+        return float(row[self.monitor]) if self.monitor in row else state
+
+    def decide(self, state: Any) -> bool:
+        if state is None:
             return False
-        return values[-1] <= self.value if self.mode == "min" else values[-1] >= self.value
+        return bool(state <= self.value if self.mode == "min" else state >= self.value)
 
 
 @frozen
-class InvalidValue(Guard):
-    """Holds when a recorded value is NaN or infinite, from then on.
+class InvalidValue(Fold):
+    """True when a recorded value is NaN or infinite, from then on.
 
     The loss of each batch is looked at by `fit(..., non_finite=)`, before it reaches the weights;
     this looks at columns.
@@ -156,23 +170,23 @@ class InvalidValue(Guard):
 
     monitor: str = field(default="valid_loss", validator=column)
 
-    reads = HISTORY
-
     @property
     def label(self) -> str:
         return f"{self.monitor} not finite"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
+    def start(self) -> Any:
+        return False
 
-    def test(self, ctx: Context) -> bool:
-        return not all(map(math.isfinite, recorded(ctx, self.monitor)))
+    def step(self, state: Any, row: Row) -> Any:
+        return state or (self.monitor in row and not math.isfinite(float(row[self.monitor])))
+
+    def decide(self, state: Any) -> bool:
+        return bool(state)
 
 
 @frozen
-class NumberLimit(Guard):
-    """Holds when `n` values have been recorded in this fit.
+class NumberLimit(Fold):
+    """True when `n` values have been recorded in this fit.
 
     Args:
         monitor: the exact name of a column of the history.
@@ -182,23 +196,23 @@ class NumberLimit(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     n: int = field(default=100, validator=whole)
 
-    reads = HISTORY
-
     @property
     def label(self) -> str:
         return f"{self.n} row{'s' if self.n > 1 else ''} of {self.monitor}"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
+    def start(self) -> Any:
+        return 0
 
-    def test(self, ctx: Context) -> bool:
-        return len(recorded(ctx, self.monitor)) >= self.n
+    def step(self, state: Any, row: Row) -> Any:
+        return state + (self.monitor in row)
+
+    def decide(self, state: Any) -> bool:
+        return bool(state >= self.n)
 
 
 @frozen
 class Never(Guard):
-    """Holds never: what `stop=` takes where a criterion is wanted and none is meant. `a | Never()` is `a`."""
+    """Never true: what `stop=` takes where a criterion is wanted and none is meant. `a | Never()` is `a`."""
 
     agree = "same"
 
@@ -220,8 +234,26 @@ def _about_rows(instance: Any, attribute: Attribute[Any], value: Guard) -> None:
 
 
 @frozen
+class _Counting(Fold):
+    """How many rows there are up to the end of a warm-up, and of these, how many carry a monitor."""
+
+    names: tuple[str, ...]
+    n: int
+
+    def start(self) -> Any:
+        return 0, 0
+
+    def step(self, state: Any, row: Row) -> Any:
+        rows, carrying = state
+        if carrying == self.n:
+            return state
+        counts = not self.names or any(name in row for name in self.names)
+        return rows + 1, carrying + counts
+
+
+@frozen
 class Warmup(Guard):
-    """Holds when a criterion does that has not seen the first rows of this fit.
+    """Ignores the first `n` rows of this fit, then behaves as a criterion.
 
         Warmup(EarlyStopping("valid_loss", 3) | GL("valid_loss"), 10)
 
@@ -235,44 +267,20 @@ class Warmup(Guard):
 
     @property
     def label(self) -> str:
-        return (
-            f"{self.criterion.label}, the first {f'{self.n} rows' if self.n > 1 else 'row'}"
-            " left out"
-        )
+        rows = f"{self.n} rows" if self.n > 1 else "row"
+        return f"{self.criterion.label}, the first {rows} left out"
 
     def parts(self) -> tuple[Guard, ...]:
         return (self.criterion,)
 
     def test(self, ctx: Context) -> bool:
-        return self.criterion(_Later(ctx, self._seen(ctx)))
+        return self.criterion(self._later(ctx))
 
     def reason(self, ctx: Context) -> str:
         """The criterion's."""
-        return self.criterion.reason(_Later(ctx, self._seen(ctx)))
+        return self.criterion.reason(self._later(ctx))
 
-    def _seen(self, ctx: Context) -> list[dict[str, Any]]:
-        rows, monitors = ctx.fit_rows(), self.monitors
-        counted = [
-            i
-            for i, row in enumerate(rows)
-            if not monitors or any(monitor in row for monitor in monitors)
-        ]
-        return rows[counted[self.n - 1] + 1 :] if len(counted) >= self.n else []
-
-
-@frozen
-class _Later:
-    """A context in which nothing was recorded before some row."""
-
-    ctx: Context
-    rows: list[dict[str, Any]]
-
-    def fit_rows(self) -> list[dict[str, Any]]:
-        return self.rows
-
-    @property
-    def history(self) -> Any:
-        return attrs.evolve(self.ctx.history, rows=self.rows)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.ctx, name)
+    def _later(self, ctx: Context) -> Later:
+        skipped, carrying = _Counting(self.monitors, self.n).state(ctx)
+        rows, first = rows_of(ctx)
+        return Later(ctx, first + skipped if carrying == self.n else len(rows))

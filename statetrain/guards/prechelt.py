@@ -9,13 +9,11 @@ matters more than time, UP where it is to be fast.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from statetrain.guards.base import Guard
-from statetrain.guards.history import HISTORY, recorded
+from statetrain.guards.folding import Fold, Row
 from statetrain.validators import column, positive, whole
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ def generalization_loss(values: list[float]) -> float:
     there is none.
     """
     least = min((value for value in values if not math.isnan(value)), default=math.nan)
-    return 100 * _ratio(values[-1] - least, abs(least)) if values else math.nan
+    return _percent_above(values[-1], least) if values else math.nan
 
 
 def progress(values: list[float]) -> float:
@@ -42,15 +40,31 @@ def progress(values: list[float]) -> float:
     return 1000 * _ratio(sum(values) / len(values) - least, abs(least))
 
 
+def _percent_above(value: float, least: float) -> float:
+    return 100 * _ratio(value - least, abs(least))
+
+
 def _ratio(above: float, least: float) -> float:
     if least == 0:
         return math.inf if above > 0 else 0.0
     return above / least
 
 
+_NOTHING = (math.nan, math.nan)
+"""The least of no values, and the last of them."""
+
+
+def _with_value(least_and_last: tuple[float, float], value: float) -> tuple[float, float]:
+    """The least of some values, and the last, after another one. NaN is never the least."""
+    least = least_and_last[0]
+    if math.isnan(least) or value < least:
+        least = value
+    return least, value
+
+
 @frozen
-class GL(Guard):
-    """Prechelt's GL: holds when the generalization loss is above `alpha` percent.
+class GL(Fold):
+    """Prechelt's GL: true when the generalization loss is above `alpha` percent.
 
     The generalization loss is how far the last value lies above the least so far, in percent.
 
@@ -62,30 +76,35 @@ class GL(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     alpha: float = field(default=2.0, validator=positive)
 
-    reads = HISTORY
-
     @property
     def label(self) -> str:
         return f"{self.monitor} more than {self.alpha:g} % above its best"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
+    def start(self) -> Any:
+        return _NOTHING
 
-    def test(self, ctx: Context) -> bool:
-        return generalization_loss(recorded(ctx, self.monitor)) > self.alpha
+    def step(self, state: Any, row: Row) -> Any:
+        return _with_value(state, float(row[self.monitor])) if self.monitor in row else state
+
+    def decide(self, state: Any) -> bool:
+        return self._above(state) > self.alpha
 
     def reason(self, ctx: Context) -> str:
         """Says how far it has got."""
         return (
-            f"{self.monitor} is {generalization_loss(recorded(ctx, self.monitor)):.3g} % above its"
-            f" best, more than {self.alpha:g} %"
+            f"{self.monitor} is {self._above(self.state(ctx)):.3g} % above its best, more than"
+            f" {self.alpha:g} %"
         )
+
+    @staticmethod
+    def _above(state: Any) -> float:
+        least, last = state
+        return _percent_above(last, least)
 
 
 @frozen
-class PQ(Guard):
-    """Prechelt's PQ: holds when the generalization loss is large beside what training still achieves.
+class PQ(Fold):
+    """Prechelt's PQ: true when the generalization loss is large beside what training still achieves.
 
     The quotient of the generalization loss (percent, as in `GL`) and the training progress (per
     mill: how far the mean of the last `k` training losses lies above the least of them) is above
@@ -106,8 +125,6 @@ class PQ(Guard):
     k: int = field(default=5, validator=whole, kw_only=True)
     tol: float = field(default=2.220446049250313e-16, validator=positive, kw_only=True)
 
-    reads = HISTORY
-
     def __attrs_post_init__(self) -> None:
         if self.k < 2:
             raise ValueError(
@@ -122,24 +139,33 @@ class PQ(Guard):
     def monitors(self) -> tuple[str, ...]:
         return (self.monitor, self.train)
 
-    def test(self, ctx: Context) -> bool:
-        rows = [row for row in ctx.fit_rows() if self.monitor in row or self.train in row]
-        strip = recorded(ctx, self.train)[-self.k :]
-        if not rows or self.monitor not in rows[-1] or len(strip) < self.k:
+    def start(self) -> Any:
+        return _NOTHING, (), False
+
+    def step(self, state: Any, row: Row) -> Any:
+        valid, strip, validated = state
+        if self.monitor in row or self.train in row:
+            validated = self.monitor in row
+        if self.monitor in row:
+            valid = _with_value(valid, float(row[self.monitor]))
+        if self.train in row:
+            strip = (*strip, float(row[self.train]))[-self.k :]
+        return valid, strip, validated
+
+    def decide(self, state: Any) -> bool:
+        (least, last), strip, validated = state
+        if not validated or len(strip) < self.k:
             return False
-        made = progress(strip) if all(map(math.isfinite, strip)) else math.nan
-        return (
-            not made > self.tol
-            or generalization_loss(recorded(ctx, self.monitor)) / made > self.alpha
-        )
+        made = progress(list(strip)) if all(map(math.isfinite, strip)) else math.nan
+        return not made > self.tol or _percent_above(last, least) / made > self.alpha
 
 
 @frozen
-class UP(Guard):
-    """Prechelt's UP: holds when the last `n` values each lay above the one before, however little.
+class UP(Fold):
+    """Prechelt's UP: true when the last `n` values each lay above the one before, however little.
 
     He measures the error at the ends of strips of epochs; here, validate at these intervals. An
-    equal value begins anew.
+    equal value begins again.
 
     Args:
         monitor: the exact name of a column of the history, of which lower is better.
@@ -149,16 +175,19 @@ class UP(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     n: int = field(default=5, validator=whole)
 
-    reads = HISTORY
-
     @property
     def label(self) -> str:
         return f"{self.monitor} has risen {self.n} time{'s' if self.n > 1 else ''} in a row"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        return (self.monitor,)
+    def start(self) -> Any:
+        return math.nan, 0
 
-    def test(self, ctx: Context) -> bool:
-        last = recorded(ctx, self.monitor)[-self.n - 1 :]
-        return len(last) == self.n + 1 and all(before < after for before, after in pairwise(last))
+    def step(self, state: Any, row: Row) -> Any:
+        if self.monitor not in row:
+            return state
+        before, rises = state
+        value = float(row[self.monitor])
+        return value, rises + 1 if before < value else 0
+
+    def decide(self, state: Any) -> bool:
+        return bool(state[1] >= self.n)

@@ -1,0 +1,144 @@
+"""Guards that fold over the history: they read each row once, and are functions of the history alone.
+
+A fold is a start, a step from one row to the next, and what the last state says. How far one has
+read is noted in the context, beside the rows that it has read: if the history is another one, or
+shorter, it is read from the start. So there is nothing to reset, save or restore, and a row costs
+the same however many there are. The last row may still get columns, so it is read each time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, evolve, frozen
+
+from statetrain.guards.base import AnyContext, Guard
+
+HISTORY = frozenset({"history"})
+
+Row = dict[str, Any]
+
+
+@frozen
+class Fold(Guard):
+    """Base of guards that fold over the rows of this fit.
+
+    @frozen
+    class Worse(Fold):
+        monitor: str
+
+        @property
+        def label(self):
+            return f"{self.monitor} is worse than the first"
+
+        def start(self):
+            return None, None
+
+        def step(self, state, row):
+            first, _ = state
+            value = row.get(self.monitor)
+            return (value if first is None else first), value
+
+        def decide(self, state):
+            first, last = state
+            return first is not None and last is not None and last > first
+    """
+
+    reads = HISTORY
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The column that it reads."""
+        return (self.monitor,)  # type: ignore[attr-defined]  # a field of the guards below
+
+    def start(self) -> Any:
+        """The state before the first row."""
+        raise NotImplementedError(f"{type(self).__name__} needs a start")
+
+    def step(self, state: Any, row: Row) -> Any:
+        """The state after a row; the one before it is not changed."""
+        raise NotImplementedError(f"{type(self).__name__} needs a step")
+
+    def decide(self, state: Any) -> bool:
+        """Whether the guard is true after the rows so far."""
+        raise NotImplementedError(f"{type(self).__name__} needs to decide")
+
+    def test(self, ctx: AnyContext) -> bool:
+        return self.decide(self.state(ctx))
+
+    def state(self, ctx: AnyContext, first: int = 0) -> Any:
+        """The state after all rows of this fit.
+
+        Args:
+            ctx: the context.
+            first: the row to begin with, if that is a later one than the fit's own.
+        """
+        rows, own = rows_of(ctx)
+        return _read(ctx, self, rows, max(own, first))
+
+
+def rows_of(ctx: AnyContext) -> tuple[list[Row], int]:
+    """All rows of the history, and which is the first of this fit."""
+    if isinstance(ctx, Later):
+        return rows_of(ctx.ctx)[0], ctx.first_row
+    if hasattr(ctx, "first_row"):
+        return ctx.history.rows, ctx.first_row
+    return ctx.fit_rows(), 0
+
+
+@frozen
+class Later:
+    """A context in which nothing was recorded before some row."""
+
+    ctx: AnyContext
+    first_row: int
+
+    def fit_rows(self) -> list[Row]:
+        """The rows from there on."""
+        return rows_of(self.ctx)[0][self.first_row :]
+
+    @property
+    def history(self) -> Any:
+        """A history of these rows alone."""
+        return evolve(self.ctx.history, rows=self.fit_rows())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ctx, name)
+
+
+@define(eq=False)
+class _Known:
+    """How far a fold has read.
+
+    Attributes:
+        rows: the list of all rows.
+        read: how many have been read, from the first of the list on.
+        last: the last of them.
+        state: after it.
+    """
+
+    rows: list[Row]
+    read: int
+    last: Row | None
+    state: Any
+
+    def is_of(self, rows: list[Row]) -> bool:
+        """Whether these are the rows that were read, and perhaps more."""
+        if self.rows is not rows or self.read >= len(rows):
+            return False
+        return self.last is None or rows[self.read - 1] is self.last
+
+
+def _read(ctx: AnyContext, fold: Fold, rows: list[Row], first: int) -> Any:
+    """The state of a fold after all rows from one on."""
+    if len(rows) <= first:
+        return fold.start()
+    noted: dict[Any, _Known] = getattr(ctx, "folds", {})
+    known = noted.get((fold, first))
+    if known is None or not known.is_of(rows):
+        known = noted[fold, first] = _Known(rows, first, None, fold.start())
+    while known.read < len(rows) - 1:
+        known.last = rows[known.read]
+        known.state = fold.step(known.state, known.last)
+        known.read += 1
+    return fold.step(known.state, rows[-1])
