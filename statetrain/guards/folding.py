@@ -8,73 +8,61 @@ the same however many there are. The last row may still get columns, so it is re
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define, evolve, frozen
 
-from statetrain.guards.base import AnyContext, Guard
+from statetrain.guards.base import AnyContext
 
 HISTORY = frozenset({"history"})
 
 Row = dict[str, Any]
 
 
-@frozen
-class Fold(Guard):
-    """Base of guards that fold over the rows of this fit.
+class Fold(Protocol):
+    """What reads rows one after the other.
 
-    @frozen
-    class Worse(Fold):
-        monitor: str
+    A guard of your own on the history has these three, and asks `folded`:
 
-        @property
-        def label(self):
-            return f"{self.monitor} is worse than the first"
+        @frozen
+        class Worse(Guard):
+            monitor: str
+            reads = HISTORY
+            ...
 
-        def start(self):
-            return None, None
+            def start(self):
+                return None, None
 
-        def step(self, state, row):
-            first, _ = state
-            value = row.get(self.monitor)
-            return (value if first is None else first), value
+            def step(self, state, row):
+                first, last = state
+                value = row.get(self.monitor, last)
+                return (value if first is None else first), value
 
-        def decide(self, state):
-            first, last = state
-            return first is not None and last is not None and last > first
+            def decide(self, state):
+                first, last = state
+                return first is not None and last > first
+
+            def test(self, ctx):
+                return self.decide(folded(self, ctx))
     """
-
-    reads = HISTORY
-
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        """The column that it reads."""
-        return (self.monitor,)  # type: ignore[attr-defined]  # a field of the guards below
 
     def start(self) -> Any:
         """The state before the first row."""
-        raise NotImplementedError(f"{type(self).__name__} needs a start")
 
     def step(self, state: Any, row: Row) -> Any:
         """The state after a row; the one before it is not changed."""
-        raise NotImplementedError(f"{type(self).__name__} needs a step")
 
-    def decide(self, state: Any) -> bool:
-        """Whether the guard is true after the rows so far."""
-        raise NotImplementedError(f"{type(self).__name__} needs to decide")
 
-    def test(self, ctx: AnyContext) -> bool:
-        return self.decide(self.state(ctx))
+def folded(fold: Fold, ctx: AnyContext, first: int = 0) -> Any:
+    """The state of a fold after all rows of this fit.
 
-    def state(self, ctx: AnyContext, first: int = 0) -> Any:
-        """The state after all rows of this fit.
-
-        Args:
-            ctx: the context.
-            first: the row to begin with, if that is a later one than the fit's own.
-        """
-        rows, own = rows_of(ctx)
-        return _read(ctx, self, rows, max(own, first))
+    Args:
+        fold: hashable, as a frozen attrs class is.
+        ctx: the context.
+        first: the row to begin with, if that is a later one than the fit's own.
+    """
+    rows, own = rows_of(ctx)
+    return _read(ctx, fold, rows, max(own, first))
 
 
 def rows_of(ctx: AnyContext) -> tuple[list[Row], int]:

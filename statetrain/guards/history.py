@@ -16,7 +16,7 @@ from attrs import Attribute, field, frozen
 
 from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not, Test, as_guard, leaves
 from statetrain.guards.comparing import Mode, better
-from statetrain.guards.folding import Fold, Later, Row, rows_of
+from statetrain.guards.folding import HISTORY, Later, Row, folded, rows_of
 from statetrain.validators import column, one_of, whole
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def holds_of_nothing(guard: Guard) -> bool | None:
 
 
 @frozen
-class EarlyStopping(Fold):
+class EarlyStopping(Guard):
     """True when a monitored value has not improved for `patience` rows of the history.
 
     Rows that do not carry the monitor do not count. A NaN is no improvement.
@@ -70,6 +70,8 @@ class EarlyStopping(Fold):
     prompt: bool = field(default=False, kw_only=True)
     again: bool = field(default=False, kw_only=True)
 
+    reads = HISTORY
+
     def __attrs_post_init__(self) -> None:
         if not self.min_delta >= 0:
             raise ValueError(
@@ -80,6 +82,10 @@ class EarlyStopping(Fold):
     def label(self) -> str:
         rows = "row" if self.patience == 1 else "rows"
         return f"{self.monitor} has not improved for {self.patience} {rows}"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
 
     def start(self) -> Any:
         return self.baseline, 0
@@ -96,9 +102,12 @@ class EarlyStopping(Fold):
     def decide(self, state: Any) -> bool:
         return bool(state[1] >= self.patience)
 
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
+
     def waited(self, ctx: Context) -> int:
         """How many rows have gone by without an improvement."""
-        return int(self.state(ctx)[1])
+        return int(folded(self, ctx)[1])
 
     @property
     def remembers(self) -> bool:
@@ -108,7 +117,7 @@ class EarlyStopping(Fold):
         if not self.again:
             return self.test
         key = f"{place} {self.label}"
-        return lambda ctx: self.decide(self.state(ctx, int(ctx.marks.get(key, 0))))
+        return lambda ctx: self.decide(folded(self, ctx, int(ctx.marks.get(key, 0))))
 
     def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
         if not self.again:
@@ -123,7 +132,7 @@ class EarlyStopping(Fold):
 
 
 @frozen
-class Threshold(Fold):
+class Threshold(Guard):
     """True when the last recorded value of a monitor has reached a target.
 
     Before there is a value it is false, so its negation is true: `only_if(~Threshold("valid_loss",
@@ -140,10 +149,16 @@ class Threshold(Fold):
     value: float
     mode: Literal["min", "max"] = field(default="min", kw_only=True, validator=one_of("min", "max"))
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         words = "at most" if self.mode == "min" else "at least"
         return f"{self.monitor} {words} {self.value:g}"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
 
     def start(self) -> Any:
         return None
@@ -156,9 +171,12 @@ class Threshold(Fold):
             return False
         return bool(state <= self.value if self.mode == "min" else state >= self.value)
 
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
+
 
 @frozen
-class InvalidValue(Fold):
+class InvalidValue(Guard):
     """True when a recorded value is NaN or infinite, from then on.
 
     The loss of each batch is looked at by `fit(..., non_finite=)`, before it reaches the weights;
@@ -170,9 +188,15 @@ class InvalidValue(Fold):
 
     monitor: str = field(default="valid_loss", validator=column)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} not finite"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
 
     def start(self) -> Any:
         return False
@@ -183,9 +207,12 @@ class InvalidValue(Fold):
     def decide(self, state: Any) -> bool:
         return bool(state)
 
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
+
 
 @frozen
-class NumberLimit(Fold):
+class NumberLimit(Guard):
     """True when `n` values have been recorded in this fit.
 
     Args:
@@ -196,9 +223,15 @@ class NumberLimit(Fold):
     monitor: str = field(default="valid_loss", validator=column)
     n: int = field(default=100, validator=whole)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.n} row{'s' if self.n > 1 else ''} of {self.monitor}"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
 
     def start(self) -> Any:
         return 0
@@ -208,6 +241,9 @@ class NumberLimit(Fold):
 
     def decide(self, state: Any) -> bool:
         return bool(state >= self.n)
+
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
 
 
 @frozen
@@ -234,7 +270,7 @@ def _about_rows(instance: Any, attribute: Attribute[Any], value: Guard) -> None:
 
 
 @frozen
-class _Counting(Fold):
+class _Counting:
     """How many rows there are up to the end of a warm-up, and of these, how many carry a monitor."""
 
     names: tuple[str, ...]
@@ -281,6 +317,6 @@ class Warmup(Guard):
         return self.criterion.reason(self._later(ctx))
 
     def _later(self, ctx: Context) -> Later:
-        skipped, carrying = _Counting(self.monitors, self.n).state(ctx)
+        skipped, carrying = folded(_Counting(self.monitors, self.n), ctx)
         rows, first = rows_of(ctx)
         return Later(ctx, first + skipped if carrying == self.n else len(rows))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from statetrain.guards.folding import Fold, Row
+from statetrain.guards.base import Guard
+from statetrain.guards.folding import HISTORY, Row, folded
 from statetrain.validators import column, positive, whole
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _with_value(least_and_last: tuple[float, float], value: float) -> tuple[floa
 
 
 @frozen
-class GL(Fold):
+class GL(Guard):
     """Prechelt's GL: true when the generalization loss is above `alpha` percent.
 
     The generalization loss is how far the last value lies above the least so far, in percent.
@@ -76,9 +77,15 @@ class GL(Fold):
     monitor: str = field(default="valid_loss", validator=column)
     alpha: float = field(default=2.0, validator=positive)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} more than {self.alpha:g} % above its best"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
 
     def start(self) -> Any:
         return _NOTHING
@@ -89,10 +96,13 @@ class GL(Fold):
     def decide(self, state: Any) -> bool:
         return self._above(state) > self.alpha
 
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
+
     def reason(self, ctx: Context) -> str:
         """Says how far it has got."""
         return (
-            f"{self.monitor} is {self._above(self.state(ctx)):.3g} % above its best, more than"
+            f"{self.monitor} is {self._above(folded(self, ctx)):.3g} % above its best, more than"
             f" {self.alpha:g} %"
         )
 
@@ -103,7 +113,7 @@ class GL(Fold):
 
 
 @frozen
-class PQ(Fold):
+class PQ(Guard):
     """Prechelt's PQ: true when the generalization loss is large beside what training still achieves.
 
     The quotient of the generalization loss (percent, as in `GL`) and the training progress (per
@@ -124,6 +134,8 @@ class PQ(Fold):
     alpha: float = field(default=0.75, validator=positive, kw_only=True)
     k: int = field(default=5, validator=whole, kw_only=True)
     tol: float = field(default=2.220446049250313e-16, validator=positive, kw_only=True)
+
+    reads = HISTORY
 
     def __attrs_post_init__(self) -> None:
         if self.k < 2:
@@ -159,9 +171,12 @@ class PQ(Fold):
         made = progress(list(strip)) if all(map(math.isfinite, strip)) else math.nan
         return not made > self.tol or _percent_above(last, least) / made > self.alpha
 
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
+
 
 @frozen
-class UP(Fold):
+class UP(Guard):
     """Prechelt's UP: true when the last `n` values each lay above the one before, however little.
 
     He measures the error at the ends of strips of epochs; here, validate at these intervals. An
@@ -175,9 +190,15 @@ class UP(Fold):
     monitor: str = field(default="valid_loss", validator=column)
     n: int = field(default=5, validator=whole)
 
+    reads = HISTORY
+
     @property
     def label(self) -> str:
         return f"{self.monitor} has risen {self.n} time{'s' if self.n > 1 else ''} in a row"
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        return (self.monitor,)
 
     def start(self) -> Any:
         return math.nan, 0
@@ -191,3 +212,6 @@ class UP(Fold):
 
     def decide(self, state: Any) -> bool:
         return bool(state[1] >= self.n)
+
+    def test(self, ctx: Context) -> bool:
+        return self.decide(folded(self, ctx))
