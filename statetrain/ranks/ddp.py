@@ -187,15 +187,15 @@ class DDP(Accelerator):
             self._hear(news)
 
     def _to_tell(self, like: torch.Tensor, carries: bool) -> torch.Tensor:
-        told = torch.zeros(PLACES)
-        if carries and self._news is not None:
-            news, agreement = self._news, self._news.agreement
-            bits = agreement.bits(self._ctx, agreement.gradients)
-            told[: len(bits)] = torch.tensor(bits)
+        """What the gradient of the news is to be on this rank."""
+        news, bits, time = self._news, [], [0.0, 0.0]
+        if carries and news is not None:
+            bits = news.agreement.bits(self._ctx, news.agreement.gradients)
             if self.group.rank == 0:
                 now = news.clock.read()
-                told[-2], told[-1] = now // _SPAN, now % _SPAN
-        return told.to(like)
+                time = [now // _SPAN, now % _SPAN]
+        empty = [0.0] * (PLACES - 2 - len(bits))
+        return torch.tensor([*bits, *empty, *time], dtype=like.dtype, device=like.device)
 
     def _hear(self, news: News) -> None:
         assert self._wrapped is not None

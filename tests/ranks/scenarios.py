@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -370,6 +371,18 @@ def uncut(folder: Path) -> dict[str, Any]:
     seen = Seen()
     run = train(data=Noisy(), input="0", target="1", epochs=3, callbacks=seen)
     return {**described(run), "seen": seen.steps}
+
+
+@scenario
+def example(folder: Path) -> dict[str, Any]:
+    path = Path(__file__).parents[2] / "examples" / "several_processes.py"
+    spec = importlib.util.spec_from_file_location("several_processes", path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    run, accuracy = module.main(2, folder / "example")
+    return {"accuracy": accuracy, "steps": run.ctx.step}
 
 
 def main() -> None:

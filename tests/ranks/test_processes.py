@@ -190,6 +190,24 @@ def test_a_cut_run_goes_on_bit_for_bit(ranks):
         assert row == pytest.approx(whole, rel=1e-12)
 
 
+def test_three_ranks_continue_what_two_began(ranks, folder):
+    """Another number of ranks, of which none divides the batch, sees the same samples and ends with the same weights."""
+    done = torchrun(HERE / "scenarios.py", str(folder), "few_samples", "continued", ranks=3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = found_by(folder, 3)
+    for step in map(str, range(14, 28)):
+        parts = [tuple(one) for rank in found for one in rank["continued"]["seen"][step]]
+        whole = [tuple(one) for rank in ranks for one in rank["uncut"]["seen"][step]]
+        assert sorted(parts) == sorted(whole), step
+    for name, other in (("continued", "uncut"), ("few_samples", "few_samples")):
+        assert found[0][name]["weights"] == pytest.approx(ranks[0][other]["weights"], abs=1e-5)
+
+
+def test_the_example_runs_on_two_ranks(ranks):
+    """The example of the documentation gives the same score on both."""
+    assert ranks[0]["example"]["accuracy"] == ranks[1]["example"]["accuracy"] > 0.3
+
+
 def test_one_process_continues_what_two_ranks_began(ranks, alone, folder):
     """Exactly the samples that the uncut run would have seen, and its weights within rounding."""
     mine = alone.SCENARIOS["continued"](folder)
