@@ -63,12 +63,16 @@ def train(
         sized: whether it is known how many batches there are.
     """
     ran, began, (interval, unit) = Ran(), clock(), validate
-    validated_at, pending, halted = 0.0, 0, False
+    validated_at, validated_after, pending = 0.0, -1, 0
+    halted = exhausted = False
     # By set and name: total and number of samples
     sums: dict[str, dict[str, list[float]]] = {
         "train": {},
         "valid": {},
     }
+
+    # What rows inside the epoch have reported, by name
+    whole: dict[str, list[float]] = {}
 
     def halt() -> bool:
         return halted or (seconds is not None and clock() - began >= seconds)
@@ -77,13 +81,15 @@ def train(
         return max_steps is not None and ran.step >= max_steps
 
     def due(inside: bool) -> bool:
-        nonlocal validated_at
+        nonlocal validated_at, validated_after
         if valid is None or (inside and unit == "epochs"):
             return False
+        if unit != "epochs" and validated_after == ran.batches:
+            return False  # nothing has been trained since
         count = {"epochs": ran.epoch, "steps": ran.step, "seconds": clock() - began}[unit]
         if count // interval == validated_at // interval:
             return False
-        validated_at = count
+        validated_at, validated_after = count, ran.batches
         return True
 
     def add(kind: str, name: str, value: float, size: int) -> None:
@@ -97,10 +103,18 @@ def train(
             with torch.no_grad():
                 add(kind, "metric", float(metric(pred, target)), len(target))
 
+    def row_of_this_epoch() -> dict[str, Any] | None:
+        return ran.rows[-1] if ran.rows and ran.rows[-1]["epoch"] == ran.epoch else None
+
     def record(complete: bool) -> None:
         columns = [f"loss_{name}" for name in losses] if len(losses) > 1 else ["loss"]
         columns += ["metric"] if metric is not None else []
         values = {}
+        earlier = bool(whole)
+        for name, (total, size) in sums["train"].items():
+            entry = whole.setdefault(name, [0.0, 0])
+            entry[0] += total
+            entry[1] += size
         for kind in ("train", "valid"):
             if sums[kind]:
                 for name in columns:
@@ -110,7 +124,14 @@ def train(
                     ):  # a loss that no batch was counted for has no column
                         values[f"{kind}_{name}"] = total / size if size else math.nan
                 sums[kind].clear()
+        means = {}
+        if exhausted and earlier:
+            means = {f"epoch_train_{n}": t / size for n, (t, size) in whole.items() if size}
+        before = row_of_this_epoch()
+        if before is not None and not values and before["step"] == ran.step:
+            before |= {**means, "epoch_complete": complete}
         if values:
+            values |= means
             row = {
                 "epoch": ran.epoch,
                 "batch": ran.batches,
@@ -191,27 +212,30 @@ def train(
         return True
 
     def train_an_epoch() -> None:
-        nonlocal pending
-        pending = 0
+        nonlocal pending, exhausted
+        pending, exhausted = 0, False
+        whole.clear()
         model.train()
         batches, ended = numbered(data), False
         while not halt() and (ended or not out_of_steps()):
             batch = next(batches, None)
             if batch is None:
+                exhausted = True
                 record(complete=evaluate() if due(inside=False) else True)
                 return
             (x, y), last = batch
             ended = sized and last
             ran.batches += 1
             ran.samples += len(x)
-            if train_on(x, y, last) and due(inside=True):
+            # The last step's validation is that of the epoch's end, where that is known
+            if train_on(x, y, last) and not ended and due(inside=True):
                 evaluate()
                 record(complete=False)
                 model.train()
         record(complete=False)
 
     try:
-        while not (halt() or out_of_steps()):
+        while not (halt() or (out_of_steps() and (ran.epoch < epochs or not exhausted))):
             if (
                 patience is not None
                 and ran.epoch >= min_epochs

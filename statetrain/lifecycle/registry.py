@@ -62,6 +62,7 @@ def standard() -> Registry:
         modes,
         precision,
         rollback,
+        stops,
     )  # of higher floors, so looked up when they are asked for
 
     classes = (thing for thing in vars(builtins).values() if isinstance(thing, type))
@@ -77,6 +78,7 @@ def standard() -> Registry:
         modes,
         precision,
         rollback,
+        stops,
         composing,
     ):
         found.update(_members(module))

@@ -145,6 +145,23 @@ class Tally:
                 )
         self.monitored = ()
 
+    def means(self) -> dict[str, tuple[float, float]]:
+        """What the means over samples are made of, by column: the sum and the number of samples.
+
+        Losses by keys and metrics that are objects have none here.
+        """
+        found = {
+            name: (float(mean.total), float(mean.count))
+            for name, mean in zip(self.loss_names, self.losses.values(), strict=True)
+        }
+        for name, metric in self.metrics.items():
+            if isinstance(metric, MeanOf):
+                column = joined(self.set, prefix_of(name, metric))
+                for part, mean in metric.means.items():
+                    key = joined(column, part) if part else column
+                    found[key] = (float(mean.total), float(mean.count))
+        return found
+
     @property
     def loss_names(self) -> list[str]:
         """The columns of the losses: `train_loss`, or `train_loss_<optimizer>` with several."""

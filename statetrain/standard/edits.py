@@ -17,7 +17,7 @@ from statetrain.errors import ConfigError
 from statetrain.events import SkipEpoch
 from statetrain.guards.base import Guard, as_guard, leaves
 from statetrain.guards.batch import Accumulating, NonFinite, Spike, another_optimizer
-from statetrain.guards.counters import NotYet, more_epochs, train_data_left
+from statetrain.guards.counters import NotYet, batches_left, more_epochs, train_data_left
 from statetrain.guards.requests import interrupted
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State, Work
@@ -76,7 +76,9 @@ def stop_between_epochs(life: Lifecycle, options: Options) -> Lifecycle:
 def validate(life: Lifecycle, options: Options) -> Lifecycle:
     """A validation at the end of an epoch, and inside it if it is due there."""
     assert options.validate is not None
-    due = options.validate.named("validation due")
+    inside, _ = split_by_interval(options.validate)
+    due = options.validate if inside is None else NotYet() & options.validate
+    due = due.named("validation due")
     stop = Transition(
         "next_valid_batch", "record", options.stops.in_validation, do.DropData("valid")
     )
@@ -86,13 +88,19 @@ def validate(life: Lifecycle, options: Options) -> Lifecycle:
         Transition("train", "valid", due, do.end_epoch_early, event=SkipEpoch),
         before=life.between("train", "record")[0],
     )
-    # After a step, only the intervals that can end inside an epoch are asked: a new epoch has
-    # crossed those in epochs.
-    inside, _ = split_by_interval(options.validate)
     if inside is None:
         return life
-    arrow = Transition("step", "valid", inside.named("validation due"))
+    arrow = Transition("step", "valid", _due_inside(inside).named("validation due"))
     return _go_on_training(life.add(arrow), options)
+
+
+def _due_inside(inside: Guard) -> Guard:
+    """What is asked after a step: once a step, and not after the last one of an epoch.
+
+    There the data is found to be at its end first, so that all that is due then is in one row. Only
+    intervals that can end inside an epoch are asked: a new epoch has crossed those in epochs.
+    """
+    return NotYet() & batches_left & inside
 
 
 def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
@@ -151,9 +159,13 @@ def _evaluation_when(
     over = None if at_end is None else ~train_data_left & at_end
     now = any_of(part for part in (inside, over) if part is not None)
     assert now is not None
+    if inside is not None:
+        now, due = NotYet() & now, NotYet() & due
     stop = Transition(
         f"next_{name}_batch", "record", options.stops.in_validation, do.DropData(name)
     )
+    if inside is not None:
+        now, due = NotYet() & now, NotYet() & due
     parts = [
         *evaluating(name, "epoch", stop),
         Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
@@ -164,7 +176,7 @@ def _evaluation_when(
         if not now.remembers:
             asked.add(now)
     if inside is not None:
-        parts.append(Transition("step", name, inside.named(words)))
+        parts.append(Transition("step", name, _due_inside(inside).named(words)))
     return parts
 
 

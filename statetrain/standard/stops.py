@@ -8,11 +8,35 @@ from operator import or_
 
 from attrs import frozen
 
+from statetrain.context.context import Context
 from statetrain.errors import ConfigError
 from statetrain.guards.base import AnyOf, Guard, leaves
 from statetrain.guards.counters import Every, MaxSteps, MinEpochs, Once, batches_left
 from statetrain.guards.history import holds_of_nothing
 from statetrain.guards.requests import stop_requested
+
+
+@frozen
+class Unfinished(Guard):
+    """True while there is something left to train on: more epochs, or data of this one."""
+
+    reads = frozenset({"epoch", "max_epochs", "exhausted"})
+
+    @property
+    def label(self) -> str:
+        """What the table says."""
+        return "epochs unfinished"
+
+    def test(self, ctx: Context) -> bool:
+        """Whether there is."""
+        return bool(ctx.epoch < ctx.max_epochs or not ctx.exhausted)
+
+    def reason(self, ctx: Context) -> str:
+        """Empty: it only lets another guard be asked."""
+        return ""
+
+
+unfinished = Unfinished()
 
 
 @frozen
@@ -31,8 +55,13 @@ class Stops:
 
     @property
     def between_epochs(self) -> Guard:
-        """`stop now` between epochs: any of them."""
-        return _stop_now(self.at_once)
+        """`stop now` between epochs: any of them.
+
+        The last step of a fit may be the last of all its epochs. Then it is complete.
+        """
+        return _stop_now(
+            guard & unfinished if isinstance(guard, MaxSteps) else guard for guard in self.at_once
+        )
 
     @property
     def in_epoch(self) -> Guard:

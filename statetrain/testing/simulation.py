@@ -459,6 +459,9 @@ class _Tally:
     def reset(self) -> None:
         self.losses = {name: _Mean() for name in self.names}
 
+    def means(self) -> dict[str, tuple[float, float]]:
+        return {}
+
     def sums(self) -> dict[str, tuple[float, int]]:
         return {name: (mean.total, mean.count) for name, mean in self.losses.items()}
 

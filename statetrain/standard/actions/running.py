@@ -44,6 +44,7 @@ def count_epoch(ctx: Context) -> None:
         "exhausted",
         "epoch_complete",
         "valid_complete",
+        "epoch_sums",
         "tallies",
         "announced",
         "began",
@@ -55,6 +56,7 @@ def open_epoch(ctx: Context) -> None:
     ctx.iterator = ctx.upcoming = UNSET
     ctx.exhausted = ctx.epoch_complete = False
     ctx.valid_complete = True
+    ctx.epoch_sums = {}
     for (
         tally
     ) in ctx.tallies.values():  # an epoch that was left without a record may have begun them
@@ -113,35 +115,65 @@ def close_epoch(ctx: Context) -> None:
         "model",
         "loss_fns",
         "optimizers",
+        "epoch_sums",
     },
-    writes={"epoch_complete", "tallies", "logged", "history"},
+    writes={"epoch_complete", "tallies", "logged", "history", "epoch_sums"},
 )
 def record(ctx: Context) -> None:
     "write a row of the history"
-    late = (
-        ctx.epoch_complete
-        and len(ctx.history) > ctx.first_row
-        and ctx.history[-1]["epoch"] == ctx.epoch
-    )
+    last = _row_of_this_epoch(ctx)
+    late = last is not None and ctx.epoch_complete
     # An evaluation is no part of an epoch
     ctx.epoch_complete = (ctx.exhausted or not ctx.epoch) and ctx.valid_complete
     values: dict[str, Any] = {}
+    whole: dict[str, float] = {}
     for tally in ctx.tallies.values():
         values.update(tally.compute())
+        if tally.set == "train":
+            whole = _whole_epoch(ctx, tally)
         tally.reset()
     values.update(ctx.take_logged(values))
     if ctx.epoch:
         ctx.accelerator.warn_of_untrained(ctx)
-    if (
-        values and late
-    ):  # an evaluation at the end of the training belongs to the row of the last epoch
-        ctx.history[-1].update(values)
+    if last is not None and (late or (not values and last["step"] == ctx.step)):
+        # An evaluation at the end of the training belongs to the row of the last epoch; and where
+        # nothing has been trained since a row, the epoch ends with that row.
+        last.update(values | whole)
+        last["epoch_complete"] = ctx.epoch_complete
     elif values:
-        counters = {
-            "epoch": ctx.epoch,
-            "batch": ctx.batches,
-            "step": ctx.step,
-            "samples": ctx.samples,
-            "seconds": ctx.seconds,
-        }
-        ctx.history.rows.append({**counters, "epoch_complete": ctx.epoch_complete, **values})
+        ctx.history.rows.append(
+            {
+                "epoch": ctx.epoch,
+                "batch": ctx.batches,
+                "step": ctx.step,
+                "samples": ctx.samples,
+                "seconds": ctx.seconds,
+                "epoch_complete": ctx.epoch_complete,
+                **values,
+                **whole,
+            }
+        )
+
+
+def _row_of_this_epoch(ctx: Context) -> dict[str, Any] | None:
+    """The last row, if this fit has written it in this epoch."""
+    if len(ctx.history) <= ctx.first_row or ctx.history[-1]["epoch"] != ctx.epoch:
+        return None
+    return ctx.history.rows[-1]
+
+
+def _whole_epoch(ctx: Context, tally: Any) -> dict[str, float]:
+    """The means of the whole epoch, where rows inside of it have the means of its parts.
+
+    Args:
+        ctx: the context; at the end of an epoch its sums are forgotten.
+        tally: that of the training.
+    """
+    sums, parts = tally.means(), ctx.epoch_sums
+    for name, (total, count) in parts.items():
+        more, others = sums.get(name, (0.0, 0.0))
+        sums[name] = (total + more, count + others)
+    ctx.epoch_sums = {} if ctx.exhausted else sums
+    if not parts or not ctx.exhausted:
+        return {}
+    return {f"epoch_{name}": total / count for name, (total, count) in sums.items() if count}

@@ -44,7 +44,8 @@ class Objective:
     @property
     def columns(self) -> list[str]:
         """Those of the history that the run writes itself."""
-        return [column for counted in self.tallies.values() for column in counted.columns]
+        found = [column for counted in self.tallies.values() for column in counted.columns]
+        return found + [f"epoch_{column}" for column in self.tallies["train"].columns]
 
     @property
     def foreseen(self) -> Foreseen:
