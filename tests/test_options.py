@@ -136,6 +136,7 @@ def cases(draw: hs.DrawFn) -> Case:
     several = draw(hs.booleans())
     closure = draw(hs.sampled_from([False, False, False, True]))
     epochs = draw(hs.integers(0, 4))
+    non_finite = draw(hs.sampled_from(["raise", "skip", "stop", "ignore"]))
     return Case(
         train_sizes=draw(sizes),
         valid_sizes=valid_sizes,
@@ -149,8 +150,8 @@ def cases(draw: hs.DrawFn) -> Case:
         patience=draw(hs.none() | hs.integers(1, 2)),
         seconds=draw(hs.none() | hs.integers(1, 30)),
         max_steps=draw(hs.none() | hs.integers(1, 12)),
-        non_finite=draw(hs.sampled_from(["raise", "skip", "stop", "ignore"])),
-        check_gradients=draw(hs.booleans()),
+        non_finite=non_finite,
+        check_gradients=non_finite != "ignore" and draw(hs.booleans()),
         nan_at=draw(hs.none() | hs.integers(1, 12)),
         broken_at=draw(hs.none() | hs.integers(1, 12)),
         compute=not closure and draw(hs.booleans()),

@@ -369,3 +369,154 @@ def test_windows_do_not_depend_on_what_the_data_says_of_its_length(data, skipped
             optimizer.step()
             window = []
     assert bits(model) == bits(hand)
+
+
+# ---------------------------------------------------------------- a lifecycle of your own
+
+
+def with_norm() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def bad_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    "Of six batches, the third has a NaN in it."
+    data = batches()
+    data[2][0][1] = float("nan")
+    return data
+
+
+@pytest.mark.parametrize("policy", ["skip", "raise", "stop"])
+def test_a_lifecycle_of_your_own_puts_buffers_back(policy):
+    "A refused batch leaves no NaN in batch norm, as with the lifecycle that fit makes."
+    runs = []
+    for more in ({"non_finite": policy}, {"lifecycle": None}):
+        model = with_norm()
+        if "lifecycle" in more:
+            more = {"lifecycle": st.supervised(validate=None, non_finite=policy)}
+        try:
+            st.fit(model, bad_batches(), loss=F.mse_loss, **more, **SGD)
+        except st.NonFiniteLoss:
+            assert policy == "raise"
+        runs.append(bits(model))
+        assert torch.isfinite(model[0].running_mean).all()
+    assert runs[0] == runs[1]
+
+
+def test_every_phase_of_your_own_lifecycle_puts_buffers_back():
+    "Phases with prefixed names have the roles, so they have the state that copies the buffers."
+    one = st.supervised(validate=None, non_finite="skip")
+    life = one.prefixed("pre_").then(one)
+    model = with_norm()
+    run = st.fit(model, bad_batches(), loss=F.mse_loss, lifecycle=life, **SGD)
+    assert [state.name for state in run.lifecycle.by_role("hold")] == ["pre_hold", "hold"]
+    assert torch.isfinite(model[0].running_mean).all()
+
+
+def test_a_lifecycle_of_your_own_is_seeded():
+    "With a seed, dropout does not depend on what was drawn before, in validation neither."
+
+    def go(before: int) -> dict[str, bytes]:
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        torch.manual_seed(before)
+        st.fit(
+            model, batches(), loss=F.mse_loss, seed=3, lifecycle=st.supervised(validate=None), **SGD
+        )
+        return bits(model)
+
+    assert go(1) == go(2)
+
+
+def test_a_lifecycle_of_your_own_takes_an_optimizer_with_a_closure():
+    "LBFGS computes the loss again, as in the lifecycle that fit makes."
+    weights = []
+    for more in ({}, {"lifecycle": st.supervised(validate=None)}):
+        model = linear()
+        st.fit(
+            model,
+            batches(),
+            loss=F.mse_loss,
+            optimizer=torch.optim.LBFGS,
+            epochs=2,
+            verbose=False,
+            **more,
+        )
+        weights.append(bits(model))
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"valid": 0.25}, "valid= would not be used"),
+        ({"epochs": (2, 3)}, "least number would not be used"),
+        ({"max_steps": 3}, "max_steps would not be used"),
+        ({"prefetch": True}, "prefetch would not be used"),
+        ({"allow_changes": "lifecycle"}, "allow_changes='lifecycle' would not be used"),
+    ],
+)
+def test_what_a_lifecycle_of_your_own_leaves_out_is_said(more, words):
+    "An argument that would do nothing is refused before the first batch."
+    given = {**SGD, "lifecycle": st.supervised(validate=None), **more}
+    with pytest.raises(st.ConfigError, match=words):
+        st.fit(linear(), points(), loss=F.mse_loss, **given)
+
+
+def test_a_norm_without_a_policy_is_refused():
+    "check_gradients does nothing where what is not finite is ignored."
+    with pytest.raises(st.ConfigError, match="check_gradients has the policy of non_finite"):
+        st.supervised(check_gradients=True, non_finite="ignore")
+
+
+# ---------------------------------------------------------------- rows and outcomes
+
+
+class Numbered(nn.Module):
+    "Its loss is the number of the batch, from 1."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.weight = 0, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += self.training
+        return self.weight * 0 + float(self.count)
+
+
+def test_the_row_of_an_epoch_with_validation_inside_has_both_means():
+    "Its own part's under the usual name, the whole epoch's under another one."
+    run = st.fit(
+        Numbered(),
+        batches(2, 16),
+        valid=batches(2, 4),
+        loss=lambda pred, target: pred.mean(),
+        validate=st.Every(5, "steps"),
+        **{**SGD, "epochs": 1},
+    )
+    rows = [(row["step"], row["epoch_complete"], row["train_loss"]) for row in run.history]
+    assert rows == [(5, False, 3.0), (8, True, 7.0)]
+    assert run.history[-1]["epoch_train_loss"] == 4.5
+    assert "epoch_train_loss" not in run.history[0]
+
+
+def test_a_step_is_validated_once():
+    "Where an interval falls on the end of an epoch, patience counts one row."
+    run = st.fit(
+        linear(),
+        batches(),
+        valid=batches(),
+        loss=F.mse_loss,
+        validate=st.Every(2, "steps") | st.Every(1, "epochs"),
+        **SGD,
+    )
+    rows = [(row["step"], row["epoch_complete"]) for row in run.history]
+    assert rows == [(2, False), (4, False), (6, True), (8, False), (10, False), (12, True)]
+
+
+@pytest.mark.parametrize(("limit", "kind"), [(12, "Completed"), (11, "Stopped"), (6, "Stopped")])
+def test_a_limit_that_all_epochs_reach_is_no_stop(limit, kind):
+    "Two epochs of six batches: the twelfth step is the last of all."
+    run = st.fit(linear(), batches(), loss=F.mse_loss, max_steps=limit, **SGD)
+    assert type(run.outcome).__name__ == kind
+    assert run.ctx.step == limit

@@ -165,6 +165,18 @@ def access_of(thing: Any) -> Access | None:
     return declared if isinstance(declared, Access) else None
 
 
+def declares_read(work: Any, field: str) -> bool:
+    """Whether an action or an effect declares that it reads a field."""
+    declared = access_of(work)
+    return declared is not None and field in declared.reads
+
+
+def declares_write(work: Any, field: str) -> bool:
+    """Whether an action or an effect declares that it writes a field."""
+    declared = access_of(work)
+    return declared is not None and field in declared.writes
+
+
 def reads_of(guard: Guard) -> Access | None:
     """What a guard declares that it reads; None if a part of it is a function that says nothing.
 

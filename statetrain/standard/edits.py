@@ -11,7 +11,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from statetrain.context.context import Context
-from statetrain.contracts.composing import then
+from statetrain.contracts.composing import parts_of, then
 from statetrain.contracts.declaring import access
 from statetrain.errors import ConfigError
 from statetrain.events import SkipEpoch
@@ -309,6 +309,8 @@ def check_gradients(life: Lifecycle, options: Options) -> Lifecycle:
 
 def hold_buffers(life: Lifecycle, options: Options) -> Lifecycle:
     """A state that copies the buffers, which a refused batch puts back."""
+    if not options.late and not any(_refuses(arrow.guard) for arrow in life.transitions):
+        return life
     action = do.hold_window if options.late else do.hold
     for batch in life.by_role("batch"):
         hold = State(f"{_prefix(batch)}hold", action, role="hold")
@@ -352,6 +354,24 @@ def alternate(life: Lifecycle, options: Options) -> Lifecycle:
 def replay(life: Lifecycle, options: Options) -> Lifecycle:
     """The step computes the loss again."""
     return _with_step(life, options)
+
+
+def replay_steps(life: Lifecycle) -> Lifecycle:
+    """A lifecycle whose steps compute the loss again, in every phase that makes the standard step.
+
+    Raises:
+        ConfigError: it averages windows of batches, which a step cannot compute again.
+    """
+    for state in life.by_role("step"):
+        parts = parts_of(state.action)
+        if do.update_weights in parts and life.by_role("counted"):
+            raise ConfigError(
+                f"lifecycle {life.name!r} has a computation of its own, which an optimizer whose"
+                " step computes the loss again (as LBFGS) cannot replay"
+            )
+        replayed = (do.replay if part is do.update_weights else part for part in parts)
+        life = life.replace(state.name, action=then(*replayed)) if parts else life
+    return life
 
 
 def _with_step(life: Lifecycle, options: Options) -> Lifecycle:

@@ -215,6 +215,7 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         _refuse_spike_without_policy(self)
+        _refuse_norm_without_policy(self)
         _refuse_windows_of_several(self)
         _refuse_closures(self)
         if self.check == "late":
@@ -236,6 +237,15 @@ def _refuse_spike_without_policy(options: Options) -> None:
         raise ConfigError(
             "spike has the policy of non_finite, which is 'ignore'; say what a spike leads to, as"
             " non_finite='skip'"
+        )
+
+
+def _refuse_norm_without_policy(options: Options) -> None:
+    if options.check_gradients and not options.refuses:
+        raise ConfigError(
+            "check_gradients has the policy of non_finite, which is 'ignore', so it would do nothing"
+            " about a norm that is not finite; say what that leads to, as non_finite='skip', or"
+            " insert a state with actions.grad_norm to look at the norm"
         )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Unpack
 
+from statetrain.contracts.declaring import declares_read
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.standard.edits import EDITS, Edit
+from statetrain.standard.edits import EDITS, Edit, hold_buffers, replay_steps, seed_batches
 from statetrain.standard.options import Options, SupervisedOptions, options_of
+from statetrain.standard.precision import Precision, mixed_precision
 from statetrain.standard.table import TABLE
 
 
@@ -40,3 +42,35 @@ def edited(options: Options, edits: Iterable[Edit] = EDITS) -> Lifecycle:
         if edit.on(options):
             life = edit.make(life, options)
     return life.checked()
+
+
+def adopt(
+    life: Lifecycle,
+    *,
+    seeded: bool = False,
+    buffers: bool = False,
+    closure: bool = False,
+    precision: Precision | None = None,
+) -> Lifecycle:
+    """A lifecycle of the user's own with what `fit` adds to a standard one by itself.
+
+    It is added wherever the roles for it are, and left out where the lifecycle has it already.
+
+    Args:
+        life: any lifecycle.
+        seeded: whether each batch seeds the generators.
+        buffers: whether a refused batch leaves the buffers as they were.
+        closure: whether the optimizers' steps compute the loss again.
+        precision: of the model and the loss; None leaves the types as they are.
+
+    Raises:
+        ConfigError: the lifecycle has no place for it.
+    """
+    options = Options(check="late" if life.by_role("report") else "now")
+    if seeded and not any(declares_read(arrow.effect, "seed") for arrow in life.transitions):
+        life = seed_batches(life, options)
+    if buffers and not life.by_role("hold"):
+        life = hold_buffers(life, options)
+    if closure:
+        life = replay_steps(life)
+    return life if precision is None else mixed_precision(life, precision)

@@ -155,7 +155,7 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its
             attribute `run` is the run.
     """
-    limits = check_call(epochs, options, seed, on_interrupt)
+    limits = check_call(epochs, options, seed, on_interrupt, resume, allow_changes)
     accelerator = accelerator_for(accelerator, device)
     ranks = ranks_of(accelerator)
     listening = heard_on(ranks, with_tracing(listeners(callbacks), trace))

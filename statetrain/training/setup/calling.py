@@ -31,11 +31,18 @@ class Epochs:
     most: float
 
 
-def check_call(epochs: Any, options: Mapping[str, Any], seed: Any, on_interrupt: Any) -> Epochs:
+def check_call(
+    epochs: Any,
+    options: Mapping[str, Any],
+    seed: Any,
+    on_interrupt: Any,
+    resume: Any,
+    allow_changes: Any,
+) -> Epochs:
     """Checks the arguments that say how a run is called, and gives how many epochs it makes.
 
     Args:
-        epochs, seed, on_interrupt: as `fit` takes them.
+        epochs, seed, on_interrupt, resume, allow_changes: as `fit` takes them.
         options: of the lifecycle.
 
     Raises:
@@ -45,6 +52,7 @@ def check_call(epochs: Any, options: Mapping[str, Any], seed: Any, on_interrupt:
     _check_names(options)
     _check_interrupt(on_interrupt)
     _check_seed(seed)
+    _check_changes(resume, allow_changes)
     return epochs_of(epochs, options)
 
 
@@ -80,6 +88,13 @@ def _check_seed(seed: Any) -> None:
         return
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, or None, got {seed!r}")
+
+
+def _check_changes(resume: Any, allowed: Any) -> None:
+    if allowed and resume is None:
+        raise ConfigError(
+            f"allow_changes={allowed!r} would not be used: nothing is resumed; give resume="
+        )
 
 
 def listeners(callbacks: Any) -> tuple[Callback, ...]:

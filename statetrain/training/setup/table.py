@@ -15,7 +15,8 @@ from statetrain.compute.compiling import can_trace
 from statetrain.compute.compiling import in_the_way as keeps_from_compiling
 from statetrain.compute.keeping import has_buffers
 from statetrain.context.keys import root_of
-from statetrain.contracts.declaring import access_of
+from statetrain.contracts.composing import parts_of
+from statetrain.contracts.declaring import declares_read, declares_write
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.guards.counters import Every
@@ -32,8 +33,8 @@ from statetrain.standard.fusing import (
 )
 from statetrain.standard.modes import Evaluating
 from statetrain.standard.options import FitOptions, Options
-from statetrain.standard.precision import mixed_precision, plain
-from statetrain.standard.supervised import supervised
+from statetrain.standard.precision import plain
+from statetrain.standard.supervised import adopt, supervised
 from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained, needs_closure
@@ -69,7 +70,13 @@ def make_lifecycle(
         _refuse_unused(options, data)
         life = supervised(**_all_options(options, epochs, data, trained, objective, seed))
     else:
-        life = _own(given, options, epochs, data)
+        life = adopt(
+            _own(given, options, epochs, data),
+            seeded=seed is not None,
+            buffers=has_buffers([trained.module, *objective.modules]),
+            closure=any(map(needs_closure, trained.optimizers.values())),
+            precision=options.get("precision"),
+        )
     _check_evaluations(life, list(data.others))
     _check_losses(objective.losses, life)
     _check_turns(trained.optimizers, life)
@@ -140,7 +147,7 @@ def _refuse_unused(options: FitOptions, data: Data) -> None:
 
 
 def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Lifecycle:
-    """The user's own lifecycle, in the precision that was asked for."""
+    """The user's own lifecycle, if it goes with the other arguments."""
     if epochs.least:
         raise ConfigError(
             f"epochs=({epochs.least}, ...): the least number would not be used, since lifecycle"
@@ -162,8 +169,18 @@ def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Li
             f"lifecycle {life.name!r} has a state 'valid', but there is no validation"
             " data; give valid=, or use life.without('valid')"
         )
-    precision = options.get("precision")
-    return life if precision is None else mixed_precision(life, precision)
+    if data.valid is not None and "valid" not in sets_evaluated(life) and not _has_own(life):
+        raise ConfigError(
+            f"valid= would not be used: lifecycle {life.name!r} has no validation; make it with one:"
+            ' supervised(validate=Every(1, "epochs")), or leave valid out'
+        )
+    return life
+
+
+def _has_own(life: Lifecycle) -> bool:
+    """Whether a part of a lifecycle is the user's own code, of which little is known."""
+    works = [state.action for state in life.states] + [t.effect for t in life.transitions]
+    return any(map(_is_own, works))
 
 
 def sets_evaluated(life: Lifecycle) -> list[str]:
@@ -192,7 +209,7 @@ def _check_losses(losses: Mapping[str, Any], life: Lifecycle) -> None:
     if all(loss is not None for loss in losses.values()):
         return
     for state in life.states:
-        if _reads(state.action, "loss_fn"):
+        if declares_read(state.action, "loss_fn"):
             raise ConfigError(
                 f"state {state.name!r} needs a loss, a function of prediction and target; give"
                 " loss=, or valid_compute="
@@ -201,14 +218,11 @@ def _check_losses(losses: Mapping[str, Any], life: Lifecycle) -> None:
 
 def _check_turns(optimizers: Mapping[str, Any], life: Lifecycle) -> None:
     """Several optimizers need a table that lets each have its turn; else only the first steps."""
-    parts = [
-        *(plain(state.action) for state in life.states),
-        *(arrow.effect for arrow in life.transitions),
-    ]
+    works = [state.action for state in life.states] + [t.effect for t in life.transitions]
     steps = life.by_role("step") or update_of(life) is not None
     if len(optimizers) < 2 or not steps:
         return
-    if any(_is_own(part) or _writes(part, "opt_index") for part in parts):
+    if any(_is_own(work) or declares_write(work, "opt_index") for work in works):
         return  # your own code may select, or step, as it likes
     raise ConfigError(
         f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in"
@@ -217,32 +231,20 @@ def _check_turns(optimizers: Mapping[str, Any], life: Lifecycle) -> None:
     )
 
 
-def _is_own(part: Any) -> bool:
-    """Whether an action or effect is the user's own code."""
-    if part is None:
-        return False
-    return isinstance(part, Compute) or not getattr(part, "__module__", "").startswith(
-        "statetrain."
+def _is_own(work: Any) -> bool:
+    """Whether an action or effect is the user's own code, or has some in it."""
+    return any(
+        isinstance(part, Compute) or not getattr(part, "__module__", "").startswith("statetrain.")
+        for part in map(plain, parts_of(work))
     )
 
 
 def _check_seed(life: Lifecycle, seed: int | None) -> None:
-    if seed is None and any(_reads(arrow.effect, "seed") for arrow in life.transitions):
+    if seed is None and any(declares_read(arrow.effect, "seed") for arrow in life.transitions):
         raise ConfigError(
             f"lifecycle {life.name!r} seeds each batch by the run's seed; give seed=, or make"
             " it without seeded=True"
         )
-
-
-def _reads(work: Any, field: str) -> bool:
-    """Whether an action or effect declares that it reads a field."""
-    declared = access_of(work)
-    return declared is not None and field in declared.reads
-
-
-def _writes(work: Any, field: str) -> bool:
-    declared = access_of(work)
-    return declared is not None and field in declared.writes
 
 
 # ---------------------------------------------------------------- fused, compiled
