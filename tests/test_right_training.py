@@ -298,6 +298,26 @@ def test_a_window_of_unequal_counts_is_the_mean_over_what_counts(counts):
         torch.testing.assert_close(mine, right)
 
 
+def test_a_window_of_batches_whose_size_is_said_is_the_mean_over_samples():
+    "With size=, a plain loss is weighed by it, as one big batch would give."
+    x, y = points(9)
+    data = [(x[:6], y[:6]), (x[6:], y[6:])]
+    model, hand = linear(), linear()
+    st.fit(
+        model,
+        data,
+        loss=F.mse_loss,
+        accumulate=2,
+        size=lambda batch: len(batch[0]),
+        **{**SGD, "epochs": 1},
+    )
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1)
+    F.mse_loss(hand(x), y).backward()
+    optimizer.step()
+    for mine, right in zip(model.parameters(), hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, right)
+
+
 def test_losses_that_count_differently_have_no_one_window(caplog):
     "One masked loss and one plain one: each batch of a window weighs alike, which is told."
     losses = st.Losses(

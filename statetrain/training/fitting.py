@@ -174,7 +174,9 @@ def fit(
         free=options.get("compute") is not None or lifecycle is not None,
     )
     refuse_unsummable(ranks, objective)
-    life = make_lifecycle(lifecycle, options, limits, data, trained, objective, seed, listening)
+    life = make_lifecycle(
+        lifecycle, options, limits, data, trained, objective, seed, listening, size is not None
+    )
     life = for_ranks(ranks, life, divided)
     agreement = agreement_of(ranks, life)
     machine = make_machine(life, listening, trained, objective, debug, agreement)

@@ -52,6 +52,7 @@ def make_lifecycle(
     objective: Objective,
     seed: int | None,
     callbacks: tuple[Callback, ...],
+    sized: bool = False,
 ) -> Lifecycle:
     """The table of a run.
 
@@ -62,13 +63,15 @@ def make_lifecycle(
         data, trained, objective: from the stages before.
         seed: of the run; None without.
         callbacks: what listens.
+        sized: whether the user says how many samples a batch has.
 
     Raises:
         ConfigError: table and run do not go together.
     """
     if given is None:
         _refuse_unused(options, data)
-        life = supervised(**_all_options(options, epochs, data, trained, objective, seed))
+        found = _all_options(options, epochs, data, trained, objective, seed)
+        life = supervised(**found | {"by_count": sized or found["by_count"]})
     else:
         life = adopt(
             _own(given, options, epochs, data),
