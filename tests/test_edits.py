@@ -36,7 +36,6 @@ def test_fit_takes_what_it_does_not_find_out_by_itself():
     "The options of fit are those of supervised without what follows from data, model and optimizer."
     found_out = {
         "optimizers",
-        "closure",
         "min_epochs",
         "seeded",
         "buffers",

@@ -305,6 +305,7 @@ class FitOptions(TypedDict, total=False):
     precision: Precision | None
     fused: Fusing
     prefetch: bool
+    closure: bool
     edits: tuple[TableEdit, ...]
 
 
@@ -312,7 +313,6 @@ class SupervisedOptions(FitOptions, total=False):
     """The options of `supervised`: those of `fit`, and what `fit` finds out by itself."""
 
     optimizers: int
-    closure: bool
     min_epochs: int
     seeded: bool
     buffers: bool

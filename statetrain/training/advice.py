@@ -26,6 +26,8 @@ def advice(ctx: Context, error: BaseException) -> str:
         or "out of memory" in words.lower()
     ):
         return _memory(ctx)
+    if ctx.role in ("step", "update"):
+        return _stepping(words)
     if ctx.role not in ("draw", "valid_draw", "predict_draw"):
         return ""
     scope = ctx.machine.lifecycle.state(ctx.scope("valid") or ctx.scope("predict") or ctx.state)
@@ -45,6 +47,18 @@ def advice(ctx: Context, error: BaseException) -> str:
             " waits longer, 0 for ever"
         )
     return _due(ctx, drawing)
+
+
+def _stepping(words: str) -> str:
+    """What an optimizer that asks for more than a step has to be given."""
+    if "closure" in words.lower():
+        return "an optimizer that computes the loss again within its step needs fit(closure=True)"
+    if "create_graph" in words or "grad_fn" in words:
+        return (
+            "an optimizer that needs the graph of the gradients wants a backward of its own: give"
+            " an accelerator whose backward calls loss.backward(create_graph=True)"
+        )
+    return ""
 
 
 def _memory(ctx: Context) -> str:

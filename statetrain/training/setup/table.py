@@ -101,7 +101,8 @@ def _all_options(
         "fused": False,  # it depends on the callbacks, so it is made last
         "prefetch": _prefetches(options, trained.accelerator.device),
         "optimizers": max(len(trained.optimizers), 1),
-        "closure": any(map(needs_closure, trained.optimizers.values())),
+        "closure": options.get("closure", False)
+        or any(map(needs_closure, trained.optimizers.values())),
         "min_epochs": epochs.least,
         "seeded": seed is not None,
         "buffers": has_buffers([trained.module, *objective.modules]),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from statetrain.callback import Callback, name_of
+from statetrain.callbacks.optimizer_modes import with_modes
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import capturing, reads_of
 from statetrain.context.context import Context
@@ -42,6 +43,7 @@ def make_machine(
         ContractError: a field or a monitor that is declared does not exist.
         ConfigError: something is read that a compiled model does not give.
     """
+    callbacks = with_modes(callbacks, trained.optimizers.values())
     machine = Machine(life, callbacks, debug=debug, agreement=agreement)
     readers = (*objective.losses.values(), *objective.tallies.values())
     _refuse_interms(trained.module, machine, objective, readers)
