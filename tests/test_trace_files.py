@@ -23,7 +23,8 @@ from statetrain.lifecycle.state import START
 from statetrain.testing import conforms, walk
 from statetrain.trace import reading, windows
 from statetrain.trace.difference import difference_of_files
-from statetrain.trace.reading import Following, load_end
+from statetrain.trace.following import Following
+from statetrain.trace.reading import load_end
 
 
 def points(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,8 @@ from statetrain.commands.screen import screen, sparkline
 from statetrain.commands.watch import watch
 from statetrain.errors import TraceError
 from statetrain.testing import walk
-from statetrain.trace.reading import Following, Reading
+from statetrain.trace.following import Following
+from statetrain.trace.reading import Reading
 from statetrain.trace.tape import Tape
 
 SCOPES = ["fit", "epoch", "train", "batch"]  # that are open in a training batch

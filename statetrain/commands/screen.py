@@ -18,7 +18,8 @@ from statetrain.lifecycle.text import reading_order
 from statetrain.lifecycle.transition import Transition
 from statetrain.logs.streams import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Stopped
-from statetrain.trace.reading import Following, Reading
+from statetrain.trace.following import Following
+from statetrain.trace.reading import Reading
 from statetrain.trace.tape import Known, Row, moments_of
 
 _WINDOW = 10.0  # seconds over which rates are taken

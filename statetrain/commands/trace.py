@@ -1,4 +1,4 @@
-"""The commands that look at runs: `statetrain trace show | diff | conforms`, and `statetrain watch`."""
+"""The commands about runs: `statetrain trace show | diff | conforms`, `statetrain watch`."""
 
 from __future__ import annotations
 
@@ -145,5 +145,5 @@ def _watch(given: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Prints what a file says: control characters are escaped, so that no file moves a terminal's cursor."""
+    """Prints what a file says, with control characters escaped: no file moves the cursor."""
     print("\n".join(map(printable, text.split("\n"))))

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from statetrain.commands.screen import ending_of, row_of, screen, title_of
 from statetrain.logs.streams import printable
 from statetrain.outcome import Outcome
-from statetrain.trace.reading import Following, Reading
+from statetrain.trace.following import Following
+from statetrain.trace.reading import Reading
 
 _PAUSE = 0.5  # seconds between two looks at the file
 _STILL = 4  # looks without news after which the screen is drawn again all the same

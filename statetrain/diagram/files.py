@@ -29,8 +29,8 @@ def draw(
     Args:
         life: the lifecycle.
         path: the file; its suffix says what is written. `.svg`, `.mmd` (Mermaid) and `.dot` need
-            nothing else, `.png` and `.pdf` the program `dot` of Graphviz. `.html` is a page on which
-            the picture folds and zooms and can be pointed at; it shows a `trace` too.
+            nothing else, `.png` and `.pdf` the program `dot` of Graphviz. `.html` is a page on
+            which the picture folds and zooms and can be pointed at; it shows a `trace` too.
         theme: "light" or "dark".
         options: what is shown; see `Shown`.
 

@@ -26,7 +26,7 @@ from statetrain.errors import ConfigError, TraceError
 from statetrain.live.chronicle import Chronicle
 from statetrain.live.page import data_of_runs, page
 from statetrain.live.stream import Stream
-from statetrain.trace.reading import Following
+from statetrain.trace.following import Following
 
 _LONGEST = 1 << 16  # bytes of a command
 

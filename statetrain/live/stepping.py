@@ -1,4 +1,4 @@
-"""A run of this process that is walked from a page: single steps, breakpoints, a request to stop."""
+"""A run of this process that is walked from a page: steps, breakpoints, a request to stop."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ Points = Sequence[tuple[float, float]]
 _WIDTH, _HEIGHT = 380.0, 210.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 26.0, 32.0  # around the area of the curves
 _TICKS = 4
+_MARKED = 60  # points of a curve that are marked one by one, at most
 _MOST = 760  # points of a curve: two for each dot that its width has on most screens
 
 
@@ -48,23 +49,21 @@ def curves(title: str, x: str, lines: Mapping[str, Points]) -> str:
     ]
     parts.append(_text(x, _WIDTH - _RIGHT, _HEIGHT - 3, "tick end"))
     for number, (name, points) in enumerate(lines.items()):
-        for piece in _pieces(points):
-            at = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in piece)
-            parts.append(f'<polyline class="line c{number % 6}" points="{at}"/>')
-            parts += [
-                f'<circle class="c{number % 6}" cx="{across(px):.1f}" cy="{up(py):.1f}" r="2.2"/>'
-                for px, py in piece
-                if len(points) <= 60
-            ]
-        parts.append(
-            _text(
-                name,
-                _WIDTH - _RIGHT - 70.0 * (len(lines) - 1 - number),
-                15,
-                f"tick end c{number % 6}",
-            )
-        )
+        parts += _curve(points, across, up, f"c{number % 6}")
+        end = _WIDTH - _RIGHT - 70.0 * (len(lines) - 1 - number)
+        parts.append(_text(name, end, 15, f"tick end c{number % 6}"))
     return "".join(parts) + "</svg>"
+
+
+def _curve(points: Points, across: _Scale, up: _Scale, colour: str) -> Iterator[str]:
+    """One curve, in as many pieces as gaps make; with its points if they are few."""
+    for piece in _pieces(points):
+        at = [(across(x), up(y)) for x, y in piece]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+        yield f'<polyline class="line {colour}" points="{line}"/>'
+        if len(points) <= _MARKED:
+            for x, y in at:
+                yield f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:

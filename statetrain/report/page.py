@@ -193,7 +193,8 @@ def _time(trace: Trace) -> str:
             f"<p>Of the last {len(trace):,} transitions; {trace.dropped:,} earlier ones were not"
             " kept.</p>"
         )
-    return f"<p>{_waiting(trace, seconds) / total:.1%} of it was waiting for data.</p>{some}{bars(rows)}"
+    share = _waiting(trace, seconds) / total
+    return f"<p>{share:.1%} of it was waiting for data.</p>{some}{bars(rows)}"
 
 
 def _waiting(trace: Trace, seconds: dict[str, float]) -> float:

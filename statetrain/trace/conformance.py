@@ -85,17 +85,15 @@ def _possible(
 ) -> bool:
     if arrow.source == START:  # another fit begins where one has ended
         return (here is None or not _ways(lifecycle, here)) and arrow.dest == lifecycle.initial
-    if here is None and not anywhere:
-        return False
     known = words_of(arrow) in table
     if anywhere:
         return known or arrow.dest == FAILED
-    assert here is not None
-    if here == FAILED or lifecycle.state(here).final:
+    if here is None or here == FAILED or lifecycle.state(here).final:
         return False
-    if arrow.event is not None or (arrow.dest == FAILED and not known):
-        return (known or arrow.dest == FAILED) and arrow.source in lifecycle.path(here)
-    return known and arrow.source == here
+    if arrow.event is None and known:
+        return arrow.source == here
+    # On an event, or by an error that no arrow takes, from anywhere within the source
+    return (known or arrow.dest == FAILED) and arrow.source in lifecycle.path(here)
 
 
 def _states_conform(states: list[str], lifecycle: Lifecycle) -> Conformance:
@@ -127,28 +125,27 @@ def _ways(lifecycle: Lifecycle, here: str) -> list[Transition]:
 def _refused(
     lifecycle: Lifecycle, number: int, here: str | None, got: str, before: list[str]
 ) -> Conformance:
-    lines = [
-        (
-            f"step {number} is no arrow that {lifecycle.name!r} has"
-            f" {f'in {here!r}' if here is not None else 'at its beginning'}"
-        )
-    ]
-    lines += [f"  after     {shortened(before)}"] if before else []
+    place, ways = "at its beginning", [lifecycle.start]
+    if here is not None:
+        place, ways = f"in {here!r}", _ways(lifecycle, here)
+    lines = [f"step {number} is no arrow that {lifecycle.name!r} has {place}"]
+    if before:
+        lines.append(f"  after     {shortened(before)}")
     lines.append(f"  got       {got}{_hint(lifecycle, got)}")
-    ways = [lifecycle.start] if here is None else _ways(lifecycle, here)
-    lines += [f"  {'possible' if i == 0 else '        '}  {arrow}" for i, arrow in enumerate(ways)]
-    lines += ["  possible  nothing: it is a final state"] if not ways else []
+    possible = list(map(str, ways)) or ["nothing: it is a final state"]
+    lines.append(f"  possible  {possible[0]}")
+    lines += [f"            {way}" for way in possible[1:]]
     return Conformance(number, "\n".join(lines))
 
 
 def _hint(lifecycle: Lifecycle, got: str) -> str:
     dest = got.split(" -> ")[-1].split(" ")[0]
-    near = did_you_mean(dest, lifecycle.names) if dest not in (*lifecycle.names, FAILED) else ""
-    return (
-        f": there is no state {dest!r}{near if near.startswith('; did you mean') else ''}"
-        if dest not in (*lifecycle.names, FAILED)
-        else ""
-    )
+    if dest in (*lifecycle.names, FAILED):
+        return ""
+    near = did_you_mean(dest, lifecycle.names)
+    if not near.startswith("; did you mean"):
+        near = ""
+    return f": there is no state {dest!r}{near}"
 
 
 def _fine(steps: int, lifecycle: Lifecycle) -> Conformance:

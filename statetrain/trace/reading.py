@@ -1,12 +1,13 @@
-"""Reading traces from files, also while they grow. `statetrain.trace.writing` describes the format."""
+"""Reading traces from files; `statetrain.trace.writing` describes the format."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO
 
 from attrs import Factory, define
 
@@ -17,15 +18,14 @@ from statetrain.machine.asking import Asked
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row, Tape
 from statetrain.trace.value import Trace
-from statetrain.trace.words import made_of, read_words, stand_in, told_by, words_of
+from statetrain.trace.words import Words, made_of, read_words, stand_in, told_by, words_of
 from statetrain.trace.writing import FORMAT
 
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
-_BEGIN = b'{"statetrain":"trace"'
-_LONGEST_HEADER = 1 << 20  # of what is compared to see whether it is still the same file
+BEGIN = b'{"statetrain":"trace"'
+"""What every trace file begins with."""
 _BLOCK = 1 << 20  # bytes that are read from the end at first
 _BEFORE = 64  # transitions before the last ones, so that their counters are known
-_FOLLOWED = 20_000  # transitions that are kept of a file that grows
 _ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -100,7 +100,7 @@ def _has_taken(line: bytes) -> bool:
 
 
 def _is_header(line: bytes) -> bool:
-    return line.startswith(_BEGIN)
+    return line.startswith(BEGIN)
 
 
 @define(eq=False)
@@ -145,7 +145,7 @@ class Reading:
             TraceError: it is no line of a trace.
         """
         if not line.endswith(b"\n"):
-            if not self.header and not _BEGIN.startswith(line[: len(_BEGIN)]):
+            if not self.header and not BEGIN.startswith(line[: len(BEGIN)]):
                 raise TraceError(
                     f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}"
                 )
@@ -255,30 +255,31 @@ class Reading:
                 f" statetrain reads {FORMAT}"
             )
         if "resumed" in header:
-            count = _whole(header["resumed"])
-            lost = self.tape.count - count
-            if self.header and lost > 0:
-                self.remarks.append(
-                    f"the run went on after {count} transitions; {lost} that came after them were"
-                    " lost with an earlier process"
-                )
-            self.tape.cut(count)
-            self._rows = [entry for entry in self._rows if entry[1] <= count]
+            self._go_back(_whole(header["resumed"]))
         self.outcome, self.error, self.seconds, self._counters = None, "", None, None
         words = [read_words(row) for row in header["arrows"]]
         life = self.lifecycle or made_of(header.get("lifecycle"), words, self.registry)
-        known = (
-            {words_of(arrow): arrow for arrow in (life.start, *life.transitions)}
-            if life is not None
-            else {}
-        )
+        known: dict[Words, Transition] = {}
+        if life is not None:
+            known = {words_of(arrow): arrow for arrow in (life.start, *life.transitions)}
         self._arrows = [known.get(row) or stand_in(row) for row in words]
-        self.table = life if life is not None else told_by(header, self._arrows)
+        self.table = life or told_by(header, self._arrows)
         if not isinstance(header["guards"], list) or not all(
             isinstance(guard, str) for guard in header["guards"]
         ):
             raise TypeError("guards are names")
         self.header = header
+
+    def _go_back(self, count: int) -> None:
+        """Forgets what an earlier process did after so many transitions."""
+        lost = self.tape.count - count
+        if self.header and lost > 0:
+            self.remarks.append(
+                f"the run went on after {count} transitions; {lost} that came after them were"
+                " lost with an earlier process"
+            )
+        self.tape.cut(count)
+        self._rows = [entry for entry in self._rows if entry[1] <= count]
 
     def _taken(self, record: dict[str, Any]) -> None:
         arrows = [self.arrow_of(n) for n in record["taken"]]
@@ -300,31 +301,29 @@ class Reading:
             key in record for key in ("time", "counters", "answers", "values")
         ):
             return
-        times = record.get("time")
-        if times is not None and len(times) != count:
-            raise ValueError(f"{count} transitions have {len(times)} times")
+        times = _times(record.get("time"), count)
         counters = {_whole(row[0]): _counts(row[1:]) for row in record.get("counters", ())}
         values = {
             _whole(i): {str(name): _real(value) for name, value in _mapping(found).items()}
             for i, found in record.get("values", ())
         }
-        answers: dict[int, list[Asked]] = {}
-        for i, arrow, guard, answer, *reason in record.get("answers", ()):
-            label = guard if isinstance(guard, str) else self.header["guards"][_whole(guard)]
-            answers.setdefault(_whole(i), []).append(
-                Asked(self.arrow_of(arrow), label, bool(answer), str(*reason))
-            )
-        if times is not None and not all(type(step) is int for step in times):
-            raise TypeError("times are whole numbers of microseconds")
-        now: float | None = None
-        counts, clock = self._counters or UNCOUNTED, 0
-        for i in range(count):
-            if times is not None:
-                clock += times[i]
-                now = clock / 1e6
+        answers = self._answers(record.get("answers", ()))
+        counts = self._counters or UNCOUNTED
+        for i, now in enumerate(times):
             if i in counters:
                 counts = self._counters = counters[i]
             yield now, *counts, answers.get(i), values.get(i)
+
+    def _answers(self, written: Iterable[Any]) -> dict[int, list[Asked]]:
+        """What parts of guards answered, by the place of the transition."""
+        answers: dict[int, list[Asked]] = {}
+        for i, arrow, guard, answer, *reason in written:
+            label = guard
+            if not isinstance(guard, str):
+                label = self.header["guards"][_whole(guard)]
+            asked = Asked(self.arrow_of(arrow), label, bool(answer), str(*reason))
+            answers.setdefault(_whole(i), []).append(asked)
+        return answers
 
     def arrow_of(self, written: Any) -> Transition:
         """The arrow that a record means, by its number or in words."""
@@ -345,6 +344,17 @@ class Reading:
             self.outcome = Completed(epoch)
         else:
             self.outcome = _REASONED[kind](epoch, str(about.get("reason", "")))
+
+
+def _times(steps: Any, count: int) -> list[float] | list[None]:
+    """Seconds since the run began, from microseconds since the transition before."""
+    if steps is None:
+        return [None] * count
+    if len(steps) != count:
+        raise ValueError(f"{count} transitions have {len(steps)} times")
+    if not all(type(step) is int for step in steps):
+        raise TypeError("times are whole numbers of microseconds")
+    return [clock / 1e6 for clock in accumulate(steps)]
 
 
 def _whole(value: Any) -> int:
@@ -396,76 +406,6 @@ def find(path: str | Path) -> Path:
 def _is_trace(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
-            return opened.read(len(_BEGIN)) == _BEGIN
+            return opened.read(len(BEGIN)) == BEGIN
     except OSError:
         return False
-
-
-class Reader(Protocol):
-    """What a trace file is read into, line by line."""
-
-    @property
-    def header(self) -> Mapping[str, Any]:
-        """The last header; empty before there is one."""
-
-    def feed(self, line: bytes) -> bool:
-        """Reads a line; returns whether it counts."""
-
-
-R = TypeVar("R", bound=Reader)
-
-
-def _keep_the_last(name: str) -> Reading:
-    return Reading(name, tape=Tape(_FOLLOWED))
-
-
-@define(eq=False)
-class Following(Generic[R]):
-    """A trace file that is read as it grows. It only reads.
-
-    It may be cut short, replaced by the file of another run, or not be there for a moment: it is
-    read again from the beginning then.
-
-    Attributes:
-        path: a file, or a directory in which the newest is meant.
-        make: what the file is read into, by its name; usually a `Reading` of the last 20,000
-            transitions.
-        reading: what was read so far; None before there is anything.
-        file: which file it is; None before there is one.
-    """
-
-    path: Path
-    make: Callable[[str], R] = _keep_the_last  # type: ignore[assignment]  # R is Reading then
-    reading: R | None = None
-    file: Path | None = None
-    _identity: tuple[int, int, bytes] | None = None
-    _offset: int = 0  # of the end of the last whole line
-
-    def poll(self) -> bool:
-        """Reads what is new.
-
-        Returns:
-            Whether there was anything.
-
-        Raises:
-            TraceError: it is no trace, or it is broken.
-            OSError: it cannot be read.
-        """
-        file = find(self.path)
-        with file.open("rb") as opened:
-            status = os.fstat(opened.fileno())
-            begin = opened.readline(_LONGEST_HEADER)
-            identity = (status.st_dev, status.st_ino, begin)
-            if identity != self._identity or status.st_size < self._offset or self.reading is None:
-                self.reading, self.file = self.make(str(file)), file
-                self._identity, self._offset = identity, 0
-            opened.seek(self._offset)
-            seen = False
-            for line in opened:
-                if not line.endswith(b"\n"):
-                    if not self.reading.header and not _BEGIN.startswith(line[: len(_BEGIN)]):
-                        self.reading.feed(line)  # says that it is no trace
-                    break
-                self._offset += len(line)
-                seen = self.reading.feed(line) or seen
-            return seen

@@ -21,7 +21,9 @@ UNCOUNTED = (None,) * len(COUNTERS)
 
 
 class Moment(NamedTuple):
-    """What is known of the moment at which an arrow was taken, after its effect and before anything is entered.
+    """What is known of the moment at which an arrow was taken.
+
+    It is after the arrow's effect, and before anything is entered.
 
     Attributes:
         time: seconds since the run began, without those between an interrupt and the run that went
@@ -50,7 +52,7 @@ class Moment(NamedTuple):
 
 
 Known: TypeAlias = tuple[Any, ...]
-"""The same as a plain tuple, None for answers and values that are not there: those are faster to make, and to keep."""
+"""The same as a plain tuple, None for missing answers and values: faster to make, and smaller."""
 
 
 @define(eq=False)
@@ -77,7 +79,7 @@ class Tape:
         return self.folded + len(self.taken)
 
     def fold(self) -> None:
-        """Lets go of the oldest if there are twice as many as are kept."""
+        """Releases the oldest if there are twice as many as are kept."""
         if self.last is None or len(self.taken) < 2 * self.last:
             return
         old = self.taken[: -self.last]
@@ -115,8 +117,15 @@ class Tape:
         return counts
 
     def kept(self) -> tuple[list[Transition], list[Moment], int, Counter[Transition]]:
-        """The last transitions, their moments, how many came before, and how often each of those was taken."""
-        surplus = max(0, len(self.taken) - self.last) if self.last is not None else 0
+        """What is kept.
+
+        Returns:
+            The last transitions, their moments, how many came before, and how often each of those
+            was taken.
+        """
+        surplus = 0
+        if self.last is not None:
+            surplus = max(0, len(self.taken) - self.last)
         earlier: Counter[Transition] = Counter()
         for arrow, times in _added(self._counts, self.taken[:surplus]).values():
             earlier[arrow] += times

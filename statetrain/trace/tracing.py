@@ -16,6 +16,7 @@ from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import answers_to
 from statetrain.naming import did_you_mean
+from statetrain.outcome import Failed
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Row, Tape
 from statetrain.trace.value import Trace
 from statetrain.trace.writing import Writing
@@ -29,7 +30,9 @@ _LOSS = {"loss": ("loss_value",)}
 
 
 class Tracing(Callback):
-    """Records the transitions of a run. A new run starts a new trace; one that goes on or is continued goes on with it.
+    """Records the transitions of a run.
+
+    A new run starts a new trace; another `fit` of the same run, or one that resumes, continues it.
 
     An exception that no arrow takes is the last transition: from the state that it was raised in to
     `failed`.
@@ -90,9 +93,9 @@ class Tracing(Callback):
         self._counters, self._times = counters or file is not None, times or file is not None
         self._given = values
         self._host_only = values is None  # no number is waited for that nobody asked for
-        self._asked: dict[str, tuple[str, ...]] = _paths(
-            values if values is not None else _LOSS if file is not None else {}
-        )
+        if values is None:
+            values = _LOSS if file is not None else {}
+        self._asked: dict[str, tuple[str, ...]] = _paths(values)
         self._values: dict[str, tuple[str, ...]] = {}  # the same, by the names of states
         self._detailed = bool(self._counters or self._times or answers or self._asked)
         self._tape = Tape(last)
@@ -148,15 +151,17 @@ class Tracing(Callback):
         self._record(ctx, ctx.transition)
 
     def on_enter_failed(self, ctx: Context) -> None:
-        """Records how the run failed: by the arrow that raised the error, or from the state that it was raised in."""
-        led, taken = ctx.transition is not None and ctx.transition.dest == FAILED, self._tape.taken
-        if not (
-            led and taken and taken[-1] == ctx.transition
-        ):  # an arrow that raised nothing is there already
-            self._record(
-                ctx,
-                ctx.transition if led else Transition(ctx.outcome.state, FAILED),  # type: ignore[union-attr]
-            )
+        """Records how the run failed.
+
+        By the arrow that raised the error, or from the state that it was raised in.
+        """
+        arrow = ctx.transition
+        if arrow is None or arrow.dest != FAILED:
+            assert isinstance(ctx.outcome, Failed)
+            arrow = Transition(ctx.outcome.state, FAILED)
+        elif self._tape.taken and self._tape.taken[-1] == arrow:
+            return  # an arrow that raised nothing is there already
+        self._record(ctx, arrow)
 
     def on_resume(self, ctx: Context) -> None:
         """Goes on where the checkpoint was made."""

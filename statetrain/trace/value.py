@@ -1,4 +1,4 @@
-"""The trace of a run as a value: it is counted, printed, compared, checked, drawn and kept in files."""
+"""The trace of a run as a value: counted, printed, compared, checked, drawn, kept in files."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class Trace:
         return [transition.dest for transition in self.transitions]
 
     def counts(self) -> Counter[Transition]:
-        """How often each arrow was taken, those that were not kept included; 0 for one that was not."""
+        """How often each arrow was taken, before what was kept as well; 0 for one that was not."""
         return counted(self.transitions) + Counter(self.earlier)
 
     def seconds(self) -> dict[Transition, float]:
-        """What passed from the taking of each arrow until the next was taken: the time in the state that it leads to.
+        """The seconds from the taking of each arrow until the next: in the state that it leads to.
 
         Of the transitions that were kept, summed by arrow; empty if no times were recorded.
         """
@@ -113,7 +113,9 @@ class Trace:
         lifecycle: Lifecycle | None = None,
         registry: Mapping[str, Any] | None = None,
     ) -> Trace:
-        """The trace in a file that `Tracing(file=...)`, `fit(trace=...)` or `save` wrote; see `statetrain.trace.reading.load`.
+        """The trace in a file that `Tracing(file=...)`, `fit(trace=...)` or `save` wrote.
+
+        See `statetrain.trace.reading.load`.
 
         Raises:
             TraceError: it is no trace, or it is broken.
@@ -130,7 +132,9 @@ class Trace:
         save(self, path)
 
     def diff(self, other: Trace, rel: float = 0.0) -> Difference | None:
-        """The first difference to another run: in transitions, then answers of guards, then values such as the loss.
+        """The first difference to another run.
+
+        In transitions, then answers of guards, then values such as the loss.
 
         Args:
             other: the other run.
@@ -144,13 +148,15 @@ class Trace:
         return difference(self, other, rel)
 
     def conforms(self, lifecycle: Lifecycle) -> Conformance:
-        """Whether each step is an arrow of a table; true or false, and in words. See `statetrain.testing.conforms`."""
+        """Whether each step is an arrow of a table; see `statetrain.testing.conforms`."""
         from statetrain.trace.conformance import conforms
 
         return conforms(self, lifecycle)
 
     def svg(self, **options: Any) -> str:
-        """The lifecycle with what the run did: how often each arrow was taken, the last ones and the state that it is in.
+        """The lifecycle with what the run did, as SVG text.
+
+        How often each arrow was taken, the last ones, and the state that the run is in.
 
         Args:
             options: as for `Lifecycle.svg`.
@@ -161,7 +167,7 @@ class Trace:
         return self._drawable().svg(trace=self, **options)
 
     def draw(self, path: str | Path, **options: Any) -> None:
-        """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
+        """The same in a file; endings and options are those of `Lifecycle.draw`."""
         self._drawable().draw(path, trace=self, **options)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -198,39 +204,38 @@ class Trace:
         return "\n".join([*lines, *self.lines()])
 
     def lines(self) -> list[str]:
-        """A line for each transition: its number, the time, where the run stood, the arrow, values and answers."""
+        """A line for each transition.
+
+        Its number, the time, where the run stood, the arrow, values and answers.
+        """
         width = len(str(self.dropped + len(self)))
+        numbers = [f"{self.dropped + i:{width}}" for i in range(1, len(self) + 1)]
         if not self.moments:
-            return [
-                f"{number:{width}}  {taken}"
-                for number, taken in enumerate(self.transitions, self.dropped + 1)
-            ]
-        times = [
-            f"{moment.time:.3f} s" if moment.time is not None else "" for moment in self.moments
-        ]
+            taken = map(str, self.transitions)
+            return [f"{number}  {arrow}" for number, arrow in zip(numbers, taken, strict=True)]
+        times = [_clock(moment) for moment in self.moments]
         places = [moment.where for moment in self.moments]
         wide, far = max(map(len, times), default=0), max(map(len, places), default=0)
-        return [
-            "  ".join(
-                part
-                for part in (
-                    f"{number:{width}}",
-                    f"{time:>{wide}}",
-                    f"{place:<{far}}",
-                    " ".join([str(taken), *told(moment)]),
-                )
-                if part
+        columns = zip(numbers, times, places, self.transitions, self.moments, strict=True)
+        lines = []
+        for number, clock, place, arrow, moment in columns:
+            said = " ".join([str(arrow), *told(moment)])
+            lines.append(
+                "  ".join(filter(None, [number, f"{clock:>{wide}}", f"{place:<{far}}", said]))
             )
-            for number, (taken, moment, time, place) in enumerate(
-                zip(self.transitions, self.moments, times, places, strict=True), self.dropped + 1
-            )
-        ]
+        return lines
 
 
 def told(moment: Moment) -> list[str]:
-    """The values and the answers of a moment, in words."""
-    words = [f"{name}={value:.6g}" for name, value in moment.values.items()]
-    return words + ([f"({'; '.join(map(str, moment.answers))})"] if moment.answers else [])
+    """The values and the answers of a moment, as text."""
+    parts = [f"{name}={value:.6g}" for name, value in moment.values.items()]
+    if moment.answers:
+        parts.append(f"({'; '.join(map(str, moment.answers))})")
+    return parts
+
+
+def _clock(moment: Moment) -> str:
+    return "" if moment.time is None else f"{moment.time:.3f} s"
 
 
 def shortened(states: list[str], shown: int = _SHOWN) -> str:

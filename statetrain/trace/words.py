@@ -1,4 +1,4 @@
-"""Arrows and lifecycles in words, as a file has them: what they are called is known, what they do is not."""
+"""Arrows and lifecycles as a file has them: their names are known, what they do is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ Number = TypeVar("Number", int, float)
 
 
 def words_of(arrow: Transition) -> Words:
-    """An arrow in words: source, dest, guard, effect, event. Arrows that are alike in them are taken for the same."""
+    """An arrow in words: source, dest, guard, effect, event.
+
+    Arrows with the same words are taken for the same.
+    """
     return (
         arrow.source,
         arrow.dest,
@@ -36,7 +39,10 @@ def words_of(arrow: Transition) -> Words:
 
 
 def by_words(numbers: Mapping[Transition, Number]) -> dict[Words, Number]:
-    """Numbers of arrows, added up by what the arrows are called: those of a run may be from a file, of which no more is known."""
+    """Numbers of arrows, added up by the words of the arrows.
+
+    Of those of a run from a file, no more is known.
+    """
     total: dict[Words, Number] = {}
     for arrow, number in numbers.items():
         words = words_of(arrow)
@@ -45,7 +51,9 @@ def by_words(numbers: Mapping[Transition, Number]) -> dict[Words, Number]:
 
 
 def times_asked(life: Lifecycle, arrow: Transition, taken: Mapping[Words, int]) -> int | None:
-    """How often the guard of an arrow was asked: as often as it, or one that is asked after it, was taken.
+    """How often the guard of an arrow was evaluated.
+
+    As often as the arrow, or one whose guard is evaluated after it, was taken.
 
     Args:
         life: the table.
@@ -130,13 +138,10 @@ def made_of(
         return None
     try:
         life = Lifecycle.from_dict(written, dict(registry or {}))
-        return (
-            life
-            if [words_of(arrow) for arrow in (life.start, *life.transitions)] == words
-            else None
-        )
-    except (ValueError, TypeError, RecursionError):  # made of parts that nobody here knows
+    except (ValueError, TypeError, RecursionError):  # made of parts that are not known here
         return None
+    found = [words_of(arrow) for arrow in (life.start, *life.transitions)]
+    return life if found == words else None
 
 
 def told_by(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycle | None:

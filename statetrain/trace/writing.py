@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -115,13 +116,12 @@ class Writing:
             of: the id of the run that goes on.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        goes_on = resumed is not None and of != "" and _id_in(path) == of
-        identity = of if goes_on else uuid.uuid4().hex[:12]
-        if goes_on:
+        identity = uuid.uuid4().hex[:12]
+        if resumed is not None and of != "" and _id_in(path) == of:
+            identity = of
             _mend(path)
-        else:
-            if path.is_file():  # nobody's device
-                path.unlink()
+        elif path.is_file():  # not a device
+            path.unlink()
         descriptor = os.open(
             path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
         )
@@ -174,42 +174,34 @@ class Writing:
     def _record(
         self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any
     ) -> dict[str, Any]:
-        known = self._numbers
-        numbers = [
-            known[id(arrow)][1] if id(arrow) in known else self._number(arrow) for arrow in taken
-        ]
-        record: dict[str, Any] = {"taken": numbers, "at": at}
+        record: dict[str, Any] = {"taken": list(map(self._number, taken)), "at": at}
         if isinstance(length, int) and length != self._length:
             record["of"] = self._length = length
-        if not moments:
-            return record
-        if moments[0][0] is not None:
+        if moments and moments[0][0] is not None:
             clock = [round(moment[0] * 1e6) for moment in moments]
-            record["time"] = [
-                clock[0],
-                *(after - before for before, after in itertools.pairwise(clock)),
-            ]
-        counters = []
+            record["time"] = [clock[0], *itertools.starmap(_passed, itertools.pairwise(clock))]
+        parts = {
+            "counters": self._counters_of(moments),
+            "answers": self._answers_of(moments),
+            "values": _values_of(moments),
+        }
+        return record | {key: part for key, part in parts.items() if part}
+
+    def _counters_of(self, moments: Sequence[Known]) -> list[list[Any]]:
+        """The counters, where they change."""
+        changes = []
         for i, moment in enumerate(moments):
             now = moment[1:-2]
             if now != self._counters and now[0] is not None:
-                counters.append([i, *now])
+                changes.append([i, *now])
                 self._counters = now
-        answers = [
-            [i, *self._answer(asked)]
-            for i, moment in enumerate(moments)
-            for asked in moment[-2] or ()
-        ]
-        values = [
-            [i, {name: _number(value) for name, value in moment[-1].items()}]
-            for i, moment in enumerate(moments)
-            if moment[-1]
-        ]
-        return record | {
-            key: part
-            for key, part in (("counters", counters), ("answers", answers), ("values", values))
-            if part
-        }
+        return changes
+
+    def _answers_of(self, moments: Sequence[Known]) -> list[list[Any]]:
+        answers = []
+        for i, moment in enumerate(moments):
+            answers += [[i, *self._answer(asked)] for asked in moment[-2] or ()]
+        return answers
 
     def _number(self, arrow: Transition) -> int | Words:
         known = self._numbers.get(id(arrow))
@@ -354,21 +346,25 @@ def _about(ctx: Context) -> dict[str, Any]:
     return {name: value for name, value in about.items() if value is not None}
 
 
+def _passed(before: int, after: int) -> int:
+    return after - before
+
+
+def _values_of(moments: Sequence[Known]) -> list[list[Any]]:
+    values = []
+    for i, moment in enumerate(moments):
+        if moment[-1]:
+            values.append([i, {name: _number(value) for name, value in moment[-1].items()}])
+    return values
+
+
 def _number(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON has it; a number that JSON does not have is text: "nan", "inf", "-inf"."""
     if isinstance(value, bool | int | str) or value is None:
         return value
-    if isinstance(value, float):
-        return (
-            value
-            if value - value == 0.0
-            else "nan"
-            if value != value
-            else "inf"
-            if value > 0
-            else "-inf"
-        )
-    return f"{value!r:.200}"
+    if not isinstance(value, float):
+        return f"{value!r:.200}"
+    return value if math.isfinite(value) else str(value)
 
 
 def _id_in(path: Path) -> str | None:
