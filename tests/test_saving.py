@@ -211,8 +211,8 @@ def test_a_file_that_is_something_else_is_an_error(run, tmp_path):
         "pickle": pickle.dumps(Trap()),
         "empty": b"",
         "short": whole[:-10],
-        "damaged": whole.replace(b'\\"history\\"', b'\\"hysteri\\"'),
-        "future": whole.replace(b'\\"format\\":2', b'\\"format\\":7'),
+        "damaged": whole.replace(b'\\"hparams\\"', b'\\"hparods\\"'),
+        "future": whole.replace(b'\\"format\\":3', b'\\"format\\":7'),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)

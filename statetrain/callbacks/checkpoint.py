@@ -19,8 +19,9 @@ from attrs import define
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.monitoring import check_keep, read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
-from statetrain.checkpoints.checkpoint import Saved
+from statetrain.checkpoints.checkpoint import Log, Saved
 from statetrain.checkpoints.lock import Lock
+from statetrain.checkpoints.rowlog import LANES, Lane
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
 from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute.keeping import first_not_finite
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 # before
 _LATEST = 2
 _DRY = "dry-run"
+_FEW = 200  # rows and records that are part of each checkpoint; more are in a file that grows
 
 
 @define(eq=False)
@@ -140,10 +142,10 @@ class Checkpoint(Callback):
 
     reads = ("**",)  # a snapshot is of everything
     writes = {
-        "on_enter_fit": ("saves", "save_seconds"),
-        "on_resume": ("saves", "save_seconds"),
+        "on_enter_fit": ("saves", "save_seconds", "check_logged"),
+        "on_resume": ("saves", "save_seconds", "check_logged"),
         "on_anchor": ("stop", "save_seconds"),
-        "defer": ("saves", "save_seconds"),
+        "defer": ("saves", "save_seconds", "check_logged"),
     }
     commutes_with = ("Checkpoint",)
 
@@ -189,6 +191,7 @@ class Checkpoint(Callback):
             clock,
         )
         self._lock = Lock(self.folder)
+        self._lanes = [Lane(self.folder / name) for name in LANES]
         self._writing: _Writing | None = None
         self._forget()
 
@@ -333,19 +336,31 @@ class Checkpoint(Callback):
             return
         self._collect(ctx)
         self._lock.check()
-        began, data, name = (
-            self.clock(),
-            snapshot(ctx, ctx.machine),
-            f"step-{ctx.step:08d}-{ctx.state}",
-        )
+        began, name = self.clock(), f"step-{ctx.step:08d}-{ctx.state}"
+        log = self._new_lines(ctx)
+        data = snapshot(ctx, ctx.machine, logs=log is None)
         about = self._about(ctx, data)
-        write = partial(checkpoint.write, self.folder, name, data, about)
+        write = partial(checkpoint.write, self.folder, name, data, about, log)
         if self.background:
             structure, tensors = plain.encode(data)
             copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
-            write = partial(checkpoint.write_encoded, self.folder, name, structure, copies, about)
+            write = partial(
+                checkpoint.write_encoded, self.folder, name, structure, copies, about, log
+            )
         self._writing = _Writing(write, Saved(self.folder / name, 0, about, {}), began, self.clock)
         self._writing.start(self.background)
+
+    def _new_lines(self, ctx: Context) -> Log | None:
+        """What a long run has logged since the file that is next in turn was written.
+
+        None while there is little of it: it is part of each checkpoint then.
+        """
+        rows, records = ctx.history.rows, ctx.records
+        if len(rows) + sum(map(len, records.values())) <= _FEW:
+            return None
+        lane = self._lanes[0]
+        self._lanes.reverse()
+        return lane, lane.take(rows[:-1], records)  # the last row may still change
 
     def _collect(self, ctx: Context) -> Saved | None:
         """Waits for what is being written, and deletes what need not be kept any more.
@@ -458,7 +473,7 @@ class Checkpoint(Callback):
         if not superfluous:
             return
         try:
-            checkpoint.verify(self.saved[0].path)
+            checkpoint.verify(self.saved[0].path, shared=False)
         except (CheckpointError, OSError) as error:
             checkpoint.log.warning("no checkpoint is deleted, for the newest is broken: %s", error)
             return
@@ -482,7 +497,7 @@ class Checkpoint(Callback):
         self._follows = ctx.news is not None and ctx.news.group.rank > 0
         self._take_directory(ctx)
         ctx.defer(partial(self._close, ctx))
-        ctx.saves = True
+        ctx.saves, ctx.check_logged = True, plain.encode
         life = ctx.machine.lifecycle
         final = {state.name for state in life.states if state.final}
         told: list[tuple[bool, Guard, str]] = []
@@ -546,6 +561,8 @@ class Checkpoint(Callback):
                 " directory"
             ) from error
         directory.sweep(self.folder)
+        for lane in LANES:  # of a run that was killed
+            (self.folder / lane).unlink(missing_ok=True)
         self._clear_dry_run()
         self.saved = directory.complete(self.folder)
 
@@ -558,7 +575,9 @@ class Checkpoint(Callback):
         try:
             self._collect(ctx)
         finally:
-            self.resumed, ctx.saves = None, False
+            self.resumed, ctx.saves, ctx.check_logged = None, False, None
+            for lane in self._lanes:
+                lane.restart()
             self._lock.give_back()
 
     def _try(self, ctx: Context) -> None:

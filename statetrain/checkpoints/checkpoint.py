@@ -4,7 +4,8 @@
       step-00000030-next_batch/
         tensors.safetensors     all tensors
         state.json              everything else, with the tensors' names in their places
-        MANIFEST.json           size and sha256 of both, and what the checkpoint is; published last
+        log.jsonl               of long runs, rows and records; see `rowlog.py`
+        MANIFEST.json           size and sha256 of each, and what the checkpoint is; published last
 
 Theory of operation
 -------------------
@@ -28,23 +29,27 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
 
-from statetrain.checkpoints import plain, tensorfile
+from statetrain.checkpoints import plain, rowlog, tensorfile
+from statetrain.checkpoints.rowlog import Lane
 from statetrain.checkpoints.tensorfile import Digest, Writer
 from statetrain.errors import CheckpointError
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", "tensors.safetensors"
+LOG = "log.jsonl"  # of long runs only
 FORMAT = 1
 
 _PART = ".part"
 _LONGEST = {MANIFEST: 1 << 20, STATE: 1 << 28}  # bytes that are read
 # Of files and directories: no path, nothing to escape
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")
+
+Log = tuple[Lane, bytes]  # a file that checkpoints share, and the lines to add to it
 
 log = logging.getLogger("statetrain")
 
@@ -79,7 +84,9 @@ class Saved:
 # ---------------------------------------------------------------- writing
 
 
-def write(folder: Path, name: str, data: Any, about: Mapping[str, Any]) -> Saved:
+def write(
+    folder: Path, name: str, data: Any, about: Mapping[str, Any], log: Log | None = None
+) -> Saved:
     """Writes a checkpoint and publishes it. When this returns, it is on the disk.
 
     Args:
@@ -87,16 +94,22 @@ def write(folder: Path, name: str, data: Any, about: Mapping[str, Any]) -> Saved
         name: of the new one; a number is added if there is one of that name already.
         data: what `plain.encode` takes.
         about: plain data for the manifest, to be read without the rest.
+        log: rows and records that are not in the data, in a file that checkpoints share.
 
     Raises:
         CheckpointError: a part of the data cannot be saved; nothing has been written.
         OSError: the disk is full, or the like; nothing is left of it.
     """
-    return write_encoded(folder, name, *plain.encode(data), about)
+    return write_encoded(folder, name, *plain.encode(data), about, log)
 
 
 def write_encoded(
-    folder: Path, name: str, structure: Any, tensors: Mapping[str, Any], about: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    structure: Any,
+    tensors: Mapping[str, Any],
+    about: Mapping[str, Any],
+    log: Log | None = None,
 ) -> Saved:
     """The same of what `plain.encode` gave; it may be called in another thread."""
     text = plain.dumps(structure)
@@ -113,6 +126,9 @@ def write_encoded(
     os.mkdir(path, 0o777)  # less the user's umask
     try:
         files = {TENSORS: _put(path / TENSORS, tensors), STATE: _put(path / STATE, text)}
+        if log is not None:
+            lane, lines = log
+            files[LOG] = lane.put(lines, path / (LOG + _PART))
         sequence = _next_sequence(folder)
         _put(path / MANIFEST, _manifest(path.name, sequence, about, files))
         # Or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
@@ -230,7 +246,7 @@ def _read_manifest(path: Path, name: str) -> Saved:
             _bare(name): Digest(int(row["size"]), str(row["sha256"]))
             for name, row in data["files"].items()
         }
-        if set(files) != {STATE, TENSORS}:
+        if set(files) - {LOG} != {STATE, TENSORS}:
             raise ValueError(
                 f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}"
             )
@@ -249,8 +265,12 @@ def _bare(name: str) -> str:
     return name
 
 
-def verify(path: Path) -> Saved:
+def verify(path: Path, *, shared: bool = True) -> Saved:
     """Compares a checkpoint with its manifest, byte by byte.
+
+    Args:
+        path: of the checkpoint.
+        shared: whether the file that it shares with other checkpoints is read, too.
 
     Raises:
         CheckpointError: it is not what was written; the message names the file and what is wrong
@@ -259,12 +279,13 @@ def verify(path: Path) -> Saved:
     """
     saved = read_manifest(path)
     for name, digest in saved.files.items():
+        if name == LOG and not shared:
+            continue
         sha, size = hashlib.sha256(), 0
         try:
-            with tensorfile.open_file(path / name) as file:
-                while chunk := file.read(1 << 20):
-                    sha.update(chunk)
-                    size += len(chunk)
+            for chunk in _chunks(path / name, digest.size):
+                sha.update(chunk)
+                size += len(chunk)
         except FileNotFoundError:
             raise CheckpointError(f"{path.name}: {name} is missing") from None
         except CheckpointError as error:
@@ -278,6 +299,16 @@ def verify(path: Path) -> Saved:
     return saved
 
 
+def _chunks(path: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file; of one that other checkpoints add to, those that were there."""
+    if path.name == LOG:
+        yield from rowlog.chunks(path, size)
+        return
+    with tensorfile.open_file(path) as file:
+        while chunk := file.read(1 << 20):
+            yield chunk
+
+
 def read(path: Path) -> Any:
     """What was written; verified while it is read. Tensors come on the CPU.
 
@@ -287,16 +318,24 @@ def read(path: Path) -> Any:
     """
     saved = read_manifest(path)
     try:
-        tensors, _ = tensorfile.read(path / TENSORS, saved.files[TENSORS])
-        with tensorfile.open_file(path / STATE) as file:
-            text = file.read(_LONGEST[STATE] + 1)
-        if Digest(len(text), hashlib.sha256(text).hexdigest()) != saved.files[STATE]:
-            raise CheckpointError(f"{STATE} is not what was written: its size or sha256 differs")
-        return plain.decode(plain.loads(text), tensors)
+        return _read_files(path, saved.files)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name}: {Path(error.filename).name} is missing") from None
     except (ValueError, CheckpointError) as error:
         raise CheckpointError(f"{path.name}: {error}") from error
+
+
+def _read_files(path: Path, files: Mapping[str, Digest]) -> Any:
+    tensors, _ = tensorfile.read(path / TENSORS, files[TENSORS])
+    with tensorfile.open_file(path / STATE) as file:
+        text = file.read(_LONGEST[STATE] + 1)
+    if Digest(len(text), hashlib.sha256(text).hexdigest()) != files[STATE]:
+        raise CheckpointError(f"{STATE} is not what was written: its size or sha256 differs")
+    data = plain.decode(plain.loads(text), tensors)
+    if LOG in files:
+        rows, data["records"] = rowlog.read(path / LOG, files[LOG])
+        data["history"] = rows + data["history"]
+    return data
 
 
 # ---------------------------------------------------------------- deleting
@@ -324,13 +363,13 @@ def remove_unfinished(path: Path) -> None:
         return  # a checkpoint elsewhere, or one that was published in time
     try:
         names = set(os.listdir(path))
-        for name in (TENSORS, STATE):
+        for name in (TENSORS, STATE, LOG):
             if name in names:
                 os.unlink(path / name)
         with contextlib.suppress(OSError):  # of a disk that is full; there is room in a moment
             _flush(path)
         # One that is left shows that it is unfinished
-        for name in (TENSORS, STATE, MANIFEST):
+        for name in (TENSORS, STATE, LOG, MANIFEST):
             if name + _PART in names:
                 os.unlink(path / (name + _PART))
         os.rmdir(path)
@@ -350,7 +389,8 @@ def is_unfinished(path: Path) -> bool:
     if MANIFEST in names:
         return False
     if names.isdisjoint((TENSORS, STATE)):
-        return not names or any(name + _PART in names for name in (TENSORS, STATE, MANIFEST))
+        parts = [name + _PART for name in (TENSORS, STATE, LOG, MANIFEST)]
+        return not names or not names.isdisjoint(parts)
     try:
         _read_manifest(path, MANIFEST + _PART)
     except (CheckpointError, OSError):

@@ -32,7 +32,16 @@ _BYTES = 4096  # of a row
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
 # What a callback may write without taking part in the training
-_ASIDE = ("saves", "save_seconds", "stop", "history", "records", "logged", "buffers")
+_ASIDE = (
+    "saves",
+    "save_seconds",
+    "check_logged",
+    "stop",
+    "history",
+    "records",
+    "logged",
+    "buffers",
+)
 
 
 def describe_run(ctx: Context, machine: Machine) -> Description:

@@ -208,12 +208,18 @@ def _restore_optimizers(ctx: Context, data: Snapshot) -> None:
     for name, optimizer in ctx.optimizers.items():
         saved = data["optimizers"].get(name)
         if optimizer is not None and saved is not None:
-            _regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
+            if _sizes(before.get(name)) == _sizes(now.get(name)):  # they were made alike
+                _regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
             _restore_optimizer(optimizer, saved, before.get(name), now.get(name))
     if ctx.scaler is not None and data["scaler"] is not None:
         ctx.scaler.load_state_dict(data["scaler"])
     if ctx.mask is not None and data.get("mask") is not None:
         ctx.mask.load_state_dict(data["mask"])
+
+
+def _sizes(described: Any) -> list[int]:
+    """How many parameters an optimizer's groups had when it was made; empty if that is unknown."""
+    return [] if described is None else [group["parameters"] for group in described["groups"]]
 
 
 def _regroup(

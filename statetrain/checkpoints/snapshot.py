@@ -41,7 +41,7 @@ SAVED = fields_with(Context, Fact.SAVED)
 # ---------------------------------------------------------------- taking
 
 
-def snapshot(ctx: Context, machine: Machine) -> Snapshot:
+def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
     """Everything about a run that matters, at the anchor where it stands.
 
     The tensors are the run's own, not copies: write them down, or copy them, before it goes on.
@@ -50,6 +50,8 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
     Args:
         ctx: a `Context`.
         machine: what walks it.
+        logs: whether all rows and records are in it; else only the last row, which may still
+            change.
     """
     sets = sets_of(ctx)
     return {
@@ -63,8 +65,8 @@ def snapshot(ctx: Context, machine: Machine) -> Snapshot:
         "stop": None if ctx.stop == ctx.interrupt else ctx.stop,
         "seconds": {"earlier": ctx.earlier_seconds, "fit": ctx.fit_seconds},
         "hparams": {"model": _lenient(ctx.hparams), "optimizer": _lenient(ctx.opt_hparams)},
-        "history": list(ctx.history.rows),
-        "records": {name: list(values) for name, values in ctx.records.items()},
+        "history": list(ctx.history.rows) if logs else ctx.history.rows[-1:],
+        "records": {name: list(values) for name, values in ctx.records.items()} if logs else {},
         "model": _model_state(ctx),
         "losses": {name: loss.state_dict() for name, loss in loss_modules(ctx).items()},
         "optimizers": {

@@ -8,6 +8,7 @@ nothing in a file is ever executed.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import hashlib
 import io
@@ -155,6 +156,29 @@ def _memory(tensor: torch.Tensor) -> memoryview:
     if not size:
         return memoryview(b"")
     return memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B")
+
+
+def as_text(tensor: torch.Tensor) -> list[Any]:
+    """A small tensor as type, shape, and its bytes in base 64."""
+    held = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
+    if held.dtype not in _NAMES:
+        raise CheckpointError(f"a tensor has the type {held.dtype}, which cannot be saved")
+    return [_NAMES[held.dtype], list(held.shape), base64.b64encode(_memory(held)).decode()]
+
+
+def from_text(parts: Any) -> torch.Tensor:
+    """What `as_text` was given, on the CPU.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what that gives.
+    """
+    kind, shape, text = parts
+    dtype, data = _DTYPES[kind], base64.b64decode(text, validate=True)
+    if not _whole_numbers(shape, 32) or len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"a tensor of shape {shape!r:.80} does not have {len(data)} bytes")
+    tensor = torch.empty(shape, dtype=dtype)
+    _memory(tensor)[:] = data
+    return tensor
 
 
 # ---------------------------------------------------------------- reading

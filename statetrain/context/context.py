@@ -18,7 +18,7 @@ from statetrain.context.fields import UNSET, Fact, check_value, field, fields_wi
 from statetrain.context.history import COUNTERS, History, format_value
 from statetrain.context.overview import in_words, overview
 from statetrain.context.position import Position
-from statetrain.errors import MachineError
+from statetrain.errors import CheckpointError, MachineError
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
@@ -447,7 +447,18 @@ class Context(Position):
         return MappingProxyType(self._records)
 
     def log(self, name: str, value: Any) -> None:
-        """Adds a value to the record of that name, beside the history. None is not added."""
+        """Adds a value to the record of that name, beside the history. None is not added.
+
+        Raises:
+            CheckpointError: the run is saved, and such a value cannot be.
+        """
+        if value is not None and self.check_logged is not None:
+            try:
+                self.check_logged(value)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"log({name!r}, ...) in a run that is saved: {error}"
+                ) from error
         if value is not None:
             self._records.setdefault(name, []).append(value)
 

@@ -53,6 +53,9 @@ class Position:
     saves: bool = field(Fact.ANEW, default=False)
     """Whether a callback saves the run at anchors, and heeds signals there."""
 
+    check_logged: Callable[[Any], Any] | None = field(Fact.ANEW, default=None)
+    """What refuses a value that `log` is given and that cannot be saved; None where none is."""
+
     outcome: Outcome | None = field(Fact.ANEW, Fact.OF_MACHINE)
     """How the run ended; None while it goes on."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from statetrain.checkpoints import checkpoint, directory, plain, tensorfile
+from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
 from statetrain.checkpoints.files import create
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
@@ -25,7 +25,7 @@ from statetrain.losses.losses import modules_by_name
 from statetrain.training.run import Run
 
 _KEY = "statetrain"  # of the text in the header
-_FORMAT = 2
+_FORMAT = 3
 
 AnyPath = str | os.PathLike[str]
 
@@ -109,7 +109,9 @@ def save(run: Run, path: AnyPath) -> None:
         )
     about = {"format": _FORMAT, "model": type(run.model).__name__, "outcome": repr(run.outcome)}
     losses = {name: loss.state_dict() for name, loss in modules_by_name(run.ctx.loss_fns).items()}
-    structure, tensors = plain.encode({**about, **run.ctx.state_dict(), "losses": losses})
+    state = run.ctx.state_dict()
+    log = rowlog.as_tensor(rowlog.encode(state.pop("history"), state.pop("records")))
+    structure, tensors = plain.encode({**about, **state, "losses": losses, "log": log})
     _write(Path(path), tensors, {_KEY: plain.dumps(structure).decode()})
 
 
@@ -129,18 +131,19 @@ def load(path: AnyPath) -> SavedRun:
         data = plain.decode(plain.loads(texts[_KEY].encode()), tensors)
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']!r:.20}, where this version reads {_FORMAT}")
-        history = History(data["history"], tuple(data["optimizers"]), tuple(data["sets"]))
+        rows, records = rowlog.decode(bytes(data["log"].numpy()))
+        history = History(rows, tuple(data["optimizers"]), tuple(data["sets"]))
         return SavedRun(
             data["model"],
             data["weights"],
             data["losses"],
             history,
-            data["records"],
+            records,
             data["hparams"],
             data["opt_hparams"],
             data["outcome"],
         )
-    except (ValueError, KeyError, TypeError, CheckpointError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
         raise CheckpointError(f"{Path(path).name} is no sound run: {error}") from error
 
 
