@@ -540,3 +540,45 @@ def test_a_limit_that_all_epochs_reach_is_no_stop(limit, kind):
     run = st.fit(linear(), batches(), loss=F.mse_loss, max_steps=limit, **SGD)
     assert type(run.outcome).__name__ == kind
     assert run.ctx.step == limit
+
+
+# ---------------------------------------------------------------- found out late
+
+
+@pytest.mark.parametrize("cut", [2, 3, 4, 5])
+def test_a_run_that_is_cut_within_a_window_puts_its_buffers_back(cut, tmp_path):
+    "The copy of the buffers from before the window is part of the checkpoint."
+
+    class PowerFailureError(Exception):
+        pass
+
+    def train(folder, cut=None, resume=None):
+        model = with_norm()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+
+        @st.on("enter_batch")
+        def fail(ctx):
+            if ctx.iter == cut:
+                raise PowerFailureError
+
+        try:
+            st.fit(
+                model,
+                bad_batches(),
+                loss=F.mse_loss,
+                optimizer=optimizer,
+                epochs=1,
+                accumulate=2,
+                non_finite="skip",
+                check="late",
+                resume=resume,
+                verbose=False,
+                callbacks=[fail, st.Checkpoint(folder, every=st.Every(1, "batches"))],
+            )
+        except PowerFailureError:
+            assert cut is not None
+        return bits(model)
+
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "cut", cut=cut)
+    assert train(tmp_path / "cut", resume="last") == whole

@@ -91,6 +91,25 @@ class Buffers:
             for copies, buffers in self._alike:
                 torch._foreach_copy_(copies, buffers)
 
+    @property
+    def copies(self) -> list[torch.Tensor]:
+        """The copies, in the order of the buffers."""
+        return self._copies
+
+    def load(self, copies: list[torch.Tensor]) -> None:
+        """Takes copies that another one of the same modules has made.
+
+        Args:
+            copies: in the order of the buffers; of other buffers, they are taken as they are now.
+        """
+        self._resolve([buffer for owner in self.owners for buffer in owner.values()])
+        if [copy.shape for copy in copies] != [copy.shape for copy in self._copies]:
+            self.take()
+            return
+        with torch.no_grad():
+            for own, copy in zip(self._copies, copies, strict=True):
+                own.copy_(copy)
+
     def _resolve(self, now: list[torch.Tensor | None]) -> None:
         """Makes room for copies of the buffers that are there; what is still lazy is looked at again next time."""
         self._there = [

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from attrs import define, field
 
+from statetrain.compute.keeping import Buffers
+
 # Where and for what torch's kernel is used: on MPS it forgets what it found before, and on CUDA it
 # knows no bfloat16.
 _DEVICES = ("cpu", "cuda", "meta")
@@ -49,6 +51,9 @@ class Mask:
     _masked: torch.Tensor = field(init=False)  # parts of `found`
     _first: torch.Tensor = field(init=False)
     _one: torch.Tensor = field(init=False)
+    # The buffers with a copy of them as they were before this window, which is saved with the rest
+    held: Buffers | None = field(default=None, init=False)
+    saved: list[torch.Tensor] = field(factory=list, init=False)  # that copy, of a run that resumes
     # On CUDA, the event after which `asked` is what it was asked for
     _there: Any = field(default=None, init=False)
 
@@ -146,13 +151,17 @@ class Mask:
         return _told(self.found)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All of it, as tensors."""
-        return {"flag": self.flag, "found": self.found, "asked": self.asked}
+        """All of it, as tensors; the copies of buffers among them."""
+        own = {"flag": self.flag, "found": self.found, "asked": self.asked}
+        copies = self.saved if self.held is None else self.held.copies
+        return own | {f"held.{i}": copy for i, copy in enumerate(copies)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Takes what `state_dict` gave."""
-        for name, own in self.state_dict().items():
+        for name, own in (("flag", self.flag), ("found", self.found), ("asked", self.asked)):
             own.copy_(state[name])
+        held = sum(name.startswith("held.") for name in state)
+        self.saved = [state[f"held.{i}"] for i in range(held)]
 
 
 def _exact(device: torch.device) -> torch.dtype:

@@ -38,11 +38,16 @@ def hold(ctx: Context) -> None:
 
 
 @without_gradients
-@access(reads={"pending", "held", "model", "loss_fns"}, writes={"held"})
+@access(reads={"pending", "held", "model", "loss_fns", "mask"}, writes={"held", "mask"})
 def hold_window(ctx: Context) -> None:
     "keep a copy of the buffers, once a window"
     if ctx.pending == 0:
         hold(ctx)
+        ctx.mask.held = ctx.held
+    elif ctx.held is None:  # the run was cut within a window, and is continued
+        ctx.held = ctx.accelerator.buffers(ctx)
+        ctx.held.load(ctx.mask.saved)
+        ctx.mask.held = ctx.held
 
 
 @access(reads={"held"}, writes={"model"})

@@ -169,11 +169,14 @@ def _whole_epoch(ctx: Context, tally: Any) -> dict[str, float]:
         ctx: the context; at the end of an epoch its sums are forgotten.
         tally: that of the training.
     """
-    sums, parts = tally.means(), ctx.epoch_sums
+    parts = ctx.epoch_sums
+    if ctx.exhausted and not parts:
+        return {}  # the row has them all; no number is read twice
+    sums = tally.means()
     for name, (total, count) in parts.items():
         more, others = sums.get(name, (0.0, 0.0))
         sums[name] = (total + more, count + others)
     ctx.epoch_sums = {} if ctx.exhausted else sums
-    if not parts or not ctx.exhausted:
+    if not ctx.exhausted:
         return {}
     return {f"epoch_{name}": total / count for name, (total, count) in sums.items() if count}
