@@ -133,7 +133,7 @@ def signature_of(function: Callable[..., Any]) -> str:
     return f"{module}.{name}"
 
 
-class Named(dict[str, Any]):
+class ByName(dict[str, Any]):
     """Things by name, which say what there is when they are asked for another.
 
     Args:

@@ -65,11 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
         from statetrain.testing.coverage import Coverage
 
         config.pluginmanager.register(
-            _Counting(Coverage(asked[3]), least=asked[1], folder=asked[2]), "statetrain-coverage"
+            _CoveragePlugin(Coverage(asked[3]), least=asked[1], folder=asked[2]),
+            "statetrain-coverage",
         )
 
 
-class _Counting:
+class _CoveragePlugin:
     """Counts during a session, adds up the counts of pytest-xdist's workers, and reports."""
 
     def __init__(self, coverage: Coverage, least: int | None, folder: str | None) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from strategies import lifecycles
 
 from statetrain.diagram import dot, draw, mermaid, stale_pictures, svg, write_pictures
-from statetrain.diagram.layout import Layout
+from statetrain.diagram.layout import Placement
 from statetrain.diagram.measure import LINE, width_of
 from statetrain.diagram.showing import picture
 from statetrain.diagram.theme import NAME, WORDS, theme_of
@@ -273,7 +273,7 @@ def test_events_are_dashed_final_states_ringed_and_the_beginning_is_a_dot():
 Rectangle = tuple[str, float, float, float, float]
 
 
-def rectangles(layout: Layout) -> list[Rectangle]:
+def rectangles(layout: Placement) -> list[Rectangle]:
     """The places of states, dots, scopes' names and words: what, left, top, right, bottom."""
     found: list[Rectangle] = []
     for box in layout.boxes.values():
@@ -310,7 +310,7 @@ def rectangles(layout: Layout) -> list[Rectangle]:
     return found
 
 
-def faults(layout: Layout) -> list[tuple[object, object]]:
+def faults(layout: Placement) -> list[tuple[object, object]]:
     """What covers another, sticks out of the picture, or is crossed by a line or by a border."""
     boxes = rectangles(layout)
     found: list[tuple[object, object]] = [
@@ -354,19 +354,19 @@ def meet(a: Rectangle, b: Rectangle, slack: float = 0.01) -> bool:
 @pytest.mark.parametrize("name", STANDARD)
 def test_nothing_covers_anything_in_the_standard_pictures(name, detail):
     "No state, name or words cover another or are crossed by a line."
-    assert faults(Layout(picture(STANDARD[name], detail))) == []
+    assert faults(Placement(picture(STANDARD[name], detail))) == []
 
 
 @settings(max_examples=60, derandomize=True)
 @given(lifecycles())
 def test_nothing_covers_anything_in_any_picture(life):
     "The same holds for lifecycles that nobody has looked at."
-    assert faults(Layout(picture(life))) == []
+    assert faults(Placement(picture(life))) == []
 
 
 def test_a_fault_would_be_found():
     "The test above can fail: with the words moved onto their state it does."
-    layout = Layout(picture(evaluation()))
+    layout = Placement(picture(evaluation()))
     box = layout.boxes["valid_draw"]
     box.left += 60.0
     assert faults(layout)
@@ -374,8 +374,8 @@ def test_a_fault_would_be_found():
 
 def test_a_small_edit_is_a_small_change():
     "A state that is inserted moves nothing across, and nothing that stands above it."
-    before = Layout(picture(supervised(), "states"))
-    after = Layout(
+    before = Placement(picture(supervised(), "states"))
+    after = Placement(
         picture(
             supervised().insert(State("clip", Work("clip")), between=("backward", "step")), "states"
         )
@@ -390,7 +390,7 @@ def test_a_small_edit_is_a_small_change():
 
 def test_the_standard_picture_fits_a_page():
     "It is about as wide as high, and its words can be read where a page shows it a thousand pixels wide."
-    width, height = Layout(picture(supervised())).size
+    width, height = Placement(picture(supervised())).size
     assert width <= 900.0
     assert 0.7 < width / height < 1.5
 
@@ -508,7 +508,7 @@ def test_what_leads_back_into_its_own_scope_is_drawn_validly():
     assert {("[*]", diamond), (diamond, "a"), ("a", diamond), (sign, "b"), (sign, diamond)} <= {
         (tail, head) for _, tail, head, _ in arrows
     }
-    assert faults(Layout(picture(life))) == []
+    assert faults(Placement(picture(life))) == []
 
 
 def test_names_that_mean_something_to_mermaid_are_written_otherwise():

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import statetrain as st
 from statetrain.commands.web import watch_on_a_page
 from statetrain.errors import ConfigError, TraceError
-from statetrain.live.chronicle import POINTS, Chronicle, Points
+from statetrain.live.chronicle import POINTS, Chronicle, KeptPoints
 from statetrain.live.page import data_of_runs, page
 from statetrain.live.serving import FileSource, Page, serve
 from statetrain.live.stepping import control
@@ -425,7 +425,7 @@ def test_a_resumed_run_goes_back_in_its_file(runs, tmp_path):
 
 def test_points_are_thinned_evenly():
     """Of any number, the kept ones are equally far apart and not too many."""
-    points = Points()
+    points = KeptPoints()
     for i in range(100_000):
         points.add([i, i])
     places = [place for place, _ in points.kept]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.diagram import dot, mermaid, svg
-from statetrain.diagram.layout import Layout
+from statetrain.diagram.layout import Placement
 from statetrain.diagram.showing import picture
 from statetrain.diagram.theme import theme_of
 from statetrain.errors import ConfigError
@@ -174,8 +174,8 @@ def test_marked_arrows_are_drawn_to_their_heads():
     """An arrow that stands out does so up to what it leads to, also where it shares a lane."""
     life = st.supervised()
     marked = [arrow for arrow in life.transitions if arrow.dest in ("record", "next_batch", "end")]
-    layout = Layout(picture(life, marked=marked))
-    assert any(route.joins for route in Layout(picture(life)).routes)
+    layout = Placement(picture(life, marked=marked))
+    assert any(route.joins for route in Placement(picture(life)).routes)
     standing_out = [route for route in layout.routes if route.arrow.recent]
     assert len(standing_out) >= 8
     for route in standing_out:
@@ -200,7 +200,7 @@ def test_three_phases_stand_below_each_other():
     """More than two scopes in a row are read downwards, as the run goes through them."""
     phase = st.supervised()
     life = phase.prefixed("warm_").then(phase.prefixed("main_")).then(phase)
-    boxes = Layout(picture(life, detail="outline")).boxes
+    boxes = Placement(picture(life, detail="outline")).boxes
     tops = [boxes[name].top for name in ("warm_fit", "main_fit", "fit")]
     assert tops == sorted(set(tops))
     assert {boxes[name].column for name in ("warm_fit", "main_fit", "fit")} == {0}

@@ -20,7 +20,7 @@ from torch.utils.data import (
 import statetrain as st
 from statetrain.compute.keyed import keyed, order_of
 from statetrain.compute.seeding import aside, key
-from statetrain.data.datasets import Columns
+from statetrain.data.datasets import ColumnData
 from statetrain.data.loading import as_loader
 from statetrain.data.tensors import TensorLoader
 
@@ -30,7 +30,7 @@ Y = torch.arange(N) % 4
 
 DATASETS = {
     "tuple": TensorDataset(X, Y),
-    "dict": Columns({"x": X, "y": Y}),
+    "dict": ColumnData({"x": X, "y": Y}),
     "subset": Subset(TensorDataset(X, Y), list(range(22, 2, -1))),
     "strided": TensorDataset(X.t().contiguous().t(), Y),
     "pictures": TensorDataset(X.reshape(N, 3, 1, 1).to(memory_format=torch.channels_last), Y),

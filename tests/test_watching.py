@@ -15,7 +15,7 @@ from statetrain.commands.watch import watch
 from statetrain.errors import TraceError
 from statetrain.testing import walk
 from statetrain.trace.following import Following
-from statetrain.trace.reading import Reading
+from statetrain.trace.reading import TraceFile
 from statetrain.trace.tape import Tape
 
 SCOPES = ["fit", "epoch", "train", "batch"]  # that are open in a training batch
@@ -312,7 +312,7 @@ def test_what_cannot_be_watched(tmp_path):
 def test_few_transitions_are_kept_of_many(file, recorded):
     """Memory is bounded, and counts are those of the whole run."""
     file.write_bytes(b"".join(recorded))
-    following = Following(file, make=lambda name: Reading(name, tape=Tape(5)))
+    following = Following(file, make=lambda name: TraceFile(name, tape=Tape(5)))
     following.poll()
     assert len(following.reading.tape.taken) < 10
     assert "         next_batch               12" in [line.text for line in screen(following, 0.0)]

@@ -27,7 +27,7 @@ from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute.keeping import first_not_finite
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import AnyOf, Guard, Test, as_guard, strict
-from statetrain.guards.comparing import Mode
+from statetrain.guards.comparing import Direction
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 
@@ -42,7 +42,7 @@ _FEW = 200  # rows and records that are part of each checkpoint; more are in a f
 
 
 @define(eq=False)
-class _Writing:
+class _Background:
     """A checkpoint that is being written.
 
     Args:
@@ -156,7 +156,7 @@ class Checkpoint(Callback):
         *,
         keep: int = 1,
         monitor: str | None = None,
-        mode: Mode | None = None,
+        mode: Direction | None = None,
         min_delta: float = 0.0,
         at_end: bool = True,
         preflight: bool = True,
@@ -192,7 +192,7 @@ class Checkpoint(Callback):
         )
         self._lock = Lock(self.folder)
         self._lanes = [Lane(self.folder / name) for name in LANES]
-        self._writing: _Writing | None = None
+        self._writing: _Background | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -347,7 +347,9 @@ class Checkpoint(Callback):
             write = partial(
                 checkpoint.write_encoded, self.folder, name, structure, copies, about, log
             )
-        self._writing = _Writing(write, Saved(self.folder / name, 0, about, {}), began, self.clock)
+        self._writing = _Background(
+            write, Saved(self.folder / name, 0, about, {}), began, self.clock
+        )
         self._writing.start(self.background)
 
     def _new_lines(self, ctx: Context) -> Log | None:

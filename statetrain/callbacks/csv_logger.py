@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would compute what begins with these
 
-Line = dict[str, str]  # cells by column
+Cells = dict[str, str]  # cells by column
 
 
 class CSVLogger(Callback):
@@ -86,7 +86,7 @@ class CSVLogger(Callback):
             self._widen(line)
         self._file.add(_text(self._columns, line))
 
-    def _widen(self, line: Line) -> None:
+    def _widen(self, line: Cells) -> None:
         """Writes the file anew, with columns for a line."""
         records = [
             next(csv.reader(io.StringIO(record, newline=""))) for record in self._file.kept()
@@ -137,7 +137,7 @@ def _cell(value: Any) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _text(columns: list[str], *lines: Line) -> str:
+def _text(columns: list[str], *lines: Cells) -> str:
     buffer = io.StringIO()
     csv.DictWriter(buffer, columns, restval="", lineterminator="\n").writerows(lines)
     return buffer.getvalue()

@@ -19,7 +19,7 @@ from statetrain.compute.weights import (
     tensors_of,
 )
 from statetrain.errors import ConfigError
-from statetrain.guards.comparing import Mode
+from statetrain.guards.comparing import Direction
 from statetrain.outcome import Failed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class KeepBest(Callback):
     def __init__(
         self,
         monitor: str = "valid_loss",
-        mode: Mode | None = None,
+        mode: Direction | None = None,
         *,
         min_delta: float = 0.0,
         cpu: bool = False,

@@ -19,8 +19,8 @@ from statetrain.losses.losses import Loss as KeyedLoss
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-Loss = Callable[..., Any]
-Per = Literal["sample", "batch"]
+LossFunction = Callable[..., Any]
+MixPer = Literal["sample", "batch"]
 
 
 class Mixed(NamedTuple):
@@ -63,7 +63,7 @@ class Mixup(Callback):
         self,
         alpha: float = 0.4,
         *,
-        per: Per = "sample",
+        per: MixPer = "sample",
         valid: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -194,7 +194,7 @@ class Mixup(Callback):
 class _Mixing:
     """A loss function of a run: mixes while there is a mixture."""
 
-    def __init__(self, loss: Loss, mixup: Mixup) -> None:
+    def __init__(self, loss: LossFunction, mixup: Mixup) -> None:
         self._loss = mixup_loss(loss)
         self._mixup = mixup
 
@@ -206,11 +206,11 @@ class _Mixing:
         return self._loss(pred, Mixed(target, _taken(target, order), weight))
 
 
-def _put_back(ctx: Context, losses: dict[str, Loss]) -> None:
+def _put_back(ctx: Context, losses: dict[str, LossFunction]) -> None:
     ctx.loss_fns, ctx.loss_fn = losses, losses[ctx.opt_name]
 
 
-def mixup_loss(loss: Loss) -> Loss:
+def mixup_loss(loss: LossFunction) -> LossFunction:
     """A loss function that also takes a `Mixed` target; any other goes to `loss` as it is.
 
     Weights for each sample need a loss for each sample: `loss` is asked for them if it has a
@@ -233,7 +233,9 @@ def mixup_loss(loss: Loss) -> Loss:
     return partial(_mixed_loss, loss, each, reduction)
 
 
-def _mixed_loss(loss: Loss, each: Loss, reduction: str, pred: Any, target: Any) -> Any:
+def _mixed_loss(
+    loss: LossFunction, each: LossFunction, reduction: str, pred: Any, target: Any
+) -> Any:
     if not isinstance(target, Mixed):
         return loss(pred, target)
     weight = target.weight
@@ -287,7 +289,7 @@ def _mixed_term(
     return value, own.batch_size
 
 
-def _unreduced(loss: Loss) -> tuple[Loss, str]:
+def _unreduced(loss: LossFunction) -> tuple[LossFunction, str]:
     """The loss as it gives one for each sample, if it can, and how it reduces them."""
     if isinstance(loss, torch.nn.Module):
         if not isinstance(reduction := getattr(loss, "reduction", None), str):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args
 from attrs import frozen
 
 from statetrain.errors import ConfigError
-from statetrain.guards.comparing import Mode, better
+from statetrain.guards.comparing import Direction, better
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
     from statetrain.context.history import Row
 
-_MODES: tuple[str, ...] = get_args(Mode)
+_MODES: tuple[str, ...] = get_args(Direction)
 # Parts of names of metrics of which higher is better
 _HIGHER = re.compile(
     r"(^|_)(acc|accuracy|top\d+|f1|f1score|fbeta|auc|auroc|auprc|ap|map|precision|recall|iou|miou|"
@@ -37,7 +37,7 @@ class Monitor:
     """
 
     column: str
-    mode: Mode = "min"
+    mode: Direction = "min"
     min_delta: float = 0.0
 
     def rank(self, value: float | None) -> float:

@@ -15,7 +15,7 @@ from statetrain.lifecycle.state import START
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-Row = dict[str, Any]
+ProfileRow = dict[str, Any]
 
 _WAITING = ("draw", "valid_draw", "predict_draw")  # the roles of states that draw batches
 
@@ -204,7 +204,7 @@ class Profile(Callback):
             if state in self._waiting and not hook
         )
 
-    def table(self) -> list[Row]:
+    def table(self) -> list[ProfileRow]:
         """What took how long, the longest first.
 
         Returns:
@@ -213,7 +213,7 @@ class Profile(Callback):
             to 1.
         """
         total = self.total
-        rows: list[Row] = [
+        rows: list[ProfileRow] = [
             {
                 "state": state,
                 "hook": hook,

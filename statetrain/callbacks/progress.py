@@ -27,7 +27,7 @@ from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-Mode = Literal["auto", "rich", "plain"]
+ProgressMode = Literal["auto", "rich", "plain"]
 
 _PAUSE = 0.1  # seconds between two drawings, at least
 # A drawing is followed by a pause of so many times its own length: bars take at most 2 % of the
@@ -82,7 +82,7 @@ class Progress(Callback):
     )
     writes = ()
 
-    def __init__(self, mode: Mode = "auto", *, file: TextIO | None = None) -> None:
+    def __init__(self, mode: ProgressMode = "auto", *, file: TextIO | None = None) -> None:
         modes = ("auto", "rich", "plain")
         if mode not in modes:
             raise ConfigError(

@@ -18,7 +18,7 @@ from statetrain.compute.weights import judged_modules
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
-from statetrain.guards.comparing import Mode
+from statetrain.guards.comparing import Direction
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -32,7 +32,7 @@ Columns = dict[str, int | float | str]
 
 
 @define(eq=False)
-class _File:
+class _KeptFile:
     """A file of weights.
 
     Args:
@@ -83,7 +83,7 @@ class SaveWeights(Callback):
         self,
         path: str | Path,
         monitor: str | None = None,
-        mode: Mode | None = None,
+        mode: Direction | None = None,
         *,
         keep: int | None = None,
         best_only: bool = False,
@@ -100,7 +100,7 @@ class SaveWeights(Callback):
         self._by = read_monitor("SaveWeights", monitor or "nothing", mode, min_delta)
         self.path, self.monitor, self.keep, self.best_only = str(path), monitor, keep, best_only
         self.saved: list[Path] = []
-        self._files: list[_File] = []
+        self._files: list[_KeptFile] = []
         self._every = None if every is None else as_guard(every)
         self.reads = (
             "epoch",
@@ -149,7 +149,7 @@ class SaveWeights(Callback):
             return
         from statetrain.training.saving import save_weights
 
-        new = _File({name: row[name] for name in self._named}, value)
+        new = _KeptFile({name: row[name] for name in self._named}, value)
         save_weights(judged[0], self._path(new))
         self._files = [one for one in self._files if self._path(one) != self._path(new)] + [new]
         self._thin_out()
@@ -184,7 +184,7 @@ class SaveWeights(Callback):
         best = min((one.value for one in self._files), key=self._by.rank, default=None)
         return self._by.improves(value, best)
 
-    def _path(self, one: _File) -> Path:
+    def _path(self, one: _KeptFile) -> Path:
         return Path(self.path.format_map(one.columns))
 
     def _thin_out(self) -> None:
@@ -212,7 +212,7 @@ class SaveWeights(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave, as far as this callback's path names the same columns."""
         self._files = [
-            _File(columns, value)
+            _KeptFile(columns, value)
             for columns, value in state["files"]
             if set(columns) == set(self._named) and all(map(_is_harmless, columns.values()))
         ]

@@ -37,7 +37,7 @@ from attrs import field, frozen
 
 from statetrain.checkpoints import plain, rowlog, tensorfile
 from statetrain.checkpoints.rowlog import Lane
-from statetrain.checkpoints.tensorfile import Digest, Writer
+from statetrain.checkpoints.tensorfile import Digest, TensorWriter
 from statetrain.errors import CheckpointError
 
 MANIFEST, STATE, TENSORS = "MANIFEST.json", "state.json", "tensors.safetensors"
@@ -153,7 +153,7 @@ def _put(path: Path, content: bytes | Mapping[str, Any]) -> Digest:
     )
     try:
         if isinstance(content, bytes):
-            writer = Writer(file)
+            writer = TensorWriter(file)
             writer.write(content)
             digest = writer.digest
         else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CHANGES = ("lifecycle", "model", "loss", "optimizer", "data", "callbacks", "seed")
 """What may differ when a run is resumed, if it is allowed."""
 
-Difference = tuple[str, str]  # which of `CHANGES` it is, and what differs
+Changed = tuple[str, str]  # which of `CHANGES` it is, and what differs
 
 _CODE = re.compile(r" #[0-9a-f]{12}")
 # What it means for a run that resumes that a callback is given other settings
@@ -36,7 +36,7 @@ _MEANT = {
 _MOST = 20  # differences that a message lists
 
 
-def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Difference]:
+def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Changed]:
     """How a run differs from the one that a snapshot was taken of.
 
     Args:
@@ -50,7 +50,7 @@ def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Differen
     Raises:
         CheckpointError: the run was saved in a state that is not an anchor of this lifecycle.
     """
-    found: list[Difference] = []
+    found: list[Changed] = []
     for kind, lines in (
         ("lifecycle", _compare_lifecycles(machine.lifecycle, data)),
         ("model", _compare_models(ctx, data)),
@@ -83,7 +83,7 @@ def read_allowed(allow: bool | str | Collection[str]) -> set[str]:
     return allowed
 
 
-def refuse(found: list[Difference], allow: bool | str | Collection[str]) -> set[str]:
+def refuse(found: list[Changed], allow: bool | str | Collection[str]) -> set[str]:
     """The kinds of differences, if all of them are allowed.
 
     Args:

@@ -21,7 +21,7 @@ from attrs import Factory, define
 
 from statetrain.errors import CheckpointError
 
-Path = tuple[str, ...]
+PlainPath = tuple[str, ...]
 
 _MARK = "~"
 _DEEPEST = 60  # levels of nesting; Python's own limit is far above
@@ -53,16 +53,16 @@ def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     Raises:
         CheckpointError: something else is in it; the message names its path and its type.
     """
-    writer = _Writer()
+    writer = _Encoder()
     return writer.write(data, ()), writer.tensors
 
 
 @define
-class _Writer:
+class _Encoder:
     tensors: dict[str, torch.Tensor] = Factory(dict)
     names: dict[Any, str] = Factory(dict)  # of tensors, by the memory that they look at
 
-    def write(self, value: Any, path: Path) -> Any:
+    def write(self, value: Any, path: PlainPath) -> Any:
         if len(path) > _DEEPEST:
             raise CheckpointError(
                 f"{_shown(path)}: nested deeper than {_DEEPEST} levels, or within itself"
@@ -75,27 +75,27 @@ class _Writer:
             return self._array(value, path, numpy)
         raise _refusal(value, path)
 
-    def _float(self, value: float, path: Path) -> Any:
+    def _float(self, value: float, path: PlainPath) -> Any:
         number = float(value)  # numpy's float64 is one too
         return number if math.isfinite(number) else {_MARK: "float", "value": str(number)}
 
-    def _bytes(self, value: bytes, path: Path) -> Any:
+    def _bytes(self, value: bytes, path: PlainPath) -> Any:
         return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
 
-    def _list(self, value: list[Any], path: Path) -> Any:
+    def _list(self, value: list[Any], path: PlainPath) -> Any:
         if type(value) is not list:
             raise _refusal(value, path)
         return self._items(value, path)
 
-    def _tuple(self, value: tuple[Any, ...], path: Path) -> Any:
+    def _tuple(self, value: tuple[Any, ...], path: PlainPath) -> Any:
         if type(value) not in (tuple, torch.Size):
             raise _refusal(value, path)
         return {_MARK: "tuple", "items": self._items(value, path)}
 
-    def _counter(self, value: Counter[Any], path: Path) -> Any:
+    def _counter(self, value: Counter[Any], path: PlainPath) -> Any:
         return {_MARK: "counter", "items": self._pairs(value, path)}
 
-    def _defaultdict(self, value: defaultdict[Any, Any], path: Path) -> Any:
+    def _defaultdict(self, value: defaultdict[Any, Any], path: PlainPath) -> Any:
         for word, factory in _FACTORIES.items():
             if value.default_factory is factory:
                 return {_MARK: "defaultdict", "of": word, "items": self._pairs(value, path)}
@@ -104,7 +104,7 @@ class _Writer:
             f" saved; only those of {', '.join(_FACTORIES)} can"
         )
 
-    def _dict(self, value: dict[Any, Any], path: Path) -> Any:
+    def _dict(self, value: dict[Any, Any], path: PlainPath) -> Any:
         if isinstance(value, defaultdict):
             return self._defaultdict(value, path)
         if isinstance(value, OrderedDict):
@@ -115,16 +115,16 @@ class _Writer:
             return {key: self.write(part, (*path, key)) for key, part in value.items()}
         return {_MARK: "dict", "items": self._pairs(value, path)}
 
-    def _items(self, values: Iterable[Any], path: Path) -> list[Any]:
+    def _items(self, values: Iterable[Any], path: PlainPath) -> list[Any]:
         return [self.write(part, (*path, str(i))) for i, part in enumerate(values)]
 
-    def _pairs(self, value: dict[Any, Any], path: Path) -> list[Any]:
+    def _pairs(self, value: dict[Any, Any], path: PlainPath) -> list[Any]:
         return [
             [self.write(key, (*path, f"key {i}")), self.write(part, (*path, str(key)))]
             for i, (key, part) in enumerate(value.items())
         ]
 
-    def _tensor(self, tensor: torch.Tensor, path: Path) -> Any:
+    def _tensor(self, tensor: torch.Tensor, path: PlainPath) -> Any:
         why = _unfit(tensor)
         if why:
             raise CheckpointError(
@@ -137,7 +137,7 @@ class _Writer:
             }
         return {_MARK: "tensor", "name": self._named(tensor, path)}
 
-    def _named(self, tensor: torch.Tensor, path: Path) -> str:
+    def _named(self, tensor: torch.Tensor, path: PlainPath) -> str:
         bits = (tensor.is_conj(), tensor.is_neg())
         memory = (
             tensor.device,
@@ -154,7 +154,7 @@ class _Writer:
             self.names[memory], self.tensors[name] = name, tensor.detach()
         return self.names[memory]
 
-    def _array(self, value: Any, path: Path, numpy: Any) -> Any:
+    def _array(self, value: Any, path: PlainPath, numpy: Any) -> Any:
         try:
             tensor = torch.from_numpy(
                 numpy.array(value, dtype=value.dtype.newbyteorder("="), order="C")
@@ -169,20 +169,20 @@ class _Writer:
 
 
 # How a value is written, by its class; the first that fits.
-_WRITERS: tuple[tuple[Any, Callable[[_Writer, Any, Path], Any]], ...] = (
+_WRITERS: tuple[tuple[Any, Callable[[_Encoder, Any, PlainPath], Any]], ...] = (
     ((bool, str, type(None)), lambda writer, value, path: value),
-    (torch.Tensor, _Writer._tensor),
+    (torch.Tensor, _Encoder._tensor),
     (int, lambda writer, value, path: int(value)),
-    (float, _Writer._float),
-    (bytes, _Writer._bytes),
-    (list, _Writer._list),
-    (tuple, _Writer._tuple),
-    (Counter, _Writer._counter),
-    (dict, _Writer._dict),
+    (float, _Encoder._float),
+    (bytes, _Encoder._bytes),
+    (list, _Encoder._list),
+    (tuple, _Encoder._tuple),
+    (Counter, _Encoder._counter),
+    (dict, _Encoder._dict),
 )
 
 
-def _refusal(value: Any, path: Path) -> CheckpointError:
+def _refusal(value: Any, path: PlainPath) -> CheckpointError:
     return CheckpointError(
         f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot"
         " be saved; only None, bools, numbers, texts, bytes, tensors and arrays can, in lists,"
@@ -202,7 +202,7 @@ def _unfit(tensor: torch.Tensor) -> str:
     return ""
 
 
-def _shown(path: Path) -> str:
+def _shown(path: PlainPath) -> str:
     return repr(".".join(path)) if path else "the data itself"
 
 

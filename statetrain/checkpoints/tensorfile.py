@@ -57,7 +57,7 @@ class Digest(NamedTuple):
     sha256: str  # hexadecimal
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """A tensor in the header of a file."""
 
     name: str
@@ -117,7 +117,7 @@ def write(
             f"{len(tensors)} tensors need a header of {len(text)} bytes; at most {_LONGEST_HEADER}"
             " are read"
         )
-    writer = Writer(file)
+    writer = TensorWriter(file)
     writer.write(len(text).to_bytes(8, "little") + text)
     for name in order:
         held = tensors[name].detach().resolve_conj().resolve_neg().to("cpu").contiguous()
@@ -125,7 +125,7 @@ def write(
     return writer.digest
 
 
-class Writer:
+class TensorWriter:
     """Writes bytes to a descriptor and keeps their digest."""
 
     def __init__(self, file: int) -> None:
@@ -269,7 +269,7 @@ def _fill(file: io.FileIO, view: memoryview, name: str, sha: Any) -> None:
         view = view[count:]
 
 
-def parse(header: bytes, size: int) -> tuple[list[Entry], dict[str, str]]:
+def parse(header: bytes, size: int) -> tuple[list[TensorEntry], dict[str, str]]:
     """The entries of a header, in the order of their bytes, and its metadata.
 
     Args:
@@ -305,7 +305,7 @@ def parse(header: bytes, size: int) -> tuple[list[Entry], dict[str, str]]:
     return entries, metadata
 
 
-def _entries(data: dict[str, Any]) -> Iterator[Entry]:
+def _entries(data: dict[str, Any]) -> Iterator[TensorEntry]:
     for name, row in data.items():
         if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
             raise ValueError(
@@ -325,7 +325,7 @@ def _entries(data: dict[str, Any]) -> Iterator[Entry]:
                 f"tensor {name!r:.80} of shape {shape!r:.80} and dtype {row['dtype']} does not have"
                 f" {offsets[1] - offsets[0]} bytes"
             )
-        yield Entry(name, dtype, tuple(shape), *offsets)
+        yield TensorEntry(name, dtype, tuple(shape), *offsets)
 
 
 def _whole_numbers(values: Any, most: int) -> bool:

@@ -19,8 +19,8 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.logs.streams import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Stopped
 from statetrain.trace.following import Following
-from statetrain.trace.reading import Reading
-from statetrain.trace.tape import Known, Row, moments_of
+from statetrain.trace.reading import TraceFile
+from statetrain.trace.tape import KnownFacts, TapeRow, moments_of
 
 _WINDOW = 10.0  # seconds over which rates are taken
 _QUIET = 5.0  # seconds without a line after which that is shown
@@ -50,7 +50,7 @@ class Line:
     left: bool = False
 
 
-def screen(following: Following[Reading], now: float) -> list[Line]:
+def screen(following: Following[TraceFile], now: float) -> list[Line]:
     """All that is known of a run, for a person.
 
     Args:
@@ -70,7 +70,7 @@ def screen(following: Following[Reading], now: float) -> list[Line]:
     return [Line(printable(line.text), line.style, line.left) for line in lines]
 
 
-def title_of(reading: Reading) -> str:
+def title_of(reading: TraceFile) -> str:
     """Which run it is, and when it started."""
     header = reading.header
     try:
@@ -82,7 +82,7 @@ def title_of(reading: Reading) -> str:
     return f"{name}, run {identity}, {begun} {started}"
 
 
-def row_of(row: Row) -> str:
+def row_of(row: TapeRow) -> str:
     """A row of the history on one line."""
     parts = [f"epoch {row['epoch']}"] if "epoch" in row else []
     for name, value in row.items():
@@ -91,7 +91,7 @@ def row_of(row: Row) -> str:
     return "  ".join(parts)
 
 
-def ending_of(reading: Reading) -> str:
+def ending_of(reading: TraceFile) -> str:
     """How the run ended, and after how long."""
     seconds = reading.seconds
     if seconds is None and reading.tape.moments:
@@ -109,7 +109,7 @@ def ending_of(reading: Reading) -> str:
 # ---------------------------------------------------------------- numbers
 
 
-def _numbers(reading: Reading, now: float) -> Iterator[Line]:
+def _numbers(reading: TraceFile, now: float) -> Iterator[Line]:
     yield Line(f"outcome  {ending_of(reading)}", _STYLES.get(type(reading.outcome), ""))
     if not reading.tape.moments:
         return
@@ -125,7 +125,7 @@ def _numbers(reading: Reading, now: float) -> Iterator[Line]:
         yield Line(f"         nothing was written for {quiet:,.0f} s", "yellow")
 
 
-def _counts(reading: Reading) -> Iterator[Line]:
+def _counts(reading: TraceFile) -> Iterator[Line]:
     last = moments_of(reading.tape.moments[-1:])[0]
     if last.epoch is None:
         return
@@ -141,7 +141,7 @@ def _counts(reading: Reading) -> Iterator[Line]:
     )
 
 
-def _rates(known: Sequence[Known]) -> tuple[float, float] | None:
+def _rates(known: Sequence[KnownFacts]) -> tuple[float, float] | None:
     """Training batches and samples per second, over the last seconds of the run."""
     window: list[tuple[float, tuple[int, int], int]] = []  # the latest first
     for time, epoch, batch, _, _, samples, *_ in reversed(known):
@@ -169,7 +169,7 @@ def _clock(seconds: float) -> str:
 # ---------------------------------------------------------------- states and guards
 
 
-def _table(reading: Reading, counts: Mapping[Transition, int]) -> Iterator[Line]:
+def _table(reading: TraceFile, counts: Mapping[Transition, int]) -> Iterator[Line]:
     """The nested states with how often each was entered; the one that the run is in is marked."""
     life, taken = reading.table, reading.tape.taken
     here = taken[-1].dest if taken else None
@@ -211,7 +211,7 @@ def _entered(life: Lifecycle | None, counts: Mapping[Transition, int]) -> Counte
     return entered
 
 
-def _guards(reading: Reading, counts: Counter[Transition]) -> list[Line]:
+def _guards(reading: TraceFile, counts: Counter[Transition]) -> list[Line]:
     """What each guard answered when its state was last left, and how often it was true.
 
     The answer is `-` if it was not asked.
@@ -244,7 +244,7 @@ def _answer(arrows: Sequence[Transition], place: int, last: Transition | None) -
 # ---------------------------------------------------------------- curves
 
 
-def _curves(reading: Reading) -> list[Line]:
+def _curves(reading: TraceFile) -> list[Line]:
     rows = reading.rows
     names = dict.fromkeys(name for row in rows for name in row if name not in COUNTERS)
     curves = [(name, [row[name] for row in rows if _is_number(row.get(name))]) for name in names]
@@ -259,7 +259,7 @@ def _curves(reading: Reading) -> list[Line]:
     return lines
 
 
-def _last_losses(known: Sequence[Known]) -> list[float]:
+def _last_losses(known: Sequence[KnownFacts]) -> list[float]:
     found: list[float] = []
     for *_, values in reversed(known):
         if len(found) == _POINTS:

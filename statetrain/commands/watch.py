@@ -15,7 +15,7 @@ from statetrain.commands.screen import ending_of, row_of, screen, title_of
 from statetrain.logs.streams import printable
 from statetrain.outcome import Outcome
 from statetrain.trace.following import Following
-from statetrain.trace.reading import Reading
+from statetrain.trace.reading import TraceFile
 
 _PAUSE = 0.5  # seconds between two looks at the file
 _STILL = 4  # looks without news after which the screen is drawn again all the same
@@ -50,7 +50,7 @@ def watch(
         OSError: it cannot be read.
     """
     out = sys.stdout if file is None else file
-    following: Following[Reading] = Following(Path(path))
+    following: Following[TraceFile] = Following(Path(path))
     following.poll()
     if once or (not out.isatty() and _outcome(following) is not None):
         for line in screen(following, clock()):
@@ -65,7 +65,7 @@ def watch(
 
 
 def _draw(
-    following: Following[Reading],
+    following: Following[TraceFile],
     out: TextIO,
     clock: Callable[[], float],
     sleep: Callable[[float], object],
@@ -86,10 +86,10 @@ def _draw(
 
 
 def _print(
-    following: Following[Reading], out: TextIO, sleep: Callable[[float], object]
+    following: Following[TraceFile], out: TextIO, sleep: Callable[[float], object]
 ) -> Outcome | None:
     """Prints a line for each row, where nothing can be drawn."""
-    shown: Reading | None = None
+    shown: TraceFile | None = None
     rows = 0
     while True:
         reading = following.reading
@@ -108,7 +108,7 @@ def _print(
         _wait(following, sleep)
 
 
-def _wait(following: Following[Reading], sleep: Callable[[float], object]) -> bool:
+def _wait(following: Following[TraceFile], sleep: Callable[[float], object]) -> bool:
     """Waits a moment; returns whether there is something new."""
     sleep(_PAUSE)
     try:
@@ -118,11 +118,11 @@ def _wait(following: Following[Reading], sleep: Callable[[float], object]) -> bo
         return True
 
 
-def _outcome(following: Following[Reading]) -> Outcome | None:
+def _outcome(following: Following[TraceFile]) -> Outcome | None:
     return following.reading.outcome if following.reading is not None else None
 
 
-def _drawn(following: Following[Reading], now: float) -> Any:
+def _drawn(following: Following[TraceFile], now: float) -> Any:
     """The screen for rich: the table on the left, the rest beside it."""
     from rich.table import Table
     from rich.text import Text

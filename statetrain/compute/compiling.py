@@ -329,7 +329,7 @@ class CompiledUpdate:
             ctx.loss_fn,
             ctx.opt,
             weights,
-            _Masked(ctx.mask.found, self.number, buffers) if ctx.mask is not None else None,
+            _MaskedStep(ctx.mask.found, self.number, buffers) if ctx.mask is not None else None,
             self.dtype,
         )
         # What torch has compiled it keeps with the code, of which other runs have the same; this
@@ -406,7 +406,7 @@ class _Rate:
 
 
 @frozen
-class _Masked:
+class _MaskedStep:
     """What a step is left out with; see `Mask`.
 
     Args:
@@ -438,7 +438,7 @@ def _update(
     loss_fn: Any,
     optimizer: Any,
     weights: list[Any],
-    masked: _Masked | None,
+    masked: _MaskedStep | None,
     dtype: str | None,
 ) -> Any:
     """The function that is compiled: of how the model is called and a batch; gives prediction, loss, how it counts, and what each of several gave."""

@@ -19,7 +19,7 @@ from attrs import field, frozen
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
-from statetrain.data.datasets import Columns
+from statetrain.data.datasets import ColumnData
 from statetrain.data.tensors import TensorLoader
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _makes_nothing_to_keep(data: Any) -> bool:
     if type(data) is TensorLoader:
         return True
     return type(data) is DataLoader and (
-        data.num_workers > 0 or type(data.dataset) in (TensorDataset, Columns)
+        data.num_workers > 0 or type(data.dataset) in (TensorDataset, ColumnData)
     )
 
 
@@ -82,7 +82,7 @@ class Outside:
 
     def __iter__(self) -> Iterator[Any]:
         with torch.inference_mode(False), torch.no_grad():
-            return _Batches(iter(self.data))
+            return _CountedBatches(iter(self.data))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -92,7 +92,7 @@ class Outside:
 
 
 @frozen
-class _Batches(Iterator[Any]):
+class _CountedBatches(Iterator[Any]):
     iterator: Iterator[Any]
     # Made once: making it takes longer than entering it
     _outside: Any = field(factory=lambda: torch.inference_mode(False), init=False)

@@ -40,8 +40,8 @@ from statetrain.compute.seeding import aside, key, owners_in, seed_all
 from statetrain.data.epochs import counted_on, listening_in
 from statetrain.data.sizes import length
 from statetrain.data.tensors import (
-    Rows,
     TensorLoader,
+    TensorRows,
     cut,
     drawn,
     is_plain_order,
@@ -58,7 +58,7 @@ _DRAW_NOTHING = (default_collate, default_convert)
 _REPEATABLE = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
-class Keyed(NamedTuple):
+class SampleKey(NamedTuple):
     """What a sampler of a keyed loader yields for a sample: its index, and the rest of its key."""
 
     turn: int  # the epoch, or what counts the validations
@@ -156,7 +156,7 @@ class KeyedOrder:
             entries = [entry for _, entry in zip(range(len(self)), self.sampler, strict=False)]
         return [list(entry) for entry in entries] if self.batched else entries
 
-    def rows(self) -> Iterator[Rows]:
+    def rows(self) -> Iterator[TensorRows]:
         """The samples of each batch from the beginning that was set, as `tensors.rows_of`."""
         if self._is_plain():
             return self._parts(self._plain_rows(self._turn, self._start))
@@ -168,7 +168,7 @@ class KeyedOrder:
             batches = map(_numbers, self._parts(self._plain_rows(turn, start)))
             if self.bare:
                 return batches
-            return ([Keyed(turn, index, 1) for index in batch] for batch in batches)
+            return ([SampleKey(turn, index, 1) for index in batch] for batch in batches)
         entries = self.order(turn)
         if self.bare:
             return self._parts(iter(entries[start:]))
@@ -202,10 +202,10 @@ class KeyedOrder:
         """Adds to each index its key; an index that comes again gets another one."""
         seen: Counter[Any] = Counter()
 
-        def keyed(index: Any) -> Keyed:
+        def keyed(index: Any) -> SampleKey:
             name = index if isinstance(index, int | str | tuple) else repr(index)
             seen[name] += 1
-            return Keyed(turn, index, seen[name])
+            return SampleKey(turn, index, seen[name])
 
         for position, entry in enumerate(entries):
             found = list(map(keyed, entry)) if self.batched else keyed(entry)
@@ -219,7 +219,7 @@ class KeyedOrder:
             and is_plain_order(self.sampler.sampler)
         )
 
-    def _plain_rows(self, turn: int, start: int) -> Iterator[Rows]:
+    def _plain_rows(self, turn: int, start: int) -> Iterator[TensorRows]:
         within = self.sampler.sampler
         generator = torch.Generator().manual_seed(self._key(turn))
         own = getattr(within, "generator", None)
@@ -233,7 +233,7 @@ class KeyedOrder:
         return key(self.seed, self.stream, "order", turn)
 
 
-def _numbers(rows: Rows) -> list[int]:
+def _numbers(rows: TensorRows) -> list[int]:
     if isinstance(rows, slice):
         return list(range(rows.start, rows.stop))
     return rows.tolist()
@@ -243,7 +243,7 @@ def _numbers(rows: Rows) -> list[int]:
 
 
 @frozen
-class _Source:
+class _GeneratorSource:
     """One of the global generators.
 
     Args:
@@ -262,7 +262,7 @@ class _Source:
 
 
 @cache
-def _source(name: str) -> _Source:
+def _source(name: str) -> _GeneratorSource:
     sources: dict[str, tuple[Callable[[int], Any], Callable[[], Any]]] = {
         "torch": (torch.default_generator.manual_seed, _draw_from_torch),
         "random": (random.seed, partial(random.getrandbits, 64)),
@@ -270,7 +270,7 @@ def _source(name: str) -> _Source:
     }
     seed, draw = sources[name]
     seed(0)
-    return _Source(seed, draw, draw())
+    return _GeneratorSource(seed, draw, draw())
 
 
 def _draw_from_torch() -> int:
@@ -304,16 +304,16 @@ class KeyedDataset(Dataset[Any]):
         self._is_tried = False  # whether a batch was loaded in this process
         self._own: list[Any] | None = None  # the dataset's generators, in this process
 
-    def __getitem__(self, at: Keyed) -> Any:
+    def __getitem__(self, at: SampleKey) -> Any:
         with undisturbed():
             return self._load([at])[0]
 
-    def __getitems__(self, batch: Sequence[Keyed]) -> Any:
+    def __getitems__(self, batch: Sequence[SampleKey]) -> Any:
         """The samples of a batch, which is how a loader asks for them."""
         with undisturbed():
             return self._load_batch(batch)
 
-    def _load_batch(self, batch: Sequence[Keyed]) -> Any:
+    def _load_batch(self, batch: Sequence[SampleKey]) -> Any:
         if callable(getattr(self.dataset, "__getitems__", None)):
             seed_all(self._batch_key(batch, "batch"))
             seed_generators(self._own_generators(), self._batch_key(batch, "batch"))
@@ -340,7 +340,7 @@ class KeyedDataset(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def _load(self, batch: Sequence[Keyed]) -> list[Any]:
+    def _load(self, batch: Sequence[SampleKey]) -> list[Any]:
         """Loads samples, with the generators that are used seeded by key for each.
 
         The others are watched. If one turns out to be used, the samples are loaded again.
@@ -358,7 +358,7 @@ class KeyedDataset(Dataset[Any]):
                 return samples
         return self._load(batch)
 
-    def _sample(self, at: Keyed) -> Any:
+    def _sample(self, at: SampleKey) -> Any:
         own = self._own_generators()
         if self._used or own:
             number = key(self.seed, self.stream, at.turn, at.index, at.nth)
@@ -367,7 +367,7 @@ class KeyedDataset(Dataset[Any]):
             seed_generators(own, number)
         return self.dataset[at.index]
 
-    def _batch_key(self, batch: Sequence[Keyed], what: str) -> int:
+    def _batch_key(self, batch: Sequence[SampleKey], what: str) -> int:
         places = [(at.index, at.nth) for at in batch]
         return key(self.seed, self.stream, batch[0].turn, what, places)
 
@@ -521,7 +521,7 @@ def _repeats(dataset: Any) -> bool:
     """Whether a sample that is loaded twice by one key is twice the same; this loads one twice."""
     if not isinstance(dataset, KeyedDataset) or not length(dataset):
         return True
-    at = Keyed(0, 0, 1)
+    at = SampleKey(0, 0, 1)
     with aside(0, dataset.dataset):
         try:
             first, second = (_comparable(dataset[at]) for _ in range(2))

@@ -8,7 +8,7 @@ from typing import Any, overload
 from attrs import Factory, define
 
 from statetrain.context.columns import shown_shape
-from statetrain.guards.comparing import Mode, better
+from statetrain.guards.comparing import Direction, better
 from statetrain.naming import did_you_mean, printable
 
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ class History(Sequence[Row]):
         """The names of all columns, in the order in which they came."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
-    def best(self, monitor: str, mode: Mode = "min") -> Row:
+    def best(self, monitor: str, mode: Direction = "min") -> Row:
         """The row in which a column is best; a NaN never is. The first of equals.
 
         Raises:

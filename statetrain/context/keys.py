@@ -58,7 +58,7 @@ class Getter:
         """
         try:
             if self.glob:
-                found = dict(_matches(root, self.parts, _Search(self.path)))
+                found = dict(_matches(root, self.parts, _Match(self.path)))
                 if not found:
                     raise KeyError(f"{self.path!r} matches nothing{_below(root, self.parts)}")
                 return {written(parts): value for parts, value in found.values()}
@@ -116,7 +116,7 @@ def filter(root: Any, path: str) -> dict[str, Any]:  # noqa: A001  # what it is 
 
 
 def _found(root: Any, path: str) -> list[tuple[Parts, Any]]:
-    return list(dict(_matches(root, parse(path), _Search(path))).values())
+    return list(dict(_matches(root, parse(path), _Match(path))).values())
 
 
 def _follow(here: Any, parts: Parts, path: str) -> Any:
@@ -180,7 +180,7 @@ Matches: TypeAlias = Iterator[tuple[str, tuple[Parts, Any]]]
 
 
 @frozen
-class _Search:
+class _Match:
     """Where a search for matches stands.
 
     Attributes:
@@ -195,12 +195,12 @@ class _Search:
     sure: bool = True
     seen: tuple[int, ...] = ()
 
-    def on(self, *parts: Part, sure: bool = False, seen: tuple[int, ...] = ()) -> _Search:
+    def on(self, *parts: Part, sure: bool = False, seen: tuple[int, ...] = ()) -> _Match:
         """The same search, some parts further in."""
-        return _Search(self.path, (*self.before, *parts), sure, seen)
+        return _Match(self.path, (*self.before, *parts), sure, seen)
 
 
-def _matches(here: Any, parts: Parts, search: _Search) -> Matches:
+def _matches(here: Any, parts: Parts, search: _Match) -> Matches:
     """All that the parts match below a place."""
     if here is None:
         return
@@ -216,7 +216,7 @@ def _matches(here: Any, parts: Parts, search: _Search) -> Matches:
         yield from _match_part(here, parts, search)
 
 
-def _match_part(here: Any, parts: Parts, search: _Search) -> Matches:
+def _match_part(here: Any, parts: Parts, search: _Match) -> Matches:
     """The matches below one part that is not a wildcard."""
     taken = 1
     try:
@@ -236,7 +236,7 @@ def _match_part(here: Any, parts: Parts, search: _Search) -> Matches:
     yield from _matches(child, parts[taken:], further)
 
 
-def _match_wild(here: Any, parts: Parts, search: _Search) -> Matches:
+def _match_wild(here: Any, parts: Parts, search: _Match) -> Matches:
     """The matches of a wildcard, and of what follows it."""
     below = children(here) if id(here) not in search.seen else []
     rest = parts[1:]

@@ -14,8 +14,8 @@ from attrs import frozen
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.naming import label_of
 
-Work = Callable[[Any], None]
-W = TypeVar("W", bound=Work)
+WorkFunction = Callable[[Any], None]
+W = TypeVar("W", bound=WorkFunction)
 
 
 @frozen
@@ -26,7 +26,7 @@ class Then:
         parts: functions of the context, in order.
     """
 
-    parts: tuple[Work, ...]
+    parts: tuple[WorkFunction, ...]
 
     @property
     def label(self) -> str:
@@ -54,7 +54,7 @@ class Then:
             part(ctx)
 
 
-def then(*works: Work | None) -> Work:
+def then(*works: WorkFunction | None) -> WorkFunction:
     """One action or effect that does several, in order.
 
     Args:
@@ -69,7 +69,7 @@ def then(*works: Work | None) -> Work:
     return parts[0] if len(parts) == 1 else Then(parts)
 
 
-def parts_of(work: Work | None) -> tuple[Work, ...]:
+def parts_of(work: WorkFunction | None) -> tuple[WorkFunction, ...]:
     """The parts of a composed action or effect; of any other, itself; of None, nothing."""
     if work is None:
         return ()
@@ -91,6 +91,6 @@ def without_gradients(action: W) -> W:
     return action
 
 
-def computes_with_gradients(action: Work) -> bool:
+def computes_with_gradients(action: WorkFunction) -> bool:
     """Whether an action of the training runs with gradients on: unless it declares otherwise."""
     return bool(getattr(action, "gradients", True))

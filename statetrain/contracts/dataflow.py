@@ -28,7 +28,7 @@ from statetrain.contracts.declaring import (
     reads_of,
 )
 from statetrain.contracts.listening import DEFERRED, Listener
-from statetrain.contracts.ways import Doing, Place, Way, ways_of
+from statetrain.contracts.ways import Doing, Way, WorkPlace, ways_of
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 
@@ -66,15 +66,15 @@ class Flow:
     bits: dict[str, int]
     start: Status
     order: Mapping[str, Sequence[Listener]] = Factory(dict)
-    at: dict[str | Place, Status] = Factory(dict)
+    at: dict[str | WorkPlace, Status] = Factory(dict)
     checked: bool = False
 
-    def impossible(self, place: str | Place) -> frozenset[str]:
+    def impossible(self, place: str | WorkPlace) -> frozenset[str]:
         """The fields that cannot be there at a hook or a place, on any way."""
         status = self.at.get(place)
         return frozenset() if status is None else self._named(~status.there)
 
-    def certain(self, place: str | Place) -> frozenset[str]:
+    def certain(self, place: str | WorkPlace) -> frozenset[str]:
         """The fields that are there at a hook or a place, on every way."""
         status = self.at.get(place)
         return frozenset() if status is None else self._named(~(status.absent | status.gone))
@@ -198,24 +198,24 @@ def _moving(doings: Iterable[Doing], order: Mapping[str, Sequence[Listener]]) ->
 
 Moves = dict[Doing, tuple[int, int]]
 # A state: when its guards are asked, or when its action or an enter hook raises an event
-Node = tuple[str, bool]
+Junction = tuple[str, bool]
 _Step = tuple[int, int, str]  # what is written, what is dropped, the state that begins
 
 
-def _follow(flow: Flow, moves: Moves) -> dict[Node, Status]:
+def _follow(flow: Flow, moves: Moves) -> dict[Junction, Status]:
     """What the fields may be where ways begin."""
-    found: dict[Node, Status] = {(START, False): flow.start}
+    found: dict[Junction, Status] = {(START, False): flow.start}
     drops = {
         doing.begins: moves[doing][1] for way in flow.ways for doing in way.doings if doing.begins
     }
-    out: dict[Node, list[tuple[str, list[_Step]]]] = {}
+    out: dict[Junction, list[tuple[str, list[_Step]]]] = {}
     for way in flow.ways:
         steps = [(*moves[one], one.begins) for one in way.doings if one.begins or any(moves[one])]
         node = way.active, way.arrow.event is not None
         out.setdefault(node, []).append((way.arrow.dest, steps))
     todo = [(START, False)]
 
-    def reach(node: Node, status: tuple[int, int, int]) -> None:
+    def reach(node: Junction, status: tuple[int, int, int]) -> None:
         old = found.get(node, (0, 0, 0))
         new = Status(old[0] | status[0], old[1] | status[1], old[2] | status[2])
         if node not in found or new != old:
@@ -238,14 +238,14 @@ def _follow(flow: Flow, moves: Moves) -> dict[Node, Status]:
     return found
 
 
-def _note(flow: Flow, way: Way, begun: dict[Node, Status], moves: Moves) -> None:
+def _note(flow: Flow, way: Way, begun: dict[Junction, Status], moves: Moves) -> None:
     """Notes what the fields may be at each place of a way."""
     status = begun.get((way.active, way.arrow.event is not None))
     if status is None:
         return
     at, event = flow.at, way.arrow.event is not None
     if way.arrow.guard is not None:
-        place: Place = ("guard", way.arrow)
+        place: WorkPlace = ("guard", way.arrow)
         at[place] = at.get(place, status) | status
     for doing in way.doings:
         where = doing.hook or doing.place

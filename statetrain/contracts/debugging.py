@@ -34,7 +34,7 @@ from statetrain.contracts.declaring import (
     reads_of,
 )
 from statetrain.contracts.listening import DEFERRED, Contract, Listener, contracts_of
-from statetrain.contracts.ways import Kind, Place, name_place
+from statetrain.contracts.ways import Doer, WorkPlace, name_place
 from statetrain.errors import ContractError
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.transition import Transition
@@ -98,7 +98,7 @@ class Views:
         return _viewing(one.function, terms, deferred)
 
     def work(
-        self, function: Callable[[Any], Any], declaring: Any, kind: Kind, of: str | Transition
+        self, function: Callable[[Any], Any], declaring: Any, kind: Doer, of: str | Transition
     ) -> Callable[[Any], Any]:
         """An action, an effect or close work.
 
@@ -109,7 +109,7 @@ class Views:
             kind, of: what it is, and of which state or arrow.
         """
         declared = access_of(declaring)
-        where: Place = (kind, of)
+        where: WorkPlace = (kind, of)
         # Dropping is clearing
         contract = (
             Contract()
@@ -132,7 +132,7 @@ class Views:
     ) -> Callable[[Any], bool]:
         """A guard's test."""
         declared = reads_of(guard)
-        where: Place = ("guard", arrow)
+        where: WorkPlace = ("guard", arrow)
         reads = None if declared is None else declared.reads
         remedy = "add it to the guard's reads: KIND={..., PATH}"
         terms = Terms(

@@ -19,7 +19,7 @@ from statetrain.contracts.declaring import (
     reads_of,
 )
 from statetrain.contracts.listening import Listener
-from statetrain.contracts.ways import Place
+from statetrain.contracts.ways import WorkPlace
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
@@ -187,7 +187,7 @@ def _declared(life: Lifecycle, listeners: Listeners) -> Iterator[tuple[str, Acce
     from statetrain.lifecycle.text import reading_order
 
     accesses = accesses_of(solve(life, {}))
-    place: Place
+    place: WorkPlace
     for name in reading_order(life):
         state = life.state(name)
         kinds = (("mode", state.mode), ("action", state.action), ("close", state.close))
@@ -217,9 +217,9 @@ def _declared(life: Lifecycle, listeners: Listeners) -> Iterator[tuple[str, Acce
             yield name, Access(reads, writes)
 
 
-def accesses_of(flow: Flow) -> dict[Place, Access | None]:
+def accesses_of(flow: Flow) -> dict[WorkPlace, Access | None]:
     """What is declared at each place of a lifecycle; a scope's mode by what it does on entering."""
-    out: dict[Place, Access | None] = {}
+    out: dict[WorkPlace, Access | None] = {}
     for way in flow.ways:
         for doing in way.doings:
             entered = (
@@ -286,5 +286,5 @@ def fields_table(life: Lifecycle) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _listed(places: Iterable[Place]) -> str:
+def _listed(places: Iterable[WorkPlace]) -> str:
     return ", ".join(dict.fromkeys(f"`{place[1]}`" for place in places))

@@ -20,7 +20,7 @@ from statetrain.context.fields import Fact, fields_with
 from statetrain.contracts.declaring import access_of, expanded, field_of, reads_of
 from statetrain.errors import ContractError
 from statetrain.guards.agreed import Agreed
-from statetrain.guards.base import Agree, AllOf, AnyOf, Guard, Named, Not, leaves
+from statetrain.guards.base import Agree, AllOf, AnyOf, Guard, Not, Renamed, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 
 OF_DATA = frozenset({"drawn", "exhausted", "last_batch", "length", "samples", "began"})
@@ -130,7 +130,7 @@ def agreeing(guard: Guard, source: str, own: dict[str, str]) -> Guard:
     if isinstance(guard, AllOf | AnyOf):
         parts = tuple(agreeing(part, source, own) for part in guard.guards)
         return attrs.evolve(guard, guards=parts)
-    if isinstance(guard, Not | Named):
+    if isinstance(guard, Not | Renamed):
         return attrs.evolve(guard, guard=agreeing(guard.guard, source, own))
     hows = [how for leaf in leaves(guard) if (how := how_to_agree(leaf, own)) is not None]
     if not hows:

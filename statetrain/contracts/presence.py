@@ -19,7 +19,7 @@ from statetrain.contracts.declaring import (
     reads_of,
 )
 from statetrain.contracts.listening import Listener
-from statetrain.contracts.ways import Doing, Place, Way, name_place
+from statetrain.contracts.ways import Doing, Way, WorkPlace, name_place
 from statetrain.errors import ContractError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import START
@@ -30,7 +30,7 @@ _KNOWN = frozenset((*dir(Context), *DERIVED))
 
 
 @frozen
-class Reading:
+class Read:
     """One declared read that may find nothing.
 
     Attributes:
@@ -43,7 +43,7 @@ class Reading:
 
     who: str
     path: str
-    place: str | Place
+    place: str | WorkPlace
     wrong: str
     before: Sequence[Listener] = ()
 
@@ -74,7 +74,7 @@ def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> 
                 _check_known(flow, one, path)
                 if wrong:
                     who = f"Callback {one.name!r} reads {path!r} on {hook}"
-                    raise _error(flow, Reading(who, path, hook, wrong, members[:i]))
+                    raise _error(flow, Read(who, path, hook, wrong, members[:i]))
             if status is not None and one.contract.writes:
                 status = status.after(flow.mask(one.contract.writes), 0)
     for (_, path), found in coarse.items():
@@ -88,7 +88,7 @@ def _check_coarse(flow: Flow, path: str, found: list[tuple[Listener, str]]) -> N
     if all(wrong for _, wrong in found):
         hooks = ", ".join(listener.hook for listener, _ in found)
         who = f"Callback {one.name!r} reads {path!r} on one of its hooks ({hooks}), on each of them"
-        raise _error(flow, Reading(who, path, one.hook, wrong))
+        raise _error(flow, Read(who, path, one.hook, wrong))
 
 
 def _writes_itself(one: Listener, path: str) -> bool:
@@ -115,7 +115,7 @@ def _check_works(flow: Flow) -> None:
                 continue
             if wrong := flow.find_wrong(flow.at[place], path):
                 who = f"{flow.lifecycle.name}: {name_place(place)} reads {path!r}"
-                raise _error(flow, Reading(who, path, place, wrong))
+                raise _error(flow, Read(who, path, place, wrong))
     flow.checked = True
 
 
@@ -135,7 +135,7 @@ def _check_known(flow: Flow, one: Listener, path: str) -> None:
 # ---------------------------------------------------------------- the error
 
 
-def _error(flow: Flow, reading: Reading) -> ContractError:
+def _error(flow: Flow, reading: Read) -> ContractError:
     status = flow.at[reading.place]
     for listener in reading.before:
         status = status.after(flow.mask(listener.contract.writes or ()), 0)
@@ -163,9 +163,9 @@ def _error(flow: Flow, reading: Reading) -> ContractError:
     )
 
 
-def _placed(flow: Flow, wanted: Callable[[Access], bool]) -> list[Place]:
+def _placed(flow: Flow, wanted: Callable[[Access], bool]) -> list[WorkPlace]:
     """The places whose declarations are wanted, each once."""
-    found: dict[Place, None] = {}
+    found: dict[WorkPlace, None] = {}
     for way in flow.ways:
         for doing in way.doings:
             if doing.place is not None and doing.access is not None and wanted(doing.access):
@@ -182,7 +182,7 @@ def _writing_hooks(flow: Flow, name: str) -> list[str]:
     ]
 
 
-def _find_way(flow: Flow, name: str, reading: Reading) -> str:
+def _find_way(flow: Flow, name: str, reading: Read) -> str:
     """The shortest way from the start on which a field is not there, as the states that it passes."""
     bit = flow.bits[name]
     by_active: dict[tuple[str, bool], list[Way]] = {}
@@ -213,13 +213,13 @@ def _find_way(flow: Flow, name: str, reading: Reading) -> str:
     return ""
 
 
-def _is_at(doing: Doing, way: Way, reading: Reading) -> bool:
+def _is_at(doing: Doing, way: Way, reading: Read) -> bool:
     """Whether something done on a way is at the place of a reading."""
     left_by_event = doing.leaves and way.arrow.event is not None
     return (doing.hook or doing.place) == reading.place and not left_by_event
 
 
-def _is_wrong(flow: Flow, status: Status, bit: int, reading: Reading) -> bool:
+def _is_wrong(flow: Flow, status: Status, bit: int, reading: Read) -> bool:
     """Whether a field may not be there, once the listeners before have written theirs."""
     for one in reading.before:
         status = status.after(flow.mask(one.contract.writes or ()) & bit, 0)

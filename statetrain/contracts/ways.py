@@ -16,15 +16,15 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 
-Kind = Literal["action", "effect", "guard", "close", "mode"]
-Place = tuple[Kind, "str | Transition"]  # where something is done: in a state, or on an arrow
+Doer = Literal["action", "effect", "guard", "close", "mode"]
+WorkPlace = tuple[Doer, "str | Transition"]  # where something is done: in a state, or on an arrow
 
 
 @frozen(eq=False)
 class Doing:
     """Something done on a way: a component's own work, or the hooks of a name."""
 
-    place: Place | None  # None for hooks
+    place: WorkPlace | None  # None for hooks
     access: Access | None  # None: unknown
     hook: str = ""
     begins: str = ""  # the state that has become the current one, whose action comes next
@@ -48,7 +48,7 @@ _NOTHING = Access()
 _PASSING = Doing(None, None, "on_transition")
 
 
-def name_place(place: Place) -> str:
+def name_place(place: WorkPlace) -> str:
     """What a place is called in errors and tables."""
     kind, of = place
     if kind == "guard":

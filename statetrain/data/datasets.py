@@ -14,7 +14,7 @@ from statetrain.errors import ConfigError
 
 
 @frozen
-class Columns(Dataset[dict[str, torch.Tensor]]):
+class ColumnData(Dataset[dict[str, torch.Tensor]]):
     """A dict of tensors as a dataset of dicts.
 
     Args:
@@ -72,7 +72,7 @@ def as_dataset(data: Any) -> Dataset[Any] | None:
     if isinstance(data, Dataset):
         return data
     if _is_frame(data):
-        return Columns({str(name): _column(str(name), data[name]) for name in data.columns})
+        return ColumnData({str(name): _column(str(name), data[name]) for name in data.columns})
     if is_array(data):
         return TensorDataset(as_tensor(data))
     if isinstance(data, tuple) and data and all(map(is_array, data)):
@@ -82,7 +82,7 @@ def as_dataset(data: Any) -> Dataset[Any] | None:
         return Rows(data)
     if isinstance(data, Mapping) and data and all(map(is_array, data.values())):
         named = {str(name): _column(str(name), column) for name, column in data.items()}
-        return Columns(_same_length(named))
+        return ColumnData(_same_length(named))
     return data if _is_map_style(data) else None
 
 

@@ -21,9 +21,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from statetrain.data.datasets import Columns
+from statetrain.data.datasets import ColumnData
 
-Rows = slice | torch.Tensor  # the samples of a batch: a range of them, or their numbers
+TensorRows = slice | torch.Tensor  # the samples of a batch: a range of them, or their numbers
 
 _DRAW = torch.empty((), dtype=torch.int64)  # its shape and type are what torch's loaders draw
 
@@ -66,7 +66,7 @@ def tensors_of(dataset: Any) -> tuple[torch.Tensor, ...] | None:
         return None if type(dataset.dataset) is Subset else tensors_of(dataset.dataset)
     if type(dataset) is TensorDataset:
         return dataset.tensors
-    if type(dataset) is Columns:
+    if type(dataset) is ColumnData:
         return tuple(dataset.columns.values())
     return None
 
@@ -92,18 +92,18 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
-def _taker(dataset: Any) -> Callable[[Rows], Any]:
+def _taker(dataset: Any) -> Callable[[TensorRows], Any]:
     """What takes samples out of a dataset's columns, as torch would put them together."""
     if type(dataset) is Subset:
         dataset = dataset.dataset
-    if type(dataset) is Columns:
+    if type(dataset) is ColumnData:
         named = dataset.columns
         return lambda rows: {name: _taken(column, rows) for name, column in named.items()}
     columns = dataset.tensors
     return lambda rows: [_taken(column, rows) for column in columns]
 
 
-def _taken(column: torch.Tensor, rows: Rows) -> torch.Tensor:
+def _taken(column: torch.Tensor, rows: TensorRows) -> torch.Tensor:
     if isinstance(rows, slice):  # a copy: what is done to a batch must not reach the data
         return torch.narrow_copy(column, 0, rows.start, rows.stop - rows.start)
     if column.device.type == "cpu":
@@ -114,7 +114,7 @@ def _taken(column: torch.Tensor, rows: Rows) -> torch.Tensor:
 # ---------------------------------------------------------------- order
 
 
-def rows_of(sampler: Any) -> Iterator[Rows]:
+def rows_of(sampler: Any) -> Iterator[TensorRows]:
     """The samples of each batch, without a Python number for each where torch's order allows.
 
     Args:
@@ -155,7 +155,7 @@ def drawn(sampler: Any, generator: torch.Generator | None = None) -> torch.Tenso
     return torch.randperm(len(sampler.data_source), generator=own)
 
 
-def cut(order: torch.Tensor | None, batches: BatchSampler, start: int = 0) -> Iterator[Rows]:
+def cut(order: torch.Tensor | None, batches: BatchSampler, start: int = 0) -> Iterator[TensorRows]:
     """An order, batch by batch.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Unpack
 
 from statetrain.diagram.boxes import ROOT, Box
-from statetrain.diagram.layout import Layout
+from statetrain.diagram.layout import Placement
 from statetrain.diagram.legend import about_state, height_of, legend_of, placed
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
 from statetrain.diagram.picture import events_of, start_of
@@ -41,11 +41,11 @@ def dot(
     Raises:
         ConfigError: the theme, the detail or a scope to fold is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, **options)), theme, placed).lines()) + "\n"
+    return "\n".join(_DotWriter(Placement(picture(life, **options)), theme, placed).lines()) + "\n"
 
 
-class _Writer:
-    def __init__(self, layout: Layout, theme: ThemeName, placed: bool) -> None:
+class _DotWriter:
+    def __init__(self, layout: Placement, theme: ThemeName, placed: bool) -> None:
         self.layout = layout
         self.shown = layout.picture
         self.theme = theme_of(theme)

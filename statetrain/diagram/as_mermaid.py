@@ -60,7 +60,7 @@ def mermaid(life: Lifecycle, *, theme: ThemeName = "light", **options: Unpack[Sh
         ConfigError: the theme, the detail or a scope to fold is unknown.
     """
     shown = picture(life, **options)
-    writer = _Writer(shown)
+    writer = _MermaidWriter(shown)
     lines = ["stateDiagram-v2", "    direction TB", *writer.inside(None, "    ")]
     lines += _classes(shown, writer.ids, theme_of(theme))
     return "\n".join(lines) + "\n"
@@ -99,7 +99,7 @@ def _class(name: str, fill: str, stroke: str, members: list[str], theme: Theme) 
 
 
 @frozen
-class _Edge:
+class _MermaidEdge:
     """A line between two neighbours in a scope."""
 
     scope: str | None
@@ -107,7 +107,7 @@ class _Edge:
     head: str
 
 
-class _Writer:
+class _MermaidWriter:
     """The picture with each arrow between two neighbours.
 
     Attributes:
@@ -119,7 +119,7 @@ class _Writer:
 
     def __init__(self, shown: Picture) -> None:
         self.shown = shown
-        self.edges: dict[_Edge, list[str]] = {}
+        self.edges: dict[_MermaidEdge, list[str]] = {}
         around = _paths(shown)
         for arrow in shown.arrows:
             self._add(arrow, around[arrow.tail], around[arrow.head])
@@ -137,12 +137,12 @@ class _Writer:
     def _add(self, arrow: Arrow, tail: tuple[str, ...], head: tuple[str, ...]) -> None:
         i = shared_scopes(tail, head)
         scope = (None, *tail)[i]
-        labels = self.edges.setdefault(_Edge(scope, tail[i], head[i]), [])
+        labels = self.edges.setdefault(_MermaidEdge(scope, tail[i], head[i]), [])
         labels += filter(None, [_label(arrow, self._leaves(arrow, tail, i), head[i])])
         for scope, inner in itertools.pairwise(head[i:]):
             # A scope without a dot is only entered on the way to something inside: shown there
             if start_of(scope) not in self.shown.dots:
-                self.edges.setdefault(_Edge(scope, START, inner), [])
+                self.edges.setdefault(_MermaidEdge(scope, START, inner), [])
 
     def _leaves(self, arrow: Arrow, tail: tuple[str, ...], i: int) -> str:
         """What an arrow really leaves, if its line leaves something else."""

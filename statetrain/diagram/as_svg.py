@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Unpack
 
 from statetrain.diagram.boxes import ROOT, Box
-from statetrain.diagram.layout import Layout
+from statetrain.diagram.layout import Placement
 from statetrain.diagram.legend import (
     SAMPLE,
-    Entry,
+    LegendEntry,
     about_arrow,
     about_state,
     height_of,
@@ -42,11 +42,11 @@ def svg(life: Lifecycle, *, theme: ThemeName = "light", **options: Unpack[Shown]
     Raises:
         ConfigError: the theme, the detail or a scope to fold is unknown.
     """
-    return "\n".join(_Writer(Layout(picture(life, **options)), theme).lines()) + "\n"
+    return "\n".join(_SvgWriter(Placement(picture(life, **options)), theme).lines()) + "\n"
 
 
-class _Writer:
-    def __init__(self, layout: Layout, theme: ThemeName) -> None:
+class _SvgWriter:
+    def __init__(self, layout: Placement, theme: ThemeName) -> None:
         self.layout = layout
         self.shown = layout.picture
         self.theme = theme_of(theme)
@@ -84,7 +84,7 @@ class _Writer:
         yield "</g>"
         yield "</svg>"
 
-    def legend(self, entry: Entry, x: float, y: float) -> Iterator[str]:
+    def legend(self, entry: LegendEntry, x: float, y: float) -> Iterator[str]:
         """A sample of a colour, and its meaning, around a height."""
         colour = entry.colour_in(self.theme)
         if entry.kind in ("line", "halo"):

@@ -110,7 +110,7 @@ Lane = tuple[int, str, str]  # the gutter, what the arrows lead to, and their ki
 
 
 @define(eq=False)
-class Way:
+class Course:
     """How an arrow runs.
 
     Straight down, or out at one side of its tail, along a lane of a scope, and in at a side of its

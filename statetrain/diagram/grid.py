@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from statetrain.diagram.boxes import ROOT, Box, Port, Side, Way
+from statetrain.diagram.boxes import ROOT, Box, Course, Port, Side
 from statetrain.diagram.measure import LINE, label_of_arrow
 from statetrain.diagram.picture import Arrow, Picture, events_of, shared_scopes, start_of
 from statetrain.lifecycle.state import FAILED, START
@@ -31,9 +31,9 @@ class Grid:
     picture: Picture
     boxes: dict[str, Box] = field(factory=dict)
     around: dict[str, tuple[str, ...]] = field(factory=dict)
-    ways: list[Way] = field(factory=list)
-    straight: dict[str, Way] = field(factory=dict)
-    by_scope: dict[str, list[Way]] = field(factory=dict)
+    ways: list[Course] = field(factory=list)
+    straight: dict[str, Course] = field(factory=dict)
+    by_scope: dict[str, list[Course]] = field(factory=dict)
     sides: dict[str, Side] = field(factory=dict)
 
     def owner(self, node: str) -> Box:
@@ -113,7 +113,7 @@ def _cells_of(picture: Picture, name: str) -> Iterable[str]:
 # ---------------------------------------------------------------- ways
 
 
-def _way_of(grid: Grid, arrow: Arrow) -> Way:
+def _way_of(grid: Grid, arrow: Arrow) -> Course:
     tail, head = grid.around[arrow.tail], grid.around[arrow.head]
     shared = shared_scopes(tail, head)
     # A dot stands above the rows, and has its scope's name to its left
@@ -121,14 +121,14 @@ def _way_of(grid: Grid, arrow: Arrow) -> Way:
     there = grid.boxes.get(head[shared]) or Box(arrow.head, row=len(grid.boxes))
     label, scope = label_of_arrow(arrow), tail[shared - 1]
     if here.column < there.column:
-        return Way(arrow, label, scope, there.column, "right", "left")
+        return Course(arrow, label, scope, there.column, "right", "left")
     if here.column > there.column:
-        return Way(arrow, label, scope, here.column, "left", "right")
+        return Course(arrow, label, scope, here.column, "left", "right")
     usual: Side = "left"
     if there.row > here.row and arrow.head != FAILED:
         usual = "right"
     side = _open_side(grid, tail[shared:]) or _open_side(grid, head[shared:]) or usual
-    return Way(arrow, label, scope, here.column + (side == "right"), side, side)
+    return Course(arrow, label, scope, here.column + (side == "right"), side, side)
 
 
 def _open_side(grid: Grid, path: tuple[str, ...]) -> Side | None:
@@ -149,7 +149,7 @@ def _straighten(grid: Grid) -> None:
             grid.straight[head] = way
 
 
-def _leads_below(grid: Grid, way: Way) -> bool:
+def _leads_below(grid: Grid, way: Course) -> bool:
     """Whether an arrow leads from a state, or a scope's dot, to the first box of the next row."""
     head, row = grid.boxes.get(way.arrow.head), _row_of_tail(grid, way)
     if head is None or head.within != way.scope or row is None:
@@ -157,7 +157,7 @@ def _leads_below(grid: Grid, way: Way) -> bool:
     return (head.row, head.column) == (row + 1, 0)
 
 
-def _row_of_tail(grid: Grid, way: Way) -> int | None:
+def _row_of_tail(grid: Grid, way: Course) -> int | None:
     """The row that an arrow may leave straight down; None if it cannot."""
     if way.arrow.tail == start_of(way.scope):
         return -1

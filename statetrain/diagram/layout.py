@@ -21,7 +21,7 @@ from statetrain.diagram.routing import routes_of, where_dot
 from statetrain.diagram.widths import place_across, settle
 
 
-class Layout:
+class Placement:
     """The places of a picture's boxes, dots and arrows.
 
     Attributes:

@@ -17,11 +17,11 @@ SAMPLE = 16.0  # the width of a sample of a colour
 BETWEEN = 18.0  # from one entry to the next
 ROW = LINE + 4.0
 
-Test = Callable[[Picture], bool]
+LegendTest = Callable[[Picture], bool]
 
 
 @frozen
-class Entry:
+class LegendEntry:
     """A colour and its meaning.
 
     Attributes:
@@ -34,7 +34,7 @@ class Entry:
     kind: str
     colour: str
     text: str
-    applies: Test
+    applies: LegendTest
 
     @property
     def width(self) -> float:
@@ -47,11 +47,11 @@ class Entry:
         return named.get(self.colour) or str(getattr(theme, self.colour))
 
 
-def _has(kind: str) -> Test:
+def _has(kind: str) -> LegendTest:
     return lambda shown: any(arrow.kind == kind for arrow in shown.arrows)
 
 
-def _has_changed(change: str) -> Test:
+def _has_changed(change: str) -> LegendTest:
     def test(shown: Picture) -> bool:
         return change in {*shown.changes.values(), *(arrow.change for arrow in shown.arrows)}
 
@@ -63,27 +63,27 @@ def _has_anchor(shown: Picture) -> bool:
 
 
 _ENTRIES = (
-    Entry("state", "anchor", "a run is saved and resumed here", _has_anchor),
-    Entry("line", "hot", "the inner loop", _has("hot")),
-    Entry("line", "event", "when an event is raised", _has("event")),
-    Entry("line", "failure", "failure", _has("failure")),
-    Entry("ring", "recent", "the run is here", lambda shown: shown.current is not None),
-    Entry(
+    LegendEntry("state", "anchor", "a run is saved and resumed here", _has_anchor),
+    LegendEntry("line", "hot", "the inner loop", _has("hot")),
+    LegendEntry("line", "event", "when an event is raised", _has("event")),
+    LegendEntry("line", "failure", "failure", _has("failure")),
+    LegendEntry("ring", "recent", "the run is here", lambda shown: shown.current is not None),
+    LegendEntry(
         "halo", "recent", "taken last, or marked", lambda shown: any(a.recent for a in shown.arrows)
     ),
-    Entry("state", "heat", "share of the time", lambda shown: bool(shown.shares)),
-    Entry("halo", "added", "added", _has_changed("added")),
-    Entry("halo", "removed", "removed", _has_changed("removed")),
-    Entry("halo", "changed", "does something else", _has_changed("changed")),
+    LegendEntry("state", "heat", "share of the time", lambda shown: bool(shown.shares)),
+    LegendEntry("halo", "added", "added", _has_changed("added")),
+    LegendEntry("halo", "removed", "removed", _has_changed("removed")),
+    LegendEntry("halo", "changed", "does something else", _has_changed("changed")),
 )
 
 
-def legend_of(shown: Picture) -> list[Entry]:
+def legend_of(shown: Picture) -> list[LegendEntry]:
     """The entries for the colours that a picture has."""
     return [entry for entry in _ENTRIES if entry.applies(shown)]
 
 
-def placed(entries: list[Entry], width: float) -> Iterator[tuple[Entry, float, float]]:
+def placed(entries: list[LegendEntry], width: float) -> Iterator[tuple[LegendEntry, float, float]]:
     """The entries with their places, in as many rows as they need.
 
     Args:
@@ -98,7 +98,7 @@ def placed(entries: list[Entry], width: float) -> Iterator[tuple[Entry, float, f
         x += entry.width + BETWEEN
 
 
-def height_of(entries: list[Entry], width: float) -> float:
+def height_of(entries: list[LegendEntry], width: float) -> float:
     """The height of the legend, with the space above it; 0 if there is nothing to say."""
     return max((y + ROW + 10.0 for _, _, y in placed(entries, width)), default=0.0)
 

@@ -19,7 +19,7 @@ from statetrain.lifecycle.text import is_else, number_of, plain, reading_order
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import label_of
 
-Kind = Literal["hot", "main", "plain", "failure", "event"]
+BoxKind = Literal["hot", "main", "plain", "failure", "event"]
 Change = Literal["", "added", "removed", "changed"]
 
 
@@ -50,7 +50,7 @@ class Arrow:
 
     tail: str
     head: str
-    kind: Kind
+    kind: BoxKind
     number: int = 0
     event: str = ""
     guard: str = ""
@@ -170,7 +170,7 @@ def transitions_of(life: Lifecycle) -> list[Transition]:
     ]
 
 
-def _kind_of(transition: Transition, *, is_main: bool, is_hot: bool) -> Kind:
+def _kind_of(transition: Transition, *, is_main: bool, is_hot: bool) -> BoxKind:
     if transition.event is not None:
         return "event"
     if transition.dest == FAILED:
@@ -224,7 +224,7 @@ def _loops(onward: Mapping[str, str]) -> frozenset[str]:
     return frozenset(loops)
 
 
-def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind: Kind) -> Arrow:
+def _arrow(life: Lifecycle, scopes: frozenset[str], transition: Transition, kind: BoxKind) -> Arrow:
     tail, head = _ends(life, scopes, transition)
     arrow = Arrow(
         tail,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from statetrain.diagram.boxes import SIDES, SIGN, Lane, Side, Way
+from statetrain.diagram.boxes import SIDES, SIGN, Course, Lane, Side
 from statetrain.diagram.grid import Grid
 from statetrain.diagram.measure import DOT, GAP, HEAD, LINE
-from statetrain.diagram.picture import Kind, start_of
+from statetrain.diagram.picture import BoxKind, start_of
 from statetrain.diagram.route import Point, Route
 
 JOIN = 10.0  # how far an arrow runs along the one that it joins
 
-_ORDER: tuple[Kind, ...] = ("event", "plain", "failure", "main", "hot")
+_ORDER: tuple[BoxKind, ...] = ("event", "plain", "failure", "main", "hot")
 
 # By lane, and whether it is reached from below: how far the arrow that comes from furthest runs
 Reaches = Mapping[tuple[str, Lane, bool], float]
@@ -41,7 +41,7 @@ def routes_of(grid: Grid, dots: Mapping[str, Point]) -> list[Route]:
     return [_straight(grid, dots, w) if w.straight else _bent(grid, dots, w, reaches) for w in ways]
 
 
-def _reaches(ways: Iterable[Way]) -> Reaches:
+def _reaches(ways: Iterable[Course]) -> Reaches:
     reaches: dict[tuple[str, Lane, bool], float] = {}
     for way in ways:
         if not way.straight:
@@ -50,13 +50,13 @@ def _reaches(ways: Iterable[Way]) -> Reaches:
     return reaches
 
 
-def _approach(way: Way) -> tuple[tuple[str, Lane, bool], float]:
+def _approach(way: Course) -> tuple[tuple[str, Lane, bool], float]:
     """From which side a way comes along its lane, and how far."""
     rise = way.start.y - way.end.y
     return (way.scope, way.lane, rise > 0), abs(rise)
 
 
-def _straight(grid: Grid, dots: Mapping[str, Point], way: Way) -> Route:
+def _straight(grid: Grid, dots: Mapping[str, Point], way: Course) -> Route:
     tail, head = grid.boxes.get(way.arrow.tail), grid.boxes[way.arrow.head]
     if tail is not None:
         x, start = tail.x, tail.bottom
@@ -70,7 +70,7 @@ def _straight(grid: Grid, dots: Mapping[str, Point], way: Way) -> Route:
     return Route(way.arrow, points, False, way.label, (x + 7.0, y), (x + 7.0, then))
 
 
-def _bent(grid: Grid, dots: Mapping[str, Point], way: Way, reaches: Reaches) -> Route:
+def _bent(grid: Grid, dots: Mapping[str, Point], way: Course, reaches: Reaches) -> Route:
     arrow, label = way.arrow, way.label
     out, into = way.start.y, way.end.y
     scope = grid.boxes[way.scope]

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from attrs import evolve
 
-from statetrain.diagram.picture import Arrow, Change, Kind, Picture, events_of, start_of
+from statetrain.diagram.picture import Arrow, BoxKind, Change, Picture, events_of, start_of
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 
 # Roles of states of training that serve the others; loop heads are anchors
 _SERVING = frozenset(("draw", "record", "counted"))
 
-_STRENGTH: tuple[Kind, ...] = ("hot", "main", "failure", "plain", "event")
+_STRENGTH: tuple[BoxKind, ...] = ("hot", "main", "failure", "plain", "event")
 
 
 def folded(shown: Picture, scopes: Iterable[str]) -> Picture:
@@ -143,7 +143,7 @@ def _joined(shown: Picture, before: Arrow, after: Arrow) -> Arrow:
     return Arrow(before.tail, head, _kind_of_both(before, after), recent=recent, change=change)
 
 
-def _kind_of_both(before: Arrow, after: Arrow) -> Kind:
+def _kind_of_both(before: Arrow, after: Arrow) -> BoxKind:
     kinds = (before.kind, after.kind)
     if "failure" in kinds:
         return "failure"

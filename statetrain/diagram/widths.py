@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statetrain.diagram.boxes import ROOT, Box, Lane, Side, Way
+from statetrain.diagram.boxes import ROOT, Box, Course, Lane, Side
 from statetrain.diagram.grid import Grid
 from statetrain.diagram.measure import FIRST, GAP, LANE, PAD, size_of, width_of
 from statetrain.diagram.picture import events_of, start_of
@@ -109,7 +109,7 @@ def _place_lanes(grid: Grid, box: Box, gutter: int, edge: float, sign: int) -> f
     return FIRST + LANE * (len(taken) - 1) + PAD
 
 
-def _spans(ways: list[Way]) -> dict[Lane, tuple[float, float]]:
+def _spans(ways: list[Course]) -> dict[Lane, tuple[float, float]]:
     """From where to where each lane reaches."""
     spans: dict[Lane, tuple[float, float]] = {}
     for way in ways:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from statetrain.training.run import Run
 
 
-class Trial(Protocol):
+class OptunaTrial(Protocol):
     """What is needed of an `optuna.Trial`."""
 
     @property
@@ -39,7 +39,7 @@ class TrialPruned(Guard):
         monitor: the column that it is judged by.
     """
 
-    trial: Trial
+    trial: OptunaTrial
     monitor: str
 
     @property
@@ -78,7 +78,7 @@ class Pruning(Callback):
         monitor: the column of the history that the study minimises or maximises.
     """
 
-    def __init__(self, trial: Trial, monitor: str) -> None:
+    def __init__(self, trial: OptunaTrial, monitor: str) -> None:
         if not hasattr(trial, "should_prune"):
             raise ConfigError(
                 f"Pruning takes the trial that Optuna gives to an objective, got {trial!r:.80}"

@@ -112,7 +112,7 @@ class Guard:
 
     def named(self, label: str) -> Guard:
         """The same guard under another name."""
-        return Named(self, label)
+        return Renamed(self, label)
 
     def __call__(self, ctx: AnyContext) -> bool:
         return strict(self, self.test(ctx))
@@ -287,7 +287,7 @@ class Not(Guard):
 
 
 @frozen
-class Named(Guard):
+class Renamed(Guard):
     """A guard under another name."""
 
     guard: Guard

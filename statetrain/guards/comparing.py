@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-Mode = Literal["min", "max", "zero"]
+Direction = Literal["min", "max", "zero"]
 
 
-def better(value: float, best: float | None, mode: Mode = "min", min_delta: float = 0.0) -> bool:
+def better(
+    value: float, best: float | None, mode: Direction = "min", min_delta: float = 0.0
+) -> bool:
     """Whether a value improves on the best so far by more than `min_delta`; a NaN never does.
 
     Args:

@@ -16,7 +16,7 @@ from statetrain.guards.base import AnyContext
 
 HISTORY = frozenset({"history"})
 
-Row = dict[str, Any]
+FoldedRow = dict[str, Any]
 
 
 class Fold(Protocol):
@@ -49,7 +49,7 @@ class Fold(Protocol):
     def start(self) -> Any:
         """The state before the first row."""
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         """The state after a row; the one before it is not changed."""
 
 
@@ -65,7 +65,7 @@ def folded(fold: Fold, ctx: AnyContext, first: int = 0) -> Any:
     return _read(ctx, fold, rows, max(own, first))
 
 
-def rows_of(ctx: AnyContext) -> tuple[list[Row], int]:
+def rows_of(ctx: AnyContext) -> tuple[list[FoldedRow], int]:
     """All rows of the history, and which is the first of this fit."""
     if isinstance(ctx, Later):
         return rows_of(ctx.ctx)[0], ctx.first_row
@@ -81,7 +81,7 @@ class Later:
     ctx: AnyContext
     first_row: int
 
-    def fit_rows(self) -> list[Row]:
+    def fit_rows(self) -> list[FoldedRow]:
         """The rows from there on."""
         return rows_of(self.ctx)[0][self.first_row :]
 
@@ -105,19 +105,19 @@ class _Known:
         state: after it.
     """
 
-    rows: list[Row]
+    rows: list[FoldedRow]
     read: int
-    last: Row | None
+    last: FoldedRow | None
     state: Any
 
-    def is_of(self, rows: list[Row]) -> bool:
+    def is_of(self, rows: list[FoldedRow]) -> bool:
         """Whether these are the rows that were read, and perhaps more."""
         if self.rows is not rows or self.read >= len(rows):
             return False
         return self.last is None or rows[self.read - 1] is self.last
 
 
-def _read(ctx: AnyContext, fold: Fold, rows: list[Row], first: int) -> Any:
+def _read(ctx: AnyContext, fold: Fold, rows: list[FoldedRow], first: int) -> Any:
     """The state of a fold after all rows from one on."""
     if len(rows) <= first:
         return fold.start()

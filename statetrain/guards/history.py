@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen
 
-from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not, Test, as_guard, leaves
-from statetrain.guards.comparing import Mode, better
-from statetrain.guards.folding import HISTORY, Later, Row, folded, rows_of
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, Test, as_guard, leaves
+from statetrain.guards.comparing import Direction, better
+from statetrain.guards.folding import HISTORY, FoldedRow, Later, folded, rows_of
 from statetrain.validators import column, one_of, whole
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def holds_of_nothing(guard: Guard) -> bool | None:
 
     What reads columns is false then, so its negation is true.
     """
-    if isinstance(guard, Named):
+    if isinstance(guard, Renamed):
         return holds_of_nothing(guard.guard)
     if isinstance(guard, Not):
         inner = holds_of_nothing(guard.guard)
@@ -64,7 +64,7 @@ class EarlyStopping(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     patience: int = field(default=5, validator=whole)
     min_delta: float = field(default=0.0, kw_only=True)
-    mode: Mode = field(default="min", kw_only=True, validator=one_of("min", "max", "zero"))
+    mode: Direction = field(default="min", kw_only=True, validator=one_of("min", "max", "zero"))
     baseline: float | None = field(default=None, kw_only=True)
     start_from_epoch: int = field(default=0, kw_only=True)
     prompt: bool = field(default=False, kw_only=True)
@@ -90,7 +90,7 @@ class EarlyStopping(Guard):
     def start(self) -> Any:
         return self.baseline, 0
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         best, waited = state
         if self.monitor not in row or row.get("epoch", 0) < self.start_from_epoch:
             return state
@@ -163,7 +163,7 @@ class Threshold(Guard):
     def start(self) -> Any:
         return None
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         return float(row[self.monitor]) if self.monitor in row else state
 
     def decide(self, state: Any) -> bool:
@@ -201,7 +201,7 @@ class InvalidValue(Guard):
     def start(self) -> Any:
         return False
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         return state or (self.monitor in row and not math.isfinite(float(row[self.monitor])))
 
     def decide(self, state: Any) -> bool:
@@ -236,7 +236,7 @@ class NumberLimit(Guard):
     def start(self) -> Any:
         return 0
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         return state + (self.monitor in row)
 
     def decide(self, state: Any) -> bool:
@@ -279,7 +279,7 @@ class _Counting:
     def start(self) -> Any:
         return 0, 0
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         rows, carrying = state
         if carrying == self.n:
             return state

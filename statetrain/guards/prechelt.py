@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import field, frozen
 
 from statetrain.guards.base import Guard
-from statetrain.guards.folding import HISTORY, Row, folded
+from statetrain.guards.folding import HISTORY, FoldedRow, folded
 from statetrain.validators import column, positive, whole
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class GL(Guard):
     def start(self) -> Any:
         return _NOTHING
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         return _with_value(state, float(row[self.monitor])) if self.monitor in row else state
 
     def decide(self, state: Any) -> bool:
@@ -154,7 +154,7 @@ class PQ(Guard):
     def start(self) -> Any:
         return _NOTHING, (), False
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         valid, strip, validated = state
         if self.monitor in row or self.train in row:
             validated = self.monitor in row
@@ -203,7 +203,7 @@ class UP(Guard):
     def start(self) -> Any:
         return math.nan, 0
 
-    def step(self, state: Any, row: Row) -> Any:
+    def step(self, state: Any, row: FoldedRow) -> Any:
         if self.monitor not in row:
             return state
         before, rises = state

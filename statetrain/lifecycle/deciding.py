@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed
 from statetrain.lifecycle.transition import Transition
 
 _MOST = 12
@@ -35,7 +35,7 @@ def hidden(arrows: Sequence[Transition]) -> Transition | None:
 
 
 def _hidden(arrows: Sequence[Transition], parts: Iterable[Hashable]) -> Transition | None:
-    table = _Table(tuple(parts))
+    table = _AnswerTable(tuple(parts))
     left = table.all  # the ways to answer in which no arrow so far is taken
     for arrow in arrows:
         ways = table.of(arrow)
@@ -57,14 +57,14 @@ def _name(part: Guard, arrow: Transition) -> Hashable:
 
 
 def _simple(guard: Guard) -> Iterable[Guard]:
-    if isinstance(guard, AllOf | AnyOf | Not | Named):
+    if isinstance(guard, AllOf | AnyOf | Not | Renamed):
         for part in guard.parts():
             yield from _simple(part)
     else:
         yield guard
 
 
-class _Table:
+class _AnswerTable:
     """The ways in which parts can answer, as bits of a number."""
 
     def __init__(self, names: Sequence[Hashable]) -> None:
@@ -87,7 +87,7 @@ class _Table:
         return self.all if arrow.guard is None else self._of(arrow.guard, arrow)
 
     def _of(self, guard: Guard, arrow: Transition) -> int:
-        if isinstance(guard, Named):
+        if isinstance(guard, Renamed):
             return self._of(guard.guard, arrow)
         if isinstance(guard, Not):
             return self.all & ~self._of(guard.guard, arrow)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from statetrain.guards.base import Guard, Named
+from statetrain.guards.base import Guard, Renamed
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
@@ -111,4 +111,4 @@ def _called(part: Any) -> str:
 
 
 def _called_in_full(part: Any) -> str:
-    return f"[{part.name}: {part.guard.label}]" if isinstance(part, Named) else _called(part)
+    return f"[{part.name}: {part.guard.label}]" if isinstance(part, Renamed) else _called(part)

@@ -154,7 +154,7 @@ def edit(
         for arrow in life.transitions
         if arrow not in remove
     ]
-    order = _Order(arrows)
+    order = _StateOrder(arrows)
     for part in add:
         if isinstance(part, Transition):
             order.put(part, first=False, before=None)
@@ -181,7 +181,7 @@ def add(
                 f"{life.name}: before={before} orders arrows out of {before.source!r} of the same"
                 f" kind, and none of those added is one: {', '.join(map(str, new)) or 'no arrow'}"
             )
-    order = _Order(life.transitions)
+    order = _StateOrder(life.transitions)
     for part in reversed(new) if first else new:
         order.put(part, first, before)
     states = [*life.states, *(part for part in parts if not isinstance(part, Transition))]
@@ -193,7 +193,7 @@ def _are_rivals(one: Transition, other: Transition) -> bool:
     return (one.source, one.event) == (other.source, other.event)
 
 
-class _Order:
+class _StateOrder:
     """Arrows in the order of the table, to which others are added next to those of their source."""
 
     def __init__(self, arrows: Iterable[Transition]) -> None:

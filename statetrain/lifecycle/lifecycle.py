@@ -46,7 +46,7 @@ from statetrain.guards.base import Guard, Test
 from statetrain.lifecycle import edits
 from statetrain.lifecycle.checks import check, check_parts
 from statetrain.lifecycle.index import Index
-from statetrain.lifecycle.state import FAILED, START, State, Work
+from statetrain.lifecycle.state import FAILED, START, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
@@ -348,7 +348,7 @@ class Lifecycle:
 
         return prefixed(self, prefix)
 
-    def then(self, other: Lifecycle, effect: Work | None = None) -> Lifecycle:
+    def then(self, other: Lifecycle, effect: StateWork | None = None) -> Lifecycle:
         """This lifecycle and then another one, as the phases of one run; see `statetrain.lifecycle.joining`."""
         from statetrain.lifecycle.joining import then
 

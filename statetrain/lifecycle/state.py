@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from statetrain.guards.base import AnyContext
 
-Work = Callable[[Any], None]
+StateWork = Callable[[Any], None]
 
 FAILED = "failed"
 """The final state that every lifecycle has without declaring it."""
@@ -34,7 +34,7 @@ class Mode(Protocol):
     def begin(self, ctx: AnyContext) -> None:
         """Sets what the scope starts with."""
 
-    def wrap(self, action: Work) -> Work:
+    def wrap(self, action: StateWork) -> StateWork:
         """The action of a state inside the scope, as it is to be run there."""
 
 
@@ -62,13 +62,13 @@ class State:
     """
 
     name: str
-    action: Work | None = None
+    action: StateWork | None = None
     within: str | None = None
     final: bool = field(default=False, kw_only=True)
     anchor: bool = field(default=False, kw_only=True)
     mode: Mode | None = field(default=None, kw_only=True)
-    close: Work | None = field(default=None, kw_only=True)
-    reopen: Work | None = field(default=None, kw_only=True)
+    close: StateWork | None = field(default=None, kw_only=True)
+    reopen: StateWork | None = field(default=None, kw_only=True)
     meets: str = field(default="", kw_only=True)
     role: str = field(kw_only=True)
 

@@ -6,7 +6,7 @@ import attrs
 from attrs import field, frozen
 
 from statetrain.guards.base import Guard, as_guard
-from statetrain.lifecycle.state import Work
+from statetrain.lifecycle.state import StateWork
 from statetrain.naming import label_of
 
 
@@ -26,7 +26,7 @@ class Transition:
     source: str
     dest: str
     guard: Guard | None = field(default=None, converter=attrs.converters.optional(as_guard))
-    effect: Work | None = None
+    effect: StateWork | None = None
     event: type[BaseException] | None = None
 
     @property

@@ -26,11 +26,11 @@ from statetrain.trace.words import Words, words_of
 POINTS = 4000  # of times, counters and values, at most
 MOST = 4_000_000  # transitions that are sent; earlier ones are counted
 
-Point = list[Any]  # the number of the transition, and what is known there
+CurvePoint = list[Any]  # the number of the transition, and what is known there
 
 
 @define(eq=False)
-class Points:
+class KeptPoints:
     """Points along a run, thinned evenly while they become more.
 
     Attributes:
@@ -39,11 +39,11 @@ class Points:
         seen: how many there were.
     """
 
-    kept: list[Point] = Factory(list)
+    kept: list[CurvePoint] = Factory(list)
     every: int = 1
     seen: int = 0
 
-    def add(self, point: Point) -> None:
+    def add(self, point: CurvePoint) -> None:
         """Adds a point; every second one goes when there are too many."""
         if self.seen % self.every == 0:
             self.kept.append(point)
@@ -84,9 +84,9 @@ class Chronicle:
     path: array[int] = field(factory=lambda: array("H"))
     base: int = 0
     earlier: dict[int, int] = Factory(dict)
-    clock: Points = Factory(Points)
-    counters: Points = Factory(Points)
-    values: dict[str, Points] = Factory(dict)
+    clock: KeptPoints = Factory(KeptPoints)
+    counters: KeptPoints = Factory(KeptPoints)
+    values: dict[str, KeptPoints] = Factory(dict)
     spent: dict[str, float] = Factory(dict)
     reasons: dict[int, str] = Factory(dict)
     rows: list[dict[str, Any]] = Factory(list)
@@ -181,9 +181,9 @@ class Chronicle:
         for row in rows[row_count:]:
             self.rows.append({"row": _plain(row), "at": self.base + len(self.path)})
 
-    def value(self, name: str, point: Point) -> None:
+    def value(self, name: str, point: CurvePoint) -> None:
         """Adds a value, such as the loss of a batch."""
-        self.values.setdefault(name, Points()).add(point)
+        self.values.setdefault(name, KeptPoints()).add(point)
 
     def spend(self, number: int, seconds: float) -> None:
         """Adds time to the state that an arrow leads to."""
@@ -219,7 +219,7 @@ class Chronicle:
         for number in self.path[begin:first]:
             earlier[number] = earlier.get(number, 0) + 1
 
-        def points(known: Points) -> list[Point]:
+        def points(known: KeptPoints) -> list[CurvePoint]:
             return [[p[0] + self.base, *p[1:]] for p in known.kept if p[0] > first]
 
         return {

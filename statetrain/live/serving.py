@@ -25,13 +25,13 @@ from attrs import Factory, define
 from statetrain.errors import ConfigError, TraceError
 from statetrain.live.chronicle import Chronicle
 from statetrain.live.page import data_of_runs, page
-from statetrain.live.stream import Stream
+from statetrain.live.stream import LiveStream
 from statetrain.trace.following import Following
 
 _LONGEST = 1 << 16  # bytes of a command
 
 
-class Source(Protocol):
+class EventSource(Protocol):
     """A run that a page shows."""
 
     name: str
@@ -54,8 +54,8 @@ class FileSource:
 
     path: Path
     name: str = ""
-    _following: Following[Stream] = Factory(
-        lambda self: Following(self.path, make=Stream), takes_self=True
+    _following: Following[LiveStream] = Factory(
+        lambda self: Following(self.path, make=LiveStream), takes_self=True
     )
 
     def look(self) -> Chronicle:
@@ -119,7 +119,7 @@ class Page:
         token: what an address has to carry.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[EventSource]
     command: Command | None = None
     control: str = ""
     token: str = Factory(lambda: secrets.token_urlsafe(16))

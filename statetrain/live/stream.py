@@ -11,11 +11,11 @@ from attrs import Factory, define
 
 from statetrain.errors import TraceError
 from statetrain.live.chronicle import Chronicle, words_of_outcome
-from statetrain.trace.reading import Reading
+from statetrain.trace.reading import TraceFile
 
 
 @define(eq=False)
-class Stream:
+class LiveStream:
     """What a trace file says, line by line.
 
     Headers, rows and outcomes are read as everywhere; transitions, of which there may be millions,
@@ -27,7 +27,7 @@ class Stream:
 
     name: str
     _chronicle: Chronicle | None = None
-    _reading: Reading | None = None
+    _reading: TraceFile | None = None
     _numbers: list[int] = Factory(list)  # of the chronicle, by number in the file
     _time: int = 0  # microseconds since the run began
     _count: int = 0
@@ -53,7 +53,7 @@ class Stream:
             TraceError: it is not a line of a trace.
         """
         if self._reading is None:
-            self._reading = Reading(self.name)
+            self._reading = TraceFile(self.name)
         if not line.startswith(b'{"taken"') or self._chronicle is None:
             return self._feed_other(line)
         if not line.endswith(b"\n"):
@@ -78,7 +78,7 @@ class Stream:
             self._update(self._chronicle, reading)
         return True
 
-    def _begin(self, reading: Reading) -> None:
+    def _begin(self, reading: TraceFile) -> None:
         """Starts a chronicle, or goes back in the one of a run that was resumed."""
         if reading.table is None:
             raise TraceError(f"{self.name}: its header does not describe a lifecycle")
@@ -100,7 +100,7 @@ class Stream:
         self._time = 0
         self._update(known, reading)
 
-    def _update(self, chronicle: Chronicle, reading: Reading) -> None:
+    def _update(self, chronicle: Chronicle, reading: TraceFile) -> None:
         self._is_behind = True
         chronicle.outcome = None
         if reading.outcome is not None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TextIO
 from statetrain.logs.streams import Stream, is_terminal, jsonable, printable
 
 Format = Literal["auto", "console", "json"]
-Fields = MutableMapping[str, Any]
+EventFields = MutableMapping[str, Any]
 
 _FIRST = ("timestamp", "level", "event")  # of a JSON line
 RESERVED = frozenset({*_FIRST, "self", "method_name"})
@@ -28,7 +28,7 @@ def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any: 
     """
     import structlog
 
-    writer = _Writer(file)
+    writer = _LineWriter(file)
     for_people = format == "console" or (format == "auto" and writer.isatty())
     processors: list[Any] = [structlog.processors.add_log_level]
     if timestamps:
@@ -48,7 +48,7 @@ def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any: 
     ).bind()
 
 
-class _Writer:
+class _LineWriter:
     """What structlog hands its lines to."""
 
     def __init__(self, file: TextIO | None) -> None:
@@ -74,7 +74,7 @@ class _Writer:
         return is_terminal(sys.stderr if self._file is None else self._file)
 
 
-def _for_people(logger: Any, method: str, fields: Fields) -> Fields:
+def _for_people(logger: Any, method: str, fields: EventFields) -> EventFields:
     """A processor: everything short, on one line, without a character that moves the cursor."""
     return {printable(name): _readable(value) for name, value in fields.items()}
 
@@ -87,7 +87,7 @@ def _readable(value: Any) -> Any:
     return printable(str(value))
 
 
-def _for_json(logger: Any, method: str, fields: Fields) -> Fields:
+def _for_json(logger: Any, method: str, fields: EventFields) -> EventFields:
     """A processor: everything as JSON knows it, what every event has in front."""
     order = dict.fromkeys([name for name in _FIRST if name in fields] + list(fields))
     return {jsonable(name): jsonable(fields[name]) for name in order}

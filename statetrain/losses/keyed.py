@@ -21,7 +21,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @frozen(eq=False)
-class Keyed:
+class KeyedArguments:
     """A function and the keys that its arguments are read by.
 
     Attributes:
@@ -53,7 +53,7 @@ class Keyed:
 
 
 @frozen(eq=False)
-class Reading:
+class KeyReader:
     """Several keys by name, read together: what a logger takes for images, histograms and texts.
 
         images = reading({"input": "batch.image[:4]", "hidden": "interms.encoder?"}, "Images")
@@ -83,7 +83,7 @@ class Reading:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def reading(keys: Mapping[str, str], who: str) -> Reading:
+def reading(keys: Mapping[str, str], who: str) -> KeyReader:
     """Names and keys, parsed once.
 
     Args:
@@ -93,7 +93,7 @@ def reading(keys: Mapping[str, str], who: str) -> Reading:
     Raises:
         ConfigError: one is no path.
     """
-    return Reading(who, {name: parsed(path, f"{who}, {name!r}") for name, path in keys.items()})
+    return KeyReader(who, {name: parsed(path, f"{who}, {name!r}") for name, path in keys.items()})
 
 
 def read(ctx: Context, key: Getter, who: str) -> Any:
@@ -108,7 +108,7 @@ def read(ctx: Context, key: Getter, who: str) -> Any:
         raise LossError(f"{who} cannot be computed: {error.args[0]}") from error
 
 
-def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Keyed:
+def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> KeyedArguments:
     """Binds keys to the arguments of a function.
 
     A key goes to the argument of its name; one whose name the function does not have goes to the
@@ -132,7 +132,7 @@ def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Ke
     try:
         signature = inspect.signature(called)
     except (TypeError, ValueError):  # written in C
-        return Keyed(function, who, tuple(found.values()), {})
+        return KeyedArguments(function, who, tuple(found.values()), {})
     return _placed(function, who, found, signature)
 
 
@@ -161,7 +161,7 @@ def parsed(path: Any, who: str) -> Getter:
 
 def _placed(
     function: Callable[..., Any], who: str, found: dict[str, Getter], signature: inspect.Signature
-) -> Keyed:
+) -> KeyedArguments:
     shown = f"{getattr(function, '__name__', type(function).__name__)}{signature}"
     kinds = {p.kind for p in signature.parameters.values()}
     parameters = {name: p for name, p in signature.parameters.items() if p.kind not in _VARIADIC}
@@ -186,7 +186,7 @@ def _placed(
         raise ConfigError(
             f"{who} has no key for {names}: it is called as {shown}; say {required[0].name}='...'"
         )
-    return Keyed(function, who, tuple(first), by_name)
+    return KeyedArguments(function, who, tuple(first), by_name)
 
 
 def _takes_name(parameters: dict[str, inspect.Parameter], name: str) -> bool:

@@ -13,7 +13,7 @@ from attrs import Factory, define, field
 from statetrain.context.context import Context
 from statetrain.context.keys import Getter, root_of
 from statetrain.errors import ConfigError, LossError
-from statetrain.losses.keyed import Keyed, Weights, elementwise, keyed, parsed, read
+from statetrain.losses.keyed import KeyedArguments, Weights, elementwise, keyed, parsed, read
 
 Weight = float | str | Callable[[Any], Any]
 
@@ -77,7 +77,7 @@ class Loss:
         self._weights = Weights(
             *(None if key is None else parsed(key, self._who) for key in (mask, sample_weight))
         )
-        self._keyed: Keyed | None = keyed(function, keys, self._who) if keys else None
+        self._keyed: KeyedArguments | None = keyed(function, keys, self._who) if keys else None
         if isinstance(function, type) or not callable(function):
             keyed(function, {}, self._who)  # says what is wrong
         self._more = {}

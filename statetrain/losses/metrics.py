@@ -106,9 +106,9 @@ class MeanOf:
         self.means = {}
 
 
-Moment = Literal["loss", "step", "stepped"]
+UpdateMoment = Literal["loss", "step", "stepped"]
 
-_MOMENTS: dict[str, Moment] = {
+_MOMENTS: dict[str, UpdateMoment] = {
     "grads": "step",
     "grad_norms": "step",
     "updates": "stepped",
@@ -173,7 +173,9 @@ class Metric:
         self._mean = MeanOf(function)
         found = {_MOMENTS.get(root_of(path), "loss") for path in self.reads}
         # The last of the moments at which what it reads is there
-        self.moment: Moment = max(found, key=("loss", "step", "stepped").index, default="loss")
+        self.moment: UpdateMoment = max(
+            found, key=("loss", "step", "stepped").index, default="loss"
+        )
 
     @property
     def reads(self) -> frozenset[str]:

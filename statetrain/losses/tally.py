@@ -19,7 +19,7 @@ from statetrain.losses.metrics import (
     Metric,
     MetricObject,
     Metrics,
-    Moment,
+    UpdateMoment,
     named_metrics,
     pairs_of,
 )
@@ -83,7 +83,7 @@ class Tally:
             elif not isinstance(metric, LossMean):
                 metric.update(pred, ctx.target)
 
-    def update_at(self, moment: Moment, ctx: Context) -> None:
+    def update_at(self, moment: UpdateMoment, ctx: Context) -> None:
         """Lets the metrics of gradients ("step") or updates ("stepped") do so."""
         if ctx.opt_index + 1 >= len(self.losses):
             for metric in self.metrics.values():

@@ -13,7 +13,17 @@ from typing import NamedTuple
 from attrs import evolve, frozen
 
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AllOf, AnyContext, AnyOf, Guard, Named, Not, Test, leaves, strict
+from statetrain.guards.base import (
+    AllOf,
+    AnyContext,
+    AnyOf,
+    Guard,
+    Not,
+    Renamed,
+    Test,
+    leaves,
+    strict,
+)
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
@@ -79,7 +89,7 @@ def answers_to(ctx: AnyContext, taken: Transition) -> list[Asked]:
 def _told(guard: Guard, arrow: Transition) -> Guard:
     if isinstance(guard, AllOf | AnyOf):
         return evolve(guard, guards=tuple(_told(part, arrow) for part in guard.guards))
-    if isinstance(guard, Not | Named):
+    if isinstance(guard, Not | Renamed):
         return evolve(guard, guard=_told(guard.guard, arrow))
     return _Told(guard, arrow)
 
@@ -120,7 +130,7 @@ class _Told(Guard):
 
 
 @frozen
-class Way:
+class AskedArrow:
     """An arrow that was, or would be, asked about.
 
     Attributes:
@@ -156,7 +166,7 @@ class Explanation:
     """
 
     words: str
-    ways: tuple[Way, ...] = ()
+    ways: tuple[AskedArrow, ...] = ()
 
     def _repr_html_(self) -> str:
         from statetrain.notebook import text
@@ -214,9 +224,12 @@ def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
         before = list(
             dict.fromkeys(asked.transition for asked in known if asked.transition != taken)
         )
-    ways = [Way(arrow, False, tuple(a for a in known if a.transition == arrow)) for arrow in before]
+    ways = [
+        AskedArrow(arrow, False, tuple(a for a in known if a.transition == arrow))
+        for arrow in before
+    ]
     if taken.guard is not None or before:
-        ways.append(Way(taken, True, tuple(a for a in known if a.transition == taken)))
+        ways.append(AskedArrow(taken, True, tuple(a for a in known if a.transition == taken)))
     return Explanation(words, tuple(ways))
 
 
@@ -259,7 +272,7 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
         words = f"no arrow that is asked leads from {here!r} to {goal!r}" + (
             "; these are taken on events:" if events else ""
         )
-        return Explanation(words, tuple(Way(arrow, None) for arrow in events))
+        return Explanation(words, tuple(AskedArrow(arrow, None) for arrow in events))
     asked: list[Transition] = []
     for arrow in way:
         rivals = lifecycle.arrows(arrow.source) if arrow.source != START else ()
@@ -298,14 +311,14 @@ def _shortest(lifecycle: Lifecycle, here: str, goal: str) -> list[Transition] | 
     return None
 
 
-def _asked_now(arrows: Iterable[Transition], ctx: AnyContext) -> Iterator[Way]:
+def _asked_now(arrows: Iterable[Transition], ctx: AnyContext) -> Iterator[AskedArrow]:
     for arrow in arrows:
         if arrow.guard is None:
-            yield Way(arrow, True)
+            yield AskedArrow(arrow, True)
             continue
         holds, _ = _answer(arrow.guard, arrow, ctx)
         parts = ((part, *_answer(part, arrow, ctx)) for part in leaves(arrow.guard))
-        yield Way(
+        yield AskedArrow(
             arrow,
             holds,
             tuple(Asked(arrow, part.label, answer, reason) for part, answer, reason in parts),

@@ -107,7 +107,7 @@ def drive(
         machine,
         ((_EVENT, arrow) for arrow in machine.lifecycle.transitions if arrow.event is not None),
     )
-    place = _Place()
+    place = _EnginePlace()
     error: BaseException | None = None  # what the arrows with an event are asked about
     work: Work | None = None
     asked: Transition | None = None
@@ -149,7 +149,7 @@ def drive(
 
 
 @define
-class _Place:
+class _EnginePlace:
     """Where a run stands for `transitions`. A context has slots for nobody's triggers, and its state is a name, no path."""
 
     state: str = START
@@ -178,7 +178,7 @@ class _Scope(NestedState):
         live.callbacks(self.on_exit, event_data)
 
 
-class _Arrow(NestedTransition):
+class _EngineArrow(NestedTransition):
     """An arrow of the table, and no other."""
 
     def __init__(
@@ -205,7 +205,7 @@ class _Live(HierarchicalMachine):
     """A machine of `transitions` for a table."""
 
     state_cls = _Scope
-    transition_cls = _Arrow
+    transition_cls = _EngineArrow
 
     def __init__(self, table: Machine, events: Triggers) -> None:
         self.table = table

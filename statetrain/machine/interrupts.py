@@ -21,7 +21,7 @@ _SPARE = frozenset(getattr(signal, name) for name in _NAMES[2:] if hasattr(signa
 
 
 @define(eq=False)
-class _Ask:
+class _SignalFlag:
     """The handler of all signals while a run goes on.
 
     Args:
@@ -31,7 +31,7 @@ class _Ask:
     """
 
     ctx: AnyContext
-    outer: _Ask | None
+    outer: _SignalFlag | None
     whole: bool
     hurried: bool = False  # whether a second one came
 
@@ -92,13 +92,15 @@ def heeded(ctx: AnyContext, whole: bool = False) -> Iterator[None]:
         for number in _SIGNALS
         if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
     }
-    outer = next((handler for handler in previous.values() if isinstance(handler, _Ask)), None)
+    outer = next(
+        (handler for handler in previous.values() if isinstance(handler, _SignalFlag)), None
+    )
     previous = {
         number: handler
         for number, handler in previous.items()
         if number not in _SPARE or handler in (signal.SIG_DFL, outer)
     }
-    ask = _Ask(ctx, outer, whole)
+    ask = _SignalFlag(ctx, outer, whole)
     try:
         for number in previous:
             signal.signal(number, ask)

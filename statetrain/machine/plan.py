@@ -16,7 +16,7 @@ from attrs import field, frozen
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.contracts.debugging import Views
-from statetrain.contracts.ways import Kind as Doer
+from statetrain.contracts.ways import Doer
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext, Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -26,7 +26,7 @@ from statetrain.machine.agreeing import Agreement, heeding
 from statetrain.machine.asking import observed
 from statetrain.machine.witness import Witness
 
-Kind = Literal[
+WorkKind = Literal[
     "enter",
     "action",
     "agree",
@@ -50,7 +50,7 @@ class Work(NamedTuple):
     transition: Transition  # published while it is called
     state: str  # likewise
     function: Callable[[Any], None]
-    kind: Kind
+    kind: WorkKind
     open: str  # the innermost state that is open when it is called; where an event is looked for
     owner: str = ""  # the callback and the hook that it comes from
     listener: int = -1  # the place of that callback among all
@@ -59,11 +59,11 @@ class Work(NamedTuple):
 _LONGEST = 64
 """Arrows in a straight stretch that are joined, at most: what is laid out grows with its square."""
 
-Call: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
-Row: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[Call, ...], Landing]]"
+PlannedCall: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
+PlanRow: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[PlannedCall, ...], Landing]]"
 # The last transition of a list and where it led, what is asked there; and all transitions of the
 # list, for the flight recorder.
-Landing: TypeAlias = tuple[tuple[Transition, str], Row, tuple[Transition, ...]]
+Landing: TypeAlias = tuple[tuple[Transition, str], PlanRow, tuple[Transition, ...]]
 
 
 @frozen(eq=False)
@@ -87,8 +87,8 @@ class Plan:
     watch: Views | None = None
     witness: Witness | None = None
     agreement: Agreement | None = None
-    works_of: dict[Call, Work] = field(init=False, factory=dict)
-    _laid: dict[tuple[Transition, str, frozenset[int]], tuple[Call, ...]] = field(
+    works_of: dict[PlannedCall, Work] = field(init=False, factory=dict)
+    _laid: dict[tuple[Transition, str, frozenset[int]], tuple[PlannedCall, ...]] = field(
         init=False, factory=dict
     )
     # There may be a thousand callbacks; most of them neither measure nor want to know, so they are
@@ -118,17 +118,17 @@ class Plan:
         self.fused  # noqa: B018  # laid out now, so that what a guard refuses is known before a run
 
     @cached_property
-    def fused(self) -> dict[str, Row]:
+    def fused(self) -> dict[str, PlanRow]:
         """By state, what is asked there and where it leads; straight stretches are joined."""
         return self._rows(is_fused=True)
 
     @cached_property
-    def stepwise(self) -> dict[str, Row]:
+    def stepwise(self) -> dict[str, PlanRow]:
         """The same, one transition at a time, for runs that are watched."""
         return self._rows(is_fused=False)
 
-    def _rows(self, *, is_fused: bool) -> dict[str, Row]:
-        rows: dict[str, Row] = {name: [] for name in (*self.lifecycle.names, FAILED)}
+    def _rows(self, *, is_fused: bool) -> dict[str, PlanRow]:
+        rows: dict[str, PlanRow] = {name: [] for name in (*self.lifecycle.names, FAILED)}
         for name in self.lifecycle.names:
             rows[name].extend(self._row(name, rows, is_fused))
         return rows
@@ -305,13 +305,15 @@ class Plan:
         """A function that debug mode holds to what it declares; else the function itself."""
         return function if self.watch is None else self.watch.work(function, declaring, kind, of)
 
-    def _calls(self, arrow: Transition, active: str, unheard: frozenset[int]) -> tuple[Call, ...]:
+    def _calls(
+        self, arrow: Transition, active: str, unheard: frozenset[int]
+    ) -> tuple[PlannedCall, ...]:
         key = (arrow, active, unheard)
         if key not in self._laid:
             self._laid[key] = tuple(map(self.call, self.works(arrow, active, unheard)))
         return self._laid[key]
 
-    def call(self, work: Work) -> Call:
+    def call(self, work: Work) -> PlannedCall:
         """A work as the loop calls it; `works_of` tells whose it is."""
         function = self._measured(work.function, work.state, work.owner)
         place = (work.transition, work.state)
@@ -331,8 +333,8 @@ class Plan:
             function = callback.wrap_call(function, state, hook)
         return function
 
-    def _row(self, name: str, rows: dict[str, Row], is_fused: bool) -> Row:
-        row: Row = []
+    def _row(self, name: str, rows: dict[str, PlanRow], is_fused: bool) -> PlanRow:
+        row: PlanRow = []
         told = self._asks or not is_fused
         for arrow in self.lifecycle.arrows(name):
             first = not any(other[0] for other in row)
@@ -361,10 +363,10 @@ class Plan:
         self,
         arrow: Transition,
         active: str,
-        rows: dict[str, Row],
+        rows: dict[str, PlanRow],
         is_fused: bool,
         unheard: frozenset[int] = NOBODY,
-    ) -> tuple[tuple[Call, ...], Landing]:
+    ) -> tuple[tuple[PlannedCall, ...], Landing]:
         """The calls of an arrow and, when fused, of the lone unguarded arrows that follow it.
 
         Returns:

@@ -16,7 +16,7 @@ from statetrain.data.iterating import data_of
 from statetrain.errors import ConfigError, DataError
 from statetrain.machine.agreeing import Agreement, News
 from statetrain.ranks.group import Processes, join
-from statetrain.standard.several import Part
+from statetrain.standard.several import BatchPart
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -146,17 +146,17 @@ class DDP(Accelerator):
         """Seeds this rank's generators: ranks draw different numbers for the same batch."""
         super().seed(ctx, *parts, *(("rank", self.group.rank) if self.group.rank else ()))
 
-    def part(self, ctx: Context, set: str, number: int) -> Part:  # noqa: A002  # the field's word
+    def part(self, ctx: Context, set: str, number: int) -> BatchPart:  # noqa: A002  # the field's word
         """How much of the present batch is this rank's; see `Sharing`."""
         order = order_of(data_of(ctx, set))
         if order is None or order.share is None:
-            return Part(ctx.batch_size, ctx.batch_size * self.group.size)
+            return BatchPart(ctx.batch_size, ctx.batch_size * self.group.size)
         size, total = order.share.size_of(number - 1)
         if ctx.news is not None and ctx.news.skips is not None:
             size = 0
-        return Part(size, total)
+        return BatchPart(size, total)
 
-    def open_part(self, part: Part, reduces: bool) -> None:
+    def open_part(self, part: BatchPart, reduces: bool) -> None:
         """Weighs this rank's mean by its share of the batch."""
         self._scale = 1.0
         if part.size * self.group.size != part.total:

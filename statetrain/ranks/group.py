@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from statetrain.errors import ConfigError
 from statetrain.machine.agreeing import refuse_apart
-from statetrain.ranks.watch import LEAVING, Watch, patience_of
+from statetrain.ranks.watch import LEAVING, RankWatch, patience_of
 
 _PLACES = 64  # of the one vector that all meetings exchange; sizes that differ would abort gloo
 
@@ -45,7 +45,7 @@ class Processes:
     """
 
     meetings: Any
-    watch: Watch
+    watch: RankWatch
     rank: int = field(init=False)
     size: int = field(init=False)
     count: int = field(default=0, init=False)
@@ -102,7 +102,7 @@ def _mark(word: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _say_who_is_gone(error: RuntimeError, watch: Watch) -> None:
+def _say_who_is_gone(error: RuntimeError, watch: RankWatch) -> None:
     """Adds to the error of a collective that it is another rank's, and tells the others."""
     word, gone = watch.meeting, watch.find_gone()
     words = "that rank has failed, or was killed"
@@ -115,7 +115,7 @@ def _say_who_is_gone(error: RuntimeError, watch: Watch) -> None:
     )
 
 
-_watches: list[Watch] = []  # the one of this process, once it has joined
+_watches: list[RankWatch] = []  # the one of this process, once it has joined
 
 
 def join(device: torch.device, patience: float) -> Processes:
@@ -150,14 +150,14 @@ def join(device: torch.device, patience: float) -> Processes:
     return Processes(dist.new_group(backend="gloo", timeout=limit), _watches[0])
 
 
-def _watch(patience: float) -> Watch:
+def _watch(patience: float) -> RankWatch:
     """Begins to watch over the ranks; an error that the script does not catch is a failure."""
 
     def store() -> Any:
         found = connect(datetime.timedelta(seconds=30))
         return PrefixStore(f"{attempt()}/watch", found)
 
-    watch = Watch(store, dist.get_rank(), dist.get_world_size(), patience)
+    watch = RankWatch(store, dist.get_rank(), dist.get_world_size(), patience)
     if "MASTER_ADDR" in os.environ:  # else the script has joined in a way of its own
         watch.start()
     shown = sys.excepthook

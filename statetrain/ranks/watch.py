@@ -27,7 +27,7 @@ EXIT_CODE = 75  # "temporary failure": a launcher may start the job again
 
 
 @define(eq=False)
-class Watch:
+class RankWatch:
     """Watches over the ranks of a job.
 
     Args:
@@ -136,7 +136,7 @@ class Watch:
 class _Looks:
     """What one thread has seen so far."""
 
-    watch: Watch
+    watch: RankWatch
     here: tuple[str, str, int] = ("", "", 0)
     since: float = field(factory=time.monotonic)
     noticed: float | None = None
@@ -191,7 +191,7 @@ LEAVING = "leave"
 _ENDED = "has ended"
 
 
-class _Row(NamedTuple):
+class _RankRow(NamedTuple):
     """Where a rank is, as it has written down."""
 
     meeting: str = ""
@@ -205,12 +205,14 @@ class _Row(NamedTuple):
         return self.meeting == LEAVING or self.place == _ENDED
 
 
-def _rows(store: Any, size: int) -> list[_Row]:
+def _rows(store: Any, size: int) -> list[_RankRow]:
     keys = [f"at/{rank}" for rank in range(size)]
-    return [_Row(*json.loads(store.get(key))) if store.check([key]) else _Row() for key in keys]
+    return [
+        _RankRow(*json.loads(store.get(key))) if store.check([key]) else _RankRow() for key in keys
+    ]
 
 
-def _standstill(at: Sequence[_Row], patience: float) -> str:
+def _standstill(at: Sequence[_RankRow], patience: float) -> str:
     """Who is where, and who it is that the others wait for."""
     rows = []
     for rank, row in enumerate(at):

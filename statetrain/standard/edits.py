@@ -20,13 +20,13 @@ from statetrain.guards.batch import Accumulating, NonFinite, Spike, another_opti
 from statetrain.guards.counters import NotYet, batches_left, more_epochs, train_data_left
 from statetrain.guards.requests import interrupted
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED, State, Work
+from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.computing import computing, computing_in
 from statetrain.standard.fusing import fuse, in_the_way
 from statetrain.standard.late import counting_arrow, finding_out_late
-from statetrain.standard.looping import Part, alternating_in, evaluated, evaluating
+from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
 from statetrain.standard.precision import mixed_precision
 from statetrain.standard.rollback import RollBack, keeping
@@ -113,7 +113,7 @@ def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
 
 def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     """Evaluations: each after the validation, or after the last record."""
-    parts: list[Part] = []
+    parts: list[LoopPart] = []
     # By the states that lead to evaluations, the conditions that are asked there already
     before: dict[str, set[Guard]] = {
         source: set() for source in ("draw", *(f"{other}_draw" for other in evaluated(life)))
@@ -135,7 +135,7 @@ def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     return _go_on_training(life, options) if within_epochs else life
 
 
-def _evaluation_at_end(options: Options, name: str, when: When) -> list[Part]:
+def _evaluation_at_end(options: Options, name: str, when: When) -> list[LoopPart]:
     if when != "end":
         raise ConfigError(
             f'evaluation {name!r}: its condition is a guard such as Every(2, "epochs"), or'
@@ -153,7 +153,7 @@ def _evaluation_at_end(options: Options, name: str, when: When) -> list[Part]:
 
 def _evaluation_when(
     options: Options, name: str, due: Guard, before: dict[str, set[Guard]]
-) -> list[Part]:
+) -> list[LoopPart]:
     words = f"{name} due"
     inside, at_end = split_by_interval(due)
     over = None if at_end is None else ~train_data_left & at_end
@@ -217,7 +217,7 @@ def accumulate(life: Lifecycle, options: Options) -> Lifecycle:
         life = life.insert(State("counted"), between=("compute", "step"))
     last = _with_gradients(life)
     life = life.replace("draw", action=do.draw_ahead)
-    average: Work = do.average_window
+    average: StateWork = do.average_window
     if options.by_count and "backward" in life.names:
         life = life.replace("backward", action=do.weighed_backward)
         average = do.average_by_count
@@ -258,7 +258,7 @@ def _refuse(life: Lifecycle, state: str, refused: Guard, options: Options) -> Li
     return life.add(Transition(state, dest, refused, effect), first=True)
 
 
-_POLICIES: dict[str, tuple[str, Work]] = {
+_POLICIES: dict[str, tuple[str, StateWork]] = {
     "raise": (FAILED, do.raise_non_finite),
     "skip": ("next_batch", do.refuse_batch),
     "stop": ("next_batch", do.stop_non_finite),
@@ -376,7 +376,7 @@ def replay_steps(life: Lifecycle) -> Lifecycle:
 
 def _with_step(life: Lifecycle, options: Options) -> Lifecycle:
     """A lifecycle with the step that the options ask for: how it updates, and what it counts."""
-    update: Work = do.update_weights
+    update: StateWork = do.update_weights
     if options.late:
         update = do.update_finite
     if options.closure:
@@ -397,7 +397,7 @@ def seed_batches(life: Lifecycle, options: Options) -> Lifecycle:
     return life
 
 
-_SEEDS: dict[tuple[str, str], Work] = {
+_SEEDS: dict[tuple[str, str], StateWork] = {
     ("draw", "batch"): do.seed_batch,
     ("valid_draw", "valid_batch"): do.seed_valid_batch,
 }

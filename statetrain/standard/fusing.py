@@ -24,7 +24,7 @@ from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
 from statetrain.guards.batch import NonFinite
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import State, Work
+from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.standard import actions
@@ -49,10 +49,10 @@ class Fused:
     """
 
     stands_for: tuple[str, ...]
-    actions: tuple[Work, ...]
-    effects: tuple[Work | None, ...]
+    actions: tuple[StateWork, ...]
+    effects: tuple[StateWork | None, ...]
     compiled: bool = field(default=False, eq=False)
-    _works: tuple[Work, ...] = field(init=False, eq=False, repr=False)
+    _works: tuple[StateWork, ...] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         pairs = zip(self.actions, (*self.effects, None), strict=True)
@@ -75,7 +75,7 @@ class Fused:
             whole |= own
         return whole
 
-    def mapped(self, wrap: Callable[[Work], Work]) -> Fused:
+    def mapped(self, wrap: Callable[[StateWork], StateWork]) -> Fused:
         """The same with each action wrapped, as the scopes around want it."""
         return attrs.evolve(self, actions=tuple(map(wrap, self.actions)))
 

@@ -13,11 +13,11 @@ from statetrain.events import SkipBatch, SkipEpoch
 from statetrain.guards.batch import Masked
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED, State, Work
+from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 
-_POLICIES: dict[str, tuple[str | None, Work]] = {
+_POLICIES: dict[str, tuple[str | None, StateWork]] = {
     "raise": (FAILED, do.raise_masked),
     "skip": (None, do.tell_masked),
     "stop": (None, do.stop_masked),

@@ -18,10 +18,10 @@ from statetrain.standard.computing import Predicting, computing_in
 from statetrain.standard.modes import Evaluating
 from statetrain.standard.table import STANDARD, stop_now
 
-Part = State | Transition
+LoopPart = State | Transition
 
 
-def loop(name: str, within: str | None, after: str, stop: Transition) -> list[Part]:
+def loop(name: str, within: str | None, after: str, stop: Transition) -> list[LoopPart]:
     """States and arrows of going through data: the scope, its loop head, drawing, the model.
 
     Args:
@@ -67,7 +67,7 @@ def _scope(name: str, within: str | None) -> State:
     )
 
 
-def evaluating(name: str, within: str | None, stop: Transition) -> list[Part]:
+def evaluating(name: str, within: str | None, stop: Transition) -> list[LoopPart]:
     """States and arrows of a validation, or of an evaluation: `loop` with the loss."""
     return [
         *loop(name, within, "record", stop),
@@ -136,7 +136,7 @@ def prediction(*, compute: Callable[[Any], Any] | None = None) -> Lifecycle:
     return life if compute is None else life.replace("predict_pred", action=Predicting(compute))
 
 
-def _lifecycle(name: str, parts: list[Part]) -> Lifecycle:
+def _lifecycle(name: str, parts: list[LoopPart]) -> Lifecycle:
     return Lifecycle(
         name,
         [part for part in parts if isinstance(part, State)],

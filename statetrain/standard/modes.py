@@ -10,7 +10,7 @@ from attrs import frozen
 from statetrain.contracts.composing import computes_with_gradients
 from statetrain.contracts.declaring import Access
 from statetrain.data.iterating import data_of
-from statetrain.lifecycle.state import Work
+from statetrain.lifecycle.state import StateWork
 from statetrain.standard.fusing import Fused
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Quiet:
             chance.begin()
             chance.rest()
 
-    def wrap(self, action: Work) -> Work:
+    def wrap(self, action: StateWork) -> StateWork:
         return action
 
 
@@ -72,7 +72,7 @@ class Training:
             ctx.model.train()
         ctx.training, ctx.data, ctx.tally = True, ctx.train_data, ctx.tallies["train"]
 
-    def wrap(self, action: Work) -> Work:
+    def wrap(self, action: StateWork) -> StateWork:
         if isinstance(action, Fused):
             return action.mapped(self.wrap)
         if not computes_with_gradients(action):
@@ -121,7 +121,7 @@ class Evaluating:
             module.eval()
         ctx.training, ctx.data, ctx.tally = False, data_of(ctx, self.set), ctx.tallies[self.set]
 
-    def wrap(self, action: Work) -> Work:
+    def wrap(self, action: StateWork) -> StateWork:
         return action
 
 

@@ -27,7 +27,7 @@ from statetrain.standard.rollback import RollBack
 from statetrain.standard.stops import Stops, stops_of
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
-Check = Literal["now", "late"]
+OptionCheck = Literal["now", "late"]
 Fusing = bool | Literal["auto"]
 When: TypeAlias = Guard | Literal["end"]
 Computation = Callable[[Any], Any]
@@ -129,7 +129,7 @@ class Options:
     spike: Spike | None = field(default=None, validator=_spike)
     """What counts as a loss far above those before, as `Spike(4)`; it has the same policy."""
 
-    check: Check = field(default="now", validator=_one_of("now", "late"))
+    check: OptionCheck = field(default="now", validator=_one_of("now", "late"))
     """When it is known whether a loss is finite. "now": before its backward, which on a device
     waits for the loss of every batch. "late": the device itself leaves out the step of a window
     whose loss or gradients are not finite, the host does not wait, and the policy acts when the
@@ -296,7 +296,7 @@ class FitOptions(TypedDict, total=False):
     non_finite: Policy
     check_gradients: bool
     spike: Spike | None
-    check: Check
+    check: OptionCheck
     accumulate: int
     validate: Guard | None
     max_steps: int | None

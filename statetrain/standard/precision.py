@@ -17,7 +17,7 @@ from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import guard
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import State, Work
+from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.standard import actions as do
@@ -81,7 +81,7 @@ class Autocast:
         dtype: "bfloat16" or "float16".
     """
 
-    action: Work
+    action: StateWork
     dtype: str
 
     @property
@@ -179,13 +179,13 @@ def _check(life: Lifecycle, dtype: str) -> None:
         )
 
 
-def _computes_the_loss(action: Work | None) -> bool:
+def _computes_the_loss(action: StateWork | None) -> bool:
     """Whether an action declares that it computes the loss, as a step that replays it does."""
     declared = access_of(action)
     return declared is not None and "loss_grad" in declared.writes
 
 
-def _autocast(action: Work, dtype: str) -> Work:
+def _autocast(action: StateWork, dtype: str) -> StateWork:
     """An action in a shorter type: of a composed one, the parts that compute."""
     if isinstance(action, Compute):  # it counts what the user's function returns
         return attrs.evolve(action, function=Autocast(action.function, dtype))

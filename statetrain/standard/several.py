@@ -26,7 +26,7 @@ from statetrain.events import SkipBatch
 from statetrain.guards.base import guard, leaves
 from statetrain.guards.batch import Accumulating
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import State, Work
+from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.looping import evaluated
@@ -175,7 +175,7 @@ def _window(life: Lifecycle) -> int:
     return next((part.n for part in parts if isinstance(part, Accumulating)), 1)
 
 
-def _of_part(work: Work | None) -> Work | None:
+def _of_part(work: StateWork | None) -> StateWork | None:
     """An action or effect that counts the loss of this rank's part in place of the whole."""
     if work is None:
         return None
@@ -244,7 +244,7 @@ class DropTogether:
 # ---------------------------------------------------------------- what ranks share
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """A rank's part of a batch.
 
     Attributes:
@@ -259,7 +259,7 @@ class Part(NamedTuple):
 class Sharing(Protocol):
     """What the accelerator of one of several ranks can do beside `Accelerator`."""
 
-    def part(self, ctx: Context, set: str, number: int) -> Part:  # noqa: A002  # the field's word
+    def part(self, ctx: Context, set: str, number: int) -> BatchPart:  # noqa: A002  # the field's word
         """How much of the present batch is this rank's.
 
         Args:
@@ -268,7 +268,7 @@ class Sharing(Protocol):
             number: of the batch, from 1.
         """
 
-    def open_part(self, part: Part, reduces: bool) -> None:
+    def open_part(self, part: BatchPart, reduces: bool) -> None:
         """Begins a batch; `reduces` says whether its backward reduces the gradients."""
 
     def remember(self, batch: Any) -> None:
@@ -301,7 +301,7 @@ class DrawPart:
         counter: the field that counts the batches.
     """
 
-    draw: Work
+    draw: StateWork
     counter: str = "iter"
 
     @property
@@ -414,7 +414,7 @@ class OpenTogether:
         opening: what opens it.
     """
 
-    opening: Work
+    opening: StateWork
 
     @property
     def label(self) -> str:

@@ -34,7 +34,7 @@ from statetrain.testing.properties import (
 )
 from statetrain.testing.recording import Heard, Recording
 from statetrain.testing.resuming import assert_resumable
-from statetrain.testing.simulation import Schedule, simulate
+from statetrain.testing.simulation import SimulatedRun, simulate
 from statetrain.testing.together import walk_ranks
 from statetrain.testing.toy import Toy, toy_problem
 from statetrain.testing.walking import walk
@@ -52,7 +52,7 @@ __all__ = [
     "RankRuns",
     "RanksApart",
     "Recording",
-    "Schedule",
+    "SimulatedRun",
     "Toy",
     "Verdict",
     "always",

@@ -24,7 +24,7 @@ from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.witness import unwitnessed
 from statetrain.testing.fake_clock import FakeClock
-from statetrain.testing.guiding import Asked, Guide, faults, machine_of
+from statetrain.testing.guiding import Guide, GuidedAsked, faults, machine_of
 from statetrain.testing.paths import Cover, Path, paths
 from statetrain.testing.resuming import differences, listed, state_of
 from statetrain.testing.toy import toy_problem
@@ -125,7 +125,7 @@ def callback_cases(
             " not, not both"
         )
     life = lifecycle or standard()
-    trial = Trial(build or toy_run, context)
+    trial = CallbackTrial(build or toy_run, context)
     make = _maker(callback)
     machine_of(life, (make(),))  # a hook that no state bears is an error now
     if along is None:
@@ -159,7 +159,7 @@ def toy_run(lifecycle: Lifecycle, callbacks: tuple[Callback, ...]) -> Run:
 
 
 @frozen(repr=False)
-class Trial:
+class CallbackTrial:
     """How a run along a path is made.
 
     Attributes:
@@ -170,7 +170,7 @@ class Trial:
     context: Callable[[], Any] | None = None
 
     def begin(
-        self, path: Path, at: int, callbacks: tuple[Callback, ...], asked: Asked | None = None
+        self, path: Path, at: int, callbacks: tuple[Callback, ...], asked: GuidedAsked | None = None
     ) -> tuple[Guide, Any]:
         """A run that has not started, and its guide."""
         guide = Guide(path, at, asked)
@@ -209,7 +209,7 @@ class CallbackCase:
 
     path: Path
     make: Make
-    trial: Trial = field(repr=False)
+    trial: CallbackTrial = field(repr=False)
     anchors: int = 2
 
     def __str__(self) -> str:

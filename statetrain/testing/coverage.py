@@ -354,7 +354,7 @@ def _arrow_in_words(arrow: Transition) -> list[str | None]:
 
 
 @frozen
-class _Words(Guard):
+class _WordsOfCoverage(Guard):
     """A guard that is only read."""
 
     name: str
@@ -390,7 +390,7 @@ def _arrow_from_words(
 ) -> Transition:
     words = does = caught = None
     if guard is not None:
-        words = _Words(guard, number)
+        words = _WordsOfCoverage(guard, number)
     if effect is not None:
         does = _Does(effect)
     if event is not None:

@@ -26,7 +26,7 @@ from statetrain.errors import ConfigError, GuardError
 from statetrain.guards.base import AnyContext, Guard, as_guard, strict
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.testing.callback_tests import Build, Trial, go, standard, toy_run
+from statetrain.testing.callback_tests import Build, CallbackTrial, go, standard, toy_run
 from statetrain.testing.paths import Cover, Path, paths
 from statetrain.testing.resuming import differences, listed
 
@@ -130,7 +130,9 @@ def guard_cases(
     ]
     if not ways:
         raise AssertionError(f"no way asks [{guard.label}] in {', '.join(sorted(places))}")
-    return [GuardCase(path, guard, Trial(build or toy_run, context), places) for path in ways]
+    return [
+        GuardCase(path, guard, CallbackTrial(build or toy_run, context), places) for path in ways
+    ]
 
 
 def _places(life: Lifecycle, guard: Guard, at: str | Iterable[str]) -> frozenset[str]:
@@ -171,7 +173,7 @@ class GuardCase:
 
     path: Path
     guard: Guard
-    trial: Trial = field(repr=False)
+    trial: CallbackTrial = field(repr=False)
     places: frozenset[str]
 
     def __str__(self) -> str:

@@ -27,8 +27,8 @@ from statetrain.testing.paths import Path
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-Hook = Callable[[Any], Any]
-Asked = Callable[[Guard, Any], None]
+GuidedHook = Callable[[Any], Any]
+GuidedAsked = Callable[[Guard, Any], None]
 _LOST = 2_000  # transitions after which a run that has left its path is given up
 
 
@@ -61,7 +61,7 @@ class Guide(Callback):
         self,
         path: Path,
         at: int = 1,
-        asked: Asked | None = None,
+        asked: GuidedAsked | None = None,
         anchored: Callable[[int], object] | None = None,
     ) -> None:
         self.path, self.at, self.asked, self.anchored = path, at, asked, anchored
@@ -120,7 +120,7 @@ class Guide(Callback):
         if self.anchored is not None:
             self.anchored(self.at)
 
-    def wrap_call(self, function: Hook, state: str, hook: str) -> Hook:
+    def wrap_call(self, function: GuidedHook, state: str, hook: str) -> GuidedHook:
         """Watches the others' hooks."""
         if not hook or hook.startswith(f"{type(self).__name__}."):
             return function

@@ -21,7 +21,7 @@ from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.outcome import Outcome
-from statetrain.testing.simulation import Schedule, simulate
+from statetrain.testing.simulation import SimulatedRun, simulate
 from statetrain.trace import Trace, Tracing
 
 _PATIENCE = 20.0  # seconds after which a thread is taken to be lost
@@ -114,7 +114,7 @@ class RankRuns:
         errors: what each failed with, by rank.
     """
 
-    schedules: list[Schedule | None]
+    schedules: list[SimulatedRun | None]
     traces: list[Trace]
     errors: dict[int, BaseException] = field(factory=dict)
 
@@ -170,7 +170,7 @@ def simulate_ranks(
     life = several(lifecycle, divided=divided)
     hall = Hall(ranks)
     tracers = [Tracing() for _ in range(ranks)]
-    schedules: list[Schedule | None] = [None] * ranks
+    schedules: list[SimulatedRun | None] = [None] * ranks
     errors: dict[int, BaseException] = {}
 
     def run(rank: int) -> None:

@@ -25,7 +25,7 @@ from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext, Guard
 from statetrain.lifecycle.explore import Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED, START, State, Work
+from statetrain.lifecycle.state import FAILED, START, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
 from statetrain.machine.witness import unwitnessed
@@ -140,7 +140,7 @@ def _asked_for(life: Lifecycle, taken: Transition, active: str) -> Iterator[Tran
             return
 
 
-def _done(work: Work | None) -> list[str]:
+def _done(work: StateWork | None) -> list[str]:
     """What is written down of an action or an effect."""
     if work is None:
         return []
@@ -315,7 +315,7 @@ class _Forced(Exception):
 
 
 @define(eq=False)
-class _Script(Position):
+class _PathScript(Position):
     """A context that knows which way is to be taken."""
 
     path: tuple[Transition, ...] = ()
@@ -360,12 +360,12 @@ class _Recorder(Callback):
 
     @staticmethod
     def _noting(what: str) -> Callable[[Any], None]:
-        def note(ctx: _Script) -> None:
+        def note(ctx: _PathScript) -> None:
             ctx.log.append(what)
 
         return note
 
-    def on_transition(self, ctx: _Script) -> None:
+    def on_transition(self, ctx: _PathScript) -> None:
         """Notes the arrow, and looks on to the next one of the path."""
         taken = ctx.transition
         ctx.log.append(f"take {taken.source} -> {taken.dest}")
@@ -385,7 +385,7 @@ def drive(
     Actions and effects are only written down, modes and close work are left out; guards and events
     are those that the path needs.
     """
-    ctx = _Script(path=path.transitions, vector=vector)
+    ctx = _PathScript(path=path.transitions, vector=vector)
     machine = _machine(lifecycle)
     if callbacks:
         with unwitnessed():
@@ -418,7 +418,7 @@ def _scripted(life: Lifecycle) -> Lifecycle:
             guard = _Scripted(arrow.guard.label, row)
             if arrow.event is not None:
                 guard = _Wanted(arrow.guard.label)
-        effect: Work = _Noting(tuple(_done(arrow.effect)))
+        effect: StateWork = _Noting(tuple(_done(arrow.effect)))
         if arrow.dest == FAILED:
             effect = _Failing(tuple(_done(arrow.effect)))
         arrows.append(attrs.evolve(arrow, guard=guard, effect=effect))
@@ -451,7 +451,7 @@ class _Noting:
 
     words: tuple[str, ...]
 
-    def __call__(self, ctx: _Script) -> None:
+    def __call__(self, ctx: _PathScript) -> None:
         ctx.log.extend(self.words)
 
 
@@ -461,7 +461,7 @@ class _Acting:
 
     words: tuple[str, ...]
 
-    def __call__(self, ctx: _Script) -> None:
+    def __call__(self, ctx: _PathScript) -> None:
         ctx.log.extend(self.words)
         _act(ctx)
 
@@ -472,12 +472,12 @@ class _Failing:
 
     words: tuple[str, ...]
 
-    def __call__(self, ctx: _Script) -> None:
+    def __call__(self, ctx: _PathScript) -> None:
         ctx.log.extend(self.words)
         raise _Forced
 
 
-def _act(ctx: _Script) -> None:
+def _act(ctx: _PathScript) -> None:
     "raise the event that the path needs"
     wanted = ctx.wanted
     if (
@@ -490,6 +490,6 @@ def _act(ctx: _Script) -> None:
         raise ctx.forced
 
 
-def _is_due(ctx: _Script, wanted: Transition) -> bool:
+def _is_due(ctx: _PathScript, wanted: Transition) -> bool:
     """An event is raised once the arrow before it has been taken to its end."""
     return bool(ctx.at == ctx.path.index(wanted, ctx.at) and ctx.path[ctx.at - 1].dest == ctx.state)

@@ -45,7 +45,7 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
     straight = state_of(_seeded(build, 0).walk())
     with tempfile.TemporaryDirectory() as folder:
         watched = _seeded(build, 0)
-        counting = _Counting()
+        counting = _CountSteps()
         _with(watched, counting).walk()
         chosen = _spread(counting.count, anchors)
         saving = _Saving(Path(folder), chosen)
@@ -66,7 +66,7 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
         return len(saving.saved)
 
 
-class _Counting(Callback):
+class _CountSteps(Callback):
     """Counts the anchors."""
 
     anywhere = True
@@ -149,7 +149,7 @@ def state_of(run: Run) -> Any:
     data["callbacks"] = [
         row
         for row in data["callbacks"]
-        if row["class"] not in (_Counting.__name__, _Saving.__name__)
+        if row["class"] not in (_CountSteps.__name__, _Saving.__name__)
     ]
     data["outcome"] = repr(run.outcome)
     structure, tensors = plain.encode(data)

@@ -25,11 +25,11 @@ from statetrain.machine.agreeing import Agreement, Clock, Group, News
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Outcome
 
-Losses = Callable[[int], float]
+GivenLosses = Callable[[int], float]
 
 
 @frozen
-class Event:
+class SimulatedEvent:
     """Something that a simulated run did.
 
     Attributes:
@@ -55,7 +55,7 @@ class Event:
 
 
 @define(eq=False, repr=False)
-class Schedule:
+class SimulatedRun:
     """What a simulated run did.
 
     Attributes:
@@ -66,17 +66,17 @@ class Schedule:
     """
 
     outcome: Outcome
-    events: list[Event]
+    events: list[SimulatedEvent]
     history: History
     ctx: Context
 
-    def of(self, state: str) -> list[Event]:
+    def of(self, state: str) -> list[SimulatedEvent]:
         """The events of one state, or of what was due."""
         return [event for event in self.events if event.state == state]
 
     def __repr__(self) -> str:
         return (
-            f"<Schedule: {self.outcome!r}, {len(self.events)} events, {self.ctx.batches} batches,"
+            f"<SimulatedRun: {self.outcome!r}, {len(self.events)} events, {self.ctx.batches} batches,"
             f" {self.ctx.step} steps>"
         )
 
@@ -92,7 +92,7 @@ def simulate(
     *,
     batch_size: int = 1,
     seconds: float = 1.0,
-    losses: Losses | None = None,
+    losses: GivenLosses | None = None,
     states: Iterable[str] | None = None,
     callbacks: Iterable[Callback] = (),
     optimizers: Iterable[str] = ("opt",),
@@ -100,7 +100,7 @@ def simulate(
     due: Mapping[str, Guard] | None = None,
     curves: Mapping[str, Callable[[int], float]] | None = None,
     group: Group | None = None,
-) -> Schedule:
+) -> SimulatedRun:
     """Runs a lifecycle on stand-ins.
 
         simulate(life, due={"save": Every(500, "steps")}, curves={"lr": one_cycle(over=1000,
@@ -133,19 +133,21 @@ def simulate(
     _check_whole("batches", batches, 1)
     _check_whole("valid_batches", valid_batches, 1)
     _check_whole("batch_size", batch_size, 1)
-    train: _Batches | _Endless = _Batches(batches)
+    train: _FakeBatches | _Endless = _FakeBatches(batches)
     if not length_known:
         train = _Endless(batches)
-    ctx = _context(lifecycle, tuple(optimizers), train, _Batches(valid_batches), batch_size, losses)
+    ctx = _context(
+        lifecycle, tuple(optimizers), train, _FakeBatches(valid_batches), batch_size, losses
+    )
     ctx.max_epochs = epochs
     ctx.clock = lambda: seconds * ctx.batches
-    watch = _Watch(lifecycle, states, dict(due or {}), dict(curves or {}))
+    watch = _FakeWatch(lifecycle, states, dict(due or {}), dict(curves or {}))
     agreement = None
     if group is not None:
         agreement = _meeting(ctx, lifecycle, group)
     Machine(lifecycle, (watch, *callbacks), agreement=agreement).run(ctx)
     assert ctx.outcome is not None
-    return Schedule(ctx.outcome, watch.events, ctx.history, ctx)
+    return SimulatedRun(ctx.outcome, watch.events, ctx.history, ctx)
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
@@ -158,10 +160,10 @@ def _check_whole(name: str, value: object, least: int) -> None:
 def _context(
     lifecycle: Lifecycle,
     names: tuple[str, ...],
-    train: _Batches | _Endless,
-    valid: _Batches,
+    train: _FakeBatches | _Endless,
+    valid: _FakeBatches,
     batch_size: int,
-    losses: Losses | None,
+    losses: GivenLosses | None,
 ) -> Context:
     """A context whose model, optimizers, losses and data are stand-ins."""
     evaluated: list[str] = [
@@ -169,16 +171,18 @@ def _context(
         for state in lifecycle.states
         if state.mode is not None and hasattr(state.mode, "set")
     ]
-    tallies = {name: _Tally(name, names) for name in dict.fromkeys(("train", "valid", *evaluated))}
+    tallies = {
+        name: _FakeTally(name, names) for name in dict.fromkeys(("train", "valid", *evaluated))
+    }
     given = losses or (lambda batch: 1.0 / batch)
-    layout = _Layout(batch_size)
-    loss = _Loss()  # one for all batches
+    layout = _FakeLayout(batch_size)
+    loss = _FakeLoss()  # one for all batches
 
-    def computed(pred: Any, target: Any) -> _Loss:
+    def computed(pred: Any, target: Any) -> _FakeLoss:
         loss.value = given(ctx.earlier_batches + ctx.iter)
         return loss
 
-    parts = {name: _Optimizer() for name in names}
+    parts = {name: _FakeOptimizer() for name in names}
     ctx = Context(
         model=_Model(),  # type: ignore[arg-type]  # stands in for a module
         loss_fns=dict.fromkeys(names, computed),
@@ -186,8 +190,8 @@ def _context(
         train_data=train,
         valid_data=valid,
         evaluations={name: valid for name in evaluated if name != "valid"},
-        accelerator=_Accelerator(),  # type: ignore[arg-type]  # stands in for one
-        mask=_Mask(),
+        accelerator=_FakeAccelerator(),  # type: ignore[arg-type]  # stands in for one
+        mask=_FakeMask(),
         read_batch=lambda batch: layout,
         tallies=tallies,  # type: ignore[arg-type]  # stand in for tallies
         opt_name=names[0],
@@ -209,7 +213,7 @@ def _meeting(ctx: Context, lifecycle: Lifecycle, group: Group) -> Agreement:
     return agreement
 
 
-class _Watch(Callback):
+class _FakeWatch(Callback):
     """Notes when the states of interest are entered, and listens to no others."""
 
     def __init__(
@@ -219,7 +223,7 @@ class _Watch(Callback):
         due: Mapping[str, Guard],
         curves: Mapping[str, Callable[[int], float]],
     ) -> None:
-        self.events: list[Event] = []
+        self.events: list[SimulatedEvent] = []
         self.curves = curves
         if due and not any(state.anchor for state in lifecycle.states):
             raise ConfigError(
@@ -260,7 +264,7 @@ class _Watch(Callback):
 
     def _note(self, word: str, ctx: Context) -> None:
         values = {name: float(curve(ctx.step)) for name, curve in self.curves.items()}
-        self.events.append(Event(word, ctx.epoch, ctx.iter, ctx.step, ctx.seconds, values))
+        self.events.append(SimulatedEvent(word, ctx.epoch, ctx.iter, ctx.step, ctx.seconds, values))
 
 
 def _rare_states(lifecycle: Lifecycle) -> list[str]:
@@ -284,7 +288,7 @@ def _counts_epochs(guard: Guard) -> bool:
 
 
 @frozen
-class _Batches:
+class _FakeBatches:
     n: int
 
     def __len__(self) -> int:
@@ -303,7 +307,7 @@ class _Endless:
 
 
 @frozen
-class _Layout:
+class _FakeLayout:
     rows: int
     place: None = None
     forward: None = None
@@ -334,7 +338,7 @@ class _Model:
         return ()
 
 
-class _Optimizer:
+class _FakeOptimizer:
     param_groups: tuple[Any, ...] = ()
 
     def zero_grad(self) -> None: ...
@@ -342,14 +346,14 @@ class _Optimizer:
 
 
 @define
-class _Loss:
+class _FakeLoss:
     value: float = 0.0
     requires_grad: bool = True
 
     def item(self) -> float:
         return self.value
 
-    def detach(self) -> _Loss:
+    def detach(self) -> _FakeLoss:
         return self
 
     def backward(self, inputs: Any = None) -> None: ...
@@ -360,7 +364,7 @@ class _Held:
     def put_back(self) -> None: ...
 
 
-class _Mask:
+class _FakeMask:
     def see(self, loss: Any) -> tuple[float, int]:
         return loss.value, 1
 
@@ -374,7 +378,7 @@ class _Mask:
         return 0, -1
 
 
-class _Accelerator:
+class _FakeAccelerator:
     def unwrap(self, model: Any) -> Any:
         return model
 
@@ -410,20 +414,20 @@ class _Accelerator:
     def chance(self, ctx: Context) -> None: ...
 
 
-class _Part(NamedTuple):
+class _FakePart(NamedTuple):
     size: int
     total: int
 
 
 @define
-class _RankAccelerator(_Accelerator):
+class _RankAccelerator(_FakeAccelerator):
     group: Group
     reduces: bool = True
 
-    def part(self, ctx: Context, set: str, number: int) -> _Part:  # noqa: A002  # the field's word
-        return _Part(ctx.batch_size, ctx.batch_size * self.group.size)
+    def part(self, ctx: Context, set: str, number: int) -> _FakePart:  # noqa: A002  # the field's word
+        return _FakePart(ctx.batch_size, ctx.batch_size * self.group.size)
 
-    def open_part(self, part: _Part, reduces: bool) -> None:
+    def open_part(self, part: _FakePart, reduces: bool) -> None:
         self.reduces = reduces
 
     def backward(self, loss: Any, inputs: Any = None) -> None:
@@ -439,25 +443,25 @@ class _RankAccelerator(_Accelerator):
 
 
 @define
-class _Mean:
+class _FakeMean:
     total: float = 0.0
     count: int = 0
 
 
 @define(eq=False)
-class _Tally:
+class _FakeTally:
     """The sums of a set, without torch."""
 
     set: str
     names: tuple[str, ...]
-    losses: dict[str, _Mean] = Factory(dict)
+    losses: dict[str, _FakeMean] = Factory(dict)
     metrics: tuple[()] = ()
 
     def __attrs_post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.losses = {name: _Mean() for name in self.names}
+        self.losses = {name: _FakeMean() for name in self.names}
 
     def means(self) -> dict[str, tuple[float, float]]:
         return {}

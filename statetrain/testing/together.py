@@ -17,15 +17,15 @@ from attrs import define, field, frozen
 from statetrain.contracts.owning import own_fields, reads_own
 from statetrain.errors import LifecycleError
 from statetrain.guards.agreed import Agreed
-from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not, leaves
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace import Trace
 
-Place = tuple[str, bool]  # the state of a rank, and whether its meeting is over
-Places = tuple[Place, ...]
+RankPlace = tuple[str, bool]  # the state of a rank, and whether its meeting is over
+Places = tuple[RankPlace, ...]
 
 
 class Halt(NamedTuple):
@@ -207,7 +207,7 @@ def _evaluated(guard: Guard, answer: Callable[[Guard], bool]) -> bool:
     """What a guard comes to, its parts answered by a function."""
     if isinstance(guard, Not):
         return not _evaluated(guard.guard, answer)
-    if isinstance(guard, Named):
+    if isinstance(guard, Renamed):
         return _evaluated(guard.guard, answer)
     if isinstance(guard, AllOf):
         return all(_evaluated(part, answer) for part in guard.guards)
@@ -220,7 +220,7 @@ def _evaluated(guard: Guard, answer: Callable[[Guard], bool]) -> bool:
 
 
 @frozen
-class _Script:
+class _ScriptedRank:
     """The answers of one rank, by label: a list, then False; or one answer for always."""
 
     answers: Mapping[str, Iterator[bool] | bool]
@@ -265,7 +265,7 @@ def walk_ranks(
                 f"{life.name}: no guard is called {label!r}{did_you_mean(label, known)}"
             )
     scripts = [
-        _Script({k: v if isinstance(v, bool) else iter(v) for k, v in given.items()})
+        _ScriptedRank({k: v if isinstance(v, bool) else iter(v) for k, v in given.items()})
         for given in answers
     ]
     taken = [life.start]
@@ -277,7 +277,7 @@ def walk_ranks(
 
 
 def _taken_by_all(
-    life: Lifecycle, arrows: Sequence[Transition], scripts: Sequence[_Script]
+    life: Lifecycle, arrows: Sequence[Transition], scripts: Sequence[_ScriptedRank]
 ) -> Transition:
     """The arrow that all ranks take."""
     agreed: dict[str, bool] = {}

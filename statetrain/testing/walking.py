@@ -8,19 +8,19 @@ from typing import TypeAlias
 
 from statetrain.errors import GuardError, LifecycleError
 from statetrain.events import Event
-from statetrain.guards.base import AllOf, AnyOf, Guard, Named, Not
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 from statetrain.trace import Trace
 
-Ask: TypeAlias = Callable[[], bool]
-Answers: TypeAlias = "bool | Iterable[bool] | Ask"
+WalkAsk: TypeAlias = Callable[[], bool]
+Answers: TypeAlias = "bool | Iterable[bool] | WalkAsk"
 Raised: TypeAlias = "BaseException | type[BaseException] | None"
 # For each arrow: what its guard answers (None always holds), the arrow, which states on its way may
 # raise, what is next.
-Row: TypeAlias = "list[tuple[Ask | None, Transition, tuple[str, ...], Row]]"
+WalkRow: TypeAlias = "list[tuple[WalkAsk | None, Transition, tuple[str, ...], WalkRow]]"
 
 _TAIL = 400  # transitions in which a cycle is looked for
 
@@ -82,9 +82,9 @@ def walk(
 
 
 def _rows(
-    lifecycle: Lifecycle, given: dict[str, Ask | bool], script: dict[str, Iterator[Raised]]
-) -> dict[str, Row]:
-    rows: dict[str, Row] = {name: [] for name in (*lifecycle.names, FAILED)}
+    lifecycle: Lifecycle, given: dict[str, WalkAsk | bool], script: dict[str, Iterator[Raised]]
+) -> dict[str, WalkRow]:
+    rows: dict[str, WalkRow] = {name: [] for name in (*lifecycle.names, FAILED)}
     for name in lifecycle.names:
         for arrow in lifecycle.arrows(name):
             ask = _ask(arrow.guard, given)
@@ -99,7 +99,7 @@ def _rows(
 # ---------------------------------------------------------------- answers
 
 
-def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, Ask | bool]:
+def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, WalkAsk | bool]:
     """For each label, what is called for its next answer, or the answer that never changes."""
     known = {
         label
@@ -107,7 +107,7 @@ def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, As
         if arrow.guard is not None
         for label in _labels(arrow.guard)
     }
-    given: dict[str, Ask | bool] = {}
+    given: dict[str, WalkAsk | bool] = {}
     for label, answer in answers.items():
         if label not in known:
             raise LifecycleError(
@@ -123,7 +123,7 @@ def _labels(guard: Guard) -> Iterator[str]:
         yield from _labels(part)
 
 
-def _answering(label: str, answers: Iterable[bool] | Ask) -> Ask:
+def _answering(label: str, answers: Iterable[bool] | WalkAsk) -> WalkAsk:
     if callable(answers):
         return lambda: _strict(label, answers())
     if isinstance(answers, str) or not isinstance(answers, Iterable):
@@ -147,13 +147,13 @@ def _strict(label: str, answer: bool) -> bool:
     )
 
 
-def _ask(guard: Guard | None, given: dict[str, Ask | bool]) -> Ask | bool:
+def _ask(guard: Guard | None, given: dict[str, WalkAsk | bool]) -> WalkAsk | bool:
     """What is called for a guard's next answer, or the answer that never changes."""
     if guard is None:
         return True
     if guard.label in given:
         return given[guard.label]
-    if isinstance(guard, Named):
+    if isinstance(guard, Renamed):
         return _ask(guard.guard, given)
     if isinstance(guard, Not):
         inner = _ask(guard.guard, given)
@@ -163,9 +163,9 @@ def _ask(guard: Guard | None, given: dict[str, Ask | bool]) -> Ask | bool:
     return False
 
 
-def _combined(asks: list[Ask | bool], decisive: bool) -> Ask | bool:
+def _combined(asks: list[WalkAsk | bool], decisive: bool) -> WalkAsk | bool:
     """The first part that answers `decisive` decides; what comes after it is not asked."""
-    parts: list[Ask] = []
+    parts: list[WalkAsk] = []
     for ask in asks:
         if ask is decisive:
             if not parts:
@@ -223,7 +223,7 @@ def _raise(
 
 
 def _caught(
-    lifecycle: Lifecycle, active: str, error: BaseException, given: dict[str, Ask | bool]
+    lifecycle: Lifecycle, active: str, error: BaseException, given: dict[str, WalkAsk | bool]
 ) -> Transition:
     for arrow in lifecycle.on_event(active, error):
         ask = _ask(arrow.guard, given)

@@ -12,12 +12,12 @@ from attrs import frozen
 
 from statetrain.errors import ConfigError
 from statetrain.outcome import Failed, Outcome
-from statetrain.trace.tape import COUNTERS, Moment, Row
+from statetrain.trace.tape import COUNTERS, Moment, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.windows import windows
 from statetrain.trace.words import words_of
 
-Kind = Literal["transition", "answer", "value", "row", "outcome"]
+DifferenceKind = Literal["transition", "answer", "value", "row", "outcome"]
 _BEFORE, _AFTER = 4, 2  # transitions shown around a difference
 _TIMES = "seconds"  # columns of rows that begin so are never equal
 
@@ -35,7 +35,7 @@ class Difference:
         words: all of it, for a person.
     """
 
-    kind: Kind
+    kind: DifferenceKind
     at: int
     one: str
     other: str
@@ -95,7 +95,7 @@ def _compare(parts: Iterable[tuple[Trace, Trace, bool]], rel: float) -> Differen
         parts: the same part of both, and whether it is the last one.
         rel: as for `Trace.diff`.
     """
-    seen: _Seen | None = None
+    seen: _SeenState | None = None
     for a, b, is_last in parts:
         begin, end = max(a.dropped, b.dropped), min(a.dropped + len(a), b.dropped + len(b))
         if not is_last:
@@ -121,14 +121,14 @@ def _alike(a: Trace, b: Trace, k: int) -> bool:
 
 
 @frozen
-class _Seen:
+class _SeenState:
     """An answer or a value that differs, with the lines about it.
 
     How the runs go on is told when it is known.
     """
 
     at: int
-    kind: Kind
+    kind: DifferenceKind
     one: str
     other: str
     lines: tuple[str, ...]
@@ -140,7 +140,7 @@ class _Seen:
         )
 
 
-def _first(a: Trace, b: Trace, begin: int, end: int, rel: float) -> _Seen | None:
+def _first(a: Trace, b: Trace, begin: int, end: int, rel: float) -> _SeenState | None:
     """The first answer or value that differs, before a transition."""
     if not a.moments or not b.moments:
         return None
@@ -159,10 +159,12 @@ def _first(a: Trace, b: Trace, begin: int, end: int, rel: float) -> _Seen | None
     return None
 
 
-def _seen(a: Trace, b: Trace, k: int, kind: Kind, x: str, y: str, what: str) -> _Seen:
+def _seen(
+    a: Trace, b: Trace, k: int, kind: DifferenceKind, x: str, y: str, what: str
+) -> _SeenState:
     width = len(str(k + _AFTER + 1))
     lines = [*_before(a, b, k, f", in {what}"), f"  > {k + 1:{width}}  {_arrow(a, k)}"]
-    return _Seen(k + 1, kind, x, y, tuple(lines))
+    return _SeenState(k + 1, kind, x, y, tuple(lines))
 
 
 def _unlike(answers: list[str], others: list[str]) -> tuple[str, str]:
@@ -229,7 +231,7 @@ def _rows(a: Trace, b: Trace, rel: float) -> Difference | None:
     return None
 
 
-def _count(rows: tuple[Row, ...]) -> str:
+def _count(rows: tuple[TapeRow, ...]) -> str:
     return f"{len(rows)} row{'s' if len(rows) != 1 else ''}"
 
 

@@ -1,4 +1,4 @@
-"""Reading a trace file while it grows."""
+"""TraceFile a trace file while it grows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import define
 
-from statetrain.trace.reading import BEGIN, Reading, find
+from statetrain.trace.reading import BEGIN, TraceFile, find
 from statetrain.trace.tape import Tape
 
 _FOLLOWED = 20_000  # transitions that are kept
@@ -30,8 +30,8 @@ class Reader(Protocol):
 R = TypeVar("R", bound=Reader)
 
 
-def _keep_the_last(name: str) -> Reading:
-    return Reading(name, tape=Tape(_FOLLOWED))
+def _keep_the_last(name: str) -> TraceFile:
+    return TraceFile(name, tape=Tape(_FOLLOWED))
 
 
 @define(eq=False)
@@ -43,14 +43,14 @@ class Following(Generic[R]):
 
     Attributes:
         path: a file, or a directory in which the newest is meant.
-        make: what the file is read into, by its name; usually a `Reading` of the last 20,000
+        make: what the file is read into, by its name; usually a `TraceFile` of the last 20,000
             transitions.
         reading: what was read so far; None before there is anything.
         file: which file it is; None before there is one.
     """
 
     path: Path
-    make: Callable[[str], R] = _keep_the_last  # type: ignore[assignment]  # R is Reading then
+    make: Callable[[str], R] = _keep_the_last  # type: ignore[assignment]  # R is TraceFile then
     reading: R | None = None
     file: Path | None = None
     _identity: tuple[int, int, bytes] | None = None

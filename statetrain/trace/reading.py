@@ -16,7 +16,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
-from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row, Tape
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, made_of, read_words, stand_in, told_by, words_of
 from statetrain.trace.writing import FORMAT
@@ -46,7 +46,7 @@ def load(
         TraceError: it is no trace, or it is broken; the message says in which line.
         OSError: it cannot be read.
     """
-    reading = Reading(str(path), lifecycle=lifecycle, registry=registry)
+    reading = TraceFile(str(path), lifecycle=lifecycle, registry=registry)
     with Path(path).open("rb") as file:
         for line in file:
             reading.feed(line)
@@ -67,7 +67,7 @@ def load_end(path: str | Path, last: int) -> Trace:
         OSError: it cannot be read.
     """
     with Path(path).open("rb") as file:
-        reading = Reading(str(path))
+        reading = TraceFile(str(path))
         reading.feed(file.readline())
         lines = _last_lines(file, last)
     for line in lines:
@@ -104,7 +104,7 @@ def _is_header(line: bytes) -> bool:
 
 
 @define(eq=False)
-class Reading:
+class TraceFile:
     """A trace that is being read, line by line, as from a file that grows.
 
     Attributes:
@@ -132,7 +132,7 @@ class Reading:
     remarks: list[str] = Factory(list)
     table: Lifecycle | None = None
     _arrows: list[Transition] = Factory(list)
-    _rows: list[tuple[int, int, Row]] = Factory(list)
+    _rows: list[tuple[int, int, TapeRow]] = Factory(list)
     _counters: tuple[int, ...] | None = None
 
     def feed(self, line: bytes) -> bool:
@@ -186,7 +186,7 @@ class Reading:
                 self.tape.folded = at
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TapeRow]:
         """The history."""
         return list({n: row for n, _, row in self._rows}.values())
 
@@ -296,7 +296,7 @@ class Reading:
             raise ValueError("some transitions have times or counters, and some have none")
         self.tape.fold()
 
-    def _moments(self, record: dict[str, Any], count: int) -> Iterator[Known]:
+    def _moments(self, record: dict[str, Any], count: int) -> Iterator[KnownFacts]:
         if self._counters is None and not any(
             key in record for key in ("time", "counters", "answers", "values")
         ):

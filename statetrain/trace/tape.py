@@ -15,7 +15,7 @@ from statetrain.machine.asking import Asked
 COUNTERS = ("epoch", "iter", "valid_iter", "step", "samples")
 """The counters of a context that a trace carries."""
 
-Row = dict[str, Any]
+TapeRow = dict[str, Any]
 _NO_VALUES: Mapping[str, float] = MappingProxyType({})
 UNCOUNTED = (None,) * len(COUNTERS)
 
@@ -51,7 +51,7 @@ class Moment(NamedTuple):
         return f"epoch {self.epoch}, batch {self.iter}, step {self.step}"
 
 
-Known: TypeAlias = tuple[Any, ...]
+KnownFacts: TypeAlias = tuple[Any, ...]
 """The same as a plain tuple, None for missing answers and values: faster to make, and smaller."""
 
 
@@ -68,7 +68,7 @@ class Tape:
 
     last: int | None = None
     taken: list[Transition] = Factory(list)
-    moments: list[Known] = Factory(list)
+    moments: list[KnownFacts] = Factory(list)
     folded: int = 0
     # Of the folded, by identity: comparing arrows is slow
     _counts: dict[int, tuple[Transition, int]] = Factory(dict)
@@ -137,7 +137,7 @@ class Tape:
         )
 
 
-def moments_of(known: Iterable[Known]) -> list[Moment]:
+def moments_of(known: Iterable[KnownFacts]) -> list[Moment]:
     """What is known of each moment, under its names."""
     return [Moment._make((*one[:-2], tuple(one[-2] or ()), one[-1] or _NO_VALUES)) for one in known]
 

@@ -17,9 +17,9 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import answers_to
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Failed
-from statetrain.trace.tape import COUNTERS, UNCOUNTED, Row, Tape
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, Tape, TapeRow
 from statetrain.trace.value import Trace
-from statetrain.trace.writing import Writing
+from statetrain.trace.writing import TraceWriting
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -102,7 +102,7 @@ class Tracing(Callback):
         self._full = 2 * last if last is not None else 1 << 62
         self._ctx: Any = None
         self._began = 0.0
-        self._writing: Writing | None = None
+        self._writing: TraceWriting | None = None
         self._written = 0  # transitions that are in the file
         self._due = 0.0  # the time at which to write next
         # What `state_dict` gave, until the run is continued
@@ -124,7 +124,7 @@ class Tracing(Callback):
     def check_context(self, ctx: Context) -> None:
         """Refuses a file that cannot be written."""
         if self.file is not None:
-            Writing.check(self.file)
+            TraceWriting.check(self.file)
 
     @property
     def trace(self) -> Trace:
@@ -248,7 +248,7 @@ class Tracing(Callback):
                 found[path] = float(value)
         return found or None
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[TapeRow]:
         history = getattr(self._ctx, "history", None)
         return history.rows if history is not None else []
 
@@ -258,7 +258,7 @@ class Tracing(Callback):
         assert self.file is not None
         life = self._lifecycle or ctx.machine.lifecycle
         try:
-            self._writing = Writing.open(self.file, life, ctx, self.asks, resumed, of)
+            self._writing = TraceWriting.open(self.file, life, ctx, self.asks, resumed, of)
         except OSError as error:
             self._give_up(error)
             return

@@ -14,7 +14,7 @@ from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.outcome import Outcome
-from statetrain.trace.tape import Moment, Row, counted
+from statetrain.trace.tape import Moment, TapeRow, counted
 
 if TYPE_CHECKING:
     from statetrain.trace.conformance import Conformance
@@ -31,7 +31,7 @@ def _moments(moments: Iterable[Moment]) -> tuple[Moment, ...]:
     return tuple(moments)
 
 
-def _rows(rows: Iterable[Row]) -> tuple[Row, ...]:
+def _rows(rows: Iterable[TapeRow]) -> tuple[TapeRow, ...]:
     return tuple(dict(row) for row in rows)
 
 
@@ -61,7 +61,7 @@ class Trace:
     dropped: int = 0
     lifecycle: Lifecycle | None = field(default=None, eq=False)
     moments: tuple[Moment, ...] = field(default=(), converter=_moments, eq=False, kw_only=True)
-    rows: tuple[Row, ...] = field(default=(), converter=_rows, eq=False, kw_only=True)
+    rows: tuple[TapeRow, ...] = field(default=(), converter=_rows, eq=False, kw_only=True)
     outcome: Outcome | None = field(default=None, eq=False, kw_only=True)
     error: str = field(default="", eq=False, kw_only=True)
     earlier: Mapping[Transition, int] = field(factory=dict, eq=False, kw_only=True)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from attrs import Factory, define
 
-from statetrain.trace.reading import Reading, load
+from statetrain.trace.reading import TraceFile, load
 from statetrain.trace.value import Trace
 
 _PART = 20_000  # transitions that are read of each before they are compared
@@ -32,7 +32,7 @@ def windows(first: Path, second: Path) -> Iterator[tuple[Trace, Trace, bool]]:
         yield load(first), load(second), True
         return
     with first.open("rb") as one, second.open("rb") as other:
-        a, b = _Part(one, Reading(str(first))), _Part(other, Reading(str(second)))
+        a, b = _Stretch(one, TraceFile(str(first))), _Stretch(other, TraceFile(str(second)))
         end = 0
         while True:
             end += _PART
@@ -47,18 +47,18 @@ def windows(first: Path, second: Path) -> Iterator[tuple[Trace, Trace, bool]]:
             b.reading.tape.release(both - _KEPT)
 
 
-def _is_over(one: _Part, other: _Part) -> bool:
+def _is_over(one: _Stretch, other: _Stretch) -> bool:
     """Whether one is at its end, and the other one too or certainly longer."""
     longer = other.reading.tape.count > one.reading.tape.count + _KEPT
     return one.is_done and (other.is_done or longer)
 
 
 @define(eq=False)
-class _Part:
+class _Stretch:
     """A file that is read as far as is needed."""
 
     file: BinaryIO
-    reading: Reading
+    reading: TraceFile
     is_done: bool = False
     _lines: Iterator[bytes] = Factory(lambda self: iter(self.file), takes_self=True)
 

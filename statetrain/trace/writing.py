@@ -49,7 +49,7 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
 from statetrain.naming import label_of
 from statetrain.outcome import Outcome
-from statetrain.trace.tape import COUNTERS, UNCOUNTED, Known, Row
+from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
 
@@ -61,7 +61,7 @@ _CHUNK = 4096  # transitions in a line
 
 
 @define(eq=False)
-class Writing:
+class TraceWriting:
     """A trace file that is being written.
 
     Attributes:
@@ -103,7 +103,7 @@ class Writing:
         answers: bool,
         resumed: int | None = None,
         of: str = "",
-    ) -> Writing:
+    ) -> TraceWriting:
         """Begins a file, or goes on with the one of a run that is continued, if it is there.
 
         Args:
@@ -157,7 +157,11 @@ class Writing:
             text = text[os.write(self._descriptor, text) :]
 
     def write(
-        self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any = None
+        self,
+        at: int,
+        taken: Sequence[Transition],
+        moments: Sequence[KnownFacts],
+        length: Any = None,
     ) -> None:
         """Writes transitions.
 
@@ -172,7 +176,7 @@ class Writing:
             self._put([self._record(at + begin, taken[part], moments[part], length)])
 
     def _record(
-        self, at: int, taken: Sequence[Transition], moments: Sequence[Known], length: Any
+        self, at: int, taken: Sequence[Transition], moments: Sequence[KnownFacts], length: Any
     ) -> dict[str, Any]:
         record: dict[str, Any] = {"taken": list(map(self._number, taken)), "at": at}
         if isinstance(length, int) and length != self._length:
@@ -187,7 +191,7 @@ class Writing:
         }
         return record | {key: part for key, part in parts.items() if part}
 
-    def _counters_of(self, moments: Sequence[Known]) -> list[list[Any]]:
+    def _counters_of(self, moments: Sequence[KnownFacts]) -> list[list[Any]]:
         """The counters, where they change."""
         changes = []
         for i, moment in enumerate(moments):
@@ -197,7 +201,7 @@ class Writing:
                 self._counters = now
         return changes
 
-    def _answers_of(self, moments: Sequence[Known]) -> list[list[Any]]:
+    def _answers_of(self, moments: Sequence[KnownFacts]) -> list[list[Any]]:
         answers = []
         for i, moment in enumerate(moments):
             answers += [[i, *self._answer(asked)] for asked in moment[-2] or ()]
@@ -218,7 +222,7 @@ class Writing:
         reason = [asked.reason] if asked.reason not in ("", asked.guard) else []
         return [self._number(asked.transition), guard, int(bool(asked.answer)), *reason]
 
-    def write_rows(self, rows: Sequence[Row], at: int) -> None:
+    def write_rows(self, rows: Sequence[TapeRow], at: int) -> None:
         """Writes the rows that are not in the file, or not as they are now."""
         records = []
         for n in range(
@@ -305,8 +309,8 @@ def save(trace: Trace, path: str | Path) -> None:
             "this trace does not know its lifecycle, which a file begins with; make it with"
             " Trace(transitions, lifecycle=life)"
         )
-    Writing.check(path)
-    writing = Writing.open(
+    TraceWriting.check(path)
+    writing = TraceWriting.open(
         path,
         trace.lifecycle,
         None,  # type: ignore[arg-type]  # there is no run any more
@@ -350,7 +354,7 @@ def _passed(before: int, after: int) -> int:
     return after - before
 
 
-def _values_of(moments: Sequence[Known]) -> list[list[Any]]:
+def _values_of(moments: Sequence[KnownFacts]) -> list[list[Any]]:
     values = []
     for i, moment in enumerate(moments):
         if moment[-1]:

@@ -20,7 +20,7 @@ from statetrain.standard.looping import evaluation, prediction
 from statetrain.standard.precision import plain
 from statetrain.training.run import Run
 from statetrain.training.setup.calling import listeners
-from statetrain.training.setup.objective import Loss, losses_of, reads_target, set_losses
+from statetrain.training.setup.objective import AnyLoss, losses_of, reads_target, set_losses
 from statetrain.training.setup.ranks import machine_aside
 from statetrain.training.setup.walker import interms_read, reads_loss
 from statetrain.training.subject import Reads, Subject, quietly, subject_of, walk_aside
@@ -32,7 +32,7 @@ def evaluate(
     model: Run | torch.nn.Module,
     data: Any,
     *,
-    loss: Loss | None = None,
+    loss: AnyLoss | None = None,
     metrics: Metrics = None,
     callbacks: Callbacks = (),
     input: Key = None,  # noqa: A002  # the word that users look for
@@ -91,7 +91,7 @@ def context_for(
     model: Run | torch.nn.Module,
     batch: Any,
     *,
-    loss: Loss | Losses | None = None,
+    loss: AnyLoss | Losses | None = None,
     metrics: Metrics = None,
     reads: Iterable[str] = (),
     input: Key = None,  # noqa: A002  # the word that users look for
@@ -142,7 +142,7 @@ def context_for(
 def _evaluating(
     subject: Subject,
     data: Any,
-    loss: Loss | Losses | None,
+    loss: AnyLoss | Losses | None,
     metrics: Metrics,
     callbacks: Callbacks,
     reads: Reads,

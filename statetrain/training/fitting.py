@@ -21,7 +21,7 @@ from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import check_call, listeners, with_tracing
 from statetrain.training.setup.data import load_data
 from statetrain.training.setup.model import Optimizer, accelerator_for, make_model
-from statetrain.training.setup.objective import Loss, make_objective
+from statetrain.training.setup.objective import AnyLoss, make_objective
 from statetrain.training.setup.ranks import (
     agreement_of,
     divide,
@@ -43,7 +43,7 @@ def fit(
     train: Any,
     *,
     valid: Any = None,
-    loss: Loss | Losses | Mapping[str, Loss | Losses] | None = None,
+    loss: AnyLoss | Losses | Mapping[str, AnyLoss | Losses] | None = None,
     optimizer: Optimizer | Callable[..., Optimizer] | Mapping[str, Any] | None = None,
     epochs: int | tuple[int, int] | None = 10,
     hparams: Mapping[str, Any] | None = None,

@@ -18,7 +18,7 @@ from statetrain.compute.keyed import caveat
 from statetrain.context.context import Context
 from statetrain.context.history import History, Row
 from statetrain.errors import CheckpointError, ConfigError, MachineError
-from statetrain.guards.comparing import Mode
+from statetrain.guards.comparing import Direction
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.asking import Explanation
 from statetrain.machine.interrupts import heeded
@@ -191,7 +191,7 @@ class Run:
         """
         return self.machine.why_not(self.ctx, state)
 
-    def best(self, monitor: str = "valid_loss", mode: Mode = "min") -> Row:
+    def best(self, monitor: str = "valid_loss", mode: Direction = "min") -> Row:
         """The row of the history in which a column is best; see `History.best`."""
         return self.history.best(monitor, mode)
 

@@ -28,7 +28,7 @@ from torch.utils.data import (
 
 import statetrain as st
 from statetrain.compute import seeding
-from statetrain.compute.keyed import Keyed, KeyedDataset, caveat, order_of
+from statetrain.compute.keyed import KeyedDataset, SampleKey, caveat, order_of
 from statetrain.compute.keyed import keyed as make_keyed
 
 
@@ -506,7 +506,7 @@ def test_a_keyed_dataset_can_be_sent_to_a_process() -> None:
     """As to workers that are spawned, not forked."""
     dataset = keyed(DataLoader(Random(), batch_size=3)).dataset
     again = pickle.loads(pickle.dumps(dataset))
-    assert again[Keyed(1, 2, 1)] == dataset[Keyed(1, 2, 1)]
+    assert again[SampleKey(1, 2, 1)] == dataset[SampleKey(1, 2, 1)]
 
 
 class Own(Sampler[int]):

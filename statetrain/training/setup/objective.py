@@ -21,7 +21,7 @@ from statetrain.losses.tally import Tally, tally
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained
 
-Loss = Callable[..., Any]
+AnyLoss = Callable[..., Any]
 
 
 @frozen(eq=False)

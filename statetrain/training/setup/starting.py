@@ -18,7 +18,7 @@ from statetrain.training.run import Run
 
 
 @define(eq=False)
-class Saved:
+class ResumePoint:
     """What a run resumes from.
 
     Args:
@@ -46,7 +46,7 @@ def find_saved(
     resume: str | os.PathLike[str] | None,
     callbacks: Iterable[Callback],
     allow: bool | str | Collection[str] = (),
-) -> Saved:
+) -> ResumePoint:
     """What `resume` stands for, read before anything is made; see `find`.
 
     Raises:
@@ -58,10 +58,10 @@ def find_saved(
             f"allow_changes={allow!r} has nothing to allow: a run differs from the one that it"
             " resumes; give resume='last', or leave it out"
         )
-    return Saved(None if resume is None else find(resume, callbacks))
+    return ResumePoint(None if resume is None else find(resume, callbacks))
 
 
-def begin(run: Run, saved: Saved, allow: bool | str | Collection[str], start: bool) -> Run:
+def begin(run: Run, saved: ResumePoint, allow: bool | str | Collection[str], start: bool) -> Run:
     """Restores a run, if there is something to restore, and walks it unless it is only made."""
     saved.put_into(run, allow)
     return run.walk() if start else run

@@ -18,7 +18,7 @@ from statetrain.data.counting import Size
 from statetrain.data.reading import BatchReader, Key
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
-from statetrain.naming import Named
+from statetrain.naming import ByName
 from statetrain.standard.fusing import update_of
 from statetrain.standard.options import FitOptions
 from statetrain.standard.precision import MixedPrecision, Precision
@@ -53,8 +53,8 @@ def make_context(
     first = next(iter(trained.optimizers.values()), None)
     ctx = Context(
         model=trained.module,
-        loss_fns=Named("loss for the optimizer", objective.losses),
-        optimizers=Named("optimizer", trained.optimizers),
+        loss_fns=ByName("loss for the optimizer", objective.losses),
+        optimizers=ByName("optimizer", trained.optimizers),
         train_data=data.train,
         valid_data=data.valid,
         evaluations=data.others,
