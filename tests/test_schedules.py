@@ -20,8 +20,8 @@ from statetrain.schedules import cosine, exponential, from_torch, linear, one_cy
         (exponential(0.1, 0.5), from_torch(torch_schedules.ExponentialLR, 0.1, gamma=0.5), 12),
         (exponential(0.1, 0.5, every=3), from_torch(torch_schedules.StepLR, 0.1, step_size=3, gamma=0.5), 12),
         (pieces({0: 0.1, 4: 0.01, 6: 0.001}), from_torch(torch_schedules.MultiStepLR, 0.1, milestones=[4, 6], gamma=0.1), 12),
-        (one_cycle(20, 0.1), from_torch(torch_schedules.OneCycleLR, max_lr=0.1, total_steps=20), 19),
-        (one_cycle(31, 3.0, start=0.3, end=0.03, warm=0.25), from_torch(torch_schedules.OneCycleLR, max_lr=3.0, total_steps=31, div_factor=10, final_div_factor=10, pct_start=0.25), 30),
+        (one_cycle(0.1, 20), from_torch(torch_schedules.OneCycleLR, max_lr=0.1, total_steps=20), 19),
+        (one_cycle(3.0, 31, start=0.3, end=0.03, warm=0.25), from_torch(torch_schedules.OneCycleLR, max_lr=3.0, total_steps=31, div_factor=10, final_div_factor=10, pct_start=0.25), 30),
     ],
     ids=["linear", "cosine", "exponential", "steps", "pieces", "one cycle", "another cycle"],
 )  # fmt: skip
@@ -50,14 +50,14 @@ def test_ways_between_two_values(start, end, over, n):
 
 def test_a_cycle_has_its_peak_and_its_end():
     "It comes to the peak after its share of the steps, to the end with the last one, and stays there."
-    curve = one_cycle(100, 1.0, start=0.1, end=0.0, warm=0.3)
+    curve = one_cycle(1.0, 100, start=0.1, end=0.0, warm=0.3)
     values = [curve(n) for n in range(120)]
     assert values[0] == pytest.approx(0.1)
     assert max(values) == values[29] == 1.0
     assert values[99:] == [pytest.approx(0.0)] * 21
     assert values[:30] == sorted(values[:30])
     assert values[29:] == sorted(values[29:], reverse=True)
-    assert one_cycle(2, 1.0, end=0.5)(0) == 1.0
+    assert one_cycle(1.0, 2, end=0.5)(0) == 1.0
 
 
 def test_warming_up():
@@ -97,7 +97,7 @@ def test_what_else_torch_changes():
 @pytest.mark.parametrize(
     "make",
     [lambda: linear(0, 1, 0), lambda: cosine(0, 1, 2.5), lambda: exponential(1, 0.5, True), lambda: pieces({}), lambda: pieces({1: 2.0}),
-     lambda: pieces({0: 1, 0.5: 2}), lambda: one_cycle(1, 0.1), lambda: one_cycle(10, 0.1, warm=1)],
+     lambda: pieces({0: 1, 0.5: 2}), lambda: one_cycle(0.1, 1), lambda: one_cycle(0.1, 10, warm=1)],
 )  # fmt: skip
 def test_what_cannot_be_meant(make):
     "Lengths that are no whole numbers above 0 are errors when the schedule is made."
@@ -111,7 +111,7 @@ def test_values_are_plain_numbers():
         linear(1, 2, 3),
         cosine(1, 2, 3),
         exponential(2, 0.5),
-        one_cycle(9, 1.0),
+        one_cycle(1.0, 9),
         warm_up(3, 1.0),
         from_torch(torch_schedules.ConstantLR, 0.1),
     ):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedules
 
 from statetrain.callback import Callback, unwrapped
+from statetrain.callbacks.run_length import left_of
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 
@@ -24,7 +25,7 @@ Per = Literal["step", "epoch", "valid"]
 class LRScheduler(Callback):
     """Lets a schedule of `torch.optim.lr_scheduler` change the learning rate.
 
-        LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1, total_steps=1000)
+        LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1)
         LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="valid_loss",
         patience=3)
 
@@ -43,7 +44,8 @@ class LRScheduler(Callback):
         monitor: the exact name of the column of the history whose value a schedule such as
             `ReduceLROnPlateau` takes. A row without it leaves the schedule where it is.
         optimizer: the name of the optimizer; None is the only one.
-        kwargs: further arguments for the schedule.
+        kwargs: further arguments for the schedule. The length of the run, `total_steps` of
+            `OneCycleLR` and `T_max` of `CosineAnnealingLR`, is computed if it is left out.
 
     Raises:
         ConfigError: the arguments do not fit together, or there is no such optimizer.
@@ -247,7 +249,7 @@ class LRScheduler(Callback):
             for group in optimizer.param_groups
         ]
         try:
-            schedule = self._scheduler(optimizer, **self._kwargs)
+            schedule = self._scheduler(optimizer, **self._kwargs, **self._lengths(ctx))
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"LRScheduler: {_name(self._scheduler)} with {self._kwargs!r} makes no schedule:"
@@ -270,6 +272,14 @@ class LRScheduler(Callback):
         ]
         same = [one for one in peers if one.optimizer_of(ctx) is optimizer]
         self._is_first = not same or same[0] is self
+
+    def _lengths(self, ctx: Context) -> dict[str, int]:
+        """The length of the run, for a schedule that needs it and was not told."""
+        name = _LENGTHS.get(getattr(self._scheduler, "__name__", ""))
+        if name is None or self._kwargs.keys() & {name, "steps_per_epoch"}:
+            return {}
+        per: Literal["step", "epoch"] = "step" if self._per == "step" else "epoch"
+        return {name: left_of(ctx, ctx.machine.lifecycle, per, repr(self))}
 
     def _check_made(self, schedule: Any) -> None:
         if not callable(getattr(schedule, "step", None)):
@@ -306,6 +316,10 @@ class LRScheduler(Callback):
         return f"LRScheduler({', '.join((_name(self._scheduler), *words))})"
 
 
+# What schedules of torch call the length of the run
+_LENGTHS = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}
+
+
 def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
     if isinstance(scheduler, schedules.LRScheduler):
         raise ConfigError(
@@ -318,7 +332,8 @@ def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
             f" got {scheduler!r}"
         )
     try:
-        inspect.signature(scheduler).bind(None, **kwargs)
+        length = _LENGTHS.get(getattr(scheduler, "__name__", ""))
+        inspect.signature(scheduler).bind(None, **({} if length is None else {length: 1}) | kwargs)
     except TypeError as error:
         raise ConfigError(
             f"LRScheduler: {_name(scheduler)} cannot be called with the optimizer and {kwargs!r}:"

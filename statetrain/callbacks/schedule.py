@@ -11,13 +11,14 @@ import torch
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.lr_scheduler import LRScheduler
+from statetrain.callbacks.run_length import left_of
 from statetrain.context import keys
 from statetrain.context.context import Context
 from statetrain.errors import CallbackError, ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import unbound
 from statetrain.naming import did_you_mean
-from statetrain.schedules import Curve, pieces
+from statetrain.schedules import Curve, Planned, pieces
 
 _FIELDS = tuple(field.name for field in attrs.fields(Context))
 
@@ -25,7 +26,8 @@ _FIELDS = tuple(field.name for field in attrs.fields(Context))
 class Schedule(Callback):
     """Sets a hyperparameter as a function of the steps made, or of the epochs.
 
-        Schedule("opt.lr", one_cycle(over=1000, peak=0.1))
+        Schedule("opt.lr", one_cycle(peak=0.1))                       # over the whole run
+        Schedule("opt.lr", warm_up(0.05, cosine(0.1)))                # a twentieth of it, the rest
         Schedule("opt.weight_decay", {0: 0.0, 10: 1e-4}, per="epoch")
         Schedule("model.dropout.p", linear(0.5, 0.0, over=30), per="epoch", column="dropout")
 
@@ -42,7 +44,8 @@ class Schedule(Callback):
             "hparams.temperature", "buffers.beta". It has to be there already, and be a number, a
             tuple of numbers (Adam's betas) or a tensor, which is filled in place.
         schedule: a function of a whole number from 0 on; a number; or pieces, by the count from
-            which on each holds. See `statetrain.schedules`.
+            which on each holds. See `statetrain.schedules`. One that takes all of the run, or a
+            share, is planned when a fit begins; a resumed run keeps its plan.
         per: whether "step" or "epoch" is counted.
         column: the column of the history that shows the value with which each row's last step was
             made; None: none.
@@ -58,7 +61,7 @@ class Schedule(Callback):
     def __init__(
         self,
         target: str,
-        schedule: Curve | float | Mapping[int, float | Curve],
+        schedule: Curve | Planned | float | Mapping[int, float | Curve],
         *,
         per: Literal["step", "epoch"] = "step",
         column: str | None = None,
@@ -70,7 +73,11 @@ class Schedule(Callback):
             )
         self.target, self.per, self.column = target, per, column
         self._parts = _parsed(target)
-        self._curve = _curve(target, schedule)
+        # One that depends on the length of the run is made when a fit begins
+        self._total: int | None = None
+        self._lifecycle: Lifecycle | None = None
+        self._planned = schedule if isinstance(schedule, Planned) else None
+        self._curve = float if isinstance(schedule, Planned) else _curve(target, schedule)
         self._name: Any = self._parts[-1]
         self._factor = 1.0  # of a learning rate that was lowered for good
         # Gives what has a value of that name; known when a fit begins
@@ -89,6 +96,7 @@ class Schedule(Callback):
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Sees that there are batches, or epochs, to count."""
+        self._lifecycle = lifecycle
         scope = "epoch"
         if self.per == "step":
             scope = "batch"
@@ -100,6 +108,7 @@ class Schedule(Callback):
 
     def check_context(self, ctx: Context) -> None:
         """Looks the target up, what the schedule begins with, and who else sets it."""
+        self._plan(ctx)
         self._check_lone(ctx)
         for holder in self._find(ctx)():
             old, new = _read(holder, self._name), self._curve(self._count(ctx))
@@ -118,6 +127,16 @@ class Schedule(Callback):
                     f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is"
                     f" now, got {new!r:.80}"
                 )
+
+    def _plan(self, ctx: Context) -> None:
+        """Makes a schedule that depends on the length of the run."""
+        if self._planned is None:
+            return
+        if self._total is None:
+            assert self._lifecycle is not None
+            made = ctx.step if self.per == "step" else ctx.epoch
+            self._total = made + left_of(ctx, self._lifecycle, self.per, repr(self))
+        self._curve = self._planned.for_run(self._total)
 
     def _check_lone(self, ctx: Context) -> None:
         """Raises a `ConfigError` if another schedule sets the same value."""
@@ -221,10 +240,12 @@ class Schedule(Callback):
         """Sets the first value."""
         if ctx.epoch == 0:
             self._factor = 1.0
+        self._total = None  # another fit may be longer
         self.on_resume(ctx)
 
     def on_resume(self, ctx: Context) -> None:
         """Sets the value that belongs to the place in the run."""
+        self._plan(ctx)
         self._holders = self._find(ctx)
         self._set(ctx)
 
@@ -261,12 +282,12 @@ class Schedule(Callback):
     # ------------------------------------------------------------ saved and put back
 
     def state_dict(self) -> dict[str, Any]:
-        """By what rates were lowered for good."""
-        return {"factor": self._factor}
+        """By what rates were lowered for good, and the length of the run that was planned."""
+        return {"factor": self._factor, "total": self._total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
-        self._factor = state["factor"]
+        self._factor, self._total = state["factor"], state["total"]
 
     def _count(self, ctx: Context) -> int:
         if self.per == "step":

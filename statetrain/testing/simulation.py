@@ -103,8 +103,7 @@ def simulate(
 ) -> SimulatedRun:
     """Runs a lifecycle on stand-ins.
 
-        simulate(life, due={"save": Every(500, "steps")}, curves={"lr": one_cycle(over=1000,
-        peak=0.1)})
+        simulate(life, due={"save": Every(500, "steps")}, curves={"lr": one_cycle(0.1, 1000)})
 
     Args:
         lifecycle: a standard one, or one of your own that uses the standard actions.

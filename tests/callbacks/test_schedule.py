@@ -233,7 +233,7 @@ def test_a_run_that_is_continued_is_the_same(per, cut, points, tmp_path):
         scheduled = [
             Schedule(
                 "opt.lr",
-                one_cycle(9, 0.5) if per == "step" else {0: 0.5, 2: 0.05},
+                one_cycle(0.5, 9) if per == "step" else {0: 0.5, 2: 0.05},
                 per=per,
                 column="lr",
             ),
@@ -353,3 +353,102 @@ def test_only_what_is_asked_for_is_listened_to():
         "on_exit_batch",
     }
     assert len(machine.plan.hooks["on_exit_batch"]) == 1
+
+
+# ---------------------------------------------------------------- schedules that know the run
+
+
+def rates(callback, **options):
+    "The rates with which a run of 5 batches an epoch makes its steps."
+    seen = []
+    look = st.on("enter_step")(lambda ctx: seen.append(ctx.opt.param_groups[0]["lr"]))
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(4, 3, generator=generator), torch.arange(4) % 2) for _ in range(5)]
+    given = {"train": data, "epochs": 4} | options
+    st.fit(
+        torch.nn.Linear(3, 2),
+        given.pop("train"),
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        callbacks=[callback, look],
+        verbose=False,
+        **given,
+    )
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("options", "total"),
+    [
+        ({}, 20),
+        ({"accumulate": 2}, 12),
+        ({"max_steps": 7}, 7),
+        ({"accumulate": 2, "max_steps": 50}, 12),
+    ],
+    ids=str,
+)
+def test_a_schedule_takes_the_whole_run(options, total):
+    "Its length follows from the data, the epochs, the accumulation and the limit; torch's are told it, too."
+    assert rates(st.Schedule("opt.lr", one_cycle(0.5)), **options) == [
+        one_cycle(0.5, total)(n) for n in range(total)
+    ]
+    approached = st.Schedule("opt.lr", st.schedules.warm_up(0.25, cosine(0.5)))
+    rise = max(round(0.25 * total), 1)
+    expected = [0.5 * n / rise for n in range(rise)]
+    expected += [cosine(0.5, 0.0, total - rise)(n) for n in range(total - rise)]
+    assert rates(approached, **options) == pytest.approx(expected)
+
+    def torchs(**more):
+        return st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.5, **more)
+
+    assert rates(torchs(), **options) == rates(torchs(total_steps=total), **options)
+
+
+def test_a_schedule_takes_all_epochs_or_a_share():
+    "Per epoch the epochs count; a share is rounded; a half of it leaves the value where it came to."
+    by_epoch = rates(st.Schedule("opt.lr", linear(1.0, 0.0), per="epoch"))
+    assert by_epoch[::5] == [1.0, 0.75, 0.5, 0.25]
+    half = rates(st.Schedule("opt.lr", linear(1.0, 0.0, over=0.5)))
+    assert half == [linear(1.0, 0.0, 10)(n) for n in range(20)]
+    cosine_of_torch = torch.optim.lr_scheduler.CosineAnnealingLR
+    assert rates(st.LRScheduler(cosine_of_torch, per="epoch")) == rates(
+        st.LRScheduler(cosine_of_torch, per="epoch", T_max=4)
+    )
+
+
+def test_a_run_of_unknown_length_is_refused():
+    "Before the first batch, with the remedy; a limit of steps is a length."
+
+    def endless():
+        while True:
+            yield torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)
+
+    with pytest.raises(st.ConfigError, match="how many steps that has is not known"):
+        rates(st.Schedule("opt.lr", one_cycle(0.5)), train=endless)
+    assert len(rates(st.Schedule("opt.lr", one_cycle(0.5)), train=endless, max_steps=6)) == 6
+    with pytest.raises(ValueError, match="takes all of a run; say how long it is"):
+        st.schedules.pieces({0: 0.1, 5: cosine(0.1)})
+    with pytest.raises(ValueError, match=r"a share of the run above 0 and below 1, got 1\.5"):
+        cosine(0.1, 0.0, over=1.5)
+
+
+def test_a_planned_schedule_is_resumed_exactly():
+    "At any anchor: the plan is the one of the run that was cut."
+
+    def start():
+        torch.manual_seed(0)
+        data = [(torch.randn(4, 3), torch.arange(4) % 2) for _ in range(3)]
+        return st.fit(
+            torch.nn.Linear(3, 2),
+            data,
+            loss=torch.nn.functional.cross_entropy,
+            optimizer=torch.optim.SGD,
+            epochs=2,
+            callbacks=[st.Schedule("opt.lr", one_cycle(0.5), column="rate")],
+            start=False,
+            seed=1,
+        )
+
+    st.testing.assert_resumable(start, anchors=5)
