@@ -202,7 +202,9 @@ class Drawing {
 
   // ------------------------------------------------------------ zoom and pan
 
-  fit() {
+  /** Shows all of the picture; `anew` also when the reader has moved it, as a button does. */
+  fit(anew = false) {
+    if (anew) this.touched = false;
     const { width, height } = this.svg.getBoundingClientRect();
     if (!width || !this.placed) return;
     const scale = Math.min(1.25, (width - 32) / this.placed.width, (height - 32) / this.placed.height);
@@ -225,6 +227,7 @@ class Drawing {
     let from = null, moved = false;
     svg.addEventListener("wheel", (event) => {
       event.preventDefault();
+      this.touched = true;
       const box = svg.getBoundingClientRect();
       this.layer.classList.remove("gliding");
       this.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), event.clientX - box.left, event.clientY - box.top);
@@ -242,6 +245,7 @@ class Drawing {
       const x = event.clientX - from.x, y = event.clientY - from.y;
       if (!moved && Math.hypot(x - this.view.x, y - this.view.y) < 4) return;
       moved = true;
+      this.touched = true;
       this.on.leave();
       svg.setPointerCapture(event.pointerId);
       this.layer.classList.remove("gliding");

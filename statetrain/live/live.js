@@ -46,7 +46,7 @@ class Page {
     };
     button("Fold all", "Fold every scope within the outermost ones", () => this.foldAll());
     button("Unfold all", "Show every state", () => this.setFolded(new Set()));
-    button("Fit", "Show all of the picture", () => this.drawings.forEach((one) => one.fit()));
+    button("Fit", "Show all of the picture", () => this.drawings.forEach((one) => one.fit(true)));
     button("◐", "Light or dark", () => this.turnTheme()).setAttribute("aria-label", "Light or dark");
     if (data.control) this.buildControl(head, button);
     const main = make(root, "main");
@@ -132,7 +132,7 @@ class Page {
     this.leave();
     this.layersGlide();
     this.refold();
-    this.drawings.forEach((drawing) => drawing.fit());
+    this.drawings.forEach((drawing) => drawing.fit(true));
   }
 
   layersGlide() {
@@ -428,6 +428,7 @@ class Page {
 
   redraw() {
     delete this.root.dataset.rows;
+    this.drawings.forEach((drawing) => drawing.touched || drawing.fit());
     if (this.moments?.length) this.showMoment();
   }
 }
