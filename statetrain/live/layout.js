@@ -190,7 +190,8 @@ function layOut(shown, measure, withCounts) {
 
   function placeAcross(box, ways) {
     if (!box.rows.length) {
-      box.left = box.right = box.name === START ? SIZE.dot / 2 : Math.max(30, measure(box.name) / 2 + 16);
+      const handle = shown.scopes.has(box.name) ? 8 : 0; // the sign that it can be unfolded
+      box.left = box.right = box.name === START ? SIZE.dot / 2 : Math.max(30, measure(box.name) / 2 + 16 + handle);
       return;
     }
     for (const row of box.rows) row.forEach((cell) => placeAcross(cell, ways));
