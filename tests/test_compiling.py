@@ -743,3 +743,42 @@ def test_auto_trains_part_by_part_what_cannot_be_compiled(points, caplog):
         ends.append(bits(model, run.ctx.opt))
     assert ends[0] == ends[1]
     assert "the model is compiled alone" in caplog.text
+
+
+# ---------------------------------------------------------------- said by compile= alone
+
+
+@pytest.mark.parametrize("what", ["step", "auto"])
+def test_compile_says_that_the_whole_step_is_compiled(what, points):
+    "The table is fused, what is not finite is found late, and results are those of the run without."
+    run = st.fit(plain(), points, compile={"what": what, "backend": "eager"}, **options())
+    assert run.lifecycle.state("update").action.compiled
+    assert run.lifecycle.by_role("report")
+    assert_close(run, st.fit(plain(), points, check="late", **options()))
+
+
+def test_auto_compiles_the_model_where_something_is_in_the_way(points):
+    "A callback that listens between the states, a computation of your own: the check stays at once."
+
+    @st.on("enter_backward")
+    def listen(ctx):
+        pass
+
+    run = st.fit(
+        plain(), points, compile={"what": "auto", "backend": "eager"}, callbacks=listen, **options()
+    )
+    assert "update" not in run.lifecycle.names
+    assert not run.lifecycle.by_role("report")
+
+
+def test_step_says_what_is_in_the_way(points):
+    "What was asked for is not left out in silence."
+    with pytest.raises(st.ConfigError, match="check='late' and spike exclude each other"):
+        st.fit(plain(), points, compile="step", spike=st.Spike(4), **options())
+
+
+@pytest.mark.parametrize("given", ["stpe", {"what": "all"}, 3])
+def test_what_is_compiled_is_checked(given, points):
+    "Anything else is refused with what there is."
+    with pytest.raises(st.ConfigError, match="'step'"):
+        st.fit(plain(), points, compile=given, **options())

@@ -61,7 +61,7 @@ def fit(
     dataloader_options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
     accelerator: Any = None,
-    compile: bool | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
+    compile: bool | str | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
     seed: int | None = None,
     resume: str | os.PathLike[str] | None = None,
     allow_changes: bool | str | Collection[str] = (),
@@ -111,11 +111,13 @@ def fit(
         device: "auto" (CUDA, else MPS, else CPU), or a device.
         accelerator: what places and prepares model and optimizers, in place of `device`: an
             `Accelerator`, or Hugging Face's `accelerate.Accelerator`.
-        compile: whether `torch.compile` compiles the model; or its options, as `{"mode":
-            "max-autotune"}`. Weights keep their names, so a run may be continued with or without
-            it. What modules return within a compiled model cannot be captured: who reads
-            `interms.*` is refused. With `fused`, the loss, the gradients and the step are compiled
-            with it, as one function; see `statetrain.compute.compiling`.
+        compile: what `torch.compile` compiles: False for nothing, True or "model" for the model,
+            "step" for the model, the loss, their gradients and the optimizer's step as one
+            function, "auto" for the step where nothing is in the way, else the model. Or a mapping
+            of torch's options with `what`: `{"what": "step", "mode": "reduce-overhead"}`. Weights
+            keep their names, so a run may be continued with or without it. What modules return
+            within a compiled model cannot be captured: reading `interms.*` is refused. A compiled
+            step finds out late what is not finite; see `statetrain.compute.compiling`.
         seed: makes every random number a function of what it is for: the validation share, a model
             made from a class, the order of each epoch, each sample's augmentation (of DataLoaders
             over map-style datasets, whatever their number of workers), each batch's dropout. None:

@@ -33,12 +33,14 @@ class Trained:
         module: the model as it is run: wrapped, compiled.
         optimizers: by name, as they are run.
         compiling: the options of `torch.compile`; None without.
+        compiled: what it compiles: "model", "step", "auto"; "" without.
     """
 
     accelerator: Accelerator
     module: torch.nn.Module
     optimizers: dict[str, Optimizer]
     compiling: dict[str, Any] | None
+    compiled: str = ""
 
     @property
     def model(self) -> torch.nn.Module:
@@ -79,10 +81,10 @@ def make_model(
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = optimizers_of(optimizer, module, dict(opt_hparams or {}), lifecycle)
     module, optimizers = accelerator.wrap(module, optimizers)
-    options = None if compiling is False else compile_options(compiling)
-    if options is not None:
-        module = accelerator.compile(module, options)
-    return Trained(accelerator, module, optimizers, options)
+    what, options_given = compiling_of(compiling)
+    if options_given is not None:
+        module = accelerator.compile(module, options_given)
+    return Trained(accelerator, module, optimizers, options_given, what)
 
 
 def accelerator_for(given: Any, device: str | torch.device) -> Accelerator:
@@ -100,16 +102,33 @@ def accelerator_for(given: Any, device: str | torch.device) -> Accelerator:
     return adapt(given)
 
 
-def compile_options(given: Any) -> dict[str, Any]:
-    """The options of `torch.compile`, of what `fit` takes as `compile`."""
+_COMPILED = ("model", "step", "auto")
+
+
+def compiling_of(given: Any) -> tuple[str, dict[str, Any] | None]:
+    """What is compiled, and the options of `torch.compile`, of what `fit` takes as `compile`.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if given is False:
+        return "", None
     if given is True:
-        return {}
-    if not isinstance(given, Mapping):
+        return "model", {}
+    options = {"what": given} if isinstance(given, str) else given
+    if not isinstance(options, Mapping):
         raise ConfigError(
-            "compile must be True, False, or the options of torch.compile by name, got"
-            f" {given!r:.80}"
+            "compile must be True, False, 'model', 'step', 'auto', or the options of torch.compile"
+            f" by name, got {given!r:.80}"
         )
-    return dict(given)
+    options = dict(options)
+    what = options.pop("what", "model")
+    if what not in _COMPILED:
+        raise ConfigError(
+            f"compile: what must be one of {', '.join(map(repr, _COMPILED))}, got"
+            f" {what!r}{did_you_mean(str(what), _COMPILED)}"
+        )
+    return what, options
 
 
 def is_compiled(module: torch.nn.Module) -> bool:

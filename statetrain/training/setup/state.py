@@ -26,6 +26,7 @@ from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data
 from statetrain.training.setup.model import Trained
 from statetrain.training.setup.objective import Objective, set_losses
+from statetrain.training.setup.table import fusing_of
 from statetrain.training.setup.walker import reads_loss
 
 
@@ -120,7 +121,7 @@ def parts_for(life: Lifecycle, options: FitOptions, trained: Trained) -> dict[st
     """The parts of a context that a lifecycle needs, by field: `scaler` and `graph`."""
     return {
         "scaler": _scaler(options.get("precision"), life, trained.accelerator.device),
-        "graph": _update(life, trained, lenient=options.get("fused") == "auto"),
+        "graph": _update(life, trained, lenient=fusing_of(options, trained) == "auto"),
     }
 
 
@@ -145,6 +146,8 @@ def _update(life: Lifecycle, trained: Trained, lenient: bool) -> Any:
             precision_of(update),
             lenient=lenient,
         )
+    if trained.compiled in ("step", "auto"):
+        return whole  # torch records it as a graph if that is asked for: mode="reduce-overhead"
     return graph_for(
         trained.accelerator.device,
         update,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -68,6 +69,43 @@ def make_lifecycle(
     Raises:
         ConfigError: table and run do not go together.
     """
+    make = partial(
+        _make_lifecycle,
+        given,
+        epochs=epochs,
+        data=data,
+        trained=trained,
+        objective=objective,
+        seed=seed,
+        callbacks=callbacks,
+        sized=sized,
+    )
+    standard = given is None and "check" not in options
+    if trained.compiled not in ("step", "auto") or not standard:
+        return make(options)
+    # What is compiled as a whole is looked at when it is done
+    late: FitOptions = {**options, "check": "late"}
+    if trained.compiled == "step":
+        return make(options if options.get("non_finite") == "ignore" else late)
+    try:
+        life = make(late)
+    except ConfigError:
+        return make(options)
+    return make(options) if update_of(life) is None else life
+
+
+def _make_lifecycle(
+    given: Lifecycle | None,
+    options: FitOptions,
+    *,
+    epochs: Epochs,
+    data: Data,
+    trained: Trained,
+    objective: Objective,
+    seed: int | None,
+    callbacks: tuple[Callback, ...],
+    sized: bool,
+) -> Lifecycle:
     if given is None:
         _refuse_unused(options, data)
         found = _all_options(options, epochs, data, trained, objective, seed)
@@ -84,7 +122,12 @@ def make_lifecycle(
     _check_losses(objective.losses, life)
     _check_turns(trained.optimizers, life)
     _check_seed(life, seed)
-    return fuse_where_asked(life, options.get("fused", False), callbacks, trained, objective)
+    return fuse_where_asked(life, fusing_of(options, trained), callbacks, trained, objective)
+
+
+def fusing_of(options: FitOptions, trained: Trained) -> Any:
+    """Whether the step is one state: True, False or "auto"."""
+    return {"step": True, "auto": "auto"}.get(trained.compiled, options.get("fused", False))
 
 
 def _all_options(
