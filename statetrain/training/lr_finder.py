@@ -1,11 +1,9 @@
-"""lr_find: the learning rate that is worth starting with, found on a copy (Smith 2017, arXiv 1506.01186)."""
+"""lr_find: a learning rate to start with, found on a copy (Smith 2017, arXiv 1506.01186)."""
 
 from __future__ import annotations
 
 import copy
 import math
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -14,9 +12,18 @@ import torch
 from attrs import frozen
 
 from statetrain.callback import Callback
+from statetrain.compute.accelerator import choose_device
+from statetrain.compute.seeding import (
+    own_states,
+    owners_in,
+    set_own_states,
+    set_states,
+    states,
+)
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 from statetrain.training.fitting import fit
+from statetrain.training.valley import valley
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -89,18 +96,12 @@ class LRFinder:
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the smoothed loss falls most steeply, before it is lowest; None if it never falls."""
-        losses = self["smoothed"]
-        lowest = losses.index(min(losses)) if losses else 0
-        places = (
-            [math.log(rate) for rate in self["lr"]] if self.spacing == "exponential" else self["lr"]
-        )
-        around = {i: (max(i - 1, 0), i + 1) for i in range(lowest)}
-        slopes = {
-            i: (losses[b] - losses[a]) / (places[b] - places[a]) for i, (a, b) in around.items()
-        }
-        steepest = min(slopes, key=slopes.__getitem__, default=None)
-        return self.rows[steepest].lr if steepest is not None and slopes[steepest] < 0 else None
+        """The rate in the longest valley of the smoothed loss; None if it never falls.
+
+        See `statetrain.training.valley`. It is a rate to train with, not the largest possible one.
+        """
+        place = valley(self["smoothed"])
+        return None if place is None else self.rows[place].lr
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the losses over the rates with matplotlib, and the suggestion.
@@ -146,13 +147,13 @@ class LRFinder:
         return table(Trial._fields, rows, repr(self)[1:-1])
 
     def __repr__(self) -> str:
-        between = f" from {self.rows[0].lr:.2g} to {self.rows[-1].lr:.2g}" if self.rows else ""
+        text = f"{len(self)} rates"
+        if self.rows:
+            text += f" from {self.rows[0].lr:.2g} to {self.rows[-1].lr:.2g}"
+        if self.diverged:
+            text += ", where the loss diverged"
         suggestion = "none" if self.suggestion is None else f"{self.suggestion:.2g}"
-        return (
-            f"<LRFinder: {len(self)}"
-            f" rates{between}{', where the loss diverged' if self.diverged else ''}; suggestion"
-            f" {suggestion}>"
-        )
+        return f"<LRFinder: {text}; suggestion {suggestion}>"
 
     def __str__(self) -> str:
         """The table for a person."""
@@ -180,7 +181,7 @@ def lr_find(
     stop_above: float = 4.0,
     **options: Any,
 ) -> LRFinder:
-    """Trains a copy while the learning rate grows from step to step, and notes the losses.
+    """Trains a copy while the learning rate grows from step to step, and records the losses.
 
     The model, the optimizer, the loss and the generators (torch's, Python's and NumPy's global
     ones, and those of a loader) are afterwards as they were before. All parameter groups of the
@@ -188,8 +189,7 @@ def lr_find(
     as it takes.
 
     The loss is smoothed over some ten steps and momentum delays it further, so with few steps over
-    many decades the suggestion comes late: give at least 50 steps a decade where there is momentum,
-    and take a rate somewhat below.
+    many decades the suggestion comes late: give at least 50 steps a decade where there is momentum.
 
     Args:
         model, train, loss, optimizer, opt_hparams: as in `fit`; one optimizer.
@@ -320,45 +320,23 @@ def _rates(start: float, end: float, steps: int, spacing: Spacing) -> list[float
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
         raise ConfigError(f"lr_find: steps must be a whole number of at least 2, got {steps!r}")
     shares = [i / (steps - 1) for i in range(1, steps - 1)]
-    between = [
-        (
-            start * (end / start) ** share
-            if spacing == "exponential"
-            else start + (end - start) * share
-        )
-        for share in shares
-    ]
+    if spacing == "exponential":
+        between = [start * (end / start) ** share for share in shares]
+    else:
+        between = [start + (end - start) * share for share in shares]
     return [float(start), *between, float(end)]
 
 
 @contextmanager
 def _generators_kept(train: Any, device: Any) -> Iterator[None]:
-    """Puts back the states of all generators that training may draw from."""
-    samplers = (
-        train,
-        getattr(train, "sampler", None),
-        getattr(getattr(train, "batch_sampler", None), "sampler", None),
-    )
-    own = {
-        id(found): found
-        for thing in samplers
-        if isinstance(found := getattr(thing, "generator", None), torch.Generator)
-    }
-    states: list[tuple[Callable[[Any], Any], Any]] = [
-        (generator.set_state, generator.get_state())
-        for generator in (torch.default_generator, *own.values())
-    ]
-    states.append((random.setstate, random.getstate()))
-    if "numpy" in sys.modules:
-        numpy = sys.modules["numpy"]
-        states.append((numpy.random.set_state, numpy.random.get_state()))
+    """Restores the states of all generators that training may draw from."""
+    owners = owners_in(train)
+    own, shared = own_states(*owners), None
     if str(device) != "cpu":  # asking a device for its state starts it
-        if torch.cuda.is_available():
-            states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
-        if torch.backends.mps.is_available():
-            states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+        shared = choose_device(device)
+    before = states(shared)
     try:
         yield
     finally:
-        for put_back, state in states:
-            put_back(state)
+        set_states(before, shared)
+        set_own_states(own, *owners)

@@ -223,10 +223,11 @@ def finder(losses, spacing="exponential"):
 @pytest.mark.parametrize(
     ("losses", "place"),
     [
-        ([3, 3, 2.9, 1, 0.95, 5], 2),
-        ([2.5, 2, 2, 2, 9, 0], 4),
+        ([9, 8, 7, 6, 5, 4, 5, 6], 3),
+        ([9, 8, 8.5, 7, 6, 7, 5, 4], 4),
+        ([0, 9, 8, 7, 6, 5, 4, 3, 2, 9, 9, 9], 4),
         ([3, 1, 5], 0),
-        ([5, 9, 1, 0.9], 2),
+        ([5, float("nan"), 1, 0.9], None),
         ([1, 2, 3], None),
         ([1, 1, 1], None),
         ([1], None),
@@ -235,10 +236,52 @@ def finder(losses, spacing="exponential"):
     ids=str,
 )
 def test_the_suggestion(losses, place):
-    "The steepest fall before the lowest point; none if the loss never falls."
+    "In the second third of the longest fall, after the first tenth; none if the loss never falls."
     for spacing in ("exponential", "linear"):
         found = finder(losses, spacing)
         assert found.suggestion == (None if place is None else found[place].lr)
+
+
+def fastai_valley(losses):
+    """The rule of fastai's `lr_find`, by its definition: on losses with a memory of 0.98, without ends."""
+    total, smoothed = 0.0, []
+    for i, loss in enumerate(losses, 1):
+        total = 0.98 * total + 0.02 * loss
+        smoothed.append(total / (1 - 0.98**i))
+    first = len(losses) // 10
+    smoothed = smoothed[first:-5]
+    falls, last = [1] * len(smoothed), 0
+    for i in range(len(smoothed)):
+        falls[i] = 1 + max((falls[j] for j in range(i) if smoothed[i] < smoothed[j]), default=0)
+        last = i if falls[i] > falls[last] else last
+    third = falls[last] / 3
+    return first + last - falls[last] + int(third) + int(third / 2)
+
+
+def problem(number):
+    """A small network, data, loss and optimizer."""
+    torch.manual_seed(number)
+    inputs = torch.randn(256, 8) * (1 + number % 3)
+    width = 8 * (1 + number % 4)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, width), torch.nn.Tanh(), torch.nn.Linear(width, 3)
+    )
+    optimizer = (torch.optim.SGD, torch.optim.Adam)[number % 2]
+    if number % 5 == 4:
+        return model, (inputs, inputs[:, :3].sin()), F.mse_loss, optimizer
+    return model, (inputs, inputs[:, :3].argmax(1)), F.cross_entropy, optimizer
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_the_suggestion_is_near_that_of_fastai(number):
+    "On ten small problems, within a factor of 3; and it is never among the first rates."
+    model, data, loss, optimizer = problem(number)
+    found = st.lr_find(
+        model, data, loss=loss, optimizer=optimizer, start=1e-6, end=10.0, steps=140, seed=number
+    )
+    right = found[fastai_valley(found["loss"])].lr
+    assert right / 3 <= found.suggestion <= right * 3
+    assert found.suggestion > found[len(found) // 10].lr
 
 
 def test_it_can_be_read():
