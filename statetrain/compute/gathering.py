@@ -13,16 +13,17 @@ from statetrain.data.joining import join
 from statetrain.data.sizes import length
 
 LARGE = 2**24
-"""Bytes of all predictions from which on each batch is written to its place at once. Below, joining them in the end is faster."""
+"""Bytes of all predictions from which each batch is written to its place at once.
+
+Below, joining them at the end is faster.
+"""
 
 
 def samples_of(loader: Any) -> int | None:
-    """How many samples a loader gives at most; None if nobody can know."""
-    return (
-        length(loader.sampler)
-        if isinstance(loader, DataLoader) and loader.batch_size is not None
-        else None
-    )
+    """How many samples a loader gives at most; None if it is unknown."""
+    if isinstance(loader, DataLoader) and loader.batch_size is not None:
+        return length(loader.sampler)
+    return None
 
 
 @define(eq=False)
@@ -70,7 +71,7 @@ class Gathering:
             and part.shape[1:] == self._whole.shape[1:]
             and part.dtype == self._whole.dtype
         )
-        if not fits:  # more than the loader said, or others than the first: as ever
+        if not fits:  # more than the loader said, or others than the first: joined
             self._parts, self._whole = [self._whole[: self._filled], part], None
             self.append = self._parts.append
             return

@@ -51,7 +51,10 @@ def inferring(ctx: Context, modules: Iterable[torch.nn.Module]) -> Iterator[None
 
 
 def give_back(module: torch.nn.Module) -> None:
-    """Makes plain tensors of those that modules have kept from inference mode, as tables of positions are."""
+    """Makes plain tensors of those that modules have kept from inference mode.
+
+    A cached table of positions is one.
+    """
     for part in module.modules():
         for owner in (part._buffers, vars(part)):
             for name, value in owner.items():

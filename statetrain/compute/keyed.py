@@ -471,7 +471,7 @@ def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
 
 
 def options_of(loader: DataLoader[Any]) -> dict[str, Any]:
-    """What a loader was made with, except for its dataset, its order and the size of its batches."""
+    """What a loader was made with, except for its dataset, its order and its batch size."""
     return {name: getattr(loader, name) for name in _OPTIONS if hasattr(loader, name)}
 
 

@@ -60,7 +60,7 @@ def seed_all(number: int, device: torch.device | None = None, *, torch_alone: bo
 
 
 def states(device: torch.device | None = None, *, torch_alone: bool = False) -> States:
-    """The states of the global generators: torch's of the CPU and of a device, Python's, numpy's."""
+    """The states of the global generators: torch's (CPU and device), Python's and numpy's."""
     found: States = {"torch": torch.get_rng_state()}
     if device is not None and device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(device)

@@ -38,7 +38,8 @@ def counter_for(size: Size, input: Any, target: Any) -> Count:  # noqa: A002  # 
     if samples and others and not set(samples) & set(others):
         log.warning(
             "an input has %d samples (%s), and its target %d (%s); losses and metrics are weighted"
-            " by the first. If it is wrong, give size=: a number, a key, or a function of the batch",
+            " by the first. If it is wrong, give size=: a number, a key, or a function of the"
+            " batch",
             samples[0],
             describe_batch(input),
             others[0],

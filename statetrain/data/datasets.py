@@ -75,15 +75,23 @@ def as_dataset(data: Any) -> Dataset[Any] | None:
         return ColumnData({str(name): _column(str(name), data[name]) for name in data.columns})
     if is_array(data):
         return TensorDataset(as_tensor(data))
+    if isinstance(shape := getattr(data, "batch_size", None), torch.Size) and shape:
+        return Rows(data)
+    found = _dataset_of_columns(data)
+    if found is None and _is_map_style(data):
+        return data  # type: ignore[no-any-return]  # it behaves like one
+    return found
+
+
+def _dataset_of_columns(data: Any) -> Dataset[Any] | None:
+    """A dataset of a tuple or a dict of arrays; None for anything else."""
     if isinstance(data, tuple) and data and all(map(is_array, data)):
         numbered = {str(i): _column(str(i), column) for i, column in enumerate(data)}
         return TensorDataset(*_same_length(numbered).values())
-    if isinstance(shape := getattr(data, "batch_size", None), torch.Size) and shape:
-        return Rows(data)
     if isinstance(data, Mapping) and data and all(map(is_array, data.values())):
         named = {str(name): _column(str(name), column) for name, column in data.items()}
         return ColumnData(_same_length(named))
-    return data if _is_map_style(data) else None
+    return None
 
 
 def _is_frame(data: Any) -> bool:
@@ -94,7 +102,7 @@ def _is_frame(data: Any) -> bool:
 def _is_map_style(data: Any) -> bool:
     kind = type(data)
     by_number = hasattr(kind, "__len__") and hasattr(kind, "__getitem__")
-    is_loader = any(hasattr(data, name) for name in ("batch_size", "batch_sampler", "dataset"))
+    is_loader = any(hasattr(data, name) for name in ("batch_size", "batch_sampler"))
     is_batches = isinstance(data, Mapping | Sequence | torch.Tensor)
     return by_number and not is_loader and not is_batches
 

@@ -69,13 +69,13 @@ def _refuse_misplaced(data: Any, name: str) -> None:
         parts = [str(key) for key, value in data.items() if as_dataset(value) is not None]
         if parts and len(parts) == len(data):
             raise ConfigError(
-                f"{name} is a {type(data).__name__} of datasets, {', '.join(map(repr, parts))}; give"
-                f" one of them: {name}=data[{parts[0]!r}]"
+                f"{name} is a {type(data).__name__} of datasets, {', '.join(map(repr, parts))};"
+                f" give one of them: {name}=data[{parts[0]!r}]"
             )
     if callable(data) and not isinstance(data, Iterable) and _needs_arguments(data):
         raise ConfigError(
-            f"{name} is a {type(data).__name__} that takes arguments, and a function that makes data"
-            " takes none; a collate function goes to dataloader_options={'collate_fn': ...}"
+            f"{name} is a {type(data).__name__} that takes arguments, and a function that makes"
+            " data takes none; a collate function goes to dataloader_options={'collate_fn': ...}"
         )
 
 

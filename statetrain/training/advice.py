@@ -1,4 +1,4 @@
-"""What to do about errors that do not say it themselves: memory that ran out, workers that died, loaders that hang."""
+"""Advice on errors that give none: out of memory, workers that died, loaders that hang."""
 
 from __future__ import annotations
 

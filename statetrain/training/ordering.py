@@ -62,8 +62,8 @@ def _as_it_is(data: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
 
 def _cannot(data: DataLoader[Any], sampler: Any) -> str:
     return (
-        f"predictions come in the data's order, and the {type(data).__name__} draws its samples with"
-        f" a {type(sampler).__name__}; give its dataset, or a loader with shuffle=False"
+        f"predictions come in the data's order, and the {type(data).__name__} draws its samples"
+        f" with a {type(sampler).__name__}; give its dataset, or a loader with shuffle=False"
     )
 
 

@@ -100,10 +100,12 @@ class Run:
 
     @property
     def trace(self) -> Trace:
-        """The transitions that it took: the last 100,000, unless a `Tracing` was told otherwise; counts are of all.
+        """The transitions that it took: the last 100,000, unless a `Tracing` keeps more.
+
+        Counts are of all.
 
         Raises:
-            ConfigError: nobody recorded them.
+            ConfigError: they were not recorded.
         """
         if (recorded := self._recorded()) is None:
             raise ConfigError("this run has no trace; ask for one with fit(..., trace=True)")
@@ -120,11 +122,11 @@ class Run:
         )
 
     def svg(self, **options: Any) -> str:
-        """The lifecycle as SVG text, with what the run did if it was traced; options as for `Lifecycle.svg`."""
+        """The lifecycle as SVG text, with what a traced run did; options as for `Lifecycle.svg`."""
         return self.lifecycle.svg(trace=self._recorded(), **options)
 
     def draw(self, path: str | Path, **options: Any) -> None:
-        """The same in a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; options as for `Lifecycle.draw`."""
+        """The same in a file (`.svg`, `.png`, `.pdf`, `.dot`, `.mmd`); see `Lifecycle.draw`."""
         self.lifecycle.draw(path, trace=self._recorded(), **options)
 
     def report(self, path: str | os.PathLike[str], against: Run | Trace | None = None) -> None:
@@ -180,11 +182,11 @@ class Run:
         return f"{ended}{self.history._repr_html_()}{picture(outline)}"
 
     def why(self) -> Explanation:
-        """Why it is where it is, or ended as it did: the arrow last taken, and what was asked before it."""
+        """Why it is where it is, or ended as it did: the last arrow, and the guards before it."""
         return self.machine.why(self.ctx)
 
     def why_not(self, state: str) -> Explanation:
-        """Why it is not in a state or a scope: what is asked on the way there, each part of a guard with its answer.
+        """Why it is not in a state or a scope: the guards on the way there, with their answers.
 
         Raises:
             LifecycleError: there is no such state.
