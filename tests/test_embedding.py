@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,32 @@ def test_a_signal_handler_stops_a_run() -> None:
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert run.outcome == st.Stopped(2, "SIGUSR2")
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_a_run_that_had_no_memory_is_freed_with_its_error() -> None:
+    """Model, data and batch are gone as soon as the error is, without the garbage collector."""
+
+    def loss(pred: Any, target: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    fit(epochs=1)  # torch's first optimizer imports modules, which leave cycles behind
+    gc.collect()
+    gc.disable()
+    try:
+        model, inputs = nn.Linear(4, 2), torch.randn(32, 4)
+        freed = [weakref.ref(model), weakref.ref(inputs)]
+        try:
+            st.fit(model, (inputs, Y), loss=loss, optimizer=torch.optim.SGD, epochs=1)
+        except torch.OutOfMemoryError as error:
+            outcome = error.run.outcome  # type: ignore[attr-defined]  # a promise of `fit`
+            assert repr(outcome).startswith("Failed('loss', OutOfMemoryError(")
+        del model, inputs
+        assert [reference() for reference in freed] == [None, None]
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------- processes

@@ -47,7 +47,10 @@ def caught(
         if holds:
             return arrow, active or START, plan.unheard(_place(plan, ctx, work))
     ctx.event = before
-    return fail(plan, ctx, error, work, ask)
+    try:
+        fail(plan, ctx, error, work, ask)
+    finally:
+        del error  # as in `fail`
 
 
 def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> str | None:
@@ -94,7 +97,19 @@ def answer(plan: Plan, ctx: AnyContext, arrow: Transition) -> bool:
 
 
 def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
-    """Closes a run that an exception ends, which no arrow takes, and raises it; the arguments are those of `caught`."""
+    """Closes a run that an exception ends, which no arrow takes, and raises it.
+
+    The arguments are those of `caught`.
+    """
+    try:
+        raise _close(plan, ctx, error, work, ask)
+    finally:
+        # An error refers to this frame, so it could not be freed while the frame refers to it
+        del error
+
+
+def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:
+    """Closes a run that an exception ends, and returns what is to be raised."""
     place = _place(plan, ctx, work)
     error = _unfit(plan, ctx, error, work, ask)
     # Nobody's: it came where the run pauses
@@ -142,7 +157,7 @@ def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any 
     seconds += clean_up(ctx)
     for other in seconds:
         error.add_note(f"statetrain: while closing the run, this was raised too: {other!r}")
-    raise error
+    return error
 
 
 def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:

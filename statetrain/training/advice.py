@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 _SHOWN = 12  # indices of samples
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on the host or a device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return "out of memory" in str(error).lower()
+
+
 def advice(ctx: Context, error: BaseException) -> str:
     """Words for the note of an error, for a person; empty if there is nothing to add.
 
@@ -20,11 +27,7 @@ def advice(ctx: Context, error: BaseException) -> str:
         error: what was raised.
     """
     words = str(error)
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in words.lower()
-    ):
+    if is_out_of_memory(error):
         return _memory(ctx)
     if ctx.role in ("step", "update"):
         return _stepping(words)

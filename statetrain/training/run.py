@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from attrs import define
+from attrs import define, evolve
 
 from statetrain.callback import unwrapped
 from statetrain.checkpoints.describing import changed_attributes
@@ -26,6 +26,7 @@ from statetrain.machine.machine import Machine
 from statetrain.machine.steps import Steps
 from statetrain.outcome import Failed, Interrupted, Outcome
 from statetrain.trace import Trace, Tracing
+from statetrain.training.advice import is_out_of_memory
 from statetrain.training.claiming import claim
 from statetrain.training.record import RunRecord
 
@@ -253,6 +254,8 @@ class Run:
                 self.ctx.news.fail(
                     f"{type(error).__name__}: {str(error)[:300]}, in {_place(self.ctx)}"
                 )
+            if is_out_of_memory(error):
+                self._let_be_freed(error)
             raise
         finally:
             self.ctx.rest()
@@ -282,6 +285,17 @@ class Run:
         self.ctx.defer(self._forget_request)
         self.ctx.machine = self.machine
         claim(self.ctx)
+
+    def _let_be_freed(self, error: BaseException) -> None:
+        """Keeps a bare copy of an error, so that all is freed as soon as the error is released.
+
+        The error has this run, and the run would have the error: only Python's garbage collector
+        would free them, some time later, and what is tried next would have no memory either.
+        """
+        bare = type(error)(*error.args)
+        self.ctx.error = bare
+        if isinstance(self.ctx.outcome, Failed):
+            self.ctx.outcome = evolve(self.ctx.outcome, error=bare)
 
     def _forget_request(self) -> None:
         self.ctx.stop = None
