@@ -43,7 +43,12 @@ myst_heading_anchors = 3
 default_role = "code"  # docstrings mark names with single backticks
 suppress_warnings = ["misc.highlighting_failure"]  # excerpts of output are shown as code
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": False}
+autodoc_default_options = {
+    "members": True,
+    "member-order": "bysource",
+    "show-inheritance": False,
+    "exclude-members": "set_score_request",  # scikit-learn's own, put into each estimator
+}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
