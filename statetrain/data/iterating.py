@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from statetrain.data.sizes import length
+from statetrain.data.workers import iterate
 from statetrain.errors import DataError
 from statetrain.events import SkipBatch
 
@@ -79,16 +80,16 @@ def take_up(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as abo
             # What its state leaves out may be drawn again as the epoch goes on
             _rewind(ctx, set)
             data.load_state_dict(state)
-            _install(ctx, set, iter(data))
+            _install(ctx, set, iterate(data))
     elif ctx.accelerator.begin_keyed(data, _turn(ctx, set), drawn):
-        _install(ctx, set, iter(data))
+        _install(ctx, set, iterate(data))
     else:
         _replay(ctx, set, drawn)
 
 
 def _replay(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as above
     _rewind(ctx, set)
-    iterator = _install(ctx, set, iter(data_of(ctx, set)))
+    iterator = _install(ctx, set, iterate(data_of(ctx, set)))
     for n in range(drawn):
         try:
             batch = next(iterator, END)
@@ -118,7 +119,7 @@ def _begun(ctx: Context, set: str) -> Iterator[Any]:  # noqa: A002  # as above
     if not ctx.accelerator.begin_keyed(data, _turn(ctx, set), 0):
         ctx.began[set] = ctx.accelerator.random_states(data)
     try:
-        return iter(data)
+        return iterate(data)
     except StopIteration as error:
         raise DataError(
             f"{type(data).__name__} raised StopIteration where an iteration begins; it never ends"
