@@ -114,6 +114,7 @@ from statetrain.standard.looping import evaluation as evaluation
 from statetrain.standard.looping import prediction as prediction
 from statetrain.standard.precision import MixedPrecision as MixedPrecision
 from statetrain.standard.precision import mixed_precision as mixed_precision
+from statetrain.standard.retrying import retrying as retrying
 from statetrain.standard.rollback import RollBack as RollBack
 from statetrain.standard.several import several as several
 from statetrain.standard.supervised import supervised as supervised

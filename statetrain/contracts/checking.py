@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 from statetrain.callback import Callback, name_of
+from statetrain.context.context import Context
 from statetrain.context.history import COUNTERS, History
 from statetrain.context.paths import parse
-from statetrain.contracts.declaring import DERIVED, access_of, field_of, reads_of
+from statetrain.contracts.declaring import access_of, field_of, reads_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ContractError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -112,7 +113,13 @@ def check_fields(machine: Any, context: type) -> None:
         ContractError: it lacks one of them. Those that may be missing (`"field?"`) are not asked
             for.
     """
-    known = {*dir(context), *DERIVED, "*", "**"}
+    known = {*dir(context), "*", "**"}
+    whose, remedy = (
+        "a context",
+        "what is your own goes into ctx.buffers: {verb}={{'buffers.{name}'}}",
+    )
+    if not issubclass(context, Context):
+        whose, remedy = context.__name__, "give {whose} a field or a property {name!r}"
     for who, verb, paths in _declarations(machine):
         for path in paths:
             name = field_of(path)
@@ -121,8 +128,8 @@ def check_fields(machine: Any, context: type) -> None:
                 if not near.endswith("?"):
                     near = ""
                 raise ContractError(
-                    f"{who} declares that it {verb} {path!r}: a context has no {name!r}{near}; what"
-                    f" is your own goes into ctx.buffers: {verb}={{'buffers.{name}'}}"
+                    f"{who} declares that it {verb} {path!r}: {whose} has no {name!r}{near}; "
+                    + remedy.format(verb=verb, name=name, whose=whose)
                 )
 
 

@@ -120,7 +120,13 @@ def _check_works(flow: Flow) -> None:
 
 
 def _check_known(flow: Flow, one: Listener, path: str) -> None:
-    """Refuses an unknown field that looks like a slip; others may be a custom context's."""
+    """Refuses an unknown field that looks like a slip, where a `Context` walks the table.
+
+    A table of your own may be walked with a context of your own, which is looked at when a run
+    begins.
+    """
+    if not flow.lifecycle.also:
+        return
     name = field_of(path)
     if name in _KNOWN or name in flow.bits or is_everything(path):
         return

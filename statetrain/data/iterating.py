@@ -27,6 +27,41 @@ END = object()  # the default of `next(iterator, END)`: the data is exhausted
 
 
 @define(eq=False)
+class AfterError(Iterator[Any]):
+    """An iteration that raised an error, and is asked again.
+
+    A generator cannot continue after an error: it says that it has ended. Taken for the end of the
+    data, that would lose what was to come.
+
+    Args:
+        data: the iteration.
+        error: what it raised last; None once it has gone on.
+    """
+
+    data: Iterator[Any]
+    error: Exception | None
+
+    def __next__(self) -> Any:
+        batch = next(self.data, END)
+        error, self.error = self.error, None
+        if batch is not END:
+            return batch
+        if error is None:
+            raise StopIteration
+        raise DataError(
+            f"the data raised {type(error).__name__} and says that it has ended, as a generator"
+            " does after an error; to try again, resume the data where it was:"
+            " retrying(lifecycle, errors=...), or let the dataset raise SkipBatch"
+        ) from error
+
+
+def note_error(iterator: Iterator[Any], error: Exception) -> Iterator[Any]:
+    """The same iteration, which may not end right after an error that it raised."""
+    inner = iterator.data if isinstance(iterator, AfterError) else iterator
+    return AfterError(inner, error)
+
+
+@define(eq=False)
 class Unstarted(Iterator[Any]):
     """An iteration that begins with its first batch.
 

@@ -61,6 +61,7 @@ def standard() -> Registry:
         fusing,
         modes,
         precision,
+        retrying,
         rollback,
         stops,
     )  # of higher floors, so looked up when they are asked for
@@ -77,6 +78,7 @@ def standard() -> Registry:
         fusing,
         modes,
         precision,
+        retrying,
         rollback,
         stops,
         composing,

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from attrs import evolve, field, frozen
 
 from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.contracts.checking import check_fields
 from statetrain.contracts.dataflow import solve
 from statetrain.contracts.debugging import Views
 from statetrain.contracts.listening import listeners_of
@@ -81,6 +82,8 @@ class Machine:
     agreement: Agreement | None = field(default=None, kw_only=True, eq=False, repr=False)
     plan: Plan = field(init=False, eq=False)
     _orders: dict[str, Order] = field(init=False, eq=False, factory=dict)
+    # The classes of contexts that have all the fields that are declared
+    _walkers: set[type] = field(init=False, eq=False, factory=set)
 
     def __attrs_post_init__(self) -> None:
         if self.engine not in ("table", "transitions"):
@@ -273,6 +276,9 @@ class Machine:
                 f"this context is in a run already, in state {ctx.state!r}; finish or close that"
                 " one, or use another context"
             )
+        if type(ctx) not in self._walkers:
+            check_fields(self, type(ctx))
+            self._walkers.add(type(ctx))
         ctx.machine = self
         ctx.asked = []
         ctx.flight.clear()

@@ -9,7 +9,7 @@ from attrs import frozen
 from statetrain.context.context import Context
 from statetrain.contracts.composing import without_gradients
 from statetrain.contracts.declaring import access
-from statetrain.data.iterating import END, Unstarted
+from statetrain.data.iterating import END, Unstarted, note_error
 from statetrain.data.sizes import length
 from statetrain.errors import DataError
 from statetrain.events import SkipBatch
@@ -46,7 +46,7 @@ AGAIN = object()
 @without_gradients
 @access(
     reads={"iterator", "iter", "layout", "read_batch", "epoch", "train_data", "length", "pending"},
-    writes={"iter", "drawn", "exhausted", "layout", "batch"},
+    writes={"iter", "iterator", "drawn", "exhausted", "layout", "batch"},
 )
 def draw(ctx: Context) -> None:
     "draw a batch"
@@ -54,6 +54,9 @@ def draw(ctx: Context) -> None:
         batch = next(ctx.iterator, END)
     except SkipBatch:
         ctx.iter += 1  # the data gave this one up; it counts towards its length
+        raise
+    except Exception as error:
+        ctx.iterator = note_error(ctx.iterator, error)
         raise
     if batch is END:
         _came_to_an_end(ctx)
@@ -161,6 +164,9 @@ def look_ahead(ctx: Context) -> Any:
         batch = next(ctx.iterator, END)
     except SkipBatch as event:
         return Skipped(event)
+    except Exception as error:
+        ctx.iterator = note_error(ctx.iterator, error)
+        raise
     if batch is None:  # here it would pass for "none has been drawn yet"
         raise DataError(
             "the training data gave None for a batch; leave such batches out, or raise SkipBatch"

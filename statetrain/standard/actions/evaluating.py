@@ -8,7 +8,7 @@ from statetrain.context.context import Context
 from statetrain.context.fields import UNSET
 from statetrain.contracts.composing import then
 from statetrain.contracts.declaring import Access, access
-from statetrain.data.iterating import END, Unstarted, take_up
+from statetrain.data.iterating import END, Unstarted, note_error, take_up
 from statetrain.data.sizes import length
 from statetrain.errors import DataError
 from statetrain.events import SkipBatch
@@ -121,7 +121,7 @@ def close_valid(ctx: Context) -> None:
 
 @access(
     reads={"valid_iterator", "valid_iter", "layout", "read_batch", "data", "tally"},
-    writes={"valid_iter", "drawn", "valid_complete", "layout", "batch"},
+    writes={"valid_iter", "valid_iterator", "drawn", "valid_complete", "layout", "batch"},
 )
 def valid_draw(ctx: Context) -> None:
     "draw a batch"
@@ -129,6 +129,9 @@ def valid_draw(ctx: Context) -> None:
         batch = next(ctx.valid_iterator, END)
     except SkipBatch:
         ctx.valid_iter += 1  # as in `draw`
+        raise
+    except Exception as error:
+        ctx.valid_iterator = note_error(ctx.valid_iterator, error)
         raise
     if batch is END:
         _came_to_an_end(ctx, "valid" if ctx.tally is None else ctx.tally.set)
