@@ -77,14 +77,18 @@ def title_of(reading: TraceFile) -> str:
         started = f"{datetime.fromisoformat(str(header['started'])).astimezone():%Y-%m-%d %H:%M:%S}"
     except (ValueError, LookupError, OverflowError):
         started = "at an unknown time"
-    begun = "resumed" if "resumed" in header else "started"
+    begun = "started"
+    if "resumed" in header:
+        begun = "resumed"
     name, identity = header.get("name", "a run"), str(header.get("id", ""))[:12]
     return f"{name}, run {identity}, {begun} {started}"
 
 
 def row_of(row: TapeRow) -> str:
     """A row of the history on one line."""
-    parts = [f"epoch {row['epoch']}"] if "epoch" in row else []
+    parts = []
+    if "epoch" in row:
+        parts.append(f"epoch {row['epoch']}")
     for name, value in row.items():
         if name not in COUNTERS and _is_number(value):
             parts.append(f"{name} {format_value(value)}")
@@ -96,10 +100,11 @@ def ending_of(reading: TraceFile) -> str:
     seconds = reading.seconds
     if seconds is None and reading.tape.moments:
         seconds = reading.tape.moments[-1][0]
-    outcome = reading.outcome
+    outcome, took = reading.outcome, ""
+    if seconds is not None:
+        took = f" after {_clock(seconds)}"
     if outcome is None:
-        return "running" if seconds is None else f"running for {_clock(seconds)}"
-    took = "" if seconds is None else f" after {_clock(seconds)}"
+        return f"running{took.replace('after', 'for')}"
     if not isinstance(outcome, Failed):
         return f"{outcome!r}{took}"
     error = (reading.error.splitlines() or ["unknown"])[0]
@@ -163,7 +168,9 @@ def _clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours}:{minutes:02}:{rest:02}"
-    return f"{minutes}:{rest:02}" if minutes else f"{seconds:.1f} s"
+    if minutes:
+        return f"{minutes}:{rest:02}"
+    return f"{seconds:.1f} s"
 
 
 # ---------------------------------------------------------------- states and guards
@@ -171,13 +178,15 @@ def _clock(seconds: float) -> str:
 
 def _table(reading: TraceFile, counts: Mapping[Transition, int]) -> Iterator[Line]:
     """The nested states with how often each was entered; the one that the run is in is marked."""
-    life, taken = reading.table, reading.tape.taken
-    here = taken[-1].dest if taken else None
+    life = reading.table
+    here = next((arrow.dest for arrow in reading.tape.taken[-1:]), None)
     entered = _entered(life, counts)
     names = list(entered)
     path: Sequence[str | None] = [here]
     if life is not None:
-        names = [*reading_order(life), *([FAILED] if FAILED in entered else [])]
+        names = [*reading_order(life)]
+        if FAILED in entered:
+            names.append(FAILED)
         if here is not None and here in names:
             path = life.path(here)
     for name in names:
@@ -195,13 +204,17 @@ def _look(
         return "=>", "bold reverse"
     if name in path:
         return " >", "bold"
-    return "  ", "" if entered[name] else "dim"
+    if not entered[name]:
+        return "  ", "dim"
+    return "  ", ""
 
 
 def _entered(life: Lifecycle | None, counts: Mapping[Transition, int]) -> Counter[str]:
     """How often each state was entered, scopes on the way included."""
     entered: Counter[str] = Counter()
-    known = {*life.names, START, FAILED} if life is not None else set()
+    known = {START, FAILED}
+    if life is not None:
+        known |= set(life.names)
     for arrow, times in counts.items():
         names: Sequence[str] = (arrow.dest,)
         if life is not None and arrow.source in known and arrow.dest in known:
@@ -238,7 +251,7 @@ def _answer(arrows: Sequence[Transition], place: int, last: Transition | None) -
     """What the guard at a place of a state's arrows answered, when the last one was taken."""
     if last is None or last not in arrows or arrows.index(last) < place:
         return "-"
-    return "yes" if arrows.index(last) == place else "no"
+    return {True: "yes", False: "no"}[arrows.index(last) == place]
 
 
 # ---------------------------------------------------------------- curves

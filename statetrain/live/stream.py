@@ -85,7 +85,9 @@ class LiveStream:
         resumed, known = reading.header.get("resumed"), self._chronicle
         self._count = resumed or 0
         if known is None or resumed is None or reading.table.names != known.life.names:
-            generation = known.generation + 1 if known is not None else 0
+            generation = 0
+            if known is not None:
+                generation = known.generation + 1
             notes = reading.header.get("notes")
             known = Chronicle(reading.table, notes, base=self._count, generation=generation)
         else:

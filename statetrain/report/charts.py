@@ -155,7 +155,8 @@ class _Scale:
         raw = (self.most - self.least) / _TICKS
         unit = 10.0 ** math.floor(math.log10(raw))
         step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= raw * 0.999)
-        step = max(step, 1.0) if whole else step
+        if whole:
+            step = max(step, 1.0)
         n = math.ceil(self.least / step - 1e-9)
         while n * step <= self.most * (1 + 1e-12) + 1e-300:
             yield n * step + 0.0

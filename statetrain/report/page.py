@@ -111,7 +111,7 @@ def _ended(outcome: Outcome | None) -> tuple[str, str]:
 
 def _summary(trace: Trace) -> str:
     word, why = _ended(trace.outcome)
-    last = trace.rows[-1] if trace.rows else {}
+    last = next(reversed(trace.rows), {})
     facts = [name for name in COUNTERS if name in last and name != "epoch_complete"]
     cells = "".join(
         f"<div><b>{escaped(figure(last[name]))}</b><span>{escaped(name)}</span></div>"
@@ -134,8 +134,10 @@ def _curves(trace: Trace) -> str:
         if points and column not in COUNTERS:
             metric, name = _split(column)
             groups.setdefault(metric, {})[name] = points
+    if not groups:
+        return ""
     charts = "".join(curves(metric, "epoch", lines) for metric, lines in groups.items())
-    return f'<div class="charts">{charts}</div>' if charts else ""
+    return f'<div class="charts">{charts}</div>'
 
 
 def _split(column: str) -> tuple[str, str]:
