@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from statetrain.guards.agreed import with_ranks
 from statetrain.guards.base import Guard, Renamed
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
@@ -100,11 +101,13 @@ def _changes(old: State | Transition, new: State | Transition) -> list[str]:
 
 def _called(part: Any) -> str:
     if isinstance(part, Guard):
-        return f"[{part.label}]"
+        return f"[{with_ranks(part)}]"
     if attrs.has(type(part)) and isinstance(getattr(part, "label", None), str):
         return repr(part.label)
     if attrs.has(type(part)) and isinstance(getattr(part, "label", None), str):
         return repr(part.label)
+    if part == "":
+        return "nothing"
     if part is None or isinstance(part, bool | str) or attrs.has(type(part)):
         return str(part)
     return signature_of(part)

@@ -158,27 +158,27 @@ class Agreement:
     Args:
         lifecycle: with `Agreed` guards.
         group: the ranks.
-        gradients: the state that computes the gradients; "" if there is none.
+        gradients: the states that compute the gradients.
     """
 
     lifecycle: Lifecycle
     group: Group
-    gradients: str = ""
-    late: frozenset[str] = field(init=False)
-    """States whose questions are asked with the gradients, a moment before."""
+    gradients: tuple[str, ...] = ()
+    late: dict[str, str] = field(init=False)
+    """States whose questions are asked with the gradients, a moment before, and where that is."""
     rows: dict[str, tuple[Ask, ...]] = field(init=False)
     """The questions of each meeting, by state."""
 
     @late.default
-    def _find_late(self) -> frozenset[str]:
-        return frozenset(name for name in self.lifecycle.names if self._is_late(name))
+    def _find_late(self) -> dict[str, str]:
+        found = {name: self._carrier_of(name) for name in self.lifecycle.names}
+        return {name: carrier for name, carrier in found.items() if carrier}
 
     @rows.default
     def _make_rows(self) -> dict[str, tuple[Ask, ...]]:
         rows = {name: self._asks(name) for name in self.lifecycle.names}
-        taken = [ask for name in sorted(self.late) for ask in rows.pop(name)]
-        if self.gradients:
-            rows[self.gradients] = (*rows[self.gradients], *taken)
+        for name, carrier in sorted(self.late.items()):
+            rows[carrier] = (*rows[carrier], *rows.pop(name))
         return {name: asks for name, asks in rows.items() if asks}
 
     def _asks(self, name: str) -> tuple[Ask, ...]:
@@ -190,19 +190,18 @@ class Agreement:
                 found[key] = Ask(key, leaf.bind(arrow.dest), one.how, leaf.reason, heeds)
         return tuple(found.values())
 
-    def _is_late(self, name: str) -> bool:
-        """Whether a state is entered once a batch and asks only what may be known a moment late."""
-        if not self.gradients or name == self.gradients:
-            return False
-        if self._scope() not in self.lifecycle.path(name)[:-1]:
-            return False
+    def _carrier_of(self, name: str) -> str:
+        """Where a state's questions are asked, if it comes once a batch and they can be late."""
         asked = [one for arrow in self.lifecycle.arrows(name) for one in agreed_in(arrow.guard)]
-        return bool(asked) and all(one.reads <= _KEPT for one in asked)
+        if name in self.gradients or not asked or not all(one.reads <= _KEPT for one in asked):
+            return ""
+        around = self.lifecycle.path(name)[:-1]
+        return next((one for one in self.gradients if self._scope(one) in around), "")
 
-    def _scope(self) -> str:
-        """The scope that stays open from batch to batch: that of the anchor around the gradients."""
+    def _scope(self, gradients: str) -> str:
+        """The scope that stays open from batch to batch: that of the nearest anchor."""
         heads = {state.within for state in self.lifecycle.states if state.anchor}
-        around = reversed(self.lifecycle.path(self.gradients)[:-1])
+        around = reversed(self.lifecycle.path(gradients)[:-1])
         return next((scope for scope in around if scope in heads), "")
 
     # ------------------------------------------------------------ meetings
@@ -275,8 +274,8 @@ def _of_rank(reason: str, rank: int) -> str:
 def heeding(function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any], Any]:
     """A hook or an action that may raise an event on one rank alone: what it raises is a wish.
 
-    `StopFit` and `SkipEpoch` act at the next loop head on all ranks; `SkipBatch` of a hook makes all
-    ranks discard the batch once its gradients are computed.
+    `StopFit` and `SkipEpoch` act at the next loop head on all ranks; `SkipBatch` of a hook makes
+    all ranks discard the batch once its gradients are computed.
 
     Args:
         function: of the context.

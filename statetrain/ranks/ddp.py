@@ -77,6 +77,8 @@ class DDP(Accelerator):
     static_graph: bool = field(default=False, kw_only=True)
     patience: float = field(default=600.0, kw_only=True)
     group: Processes = field(init=False, repr=False)
+    calls_backward: bool = field(default=True, init=False, repr=False)
+    """Whether the table computes the gradients; else a function of the user's does."""
     _wrapped: DistributedDataParallel | None = field(default=None, init=False, repr=False)
     _news: News | None = field(default=None, init=False, repr=False)
     _ctx: Any = field(default=None, init=False, repr=False)
@@ -113,7 +115,7 @@ class DDP(Accelerator):
     @property
     def carries(self) -> bool:
         """Whether the gradients carry the news; a parameter outside of the graph is one unused."""
-        return not (self.find_unused_parameters or self.static_graph)
+        return self.calls_backward and not (self.find_unused_parameters or self.static_graph)
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model."""
@@ -136,8 +138,9 @@ class DDP(Accelerator):
         Raises:
             ConfigError: there are more questions than the gradients can carry.
         """
-        if len(agreement.rows.get(agreement.gradients, ())) > PLACES - 2:
-            raise ConfigError(f"ranks agree on at most {PLACES - 2} guards in a batch")
+        for name in agreement.gradients:
+            if len(agreement.rows.get(name, ())) > PLACES - 2:
+                raise ConfigError(f"ranks agree on at most {PLACES - 2} guards in a batch")
         self._ctx, self._news, self._compared = ctx, news, False
 
     # ------------------------------------------------------------ a batch
@@ -190,7 +193,7 @@ class DDP(Accelerator):
         """What the gradient of the news is to be on this rank."""
         news, bits, time = self._news, [], [0.0, 0.0]
         if carries and news is not None:
-            bits = news.agreement.bits(self._ctx, news.agreement.gradients)
+            bits = news.agreement.bits(self._ctx, self._ctx.state)
             if self.group.rank == 0:
                 now = news.clock.read()
                 time = [now // _SPAN, now % _SPAN]
@@ -199,7 +202,7 @@ class DDP(Accelerator):
 
     def _hear(self, news: News) -> None:
         assert self._wrapped is not None
-        asked = len(news.agreement.rows[news.agreement.gradients])
+        asked = len(news.agreement.rows[self._ctx.state])
         found = (self._wrapped.module.news.grad * self.group.size).tolist()
         news.carried = [int(value > 0.5) for value in found[:asked]]
         news.clock.now = round(found[-2]) * _SPAN + found[-1]
@@ -223,9 +226,9 @@ class DDP(Accelerator):
         if twice:
             first = marks.index(marks[twice[0]])
             raise DataError(
-                f"ranks {first} and {twice[0]} have the same first batch, so both would train on the"
-                " same data. Give data that can be divided (a Dataset, tensors, or a DataLoader over"
-                " a map-style dataset), or let each rank iterate over its own"
+                f"ranks {first} and {twice[0]} have the same first batch, so both would train on"
+                " the same data. Give data that can be divided (a Dataset, tensors, or a"
+                " DataLoader over a map-style dataset), or let each rank iterate over its own"
             )
 
     def stand_in(self, event: BaseException) -> Any:

@@ -183,8 +183,9 @@ def connect(patience: datetime.timedelta, serves: bool = False) -> Any:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise ConfigError(
-                f"WORLD_SIZE is {world_size()}, but {name} is not set, so the other processes cannot"
-                " be found. Start the script with torchrun, or initialize torch.distributed yourself"
+                f"WORLD_SIZE is {world_size()}, but {name} is not set, so the other processes"
+                " cannot be found. Start the script with torchrun, or initialize torch.distributed"
+                " yourself"
             )
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return TCPStore(
@@ -198,13 +199,13 @@ def connect(patience: datetime.timedelta, serves: bool = False) -> Any:
 
 
 def attempt() -> str:
-    """What tells this start of the processes from those before it, whose addresses the store has."""
+    """What tells this start of the processes from earlier ones, whose addresses the store has."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE")
     return "statetrain/" + "/".join(os.environ.get(name, "0") for name in names)
 
 
 def leave() -> None:
-    """Leaves the group in order: destroying it while another rank still sends aborts the process."""
+    """Leaves the group in order: destroying it while another rank still sends would abort."""
     if not dist.is_initialized():
         return
     for watch in _watches:

@@ -1,4 +1,4 @@
-"""A rank that fails, is killed or stands still ends all ranks, with one message that says which and why.
+"""A rank that fails, is killed or stands still ends all, with a message that says which and why.
 
 A thread on each rank writes down in the launcher's store where its rank is, and reads what the
 others have written. No collective is needed for that, so it works while the ranks wait in one. It

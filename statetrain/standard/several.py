@@ -29,7 +29,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
-from statetrain.standard.looping import evaluated
+from statetrain.standard.modes import Evaluating
 from statetrain.standard.precision import plain
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def several(life: Lifecycle, context: type | None = None, *, divided: bool = Tru
     _refuse(life)
     if not divided and _window(life) > 1:
         raise ConfigError(
-            "ranks that have data of their own cannot accumulate: no rank knows whether another one's"
-            " batch is the epoch's last. Give data that can be divided: a Dataset, tensors, or a"
+            "ranks that have data of their own cannot accumulate: no rank knows whether another"
+            " one's batch is the epoch's last. Give data that can be divided: a Dataset, tensors, or a"
             " DataLoader over a map-style dataset, with seed="
         )
     own = own_fields(life, context, divided=divided)
@@ -71,10 +71,9 @@ def several(life: Lifecycle, context: type | None = None, *, divided: bool = Tru
     return attrs.evolve(table, transitions=arrows, alone=life)
 
 
-def gradients_of(life: Lifecycle) -> str:
-    """The state in which the ranks' gradients are reduced; "" if there is none."""
-    found = (s.name for s in life.states if s.meets == _GRADIENTS)
-    return next(found, "")
+def gradients_of(life: Lifecycle) -> tuple[str, ...]:
+    """The states in which the ranks' gradients are reduced."""
+    return tuple(state.name for state in life.states if state.meets == _GRADIENTS)
 
 
 _GRADIENTS = "reduce the gradients"
@@ -103,39 +102,60 @@ def _refuse(life: Lifecycle) -> None:
 
 def _decide_after_gradients(life: Lifecycle) -> Lifecycle:
     """What is decided by the loss is decided behind `backward`, and so is that it counts."""
-    if "backward" not in life.names or "loss" not in life.names:
-        return life
-    onward = life.arrows("backward")
-    counting = life.between("loss", "backward")[-1]
-    moved = [arrow for arrow in life.arrows("loss") if arrow.guard is not None]
+    for state in life.by_role("backward"):
+        before = [arrow for arrow in life.transitions if arrow.dest == state.name]
+        losses = [arrow.source for arrow in before if arrow.guard is None]
+        heads = _beside(life, state.name, "next_batch")
+        if losses and heads:
+            life = _decide_after(life, state, losses[0], heads[0])
+    return life
+
+
+def _decide_after(life: Lifecycle, state: State, loss: str, head: str) -> Lifecycle:
+    """The same of one `backward`; `head` is where the next batch begins."""
+    name = state.name
+    counted = f"{name.removesuffix('backward')}counted"
+    onward = life.arrows(name)
+    counting = life.between(loss, name)[-1]
+    moved = [arrow for arrow in life.arrows(loss) if arrow.guard is not None]
     life = life.remove(*moved) if moved else life
     life = life.alter(counting, effect=None)
-    within = life.state("backward").within
     table = [arrow for arrow in life.transitions if arrow not in onward]
-    at = table.index(life.between("loss", "backward")[-1]) + 1
+    at = table.index(life.between(loss, name)[-1]) + 1
     table[at:at] = [
-        Transition("backward", "next_batch", a_rank_skips, do.discard_window),
-        *(attrs.evolve(arrow, source="backward") for arrow in moved),
-        Transition("backward", "counted", effect=_of_part(counting.effect)),
-        *(attrs.evolve(arrow, source="counted") for arrow in onward),
+        Transition(name, head, a_rank_skips, do.discard_window),
+        *(attrs.evolve(arrow, source=name) for arrow in moved),
+        Transition(name, counted, effect=_of_part(counting.effect)),
+        *(attrs.evolve(arrow, source=counted) for arrow in onward),
     ]
     states = list(life.states)
-    place = [state.name for state in states].index("backward")
-    states.insert(place + 1, State("counted", within=within))
+    states.insert(states.index(life.state(name)) + 1, State(counted, within=state.within))
     return attrs.evolve(life, states=states, transitions=table)
 
 
+def _beside(life: Lifecycle, name: str, role: str) -> list[str]:
+    """The states with a role in the innermost scope around a state that has one."""
+    for scope in reversed(life.path(name)[:-1]):
+        found = [state.name for state in life.by_role(role) if state.within == scope]
+        if found:
+            return found
+    return []
+
+
 def _hear_events(life: Lifecycle) -> Lifecycle:
-    """An epoch that one rank ends early is ended by all."""
-    if "next_batch" not in life.names or "record" not in life.names:
-        return life
-    arrow = Transition("next_batch", "record", a_rank_ends_the_epoch, end_the_epoch)
-    life = life.add(arrow, before=life.arrows("next_batch")[-1])
-    for name in evaluated(life):
-        head = f"next_{name}_batch"
-        dropped = Transition(head, "record", a_rank_ends_the_epoch, DropTogether(name))
-        if head in life.names:
-            life = life.add(dropped, before=life.arrows(head)[-1])
+    """An epoch, or an evaluation, that one rank ends early is ended by all."""
+    for head in life.by_role("next_batch"):
+        records = _beside(life, head.name, "record")
+        if records:
+            arrow = Transition(head.name, records[0], a_rank_ends_the_epoch, end_the_epoch)
+            life = life.add(arrow, before=life.arrows(head.name)[-1])
+    for head in life.by_role("next_valid_batch"):
+        records = _beside(life, head.name, "record")
+        mode = life.state(head.within or head.name).mode
+        if records and isinstance(mode, Evaluating):
+            effect = DropTogether(mode.set)
+            arrow = Transition(head.name, records[0], a_rank_ends_the_epoch, effect)
+            life = life.add(arrow, before=life.arrows(head.name)[-1])
     return life
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from attrs import Factory, define, field, frozen
@@ -206,22 +207,22 @@ def _assert_together(runs: RankRuns) -> None:
     for error in runs.errors.values():
         if isinstance(error, RanksApart):
             raise error
-    first = runs.traces[0].transitions
-    for rank, trace in enumerate(runs.traces):
-        other = trace.transitions
-        if other != first:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b),
-                min(len(first), len(other)),
-            )
-            ways = [" -> ".join(str(arrow) for arrow in one[at : at + 1]) for one in (first, other)]
-            raise RanksApart(
-                f"rank {rank} takes another way than rank 0, at transition {at + 1}:"
-                f" {ways[1] or 'it has ended'}; rank 0: {ways[0] or 'it has ended'}"
-            )
-    kinds = {rank: type(error).__name__ for rank, error in runs.errors.items()}
-    if kinds and (len(kinds) < len(runs.traces) or len(set(kinds.values())) > 1):
+    for rank in range(1, len(runs.traces)):
+        _compare_ways(runs, rank)
+    kinds = {type(error) for error in runs.errors.values()}
+    if len(kinds) > 1 or 0 < len(runs.errors) < len(runs.traces):
         raise RanksApart(f"ranks failed apart: {runs.errors}")
     outcomes = {repr(one.outcome) for one in runs.schedules if one is not None}
     if len(outcomes) > 1:
         raise RanksApart(f"the ranks ended differently: {sorted(outcomes)}")
+
+
+def _compare_ways(runs: RankRuns, rank: int) -> None:
+    """A rank took the same way as rank 0."""
+    ways = zip_longest(runs.traces[0].transitions, runs.traces[rank].transitions)
+    for at, (first, other) in enumerate(ways, 1):
+        if first != other:
+            raise RanksApart(
+                f"rank {rank} takes another way than rank 0, at transition {at}:"
+                f" {other or 'it has ended'}; rank 0: {first or 'it has ended'}"
+            )

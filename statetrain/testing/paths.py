@@ -457,7 +457,7 @@ class _Noting:
 
 @frozen
 class _Acting:
-    """The action of a state: writes down what it stands for, and raises the event that the path needs."""
+    """The action of a state: writes down what happens, and raises the event that is needed."""
 
     words: tuple[str, ...]
 

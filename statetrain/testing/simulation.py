@@ -203,8 +203,8 @@ def _context(
 
 def _meeting(ctx: Context, lifecycle: Lifecycle, group: Group) -> Agreement:
     """Makes a context that of one of several ranks."""
-    gradients = next((s.name for s in lifecycle.states if s.meets == "reduce the gradients"), "")
-    agreement = Agreement(lifecycle, group, gradients)
+    gradients = [s.name for s in lifecycle.states if s.meets == "reduce the gradients"]
+    agreement = Agreement(lifecycle, group, tuple(gradients))
     ctx.news = News(agreement, Clock(ctx.clock))
     ctx.clock = ctx.news.clock
     ctx.accelerator = _RankAccelerator(group)  # type: ignore[assignment]  # stands in for one

@@ -9,6 +9,7 @@ ranks that come to different meetings, are a run that hangs; the shortest way th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -293,7 +294,7 @@ def _taken_by_all(
     found = []
     for rank in range(len(scripts)):
         for arrow in arrows:
-            if arrow.guard is None or _evaluated(arrow.guard, lambda leaf: ask(leaf, rank)):  # noqa: B023  # called at once
+            if arrow.guard is None or _evaluated(arrow.guard, partial(ask, rank=rank)):
                 found.append(arrow)
                 break
     for rank, arrow in enumerate(found):

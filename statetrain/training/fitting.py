@@ -27,6 +27,7 @@ from statetrain.training.setup.ranks import (
     divide,
     for_ranks,
     heard_on,
+    prepare_messages,
     ranks_of,
     refuse_unsummable,
     shared_seed,
@@ -165,6 +166,7 @@ def fit(
     seed = shared_seed(ranks, seed, saved.snapshot)
     data = load_data(train, valid, evaluations, limits.most, seed, dataloader_options)
     divided = divide(ranks, data)
+    prepare_messages(ranks, accelerator, options, lifecycle)
     trained = make_model(
         model, hparams, optimizer, opt_hparams, accelerator, compile, seed, lifecycle
     )

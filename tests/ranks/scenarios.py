@@ -374,6 +374,41 @@ def uncut(folder: Path) -> dict[str, Any]:
 
 
 @scenario
+def own_computation(folder: Path) -> dict[str, Any]:
+    def compute(ctx: st.Context) -> torch.Tensor:
+        "compute it all"
+        loss = F.cross_entropy(ctx.model(ctx.input), ctx.target)
+        loss.backward()
+        return loss
+
+    return described(train(compute=compute, callbacks=Does("stop", 12), non_finite="skip"))
+
+
+@scenario
+def phases(folder: Path) -> dict[str, Any]:
+    def table(prefix: str, epochs: int) -> Any:
+        life = st.supervised(
+            seeded=True, validate=None, non_finite="skip", stop=st.EarlyStopping("train_loss", 9)
+        )
+        del epochs
+        return life.prefixed(prefix)
+
+    life = table("warm_", 1).then(table("main_", 1))
+    net = Net(lambda n: math.nan if n == 3 and RANK == RANKS - 1 else None)
+    return described(train(net, lifecycle=life))
+
+
+@scenario
+def unused(folder: Path) -> dict[str, Any]:
+    if RANKS == 1:
+        return described(train(Net()))
+    net = Net()
+    net.spare = torch.nn.Linear(3, 3)
+    accelerator = st.DDP("cpu", find_unused_parameters=True)
+    return described(train(net, accelerator=accelerator, callbacks=Does("stop", 12)))
+
+
+@scenario
 def example(folder: Path) -> dict[str, Any]:
     path = Path(__file__).parents[2] / "examples" / "several_processes.py"
     spec = importlib.util.spec_from_file_location("several_processes", path)

@@ -142,6 +142,13 @@ def test_a_table_for_several_ranks_is_the_same_training():
     assert ("record", "sum up what was counted") in meetings_of(table)
 
 
+def test_the_difference_says_what_is_agreed_on():
+    """`diff` with the table of one process names the guards that ranks agree on, and where they meet."""
+    words = st.diff(st.supervised(validate=None), several(st.supervised(validate=None)))
+    assert any("is [stop now \u27f5 any rank]" in word for word in words)
+    assert "state 'backward': meets was nothing, is reduce the gradients" in words
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -173,6 +180,14 @@ TABLES = {
     "buffers": {"buffers": True, "seeded": True},
     "fp16": {"precision": "fp16"},
 }
+
+
+def test_phases_are_proved_too():
+    """Each phase of a table decides behind its own gradients."""
+    phase = st.supervised(validate=None, non_finite="skip")
+    life = phase.prefixed("warm_").then(phase.prefixed("main_"))
+    assert check(life, same_route(), ranks=3)[0].holds
+    assert {name for name, _ in meetings_of(several(life))} >= {"warm_backward", "main_backward"}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -303,6 +318,18 @@ def test_the_clock_is_rank_0s():
     life = st.supervised(stop=st.TimeLimit(seconds=7), validate=None)
     runs = simulate_ranks(life, 2, facts=[{"seconds": 1.0}, {"seconds": 100.0}], epochs=5)
     assert 7 <= runs.schedules[1].ctx.batches <= 9
+
+
+def test_a_skip_that_comes_too_late_is_an_error():
+    """Once the others have made their step, one rank cannot leave out the batch any more."""
+
+    class Late(st.Callback):
+        def on_enter_step(self, ctx: st.Context) -> None:
+            if ctx.news.group.rank == 1 and ctx.batches == 3:
+                raise st.SkipBatch("too late")
+
+    with pytest.raises(RanksApart, match="after the gradients were computed"):
+        simulate_ranks(st.supervised(), 2, callbacks=Late())
 
 
 def test_a_machine_of_one_process_has_no_meetings():

@@ -37,6 +37,16 @@ def ranks_of(accelerator: Accelerator) -> Processes | None:
     return accelerator.group if isinstance(accelerator, DDP) else None
 
 
+def prepare_messages(
+    ranks: Processes | None, accelerator: Accelerator, options: Any, given: Lifecycle | None
+) -> None:
+    """Decides whether the gradients carry what ranks tell: not where custom code computes them."""
+    if ranks is None or not isinstance(accelerator, DDP):
+        return
+    own = given is not None and not given.by_role("backward")
+    accelerator.calls_backward = options.get("compute") is None and not own
+
+
 def shared_seed(ranks: Processes | None, seed: int | None, saved: Any = None) -> int | None:
     """The seed of a run, the same on all ranks.
 
@@ -60,8 +70,8 @@ def shared_seed(ranks: Processes | None, seed: int | None, saved: Any = None) ->
     drawn = ranks.gather("draw a seed", torch.initial_seed() % 2**63)[0]
     if ranks.rank == 0:
         log.warning(
-            "several ranks need one order of the samples, so this run has the seed %s; give seed= to"
-            " choose it",
+            "several ranks need one order of the samples, so this run has the seed %s; give seed="
+            " to choose it",
             drawn,
         )
     return int(drawn)
@@ -87,13 +97,18 @@ def divide(ranks: Processes | None, data: Data) -> bool:
         return True
     for loader in (data.train, data.valid, *data.others.values()):
         divide_loader(ranks, loader)
-    order = order_of(data.train)
-    divided = order is not None and order.batched
-    if not divided and ranks.rank == 0:
-        log.warning(
-            "the training data is a %s, which cannot be divided: each rank goes through its own",
-            type(data.train).__name__,
-        )
+    divided = True
+    for name, loader in (("train", data.train), ("valid", data.valid), *data.others.items()):
+        if loader is None or order_of(loader) is not None:
+            continue
+        if name == "train" or length(loader) is None:  # lengths are compared
+            divided = False
+        if ranks.rank == 0:
+            log.warning(
+                "the %s data is a %s, which cannot be divided: each rank goes through its own",
+                name,
+                type(loader).__name__,
+            )
     return divided
 
 
@@ -177,8 +192,8 @@ def refuse_unsummable(ranks: Processes | None, objective: Objective) -> None:
             if hasattr(own, "compute_groups"):  # a collection of torchmetrics
                 continue
             raise ConfigError(
-                f"metric {name!r} is a {type(own).__name__}, which several ranks cannot reduce; give"
-                " a function of prediction and target, which is averaged, or a metric of"
+                f"metric {name!r} is a {type(own).__name__}, which several ranks cannot reduce;"
+                " give a function of prediction and target, which is averaged, or a metric of"
                 " torchmetrics"
             )
 
@@ -217,8 +232,11 @@ def _compare(ctx: Context, ranks: Processes, life: Lifecycle) -> None:
         "torch": [str(torch.__version__), platform.python_version()],
         "data": [
             f"{name}: {length(data)} batches"
-            for name, data in (("train", ctx.train_data), ("valid", ctx.valid_data))
-            if order_of(data) is not None
+            for name, data in (("valid", ctx.valid_data), *ctx.evaluations.items())
+            if data is not None
+        ],
+        "order": [
+            f"{length(ctx.train_data) if order_of(ctx.train_data) is not None else None} batches"
         ],
     }
     found = ranks.gather("compare what was given", own)
