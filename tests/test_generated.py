@@ -194,14 +194,37 @@ def test_random_runs_are_gone_too(trace):
 
 
 def test_steering_is_no_flaw():
-    """A callback that skips batches or stops the run, where that is allowed, passes."""
+    """A callback that skips batches or stops the run passes if it says that it steers; else it is named."""
 
     class Skips(st.Callback):
         def on_enter_batch(self, ctx):
             if ctx.iter == 1:
                 raise st.SkipBatch
 
-    assert check_callback(Skips, cover="states", anchors=1) > 15
+    assert check_callback(Skips, cover="states", anchors=1, steers=True) > 15
+    with pytest.raises(AssertionError, match="it led the run another way, by batch -> next_batch"):
+        check_callback(Skips, cover="states", anchors=0)
+
+
+def test_what_changes_a_run_without_saying_so_is_found():
+    """Weights and requests end as they do without the callback, unless it declares them."""
+
+    class Spoils(st.Callback):
+        def on_exit_batch(self, ctx):
+            for parameter in ctx.model.parameters():
+                parameter.data.add_(1)
+
+    class Stops(st.Callback):
+        def on_exit_batch(self, ctx):
+            ctx.request_stop("enough")
+
+    class Spoken(Spoils):
+        writes = {"params"}
+
+    for kind, words in ((Spoils, "model.weights"), (Stops, "stop is 'enough'")):
+        with pytest.raises(AssertionError, match=f"does not declare to write[^@]*{words}"):
+            check_callback(kind, cover="states", anchors=0)
+    assert check_callback(Spoken, cover="states", anchors=0)
 
 
 def test_an_own_lifecycle_and_an_own_run():

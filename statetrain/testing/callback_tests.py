@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 from attrs import field, frozen
 
-from statetrain.callback import Callback, name_of
+from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.context.keys import root_of
+from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.witness import unwitnessed
@@ -47,6 +49,7 @@ def check_callback(
     bounds: Mapping[str, int] | None = None,
     anchors: int = 2,
     along: Iterable[Trace] | None = None,
+    steers: bool = False,
 ) -> int:
     """Asserts that a callback works on every short path of a lifecycle.
 
@@ -72,6 +75,7 @@ def check_callback(
         bounds=bounds,
         anchors=anchors,
         along=along,
+        steers=steers,
     )
     for case in cases:
         case.check()
@@ -88,6 +92,7 @@ def callback_cases(
     bounds: Mapping[str, int] | None = None,
     anchors: int = 2,
     along: Iterable[Trace] | None = None,
+    steers: bool = False,
 ) -> list[CallbackCase]:
     """The paths along which to test a callback, as parameters for pytest (`ids=str` is readable).
 
@@ -95,7 +100,9 @@ def callback_cases(
 
     - no hook raises (events that steer may be raised where the machine allows it), and each returns
       nothing;
-    - the run ends as it does without the callback;
+    - the run takes the way that it takes without the callback, and ends alike;
+    - it changes nothing that it does not declare to write: weights, optimizers, history and random
+      numbers end as they do without the callback;
     - the callback's `state_dict()` at anchors is plain data, and a fresh callback that takes it
       with `load_state_dict` goes on from there to the very same end: weights, history, records, its
       own state.
@@ -114,6 +121,8 @@ def callback_cases(
             `statetrain.testing.strategies.runs` draws.
         anchors: at how many anchors of each way, the last ones, the run is cut and continued; 0 for
             none.
+        steers: whether it may lead runs another way, as one does that stops them. One that declares
+            that it writes `stop` may anyway.
 
     Raises:
         ConfigError: `build` and `context` are both given.
@@ -132,7 +141,7 @@ def callback_cases(
         ways = [*paths(life, cover, bounds), *faults(life)]
     else:
         ways = [Path(life, run.transitions, run[-1]) for run in along]
-    return [CallbackCase(path, make, trial, anchors) for path in ways]
+    return [CallbackCase(path, make, trial, anchors, steers) for path in ways]
 
 
 def standard() -> Lifecycle:
@@ -211,6 +220,7 @@ class CallbackCase:
     make: Make
     trial: CallbackTrial = field(repr=False)
     anchors: int = 2
+    steers: bool = False
 
     def __str__(self) -> str:
         return str(self.path)
@@ -234,11 +244,14 @@ class CallbackCase:
         guide.anchored = lambda at: cuts.cut(at) if self._is_late(at) else None
         error = go(run)
         self._judge(guide, error, expected)
+        self._judge_way(guide, callback)
         if cuts.failed is not None:
             raise AssertionError(
                 f"{self._where(callback)}: state_dict() at anchor {cuts.failed[0]!r}:"
                 f" {cuts.failed[1]}"
             ) from cuts.failed[1]
+        if self.trial.context is None and expected is None and not guide.left:
+            self._judge_end(run, plain_run, callback)
         if self.trial.context is not None:
             for place, _, state in cuts.found:
                 self._round_trip(place, state)
@@ -282,6 +295,31 @@ class CallbackCase:
                 f" {_said(error)}"
             ) from error
 
+    def _judge_way(self, guide: Guide, callback: Callback) -> None:
+        """Asserts that the run was not led elsewhere, unless that is what the callback is for."""
+        __tracebackhide__ = True
+        if not guide.left or self.steers or "stop" in _written_by(callback):
+            return
+        raise AssertionError(
+            f"{self._where(callback)}: it led the run another way, by {guide.led}. If it is to steer,"
+            " declare writes = {'stop'}, or check it with steers=True"
+        )
+
+    def _judge_end(self, run: Any, plain: Any, callback: Callback) -> None:
+        """Asserts that the run ended as it does without the callback, but for what it declares."""
+        __tracebackhide__ = True
+        spared = _spared(_written_by(callback))
+        words = [
+            word
+            for word in differences(state_of(plain), state_of(run))
+            if not word.startswith(spared)
+        ]
+        if words:
+            raise AssertionError(
+                f"{self._where(callback)}: it changed what it does not declare to write (writes ="
+                f" {sorted(_written_by(callback)) or 'nothing'}):{listed(words)}"
+            )
+
     def _round_trip(self, place: str, state: Any) -> None:
         """Asserts that a fresh callback that takes a state gives the same state."""
         __tracebackhide__ = True
@@ -320,6 +358,35 @@ class CallbackCase:
             f"{self._where(callback)}: cut at anchor {place!r} and continued with a fresh callback,"
             f" the run ends differently{hints}:{listed(words)}"
         )
+
+
+_TRAINING = frozenset(
+    {
+        *("params", "model", "grads", "grad_norms", "updates", "update_norms", "optimizers", "opt"),
+        *("batch", "input", "target", "pred", "interms", "loss_grad", "loss_value", "loss_states"),
+        *("train_data", "valid_data", "tallies", "tally", "backward", "step_opt", "inputs", "kept"),
+        *("loss_fns", "loss_fn", "accelerator", "read_batch", "pick", "scaler", "grad_norm"),
+    }
+)
+"""Fields through which a callback reaches the weights, and with them all that follows."""
+
+# What is a callback's own in a snapshot, wherever it is noted.
+_ITS_OWN = ("callbacks", "fields.marks", "random.streams", "records")
+
+
+def _written_by(callback: Callback) -> set[str]:
+    """The fields that a callback declares to write."""
+    return {root_of(path) for path in paths_in(unwrapped(callback).writes)}
+
+
+def _spared(written: set[str]) -> tuple[str, ...]:
+    """The beginnings of what may differ where these fields are written."""
+    if written & _TRAINING or "*" in written or "**" in written:
+        return ("",)
+    names = tuple(f"fields.{name}" for name in sorted(written))
+    if written & {"history", "logged"}:
+        names += ("history", "fields.logged")
+    return (*_ITS_OWN, *names, *sorted(written))
 
 
 def _differs(case: CallbackCase, at: int, bare: Any) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from statetrain.context.fields import Fact, fields_with
 from statetrain.errors import ConfigError, GuardError
 from statetrain.guards.base import AnyContext, Guard, as_guard, strict
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -254,7 +255,8 @@ def _undeclared(guard: Guard, ctx: AnyContext) -> list[str]:
     """The fields that a guard reads beside those that it declares; empty if it declares none."""
     if not guard.reads:
         return []
-    declared = {re.split(r"\W", name, maxsplit=1)[0] for name in guard.reads} | _ALWAYS
+    declared = {re.split(r"\W", name, maxsplit=1)[0] for name in guard.reads}
+    declared |= _ALWAYS | set(_noted(ctx))
     read: dict[str, None] = {}
     try:
         guard.test(_Watched(ctx, declared, read))
@@ -288,11 +290,18 @@ class _Watched:
 
 def _pictured(ctx: AnyContext) -> dict[str, Any]:
     """All of a context, for comparing."""
+    noted = _noted(ctx)
     return {
         name: _copied(getattr(ctx, name), set())
         for name in _field_names(ctx)
-        if name not in _SKIPPED
+        if name not in _SKIPPED and name not in noted
     }
+
+
+def _noted(ctx: Any) -> tuple[str, ...]:
+    """The fields in which a guard may keep what it has worked out already."""
+    kind: Any = type(ctx)
+    return fields_with(kind, Fact.NOTED) if attrs.has(kind) else ()
 
 
 def _field_names(value: Any) -> list[str]:

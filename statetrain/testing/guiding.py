@@ -52,7 +52,7 @@ class Guide(Callback):
     Attributes:
         left: whether the run has left the path, because a callback steered it elsewhere.
         failures: what hooks did that they may not, with the hook's name.
-        last: the arrow last taken.
+        led: the first arrow that is not of the path; empty if there is none.
     """
 
     anywhere = True
@@ -65,7 +65,7 @@ class Guide(Callback):
         anchored: Callable[[int], object] | None = None,
     ) -> None:
         self.path, self.at, self.asked, self.anchored = path, at, asked, anchored
-        self.left = False
+        self.left, self.led = False, ""
         self.failures: list[tuple[str, BaseException | None]] = []
         self.taken = 0
         for name in path.lifecycle.names:
@@ -94,6 +94,7 @@ class Guide(Callback):
         if taken.source == START:
             return
         if wanted is None or not self._is(taken, wanted):
+            self.led = self.led or str(taken)
             self.left = True
             if self.taken > _LOST:
                 raise Astray(f"the run has left the way, and goes on after {_LOST} transitions")
@@ -158,6 +159,12 @@ class Guided(Guard):
     @property
     def label(self) -> str:
         return self.name
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What the guard reads whose place it takes."""
+        guard = self.guide.path.lifecycle.transitions[self.number].guard
+        return frozenset() if guard is None else guard.reads
 
     def test(self, ctx: Context) -> bool:
         arrow = self.guide.path.lifecycle.transitions[self.number]
