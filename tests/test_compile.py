@@ -197,7 +197,7 @@ def test_outputs_of_modules_can_be_looked_at_in_a_compiled_run(points):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("inductor", "compile must be True, False, or the options"),
+        ("inductor", "what must be one of 'model', 'step', 'auto', got 'inductor'"),
         ({"backend": "indctor"}, "are no options of torch.compile"),
         ({"modus": 1}, "are no options of torch.compile"),
     ],

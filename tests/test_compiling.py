@@ -473,7 +473,7 @@ def watched(model):
         ),
         (
             {"optimizer": torch.optim.LBFGS, "opt_hparams": {}},
-            "'step_with_closure' is more than the model",
+            "'replay' is more than the model",
         ),
         (
             {"optimizer": torch.optim.Adafactor, "opt_hparams": {}},

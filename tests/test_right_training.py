@@ -582,3 +582,30 @@ def test_a_run_that_is_cut_within_a_window_puts_its_buffers_back(cut, tmp_path):
     whole = train(tmp_path / "whole")
     train(tmp_path / "cut", cut=cut)
     assert train(tmp_path / "cut", resume="last") == whole
+
+
+@pytest.mark.parametrize("where", ["enter_batch", "enter_step", "enter_valid_pred"])
+@pytest.mark.parametrize("check", ["now", "late"])
+def test_an_evaluation_at_the_end_is_made_after_stopfit(where, check):
+    "Raised in the training or in a validation, it ends the run with its reason, and the test set is looked at."
+
+    @st.on(where)
+    def stop(ctx):
+        if ctx.epoch == 2 and not ctx.state.startswith("test"):  # a role is heard in it too
+            raise st.StopFit("enough")
+
+    run = st.fit(
+        linear(),
+        batches(),
+        valid=batches(),
+        loss=F.mse_loss,
+        callbacks=stop,
+        check=check,
+        evaluations=st.Evaluation("test", batches(), "end"),
+        **{**SGD, "epochs": 5},
+    )
+    assert run.outcome == st.Stopped(2, "enough")
+    with torch.no_grad():
+        right = sum(F.mse_loss(run.model(x), y).item() for x, y in batches()) / 6
+    assert run.history[-1]["test_loss"] == pytest.approx(right)
+    assert not run.history[-1]["epoch_complete"]

@@ -14,7 +14,7 @@ from statetrain.context.context import Context
 from statetrain.contracts.composing import parts_of, then
 from statetrain.contracts.declaring import access
 from statetrain.errors import ConfigError
-from statetrain.events import SkipEpoch
+from statetrain.events import SkipEpoch, StopFit
 from statetrain.guards.base import Guard, as_guard, leaves
 from statetrain.guards.batch import Accumulating, NonFinite, Spike, another_optimizer
 from statetrain.guards.counters import NotYet, batches_left, more_epochs, train_data_left
@@ -132,7 +132,18 @@ def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     skipped = [arrow for arrow in life.events("train") if arrow.event is SkipEpoch][-1]
     skips = any(isinstance(part, Transition) and part.source == "train" for part in parts)
     life = life.add(*parts, before=skipped if skips else None)
+    if "end" in options.evaluations.values():
+        life = life.add(*_stopping_softly(life))
     return _go_on_training(life, options) if within_epochs else life
+
+
+def _stopping_softly(life: Lifecycle) -> list[Transition]:
+    """Arrows on StopFit that let the evaluations at the end of the training be made."""
+    parts = [Transition("train", "record", effect=do.ask_to_stop, event=StopFit)]
+    if "valid" in life.names:
+        dropped = then(do.DropData("valid"), do.ask_to_stop)
+        parts.append(Transition("valid", "record", effect=dropped, event=StopFit))
+    return parts
 
 
 def _evaluation_at_end(options: Options, name: str, when: When) -> list[LoopPart]:

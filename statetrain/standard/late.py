@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 from statetrain.contracts.composing import then
-from statetrain.events import SkipBatch, SkipEpoch
+from statetrain.events import SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.batch import Masked
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -60,7 +60,7 @@ def counting_arrow(life: Lifecycle) -> Transition:
 def _masked(life: Lifecycle) -> Lifecycle:
     life = life.alter(counting_arrow(life), effect=do.count_finite_loss)
     for arrow in life.transitions:
-        if arrow.event in (SkipBatch, SkipEpoch) and life.role(arrow.source) in _TRAINING:
+        if arrow.event in (SkipBatch, SkipEpoch, StopFit) and life.role(arrow.source) in _TRAINING:
             life = life.alter(arrow, effect=then(arrow.effect, do.drop_mask))
     return life
 

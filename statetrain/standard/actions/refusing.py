@@ -28,6 +28,13 @@ def end_epoch_early(ctx: Context) -> None:
     ctx.exhausted = True
 
 
+@access(reads={"optimizers", "event"}, writes={"pending", "stop"}, drops={"grads"})
+def ask_to_stop(ctx: Context) -> None:
+    "discard the window, ask to stop"
+    discard_window(ctx)
+    ctx.request_stop(str(ctx.event) or type(ctx.event).__name__)
+
+
 @without_gradients
 @access(reads={"held", "model", "loss_fns"}, writes={"held"})
 def hold(ctx: Context) -> None:
