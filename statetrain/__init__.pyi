@@ -10,6 +10,8 @@ from statetrain.callbacks.conditional import only_if as only_if
 from statetrain.callbacks.conditional import throttle as throttle
 from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
 from statetrain.callbacks.ema import EMA as EMA
+from statetrain.callbacks.freeze import Freeze as Freeze
+from statetrain.callbacks.freeze import decay_groups as decay_groups
 from statetrain.callbacks.gradient_clip import GradientClip as GradientClip
 from statetrain.callbacks.json_lines import JSONLines as JSONLines
 from statetrain.callbacks.keep_best import KeepBest as KeepBest

@@ -1,0 +1,165 @@
+"""Freeze: parts of a model that are not trained, for some epochs or all; and which weights decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from statetrain.callback import Callback
+from statetrain.errors import ConfigError
+from statetrain.naming import did_you_mean
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+class Freeze(Callback):
+    """Leaves parts of a model as they are, for the first epochs or for all.
+
+        Freeze("backbone", until=3)               # trained from the fourth epoch on
+        Freeze("backbone.stem", "embedding")      # never trained
+
+    A frozen part has no gradients, so the optimizer leaves it out, its weight decay included; it is
+    in eval mode, so that batch norm's statistics and dropout are those of a model that is used. The
+    optimizer has to have its parameters from the beginning, as `fit` gives them to a class.
+    Afterwards the parameters require gradients as they did before.
+
+    What is frozen follows from the epoch alone, so a resumed run continues exactly.
+
+    Args:
+        names: of modules, or of parameters, as `named_modules` and `named_parameters` say.
+        until: epochs in which they are frozen, at least 1; None is all.
+
+    Raises:
+        ConfigError: no name is given, or `until` is not such a number; when a fit begins, that the
+            model has no such part.
+    """
+
+    reads = ("epoch", "model")
+    writes = ("model",)
+    commutes_with = ("Freeze",)
+
+    def __init__(self, *names: str, until: int | None = None) -> None:
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(
+                f"Freeze takes names of modules, such as Freeze('backbone'), got {names}"
+            )
+        if until is not None and (
+            isinstance(until, bool) or not isinstance(until, int) or until < 1
+        ):
+            raise ConfigError(
+                f"Freeze: until must be a whole number of epochs of at least 1, got {until!r}"
+            )
+        self.names, self.until = names, until
+        self._parameters: dict[str, torch.nn.Parameter] = {}
+        self._modules: list[torch.nn.Module] = []
+        self._modes: list[tuple[torch.nn.Module, bool]] = []
+        self._saved: dict[str, Any] | None = None
+        self._frozen = False
+
+    def check_context(self, ctx: Context) -> None:
+        """Looks the parts up."""
+        model = ctx.accelerator.unwrap(ctx.model)
+        modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+        for name in self.names:
+            if name not in modules and name not in parameters:
+                near = did_you_mean(name, [*filter(None, modules), *parameters])
+                raise ConfigError(f"Freeze: the model has no part {name!r}{near}")
+
+    # ------------------------------------------------------------ hooks
+
+    def on_enter_fit(self, ctx: Context) -> None:
+        """Finds the parts, and restores what they were when the run ends."""
+        model = ctx.accelerator.unwrap(ctx.model)
+        self._modules = [part for name, part in model.named_modules() if name in self.names]
+        own = {id(p) for part in self._modules for p in part.parameters()}
+        self._parameters = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (name in self.names or id(parameter) in own)
+        }
+        # What the user has put into eval mode stays so afterwards; but a model that is in eval mode
+        # as a whole is trained in train mode
+        self._modes = [
+            (inner, inner.training or not model.training)
+            for part in self._modules
+            for inner in part.modules()
+        ]
+        self._frozen = False
+        ctx.defer(self._thaw)
+
+    def on_resume(self, ctx: Context) -> None:
+        """Freezes what is frozen at that place of the run."""
+        saved = self._saved
+        self.on_enter_fit(ctx)
+        if saved is not None:  # by now the model is as the checkpoint says, frozen
+            inner = (module for module, _ in self._modes)
+            self._modes = list(zip(inner, saved["training"], strict=True))
+            named = dict(ctx.accelerator.unwrap(ctx.model).named_parameters())
+            self._parameters = {name: named[name] for name in saved["parameters"]}
+        if ctx.epoch:
+            self.on_enter_epoch(ctx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is to be in train mode and to require gradients when the parts are trained."""
+        return {
+            "training": [training for _, training in self._modes],
+            "parameters": list(self._parameters),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._saved = state
+
+    def on_enter_epoch(self, ctx: Context) -> None:
+        """Freezes the parts, or trains them from now on."""
+        if self.until is not None and ctx.epoch > self.until:
+            self._thaw()
+            return
+        self._frozen = True
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for module in self._modules:
+            module.eval()
+
+    def _thaw(self) -> None:
+        if not self._frozen:
+            return
+        self._frozen = False
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
+        for module, training in self._modes:
+            module.training = training
+
+    def __repr__(self) -> str:
+        return f"Freeze({', '.join(map(repr, self.names))}, until={self.until})"
+
+
+def decay_groups(
+    modules: torch.nn.Module | Iterable[torch.nn.Module], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameters in two groups: matrices, which decay, and biases and scales, which do not.
+
+        optimizer = torch.optim.AdamW(st.decay_groups(model, 0.1), lr=3e-4)
+
+    Args:
+        modules: a model, or several modules; parameters that require no gradient are left out.
+        weight_decay: of all parameters of two dimensions or more, at least 0.
+
+    Raises:
+        ConfigError: the weight decay is below 0, or no parameter requires a gradient.
+    """
+    if not weight_decay >= 0:
+        raise ConfigError(f"decay_groups: weight_decay must be at least 0, got {weight_decay!r}")
+    parts = [modules] if isinstance(modules, torch.nn.Module) else list(modules)
+    unique = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
+    if not unique:
+        raise ConfigError("decay_groups: there is no parameter that requires a gradient")
+    groups = [
+        {"params": [p for p in unique if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in unique if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,116 @@
+"""Freeze: fine-tuning in stages, as loops by hand; decay_groups: which weights decay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import bits
+from torch import nn
+from torch.nn import functional as F
+
+import statetrain as st
+from statetrain.testing.resuming import assert_resumable
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.0))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(8, 4, generator=generator), torch.arange(8) % 3) for _ in range(3)]
+
+
+def fit(*callbacks, model=None, **options):
+    given = {
+        "loss": F.cross_entropy,
+        "optimizer": torch.optim.AdamW,
+        "opt_hparams": {"lr": 0.05, "weight_decay": 0.1},
+        "epochs": 3,
+        "callbacks": list(callbacks),
+        "verbose": False,
+    }
+    return st.fit(model or Net(), data(), **{**given, **options})
+
+
+def by_hand(frozen_epochs, epochs=3):
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
+    for epoch in range(1, epochs + 1):
+        model.train()
+        frozen = epoch <= frozen_epochs
+        model.body.train(not frozen)
+        model.body.requires_grad_(not frozen)
+        for x, y in data():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("until", [1, 2, None])
+def test_stages_are_those_of_a_loop_by_hand(until):
+    "Weights, decay and statistics of a frozen part stay, and it is trained afterwards, bit for bit."
+    run = fit(st.Freeze("body", until=until), valid=data())
+    assert bits(run.model) == bits(by_hand(3 if until is None else until))
+    assert all(p.requires_grad for p in run.model.parameters())
+    if until is None:
+        assert bits(run.model.body) == bits(Net().body)
+
+
+def test_a_parameter_can_be_frozen_alone_and_what_was_frozen_stays_so():
+    "By its name; a parameter that the user froze is not thawed."
+    model = Net()
+    model.head.bias.requires_grad_(False)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    fit(st.Freeze("body.0.weight", "head", until=1), model=model, epochs=1)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"body.0.bias", "body.1.weight", "body.1.bias"}
+    assert not model.head.bias.requires_grad
+    assert model.head.weight.requires_grad
+
+
+def test_stages_are_resumed_exactly():
+    "Cut at any anchor, in a frozen epoch or after it."
+    assert_resumable(lambda: fit(st.Freeze("body", until=1), seed=1, start=False), anchors=6)
+
+
+def test_what_cannot_be_frozen_is_refused():
+    "A part that the model has not, before the first batch; no name; no number of epochs."
+    with pytest.raises(st.ConfigError, match="the model has no part 'bodi'; did you mean 'body'"):
+        fit(st.Freeze("bodi"))
+    with pytest.raises(st.ConfigError, match="takes names of modules"):
+        st.Freeze()
+    with pytest.raises(st.ConfigError, match="at least 1, got 0"):
+        st.Freeze("body", until=0)
+
+
+def test_matrices_decay_and_biases_do_not():
+    "Each parameter is in one group, once, though two modules share it; frozen ones are in none."
+    model = Net()
+    decays, others = st.decay_groups([model, model.head], 0.3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert [names[id(p)] for p in decays["params"]] == ["body.0.weight", "head.weight"]
+    assert [names[id(p)] for p in others["params"]] == [
+        "body.0.bias",
+        "body.1.weight",
+        "body.1.bias",
+        "head.bias",
+    ]
+    assert (decays["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    fit(
+        optimizer=torch.optim.AdamW(st.decay_groups(model, 0.3), lr=0.1),
+        model=model,
+        opt_hparams=None,
+    )
+    model.body.requires_grad_(False)
+    assert len(st.decay_groups(model, 0.1)[0]["params"]) == 1
+    with pytest.raises(st.ConfigError, match="must be at least 0"):
+        st.decay_groups(model, -1.0)
