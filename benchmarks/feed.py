@@ -45,8 +45,10 @@ class Cost:
 
 
 @define(eq=False)
-class Feed:
+class Feed(Sequence[Any]):
     """The same batches every epoch, for every loop: clocks that sit in the data are alike for all of them.
+
+    It is a sequence, which says that it holds batches, not samples.
 
     Args:
         batches: what an epoch yields.
@@ -64,7 +66,7 @@ class Feed:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         return self.batches[index]
 
     def __iter__(self) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -141,6 +142,16 @@ def test_a_list_holds_batches() -> None:
     """So does a tuple of them, and anything that is registered as a sequence."""
     batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
     assert fit(batches).ctx.step == fit(tuple(batches)).ctx.step == 10
+
+    class Held(Sequence[Any]):
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __getitem__(self, index: Any) -> Any:
+            return batches[index]
+
+    assert fit(Held()).ctx.step == 10
+    assert fit(lambda: iter(Held())).ctx.step == 10
 
 
 # ---------------------------------------------------------------- epochs
