@@ -20,6 +20,7 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.monitoring import check_keep, read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Log, Saved
+from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.rowlog import LANES, Lane
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
@@ -164,6 +165,7 @@ class Checkpoint(Callback):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_keep("Checkpoint", "keep", keep)
+        refuse_remote("Checkpoint", folder)
         # Without a monitor nothing is compared, but what is given has to be sound
         self._by = read_monitor("Checkpoint", monitor or "nothing", mode, min_delta)
         if isinstance(every, int | float):

@@ -13,6 +13,7 @@ from attrs import define
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.monitoring import check_keep, is_whole, read_monitor
+from statetrain.checkpoints.files import refuse_remote
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules
 from statetrain.context.history import COUNTERS
@@ -91,6 +92,7 @@ class SaveWeights(Callback):
         every: Guard | None = None,
     ) -> None:
         check_keep("SaveWeights", "keep", keep, optional=True)
+        refuse_remote("SaveWeights", path)
         if monitor is None and (keep is not None or best_only):
             raise ConfigError(
                 f"SaveWeights: {'keep' if keep is not None else 'best_only'} needs a monitor to"

@@ -8,6 +8,7 @@ followed to read it, and left as it is when others are deleted or renamed.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from statetrain.checkpoints.checkpoint import (
     remove_unfinished,
     verify,
 )
-from statetrain.errors import CheckpointError
+from statetrain.errors import CheckpointError, ConfigError
 
 _CORRUPT = ".corrupt-"
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -47,6 +48,60 @@ def newest(folder: Path, aside: bool = True) -> Saved | None:
     """
     found = first_usable(folder, complete(folder, aside), verify, aside)
     return found[0] if found is not None else None
+
+
+def choose(folder: Path, which: str | int) -> Saved:
+    """One of the checkpoints of a directory; nothing is renamed.
+
+    Args:
+        folder: where checkpoints lie.
+        which: "last", the newest that is whole; "best", by the column that they were monitored by;
+            or the number of a step.
+
+    Raises:
+        ConfigError: it is none of these.
+        CheckpointError: there is no such checkpoint, or none that is whole.
+    """
+    candidates = complete(folder, aside=False)
+    if which == "best":
+        candidates = by_value(candidates)
+    elif isinstance(which, int) and not isinstance(which, bool):
+        candidates = [saved for saved in candidates if saved.about.get("step") == which]
+    elif which != "last":
+        raise ConfigError(f"which must be 'last', 'best' or the number of a step, got {which!r}")
+    found = first_usable(folder, candidates, verify, aside=False) if candidates else None
+    if found is None:
+        steps = [str(saved.about.get("step")) for saved in complete(folder, aside=False)]
+        there = f"; there are those of the steps {', '.join(steps)}" if steps else ""
+        what = {"last": "checkpoint", "best": "checkpoint with a monitored value"}.get(
+            str(which), f"checkpoint of step {which}"
+        )
+        raise CheckpointError(f"there is no {what} in {folder}{there}")
+    return found[0]
+
+
+def by_value(candidates: Iterable[Saved]) -> list[Saved]:
+    """Those of some checkpoints that have a value of what the newest monitors, the best first.
+
+    Of equals, the earliest is the best; a NaN never is.
+    """
+    newest_first = sorted(candidates, key=lambda saved: -saved.sequence)
+    monitored = [saved for saved in newest_first if saved.about.get("monitor") is not None]
+    if not monitored:
+        return []
+    column, mode = (monitored[0].about[name] for name in ("monitor", "mode"))
+    found = [
+        saved
+        for saved in reversed(monitored)
+        if saved.about["monitor"] == column and _is_number(saved.about.get("value"))
+    ]
+    signs: dict[str, Callable[[float], float]] = {"max": lambda value: -value, "zero": abs}
+    sign = signs.get(mode, float)
+    return sorted(found, key=lambda saved: sign(saved.about["value"]))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 def first_usable(

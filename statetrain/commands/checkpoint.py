@@ -48,17 +48,17 @@ def show(path: Path) -> int:
         _show_one(path)
         return OK
     lines = []
+    found = []
     for one in _inside(path):
         try:
-            saved = checkpoint.read_manifest(one)
-            lines.append(
-                (
-                    saved.sequence,
-                    [saved.name, *_counters(saved), _monitored(saved), _bytes(saved.size)],
-                )
-            )
+            found.append(checkpoint.read_manifest(one))
         except (CheckpointError, OSError) as error:
             lines.append((0, [one.name, _why(one, error)]))
+    best = directory.by_value(found)[:1]
+    for saved in found:
+        monitored = _monitored(saved) + (" (best)" if saved in best else "")
+        cells = [saved.name, *_counters(saved), monitored, _bytes(saved.size)]
+        lines.append((saved.sequence, cells))
     rows = [row for _, row in sorted(lines, key=lambda line: line[0])]
     if not rows:
         print(f"no checkpoint in {clean(path)}")

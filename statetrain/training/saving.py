@@ -17,7 +17,7 @@ import torch
 from attrs import frozen
 
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
-from statetrain.checkpoints.files import create
+from statetrain.checkpoints.files import create, refuse_remote
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
@@ -182,25 +182,30 @@ def load_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
     _put(model, load(path).weights if _KEY in texts else tensors)
 
 
-def load_checkpoint(model: Run | torch.nn.Module, path: AnyPath, *, average: bool = False) -> None:
+def load_checkpoint(
+    model: Run | torch.nn.Module, path: AnyPath, which: str | int = "last", *, average: bool = False
+) -> None:
     """Puts the weights of a checkpoint into a model, in place, and nothing else of it.
 
     Args:
         model: a run, or a module.
-        path: a checkpoint, or a directory of them, of which it is the newest that is whole.
+        path: a checkpoint, or a directory of them.
+        which: of a directory: "last", the newest that is whole; "best" by the column that the
+            checkpoints were monitored by; or the number of a step.
         average: whether it is the average that `EMA` has made, with its statistics. Before the
             average's first update these are the weights.
 
     Raises:
+        ConfigError: `which` is none of these, or the path is not one of this machine.
         CheckpointError: there is none, it is not whole, it has no average, or the weights are
             another model's, which stays as it was.
     """
+    refuse_remote("load_checkpoint", path)
     folder = Path(path)
     if not (folder / checkpoint.MANIFEST).exists():
-        newest = directory.newest(folder, aside=False) if folder.is_dir() else None
-        if newest is None:
-            raise CheckpointError(f"there is no checkpoint in {folder}")
-        folder = newest.path
+        folder = directory.choose(folder, which).path
+    elif which != "last":
+        raise ConfigError(f"{folder} is one checkpoint; which={which!r} chooses of a directory")
     data = checkpoint.read(folder)
     if (
         not isinstance(data, dict)

@@ -980,3 +980,41 @@ def test_a_manifest_says_what_a_checkpoint_is(folder: Path) -> None:
     assert about["lifecycle"] == {"name": "supervised", "fingerprint": run.lifecycle.fingerprint}
     assert about["value"] == run.history[-1]["valid_loss"]
     assert about["versions"]["torch"] == torch.__version__
+
+
+def test_a_checkpoint_is_chosen_of_a_directory(folder: Path) -> None:
+    """The last, the best by what is monitored, that of a step: each with its own weights."""
+    train(Checkpoint(folder, keep=3, monitor="valid_score"), Rows(3.0, 1.0, 2.0))
+    weights = {}
+    for which in ("last", "best", 3, 6, 9):
+        fresh = net()
+        st.load_checkpoint(fresh, folder, which)
+        weights[which] = [value.tolist() for value in fresh.state_dict().values()]
+    assert weights["last"] == weights[9]
+    assert weights["best"] == weights[6]
+    assert weights[3] != weights[6] != weights[9]
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 in .* steps 9, 6, 3"):
+        st.load_checkpoint(net(), folder, 5)
+    with pytest.raises(
+        st.ConfigError, match="which must be 'last', 'best' or the number of a step"
+    ):
+        st.load_checkpoint(net(), folder, "newest")
+
+
+def test_without_a_monitor_nothing_is_best(folder: Path) -> None:
+    """The error says what is missing."""
+    train(Checkpoint(folder), epochs=1)
+    with pytest.raises(CheckpointError, match="no checkpoint with a monitored value"):
+        st.load_checkpoint(net(), folder, "best")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "hf://some/run"])
+def test_addresses_are_refused(address: str) -> None:
+    """They would become local folders with an odd name."""
+    for call in (
+        lambda: Checkpoint(address),
+        lambda: st.SaveWeights(f"{address}/{{epoch}}"),
+        lambda: st.load_checkpoint(net(), address),
+    ):
+        with pytest.raises(st.ConfigError, match=r"takes a path on this machine, got '.*://"):
+            call()
