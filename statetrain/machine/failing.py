@@ -197,30 +197,22 @@ def _culprit(plan: Plan, ctx: AnyContext, place: Work | None, ask: Any) -> str:
     """Who raised, for a person."""
     if place is None:
         arrow = _asked(plan, ctx, ask)
-        return (
-            f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}"
-            if arrow is not None and arrow.guard is not None
-            else "the machine"
-        )
+        if arrow is None or arrow.guard is None:
+            return "the machine"
+        return f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}"
     if place.owner:
         return f"the hook {place.owner}"
     if place.kind == "effect":
         return f"the effect of {place.transition} ({signature_of(place.function)})"
-    return (
-        f"the {place.kind} work of {place.state!r}"
-        if place.kind != "action"
-        else f"the action of {place.state!r}"
-    )
+    if place.kind == "action":
+        return f"the action of {place.state!r}"
+    return f"the {place.kind} work of {place.state!r}"
 
 
 def _place(plan: Plan, ctx: AnyContext, work: Any) -> Work | None:
-    return (
-        work
-        if isinstance(work, Work)
-        else plan.works_of.get((ctx.place, work))
-        if work is not None
-        else None
-    )
+    if work is None or isinstance(work, Work):
+        return work
+    return plan.works_of.get((ctx.place, work))
 
 
 def _asked(plan: Plan, ctx: AnyContext, ask: Any) -> Transition | None:

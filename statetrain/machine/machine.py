@@ -288,7 +288,13 @@ class Machine:
     def _walk(
         self, ctx: AnyContext, watched: bool, opening: tuple[Transition, list[Work]] | None
     ) -> Drive:
-        """The loop: call what was laid out, ask a row of guards, and again."""
+        """The loop: call what was laid out, ask a row of guards, and again.
+
+        `works` is what taking one arrow calls (or a stretch of arrows between which nothing is
+        asked): pairs of a place, which is published meanwhile, and a function. A `landing` is where
+        it ends: the place, the row that is asked there, and the arrows of the stretch. A `row` has
+        the arrows out of a state, each as its test, its works and its landing.
+        """
         plan = self.plan
         rows = plan.stepwise if watched else plan.fused
         works, landing = plan.stretch(self.lifecycle.start, START, rows, not watched)
@@ -303,7 +309,9 @@ class Machine:
         while True:
             try:
                 while True:
-                    remember(landing)
+                    remember(landing)  # one reference, for the note on a failure
+                    # The place is a loop variable: publishing it costs one store a call. `work`
+                    # stays bound, so that what it raises can be told from what the loop does.
                     for ctx.place, work in works:
                         if work(ctx) is not None:
                             raise junk(plan, ctx, work)
@@ -311,18 +319,19 @@ class Machine:
                     work = ask = None
                     if watched and row:
                         yield ctx.transition
-                    # The next round calls what is found
+                    # `works` and `landing` stay bound to those of the first arrow whose test is
+                    # true, which the next round calls; an arrow without a guard has no test.
                     for ask, works, landing in row:  # noqa: B007
                         if ask is None or (answer := ask(ctx)) is True:
                             break
                         if answer is not False:
                             raise not_strict(plan, ctx, ask, answer)
-                    else:  # nothing is asked in a final state
+                    else:  # a final state has an empty row
                         self.finish(ctx)
                         if watched:
                             yield ctx.transition
                         return
-            except BaseException as error:
+            except BaseException as error:  # an event that an arrow takes, or it is raised again
                 arrow, active, unheard = caught(plan, ctx, error, work, ask)
                 works, landing = plan.stretch(arrow, active, rows, not watched, unheard)
 
@@ -376,10 +385,9 @@ class Machine:
 
 
 def _asked_for(callback: Callback | type[Callback] | str) -> str:
-    return (
-        callback
-        if isinstance(callback, str)
-        else callback.__name__
-        if isinstance(callback, type)
-        else name_of(callback)
-    )
+    """What a callback that was asked for is called."""
+    if isinstance(callback, str):
+        return callback
+    if isinstance(callback, type):
+        return callback.__name__
+    return name_of(callback)

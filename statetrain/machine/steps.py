@@ -189,13 +189,11 @@ class Steps:
 
     def __repr__(self) -> str:
         ctx = self.ctx
-        place = (
-            f"ended: {ctx.outcome!r}"
-            if ctx.outcome is not None
-            else f"in {ctx.state!r}"
-            if ctx.state
-            else "before the first transition"
-        )
+        place = "before the first transition"
+        if ctx.outcome is not None:
+            place = f"ended: {ctx.outcome!r}"
+        elif ctx.state:
+            place = f"in {ctx.state!r}"
         where = f", {ctx.where()}" if ctx.outcome is None and ctx.where() else ""
         return f"<Steps of {self.machine.lifecycle.name!r}: {place}{where}>"
 
