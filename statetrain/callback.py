@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from statetrain.errors import CallbackError
+from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.naming import did_you_mean
@@ -231,6 +232,17 @@ def _heard(callback: Callback, names: Iterable[str], lifecycle: Lifecycle) -> di
     return heard
 
 
+def _say_where_to(thing: object) -> str:
+    """What to write with something that is not a callback; empty if that is not known."""
+    if isinstance(thing, Guard):
+        return f"; {type(thing).__name__} is a guard, so write stop={type(thing).__name__}(...)"
+    if isinstance(thing, str):
+        return "; a text is not taken apart: callbacks=[...] is a list of instances"
+    if callable(thing):
+        return '; a function becomes one with @statetrain.on("exit_step")'
+    return ""
+
+
 def _functions(callback: Callback, place: str = "") -> dict[str, Hook]:
     """The hooks of a callback by name, aliases resolved; those of one that wraps another as it passes them on.
 
@@ -243,7 +255,10 @@ def _functions(callback: Callback, place: str = "") -> dict[str, Hook]:
             f" {callback.__name__}()"
         )
     if not isinstance(callback, Callback):
-        raise CallbackError(f"a callback is an instance of statetrain.Callback, got {callback!r}")
+        raise CallbackError(
+            f"a callback is an instance of statetrain.Callback, got {callback!r:.200}"
+            f"{_say_where_to(callback)}"
+        )
     if isinstance(inner := getattr(callback, "wrapped", None), Callback):
         # A wrapper within a wrapper has a place of its own.
         return {

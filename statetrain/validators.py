@@ -8,6 +8,8 @@ from typing import Any
 
 from attrs import Attribute
 
+from statetrain.errors import ConfigError
+
 
 def positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A finite number above 0."""
@@ -17,7 +19,7 @@ def positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
         or not value > 0
         or not math.isfinite(value)
     ):
-        raise ValueError(
+        raise ConfigError(
             f"{type(instance).__name__}: {attribute.name} must be a number above 0, got {value!r}"
         )
 
@@ -25,7 +27,7 @@ def positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
 def whole(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
+        raise ConfigError(
             f"{type(instance).__name__}: {attribute.name} must be a whole number of at least 1, got"
             f" {value!r}"
         )
@@ -36,7 +38,7 @@ def one_of(*choices: str) -> Callable[[Any, Attribute[Any], Any], None]:
 
     def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
         if value not in choices:
-            raise ValueError(
+            raise ConfigError(
                 f"{type(instance).__name__}: {attribute.name} must be one of"
                 f" {', '.join(map(repr, choices))}, got {value!r}"
             )
@@ -47,7 +49,7 @@ def one_of(*choices: str) -> Callable[[Any, Attribute[Any], Any], None]:
 def column(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """The name of a column of the history."""
     if not isinstance(value, str) or not value:
-        raise ValueError(
+        raise ConfigError(
             f"{type(instance).__name__}: monitor must be a column of the history such as"
             f" 'valid_loss', got {value!r}"
         )

@@ -7,6 +7,7 @@ import inspect
 import weakref
 from functools import partial
 
+import attrs
 import pytest
 import torch
 from attrs import frozen
@@ -622,3 +623,59 @@ def test_a_column_that_nothing_writes_is_not_read(path):
         Machine(st.supervised(), [listening("on_exit_epoch", reads={*fine, "history.epoch"})]),
         ["valid_loss"],
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (st.EarlyStopping("train_loss", 2), "EarlyStopping is a guard, so write stop="),
+        (lambda ctx: None, "a function becomes one with @statetrain.on"),
+        ("Progress", "a text is not taken apart"),
+    ],
+    ids=["guard", "function", "text"],
+)
+def test_what_is_not_a_callback_is_told_where_it_belongs(given, words):
+    """A guard goes to `stop=`, a function through `on`, and a text is not read letter by letter."""
+    with pytest.raises(CallbackError, match=words):
+        Machine(st.supervised(), [given])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: st.EarlyStopping("valid_loss", 0),
+        lambda: st.Every(0, "steps"),
+        lambda: st.MaxSteps(0),
+        lambda: st.TimeLimit(minutes=0),
+        lambda: st.Spike(factor=1.0),
+        lambda: st.Spike(10.0, window=10, least=20),
+    ],
+)
+def test_arguments_of_guards_that_cannot_be_are_config_errors(make):
+    """One class of errors for all arguments that cannot make a run."""
+    with pytest.raises(st.ConfigError):
+        make()
+
+
+def test_metrics_are_not_a_text():
+    """A name is not read letter by letter."""
+    with pytest.raises(st.ConfigError, match="metrics='accuracy': a metric is a function"):
+        st.fit(
+            nn.Linear(2, 1),
+            (torch.ones(4, 2), torch.ones(4, 1)),
+            loss=F.mse_loss,
+            optimizer=torch.optim.SGD,
+            epochs=1,
+            metrics="accuracy",
+        )
+
+
+def test_a_custom_context_shows_its_own_fields():
+    """Not the machine that walks it, nor where it stands in full."""
+
+    @attrs.define
+    class Mine(st.Position):
+        rounds: int = 3
+
+    assert repr(Mine()).endswith("Mine(rounds=3)")
+    assert repr(st.Position()) == "<Position: before the run>"

@@ -71,7 +71,8 @@ def field(*facts: Fact, made_of: tuple[str, ...] = (), **options: Any) -> Any:
     """
     if not options:
         options = {"default": UNSET}
-    return attrs.field(metadata={"facts": facts, "made_of": made_of}, **options)
+    # A custom context shows its own fields, not those of where it stands.
+    return attrs.field(metadata={"facts": facts, "made_of": made_of}, repr=False, **options)
 
 
 def made_of(*fields: str, facts: tuple[Fact, ...] = ()) -> Callable[[F], F]:

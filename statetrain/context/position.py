@@ -26,7 +26,7 @@ LAST = 32
 """How many decisions are kept for the note on a failure."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Position:
     """The least context that a machine can run. `Context` adds what training needs; a custom lifecycle may need less.
 
@@ -143,6 +143,9 @@ class Position:
             self.news.request_stop(reason)
         elif self.stop is None:
             self.stop = reason
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.state or 'before the run'}>"
 
     def where(self) -> str:
         """Where in its data the run stands, for error notes; empty if there is nothing to say."""

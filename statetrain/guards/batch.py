@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
 
+from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, guard
 from statetrain.validators import one_of, positive, whole
 
@@ -86,9 +87,9 @@ class Spike(Guard):
 
     def __attrs_post_init__(self) -> None:
         if not self.factor > 1:
-            raise ValueError(f"Spike: factor must be above 1, got {self.factor!r}")
+            raise ConfigError(f"Spike: factor must be above 1, got {self.factor!r}")
         if self.least > self.window:
-            raise ValueError(
+            raise ConfigError(
                 f"Spike: least must be at most the window of {self.window} batches, got"
                 f" {self.least!r}"
             )

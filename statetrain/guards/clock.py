@@ -35,7 +35,7 @@ class TimeLimit(Guard):
 
     def __attrs_post_init__(self) -> None:
         if not self.total > 0:
-            raise ValueError(
+            raise ConfigError(
                 f"TimeLimit: say how long, above 0: TimeLimit(minutes=30); got {self.total} seconds"
             )
 
@@ -98,7 +98,7 @@ class Deadline(Guard):
                 or not isinstance(value, int | float)
                 or not 0 <= value < math.inf
             ):
-                raise ValueError(
+                raise ConfigError(
                     f"Deadline: {name} must be a number of seconds of at least 0, got {value!r}"
                 )
 

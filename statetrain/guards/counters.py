@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen
 
+from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, guard
 from statetrain.validators import one_of, positive, whole
 
@@ -28,7 +29,7 @@ _COUNTERS: dict[str, str] = {
 
 def _whole_unless_time(instance: Any, attribute: Attribute[Any], unit: Unit) -> None:
     if unit not in ("seconds", "minutes") and not isinstance(instance.n, int):
-        raise ValueError(
+        raise ConfigError(
             f"{type(instance).__name__}: n must be a whole number of {unit}, got {instance.n!r}"
         )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen
 
+from statetrain.errors import ConfigError
 from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, Test, as_guard, leaves
 from statetrain.guards.comparing import Direction, better
 from statetrain.guards.folding import HISTORY, FoldedRow, Later, folded, rows_of
@@ -74,7 +75,7 @@ class EarlyStopping(Guard):
 
     def __attrs_post_init__(self) -> None:
         if not self.min_delta >= 0:
-            raise ValueError(
+            raise ConfigError(
                 f"EarlyStopping: min_delta must not be below 0, got {self.min_delta!r}"
             )
 
@@ -263,7 +264,7 @@ class Never(Guard):
 def _about_rows(instance: Any, attribute: Attribute[Any], value: Guard) -> None:
     for leaf in leaves(value):
         if "history" not in leaf.reads and not isinstance(leaf, Never):
-            raise ValueError(
+            raise ConfigError(
                 f"Warmup leaves out rows of the history, which [{leaf.label}] does not read; put it"
                 " beside: Warmup(...) | it"
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard
 from statetrain.guards.folding import HISTORY, FoldedRow, folded
 from statetrain.validators import column, positive, whole
@@ -139,7 +140,7 @@ class PQ(Guard):
 
     def __attrs_post_init__(self) -> None:
         if self.k < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"PQ: k must be at least 2, got {self.k}: one training loss shows no progress"
             )
 

@@ -273,6 +273,11 @@ def pairs_of(metrics: Metrics) -> list[tuple[str, Any]]:
         return []
     if isinstance(metrics, Mapping):
         return list(metrics.items())
+    if isinstance(metrics, str):
+        raise ConfigError(
+            f"metrics={metrics!r}: a metric is a function of prediction and target, or an object of"
+            " torchmetrics; give metrics={name: function}"
+        )
     if isinstance(metrics, Iterable) and not isinstance(metrics, MetricObject):
         return [(name_of_metric(metric), metric) for metric in metrics]
     return [(name_of_metric(metrics), metrics)]
