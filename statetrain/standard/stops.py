@@ -22,6 +22,8 @@ class Unfinished(Guard):
 
     reads = frozenset({"epoch", "max_epochs", "exhausted"})
 
+    agree = "all"
+
     @property
     def label(self) -> str:
         """What the table says."""

@@ -49,6 +49,8 @@ def test_what_has_to_be_agreed_follows_from_what_guards_read():
         "1000 steps made": None,
         "batches left": None,
         "more epochs": None,
+        "epochs unfinished": None,
+        "not yet": None,
         "a batch was drawn": None,
         "every 100 steps": None,
         "train data left": None,
