@@ -1,4 +1,4 @@
-"""Freeze: parts of a model that are not trained, for some epochs or all; and which weights decay."""
+"""Freeze: parts of a model that are not trained, for some epochs or all; which weights decay."""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ class Log(Callback):
 
     Args:
         transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant,
-            by their names or their roles; each is logged whenever it is taken. Nothing is spent on others if there are none here.
+            by their names or their roles; each is logged
+            whenever it is taken. Nothing is spent on others if there are none here.
         format: "auto": "console" on a terminal, "json" elsewhere; "console": a line for people;
             "json": JSON lines.
         file: a path, which is appended to, or an open text stream; None is the standard error of

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class OptimizerModes(Callback):
-    """Puts optimizers that have modes into train mode while a run trains, and into eval mode elsewhere.
+    """Puts optimizers with modes into train mode while a run trains, into eval mode elsewhere.
 
     Schedule-Free optimizers (Defazio et al. 2024, arXiv 2405.15682) are such: the weights at which
     they compute gradients are not those that are to be evaluated and kept, and `optimizer.train()`

@@ -70,7 +70,7 @@ def foresee(name: str, metric: Any) -> Foreseen:
 
 
 def prefix_of(name: str, metric: Any) -> str:
-    """What the columns of a metric begin with: its name, but for a collection that was given none."""
+    """What the columns of a metric begin with: its name; nothing for a collection without one."""
     if isinstance(metric, torch.nn.ModuleDict) and name == name_of_metric(metric):
         return ""
     return name

@@ -221,8 +221,8 @@ def _check_new(metric: str, columns: Mapping[str, Any], values: Mapping[str, Any
     """Raises a `ConfigError` if a metric's column is there already."""
     for column in columns.keys() & values.keys():
         raise ConfigError(
-            f"the metric {metric!r} writes the column {column!r}, which the set has already; give it"
-            " another name: metrics={'my_name': ...}"
+            f"the metric {metric!r} writes the column {column!r}, which the set has already; give"
+            " it another name: metrics={'my_name': ...}"
         )
 
 
