@@ -263,8 +263,8 @@ MUTANTS = (
     Mutant(
         "errors come out",
         "statetrain.machine.failing:fail",
-        "raise error",
-        "return None",
+        "raise _close(plan, ctx, error, work, ask)",
+        "_close(plan, ctx, error, work, ask)",
         _of("exceptions", "OSError"),
     ),
     Mutant(
@@ -276,7 +276,7 @@ MUTANTS = (
     ),
     Mutant(
         "notes say where",
-        "statetrain.machine.failing:fail",
+        "statetrain.machine.failing:_close",
         'error.add_note(\n            f"statetrain: {at}',
         'str(\n            f"statetrain: {at}',
         _of("exceptions", "OSError"),
@@ -297,7 +297,7 @@ MUTANTS = (
     ),
     Mutant(
         "a signal waits to be saved",
-        "statetrain.machine.interrupts:_Ask.hear",
+        "statetrain.machine.interrupts:_SignalFlag.hear",
         "if not self.ctx.saves:",
         "if True:",
         _of("signals", "SIGTERM at call", 200),
