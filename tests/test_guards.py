@@ -31,6 +31,7 @@ class Ctx(Position):
     answers: dict[str, object] = field(factory=dict)
     asked: list[str] = field(factory=list)
     step: int = 0
+    field_a: int = 0  # what the guard "a" says that it reads
 
 
 @frozen
