@@ -493,8 +493,15 @@ class Checkpoint(Callback):
     # ------------------------------------------------------------ before the first batch
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is bound to the table of a run, which `_open` makes anew."""
-        return {**self.__dict__, "_intervals": [], "_last": {}, "_limits": {}, "_writing": None}
+        """Without what is bound to the table and the files of a run."""
+        bound = ("_intervals", "_last", "_limits", "_writing", "_lanes")
+        return {name: value for name, value in self.__dict__.items() if name not in bound}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._lanes = [Lane(state["folder"] / name) for name in LANES]
+        self._writing = None
+        self._forget()
+        self.__dict__.update(state)
 
     def _open(self, ctx: Context) -> None:
         self._forget()
