@@ -86,3 +86,10 @@ def test_what_a_context_has_not_is_known_before_anything_runs(guard, callbacks, 
 def test_guards_work_on_a_context_that_has_what_they_read(guard, made):
     "Counters and a history of one's own."
     assert st.Machine(rounds(guard)).run(Rounds()).round == made
+
+
+def test_a_context_is_shown_by_its_own_fields():
+    "What `machine.run` returns fits a line: the fields of one's own, and nothing of the machine."
+    shown = repr(st.Machine(LIFE).run(Rounds()))
+    assert shown.startswith("Rounds(round=3, epoch=3, history=")
+    assert "machine" not in shown
