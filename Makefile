@@ -43,6 +43,7 @@ peers: $(READY)  ## install the libraries that `make bench` compares with
 bench: $(READY)  ## measure what it costs: benchmarks/RESULTS.md and its plot (25 minutes with `make peers`)
 	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/testing.py
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node=2 benchmarks/ranks.py
 
 device: $(READY)  ## measure on a GPU: benchmarks/DEVICE.md (some minutes)
 	$(BIN)/python benchmarks/device.py

@@ -51,6 +51,7 @@ SUITES = {
     "names": None,
     "stories": None,
     "mutants": None,
+    "ranks": 1000,
     "price": None,
 }
 

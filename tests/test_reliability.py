@@ -31,6 +31,7 @@ HERE = {
     "hostile": 400,
     "names": 60,
     "stories": 1,
+    "ranks": 20,
 }
 FORKING, KILLS = ("kills", "saves", "chaos", "mutants"), 4
 
