@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -11,11 +11,18 @@ from attrs import field, frozen
 
 from statetrain.context import keys
 from statetrain.data.counting import Count, Size, check_size, counter_for
+from statetrain.data.passing import (
+    Arguments,
+    Forward,
+    all_but,
+    call_with_names,
+    call_with_positions,
+)
 from statetrain.data.placing import is_placed, place
 from statetrain.data.structure import describe_batch, is_sequence, parts_of
 from statetrain.errors import DataError
 
-Key = str | tuple[str, ...] | Mapping[str, str] | None
+Key = str | tuple[str, ...] | list[str] | Mapping[str, str] | None
 
 _INPUT_NAMES = ("input", "inputs", "x")
 _TARGET_NAMES = ("target", "targets", "y", "label", "labels")
@@ -35,7 +42,7 @@ class Layout:
     place: Callable[[Any], Any] | None
     split: Callable[[Any], tuple[Any, Any]]
     size: Count
-    forward: Callable[[Any, Any], Any] | None = None
+    forward: Forward | None = None
 
 
 @frozen
@@ -44,14 +51,17 @@ class BatchReader:
 
     Args:
         device: where batches go.
-        input: what the model takes: a key into the batch; a tuple of keys for positional arguments,
-            a mapping for named ones. None: the first item of a tuple or list, or the part called
-            `input`, `inputs` or `x`.
+        input: what the model takes: a key into the batch; a tuple of keys for positional arguments;
+            a mapping or a list of names for named ones; `"*"` for all parts by name, as
+            `model(**batch)`. None: the first item of a tuple or list, or the part called `input`,
+            `inputs` or `x`; a mapping with other parts too is given by name if all of them are
+            arguments of the model's `forward`, but for a target that is not.
         target: what the loss takes, likewise; None: the second item, or `target`, `targets`, `y`,
             `label`, `labels`.
         target_needed: whether a batch without a target is an error.
         size: the number of samples of a batch: a number, a key, or a function of the batch. None
             follows the rule of `statetrain.data.counting`.
+        arguments: what the model's `forward` takes.
 
     Raises:
         ConfigError: `size` is none of these.
@@ -62,6 +72,7 @@ class BatchReader:
     target: Key = None
     target_needed: bool = True
     size: Size = field(default=None, validator=lambda _self, _field, value: check_size(value))
+    arguments: Arguments = field(factory=Arguments)
 
     def __call__(self, batch: Any) -> Layout:
         """The layout of batches like this one.
@@ -73,36 +84,77 @@ class BatchReader:
             move, placed = None, batch
         else:
             move, placed = self.place, self.place(batch)
-        take = self._split(placed)
+        take, forward = self._split(placed)
         try:
             given, wanted = take(placed)
         except (KeyError, IndexError) as error:
             raise DataError(f"a batch cannot be read: {error.args[0]}") from error
-        return Layout(move, take, counter_for(self.size, given, wanted), self._forward())
+        return Layout(move, take, counter_for(self.size, given, wanted), forward)
 
     def place(self, batch: Any) -> Any:
         """A batch on the device, whole."""
         return place(batch, self.device)
 
-    def _forward(self) -> Callable[[Any, Any], Any] | None:
-        if isinstance(self.input, tuple):
-            return _call_with_positions
-        if isinstance(self.input, Mapping):
-            return _call_with_names
-        return None
-
-    def _split(self, batch: Any) -> Callable[[Any], tuple[Any, Any]]:
+    def _split(self, batch: Any) -> tuple[Callable[[Any], tuple[Any, Any]], Forward | None]:
+        """What takes input and target out of batches like this one, and what calls the model."""
         if self.input is None and self.target is None and is_sequence(batch) and len(batch) > 1:
-            return itemgetter(0, 1)
-        take_input = _getter(self.input) or _find_input(batch)
+            return itemgetter(0, 1), None
+        take_input, forward = self._input_of(batch)
         take_target = _getter(self.target) or _find_target(batch, self.target_needed)
-        return lambda batch: (take_input(batch), take_target(batch))
+        return lambda batch: (take_input(batch), take_target(batch)), forward
+
+    def _input_of(self, batch: Any) -> tuple[Callable[[Any], Any], Forward | None]:
+        if self.input == "*":
+            _check_named(batch)
+            return all_but(()), call_with_names
+        take = _getter(self.input)
+        if take is not None:
+            return take, _call_of(self.input)
+        if self._is_by_name(batch):
+            return all_but(self._left_out(batch)), call_with_names
+        return _find_input(batch, self.arguments), None
+
+    def _is_by_name(self, batch: Any) -> bool:
+        """Whether a batch's parts are the arguments of the model, and more than an input alone."""
+        if not isinstance(batch, Mapping):
+            return False
+        there = set(parts_of(batch))
+        if there & set(_INPUT_NAMES) and there <= {*_INPUT_NAMES, *_TARGET_NAMES}:
+            return False
+        return self.arguments.fit(there - self._left_out(batch))
+
+    def _left_out(self, batch: Any) -> frozenset[str]:
+        """The target's part, where the model does not take it."""
+        targets = set(_TARGET_NAMES)
+        if isinstance(self.target, str):
+            targets.add(self.target)
+        return frozenset(targets & set(parts_of(batch)) - self.arguments.names)
+
+
+def _call_of(key: Key) -> Forward | None:
+    if isinstance(key, tuple):
+        return call_with_positions
+    if isinstance(key, Mapping | list):
+        return call_with_names
+    return None
+
+
+def _check_named(batch: Any) -> None:
+    """Raises a `DataError` if the parts of a batch have no names."""
+    if isinstance(batch, torch.Tensor) or is_sequence(batch):
+        raise DataError(
+            "input='*' gives the model the parts of a batch by name, and a batch is a"
+            f" {describe_batch(batch)}, whose parts have none; leave input= out, or say"
+            " input=('[0]', '[1]') for positional arguments"
+        )
 
 
 def _getter(key: Key) -> Callable[[Any], Any] | None:
     """What takes a key's part out of a batch; None if there is no key."""
     if key is None:
         return None
+    if isinstance(key, list):
+        key = {name: name for name in key}
     if isinstance(key, tuple):
         parts = [_get(part) for part in key]
         return lambda batch: tuple(part(batch) for part in parts)
@@ -118,12 +170,12 @@ def _get(key: str) -> Callable[[Any], Any]:
     return keys.getter(str(key))
 
 
-def _find_input(batch: Any) -> Callable[[Any], Any]:
+def _find_input(batch: Any, arguments: Arguments) -> Callable[[Any], Any]:
     if isinstance(batch, torch.Tensor):
         return lambda batch: batch
     if is_sequence(batch):
         return _find_item(batch, 0) or _refuse(batch, "input")
-    return _find_part(batch, _INPUT_NAMES) or _refuse(batch, "input")
+    return _find_part(batch, _INPUT_NAMES) or _refuse(batch, "input", arguments.names)
 
 
 def _find_target(batch: Any, needed: bool) -> Callable[[Any], Any]:
@@ -148,7 +200,7 @@ def _find_part(batch: Any, names: tuple[str, ...]) -> Callable[[Any], Any] | Non
     return next((keys.getter(name) for name in names if name in there), None)
 
 
-def _refuse(batch: Any, what: str) -> Callable[[Any], Any]:
+def _refuse(batch: Any, what: str, taken: Collection[str] = ()) -> Callable[[Any], Any]:
     """Raises a `DataError` for a batch without an input or a target."""
     if isinstance(batch, torch.Tensor) or is_sequence(batch):
         raise DataError(
@@ -158,15 +210,8 @@ def _refuse(batch: Any, what: str) -> Callable[[Any], Any]:
     there = parts_of(batch)
     listed = ", ".join(map(repr, there)) or "no parts"
     example = next(iter(there), "name")
-    raise DataError(
-        f"a batch is a {type(batch).__name__} with {listed}; which is the {what}? Say"
-        f" {what}={example!r}"
-    )
-
-
-def _call_with_positions(model: Any, args: Any) -> Any:
-    return model(*args)
-
-
-def _call_with_names(model: Any, kwargs: Any) -> Any:
-    return model(**kwargs)
+    message = f"a batch is a {type(batch).__name__} with {listed}; which is the {what}? Say"
+    message += f" {what}={example!r}"
+    if known := [name for name in there if name in taken]:
+        message += f", or {what}={known} for what the model's forward takes by name"
+    raise DataError(message)

@@ -190,7 +190,7 @@ def _losses(subject: Subject, loss: Any, free: bool) -> dict[str, Any]:
         known = unbound(subject.run.ctx.loss_fns)
     if free or any(known.values()):
         return known
-    return losses_of(loss, subject.model, {}, False, subject.accelerator)
+    return losses_of(loss, subject.own_model, {}, False, subject.accelerator)
 
 
 def _counted(subject: Subject, losses: Mapping[str, Any], metrics: Metrics) -> Tally:

@@ -86,7 +86,7 @@ def fit(
         loss: a function of prediction and target that returns a scalar tensor; a `Loss`, whose
             arguments are named by keys, or several weighted ones in `Losses`. With several
             optimizers, one for all or one for each by name. None takes the model's own `loss`
-            method.
+            method, or the part `loss` of its output.
         optimizer: an instance, or a class or function that is called with the model's parameters
             and `opt_hparams`; a mapping of names to these for several. With several, classes get
             `model.<name>`'s parameters.
@@ -101,7 +101,8 @@ def fit(
         evaluations: other data to look at, each with a name, metrics and times of its own.
         callbacks: what listens, in order.
         lifecycle: your own, in place of `supervised(...)` with the options below.
-        input, target: keys into a batch, where it is not `(input, target)`; see `BatchReader`.
+        input, target: keys into a batch, where it is not `(input, target)`; `input="*"` is
+            `model(**batch)`; see `BatchReader`.
         size: the number of samples of a batch, which means are weighted by: a number, a key into
             the batch, or a function of it. None: what input and target agree on; see
             `statetrain.data.counting`.

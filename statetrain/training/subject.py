@@ -17,6 +17,7 @@ from statetrain.context.context import Context
 from statetrain.context.keys import getter
 from statetrain.data.counting import Size
 from statetrain.data.loading import as_loader
+from statetrain.data.passing import arguments_of
 from statetrain.data.reading import BatchReader, Key
 from statetrain.errors import MachineError
 from statetrain.losses.tally import Tally
@@ -98,7 +99,14 @@ class Subject:
             size = own.size if size is None else size
             if target is None and reads.needs_target:
                 target = own.target
-        return BatchReader(self.accelerator.device, given, target, reads.needs_target, size)
+        return BatchReader(
+            self.accelerator.device,
+            given,
+            target,
+            reads.needs_target,
+            size,
+            arguments_of(self.own_model),
+        )
 
 
 def subject_of(

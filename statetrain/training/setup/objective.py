@@ -12,11 +12,13 @@ from statetrain.compute.accelerator import Accelerator
 from statetrain.context.context import Context
 from statetrain.context.history import COUNTERS, History
 from statetrain.context.keys import root_of
+from statetrain.data.passing import arguments_of
 from statetrain.errors import ConfigError
 from statetrain.losses.foreseeing import Foreseen
 from statetrain.losses.losses import Loss as KeyedLoss
 from statetrain.losses.losses import Losses, bound, modules_of
 from statetrain.losses.metrics import Metrics
+from statetrain.losses.of_output import own_loss
 from statetrain.losses.tally import Tally, tally
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained
@@ -131,7 +133,8 @@ def losses_of(
     """The loss for each optimizer, on its device.
 
     Args:
-        given: as `fit` takes it; None is the model's own.
+        given: as `fit` takes it; None is the model's own: its method `loss`, else the part `loss`
+            of its output.
         model: as the user knows it.
         optimizers: by name.
         free: whether there may be none.
@@ -142,6 +145,8 @@ def losses_of(
         given = getattr(model, "loss", None)
     if given is None and free:
         return dict.fromkeys(names)
+    if given is None and _may_compute_its_own(model):
+        given = own_loss()
     losses = dict.fromkeys(names, given)
     if isinstance(given, Mapping):
         if set(given) != set(names):
@@ -154,6 +159,12 @@ def losses_of(
         for module in modules_of(loss).values():
             module.to(accelerator.device)
     return losses
+
+
+def _may_compute_its_own(model: torch.nn.Module) -> bool:
+    """Whether a model can be given the target beside the input, which its loss needs."""
+    arguments = arguments_of(model)
+    return len(arguments.names) > 1 or arguments.others
 
 
 def _check_loss(loss: Any) -> None:

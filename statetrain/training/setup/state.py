@@ -15,6 +15,7 @@ from statetrain.context.context import Context
 from statetrain.context.history import History
 from statetrain.context.keys import getter
 from statetrain.data.counting import Size
+from statetrain.data.passing import arguments_of
 from statetrain.data.reading import BatchReader, Key
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
@@ -114,7 +115,14 @@ def reader_for(
 ) -> BatchReader:
     """What finds input and target in a batch; a custom computation may need no target."""
     needed = options.get("compute") is None and objective.reads_target
-    return BatchReader(trained.accelerator.device, input_key, target_key, needed, size)
+    return BatchReader(
+        trained.accelerator.device,
+        input_key,
+        target_key,
+        needed,
+        size,
+        arguments_of(trained.model),
+    )
 
 
 def parts_for(life: Lifecycle, options: FitOptions, trained: Trained) -> dict[str, Any]:
