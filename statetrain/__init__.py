@@ -1,4 +1,7 @@
-"""statetrain: train PyTorch models with an explicit state machine that can be seen, checked, tested and trusted."""
+"""statetrain: train PyTorch models with an explicit state machine.
+
+The machine can be seen, checked, tested and trusted.
+"""
 
 from __future__ import annotations
 

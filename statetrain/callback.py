@@ -96,16 +96,28 @@ class Callback:
     """
 
     reads: Fields = ()
-    """The fields of the context that the hooks read: for all of them, or a mapping of a hook's name to its own."""
+    """The fields of the context that the hooks read.
+
+    One tuple for all hooks, or a mapping from a hook's name to its own.
+    """
 
     writes: Fields = ()
-    """The fields of the context that the hooks write, likewise; columns of the history as `"history.<name>"`."""
+    """The fields of the context that the hooks write, declared as in `reads`.
+
+    Columns of the history are written as `"history.<name>"`.
+    """
 
     monitors: Iterable[str] = ()
-    """The columns of the history that the hooks read; one that nothing writes is an error before training."""
+    """The columns of the history that the hooks read.
+
+    A column that nothing writes is an error before training.
+    """
 
     run_after: Peers = ()
-    """The callbacks that are called before this one on every hook that both have; those that are not there do not count."""
+    """The callbacks that are called before this one, on every hook that both have.
+
+    Callbacks that are not part of the run are ignored.
+    """
 
     run_before: Peers = ()
     """The callbacks that are called after this one."""
@@ -114,22 +126,37 @@ class Callback:
     """The callbacks that it cannot be used with."""
 
     commutes_with: Peers = ()
-    """The callbacks with which the order does not matter, or is as given, though one writes what the other uses."""
+    """The callbacks whose order relative to this one does not matter, or is as given.
+
+    This holds even if one writes what the other reads.
+    """
 
     anywhere: bool = False
-    """Whether it may serve lifecycles that have not all the states it listens to; else such a hook is an error."""
+    """Whether it may be used with lifecycles that lack some of the states it listens to.
+
+    If not, a hook of a missing state is an error.
+    """
 
     ranks: Literal["all", "first"] = "all"
-    """Of several ranks, those on which it listens: "first" is rank 0 alone, for what writes outside of the run."""
+    """The ranks on which it listens.
+
+    "first" is rank 0 alone: for callbacks that write to files or services.
+    """
 
     asks: bool = False
-    """Whether it reads `ctx.asked`: what each part of each guard answered at the last decision. Writing that down costs."""
+    """Whether it reads `ctx.asked`: the answer of each part of each guard at the last decision.
+
+    Recording the answers has a cost.
+    """
 
     label: str = ""
     """What it is called in errors and listings; empty is its class's name."""
 
     wrapped: Callback | None = None
-    """The callback that this one stands for, as `only_if` does; its hooks are that one's, each as `pass_on` gives it."""
+    """The callback that this one wraps, as `only_if` does.
+
+    Its hooks are the wrapped callback's, each as `pass_on` returns it.
+    """
 
     def pass_on(self, name: str, hook: Hook, place: str) -> Hook:
         """A hook of the wrapped callback as it is to be called; asked for when a machine is made.
@@ -158,7 +185,9 @@ class Callback:
         """
 
     def wrap_call(self, function: Call, state: str, hook: str) -> Call:
-        """Called for each action, hook, effect and guard when the machine is made; gives what is called in its place.
+        """Called for each action, hook, effect and guard when the machine is made.
+
+        Returns what is called in its place.
 
         It is for those who measure: what it gives does the same as `function`, and returns what
         that returns.
@@ -175,7 +204,10 @@ class Callback:
 
 
 def name_of(callback: Callback) -> str:
-    """What a callback is called in errors and listings: its label, else its class's name; of one that wraps another, that one's."""
+    """The name of a callback in errors and listings: its label, else its class's name.
+
+    A callback that wraps another one is called by the wrapped one's name.
+    """
     callback = unwrapped(callback)
     label = getattr(callback, "label", "")
     return label if label and isinstance(label, str) else type(callback).__name__
@@ -189,7 +221,9 @@ def unwrapped(callback: Callback) -> Callback:
 
 
 def hooks_of(callback: Callback, lifecycle: Lifecycle, place: str = "") -> dict[str, Hook]:
-    """The hooks of a callback by the names under which states fire them, each checked against the lifecycle.
+    """The hooks of a callback by the names under which states fire them.
+
+    Each is checked against the lifecycle.
 
     Args:
         callback: an instance.
@@ -244,7 +278,9 @@ def _say_where_to(thing: object) -> str:
 
 
 def _functions(callback: Callback, place: str = "") -> dict[str, Hook]:
-    """The hooks of a callback by name, aliases resolved; those of one that wraps another as it passes them on.
+    """The hooks of a callback by name, with aliases resolved.
+
+    The hooks of a callback that wraps another one are given as it passes them on.
 
     Raises:
         CallbackError: it is not a callback, or has a hook under two names.
@@ -280,7 +316,7 @@ def _functions(callback: Callback, place: str = "") -> dict[str, Hook]:
 
 
 def _fired_hooks(lifecycle: Lifecycle) -> dict[str, list[tuple[str, bool]]]:
-    """By the name of a hook, the hooks of states that it stands for, each with whether by name or by role.
+    """The hooks of states that each hook stands for, each with whether it was by name or by role.
 
     The first and the last of states that are fused into one stand for entering and leaving it.
     """
@@ -306,7 +342,7 @@ def _phase(state: State) -> str:
 
 
 def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
-    """Raises a `CallbackError` for a hook of a state that is fused with others: nothing stops there."""
+    """Raises a `CallbackError` for a hook of a fused state, since nothing stops there."""
     for state in lifecycle.states:
         if not (fused := _fused_roles(state)):
             continue
@@ -322,7 +358,10 @@ def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
 
 
 def _check_unheard(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
-    """Raises a `CallbackError` for a hook that no state fires, unless an option that is off would bring one."""
+    """Raises a `CallbackError` for a hook that no state fires.
+
+    A hook of a state that an option adds is allowed.
+    """
     known = {*lifecycle.names, *lifecycle.roles, *lifecycle.also, FAILED}
     prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
     if prefix is None:

@@ -28,7 +28,7 @@ class ContractError(ConfigError):
 
 
 class DataError(StatetrainError, ValueError):
-    """Data that is not what was promised: no batch, an unknown layout, a loader that ended early."""
+    """Data that is not as promised: no batch, an unknown layout, a loader that ended early."""
 
 
 class LossError(StatetrainError, ValueError):

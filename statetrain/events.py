@@ -1,10 +1,10 @@
-"""Events: what an action or an enter hook raises to make the machine take an arrow that names it."""
+"""Events: exceptions that make the machine take an arrow that names them."""
 
 from __future__ import annotations
 
 
 class Event(Exception):
-    """Base of what actions and enter hooks may raise to make the machine take an arrow that names it.
+    """Base of the events that actions and enter hooks may raise to take an arrow that names them.
 
     A user's own event is a subclass with an arrow of its own: `Transition("fit", "end",
     event=MyEvent)`.

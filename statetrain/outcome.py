@@ -63,7 +63,10 @@ class Interrupted(Outcome):
 
     @property
     def exit_code(self) -> int:
-        """What a process that ends for this reason exits with: 128 and the signal's number, 130 for Ctrl-C."""
+        """The exit code of a process that ends for this reason.
+
+        128 and the signal's number; 130 for Ctrl-C.
+        """
         return 128 + int(getattr(signal, self.reason, signal.SIGINT))
 
     def __repr__(self) -> str:

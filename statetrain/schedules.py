@@ -166,7 +166,9 @@ def one_cycle(
     end: float | None = None,
     warm: float = 0.3,
 ) -> Curve | Planned:
-    """Up along half a wave, down along another, and then constant; that of `torch.optim.lr_scheduler.OneCycleLR`.
+    """Rises along half a wave, falls along another, and then stays constant.
+
+    The shape of `torch.optim.lr_scheduler.OneCycleLR`.
 
     Leslie N. Smith and Nicholay Topin: Super-Convergence, 2018, arXiv:1708.07120, with waves in
     place of lines.

@@ -183,7 +183,10 @@ class Checkpoint(Callback):
         )
         self.monitors = () if monitor is None else (monitor,)
         self.saved: list[Saved] = []
-        """The checkpoints in the directory, the newest first; known from the start of the run on."""
+        """The checkpoints in the directory, the newest first.
+
+        They are known from the start of the run.
+        """
         self.resumed: Saved | None = None
         """The checkpoint that the run was continued from, if it was."""
         self.min_delta, self.at_end, self.background, self.clock = (
@@ -236,7 +239,10 @@ class Checkpoint(Callback):
             self._try(ctx)
 
     def on_resume(self, ctx: Context) -> None:
-        """Takes the directory, and sets aside what turned out to be broken when it was looked for a whole checkpoint."""
+        """Takes the directory, and sets aside the files that were found to be broken.
+
+        They were found while looking for a whole checkpoint.
+        """
         self._open(ctx)
         if self.resumed is not None:
             later = [saved for saved in self.saved if saved.sequence > self.resumed.sequence]
@@ -330,7 +336,7 @@ class Checkpoint(Callback):
         return self._collect(ctx)
 
     def _hand_over(self, ctx: Context) -> None:
-        """Begins to write, in a thread if it is to be one; what was being written is finished first."""
+        """Starts writing, in a thread if asked to; a write in progress is finished first."""
         if self._follows:
             tally_states(ctx)  # the sums of all ranks are saved
             about = {"monitor": self.monitor, "mode": self.mode, "value": self._value(ctx)}
@@ -420,7 +426,10 @@ class Checkpoint(Callback):
         )
 
     def _ends(self, ctx: Context) -> bool:
-        """Whether the arrow that is taken next ends the run, and that is to be saved. This asks guards a second time, as anybody may."""
+        """Whether the next arrow ends the run and the end is to be saved.
+
+        This evaluates guards a second time, which is allowed.
+        """
         if not self.at_end or ctx.epoch == 0:
             return False
         try:
@@ -643,7 +652,7 @@ class Checkpoint(Callback):
         )
 
     def best(self) -> tuple[Saved, Snapshot] | None:
-        """The best checkpoint by the monitor that is whole, with its data; None if there has never been one.
+        """The best whole checkpoint by the monitor, with its data; None if there never was one.
 
         Raises:
             ConfigError: there is no monitor.

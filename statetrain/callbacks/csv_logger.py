@@ -24,7 +24,9 @@ Cells = dict[str, str]  # cells by column
 
 
 class CSVLogger(Callback):
-    """Writes each row of the history as a line of a CSV file, as soon as everything that belongs to it is there.
+    """Writes each row of the history as a line of a CSV file.
+
+    A row is written as soon as all its values are there.
 
     Among the callbacks it logs the history; in a `Logger`, what that is told to. It holds numbers
     and texts.

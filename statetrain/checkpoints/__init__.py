@@ -1,1 +1,4 @@
-"""Runs on disk: snapshots as plain data and tensors, files that are whole or do not count, one run a folder."""
+"""Runs on disk: snapshots as plain data and tensors.
+
+A file is either whole or does not count; each run has a folder.
+"""

@@ -1,4 +1,4 @@
-"""How a run differs from the one that a snapshot was taken of, and which differences are allowed."""
+"""How a run differs from the one that was saved, and which differences are allowed."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def describe_tensor(value: Any) -> str:
 
 
 def fits(own: Any, saved: Any) -> bool:
-    """Whether a saved value can take the place of one: a tensor of its shape and type, or no tensor."""
+    """Whether a saved value fits: both are tensors of one shape and type, or neither is."""
     if isinstance(own, torch.Tensor) and isinstance(saved, torch.Tensor):
         return own.shape == saved.shape and own.dtype == saved.dtype
     if isinstance(own, torch.Tensor) or isinstance(saved, torch.Tensor):
@@ -264,7 +264,7 @@ def _compare_given(ctx: Context, data: Snapshot) -> Iterator[tuple[str, Iterator
 def _compare_settings(
     what: str, was: dict[str, Any], now: dict[str, Any], ordered: bool = True
 ) -> Iterator[str]:
-    """Settings by name of a part and of the setting; parts that hold weights are named elsewhere."""
+    """Settings by the name of their part and their own; parts with weights are named elsewhere."""
     for name in was.keys() & now.keys():
         where = f"{what}: {name or 'the model'}"
         if "class" in now[name]:

@@ -29,8 +29,8 @@ def refuse_remote(owner: str, path: str | os.PathLike[str]) -> None:
     """
     if _ADDRESS.match(os.fspath(path)):
         raise ConfigError(
-            f"{owner} takes a path on this machine, got {os.fspath(path)!r}; mount what is there, or"
-            " save into a local folder and copy it"
+            f"{owner} takes a path on this machine, got {os.fspath(path)!r}; mount what is there,"
+            " or save into a local folder and copy it"
         )
 
 

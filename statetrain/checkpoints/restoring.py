@@ -56,10 +56,10 @@ def restore(
         ctx: a `Context` that has not run, whose objects were made as the first ones were.
         machine: what will walk it.
         data: the snapshot. Its tensors may be taken over, so it serves once.
-        allow: which differences are allowed, one of `CHANGES` or several; True for all. What fits is loaded, the
-            rest stays as it was made: weights whose name or shape has changed, an optimizer of
-            another class or for other parameters. Settings of an optimizer that are given
-            differently now are used.
+        allow: which differences are allowed, one of `CHANGES` or several; True for all. What fits is
+            loaded, the rest stays as it was made: weights whose name or shape has changed, an
+            optimizer of another class or for other parameters. Settings of an optimizer that are
+            given differently now are used.
 
     Raises:
         CheckpointError: the run is another one; the message lists the differences.
@@ -86,7 +86,10 @@ def restore(
 
 
 def _settle(ctx: Context, machine: Machine, data: Snapshot, keep_settings: bool) -> None:
-    """Puts back what opening the scopes and callbacks may have moved: modes, settings, generators."""
+    """Restores what opening the scopes and callbacks may have changed.
+
+    These are modes, settings and generators.
+    """
     evaluating = set(data["model"]["evaluating"])
     model = ctx.accelerator.unwrap(ctx.model)
     for name, module in model.named_modules():
@@ -281,7 +284,7 @@ def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: 
 
 
 def _same_parameters(optimizer: Any, saved: dict[str, Any], parameters: list[torch.Tensor]) -> bool:
-    """Whether a saved state can belong to an optimizer: groups of the same sizes, tensors that fit."""
+    """Whether an optimizer can load a saved state: groups of the same sizes, tensors that fit."""
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     if sizes != [len(group["params"]) for group in saved["param_groups"]]:
         return False

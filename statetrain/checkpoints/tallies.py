@@ -106,7 +106,10 @@ def metric_state(metric: MetricObject) -> dict[str, Any]:
 
 
 def _attributes(metric: MetricObject) -> dict[str, Any]:
-    """The attributes of a metric that has no `state_dict`, except for functions, which do not change."""
+    """The attributes of a metric that has no `state_dict`.
+
+    Functions are left out, since they do not change.
+    """
     attributes = getattr(metric, "__dict__", {})
     found = {name: value for name, value in attributes.items() if not callable(value)}
     why = ""
@@ -142,7 +145,10 @@ def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.de
 
 
 def _torchmetrics_in(metric: Any) -> dict[str, Any]:
-    """The torchmetrics objects in a metric, itself included; their `state_dict` leaves the state out."""
+    """The torchmetrics objects in a metric, including itself.
+
+    Their `state_dict` leaves out the state.
+    """
     if not isinstance(metric, torch.nn.Module):
         return {}
     if hasattr(metric, "compute_groups"):

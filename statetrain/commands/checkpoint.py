@@ -1,4 +1,7 @@
-"""The commands `statetrain checkpoint show | verify | diff`: checkpoints for a person, without the run's own classes."""
+"""The commands `statetrain checkpoint show | verify | diff`.
+
+They read checkpoints without the run's own classes.
+"""
 
 from __future__ import annotations
 
@@ -292,7 +295,10 @@ def _bytes(size: int) -> str:
 
 
 def clean(text: object) -> str:
-    """Text for a terminal: what a file says can neither move the cursor nor turn the direction of writing."""
+    """Text for a terminal, without control characters.
+
+    What a file says can neither move the cursor nor reverse the direction of writing.
+    """
     return "".join(
         letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1]
         for letter in str(text)

@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_checkpoints(commands: Any) -> None:
-    """The commands of `checkpoint_cli`, which needs torch and so is loaded when one of them is asked for."""
+    """The commands of `checkpoint_cli`, loaded when one of them is used, since it needs torch."""
     words = "Look into checkpoints, verify them, compare two."
     inner = commands.add_parser("checkpoint", help=words, description=words).add_subparsers(
         title="commands", metavar="COMMAND", required=True

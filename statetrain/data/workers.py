@@ -1,4 +1,6 @@
-"""Workers of a loader while a run heeds signals: a signal to the whole group is the run's to answer.
+"""Workers of a loader while a run handles signals.
+
+A signal sent to the whole group is answered by the run.
 
 Ctrl-C in a terminal, and many a scheduler, send a signal to each process of a group. A worker that
 dies of it takes the run down in the middle of a batch, before it can stop in order and be saved. So

@@ -1,4 +1,6 @@
-"""Estimators for scikit-learn: a model trained by `fit`, in pipelines, searches and cross-validation.
+"""Estimators for scikit-learn: a model trained by `fit`.
+
+For pipelines, searches and cross-validation.
 
 What an estimator is made with is what `fit` takes; `fit(X, y)` trains a model of the class anew, so
 it can be cloned, searched over and cross-validated. The names of a search reach into dictionaries:
@@ -116,7 +118,9 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]  # scikit-le
 
 
 class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A regressor. The model returns a value or several for each sample, shape (batch,) or (batch, values).
+    """A regressor.
+
+    The model returns one value or several for each sample, shape (batch,) or (batch, values).
 
     It is made with the arguments of `Estimator`.
 

@@ -55,7 +55,10 @@ class Guard:
 
     @property
     def label(self) -> str:
-        """What the guard says when it holds; the same words in the picture, the trace and the errors."""
+        """The guard as text when it is true.
+
+        The same words appear in the picture, the trace and the errors.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a label")
 
     def test(self, ctx: AnyContext) -> bool:
@@ -69,12 +72,14 @@ class Guard:
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """The names of the history's columns that it reads; by default, those that its parts read."""
+        """The names of the history's columns that it reads; by default, those of its parts."""
         return tuple(monitor for part in self.parts() for monitor in part.monitors)
 
     @property
     def prompt(self) -> bool:
-        """Whether it is worth asking at every loop head (a clock, a counter, a request), not only between epochs.
+        """Whether to evaluate it at every loop head, not only between epochs.
+
+        This is so for a clock, a counter or a request.
 
         By default, if all its parts are.
         """
@@ -94,11 +99,14 @@ class Guard:
         return self.label
 
     def bind(self, place: str) -> Test:
-        """The test as it is asked at one place of the table; only a guard with a memory cares which."""
+        """The test at one place of the table; the place matters only to a guard with a memory."""
         return self.test
 
     def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        """What to remember when an arrow with this guard has been taken at that place; by default, what its parts remember."""
+        """What to remember when an arrow with this guard has been taken at that place.
+
+        By default, what its parts remember.
+        """
         return tuple(mark for part in self.parts() for mark in part.marks(place))
 
     def parts(self) -> tuple[Guard, ...]:
@@ -178,7 +186,10 @@ def _join(word: str, guards: Iterable[Guard]) -> str:
 
 @frozen
 class AllOf(Guard):
-    """Holds if each of its guards does; asked in order, up to the first that does not. Written `a & b`."""
+    """True if all its guards are. Written `a & b`.
+
+    Evaluated in order, up to the first that is false.
+    """
 
     guards: tuple[Guard, ...]
 
@@ -210,7 +221,10 @@ class AllOf(Guard):
 
 @frozen
 class AnyOf(Guard):
-    """Holds if one of its guards does; asked in order, up to the first that does. Written `a | b`."""
+    """True if one of its guards is. Written `a | b`.
+
+    Evaluated in order, up to the first that is true.
+    """
 
     guards: tuple[Guard, ...]
 
@@ -246,7 +260,10 @@ class AnyOf(Guard):
 
 
 def _note_ground(ctx: AnyContext, label: str, part: int) -> None:
-    """Notes which part of alternatives was true: a part with a memory will have forgotten when its reason is asked."""
+    """Records which of the alternatives was true.
+
+    By the time its reason is asked for, a part with a memory will have forgotten.
+    """
     grounds = getattr(ctx, "grounds", None)
     if grounds is not None:
         grounds[label] = part

@@ -65,7 +65,9 @@ def _gradients_not_finite(ctx: Context) -> bool:
 
 @frozen
 class Spike(Guard):
-    """Holds when the loss of this batch is far above those of the batches before: more than `factor` times their median.
+    """True when the loss of this batch is far above those of the batches before.
+
+    Far above means more than `factor` times their median.
 
     `fit(..., spike=Spike(4))` treats such a batch as `non_finite` says, before it can reach the
     weights. It reads numbers on the host, so on a device it waits for the loss of each batch. For

@@ -40,7 +40,7 @@ def _singular(unit: Unit) -> str:
 
 @frozen
 class Every(Guard):
-    """Holds when a counter has crossed a multiple of `n` since the arrow, or the callback, last fired.
+    """True when a counter has crossed a multiple of `n` since the arrow or callback last fired.
 
     What was fired at is remembered by the arrow's effect, not by the guard, so that it neither
     repeats nor misses: a counter that jumps from 90 to 210 fires once for `Every(100, "steps")`.

@@ -1,4 +1,6 @@
-"""Guards that fold over the history: they read each row once, and are functions of the history alone.
+"""Guards that fold over the history.
+
+They read each row once, and are functions of the history alone.
 
 A fold is a start, a step from one row to the next, and what the last state says. How far one has
 read is noted in the context, beside the rows that it has read: if the history is another one, or

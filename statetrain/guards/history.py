@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def holds_of_nothing(guard: Guard) -> bool | None:
-    """Whether a guard is true as long as nothing has been recorded; None if that depends on more than the history.
+    """Whether a guard is true as long as nothing has been recorded.
+
+    None if that depends on more than the history.
 
     What reads columns is false then, so its negation is true.
     """
@@ -249,7 +251,10 @@ class NumberLimit(Guard):
 
 @frozen
 class Never(Guard):
-    """Never true: what `stop=` takes where a criterion is wanted and none is meant. `a | Never()` is `a`."""
+    """Never true: `a | Never()` is `a`.
+
+    For `stop=`, where a criterion is required and none is wanted.
+    """
 
     agree = "same"
 
@@ -272,7 +277,7 @@ def _about_rows(instance: Any, attribute: Attribute[Any], value: Guard) -> None:
 
 @frozen
 class _Counting:
-    """How many rows there are up to the end of a warm-up, and of these, how many carry a monitor."""
+    """The number of rows up to the end of a warm-up, and of those with the monitor's value."""
 
     names: tuple[str, ...]
     n: int

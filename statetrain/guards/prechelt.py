@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def generalization_loss(values: list[float]) -> float:
-    """By how many percent the last value lies above the least so far: GL(t) = 100 (E_va(t) / E_opt(t) - 1).
+    """The percentage by which the last value exceeds the minimum so far.
+
+    GL(t) = 100 (E_va(t) / E_opt(t) - 1).
 
     Written with the distance over the absolute value, so that it also serves a loss below 0. NaN if
     there is none.
@@ -115,7 +117,7 @@ class GL(Guard):
 
 @frozen
 class PQ(Guard):
-    """Prechelt's PQ: true when the generalization loss is large beside what training still achieves.
+    """Prechelt's PQ: true when the generalization loss is large relative to training progress.
 
     The quotient of the generalization loss (percent, as in `GL`) and the training progress (per
     mill: how far the mean of the last `k` training losses lies above the least of them) is above

@@ -1,1 +1,4 @@
-"""The lifecycle as a value: states and arrows, checked, as text and as plain data, joined with others, explored in all its ways."""
+"""The lifecycle as a value: states and arrows, checked.
+
+As text and as plain data, joined with others, and explored in all its ways.
+"""

@@ -255,7 +255,7 @@ def _check_arrows(life: Lifecycle) -> None:
 
 
 def _check_order(life: Lifecycle, state: State, goals: set[str]) -> None:
-    """A state that an arrow leads to ends its list with an unguarded arrow, and no arrow is hidden."""
+    """A state reached by an arrow has an unguarded arrow last, and no arrow is hidden."""
     arrows = life.arrows(state.name)
     if state.final:
         return
@@ -311,7 +311,8 @@ def _check_events(life: Lifecycle, source: str) -> None:
     for arrow in life.events(source):
         for other in earlier:
             same = other.guard == arrow.guard and not _remembers(arrow)
-            takes_it = issubclass(arrow.event, other.event)  # type: ignore[arg-type]  # both have one
+            # Both have an event here
+            takes_it = issubclass(arrow.event, other.event)  # type: ignore[arg-type]
             if takes_it and (other.guard is None or same):
                 raise LifecycleError(
                     f"{life.name}: arrow {arrow} is hidden behind {other}; put the narrower event"

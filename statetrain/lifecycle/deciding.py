@@ -46,7 +46,10 @@ def _hidden(arrows: Sequence[Transition], parts: Iterable[Hashable]) -> Transiti
 
 
 def _parts(arrow: Transition) -> list[Hashable]:
-    """What answers freely in an arrow's guard; a part with a memory answers by itself at each place."""
+    """The parts of an arrow's guard that are free to answer.
+
+    A part with a memory answers separately at each place.
+    """
     if arrow.guard is None:
         return []
     return [_name(part, arrow) for part in _simple(arrow.guard)]

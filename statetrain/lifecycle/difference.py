@@ -72,7 +72,10 @@ def _different_arrows(a: Lifecycle, b: Lifecycle) -> list[str]:
 def _paired(
     before: Sequence[Transition], after: Sequence[Transition]
 ) -> dict[Transition, Transition]:
-    """Each arrow that is still there with what it has become: itself, else one with the same end and event."""
+    """Maps each arrow that is still there to what it has become.
+
+    That is the arrow itself, else one with the same target and event.
+    """
     left = [new for new in after if new not in before]
     pairs = {}
     for old in before:

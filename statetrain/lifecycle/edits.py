@@ -212,7 +212,7 @@ class _StateOrder:
         return [arrow for group in (*self._groups, self._last) for arrow in group]
 
     def put(self, part: Transition, first: bool, before: Transition | None) -> None:
-        """Adds an arrow: before another one, first, or before the unguarded last one of its source."""
+        """Adds an arrow: before another one, first, or before its source's unguarded last one."""
         own = self._own_of(part)
         if before is not None and _are_rivals(part, before):
             at = own.index(before)

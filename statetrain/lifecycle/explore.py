@@ -1,4 +1,6 @@
-"""Every way that a lifecycle can go, breadth first: all answers of its guards, its events, and failures.
+"""Every way that a lifecycle can go, breadth first.
+
+All answers of its guards, its events, and failures.
 
 A configuration is a state together with how often each bounded guard has been true. Guards answer
 freely, but for bounds: a guard with the bound n is true at most n times while the scope around the
@@ -91,7 +93,7 @@ class Ways:
         )
 
     def out_of(self, here: Configuration) -> tuple[Step, ...]:
-        """The ways out of a configuration, in the order of the table; events and the failure last."""
+        """The ways out of a configuration, in the table's order; events and failure last."""
         if here not in self._made:
             self._made[here] = tuple(self._steps(here))
         return self._made[here]
@@ -173,7 +175,7 @@ class Exploration:
 
     @property
     def transitions(self) -> set[Transition]:
-        """The arrows of the table that some run takes; the arrow into the initial state is none of them."""
+        """The arrows of the table that some run takes, without the one into the initial state."""
         table = set(self.lifecycle.transitions)
         return {step.transition for here in self.reached for step in self.ways.out_of(here)} & table
 

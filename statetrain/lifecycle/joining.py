@@ -14,7 +14,7 @@ from statetrain.lifecycle.transition import Transition
 
 
 def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
-    """The same table with a prefix before the name of every state, so that it can stand beside another.
+    """The same table with a prefix before every state's name, so that it can stand next to another.
 
     Args:
         life: any lifecycle.

@@ -134,7 +134,7 @@ class Lifecycle:
         return name if name in (FAILED, START) else self.state(name).role
 
     def by_role(self, *roles: str) -> tuple[State, ...]:
-        """The states that have one of these roles, in order: those of all phases and evaluations."""
+        """The states that have one of these roles, in order, in all phases and evaluations."""
         if len(roles) == 1:
             return self._index.roles.get(roles[0], ())
         return tuple(state for state in self.states if state.role in roles)
@@ -282,7 +282,10 @@ class Lifecycle:
         return edits.edit(self, tuple(remove), tuple(add), alter)
 
     def replace(self, state: State | str, **changes: Any) -> Lifecycle:
-        """Replaces a state, or some of its fields: `life.replace("step", action=my_step)`. Its arrows stay."""
+        """Replaces a state or some of its fields: `life.replace("step", action=my_step)`.
+
+        Its arrows stay.
+        """
         return edits.replace(self, state, changes)
 
     def without(self, *names: str) -> Lifecycle:
@@ -315,7 +318,10 @@ class Lifecycle:
         return edits.add(self, parts, first, before)
 
     def alter(self, transition: Transition, **changes: Any) -> Lifecycle:
-        """Changes an arrow where it stands: `life.alter(life.between("backward", "step")[0], effect=my_effect)`."""
+        """Changes an arrow in its place.
+
+        For example, `life.alter(life.between("backward", "step")[0], effect=my_effect)`.
+        """
         return edits.alter(self, transition, changes)
 
     def remove(self, *transitions: Transition) -> Lifecycle:
@@ -349,7 +355,10 @@ class Lifecycle:
         return prefixed(self, prefix)
 
     def then(self, other: Lifecycle, effect: StateWork | None = None) -> Lifecycle:
-        """This lifecycle and then another one, as the phases of one run; see `statetrain.lifecycle.joining`."""
+        """This lifecycle followed by another one, as the phases of one run.
+
+        See `statetrain.lifecycle.joining`.
+        """
         from statetrain.lifecycle.joining import then
 
         return then(self, other, effect)
@@ -368,7 +377,10 @@ class Lifecycle:
         return table(self)
 
     def mermaid(self, **options: Any) -> str:
-        """The picture as Mermaid text, for GitHub and notebooks; see `statetrain.diagram.mermaid`."""
+        """The picture as Mermaid text, for GitHub and notebooks.
+
+        See `statetrain.diagram.mermaid`.
+        """
         from statetrain.diagram import mermaid
 
         return mermaid(self, **options)
@@ -380,7 +392,10 @@ class Lifecycle:
         return dot(self, **options)
 
     def draw(self, path: str | Path, **options: Any) -> None:
-        """Writes the picture to a file, `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`; see `statetrain.diagram.draw`."""
+        """Writes the picture to a file: `.svg`, `.png`, `.pdf`, `.dot` or `.mmd`.
+
+        See `statetrain.diagram.draw`.
+        """
         from statetrain.diagram import draw
 
         draw(self, path, **options)
@@ -411,7 +426,10 @@ class Lifecycle:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that are equal for equal tables, on every machine; see `statetrain.lifecycle.registry`."""
+        """16 hexadecimal digits that are equal for equal tables, on every machine.
+
+        See `statetrain.lifecycle.registry`.
+        """
         from statetrain.lifecycle.registry import fingerprint
 
         return fingerprint(self)

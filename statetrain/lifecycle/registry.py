@@ -52,7 +52,10 @@ _CALLED = ("action", "close", "reopen", "effect")
 
 @cache
 def standard() -> Registry:
-    """All that the library's own lifecycles are made of, by name; and Python's exceptions, which may be events."""
+    """All that the library's own lifecycles are made of, by name.
+
+    Python's exceptions are included, since they may be events.
+    """
     from statetrain.contracts import composing
     from statetrain.standard import (
         actions,
@@ -100,7 +103,9 @@ def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def to_dict(life: Lifecycle) -> dict[str, Any]:
-    """A lifecycle as plain data that fits into JSON. Fields that have their default value are left out.
+    """A lifecycle as plain data that can be written as JSON.
+
+    Fields with their default value are left out.
 
     Raises:
         LifecycleError: a part has no name that stays the same from run to run: a lambda, a closure,
@@ -174,7 +179,9 @@ def _parameters(kind: type) -> list[attrs.Attribute[Any]]:
 
 
 def fingerprint(life: Lifecycle) -> str:
-    """16 hexadecimal digits, equal for equal tables on every machine, and as good as never for others.
+    """16 hexadecimal digits, equal for equal tables on every machine.
+
+    Different tables almost never share them.
 
     The names of states, actions, guards, effects and events count, their parameters, and the order
     of the arrows. The lifecycle's own name does not, and neither does what the functions do.

@@ -1,4 +1,4 @@
-"""A lifecycle as text: the states, each under the scope that it lies in, and the arrows in the order in which they are asked.
+"""A lifecycle as text: its states by scope, and its arrows in the order of evaluation.
 
 `print(life)` shows it in a terminal, `markdown_table(life)` is for a page. What both say about
 order, the pictures say too.
@@ -58,7 +58,7 @@ def table(life: Lifecycle) -> str:
 
 
 def markdown_table(life: Lifecycle) -> str:
-    """A lifecycle as two Markdown tables: its states, and its arrows in the order in which they are asked.
+    """A lifecycle as two Markdown tables: its states, and its arrows in order of evaluation.
 
     Args:
         life: the lifecycle.
@@ -91,7 +91,10 @@ def markdown_table(life: Lifecycle) -> str:
 
 
 def reading_order(life: Lifecycle) -> tuple[str, ...]:
-    """The names of the states as one reads them: a scope before what is in it, and each after what leads to it."""
+    """The names of the states in reading order.
+
+    A scope comes before what is in it, and each state after those that lead to it.
+    """
     leaving = _leaving(life)
     order: list[str] = []
     todo = _in_order(life, None, leaving)
@@ -146,7 +149,10 @@ def _follow(
 
 
 def _onward(life: Lifecycle, scope: str | None, child: str, leaving: Leaving) -> Iterator[str]:
-    """The states within a scope that one of them leads to; what is asked first comes last, and so stands first."""
+    """The states within a scope that one of them leads to.
+
+    What is evaluated first comes last, so that it ends up first.
+    """
     for arrow in reversed(leaving.get((scope, child), [])):
         home = _home(life, scope, arrow.dest)
         if home is not None:
@@ -154,7 +160,7 @@ def _onward(life: Lifecycle, scope: str | None, child: str, leaving: Leaving) ->
 
 
 def _home(life: Lifecycle, scope: str | None, name: str) -> str | None:
-    """The state directly within a scope that is, or contains, another one; None if that lies outside."""
+    """The state directly within a scope that is, or contains, another one; None if outside."""
     path = life.path(name)
     if scope is None:
         return path[0] if path[0] != FAILED else None
@@ -164,7 +170,10 @@ def _home(life: Lifecycle, scope: str | None, name: str) -> str | None:
 
 
 def number_of(life: Lifecycle, arrow: Transition) -> int:
-    """When an arrow is asked, counted from 1: among those with a guard, or those on related events; 0 if it is alone."""
+    """The position of an arrow in the order of evaluation, from 1; 0 if it is alone.
+
+    Counted among the arrows with a guard, or among those on related events.
+    """
     event = arrow.event
     if event is None:
         asked = [t for t in life.arrows(arrow.source) if t.guard is not None]

@@ -1,1 +1,1 @@
-"""The machine: a lifecycle bound to callbacks and compiled, the loop that walks it, and what a walk consists of beside it."""
+"""The machine: a lifecycle bound to callbacks and compiled, and the loop that runs it."""

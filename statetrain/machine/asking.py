@@ -1,4 +1,6 @@
-"""What guards answer, part by part: written down while a run is watched, and asked again when somebody wants to know why.
+"""The answers of guards, part by part.
+
+They are recorded while a run is watched, and evaluated again to explain a decision.
 
 A guard on an arrow may be a combination, `stop requested or 500 steps made`. Its parts are the
 guards that are made of no others; they are what a person wants to see.
@@ -56,7 +58,7 @@ class Asked(NamedTuple):
 
 
 def observed(arrow: Transition, first: bool = False) -> Test:
-    """The test of an arrow's guard that also writes into `ctx.asked` what each of its parts answered.
+    """The test of an arrow's guard that also records the answers of its parts in `ctx.asked`.
 
     Args:
         arrow: an arrow that has a guard.
@@ -75,7 +77,10 @@ def observed(arrow: Transition, first: bool = False) -> Test:
 
 
 def answers_to(ctx: AnyContext, taken: Transition) -> list[Asked]:
-    """What was written down of the decision that led to an arrow; empty if nobody was asked, or nobody wrote it down."""
+    """What was recorded of the decision that led to an arrow.
+
+    Empty if no guard was evaluated, or nothing was recorded.
+    """
     last: Transition | None = ctx.asked[-1].transition if ctx.asked else None
     if (
         last is None
@@ -234,7 +239,9 @@ def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
 
 
 def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
-    """Why a run is not in a state: what is asked on the shortest way there, each part with what it would answer now.
+    """Why a run is not in a state.
+
+    Gives what is evaluated on the shortest way there, each part with what it would answer now.
 
     Guards further on are asked as things stand now, which may be too early for some.
 

@@ -1,4 +1,7 @@
-"""When something is raised: the arrow that takes it, or the end of the run, with a note that says what was going on."""
+"""When something is raised: the arrow that takes it, or the end of the run.
+
+A note says what was going on.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def caught(
 
 
 def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> str | None:
-    """The innermost open state, from which an arrow that takes an exception is looked for; None if none may take it."""
+    """The innermost open state from which to look for an arrow that takes an exception.
+
+    None if no arrow may take it.
+    """
     place = _place(plan, ctx, work)
     if isinstance(error, KeyboardInterrupt):
         active = place.open if place is not None else ctx.state or START
@@ -161,7 +167,10 @@ def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
 
 
 def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:
-    """An event that nothing takes, and a StopIteration, as an error that says so; other exceptions as they are."""
+    """Turns an event that no arrow takes, and a StopIteration, into an error that says so.
+
+    Other exceptions stay as they are.
+    """
     culprit = _culprit(plan, ctx, _place(plan, ctx, work), ask)
     if isinstance(error, StopIteration):
         return _chained(
@@ -277,7 +286,10 @@ def _chained(error: BaseException, cause: BaseException) -> BaseException:
 
 
 def _misspelt(ctx: AnyContext, error: BaseException) -> str:
-    """The remedy for a field that does not exist, read or set; Python names none in what it raises."""
+    """The remedy for reading or setting a field that does not exist.
+
+    What Python raises suggests no name.
+    """
     # Newer versions go on after these
     words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"
     found = re.match(words, str(error)) if isinstance(error, AttributeError) else None

@@ -22,7 +22,7 @@ def flown(ctx: AnyContext) -> list[Transition]:
 
 
 def cut_short(ctx: AnyContext) -> None:
-    """Takes those transitions off the record that a stretch would have gone on with, had nothing been raised."""
+    """Removes the transitions that a stretch did not take because of an exception."""
     if not ctx.flight:
         return
     end, row, stretch = ctx.flight[-1]
@@ -31,7 +31,10 @@ def cut_short(ctx: AnyContext) -> None:
 
 
 def in_words(transitions: Iterable[Transition], width: int = 110) -> str:
-    """Transitions for a note: where they led, with loops told once: `(draw -> batch -> pred) x 3`."""
+    """Transitions for a note: where they led, with repeated loops once.
+
+    For example, `(draw -> batch -> pred) x 3`.
+    """
     steps = [
         f"{arrow.event.__name__}! {arrow.dest}" if arrow.event is not None else arrow.dest
         for arrow in transitions

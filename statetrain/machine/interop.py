@@ -102,7 +102,10 @@ def drive(
     watched: bool,
     opening: tuple[Transition, list[Work]] | None = None,
 ) -> Drive:
-    """Runs a machine with `transitions` in the place of the compiled table; see `Machine(engine="transitions")`."""
+    """Runs a machine with `transitions` instead of the compiled table.
+
+    See `Machine(engine="transitions")`.
+    """
     live = _Live(
         machine,
         ((_EVENT, arrow) for arrow in machine.lifecycle.transitions if arrow.event is not None),
@@ -150,7 +153,10 @@ def drive(
 
 @define
 class _EnginePlace:
-    """Where a run stands for `transitions`. A context has slots for nobody's triggers, and its state is a name, no path."""
+    """The state of a run for `transitions`.
+
+    A context has slots, none of them for triggers, and its state is a name instead of a path.
+    """
 
     state: str = START
 
@@ -327,7 +333,10 @@ def _by_class(life: Lifecycle) -> Iterator[tuple[str, Transition]]:
 
 
 def _check_names(live: _Live, carrier: Any) -> None:
-    """Everything that `transitions` will bind can be bound; it would skip the rest with no more than a word in the log."""
+    """Checks that `transitions` can bind everything.
+
+    It would skip the rest with only a log message.
+    """
     life, what = (
         live.table.lifecycle,
         "the machine itself" if carrier is live else f"the model {type(carrier).__name__!r}",

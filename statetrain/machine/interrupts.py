@@ -65,7 +65,9 @@ class _SignalFlag:
 
 @contextmanager
 def heeded(ctx: AnyContext, whole: bool = False) -> Iterator[None]:
-    """While it is open, signals ask the run to stop: Ctrl-C, SIGTERM and, where the system has them, SIGHUP and SIGUSR1.
+    """While it is open, signals ask the run to stop.
+
+    These are Ctrl-C, SIGTERM and, where the system has them, SIGHUP and SIGUSR1.
 
     The previous handlers are put back afterwards. Nothing is installed outside the main thread,
     where Python allows no handlers. A signal that is ignored stays ignored, as under nohup; for

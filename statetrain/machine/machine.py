@@ -1,4 +1,4 @@
-"""The machine: a lifecycle bound to callbacks, laid out once as a plan, and the loop that walks it."""
+"""The machine: a lifecycle bound to callbacks, compiled into a plan, and the loop that runs it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def _callbacks(value: Any) -> tuple[Callback, ...]:
 
 @frozen(repr=False)
 class Machine:
-    """A lifecycle bound to callbacks. Frozen: what a run changes is in its context, so one machine serves many runs.
+    """A lifecycle bound to callbacks.
+
+    Frozen: what a run changes is in its context, so one machine serves many runs.
 
     Args:
         lifecycle: the table to walk.
@@ -197,13 +199,16 @@ class Machine:
         )
 
     def dataflow(self) -> DataFlow:
-        """The fields of the context, with who writes and who reads each; print it, or draw it with `.mermaid()` and `.dot()`."""
+        """The fields of the context, with their writers and readers.
+
+        Print it, or draw it with `.mermaid()` and `.dot()`.
+        """
         return DataFlow.of(
             self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
         )
 
     def find(self, callback: type[Callback] | str) -> tuple[Callback, ...]:
-        """The callbacks of a class, or of a name, in the order in which they were given; also those under a condition.
+        """The callbacks of a class, or of a name, in the given order, including conditional ones.
 
         Args:
             callback: a class, or what a callback is called.
@@ -253,7 +258,8 @@ class Machine:
         if not found:
             raise MachineError(
                 f"{self.lifecycle.name}: no callback is"
-                f" {_asked_for(callback)}{did_you_mean(_asked_for(callback), map(name_of, self.callbacks))}"
+                f" {_asked_for(callback)}"
+                f"{did_you_mean(_asked_for(callback), map(name_of, self.callbacks))}"
             )
         return found
 
@@ -338,13 +344,19 @@ class Machine:
     # ------------------------------------------------------------ for engines
 
     def call(self, ctx: AnyContext, work: Work) -> None:
-        """Makes one call of a run, with what it belongs to published. The loop does the same without the record."""
+        """Makes one call of a run, and publishes what it belongs to.
+
+        The loop does the same without the record.
+        """
         ctx.place = (work.transition, work.state)
         if work.function(ctx) is not None:
             raise junk(self.plan, ctx, work)
 
     def depart(self, ctx: AnyContext, arrow: Transition) -> None:
-        """Remembers that an arrow is being taken. The loop does the same, for all arrows up to the next decision at once."""
+        """Records that an arrow is being taken.
+
+        The loop does the same, for all arrows up to the next decision at once.
+        """
         ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
 
     def land(self, ctx: AnyContext, arrow: Transition) -> None:

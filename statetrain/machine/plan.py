@@ -141,8 +141,8 @@ class Plan:
         Args:
             arrow: what is taken.
             active: the innermost open state.
-            unheard: the callbacks that have not heard that `active` is entered, since the enter hook
-                of another one raised an event; they do not hear that it is left.
+            unheard: the callbacks that were not told that `active` is entered, since the enter
+                hook of another one raised an event; they are not told that it is left.
         """
         left, entered = self.lifecycle.crossing(active, arrow.dest)
         out = []
@@ -192,7 +192,10 @@ class Plan:
         return out
 
     def passing(self, arrow: Transition, name: str, active: str) -> list[Work]:
-        """The part of `works` between leaving and entering: the arrow's own; `name` is the outermost state entered."""
+        """The part of `works` between leaving and entering: the arrow's own.
+
+        `name` is the outermost state entered.
+        """
         around = self._around(name)
         effect = (
             arrow.effect
@@ -353,7 +356,7 @@ class Plan:
                 yield arrow, test
 
     def test(self, arrow: Transition, told: bool, first: bool) -> Callable[[Any], bool]:
-        """The test of an arrow's guard; one that keeps what its parts answer, if that is to be told."""
+        """The test of an arrow's guard; it keeps the answers of its parts if they are wanted."""
         assert arrow.guard is not None
         test = observed(arrow, first) if told else arrow.guard.bind(arrow.dest)
         test = test if self.watch is None else self.watch.test(arrow.guard, test, arrow)

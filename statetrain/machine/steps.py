@@ -85,7 +85,7 @@ class Steps:
         return transition
 
     def until(self, goal: str | Condition) -> Transition | None:
-        """Takes transitions until a state has been entered and has done its work, or a condition holds.
+        """Takes transitions until a state is entered and has done its work, or a condition is true.
 
         Args:
             goal: a state's name, or a function of the context.
@@ -163,11 +163,16 @@ class Steps:
     # ------------------------------------------------------------ questions
 
     def why(self) -> Explanation:
-        """Why the run is where it is: the arrow last taken, and each guard that was asked before it, with its parts."""
+        """Why the run is where it is.
+
+        Gives the arrow last taken, and each guard that was evaluated before it, with its parts.
+        """
         return self.machine.why(self.ctx)
 
     def why_not(self, state: str) -> Explanation:
-        """Why the run is not in a state or a scope: what is asked on the way there, each part of a guard with its answer.
+        """Why the run is not in a state or a scope.
+
+        Gives what is evaluated on the way there, each part of a guard with its answer.
 
         Raises:
             LifecycleError: there is no such state.

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 class Witness(Protocol):
-    """Is told what the machines of one lifecycle do. It only looks on: what it gives raises nothing of its own."""
+    """Observes what the machines of one lifecycle do.
+
+    It raises nothing of its own.
+    """
 
     def taking(self, arrow: Transition) -> Callable[[Any], None] | None:
-        """What is called with the context when an arrow is taken, before its effect; None for an arrow of no interest."""
+        """Returns what to call with the context when an arrow is taken, before its effect.
+
+        None if the arrow is of no interest.
+        """
 
     def asking(self, arrow: Transition, ask: Callable[[Any], bool]) -> Callable[[Any], bool]:
-        """What is called in place of an arrow's guard; it gives the guard's answer, whatever that is."""
+        """Returns what to call in place of an arrow's guard, with the guard's own answer."""
 
 
 WITNESS: ContextVar[Callable[[Lifecycle], Witness | None] | None] = ContextVar(
@@ -34,7 +40,10 @@ WITNESS: ContextVar[Callable[[Lifecycle], Witness | None] | None] = ContextVar(
 
 @contextmanager
 def unwitnessed() -> Iterator[None]:
-    """Machines that are made within report to nobody: those of generated tests, whose guards are not the lifecycle's own."""
+    """Machines that are made within it report to no witness.
+
+    For generated tests, whose guards are not the lifecycle's own.
+    """
     token = WITNESS.set(None)
     try:
         yield

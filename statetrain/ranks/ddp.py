@@ -149,7 +149,12 @@ class DDP(Accelerator):
         """Seeds this rank's generators: ranks draw different numbers for the same batch."""
         super().seed(ctx, *parts, *(("rank", self.group.rank) if self.group.rank else ()))
 
-    def part(self, ctx: Context, set: str, number: int) -> BatchPart:  # noqa: A002  # the field's word
+    def part(
+        self,
+        ctx: Context,
+        set: str,  # noqa: A002  # the field's word
+        number: int,
+    ) -> BatchPart:
         """How much of the present batch is this rank's; see `Sharing`."""
         order = order_of(data_of(ctx, set))
         if order is None or order.share is None:

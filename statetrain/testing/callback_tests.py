@@ -301,8 +301,8 @@ class CallbackCase:
         if not guide.left or self.steers or "stop" in _written_by(callback):
             return
         raise AssertionError(
-            f"{self._where(callback)}: it led the run another way, by {guide.led}. If it is to steer,"
-            " declare writes = {'stop'}, or check it with steers=True"
+            f"{self._where(callback)}: it led the run another way, by {guide.led}. If it is to"
+            " steer, declare writes = {'stop'}, or check it with steers=True"
         )
 
     def _judge_end(self, run: Any, plain: Any, callback: Callback) -> None:

@@ -76,8 +76,8 @@ class SimulatedRun:
 
     def __repr__(self) -> str:
         return (
-            f"<SimulatedRun: {self.outcome!r}, {len(self.events)} events, {self.ctx.batches} batches,"
-            f" {self.ctx.step} steps>"
+            f"<SimulatedRun: {self.outcome!r}, {len(self.events)} events,"
+            f" {self.ctx.batches} batches, {self.ctx.step} steps>"
         )
 
     def __str__(self) -> str:
@@ -423,7 +423,12 @@ class _RankAccelerator(_FakeAccelerator):
     group: Group
     reduces: bool = True
 
-    def part(self, ctx: Context, set: str, number: int) -> _FakePart:  # noqa: A002  # the field's word
+    def part(
+        self,
+        ctx: Context,
+        set: str,  # noqa: A002  # the field's word
+        number: int,
+    ) -> _FakePart:
         return _FakePart(ctx.batch_size, ctx.batch_size * self.group.size)
 
     def open_part(self, part: _FakePart, reduces: bool) -> None:

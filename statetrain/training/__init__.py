@@ -1,1 +1,1 @@
-"""Training, evaluating, predicting: a context, a lifecycle and a machine, made of what a user has."""
+"""Training, evaluating and predicting: builds the context, lifecycle and machine."""

@@ -129,8 +129,8 @@ def fit(
             them. The other arguments are those of the run that was saved; workers, callbacks,
             `epochs` and what is printed may differ.
         allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
-            "callbacks" (their settings), "seed", several of them, or True for all. What fits is loaded; settings of optimizers that are given differently now
-            hold.
+            "callbacks" (their settings), "seed", several of them, or True for all. What fits is
+            loaded; the settings of optimizers that are given differently now are used.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write
             them to as well, with times, counters and the loss, for `statetrain watch` and
             `statetrain trace`. `Tracing` among the callbacks has more.

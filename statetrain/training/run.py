@@ -348,7 +348,10 @@ class Run:
         return predict(self, data, **options)
 
     def plot(self, metrics: str | list[str] | None = None, *, x: str = "epoch") -> Any:
-        """The curves of the history as a matplotlib figure; see `statetrain.report.plotting.plot`."""
+        """The curves of the history as a matplotlib figure.
+
+        See `statetrain.report.plotting.plot`.
+        """
         from statetrain.report.plotting import plot
 
         return plot(self.history, metrics, x=x)

@@ -1,4 +1,6 @@
-"""Saving a finished run, or weights alone, in one file; and reading them without running any code that is in it.
+"""Saving a finished run, or weights alone, in one file.
+
+Loading it runs no code that is in the file.
 
 The files are in the safetensors format, whose header holds what is no tensor, as JSON. There is no
 pickle and no name that becomes code, so a file cannot say which class to make: whoever reads it
