@@ -370,7 +370,7 @@ class Checkpoint(Callback):
             return None
         lane = self._lanes[0]
         self._lanes.reverse()
-        return lane, lane.take(rows[:-1], records)  # the last row may still change
+        return lane, lane.take(rows, records, but_last=min(1, len(rows)))
 
     def _collect(self, ctx: Context) -> Saved | None:
         """Waits for what is being written, and deletes what need not be kept any more.

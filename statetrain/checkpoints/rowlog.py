@@ -114,20 +114,22 @@ class Lane:
     _rows: int = 0
     _records: dict[str, int] = Factory(dict)
 
-    def take(self, rows: Sequence[Row], records: Records) -> bytes:
+    def take(self, rows: Sequence[Row], records: Records, but_last: int = 0) -> bytes:
         """The lines of what is new since the last call; all of them after a `restart`.
 
         Args:
             rows: all rows.
             records: all records, by name.
+            but_last: rows at the end that are left for later, since they may still change.
         """
+        end = len(rows) - but_last
         counts = {name: len(values) for name, values in records.items()}
         shrunk = any(counts.get(name, 0) < count for name, count in self._records.items())
-        if len(rows) < self._rows or shrunk:
+        if end < self._rows or shrunk:
             self.restart()
         new = {name: values[self._records.get(name, 0) :] for name, values in records.items()}
-        lines = encode(rows[self._rows :], new)
-        self._rows, self._records = len(rows), counts
+        lines = encode(rows[self._rows : end], new)
+        self._rows, self._records = end, counts
         return lines
 
     def put(self, lines: bytes, target: Path) -> Digest:
