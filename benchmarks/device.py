@@ -1,7 +1,7 @@
 """What a GPU is to show: against the hand-written loop, without waiting, as a graph, compiled, with batches placed ahead.
 
     python benchmarks/device.py                                    # on a machine with CUDA: some
-    minutes python benchmarks/device.py --only "resnet, lean, check='late'"    # one comparison
+    minutes python benchmarks/device.py --only "resnet, lean, finite_check='late'"    # one comparison
     python benchmarks/device.py --device cpu --quick --out /tmp/x  # whether it runs: all that needs
     no CUDA, in tiny sizes
 
@@ -222,7 +222,7 @@ def deterministic() -> Iterator[None]:
 
 def comparisons() -> list[Comparison]:
     """All of them."""
-    late, now = partial(ours, check="late"), partial(ours, check="now")
+    late, now = partial(ours, finite_check="late"), partial(ours, finite_check="now")
     found = []
     for task in MODELS:
         for config, goal in (("lean", 1.02), ("typical", 1.05)):
@@ -232,7 +232,7 @@ def comparisons() -> list[Comparison]:
             found += [
                 Comparison(
                     section,
-                    f"{config}, check='now', a loop that reads the loss",
+                    f"{config}, finite_check='now', a loop that reads the loss",
                     task,
                     partial(now, typical=typical),
                     reads,
@@ -240,17 +240,19 @@ def comparisons() -> list[Comparison]:
                 ),
                 Comparison(
                     section,
-                    f"{config}, check='late', a loop that reads none",
+                    f"{config}, finite_check='late', a loop that reads none",
                     task,
                     partial(late, typical=typical),
                     partial(by_hand, typical=typical),
                     goal=goal,
                 ),
             ]
-        found.append(Comparison("check='late' against check='now'", "lean", task, late, now))
+        found.append(
+            Comparison("finite_check='late' against finite_check='now'", "lean", task, late, now)
+        )
     for task in MODELS:
         small = task in ("mlp", "cnn")
-        graph, section = partial(ours, check="late", fused=True), "fused=True, a CUDA graph"
+        graph, section = partial(ours, finite_check="late", fused=True), "fused=True, a CUDA graph"
         found += [
             Comparison(
                 section,
@@ -299,7 +301,7 @@ def comparisons() -> list[Comparison]:
         ]
     for task in ("resnet", "wide"):
         ahead, section = (
-            partial(ours, check="late", prefetch=True),
+            partial(ours, finite_check="late", prefetch=True),
             "prefetch=True, from a loader that pins its memory",
         )
         found += [
@@ -461,13 +463,13 @@ def _waiting(device: torch.device, quick: bool) -> Iterator[Row]:
         for ahead in (False, True)[: 2 if device.type == "cuda" else 1]:
             share = waiting(
                 _block(task, device, quick, pinned=True),
-                partial(ours, check="late", prefetch=ahead),
+                partial(ours, finite_check="late", prefetch=ahead),
             )
             yield Row(f"{task}, prefetch={ahead}", 100 * share, "% of the time")
 
 
 def _proofs(device: torch.device, quick: bool) -> Iterator[Row]:
-    late = partial(ours, check="late")
+    late = partial(ours, finite_check="late")
     configs: dict[str, Trains] = {
         "lean": late,
         "typical": partial(late, typical=True),
@@ -477,12 +479,14 @@ def _proofs(device: torch.device, quick: bool) -> Iterator[Row]:
     for task in MODELS:
         for config, trains in configs.items():
             block = _block(task, device, quick, pinned="ahead" in config)
-            yield _proof(task, f"{config}, check='late'", waits(block, trains), len(block.data) - 1)
+            yield _proof(
+                task, f"{config}, finite_check='late'", waits(block, trains), len(block.data) - 1
+            )
     block = _block("mlp", device, quick)
     yield _proof(
         "mlp",
-        "lean, check='now', which reads each loss",
-        waits(block, partial(ours, check="now")),
+        "lean, finite_check='now', which reads each loss",
+        waits(block, partial(ours, finite_check="now")),
         len(block.data) - 1,
         expected=True,
     )
@@ -497,7 +501,7 @@ def _memory(device: torch.device, quick: bool) -> Iterator[Row]:
     for config, more in configs.items():
         grown = growth(
             _block("mlp", device, quick, pinned="ahead" in config),
-            partial(ours, check="late", **more),
+            partial(ours, finite_check="late", **more),
             4 if quick else 40,
         )
         yield Row(f"mlp, {config}", grown, "bytes a step", 0.0)

@@ -78,8 +78,8 @@ WAYS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Epoch]] = {
     "... with inductor's cpp_wrapper": lambda model, opt: ours(
         model, opt, fused=True, non_finite="ignore", compile={"options": {"cpp_wrapper": True}}
     ),
-    "... with check='late'": lambda model, opt: ours(
-        model, opt, fused=True, check="late", compile=True
+    "... with finite_check='late'": lambda model, opt: ours(
+        model, opt, fused=True, finite_check="late", compile=True
     ),
 }
 

@@ -102,7 +102,7 @@ class Counting:
     [
         {"seed": 1},
         {"precision": "bf16", "valid": None},
-        {"check": "late", "non_finite": "raise", "valid": None},
+        {"finite_check": "late", "non_finite": "raise", "valid": None},
     ],
     ids=str,
 )
@@ -171,13 +171,13 @@ def test_optimizers_step_alike(points, optimizer, hparams):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_steps_that_are_not_finite_are_left_out(points, optimizer):
-    "With check='late', weights, buffers and states stay as they are where a loss is not finite, though the optimizer is no fused one."
+    "With finite_check='late', weights, buffers and states stay as they are where a loss is not finite, though the optimizer is no fused one."
     inputs = points[0].clone()
     inputs[12] = float("nan")
     given = options(
         optimizer=optimizer,
         opt_hparams={"lr": 0.0625},
-        check="late",
+        finite_check="late",
         non_finite="skip",
         epochs=3,
         dataloader_options={"batch_size": 11, "shuffle": False},
@@ -564,7 +564,7 @@ def test_weights_that_are_used_at_times_are_refused(points):
 # -------------------- on a device, as far as the CPU goes
 
 
-@pytest.mark.parametrize("more", [{"non_finite": "ignore"}, {"check": "late"}], ids=str)
+@pytest.mark.parametrize("more", [{"non_finite": "ignore"}, {"finite_check": "late"}], ids=str)
 def test_a_graph_records_what_is_compiled(points, more):
     "On CUDA the compiled function is what is recorded; with a recording that calls it again, a run is the same as one without."
     given = options(epochs=4, valid=points, **more)
@@ -685,7 +685,7 @@ def test_a_first_step_that_is_left_out_is_made_as_ever_again(bad, points):
     inputs = points[0].clone()
     inputs[:bad] = float("nan")
     model = net()
-    late = {"fused": True, "compile": EAGER, "check": "late", "non_finite": "skip"}
+    late = {"fused": True, "compile": EAGER, "finite_check": "late", "non_finite": "skip"}
     run = st.fit(
         model,
         (inputs, points[1]),
@@ -754,7 +754,7 @@ def test_compile_says_that_the_whole_step_is_compiled(what, points):
     run = st.fit(plain(), points, compile={"what": what, "backend": "eager"}, **options())
     assert run.lifecycle.state("update").action.compiled
     assert run.lifecycle.by_role("report")
-    assert_close(run, st.fit(plain(), points, check="late", **options()))
+    assert_close(run, st.fit(plain(), points, finite_check="late", **options()))
 
 
 def test_auto_compiles_the_model_where_something_is_in_the_way(points):
@@ -773,7 +773,7 @@ def test_auto_compiles_the_model_where_something_is_in_the_way(points):
 
 def test_step_says_what_is_in_the_way(points):
     "What was asked for is not left out in silence."
-    with pytest.raises(st.ConfigError, match="check='late' and spike exclude each other"):
+    with pytest.raises(st.ConfigError, match="finite_check='late' and spike exclude each other"):
         st.fit(plain(), points, compile="step", spike=st.Spike(4), **options())
 
 

@@ -525,14 +525,14 @@ ABOARD = {
         "optimizer": {"a": torch.optim.SGD, "b": torch.optim.SGD},
     },
     "masked steps": lambda path: {
-        "check": "late",
+        "finite_check": "late",
         "non_finite": "skip",
         "loss": refused_at(2),
         "opt_hparams": {"lr": 0.1, "fused": True},
         "accumulate": 2,
     },
     "masked, read on the host": lambda path: {
-        "check": "late",
+        "finite_check": "late",
         "non_finite": "stop",
         "loss": refused_at(2),
         "optimizer": torch.optim.Adagrad,

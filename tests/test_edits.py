@@ -78,7 +78,7 @@ def test_an_unknown_option_gets_a_suggestion():
         ("prefetch", 2),
         ("compute", 3),
         ("fused", "always"),
-        ("check", "soon"),
+        ("finite_check", "soon"),
         ("max_steps", True),
         ("edits", [3]),
     ],

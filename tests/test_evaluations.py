@@ -307,7 +307,7 @@ def test_its_columns_can_be_monitored(points):
         {"seed": 3, "precision": "bf16"},
         {"optimizer": {"0": torch.optim.SGD, "2": torch.optim.SGD}},
         {"accumulate": 2, "check_gradients": True, "non_finite": "skip"},
-        {"check": "late", "non_finite": "skip"},
+        {"finite_check": "late", "non_finite": "skip"},
         {
             "loss": st.Losses(
                 label=F.cross_entropy, size=st.Loss(lambda p: p.abs().mean(), p="interms.0")

@@ -67,9 +67,9 @@ def assert_same(one, other):
 @pytest.mark.parametrize(
     "more",
     [
-        {"check": "late"},
+        {"finite_check": "late"},
         {"non_finite": "ignore"},
-        {"check": "late", "non_finite": "skip", "buffers": True, "seeded": True},
+        {"finite_check": "late", "non_finite": "skip", "buffers": True, "seeded": True},
         {"non_finite": "ignore", "precision": "bf16"},
     ],
 )
@@ -91,9 +91,9 @@ def test_the_table_has_one_state_in_their_place(more):
 
 def test_it_can_be_drawn_written_down_and_read_again():
     "A fused lifecycle has a picture with the one state, a fingerprint, and is the same after being written down."
-    life = st.supervised(fused=True, check="late")
+    life = st.supervised(fused=True, finite_check="late")
     assert st.Lifecycle.from_dict(life.to_dict()) == life
-    assert life.fingerprint != st.supervised(check="late").fingerprint
+    assert life.fingerprint != st.supervised(finite_check="late").fingerprint
     assert "update" in life.mermaid()
     assert "backward" not in life.mermaid().replace("backward;", "")
 
@@ -105,7 +105,7 @@ def test_it_can_be_drawn_written_down_and_read_again():
             {},
             (
                 r"loss -> failed \[loss not finite\] / raise NonFiniteLoss is decided between"
-                r" 'pred' and 'step'; check='late' lets"
+                r" 'pred' and 'step'; finite_check='late' lets"
             ),
         ),
         ({"non_finite": "skip"}, r"loss -> next_batch \[loss not finite\]"),
@@ -168,8 +168,8 @@ def test_the_word_is_checked():
 @pytest.mark.parametrize(
     "more",
     [
-        {"check": "late"},
-        {"check": "late", "non_finite": "skip"},
+        {"finite_check": "late"},
+        {"finite_check": "late", "non_finite": "skip"},
         {"non_finite": "ignore"},
         {"non_finite": "ignore", "precision": "bf16"},
     ],
@@ -188,7 +188,12 @@ def test_a_fused_run_leaves_out_the_same_steps(points):
     inputs = points[0].clone()
     inputs[3] = float("nan")
     runs = [
-        st.fit(make(), (inputs, points[1]), fused=fused, **options(check="late", non_finite="skip"))
+        st.fit(
+            make(),
+            (inputs, points[1]),
+            fused=fused,
+            **options(finite_check="late", non_finite="skip"),
+        )
         for fused in (False, True)
     ]
     assert_same(*runs)
@@ -308,8 +313,8 @@ def test_a_listener_in_between_is_named(points):
 def test_it_goes_with_compile_and_resume(points, tmp_path):
     "A fused and compiled run that is cut goes on to the weights of one that was not, nor fused, nor compiled."
     torch.compiler.reset()
-    more = {"fused": True, "compile": {"backend": "eager"}, "check": "late"}
-    whole = st.fit(make(), points, **exact(epochs=3, check="late"))
+    more = {"fused": True, "compile": {"backend": "eager"}, "finite_check": "late"}
+    whole = st.fit(make(), points, **exact(epochs=3, finite_check="late"))
     st.fit(make(), points, callbacks=st.Checkpoint(tmp_path), **more, **exact(epochs=1))
     run = st.fit(
         make(), points, callbacks=st.Checkpoint(tmp_path), resume="last", **more, **exact(epochs=3)
@@ -340,8 +345,8 @@ def graphed(data, **more):
 @pytest.mark.parametrize(
     "more",
     [
-        {"check": "late"},
-        {"check": "late", "non_finite": "skip", "precision": "bf16"},
+        {"finite_check": "late"},
+        {"finite_check": "late", "non_finite": "skip", "precision": "bf16"},
         {"non_finite": "ignore"},
     ],
     ids=str,
@@ -364,8 +369,8 @@ def test_masked_steps_are_counted_in_a_replayed_run(points):
     inputs = torch.cat([points[0]] * 2)[:40].clone()
     inputs[38] = float("nan")
     data = (inputs, torch.cat([points[1]] * 2)[:40])
-    expected = st.fit(make(), data, **exact(check="late", non_finite="skip"))
-    run, graph = graphed(data, check="late", non_finite="skip")
+    expected = st.fit(make(), data, **exact(finite_check="late", non_finite="skip"))
+    run, graph = graphed(data, finite_check="late", non_finite="skip")
     assert run.ctx.masked == expected.ctx.masked == 2
     assert graph.replays == 7
     assert_same(run, expected)
@@ -382,7 +387,7 @@ def test_the_number_of_a_masked_step_is_known_in_the_graph(points):
         for i, (x, y) in enumerate(changes):
             yield (x * math.nan, y) if data.epoch == 3 and i in (1, 2) else (x, y)
 
-    given = exact(check="late", non_finite="skip", epochs=3)
+    given = exact(finite_check="late", non_finite="skip", epochs=3)
     del given["dataloader_options"]
     runs = []
     for fused in (False, True):
@@ -415,7 +420,7 @@ class Outside(TorchDispatchMode):
         return replay
 
 
-@pytest.mark.parametrize("more", [{"check": "late"}, {"non_finite": "ignore"}], ids=str)
+@pytest.mark.parametrize("more", [{"finite_check": "late"}, {"non_finite": "ignore"}], ids=str)
 def test_little_is_started_outside_of_the_graph(more):
     "For a batch of two tensors, two copies into the buffers, one of the loss, and its mean: what a small model gains is not lost again."
     torch.manual_seed(0)
@@ -588,7 +593,12 @@ def test_a_graph_is_chosen_on_cuda_alone():
             {},
             r"SGD\(..., fused=True\)",
         ),
-        ({"check": "late"}, adam(capturable=True), {}, r"Adam\(..., capturable=True, fused=True\)"),
+        (
+            {"finite_check": "late"},
+            adam(capturable=True),
+            {},
+            r"Adam\(..., capturable=True, fused=True\)",
+        ),
         (
             {"non_finite": "ignore"},
             adam(capturable=True),

@@ -255,7 +255,7 @@ def test_two_phases_of_training(points):
 
 @pytest.mark.parametrize(
     ("options", "there"),
-    [({"precision": "fp16"}, "scaler"), ({"check": "late", "non_finite": "skip"}, "mask")],
+    [({"precision": "fp16"}, "scaler"), ({"finite_check": "late", "non_finite": "skip"}, "mask")],
     ids=["fp16", "late"],
 )
 def test_a_phase_under_other_names_has_what_it_needs(options, there, points):

@@ -1,4 +1,4 @@
-"""check="late": the device leaves out what is not finite, the host never waits for it, and hears of it later."""
+"""finite_check="late": the device leaves out what is not finite, the host never waits for it, and hears of it later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(model, data, **more):
         "optimizer": fused,
         "epochs": 1,
         "verbose": False,
-        "check": "late",
+        "finite_check": "late",
         "non_finite": "skip",
     }
     return st.fit(model, data, **{**given, **more})
@@ -49,7 +49,7 @@ def test_a_masked_step_leaves_no_trace(name, value, points):
     "Weights, running statistics and the optimizer's state are, bit by bit, those of a run that skipped the batch on the host."
     data = batches(points, nan_3=value)
     late = train(net(), data, optimizer=OPTIMIZERS[name])
-    now = train(net(), data, optimizer=OPTIMIZERS[name], check="now")
+    now = train(net(), data, optimizer=OPTIMIZERS[name], finite_check="now")
     assert bits(late.model) == bits(now.model)
     states = [[run.ctx.opt.state[p] for p in run.model.parameters()] for run in (late, now)]
     for mine, other in zip(*states, strict=True):
@@ -209,7 +209,9 @@ class Fused(torch.optim.SGD):
 
 def test_on_a_device_without_numbers(points):
     "On the meta device every read by the host is an error: training with batch norm, dropout, metrics and masked steps makes none."
-    life = st.supervised(check="late", validate=st.Every(1, "epochs"), buffers=True, accumulate=2)
+    life = st.supervised(
+        finite_check="late", validate=st.Every(1, "epochs"), buffers=True, accumulate=2
+    )
     life = life.replace("record", action=None).replace("settle", action=None)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
     data = {
@@ -290,7 +292,7 @@ def test_skipping_is_told_in_the_records():
 
 def test_it_is_drawn():
     "The step says that it is masked, and the report is an arrow at next_batch."
-    life = st.supervised(check="late", non_finite="stop")
+    life = st.supervised(finite_check="late", non_finite="stop")
     shown = [str(arrow) for arrow in life.transitions]
     assert "next_batch -> report [report due]" in shown
     assert "report -> next_batch [steps were masked] / ask to stop" in shown
@@ -318,17 +320,17 @@ def test_it_can_be_cut_and_continued():
         ({"closure": True}, "whose step computes the loss again"),
         ({"compute": lambda ctx: None}, "steps over the loss and its backward"),
         ({"precision": "fp16"}, "use 'bf16'"),
-        ({"check": "latre"}, "did you mean 'late'"),
+        ({"finite_check": "latre"}, "did you mean 'late'"),
     ],
     ids=lambda value: str(value)[:30],
 )
 def test_what_it_cannot_serve_is_refused(options, words):
     "Before anything runs, with the way out."
     with pytest.raises(st.ConfigError, match=words):
-        st.supervised(**{"check": "late", **options})
+        st.supervised(**{"finite_check": "late", **options})
 
 
 def test_fp16_is_refused_in_an_own_lifecycle_too():
     "mixed_precision looks at the table."
     with pytest.raises(st.ConfigError, match="use 'bf16'"):
-        st.mixed_precision(st.supervised(check="late"), "fp16")
+        st.mixed_precision(st.supervised(finite_check="late"), "fp16")

@@ -95,7 +95,7 @@ def begin(**more):
         "optimizer": Fused,
         "opt_hparams": {"lr": 0.1},
         "epochs": 2,
-        "check": "late",
+        "finite_check": "late",
         "device": "meta",
         "seed": 1,
         "verbose": False,
@@ -167,9 +167,11 @@ def test_a_step_with_a_callback_waits_for_nothing(name, tmp_path):
 
 def test_a_step_drawn_ahead_waits_for_nothing():
     "A batch that is placed ahead."
-    life = st.supervised(check="late", prefetch=True, seeded=True, buffers=True, validate=None)
+    life = st.supervised(
+        finite_check="late", prefetch=True, seeded=True, buffers=True, validate=None
+    )
     assert life.state("draw").action is actions.draw_prefetched
-    assert walk(begin(lifecycle=life, check="now")) == []
+    assert walk(begin(lifecycle=life, finite_check="now")) == []
 
 
 @pytest.mark.parametrize(
@@ -232,8 +234,8 @@ class Making(st.Callback):
 
 
 def test_what_does_wait_is_seen():
-    "The loss that is read by check='now', a number read by a callback, and a copy that is waited for."
-    for more in ({"check": "now"}, {"callbacks": Reading()}):
+    "The loss that is read by finite_check='now', a number read by a callback, and a copy that is waited for."
+    for more in ({"finite_check": "now"}, {"callbacks": Reading()}):
         with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
             walk(begin(**more))
     assert len(walk(begin(callbacks=Making()))) == BATCHES - 1

@@ -570,7 +570,7 @@ def test_a_run_that_is_cut_within_a_window_puts_its_buffers_back(cut, tmp_path):
                 epochs=1,
                 accumulate=2,
                 non_finite="skip",
-                check="late",
+                finite_check="late",
                 resume=resume,
                 verbose=False,
                 callbacks=[fail, st.Checkpoint(folder, every=st.Every(1, "batches"))],
@@ -600,7 +600,7 @@ def test_an_evaluation_at_the_end_is_made_after_stopfit(where, check):
         valid=batches(),
         loss=F.mse_loss,
         callbacks=stop,
-        check=check,
+        finite_check=check,
         evaluations=st.Evaluation("test", batches(), "end"),
         **{**SGD, "epochs": 5},
     )

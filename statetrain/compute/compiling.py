@@ -13,7 +13,7 @@ The first step of a run is made as ever: the optimizer sets its states up in it,
 weights have gradients. So is the first one after weights were frozen, unfrozen, added or replaced,
 for which all is compiled anew; and the next one, if it was left out.
 
-With `check="late"`, weights, buffers and states are put back where the loss or a gradient is not
+With `finite_check="late"`, weights, buffers and states are put back where the loss or a gradient is not
 finite, in the same graph, whatever the optimizer; what is counted of it is counted there too.
 
 Gradients lie in `p.grad` afterwards, in memory that the next batch overwrites.

@@ -1,7 +1,7 @@
 """A fused update as a CUDA graph: recorded once, started as a whole, so that the host's time for it is that of one launch.
 
 Theory of operation ------------------- What is recorded is the work on the device: the model, the
-loss, its gradients, the step, and with `check="late"` all that leaves a step out. It reads a batch
+loss, its gradients, the step, and with `finite_check="late"` all that leaves a step out. It reads a batch
 from buffers that stay where they are, into which each batch is copied, and leaves prediction and
 loss in others. What the host does for a batch (counters, means, metrics) is not recorded; it is
 done after each replay.
@@ -113,7 +113,7 @@ def check(fused: Fused, optimizers: Mapping[str, Any], backward: Any = None) -> 
             )
         if actions.update_finite in parts_of(fused.actions[3]) and not masks(optimizer):
             raise ConfigError(
-                "with check='late', a step that is recorded as a CUDA graph is left out on the"
+                "with finite_check='late', a step that is recorded as a CUDA graph is left out on the"
                 f" device, which optimizer {name!r} cannot; make it with fused=True: {kind}(...,"
                 " capturable=True, fused=True)"
             )

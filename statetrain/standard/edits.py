@@ -503,7 +503,7 @@ EDITS: tuple[Edit, ...] = (
         hold_buffers,
         ("buffers=True",),
     ),
-    Edit("check", lambda options: options.late, find_out_late, ('check="late"',)),
+    Edit("finite_check", lambda options: options.late, find_out_late, ('finite_check="late"',)),
     Edit("seeded", lambda options: options.seeded, seed_batches, ("seeded=True",)),
     Edit("edits", lambda options: bool(options.edits), apply_own),
     Edit(

@@ -126,7 +126,7 @@ def check_word(fused: Any) -> None:
 def fuse(life: Lifecycle) -> Lifecycle:
     """A lifecycle whose `pred`, `loss`, `backward` and `step`, and what lies between them, are one state `update`.
 
-    A loss that is not finite can then be seen late only: give `supervised` `check="late"`, with
+    A loss that is not finite can then be seen late only: give `supervised` `finite_check="late"`, with
     which the device leaves the step out by itself, or `non_finite="ignore"`. On the CPU the first
     is dearer than what fusing saves.
 
@@ -178,7 +178,7 @@ def in_the_way(life: Lifecycle) -> str:
         if arrow is None and state.name != LAST:
             first = life.arrows(state.name)[0]
             late = (
-                "; check='late' lets the device leave the step out, non_finite='ignore' does not"
+                "; finite_check='late' lets the device leave the step out, non_finite='ignore' does not"
                 " look"
             )
             finite = first.guard is not None and any(

@@ -27,7 +27,7 @@ from statetrain.standard.rollback import RollBack
 from statetrain.standard.stops import Stops, stops_of
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
-OptionCheck = Literal["now", "late"]
+FiniteCheck = Literal["now", "late"]
 Fusing = bool | Literal["auto"]
 When: TypeAlias = Guard | Literal["end"]
 Computation = Callable[[Any], Any]
@@ -129,7 +129,7 @@ class Options:
     spike: Spike | None = field(default=None, validator=_spike)
     """What counts as a loss far above those before, as `Spike(4)`; it has the same policy."""
 
-    check: OptionCheck = field(default="now", validator=_one_of("now", "late"))
+    finite_check: FiniteCheck = field(default="now", validator=_one_of("now", "late"))
     """When it is known whether a loss is finite. "now": before its backward, which on a device
     waits for the loss of every batch. "late": the device itself leaves out the step of a window
     whose loss or gradients are not finite, the host does not wait, and the policy acts when the
@@ -163,7 +163,7 @@ class Options:
 
     fused: Fusing = field(default=False, validator=_one_of(True, False, "auto"))
     """Whether `pred`, `loss`, `backward` and `step` are one state, `update`; "auto": where no
-    guard is asked in between. This takes `check="late"`, or `non_finite="ignore"`. See `fuse`."""
+    guard is asked in between. This takes `finite_check="late"`, or `non_finite="ignore"`. See `fuse`."""
 
     prefetch: bool = field(default=False, validator=_switch)
     """Whether `draw` stays one batch ahead, and begins to place that one on the device while the
@@ -218,7 +218,7 @@ class Options:
         _refuse_norm_without_policy(self)
         _refuse_windows_of_several(self)
         _refuse_closures(self)
-        if self.check == "late":
+        if self.finite_check == "late":
             _refuse_late(self)
 
     @property
@@ -229,7 +229,7 @@ class Options:
     @property
     def late(self) -> bool:
         """Whether the device finds out what is not finite."""
-        return self.check == "late"
+        return self.finite_check == "late"
 
 
 def _refuse_spike_without_policy(options: Options) -> None:
@@ -273,18 +273,18 @@ def _refuse_closures(options: Options) -> None:
 def _refuse_late(options: Options) -> None:
     if options.non_finite not in ("raise", "skip", "stop"):
         raise ConfigError(
-            "check='late' needs a policy that can come late: non_finite='raise', 'skip' or 'stop',"
+            "finite_check='late' needs a policy that can come late: non_finite='raise', 'skip' or 'stop',"
             f" got {options.non_finite!r}"
         )
     why = {
         "check_gradients": "it looks at the gradients anyway; leave that out",
         "spike": "which reads the loss of each batch on the host",
         "closure": "whose step computes the loss again, unseen",
-        "compute": "which steps over the loss and its backward; leave compute out, or check now",
+        "compute": "which steps over the loss and its backward; leave compute out, or the check at its default, 'now'",
     }
     for name, words in why.items():
         if getattr(options, name) not in (None, False):
-            raise ConfigError(f"check='late' and {name} exclude each other: {words}")
+            raise ConfigError(f"finite_check='late' and {name} exclude each other: {words}")
     if options.precision is not None:
         refuse_late_scale(options.precision)
 
@@ -296,7 +296,7 @@ class FitOptions(TypedDict, total=False):
     non_finite: Policy
     check_gradients: bool
     spike: Spike | None
-    check: OptionCheck
+    finite_check: FiniteCheck
     accumulate: int
     validate: Guard | None
     max_steps: int | None

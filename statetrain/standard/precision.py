@@ -150,7 +150,7 @@ def refuse_late_scale(precision: Precision) -> None:
     precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
     if precision.dtype == "float16":
         raise ConfigError(
-            "check='late' and 'fp16' exclude each other: the scale of its loss is adapted by what"
+            "finite_check='late' and 'fp16' exclude each other: the scale of its loss is adapted by what"
             " the host reads in each batch; use 'bf16'"
         )
 

@@ -86,7 +86,7 @@ def _refuse(life: Lifecycle) -> None:
         do.replay: "an optimizer whose step computes the loss again (LBFGS)",
         do.select_next: "several optimizers",
         do.weighed_backward: "accumulate= and a loss with a mask or weights of samples",
-        do.update_finite: "check='late'",
+        do.update_finite: "finite_check='late'",
     }
     works = [state.action for state in life.states] + [t.effect for t in life.transitions]
     for work in works:

@@ -66,7 +66,7 @@ def adopt(
     Raises:
         ConfigError: the lifecycle has no place for it.
     """
-    options = Options(check="late" if life.by_role("report") else "now")
+    options = Options(finite_check="late" if life.by_role("report") else "now")
     if seeded and not any(declares_read(arrow.effect, "seed") for arrow in life.transitions):
         life = seed_batches(life, options)
     if buffers and not life.by_role("hold"):

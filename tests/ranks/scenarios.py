@@ -288,7 +288,7 @@ def refused(folder: Path) -> dict[str, Any]:
 
     return {
         "lbfgs": failed(lambda: train(optimizer=torch.optim.LBFGS, opt_hparams={})),
-        "late": failed(lambda: train(check="late")),
+        "late": failed(lambda: train(finite_check="late")),
         "compile": failed(lambda: train(compile=True)),
         "metric": failed(lambda: train(metrics={"mine": Mine()})),
     }

@@ -156,7 +156,7 @@ def test_the_difference_says_what_is_agreed_on():
     [
         ({"optimizers": 2}, "several optimizers"),
         ({"closure": True}, "LBFGS"),
-        ({"check": "late"}, "check='late'"),
+        ({"finite_check": "late"}, "finite_check='late'"),
         ({"non_finite": "ignore", "fused": True}, "fused"),
     ],
 )

@@ -137,7 +137,7 @@ def test_what_is_wrong_is_said_by_all_ranks_alike(ranks):
     assert "rank 1 was given another epochs" in ranks[0]["other_arguments"]["failed"]
     for what, words in (
         ("lbfgs", "LBFGS"),
-        ("late", "check='late'"),
+        ("late", "finite_check='late'"),
         ("compile", "compile="),
         ("metric", "'mine' is a Mine"),
     ):

@@ -133,7 +133,7 @@ def schedules() -> list[st.Callback]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"precision": "fp16"}, {"accumulate": 2, "precision": "bf16"}, {"check": "late"}],
+    [{}, {"precision": "fp16"}, {"accumulate": 2, "precision": "bf16"}, {"finite_check": "late"}],
     ids=str,
 )
 def test_several_schedules_a_scaler_and_an_average_go_on_exactly(options: dict[str, Any]) -> None:

@@ -80,11 +80,11 @@ def make_lifecycle(
         callbacks=callbacks,
         sized=sized,
     )
-    standard = given is None and "check" not in options
+    standard = given is None and "finite_check" not in options
     if trained.compiled not in ("step", "auto") or not standard:
         return make(options)
     # What is compiled as a whole is looked at when it is done
-    late: FitOptions = {**options, "check": "late"}
+    late: FitOptions = {**options, "finite_check": "late"}
     if trained.compiled == "step":
         return make(options if options.get("non_finite") == "ignore" else late)
     try:
