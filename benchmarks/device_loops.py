@@ -135,8 +135,7 @@ def ours(
             epochs=setting.epochs,
             device=way.device,
             precision=way.precision,
-            compile=way.compiled,
             callbacks=callbacks,
             verbose=typical,
-            **options,
+            **{"compile": way.compiled, **options},
         )

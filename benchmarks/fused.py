@@ -1,4 +1,4 @@
-"""`fit(..., fused=True, compile=True)` against a hand-written eager loop, on the CPU.
+"""`fit(..., compile="step")` against a hand-written eager loop, on the CPU.
 
     python benchmarks/fused.py
 
@@ -71,15 +71,17 @@ def ours(model: nn.Module, opt: torch.optim.Optimizer, **options: Any) -> Epoch:
 WAYS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Epoch]] = {
     "the loop, model compiled": lambda model, opt: by_hand(model, opt, compiled=True),
     "fit": ours,
-    "fit, fused": lambda model, opt: ours(model, opt, fused=True, non_finite="ignore"),
-    "fit, fused and compiled": lambda model, opt: ours(
-        model, opt, fused=True, non_finite="ignore", compile=True
+    "fit, the step compiled": lambda model, opt: ours(
+        model, opt, non_finite="ignore", compile="step"
     ),
     "... with inductor's cpp_wrapper": lambda model, opt: ours(
-        model, opt, fused=True, non_finite="ignore", compile={"options": {"cpp_wrapper": True}}
+        model,
+        opt,
+        non_finite="ignore",
+        compile={"what": "step", "options": {"cpp_wrapper": True}},
     ),
     "... with finite_check='late'": lambda model, opt: ours(
-        model, opt, fused=True, finite_check="late", compile=True
+        model, opt, finite_check="late", compile="step"
     ),
 }
 
@@ -122,7 +124,7 @@ def rows(quick: bool) -> Iterator[Row]:
     ]
     for task, words, make, pairs, batches in cases[: 1 if quick else 3]:
         # Compiling takes too long to see that it runs
-        ways = ["fit", "fit, fused"] if quick else list(WAYS)
+        ways = ["fit"] if quick else list(WAYS)
         times = compare(TASKS[task], make, 2 if quick else pairs, 20 if quick else batches, ways)
         yield Row(
             f"{words}: the loop by hand",

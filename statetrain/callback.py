@@ -352,8 +352,8 @@ def _refuse_fused(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
             if name in inner or name.replace(f"{prefix}{_phase(state)}", prefix, 1) in inner:
                 raise CallbackError(
                     f"Callback {name_of(callback)!r} listens on {name!r}, within the state"
-                    f" {state.name!r} into which {', '.join(fused)} are fused; train without"
-                    " fused=True, or with fused='auto', which fuses where nobody listens"
+                    f" {state.name!r} into which {', '.join(fused)} are fused; use compile='auto',"
+                    " which compiles the step where nothing listens, or compile='model'"
                 )
 
 

@@ -1,4 +1,4 @@
-"""`fused=` with `compile=`: the model, the loss, their gradients and the step as one compiled function."""
+"""`compile="step"`: the model, the loss, their gradients and the step as one compiled function."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.compute.compiling import CompiledUpdate, can_trace
-from statetrain.compute.cuda_graph import CudaGraph, graph_for
+from statetrain.standard.fusing import fuse
 
 pytestmark = pytest.mark.skipif(
     not can_trace(),
     reason="this torch's compiler does not trace gradients, so the model alone is compiled",
 )
 
-EAGER = {"backend": "eager"}  # traced, and run as it is
-WHOLE = {"fused": True, "compile": EAGER, "non_finite": "ignore"}
+STEP = {"what": "step", "backend": "eager"}  # traced, and run as it is
+AUTO = {"what": "auto", "backend": "eager"}
+WHOLE = {"compile": STEP, "non_finite": "ignore"}
 
 
 def options(**more):
@@ -110,10 +111,10 @@ def test_it_is_the_same_to_the_last_bit_where_the_backend_allows(points, more):
     "Traced and run as it is, a run has the bits of one that is not compiled: batch norm, dropout, metrics, validation, a short last batch."
     given = options(non_finite="ignore", metrics=accuracy, valid=points) | more
     expected = st.fit(make(), points, **given)
-    run = st.fit(make(), points, fused=True, compile=EAGER, **given)
+    run = st.fit(make(), points, compile=STEP, **given)
     assert bits(run.model, run.ctx.opt) == bits(expected.model, expected.ctx.opt)
     assert rows(run) == rows(expected)
-    assert isinstance(run.ctx.graph, CompiledUpdate)
+    assert isinstance(run.ctx.compiled_step, CompiledUpdate)
 
 
 OPTIMIZERS = [
@@ -146,8 +147,10 @@ def test_optimizers_step_alike(points, optimizer, hparams):
     run = st.fit(
         plain(),
         points,
-        fused=True,
-        compile={"backend": "aot_eager" if optimizer is torch.optim.AdamW else "eager"},
+        compile={
+            "what": "step",
+            "backend": "aot_eager" if optimizer is torch.optim.AdamW else "eager",
+        },
         **given,
     )
     assert_close(run, expected)
@@ -183,7 +186,7 @@ def test_steps_that_are_not_finite_are_left_out(points, optimizer):
         dataloader_options={"batch_size": 11, "shuffle": False},
     )
     expected = st.fit(make(), (inputs, points[1]), **given)
-    run = st.fit(make(), (inputs, points[1]), fused=True, compile=EAGER, **given)
+    run = st.fit(make(), (inputs, points[1]), compile=STEP, **given)
     assert_close(run, expected)
     assert run.ctx.masked == expected.ctx.masked == 3
     assert run.ctx.first_masked == expected.ctx.first_masked == 2
@@ -215,7 +218,7 @@ def test_batches_and_outputs_of_any_structure(points):
     )
     del given["dataloader_options"]
     models = []
-    for more in ({}, {"fused": True, "compile": EAGER}):
+    for more in ({}, {"compile": STEP}):
         torch.manual_seed(0)
         models.append(st.fit(Parts(), data, **given, **more).model)
     assert bits(models[0]) == bits(models[1])
@@ -242,7 +245,7 @@ def test_losses_by_keys(points):
         given = options(input={"x": "x", "scale": "y"}, loss=loss, non_finite="ignore")
         del given["dataloader_options"]
         runs = []
-        for more in ({}, {"fused": True, "compile": EAGER}):
+        for more in ({}, {"compile": STEP}):
             torch.manual_seed(0)
             runs.append(st.fit(Keyed(), data, **given, **more))
         assert bits(runs[0].model) == bits(runs[1].model)
@@ -280,8 +283,7 @@ def test_learning_rates_are_no_reason_to_compile_anew(points, callback):
         plain(),
         points,
         callbacks=callback(),
-        fused=True,
-        compile={"backend": backend},
+        compile={"what": "step", "backend": backend},
         **options(epochs=5, non_finite="ignore"),
     )
     assert backend.graphs == 2
@@ -307,7 +309,7 @@ def test_momenta_that_change_are_compiled_once_more(points, optimizer):
     )
     expected = st.fit(plain(), points, callbacks=cycle(), **given)
     run = st.fit(
-        plain(), points, callbacks=cycle(), fused=True, compile={"backend": backend}, **given
+        plain(), points, callbacks=cycle(), compile={"what": "step", "backend": backend}, **given
     )
     assert backend.graphs <= 4
     assert_close(run, expected)
@@ -330,7 +332,7 @@ def test_what_changes_too_often_is_trained_on_as_ever(points, caplog):
         caplog.at_level(logging.WARNING, "statetrain"),
         torch._dynamo.config.patch(recompile_limit=1),
     ):
-        run = st.fit(plain(), points, callbacks=Flipping(), fused=True, compile=EAGER, **given)
+        run = st.fit(plain(), points, callbacks=Flipping(), compile=STEP, **given)
     assert bits(run.model) == bits(expected.model)
     assert [record.name for record in caplog.records].count("statetrain") == 1
 
@@ -343,8 +345,7 @@ def test_runs_do_not_use_up_each_others_compilations(points):
             st.fit(
                 plain(),
                 points,
-                fused=True,
-                compile={"backend": backend},
+                compile={"what": "step", "backend": backend},
                 **options(epochs=1, non_finite="ignore"),
             )
     assert backend.calls == 3 * 2
@@ -355,13 +356,13 @@ def test_runs_do_not_use_up_each_others_compilations(points):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(EAGER, EAGER), (EAGER, False), (False, EAGER)],
+    [(STEP, STEP), (STEP, False), (False, STEP)],
     ids=["both", "compiled then not", "not then compiled"],
 )
 def test_a_run_is_continued_with_and_without_it(points, tmp_path, before, after):
     "A run that is cut goes on to the bits of one that was not, whether it is compiled before, after or both."
-    given = options(fused=True, non_finite="ignore", seed=1, dataloader_options={"batch_size": 11})
-    whole = st.fit(make(), points, compile=EAGER, **given | {"epochs": 3})
+    given = options(non_finite="ignore", seed=1, dataloader_options={"batch_size": 11})
+    whole = st.fit(make(), points, compile=STEP, **given | {"epochs": 3})
     st.fit(
         make(), points, compile=before, callbacks=st.Checkpoint(tmp_path), **given | {"epochs": 1}
     )
@@ -371,6 +372,7 @@ def test_a_run_is_continued_with_and_without_it(points, tmp_path, before, after)
         compile=after,
         callbacks=st.Checkpoint(tmp_path),
         resume="last",
+        allow_changes=[] if before == after else "lifecycle",
         **given | {"epochs": 3},
     )
     assert run.ctx.step == 6
@@ -402,13 +404,12 @@ def test_the_picture_says_so(points):
         "update the weights, count the step, compiled"
     )
     assert "compiled" in str(run.lifecycle)
+    apart = st.fit(plain(), points, edits=[fuse], non_finite="ignore", **options(epochs=0))
+    assert run.lifecycle.fingerprint == apart.lifecycle.fingerprint
     assert (
-        run.lifecycle.fingerprint
-        == st.fit(
-            plain(), points, fused=True, non_finite="ignore", **options(epochs=0)
-        ).lifecycle.fingerprint
+        st.fit(plain(), points, compile={"backend": "eager"}, **options(epochs=0)).ctx.compiled_step
+        is None
     )
-    assert st.fit(plain(), points, compile=EAGER, **options(epochs=0)).ctx.graph is None
 
 
 def test_hooks_around_it_see_what_they_see_without(points):
@@ -428,7 +429,7 @@ def test_hooks_around_it_see_what_they_see_without(points):
                 )
             )
 
-    for more in ({}, {"fused": True, "compile": EAGER, "debug": True}):
+    for more in ({}, {"compile": STEP, "debug": True}):
         torch.manual_seed(0)
         st.fit(plain(), points, callbacks=Looking(), **options(non_finite="ignore", **more))
     half = len(seen) // 2
@@ -457,7 +458,7 @@ def watched(model):
     [
         (
             {"loss": st.Loss(F.cross_entropy, weight=lambda ctx: 1.0)},
-            "has the weight .*, which may be another one in each batch; leave fused out",
+            "has the weight .*, which may be another one in each batch; use compile='model'",
         ),
         (
             {"loss": st.Losses(a=st.Loss(F.mse_loss, mask="target"))},
@@ -511,11 +512,11 @@ def test_what_cannot_be_compiled_is_refused(points, more, words):
         more = {**more, "optimizer": more["optimizer"](model)}
     with pytest.raises(
         st.ConfigError,
-        match=f"fused=True with compile= compiles the update as a whole, but .*{words}",
+        match=f"compile='step' compiles the whole step as one function, but .*{words}",
     ):
         st.fit(model, points, **WHOLE | options(**more))
     if "another one in each batch" in words:
-        run = st.fit(model, points, **WHOLE | options(**more, fused="auto", epochs=1))
+        run = st.fit(model, points, **WHOLE | options(**more, epochs=1) | {"compile": AUTO})
         assert "backward" in run.lifecycle.names
 
 
@@ -535,10 +536,7 @@ def test_a_model_in_several_pieces_says_what_to_do(points):
     "What torch says of it comes out as it is, with a note."
     with pytest.raises(torch._dynamo.exc.Unsupported) as raised:
         st.fit(Broken(), points, **WHOLE | options())
-    assert any(
-        "leave fused out, and the model alone is compiled" in note
-        for note in raised.value.__notes__
-    )
+    assert any("use compile='model' for the model alone" in note for note in raised.value.__notes__)
 
 
 class Turning(torch.nn.Module):
@@ -561,47 +559,6 @@ def test_weights_that_are_used_at_times_are_refused(points):
         st.fit(Turning(), points, **WHOLE | options())
 
 
-# -------------------- on a device, as far as the CPU goes
-
-
-@pytest.mark.parametrize("more", [{"non_finite": "ignore"}, {"finite_check": "late"}], ids=str)
-def test_a_graph_records_what_is_compiled(points, more):
-    "On CUDA the compiled function is what is recorded; with a recording that calls it again, a run is the same as one without."
-    given = options(epochs=4, valid=points, **more)
-    expected = st.fit(make(), points, **given)
-    run = st.fit(make(), points, fused=True, compile=EAGER, start=False, **given)
-    run.ctx.graph = graph = CudaGraph(
-        torch.device("cpu"), record=lambda function, *_: function, whole=run.ctx.graph
-    )
-    run.walk()
-    assert (graph.recordings, graph.replays) == (1, 5)
-    assert_close(run, expected)
-    assert all(isinstance(group["lr"], float) for group in run.ctx.opt.param_groups)
-
-
-def test_what_is_compiled_may_be_recorded_whatever_the_optimizer(points):
-    "The compiler makes any step such that it waits for nobody, so an optimizer need not be made for it."
-    run = st.fit(
-        plain(),
-        points,
-        start=False,
-        **WHOLE | options(optimizer=torch.optim.Adam, opt_hparams={"lr": 0.1}),
-    )
-    update = run.lifecycle.state("update").action
-    assert (
-        graph_for(torch.device("cuda"), update, run.ctx.optimizers, whole=run.ctx.graph).whole
-        is run.ctx.graph
-    )
-    with pytest.raises(st.ConfigError, match="and so does compile="):
-        graph_for(
-            torch.device("cuda"),
-            update,
-            run.ctx.optimizers,
-            options={"mode": "reduce-overhead"},
-            whole=run.ctx.graph,
-        )
-
-
 # ---------------------------------------------------------------- inductor
 
 
@@ -620,7 +577,7 @@ def test_inductor_compiles_it(points):
         dataloader_options={"batch_size": 11},
     )
     expected = st.fit(plain(), points, **given, seed=1)
-    run = st.fit(plain(), points, fused=True, compile=True, **given, seed=1)
+    run = st.fit(plain(), points, compile="step", **given, seed=1)
     assert_close(run, expected)
     assert list(run.model.state_dict()) == list(expected.model.state_dict())
 
@@ -685,7 +642,7 @@ def test_a_first_step_that_is_left_out_is_made_as_ever_again(bad, points):
     inputs = points[0].clone()
     inputs[:bad] = float("nan")
     model = net()
-    late = {"fused": True, "compile": EAGER, "finite_check": "late", "non_finite": "skip"}
+    late = {"compile": STEP, "finite_check": "late", "non_finite": "skip"}
     run = st.fit(
         model,
         (inputs, points[1]),
@@ -706,10 +663,10 @@ class Counted(torch.optim.SGD):
 
 
 def test_an_optimizer_of_ones_own_is_not_compiled(points):
-    "It is refused by name, and with fused='auto' the states stay apart, so that its step is called."
+    "It is refused by name, and with compile='auto' the states stay apart, so that its step is called."
     with pytest.raises(st.ConfigError, match="Counted is an optimizer of one's own"):
         st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted})
-    run = st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted, "fused": "auto"})
+    run = st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted, "compile": AUTO})
     assert "backward" in run.lifecycle.names
     assert run.ctx.opt.steps == run.ctx.step
 
@@ -734,9 +691,9 @@ class Printing(torch.nn.Linear):
 
 
 def test_auto_trains_part_by_part_what_cannot_be_compiled(points, caplog):
-    "A model that torch cannot trace whole is trained on with a warning, where fused=True is its error."
+    "A model that torch cannot trace whole is trained on with a warning, where compile='step' is its error."
     ends = []
-    for more in ({"non_finite": "ignore"}, {**WHOLE, "fused": "auto"}):
+    for more in ({"non_finite": "ignore"}, {**WHOLE, "compile": AUTO}):
         torch.manual_seed(0)
         model = Printing(4, 3)
         run = st.fit(model, points, **options(**more))

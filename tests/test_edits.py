@@ -13,6 +13,7 @@ import pytest
 import statetrain as st
 from statetrain.lifecycle.state import State
 from statetrain.standard.edits import EDITS, Edit
+from statetrain.standard.fusing import fuse
 from statetrain.standard.options import FitOptions, Options, SupervisedOptions, options_of
 from statetrain.standard.supervised import edited
 from statetrain.standard.table import TABLE
@@ -77,7 +78,6 @@ def test_an_unknown_option_gets_a_suggestion():
         ("closure", None),
         ("prefetch", 2),
         ("compute", 3),
-        ("fused", "always"),
         ("finite_check", "soon"),
         ("max_steps", True),
         ("edits", [3]),
@@ -94,7 +94,7 @@ def surgery(ctx):
 
 
 def test_an_edit_of_your_own_is_made_with_the_others():
-    "It sees the table with the options, and what is fused after it has its state."
+    "It sees the table with the options, and what comes after it has its state."
 
     def operate(life):
         assert "backward" in life.names
@@ -102,7 +102,7 @@ def test_an_edit_of_your_own_is_made_with_the_others():
 
     life = st.supervised(edits=operate, accumulate=2)
     assert life == operate(st.supervised(accumulate=2))
-    fused = st.supervised(edits=[operate], non_finite="ignore", fused=True)
+    fused = st.supervised(edits=[operate, fuse], non_finite="ignore")
     assert "surgery" in fused.state("update").action.stands_for
 
 

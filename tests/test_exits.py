@@ -12,6 +12,7 @@ from reference import bits
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain.standard.fusing import fuse
 
 SCOPES = ("epoch", "train", "batch", "valid", "valid_batch")
 EVENTS = {"batch": st.SkipBatch, "valid_batch": st.SkipBatch}
@@ -182,7 +183,7 @@ def test_a_step_that_was_not_made_advances_no_schedule(fused):
 
     setattr(skip, "on_enter_update" if fused else "on_enter_step", leave)
     tenth = st.LRScheduler(torch.optim.lr_scheduler.ExponentialLR, per="step", gamma=0.1)
-    more = {"fused": True, "non_finite": "ignore"} if fused else {}
+    more = {"edits": [fuse], "non_finite": "ignore"} if fused else {}
     run = fit([skip, tenth], model, epochs=1, valid=None, **more)
     assert run.ctx.step == 1
     assert run.ctx.opt.param_groups[0]["lr"] == pytest.approx(0.05)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 import statetrain as st
 from statetrain.standard import actions
+from statetrain.standard.fusing import fuse
 
 BATCHES = 6
 
@@ -152,7 +153,7 @@ def test_a_lean_step_waits_for_nothing(form):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"accumulate": 2}, {"fused": True}, {"non_finite": "skip"}], ids=str
+    "more", [{}, {"accumulate": 2}, {"edits": [fuse]}, {"non_finite": "skip"}], ids=str
 )
 def test_a_typical_step_waits_for_nothing(more, tmp_path):
     "Accuracy, early stopping, progress and a CSV file, with further options."

@@ -13,6 +13,7 @@ import statetrain as st
 from statetrain.callback import hooks_of
 from statetrain.lifecycle.difference import diff
 from statetrain.lifecycle.registry import from_dict, to_dict
+from statetrain.standard.fusing import fuse
 
 BATCHES = [
     (torch.full((4, 2), float(i + 1)), torch.full((4, 1), float(10 * (i + 1)))) for i in range(3)
@@ -166,7 +167,7 @@ def test_the_context_says_where_it_is():
 def test_a_throttle_counts_the_events_of_all_phases():
     "One hook, one count, whatever the state that fires it is called; also where states are fused."
     life = two_phases(1, validate=None)
-    fused = two_phases(1, validate=None, fused=True, non_finite="ignore")
+    fused = two_phases(1, validate=None, edits=[fuse], non_finite="ignore")
     for table in (life, fused):
         heard = Heard("on_exit_step")
         every = st.throttle(heard, "exit_step", every=2)
@@ -176,7 +177,7 @@ def test_a_throttle_counts_the_events_of_all_phases():
 
 def test_a_hook_within_a_fused_state_is_refused_though_another_phase_has_it():
     "Hearing one phase of two would be silent; the error says what to do."
-    life = st.supervised(fused=True, non_finite="ignore").prefixed("pre_").then(st.supervised())
+    life = st.supervised(edits=[fuse], non_finite="ignore").prefixed("pre_").then(st.supervised())
     for hook in ("on_exit_loss", "on_exit_pre_loss"):
         with pytest.raises(st.CallbackError, match="within the state 'pre_update'"):
             hooks_of(Heard(hook), life)

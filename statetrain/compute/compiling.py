@@ -56,7 +56,7 @@ _KNOWN = (
     actions.count_step,
 )
 _UNTRACEABLE = ("Adafactor", "SparseAdam")  # their steps ask for numbers, or for sparse gradients
-_WITHOUT = "leave fused out, and the model alone is compiled, or leave compile out"
+_WITHOUT = "use compile='model' for the model alone, or leave compile out"
 
 
 def can_trace() -> bool:
@@ -254,8 +254,8 @@ class CompiledUpdate:
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             if not self._gave_up:
                 log.warning(
-                    "fused=True with compile=: torch has compiled as often as it may, so other"
-                    " kinds of batches are trained on as ever: %s",
+                    "compile='step': torch has compiled as often as it may, so other kinds of"
+                    " batches are trained on without it: %s",
                     error.__cause__ or error,
                 )
             self._gave_up = True
@@ -263,15 +263,15 @@ class CompiledUpdate:
         except torch._dynamo.exc.TorchDynamoException as error:
             if self.lenient and not self._compiled:
                 log.warning(
-                    "fused='auto' with compile=: the model is compiled alone, since torch cannot"
-                    " compile the step with it: %.300s",
+                    "compile='auto': the model is compiled alone, since torch cannot compile the"
+                    " step with it: %.300s",
                     error,
                 )
                 self._apart = True
                 return False
             error.add_note(
-                "statetrain: fused=True with compile= compiles the model, the loss and the step as"
-                f" one function, which torch could not; {_WITHOUT}"
+                "statetrain: compile='step' compiles the model, the loss and the step as one"
+                f" function, which torch could not; {_WITHOUT}"
             )
             raise
         finally:
@@ -306,7 +306,7 @@ class CompiledUpdate:
         for name, optimizer in ctx.optimizers.items():
             if why := _hooked(name, optimizer):
                 raise ConfigError(
-                    f"fused=True with compile= compiles the update as a whole, but {why}"
+                    f"compile='step' compiles the whole step as one function, but {why}"
                 )
         groups = ctx.opt.param_groups
         self._gradients = [(p, torch.zeros_like(p)) for p in used]
@@ -344,14 +344,14 @@ class CompiledUpdate:
         self._function = self.compile(fresh, {**self.options, "fullgraph": True})
 
     def _learn(self, ctx: Context, fused: Fused) -> None:
-        """Trains as ever, and sees which weights have gradients; not from a step that was left out, which makes no states."""
+        """Trains without the compiled function, and sees which weights have gradients; not from a step that was left out, which makes no states."""
         masked = 0 if ctx.mask is None else ctx.mask.now()[0]
         self._aside(ctx, fused)
         if ctx.mask is None or ctx.mask.now()[0] == masked:
             self._used = [p for p in _trained(ctx.opt) if p.grad is not None]
 
     def _aside(self, ctx: Context, fused: Fused) -> None:
-        """Trains as ever."""
+        """Trains without the compiled function."""
         ctx.accelerator.clear(ctx.opt)  # what was lent to the weights is of the batch before
         with torch.compiler.set_stance(
             "force_eager"
@@ -392,7 +392,7 @@ class _Rate:
         """Puts it into the group, and that the compiler is to decide how the step is computed; gives what was there."""
         rate = group["lr"]
         if isinstance(rate, torch.Tensor):
-            lent = {"lr": rate}  # the user's own, or that of a CUDA graph which records this
+            lent = {"lr": rate}  # the user's own
         else:
             if rate != self.value:
                 self.tensor.fill_(rate)

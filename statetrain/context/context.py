@@ -266,8 +266,9 @@ class Context(Position):
     step_opt: Callable[[torch.optim.Optimizer], Any] | None = field(Fact.ANEW)
     """Makes the step in place of `opt.step()`."""
 
-    graph: Callable[[Any, Any], None] | None = field(Fact.ANEW)
-    """Does the work of a fused state; None: its parts do, one after the other."""
+    compiled_step: Callable[[Any, Any], None] | None = field(Fact.ANEW)
+    """Does the work of a fused state as one compiled function; None: its parts do, one after the
+    other."""
 
     recent: dict[str, list[float]] = field(Fact.SAVED, Fact.OWN, factory=dict)
     """The last losses by optimizer, where something watches for spikes."""

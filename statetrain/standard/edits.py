@@ -24,7 +24,6 @@ from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.computing import computing, computing_in
-from statetrain.standard.fusing import fuse, in_the_way
 from statetrain.standard.late import counting_arrow, finding_out_late
 from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
@@ -435,13 +434,6 @@ def compute_in_mixed_precision(life: Lifecycle, options: Options) -> Lifecycle:
     return mixed_precision(life, options.precision)
 
 
-def fuse_update(life: Lifecycle, options: Options) -> Lifecycle:
-    """`pred`, `loss`, `backward` and `step` are one state."""
-    if options.fused == "auto" and in_the_way(life):
-        return life
-    return fuse(life)
-
-
 EDITS: tuple[Edit, ...] = (
     Edit(
         "max_steps",
@@ -511,12 +503,6 @@ EDITS: tuple[Edit, ...] = (
         lambda options: options.precision is not None,
         compute_in_mixed_precision,
         ('precision="bf16"', 'precision="fp16"'),
-    ),
-    Edit(
-        "fused",
-        lambda options: options.fused is not False,
-        fuse_update,
-        ('fused=True, non_finite="ignore"',),
     ),
 )
 """All edits of the standard table, in order."""

@@ -1,10 +1,9 @@
-"""Fusing: `pred`, `loss`, `backward` and `step` as one state, where nobody reads or decides in between.
+"""Fusing: `pred`, `loss`, `backward` and `step` as one state.
 
-It is an edit of the table. The state `update` does the work of the four in the same order, the
-effects of the arrows between them included, so its results are the same to the last bit. What is
-gained is that nothing has to be looked at in between: on CUDA the whole is captured as a graph,
-which the host starts at once (see `cuda_graph`); with `compile=`, the whole is compiled as one
-function (see `compiling`).
+It is an edit of the table, for where nothing reads or decides between these states. The state
+`update` does the work of the four in the same order, the effects of the arrows between them
+included, so its results are the same to the last bit. By itself that gains nothing;
+`fit(compile="step")` compiles the state as one function (see `compiling`).
 
 Hooks on entering the first state and on leaving the last one are called where the fused state is
 entered and left.
@@ -26,7 +25,7 @@ from statetrain.guards.batch import NonFinite
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
-from statetrain.naming import did_you_mean, label_of
+from statetrain.naming import label_of
 from statetrain.standard import actions
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ FIRST, LAST = "pred", "step"
 
 @frozen
 class Fused:
-    """The actions of several states, one after the other, each followed by the effect of the arrow that led on.
+    """The actions of several states, each followed by the effect of the arrow that led on.
 
     Args:
         stands_for: the names of the states.
@@ -85,14 +84,14 @@ class Fused:
             work(ctx)
 
     def __call__(self, ctx: Context) -> None:
-        if ctx.graph is None:
+        if ctx.compiled_step is None:
             self.run(ctx)
         else:
-            ctx.graph(ctx, self)
+            ctx.compiled_step(ctx, self)
 
 
 def account(ctx: Context, fused: Fused, counted: tuple[Any, Any] | None = None) -> None:
-    """What the host does for a batch whose update was computed as a whole: prediction and loss are in the context.
+    """What the host does for a batch whose step was compiled: prediction and loss are there.
 
     Args:
         ctx: the context.
@@ -114,21 +113,11 @@ def update_of(life: Lifecycle) -> Fused | None:
     return next((action for action in actions_of if isinstance(action, Fused)), None)
 
 
-def check_word(fused: Any) -> None:
-    """Raises a `ConfigError` unless it is True, False or "auto"."""
-    if fused is not True and fused is not False and fused != "auto":
-        raise ConfigError(
-            "fused must be one of True, False, 'auto', got"
-            f" {fused!r}{did_you_mean(str(fused), ('auto',))}"
-        )
-
-
 def fuse(life: Lifecycle) -> Lifecycle:
-    """A lifecycle whose `pred`, `loss`, `backward` and `step`, and what lies between them, are one state `update`.
+    """A lifecycle whose `pred`, `loss`, `backward`, `step` and all between are one state `update`.
 
-    A loss that is not finite can then be seen late only: give `supervised` `finite_check="late"`, with
-    which the device leaves the step out by itself, or `non_finite="ignore"`. On the CPU the first
-    is dearer than what fusing saves.
+    A loss that is not finite can then only be found late: give `supervised` `finite_check="late"`,
+    with which the device leaves the step out by itself, or `non_finite="ignore"`.
 
     Args:
         life: with these states, and between them lone arrows without a guard.
@@ -201,7 +190,10 @@ def in_the_way(life: Lifecycle) -> str:
 
 
 def _chain(life: Lifecycle) -> Iterator[tuple[State, Transition | None]]:
-    """The states from the first to the last, each with the arrow that leads on: None for the last one, and where there is a decision."""
+    """The states from the first to the last, each with the arrow that leads on.
+
+    The arrow is None for the last state, and where there is a decision.
+    """
     name = FIRST
     while True:
         onward = life.arrows(name)

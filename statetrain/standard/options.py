@@ -28,7 +28,6 @@ from statetrain.standard.stops import Stops, stops_of
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
 FiniteCheck = Literal["now", "late"]
-Fusing = bool | Literal["auto"]
 When: TypeAlias = Guard | Literal["end"]
 Computation = Callable[[Any], Any]
 TableEdit = Callable[[Lifecycle], Lifecycle]
@@ -161,18 +160,13 @@ class Options:
     """"bf16" or "fp16", or a `MixedPrecision`: see `mixed_precision`. None computes in the types
     that the model has."""
 
-    fused: Fusing = field(default=False, validator=_one_of(True, False, "auto"))
-    """Whether `pred`, `loss`, `backward` and `step` are one state, `update`; "auto": where no
-    guard is asked in between. This takes `finite_check="late"`, or `non_finite="ignore"`. See `fuse`."""
-
     prefetch: bool = field(default=False, validator=_switch)
     """Whether `draw` stays one batch ahead, and begins to place that one on the device while the
     one before is trained on. `fit` turns it on for CUDA only; elsewhere nothing could overlap."""
 
     edits: tuple[TableEdit, ...] = field(default=(), converter=_edits)
     """Your own edits: functions that take the lifecycle with the options above and return another
-    one, as `lambda life: life.insert(...)`. What computes in mixed precision or is fused comes
-    after them."""
+    one, as `lambda life: life.insert(...)`. Mixed precision comes after them."""
 
     optimizers: int = field(default=1, validator=_whole(1))
     """How many. With several, each in turn takes `pred`, `loss`, `backward` and `step`, and
@@ -303,7 +297,6 @@ class FitOptions(TypedDict, total=False):
     compute: Computation | None
     valid_compute: Computation | None
     precision: Precision | None
-    fused: Fusing
     prefetch: bool
     closure: bool
     edits: tuple[TableEdit, ...]

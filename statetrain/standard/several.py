@@ -94,7 +94,7 @@ def _refuse(life: Lifecycle) -> None:
             if part in refused:
                 raise ConfigError(f"several ranks cannot train with {refused[part]} so far")
         if getattr(work, "stands_for", ()):
-            raise ConfigError("several ranks cannot train with fused=True so far; leave it out")
+            raise ConfigError("several ranks cannot train with fused states so far; leave them out")
 
 
 # ---------------------------------------------------------------- the edits

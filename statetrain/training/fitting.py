@@ -144,10 +144,9 @@ def fit(
         start: whether to train; else the run is returned as it stands before the first transition,
             for `run.walk()` or `run.steps()`.
         options: of the lifecycle: `stop`, `non_finite`, `check_gradients`, `spike`, `finite_check`,
-            `accumulate`, `validate`, `max_steps`, `compute`, `valid_compute`, `precision`, `fused`,
-            `prefetch`, `edits`; `statetrain.standard.options.Options` has each with its default
-            and its meaning. `validate` is the end of every epoch unless said, and `fused="auto"`
-            also looks at who listens or reads in between.
+            `accumulate`, `validate`, `max_steps`, `compute`, `valid_compute`, `precision`,
+            `prefetch`, `closure`, `edits`; `statetrain.standard.options.Options` has each with its
+            default and its meaning. `validate` is the end of every epoch unless said.
 
     Returns:
         The run: outcome, history, model.

@@ -19,6 +19,7 @@ from statetrain.guards.base import leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
+from statetrain.standard.fusing import fuse
 from statetrain.standard.several import meetings_of, several
 from statetrain.testing import RanksApart, check, same_route, simulate_ranks, walk_ranks
 
@@ -157,7 +158,7 @@ def test_the_difference_says_what_is_agreed_on():
         ({"optimizers": 2}, "several optimizers"),
         ({"closure": True}, "LBFGS"),
         ({"finite_check": "late"}, "finite_check='late'"),
-        ({"non_finite": "ignore", "fused": True}, "fused"),
+        ({"non_finite": "ignore", "edits": [fuse]}, "fused"),
     ],
 )
 def test_what_ranks_cannot_share_is_refused_by_name(options, words):

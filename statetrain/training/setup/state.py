@@ -9,7 +9,6 @@ import torch
 
 from statetrain.checkpoints.snapshot import settings_of
 from statetrain.compute.compiling import CompiledUpdate, precision_of
-from statetrain.compute.cuda_graph import graph_for
 from statetrain.compute.masking import Mask
 from statetrain.context.context import Context
 from statetrain.context.history import History
@@ -27,7 +26,6 @@ from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data
 from statetrain.training.setup.model import Trained
 from statetrain.training.setup.objective import Objective, set_losses
-from statetrain.training.setup.table import fusing_of
 from statetrain.training.setup.walker import reads_loss
 
 
@@ -126,10 +124,10 @@ def reader_for(
 
 
 def parts_for(life: Lifecycle, options: FitOptions, trained: Trained) -> dict[str, Any]:
-    """The parts of a context that a lifecycle needs, by field: `scaler` and `graph`."""
+    """The parts of a context that a lifecycle needs, by field."""
     return {
         "scaler": _scaler(options.get("precision"), life, trained.accelerator.device),
-        "graph": _update(life, trained, lenient=fusing_of(options, trained) == "auto"),
+        "compiled_step": _compiled_step(life, trained),
     }
 
 
@@ -143,24 +141,15 @@ def _scaler(
     return torch.amp.GradScaler(device.type) if given is None else given
 
 
-def _update(life: Lifecycle, trained: Trained, lenient: bool) -> Any:
-    """What does the work of the fused state as a whole; None where its parts do."""
-    update, whole = update_of(life), None
-    if update is not None and update.compiled and trained.compiling is not None:
-        whole = CompiledUpdate(
-            trained.accelerator.compile,
-            trained.model,
-            trained.compiling,
-            precision_of(update),
-            lenient=lenient,
-        )
-    if trained.compiled in ("step", "auto"):
-        return whole  # torch records it as a graph if that is asked for: mode="reduce-overhead"
-    return graph_for(
-        trained.accelerator.device,
-        update,
-        trained.optimizers,
-        trained.backward,
+def _compiled_step(life: Lifecycle, trained: Trained) -> CompiledUpdate | None:
+    """What does the work of the fused state as one function; None where its parts do."""
+    update = update_of(life)
+    if update is None or not update.compiled or trained.compiling is None:
+        return None
+    return CompiledUpdate(
+        trained.accelerator.compile,
+        trained.model,
         trained.compiling,
-        whole,
+        precision_of(update),
+        lenient=trained.compiled == "auto",
     )

@@ -26,7 +26,6 @@ from statetrain.losses.losses import terms_of
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import (
     Fused,
-    check_word,
     fuse,
     in_the_way,
     listens_between,
@@ -122,12 +121,12 @@ def _make_lifecycle(
     _check_losses(objective.losses, life)
     _check_turns(trained.optimizers, life)
     _check_seed(life, seed)
-    return fuse_where_asked(life, fusing_of(options, trained), callbacks, trained, objective)
-
-
-def fusing_of(options: FitOptions, trained: Trained) -> Any:
-    """Whether the step is one state: True, False or "auto"."""
-    return {"step": True, "auto": "auto"}.get(trained.compiled, options.get("fused", False))
+    if trained.compiled == "step":
+        life = compile_step(life, trained, objective)
+    elif trained.compiled == "auto":
+        life = compile_step_if_free(life, callbacks, trained, objective)
+    _refuse_captured(life, callbacks, objective)
+    return life
 
 
 def _all_options(
@@ -141,7 +140,6 @@ def _all_options(
     """The options with what follows from data, model and optimizers."""
     found: dict[str, Any] = {
         **options,
-        "fused": False,  # it depends on the callbacks, so it is made last
         "prefetch": _prefetches(options, trained.accelerator.device),
         "optimizers": max(len(trained.optimizers), 1),
         "closure": options.get("closure", False)
@@ -203,7 +201,7 @@ def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Li
     given = [
         field.name
         for field in attrs.fields(Options)
-        if field.name not in ("precision", "fused")
+        if field.name != "precision"
         and options.get(field.name, field.default) not in (field.default, None)
     ]
     if given:
@@ -294,55 +292,59 @@ def _check_seed(life: Lifecycle, seed: int | None) -> None:
         )
 
 
-# ---------------------------------------------------------------- fused, compiled
+# ---------------------------------------------------------------- the step compiled
 
 
-def fuse_where_asked(
-    life: Lifecycle,
-    given: Any,
-    callbacks: Iterable[Callback],
-    trained: Trained,
-    objective: Objective,
-) -> Lifecycle:
-    """The lifecycle as it is walked: fused where that was asked for, and compiled if it can be.
+def compile_step(life: Lifecycle, trained: Trained, objective: Objective) -> Lifecycle:
+    """A lifecycle whose step is one compiled state.
 
     Args:
         life: before.
-        given: True, False or "auto".
-        callbacks: of the run.
         trained, objective: from the stages before.
 
     Raises:
         ConfigError: something is in the way.
     """
-    fused = _fused(life, given, tuple(callbacks), objective)
-    if trained.compiling is None:
-        return fused
-    return _compiled(fused, life if given == "auto" else None, trained, objective)
+    fused = life if update_of(life) is not None else fuse(life)
+    if why := _keeps_from_compiling(fused, trained, objective):
+        raise ConfigError(f"compile='step' compiles the whole step as one function, but {why}")
+    return _compiled(fused)
 
 
-def _fused(
-    life: Lifecycle, given: Any, callbacks: tuple[Callback, ...], objective: Objective
+def compile_step_if_free(
+    life: Lifecycle, callbacks: tuple[Callback, ...], trained: Trained, objective: Objective
 ) -> Lifecycle:
-    check_word(given)
-    readers = {**_reads_of(callbacks), **objective.readers()}
-    captured = sorted(
-        (path, who) for who, paths in readers.items() for path in paths if root_of(path) in FIELDS
-    )
-    if given == "auto":
-        free = not (in_the_way(life) or captured or listens_between(callbacks, life))
-        return fuse(life) if free else life
-    if given:
-        life = fuse(life)
-    if captured and update_of(life) is not None:
+    """The same where nothing is in the way; else the lifecycle as it was. The arguments are those."""
+    if in_the_way(life) or _captured(callbacks, objective) or listens_between(callbacks, life):
+        return life
+    fused = fuse(life)
+    if _keeps_from_compiling(fused, trained, objective):
+        return life
+    return _compiled(fused)
+
+
+def _refuse_captured(
+    life: Lifecycle, callbacks: tuple[Callback, ...], objective: Objective
+) -> None:
+    """Raises an error if something reads what is computed within a fused state."""
+    if update_of(life) is None:
+        return
+    for path, who in _captured(callbacks, objective):
         for callback in callbacks:
             hooks_of(callback, life)  # a listener is the better thing to name
-        path, who = captured[0]
         raise ConfigError(
-            f"{path!r} is read by {who}, and it comes to be within the states that are fused; train"
-            " without fused=True, or with fused='auto', which fuses where nobody reads in between"
+            f"{path!r} is read by {who}, and it is computed within a step that is one state; use"
+            " compile='auto', which compiles the step where nothing is read in between, or"
+            " compile='model'"
         )
-    return life
+
+
+def _captured(callbacks: tuple[Callback, ...], objective: Objective) -> list[tuple[str, str]]:
+    """What is captured within a step, each path with who reads it."""
+    readers = {**_reads_of(callbacks), **objective.readers()}
+    return sorted(
+        (path, who) for who, paths in readers.items() for path in paths if root_of(path) in FIELDS
+    )
 
 
 def _reads_of(callbacks: Iterable[Callback]) -> dict[str, Any]:
@@ -353,18 +355,20 @@ def _reads_of(callbacks: Iterable[Callback]) -> dict[str, Any]:
     }
 
 
-def _compiled(
-    life: Lifecycle, apart: Lifecycle | None, trained: Trained, objective: Objective
-) -> Lifecycle:
-    """The lifecycle with its fused states compiled, if it can be; or `apart`, where not."""
-    updates = {state.name: state.action for state in life.states if isinstance(state.action, Fused)}
-    if not updates or not can_trace():
+def _keeps_from_compiling(life: Lifecycle, trained: Trained, objective: Objective) -> str:
+    """What keeps the fused state of a lifecycle from being compiled, in words; "" if nothing."""
+    update = update_of(life)
+    if update is None or not can_trace():
+        return ""
+    return keeps_from_compiling(update, trained.optimizers, objective.losses, trained.backward)
+
+
+def _compiled(life: Lifecycle) -> Lifecycle:
+    """A lifecycle with its fused states marked as compiled, if this torch can."""
+    if not can_trace():
         return life
-    for name, update in updates.items():
-        why = keeps_from_compiling(update, trained.optimizers, objective.losses, trained.backward)
-        if why and apart is not None:
-            return apart
-        if why:
-            raise ConfigError(f"fused=True with compile= compiles the update as a whole, but {why}")
-        life = life.replace(name, action=attrs.evolve(update, compiled=True))
+    for state in life.states:
+        if isinstance(state.action, Fused):
+            action = attrs.evolve(state.action, compiled=True)
+            life = life.replace(state.name, action=action)
     return life
