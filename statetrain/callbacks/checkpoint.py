@@ -31,6 +31,7 @@ from statetrain.guards.base import AnyOf, Guard, Test, as_guard, strict
 from statetrain.guards.comparing import Direction
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.transition import Transition
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -518,36 +519,35 @@ class Checkpoint(Callback):
         self._take_directory(ctx)
         ctx.defer(partial(self._close, ctx))
         ctx.saves, ctx.check_logged = True, plain.encode
-        life = ctx.machine.lifecycle
+        self._bind_arrows(ctx.machine.lifecycle)
+        self._bind_intervals(list(map(unwrapped, ctx.machine.callbacks)))
+
+    def _bind_arrows(self, life: Lifecycle) -> None:
+        """Binds the guards of anchors: of those that may end the run, and of limits."""
         final = {state.name for state in life.states if state.final}
-        told: list[tuple[bool, Guard, str]] = []
+        bound: list[tuple[bool, Guard, str]] = []
         for name in (state.name for state in life.states if state.anchor):
             arrows = life.arrows(name)
-            if any(arrow.dest in final for arrow in arrows):
-                self._last[name] = [
-                    (
-                        arrow.guard.bind(arrow.dest) if arrow.guard is not None else None,
-                        arrow.dest in final,
-                    )
-                    for arrow in arrows
-                ]
+            may_end = any(arrow.dest in final for arrow in arrows)
+            if may_end:
+                self._last[name] = [(_test_of(arrow), arrow.dest in final) for arrow in arrows]
             for arrow in arrows:
-                where = name in self._last
-                if (
-                    arrow.guard is not None
-                    and arrow.guard.label == "stop now"
-                    and (where, arrow.guard, arrow.dest) not in told
-                ):
-                    told.append((where, arrow.guard, arrow.dest))
-                    self._limits.setdefault(where, []).append(arrow.guard.bind(arrow.dest))
-        peers = [
-            callback
-            for callback in map(unwrapped, ctx.machine.callbacks)
-            if isinstance(callback, Checkpoint)
-        ]
-        # Where intervals remember that they fired
-        place = f"checkpoint {1 + peers.index(self)}" if self in peers[1:] else "checkpoint"
-        parts = self.every.parts() if isinstance(self.every, AnyOf) else (self.every,)
+                if arrow.guard is None or arrow.guard.label != "stop now":
+                    continue
+                limit = (may_end, arrow.guard, arrow.dest)
+                if limit not in bound:
+                    bound.append(limit)
+                    self._limits.setdefault(may_end, []).append(arrow.guard.bind(arrow.dest))
+
+    def _bind_intervals(self, callbacks: list[Callback]) -> None:
+        """Binds the parts of `every` to the place where they remember that they fired."""
+        peers = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+        place = "checkpoint"
+        if self in peers[1:]:
+            place = f"checkpoint {1 + peers.index(self)}"
+        parts: tuple[Guard, ...] = (self.every,)
+        if isinstance(self.every, AnyOf):
+            parts = self.every.parts()
         self._intervals = [
             (part, _in_epochs(part), part.bind(place), part.marks(place)) for part in parts
         ]
@@ -668,6 +668,12 @@ class Checkpoint(Callback):
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
+
+
+def _test_of(arrow: Transition) -> Test | None:
+    if arrow.guard is None:
+        return None
+    return arrow.guard.bind(arrow.dest)
 
 
 def _in_epochs(guard: Guard) -> bool:

@@ -50,36 +50,43 @@ def show(path: Path) -> int:
     if _is_checkpoint(path):
         _show_one(path)
         return OK
+    rows = _rows(path)
+    if not rows:
+        print(f"no checkpoint in {clean(path)}")
+    _print_rows(rows)
+    for line in _beside(path):
+        print(line)
+    return OK
+
+
+def _rows(folder: Path) -> list[list[str]]:
+    """The cells of each checkpoint in a directory, oldest first; broken ones have two cells."""
     lines = []
     found = []
-    for one in _inside(path):
+    for one in _inside(folder):
         try:
             found.append(checkpoint.read_manifest(one))
         except (CheckpointError, OSError) as error:
             lines.append((0, [one.name, _why(one, error)]))
     best = directory.by_value(found)[:1]
     for saved in found:
-        monitored = _monitored(saved) + (" (best)" if saved in best else "")
+        monitored = _monitored(saved)
+        if saved in best:
+            monitored += " (best)"
         cells = [saved.name, *_counters(saved), monitored, _bytes(saved.size)]
         lines.append((saved.sequence, cells))
-    rows = [row for _, row in sorted(lines, key=lambda line: line[0])]
-    if not rows:
-        print(f"no checkpoint in {clean(path)}")
-    widths = [
-        max((len(row[i]) for row in rows if len(row) > i and len(row) > 2), default=0)
-        for i in range(6)
-    ]
+    return [row for _, row in sorted(lines, key=lambda line: line[0])]
+
+
+def _print_rows(rows: list[list[str]]) -> None:
+    """Prints rows in columns; a row of two cells, of a broken checkpoint, as it is."""
+    whole = [row for row in rows if len(row) > 2]
+    widths = [max(len(cell) for cell in column) for column in zip(*whole, strict=True)]
     for row in rows:
-        print(
-            "  ".join(
-                clean(cell).ljust(width) for cell, width in zip(row, widths, strict=False)
-            ).rstrip()
-            if len(row) > 2
-            else "  ".join(map(clean, row))
-        )
-    for line in _beside(path):
-        print(line)
-    return OK
+        cells = [clean(cell) for cell in row]
+        if len(row) > 2:
+            cells = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _counters(saved: Saved) -> list[str]:
@@ -242,12 +249,7 @@ def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         yield from _different_tensors(one, two, path)
     elif isinstance(one, dict) and isinstance(two, dict):
-        for key in [*one, *(key for key in two if key not in one)]:
-            at = f"{path}.{key}" if path else str(key)
-            if key not in two or key not in one:
-                yield f"{at}: only in the {'first' if key in one else 'second'}"
-            else:
-                yield from differences(one[key], two[key], at)
+        yield from _different_entries(one, two, path)
     elif isinstance(one, list | tuple) and type(one) is type(two):
         if len(one) != len(two):
             yield f"{path}: {len(one)} entries, {len(two)}"
@@ -255,6 +257,19 @@ def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:
             yield from differences(a, b, f"{path}[{i}]")
     elif repr(one) != repr(two):  # so that NaN is NaN, and 1 is not 1.0
         yield f"{path}: {one!r:.60}, {two!r:.60}"
+
+
+def _different_entries(one: dict[Any, Any], two: dict[Any, Any], path: str) -> Iterator[str]:
+    for key in dict.fromkeys([*one, *two]):
+        at = str(key)
+        if path:
+            at = f"{path}.{key}"
+        if key not in two:
+            yield f"{at}: only in the first"
+        elif key not in one:
+            yield f"{at}: only in the second"
+        else:
+            yield from differences(one[key], two[key], at)
 
 
 def _different_tensors(one: torch.Tensor, two: torch.Tensor, path: str) -> Iterator[str]:

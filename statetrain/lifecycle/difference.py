@@ -53,19 +53,26 @@ def _different_arrows(a: Lifecycle, b: Lifecycle) -> list[str]:
     for source in dict.fromkeys(arrow.source for arrow in (*a.transitions, *b.transitions)):
         before = [arrow for arrow in a.transitions if arrow.source == source]
         after = [arrow for arrow in b.transitions if arrow.source == source]
-        pairs = _paired(before, after)
-        words += [f"arrow {old} removed" for old in before if old not in pairs]
-        words += [f"arrow {new} added" for new in after if new not in pairs.values()]
-        words += [
-            f"arrow {old}: {change}" for old, new in pairs.items() for change in _changes(old, new)
-        ]
-        order = [new for new in after if new in pairs.values()]
-        if order != list(pairs.values()):
-            words.append(
-                f"the arrows out of {source!r} are in another order: {'; '.join(map(str, order))}"
-            )
+        words += _changed_row(source, before, after)
     if not words and a.transitions != b.transitions:
         words.append("the arrows of different states are listed in another order")
+    return words
+
+
+def _changed_row(
+    source: str, before: Sequence[Transition], after: Sequence[Transition]
+) -> list[str]:
+    """What has changed among the arrows out of one state."""
+    pairs = _paired(before, after)
+    kept = [new for new in after if new in pairs.values()]
+    words = [f"arrow {old} removed" for old in before if old not in pairs]
+    words += [f"arrow {new} added" for new in after if new not in kept]
+    for old, new in pairs.items():
+        words += [f"arrow {old}: {change}" for change in _changes(old, new)]
+    if kept != list(pairs.values()):
+        words.append(
+            f"the arrows out of {source!r} are in another order: {'; '.join(map(str, kept))}"
+        )
     return words
 
 

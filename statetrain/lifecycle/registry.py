@@ -139,14 +139,12 @@ def _plain(thing: Any) -> Any:
     Raises:
         ValueError: it has no stable name, or is none of these.
     """
-    if (
-        thing is None
-        or isinstance(thing, bool | int | str)
-        or (isinstance(thing, float) and math.isfinite(thing))
-    ):
+    if isinstance(thing, bool | int | str | None):
         return thing
-    if isinstance(thing, float):  # JSON has no sign for it
-        return {"is": "float", "value": str(thing)}
+    if isinstance(thing, float):
+        if math.isfinite(thing):
+            return thing
+        return {"is": "float", "value": str(thing)}  # JSON cannot express it
     if isinstance(thing, tuple):
         return [_plain(part) for part in thing]
     if isinstance(thing, frozenset):

@@ -168,7 +168,9 @@ def _placed(
     by_name = {name: key for name, key in found.items() if _takes_name(parameters, name)}
     required = _required(parameters, by_name)
     first: list[Getter] = []
-    for name, key in [item for item in found.items() if item[0] not in by_name]:
+    for name, key in found.items():
+        if _takes_name(parameters, name):
+            continue
         if required and required[0].kind is inspect.Parameter.POSITIONAL_ONLY:
             required.pop(0)
             first.append(key)
@@ -181,12 +183,17 @@ def _placed(
         else:
             near = did_you_mean(name, parameters)
             raise ConfigError(f"{who} takes no {name!r}{near}; it is called as {shown}")
+    _check_given(required, who, shown)
+    return KeyedArguments(function, who, tuple(first), by_name)
+
+
+def _check_given(required: list[inspect.Parameter], who: str, shown: str) -> None:
+    """Raises a `ConfigError` if arguments that must be given have no key."""
     if required:
         names = ", ".join(p.name for p in required)
         raise ConfigError(
             f"{who} has no key for {names}: it is called as {shown}; say {required[0].name}='...'"
         )
-    return KeyedArguments(function, who, tuple(first), by_name)
 
 
 def _takes_name(parameters: dict[str, inspect.Parameter], name: str) -> bool:

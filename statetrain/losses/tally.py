@@ -199,15 +199,11 @@ class Tally:
             _add_up(mean, [sums[f"loss {name}"] for sums in ranks])
         for name, metric in self.metrics.items():
             if isinstance(metric, LossMean):
-                parts = dict.fromkeys(part for sums in ranks for part in sums[name])
-                metric.sums = {
-                    part: _added([sums[name][part] for sums in ranks if part in sums[name]])
-                    for part in parts
-                }
+                metric.sums = _added_by_part([sums[name] for sums in ranks])
             elif (means := _means_of(metric)) is not None:
-                for part in dict.fromkeys(part for sums in ranks for part in sums[name]):
+                for part, sums in _added_by_part([sums[name] for sums in ranks]).items():
                     mean = means.setdefault(part, Mean())
-                    _add_up(mean, [sums[name][part] for sums in ranks if part in sums[name]])
+                    mean.total, mean.count = sums
 
     def reset(self) -> None:
         """Forgets all batches."""
@@ -241,6 +237,14 @@ def _numbers(mean: Mean) -> tuple[float, float]:
 
 def _add_up(mean: Mean, ranks: Sequence[tuple[float, float]]) -> None:
     mean.total, mean.count = _added(ranks)
+
+
+def _added_by_part(
+    ranks: Sequence[Mapping[str, tuple[float, float]]],
+) -> dict[str, tuple[float, float]]:
+    """The sums of all ranks by part; a rank may lack some parts."""
+    parts = dict.fromkeys(part for sums in ranks for part in sums)
+    return {part: _added([sums[part] for sums in ranks if part in sums]) for part in parts}
 
 
 def _added(ranks: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ that one rank raises is a wish too (`heeding`): it is acted on where all ranks c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, NamedTuple, Protocol
 
@@ -250,13 +250,17 @@ def tell(ctx: Any, asks: Sequence[Ask]) -> None:
     ctx.interrupt = ctx.interrupt or (signal and signal.partition(" (rank")[0])
     if ctx.interrupt is not None and ctx.stop is not None and ctx.stop.startswith(ctx.interrupt):
         ctx.stop = ctx.interrupt
-    for number, (reasons, _) in enumerate(told):
+    _keep_reasons(news, [reasons for reasons, _ in told])
+    if ctx.stop is not None:
+        news.reasons.update({ask.key: ctx.stop for ask in asks if ask.heeds})
+    news.skips, news.ends_epoch = skips, ends_epoch
+
+
+def _keep_reasons(news: News, ranks: Sequence[Mapping[str, str]]) -> None:
+    """Keeps the reasons of all ranks by their guards; of several, the lowest rank's."""
+    for number, reasons in enumerate(ranks):
         for key, reason in reasons.items():
             news.reasons.setdefault(key, _of_rank(reason, number))
-    for ask in asks:
-        if ask.heeds and ctx.stop is not None:
-            news.reasons[ask.key] = ctx.stop
-    news.skips, news.ends_epoch = skips, ends_epoch
 
 
 def _first(values: Sequence[str | None]) -> str | None:

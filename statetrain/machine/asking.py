@@ -9,7 +9,7 @@ guards that are made of no others; they are what a person wants to see.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from attrs import evolve, frozen
@@ -201,34 +201,11 @@ def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
     taken: Transition | None = ctx.transition
     if ctx.state is None or taken is None:
         return Explanation("the run has not started")
-    if ctx.state == FAILED and ctx.error is not None:
-        where = getattr(ctx.outcome, "state", taken.dest)
-        words = (
-            f"the run failed in {where!r}: {type(ctx.error).__name__}: {ctx.error}; it had got"
-            f" there by {taken}"
-        )
-    elif taken.event is not None:
-        raised = (
-            f"{type(ctx.event).__name__}({getattr(ctx.event, 'reason', '') or str(ctx.event)!r})"
-            if ctx.event is not None
-            else taken.event.__name__
-        )
-        words = f"the run is in {ctx.state!r} because {raised} was raised: {taken}"
-    else:
-        words = f"the run is in {ctx.state!r} by {taken}"
+    words = _arrival(ctx, taken)
     if ctx.outcome is not None:
         words += f"; outcome {ctx.outcome!r}"
-    rivals = lifecycle.arrows(taken.source) if taken.event is None else ()
-    before = (
-        [arrow for arrow in rivals[: rivals.index(taken)] if arrow.guard is not None]
-        if taken in rivals
-        else []
-    )
     known = answers_to(ctx, taken)
-    if taken.event is not None:
-        before = list(
-            dict.fromkeys(asked.transition for asked in known if asked.transition != taken)
-        )
+    before = _evaluated_before(lifecycle, taken, known)
     ways = [
         AskedArrow(arrow, False, tuple(a for a in known if a.transition == arrow))
         for arrow in before
@@ -236,6 +213,36 @@ def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
     if taken.guard is not None or before:
         ways.append(AskedArrow(taken, True, tuple(a for a in known if a.transition == taken)))
     return Explanation(words, tuple(ways))
+
+
+def _arrival(ctx: AnyContext, taken: Transition) -> str:
+    """Where a run is and how it got there, as text."""
+    if ctx.state == FAILED and ctx.error is not None:
+        where = getattr(ctx.outcome, "state", taken.dest)
+        return (
+            f"the run failed in {where!r}: {type(ctx.error).__name__}: {ctx.error}; it had got"
+            f" there by {taken}"
+        )
+    if taken.event is None:
+        return f"the run is in {ctx.state!r} by {taken}"
+    raised = taken.event.__name__
+    if ctx.event is not None:
+        reason = getattr(ctx.event, "reason", "") or str(ctx.event)
+        raised = f"{type(ctx.event).__name__}({reason!r})"
+    return f"the run is in {ctx.state!r} because {raised} was raised: {taken}"
+
+
+def _evaluated_before(
+    lifecycle: Lifecycle, taken: Transition, known: Sequence[Asked]
+) -> list[Transition]:
+    """The arrows that were evaluated before the one that was taken."""
+    if taken.event is not None:
+        others = (asked.transition for asked in known if asked.transition != taken)
+        return list(dict.fromkeys(others))
+    rivals = lifecycle.arrows(taken.source)
+    if taken not in rivals:
+        return []
+    return [arrow for arrow in rivals[: rivals.index(taken)] if arrow.guard is not None]
 
 
 def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
@@ -257,18 +264,19 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
         raise LifecycleError(
             f"{lifecycle.name}: no state {goal!r}{did_you_mean(goal, lifecycle.names)}"
         )
-    here = ctx.state if ctx.state is not None else START
+    here = START
+    if ctx.state is not None:
+        here = ctx.state
     if here in lifecycle.names and goal in lifecycle.path(here):
-        return Explanation(
-            f"the run is in {goal!r}" + (f", in its state {here!r}" if here != goal else "")
-        )
-    into = [
-        arrow
-        for arrow in lifecycle.transitions
-        if goal in lifecycle.path(arrow.dest) and goal not in lifecycle.path(arrow.source)
-    ]
+        words = f"the run is in {goal!r}"
+        if here != goal:
+            words += f", in its state {here!r}"
+        return Explanation(words)
+    into = _arrows_into(lifecycle, goal)
     if ctx.outcome is not None or here == FAILED:
-        over = f"it ended with {ctx.outcome!r}" if ctx.outcome is not None else "it has failed"
+        over = "it has failed"
+        if ctx.outcome is not None:
+            over = f"it ended with {ctx.outcome!r}"
         return Explanation(
             f"the run is not in {goal!r}: {over}. These arrows lead there, as things stand now:",
             tuple(_asked_now(into, ctx)),
@@ -276,31 +284,51 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
     way = _shortest(lifecycle, here, goal)
     if way is None:
         events = [arrow for arrow in into if arrow.event is not None]
-        words = f"no arrow that is asked leads from {here!r} to {goal!r}" + (
-            "; these are taken on events:" if events else ""
-        )
+        words = f"no arrow that is asked leads from {here!r} to {goal!r}"
+        if events:
+            words += "; these are taken on events:"
         return Explanation(words, tuple(AskedArrow(arrow, None) for arrow in events))
+    steps = " -> ".join([here, *(arrow.dest for arrow in way)])
+    ways = tuple(_asked_now(_evaluated_on(lifecycle, way), ctx))
+    words = f"the run is in {here!r}; the shortest way to {goal!r} is {steps}"
+    return Explanation(words + _prospect(way, ways), ways)
+
+
+def _arrows_into(lifecycle: Lifecycle, goal: str) -> list[Transition]:
+    """The arrows from outside of a state or scope into it."""
+    return [
+        arrow
+        for arrow in lifecycle.transitions
+        if goal in lifecycle.path(arrow.dest) and goal not in lifecycle.path(arrow.source)
+    ]
+
+
+def _evaluated_on(lifecycle: Lifecycle, way: Sequence[Transition]) -> list[Transition]:
+    """The arrows that are evaluated on a way, in order; none where no guard has to be."""
     asked: list[Transition] = []
     for arrow in way:
-        rivals = lifecycle.arrows(arrow.source) if arrow.source != START else ()
+        if arrow.source == START:
+            continue
+        rivals = lifecycle.arrows(arrow.source)
         if any(rival.guard is not None for rival in rivals):
             asked += rivals[: rivals.index(arrow) + 1]
-    steps = " -> ".join([here, *(arrow.dest for arrow in way)])
-    ways = tuple(_asked_now(asked, ctx))
-    blocked = next(
-        (one for one in ways if (one.holds is not True) == (one.transition in way)), None
-    )
-    words = f"the run is in {here!r}; the shortest way to {goal!r} is {steps}"
-    if blocked is None:
-        words += ", and as things stand now it goes there"
-    elif blocked.transition not in way:
-        words += f"; as things stand now it would turn off to {blocked.transition.dest!r}"
-    elif blocked.transition.guard is not None:
-        words += (
-            f"; as things stand now [{blocked.transition.guard.label}]"
-            f" {'does not hold' if blocked.holds is False else 'cannot be asked'}"
-        )
-    return Explanation(words, ways)
+    return asked
+
+
+def _prospect(way: Sequence[Transition], ways: Iterable[AskedArrow]) -> str:
+    """Whether the run would go that way as things stand now, and if not, what prevents it."""
+    for one in ways:
+        if (one.holds is not True) != (one.transition in way):
+            continue
+        guard = one.transition.guard
+        if one.transition not in way:
+            return f"; as things stand now it would turn off to {one.transition.dest!r}"
+        if guard is None:
+            return ""
+        if one.holds is False:
+            return f"; as things stand now [{guard.label}] does not hold"
+        return f"; as things stand now [{guard.label}] cannot be asked"
+    return ", and as things stand now it goes there"
 
 
 def _shortest(lifecycle: Lifecycle, here: str, goal: str) -> list[Transition] | None:

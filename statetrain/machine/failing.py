@@ -114,6 +114,30 @@ def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any 
         del error
 
 
+def _restore_modes(ctx: AnyContext) -> list[BaseException]:
+    """Restores the modes of all open scopes, and returns what was raised meanwhile."""
+    raised: list[BaseException] = []
+    while ctx.modes:
+        mode, outer, *paused = ctx.modes.pop()
+        try:
+            if not paused:  # else it was restored when the pause began
+                mode.write(ctx, outer)
+        except BaseException as error:
+            raised.append(error)
+    return raised
+
+
+def _enter_failed(plan: Plan, ctx: AnyContext) -> list[BaseException]:
+    """Calls the hooks of a failure, and returns what they raised."""
+    raised: list[BaseException] = []
+    for _, hook in plan.hooks.get("on_enter_failed", ()):
+        try:
+            hook(ctx)
+        except BaseException as error:
+            raised.append(error)
+    return raised
+
+
 def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:
     """Closes a run that an exception ends, and returns what is to be raised."""
     place = _place(plan, ctx, work)
@@ -121,14 +145,7 @@ def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
     # Nobody's: it came where the run pauses
     closed = isinstance(error, GeneratorExit) and work is None and ask is None
     where = ctx.where()  # before the modes are put back, which it depends on
-    seconds: list[BaseException] = []
-    while ctx.modes:
-        mode, outer, *paused = ctx.modes.pop()
-        try:
-            if not paused:  # else it was put back when the pause began
-                mode.write(ctx, outer)
-        except BaseException as second:
-            seconds.append(second)
+    seconds = _restore_modes(ctx)
     if closed:
         ctx.outcome = ctx.outcome or Interrupted(epoch_of(ctx), "its steps were closed")
         # Notes on the error would be lost: closing a generator swallows it
@@ -150,16 +167,10 @@ def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
                 error.add_note(f"statetrain: {advice}")
         except Exception as second:  # what helps may not hide what has happened
             seconds.append(second)
-        ctx.error, ctx.outcome, ctx.place = (
-            error,
-            Failed(epoch_of(ctx), state, error),
-            (ctx.transition, FAILED),
-        )
-        for _, hook in plan.hooks.get("on_enter_failed", ()):
-            try:
-                hook(ctx)
-            except BaseException as second:
-                seconds.append(second)
+        ctx.error = error
+        ctx.outcome = Failed(epoch_of(ctx), state, error)
+        ctx.place = (ctx.transition, FAILED)
+        seconds += _enter_failed(plan, ctx)
     seconds += clean_up(ctx)
     for other in seconds:
         error.add_note(f"statetrain: while closing the run, this was raised too: {other!r}")

@@ -218,25 +218,31 @@ class Plan:
 
     def entering(self, arrow: Transition, name: str, active: str) -> list[Work]:
         """The part of `works` that enters one state: its mode, its enter hooks, its action."""
-        out = [
+        hooks = [
             Work(arrow, name, self._heeded(hook), "enter", name, owner, place)
             for owner, hook, place in self._listening(f"on_enter_{name}")
         ]
-        state = self.lifecycle.state(name) if name != FAILED else None
-        meets = self.agreement is not None and name in self.agreement.rows
-        if meets and state is not None and state.anchor:
-            out.insert(0, self._meeting(arrow, name))
-        if state is not None and state.mode is not None:
-            out.insert(0, Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
-        if state is not None and state.anchor:
+        if name == FAILED:
+            return hooks
+        state = self.lifecycle.state(name)
+        meeting: list[Work] = []
+        if self.agreement is not None and name in self.agreement.rows:
+            meeting = [self._meeting(arrow, name)]
+        out: list[Work] = []
+        if state.mode is not None:
+            out.append(Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
+        if state.anchor:
+            out += meeting
+        out += hooks
+        if state.anchor:
             out += [
                 Work(arrow, name, hook, "anchor", name, owner)
                 for owner, hook in self.hooks.get("on_anchor", ())
             ]
-        if state is not None and state.action is not None:
+        if state.action is not None:
             out.append(Work(arrow, name, self._heeded(self._wrapped(name), False), "action", name))
-        if meets and state is not None and not state.anchor:
-            out.append(self._meeting(arrow, name))
+        if not state.anchor:
+            out += meeting
         return out
 
     def _listening(self, hook: str) -> Iterator[tuple[str, Callable[[Any], None], int]]:

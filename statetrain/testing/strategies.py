@@ -132,12 +132,7 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
         max_depth: how deep scopes may nest, at least 1, which is not at all.
     """
     finals = ["end", "stop"][: draw(st.integers(1, min(2, max_states - 2)))]
-    within: dict[str, str | None] = {}
-    depth: dict[str | None, int] = {None: 0}
-    for i in range(draw(st.integers(2, max_states - len(finals)))):
-        name = f"s{i}"
-        within[name] = draw(st.sampled_from([scope for scope, d in depth.items() if d < max_depth]))
-        depth[name] = depth[within[name]] + 1
+    within = _nested(draw, draw(st.integers(2, max_states - len(finals))), max_depth)
     states = [_state(name, scope, draw(_BITS)) for name, scope in within.items()] + [
         _final(name, draw(_BITS)) for name in finals
     ]
@@ -149,24 +144,53 @@ def lifecycles(draw: st.DrawFn, max_states: int = 9, max_depth: int = 4) -> Life
     few = [Answering(f"g{i}", draw(_BITS) < 4) for i in range(draw(st.integers(1, 4)))]
     backward, forward = _guards(few)
     arrows = _Arrows(draw, acting)
-    # Each state but the first is led to from an earlier one, so that all can be reached.
-    fed = {
-        dest: order[draw(st.integers(0, min(i, len(goals) - 1)))]
-        for i, dest in enumerate(order[1:])
-    }
-    for i, source in enumerate(order[: len(goals)]):
-        default = draw(st.sampled_from(order[i + 1 : i + 3]))
-        dests = [dest for dest in order[1:] if fed[dest] == source and dest != default]
-        dests[draw(st.integers(0, len(dests))) :] += draw(st.lists(anywhere, max_size=2))
-        for dest in dests:
-            back = dest in order[: i + 1]
-            arrows.add(source, dest, draw((forward, backward)[back]), back=back)
-        arrows.add(source, default, None)
+    _lead(draw, arrows, order, len(goals), (forward, backward))
     # Mostly scopes: what is raised anywhere inside is taken there.
     sources = st.sampled_from([*within, *filter(None, within.values())])
     for _ in range(draw(st.integers(0, 5))):
         arrows.add_event(draw(sources), anywhere, st.none() | forward)
     return Lifecycle("drawn", states, arrows.found, order[0])
+
+
+def _nested(draw: st.DrawFn, count: int, max_depth: int) -> dict[str, str | None]:
+    """The scope of each of so many states, or None."""
+    within: dict[str, str | None] = {}
+    depth: dict[str | None, int] = {None: 0}
+    for i in range(count):
+        name = f"s{i}"
+        within[name] = draw(st.sampled_from([scope for scope, d in depth.items() if d < max_depth]))
+        depth[name] = depth[within[name]] + 1
+    return within
+
+
+def _lead(
+    draw: st.DrawFn,
+    arrows: _Arrows,
+    order: list[str],
+    goals: int,
+    guards: tuple[st.SearchStrategy[Guard], st.SearchStrategy[Guard]],
+) -> None:
+    """Adds arrows from each of the first states, so that every state can be reached.
+
+    Each state but the first is the target of an earlier one.
+
+    Args:
+        draw: given by hypothesis.
+        arrows: where they are added.
+        order: the states, the final ones last.
+        goals: how many of them are not final.
+        guards: of arrows that lead on, and of arrows that lead back.
+    """
+    anywhere = st.sampled_from([*order, FAILED])
+    fed = {dest: order[draw(st.integers(0, min(i, goals - 1)))] for i, dest in enumerate(order[1:])}
+    for i, source in enumerate(order[:goals]):
+        default = draw(st.sampled_from(order[i + 1 : i + 3]))
+        dests = [dest for dest in order[1:] if fed[dest] == source and dest != default]
+        dests[draw(st.integers(0, len(dests))) :] += draw(st.lists(anywhere, max_size=2))
+        for dest in dests:
+            back = dest in order[: i + 1]
+            arrows.add(source, dest, draw(guards[back]), back=back)
+        arrows.add(source, default, None)
 
 
 class _Arrows:
