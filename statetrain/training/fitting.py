@@ -18,21 +18,11 @@ from statetrain.losses.metrics import Metrics
 from statetrain.standard.evaluations import Evaluation
 from statetrain.standard.options import FitOptions
 from statetrain.training.run import OnInterrupt, Run
-from statetrain.training.setup.calling import check_call, listeners, with_tracing
+from statetrain.training.setup.calling import check_call, listeners
 from statetrain.training.setup.data import load_data
 from statetrain.training.setup.model import Optimizer, accelerator_for, make_model
 from statetrain.training.setup.objective import AnyLoss, make_objective
-from statetrain.training.setup.ranks import (
-    agreement_of,
-    divide,
-    for_ranks,
-    heard_on,
-    prepare_messages,
-    ranks_of,
-    refuse_unsummable,
-    shared_seed,
-    start_together,
-)
+from statetrain.training.setup.ranks import ranks_of
 from statetrain.training.setup.starting import begin, find_saved
 from statetrain.training.setup.state import make_context, parts_for, reader_for, settings_for
 from statetrain.training.setup.table import make_lifecycle
@@ -159,16 +149,14 @@ def fit(
             attribute `run` is the run.
     """
     limits = check_call(epochs, options, seed, on_interrupt, resume, allow_changes)
-    accelerator = accelerator_for(accelerator, device)
-    ranks = ranks_of(accelerator)
-    listening = heard_on(ranks, with_tracing(listeners(callbacks), trace))
-    saved = find_saved(resume, listening, allow_changes)
-    seed = shared_seed(ranks, seed, saved.snapshot)
-    data = load_data(train, valid, evaluations, limits.most, seed, dataloader_options)
-    divided = divide(ranks, data)
-    prepare_messages(ranks, accelerator, options, lifecycle)
+    ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
+    listening = ranks.listening(listeners(callbacks, trace))
+    saved = find_saved(resume, listening, allow_changes, seed, ranks)
+    data = ranks.divide(
+        load_data(train, valid, evaluations, limits.most, saved.seed, dataloader_options)
+    )
     trained = make_model(
-        model, hparams, optimizer, opt_hparams, accelerator, compile, seed, lifecycle
+        model, hparams, optimizer, opt_hparams, ranks.accelerator, compile, saved.seed, lifecycle
     )
     objective = make_objective(
         loss,
@@ -177,21 +165,24 @@ def fit(
         (metrics, train_metrics, valid_metrics),
         free=options.get("compute") is not None or lifecycle is not None,
     )
-    refuse_unsummable(ranks, objective)
-    life = make_lifecycle(
-        lifecycle, options, limits, data, trained, objective, seed, listening, size is not None
+    machine = make_machine(
+        make_lifecycle(
+            lifecycle, options, limits, data, trained, objective, saved.seed, listening, size
+        ),
+        listening,
+        trained,
+        objective,
+        debug,
+        ranks,
+        data.divided,
     )
-    life = for_ranks(ranks, life, divided)
-    agreement = agreement_of(ranks, life)
-    machine = make_machine(life, listening, trained, objective, debug, agreement)
     ctx = make_context(
         machine,
         data,
         trained,
         objective,
         reader_for(input, target, size, options, trained, objective),
-        **settings_for(limits, hparams, opt_hparams, pred, verbose, clock, seed),
-        **parts_for(life, options, trained),
+        **settings_for(limits, hparams, opt_hparams, pred, verbose, clock, saved.seed),
+        **parts_for(machine.lifecycle, options, trained),
     )
-    start_together(ctx, ranks, agreement)
-    return begin(Run(ctx, machine, on_interrupt), saved, allow_changes, start)
+    return begin(Run(ranks.begin(ctx, machine), machine, on_interrupt), saved, allow_changes, start)

@@ -97,14 +97,22 @@ def _check_changes(resume: Any, allowed: Any) -> None:
         )
 
 
-def listeners(callbacks: Any) -> tuple[Callback, ...]:
-    """Callbacks that were given as one or as several."""
+def listeners(callbacks: Any, trace: Any = False) -> tuple[Callback, ...]:
+    """Callbacks that were given as one or as several, and what records a trace if one is wanted.
+
+    Args:
+        callbacks: as `fit` takes them.
+        trace: whether to record; or the path of a file to record to.
+
+    Raises:
+        ConfigError: one is a schedule of torch, or `trace` is neither.
+    """
     found = (callbacks,)
     if isinstance(callbacks, Iterable) and not isinstance(callbacks, type):
         found = tuple(callbacks)
     for one in found:
         refuse_schedule(one, "callbacks")
-    return found
+    return _with_tracing(found, trace)
 
 
 def refuse_schedule(given: Any, argument: str) -> None:
@@ -119,16 +127,7 @@ def refuse_schedule(given: Any, argument: str) -> None:
         )
 
 
-def with_tracing(callbacks: tuple[Callback, ...], trace: Any) -> tuple[Callback, ...]:
-    """The callbacks and, if a trace is asked for, what records it.
-
-    Args:
-        callbacks: of the run.
-        trace: whether to record; or the path of a file to record to.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+def _with_tracing(callbacks: tuple[Callback, ...], trace: Any) -> tuple[Callback, ...]:
     if isinstance(trace, bool):
         return (*callbacks, Tracing()) if trace else callbacks
     if not isinstance(trace, str | os.PathLike):

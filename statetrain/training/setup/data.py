@@ -29,6 +29,7 @@ class Data:
         others: the data of the evaluations, by name.
         split_state: the generator's state with which the validation share was drawn; None if there
             is none.
+        divided: whether each of several ranks has its part of the training data.
     """
 
     train: Any
@@ -36,6 +37,7 @@ class Data:
     evaluations: list[Evaluation]
     others: dict[str, Any]
     split_state: torch.Tensor | None
+    divided: bool = True
 
 
 def load_data(

@@ -6,7 +6,9 @@ import logging
 import platform
 from typing import Any
 
+import attrs
 import torch
+from attrs import frozen
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.checkpoints.snapshot import describe_lifecycle
@@ -32,19 +34,71 @@ from statetrain.training.setup.objective import Objective
 log = logging.getLogger("statetrain")
 
 
-def ranks_of(accelerator: Accelerator) -> Processes | None:
-    """The processes of a run; None if there is one."""
-    return accelerator.group if isinstance(accelerator, DDP) else None
+@frozen(eq=False)
+class Ranks:
+    """The processes of a run. In one process, each method gives back what it is given.
+
+    Args:
+        accelerator: of the run.
+        group: the processes; None if there is one.
+    """
+
+    accelerator: Accelerator
+    group: Processes | None
+
+    def listening(self, callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
+        """The callbacks that listen on this rank."""
+        return heard_on(self.group, callbacks)
+
+    def divide(self, data: Data) -> Data:
+        """The data, of whose batches this rank draws its part."""
+        return attrs.evolve(data, divided=divide(self.group, data))
+
+    def share(self, life: Lifecycle, objective: Objective, divided: bool) -> Lifecycle:
+        """The table that this rank walks.
+
+        Args:
+            life: the table of one process.
+            objective: whose metrics have to be such that ranks can reduce them.
+            divided: whether each rank has its part of the training data.
+
+        Raises:
+            ConfigError: something in them cannot be shared.
+        """
+        if self.group is None:
+            return life
+        refuse_unsummable(objective)
+        return several(life, divided=divided)
+
+    def agreement(self, life: Lifecycle) -> Agreement | None:
+        """The meetings of a table that is shared; None in one process."""
+        return None if self.group is None else Agreement(life, self.group, gradients_of(life))
+
+    def begin(self, ctx: Context, machine: Machine) -> Context:
+        """The context, which has been compared with those of the other ranks.
+
+        Raises:
+            ConfigError: the ranks were given different arguments.
+        """
+        if self.group is not None and machine.agreement is not None:
+            start_together(ctx, self.group, machine.agreement)
+        return ctx
 
 
-def prepare_messages(
-    ranks: Processes | None, accelerator: Accelerator, options: Any, given: Lifecycle | None
-) -> None:
-    """Decides whether the gradients carry what ranks tell: not where custom code computes them."""
-    if ranks is None or not isinstance(accelerator, DDP):
-        return
+def ranks_of(accelerator: Accelerator, options: Any, given: Lifecycle | None) -> Ranks:
+    """The processes of a run.
+
+    Args:
+        accelerator: of the run; a `DDP` for several processes.
+        options: of the lifecycle.
+        given: the user's own lifecycle; None for the standard one.
+    """
+    if not isinstance(accelerator, DDP):
+        return Ranks(accelerator, None)
+    # Gradients carry what ranks tell each other, but not where custom code computes them
     own = given is not None and not given.by_role("backward")
     accelerator.calls_backward = options.get("compute") is None and not own
+    return Ranks(accelerator, accelerator.group)
 
 
 def shared_seed(ranks: Processes | None, seed: int | None, saved: Any = None) -> int | None:
@@ -136,7 +190,7 @@ def machine_aside(
         ctx: its context, whose accelerator says how many ranks there are.
         life, callbacks, debug: of the machine.
     """
-    ranks = ranks_of(ctx.accelerator)
+    ranks = ctx.accelerator.group if isinstance(ctx.accelerator, DDP) else None
     if ranks is None:
         return Machine(life, callbacks, debug=debug)
     loader, why = keyed(ctx.valid_data, 0, "aside")
@@ -170,20 +224,8 @@ def joined_predictions(ctx: Context, parts: list[Any]) -> list[Any]:
     return batches
 
 
-def for_ranks(ranks: Processes | None, life: Lifecycle, divided: bool) -> Lifecycle:
-    """The table that this rank walks."""
-    return life if ranks is None else several(life, divided=divided)
-
-
-def agreement_of(ranks: Processes | None, life: Lifecycle) -> Agreement | None:
-    """The meetings of a table; None in one process."""
-    return None if ranks is None else Agreement(life, ranks, gradients_of(life))
-
-
-def refuse_unsummable(ranks: Processes | None, objective: Objective) -> None:
+def refuse_unsummable(objective: Objective) -> None:
     """Raises a `ConfigError` for a metric that cannot be reduced over ranks."""
-    if ranks is None:
-        return
     for tally in objective.tallies.values():
         for name, metric in tally.metrics.items():
             own = metric.state if isinstance(metric, Metric) else metric
@@ -198,14 +240,12 @@ def refuse_unsummable(ranks: Processes | None, objective: Objective) -> None:
             )
 
 
-def start_together(ctx: Context, ranks: Processes | None, agreement: Agreement | None) -> None:
+def start_together(ctx: Context, ranks: Processes, agreement: Agreement) -> None:
     """Makes a context that of one of several ranks, and compares it with the others'.
 
     Raises:
         ConfigError: the ranks were given different arguments.
     """
-    if ranks is None or agreement is None:
-        return
     _compare(ctx, ranks, agreement.lifecycle)
     base = ctx.clock()
     read = ctx.clock

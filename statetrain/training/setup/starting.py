@@ -15,6 +15,7 @@ from statetrain.checkpoints.restoring import restore
 from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.errors import ConfigError
 from statetrain.training.run import Run
+from statetrain.training.setup.ranks import Ranks, shared_seed
 
 
 @define(eq=False)
@@ -24,9 +25,11 @@ class ResumePoint:
     Args:
         snapshot: None for a run that starts from its beginning. It serves once, so that its tensors
             need no memory while the run goes on.
+        seed: of the run; None without.
     """
 
     snapshot: Snapshot | None
+    seed: int | None
 
     def put_into(self, run: Run, allow: bool | str | Collection[str]) -> None:
         """Restores a run, and forgets the snapshot.
@@ -45,9 +48,16 @@ class ResumePoint:
 def find_saved(
     resume: str | os.PathLike[str] | None,
     callbacks: Iterable[Callback],
-    allow: bool | str | Collection[str] = (),
+    allow: bool | str | Collection[str],
+    seed: int | None,
+    ranks: Ranks,
 ) -> ResumePoint:
     """What `resume` stands for, read before anything is made; see `find`.
+
+    Args:
+        resume, allow, seed: as `fit` takes them.
+        callbacks: what listens.
+        ranks: the processes, which train with one seed.
 
     Raises:
         ConfigError: there is no such thing, a word of `allow_changes` is unknown, or there is
@@ -58,7 +68,8 @@ def find_saved(
             f"allow_changes={allow!r} has nothing to allow: a run differs from the one that it"
             " resumes; give resume='last', or leave it out"
         )
-    return ResumePoint(None if resume is None else find(resume, callbacks))
+    snapshot = None if resume is None else find(resume, callbacks)
+    return ResumePoint(snapshot, shared_seed(ranks.group, seed, snapshot))
 
 
 def begin(run: Run, saved: ResumePoint, allow: bool | str | Collection[str], start: bool) -> Run:

@@ -19,6 +19,7 @@ from statetrain.context.keys import root_of
 from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import declares_read, declares_write
 from statetrain.contracts.listening import paths_in
+from statetrain.data.counting import Size
 from statetrain.errors import ConfigError
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -52,7 +53,7 @@ def make_lifecycle(
     objective: Objective,
     seed: int | None,
     callbacks: tuple[Callback, ...],
-    sized: bool = False,
+    size: Size = None,
 ) -> Lifecycle:
     """The table of a run.
 
@@ -63,7 +64,7 @@ def make_lifecycle(
         data, trained, objective: from the stages before.
         seed: of the run; None without.
         callbacks: what listens.
-        sized: whether the user says how many samples a batch has.
+        size: how many samples a batch has, if the user says so.
 
     Raises:
         ConfigError: table and run do not go together.
@@ -77,7 +78,7 @@ def make_lifecycle(
         objective=objective,
         seed=seed,
         callbacks=callbacks,
-        sized=sized,
+        sized=size is not None,
     )
     standard = given is None and "finite_check" not in options
     if trained.compiled not in ("step", "auto") or not standard:

@@ -16,10 +16,10 @@ from statetrain.contracts.checking import check_columns, check_fields, monitors_
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.machine.agreeing import Agreement
 from statetrain.machine.machine import Machine
 from statetrain.training.setup.model import Trained, is_compiled
 from statetrain.training.setup.objective import Objective
+from statetrain.training.setup.ranks import Ranks
 
 
 def make_machine(
@@ -28,7 +28,8 @@ def make_machine(
     trained: Trained,
     objective: Objective,
     debug: bool,
-    agreement: Agreement | None = None,
+    ranks: Ranks,
+    divided: bool,
 ) -> Machine:
     """The machine, whose declarations have been checked against the run.
 
@@ -37,14 +38,16 @@ def make_machine(
         callbacks: in order.
         trained, objective: from the stages before.
         debug: whether all are held to what they declare.
-        agreement: the meetings of several ranks; None in one process.
+        ranks: the processes, each of which walks the table.
+        divided: whether each of them has its part of the training data.
 
     Raises:
         ContractError: a field or a monitor that is declared does not exist.
         ConfigError: something is read that a compiled model does not give.
     """
     callbacks = with_modes(callbacks, trained.optimizers.values())
-    machine = Machine(life, callbacks, debug=debug, agreement=agreement)
+    shared = ranks.share(life, objective, divided)
+    machine = Machine(shared, callbacks, debug=debug, agreement=ranks.agreement(shared))
     readers = (*objective.losses.values(), *objective.tallies.values())
     _refuse_interms(trained.module, machine, objective, readers)
     machine = capturing(machine, trained.model, *readers)
