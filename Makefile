@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check site diagrams peers bench device instructions prove clean
+.PHONY: help demo test lint types check site diagrams gallery peers bench device instructions prove clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ site: $(READY)  ## build the documentation: build/site/index.html
 
 diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 	$(BIN)/python diagrams/draw.py
+
+gallery: $(READY)  ## draw the lifecycles of the examples for the site
+	$(BIN)/python diagrams/gallery.py
 
 peers: $(READY)  ## install the libraries that `make bench` compares with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

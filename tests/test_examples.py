@@ -90,6 +90,10 @@ def test_an_example_does_what_it_promises(
     low, high = BOUNDS.get(name, (-math.inf, math.inf))
     assert low <= number <= high
 
+    drawn = FOLDER.parent / "docs" / "gallery" / f"{name}.svg"
+    assert drawn.read_text(encoding="utf-8") == run.lifecycle.svg(detail="outline"), (
+        "the gallery is out of date: make gallery"
+    )
     written = [path for path in out.rglob("*") if path.is_file()]
     assert written
     assert all(path.stat().st_size for path in written)
