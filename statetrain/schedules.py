@@ -17,6 +17,8 @@ from typing import Any, overload
 
 from attrs import frozen
 
+from statetrain.validators import is_whole_number
+
 Curve = Callable[[int], Any]  # of a count from 0
 Over = int | float | None
 """How long: so many steps or epochs; a share of the run, above 0 and below 1; None is all of it."""
@@ -89,11 +91,7 @@ def pieces(parts: Mapping[int, float | Curve]) -> Curve:
     Args:
         parts: by the count from which on each holds; the first one is 0.
     """
-    if (
-        not parts
-        or 0 not in parts
-        or any(isinstance(at, bool) or not isinstance(at, int) or at < 0 for at in parts)
-    ):
+    if not parts or 0 not in parts or not all(is_whole_number(at, 0) for at in parts):
         raise ValueError(
             "pieces: parts are given by the count from which on they hold, the first by 0; got"
             f" {list(parts)}"
@@ -274,7 +272,7 @@ def _wave(start: float, end: float, share: float) -> float:
 
 
 def _check(name: str, over: Any, least: int = 1) -> None:
-    if isinstance(over, bool) or not isinstance(over, int) or over < least:
+    if not is_whole_number(over, least):
         raise ValueError(
             f"{name}: takes a whole number of steps or epochs of at least {least}, got {over!r}"
         )

@@ -1,47 +1,146 @@
-"""What the fields of guards may hold: validators for attrs."""
+"""What arguments may be: whole numbers, numbers, words, True or False; as checks, and for attrs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeGuard
 
 from attrs import Attribute
 
 from statetrain.errors import ConfigError
+from statetrain.naming import did_you_mean
+
+# What attrs calls with the instance, the attribute and the value.
+Validator = Callable[[Any, "Attribute[Any]", Any], None]  # attrs' class takes no subscript
+
+# ---------------------------------------------------------------- questions
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is an int or a float, NaN and infinity included; True and False are no numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole_number(value: object, least: float = -math.inf) -> TypeGuard[int]:
+    """Whether it is an int of at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def check_whole(
+    name: str,
+    value: object,
+    least: int = 1,
+    *,
+    of: str = "",
+    also: str = "",
+    error: type[Exception] = ConfigError,
+) -> None:
+    """Refuses what is not a whole number of at least `least`.
+
+    Args:
+        name: of the argument, with its owner: `"EMA: every"`.
+        value: what was given.
+        least: the smallest number that is allowed.
+        of: what is counted, for the message: `"steps"`.
+        also: what else the caller allows, for the message: `", or None"`.
+        error: the class of the error.
+
+    Raises:
+        ConfigError: or the `error` that was asked for.
+    """
+    if not is_whole_number(value, least):
+        unit = f" of {of}" if of else ""
+        raise error(
+            f"{name} must be a whole number{unit} of at least {least}{also}, got {value!r:.80}"
+        )
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuses what is not a finite number above 0, with a `ConfigError`."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a number above 0, got {value!r:.80}")
+
+
+def check_word(
+    name: str,
+    value: object,
+    words: Iterable[Any],
+    *,
+    also: str = "",
+    error: type[Exception] = ConfigError,
+) -> None:
+    """Refuses what is none of a few words, or of True and False where these are among them.
+
+    Args:
+        name: of the argument, with its owner: `"Log: format"`.
+        value: what was given.
+        words: what is allowed.
+        also: what else the caller allows, for the message: `", or a RollBack()"`.
+        error: the class of the error.
+
+    Raises:
+        ConfigError: or the `error` that was asked for.
+    """
+    known = tuple(words)
+    if any(value is word or (isinstance(value, str) and value == word) for word in known):
+        return
+    listed = ", ".join(map(repr, known))
+    near = ""
+    if isinstance(value, str):
+        near = _nearest(value, known)
+    raise error(f"{name} must be one of {listed}{also}, got {value!r:.80}{near}")
+
+
+def _nearest(value: str, known: tuple[Any, ...]) -> str:
+    """The nearest word; the list of all of them stands in the message already."""
+    near = did_you_mean(value, [word for word in known if isinstance(word, str)])
+    return near if near.startswith("; did you mean") else ""
+
+
+def check_switches(owner: str, **values: object) -> None:
+    """Refuses what is neither True nor False, with a `ConfigError`.
+
+    Args:
+        owner: whose arguments they are; empty for a function's own.
+        **values: what was given, by the argument's name.
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            said = f"{owner}: {name}" if owner else name
+            raise ConfigError(f"{said} must be True or False, got {value!r:.80}")
+
+
+# ---------------------------------------------------------------- fields of attrs classes
+
+
+def _owned(instance: Any, attribute: Attribute[Any]) -> str:
+    return f"{type(instance).__name__}: {attribute.name}"
 
 
 def positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A finite number above 0."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not value > 0
-        or not math.isfinite(value)
-    ):
-        raise ConfigError(
-            f"{type(instance).__name__}: {attribute.name} must be a number above 0, got {value!r}"
-        )
+    check_positive(_owned(instance, attribute), value)
 
 
 def whole(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(
-            f"{type(instance).__name__}: {attribute.name} must be a whole number of at least 1, got"
-            f" {value!r}"
-        )
+    check_whole(_owned(instance, attribute), value)
 
 
-def one_of(*choices: str) -> Callable[[Any, Attribute[Any], Any], None]:
+def switch(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    """True or False."""
+    check_switches(type(instance).__name__, **{attribute.name: value})
+
+
+def one_of(*choices: str) -> Validator:
     """One of these words."""
 
     def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-        if value not in choices:
-            raise ConfigError(
-                f"{type(instance).__name__}: {attribute.name} must be one of"
-                f" {', '.join(map(repr, choices))}, got {value!r}"
-            )
+        check_word(_owned(instance, attribute), value, choices)
 
     return check
 

@@ -17,7 +17,7 @@ import torch
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.callbacks.monitoring import check_keep, read_monitor
+from statetrain.callbacks.monitoring import read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Log, Saved
 from statetrain.checkpoints.files import refuse_remote
@@ -32,6 +32,7 @@ from statetrain.guards.comparing import Direction
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
+from statetrain.validators import check_switches, check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -165,7 +166,8 @@ class Checkpoint(Callback):
         background: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_keep("Checkpoint", "keep", keep)
+        check_whole("Checkpoint: keep", keep)
+        check_switches("Checkpoint", at_end=at_end, preflight=preflight, background=background)
         refuse_remote("Checkpoint", folder)
         # Without a monitor nothing is compared, but what is given has to be sound
         self._by = read_monitor("Checkpoint", monitor or "nothing", mode, min_delta)

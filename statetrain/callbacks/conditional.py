@@ -13,6 +13,7 @@ from statetrain.errors import CallbackError
 from statetrain.guards.base import Guard, Test, as_guard, strict
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
+from statetrain.validators import is_whole_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -91,7 +92,7 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
     if isinstance(every, Guard):
         shown = f"throttle({callback!r}, {name!r}, every=[{every.label}])"
         return _Wrapper(callback, shown, _Gate(frozenset((name,)), partial(_holding, every)), every)
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    if not is_whole_number(every, 1):
         raise CallbackError(
             f"throttle: every must be a whole number of calls of {name}, at least 1, or an interval"
             " with its unit such as "

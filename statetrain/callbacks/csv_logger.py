@@ -14,6 +14,7 @@ from statetrain.callbacks.row_file import RowFile
 from statetrain.logs.loggables import Text, Value
 from statetrain.logs.sources import Source
 from statetrain.outcome import Outcome
+from statetrain.validators import check_switches
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -55,6 +56,7 @@ class CSVLogger(Callback):
     what: tuple[Source, ...] = ()
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        check_switches("CSVLogger", append=append)
         self.path = Path(path)
         self.append = append
         self._file = RowFile(self.path, "CSVLogger", append, _records, head=1)

@@ -15,6 +15,7 @@ from statetrain.callbacks.keep_best import KeepBest
 from statetrain.compute.weights import exchange, modules_of, pairs_of
 from statetrain.errors import ConfigError
 from statetrain.outcome import Failed
+from statetrain.validators import check_switches, check_whole, is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -69,19 +70,14 @@ class EMA(Callback):
         restore: bool = False,
         buffers: bool = True,
     ) -> None:
-        if decay is not None and (
-            isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1
-        ):
+        if decay is not None and (not is_number(decay) or not 0 <= decay < 1):
             raise ConfigError(
                 "EMA: decay is from 0 up to, not including, 1, or None for a plain mean, got"
                 f" {decay!r}"
             )
-        for name, value, least in (("start", start, 0), ("every", every, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"EMA: {name} must be a whole number of steps of at least {least}, got"
-                    f" {value!r}"
-                )
+        check_whole("EMA: start", start, 0, of="steps")
+        check_whole("EMA: every", every, of="steps")
+        check_switches("EMA", valid=valid, restore=restore, buffers=buffers)
         self.decay, self.start, self.every, self.valid, self.restore, self.buffers = (
             decay,
             start,

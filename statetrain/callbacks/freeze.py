@@ -10,6 +10,7 @@ import torch
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
+from statetrain.validators import check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -46,12 +47,8 @@ class Freeze(Callback):
             raise ConfigError(
                 f"Freeze takes names of modules, such as Freeze('backbone'), got {names}"
             )
-        if until is not None and (
-            isinstance(until, bool) or not isinstance(until, int) or until < 1
-        ):
-            raise ConfigError(
-                f"Freeze: until must be a whole number of epochs of at least 1, got {until!r}"
-            )
+        if until is not None:
+            check_whole("Freeze: until", until, of="epochs")
         self.names, self.until = names, until
         self._parameters: dict[str, torch.nn.Parameter] = {}
         self._modules: list[torch.nn.Module] = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
+from statetrain.validators import is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -53,12 +53,8 @@ class GradientClip(Callback):
             ("max_value", max_value),
             ("norm_type", norm_type),
         ):
-            if value is not None and (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or math.isnan(value)
-                or value <= 0
-            ):
+            # Infinity will do: the norm of that name, or a bound that is never met
+            if value is not None and (not is_number(value) or not value > 0):
                 raise ConfigError(f"GradientClip: {name} must be a number above 0, got {value!r}")
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
 

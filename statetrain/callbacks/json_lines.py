@@ -13,6 +13,7 @@ from statetrain.logs.loggables import Histogram, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
 from statetrain.logs.streams import jsonable
 from statetrain.outcome import Outcome
+from statetrain.validators import check_switches
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -47,6 +48,7 @@ class JSONLines(Callback):
     what: tuple[Source, ...] = ()
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        check_switches("JSONLines", append=append)
         self.path = Path(path)
         self.append = append
         self._file = RowFile(self.path, "JSONLines", append)

@@ -21,6 +21,7 @@ from statetrain.compute.weights import (
 from statetrain.errors import ConfigError
 from statetrain.guards.comparing import Direction
 from statetrain.outcome import Failed
+from statetrain.validators import check_switches
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -69,6 +70,7 @@ class KeepBest(Callback):
         min_delta: float = 0.0,
         cpu: bool = False,
     ) -> None:
+        check_switches("KeepBest", cpu=cpu)
         self._by = read_monitor("KeepBest", monitor, mode, min_delta)
         self.monitor, self.mode, self.min_delta = monitor, self._by.mode, min_delta
         self.cpu = cpu

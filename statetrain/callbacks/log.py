@@ -22,6 +22,7 @@ from statetrain.lifecycle.state import FAILED, START
 from statetrain.logs.events import RESERVED, Format, event_logger
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.validators import check_switches, check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -106,6 +107,7 @@ class Log(Callback):
         timestamps: bool = True,
     ) -> None:
         _check(format, file, logger)
+        check_switches("Log", timestamps=timestamps)
         self._asked = _parsed(transitions)
         # The same by the names of states, of the lifecycles that it serves
         self._wanted: set[tuple[str, str]] = set()
@@ -335,12 +337,7 @@ class Log(Callback):
 
 
 def _check(format: Any, file: Any, logger: Any) -> None:  # noqa: A002  # as in Log
-    formats = ("auto", "console", "json")
-    if format not in formats:
-        raise ConfigError(
-            f"Log: format must be one of {', '.join(map(repr, formats))}, got"
-            f" {format!r}{did_you_mean(str(format), formats)}"
-        )
+    check_word("Log: format", format, ("auto", "console", "json"))
     if file is not None and not isinstance(file, str | os.PathLike) and not hasattr(file, "write"):
         raise ConfigError(f"Log: file must be a path or an open text stream, got {file!r}")
     if isinstance(logger, logging.Logger):

@@ -15,6 +15,7 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.run_length import left_of
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
+from statetrain.validators import check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -72,12 +73,7 @@ class LRScheduler(Callback):
         optimizer: str | None = None,
         **kwargs: Any,
     ) -> None:
-        pers = ("step", "epoch", "valid")
-        if per not in pers:
-            raise ConfigError(
-                f"LRScheduler: per must be one of {', '.join(map(repr, pers))}, got"
-                f" {per!r}{did_you_mean(str(per), pers)}"
-            )
+        check_word("LRScheduler: per", per, ("step", "epoch", "valid"))
         _check_factory(scheduler, kwargs)
         if monitor is not None and per == "step":
             raise ConfigError(

@@ -15,6 +15,7 @@ from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, DataError, LossError
 from statetrain.losses.losses import InContext, weigh
 from statetrain.losses.losses import Loss as KeyedLoss
+from statetrain.validators import check_positive, check_switches, check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -67,14 +68,9 @@ class Mixup(Callback):
         valid: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        if (
-            isinstance(alpha, bool)
-            or not isinstance(alpha, int | float)
-            or not 0 < alpha < float("inf")
-        ):
-            raise ConfigError(f"Mixup: alpha must be a number above 0, got {alpha!r}")
-        if per not in ("sample", "batch"):
-            raise ConfigError(f"Mixup: per must be 'sample' or 'batch', got {per!r}")
+        check_positive("Mixup: alpha", alpha)
+        check_word("Mixup: per", per, ("sample", "batch"))
+        check_switches("Mixup", valid=valid)
         mixing = (
             "on_enter_pred",
             "on_enter_compute",

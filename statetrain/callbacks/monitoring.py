@@ -11,7 +11,7 @@ from attrs import frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.comparing import Direction, better
-from statetrain.naming import did_you_mean
+from statetrain.validators import check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -84,11 +84,8 @@ def read_monitor(owner: str, column: Any, mode: Any, min_delta: float = 0.0) -> 
         raise ConfigError(
             f"{owner}: monitor must be the name of a column such as 'valid_loss', got {column!r}"
         )
-    if mode is not None and mode not in _MODES:
-        raise ConfigError(
-            f"{owner}: mode must be one of {', '.join(map(repr, _MODES))}, got"
-            f" {mode!r}{did_you_mean(str(mode), _MODES)}"
-        )
+    if mode is not None:
+        check_word(f"{owner}: mode", mode, _MODES)
     if not min_delta >= 0:
         raise ConfigError(f"{owner}: min_delta must not be below 0, got {min_delta!r}")
     if mode is None and _HIGHER.search(column.lower()):
@@ -98,24 +95,3 @@ def read_monitor(owner: str, column: Any, mode: Any, min_delta: float = 0.0) -> 
             stacklevel=3,
         )
     return Monitor(column, mode or "min", min_delta)
-
-
-def check_keep(owner: str, name: str, keep: Any, optional: bool = False) -> None:
-    """Refuses what is not a whole number of at least 1.
-
-    Args:
-        owner: the callback's name, for the error.
-        name: of the argument.
-        keep: its value.
-        optional: whether None will do too.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if optional and keep is None:
-        return
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        none = ", or None" if optional else ""
-        raise ConfigError(
-            f"{owner}: {name} must be a whole number of at least 1{none}, got {keep!r}"
-        )

@@ -21,8 +21,8 @@ from statetrain.errors import ConfigError
 from statetrain.logs.bars import Bar, Bars, clock, draws_in_place
 from statetrain.logs.cell import CellBars, in_notebook
 from statetrain.logs.streams import Stream, printable
-from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.validators import check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -83,12 +83,7 @@ class Progress(Callback):
     writes = ()
 
     def __init__(self, mode: ProgressMode = "auto", *, file: TextIO | None = None) -> None:
-        modes = ("auto", "rich", "plain")
-        if mode not in modes:
-            raise ConfigError(
-                f"Progress: mode must be one of {', '.join(map(repr, modes))}, got"
-                f" {mode!r}{did_you_mean(str(mode), modes)}"
-            )
+        check_word("Progress: mode", mode, ("auto", "rich", "plain"))
         if file is not None and not hasattr(file, "write"):
             raise ConfigError(
                 f"Progress: file must be an open text stream, got {file!r}; open it first, or give"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.callbacks.monitoring import check_keep, is_whole, read_monitor
+from statetrain.callbacks.monitoring import is_whole, read_monitor
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules
@@ -20,6 +20,7 @@ from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
 from statetrain.guards.comparing import Direction
+from statetrain.validators import check_switches, check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -91,7 +92,9 @@ class SaveWeights(Callback):
         min_delta: float = 0.0,
         every: Guard | None = None,
     ) -> None:
-        check_keep("SaveWeights", "keep", keep, optional=True)
+        if keep is not None:
+            check_whole("SaveWeights: keep", keep, also=", or None")
+        check_switches("SaveWeights", best_only=best_only)
         refuse_remote("SaveWeights", path)
         if monitor is None and (keep is not None or best_only):
             raise ConfigError(

@@ -19,6 +19,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import unbound
 from statetrain.naming import did_you_mean
 from statetrain.schedules import Curve, Planned, pieces
+from statetrain.validators import is_number
 
 _FIELDS = tuple(field.name for field in attrs.fields(Context))
 
@@ -341,7 +342,7 @@ def _written(head: str) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def _read(holder: Any, name: Any) -> Any:

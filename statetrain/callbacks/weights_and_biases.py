@@ -15,6 +15,7 @@ from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
 from statetrain.outcome import Failed, Outcome
+from statetrain.validators import check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -62,10 +63,8 @@ class WandB(Callback):
     ) -> None:
         if importlib.util.find_spec("wandb") is None:
             raise ImportError("WandB needs wandb; install it with: pip install 'statetrain[wandb]'")
-        if mode is not None and mode not in _MODES:
-            raise ConfigError(
-                f"WandB: mode must be one of {', '.join(map(repr, _MODES))}, or None, got {mode!r}"
-            )
+        if mode is not None:
+            check_word("WandB: mode", mode, _MODES, also=", or None")
         self.project, self.name, self.folder = project, name, Path(folder)
         if mode is None:
             self.mode = os.environ.get("WANDB_MODE", "offline")

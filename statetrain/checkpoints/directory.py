@@ -25,6 +25,7 @@ from statetrain.checkpoints.checkpoint import (
     verify,
 )
 from statetrain.errors import CheckpointError, ConfigError
+from statetrain.validators import is_whole_number
 
 _CORRUPT = ".corrupt-"
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -65,7 +66,7 @@ def choose(folder: Path, which: str | int) -> Saved:
     candidates = complete(folder, aside=False)
     if which == "best":
         candidates = by_value(candidates)
-    elif isinstance(which, int) and not isinstance(which, bool):
+    elif is_whole_number(which):
         candidates = [saved for saved in candidates if saved.about.get("step") == which]
     elif which != "last":
         raise ConfigError(f"which must be 'last', 'best' or the number of a step, got {which!r}")

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from attrs import frozen
 
@@ -21,6 +20,7 @@ from statetrain.outcome import Completed, Failed, Interrupted, Stopped
 from statetrain.trace.following import Following
 from statetrain.trace.reading import TraceFile
 from statetrain.trace.tape import KnownFacts, TapeRow, moments_of
+from statetrain.validators import is_number
 
 _WINDOW = 10.0  # seconds over which rates are taken
 _QUIET = 5.0  # seconds without a line after which that is shown
@@ -90,7 +90,7 @@ def row_of(row: TapeRow) -> str:
     if "epoch" in row:
         parts.append(f"epoch {row['epoch']}")
     for name, value in row.items():
-        if name not in COUNTERS and _is_number(value):
+        if name not in COUNTERS and is_number(value):
             parts.append(f"{name} {format_value(value)}")
     return "  ".join(parts)
 
@@ -260,7 +260,7 @@ def _answer(arrows: Sequence[Transition], place: int, last: Transition | None) -
 def _curves(reading: TraceFile) -> list[Line]:
     rows = reading.rows
     names = dict.fromkeys(name for row in rows for name in row if name not in COUNTERS)
-    curves = [(name, [row[name] for row in rows if _is_number(row.get(name))]) for name in names]
+    curves = [(name, [row[name] for row in rows if is_number(row.get(name))]) for name in names]
     batches = _last_losses(reading.tape.moments)
     if batches:
         curves.insert(0, ("loss of a batch", batches))
@@ -309,7 +309,3 @@ def _block(value: float | None, low: float, scale: float) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from statetrain.context import keys
 from statetrain.data.structure import describe_batch, fields_of
 from statetrain.errors import ConfigError, DataError
+from statetrain.validators import is_whole_number
 
 Size = int | str | Callable[[Any], Any] | None
 Count = Callable[[Any, Any, Any], int]  # of batch, input and target
@@ -102,7 +103,7 @@ def _rows(_batch: Any, input: torch.Tensor, _target: Any) -> int:  # noqa: A002 
 
 def check_size(size: Any) -> None:
     """Raises a `ConfigError` for what cannot say the number of samples."""
-    is_number = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    is_number = is_whole_number(size, 1)
     if size is not None and not is_number and not isinstance(size, str) and not callable(size):
         raise ConfigError(
             "size must be a number of samples above 0, a key into the batch or a function of the"

@@ -10,12 +10,11 @@ from attrs import evolve
 from statetrain.diagram.comparing import compared
 from statetrain.diagram.picture import Arrow, Picture, drawn, events_of, start_of, transitions_of
 from statetrain.diagram.simpler import folded, outlined
-from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
-from statetrain.naming import did_you_mean
 from statetrain.trace import Trace
 from statetrain.trace.words import Words, by_words, times_asked, words_of
+from statetrain.validators import check_word
 
 _RECENT = 12  # transitions of a run that stand out
 
@@ -64,7 +63,7 @@ def picture(
     Raises:
         ConfigError: the detail, or a scope to fold, is unknown.
     """
-    _check_detail(detail)
+    check_word("detail", detail, get_args(Detail))
     shown = drawn(life) if since is None else compared(since, life)
     last = list(marked)
     if trace is not None:
@@ -84,15 +83,6 @@ def picture(
     if detail != "full":
         shown = _without_labels(shown)
     return _merged(shown)
-
-
-def _check_detail(detail: str) -> None:
-    known = get_args(Detail)
-    if detail not in known:
-        raise ConfigError(
-            f"detail must be one of {', '.join(map(repr, known))}, got"
-            f" {detail!r}{did_you_mean(str(detail), known)}"
-        )
 
 
 def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[Words]) -> Picture:

@@ -7,8 +7,8 @@ from typing import Literal
 from attrs import frozen
 
 from statetrain.diagram.picture import Arrow, Picture
-from statetrain.errors import ConfigError
 from statetrain.lifecycle.state import FAILED
+from statetrain.validators import check_word
 
 ThemeName = Literal["light", "dark"]
 
@@ -141,8 +141,7 @@ def theme_of(name: str) -> Theme:
     Raises:
         ConfigError: there is none.
     """
-    if name not in THEMES:
-        raise ConfigError(f"theme must be one of {', '.join(map(repr, THEMES))}, got {name!r}")
+    check_word("theme", name, THEMES)
     return THEMES[name]
 
 

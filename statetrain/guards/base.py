@@ -23,6 +23,7 @@ from attrs import field, frozen
 
 from statetrain.errors import GuardError
 from statetrain.naming import label_of
+from statetrain.validators import check_word
 
 Test = Callable[[Any], bool]
 
@@ -409,10 +410,8 @@ def guard(
     Raises:
         GuardError: `agree` is another word.
     """
-    if agree is not None and agree not in get_args(Agree):
-        raise GuardError(
-            f"agree must be one of {', '.join(map(repr, get_args(Agree)))}, got {agree!r}"
-        )
+    if agree is not None:
+        check_word("agree", agree, get_args(Agree), error=GuardError)
     read = frozenset((reads,) if isinstance(reads, str) else reads)
     if function is None:
         return lambda f: Predicate(f, read, prompt, agree)

@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test
+from statetrain.validators import is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -93,11 +94,7 @@ class Deadline(Guard):
 
     def __attrs_post_init__(self) -> None:
         for name, value in (("at", 0.0 if self.at is None else self.at), ("margin", self.margin)):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not 0 <= value < math.inf
-            ):
+            if not is_number(value) or not 0 <= value < math.inf:
                 raise ConfigError(
                     f"Deadline: {name} must be a number of seconds of at least 0, got {value!r}"
                 )

@@ -22,6 +22,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
+from statetrain.validators import check_whole
 
 Counts = tuple[int, ...]
 
@@ -77,11 +78,8 @@ class Ways:
                     f"{self.lifecycle.name}: no guard is called"
                     f" {label!r}{did_you_mean(label, known)}"
                 )
-            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
-                raise LifecycleError(
-                    f"{self.lifecycle.name}: the bound of [{label}] is a whole number of at least"
-                    f" 0, got {bound!r}"
-                )
+            name = f"{self.lifecycle.name}: the bound of [{label}]"
+            check_whole(name, bound, 0, error=LifecycleError)
         object.__setattr__(self, "_labels", tuple(self.bounds))
         self._scopes.update((label, _scopes_of(self.lifecycle, label)) for label in self.bounds)
 

@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.logs.streams import printable
+from statetrain.validators import check_whole
 
 # ---------------------------------------------------------------- numbers and texts
 
@@ -195,8 +196,7 @@ class Histogram:
     squares: float  # the sum of their squares
 
     def __init__(self, data: Any, bins: int = 30) -> None:
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ConfigError(f"Histogram: bins must be a whole number of at least 1, got {bins!r}")
+        check_whole("Histogram: bins", bins)
         values = _real("Histogram", data).flatten()
         values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
         values = values[torch.isfinite(values)]
@@ -241,10 +241,7 @@ class Audio:
     rate: int
 
     def __init__(self, data: Any, rate: int) -> None:
-        if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
-            raise ConfigError(
-                f"Audio: rate must be a whole number of samples per second, got {rate!r}"
-            )
+        check_whole("Audio: rate", rate, of="samples per second")
         sound = _host("Audio", data)
         if not sound.is_floating_point():
             raise ConfigError(

@@ -14,6 +14,7 @@ from statetrain.context.context import Context
 from statetrain.context.keys import Getter, root_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.keyed import KeyedArguments, Weights, elementwise, keyed, parsed, read
+from statetrain.validators import is_number
 
 Weight = float | str | Callable[[Any], Any]
 
@@ -86,11 +87,7 @@ class Loss:
         self._weight_key: Getter | None = (
             parsed(weight, f"{self._who}, weight=") if isinstance(weight, str) else None
         )
-        number = (
-            isinstance(weight, int | float)
-            and not isinstance(weight, bool)
-            and math.isfinite(weight)
-        )
+        number = is_number(weight) and math.isfinite(weight)
         if not number and not isinstance(weight, str) and not callable(weight):
             raise ConfigError(
                 f"{self._who}: weight must be a finite number, a key, or a function of the context,"

@@ -29,6 +29,7 @@ from statetrain.machine.steps import Steps
 from statetrain.machine.witness import WITNESS
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Completed
+from statetrain.validators import switch
 
 Drive: TypeAlias = Generator[Transition, None, None]
 
@@ -80,7 +81,7 @@ class Machine:
     lifecycle: Lifecycle
     callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
     engine: Literal["table", "transitions"] = "table"
-    debug: bool = field(default=False, kw_only=True)
+    debug: bool = field(default=False, kw_only=True, validator=switch)
     agreement: Agreement | None = field(default=None, kw_only=True, eq=False, repr=False)
     plan: Plan = field(init=False, eq=False)
     _orders: dict[str, Order] = field(init=False, eq=False, factory=dict)

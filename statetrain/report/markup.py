@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from statetrain.lifecycle.text import plain
+from statetrain.validators import is_whole_number
 
 
 def escaped(text: str) -> str:
@@ -51,6 +52,6 @@ def figure(value: object) -> str:
     """A value as a reader wants it."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4g}"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_whole_number(value):
         return f"{value:,}"
     return str(value)

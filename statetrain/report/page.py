@@ -25,6 +25,7 @@ from statetrain.trace import Trace
 from statetrain.trace.tape import counted
 from statetrain.trace.words import Words, by_words, times_asked, words_of
 from statetrain.trace.writing import versions
+from statetrain.validators import is_number
 
 _SLICES = 200  # along the axis of decisions: more marks could not be told apart
 _ROWS = 200  # of the history that are listed
@@ -129,7 +130,7 @@ def _curves(trace: Trace) -> str:
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for column in dict.fromkeys(name for one in rows for name in one):
         points = [
-            (float(one["epoch"]), float(one[column])) for one in rows if _is_number(one.get(column))
+            (float(one["epoch"]), float(one[column])) for one in rows if is_number(one.get(column))
         ]
         if points and column not in COUNTERS:
             metric, name = _split(column)
@@ -279,7 +280,3 @@ def _environment(trace: Trace) -> str:
         if name in trace.header:
             facts[name] = trace.header[name]
     return table((), [row(name, str(value)) for name, value in facts.items()])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -25,6 +25,7 @@ from statetrain.naming import did_you_mean
 from statetrain.standard.precision import Precision, refuse_late_scale
 from statetrain.standard.rollback import RollBack
 from statetrain.standard.stops import Stops, stops_of
+from statetrain.validators import Validator, check_switches, check_whole, check_word
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
 FiniteCheck = Literal["now", "late"]
@@ -33,31 +34,24 @@ Computation = Callable[[Any], Any]
 TableEdit = Callable[[Lifecycle], Lifecycle]
 
 
-def _whole(least: int) -> Any:
+def _whole(least: int) -> Validator:
     """A validator of whole numbers from a least one on."""
 
     def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(
-                f"{attribute.name} must be a whole number of at least {least}, got {value!r}"
-            )
+        check_whole(attribute.name, value, least)
 
     return check
 
 
 def _switch(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{attribute.name} must be True or False, got {value!r:.80}")
+    check_switches("", **{attribute.name: value})
 
 
-def _one_of(*words: Any, also: str = "") -> Any:
+def _one_of(*words: Any, also: str = "") -> Validator:
     """A validator of a few values; what else is allowed stands in `also`."""
-    listed = f"{', '.join(map(repr, words))}{also}"
 
     def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-        if not any(value is word or (isinstance(word, str) and value == word) for word in words):
-            near = did_you_mean(str(value), [word for word in words if isinstance(word, str)])
-            raise ConfigError(f"{attribute.name} must be one of {listed}, got {value!r}{near}")
+        check_word(attribute.name, value, words, also=also)
 
     return check
 

@@ -15,19 +15,16 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
+from statetrain.validators import check_whole, is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 
 def _checked(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if attribute.name == "times" and (
-        isinstance(value, bool) or not isinstance(value, int) or value < 1
-    ):
-        raise ConfigError(f"RollBack: times must be a whole number of at least 1, got {value!r}")
-    if attribute.name == "factor" and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
-    ):
+    if attribute.name == "times":
+        check_whole("RollBack: times", value)
+    if attribute.name == "factor" and (not is_number(value) or not 0 < value <= 1):
         raise ConfigError(
             "RollBack: factor multiplies the learning rate, so it is above 0 and at most 1, got"
             f" {value!r}"

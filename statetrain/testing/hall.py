@@ -24,6 +24,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.outcome import Outcome
 from statetrain.testing.simulation import SimulatedRun, simulate
 from statetrain.trace import Trace, Tracing
+from statetrain.validators import check_whole
 
 _PATIENCE = 20.0  # seconds after which a thread is taken to be lost
 
@@ -162,8 +163,7 @@ def simulate_ranks(
         several,
     )  # of a higher floor, so looked up when asked for
 
-    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
-        raise ConfigError(f"ranks must be a whole number of at least 1, got {ranks!r}")
+    check_whole("ranks", ranks)
     if len(facts) > ranks:
         raise ConfigError(f"there are facts for {len(facts)} ranks, and {ranks} ranks")
     given = [*facts, *({} for _ in range(ranks - len(facts)))]

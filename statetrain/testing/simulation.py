@@ -24,6 +24,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.agreeing import Agreement, Clock, Group, News
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Outcome
+from statetrain.validators import check_whole
 
 GivenLosses = Callable[[int], float]
 
@@ -128,10 +129,10 @@ def simulate(
     Raises:
         ConfigError: a number is out of range, or something is due and the lifecycle has no anchor.
     """
-    _check_whole("epochs", epochs, 0)
-    _check_whole("batches", batches, 1)
-    _check_whole("valid_batches", valid_batches, 1)
-    _check_whole("batch_size", batch_size, 1)
+    check_whole("simulate: epochs", epochs, 0)
+    check_whole("simulate: batches", batches, 1)
+    check_whole("simulate: valid_batches", valid_batches, 1)
+    check_whole("simulate: batch_size", batch_size, 1)
     train: _FakeBatches | _Endless = _FakeBatches(batches)
     if not length_known:
         train = _Endless(batches)
@@ -147,13 +148,6 @@ def simulate(
     Machine(lifecycle, (watch, *callbacks), agreement=agreement).run(ctx)
     assert ctx.outcome is not None
     return SimulatedRun(ctx.outcome, watch.events, ctx.history, ctx)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            f"simulate: {name} must be a whole number of at least {least}, got {value!r}"
-        )
 
 
 def _context(

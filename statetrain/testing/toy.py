@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from statetrain.errors import ConfigError
+from statetrain.validators import check_whole
 
 if TYPE_CHECKING:
     import torch
@@ -103,10 +103,7 @@ def toy_problem(
         ("valid_batches", valid_batches),
         ("batch_size", batch_size),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(
-                f"toy_problem: {name} must be a whole number of at least 1, got {value!r}"
-            )
+        check_whole(f"toy_problem: {name}", value)
     generator = torch.Generator().manual_seed(seed)
 
     def line(n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -20,6 +20,7 @@ from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, made_of, read_words, stand_in, told_by, words_of
 from statetrain.trace.writing import FORMAT
+from statetrain.validators import is_number
 
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
 BEGIN = b'{"statetrain":"trace"'
@@ -371,7 +372,7 @@ def _counts(values: list[Any]) -> tuple[int, ...]:
 
 def _real(value: Any) -> float:
     value = _ODD.get(value, value) if isinstance(value, str) else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise TypeError(f"a number is expected, got {value!r:.40}")
     return value
 

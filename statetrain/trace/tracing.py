@@ -20,6 +20,7 @@ from statetrain.outcome import Failed
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.writing import TraceWriting
+from statetrain.validators import check_switches, check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -83,10 +84,9 @@ class Tracing(Callback):
         values: Mapping[str, str | Iterable[str]] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
-            raise ConfigError(
-                f"Tracing: last must be a whole number of at least 1, or None for all, got {last!r}"
-            )
+        if last is not None:
+            check_whole("Tracing: last", last, also=", or None for all")
+        check_switches("Tracing", counters=counters, times=times, answers=answers)
         self.file = None if file is None else Path(file)
         self.asks = answers
         self._lifecycle, self._clock = lifecycle, clock

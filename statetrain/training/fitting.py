@@ -27,6 +27,7 @@ from statetrain.training.setup.starting import begin, find_saved
 from statetrain.training.setup.state import make_context, parts_for, reader_for, settings_for
 from statetrain.training.setup.table import make_lifecycle
 from statetrain.training.setup.walker import make_machine
+from statetrain.validators import check_switches
 
 
 def fit(
@@ -148,6 +149,7 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its
             attribute `run` is the run.
     """
+    check_switches("", debug=debug, verbose=verbose, start=start)
     limits = check_call(epochs, options, seed, on_interrupt, resume, allow_changes)
     ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))

@@ -24,6 +24,7 @@ from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 from statetrain.training.fitting import fit
 from statetrain.training.valley import valley
+from statetrain.validators import check_whole, check_word, is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -212,11 +213,7 @@ def lr_find(
         BaseException: as `fit`.
     """
     rates = _rates(start, end, steps, spacing)
-    if (
-        isinstance(stop_above, bool)
-        or not isinstance(stop_above, int | float)
-        or not stop_above > 1
-    ):
+    if not is_number(stop_above) or not stop_above > 1:
         raise ConfigError(f"lr_find: stop_above must be a number above 1, got {stop_above!r}")
     if isinstance(optimizer, Mapping):
         raise ConfigError(
@@ -302,23 +299,13 @@ class _Search(Callback):
 
 
 def _rates(start: float, end: float, steps: int, spacing: Spacing) -> list[float]:
-    spacings = ("exponential", "linear")
-    if spacing not in spacings:
-        raise ConfigError(
-            "lr_find: spacing must be 'exponential' or 'linear', got"
-            f" {spacing!r}{did_you_mean(str(spacing), spacings)}"
-        )
+    check_word("lr_find: spacing", spacing, ("exponential", "linear"))
     for name, value in (("start", start), ("end", end)):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
+        if not is_number(value) or not 0 < value < math.inf:
             raise ConfigError(f"lr_find: {name} must be a learning rate above 0, got {value!r}")
     if not start < end:
         raise ConfigError(f"lr_find goes upwards, got start={start!r} and end={end!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-        raise ConfigError(f"lr_find: steps must be a whole number of at least 2, got {steps!r}")
+    check_whole("lr_find: steps", steps, 2)
     shares = [i / (steps - 1) for i in range(1, steps - 1)]
     if spacing == "exponential":
         between = [start * (end / start) ** share for share in shares]

@@ -27,6 +27,7 @@ from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.ranks import joined_predictions, machine_aside
 from statetrain.training.setup.walker import interms_read
 from statetrain.training.subject import Reads, quietly, refuse_part, subject_of, walk_aside
+from statetrain.validators import check_switches
 
 
 def predict(
@@ -70,6 +71,7 @@ def predict(
         KeyboardInterrupt: it was interrupted.
         MachineError: a callback stopped it; a part of the predictions would pass for all.
     """
+    check_switches("predict", stack=stack)
     ctx, machine = _predicting(
         model, data, compute, callbacks, input, pred, dataloader_options, device, debug
     )

@@ -29,6 +29,7 @@ from statetrain.trace import Trace, Tracing
 from statetrain.training.advice import is_out_of_memory
 from statetrain.training.claiming import claim
 from statetrain.training.record import RunRecord
+from statetrain.validators import check_whole
 
 OnInterrupt = Literal["return", "raise", "exit"]
 
@@ -213,8 +214,7 @@ class Run:
             MachineError: the run is still going on, as inside one of its callbacks.
             BaseException: as `walk`.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
+        check_whole("epochs", epochs, 0)
         self._refuse_if_under_way()
         self.ctx.max_epochs = self.ctx.epoch + epochs
         self.ctx.first_row, self.ctx.first_step = len(self.ctx.history), self.ctx.step

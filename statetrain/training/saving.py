@@ -25,6 +25,7 @@ from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
 from statetrain.losses.losses import modules_by_name
 from statetrain.training.run import Run
+from statetrain.validators import check_switches
 
 _KEY = "statetrain"  # of the text in the header
 _FORMAT = 3
@@ -202,6 +203,7 @@ def load_checkpoint(
         CheckpointError: there is none, it is not whole, it has no average, or the weights are
             another model's, which stays as it was.
     """
+    check_switches("load_checkpoint", average=average)
     refuse_remote("load_checkpoint", path)
     folder = Path(path)
     if not (folder / checkpoint.MANIFEST).exists():

@@ -16,6 +16,7 @@ from statetrain.naming import did_you_mean
 from statetrain.standard.options import FitOptions
 from statetrain.trace import Tracing
 from statetrain.training.setup.words import ELSEWHERE
+from statetrain.validators import check_word, is_whole_number
 
 
 @frozen
@@ -50,7 +51,7 @@ def check_call(
         ConfigError: one is out of range.
     """
     _check_names(options)
-    _check_interrupt(on_interrupt)
+    check_word("on_interrupt", on_interrupt, ("return", "raise", "exit"))
     _check_seed(seed)
     _check_changes(resume, allow_changes)
     return epochs_of(epochs, options)
@@ -72,21 +73,11 @@ def _arguments() -> list[str]:
     return [*(fit.__kwdefaults__ or ()), *FitOptions.__annotations__]
 
 
-def _check_interrupt(on_interrupt: Any) -> None:
-    """Raises a `ConfigError` unless it is a way to end after a signal."""
-    ways = ("return", "raise", "exit")
-    if on_interrupt not in ways:
-        raise ConfigError(
-            f"on_interrupt must be one of {', '.join(map(repr, ways))}, got"
-            f" {on_interrupt!r}{did_you_mean(str(on_interrupt), ways)}"
-        )
-
-
 def _check_seed(seed: Any) -> None:
     """Raises a `ConfigError` unless it is a seed, or None."""
     if seed is None:
         return
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if not is_whole_number(seed, 0) or seed >= 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, or None, got {seed!r}")
 
 
@@ -155,7 +146,7 @@ def epochs_of(epochs: Any, options: Mapping[str, Any]) -> Epochs:
             )
         return Epochs(0, math.inf)
     pair = epochs if isinstance(epochs, tuple) else (0, epochs)
-    if len(pair) != 2 or not all(map(_is_count, pair)):
+    if len(pair) != 2 or not all(is_whole_number(number, 0) for number in pair):
         raise ConfigError(
             f"epochs must be a whole number of at least 0, or (least, most), got {epochs!r}"
         )
@@ -165,7 +156,3 @@ def epochs_of(epochs: Any, options: Mapping[str, Any]) -> Epochs:
             " most)"
         )
     return Epochs(*pair)
-
-
-def _is_count(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 0

@@ -14,6 +14,7 @@ from statetrain.data import loading, splitting
 from statetrain.data.datasets import as_dataset
 from statetrain.errors import ConfigError
 from statetrain.standard.evaluations import Evaluation
+from statetrain.validators import is_number
 
 log = logging.getLogger("statetrain")
 
@@ -61,7 +62,7 @@ def load_data(
         ConfigError: there is nothing to read, or not as often as it has to be.
     """
     evaluated, split_state = evaluations_of(evaluations), None
-    if isinstance(valid, float | int) and not isinstance(valid, bool):
+    if is_number(valid):
         generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
         split_state = generator.get_state()
         train, valid = splitting.split(train, valid, generator)

@@ -20,6 +20,7 @@ from statetrain.ranks.ddp import DDP
 from statetrain.ranks.group import world_size
 from statetrain.standard.fusing import update_of
 from statetrain.training.setup.calling import refuse_schedule
+from statetrain.validators import check_word
 
 Optimizer = torch.optim.Optimizer
 
@@ -123,11 +124,7 @@ def compiling_of(given: Any) -> tuple[str, dict[str, Any] | None]:
         )
     options = dict(options)
     what = options.pop("what", "model")
-    if what not in _COMPILED:
-        raise ConfigError(
-            f"compile: what must be one of {', '.join(map(repr, _COMPILED))}, got"
-            f" {what!r}{did_you_mean(str(what), _COMPILED)}"
-        )
+    check_word("compile: what", what, _COMPILED)
     return what, options
 
 

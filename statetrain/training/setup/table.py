@@ -40,6 +40,7 @@ from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained, needs_closure
 from statetrain.training.setup.objective import Objective
+from statetrain.validators import check_switches
 
 log = logging.getLogger("statetrain")
 
@@ -176,10 +177,7 @@ def _counts(objective: Objective, options: FitOptions) -> bool:
 
 def _prefetches(options: FitOptions, device: torch.device) -> Any:
     wanted = options.get("prefetch", False)
-    if not isinstance(wanted, bool):
-        raise ConfigError(
-            f"prefetch must be True or False, got {wanted!r:.80}; it is one batch ahead"
-        )
+    check_switches("", prefetch=wanted)
     return wanted and device.type == "cuda"
 
 
