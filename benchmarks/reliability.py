@@ -47,6 +47,7 @@ SUITES = {
     "exceptions": None,
     "non_finite": None,
     "bad_inputs": None,
+    "combinations": 2000,
     "hostile": None,
     "names": None,
     "stories": None,

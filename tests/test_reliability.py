@@ -28,6 +28,7 @@ HERE = {
     "exceptions": 24,
     "non_finite": 16,
     "bad_inputs": 9999,
+    "combinations": 240,
     "hostile": 400,
     "names": 60,
     "stories": 1,

@@ -22,6 +22,7 @@ from torch.utils.data import Subset
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.context.context import Context
 from statetrain.data.iterating import data_of, sets_of
+from statetrain.losses.losses import unbound
 from statetrain.machine.machine import Machine
 
 Description = dict[str, Any]
@@ -57,7 +58,7 @@ def describe_run(ctx: Context, machine: Machine) -> Description:
     """
     return {
         "model": describe_modules(ctx.accelerator.unwrap(ctx.model)),
-        "loss": {name: describe(loss) for name, loss in ctx.loss_fns.items()},
+        "loss": {name: describe(loss) for name, loss in unbound(ctx.loss_fns).items()},
         "data": {
             name: describe_data(data_of(ctx, name), keep_indices=ctx.split_state is None)
             for name in sets_of(ctx)

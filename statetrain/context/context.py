@@ -184,8 +184,10 @@ class Context(Position):
     tallies: dict[str, Tally] = field(Fact.SAVED_APART, factory=dict)
     """All tallies, by set."""
 
-    epoch_sums: dict[str, tuple[float, float]] = field(Fact.SAVED, Fact.OWN, factory=dict)
-    """Sums and counts of the training, by column, that rows inside this epoch have reported."""
+    epoch_sums: dict[str, dict[str, tuple[float, float]]] = field(
+        Fact.SAVED, Fact.OWN, factory=dict
+    )
+    """Sums and counts of the training, by column and term, that rows in this epoch have reported."""
 
     iterator: Iterator[Batch] = field(Fact.ANEW)
     """The iterator over the training data, for the whole epoch."""

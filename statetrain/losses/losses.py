@@ -403,15 +403,15 @@ class LossMean:
     weighted: bool = False
     sums: dict[str, Any] = Factory(dict)  # by name: the sum of value times count, and of the counts
 
-    def take(self, ctx: Context) -> None:
-        """Takes in a batch."""
+    def take(self, ctx: Context, counts: Any = True) -> None:
+        """Takes in a batch; where a device says that it does not count, nothing."""
         for name in self.names:
             value, weight, count = (_summable(part) for part in ctx.loss_states[name])
-            before, counts = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (
-                before + value * count * weight if self.weighted else before + value * count,
-                counts + count,
-            )
+            before, number = self.sums.get(name, (0.0, 0))
+            if self.weighted:
+                value = value * weight
+            total, count = where_it_counts(value * count, count, counts)
+            self.sums[name] = (before + total, number + count)
 
     def compute(self) -> float:
         """The mean over all batches since the last reset."""
@@ -444,6 +444,13 @@ def _summable(value: Any) -> Any:
     if value.device.type == "cpu":
         return value.item()
     return exact(value)
+
+
+def where_it_counts(total: Any, count: Any, counts: Any) -> tuple[Any, Any]:
+    """A sum and what it counts, or zeros where a tensor of shape () on the device is false."""
+    if counts is True:
+        return total, count
+    return torch.where(counts, total, 0.0), count * counts
 
 
 def exact(value: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from attrs import Factory, define, evolve
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.keyed import Weights, elementwise, keyed, parsed
-from statetrain.losses.losses import exact, picked
+from statetrain.losses.losses import exact, picked, where_it_counts
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -67,13 +67,14 @@ class MeanOf:
         """Takes in a batch of `size` samples."""
         self.add(self.function(pred, target), size)
 
-    def add(self, value: Any, size: Any) -> None:
-        """Takes in the value of a batch that stands for `size` samples."""
+    def add(self, value: Any, size: Any, counts: Any = True) -> None:
+        """Takes in the value of a batch that stands for `size` samples, if it counts."""
+        parts: Mapping[Any, Any] = {"": value}
         if isinstance(value, Mapping):
-            for name, part in value.items():
-                self.add_sum(self._scalar(part) * size, size, str(name))
-        else:
-            self.add_sum(self._scalar(value) * size, size)
+            parts = value
+        for name, part in parts.items():
+            total, count = where_it_counts(self._scalar(part) * size, size, counts)
+            self.add_sum(total, count, str(name))
 
     def add_sum(self, total: Any, count: Any, name: str = "") -> None:
         """Takes in a sum over `count` samples."""
@@ -203,8 +204,8 @@ class Metric:
         )
         return other
 
-    def take(self, ctx: Context) -> None:
-        """Takes in the present batch."""
+    def take(self, ctx: Context, counts: Any = True) -> None:
+        """Takes in the present batch; where a device says that it does not count, nothing."""
         if self.keys:
             first, named = self._keyed.arguments(ctx)
         else:
@@ -214,9 +215,9 @@ class Metric:
             return
         if self._weights.keys:
             total, count = (exact(part) for part in self._weights.sums(ctx, value, self._who))
-            self._mean.add_sum(total, count)
+            self._mean.add_sum(*where_it_counts(total, count, counts))
         else:
-            self._mean.add(value, ctx.batch_size if self.moment == "loss" else 1)
+            self._mean.add(value, ctx.batch_size if self.moment == "loss" else 1, counts)
 
     def update(self, *arguments: Any, **named: Any) -> None:
         """Takes in a batch by its arguments, without the context."""

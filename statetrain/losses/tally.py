@@ -60,10 +60,18 @@ class Tally:
         for name, metric in self.metrics.items():
             self.foreseen += foresee(joined(self.set, prefix_of(name, metric)), metric)
 
-    def update(self, ctx: Context) -> None:
-        """Lets the metrics take in the batch; with several optimizers once, for the last."""
+    def update(self, ctx: Context, counts: Any = True) -> None:
+        """Lets the metrics take in the batch; with several optimizers once, for the last.
+
+        Args:
+            ctx: the context.
+            counts: whether the batch counts, which a device may know alone: then it is a tensor of
+                shape () there, and metrics that are objects take in the batch all the same.
+        """
+        if counts is False:
+            return
         for mean in self.parts.get(ctx.opt_name, ()):
-            mean.take(ctx)
+            mean.take(ctx, counts)
         if ctx.opt_index + 1 < len(self.losses):
             return
         pred = None
@@ -76,10 +84,10 @@ class Tally:
             pred = picked(ctx)
         for metric in self.metrics.values():
             if isinstance(metric, MeanOf):
-                metric.update(pred, ctx.target, ctx.batch_size)
+                metric.add(metric.function(pred, ctx.target), ctx.batch_size, counts)
             elif isinstance(metric, Metric):
                 if metric.moment == "loss":
-                    metric.take(ctx)
+                    metric.take(ctx, counts)
             elif not isinstance(metric, LossMean):
                 metric.update(pred, ctx.target)
 
@@ -145,21 +153,26 @@ class Tally:
                 )
         self.monitored = ()
 
-    def means(self) -> dict[str, tuple[float, float]]:
-        """What the means over samples are made of, by column: the sum and the number of samples.
+    def means(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """What the means are made of, by column: of each term, the sum and what it counts.
 
-        Losses by keys and metrics that are objects have none here.
+        Metrics that are objects have none here.
         """
-        found = {
-            name: (float(mean.total), float(mean.count))
+        found: dict[str, dict[str, tuple[float, float]]] = {
+            name: {"": _numbers(mean)}
             for name, mean in zip(self.loss_names, self.losses.values(), strict=True)
         }
         for name, metric in self.metrics.items():
-            if isinstance(metric, MeanOf):
-                column = joined(self.set, prefix_of(name, metric))
-                for part, mean in metric.means.items():
-                    key = joined(column, part) if part else column
-                    found[key] = (float(mean.total), float(mean.count))
+            column = joined(self.set, prefix_of(name, metric))
+            if isinstance(metric, LossMean):
+                # The total of masked losses takes the place of the mean over samples
+                found[column] = {
+                    term: (float(total), float(count))
+                    for term, (total, count) in metric.sums.items()
+                }
+            for part, mean in (_means_of(metric) or {}).items():
+                key = joined(column, part) if part else column
+                found[key] = {"": _numbers(mean)}
         return found
 
     @property

@@ -173,10 +173,21 @@ def _whole_epoch(ctx: Context, tally: Any) -> dict[str, float]:
     if ctx.exhausted and not parts:
         return {}  # the row has them all; no number is read twice
     sums = tally.means()
-    for name, (total, count) in parts.items():
-        more, others = sums.get(name, (0.0, 0.0))
-        sums[name] = (total + more, count + others)
+    for column, terms in parts.items():
+        own = sums.setdefault(column, {})
+        for name, (total, count) in terms.items():
+            more, others = own.get(name, (0.0, 0.0))
+            own[name] = (total + more, count + others)
     ctx.epoch_sums = {} if ctx.exhausted else sums
     if not ctx.exhausted:
         return {}
-    return {f"epoch_{name}": total / count for name, (total, count) in sums.items() if count}
+    return {f"epoch_{column}": _mean(terms) for column, terms in sums.items() if _counted(terms)}
+
+
+def _counted(terms: dict[str, tuple[float, float]]) -> bool:
+    return any(count for _, count in terms.values())
+
+
+def _mean(terms: dict[str, tuple[float, float]]) -> float:
+    """The sum of the means of the terms; a term of which nothing counts is 0."""
+    return sum(total / count for total, count in terms.values() if count)

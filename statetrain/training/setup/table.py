@@ -154,7 +154,7 @@ def _all_options(
     }
     if data.valid is None:
         found["validate"] = None
-    elif options.get("validate") is None:
+    elif "validate" not in options:
         found["validate"] = Every(1, "epochs")
     return found
 
