@@ -92,7 +92,7 @@ def lifecycle() -> st.Lifecycle:
     # each batch and the generator answers in every second one: not a counter in the code, but an
     # arrow with a guard.
     life = (
-        st.supervised(validate=None)
+        st.supervised(validate=None, non_finite="ignore")
         .insert(st.State("discriminate", discriminate), between=("batch", "pred"))
         .without("pred", "loss", "backward", "step")
         .add(

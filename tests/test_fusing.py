@@ -304,3 +304,14 @@ def test_the_option_that_fused_is_gone(points):
     "`fit` has one way to make the step one function, and says so."
     with pytest.raises(TypeError, match='compile="step"'):
         st.fit(make(), points, fused=True, **options())
+
+
+def test_a_phase_is_fused_by_its_roles():
+    "States are found by what they are: a prefix changes names and nothing else; two phases are refused."
+    life = st.supervised(validate=None, non_finite="ignore")
+    assert fuse(life.prefixed("first_")) == fuse(life).prefixed("first_")
+    callback = st.on("exit_step")(lambda ctx: None)
+    assert set(hooks_of(callback, fuse(life.prefixed("first_")))) == {"on_exit_first_update"}
+    both = life.prefixed("a_").then(life.prefixed("b_"))
+    assert "'a_pred', 'b_pred'; fuse each phase" in in_the_way(both)
+    assert in_the_way(life.without("loss")) == "it has no state 'loss'"

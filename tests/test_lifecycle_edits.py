@@ -227,7 +227,24 @@ def test_without_takes_what_lies_inside(life):
 
 def test_without_several_states(life):
     "States are removed together, so arrows may lead on over all of them."
+    life = life.remove(*life.between("loss", "head"))
     assert arrows(life.without("loss", "pred"), "batch") == ["batch -> step"]
+
+
+def test_without_a_state_that_decides_is_refused(life):
+    "What is decided in a state, such as whether the loss is finite, is not lost with it in silence."
+    with pytest.raises(
+        LifecycleError,
+        match=re.escape(
+            "demo: without 'loss', arrow loss -> head [bad] would be lost, and with it what is"
+            " decided there; remove it first, life.remove(*life.between('loss', 'head'))"
+        ),
+    ):
+        life.without("loss")
+    standard = supervised(validate=None)
+    with pytest.raises(LifecycleError, match="loss -> failed"):
+        standard.without("pred", "loss", "backward", "step")
+    assert "loss" not in supervised(non_finite="ignore").without("pred", "loss").names
 
 
 def test_without_drops_a_guard_that_no_longer_decides(life):

@@ -76,7 +76,7 @@ small: 4 states, 9 arrows
 
   work     do something   initial
     a      do something   anchor
-    b      do something   in the end: do something
+    b      do something   at exit: do something
   end                     final
   failed                  final, any other exception
 
@@ -181,7 +181,7 @@ def test_markdown_lists_states_and_arrows():
     assert states.splitlines()[2:] == [
         "| `work` | do something | initial |",
         "| &emsp;`a` | do something | anchor |",
-        "| &emsp;`b` | do something | in the end: do something |",
+        "| &emsp;`b` | do something | at exit: do something |",
         "| `end` |  | final |",
     ]
     assert arrows.splitlines()[3] == "| `a` | `end` | 1 |  | ready and fresh | do something |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -11,6 +12,7 @@ import statetrain as st
 from statetrain.lifecycle.deciding import hidden
 from statetrain.lifecycle.explore import explore
 from statetrain.lifecycle.text import reading_order
+from statetrain.outcome import Completed, Stopped
 from statetrain.testing import Property, judge, never, paths
 
 S, T = st.State, st.Transition
@@ -463,3 +465,55 @@ def test_a_table_of_two_thousand_states():
     assert reading_order(deep)[:3] == ("s0", "s1", "s2")
     context = st.Machine(deep).run(st.Position())
     assert context.outcome == st.Completed(0)
+
+
+# ---------------------------------------------------------------- tables for a training
+
+
+def trained(life, **options):
+    """How a short training by a table ends."""
+    return st.fit(
+        torch.nn.Linear(2, 2),
+        (torch.ones(4, 2), torch.zeros(4, dtype=torch.long)),
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=3,
+        verbose=False,
+        lifecycle=life,
+        **options,
+    ).outcome
+
+
+def test_an_epoch_that_is_not_counted_is_refused():
+    "A limit of epochs would never be reached; what the arrow needs is said, and mends it."
+    life = st.supervised(validate=None)
+    (arrow,) = life.between("next_epoch", "epoch")
+    with pytest.raises(st.errors.ConfigError, match="opens an epoch and does not count it"):
+        trained(life.alter(arrow, effect=None))
+
+    def count(ctx):
+        "count in my own way"
+        ctx.epoch += 1
+
+    for effect in (st.actions.count_epoch, count):
+        assert trained(life.alter(arrow, effect=effect)) == Completed(3)
+
+
+def test_a_training_without_a_step_is_refused():
+    "Gradients are computed and no weight would change: an error before the first batch."
+    life = st.supervised(validate=None)
+    with pytest.raises(st.errors.ConfigError, match="no state with the role 'step'"):
+        trained(life.without("step"))
+    assert trained(life.prefixed("first_")) == Completed(3)
+
+
+def test_a_stop_always_has_a_reason():
+    "A guard that gives no reason of its own, alone or combined, is told by its label."
+    for guard, reason in (
+        (st.MinEpochs(2), "2 epochs made"),
+        (st.MinEpochs(1) & st.MinEpochs(2), "1 epoch made and 2 epochs made"),
+        (st.MinEpochs(5) | st.MinEpochs(2), "2 epochs made"),
+        (st.MinEpochs(2).named("enough"), "enough"),
+    ):
+        assert trained(st.supervised(validate=None, stop=guard)) == Stopped(2, reason)

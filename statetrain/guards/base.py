@@ -171,6 +171,11 @@ def strict(guard: Guard, answer: object) -> bool:
     )
 
 
+def reason_of(guard: Guard, ctx: AnyContext) -> str:
+    """Why a guard holds: the reason that it gives, or its label if that is empty."""
+    return guard.reason(ctx) or guard.label
+
+
 def _flat(kind: type, *guards: Guard | Test) -> tuple[Guard, ...]:
     flat: list[Guard] = []
     for part in guards:
@@ -206,7 +211,8 @@ class AllOf(Guard):
 
     def reason(self, ctx: AnyContext) -> str:
         """The reasons of its guards, of those that have one."""
-        return " and ".join(reason for g in self.guards if (reason := g.reason(ctx)))
+        reasons = [g.reason(ctx) for g in self.guards]
+        return " and ".join(filter(None, reasons)) or self.label
 
     def bind(self, place: str) -> Test:
         tests = tuple((g, g.bind(place)) for g in self.guards)
@@ -243,8 +249,8 @@ class AnyOf(Guard):
         """The reason of the part that was true when it was last asked, else of one that is now."""
         grounds: dict[str, int] = getattr(ctx, "grounds", {})
         if self.label in grounds:
-            return self.guards[grounds[self.label]].reason(ctx)
-        return next((g.reason(ctx) for g in self.guards if g(ctx)), self.label)
+            return reason_of(self.guards[grounds[self.label]], ctx)
+        return next((reason_of(g, ctx) for g in self.guards if g(ctx)), self.label)
 
     def bind(self, place: str) -> Test:
         tests = tuple((i, g, g.bind(place)) for i, g in enumerate(self.guards))

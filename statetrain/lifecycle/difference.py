@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from statetrain.errors import LifecycleError
 from statetrain.guards.agreed import with_ranks
 from statetrain.guards.base import Guard, Renamed
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -21,7 +22,13 @@ def diff(a: Lifecycle, b: Lifecycle) -> list[str]:
     Args:
         a: the one before.
         b: the one after.
+
+    Raises:
+        LifecycleError: one of them is no lifecycle.
     """
+    for one in (a, b):
+        if not isinstance(one, Lifecycle):
+            raise LifecycleError(f"diff compares two lifecycles, got {one!r:.80}")
     words = []
     if a.name != b.name:
         words.append(f"the name: was {a.name!r}, is {b.name!r}")

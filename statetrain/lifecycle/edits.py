@@ -85,6 +85,7 @@ def replace(life: Lifecycle, state: State | str, changes: Mapping[str, Any]) -> 
 
 def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
     """Removes states, each with the states inside it; see `Lifecycle.without`."""
+    names = tuple(names)
     gone = {inner for name in names for inner in (name, *life.inside(name))}
     if life.initial in gone:
         raise LifecycleError(
@@ -94,6 +95,7 @@ def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
     staying = [arrow for arrow in life.transitions if arrow.source not in gone]
     goals = {arrow.dest for arrow in staying}
     onward = {name: _onward(life, name, gone) for name in gone & goals}
+    _refuse_lost_decisions(life, names, gone, {*onward.values()})
     led = {arrow: attrs.evolve(arrow, dest=onward.get(arrow.dest, arrow.dest)) for arrow in staying}
     for source in dict.fromkeys(arrow.source for arrow in staying):
         for arrow in _redundant(life.arrows(source), led):
@@ -101,6 +103,20 @@ def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
     kept = dict.fromkeys(led.values())  # two arrows may have become one
     states = [state for state in life.states if state.name not in gone]
     return attrs.evolve(life, states=states, transitions=kept)
+
+
+def _refuse_lost_decisions(
+    life: Lifecycle, names: Iterable[str], gone: set[str], onward: set[str]
+) -> None:
+    """Raises a `LifecycleError` if a state that is removed by name decides where a run goes."""
+    for name in names:
+        for arrow in life.arrows(name):
+            if arrow.guard is not None and arrow.dest not in gone | onward:
+                raise LifecycleError(
+                    f"{life.name}: without {name!r}, arrow {arrow} would be lost, and with it what"
+                    " is decided there; remove it first, life.remove(*life.between("
+                    f"{name!r}, {arrow.dest!r})), or make a table that has no such arrow"
+                )
 
 
 def _redundant(

@@ -295,7 +295,9 @@ class Lifecycle:
         guarded arrow that would then say the same as the one after it is dropped.
 
         Raises:
-            LifecycleError: a name is unknown, or a removed state leads nowhere that stays.
+            LifecycleError: a name is unknown, a removed state leads nowhere that stays, or a state
+                that is named has a guarded arrow to elsewhere, such as `loss` to `failed` if the
+                loss is not finite: remove that arrow first, knowingly.
         """
         return edits.without(self, names)
 

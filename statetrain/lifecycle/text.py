@@ -220,7 +220,7 @@ def _notes(life: Lifecycle, state: State) -> str:
         f"role {state.role}" if state.role != state.name else "",
         f"mode {plain(label_of(state.mode))}" if state.mode is not None else "",
         f"all ranks meet: {state.meets}" if state.meets else "",
-        f"in the end: {plain(label_of(state.close))}" if state.close is not None else "",
+        f"at exit: {plain(label_of(state.close))}" if state.close is not None else "",
     )
     return ", ".join(note for note in notes if note)
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from attrs import evolve, frozen
 
-from statetrain.errors import LifecycleError
 from statetrain.guards.base import (
     AllOf,
     AnyContext,
@@ -29,7 +28,6 @@ from statetrain.guards.base import (
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
-from statetrain.naming import did_you_mean
 
 
 class Asked(NamedTuple):
@@ -260,14 +258,12 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
     Raises:
         LifecycleError: there is no such state.
     """
-    if goal not in lifecycle.names:
-        raise LifecycleError(
-            f"{lifecycle.name}: no state {goal!r}{did_you_mean(goal, lifecycle.names)}"
-        )
+    if goal != FAILED:
+        lifecycle.state(goal)  # an unknown name is an error
     here = START
     if ctx.state is not None:
         here = ctx.state
-    if here in lifecycle.names and goal in lifecycle.path(here):
+    if goal in lifecycle.path(here):
         words = f"the run is in {goal!r}"
         if here != goal:
             words += f", in its state {here!r}"

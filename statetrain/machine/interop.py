@@ -1,10 +1,10 @@
 """A lifecycle as a live machine of the `transitions` package.
 
-Theory of operation ------------------- `transitions` decides: its conditions ask the guards, and
-its nested states say what is left and what is entered, in which order. What is called on the way is
-what `Machine` supplies for each state left, for the arrow, and for each state entered. So the
-package is a second, independent reading of the table: `Machine(..., engine="transitions")` drives a
-whole run with it, and must do the same as the compiled table, call by call.
+`transitions` decides: its conditions ask the guards, and its nested states say what is left and
+what is entered, in which order. What is called on the way is what `Machine` supplies for each state
+left, for the arrow, and for each state entered. So the package is a second, independent reading of
+the table: `Machine(..., engine="transitions")` drives a whole run with it, and must do the same as
+the compiled table, call by call.
 
 What `transitions` does in its own way, and what is done about it here:
 
@@ -61,10 +61,12 @@ def to_machine(
 ) -> HierarchicalMachine:
     """A live `transitions` machine for a lifecycle, for those who want its triggers and tools.
 
-        machine = to_machine(lifecycle) ctx = Position() machine.next(ctx)                     #
-        "[*]" -> the initial state machine.may_next(ctx)                 # asks the guards, and
-        takes nothing machine.StopFit(ctx)                  # the arrow that StopFit would take; or
-        StopFit(ctx, StopFit("enough")) machine.state                         # "fit/epoch/train"
+        machine = to_machine(lifecycle)
+        ctx = Position()
+        machine.next(ctx)          # "[*]" -> the initial state
+        machine.may_next(ctx)      # asks the guards, and takes nothing
+        machine.StopFit(ctx)       # what StopFit would take; or StopFit(ctx, StopFit("enough"))
+        machine.state              # "fit/epoch/train"
         machine.get_triggers(machine.state)
 
     There is one trigger, `next`, for the arrows that are asked, in the order of the table; and one
@@ -284,6 +286,10 @@ class _Live(HierarchicalMachine):
             raise MachineError(
                 f"trigger {trigger!r} needs the context that guards and actions read:"
                 f" machine.{trigger}(ctx)"
+            )
+        if not hasattr(args[0], "flight"):
+            raise MachineError(
+                f"trigger {trigger!r} needs a context, such as Position(), got {args[0]!r:.80}"
             )
         if self._busy:
             raise MachineError(

@@ -73,6 +73,7 @@ class Machine:
         plan: what it calls, laid out.
 
     Raises:
+        MachineError: what it is to walk is no lifecycle, or there is no such engine.
         CallbackError: a callback has a hook that no state bears.
         ContractError: what is declared to be read is not there on every way, or callbacks cannot be
             put in an order.
@@ -89,6 +90,11 @@ class Machine:
     _walkers: set[type] = field(init=False, eq=False, factory=set)
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.lifecycle, Lifecycle):
+            raise MachineError(
+                f"a machine walks a Lifecycle, got {self.lifecycle!r:.80}; make one:"
+                " supervised(), or Lifecycle(name, states, transitions)"
+            )
         if self.engine not in ("table", "transitions"):
             raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
         self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))

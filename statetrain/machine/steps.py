@@ -204,6 +204,10 @@ class Steps:
 
     def _check(self, state: str) -> None:
         life = self.machine.lifecycle
+        if not isinstance(state, str):
+            raise LifecycleError(
+                f"{life.name}: a place to stop at is the name of a state, got {state!s:.80}"
+            )
         if state not in life.names:
             raise LifecycleError(
                 f"{life.name}: no state {state!r}{did_you_mean(state, life.names)}"

@@ -40,7 +40,7 @@ class Fused:
     """The actions of several states, each followed by the effect of the arrow that led on.
 
     Args:
-        stands_for: the names of the states.
+        stands_for: the roles of the states.
         actions: theirs.
         effects: those of the arrows out of them but the last one's, None where there is none.
         compiled: whether they are compiled as one function; see `compiling`. It is no part of what
@@ -130,27 +130,27 @@ def fuse(life: Lifecycle) -> Lifecycle:
         raise ConfigError(f"lifecycle {life.name!r} cannot be fused: {why}")
     chain = list(_chain(life))
     names = tuple(state.name for state, _ in chain)
+    first, last = names[0], names[-1]
+    update = first.removesuffix(FIRST) + UPDATE  # of a phase, with its prefix
     action = Fused(
-        names,
+        tuple(state.role for state, _ in chain),
         tuple(state.action or _nothing for state, _ in chain),
         tuple(arrow.effect if arrow else None for _, arrow in chain[:-1]),
     )
     between = [arrow for _, arrow in chain if arrow is not None]
-    states = [
-        State(UPDATE, action, chain[0][0].within) if state.name == FIRST else state
-        for state in life.states
-        if state.name not in names[1:]
+    states = [state for state in life.states if state.name not in names[1:]]
+    fused = State(update, action, chain[0][0].within, role=UPDATE)
+    states[states.index(chain[0][0])] = fused
+    arrows = [
+        attrs.evolve(
+            arrow,
+            source={last: update}.get(arrow.source, arrow.source),
+            dest={first: update}.get(arrow.dest, arrow.dest),
+        )
+        for arrow in life.transitions
+        if arrow not in between
     ]
-    arrows = [_moved(arrow) for arrow in life.transitions if arrow not in between]
     return attrs.evolve(life, states=states, transitions=arrows)
-
-
-def _moved(arrow: Transition) -> Transition:
-    return attrs.evolve(
-        arrow,
-        source=UPDATE if arrow.source == LAST else arrow.source,
-        dest=UPDATE if arrow.dest == FIRST else arrow.dest,
-    )
 
 
 def _nothing(ctx: Context) -> None:
@@ -159,12 +159,20 @@ def _nothing(ctx: Context) -> None:
 
 def in_the_way(life: Lifecycle) -> str:
     """What keeps a lifecycle from being fused, in words; empty if nothing does."""
-    if missing := [name for name in (FIRST, "loss", "backward", LAST) if name not in life.names]:
-        return f"it has no state {missing[0]!r}"
+    for role in (FIRST, "loss", "backward", LAST):
+        found = life.by_role(role)
+        if not found:
+            return f"it has no state {role!r}"
+        if len(found) > 1:
+            return (
+                f"it has several states with the role {role!r},"
+                f" {', '.join(repr(state.name) for state in found)}; fuse each phase before they"
+                " are joined"
+            )
     names = []
     for state, arrow in _chain(life):
         names.append(state.name)
-        if arrow is None and state.name != LAST:
+        if arrow is None and state.role != LAST:
             first = life.arrows(state.name)[0]
             late = (
                 "; finite_check='late' lets the device leave the step out, non_finite='ignore' does not"
@@ -192,16 +200,16 @@ def in_the_way(life: Lifecycle) -> str:
 def _chain(life: Lifecycle) -> Iterator[tuple[State, Transition | None]]:
     """The states from the first to the last, each with the arrow that leads on.
 
-    The arrow is None for the last state, and where there is a decision.
+    It is None for the last one, and where there is a decision.
     """
-    name = FIRST
+    state = life.by_role(FIRST)[0]
     while True:
-        onward = life.arrows(name)
-        lone = onward[0] if name != LAST and len(onward) == 1 and onward[0].guard is None else None
-        yield life.state(name), lone
-        if lone is None:
+        onward = life.arrows(state.name)
+        if state.role == LAST or len(onward) > 1 or onward[0].guard is not None:
+            yield state, None
             return
-        name = lone.dest
+        yield state, onward[0]
+        state = life.state(onward[0].dest)
 
 
 def listens_between(callbacks: Iterable[Callback], life: Lifecycle) -> bool:
@@ -212,8 +220,6 @@ def listens_between(callbacks: Iterable[Callback], life: Lifecycle) -> bool:
         life: before it is fused.
     """
     names = [state.name for state, _ in _chain(life)]
-    inner = {f"on_{way}_{name}" for name in names for way in ("enter", "exit")} - {
-        f"on_enter_{FIRST}",
-        f"on_exit_{LAST}",
-    }
+    inner = {f"on_{way}_{name}" for name in names for way in ("enter", "exit")}
+    inner -= {f"on_enter_{names[0]}", f"on_exit_{names[-1]}"}
     return any(inner & hooks_of(callback, life).keys() for callback in callbacks)

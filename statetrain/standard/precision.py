@@ -22,7 +22,6 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean, label_of
 from statetrain.standard import actions as do
 from statetrain.standard.computing import Compute
-from statetrain.standard.modes import Evaluating
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -119,7 +118,8 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     that is logged has no scale. With several optimizers, the scale is adapted in each one's turn.
 
     Args:
-        life: a lifecycle with the states `pred`, `loss` and `backward`.
+        life: a lifecycle with states of the roles `pred`, `loss`, `backward` and `step`, of each
+            phase its own.
         precision: "bf16" or "fp16", or a `MixedPrecision`.
 
     Raises:
@@ -127,22 +127,18 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     """
     precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
     _check(life, precision.dtype)
-    if "report" in life.names:
+    if life.by_role("report"):
         refuse_late_scale(precision)
-    ends = ("pred", "loss", "compute")
-    scopes = (
-        dict.fromkeys(
-            ("valid", *(state.name for state in life.states if isinstance(state.mode, Evaluating)))
-        )
-        if precision.valid
-        else ()
-    )
-    for name in ("pred", "loss", *(f"{scope}_{end}" for scope in scopes for end in ends)):
-        if name in life.names:
-            action = life.state(name).action
-            assert action is not None
-            life = life.replace(name, action=_autocast(action, precision.dtype))
-    return _scaled(life) if precision.dtype == "float16" else life
+    roles = ("pred", "loss")
+    if precision.valid:
+        roles += ("valid_pred", "valid_loss", "valid_compute")
+    for state in life.by_role(*roles):
+        assert state.action is not None
+        life = life.replace(state.name, action=_autocast(state.action, precision.dtype))
+    if precision.dtype == "float16":
+        for state in life.by_role("backward"):
+            life = _scaled(life, state)
+    return life
 
 
 def refuse_late_scale(precision: Precision) -> None:
@@ -161,18 +157,20 @@ def _check(life: Lifecycle, dtype: str) -> None:
             f"lifecycle {life.name!r} is in mixed precision already; say it once, here or where it"
             " is made"
         )
-    if missing := [name for name in ("pred", "loss", "backward", "step") if name not in life.names]:
+    missing = [role for role in ("pred", "loss", "backward", "step") if not life.by_role(role)]
+    if missing:
         raise ConfigError(
             f"lifecycle {life.name!r} has no state {missing[0]!r}, so precision has nothing to act"
             " on; in a computation of your own, write: with"
             f" ctx.accelerator.autocast({dtype!r}): ..."
         )
-    if _computes_the_loss(life.state("step").action):
+    if any(_computes_the_loss(state.action) for state in life.by_role("step")):
         raise ConfigError(
             "precision and a step that computes the loss again (as LBFGS's) exclude each other: the"
             " step would compute in full precision"
         )
-    if dtype == "float16" and life.state("backward").action is not do.backward:
+    own = [state for state in life.by_role("backward") if state.action is not do.backward]
+    if dtype == "float16" and own:
         raise ConfigError(
             f"lifecycle {life.name!r} has a backward of its own, whose loss 'fp16' cannot scale;"
             " use 'bf16', which needs no scale"
@@ -197,9 +195,12 @@ def _autocast(action: StateWork, dtype: str) -> StateWork:
     )
 
 
-def _scaled(life: Lifecycle) -> Lifecycle:
-    onward = life.arrows("backward")[-1].dest
-    life = life.replace("backward", action=do.scaled_backward).insert(
-        State("unscale", do.unscale), between=("backward", onward)
-    )
-    return life.add(Transition("unscale", "next_batch", gradients_overflowed, do.discard_window))
+def _scaled(life: Lifecycle, backward: State) -> Lifecycle:
+    """A lifecycle whose gradients of one phase are those of a scaled loss."""
+    onward = life.arrows(backward.name)[-1].dest
+    unscale = State(f"{backward.name.removesuffix('backward')}unscale", do.unscale, role="unscale")
+    life = life.replace(backward.name, action=do.scaled_backward)
+    life = life.insert(unscale, between=(backward.name, onward))
+    around = life.path(backward.name)
+    head = next(one.name for one in life.by_role("next_batch") if one.within in around)
+    return life.add(Transition(unscale.name, head, gradients_overflowed, do.discard_window))

@@ -420,3 +420,13 @@ def test_an_action_of_ones_own_is_cast_too(points):
     fit(batches(points), lifecycle=life, precision="bf16", epochs=1)
 
     assert seen == [torch.bfloat16] * 3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_phases_are_in_mixed_precision_each(precision):
+    "States are found by their roles: a prefix changes nothing, and each phase has its own scale."
+    life = st.supervised(evaluations={"test": st.Every(1, "epochs")})
+    first = mixed_precision(life.prefixed("a_"), precision)
+    assert first == mixed_precision(life, precision).prefixed("a_")
+    both = mixed_precision(life.prefixed("a_").then(life.prefixed("b_")), precision)
+    assert both == first.then(mixed_precision(life.prefixed("b_"), precision))

@@ -205,7 +205,7 @@ def test_a_lifecycle_of_ones_own(points):
         ctx.pred = None
 
     life = (
-        st.supervised(validate=None)
+        st.supervised(validate=None, non_finite="ignore")
         .insert(st.State("all", compute), between=("batch", "pred"))
         .without("pred", "loss", "backward", "step")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statetrain.context.context import Context
 from statetrain.contracts.declaring import access
-from statetrain.guards.base import Guard
+from statetrain.guards.base import Guard, reason_of
 from statetrain.outcome import Interrupted, Stopped
 
 
@@ -21,7 +21,7 @@ def say_why(ctx: Context) -> None:
             else Stopped(ctx.epoch, str(ctx.event) or kind)
         )
     else:
-        ctx.outcome = Stopped(ctx.epoch, guard_at(ctx).reason(ctx))
+        ctx.outcome = Stopped(ctx.epoch, reason_of(guard_at(ctx), ctx))
 
 
 def guard_at(ctx: Context) -> Guard:

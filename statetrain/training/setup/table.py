@@ -23,6 +23,7 @@ from statetrain.data.counting import Size
 from statetrain.errors import ConfigError
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
 from statetrain.losses.losses import terms_of
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import (
@@ -119,6 +120,8 @@ def _make_lifecycle(
             closure=any(map(needs_closure, trained.optimizers.values())),
             precision=options.get("precision"),
         )
+        _check_counts_epochs(life)
+        _check_steps(life)
     _check_evaluations(life, list(data.others))
     _check_losses(objective.losses, life)
     _check_turns(trained.optimizers, life)
@@ -231,6 +234,36 @@ def sets_evaluated(life: Lifecycle) -> list[str]:
     """The sets that a lifecycle evaluates: "valid", and the names of evaluations."""
     modes = [state.mode for state in life.states]
     return list(dict.fromkeys(mode.set for mode in modes if isinstance(mode, Evaluating)))
+
+
+def _check_counts_epochs(life: Lifecycle) -> None:
+    """What opens an epoch counts it; else a limit of epochs is never reached."""
+    for arrow in life.transitions:
+        opened = [
+            life.state(name)
+            for name in life.crossing(arrow.source, arrow.dest)[1]
+            if name != FAILED
+        ]
+        if not any(state.role == "epoch" for state in opened):
+            continue
+        works = [work for work in (arrow.effect, *(state.action for state in opened)) if work]
+        if not any(_is_own(work) or declares_write(work, "epoch") for work in works):
+            raise ConfigError(
+                f"lifecycle {life.name!r}: arrow {arrow} opens an epoch and does not count it, so"
+                " the run would never have made its epochs; give the arrow"
+                " effect=statetrain.actions.count_epoch"
+            )
+
+
+def _check_steps(life: Lifecycle) -> None:
+    """What computes gradients makes a step with them somewhere."""
+    steps = life.by_role("step") or update_of(life) is not None
+    if life.by_role("backward") and not steps and not _has_own(life):
+        raise ConfigError(
+            f"lifecycle {life.name!r} computes gradients and has no state with the role 'step', so"
+            " no weight would change; keep the state 'step', or give a state of your own"
+            " role='step'"
+        )
 
 
 def _check_evaluations(life: Lifecycle, names: list[str]) -> None:
