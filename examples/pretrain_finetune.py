@@ -106,9 +106,8 @@ def main(epochs: int = 30, out: str | Path = "runs/pretrain_finetune") -> tuple[
     Path(out).mkdir(parents=True, exist_ok=True)
     life = lifecycle(epochs)
     print(life, "\n")
-    life.draw(f"{out}/lifecycle.svg")
-
     run = fit(life, 2 * epochs)  # the second phase takes what the first has left
+    run.lifecycle.draw(f"{out}/lifecycle.svg")
     score = run.history["valid_accuracy"][-1]
     print(run.history)
     print(f"accuracy with {LABELLED} labels: {score:.1%}")

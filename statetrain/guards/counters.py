@@ -182,10 +182,29 @@ def more_epochs(ctx: Context) -> bool:
     return bool(ctx.epoch < ctx.max_epochs)
 
 
-@guard(reads={"iter", "length?"}, agree="all")
-def batches_left(ctx: Context) -> bool:
-    "batches left"
-    return bool(ctx.iter != ctx.length)  # of data without a length, nobody knows before drawing
+@frozen
+class BatchesLeft(Guard):
+    """Holds while the data that is iterated over has batches left, as far as its length tells.
+
+    Of data without a length that is not known before drawing, so it holds until the data has ended.
+    """
+
+    reads = frozenset({"iter", "length?"})
+    agree = "all"
+
+    @property
+    def label(self) -> str:
+        return "batches left"
+
+    def test(self, ctx: Context) -> bool:
+        return bool(ctx.iter != ctx.length)
+
+    def reason(self, ctx: Context) -> str:
+        """Empty: it only lets another guard be asked."""
+        return ""
+
+
+batches_left = BatchesLeft()
 
 
 @guard(reads={"exhausted"}, agree="all")
