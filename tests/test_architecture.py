@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ FLOORS = (
     ),
     ("context", "callback", "contracts"),
     ("machine", "trace", "diagram", "live"),
-    ("report", "testing"),
+    ("report",),
     ("losses", "data", "logs", "standard", "compute", "ranks"),
-    ("checkpoints", "sanity", "callbacks"),
+    ("checkpoints", "sanity", "callbacks", "testing"),
     ("training",),
     ("friends",),
     ("commands", "pytest_plugin", "__init__", "__main__"),
@@ -47,9 +48,13 @@ def module_of(path: Path) -> str:
 
 def imports(path: Path) -> list[str]:
     """The modules of the package that a file imports when it is imported itself."""
+    return imports_among(ast.parse(path.read_text()).body)
+
+
+def imports_among(nodes: Iterable[ast.AST]) -> list[str]:
+    """The modules of the package that some statements import."""
     found = []
-    tree = ast.parse(path.read_text())
-    for node in tree.body:
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("statetrain"):
             parts = (node.module or "").split(".")
             found += [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
@@ -64,6 +69,35 @@ def test_a_module_imports_only_from_below(path: Path) -> None:
         assert other == own or PLACE[other] < PLACE[own], (
             f"{own} {PLACE[own]} imports {other} {PLACE[other]}"
         )
+
+
+# Within functions a module may look up only here: methods that hand on to a floor above, and load
+# it when they are called.
+DELEGATES = {
+    ("lifecycle/lifecycle.py", "diagram"),  # `Lifecycle.svg` and its like
+    ("lifecycle/registry.py", "contracts"),  # what the library's own lifecycles are made of
+    ("lifecycle/registry.py", "standard"),
+    ("context/context.py", "training"),  # `Context.advice`
+    ("contracts/outline.py", "diagram"),  # `Outline.mermaid`, `Outline.dot`
+    ("machine/machine.py", "diagram"),  # what a notebook shows
+    ("trace/value.py", "diagram"),
+    ("diagram/files.py", "live"),  # a drawing as a page
+}
+
+
+def test_functions_import_from_below_too() -> None:
+    """Imports within functions tie no module to a floor above its own, but for the delegates."""
+    upward = set()
+    for path in FILES:
+        own = module_of(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                upward |= {
+                    (path.relative_to(PACKAGE).as_posix(), other)
+                    for other in imports_among(ast.walk(node))
+                    if other in PLACE and other != own and PLACE[other] > PLACE[own]
+                }
+    assert upward == DELEGATES
 
 
 def test_every_module_has_its_place() -> None:

@@ -14,6 +14,7 @@ from attrs import define
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.monitoring import is_whole, read_monitor
 from statetrain.checkpoints.files import refuse_remote
+from statetrain.checkpoints.weightsfile import write_weights
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules
 from statetrain.context.history import COUNTERS
@@ -152,10 +153,8 @@ class SaveWeights(Callback):
         if (name := first_not_finite(*judged)) is not None:
             log.warning("the weights of %s are not saved: %s is not finite", ctx.where(), name)
             return
-        from statetrain.training.saving import save_weights
-
         new = _KeptFile({name: row[name] for name in self._named}, value)
-        save_weights(judged[0], self._path(new))
+        write_weights(self._path(new), judged[0])
         self._files = [one for one in self._files if self._path(one) != self._path(new)] + [new]
         self._thin_out()
         self.saved = [self._path(one) for one in self._files]

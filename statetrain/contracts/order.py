@@ -1,4 +1,4 @@
-"""The order in which callbacks are called on a hook: one topological order, made once, that keeps the given one where it can.
+"""The order in which callbacks are called on a hook, made once: topological, else as given.
 
 What ties two callbacks, the strongest first:
 
@@ -15,6 +15,7 @@ reads and writes. It ties where that leads to no cycle, and is never an error.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
@@ -70,21 +71,7 @@ class Order:
         lines = [f"{self.hook}: {len(listeners)} callback{'s' if len(listeners) > 1 else ''}"]
         wide = max(len(one.name) for one in listeners)
         for i, one in enumerate(listeners):
-            does = [
-                f"{verb} {', '.join(sorted(paths))}"
-                for verb, paths in (("reads", one.contract.reads), ("writes", one.contract.writes))
-                if paths
-            ]
-            known = (
-                "; ".join(does)
-                if does
-                else (
-                    "declares nothing"
-                    if one.contract.reads is None and one.contract.writes is None
-                    else "reads and writes nothing"
-                )
-            )
-            lines.append(f"  {i + 1}  {one.name.ljust(wide)}  {known}")
+            lines.append(f"  {i + 1}  {one.name.ljust(wide)}  {_declaration(one)}")
             lines += [
                 f"     {' ' * wide}    after {self._name(tie.first)}: {tie.why}"
                 for tie in self.ties
@@ -107,6 +94,16 @@ class Order:
             f"<Order of {self.hook}:"
             f" {', '.join(one.name for one in self.listeners) or 'nobody listens'}>"
         )
+
+
+def _declaration(one: Listener) -> str:
+    """What a callback reads and writes on a hook, in words."""
+    reads, writes = one.contract.reads, one.contract.writes
+    if reads is None and writes is None:
+        return "declares nothing"
+    uses = (("reads", reads), ("writes", writes))
+    does = [f"{verb} {', '.join(sorted(paths))}" for verb, paths in uses if paths]
+    return "; ".join(does) or "reads and writes nothing"
 
 
 def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
@@ -140,7 +137,7 @@ def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
 
 
 def _undoing(members: list[Listener], entering: Order) -> list[Listener]:
-    """The listeners on leaving a state; those that also hear it entered in reverse, in their places."""
+    """The listeners on leaving a state; those that also hear it entered are called in reverse."""
     leaving = {one.place: one for one in members}
     both = [one.place for one in entering.listeners if one.place in leaving]
     paired = set(both)
@@ -172,7 +169,7 @@ def _order(hook: str, members: list[Listener], said: dict[tuple[int, int], str])
 
 
 def _sorted(hook: str, members: list[Listener], ties: list[Tie]) -> list[Listener]:
-    """The members so that every tie holds; of those that may come next, the one that was given first."""
+    """The members in an order that keeps every tie; where several may be next, as given."""
     waiting = {one.place: {tie.first for tie in ties if tie.then == one.place} for one in members}
     left, out = list(members), []
     while left:
@@ -262,7 +259,7 @@ def _check_conflicts(callbacks: dict[int, Callback], names: dict[int, str]) -> N
 
 
 def _names(callback: Callback, relation: str, peer: Callback) -> bool:
-    """Whether a callback's relation names another one, by a class of its or by that class's name."""
+    """Whether a callback's relation names another one, by one of its classes or that one's name."""
     value = getattr(callback, relation)
     for named in (value,) if isinstance(value, str | type) else value:
         if is_called(peer, named):
@@ -281,7 +278,7 @@ def _name_their_own(relation: str, one: Callback, other: Callback) -> bool:
 
 
 def is_called(callback: Callback, named: object) -> bool:
-    """Whether a class, or a name, is meant for a callback, or for one that it stands for: its label, or a class of its."""
+    """Whether a class, a class's name or a label means a callback, or one that it wraps."""
     if isinstance(named, str):
         return named == name_of(callback) or any(
             named == kind.__name__ for one in _chain(callback) for kind in type(one).__mro__
@@ -312,28 +309,26 @@ def _by_fields(
         (one, _expanded(one.contract.writes) - NOTED, _expanded(one.contract.reads))
         for one in members
     ]
-    for writer, written, _ in (use for use in uses if use[1]):
-        for peer, rewritten, seen in uses:
-            both = _meeting(written, rewritten) if peer is not writer else None
-            read = _meeting(written, seen) if peer is not writer and both is None else None
-            if (both is None and read is None) or _settled(writer, peer, said):
-                continue
-            exact = writer.contract.exact and peer.contract.exact
-            if both is not None and exact:
-                raise ContractError(
-                    f"callbacks {writer.name!r} and {peer.name!r} both write {both!r} on {hook}, in"
-                    " no declared order. Say which is first: run_after ="
-                    f" ({name_of(writer.callback)!r},) in {name_of(peer.callback)} or the other way"
-                    " round; or that it does not matter, and they are called as given:"
-                    f" commutes_with = ({name_of(writer.callback)!r},)"
-                )
-            if read is not None:
-                yield Tie(
-                    writer.place,
-                    peer.place,
-                    f"{writer.name} writes {read!r}, which {peer.name} reads",
-                    exact,
-                )
+    for (writer, written, _), (peer, rewritten, seen) in itertools.permutations(uses, 2):
+        both, read = _meeting(written, rewritten), _meeting(written, seen)
+        if (both is None and read is None) or _settled(writer, peer, said):
+            continue
+        exact = writer.contract.exact and peer.contract.exact
+        if both is not None and exact:
+            raise _write_conflict(hook, writer, peer, both)
+        if both is None:
+            why = f"{writer.name} writes {read!r}, which {peer.name} reads"
+            yield Tie(writer.place, peer.place, why, exact)
+
+
+def _write_conflict(hook: str, writer: Listener, peer: Listener, path: str) -> ContractError:
+    first, then = name_of(writer.callback), name_of(peer.callback)
+    return ContractError(
+        f"callbacks {writer.name!r} and {peer.name!r} both write {path!r} on {hook}, in no declared"
+        f" order. Say which is first: run_after = ({first!r},) in {then} or the other way round; or"
+        " that it does not matter, and they are called as given:"
+        f" commutes_with = ({first!r},)"
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -361,7 +356,7 @@ def _meeting(written: Iterable[str], read: Iterable[str]) -> str | None:
 
 
 def hook_named(asked: str, names: Iterable[str]) -> str:
-    """The name of a hook that a person asks for: `"exit step"`, `"on_exit_step"`, an alias, `"transition"`.
+    """The name of a hook as written: `"exit step"`, `"on_exit_step"`, an alias, `"transition"`.
 
     Args:
         asked: what was written.

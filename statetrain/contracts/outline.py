@@ -1,7 +1,8 @@
-"""A machine for a person: who listens where, and who writes and reads which field of the context."""
+"""A machine for a person: who listens where, and which fields each reads and writes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ Listeners = Mapping[str, Sequence[Listener]]
 
 @frozen(repr=False)
 class Outline:
-    """Who listens where; `str` of it shows the states, nested, with the callbacks on entering and leaving each.
+    """Who listens where; `str` of it shows the nested states and the callbacks on each.
 
     Attributes:
         lifecycle: the table.
@@ -200,20 +201,21 @@ def _declared(life: Lifecycle, listeners: Listeners) -> Iterator[tuple[str, Acce
                 yield f"{arrow.source} -> {arrow.dest}", reads_of(arrow.guard)
             if arrow.effect is not None:
                 yield f"{arrow.source} -> {arrow.dest}", accesses[("effect", arrow)]
+    yield from _declared_by_callbacks(listeners)
+
+
+def _declared_by_callbacks(listeners: Listeners) -> Iterator[tuple[str, Access | None]]:
+    """Each callback, in the order given, with what it declares for all of its hooks together."""
     seen: dict[str, list[Listener]] = {}
-    for one in sorted(
-        (one for members in listeners.values() for one in members), key=lambda one: one.place
-    ):
+    for one in sorted(itertools.chain(*listeners.values()), key=lambda one: one.place):
         seen.setdefault(one.name, []).append(one)
     for name, hooks in seen.items():
         contracts = [one.contract for one in hooks]
         if all(contract.reads is None and contract.writes is None for contract in contracts):
             yield name, None
         else:
-            reads, writes = (
-                [path for contract in contracts for path in getattr(contract, kind) or ()]
-                for kind in ("reads", "writes")
-            )
+            reads = [path for contract in contracts for path in contract.reads or ()]
+            writes = [path for contract in contracts for path in contract.writes or ()]
             yield name, Access(reads, writes)
 
 
@@ -237,19 +239,13 @@ def accesses_of(flow: Flow) -> dict[WorkPlace, Access | None]:
 
 
 def fields_table(life: Lifecycle) -> str:
-    """The fields of a context as a Markdown table: from which state on each exists, until when, who writes it, what it means.
+    """The fields of a context as a Markdown table: where each exists, is written, what it means.
 
     Args:
         life: the table that says so.
     """
     flow = solve(life, {})
     accesses = accesses_of(flow)
-    ending = [
-        (doing.place, doing.access.drops)
-        for way in flow.ways
-        for doing in way.doings
-        if doing.access is not None and doing.place is not None
-    ]
     lines = ["| field | exists | written in | |", "| --- | --- | --- | --- |"]
     for name, meaning in meanings(Context).items():
         writing = [
@@ -257,33 +253,39 @@ def fields_table(life: Lifecycle) -> str:
             for place, one in accesses.items()
             if one is not None and any(field_of(path) == name for path in one.writes)
         ]
-        since = _listed(
-            place for place in writing if name not in flow.certain(place) and place[0] != "effect"
-        )
-        until = _listed(
-            place for place, drops in ending if name in drops and place[0] in ("close", "mode")
-        )
-        exists = (
-            "from the start"
-            if name in GIVEN
-            else (
-                "with another option"
-                if not writing
-                else f"from {since}" + (f" until {until} closes" if until else "")
-            )
-        )
-        states = _listed(place for place in writing if isinstance(place[1], str))
-        places = ", ".join(
-            filter(
-                None,
-                (
-                    states,
-                    "arrows" if any(isinstance(place[1], Transition) for place in writing) else "",
-                ),
-            )
-        )
-        lines.append(f"| `{name}` | {exists} | {places} | {meaning.replace('|', chr(92) + '|')} |")
+        exists = _existence(flow, name, writing)
+        escaped = meaning.replace("|", "\\|")
+        lines.append(f"| `{name}` | {exists} | {_writers(writing)} | {escaped} |")
     return "\n".join(lines) + "\n"
+
+
+def _existence(flow: Flow, name: str, writing: Sequence[WorkPlace]) -> str:
+    """From which state on a field exists, and until when."""
+    if name in GIVEN:
+        return "from the start"
+    if not writing:
+        return "with another option"
+    since = _listed(
+        place for place in writing if name not in flow.certain(place) and place[0] != "effect"
+    )
+    until = _listed(place for place in _dropping(flow, name) if place[0] in ("close", "mode"))
+    return f"from {since} until {until} closes" if until else f"from {since}"
+
+
+def _dropping(flow: Flow, name: str) -> Iterator[WorkPlace]:
+    """The places where a field is dropped."""
+    for way in flow.ways:
+        for doing in way.doings:
+            if doing.place is not None and doing.access is not None and name in doing.access.drops:
+                yield doing.place
+
+
+def _writers(writing: Sequence[WorkPlace]) -> str:
+    """The states that write a field, and whether arrows do."""
+    words = [_listed(place for place in writing if isinstance(place[1], str))]
+    if any(isinstance(place[1], Transition) for place in writing):
+        words.append("arrows")
+    return ", ".join(filter(None, words))
 
 
 def _listed(places: Iterable[WorkPlace]) -> str:

@@ -19,7 +19,8 @@ import torch
 from attrs import frozen
 
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
-from statetrain.checkpoints.files import create, refuse_remote
+from statetrain.checkpoints.files import refuse_remote
+from statetrain.checkpoints.weightsfile import write_tensors, write_weights
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
@@ -115,7 +116,7 @@ def save(run: Run, path: AnyPath) -> None:
     state = run.ctx.state_dict()
     log = rowlog.as_tensor(rowlog.encode(state.pop("history"), state.pop("records")))
     structure, tensors = plain.encode({**about, **state, "losses": losses, "log": log})
-    _write(Path(path), tensors, {_KEY: plain.dumps(structure).decode()})
+    write_tensors(Path(path), tensors, {_KEY: plain.dumps(structure).decode()})
 
 
 def load(path: AnyPath) -> SavedRun:
@@ -161,13 +162,8 @@ def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
         CheckpointError: the model's state has parts that are no tensors.
         OSError: the file cannot be written.
     """
-    state = (model.model if isinstance(model, Run) else model).state_dict()
-    if others := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
-        raise CheckpointError(
-            f"a file of weights holds tensors, and {others[0]!r} is a"
-            f" {type(state[others[0]]).__name__}; use save(run, path)"
-        )
-    _write(Path(path), state, {"format": "pt"})
+    module = model.model if isinstance(model, Run) else model
+    write_weights(Path(path), module)
 
 
 def load_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
@@ -261,18 +257,3 @@ def _check(module: torch.nn.Module, weights: Mapping[str, Any]) -> None:
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None
-
-
-def _write(path: Path, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    file = create(part)
-    try:
-        try:
-            tensorfile.write(file, tensors, texts)
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
