@@ -254,7 +254,7 @@ def fields_table(life: Lifecycle) -> str:
             if one is not None and any(field_of(path) == name for path in one.writes)
         ]
         exists = _existence(flow, name, writing)
-        escaped = meaning.replace("|", "\\|")
+        escaped = " ".join(meaning.split()).replace("|", "\\|")
         lines.append(f"| `{name}` | {exists} | {_writers(writing)} | {escaped} |")
     return "\n".join(lines) + "\n"
 
