@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import statetrain as st
-from statetrain.compute.keeping import buffers_of
+from statetrain.compute.keeping import buffers_of, first_not_finite
 
 
 class Operations(TorchDispatchMode):
@@ -150,3 +150,15 @@ def test_going_back_needs_one_copy(points):
     assert all(place == places[1] for place in places[2:])
     assert places[1][:2] == places[0]
     assert all(equal)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_named_and_what_overflows_a_sum_is_not(bad: float) -> None:
+    """Infinities of both signs do not cancel; finite numbers whose sum overflows are finite."""
+    fine, wrong = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        fine.weight.fill_(3e38)
+        wrong.bias[0], wrong.bias[1] = bad, -bad
+    assert first_not_finite(fine) is None
+    assert first_not_finite(fine.half().float()) == "weight"
+    assert first_not_finite(torch.nn.Linear(3, 3), wrong) == "bias"

@@ -108,7 +108,8 @@ class Checkpoint(Callback):
     newest is how it ended. Weights that are not finite are not saved; there is a warning instead.
 
     The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new
-    one has been read back from the disk and verified. A NaN is never best.
+    one is on the disk, its manifest is sound and its files have their sizes; their contents are
+    verified when a run goes on from it. A NaN is never best.
 
     When the run fails, `failure.json` beside the checkpoints says what was raised, where, and how
     to go on; the next run in the directory deletes it. How long saving takes is measured, and the
@@ -489,7 +490,7 @@ class Checkpoint(Callback):
         if not superfluous:
             return
         try:
-            checkpoint.verify(self.saved[0].path, shared=False)
+            checkpoint.check_sizes(self.saved[0].path)
         except (CheckpointError, OSError) as error:
             checkpoint.log.warning("no checkpoint is deleted, for the newest is broken: %s", error)
             return

@@ -336,7 +336,42 @@ def test_a_value_belongs_to_the_weights_that_it_was_recorded_with(folder: Path) 
     assert values == {3: 3.0, 6: 4.0, 8: None, 9: 5.0}
 
 
-def test_an_older_one_is_deleted_only_when_the_new_one_verifies(
+def test_a_save_reads_no_weights_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are made of the bytes as they are written; of an older run's files, only manifests."""
+    opened, open_file = [], checkpoint.tensorfile.open_file
+
+    def listed(path: Path) -> Any:
+        opened.append(path.name)
+        return open_file(path)
+
+    monkeypatch.setattr(checkpoint.tensorfile, "open_file", listed)
+    train(Checkpoint(folder, preflight=False))
+    assert not set(opened) & {checkpoint.TENSORS, checkpoint.STATE}
+    monkeypatch.undo()
+    for saved in directory.complete(folder):
+        assert checkpoint.verify(saved.path) == saved
+
+
+def test_damage_that_leaves_the_size_costs_one_interval(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not seen when it is written, but when a run goes on: from the one before, exactly."""
+    write = checkpoint.write
+
+    def lossy(*args: Any) -> Any:
+        saved = write(*args)
+        if saved.name == "step-00000009-next_epoch":
+            tensors = saved.path / checkpoint.TENSORS
+            tensors.write_bytes(bytes(tensors.stat().st_size))
+        return saved
+
+    monkeypatch.setattr(checkpoint, "write", lossy)
+    train(Checkpoint(folder))
+    assert names(folder) == ["6-next_epoch", "9-next_epoch"]
+    assert directory.newest(folder).name == "step-00000006-next_epoch"
+
+
+def test_an_older_one_is_deleted_only_when_the_new_one_is_complete(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A disk that loses what it is given costs nothing that was there, and does not end the run."""
