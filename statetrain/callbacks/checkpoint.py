@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,8 +131,13 @@ class Checkpoint(Callback):
             a warning for columns such as "valid_accuracy".
         min_delta: a row makes a checkpoint due only if it is better by more than this than the one
             that it would replace, at least 0.
+        keep_every: an interval in epochs or steps; the first checkpoint at or after each multiple of
+            it is never deleted. It makes nothing due.
+        at_start: whether the run is also saved before its first epoch, so that one that fails in it
+            has a checkpoint to go on from. Needs an anchor there, which the standard tables have.
         at_end: whether the run is also saved as it ends, completed or stopped by what its history
-            says, if nothing is due then.
+            says, if nothing is due then. `StopFit` leaves from a place that is no anchor, so
+            nothing is saved after it; `ctx.request_stop` is saved.
         preflight: whether the disk is tried before the first batch.
         background: whether a thread of its own writes, while training goes on. At the anchor
             everything is copied into the memory of the host, so what is written is the same, and
@@ -162,6 +167,8 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: Direction | None = None,
         min_delta: float = 0.0,
+        keep_every: Every | None = None,
+        at_start: bool = False,
         at_end: bool = True,
         preflight: bool = True,
         background: bool = False,
@@ -176,6 +183,11 @@ class Checkpoint(Callback):
             raise ConfigError(
                 f"Checkpoint: every takes an interval with its unit, got {every!r}; write"
                 f' Every({every}, "steps")'
+            )
+        if keep_every is not None and not _counts_training(keep_every):
+            raise ConfigError(
+                "Checkpoint: keep_every takes an interval in epochs or steps, such as"
+                f' Every(10, "epochs"), got {keep_every!r}'
             )
         self.folder = Path(os.path.abspath(folder))  # a script may change the working directory
         self.every, self.keep, self.monitor, self.mode, self.preflight = (
@@ -199,6 +211,7 @@ class Checkpoint(Callback):
             background,
             clock,
         )
+        self.keep_every, self.at_start = keep_every, at_start
         self._lock = Lock(self.folder)
         self._lanes = [Lane(self.folder / name) for name in LANES]
         self._writing: _Background | None = None
@@ -410,8 +423,12 @@ class Checkpoint(Callback):
 
     def _is_due(self, ctx: Context) -> bool:
         improved = self._has_improved(ctx)
+        starts = self.at_start and ctx.epoch == 0 and not self.saved and self._writing is None
         due = (
-            self._interval_is_over(ctx) or improved or (ctx.state in self._last and self._ends(ctx))
+            self._interval_is_over(ctx)
+            or improved
+            or starts
+            or (ctx.state in self._last and self._ends(ctx))
         )
         if not self._stops(ctx):
             self._stopping = False
@@ -483,10 +500,22 @@ class Checkpoint(Callback):
         ]
         return sorted(found, key=lambda saved: self._by.rank(saved.about["value"]))
 
+    def _milestones(self) -> Iterator[Saved]:
+        """The first checkpoint at or after each multiple of `keep_every`."""
+        if self.keep_every is None:
+            return
+        counter, reached = self.keep_every.unit.removesuffix("s"), 0
+        for saved in reversed(self.saved):
+            multiples = saved.about[counter] // self.keep_every.n
+            if multiples > reached:
+                reached = multiples
+                yield saved
+
     def _thin_out(self) -> None:
         best = self._by_value()[: self.keep] if self.monitor is not None else []
         latest = self.saved[: max(_LATEST, 0 if self.monitor is not None else self.keep)]
-        superfluous = [saved for saved in self.saved if saved not in best and saved not in latest]
+        kept = [*best, *latest, *self._milestones()]
+        superfluous = [saved for saved in self.saved if saved not in kept]
         if not superfluous:
             return
         try:
@@ -669,6 +698,15 @@ class Checkpoint(Callback):
         self.saved = directory.complete(self.folder, aside=False)
         return directory.first_usable(self.folder, self._by_value(), checkpoint.read, aside=False)
 
+    def at_step(self, step: int) -> tuple[Saved, Snapshot]:
+        """The newest whole checkpoint of a step, with its data.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        saved = directory.choose(self.folder, step)
+        return saved, checkpoint.read(saved.path)
+
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
 
@@ -683,6 +721,10 @@ def _in_epochs(guard: Guard) -> bool:
     return isinstance(guard, Every) and guard.unit == "epochs"
 
 
+def _counts_training(interval: object) -> bool:
+    return isinstance(interval, Every) and interval.unit in ("epochs", "steps")
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether two snapshots are the same, bit for bit."""
     (one, ones), (two, twos) = plain.encode(a), plain.encode(b)
@@ -695,12 +737,23 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
-def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snapshot | None:
+def _find_in(owner: Checkpoint, source: object) -> tuple[Saved, Snapshot] | None:
+    if source == "last":
+        return owner.newest()
+    if source == "best":
+        return owner.best()
+    if isinstance(source, bool) or not isinstance(source, int):
+        raise ConfigError(f"resume takes 'last', 'best', a step or a path, got {source!r}")
+    return owner.at_step(source)
+
+
+def find(source: str | int | os.PathLike[str], callbacks: Iterable[Callback]) -> Snapshot | None:
     """The snapshot that `resume=` means; None where there is nothing to resume from yet.
 
     Args:
-        source: "last" or "best" of the first `Checkpoint` among the callbacks; or the path of a
-            checkpoint, or of a directory of them, of which it is the newest.
+        source: "last", "best" or the number of a step, of the first `Checkpoint` among the
+            callbacks; or the path of a checkpoint, or of a directory of them, of which it is the
+            newest.
         callbacks: of the run.
 
     Raises:
@@ -711,13 +764,13 @@ def find(source: str | os.PathLike[str], callbacks: Iterable[Callback]) -> Snaps
         (callback for callback in map(unwrapped, callbacks) if isinstance(callback, Checkpoint)),
         None,
     )
-    if source in ("last", "best"):
+    if isinstance(source, int) or source in ("last", "best"):
         if owner is None:
             raise ConfigError(
                 f"resume={source!r} needs to know where checkpoints are: give"
                 " callbacks=[Checkpoint(folder)], or a path as resume"
             )
-        found = owner.newest() if source == "last" else owner.best()
+        found = _find_in(owner, source)
     else:
         path = Path(source)
         if (path / checkpoint.MANIFEST).exists():

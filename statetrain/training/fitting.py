@@ -55,7 +55,7 @@ def fit(
     accelerator: Any = None,
     compile: bool | str | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
     seed: int | None = None,
-    resume: str | os.PathLike[str] | None = None,
+    resume: str | int | os.PathLike[str] | None = None,
     allow_changes: bool | str | Collection[str] = (),
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
@@ -116,8 +116,8 @@ def fit(
             over map-style datasets, whatever their number of workers), each batch's dropout. None:
             torch's global generators, as they are.
         resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which
-            starts anew if there is none yet; or the path of a checkpoint, or of a directory of
-            them. The other arguments are those of the run that was saved; workers, callbacks,
+            starts anew if there is none yet; the number of a step that it has saved; or the path of
+            a checkpoint, or of a directory of them. The other arguments are those of the run that was saved; workers, callbacks,
             `epochs` and what is printed may differ.
         allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
             "callbacks" (their settings), "seed", several of them, or True for all. What fits is

@@ -305,11 +305,13 @@ class Run:
         rows = tuple(dict(row) for row in self.history.rows)
         return RunRecord, (self.lifecycle.name, repr(self.outcome), rows)
 
-    def resume(self, source: str = "last", allow_changes: bool | str | Collection[str] = ()) -> Run:
+    def resume(
+        self, source: str | int = "last", allow_changes: bool | str | Collection[str] = ()
+    ) -> Run:
         """Goes back to a checkpoint and on from there, as after an interrupt in a notebook.
 
         Args:
-            source: "last", "best" or a path, as in `fit(resume=...)`.
+            source: "last", "best", a step or a path, as in `fit(resume=...)`.
             allow_changes: as in `fit`.
 
         Returns:

@@ -1,5 +1,6 @@
 """The callback `Checkpoint`, and going on with `fit(..., resume=...)`."""
 
+import copy
 import json
 import logging
 import os
@@ -1053,3 +1054,79 @@ def test_addresses_are_refused(address: str) -> None:
     ):
         with pytest.raises(st.ConfigError, match=r"takes a path on this machine, got '.*://"):
             call()
+
+
+# ---------------------------------------------------------------- the start, milestones, steps
+
+
+def test_a_run_that_fails_in_its_first_epoch_goes_on_from_how_it_started(folder: Path) -> None:
+    """With `at_start`: the weights, though there is no seed, are those of the first process."""
+    begun = net()
+    expected = train(model=copy.deepcopy(begun), seed=3)
+    with pytest.raises(OSError, match="cable"):
+        train(
+            Checkpoint(folder, at_start=True),
+            Break(lambda ctx: ctx.step == 2),
+            model=begun,
+            seed=3,
+        )
+    assert names(folder) == ["0-next_epoch"]
+    gone_on = train(Checkpoint(folder, at_start=True), resume="last", seed=3)
+    assert same(gone_on, expected)
+    assert names(folder) == ["6-next_epoch", "9-next_epoch"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "kept"),
+    [
+        (
+            st.Every(2, "epochs"),
+            ["6-next_epoch", "12-next_epoch", "15-next_epoch", "18-next_epoch"],
+        ),
+        (st.Every(8, "steps"), ["9-next_epoch", "15-next_epoch", "18-next_epoch"]),
+    ],
+    ids=str,
+)
+def test_milestones_are_never_deleted(interval: st.Every, kept: list[str], folder: Path) -> None:
+    """The first at or after each multiple; 16 steps are first reached with 18."""
+    train(Checkpoint(folder, keep_every=interval), epochs=6)
+    found = [saved.about["step"] for saved in directory.complete(folder)]
+    assert sorted(found) == [int(name.partition("-")[0]) for name in kept]
+
+
+@pytest.mark.parametrize("interval", [5, st.Every(5, "minutes")], ids=str)
+def test_milestones_are_counted_in_epochs_or_steps(interval: Any, folder: Path) -> None:
+    """The error says what would do."""
+    with pytest.raises(st.ConfigError, match="keep_every takes an interval in epochs or steps"):
+        Checkpoint(folder, keep_every=interval)
+
+
+def test_a_run_goes_on_from_a_step(folder: Path) -> None:
+    """To the same bits, though later checkpoints are there; a step that was not saved is named."""
+    begun = net()
+    expected = train(model=copy.deepcopy(begun), seed=1)
+    train(Checkpoint(folder, keep=9), model=begun, seed=1)
+    run = train(Checkpoint(folder, keep=9), resume=3, seed=1)
+    assert same(run, expected)
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 4 .*the steps"):
+        train(Checkpoint(folder, keep=9), resume=4, seed=1)
+    with pytest.raises(st.ConfigError, match="needs to know where checkpoints are"):
+        train(resume=3)
+    with pytest.raises(st.ConfigError, match="a step or a path, got True"):
+        train(Checkpoint(folder), resume=True)
+
+
+def test_an_end_by_an_event_is_not_saved_and_goes_on_from_what_was_due(folder: Path) -> None:
+    """`StopFit` within an epoch: the newest checkpoint is the last that was due."""
+
+    class Leave(st.Callback):
+        def on_enter_step(self, ctx: Any) -> None:
+            if ctx.step == 4:
+                raise st.StopFit("enough")
+
+    begun = net()
+    expected = train(model=copy.deepcopy(begun), seed=1)
+    run = train(Checkpoint(folder), Leave(), model=begun, seed=1)
+    assert run.outcome == st.Stopped(2, "enough")
+    assert names(folder) == ["3-next_epoch"]
+    assert same(train(Checkpoint(folder), resume="last", seed=1), expected)

@@ -46,7 +46,7 @@ class ResumePoint:
 
 
 def find_saved(
-    resume: str | os.PathLike[str] | None,
+    resume: str | int | os.PathLike[str] | None,
     callbacks: Iterable[Callback],
     allow: bool | str | Collection[str],
     seed: int | None,
