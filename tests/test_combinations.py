@@ -94,7 +94,7 @@ def test_what_is_refused_late_counts_nowhere(name: str, metric: Any) -> None:
     data = batches()
     data[1][0][0, 0] = float("nan")
     options: dict[str, Any] = {"loss": LOSSES[name], "metrics": {"size": metric}}
-    late = train(data, non_finite="skip", check="late", **options)
+    late = train(data, non_finite="skip", finite_check="late", **options)
     now = train(data, non_finite="skip", **options)
     for column, value in now.history[-1].items():
         if column.startswith("train_"):

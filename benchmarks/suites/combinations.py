@@ -249,7 +249,7 @@ def by_fit(asked: Combination, folder: Path | None = None, cut: Any = None) -> d
     loss: Any = F.cross_entropy
     if asked.weigh == "mask":
         loss = st.Loss(F.cross_entropy, input="pred", target="batch[1]", mask="batch[2]")
-    options: dict[str, Any] = {"check": "late"} if asked.late else {}
+    options: dict[str, Any] = {"finite_check": "late"} if asked.late else {}
     if asked.valid_sizes is not None:
         options["valid"] = data["valid"]
         options["validate"] = None if asked.validate is None else st.Every(*asked.validate)  # type: ignore[arg-type]
