@@ -655,3 +655,33 @@ def build(data, **more):
 def test_runs_with_losses_by_keys_can_be_resumed(data, more):
     "Cut at its anchors and continued, modules, means of masked losses and metrics by keys are what they were, to the last bit."
     assert assert_resumable(lambda: build(data, **more), anchors=6) == 6
+
+
+@pytest.mark.parametrize("mask", [(4,), (4, 3)], ids=["samples", "elements"])
+def test_a_nan_target_that_does_not_count_leaves_gradients_finite(mask):
+    "A target that is not known is NaN and masked: loss and gradients are those of what counts."
+    torch.manual_seed(0)
+    inputs, target = torch.randn(4, 2), torch.randn(4, 3)
+    counts = torch.ones(mask, dtype=torch.bool)
+    counts[1] = False
+    target[1] = float("nan")
+    model, hand = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    hand.load_state_dict(model.state_dict())
+    kept = [0, 2, 3]
+    F.mse_loss(hand(inputs[kept]), target[kept]).backward()
+    loss = st.Loss(F.mse_loss, input="pred", target="batch[1]", mask="batch[2]")
+    run = st.fit(
+        model,
+        [(inputs, target, counts)],
+        input="[0]",
+        target="[1]",
+        loss=loss,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.0},
+        epochs=1,
+        device="cpu",
+        check_gradients=True,
+    )
+    assert run.outcome == st.Completed(1)
+    for own, other in zip(model.parameters(), hand.parameters(), strict=True):
+        assert torch.allclose(own.grad, other.grad)

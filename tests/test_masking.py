@@ -334,3 +334,63 @@ def test_fp16_is_refused_in_an_own_lifecycle_too():
     "mixed_precision looks at the table."
     with pytest.raises(st.ConfigError, match="use 'bf16'"):
         st.mixed_precision(st.supervised(finite_check="late"), "fp16")
+
+
+def square(pred, target):
+    return (pred - F.one_hot(target, 3)).square().mean()
+
+
+KEYS = {"input": "pred", "target": "batch[1]"}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.cross_entropy,
+        st.Losses(a=st.Loss(F.cross_entropy, **KEYS)),
+        st.Loss(F.cross_entropy, mask="batch[2]", **KEYS),
+    ],
+    ids=["plain", "by keys", "with a mask"],
+)
+def test_a_refused_batch_counts_in_no_column(loss):
+    "Means of losses by keys, of masked losses and of metrics are those of the batches that were trained on, as a loop by hand has them."
+    inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    inputs[4] = float("nan")
+    target = torch.arange(16) % 3
+    data = [
+        (inputs[i : i + 4], target[i : i + 4], torch.ones(4, dtype=torch.bool))
+        for i in range(0, 16, 4)
+    ]
+    torch.manual_seed(0)
+    model, hand = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    hand.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1)
+    losses, squares = [], []
+    for x, y, _ in data:
+        value = F.cross_entropy(pred := hand(x), y)
+        if value.isfinite():
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            losses.append(value.item())
+            squares.append(square(pred, y).item())
+    by_keys = st.Metric(square, pred="pred", target="batch[1]")
+    run = st.fit(
+        model,
+        data,
+        input="[0]",
+        target="[1]",
+        loss=loss,
+        metrics={"mse": square, "keyed": by_keys},
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1, fused=True),
+        epochs=1,
+        non_finite="skip",
+        finite_check="late",
+        device="cpu",
+    )
+    row = run.history[-1]
+    assert row["train_loss"] == pytest.approx(sum(losses) / 3)
+    assert row["train_mse"] == row["train_keyed"] == pytest.approx(sum(squares) / 3)
+    if "train_loss_a" in row:
+        assert row["train_loss_a"] == pytest.approx(sum(losses) / 3)
+    assert run.ctx.masked == 1

@@ -263,6 +263,28 @@ class Weights:
         # What does not count may be NaN.
         return torch.where(weights != 0, values * weights, 0.0).sum(), weights.sum()
 
+    def without_nan(self, ctx: Context, given: Any, who: str) -> Any:
+        """A target, or another tensor that needs no gradient, with 0 for what is NaN and not counted.
+
+        The loss of what does not count is left out, but its gradient would still be 0 times NaN.
+
+        Args:
+            ctx: the context.
+            given: what the function is called with.
+            who: what it belongs to, in errors.
+        """
+        if not isinstance(given, torch.Tensor) or given.requires_grad:
+            return given
+        if not given.is_floating_point():
+            return given
+        for key in self.keys:
+            weights = torch.as_tensor(read(ctx, key, who), device=given.device)
+            if given.shape[: weights.ndim] != weights.shape:
+                continue
+            uncounted = (weights == 0).reshape(weights.shape + (1,) * (given.ndim - weights.ndim))
+            given = torch.where(uncounted & ~torch.isfinite(given), 0.0, given)
+        return given
+
 
 def elementwise(function: Callable[..., Any], who: str) -> dict[str, Any]:
     """What to call a loss with to get a value for each element: `reduction="none"` if it takes it.

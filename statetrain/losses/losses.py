@@ -131,9 +131,14 @@ class Loss:
             The value, shape (), with its graph; and the number of samples, or what the mask counts.
         """
         first, named = self.arguments(ctx)
-        value = self.function(*first, **named, **self._more)
         if not self.masked:
-            return value, ctx.batch_size
+            return self.function(*first, **named, **self._more), ctx.batch_size
+        if torch.is_grad_enabled():
+            first = [self._weights.without_nan(ctx, one, self._who) for one in first]
+            named = {
+                name: self._weights.without_nan(ctx, one, self._who) for name, one in named.items()
+            }
+        value = self.function(*first, **named, **self._more)
         total, count = self._weights.sums(ctx, value, self._who)
         return total / (count + (count == 0)), count
 

@@ -34,7 +34,7 @@ def _condition(value: Any) -> When:
 
 @frozen(eq=False)
 class Evaluation:
-    """Other data to evaluate on during a fit: with the run's losses, and columns `<name>_loss` and `<name>_<metric>`.
+    """Other data to evaluate on during a fit, with columns `<name>_loss` and `<name>_<metric>`.
 
     In the lifecycle it is a scope of its own, made as `valid` is: `<name>`, `next_<name>_batch`,
     `<name>_draw`, ... with hooks `on_enter_<name>` and so on. It takes no part in whether an epoch
@@ -46,8 +46,10 @@ class Evaluation:
         data: as in `fit`.
         when: an interval, `Every(2, "epochs")` or `Every(100, "steps")`; `Once(500, "steps")`; any
             other guard, which is asked at the end of each epoch; or "end": when the training ends,
-            unless it is interrupted or fails. At the end of an epoch it follows the validation, and
-            its values are in the same row.
+            unless it is interrupted or fails, or is stopped after its last row. At the end of an
+            epoch it follows the validation, and its values are in the same row. It sees the weights
+            of that moment: for those that `KeepBest` or `EMA` put back afterwards, call
+            `run.evaluate(data)`.
         metrics: in place of those that `fit` is given for all sets; None is these.
 
     Raises:
