@@ -266,4 +266,4 @@ def test_an_average_is_torchs_own():
         verbose=False,
     )
     assert bits(ema.model) == bits(reference.module)
-    assert int(reference.n_averaged) == ema.state_dict()["average"]["n_averaged"] == 2 * BATCHES
+    assert int(reference.n_averaged) == ema.state_dict()["count"] == 2 * BATCHES

@@ -44,9 +44,8 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
         if arrow.guard is not None
         for leaf in leaves(arrow.guard)
     ]
-    works = [work for state in life.states for work in (state.action, state.close)] + [
-        arrow.effect for arrow in life.transitions
-    ]
+    works = [work for state in life.states for work in (state.action, state.close)]
+    works = [work for work in (*works, *(t.effect for t in life.transitions)) if work is not None]
     # What the standard actions declare as a whole, such as `grads`, they find where it is anyway.
     declared = {
         path
@@ -55,11 +54,8 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
         for path in own.reads
         if len(parse(path)) > 1
     }
-    return frozenset(declared) | frozenset(
-        path
-        for part in (*machine.callbacks, *guards, *works, *more)
-        for path in paths_in(getattr(part, "reads", ()))
-    )
+    parts = [getattr(part, "reads", ()) for part in (*machine.callbacks, *guards, *works, *more)]
+    return frozenset(declared).union(*(paths_in(reads) for reads in parts if reads))
 
 
 def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -80,6 +81,7 @@ def monitors_of(machine: Any) -> Iterator[tuple[str, str]]:
             yield repr(callback), monitor
 
 
+@lru_cache(maxsize=4096)
 def column_of(path: str) -> str:
     """The column of the history that a path reads; empty if it reads none, or all.
 
@@ -133,7 +135,7 @@ def check_fields(machine: Any, context: type) -> None:
                 )
 
 
-def _declarations(machine: Any) -> Iterator[Declaration]:
+def _declarations(machine: Any) -> list[Declaration]:
     """Everything that is declared, with who declares it."""
     life: Lifecycle = machine.lifecycle
     works = [(f"the action of {state.name!r}", state.action) for state in life.states]
@@ -142,14 +144,16 @@ def _declarations(machine: Any) -> Iterator[Declaration]:
         (f"the effect of {arrow.source} -> {arrow.dest}", arrow.effect)
         for arrow in life.transitions
     ]
+    found: list[Declaration] = []
     for who, work in works:
-        if (declared := access_of(work)) is not None:
-            yield from ((who, "reads", declared.reads), (who, "writes", declared.writes))
+        if work is not None and (declared := access_of(work)) is not None:
+            found += [(who, "reads", declared.reads), (who, "writes", declared.writes)]
     for arrow in life.transitions:
         if arrow.guard is not None and (read := reads_of(arrow.guard)) is not None:
             who = f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}"
-            yield (who, "reads", read.reads)
+            found.append((who, "reads", read.reads))
     for callback in machine.callbacks:
         who = f"Callback {name_of(callback)!r}"
-        yield (who, "reads", paths_in(callback.reads))
-        yield (who, "writes", paths_in(callback.writes))
+        found.append((who, "reads", paths_in(callback.reads)))
+        found.append((who, "writes", paths_in(callback.writes)))
+    return found

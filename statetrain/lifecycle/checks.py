@@ -137,6 +137,9 @@ def _check_circles(life: Lifecycle, states: dict[str, State]) -> None:
         grounded.update(chain)
 
 
+_RUN_LATER = inspect.CO_COROUTINE | inspect.CO_GENERATOR
+
+
 def _check_works(life: Lifecycle) -> None:
     for state in life.states:
         for kind in ("action", "close", "reopen"):
@@ -166,7 +169,8 @@ def _check_work(life: Lifecycle, what: str, work: Any) -> None:
         raise LifecycleError(
             f"{life.name}: {what} must be a function of the context, got {work!r:.80}"
         )
-    if inspect.iscoroutinefunction(work) or inspect.isgeneratorfunction(work):
+    code = getattr(getattr(work, "func", work), "__code__", None)  # of a partial, its function's
+    if code is not None and code.co_flags & _RUN_LATER:
         raise LifecycleError(
             f"{life.name}: {what} is a coroutine or a generator, which a call does not run; make"
             f" {work.__name__} a plain function"

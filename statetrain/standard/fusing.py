@@ -109,8 +109,10 @@ def account(ctx: Context, fused: Fused, counted: tuple[Any, Any] | None = None) 
 
 def update_of(life: Lifecycle) -> Fused | None:
     """The action of the fused state; None if there is none."""
-    actions_of = (state.action for state in life.states)
-    return next((action for action in actions_of if isinstance(action, Fused)), None)
+    for state in life.states:
+        if isinstance(state.action, Fused):
+            return state.action
+    return None
 
 
 def fuse(life: Lifecycle) -> Lifecycle:

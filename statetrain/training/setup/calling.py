@@ -99,7 +99,7 @@ def listeners(callbacks: Any, trace: Any = False) -> tuple[Callback, ...]:
         ConfigError: one is a schedule of torch, or `trace` is neither.
     """
     found = (callbacks,)
-    if isinstance(callbacks, Iterable) and not isinstance(callbacks, type):
+    if not isinstance(callbacks, Callback | type) and isinstance(callbacks, Iterable):
         found = tuple(callbacks)
     for one in found:
         refuse_schedule(one, "callbacks")
