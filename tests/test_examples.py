@@ -33,6 +33,7 @@ NAMES = [
 BOUNDS = {
     "char_lm": (1.0, 5.0),  # bits per character; guessing takes 6.7
     "digits": (0.85, 1.0),  # accuracy on the test digits; guessing gives 0.1
+    "finetune_lm": (1.0, 6.5),  # bits per character; guessing takes 7
     "gan": (0.25, 1.0),  # share of the points that lie in a cluster; noise gives 0.1
     "k_fold": (0.5, 1.0),  # accuracy on the digits that were left out
     "pretrain_finetune": (0.15, 1.0),  # accuracy on the test digits

@@ -214,4 +214,6 @@ def _refuse(batch: Any, what: str, taken: Collection[str] = ()) -> Callable[[Any
     message += f" {what}={example!r}"
     if known := [name for name in there if name in taken]:
         message += f", or {what}={known} for what the model's forward takes by name"
+    elif what == "input":
+        message += ", or input='*' for model(**batch)"
     raise DataError(message)
