@@ -114,8 +114,9 @@ class Write(st.Callback):
     reads = ("model",)
 
     def on_exit_valid(self, ctx: st.Context) -> None:
+        model: Any = ctx.model
         start = torch.tensor([[END]], device=ctx.accelerator.device)
-        found = ctx.model.generate(
+        found = model.generate(
             input_ids=start,
             attention_mask=torch.ones_like(start),
             max_new_tokens=LENGTH,

@@ -112,6 +112,7 @@ from statetrain.outcome import Stopped as Stopped
 from statetrain.ranks.ddp import DDP as DDP
 from statetrain.standard import actions as actions
 from statetrain.standard.evaluations import Evaluation as Evaluation
+from statetrain.standard.halving import halving as halving
 from statetrain.standard.looping import evaluation as evaluation
 from statetrain.standard.looping import prediction as prediction
 from statetrain.standard.precision import MixedPrecision as MixedPrecision

@@ -451,8 +451,7 @@ def test_tensors_on_the_cpu_are_not_touched(points):
         (
             {"pixels": torch.ones(2), "class": 1},
             {},
-            "a batch is a dict with 'pixels', 'class'; which is the input? Say input='pixels', or"
-            " input='*' for model(**batch)",
+            "which is the input? Say input='pixels', or input='*' for model(**batch)",
         ),
         (
             {"x": torch.ones(2), "class": 1},

@@ -157,6 +157,11 @@ def _check(life: Lifecycle, dtype: str) -> None:
             f"lifecycle {life.name!r} is in mixed precision already; say it once, here or where it"
             " is made"
         )
+    if life.by_role("halve"):
+        raise ConfigError(
+            f"lifecycle {life.name!r} halves batches in full precision; write"
+            " halving(supervised(precision=...)), in this order"
+        )
     missing = [role for role in ("pred", "loss", "backward", "step") if not life.by_role(role)]
     if missing:
         raise ConfigError(

@@ -1,0 +1,44 @@
+"""Parts of a batch: so many of its samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from statetrain.data.counting import counts_of
+from statetrain.data.structure import changed
+
+
+def rows_of(input: Any, target: Any) -> int:  # noqa: A002  # the field's word
+    """How many samples can be told apart: those that input and target agree on; 1 if they do not."""
+    found, others = list(counts_of(input)), list(counts_of(target))
+    return next((number for number in found if not others or number in others), 1)
+
+
+def cut(thing: Any, rows: int, start: int, stop: int) -> Any:
+    """The samples from `start` to `stop` of all that has a row for each sample; the rest as it is.
+
+    Args:
+        thing: a batch, or a part of one.
+        rows: how many samples the batch has.
+        start, stop: as in a slice.
+    """
+    if isinstance(thing, list) and len(thing) == rows and next(counts_of(thing[0]), 1) != rows:
+        return thing[start:stop]
+    if type(thing) is not dict and hasattr(thing, "items"):
+        thing = dict(
+            thing.items()
+        )  # what a tokenizer returns moves itself, and is cut by its parts
+
+    def part(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == rows:
+            return leaf[start:stop]
+        return leaf
+
+    return changed(thing, part)
+
+
+def detached(thing: Any) -> Any:
+    """The same without graphs."""
+    return changed(thing, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
