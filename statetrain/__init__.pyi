@@ -123,6 +123,7 @@ from statetrain.standard.several import several as several
 from statetrain.standard.supervised import supervised as supervised
 from statetrain.trace import Trace as Trace
 from statetrain.trace import Tracing as Tracing
+from statetrain.training.batch_size_finder import find_batch_size as find_batch_size
 from statetrain.training.evaluating import context_for as context_for
 from statetrain.training.evaluating import evaluate as evaluate
 from statetrain.training.fitting import fit as fit

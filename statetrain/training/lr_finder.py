@@ -227,7 +227,7 @@ def lr_find(
         )
     callbacks = options.pop("callbacks", ())
     others = (callbacks,) if isinstance(callbacks, Callback) else tuple(callbacks)
-    with _generators_kept(train, options.get("device", "auto")):
+    with generators_kept(train, options.get("device", "auto")):
         # Copied together: the optimizer's copy trains the model's copy.
         model, optimizer, loss = copy.deepcopy((model, optimizer, loss))
         search = _Search(rates, stop_above)
@@ -315,7 +315,7 @@ def _rates(start: float, end: float, steps: int, spacing: Spacing) -> list[float
 
 
 @contextmanager
-def _generators_kept(train: Any, device: Any) -> Iterator[None]:
+def generators_kept(train: Any, device: Any) -> Iterator[None]:
     """Restores the states of all generators that training may draw from."""
     owners = owners_in(train)
     own, shared = own_states(*owners), None
