@@ -46,8 +46,7 @@ def add_to_mean(ctx: Context, loss: Any, counts: Any) -> None:
             mean.count.add(counts, alpha=size),
         )
     if ctx.tally.metrics:
-        # On the host nobody has to wait for it
-        ctx.tally.update(ctx, bool(counts) if counts.device.type == "cpu" else counts)
+        ctx.tally.update(ctx, counts)
 
 
 @without_gradients
