@@ -246,3 +246,67 @@ def test_what_cannot_be_saved_leaves_the_file_as_it_was(run, tmp_path):
         st.save_weights(Extra(2, 2), path)
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+class Wider(torch.nn.Module):
+    """A network whose first layer is another one's, under another name."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.ModuleDict({"0": torch.nn.Linear(4, 5)})
+        self.head = torch.nn.Linear(5, 2)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "checkpoint"])
+def test_weights_are_loaded_in_part(kind, points, tmp_path):
+    "By new names, without some; what is not loaded stays, and without strict=False each name has to be met."
+    run = st.fit(
+        Net(5),
+        points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        epochs=1,
+        callbacks=Checkpoint(tmp_path / "checkpoint"),
+    )
+    st.save_weights(run, tmp_path / "safetensors")
+    torch.save(run.model.state_dict(), tmp_path / "torch")
+    load = st.load_checkpoint if kind == "checkpoint" else st.load_weights
+    model = Wider()
+    before = copy.deepcopy(model)
+    chosen = {"rename": {"0.": "backbone.0."}, "exclude": ["1.*", "3.*"]}
+    with pytest.raises(CheckpointError, match=r"no 'head\.weight'"):
+        load(model, tmp_path / kind, **chosen)
+    assert bits(model) == bits(before)
+    load(model, tmp_path / kind, **chosen, strict=False)
+    assert bits(model.backbone["0"]) == bits(run.model[0])
+    assert bits(model.head) == bits(before.head)
+    with pytest.raises(CheckpointError, match="none of the weights has a name"):
+        load(model, tmp_path / kind, strict=False)
+    with pytest.raises(CheckpointError, match=r"'0.weight' of shape \(5, 4\)"):
+        load(Net(6), tmp_path / kind, strict=False)
+    with pytest.raises(st.ConfigError, match="exclude='tail' fits none of '"):
+        load(model, tmp_path / kind, exclude="tail")
+    with pytest.raises(st.ConfigError, match="no name begins with 'encoder'"):
+        load(model, tmp_path / kind, rename={"encoder": "x"})
+    with pytest.raises(st.ConfigError, match=r"two weights the name '3\."):
+        load(model, tmp_path / kind, rename={"0.": "3."})
+
+
+def test_a_file_of_torch_runs_no_code_and_holds_weights(tmp_path):
+    "Objects are refused, and so is a whole training state."
+    torch.save({"trap": Trap()}, tmp_path / "trap")
+    torch.save({"epoch": 3}, tmp_path / "state")
+    torch.save([torch.zeros(2)], tmp_path / "list")
+    for name, words in {
+        "trap": "trap cannot be read with weights_only=True",
+        "state": "state holds more than tensors by name: 'epoch' is a int",
+        "list": "list holds a list",
+    }.items():
+        with pytest.raises(CheckpointError, match=words):
+            st.load_weights(Net(), tmp_path / name)
+
+
+def test_an_average_is_loaded_whole(tmp_path):
+    "It has names of its own."
+    with pytest.raises(st.ConfigError, match="loads a whole model"):
+        st.load_checkpoint(Net(), tmp_path, average=True, strict=False)

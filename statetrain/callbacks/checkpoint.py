@@ -22,6 +22,7 @@ from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Log, Saved
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.lock import Lock
+from statetrain.checkpoints.origin import describe_origin, optimizer_settings
 from statetrain.checkpoints.rowlog import LANES, Lane
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
 from statetrain.checkpoints.tallies import tally_states
@@ -220,6 +221,7 @@ class Checkpoint(Callback):
     def _forget(self) -> None:
         # Each with whether it is in epochs, as it is asked
         self._intervals: list[tuple[Guard, bool, Test, tuple[Callable[[Any], None], ...]]] = []
+        self._origin: dict[str, str | None] = {}
         self._began = False  # whether the directory is this run's
         self._follows = False  # whether another rank writes, and this one takes part
         self._judged: Any = None  # the last row that was looked at
@@ -418,6 +420,8 @@ class Checkpoint(Callback):
             **counters,
             "lifecycle": life,
             "versions": data["versions"],
+            "origin": self._origin,
+            "optimizers": optimizer_settings(ctx.optimizers),
             **monitored,
         }
 
@@ -549,6 +553,7 @@ class Checkpoint(Callback):
         self._forget()
         self._follows = ctx.news is not None and ctx.news.group.rank > 0
         self._take_directory(ctx)
+        self._origin = describe_origin()
         ctx.defer(partial(self._close, ctx))
         ctx.saves, ctx.check_logged = True, plain.encode
         self._bind_arrows(ctx.machine.lifecycle)

@@ -37,7 +37,6 @@ def describe(
         command: the words that started the process; None takes the process's own. What looks like a
             secret is left out.
     """
-    words = list(sys.orig_argv if command is None else command)
     return {
         "error": f"{type(error).__module__}.{type(error).__qualname__}",
         "message": str(error),
@@ -54,8 +53,13 @@ def describe(
         },
         "checkpoint": newest and str(newest),
         "resume": _RESUME if newest else "fit(...) starts from scratch: there is no checkpoint",
-        "command": shlex.join(_without_secrets(words)),
+        "command": command_line(command),
     }
+
+
+def command_line(words: Sequence[str] | None = None) -> str:
+    """The command that started the process, or another one; what looks like a secret is stars."""
+    return shlex.join(_without_secrets(sys.orig_argv if words is None else words))
 
 
 def _version(module: str) -> str:

@@ -136,6 +136,7 @@ def _failed(data: Any) -> str:
 def _show_one(path: Path) -> None:
     saved, data = checkpoint.read_manifest(path), checkpoint.read(path)
     about = dict(saved.about)
+    origin = about.get("origin") or {}
     lines = {
         "checkpoint": (
             f"{saved.name}, the {saved.sequence}. of its directory, {_bytes(saved.size)}, verified"
@@ -149,6 +150,8 @@ def _show_one(path: Path) -> None:
             f" {data['lifecycle']['fingerprint'] or '(without a fingerprint)'}"
         ),
         "versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
+        "command": str(origin.get("command") or "not said"),
+        "commit": str(origin.get("commit") or "none"),
         "seed": str(data["seed"]),
         "monitored": _monitored(saved) or "nothing",
         "optimizers": (
@@ -158,6 +161,7 @@ def _show_one(path: Path) -> None:
             )
             or "not said"
         ),
+        "settings": "; ".join(_settings(about.get("optimizers") or {})) or "not said",
         "callbacks": ", ".join(one["class"] for one in data["callbacks"]) or "none",
         "history": (
             f"{len(data['history'])} rows"
@@ -178,6 +182,14 @@ def _show_one(path: Path) -> None:
     )
     for name, value in weights.items():
         print(f"{''.rjust(width)}  {clean(name)}  {_shape(value)}")
+
+
+def _settings(optimizers: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """The settings of each group of parameters of each optimizer."""
+    for name, groups in optimizers.items():
+        for number, group in enumerate(groups):
+            place = name if len(groups) == 1 else f"{name} group {number}"
+            yield f"{place}: " + ", ".join(f"{key}={value}" for key, value in group.items())
 
 
 def _row(row: dict[str, Any]) -> str:

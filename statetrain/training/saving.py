@@ -11,7 +11,7 @@ brings the model. (To go on with a run where it was, there is the callback `Chec
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from attrs import frozen
 
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
 from statetrain.checkpoints.files import refuse_remote
+from statetrain.checkpoints.partial import choose_weights, read_weights
 from statetrain.checkpoints.weightsfile import write_tensors, write_weights
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
@@ -166,23 +167,45 @@ def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
     write_weights(Path(path), module)
 
 
-def load_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
+def load_weights(
+    model: Run | torch.nn.Module,
+    path: AnyPath,
+    *,
+    rename: Mapping[str, str] | None = None,
+    exclude: str | Sequence[str] = (),
+    strict: bool = True,
+) -> None:
     """Puts weights into a model, in place.
 
     Args:
         model: a run, or a module.
-        path: a file that `save_weights`, `save` or another tool wrote.
+        path: a file that `save_weights`, `save` or another tool wrote: safetensors, or tensors by
+            name from `torch.save`, which are read with `weights_only=True`.
+        rename: beginnings of names in the file and what the model has instead, such as
+            `{"encoder.": "backbone."}`; of several that fit, the longest.
+        exclude: patterns of names in the file that are left out, such as `"head.*"`.
+        strict: whether the model and the chosen weights must have the same names. False loads what
+            both have; it has to be something, and shapes have to fit.
 
     Raises:
+        ConfigError: a part of `rename` or `exclude` fits no name.
         CheckpointError: the file is not sound, or the weights are another model's, which stays as
             it was.
     """
-    tensors, texts = tensorfile.read(Path(path))
-    _put(model, load(path).weights if _KEY in texts else tensors)
+    tensors, texts = read_weights(Path(path))
+    weights = load(path).weights if _KEY in texts else tensors
+    _put(model, choose_weights(weights, rename, exclude), strict)
 
 
 def load_checkpoint(
-    model: Run | torch.nn.Module, path: AnyPath, which: str | int = "last", *, average: bool = False
+    model: Run | torch.nn.Module,
+    path: AnyPath,
+    which: str | int = "last",
+    *,
+    average: bool = False,
+    rename: Mapping[str, str] | None = None,
+    exclude: str | Sequence[str] = (),
+    strict: bool = True,
 ) -> None:
     """Puts the weights of a checkpoint into a model, in place, and nothing else of it.
 
@@ -192,15 +215,24 @@ def load_checkpoint(
         which: of a directory: "last", the newest that is whole; "best" by the column that the
             checkpoints were monitored by; or the number of a step.
         average: whether it is the average that `EMA` has made, with its statistics. Before the
-            average's first update these are the weights.
+            average's first update these are the weights. It is of the whole model.
+        rename: beginnings of names and what the model has instead, as in `load_weights`.
+        exclude: patterns of names that are left out, as in `load_weights`.
+        strict: whether the names must be the same, as in `load_weights`.
 
     Raises:
-        ConfigError: `which` is none of these, or the path is not one of this machine.
+        ConfigError: `which` is none of these, the path is not one of this machine, or a part of the
+            weights is asked for together with the average.
         CheckpointError: there is none, it is not whole, it has no average, or the weights are
             another model's, which stays as it was.
     """
     check_switches("load_checkpoint", average=average)
     refuse_remote("load_checkpoint", path)
+    if average and (rename or exclude or not strict):
+        raise ConfigError(
+            "load_checkpoint(average=True) loads a whole model; load it into one like the run's,"
+            " and its parts from there with save_weights and load_weights"
+        )
     folder = Path(path)
     if not (folder / checkpoint.MANIFEST).exists():
         folder = directory.choose(folder, which).path
@@ -214,11 +246,20 @@ def load_checkpoint(
     ):
         raise CheckpointError(f"{folder.name} holds no model")
     module = model.model if isinstance(model, Run) else model
-    _check(module, data["model"]["weights"])
+    weights = choose_weights(data["model"]["weights"], rename, exclude)
+    _check(module, weights, strict)
+    in_part = bool(rename or exclude or not strict)
     averages = [row["state"] for row in data.get("callbacks", ()) if row["class"] == "EMA"]
     if average and not averages:
         raise CheckpointError(f"{folder.name} has no average: no EMA was among the callbacks")
-    _put(module, data["model"]["weights"])
+    if in_part and any((row["own"] or {}).get("swapped") for row in averages):
+        raise CheckpointError(
+            f"{folder.name} was taken in a validation, while the model had EMA's average; choose"
+            " another checkpoint, or load the whole"
+        )
+    _put(module, weights, strict)
+    if in_part:
+        return
     for saved in averages[:1]:
         # Empty before the first update; within a validation the model has the average
         state = saved["own"] or {}
@@ -226,18 +267,29 @@ def load_checkpoint(
             put_weights([module], {"tensors": state["average"], "extra": {}})
 
 
-def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any]) -> None:
+def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any], strict: bool = True) -> None:
     module = model.model if isinstance(model, Run) else model
-    _check(module, weights)
-    module.load_state_dict(dict(weights))
+    _check(module, weights, strict)
+    own = module.state_dict()
+    wanted = {name: value for name, value in weights.items() if strict or name in own}
+    module.load_state_dict(wanted, strict=strict)
 
 
-def _check(module: torch.nn.Module, weights: Mapping[str, Any]) -> None:
+def _check(module: torch.nn.Module, weights: Mapping[str, Any], strict: bool = True) -> None:
     """Raises a `CheckpointError` if these are not the weights of such a module."""
     own, given = (
         {name: _shape(value) for name, value in state.items()}
         for state in (module.state_dict(), weights)
     )
+    if not strict:
+        own, given = (
+            {name: one[name] for name in one if name in own and name in given}
+            for one in (own, given)
+        )
+        if not own:
+            raise CheckpointError(
+                f"none of the weights has a name that {type(module).__name__} has; see rename="
+            )
     # torch would load what fits before it says what does not.
     wrong = [
         *(f"no {name!r}" for name in own if name not in given),

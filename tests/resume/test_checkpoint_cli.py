@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.checkpoints import checkpoint
+from statetrain.checkpoints.failure import command_line
+from statetrain.checkpoints.origin import git_commit
 from statetrain.commands.cli import main
 
 
@@ -87,12 +89,39 @@ def test_one_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "next_epoch, epoch 2, batch 3, step 6",
         "seed  7",
         "opt: Adam",
+        "settings  opt: lr=",
+        f"command  {command_line()}",
+        "commit  ",
         "Checkpoint",
         "2 rows",
         "1.running_var  float32 (6,)",
         "76 numbers in 9 tensors",
     ):
         assert words in text
+
+
+def test_the_commit_is_read_from_gits_own_files(tmp_path: Path) -> None:
+    """A branch, a packed one, a detached head, a worktree, and none."""
+    git, commit = tmp_path / ".git", "0123456789" * 4
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert git_commit(inside) is None
+    (git / "packed-refs").write_text(f"# pack-refs with: peeled\n{commit} refs/heads/main\n")
+    assert git_commit(inside) == commit
+    (git / "refs" / "heads" / "main").write_text(commit[::-1] + "\n")
+    assert git_commit(inside) == commit[::-1]
+    own = git / "worktrees" / "a"
+    own.mkdir(parents=True)
+    (own / "HEAD").write_text("ref: refs/heads/main\n")
+    (own / "commondir").write_text("../..\n")
+    (tmp_path / "a" / ".git").write_text(f"gitdir: {own}\n")
+    assert git_commit(inside) == commit[::-1]
+    (own / "HEAD").write_text(commit)
+    assert git_commit(inside) == commit
+    (own / "HEAD").write_text("nonsense")
+    assert git_commit(inside) is None
 
 
 def test_all_are_verified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
