@@ -171,11 +171,31 @@ HAND_PICKED = (
         bad_losses=(3,),
         cuts=(("pred", 1, 5), ("step", 2, 2)),
     ),
+    Combination(
+        train_sizes=(2, 3),
+        several=True,
+        rate="epoch",
+        epochs=4,
+        happenings=(Happening("SkipEpoch", "batch", 3, 1),),
+        cuts=(("next_epoch", 3, 1),),
+    ),
+    Combination(
+        train_sizes=(2,),
+        late=True,
+        non_finite="skip",
+        bad_losses=(0,),
+        rate="epoch",
+        cuts=(("step", 2, 1),),
+    ),
 )
 
 
 @pytest.mark.parametrize("asked", HAND_PICKED, ids=range(len(HAND_PICKED)))
 def test_combinations_that_were_wrong_once(asked: Combination) -> None:
-    """An average during skipped validations, schedules over skipped epochs, buffers of late checks, rates lowered for good."""
+    """Averages during skipped validations, schedules over skipped epochs and rows, late checks, rates lowered for good.
+
+    A schedule of one of several optimizers goes on after an epoch in which nothing stepped, as one
+    of a single optimizer does; and it writes no row in which nothing else is.
+    """
     compare_by_hand(asked)
     assert compare_resumed(asked) == len(asked.cuts)

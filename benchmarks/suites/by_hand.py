@@ -235,9 +235,12 @@ class ByHand:
         for sums in (*self.sums.values(), self.whole):
             sums.entries.clear()
         batches = self.batches()
+        if self.asked.first:  # what happens in a hook keeps later callbacks from hearing it
+            self.enter("epoch")
         if self.asked.rate == "curve epoch":
             self.set_rate(curve(self.ran.epoch - 1) * self.factor)
-        self.enter("epoch")
+        if not self.asked.first:
+            self.enter("epoch")
         while True:
             self.part(batches)
             self.settle()
@@ -379,6 +382,8 @@ class ByHand:
         if asked.clip is not None:
             torch.nn.utils.clip_grad_norm_(own, asked.clip)
         self.step(optimizer, bad)
+        if asked.rate == "step" and name != "head":
+            self.scale_rate(0.9)
         self.pending = 0
         return True
 
@@ -509,9 +514,7 @@ class ByHand:
             self.set_rate(curve(self.ran.step) * self.factor)
 
     def after_step(self) -> None:
-        """The schedule and the average go on."""
-        if self.asked.rate == "step":
-            self.scale_rate(0.9)
+        """The average goes on."""
         if self.asked.ema is None:
             return
         start, every, _, _ = self.asked.ema

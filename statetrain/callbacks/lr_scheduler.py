@@ -56,7 +56,7 @@ class LRScheduler(Callback):
         "on_enter_fit": ("epoch", "optimizers", "step"),
         "on_resume": ("optimizers",),
         "on_exit_step": ("opt", "optimizers", "pending"),
-        "on_enter_record": ("history", "step"),
+        "on_enter_record": ("history", "row_due", "step"),
         "on_exit_record": ("epoch", "history", "opt"),
         "on_enter_next_epoch": ("epoch", "epoch_complete", "history", "opt"),
     }
@@ -110,8 +110,8 @@ class LRScheduler(Callback):
         self._state: dict[str, Any] = {}  # loaded, to be put into the schedule when it is made
         self._lr: Any = None  # of the last step
         self._is_first = True  # whether no other one of this optimizer was given before
-        # Whether the optimizer has made a step since the schedule last went on
-        self._stepped = False
+        # Whether the optimizer, and others, have made a step since the schedule was last asked
+        self._stepped = self._others_stepped = False
         # How far the run was when they were last looked at
         self._rows = self._step = self._epoch = 0
 
@@ -136,7 +136,10 @@ class LRScheduler(Callback):
 
         A step that was left by an event was not made.
         """
-        if ctx.opt is not self._target or ctx.pending or ctx.transition.event is not None:
+        if ctx.pending or ctx.transition.event is not None:
+            return
+        if ctx.opt is not self._target:
+            self._others_stepped = True
             return
         self._stepped = True
         if self._is_first:  # the others of this optimizer are called after it has changed the rate
@@ -149,7 +152,7 @@ class LRScheduler(Callback):
     def on_enter_record(self, ctx: Context) -> None:
         """Logs the rate, if a step has been made since the last row."""
         self._rows = len(ctx.history)
-        if ctx.step not in (0, self._step) and self._lr is not None:
+        if ctx.row_due and ctx.step not in (0, self._step) and self._lr is not None:
             self._step = ctx.step
             ctx.log_metric(self._column, float(self._lr), set="")
 
@@ -190,19 +193,19 @@ class LRScheduler(Callback):
             "lr": self._lr,
             "step": self._step,
             "epoch": self._epoch,
-            "stepped": self._stepped,
+            "stepped": (self._stepped, self._others_stepped),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state for the schedule that is made when the run is continued."""
         if state:
-            self._state, self._lr, self._step, self._epoch, self._stepped = (
+            self._state, self._lr, self._step, self._epoch = (
                 state["schedule"],
                 state["lr"],
                 state["step"],
                 state["epoch"],
-                state["stepped"],
             )
+            self._stepped, self._others_stepped = state["stepped"]
 
     # ------------------------------------------------------------ the schedule
 
@@ -293,9 +296,10 @@ class LRScheduler(Callback):
             )
 
     def _advance(self, ctx: Context, row: dict[str, Any]) -> None:
-        if ctx.opt is not self._target and not self._stepped:
+        alone = self._others_stepped and not self._stepped
+        self._stepped = self._others_stepped = False
+        if alone:
             return  # a phase that trains with another optimizer
-        self._stepped = False
         if self._monitor is None:
             self._schedule.step()
         elif self._monitor in row:
