@@ -664,7 +664,7 @@ class Counted(torch.optim.SGD):
 
 def test_an_optimizer_of_ones_own_is_not_compiled(points):
     "It is refused by name, and with compile='auto' the states stay apart, so that its step is called."
-    with pytest.raises(st.ConfigError, match="Counted is an optimizer of one's own"):
+    with pytest.raises(st.ConfigError, match="Counted is an optimizer of your own"):
         st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted})
     run = st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted, "compile": AUTO})
     assert "backward" in run.lifecycle.names

@@ -9,7 +9,7 @@ the compiler: another shape, mode, setting or number in the model that it depend
 anew. Learning rates are tensors while the function is called, so that others are no reason to, and
 numbers again afterwards.
 
-The first step of a run is made as ever: the optimizer sets its states up in it, and it shows which
+The first step of a run is not compiled: the optimizer sets its states up in it, and it shows which
 weights have gradients. So is the first one after weights were frozen, unfrozen, added or replaced,
 for which all is compiled anew; and the next one, if it was left out.
 
@@ -37,7 +37,7 @@ from statetrain.compute.weights import modules_of
 from statetrain.context.keys import root_of
 from statetrain.contracts.composing import parts_of
 from statetrain.errors import ConfigError
-from statetrain.losses.losses import InContext, Loss, Losses, total
+from statetrain.losses.losses import InContext, terms_of, total
 from statetrain.standard import actions
 from statetrain.standard.fusing import Fused, account
 from statetrain.standard.precision import Autocast, plain
@@ -99,7 +99,7 @@ def in_the_way(
         kind = type(optimizer).__name__
         if not type(optimizer).__module__.startswith("torch.optim"):
             return (
-                f"{kind} is an optimizer of one's own, which may do in its step what a compiled one"
+                f"{kind} is an optimizer of your own, which may do in its step what a compiled one"
                 f" leaves out; {_WITHOUT}"
             )
         if kind in _UNTRACEABLE:
@@ -127,13 +127,7 @@ def in_the_way(
 
 def _beyond_the_batch(loss: Any) -> str:
     """What a loss by keys takes that is not of the batch, or differs from one to the next; empty if nothing."""
-    for one in (
-        loss.by_name.values()
-        if isinstance(loss, Losses)
-        else [loss]
-        if isinstance(loss, Loss)
-        else []
-    ):
+    for one in terms_of(loss):
         if one.masked:
             return "has a mask or weights of samples"
         if not isinstance(one.weight, int | float):
