@@ -30,16 +30,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text on one line that moves no cursor and turns no direction: control characters are escaped."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    )
+    """A text on one line, control characters escaped: it moves no cursor, turns no direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def label_of(thing: object) -> str:
-    """What a person calls an action, an effect or a guard: its label, else its docstring's first line, else its name."""
+    """The name shown for an action, effect or guard: its label, docstring's first line, or name."""
     label = getattr(thing, "label", None)
     if isinstance(label, str):
         return label

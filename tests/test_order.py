@@ -274,8 +274,11 @@ def test_callbacks_are_called_in_that_order():
     )
     from statetrain.context.position import Position
 
+    class WithX(Position):
+        x = None
+
     for engine in ("table", "transitions"):
-        Machine(life, [then(), first()], engine=engine).run(Position())
+        Machine(life, [then(), first()], engine=engine).run(WithX())
     assert said == ["First", "Then"] * 2
 
 

@@ -1,1 +1,1 @@
-"""The context: everything that a run knows, the history in it, and the paths that read any part of it."""
+"""The context: everything that a run knows, its history, and the paths that read it."""

@@ -28,7 +28,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 UNSET: Any = None
-"""The value of a field that is set before anything reads it, and again once its value is released."""
+"""The value of a field before anything has set it, and once its value is released."""
 
 
 class Fact(Enum):
@@ -92,7 +92,7 @@ def made_of(*fields: str, facts: tuple[Fact, ...] = ()) -> Callable[[F], F]:
 
 @lru_cache(maxsize=64)
 def fields_with(context: type, fact: Fact) -> tuple[str, ...]:
-    """The fields and properties of which something is said, in the order in which they come into being.
+    """The fields and properties that are described, in the order in which they come to exist.
 
     A property stands before the first field that it is made of.
 

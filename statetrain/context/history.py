@@ -73,7 +73,7 @@ class History(Sequence[Row]):
         return found
 
     def set_of(self, column: str) -> str:
-        """The set that a column belongs to, "train", "valid" or an evaluation's name; empty if none."""
+        """The set of a column: "train", "valid" or an evaluation's name; empty if it has none."""
         sets = (name for name in self.sets if column.startswith(f"{name}_"))
         return max(sets, key=len, default="")
 
@@ -105,7 +105,7 @@ class History(Sequence[Row]):
         return {}
 
     def table(self) -> list[Row]:
-        """All columns in long form: one row for each set, metric, epoch and optimizer, in that order.
+        """All columns in long form: a row for each set, metric, epoch and optimizer, in that order.
 
         Returns:
             Rows of `set` ("" of a column that belongs to none, such as `lr`), `metric`,

@@ -1,4 +1,4 @@
-"""Mappings by dotted names, as torch gives them to parameters and modules, and how paths read them."""
+"""Mappings by dotted names, as torch names parameters and modules, and how paths read them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def groups(names: Iterable[str], depth: int) -> list[str]:
 
 
 def matched(names: Iterable[str], parts: Parts) -> list[tuple[str, int]]:
-    """The names that parts with wildcards match, with how many parts each takes; the rest goes on in the value.
+    """The names that parts with wildcards match, and how many of the parts each takes.
 
     If some match with no name left over, only these do: `interms.encoder.*` are the modules in the
     encoder, not the parts of what it returned.

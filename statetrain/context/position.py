@@ -28,7 +28,7 @@ LAST = 32
 
 @define(eq=False, repr=False)
 class Position:
-    """The least context that a machine can run. `Context` adds what training needs; a custom lifecycle may need less.
+    """The least context that a machine can run; `Context` adds what training needs.
 
     Slots: a misspelt field is an error, not a new field, and the machine's note on the error names
     the nearest one. (A `__getattr__` that did so would make every read of every field several times
@@ -104,7 +104,7 @@ class Position:
     @property
     @made_of("place", "machine", facts=(Fact.OF_MACHINE, Fact.OPEN))
     def role(self) -> str:
-        """What the current state is, whatever a phase or an evaluation calls it; None before a run."""
+        """The current state's role, whatever a phase or an evaluation calls it; None before a run."""
         return self.state if self.state is None else self.machine.lifecycle.role(self.state)
 
     @made_of("place", "machine", facts=(Fact.OPEN,))
@@ -121,7 +121,7 @@ class Position:
         return next((name for name in open_states if lifecycle.role(name) == role), None)
 
     def defer(self, function: Callable[[], object]) -> None:
-        """Registers a clean-up. It runs when the run ends, on every path, the last registered first."""
+        """Registers a clean-up for the end of the run, however it ends; the last one runs first."""
         self.deferred.append(function)
 
     def request_stop(self, reason: str) -> None:

@@ -12,7 +12,7 @@ from statetrain.context.paths import Part, Parts, Piece, is_key, parse, written
 
 
 def children(here: Any) -> list[tuple[Part, Any]]:
-    """The parts of a mapping, a list, a tuple, a dataclass or an attrs value; anything else is a leaf."""
+    """The parts of a mapping, list, tuple, dataclass or attrs value; anything else is a leaf."""
     if isinstance(here, Mapping):
         return list(here.items()) if all(map(is_key, here)) else []
     if isinstance(here, tuple) and hasattr(here, "_fields"):
