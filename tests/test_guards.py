@@ -4,21 +4,25 @@ import itertools
 from functools import partial
 
 import pytest
+import torch
 from attrs import define, field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import statetrain
 from statetrain.context.position import Position
-from statetrain.errors import GuardError
+from statetrain.errors import ConfigError, GuardError
 from statetrain.guards.base import AllOf, AnyOf, Guard, Not, as_guard, guard, leaves, strict
 from statetrain.guards.clock import TimeLimit
-from statetrain.guards.counters import Every, MaxSteps, MinEpochs
+from statetrain.guards.counters import After, Every, MaxSteps, MinEpochs
 from statetrain.guards.history import EarlyStopping, Threshold
 from statetrain.guards.requests import stop_requested
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.machine import Machine
+from statetrain.outcome import Stopped
+from statetrain.testing import FakeClock
 
 # The same examples each time, whatever the load
 drawn = settings(derandomize=True, database=None, deadline=None)
@@ -310,3 +314,45 @@ def test_marks_are_those_of_the_parts():
     assert len(((Every(2, "steps") | Every(3, "steps")) & a).named("x").marks("there")) == 2
     assert a.marks("there") == ()
     assert (~a).marks("there") == ()
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_after_a_time_since_its_arrow_was_taken():
+    "By the context's clock, without sleeping: from the start, then anew from each time; each place by itself."
+
+    class Timed:
+        def __init__(self):
+            self.seconds, self.marks = 0.0, {}
+
+    ctx, after = Timed(), After(10)
+    here, there = after.bind("here"), after.bind("there")
+    (mark,) = after.marks("here")
+    taken = []
+    for ctx.seconds in (0.0, 9.5, 10.0, 19.5, 23.0, 32.5, 33.0):
+        if here(ctx):
+            mark(ctx)
+            taken.append(ctx.seconds)
+    assert taken == [10.0, 23.0, 33.0]  # `Every` would be true at 20 and at 30
+    assert there(ctx)
+    assert after.label == "10 seconds passed"
+    with pytest.raises(ConfigError):
+        After(0)
+
+
+def test_after_a_time_in_a_training():
+    "A run stops when the time has come, by its clock, at the next loop head."
+    clock = FakeClock()
+    run = statetrain.fit(
+        torch.nn.Linear(1, 1),
+        [(torch.ones(2, 1), torch.ones(2, 1))] * 10,
+        loss=torch.nn.functional.mse_loss,
+        optimizer=torch.optim.SGD,
+        epochs=3,
+        stop=After(14),
+        clock=clock,
+        verbose=False,
+        callbacks=statetrain.on("exit_step")(lambda ctx: clock.advance(1)),
+    )
+    assert (run.ctx.step, run.outcome) == (14, Stopped(2, "14 seconds passed"))

@@ -517,3 +517,27 @@ def test_a_stop_always_has_a_reason():
         (st.MinEpochs(2).named("enough"), "enough"),
     ):
         assert trained(st.supervised(validate=None, stop=guard)) == Stopped(2, reason)
+
+
+def test_a_text_in_the_place_of_a_lifecycle_or_a_state_is_told():
+    "What was got and what to give is said, by the library's own errors."
+    life = st.supervised()
+    for refused, error in (
+        (lambda: st.Machine("x"), st.MachineError),
+        (lambda: st.to_machine("x"), st.MachineError),
+        (lambda: st.to_machine(life).next("x"), st.MachineError),
+        (lambda: st.diff(life, "x"), st.errors.LifecycleError),
+        (
+            lambda: st.Machine(life).steps(st.Context()).break_at(life.between("fit", "end")[0]),
+            st.errors.LifecycleError,
+        ),
+    ):
+        with pytest.raises(error, match=r"got ('x'|fit -> end)"):
+            refused()
+
+
+def test_why_a_run_has_not_failed():
+    "The state that every lifecycle has without declaring it can be asked about too."
+    life = choosing(A)
+    walked = st.Machine(life).steps(st.Position())
+    assert "no arrow that is asked leads from" in str(walked.why_not("failed"))

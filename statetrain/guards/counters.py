@@ -133,6 +133,46 @@ class Once(Guard):
 
 
 @frozen
+class After(Guard):
+    """Holds when that long has passed since its arrow was last taken; before that, since the start.
+
+    By the context's clock, `ctx.seconds`, which a resumed run takes up where it was. Nothing sleeps:
+    it is asked where the table asks it, so another arrow has to be taken meanwhile. When the arrow
+    was taken is remembered by its effect, as for `Every`; unlike there, the time begins anew with
+    each arrow.
+
+    Args:
+        seconds: above 0.
+    """
+
+    seconds: float = field(validator=positive)
+
+    prompt = True
+    remembers = True
+    reads = frozenset({"seconds", "marks"})
+
+    @property
+    def label(self) -> str:
+        return f"{self.seconds:g} seconds passed"
+
+    def test(self, ctx: Context) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        key, least = f"{place} {self.label}", self.seconds
+        return lambda ctx: bool(ctx.seconds - ctx.marks.get(key, 0) >= least)
+
+    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
+        key = f"{place} {self.label}"
+
+        def mark(ctx: Context) -> None:
+            "remember when"
+            ctx.marks[key] = ctx.seconds
+
+        return (mark,)
+
+
+@frozen
 class MaxSteps(Guard):
     """Holds when the optimizers have made `n` steps in this fit.
 
