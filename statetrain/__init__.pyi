@@ -65,6 +65,7 @@ from statetrain.guards.batch import NonFinite as NonFinite
 from statetrain.guards.batch import Spike as Spike
 from statetrain.guards.clock import Deadline as Deadline
 from statetrain.guards.clock import TimeLimit as TimeLimit
+from statetrain.guards.counters import After as After
 from statetrain.guards.counters import Every as Every
 from statetrain.guards.counters import MaxSteps as MaxSteps
 from statetrain.guards.counters import MinEpochs as MinEpochs
