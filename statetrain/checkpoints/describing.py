@@ -91,7 +91,10 @@ def changed_attributes(model: torch.nn.Module, before: dict[str, dict[str, str]]
     for name, settings in describe_modules(model).items():
         for key, value in settings.items():
             if name in before and before[name].get(key) != value:
-                where = f"{name}.{key}" if name else key
+                if name:
+                    where = f"{name}.{key}"
+                else:
+                    where = key
                 found.append(
                     f"model: the attribute {where} has changed since the run began, and is not"
                     " saved; make it a buffer, or save it by get_extra_state"
@@ -210,7 +213,9 @@ def describe_data(loader: Any, *, keep_indices: bool = True) -> dict[str, str]:
 def _unkeyed(sampler: Any) -> Any:
     """What decides the order in a loader that draws by key."""
     is_keyed = type(sampler).__name__ == "KeyedOrder"
-    return sampler.sampler if is_keyed else sampler
+    if is_keyed:
+        return sampler.sampler
+    return sampler
 
 
 def _contents(thing: Any, keep_indices: bool, depth: int) -> Iterator[str]:
@@ -240,8 +245,14 @@ def _contents(thing: Any, keep_indices: bool, depth: int) -> Iterator[str]:
 
 def _sum_of(values: Any) -> str:
     """The shape of an array, and a sum of some of its rows."""
-    tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
-    rows = tensor[_spread(len(tensor))] if tensor.dim() else tensor
+    if isinstance(values, torch.Tensor):
+        tensor = values
+    else:
+        tensor = torch.as_tensor(values)
+    if tensor.dim():
+        rows = tensor[_spread(len(tensor))]
+    else:
+        rows = tensor
     data = rows.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
     return f"{tuple(tensor.shape)} {tensor.dtype} {_short(bytes(data[: _ROWS * _BYTES].numpy()))}"
 
@@ -262,7 +273,9 @@ def _short(data: bytes) -> str:
 def takes_part(callback: Callback) -> bool:
     """Whether a callback declares that it writes what is trained, or what trains it."""
     writes = callback.writes
-    listed = writes.values() if isinstance(writes, Mapping) else [writes]
+    listed = [writes]
+    if isinstance(writes, Mapping):
+        listed = list(writes.values())
     fields = {field.partition(".")[0] for fields in listed for field in fields}
     return bool(fields - set(_ASIDE))
 

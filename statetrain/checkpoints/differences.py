@@ -71,8 +71,13 @@ def read_allowed(allow: bool | str | Collection[str]) -> set[str]:
         ConfigError: a word is none of `CHANGES`.
     """
     if isinstance(allow, bool):
-        return set(CHANGES) if allow else set()
-    allowed = {allow} if isinstance(allow, str) else set(allow)
+        if allow:
+            return set(CHANGES)
+        return set()
+    if isinstance(allow, str):
+        allowed = {allow}
+    else:
+        allowed = set(allow)
     for word in sorted(allowed, key=str):
         if word not in CHANGES:
             known = ", ".join(map(repr, CHANGES))
@@ -101,7 +106,9 @@ def refuse(found: list[Changed], allow: bool | str | Collection[str]) -> set[str
             lines.append(f"and {len(refused) - _MOST} more")
         listed = "".join(f"\n- {line}" for line in lines)
         kinds = sorted({kind for kind, _ in refused})
-        word = kinds[0] if len(kinds) == 1 else kinds
+        word: str | list[str] = kinds
+        if len(kinds) == 1:
+            word = kinds[0]
         raise CheckpointError(
             f"the run differs from the one that was saved:{listed}\nMake it the same, or say that"
             f" it may differ: allow_changes={word!r}"
@@ -232,7 +239,10 @@ def _compare_members(ctx: Context, data: Snapshot) -> Iterator[str]:
     for name, groups in data["members"].items():
         missing = [one for group in groups for one in group if one not in there]
         if name in ctx.optimizers and missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            if len(missing) > 1:
+                more = f" and {len(missing) - 1} more"
+            else:
+                more = ""
             yield f"optimizer {name!r} had the parameter {missing[0]}{more}, which this run has not"
 
 

@@ -48,7 +48,9 @@ def newest(folder: Path, aside: bool = True) -> Saved | None:
             all.
     """
     found = first_usable(folder, complete(folder, aside), verify, aside)
-    return found[0] if found is not None else None
+    if found is not None:
+        return found[0]
+    return None
 
 
 def choose(folder: Path, which: str | int) -> Saved:
@@ -70,10 +72,15 @@ def choose(folder: Path, which: str | int) -> Saved:
         candidates = [saved for saved in candidates if saved.about.get("step") == which]
     elif which != "last":
         raise ConfigError(f"which must be 'last', 'best' or the number of a step, got {which!r}")
-    found = first_usable(folder, candidates, verify, aside=False) if candidates else None
+    found = None
+    if candidates:
+        found = first_usable(folder, candidates, verify, aside=False)
     if found is None:
         steps = [str(saved.about.get("step")) for saved in complete(folder, aside=False)]
-        there = f"; there are those of the steps {', '.join(steps)}" if steps else ""
+        if steps:
+            there = f"; there are those of the steps {', '.join(steps)}"
+        else:
+            there = ""
         what = {"last": "checkpoint", "best": "checkpoint with a monitored value"}.get(
             str(which), f"checkpoint of step {which}"
         )

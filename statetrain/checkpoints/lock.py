@@ -215,7 +215,9 @@ def _start(pid: int) -> str:
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) < 20:
         return ""
-    return "gone" if fields[0] in "ZX" else fields[19]
+    if fields[0] in "ZX":
+        return "gone"
+    return fields[19]
 
 
 def _text(path: str) -> str:
@@ -243,4 +245,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         if path.is_symlink():
             return {}
         raise
-    return data if isinstance(data, dict) else {}
+    if isinstance(data, dict):
+        return data
+    return {}

@@ -77,7 +77,9 @@ class _Encoder:
 
     def _float(self, value: float, path: PlainPath) -> Any:
         number = float(value)  # numpy's float64 is one too
-        return number if math.isfinite(number) else {_MARK: "float", "value": str(number)}
+        if math.isfinite(number):
+            return number
+        return {_MARK: "float", "value": str(number)}
 
     def _bytes(self, value: bytes, path: PlainPath) -> Any:
         return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
@@ -164,7 +166,9 @@ class _Encoder:
                 f"{_shown(path)} is a numpy {type(value).__name__} of {value.dtype}, which cannot"
                 " be saved"
             ) from None
-        kind = "array" if isinstance(value, numpy.ndarray) else "scalar"
+        kind = "scalar"
+        if isinstance(value, numpy.ndarray):
+            kind = "array"
         return {_MARK: kind, "name": self._tensor(tensor, path)["name"]}
 
 
@@ -195,7 +199,10 @@ def _unfit(tensor: torch.Tensor) -> str:
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return "of a custom class"
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
-        quantized = ", quantized" if tensor.is_quantized else ""
+        if tensor.is_quantized:
+            quantized = ", quantized"
+        else:
+            quantized = ""
         return f"of layout {tensor.layout}{quantized}"
     if tensor.is_meta:
         return "on the device 'meta', without values"
@@ -203,7 +210,9 @@ def _unfit(tensor: torch.Tensor) -> str:
 
 
 def _shown(path: PlainPath) -> str:
-    return repr(".".join(path)) if path else "the data itself"
+    if path:
+        return repr(".".join(path))
+    return "the data itself"
 
 
 # ---------------------------------------------------------------- reading
@@ -228,7 +237,9 @@ def _decode(data: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
     if _MARK not in data:
         return {key: _decode(part, tensors, depth + 1) for key, part in data.items()}
     kind = data[_MARK]
-    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    reader = None
+    if isinstance(kind, str):
+        reader = _READERS.get(kind)
     if reader is None:
         raise CheckpointError(f"unknown kind of data {kind!r:.80}")
     try:

@@ -222,7 +222,9 @@ def _restore_optimizers(ctx: Context, data: Snapshot) -> None:
 
 def _sizes(described: Any) -> list[int]:
     """How many parameters an optimizer's groups had when it was made; empty if that is unknown."""
-    return [] if described is None else [group["parameters"] for group in described["groups"]]
+    if described is None:
+        return []
+    return [group["parameters"] for group in described["groups"]]
 
 
 def _regroup(
@@ -335,7 +337,10 @@ def _set_settings(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
 def _as_saved(loaded: Any, saved: Any, parameter: torch.Tensor) -> Any:
     """A value of an optimizer's state with its saved type, in the layout of its parameter."""
     if isinstance(saved, torch.Tensor):
-        device = loaded.device if isinstance(loaded, torch.Tensor) else parameter.device
+        if isinstance(loaded, torch.Tensor):
+            device = loaded.device
+        else:
+            device = parameter.device
         if saved.shape == parameter.shape:
             return _laid_out_like(parameter, saved, device).copy_(saved)
         return saved.to(device)

@@ -84,7 +84,9 @@ def _read_line(line: bytes) -> tuple[str | None, Any]:
     name, structure, *rest = plain.loads(line)
     if not rest and _is_simple(structure):
         return name, structure
-    texts = rest[0] if rest else {}
+    texts = {}
+    if rest:
+        texts = rest[0]
     tensors = {key: tensorfile.from_text(parts) for key, parts in texts.items()}
     return name, plain.decode(structure, tensors)
 

@@ -134,8 +134,14 @@ def _describe_parts(life: Lifecycle) -> dict[str, Any]:
 
 
 def _describe_state(state: State) -> str:
-    action = "no action" if state.action is None else label_of(state.action)
-    anchor = ", anchor" if state.anchor else ""
+    if state.action is None:
+        action = "no action"
+    else:
+        action = label_of(state.action)
+    if state.anchor:
+        anchor = ", anchor"
+    else:
+        anchor = ""
     return f"{state.name} within {state.within or 'nothing'}: {action}{anchor}"
 
 
@@ -146,7 +152,10 @@ def _lenient(hparams: Mapping[str, Any]) -> dict[str, Any]:
         try:
             plain.encode(value)
             # As it is now
-            found[str(name)] = value.tolist() if isinstance(value, torch.Tensor) else value
+            if isinstance(value, torch.Tensor):
+                found[str(name)] = value.tolist()
+            else:
+                found[str(name)] = value
         except CheckpointError:
             found[str(name)] = {"words": f"{value!r:.200}"}
     return found
@@ -282,7 +291,9 @@ def _data_state(ctx: Context, name: str) -> dict[str, Any]:
 def data_sizes(loader: Any) -> dict[str, int | None]:
     """How many batches a loader gives, and how many samples its dataset has; None where unknown."""
     dataset = getattr(loader, "dataset", None)
-    samples = length(dataset) if dataset is not None else None
+    samples = None
+    if dataset is not None:
+        samples = length(dataset)
     return {"batches": length(loader), "samples": samples}
 
 

@@ -284,7 +284,9 @@ def parse(header: bytes, size: int) -> tuple[list[TensorEntry], dict[str, str]]:
     if (most := header.count(b'"data_offsets"')) > _MOST_TENSORS:
         raise ValueError(f"the header has {most:,} tensors, at most {_MOST_TENSORS:,} are read")
     data = plain.loads(header)
-    metadata = data.pop(_METADATA, {}) if isinstance(data, dict) else None
+    metadata = None
+    if isinstance(data, dict):
+        metadata = data.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(
         isinstance(text, str) for text in metadata.values()
     ):
@@ -311,7 +313,10 @@ def _entries(data: dict[str, Any]) -> Iterator[TensorEntry]:
             raise ValueError(
                 f"tensor {name!r:.80} must have dtype, shape and data_offsets, got {row!r:.80}"
             )
-        dtype = _DTYPES.get(row["dtype"]) if isinstance(row["dtype"], str) else None
+        if isinstance(row["dtype"], str):
+            dtype = _DTYPES.get(row["dtype"])
+        else:
+            dtype = None
         if dtype is None:
             raise ValueError(f"tensor {name!r:.80} has the unknown dtype {row['dtype']!r:.40}")
         shape, offsets = row["shape"], row["data_offsets"]

@@ -245,8 +245,14 @@ def weigh(
         weight = loss.weight_of(ctx)
         # No operation that changes nothing: a plain loss costs what it costs by hand
         is_one = isinstance(weight, int | float) and weight == 1
-        term = value if is_one else value * weight
-        whole = term if whole is None else whole + term
+        if is_one:
+            term = value
+        else:
+            term = value * weight
+        if whole is None:
+            whole = term
+        else:
+            whole = whole + term
         states[name] = LossState(
             value.detach() if isinstance(value, torch.Tensor) else value, weight, count
         )
@@ -348,7 +354,9 @@ def terms_of(loss: Any) -> list[Loss]:
     """The losses by keys that a loss consists of; none of a plain function."""
     if isinstance(loss, Losses):
         return list(loss.by_name.values())
-    return [loss] if isinstance(loss, Loss) else []
+    if isinstance(loss, Loss):
+        return [loss]
+    return []
 
 
 def modules_of(loss: Any) -> dict[str, torch.nn.Module]:

@@ -15,7 +15,10 @@ def loss_of_output(pred: Any) -> Any:
     Raises:
         LossError: it has none, or it is None.
     """
-    loss = pred.get("loss") if isinstance(pred, Mapping) else getattr(pred, "loss", None)
+    if isinstance(pred, Mapping):
+        loss = pred.get("loss")
+    else:
+        loss = getattr(pred, "loss", None)
     if loss is None:
         raise LossError(
             f"there is no loss=, and the model returned a {type(pred).__name__} without a loss."

@@ -79,7 +79,9 @@ class Ask(NamedTuple):
 
     def answer(self, largest: int) -> bool:
         """What was agreed."""
-        return not largest if self.how == "all" else bool(largest)
+        if self.how == "all":
+            return not largest
+        return bool(largest)
 
 
 @define(eq=False)
@@ -232,7 +234,10 @@ class Agreement:
 def exchange(news: News, word: str, bits: Sequence[int]) -> list[int]:
     """The answers of all ranks, by a message; the shared clock goes on."""
     group = news.group
-    time = int(news.clock.read() * TICKS) if group.rank == 0 else -(2**62)
+    if group.rank == 0:
+        time = int(news.clock.read() * TICKS)
+    else:
+        time = -(2**62)
     *found, time = group.largest(word, [*bits, time])
     news.clock.now = time / TICKS
     return found
@@ -267,7 +272,9 @@ def _first(values: Sequence[str | None]) -> str | None:
     """What the lowest rank says that says something, with its number unless all say it."""
     for rank, value in enumerate(values):
         if value is not None:
-            return value if all(other == value for other in values) else _of_rank(value, rank)
+            if all(other == value for other in values):
+                return value
+            return _of_rank(value, rank)
     return None
 
 

@@ -47,9 +47,9 @@ class Asked(NamedTuple):
 
     def __str__(self) -> str:
         word = {True: "yes", False: "no", None: "?"}[self.answer]
-        return f"{self.guard}: {word}" + (
-            f" ({self.reason})" if self.reason not in ("", self.guard) else ""
-        )
+        if self.reason in ("", self.guard):
+            return f"{self.guard}: {word}"
+        return f"{self.guard}: {word} ({self.reason})"
 
 
 # ---------------------------------------------------------------- while a run is watched
@@ -153,9 +153,9 @@ class AskedArrow:
         guard = self.transition.guard
         if len(self.parts) == 1 and guard is not None and self.parts[0].guard == guard.label:
             reason = self.parts[0].reason
-            return f"{word}  {self.transition}" + (
-                f"  ({reason})" if reason not in ("", guard.label) else ""
-            )
+            if reason in ("", guard.label):
+                return f"{word}  {self.transition}"
+            return f"{word}  {self.transition}  ({reason})"
         return "\n".join([f"{word}  {self.transition}", *(f"       {part}" for part in self.parts)])
 
 

@@ -63,17 +63,18 @@ def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> s
     """
     place = _place(plan, ctx, work)
     if isinstance(error, KeyboardInterrupt):
-        active = place.open if place is not None else ctx.state or START
+        if place is not None:
+            active = place.open
+        else:
+            active = ctx.state or START
         try:
             _settle(plan, ctx, active)
         except BaseException as second:
             fail(plan, ctx, second, None)
         return active
-    return (
-        place.open
-        if place is not None and place.kind in ("enter", "action") and ctx.outcome is None
-        else None
-    )
+    if place is not None and place.kind in ("enter", "action") and ctx.outcome is None:
+        return place.open
+    return None
 
 
 def _settle(plan: Plan, ctx: AnyContext, active: str) -> None:
@@ -303,9 +304,9 @@ def _misspelt(ctx: AnyContext, error: BaseException) -> str:
     """
     # Newer versions go on after these
     words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"
-    found = re.match(words, str(error)) if isinstance(error, AttributeError) else None
-    return (
-        did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")])
-        if found
-        else ""
-    )
+    found = None
+    if isinstance(error, AttributeError):
+        found = re.match(words, str(error))
+    if found:
+        return did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")])
+    return ""

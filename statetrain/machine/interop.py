@@ -92,7 +92,10 @@ def to_machine(
             two things of the table would be called the same.
     """
     live = _Live(Machine(lifecycle, callbacks), _by_class(lifecycle))
-    carrier = live if model is None else model
+    if model is None:
+        carrier = live
+    else:
+        carrier = model
     _check_names(live, carrier)
     live.add_model([carrier])
     return live
@@ -138,11 +141,9 @@ def drive(
             error, work, asked = raised, live.working, live.asking
             live.working = live.asking = None
             # What the guard of an event's own arrow raises is not asked about again.
-            open_ = (
-                listening(machine.plan, ctx, error, work)
-                if asked is None or asked.event is None
-                else None
-            )
+            open_ = None
+            if asked is None or asked.event is None:
+                open_ = listening(machine.plan, ctx, error, work)
             if open_ is None:
                 fail(machine.plan, ctx, error, work, asked)
             live.set_state(_path(machine.lifecycle, open_), place)
@@ -181,7 +182,10 @@ class _Scope(NestedState):
         live, ctx, arrow = event_data.machine, event_data.args[0], event_data.transition.arrow
         if self.value != START:
             name, active = str(self.value), event_data.active
-            unheard = live.unheard if name == active else NOBODY
+            if name == active:
+                unheard = live.unheard
+            else:
+                unheard = NOBODY
             live.perform(ctx, live.table.plan.leaving(arrow, name, active, unheard))
         live.callbacks(self.on_exit, event_data)
 
@@ -255,7 +259,10 @@ class _Live(HierarchicalMachine):
         def publish(ctx: AnyContext, error: BaseException | None = None) -> None:
             self.table.depart(ctx, arrow)
             if arrow.event is not None:
-                ctx.event = arrow.event() if error is None else error
+                if error is None:
+                    ctx.event = arrow.event()
+                else:
+                    ctx.event = error
 
         source, dest = _path(life, arrow.source), _path(life, arrow.dest)
         return {

@@ -42,14 +42,19 @@ class Answer(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{'yes' if self.holds else 'no '}  {self.transition}" + (
-            f"  ({self.reason})" if self.reason else ""
-        )
+        word = "no "
+        if self.holds:
+            word = "yes"
+        if not self.reason:
+            return f"{word}  {self.transition}"
+        return f"{word}  {self.transition}  ({self.reason})"
 
 
 def _callbacks(value: Any) -> tuple[Callback, ...]:
     # What is no callback is refused by its hooks
-    return tuple(value) if isinstance(value, Iterable) else (value,)
+    if isinstance(value, Iterable):
+        return tuple(value)
+    return (value,)
 
 
 @frozen(repr=False)
@@ -100,7 +105,9 @@ class Machine:
         self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))
         called = {hook: order.listeners for hook, order in self._orders.items()}
         check_presence(self.lifecycle, called)
-        watch = Views(solve(self.lifecycle, called), called) if self.debug else None
+        watch = None
+        if self.debug:
+            watch = Views(solve(self.lifecycle, called), called)
         hooks = {
             name: [
                 (
@@ -113,7 +120,10 @@ class Machine:
         }
         places = {name: tuple(one.place for one in called[name]) for name in called}
         find = WITNESS.get()
-        witness = None if find is None else find(self.lifecycle)
+        if find is None:
+            witness = None
+        else:
+            witness = find(self.lifecycle)
         object.__setattr__(
             self,
             "plan",
@@ -261,7 +271,10 @@ class Machine:
 
     def _those(self, callback: Callback | type[Callback] | str) -> tuple[Callback, ...]:
         same = (one for one in self.callbacks if one is callback or unwrapped(one) is callback)
-        found = tuple(same) if isinstance(callback, Callback) else self.find(callback)
+        if isinstance(callback, Callback):
+            found = tuple(same)
+        else:
+            found = self.find(callback)
         if not found:
             raise MachineError(
                 f"{self.lifecycle.name}: no callback is"
@@ -271,7 +284,10 @@ class Machine:
         return found
 
     def _drive(self, ctx: AnyContext, watched: bool, at: str | None) -> Drive:
-        opening = None if at is None else self.plan.reopening(at)
+        if at is None:
+            opening = None
+        else:
+            opening = self.plan.reopening(at)
         self._begin(ctx)
         if self.engine == "transitions":
             from statetrain.machine.interop import drive
@@ -309,7 +325,10 @@ class Machine:
         the arrows out of a state, each as its test, its works and its landing.
         """
         plan = self.plan
-        rows = plan.stepwise if watched else plan.fused
+        if watched:
+            rows = plan.stepwise
+        else:
+            rows = plan.fused
         works, landing = plan.stretch(self.lifecycle.start, START, rows, not watched)
         if opening is not None:
             arrow, calls = opening
@@ -394,9 +413,10 @@ class Machine:
         return bundle(repr(self), self.lifecycle)
 
     def __repr__(self) -> str:
-        callbacks = (
-            f", callbacks {', '.join(map(name_of, self.callbacks))}" if self.callbacks else ""
-        )
+        if self.callbacks:
+            callbacks = f", callbacks {', '.join(map(name_of, self.callbacks))}"
+        else:
+            callbacks = ""
         return (
             f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states,"
             f" {len(self.lifecycle.transitions)} transitions{callbacks}>"

@@ -197,12 +197,12 @@ class Plan:
         `name` is the outermost state entered.
         """
         around = self._around(name)
-        effect = (
-            arrow.effect
-            if arrow.effect is None
-            else self._held(arrow.effect, arrow.effect, "effect", arrow)
-        )
-        out = [Work(arrow, active, effect, "effect", around)] if effect is not None else []
+        effect = arrow.effect
+        if effect is not None:
+            effect = self._held(effect, effect, "effect", arrow)
+        out = []
+        if effect is not None:
+            out.append(Work(arrow, active, effect, "effect", around))
         if self.witness is not None and (take := self.witness.taking(arrow)) is not None:
             out.insert(0, Work(arrow, active, take, "transition", around))
         if arrow.guard is not None:
@@ -259,7 +259,9 @@ class Plan:
 
     def _heeded(self, function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any], Any]:
         """A function that may raise an event, which among several ranks is a wish."""
-        return function if self.agreement is None else heeding(function, hook)
+        if self.agreement is None:
+            return function
+        return heeding(function, hook)
 
     def reopening(self, at: str) -> tuple[Transition, list[Work]]:
         """What continuing at an anchor calls, in order, and the arrow that is published meanwhile.
@@ -269,13 +271,12 @@ class Plan:
         """
         if not self.lifecycle.state(at).anchor:
             anchors = [state.name for state in self.lifecycle.states if state.anchor]
+            advice = "declare one with State(..., anchor=True)"
+            if anchors:
+                advice = f"anchors are {', '.join(map(repr, anchors))}"
             raise LifecycleError(
-                f"{self.lifecycle.name}: a run cannot be continued at {at!r}, which is no anchor"
-                + (
-                    f"; anchors are {', '.join(map(repr, anchors))}"
-                    if anchors
-                    else "; declare one with State(..., anchor=True)"
-                )
+                f"{self.lifecycle.name}: a run cannot be continued at {at!r}, which is no anchor;"
+                f" {advice}"
             )
         arrow, out = Transition(START, at), []
         for name in self.lifecycle.path(at):
@@ -312,7 +313,9 @@ class Plan:
         self, function: Callable[[Any], None], declaring: Any, kind: Doer, of: str | Transition
     ) -> Callable[[Any], None]:
         """A function that debug mode holds to what it declares; else the function itself."""
-        return function if self.watch is None else self.watch.work(function, declaring, kind, of)
+        if self.watch is None:
+            return function
+        return self.watch.work(function, declaring, kind, of)
 
     def _calls(
         self, arrow: Transition, active: str, unheard: frozenset[int]
@@ -347,11 +350,9 @@ class Plan:
         told = self._asks or not is_fused
         for arrow in self.lifecycle.arrows(name):
             first = not any(other[0] for other in row)
-            ask = (
-                self._measured(self.test(arrow, told, first), name)
-                if arrow.guard is not None
-                else None
-            )
+            ask = None
+            if arrow.guard is not None:
+                ask = self._measured(self.test(arrow, told, first), name)
             row.append((ask, *self.stretch(arrow, name, rows, is_fused)))
         return row
 
@@ -364,9 +365,15 @@ class Plan:
     def test(self, arrow: Transition, told: bool, first: bool) -> Callable[[Any], bool]:
         """The test of an arrow's guard; it keeps the answers of its parts if they are wanted."""
         assert arrow.guard is not None
-        test = observed(arrow, first) if told else arrow.guard.bind(arrow.dest)
-        test = test if self.watch is None else self.watch.test(arrow.guard, test, arrow)
-        return test if self.witness is None else self.witness.asking(arrow, test)
+        if told:
+            test = observed(arrow, first)
+        else:
+            test = arrow.guard.bind(arrow.dest)
+        if self.watch is not None:
+            test = self.watch.test(arrow.guard, test, arrow)
+        if self.witness is not None:
+            test = self.witness.asking(arrow, test)
+        return test
 
     def stretch(
         self,

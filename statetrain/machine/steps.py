@@ -199,7 +199,10 @@ class Steps:
             place = f"ended: {ctx.outcome!r}"
         elif ctx.state:
             place = f"in {ctx.state!r}"
-        where = f", {ctx.where()}" if ctx.outcome is None and ctx.where() else ""
+        if ctx.outcome is None and ctx.where():
+            where = f", {ctx.where()}"
+        else:
+            where = ""
         return f"<Steps of {self.machine.lifecycle.name!r}: {place}{where}>"
 
     def _check(self, state: str) -> None:

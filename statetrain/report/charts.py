@@ -101,7 +101,10 @@ def strips(rows: Sequence[tuple[str, Points]], begin: float, end: float, x: str)
     ]
     for number, (name, marks) in enumerate(rows):
         middle = step * number + 12.0
-        shown = name if len(name) <= 34 else f"{name[:33]}\N{HORIZONTAL ELLIPSIS}"
+        if len(name) <= 34:
+            shown = name
+        else:
+            shown = f"{name[:33]}\N{HORIZONTAL ELLIPSIS}"
         parts.append(
             f"<g><title>{_safe(name)}</title>{_text(shown, left - 10, middle + 4, 'tick end')}</g>"
         )
@@ -128,7 +131,10 @@ def thinned(points: Points, most: int = _MOST) -> Points:
     for part in range(parts):
         some = points[part * len(points) // parts : (part + 1) * len(points) // parts]
         finite = [point for point in some if math.isfinite(point[1])]
-        chosen = [min(finite, key=_height), max(finite, key=_height)] if finite else [some[0]]
+        if finite:
+            chosen = [min(finite, key=_height), max(finite, key=_height)]
+        else:
+            chosen = [some[0]]
         kept += sorted(dict.fromkeys(chosen))
     return kept
 

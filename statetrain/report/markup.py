@@ -26,7 +26,9 @@ def section(name: str, text: str) -> str:
     """A part of the page; nothing for no text."""
     if not text:
         return ""
-    head = f"<h2>{escaped(name)}</h2>" if name else ""
+    head = ""
+    if name:
+        head = f"<h2>{escaped(name)}</h2>"
     return f"<section>\n{head}\n{text}\n</section>"
 
 
@@ -44,7 +46,9 @@ def row(name: str, *cells: str) -> str:
 def table(head: Sequence[str], rows: Iterable[str]) -> str:
     """A table of rows that are marked up already; without a head for no names."""
     names = "".join(f"<th>{escaped(name)}</th>" for name in head)
-    first = f"<tr>{names}</tr>" if names else ""
+    first = ""
+    if names:
+        first = f"<tr>{names}</tr>"
     return f"<table>{first}{''.join(rows)}</table>"
 
 

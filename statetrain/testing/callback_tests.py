@@ -156,7 +156,10 @@ def standard() -> Lifecycle:
 def toy_run(lifecycle: Lifecycle, callbacks: tuple[Callback, ...]) -> Run:
     """The toy problem with a lifecycle, not started; each reading of its clock adds a second."""
     toy = toy_problem(batches=3, batch_size=4)
-    valid = {} if lifecycle.by_role("valid") else {"valid": None}
+    if lifecycle.by_role("valid"):
+        valid = {}
+    else:
+        valid = {"valid": None}
     return toy.fit(
         lifecycle=lifecycle,
         callbacks=callbacks,
@@ -446,12 +449,11 @@ class _Cuts:
                 structure, tensors = plain.encode(snapshot(ctx, self.run.machine))
                 data: Any = (structure, {name: tensor.clone() for name, tensor in tensors.items()})
             else:
-                data = (
-                    self.callback.state_dict()
-                    if hasattr(self.callback, "state_dict")
-                    and hasattr(self.callback, "load_state_dict")
-                    else None
-                )
+                data = None
+                if hasattr(self.callback, "state_dict") and hasattr(
+                    self.callback, "load_state_dict"
+                ):
+                    data = self.callback.state_dict()
                 plain.encode(data)
                 data = copy.deepcopy(data)
         except Exception as error:
@@ -474,4 +476,6 @@ def _seed() -> None:
 
 
 def _said(error: BaseException | None) -> str:
-    return "no error" if error is None else f"{type(error).__name__}: {error}"
+    if error is None:
+        return "no error"
+    return f"{type(error).__name__}: {error}"

@@ -75,7 +75,10 @@ class Covered:
         """Each state, and whether it was entered."""
         life = self.lifecycle
         arrows = [arrow for arrow, n in zip(life.transitions, self.taken, strict=True) if n]
-        begun = [life.start] if self.begun else []
+        if self.begun:
+            begun = [life.start]
+        else:
+            begun = []
         entered = {
             name
             for arrow in (*begun, *arrows)
@@ -245,7 +248,10 @@ class Coverage:
                 f" ({', '.join(f'{n} of {of} {what}' for what, n, of in shares)})"
             )
             missing = one.missing
-            shown = missing if every or len(missing) <= _SHOWN + 1 else missing[:_SHOWN]
+            if every or len(missing) <= _SHOWN + 1:
+                shown = missing
+            else:
+                shown = missing[:_SHOWN]
             lines += [f"    {line}" for line in shown]
             if len(shown) < len(missing):
                 lines.append(f"    and {len(missing) - len(shown)} more")
@@ -289,7 +295,9 @@ class Coverage:
 
 def percent(part: int, whole: int) -> int:
     """A share in percent, rounded down, so that only all is 100; of nothing, 0."""
-    return 100 * part // whole if whole else 0
+    if whole:
+        return 100 * part // whole
+    return 0
 
 
 def _some(counts: Iterable[int]) -> int:

@@ -301,7 +301,9 @@ def _pictured(ctx: AnyContext) -> dict[str, Any]:
 def _noted(ctx: Any) -> tuple[str, ...]:
     """The fields in which a guard may keep what it has worked out already."""
     kind: Any = type(ctx)
-    return fields_with(kind, Fact.NOTED) if attrs.has(kind) else ()
+    if attrs.has(kind):
+        return fields_with(kind, Fact.NOTED)
+    return ()
 
 
 def _field_names(value: Any) -> list[str]:

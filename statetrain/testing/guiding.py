@@ -164,7 +164,9 @@ class Guided(Guard):
     def reads(self) -> frozenset[str]:
         """What the guard reads whose place it takes."""
         guard = self.guide.path.lifecycle.transitions[self.number].guard
-        return frozenset() if guard is None else guard.reads
+        if guard is None:
+            return frozenset()
+        return guard.reads
 
     def test(self, ctx: Context) -> bool:
         arrow = self.guide.path.lifecycle.transitions[self.number]

@@ -326,7 +326,9 @@ class _PathScript(Position):
 
     @property
     def wanted(self) -> Transition | None:
-        return self.path[self.at] if self.at < len(self.path) else None
+        if self.at < len(self.path):
+            return self.path[self.at]
+        return None
 
 
 @frozen
@@ -344,7 +346,10 @@ class _Scripted(Guard):
         ctx.log.append(f"ask [{self.name}]")
         if ctx.wanted is None:
             return False
-        wanted = ctx.wanted.guard.label if ctx.wanted.guard is not None else None
+        if ctx.wanted.guard is not None:
+            wanted = ctx.wanted.guard.label
+        else:
+            wanted = None
         labels = [t.guard.label if t.guard is not None else None for t in self.row]
         later = wanted in labels and labels.index(self.name) > labels.index(wanted)
         return self.name == wanted or (ctx.vector == "max" and later)

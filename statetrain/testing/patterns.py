@@ -116,7 +116,9 @@ class _Parser:
     @property
     def token(self) -> str:
         """The next token; empty at the end."""
-        return self.tokens[self.next][0] if self.next < len(self.tokens) else ""
+        if self.next < len(self.tokens):
+            return self.tokens[self.next][0]
+        return ""
 
     def take(self) -> tuple[str, int]:
         self.next += 1
@@ -127,13 +129,17 @@ class _Parser:
         while self.token == "|":
             self.take()
             parts.append(self.sequence())
-        return parts[0] if len(parts) == 1 else _Either(tuple(parts))
+        if len(parts) == 1:
+            return parts[0]
+        return _Either(tuple(parts))
 
     def sequence(self) -> _Tree:
         parts = []
         while self.token not in ("", "|", ")"):
             parts.append(self.repeat())
-        return parts[0] if len(parts) == 1 else _Sequence(tuple(parts))
+        if len(parts) == 1:
+            return parts[0]
+        return _Sequence(tuple(parts))
 
     def repeat(self) -> _Tree:
         part = self.atom()
@@ -167,8 +173,13 @@ class _Parser:
         raise self.error("this is no sign of a pattern")
 
     def error(self, why: str) -> LifecycleError:
-        rest = self.pattern[self.tokens[self.next][1] :] if self.token else ""
-        at = f"at {rest!r:.40}" if rest else "at its end"
+        rest = ""
+        if self.token:
+            rest = self.pattern[self.tokens[self.next][1] :]
+        if rest:
+            at = f"at {rest!r:.40}"
+        else:
+            at = "at its end"
         return LifecycleError(
             f"pattern {self.pattern!r}: {why}, {at}; write names of states, ( ) | * + ? {{n}}"
             " {n,m} . and ..."

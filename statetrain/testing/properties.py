@@ -78,11 +78,10 @@ class Verdict:
     hangs: Halt | None = None
 
     def __str__(self) -> str:
-        within = (
-            "on every run (proved by the graph)"
-            if self.proof
-            else f"on every run with {_listed(self.bounds)}"
-        )
+        if self.proof:
+            within = "on every run (proved by the graph)"
+        else:
+            within = f"on every run with {_listed(self.bounds)}"
         if self.holds:
             return f"holds {within}: {self.property.words}"
         if self.hangs is not None:
@@ -130,7 +129,9 @@ class Verdict:
         return {"trace": run, "zeros": False, "marked": run.transitions, **options}
 
     def _repr_svg_(self) -> str | None:
-        return None if self.trace is None else self.svg()
+        if self.trace is None:
+            return None
+        return self.svg()
 
     def __repr__(self) -> str:
         return f"<Verdict: {'holds' if self.holds else 'broken'}, {self.property.words}>"
@@ -234,8 +235,10 @@ def _shortest_violation(ways: Ways, one: Property) -> list[Transition] | None:
         following = []
         for here in layer:
             configuration, memory = here
-            steps = ways.out_of(configuration) if memory != _BROKEN else ()
-            if memory == _BROKEN or (not steps and not one.end(memory)):
+            if memory == _BROKEN:
+                return _way(came, here)
+            steps = ways.out_of(configuration)
+            if not steps and not one.end(memory):
                 return _way(came, here)
             for step in steps:
                 after = (step.after, one.read(memory, step.transition, life))
@@ -272,7 +275,9 @@ def same_route(*, agreed: bool = True) -> Property:
         agreed: whether the ranks agree on guards as they do in a run; False shows what would happen
             if each decided for itself.
     """
-    start = _AGREED if agreed else ""
+    start = ""
+    if agreed:
+        start = _AGREED
     return Property(
         "the ranks meet wherever one waits for others", start, lambda *_: start, of_ranks=True
     )
@@ -356,7 +361,9 @@ def at_most(few: str, many: str) -> Property:
     def read(ahead: int, t: Transition, life: Lifecycle) -> Hashable:
         for name in _entered(t, life):
             ahead = min(ahead + (name == many) - (name == few), _ENOUGH)
-        return ahead if ahead >= 0 else _BROKEN
+        if ahead >= 0:
+            return ahead
+        return _BROKEN
 
     return Property(f"{few} is entered at most as often as {many}", 0, read, states=(few, many))
 
@@ -372,7 +379,10 @@ def balanced() -> Property:
     def read(stack: tuple[str, ...], t: Transition, life: Lifecycle) -> Hashable:
         if t.dest == FAILED:
             return ()
-        active = stack[-1] if stack else t.source
+        if stack:
+            active = stack[-1]
+        else:
+            active = t.source
         left, entered = life.crossing(active, t.dest)
         if tuple(reversed(stack[len(stack) - len(left) :] if left else ())) != left:
             return _BROKEN
@@ -392,7 +402,9 @@ def counters_agree() -> Property:
     """
 
     def agrees(t: Transition, life: Lifecycle) -> bool:
-        counted = label_of(t.effect) if t.effect is not None else ""
+        counted = ""
+        if t.effect is not None:
+            counted = label_of(t.effect)
         for state, words in _COUNTED.items():
             if state in life.names and (state in _entered(t, life)) is not (
                 counted.startswith(words) and t.dest == state

@@ -74,7 +74,10 @@ class Recording(Callback):
             f"on_enter_{FAILED}"
         ]
         known = [*own, "on_transition", "on_anchor", "on_resume"]
-        chosen = own if only is None else list(only)
+        if only is None:
+            chosen = own
+        else:
+            chosen = list(only)
         for hook in chosen:
             if hook not in known:
                 raise ConfigError(f"Recording: no hook {hook!r}{did_you_mean(hook, known)}")
@@ -104,6 +107,8 @@ class Recording(Callback):
 
 def _value(ctx: Context, path: str) -> Any:
     try:
-        return getattr(ctx, path) if path.isidentifier() else ctx[path]
+        if path.isidentifier():
+            return getattr(ctx, path)
+        return ctx[path]
     except (KeyError, IndexError, TypeError):  # not there yet
         return None

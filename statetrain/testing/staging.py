@@ -132,7 +132,9 @@ class Stage(Position):
             Entry(label, str(self.transition), self.state, repr(self.event), repr(self.outcome))
         )
         deed = self.script.deeds.get((label, number))
-        return deed(self, label) if deed is not None else None
+        if deed is not None:
+            return deed(self, label)
+        return None
 
     def answer(self, name: str) -> object:
         """What a guard answers now."""
@@ -187,14 +189,18 @@ class Answering(Guard):
         return ctx.answer(self.name)  # type: ignore[no-any-return]
 
     def bind(self, place: str) -> Any:
-        return partial(self._at, place) if self.memory else self.test
+        if self.memory:
+            return partial(self._at, place)
+        return self.test
 
     def _at(self, place: str, ctx: Stage) -> bool:
         ctx.play(f"{self.name} at {place}")
         return self.test(ctx)
 
     def marks(self, place: str) -> Any:
-        return (Played(f"mark {self.name} at {place}"),) if self.memory else ()
+        if self.memory:
+            return (Played(f"mark {self.name} at {place}"),)
+        return ()
 
 
 @frozen

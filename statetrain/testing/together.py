@@ -122,7 +122,9 @@ class Together:
         meets = self.lifecycle.state(state).meets
         if meets and not over:
             return meets
-        return _AGREE if any(isinstance(one, Agreed) for one in self._leaves(state)) else ""
+        if any(isinstance(one, Agreed) for one in self._leaves(state)):
+            return _AGREE
+        return ""
 
     def _leaves(self, state: str) -> list[Guard]:
         guards = [arrow.guard for arrow in self.lifecycle.arrows(state) if arrow.guard is not None]
@@ -228,7 +230,9 @@ class _ScriptedRank:
 
     def __call__(self, label: str) -> bool:
         given = self.answers.get(label, False)
-        return given if isinstance(given, bool) else next(given, False)
+        if isinstance(given, bool):
+            return given
+        return next(given, False)
 
 
 def walk_ranks(

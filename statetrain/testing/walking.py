@@ -113,7 +113,10 @@ def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, Wa
             raise LifecycleError(
                 f"{lifecycle.name}: no guard is called {label!r}{did_you_mean(label, known)}"
             )
-        given[label] = answer if isinstance(answer, bool) else _answering(label, answer)
+        if isinstance(answer, bool):
+            given[label] = answer
+        else:
+            given[label] = _answering(label, answer)
     return given
 
 
@@ -157,7 +160,9 @@ def _ask(guard: Guard | None, given: dict[str, WalkAsk | bool]) -> WalkAsk | boo
         return _ask(guard.guard, given)
     if isinstance(guard, Not):
         inner = _ask(guard.guard, given)
-        return not inner if isinstance(inner, bool) else lambda: not inner()
+        if isinstance(inner, bool):
+            return not inner
+        return lambda: not inner()
     if isinstance(guard, AllOf | AnyOf):
         return _combined([_ask(part, given) for part in guard.guards], isinstance(guard, AnyOf))
     return False
@@ -264,4 +269,6 @@ def _cycle(states: list[str]) -> list[str]:
         if states[-period:] == states[-2 * period : -period]:
             return states[-period:]
     before = [i for i, state in enumerate(states[:-1]) if state == states[-1]]
-    return states[before[-1] + 1 :] if before else states
+    if before:
+        return states[before[-1] + 1 :]
+    return states

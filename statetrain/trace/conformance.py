@@ -99,11 +99,10 @@ def _possible(
 def _states_conform(states: list[str], lifecycle: Lifecycle) -> Conformance:
     here: str | None = None
     for number, state in enumerate(states, 1):
-        if not (
-            state == lifecycle.initial
-            if here is None
-            else state == FAILED or state in {arrow.dest for arrow in _ways(lifecycle, here)}
-        ):
+        expected = {lifecycle.initial}
+        if here is not None:
+            expected = {FAILED, *(arrow.dest for arrow in _ways(lifecycle, here))}
+        if state not in expected:
             return _refused(lifecycle, number, here, state, states[: number - 1])
         here = state
     return _fine(len(states), lifecycle)

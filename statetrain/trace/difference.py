@@ -106,9 +106,9 @@ def _compare(parts: Iterable[tuple[Trace, Trace, bool]], rel: float) -> Differen
         if seen is None:
             seen = _first(a, b, begin, end if parting is None else parting, rel)
         if parting is not None:
-            return (
-                seen.told(_parting(a, b, parting)) if seen is not None else _parted(a, b, parting)
-            )
+            if seen is not None:
+                return seen.told(_parting(a, b, parting))
+            return _parted(a, b, parting)
         if is_last and seen is None:
             return _rows(a, b, rel) or _outcomes(a, b)
     assert seen is not None
@@ -239,25 +239,16 @@ def _outcomes(a: Trace, b: Trace) -> Difference | None:
     if a.outcome is None or b.outcome is None:
         return None
     x, y = _ending(a.outcome, a.error), _ending(b.outcome, b.error)
-    return (
-        Difference(
-            "outcome",
-            0,
-            x,
-            y,
-            f"the runs took the same transitions, and ended differently: {x}, and {y}",
-        )
-        if x != y
-        else None
-    )
+    if x == y:
+        return None
+    words = f"the runs took the same transitions, and ended differently: {x}, and {y}"
+    return Difference("outcome", 0, x, y, words)
 
 
 def _ending(outcome: Outcome, error: str) -> str:
     if isinstance(outcome, Failed):
-        return (
-            f"Failed({outcome.state!r}, {error.splitlines()[0] if error else 'unknown'!r},"
-            f" epoch={outcome.epoch})"
-        )
+        first = (error.splitlines() or ["unknown"])[0]
+        return f"Failed({outcome.state!r}, {first!r}, epoch={outcome.epoch})"
     return repr(outcome)
 
 
@@ -265,17 +256,16 @@ def _ending(outcome: Outcome, error: str) -> str:
 
 
 def _arrow(trace: Trace, k: int) -> str:
-    return (
-        str(trace.transitions[k - trace.dropped])
-        if k - trace.dropped < len(trace)
-        else "the end of the trace"
-    )
+    if k - trace.dropped < len(trace):
+        return str(trace.transitions[k - trace.dropped])
+    return "the end of the trace"
 
 
 def _before(a: Trace, b: Trace, k: int, what: str = "") -> list[str]:
     """Where the runs differ first, and the transitions before."""
-    moment = a.moments[k - a.dropped] if k - a.dropped < len(a.moments) else None
-    where = f" ({moment.where})" if moment is not None and moment.where else ""
+    where = ""
+    if k - a.dropped < len(a.moments) and a.moments[k - a.dropped].where:
+        where = f" ({a.moments[k - a.dropped].where})"
     width = len(str(k + _AFTER + 1))
     lines = [f"the runs differ first at transition {k + 1}{where}{what}"]
     begin = max(k - _BEFORE, a.dropped, b.dropped)
@@ -295,7 +285,10 @@ def _parted(a: Trace, b: Trace, k: int) -> Difference:
     if a.lifecycle is not None and b.lifecycle is not None:
         changes = diff(a.lifecycle, b.lifecycle)
         if changes:
-            more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
+            if len(changes) > 1:
+                more = f", and {len(changes) - 1} more"
+            else:
+                more = ""
             lines.append(f"  the lifecycles differ: {changes[0]}{more}")
     return Difference("transition", k + 1, _arrow(a, k), _arrow(b, k), "\n".join(lines))
 

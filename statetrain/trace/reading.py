@@ -240,10 +240,7 @@ class TraceFile:
         elif "taken" in record:
             self._taken(record)
         elif "row" in record:
-            row = {
-                str(name): _ODD.get(value, value) if isinstance(value, str) else value
-                for name, value in _mapping(record["row"]).items()
-            }
+            row = {str(name): _parsed(value) for name, value in _mapping(record["row"]).items()}
             self._rows.append((_whole(record["n"]), _whole(record["at"]), row))
         elif "outcome" in record:
             self._ended(record)
@@ -370,8 +367,15 @@ def _counts(values: list[Any]) -> tuple[int, ...]:
     return tuple(map(_whole, values))
 
 
+def _parsed(value: Any) -> Any:
+    """A value as JSON has it, where text may be a number that JSON cannot express."""
+    if isinstance(value, str):
+        return _ODD.get(value, value)
+    return value
+
+
 def _real(value: Any) -> float:
-    value = _ODD.get(value, value) if isinstance(value, str) else value
+    value = _parsed(value)
     if not is_number(value):
         raise TypeError(f"a number is expected, got {value!r:.40}")
     return value

@@ -47,7 +47,9 @@ class Moment(NamedTuple):
     def where(self) -> str:
         """The counters in words; empty if they are not known or say nothing."""
         if not self.epoch:
-            return f"batch {self.valid_iter}" if self.valid_iter else ""
+            if self.valid_iter:
+                return f"batch {self.valid_iter}"
+            return ""
         return f"epoch {self.epoch}, batch {self.iter}, step {self.step}"
 
 

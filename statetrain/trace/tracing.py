@@ -87,19 +87,27 @@ class Tracing(Callback):
         if last is not None:
             check_whole("Tracing: last", last, also=", or None for all")
         check_switches("Tracing", counters=counters, times=times, answers=answers)
-        self.file = None if file is None else Path(file)
+        if file is None:
+            self.file = None
+        else:
+            self.file = Path(file)
         self.asks = answers
         self._lifecycle, self._clock = lifecycle, clock
         self._counters, self._times = counters or file is not None, times or file is not None
         self._given = values
         self._host_only = values is None  # no number is waited for that nobody asked for
         if values is None:
-            values = _LOSS if file is not None else {}
+            values = {}
+            if file is not None:
+                values = _LOSS
         self._asked: dict[str, tuple[str, ...]] = _paths(values)
         self._values: dict[str, tuple[str, ...]] = {}  # the same, by the names of states
         self._detailed = bool(self._counters or self._times or answers or self._asked)
         self._tape = Tape(last)
-        self._full = 2 * last if last is not None else 1 << 62
+        if last is not None:
+            self._full = 2 * last
+        else:
+            self._full = 1 << 62
         self._ctx: Any = None
         self._began = 0.0
         self._writing: TraceWriting | None = None
@@ -131,14 +139,18 @@ class Tracing(Callback):
         """What was recorded so far."""
         taken, moments, dropped, earlier = self._tape.kept()
         ctx = self._ctx
+        if ctx is None:
+            return Trace(
+                taken, dropped, self._lifecycle, moments=moments, rows=self._rows(), earlier=earlier
+            )
         return Trace(
             taken,
             dropped,
-            self._lifecycle or (ctx.machine.lifecycle if ctx is not None else None),
+            self._lifecycle or ctx.machine.lifecycle,
             moments=moments,
             rows=self._rows(),
-            outcome=ctx.outcome if ctx is not None else None,
-            error=_in_words(ctx.error) if ctx is not None and ctx.error is not None else "",
+            outcome=ctx.outcome,
+            error=_in_words(ctx.error),
             earlier=earlier,
         )
 
@@ -176,12 +188,16 @@ class Tracing(Callback):
     def state_dict(self) -> dict[str, Any]:
         """How far the trace is, and in which file."""
         self._write()
-        seconds = self._clock() - self._began if self._ctx is not None else 0.0
-        return {
-            "count": self._tape.count,
-            "seconds": seconds,
-            "id": self._writing.id if self._writing is not None else "",
-        }
+        seconds = 0.0
+        if self._ctx is not None:
+            seconds = self._clock() - self._began
+        return {"count": self._tape.count, "seconds": seconds, "id": self._file_id()}
+
+    def _file_id(self) -> str:
+        """The id of the file that is being written; empty if there is none."""
+        if self._writing is None:
+            return ""
+        return self._writing.id
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
@@ -191,15 +207,16 @@ class Tracing(Callback):
 
     def _begin(self, ctx: Context) -> None:
         goes_on = bool(getattr(ctx, "epoch", 0)) and ctx is self._ctx  # another fit of the same run
-        if not goes_on:
+        seconds = 0.0
+        resumed = None
+        if goes_on:
+            seconds = self._clock() - self._began
+            resumed = self._tape.count
+        else:
             self._tape.clear()
-        self._open(ctx, self._clock() - self._began if goes_on else 0.0)
+        self._open(ctx, seconds)
         if self.file is not None:
-            self._start_file(
-                ctx,
-                resumed=self._tape.count if goes_on else None,
-                of=self._writing.id if self._writing is not None else "",
-            )
+            self._start_file(ctx, resumed=resumed, of=self._file_id())
 
     def _open(self, ctx: Context, seconds: float) -> None:
         self._ctx, self._began = ctx, self._clock() - seconds
@@ -209,13 +226,18 @@ class Tracing(Callback):
         tape = self._tape
         if self._detailed:
             now = self._clock()
-            time = now - self._began if self._times else None
-            answers = (answers_to(ctx, taken) or None) if self.asks else None
-            values = (
-                self._values_in(ctx, self._values[taken.source])
-                if taken.source in self._values
-                else None
-            )
+            if self._times:
+                time = now - self._began
+            else:
+                time = None
+            if self.asks:
+                answers = answers_to(ctx, taken) or None
+            else:
+                answers = None
+            if taken.source in self._values:
+                values = self._values_in(ctx, self._values[taken.source])
+            else:
+                values = None
             tape.moments.append(
                 (time, ctx.epoch, ctx.iter, ctx.valid_iter, ctx.step, ctx.samples, answers, values)
                 if self._counts_with
@@ -237,11 +259,10 @@ class Tracing(Callback):
         found: dict[str, float] = {}
         for path in paths:
             # A failed state may have made none
-            value = (
-                ctx[f"{path.removesuffix('?')}?"]
-                if hasattr(type(ctx), "__getitem__")
-                else getattr(ctx, path)
-            )
+            if hasattr(type(ctx), "__getitem__"):
+                value = ctx[f"{path.removesuffix('?')}?"]
+            else:
+                value = getattr(ctx, path)
             if isinstance(value, int | float):
                 found[path] = value
             elif value is not None and not self._host_only:
@@ -250,7 +271,10 @@ class Tracing(Callback):
 
     def _rows(self) -> list[TapeRow]:
         history = getattr(self._ctx, "history", None)
-        return history.rows if history is not None else []
+        if history is None:
+            return []
+        rows: list[TapeRow] = history.rows
+        return rows
 
     # ------------------------------------------------------------ the file
 
@@ -292,7 +316,7 @@ class Tracing(Callback):
         try:
             self._writing.end(
                 ctx.outcome,
-                _in_words(ctx.error) if ctx.error is not None else "",
+                _in_words(ctx.error),
                 self._tape.count,
                 self._clock() - self._began,
             )
@@ -311,7 +335,9 @@ class Tracing(Callback):
         )
 
     def __repr__(self) -> str:
-        return f"Tracing({f'file={str(self.file)!r}' if self.file is not None else ''})"
+        if self.file is None:
+            return "Tracing()"
+        return f"Tracing(file={str(self.file)!r})"
 
 
 def _paths(values: Mapping[str, str | Iterable[str]]) -> dict[str, tuple[str, ...]]:
@@ -325,6 +351,8 @@ def _paths(values: Mapping[str, str | Iterable[str]]) -> dict[str, tuple[str, ..
     }
 
 
-def _in_words(error: BaseException) -> str:
-    """An exception with its notes."""
+def _in_words(error: BaseException | None) -> str:
+    """An exception with its notes; empty if there is none."""
+    if error is None:
+        return ""
     return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])

@@ -195,12 +195,17 @@ class Trace:
         return self.transitions[index]
 
     def __repr__(self) -> str:
-        of = f" of {self.lifecycle.name!r}" if self.lifecycle is not None else ""
+        if self.lifecycle is not None:
+            of = f" of {self.lifecycle.name!r}"
+        else:
+            of = ""
         return f"<Trace{of}, {len(self)} transitions: {shortened(self.states)}>"
 
     def __str__(self) -> str:
         """One line per transition, numbered from 1."""
-        lines = [f"({self.dropped} earlier transitions were not kept)"] if self.dropped else []
+        lines = []
+        if self.dropped:
+            lines = [f"({self.dropped} earlier transitions were not kept)"]
         return "\n".join([*lines, *self.lines()])
 
     def lines(self) -> list[str]:
@@ -235,7 +240,9 @@ def told(moment: Moment) -> list[str]:
 
 
 def _clock(moment: Moment) -> str:
-    return "" if moment.time is None else f"{moment.time:.3f} s"
+    if moment.time is None:
+        return ""
+    return f"{moment.time:.3f} s"
 
 
 def shortened(states: list[str], shown: int = _SHOWN) -> str:

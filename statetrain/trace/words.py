@@ -29,13 +29,14 @@ def words_of(arrow: Transition) -> Words:
 
     Arrows with the same words are taken for the same.
     """
-    return (
-        arrow.source,
-        arrow.dest,
-        arrow.guard.label if arrow.guard is not None else None,
-        label_of(arrow.effect) if arrow.effect is not None else None,
-        arrow.event.__name__ if arrow.event is not None else None,
-    )
+    guard = effect = event = None
+    if arrow.guard is not None:
+        guard = arrow.guard.label
+    if arrow.effect is not None:
+        effect = label_of(arrow.effect)
+    if arrow.event is not None:
+        event = arrow.event.__name__
+    return arrow.source, arrow.dest, guard, effect, event
 
 
 def by_words(numbers: Mapping[Transition, Number]) -> dict[Words, Number]:
@@ -121,13 +122,14 @@ def _event(name: str) -> type[BaseException]:
 def stand_in(words: Words) -> Transition:
     """An arrow of which the words are all that is known."""
     source, dest, guard, effect, event = words
-    return Transition(
-        source,
-        dest,
-        _SpokenGuard(guard) if guard is not None else None,
-        _Spoken(effect) if effect is not None else None,
-        _event(event) if event is not None else None,
-    )
+    made: dict[str, Any] = {}
+    if guard is not None:
+        made["guard"] = _SpokenGuard(guard)
+    if effect is not None:
+        made["effect"] = _Spoken(effect)
+    if event is not None:
+        made["event"] = _event(event)
+    return Transition(source, dest, **made)
 
 
 def made_of(
@@ -141,7 +143,9 @@ def made_of(
     except (ValueError, TypeError, RecursionError):  # made of parts that are not known here
         return None
     found = [words_of(arrow) for arrow in (life.start, *life.transitions)]
-    return life if found == words else None
+    if found == words:
+        return life
+    return None
 
 
 def told_by(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycle | None:

@@ -219,7 +219,10 @@ class TraceWriting:
 
     def _answer(self, asked: Asked) -> list[Any]:
         guard = self._guards.get(asked.guard, asked.guard)
-        reason = [asked.reason] if asked.reason not in ("", asked.guard) else []
+        if asked.reason not in ("", asked.guard):
+            reason = [asked.reason]
+        else:
+            reason = []
         return [self._number(asked.transition), guard, int(bool(asked.answer)), *reason]
 
     def write_rows(self, rows: Sequence[TapeRow], at: int) -> None:
@@ -238,13 +241,11 @@ class TraceWriting:
 
     def end(self, outcome: Outcome | None, error: str, at: int, seconds: float) -> None:
         """Writes how the run ended, and closes the file."""
-        about = (
-            {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
-            if outcome is not None
-            else None
-        )
-        if about is not None and "error" in about:
-            about["error"] = error
+        about: dict[str, Any] | None = None
+        if outcome is not None:
+            about = {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
+            if "error" in about:
+                about["error"] = error
         self.line({"outcome": about, "at": at, "seconds": round(seconds, 6)})
         self.close()
 
@@ -320,7 +321,9 @@ def save(trace: Trace, path: str | Path) -> None:
     writing.write(trace.dropped, trace.transitions, trace.moments)
     writing.write_rows(trace.rows, trace.dropped + len(trace))
     if trace.outcome is not None:
-        seconds = trace.moments[-1].time if trace.moments else None
+        seconds = None
+        if trace.moments:
+            seconds = trace.moments[-1].time
         writing.end(trace.outcome, trace.error, trace.dropped + len(trace), seconds or 0.0)
     else:
         writing.close()
@@ -338,16 +341,18 @@ def versions() -> dict[str, str]:
 
 def _about(ctx: Context) -> dict[str, Any]:
     """What is known of a run when it begins."""
+    if ctx is None:
+        return {}
+    about: dict[str, Any] = {}
     epochs = getattr(ctx, "max_epochs", None)
-    about = {
-        "epochs": (
-            int(epochs) if isinstance(epochs, int | float) and epochs != float("inf") else None
-        ),
-        "seed": getattr(ctx, "seed", None),
-        "device": str(ctx.device) if getattr(ctx, "accelerator", None) is not None else None,
-        "process": os.getpid() if ctx is not None else None,
-    }
-    return {name: value for name, value in about.items() if value is not None}
+    if isinstance(epochs, int | float) and epochs != float("inf"):
+        about["epochs"] = int(epochs)
+    if getattr(ctx, "seed", None) is not None:
+        about["seed"] = ctx.seed
+    if getattr(ctx, "accelerator", None) is not None:
+        about["device"] = str(ctx.device)
+    about["process"] = os.getpid()
+    return about
 
 
 def _passed(before: int, after: int) -> int:
@@ -368,7 +373,9 @@ def _number(value: Any) -> Any:
         return value
     if not isinstance(value, float):
         return f"{value!r:.200}"
-    return value if math.isfinite(value) else str(value)
+    if math.isfinite(value):
+        return value
+    return str(value)
 
 
 def _id_in(path: Path) -> str | None:
