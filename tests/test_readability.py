@@ -9,13 +9,13 @@ from readability import PACKAGE, Reading, parameters, read
 
 # What the package comes to today. Lower a number when the code has become better than it.
 CEILINGS = {
-    "lines over 100 columns": 265,
-    "conditional expressions per 1,000 lines": 15.7,
-    "nested conditional expressions": 8,
-    "mean cyclomatic complexity": 3.64,
-    "functions with a complexity over 15": 23,
-    "parameters declared as ctx: Any": 6,
-    "modules in the root": 12,
+    "lines over 100 columns": 109,
+    "conditional expressions per 1,000 lines": 11.8,
+    "nested conditional expressions": 5,
+    "mean cyclomatic complexity": 3.61,
+    "functions with a complexity over 15": 7,
+    "parameters declared as ctx: Any": 0,
+    "modules in the root": 11,
     "parameters of fit": 32,
 }
 

@@ -24,7 +24,7 @@ from attrs import Factory, define, field, frozen
 from statetrain.contracts.owning import agreed_in
 from statetrain.errors import MachineError
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
-from statetrain.guards.base import Agree, Test
+from statetrain.guards.base import Agree, AnyContext, Test
 from statetrain.lifecycle.lifecycle import Lifecycle
 
 TICKS = 1e6
@@ -69,7 +69,7 @@ class Ask(NamedTuple):
     reason: Callable[[Any], str]
     heeds: frozenset[str]  # of "stop" and "interrupt", what it reads
 
-    def bit(self, ctx: Any, rank: int) -> int:
+    def bit(self, ctx: AnyContext, rank: int) -> int:
         """This rank's answer, such that the largest of all decides; 1 is what seldom happens."""
         if self.how == "all":
             return int(not self.test(ctx))
@@ -208,7 +208,7 @@ class Agreement:
 
     # ------------------------------------------------------------ meetings
 
-    def bits(self, ctx: Any, state: str) -> list[int]:
+    def bits(self, ctx: AnyContext, state: str) -> list[int]:
         """This rank's answers to the questions of a meeting."""
         return [ask.bit(ctx, self.group.rank) for ask in self.rows[state]]
 
@@ -216,7 +216,7 @@ class Agreement:
         """The work of meeting before the row of a state is asked; see `Plan`."""
         asks, word = self.rows[state], f"agree in {state}"
 
-        def meet(ctx: Any) -> None:
+        def meet(ctx: AnyContext) -> None:
             news: News = ctx.news
             found, news.carried = news.carried, None
             if found is None:
@@ -243,7 +243,7 @@ def exchange(news: News, word: str, bits: Sequence[int]) -> list[int]:
     return found
 
 
-def tell(ctx: Any, asks: Sequence[Ask]) -> None:
+def tell(ctx: AnyContext, asks: Sequence[Ask]) -> None:
     """Something is so on some rank: all get to know why, and which rank it was. A meeting."""
     news: News = ctx.news
     rank = news.group.rank
@@ -294,7 +294,7 @@ def heeding(function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any]
     """
 
     @wraps(function)
-    def heeded(ctx: Any) -> Any:
+    def heeded(ctx: AnyContext) -> Any:
         try:
             return function(ctx)
         except StopFit as event:

@@ -298,7 +298,7 @@ def _pictured(ctx: AnyContext) -> dict[str, Any]:
     }
 
 
-def _noted(ctx: Any) -> tuple[str, ...]:
+def _noted(ctx: AnyContext) -> tuple[str, ...]:
     """The fields in which a guard may keep what it has worked out already."""
     kind: Any = type(ctx)
     if attrs.has(kind):
