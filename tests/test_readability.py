@@ -9,10 +9,10 @@ from readability import PACKAGE, Reading, parameters, read
 
 # What the package comes to today. Lower a number when the code has become better than it.
 CEILINGS = {
-    "lines over 100 columns": 109,
-    "conditional expressions per 1,000 lines": 11.8,
-    "nested conditional expressions": 5,
-    "mean cyclomatic complexity": 3.61,
+    "lines over 100 columns": 0,
+    "conditional expressions per 1,000 lines": 11.6,
+    "nested conditional expressions": 0,
+    "mean cyclomatic complexity": 3.6,
     "functions with a complexity over 15": 7,
     "parameters declared as ctx: Any": 0,
     "modules in the root": 11,

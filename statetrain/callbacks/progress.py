@@ -48,7 +48,8 @@ class Progress(Callback):
     In a terminal and in notebooks: a bar for the epochs and one for the batches, with the remaining
     time, batches per second and the mean of the loss since the last row. Elsewhere, and for every
     recorded row above the bars, a line: `epoch 3/20  train_loss 0.2310  valid_loss 0.2980  1.2 s`,
-    with the seconds since the row before. The last line says the outcome. Control characters in names and reasons are escaped.
+    with the seconds since the row before. The last line says the outcome. Control characters in
+    names and reasons are escaped.
 
     It fits `supervised()`, `evaluation()` and `prediction()`. `verbose=False` shows nothing. Should
     the output be closed, as by `| head`, there is one warning, and training goes on.

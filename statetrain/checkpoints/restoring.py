@@ -56,8 +56,8 @@ def restore(
         ctx: a `Context` that has not run, whose objects were made as the first ones were.
         machine: what will walk it.
         data: the snapshot. Its tensors may be taken over, so it serves once.
-        allow: which differences are allowed, one of `CHANGES` or several; True for all. What fits is
-            loaded, the rest stays as it was made: weights whose name or shape has changed, an
+        allow: which differences are allowed, one of `CHANGES` or several; True for all. What fits
+            is loaded, the rest stays as it was made: weights whose name or shape has changed, an
             optimizer of another class or for other parameters. Settings of an optimizer that are
             given differently now are used.
 

@@ -1,1 +1,1 @@
-"""Where and how is computed: devices, randomness, copies, masks, graphs, inference, and what a batch leaves behind."""
+"""Devices, randomness, copies, masks, inference, and what a batch leaves behind."""

@@ -69,7 +69,7 @@ class Accelerator:
     def prepare(
         self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
     ) -> None:
-        """Moves a model to the device, in place, and the state that optimizers have gathered after it.
+        """Moves a model, and the state of its optimizers, to the device, in place.
 
         A model that is there already is not touched: other threads may be using it.
         """
@@ -93,7 +93,9 @@ class Accelerator:
         return model, dict(optimizers)
 
     def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
-        """A model that `torch.compile` compiles when it is first called. It shares everything with the model, which stays as it is.
+        """A model that `torch.compile` compiles when it is first called.
+
+        It shares everything with the given model, which stays as it is.
 
         Args:
             model: to be run.
@@ -123,7 +125,9 @@ class Accelerator:
     # ------------------------------------------------------------ batches
 
     def place_ahead(self, batch: Any, place: Callable[[Any], Any]) -> None:
-        """Begins to place a batch, on a stream aside, so that the copy goes on while others compute. Untested on a device.
+        """Starts copying a batch to the device on a separate stream, while others compute.
+
+        Untested on a device.
 
         Where there are no streams it does nothing, and `placed` places the batch.
 
@@ -199,7 +203,10 @@ class Accelerator:
         keeping.lower_rates(ctx, factor)
 
     def first_not_finite(self, ctx: Context) -> str | None:
-        """The name of a weight or buffer that is not finite; None if all are, or where no value can be read."""
+        """The name of a weight or buffer that is not finite.
+
+        None if all are finite, or where no value can be read.
+        """
         return (
             None
             if self.device.type == "meta"
@@ -209,7 +216,7 @@ class Accelerator:
     # ------------------------------------------------------------ random numbers
 
     def random_states(self, data: Any = None) -> seeding.States:
-        """The states of all generators: those that everybody shares, and those of a loader's own parts."""
+        """The states of all generators: the global ones, and those of a loader's own parts."""
         return {**seeding.states(self.device), "own": seeding.own_states(*seeding.owners_in(data))}
 
     def set_random_states(self, states: seeding.States, data: Any = None) -> None:
@@ -253,13 +260,19 @@ class Accelerator:
         return chance_of(ctx)
 
     def stream(self, seed: int | None, name: str) -> torch.Generator:
-        """A generator of its own on the CPU, seeded by its name and the run's seed, or torch's where there is none."""
+        """A separate generator on the CPU, seeded by its name and the run's seed.
+
+        Seeded by torch if the run has no seed.
+        """
         return torch.Generator().manual_seed(
             seeding.key(torch.initial_seed() if seed is None else seed, "stream", name)
         )
 
     def begin_keyed(self, data: Any, turn: int, start: int) -> bool:
-        """Says to a loader that draws by key where its next iteration is to begin; False if it does not draw by key."""
+        """Tells a loader that draws by key where its next iteration begins.
+
+        False if it does not draw by key.
+        """
         order = keyed.order_of(data)
         if order is None:
             return False
@@ -269,7 +282,7 @@ class Accelerator:
     # ------------------------------------------------------------ losses and gradients
 
     def exact(self, loss: torch.Tensor) -> torch.Tensor:
-        """A loss as it is summed up on the device: without its graph, in float64 where the device has it.
+        """A loss as it is summed up on the device: detached, in float64 if the device has it.
 
         Raises:
             ValueError: it is no single number.

@@ -1,4 +1,7 @@
-"""What a batch leaves behind, kept only if somebody reads it: outputs of modules, gradients, updates, their norms."""
+"""What a batch leaves behind, kept only if something reads it.
+
+These are outputs of modules, gradients, updates and their norms.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ _OF_PARAMETERS = tuple(name for name in FIELDS if name != "interms")
 
 
 def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
-    """All that the parts of a machine say they read: callbacks, guards, actions; and losses, metrics and whatever else has `reads`.
+    """All that the parts of a machine declare that they read.
+
+    The parts are callbacks, guards, actions, losses, metrics and whatever else has `reads`.
 
     Args:
         machine: a lifecycle with its callbacks.
@@ -78,7 +83,10 @@ def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:
 
 
 class Capture(Callback):
-    """Fills `ctx.interms`, `ctx.grads`, `ctx.grad_norms`, `ctx.updates` and `ctx.update_norms`, with what was asked for alone.
+    """Fills in what is read, and nothing else.
+
+    The fields are `ctx.interms`, `ctx.grads`, `ctx.grad_norms`, `ctx.updates` and
+    `ctx.update_norms`.
 
     `fit`, `evaluate` and `predict` add it, before all callbacks, where somebody reads these fields.
     The outputs are those of the last call of each module in the batch, with their graph in

@@ -15,7 +15,9 @@ from statetrain.errors import ConfigError
 
 @define(eq=False)
 class HuggingFace(Accelerator):
-    """An `accelerate.Accelerator` behind the interface of ours: it prepares model and optimizers, and runs backward.
+    """An `accelerate.Accelerator` behind our interface.
+
+    It prepares model and optimizers, and runs backward.
 
     Its mixed precision is its own: it wraps the model when it prepares it. Batches are placed by us
     on its device.

@@ -61,7 +61,7 @@ def moded(ctx: Context) -> list[torch.nn.Module]:
 
 
 def has_buffers(modules: Iterable[torch.nn.Module]) -> bool:
-    """Whether a forward pass may change more than gradients: batch norm's running statistics are buffers."""
+    """Whether a forward pass may change buffers, such as batch norm's running statistics."""
     return any(True for module in modules for _ in module.buffers())
 
 
@@ -88,7 +88,7 @@ class Buffers:
     _alike: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = Factory(list)
 
     def take(self) -> None:
-        """Copies them as they are now. Of the same buffers as last time it only copies the values."""
+        """Copies their present values; if the buffers are the same as last time, in place."""
         now = [buffer for owner in self.owners for buffer in owner.values()]
         same = len(now) == len(self._seen) and all(map(operator.is_, now, self._seen))
         if (
@@ -120,7 +120,10 @@ class Buffers:
                 own.copy_(copy)
 
     def _resolve(self, now: list[torch.Tensor | None]) -> None:
-        """Makes room for copies of the buffers that are there; what is still lazy is looked at again next time."""
+        """Allocates copies of the existing buffers.
+
+        Buffers that are still lazy are looked at again next time.
+        """
         self._there = [
             (owner, name, buffer)
             for owner in self.owners
@@ -145,7 +148,10 @@ class Buffers:
                 owner[name] = buffer
 
     def put_back_where(self, flag: torch.Tensor) -> None:
-        """The same where a flag on the device, of shape (), is set; nobody waits for it. Those of one type are put back together."""
+        """The same where a flag on the device, of shape (), is set, without waiting for it.
+
+        Those of one type are restored together.
+        """
         with torch.no_grad():
             for owner, name, buffer in self._there:
                 if (
@@ -229,7 +235,10 @@ def go_back(ctx: Context, kept: Kept) -> None:
 
 
 def lower_rates(ctx: Context, factor: float) -> None:
-    """Multiplies the learning rates of all optimizers, and those that schedules start from or lead to."""
+    """Multiplies the learning rates of all optimizers.
+
+    Those that schedules start from or lead to are multiplied as well.
+    """
     for optimizer in ctx.optimizers.values():
         for group in optimizer.param_groups:
             for key in ("lr", "initial_lr", "max_lr", "min_lr"):
@@ -278,7 +287,10 @@ def _copied(thing: Any, old: Any = None) -> Any:
 
 
 def _beside(value: Any, parameter: torch.Tensor, own: Any) -> Any:
-    """A copy of a kept value where the optimizer has it, or would have it: a checkpoint gives all of them on the CPU."""
+    """A copy of a kept value on the device where the optimizer keeps it.
+
+    A checkpoint gives all of them on the CPU.
+    """
     if not isinstance(value, torch.Tensor):
         return _copied(value)
     device = value.device

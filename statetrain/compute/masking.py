@@ -1,4 +1,6 @@
-"""Steps that are not made where something is not finite, decided on the device, so that the host never waits.
+"""Steps that are skipped where something is not finite, decided on the device.
+
+The host never waits.
 
 Theory of operation ------------------- A flag of shape () on the device says whether a loss or a
 gradient of the window is not finite; torch's own kernel of the scaler of float16 looks at all of
@@ -69,14 +71,19 @@ class Mask:
         )
 
     def see(self, loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Looks at a loss; gives it as it counts for the mean of the epoch, 0 if it is not finite, and whether it counts."""
+        """Checks a loss; returns its part in the epoch's mean, and whether it counts.
+
+        A loss that is not finite gives 0.
+        """
         value = loss.to(_exact(self.device), copy=True)
         self._look([value])
         counts = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0)
         return counts, value == counts
 
     def step(self, optimizer: Any, number: int | torch.Tensor, buffers: Any) -> None:
-        """Makes a step unless the loss of the window or a gradient is not finite, and forgets the window.
+        """Makes a step unless the window's loss or a gradient is not finite.
+
+        Then the window is forgotten.
 
         Args:
             optimizer: whose step it is.
@@ -124,7 +131,10 @@ class Mask:
             torch.maximum(self.flag, bad.to(self.flag.dtype), out=self.flag)
 
     def _begin(self, optimizer: Any, fresh: list[torch.Tensor]) -> None:
-        """Makes zeros of what torch's fused SGD leaves uninitialised if the very first step is masked: its momentum."""
+        """Zeros the momentum that torch's fused SGD leaves uninitialised.
+
+        It does so if the very first step is masked.
+        """
         for parameter in fresh:
             for value in optimizer.state.get(parameter, {}).values():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

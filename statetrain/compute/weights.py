@@ -79,7 +79,7 @@ def _named(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[str, torch.Tens
 
 
 def untrained(ctx: Context) -> list[str]:
-    """The parameters that require gradients and that no optimizer has: `layer.weight`, `loss.scale`."""
+    """The trainable parameters that no optimizer has: `layer.weight`, `loss.scale`."""
     held = {
         id(parameter)
         for optimizer in ctx.optimizers.values()
@@ -111,9 +111,10 @@ def warn_of_untrained(ctx: Context) -> None:
         warnings.warn(
             f"no optimizer has {', '.join(map(repr, names[:4]))}"
             f"{f' and {len(names) - 4} others' if len(names) > 4 else ''}, which get gradients, so"
-            " training does not change them: give an optimizer all parameters (those of a loss, too:"
-            " optimizer=Adam([*model.parameters(), *loss.parameters()])), add what is unfrozen later"
-            " by ctx.opt.add_param_group({'params': [...]}), or freeze them by requires_grad_(False)",
+            " training does not change them: give an optimizer all parameters (those of a loss,"
+            " too: optimizer=Adam([*model.parameters(), *loss.parameters()])), add what is unfrozen"
+            " later by ctx.opt.add_param_group({'params': [...]}), or freeze them by"
+            " requires_grad_(False)",
             UserWarning,
             stacklevel=2,
         )

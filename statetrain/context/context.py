@@ -187,7 +187,7 @@ class Context(Position):
     epoch_sums: dict[str, dict[str, tuple[float, float]]] = field(
         Fact.SAVED, Fact.OWN, factory=dict
     )
-    """Sums and counts of the training, by column and term, that rows in this epoch have reported."""
+    """Sums and counts of the training, by column and term, reported by this epoch's rows."""
 
     iterator: Iterator[Batch] = field(Fact.ANEW)
     """The iterator over the training data, for the whole epoch."""
@@ -287,7 +287,7 @@ class Context(Position):
     """How often this fit has gone back."""
 
     mask: Any = field(Fact.SAVED_APART)
-    """A `masking.Mask`, where the device finds what is not finite and the host hears of it later."""
+    """A `masking.Mask`: the device finds what is not finite, and the host reads it later."""
 
     masked: int = field(Fact.SAVED, default=0)
     """Steps that the device has left out, as far as the host knows."""
@@ -399,7 +399,10 @@ class Context(Position):
     @property
     @made_of("logged", "tallies")
     def row_due(self) -> bool:
-        """Whether anything was counted or logged since the last row, so that `record` writes one."""
+        """Whether anything was counted or logged since the last row.
+
+        If so, `record` writes a row.
+        """
         return bool(self.logged) or any(
             mean.count for tally in self.tallies.values() for mean in tally.losses.values()
         )
@@ -473,7 +476,7 @@ class Context(Position):
 
     # The field's own word
     def log_metric(self, name: str, value: Any, set: str | None = None) -> None:  # noqa: A002
-        """Adds a column to the row of the history that is due: the next one, or after `record` this epoch's.
+        """Adds a column to the next row of the history, or after `record` to this epoch's.
 
         A guard may monitor it if the callback declares `writes = {"history.<set>_<name>"}`.
 
@@ -519,7 +522,7 @@ class Context(Position):
             raise MachineError(f"log_metric: the column {column!r} {own}; take another name")
 
     def take_logged(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What was logged for the row that is about to be written, as numbers; it is forgotten then.
+        """Returns what was logged for the next row, as numbers, and clears it.
 
         Args:
             row: the columns of the row so far.
@@ -540,8 +543,14 @@ class Context(Position):
 
     @made_of("history")
     # As above
-    def get_metrics(self, set: str = "valid", epoch: int | None = None) -> dict[str, Any]:  # noqa: A002
-        """The metrics of a set in an epoch's last row, by name without the set; empty if there are none.
+    def get_metrics(
+        self,
+        set: str = "valid",  # noqa: A002
+        epoch: int | None = None,
+    ) -> dict[str, Any]:
+        """The metrics of a set in an epoch's last row, by name without the set.
+
+        Empty if there are none.
 
         Args:
             set: "train", "valid" or an evaluation's name.
@@ -551,7 +560,12 @@ class Context(Position):
 
     @made_of("history")
     # As above
-    def get_metric(self, name: str, set: str = "valid", epoch: int | None = None) -> Any:  # noqa: A002
+    def get_metric(
+        self,
+        name: str,
+        set: str = "valid",  # noqa: A002
+        epoch: int | None = None,
+    ) -> Any:
         """One of `get_metrics`; None if there is none."""
         return self.get_metrics(set, epoch).get(name)
 
@@ -600,7 +614,9 @@ class Context(Position):
     # ------------------------------------------------------------ as a value
 
     def replace(self, **changes: Any) -> Context:
-        """Another context with some fields changed; this one stays as it is. What both hold is shared, not copied.
+        """Another context with some fields changed; this one stays as it is.
+
+        What both hold is shared, not copied.
 
         Raises:
             TypeError: there is no such field.
@@ -625,7 +641,7 @@ class Context(Position):
         return other
 
     def flatten(self, *, separator: str | None = None) -> dict[str, Any]:
-        """All that a key can name of a batch and what it led to, by path, in the order in which it comes into being.
+        """All that a key can name of a batch and its results, by path, in order of creation.
 
         That is parameters, hyperparameters, counters, batch, prediction, losses, and what is
         captured. What is not there is left out.
@@ -644,7 +660,7 @@ class Context(Position):
         return found
 
     def aux_state(self, *, losses: bool = True, metrics: bool = True) -> dict[str, dict[str, Any]]:
-        """What the losses gave for the present batch, and the metrics for all batches of the set in use so far.
+        """The values of the losses for this batch, and of the metrics for the set so far.
 
         The values of metrics are read on the host, so on a device this waits.
 

@@ -1,1 +1,4 @@
-"""What components declare that they read and write, and what follows from it: data flow, order, debug mode, outline."""
+"""What components declare that they read and write, and what follows from it.
+
+Data flow, order, debug mode and outline.
+"""

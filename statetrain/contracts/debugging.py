@@ -141,7 +141,10 @@ class Views:
         return _viewing(test, terms, terms)
 
     def _missing(self, one: Listener) -> frozenset[str]:
-        """The fields that cannot be there when a listener is called: those before it on its hook may have written some."""
+        """The fields that cannot exist when a listener is called.
+
+        Listeners before it on its hook may have written some.
+        """
         listeners = self.order[one.hook]
         before = [other.contract.writes for other in listeners[: listeners.index(one)]]
         return self.flow.impossible(one.hook).difference(*(writes or () for writes in before))

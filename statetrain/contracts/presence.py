@@ -189,7 +189,7 @@ def _writing_hooks(flow: Flow, name: str) -> list[str]:
 
 
 def _find_way(flow: Flow, name: str, reading: Read) -> str:
-    """The shortest way from the start on which a field is not there, as the states that it passes."""
+    """The states on the shortest way from the start on which a field does not exist."""
     bit = flow.bits[name]
     by_active: dict[tuple[str, bool], list[Way]] = {}
     for way in flow.ways:

@@ -61,7 +61,10 @@ def name_place(place: WorkPlace) -> str:
 
 
 def ways_of(life: Lifecycle) -> tuple[Way, ...]:
-    """All ways between two states of a lifecycle, events included, the one into the initial state first."""
+    """All ways between two states of a lifecycle, events included.
+
+    The way into the initial state comes first.
+    """
     table = _Table(life)
     found = [table.way(life.start, START)]
     for arrow in life.transitions:

@@ -1,1 +1,1 @@
-"""The standard lifecycles: the table, its options as edits, the actions of its states, and the modes of its scopes."""
+"""The standard lifecycles: the table, options as edits, actions, and modes of scopes."""

@@ -84,7 +84,8 @@ class Compute:
             self._warned.append(True)
             log.warning(
                 "%s returned a loss without a gradient and called no backward, so its batch trains"
-                " nothing; return the loss as a tensor with its graph, without .item() or .detach()",
+                " nothing; return the loss as a tensor with its graph, without .item() or"
+                " .detach()",
                 self.label,
             )
 

@@ -177,8 +177,8 @@ def in_the_way(life: Lifecycle) -> str:
         if arrow is None and state.role != LAST:
             first = life.arrows(state.name)[0]
             late = (
-                "; finite_check='late' lets the device leave the step out, non_finite='ignore' does not"
-                " look"
+                "; finite_check='late' lets the device leave the step out, non_finite='ignore' does"
+                " not look"
             )
             finite = first.guard is not None and any(
                 isinstance(leaf, NonFinite) for leaf in leaves(first.guard)

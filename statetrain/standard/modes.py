@@ -1,4 +1,7 @@
-"""What belongs to a scope and lies outside the context: gradient mode, the model's mode, which data is in use."""
+"""What a scope sets outside of the context.
+
+Gradient mode, the model's mode, and which data is in use.
+"""
 
 from __future__ import annotations
 

@@ -231,9 +231,9 @@ def _refuse_spike_without_policy(options: Options) -> None:
 def _refuse_norm_without_policy(options: Options) -> None:
     if options.check_gradients and not options.refuses:
         raise ConfigError(
-            "check_gradients has the policy of non_finite, which is 'ignore', so it would do nothing"
-            " about a norm that is not finite; say what that leads to, as non_finite='skip', or"
-            " insert a state with actions.grad_norm to look at the norm"
+            "check_gradients has the policy of non_finite, which is 'ignore', so it would do"
+            " nothing about a norm that is not finite; say what that leads to, as"
+            " non_finite='skip', or insert a state with actions.grad_norm to look at the norm"
         )
 
 
@@ -261,14 +261,15 @@ def _refuse_closures(options: Options) -> None:
 def _refuse_late(options: Options) -> None:
     if options.non_finite not in ("raise", "skip", "stop"):
         raise ConfigError(
-            "finite_check='late' needs a policy that can come late: non_finite='raise', 'skip' or 'stop',"
-            f" got {options.non_finite!r}"
+            "finite_check='late' needs a policy that can come late: non_finite='raise', 'skip' or"
+            f" 'stop', got {options.non_finite!r}"
         )
     why = {
         "check_gradients": "it looks at the gradients anyway; leave that out",
         "spike": "which reads the loss of each batch on the host",
         "closure": "whose step computes the loss again, unseen",
-        "compute": "which steps over the loss and its backward; leave compute out, or the check at its default, 'now'",
+        "compute": "which steps over the loss and its backward; leave compute out, or the check at"
+        " its default, 'now'",
     }
     for name, words in why.items():
         if getattr(options, name) not in (None, False):

@@ -52,7 +52,7 @@ def _for_float16(instance: Any, attribute: Attribute[Any], value: Any) -> None:
 
 @frozen
 class MixedPrecision:
-    """Mixed precision with what can be said about it; "bf16" and "fp16" stand for it with nothing said.
+    """Mixed precision with its settings; "bf16" and "fp16" stand for the defaults.
 
     Args:
         dtype: "bf16" or "fp16", or torch's own type.
@@ -110,7 +110,9 @@ def gradients_overflowed(ctx: Context) -> bool:
 
 
 def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
-    """A lifecycle in mixed precision: the model and the loss compute in a shorter type where torch's autocast does.
+    """A lifecycle in mixed precision.
+
+    The model and the loss compute in a shorter type where torch's autocast does.
 
     With float16 the gradients are those of a scaled loss. A state `unscale` takes the scale out of
     them, before their norm is computed and before `step` and its hooks, and adapts it. If they were
@@ -142,12 +144,12 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
 
 
 def refuse_late_scale(precision: Precision) -> None:
-    """Raises a `ConfigError` for float16: whether its gradients have overflowed is asked in each batch."""
+    """Raises a `ConfigError` for float16, where overflow is checked in each batch."""
     precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
     if precision.dtype == "float16":
         raise ConfigError(
-            "finite_check='late' and 'fp16' exclude each other: the scale of its loss is adapted by what"
-            " the host reads in each batch; use 'bf16'"
+            "finite_check='late' and 'fp16' exclude each other: the scale of its loss is adapted by"
+            " what the host reads in each batch; use 'bf16'"
         )
 
 

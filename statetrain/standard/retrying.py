@@ -1,4 +1,7 @@
-"""Retrying: a batch that could not be drawn is drawn again, a number of times, where the data was."""
+"""Retrying: a batch that could not be drawn is drawn again, a number of times.
+
+The data continues from where it was.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,9 @@ def retrying(
     errors: type[Exception] | tuple[type[Exception], ...] = OSError,
     otherwise: Callable[[Context], None] | None = None,
 ) -> Lifecycle:
-    """A lifecycle in which a training batch that raises an error is drawn again, where the data was.
+    """A lifecycle in which a training batch that raises an error is drawn again.
+
+    The data continues from where it was.
 
         life = st.retrying(st.supervised(), 3, errors=(OSError, TimeoutError))
 

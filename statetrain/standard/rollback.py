@@ -38,7 +38,9 @@ def _checked(instance: Any, attribute: Attribute[Any], value: Any) -> None:
 
 @frozen
 class RollBack:
-    """What a loss that is not finite, or a spike, leads to: back to the last good weights, and on with the next batch.
+    """What to do about a loss that is not finite, or a spike.
+
+    The last good weights are restored, and training continues with the next batch.
 
         st.fit(..., non_finite=st.RollBack(times=3, factor=0.5, every=st.Every(200, "steps")))
 
@@ -109,7 +111,10 @@ class GoBack:
 
     @property
     def access(self) -> Access:
-        """A guard that says its reason reads what it likes, and going back writes all that trains."""
+        """What it reads and writes.
+
+        The reason of a guard may read any field, and going back writes all that trains.
+        """
         return Access(
             {"**"},
             {"records", "pending", "model", "params", "optimizers", "scaler", "rolled_back"},
@@ -147,7 +152,10 @@ def keeping(life: Lifecycle, policy: RollBack) -> Lifecycle:
 
 
 def arrows(state: str, refused: Guard, policy: RollBack) -> tuple[Transition, Transition]:
-    """The arrows of a state in which a batch is refused: to the failure when there is no other way, and back."""
+    """The arrows of a state that refuses a batch: back, or to the failure.
+
+    The failure is taken when there is no other way.
+    """
     return (
         Transition(
             state, FAILED, refused & (RolledBack(policy.times) | nothing_kept), do.raise_non_finite

@@ -56,8 +56,8 @@ def several(life: Lifecycle, context: type | None = None, *, divided: bool = Tru
     if not divided and _window(life) > 1:
         raise ConfigError(
             "ranks that have data of their own cannot accumulate: no rank knows whether another"
-            " one's batch is the epoch's last. Give data that can be divided: a Dataset, tensors, or a"
-            " DataLoader over a map-style dataset, with seed="
+            " one's batch is the epoch's last. Give data that can be divided: a Dataset, tensors,"
+            " or a DataLoader over a map-style dataset, with seed="
         )
     own = own_fields(life, context, divided=divided)
     table = _decide_after_gradients(life)
@@ -279,7 +279,12 @@ class BatchPart(NamedTuple):
 class Sharing(Protocol):
     """What the accelerator of one of several ranks can do beside `Accelerator`."""
 
-    def part(self, ctx: Context, set: str, number: int) -> BatchPart:  # noqa: A002  # the field's word
+    def part(
+        self,
+        ctx: Context,
+        set: str,  # noqa: A002  # the field's word
+        number: int,
+    ) -> BatchPart:
         """How much of the present batch is this rank's.
 
         Args:

@@ -1,4 +1,4 @@
-"""Actions of `valid`, of named evaluations and of `predict`: going through data without training."""
+"""Actions of `valid`, of named evaluations and of `predict`: no training."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def count_finite_loss(ctx: Context) -> None:
     writes={"tally"},
 )
 def add_to_mean(ctx: Context, loss: Any, counts: Any) -> None:
-    """Adds what a mask has seen of a loss to the mean of the epoch, and lets the metrics take in the batch."""
+    """Adds the loss that a mask has checked to the epoch's mean, and updates the metrics."""
     size, mean = ctx.batch_size, ctx.tally.losses[ctx.opt_name]
     if isinstance(mean.count, int):  # a number until the first batch
         mean.total, mean.count = mean.total + loss * size, mean.count + counts * size

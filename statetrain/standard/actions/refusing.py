@@ -1,4 +1,4 @@
-"""What is done about a batch whose loss or gradients are not finite, and about pending gradients."""
+"""Handling batches whose loss or gradients are not finite, and pending gradients."""
 
 from __future__ import annotations
 

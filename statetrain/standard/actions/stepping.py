@@ -1,4 +1,4 @@
-"""Actions of `step`: how the weights are updated, and how steps are counted; the turns of optimizers."""
+"""Actions of `step`: updating weights, counting steps, the turns of optimizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run computes of its predictions: losses to train on, and what is summed up for each set."""
+"""The losses that a run trains on, and what is summed up for each set."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def make_objective(
 
 
 def _check_columns(tallies: Mapping[str, Tally]) -> None:
-    """Raises a `ConfigError` if a column could be read as that of another set, or is a counter's."""
+    """Raises a `ConfigError` if a column could be mistaken for another set's or a counter."""
     history = History(sets=tuple(tallies))
     for name, counted in tallies.items():
         for column in (*counted.columns, *counted.foreseen.others):
@@ -184,7 +184,8 @@ def _check_loss(loss: Any) -> None:
 def set_losses(ctx: Context, losses: Mapping[str, Any]) -> None:
     """Gives a context its losses; those by keys read it."""
     ctx.loss_fns = bound(losses, ctx)
-    ctx.loss_fn = next(iter(ctx.loss_fns.values()), None)  # type: ignore[assignment]  # there is none now
+    # There may be none now
+    ctx.loss_fn = next(iter(ctx.loss_fns.values()), None)  # type: ignore[assignment]
 
 
 def reads_target(losses: Mapping[str, Any], tallies: Mapping[str, Tally]) -> bool:

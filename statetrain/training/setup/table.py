@@ -1,4 +1,7 @@
-"""The lifecycle of a run: made of the options, or the user's own; checked against everything else."""
+"""The lifecycle of a run: made of the options, or custom.
+
+It is checked against everything else.
+"""
 
 from __future__ import annotations
 
@@ -218,8 +221,8 @@ def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Li
         )
     if data.valid is not None and "valid" not in sets_evaluated(life) and not _has_own(life):
         raise ConfigError(
-            f"valid= would not be used: lifecycle {life.name!r} has no validation; make it with one:"
-            ' supervised(validate=Every(1, "epochs")), or leave valid out'
+            f"valid= would not be used: lifecycle {life.name!r} has no validation; make it with"
+            ' one: supervised(validate=Every(1, "epochs")), or leave valid out'
         )
     return life
 
@@ -346,7 +349,7 @@ def compile_step(life: Lifecycle, trained: Trained, objective: Objective) -> Lif
 def compile_step_if_free(
     life: Lifecycle, callbacks: tuple[Callback, ...], trained: Trained, objective: Objective
 ) -> Lifecycle:
-    """The same where nothing is in the way; else the lifecycle as it was. The arguments are those."""
+    """A lifecycle with its step compiled if nothing prevents it, else unchanged."""
     if in_the_way(life) or _captured(callbacks, objective) or listens_between(callbacks, life):
         return life
     fused = fuse(life)
