@@ -132,8 +132,8 @@ class Checkpoint(Callback):
             a warning for columns such as "valid_accuracy".
         min_delta: a row makes a checkpoint due only if it is better by more than this than the one
             that it would replace, at least 0.
-        keep_every: an interval in epochs or steps; the first checkpoint at or after each multiple of
-            it is never deleted. It makes nothing due.
+        keep_every: an interval in epochs or steps; the first checkpoint at or after each multiple
+            of it is never deleted. It makes nothing due.
         at_start: whether the run is also saved before its first epoch, so that one that fails in it
             has a checkpoint to go on from. Needs an anchor there, which the standard tables have.
         at_end: whether the run is also saved as it ends, completed or stopped by what its history
