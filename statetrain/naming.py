@@ -58,8 +58,8 @@ def _tell_of_stripped_docstrings() -> None:
     import logging  # it takes long to load, and this is seldom called
 
     logging.getLogger("statetrain").warning(
-        "python -OO strips docstrings, which label actions, effects and guards; tables, pictures and"
-        " messages show the functions' names instead. python -O keeps them"
+        "python -OO strips docstrings, which label actions, effects and guards; tables, pictures"
+        " and messages show the functions' names instead. python -O keeps them"
     )
 
 

@@ -54,7 +54,7 @@ def choose_weights(
 
     Args:
         weights: by the names of the file.
-        rename: beginnings of names and what stands there instead, such as {"encoder.": "backbone."};
+        rename: beginnings of names and their replacements, such as {"encoder.": "backbone."};
             the longest that fits counts.
         exclude: patterns such as "head.*", of the names in the file, that are left out.
 

@@ -1,4 +1,4 @@
-"""The whole update compiled: the model, the loss, their gradients and the optimizer's step as one function of `torch.compile`.
+"""The whole update as one function of `torch.compile`: model, loss, gradients and step.
 
 Theory of operation ------------------- Torch's compiler traces the gradients of a loss within a
 function, if it is told to, and the steps of most optimizers. So one graph holds all that a batch is
@@ -13,7 +13,7 @@ The first step of a run is not compiled: the optimizer sets its states up in it,
 weights have gradients. So is the first one after weights were frozen, unfrozen, added or replaced,
 for which all is compiled anew; and the next one, if it was left out.
 
-With `finite_check="late"`, weights, buffers and states are put back where the loss or a gradient is not
+With `finite_check="late"`, weights, buffers and states are restored if a loss or gradient is not
 finite, in the same graph, whatever the optimizer; what is counted of it is counted there too.
 
 Gradients lie in `p.grad` afterwards, in memory that the next batch overwrites.
@@ -60,14 +60,14 @@ _WITHOUT = "use compile='model' for the model alone, or leave compile out"
 
 
 def can_trace() -> bool:
-    """Whether this torch's compiler traces the gradients of a loss within a function: that of 2.11 and later does."""
+    """Whether this torch's compiler can trace gradients within a function: 2.11 and later."""
     import torch._dynamo  # loading it takes a second, and most runs need it not
 
     return hasattr(torch._dynamo.config, "trace_autograd_ops")
 
 
 def beyond(fused: Fused) -> list[Any]:
-    """The actions of a fused state that are more than the model, the loss, their gradients and a step."""
+    """The actions of a fused state besides model, loss, gradients and step."""
     parts = (part for action in fused.actions for part in parts_of(action))
     return [part for part in map(plain, parts) if part not in _KNOWN]
 
@@ -75,7 +75,7 @@ def beyond(fused: Fused) -> list[Any]:
 def in_the_way(
     fused: Fused, optimizers: Mapping[str, Any], losses: Mapping[str, Any], backward: Any = None
 ) -> str:
-    """What keeps a fused state from being compiled as a whole, in words, with what to do; empty if nothing is known to.
+    """Why a fused state cannot be compiled as a whole, and what to do; empty if it can be.
 
     Args:
         fused: its action.
@@ -126,7 +126,7 @@ def in_the_way(
 
 
 def _beyond_the_batch(loss: Any) -> str:
-    """What a loss by keys takes that is not of the batch, or differs from one to the next; empty if nothing."""
+    """What a loss by keys reads besides the batch, or that changes; empty if nothing."""
     for one in terms_of(loss):
         if one.masked:
             return "has a mask or weights of samples"
@@ -232,7 +232,7 @@ class CompiledUpdate:
         return self._function is not None
 
     def compute(self, ctx: Context) -> bool:
-        """Makes the step; what the host counts is not counted. False if torch will not compile for one more kind of batch.
+        """Makes the step without counting it; False if torch compiles no other kind of batch.
 
         Raises:
             BaseException: the model cannot be compiled in one piece, or raised something itself.
@@ -338,7 +338,10 @@ class CompiledUpdate:
         self._function = self.compile(fresh, {**self.options, "fullgraph": True})
 
     def _learn(self, ctx: Context, fused: Fused) -> None:
-        """Trains without the compiled function, and sees which weights have gradients; not from a step that was left out, which makes no states."""
+        """Trains without the compiled function, and notes which weights have gradients.
+
+        Not from a step that was left out, which makes no states.
+        """
         masked = 0 if ctx.mask is None else ctx.mask.now()[0]
         self._aside(ctx, fused)
         if ctx.mask is None or ctx.mask.now()[0] == masked:
@@ -359,7 +362,7 @@ def _trained(optimizer: Any) -> list[Any]:
 
 @define(eq=False)
 class _Rate:
-    """The learning rate of an optimizer's group as a tensor, which the group is lent while the compiled function runs.
+    """The learning rate of a group as a tensor, lent to it while the compiled function runs.
 
     Args:
         tensor: the rate, shape ().
@@ -383,7 +386,7 @@ class _Rate:
         )
 
     def lend(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Puts it into the group, and that the compiler is to decide how the step is computed; gives what was there."""
+        """Lends it to the group, lets the compiler choose the step; returns what was there."""
         rate = group["lr"]
         if isinstance(rate, torch.Tensor):
             lent = {"lr": rate}  # the user's own
@@ -435,7 +438,11 @@ def _update(
     masked: _MaskedStep | None,
     dtype: str | None,
 ) -> Any:
-    """The function that is compiled: of how the model is called and a batch; gives prediction, loss, how it counts, and what each of several gave."""
+    """The function that is compiled.
+
+    It takes how the model is called and a batch; it returns the prediction, the loss, how it
+    counts, and what each of several losses gave.
+    """
     # As it is written; around it torch keeps its compiler out
     step = inspect.unwrap(type(optimizer).step)
     by_name = None

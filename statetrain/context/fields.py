@@ -6,8 +6,8 @@ A field says in its declaration how it is saved, who writes it, and when its val
     "Steps of the optimizers made."
 
 Whatever needs a list of fields (snapshots, contracts, debug mode, `ctx.flatten()`) computes it with
-`fields_with`, so that a new field is described once. What follows from fields, a property or a method,
-says from which with `made_of`.
+`fields_with`, so that a new field is described once. What follows from fields, a
+property or a method, says from which with `made_of`.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Position:
     @property
     @made_of("place", "machine", facts=(Fact.OF_MACHINE, Fact.OPEN))
     def role(self) -> str:
-        """The current state's role, whatever a phase or an evaluation calls it; None before a run."""
+        """The current state's role, whatever a phase calls it; None before a run."""
         return self.state if self.state is None else self.machine.lifecycle.role(self.state)
 
     @made_of("place", "machine", facts=(Fact.OPEN,))

@@ -11,7 +11,7 @@ from statetrain.data.structure import changed
 
 
 def rows_of(input: Any, target: Any) -> int:  # noqa: A002  # the field's word
-    """How many samples can be told apart: those that input and target agree on; 1 if they do not."""
+    """The number of samples on which input and target agree; 1 if they do not."""
     found, others = list(counts_of(input)), list(counts_of(target))
     return next((number for number in found if not others or number in others), 1)
 

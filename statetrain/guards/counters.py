@@ -136,7 +136,7 @@ class Once(Guard):
 class After(Guard):
     """Holds when that long has passed since its arrow was last taken; before that, since the start.
 
-    By the context's clock, `ctx.seconds`, which a resumed run takes up where it was. Nothing sleeps:
+    By the context's clock, `ctx.seconds`, which a resumed run continues. Nothing sleeps:
     it is asked where the table asks it, so another arrow has to be taken meanwhile. When the arrow
     was taken is remembered by its effect, as for `Every`; unlike there, the time begins anew with
     each arrow.

@@ -264,7 +264,7 @@ class Weights:
         return torch.where(weights != 0, values * weights, 0.0).sum(), weights.sum()
 
     def without_nan(self, ctx: Context, given: Any, who: str) -> Any:
-        """A target, or another tensor that needs no gradient, with 0 for what is NaN and not counted.
+        """A target, or another tensor without gradient, with 0 for NaN that is not counted.
 
         The loss of what does not count is left out, but its gradient would still be 0 times NaN.
 

@@ -1,4 +1,7 @@
-"""Halving: a batch that does not fit into memory is trained on in parts, with the same mean gradient."""
+"""Halving: a batch that does not fit into memory is trained on in parts.
+
+The mean gradient is that of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ def count_halving(ctx: Context) -> None:
 
 @frozen
 class Halve:
-    """The action that computes the gradients of a batch in parts, and what the whole would have given.
+    """Computes the gradients of a batch in parts, and what the whole would have given.
 
     Args:
         pred: runs the model on a part.
