@@ -153,7 +153,9 @@ def test_a_lean_step_waits_for_nothing(form):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"accumulate": 2}, {"edits": [fuse]}, {"non_finite": "skip"}], ids=str
+    "more",
+    [{}, {"accumulate": 2}, {"edits": [fuse]}, {"non_finite": "skip"}],
+    ids=["lean", "accumulate", "fused", "skip"],
 )
 def test_a_typical_step_waits_for_nothing(more, tmp_path):
     "Accuracy, early stopping, progress and a CSV file, with further options."
