@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -212,7 +213,12 @@ def test_a_picture_from_words_is_the_picture_of_the_lifecycle():
         with Coverage() as coverage:
             Machine(table)
         (one,) = coverage.found.values()
-        assert one.lifecycle.svg() == table.svg()
+        # Tooltips say more of the lifecycle itself: what is done at exit, the modes.
+        drawn, expected = (
+            re.sub(r"<title>.*?</title>", "", life.svg(), flags=re.DOTALL)
+            for life in (one.lifecycle, table)
+        )
+        assert drawn == expected
         assert one.fingerprint == table.fingerprint
 
 

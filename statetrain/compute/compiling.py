@@ -460,7 +460,8 @@ def _update(
                 if by_name is None:
                     loss = loss_fn(pred if pick is None else pick(pred), target)
                 else:
-                    loss, states = total(by_name, _Seen(pred, pick, input, target, batch, size))  # type: ignore[arg-type]  # all that losses read
+                    seen: Any = _Seen(pred, pick, input, target, batch, size)
+                    loss, states = total(by_name, seen)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         loss = loss.detach()
         for weight, gradient in zip(weights, gradients, strict=True):

@@ -88,7 +88,8 @@ def unflatten(flat: Mapping[str, Any], *, separator: str | None = None) -> Any:
             here = here.setdefault(part, _Branch())
             if not isinstance(here, _Branch):
                 # Of paths, not of types
-                raise ValueError(f"{path!r} leads through {part!r}, which is a leaf")  # noqa: TRY004
+                words = f"{path!r} leads through {part!r}, which is a leaf"
+                raise ValueError(words)  # noqa: TRY004
         if isinstance(here.get(last), _Branch):
             # As above
             raise ValueError(f"{path!r} is a leaf, and other paths lead through it")  # noqa: TRY004

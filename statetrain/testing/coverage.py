@@ -340,7 +340,7 @@ class _Teller:
 
 
 def _in_words(life: Lifecycle) -> dict[str, Any]:
-    states = [[state.name, state.within, state.final, state.anchor] for state in life.states]
+    states = [_state_in_words(state) for state in life.states]
     arrows = [_arrow_in_words(arrow) for arrow in life.transitions]
     words = {"name": life.name, "initial": life.initial, "states": states, "arrows": arrows}
     try:
@@ -348,6 +348,11 @@ def _in_words(life: Lifecycle) -> dict[str, Any]:
     except LifecycleError:  # a part has no name that stays; its words tell it from others
         mark = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
     return {**words, "fingerprint": mark}
+
+
+def _state_in_words(state: State) -> list[Any]:
+    action = None if state.action is None else plain(label_of(state.action))
+    return [state.name, state.within, state.final, state.anchor, action]
 
 
 def _arrow_in_words(arrow: Transition) -> list[str | None]:
@@ -386,8 +391,8 @@ class _Does:
 def _from_words(words: dict[str, Any]) -> Lifecycle:
     """A lifecycle that reads like the one that was written down."""
     states = [
-        State(name, None if final else _Does(name), within, final=final, anchor=anchor)
-        for name, within, final, anchor in words["states"]
+        State(name, None if action is None else _Does(action), within, final=final, anchor=anchor)
+        for name, within, final, anchor, action in words["states"]
     ]
     arrows = [_arrow_from_words(i, *arrow) for i, arrow in enumerate(words["arrows"])]
     return Lifecycle(words["name"], states, arrows, words["initial"])

@@ -411,7 +411,10 @@ def test_arguments_that_do_not_fit_together(make, message):
             "say which column it takes",
         ),
         (LRScheduler(lambda optimizer: 3), "must give a schedule, got int"),
-        (LRScheduler(schedules.OneCycleLR, max_lr=1.0), "OneCycleLR with .* makes no schedule"),
+        (
+            LRScheduler(schedules.OneCycleLR, max_lr=1.0, pct_start=3.0),
+            "OneCycleLR with .* makes no schedule",
+        ),
     ],
     ids=["monitor", "no monitor", "no schedule", "values"],
 )

@@ -135,8 +135,8 @@ def test_a_longer_limit_is_named(tmp_path: Path) -> None:
     [
         ({"allow_changes": "lifecycl", "resume": "last"}, "did you mean 'lifecycle'"),
         ({"allow_changes": ["data", "weights"], "resume": "last"}, "got 'weights'"),
-        ({"allow_changes": "data"}, "has nothing to allow"),
-        ({"allow_changes": True}, "has nothing to allow"),
+        ({"allow_changes": "data"}, "nothing is resumed"),
+        ({"allow_changes": True}, "nothing is resumed"),
     ],
     ids=str,
 )
