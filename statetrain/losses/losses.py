@@ -463,8 +463,6 @@ def where_it_counts(total: Any, count: Any, counts: Any) -> tuple[Any, Any]:
     """A sum and what it counts, or zeros where a tensor of shape () on the device is false."""
     if counts is True:
         return total, count
-    if isinstance(total, torch.Tensor):
-        return torch.where(counts, total, torch.zeros_like(total)), count * counts
     return torch.where(counts, total, 0.0), count * counts
 
 

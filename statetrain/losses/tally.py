@@ -68,6 +68,8 @@ class Tally:
             counts: whether the batch counts, which a device may know alone: then it is a tensor of
                 shape () there, and metrics that are objects take in the batch all the same.
         """
+        if counts is False:
+            return
         for mean in self.parts.get(ctx.opt_name, ()):
             mean.take(ctx, counts)
         if ctx.opt_index + 1 < len(self.losses):
@@ -86,7 +88,7 @@ class Tally:
             elif isinstance(metric, Metric):
                 if metric.moment == "loss":
                     metric.take(ctx, counts)
-            elif not isinstance(metric, LossMean) and _may_count(counts):
+            elif not isinstance(metric, LossMean):
                 metric.update(pred, ctx.target)
 
     def update_at(self, moment: UpdateMoment, ctx: Context) -> None:
@@ -222,11 +224,6 @@ class Tally:
             mean.total, mean.count = 0.0, 0
         for metric in self.metrics.values():
             metric.reset()
-
-
-def _may_count(counts: Any) -> bool:
-    """Whether an object takes in a batch: on a device the host would have to wait to know."""
-    return counts is True or counts.device.type != "cpu" or bool(counts)
 
 
 def _check_new(metric: str, columns: Mapping[str, Any], values: Mapping[str, Any]) -> None:

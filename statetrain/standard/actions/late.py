@@ -46,7 +46,8 @@ def add_to_mean(ctx: Context, loss: Any, counts: Any) -> None:
             mean.count.add(counts, alpha=size),
         )
     if ctx.tally.metrics:
-        ctx.tally.update(ctx, counts)
+        # On the host nobody has to wait for it
+        ctx.tally.update(ctx, bool(counts) if counts.device.type == "cpu" else counts)
 
 
 @without_gradients
