@@ -157,10 +157,14 @@ def train(
         sums["valid"].clear()
         return False
 
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+
     def refused(value: float) -> bool:
         nonlocal pending, halted
         if math.isfinite(value) or non_finite == "ignore":
             return False
+        for buffer, value_before in before:  # a batch that is refused leaves no trace in them
+            buffer.copy_(value_before)
         if non_finite == "raise":
             raise FloatingPointError(value)
         halted = halted or non_finite == "stop"
@@ -188,6 +192,7 @@ def train(
     def train_on(x: torch.Tensor, y: torch.Tensor, last: bool) -> bool:
         """Whether every optimizer made its step."""
         nonlocal pending
+        before[:] = [(buffer, buffer.clone()) for buffer in model.buffers()]
         for name, optimizer in optimizers.items():
             own = [p for group in optimizer.param_groups for p in group["params"]]
             if pending == 0:

@@ -366,7 +366,7 @@ def test_alpha_is_checked(alpha):
 def test_what_cannot_be_mixed(points):
     "Whole numbers, things that are no tensors, and a run without a loss are refused with a remedy."
     X, y = points
-    with pytest.raises(ConfigError, match="per must be 'sample' or 'batch', got 'epoch'"):
+    with pytest.raises(ConfigError, match="per must be one of 'sample', 'batch', got 'epoch'"):
         Mixup(per="epoch")
     with pytest.raises(DataError, match=r"got torch.int64; convert them"):
         fit([(X.long(), y)], Mixup())

@@ -399,7 +399,10 @@ CASES: dict[str, dict[str, Any]] = {
     "a schedule of one's own": {"callbacks": lambda: [Scheduled()]},
     "settings by parameter": {
         "optimizer": lambda model: torch.optim.AdamW(
-            [{"params": model.a.parameters(), "lr": 0.1}, {"params": model.b.parameters()}],
+            [
+                {"params": model.a.parameters(), "lr": 0.1},
+                {"params": [*model.b.parameters(), *model.norm.parameters()]},
+            ],
             lr=torch.tensor(0.01),
         )
     },
