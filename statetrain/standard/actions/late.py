@@ -77,6 +77,8 @@ def report(ctx: Context) -> None:
 def settle(ctx: Context) -> None:
     "read what the device has found"
     ctx.masked, ctx.first_masked = ctx.mask.now()
+    # One that waits for a row which an event left out makes no row by itself.
+    ctx.logged.pop("masked", None)
     if ctx.row_due:
         ctx.logged["masked"] = ctx.masked
 
