@@ -58,11 +58,12 @@ class Chance:
 
     def begin(self) -> None:
         """Borrows the generators for the first time, when a fit begins or a pause ends."""
-        if not self.torch_alone and (numpy := sys.modules.get("numpy")) is not None:
-            self._numpy = numpy.random.MT19937(0)
-            self._numpy_before = numpy.random.get_state(legacy=False)
-        self._is_live = True
-        self.borrow()
+        with _turn():  # in the middle of another run's batch, the generators are not the host's
+            if not self.torch_alone and (numpy := sys.modules.get("numpy")) is not None:
+                self._numpy = numpy.random.MT19937(0)
+                self._numpy_before = numpy.random.get_state(legacy=False)
+            self._is_live = True
+            self.borrow()
 
     def seed(self, number: int) -> None:
         """Seeds the generators for a batch, which other runs have to wait for."""
@@ -95,11 +96,12 @@ class Chance:
 
     def end(self) -> None:
         """Gives the generators back for good, when a fit ends or a pause begins."""
-        self.give_back()
-        self._is_live = False
-        before, self._numpy_before = self._numpy_before, None
-        if before is not None:
-            _restore_second_normal(before)
+        with _turn():  # as in `begin`
+            self.give_back()
+            self._is_live = False
+            before, self._numpy_before = self._numpy_before, None
+            if before is not None:
+                _restore_second_normal(before)
 
     def read(self) -> tuple[States | None, bool]:
         """The run's own states while it has the generators, and whether others wait for it."""
@@ -164,6 +166,16 @@ def _acquire() -> None:
         _PATIENCE,
     )
     LOCK.acquire()
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """While it is open, no other run has the generators."""
+    _acquire()
+    try:
+        yield
+    finally:
+        LOCK.release()
 
 
 @contextmanager
