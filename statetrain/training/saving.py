@@ -233,18 +233,8 @@ def load_checkpoint(
             "load_checkpoint(average=True) loads a whole model; load it into one like the run's,"
             " and its parts from there with save_weights and load_weights"
         )
-    folder = Path(path)
-    if not (folder / checkpoint.MANIFEST).exists():
-        folder = directory.choose(folder, which).path
-    elif which != "last":
-        raise ConfigError(f"{folder} is one checkpoint; which={which!r} chooses of a directory")
-    data = checkpoint.read(folder)
-    if (
-        not isinstance(data, dict)
-        or not isinstance(data.get("model"), dict)
-        or not isinstance(data["model"].get("weights"), dict)
-    ):
-        raise CheckpointError(f"{folder.name} holds no model")
+    folder = _chosen_checkpoint(Path(path), which)
+    data = _read_model(folder)
     module = model.model if isinstance(model, Run) else model
     weights = choose_weights(data["model"]["weights"], rename, exclude)
     _check(module, weights, strict)
@@ -265,6 +255,25 @@ def load_checkpoint(
         state = saved["own"] or {}
         if state and state["swapped"] != average:
             put_weights([module], {"tensors": state["average"], "extra": {}})
+
+
+def _chosen_checkpoint(folder: Path, which: str | int) -> Path:
+    """A checkpoint itself, or the one of a directory that is asked for."""
+    if not (folder / checkpoint.MANIFEST).exists():
+        return directory.choose(folder, which).path
+    if which != "last":
+        raise ConfigError(f"{folder} is one checkpoint; which={which!r} chooses of a directory")
+    return folder
+
+
+def _read_model(folder: Path) -> dict[str, Any]:
+    """What a checkpoint holds, a model with weights among it."""
+    data: Any = checkpoint.read(folder)
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("weights"), dict):
+        raise CheckpointError(f"{folder.name} holds no model")
+    found: dict[str, Any] = data
+    return found
 
 
 def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any], strict: bool = True) -> None:

@@ -68,21 +68,18 @@ def draw(ctx: Context) -> None:
     ctx.batch = batch if layout.place is None else layout.place(batch)
 
 
-@without_gradients
-@access(
+# What drawing one batch ahead reads and writes, placed ahead or not.
+_ahead = access(
     reads={
-        "length",
-        "upcoming",
-        "iterator",
-        "iter",
-        "layout",
-        "read_batch",
-        "epoch",
-        "train_data",
-        "pending",
+        *("length", "upcoming", "iterator", "iter", "layout", "read_batch", "epoch"),
+        *("train_data", "pending"),
     },
     writes={"iter", "upcoming", "drawn", "exhausted", "last_batch", "layout", "batch"},
 )
+
+
+@without_gradients
+@_ahead
 def draw_ahead(ctx: Context) -> None:
     "draw a batch, knowing whether it is the last"
     if ctx.length is not None and holds_its_length(ctx.train_data):
@@ -95,20 +92,7 @@ def draw_ahead(ctx: Context) -> None:
 
 
 @without_gradients
-@access(
-    reads={
-        "length",
-        "upcoming",
-        "iterator",
-        "iter",
-        "layout",
-        "read_batch",
-        "epoch",
-        "train_data",
-        "pending",
-    },
-    writes={"iter", "upcoming", "drawn", "exhausted", "last_batch", "layout", "batch"},
-)
+@_ahead
 def draw_prefetched(ctx: Context) -> None:
     "take the batch that was placed ahead, draw the next one and begin to place it"
     batch = _drawn_ahead(ctx)
