@@ -12,6 +12,7 @@ import statetrain as st
 from statetrain.checkpoints import checkpoint
 from statetrain.checkpoints.failure import command_line
 from statetrain.checkpoints.origin import git_commit
+from statetrain.commands import checkpoint as commands
 from statetrain.commands.cli import main
 
 
@@ -158,13 +159,23 @@ def test_two_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "fields.epoch: 1, 3" in text
     assert "history: 1 entries, 3" in text
     assert "model.weights.0.weight: 24 of 24 numbers differ, by at most " in text
-    assert "and " in text.splitlines()[-1]
+
+
+def test_many_differences_are_cut(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond so many lines, the last one counts those that were not printed."""
+    first, last = run / "step-00000003-next_epoch", run / "step-00000009-next_epoch"
+    differ = len(list(commands.differences(checkpoint.read(first), checkpoint.read(last))))
+    monkeypatch.setattr(commands, "_LINES", 3)
+    code, text = said(capsys, "diff", first, last)
+    assert code == 1
+    assert text.splitlines()[3:] == [f"and {differ - 3} more"]
 
 
 def test_differences_are_exact() -> None:
     """NaN is NaN, 1 is not 1.0, bits count, and what is there once is named."""
-    from statetrain.commands.checkpoint import differences
-
+    differences = commands.differences
     nan = float("nan")
     assert list(differences({"a": nan, "b": [1, (2,)]}, {"a": nan, "b": [1, (2,)]})) == []
     assert list(differences({"a": 1}, {"a": 1.0})) == ["a: 1, 1.0"]
