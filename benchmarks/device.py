@@ -132,7 +132,6 @@ class Comparison:
         couples = list(zip(costs["one"], costs["other"], strict=True))
         walls = [one.wall / other.wall for one, other in couples]
         hosts = [one.cpu - other.cpu for one, other in couples]
-        # Fmt: skip
         yield {
             "what": self.name,
             "ratio": statistics.median(walls),

@@ -126,7 +126,6 @@ def ours(
                 "stop": st.EarlyStopping("train_loss", patience=5),
                 **options,
             }
-        # Fmt: skip
         return st.fit(
             setting.model,
             setting.feed,

@@ -116,7 +116,6 @@ def compare(
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    # Fmt: skip
     cases: list[tuple[str, str, Optimizer, int, int]] = [
         ("mlp", "mlp, SGD", optimizer, 30, 400),
         ("mlp", "mlp, AdamW", adamw, 30, 400),

@@ -43,7 +43,6 @@ def main(epochs: int = 10, out: str | Path = "runs/find_lr") -> tuple[st.Run, fl
     # What the optimizer is told beside the rate holds in the search too
     others = {"weight_decay": 0.01}
 
-    # Fmt: skip
     found = st.lr_find(
         model,
         (train_x, train_y),

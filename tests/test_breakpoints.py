@@ -66,7 +66,6 @@ def test_the_step_repeats_for_each_optimizer():
     log = []
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 1), "b": torch.nn.Linear(3, 1)})
     model.forward = lambda x: model["a"](x) + model["b"](x)
-    # Fmt: skip
     st.fit(
         model,
         batches(1),
@@ -125,7 +124,6 @@ def test_the_current_optimizer_is_set_before_the_model_runs():
 
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 1), "b": torch.nn.Linear(3, 1)})
     model.forward = lambda x: model["a"](x) + model["b"](x)
-    # Fmt: skip
     st.fit(
         model,
         batches(1),

@@ -620,7 +620,6 @@ def test_weights_may_be_others_from_some_batch_on(change, size, points):
                 change(ctx, model)
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0625)
-        # Fmt: skip
         st.fit(
             model,
             points,

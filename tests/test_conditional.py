@@ -90,7 +90,6 @@ def test_a_throttle_on_any_lifecycle(n, events):
     "Of k events, k // n are passed on: the n-th, the 2n-th and so on."
     turn = State("turn", lambda ctx: ctx.buffer.append(len(ctx.buffer) + 1))
     more = st.guard(lambda ctx: len(ctx.buffer) < events)
-    # Fmt: skip
     life = Lifecycle(
         "turns",
         [State("begin"), turn, State("end", final=True)],

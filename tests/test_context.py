@@ -302,7 +302,6 @@ def test_the_counters(points, net):
 
     run = st.fit(net, points, callbacks=Look(), **options())
     run.fit(epochs=1)
-    # Fmt: skip
     assert rows == [
         (1, 1, 0, 8, 1, 8),
         (1, 2, 1, 16, 2, 8),

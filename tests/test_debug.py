@@ -411,7 +411,6 @@ def recording(ctx):
     ctx.log_metric("seen", float(ctx.samples), "train")
 
 
-# Fmt: skip
 ABOARD = {
     "ema": lambda path: {
         "callbacks": [

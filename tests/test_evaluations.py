@@ -78,7 +78,6 @@ def test_when_it_is_made(points, condition, expected):
 def test_its_values_are_those_of_evaluate(points):
     "Loss and metrics are what evaluate gives, in the row of the epoch; its own metrics take the place of the run's."
     other = tuple(part[:9] for part in points)
-    # Fmt: skip
     run = st.fit(
         made(),
         points,

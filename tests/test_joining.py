@@ -154,7 +154,6 @@ def test_what_cannot_be_joined():
         ),
     ):
         st.supervised(validate=None).then(st.supervised())
-    # Fmt: skip
     two_ends = Lifecycle(
         "b",
         [State("go"), State("good", final=True), State("bad", final=True)],

@@ -440,7 +440,6 @@ def test_one_that_is_no_scalar_is_named(data):
 
 def test_losses_for_each_optimizer(data):
     "With several optimizers, each may have losses by keys; their columns carry both names."
-    # Fmt: skip
     run = st.fit(
         made(),
         batches(data),

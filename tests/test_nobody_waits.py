@@ -90,7 +90,6 @@ class Right:
 
 
 def begin(**more):
-    # Fmt: skip
     given = {
         "loss": F.cross_entropy,
         "optimizer": Fused,

@@ -37,7 +37,6 @@ def run(points):
         def on_exit_step(self, ctx):
             ctx.log("steps", ctx.step)
 
-    # Fmt: skip
     return st.fit(
         Net,
         points,
@@ -89,7 +88,6 @@ def test_arguments_that_are_no_plain_data_are_kept_in_words(points, tmp_path):
             super().__init__(4, 3)
             self.activation = activation
 
-    # Fmt: skip
     run = st.fit(
         Chosen,
         points,
@@ -173,7 +171,6 @@ def test_another_models_weights_are_refused(run, tmp_path):
 
 def test_the_weights_of_a_checkpoint(points, tmp_path):
     "Of one, or of the newest of a directory; the model's weights alone are put in place."
-    # Fmt: skip
     run = st.fit(
         Net(),
         points,

@@ -57,7 +57,6 @@ def test_the_dry_run_is_the_real_run(options, length_known):
         def on_enter_record(self, ctx):
             noted.append((ctx.epoch, ctx.iter, ctx.step))
 
-    # Fmt: skip
     run = st.fit(
         torch.nn.Linear(3, 1),
         train,

@@ -92,7 +92,6 @@ def test_number_since_best(n, time):
     assert stopping_time(EarlyStopping(patience=n), [10, 9, 8, 9, 10, 7, 10, 10, 10, 10]) == time
 
 
-# Fmt: skip
 TRAIN_AND_VALID = [
     *([9.5, 9.3], 10),
     *([9.3, 9.1, 8.9], 8),

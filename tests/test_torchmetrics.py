@@ -83,7 +83,6 @@ def test_regression_metrics():
 def test_metric_sets_for_train_and_valid_apart():
     """A metric for validation alone is no column of training; the user's object is left as it was; each row starts anew."""
     accuracy = torchmetrics.classification.MulticlassAccuracy(3, average="micro")
-    # Fmt: skip
     run = st.fit(
         torch.nn.Linear(4, 3),
         data(),
@@ -108,7 +107,6 @@ def test_two_metrics_of_one_name_are_refused():
     """The same name in the common and in the valid set is an error before training."""
     accuracy = torchmetrics.classification.MulticlassAccuracy(3)
     with pytest.raises(st.ConfigError, match="two metrics are called 'accuracy'"):
-        # Fmt: skip
         st.fit(
             torch.nn.Linear(4, 3),
             data(),

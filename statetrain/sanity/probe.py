@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 # What a loss function is, for the checks that depend on it.
-# Fmt: skip
 KINDS: dict[Any, str] = {
     F.cross_entropy: "cross_entropy",
     nn.CrossEntropyLoss: "cross_entropy",

@@ -84,7 +84,6 @@ def test_the_simple_case(tmp_path, points):
     run = fit(points, st.Logger(st.JSONLines(path), every=st.Every(2, "steps")))
     rows = read(path)
 
-    # Fmt: skip
     assert [(row["epoch"], row["step"], "train_loss" in row) for row in rows] == [
         (1, 2, False),
         (1, 3, True),
@@ -187,7 +186,6 @@ def test_functions_of_the_context(points):
 
     fit(points, st.Logger(backend, what=look), epochs=1)
     items = backend.rows[0][0]
-    # Fmt: skip
     assert {name: type(item) for name, item in items.items() if name != "train_loss"} == {
         "norm": st.Value,
         "matrix": st.Value,
@@ -274,7 +272,6 @@ def test_hyperparameters_are_logged_once(tmp_path, points):
         def __init__(self, width):
             super().__init__(4, width)
 
-    # Fmt: skip
     run = fit(
         points,
         st.Logger(st.JSONLines(path), what=st.HyperParameters({"note": "a try"})),
@@ -334,7 +331,6 @@ def test_values_stay_where_they_are_until_the_logger_is_due(points):
 
     batches = list(zip(points[0].split(2), points[1].split(2), strict=True))
     backend = Kept()
-    # Fmt: skip
     run = st.fit(
         nn.Linear(4, 3),
         batches,

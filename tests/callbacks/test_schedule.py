@@ -120,7 +120,6 @@ def test_what_can_be_set(points):
         "buffers.beta": (0.5, lambda ctx: ctx.buffers["beta"], 0.5),
     }
     buffer = model.temperature
-    # Fmt: skip
     run = st.fit(
         model,
         points,

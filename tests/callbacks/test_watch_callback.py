@@ -44,7 +44,6 @@ def test_each_event_writes_its_values(points):
     written = run.ctx.records
     assert [row["value"].item() for row in written["loss"]] == losses
     assert [row["value"] for row in written["size"]] == [8, 8, 6] * 2
-    # Fmt: skip
     assert [
         (row["epoch"], row["batch"], row["step"], row["samples"]) for row in written["size"]
     ] == [

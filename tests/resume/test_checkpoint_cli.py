@@ -23,7 +23,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3))
     data = (torch.randn(22, 4), torch.arange(22) % 3)
-    # Fmt: skip
     st.fit(
         net,
         data,
@@ -68,7 +67,6 @@ def test_a_directory_is_listed(run: Path, capsys: pytest.CaptureFixture[str]) ->
     code, text = said(capsys, "show", run)
     lines = text.splitlines()
     assert code == 0
-    # Fmt: skip
     assert [line.split()[0] for line in lines[:4]] == [
         "step-00000009-next_epoch",
         "step-00000099-next_epoch",
