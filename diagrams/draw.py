@@ -1,4 +1,4 @@
-"""Writes everything that is computed from lifecycles: the pictures in this folder, the tables in docs/.
+"""Writes everything that is computed: the pictures in this folder, the tables in docs/, docs/features.md.
 
 python diagrams/draw.py            # write
 python diagrams/draw.py --check    # only say what is stale
@@ -19,6 +19,8 @@ from statetrain.standard.edits import EDITS, Edit
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 sys.path.insert(0, str(HERE.parent / "examples"))
+
+import features  # noqa: E402  # beside this file
 
 # What an example of an option is written with
 NAMES = {name: getattr(st, name) for name in ("EarlyStopping", "Every", "RollBack", "Spike")}
@@ -87,6 +89,8 @@ def stale() -> list[str]:
     lines = stale_pictures(lifecycles(), HERE)
     if (DOCS / "lifecycle.md").read_text(encoding="utf-8") != page():
         lines.append("docs/lifecycle.md: its tables are not those of the code")
+    if (DOCS / "features.md").read_text(encoding="utf-8") != features.page():
+        lines.append("docs/features.md: it is not what docs/features.toml gives")
     return lines
 
 
@@ -96,7 +100,8 @@ def main() -> None:
     for path in write_pictures(lifecycles(), HERE):
         print(path.relative_to(HERE.parent))
     (DOCS / "lifecycle.md").write_text(page(), encoding="utf-8", newline="\n")
-    print("docs/lifecycle.md")
+    (DOCS / "features.md").write_text(features.page(), encoding="utf-8", newline="\n")
+    print("docs/lifecycle.md, docs/features.md")
 
 
 if __name__ == "__main__":
