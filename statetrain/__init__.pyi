@@ -114,14 +114,17 @@ from statetrain.ranks.ddp import DDP as DDP
 from statetrain.standard import actions as actions
 from statetrain.standard.evaluations import Evaluation as Evaluation
 from statetrain.standard.halving import halving as halving
+from statetrain.standard.limiting import limit as limit
 from statetrain.standard.looping import evaluation as evaluation
 from statetrain.standard.looping import prediction as prediction
 from statetrain.standard.precision import MixedPrecision as MixedPrecision
 from statetrain.standard.precision import mixed_precision as mixed_precision
+from statetrain.standard.recording import record_every as record_every
 from statetrain.standard.retrying import retrying as retrying
 from statetrain.standard.rollback import RollBack as RollBack
 from statetrain.standard.several import several as several
 from statetrain.standard.supervised import supervised as supervised
+from statetrain.standard.validating_first import validate_first as validate_first
 from statetrain.trace import Trace as Trace
 from statetrain.trace import Tracing as Tracing
 from statetrain.training.batch_size_finder import find_batch_size as find_batch_size
@@ -130,6 +133,7 @@ from statetrain.training.evaluating import evaluate as evaluate
 from statetrain.training.fitting import fit as fit
 from statetrain.training.lr_finder import LRFinder as LRFinder
 from statetrain.training.lr_finder import lr_find as lr_find
+from statetrain.training.overfitting import overfit as overfit
 from statetrain.training.predicting import predict as predict
 from statetrain.training.predicting import predict_batches as predict_batches
 from statetrain.training.run import Run as Run
@@ -139,5 +143,6 @@ from statetrain.training.saving import load_checkpoint as load_checkpoint
 from statetrain.training.saving import load_weights as load_weights
 from statetrain.training.saving import save as save
 from statetrain.training.saving import save_weights as save_weights
+from statetrain.training.trying_out import try_out as try_out
 
 __version__: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from statetrain.errors import CallbackError
@@ -198,6 +199,17 @@ class Callback:
             hook: `<callback>.<hook>` for a callback's hook, else empty.
         """
         return function
+
+    def redirect(self, folder: Path) -> None:
+        """Called by `try_out` before it runs: what is written to files goes into this folder.
+
+        A callback that writes nothing has nothing to do.
+
+        Args:
+            folder: its own, which is removed afterwards.
+        """
+        if self.wrapped is not None:
+            self.wrapped.redirect(folder)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

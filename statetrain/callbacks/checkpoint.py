@@ -190,7 +190,7 @@ class Checkpoint(Callback):
                 "Checkpoint: keep_every takes an interval in epochs or steps, such as"
                 f' Every(10, "epochs"), got {keep_every!r}'
             )
-        self.folder = Path(os.path.abspath(folder))  # a script may change the working directory
+        self._write_to(Path(os.path.abspath(folder)))  # a script may change the working directory
         self.every, self.keep, self.monitor, self.mode, self.preflight = (
             as_guard(every),
             keep,
@@ -213,10 +213,17 @@ class Checkpoint(Callback):
             clock,
         )
         self.keep_every, self.at_start = keep_every, at_start
-        self._lock = Lock(self.folder)
-        self._lanes = [Lane(self.folder / name) for name in LANES]
         self._writing: _Background | None = None
         self._forget()
+
+    def _write_to(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = Lock(folder)
+        self._lanes = [Lane(folder / name) for name in LANES]
+
+    def redirect(self, folder: Path) -> None:
+        """Saves into another directory."""
+        self._write_to(folder)
 
     def _forget(self) -> None:
         # Each with whether it is in epochs, as it is asked

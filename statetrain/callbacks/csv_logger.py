@@ -63,6 +63,10 @@ class CSVLogger(Callback):
         self._columns: list[str] = []  # of the file, once it has been brought into shape
         self.wrapped = alone(self)
 
+    def redirect(self, folder: Path) -> None:
+        """Writes a file of the same name in another folder."""
+        self.path = self._file.path = folder / self.path.name
+
     def check_context(self, ctx: Context) -> None:
         """Makes the folders, and sees whether the file can be written."""
         self.check()

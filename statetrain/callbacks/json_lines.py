@@ -54,6 +54,10 @@ class JSONLines(Callback):
         self._file = RowFile(self.path, "JSONLines", append)
         self.wrapped = alone(self)
 
+    def redirect(self, folder: Path) -> None:
+        """Writes a file of the same name in another folder."""
+        self.path = self._file.path = folder / self.path.name
+
     def check_context(self, ctx: Context) -> None:
         """Makes the folders, and sees whether the file can be written."""
         self.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from statetrain.callback import Callback, unwrapped
@@ -140,6 +141,12 @@ class Logger(Callback):
         self._broken = False  # whether a backend could not write
 
     # ------------------------------------------------------------ before the first batch
+
+    def redirect(self, folder: Path) -> None:
+        """Has each backend write into a folder below another one."""
+        for i, backend in enumerate(self.backends):
+            if hasattr(backend, "redirect"):
+                backend.redirect(folder / str(i))
 
     def check_context(self, ctx: Context) -> None:
         """Sees whether the backends can be written, and whether the sources can be read."""

@@ -79,6 +79,11 @@ class MLflow(Callback):
         self._resumed_at: list[int] = []
         self.wrapped = alone(self)
 
+    def redirect(self, folder: Path) -> None:
+        """Writes into a database in another folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+
     def check_context(self, ctx: Context) -> None:
         """Sees whether the store can be reached."""
         self.check()

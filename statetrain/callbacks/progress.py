@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from statetrain.callback import Callback
 from statetrain.context.history import COUNTERS
-from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
 from statetrain.logs.bars import Bar, Bars, clock, draws_in_place
 from statetrain.logs.cell import CellBars, in_notebook
 from statetrain.logs.streams import Stream, printable
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.standard.limiting import batches_taken
 from statetrain.validators import check_word
 
 if TYPE_CHECKING:
@@ -113,10 +113,8 @@ class Progress(Callback):
         if self._due is None or ctx.role == "next_epoch":
             return
         if ctx.epoch:
-            self._first_epoch, self._had = (
-                ctx.epoch - 1,
-                ctx.iter / (length(ctx.train_data) or math.inf),
-            )
+            batches = batches_taken(ctx.machine.lifecycle, "next_batch", ctx.train_data)
+            self._first_epoch, self._had = ctx.epoch - 1, ctx.iter / (batches or math.inf)
         scope = ctx.scope("valid") or ctx.scope("predict")
         if scope is None:
             self._open(ctx, str(ctx.scope("train")), ctx.train_data, ctx.iter, training=True)
@@ -239,7 +237,9 @@ class Progress(Callback):
         if self._due is None:
             return
         now = ctx.clock()
-        self._batches, self._total, self._training = name, length(data), training
+        head = "next_batch" if training else "next_valid_batch"
+        self._batches, self._training = name, training
+        self._total = batches_taken(ctx.machine.lifecycle, head, data)
         # When how many were done, at the last drawings
         self._marks = deque([(now, done)], maxlen=100)
         if now >= self._due:

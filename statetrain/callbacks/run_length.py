@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
 from statetrain.guards.batch import Accumulating
 from statetrain.guards.counters import MaxSteps
+from statetrain.standard.limiting import batches_taken
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -38,7 +38,7 @@ def left_of(ctx: Context, lifecycle: Lifecycle, per: Literal["step", "epoch"], w
         return int(epochs)
     guards = [arrow.guard for arrow in lifecycle.transitions if arrow.guard is not None]
     limits = _numbers(guards, MaxSteps)
-    batches = length(ctx.train_data)
+    batches = batches_taken(lifecycle, "next_batch", ctx.train_data)
     if batches is not None and epochs != math.inf:
         window = max(_numbers(guards, Accumulating), default=1)
         limits.append(-(-batches // window) * int(epochs))

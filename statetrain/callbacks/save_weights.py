@@ -119,6 +119,10 @@ class SaveWeights(Callback):
         columns = [*self._named, *([] if monitor is None else [monitor])]
         self.monitors = tuple(dict.fromkeys(name for name in columns if name not in COUNTERS))
 
+    def redirect(self, folder: Path) -> None:
+        """Saves below another folder."""
+        self.path = str(folder / self.path.lstrip(os.sep))
+
     def check_context(self, ctx: Context) -> None:
         """Makes the folder of the files, and sees whether one can be written there.
 

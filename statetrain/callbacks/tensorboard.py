@@ -65,6 +65,10 @@ class TensorBoard(Callback):
         self._alone = self.wrapped = alone(self)
         self.reads = self._alone.reads
 
+    def redirect(self, folder: Path) -> None:
+        """Writes into another folder."""
+        self.logdir = folder
+
     def check_context(self, ctx: Context) -> None:
         """Checks that the patterns name parameters, and that the folder is writable."""
         self._alone.check_context(ctx)

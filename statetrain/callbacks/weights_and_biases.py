@@ -77,6 +77,10 @@ class WandB(Callback):
         self._resumed_at: list[int] = []
         self.wrapped = alone(self)
 
+    def redirect(self, folder: Path) -> None:
+        """Writes into another folder, and sends nothing."""
+        self.folder, self.mode = folder, "offline"
+
     def check_context(self, ctx: Context) -> None:
         """Sees whether the folder can be written."""
         self.check()

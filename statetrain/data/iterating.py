@@ -62,6 +62,17 @@ def note_error(iterator: Iterator[Any], error: Exception) -> Iterator[Any]:
 
 
 @define(eq=False)
+class LeftOut(Iterator[Any]):
+    """In place of an iteration of which the rest is left out."""
+
+    def __next__(self) -> Any:
+        raise StopIteration
+
+
+LEFT_OUT = LeftOut()
+
+
+@define(eq=False)
 class Unstarted(Iterator[Any]):
     """An iteration that begins with its first batch.
 

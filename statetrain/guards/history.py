@@ -146,11 +146,14 @@ class Threshold(Guard):
         monitor: the exact name of a column of the history.
         value: the target.
         mode: "min" (at or below it), "max" (at or above it).
+        prompt: whether it is asked at every loop head, so that a row within an epoch stops the run
+            there; else it is asked between epochs.
     """
 
     monitor: str = field(validator=column)
     value: float
     mode: Literal["min", "max"] = field(default="min", kw_only=True, validator=one_of("min", "max"))
+    prompt: bool = field(default=False, kw_only=True)
 
     reads = HISTORY
 

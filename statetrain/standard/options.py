@@ -83,7 +83,12 @@ def _function(instance: Any, attribute: Attribute[Any], value: Any) -> None:
         raise ConfigError(f"{attribute.name} must be a function of the context, got {value!r:.80}")
 
 
-def _edits(value: Any) -> tuple[TableEdit, ...]:
+def edits_of(value: Any) -> tuple[TableEdit, ...]:
+    """Edits that were given as one or as several.
+
+    Raises:
+        ConfigError: one is no function.
+    """
     given = (value,) if callable(value) else tuple(value)
     for edit in given:
         if not callable(edit):
@@ -158,7 +163,7 @@ class Options:
     """Whether `draw` stays one batch ahead, and begins to place that one on the device while the
     one before is trained on. `fit` turns it on for CUDA only; elsewhere nothing could overlap."""
 
-    edits: tuple[TableEdit, ...] = field(default=(), converter=_edits)
+    edits: tuple[TableEdit, ...] = field(default=(), converter=edits_of)
     """Your own edits: functions that take the lifecycle with the options above and return another
     one, as `lambda life: life.insert(...)`. Mixed precision comes after them."""
 

@@ -129,6 +129,11 @@ class Tracing(Callback):
             if paths := self._asked.get(one.name) or self._asked.get(one.role):
                 self._values[one.name] = paths
 
+    def redirect(self, folder: Path) -> None:
+        """Writes a file of the same name in another folder."""
+        if self.file is not None:
+            self.file = folder / self.file.name
+
     def check_context(self, ctx: Context) -> None:
         """Refuses a file that cannot be written."""
         if self.file is not None:

@@ -8,7 +8,7 @@ from statetrain.context.context import Context
 from statetrain.context.fields import UNSET
 from statetrain.contracts.composing import then
 from statetrain.contracts.declaring import Access, access
-from statetrain.data.iterating import END, Unstarted, note_error, take_up
+from statetrain.data.iterating import END, LEFT_OUT, Unstarted, note_error, take_up
 from statetrain.data.sizes import length
 from statetrain.errors import DataError
 from statetrain.events import SkipBatch
@@ -147,6 +147,8 @@ def _came_to_an_end(ctx: Context, name: str) -> None:
     ctx.drawn = False
     if name == "valid":
         ctx.valid_complete = True
+    if ctx.valid_iterator is LEFT_OUT:
+        return
     if holds_its_length(ctx.data) and ctx.valid_iter < (length(ctx.data) or 0):
         raise DataError(
             f"the {_data(name)} data ended after {ctx.valid_iter} of {length(ctx.data)} batches;"
