@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 import statetrain as st
 from statetrain.standard import actions
 from statetrain.standard.fusing import fuse
+from statetrain.training.setup.model import fused_on_devices
 
 BATCHES = 6
 
@@ -95,7 +96,6 @@ def begin(**more):
         "optimizer": Fused,
         "opt_hparams": {"lr": 0.1},
         "epochs": 2,
-        "finite_check": "late",
         "device": "meta",
         "seed": 1,
         "verbose": False,
@@ -173,7 +173,7 @@ def test_a_step_drawn_ahead_waits_for_nothing():
         finite_check="late", prefetch=True, seeded=True, buffers=True, validate=None
     )
     assert life.state("draw").action is actions.draw_prefetched
-    assert walk(begin(lifecycle=life, finite_check="now")) == []
+    assert walk(begin(lifecycle=life)) == []
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,7 @@ def test_a_step_on_the_cpu_reads_nothing(name, tmp_path):
     }[name]
     run = begin(
         device="cpu",
+        finite_check="late",
         optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, fused=True),
         **more,
     )
@@ -269,3 +270,42 @@ def test_an_average_is_torchs_own():
     )
     assert bits(ema.model) == bits(reference.module)
     assert int(reference.n_averaged) == ema.state_dict()["count"] == 2 * BATCHES
+
+
+@pytest.mark.parametrize(
+    ("options", "late"),
+    [
+        ({}, True),
+        ({"finite_check": "auto", "accumulate": 2}, True),
+        ({"finite_check": "now"}, False),
+        ({"non_finite": "ignore"}, False),
+        ({"spike": st.Spike(4), "non_finite": "skip"}, False),  # which reads the loss anyway
+        ({"optimizer": torch.optim.SGD}, False),  # cannot be told to leave a step out
+        ({"device": "cpu"}, False),
+    ],
+)
+def test_a_device_is_asked_late_by_itself(options, late):
+    """The default checks late where device, optimizer and options allow it, and the table shows it."""
+    assert bool(begin(**options).machine.lifecycle.by_role("report")) is late
+
+
+def test_classes_are_made_with_their_fused_step_on_a_device():
+    """On CUDA and MPS alone, for those of torch that have one, unless the user said how to compute."""
+
+    class Weight:
+        def __init__(self, device, floating=True):
+            self.device = torch.device(device)
+            self.is_floating_point = lambda: floating
+
+    cuda = [Weight("cuda"), Weight("cuda", True)]
+    assert fused_on_devices(torch.optim.AdamW, cuda, {"lr": 0.1}) == {"lr": 0.1, "fused": True}
+    assert fused_on_devices(torch.optim.SGD, [Weight("mps")], {}) == {"fused": True}
+    for kind, weights, given in (
+        (torch.optim.AdamW, [Weight("cpu")], {}),
+        (torch.optim.AdamW, [*cuda, Weight("cpu")], {}),
+        (torch.optim.AdamW, [*cuda, Weight("cuda", False)], {}),
+        (torch.optim.Adagrad, cuda, {"lr": 0.1}),  # whose fused step is for the CPU
+        (torch.optim.AdamW, cuda, {"foreach": True}),
+        (torch.optim.AdamW, cuda, {"fused": False}),
+    ):
+        assert fused_on_devices(kind, weights, given) == given

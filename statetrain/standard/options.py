@@ -28,7 +28,7 @@ from statetrain.standard.stops import Stops, stops_of
 from statetrain.validators import Validator, check_switches, check_whole, check_word
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
-FiniteCheck = Literal["now", "late"]
+FiniteCheck = Literal["auto", "now", "late"]
 When: TypeAlias = Guard | Literal["end"]
 Computation = Callable[[Any], Any]
 TableEdit = Callable[[Lifecycle], Lifecycle]
@@ -127,12 +127,15 @@ class Options:
     spike: Spike | None = field(default=None, validator=_spike)
     """What counts as a loss far above those before, as `Spike(4)`; it has the same policy."""
 
-    finite_check: FiniteCheck = field(default="now", validator=_one_of("now", "late"))
-    """When it is known whether a loss is finite. "now": before its backward, which on a device
-    waits for the loss of every batch. "late": the device itself leaves out the step of a window
-    whose loss or gradients are not finite, the host does not wait, and the policy acts when the
-    host hears of it, at most 100 steps later and at `record`. This takes fused optimizers, such as
-    `torch.optim.AdamW(..., fused=True)`; for others the host reads a flag before each step."""
+    finite_check: FiniteCheck = field(default="auto", validator=_one_of("auto", "now", "late"))
+    """When it is known whether a loss is finite. "auto": "now" on the CPU, where that costs
+    nothing; on a device `fit` takes "late" if the optimizers and the other options allow it (a
+    table made by `supervised` knows no device, so there it is "now"). "now": before its backward,
+    which on a device waits for the loss of every batch. "late": the device itself leaves out the
+    step of a window whose loss or gradients are not finite, the host does not wait, and the policy
+    acts when the host hears of it, at most 100 steps later and at `record`. This takes fused
+    optimizers, such as `torch.optim.AdamW(..., fused=True)`; for others the host reads a flag
+    before each step."""
 
     accumulate: int = field(default=1, validator=_whole(1))
     """Batches whose averaged gradients make one step; a short last window counts by its own

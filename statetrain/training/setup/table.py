@@ -18,6 +18,7 @@ from statetrain.compute.capture import FIELDS
 from statetrain.compute.compiling import can_trace
 from statetrain.compute.compiling import in_the_way as keeps_from_compiling
 from statetrain.compute.keeping import has_buffers
+from statetrain.compute.masking import masks
 from statetrain.context.keys import root_of
 from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import declares_read, declares_write
@@ -28,6 +29,7 @@ from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.losses.losses import terms_of
+from statetrain.ranks.group import world_size
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import (
     Fused,
@@ -37,7 +39,7 @@ from statetrain.standard.fusing import (
     update_of,
 )
 from statetrain.standard.modes import Evaluating
-from statetrain.standard.options import FitOptions, Options
+from statetrain.standard.options import FiniteCheck, FitOptions, Options
 from statetrain.standard.precision import plain
 from statetrain.standard.supervised import adopt, supervised
 from statetrain.training.setup.calling import Epochs
@@ -85,7 +87,7 @@ def make_lifecycle(
         callbacks=callbacks,
         sized=size is not None,
     )
-    standard = given is None and "finite_check" not in options
+    standard = given is None and options.get("finite_check", "auto") == "auto"
     if trained.compiled not in ("step", "auto") or not standard:
         return make(options)
     # What is compiled as a whole is looked at when it is done
@@ -162,7 +164,21 @@ def _all_options(
         found["validate"] = None
     elif "validate" not in options:
         found["validate"] = Every(1, "epochs")
+    if options.get("finite_check", "auto") == "auto":
+        found["finite_check"] = _finite_check(found, trained)
     return found
+
+
+def _finite_check(found: Mapping[str, Any], trained: Trained) -> FiniteCheck:
+    """When to find out what is not finite: late on a device, so that the host does not wait."""
+    on_host = trained.accelerator.device.type == "cpu"
+    if on_host or world_size() > 1 or not all(map(masks, trained.optimizers.values())):
+        return "now"
+    try:
+        Options(**{**found, "finite_check": "late"})
+    except ConfigError:  # another option excludes it
+        return "now"
+    return "late"
 
 
 def _counts(objective: Objective, options: FitOptions) -> bool:
