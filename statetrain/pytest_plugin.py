@@ -123,7 +123,7 @@ class _CoveragePlugin:
 
 
 @pytest.fixture
-def toy() -> Toy:
+def statetrain_toy() -> Toy:
     "A model, data and a known optimum; see `statetrain.testing.toy_problem`."
     from statetrain.testing.toy import toy_problem
 
@@ -131,7 +131,7 @@ def toy() -> Toy:
 
 
 @pytest.fixture
-def fake_clock() -> FakeClock:
+def statetrain_clock() -> FakeClock:
     "A clock that moves when the test says so; see `statetrain.testing.FakeClock`."
     from statetrain.testing.fake_clock import FakeClock
 
@@ -139,7 +139,7 @@ def fake_clock() -> FakeClock:
 
 
 @pytest.fixture
-def recording() -> Recording:
+def statetrain_recording() -> Recording:
     "A callback that records the standard lifecycles' hooks; see `statetrain.testing.Recording`."
     from statetrain.testing.recording import Recording
 

@@ -323,11 +323,11 @@ import sys
 def test_nothing_is_loaded(pytestconfig):
     loaded = {name for name in sys.modules if name.partition(".")[0] in ("torch", "attrs", "hypothesis")} | {n for n in sys.modules if n.startswith("statetrain.")}
     assert loaded <= {"statetrain.pytest_plugin"}
-def test_fixtures(toy, fake_clock, recording):
-    run = toy.fit(epochs=5, clock=fake_clock, callbacks=recording)
-    assert toy.distance < 0.1
+def test_fixtures(statetrain_toy, statetrain_clock, statetrain_recording):
+    run = statetrain_toy.fit(epochs=5, clock=statetrain_clock, callbacks=statetrain_recording)
+    assert statetrain_toy.distance < 0.1
     assert run.ctx.seconds == 0
-    assert recording.hooks[0] == "on_enter_fit"
+    assert statetrain_recording.hooks[0] == "on_enter_fit"
 """
 
 

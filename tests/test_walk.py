@@ -142,6 +142,32 @@ def test_arrows_with_the_same_guard_draw_from_the_same_answers():
     )
 
 
+def test_answers_of_one_state():
+    "With the state before the label, only the guard of that state is meant; the others keep their own answers."
+    drawn_once = {"more epochs": True, "a batch was drawn": [True, False] * 3}
+    trace = walk(supervised(), {**drawn_once, "next_epoch: stop now": [False, False, True]})
+    assert trace.states.count("epoch") == 2
+    assert trace.states.count("draw") == 4
+    answers = {"stop now": [False, True], "next_batch: stop now": [False, True]}
+    trace = walk(supervised(), {**drawn_once, **answers})
+    assert str(trace[-1]).startswith("next_epoch -> end [stop now]")
+    assert_trace(
+        trace,
+        "fit next_epoch epoch train next_batch draw batch . . . . next_batch record next_epoch end",
+    )
+    assert decisions(a & b, {"ask: a": True, "b": [True, False, True]}) == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    with pytest.raises(
+        LifecycleError,
+        match="no guard is called 'next_bach: stop now'; did you mean 'next_batch: stop now'",
+    ):
+        walk(supervised(), {"next_bach: stop now": True})
+
+
 @drawn
 @given(st.lists(st.booleans(), max_size=8), st.lists(st.booleans(), max_size=8))
 def test_combinations_are_answered_from_their_parts(xs, ys):

@@ -5,14 +5,15 @@ All answers of its guards, its events, and failures.
 A configuration is a state together with how often each bounded guard has been true. Guards answer
 freely, but for bounds: a guard with the bound n is true at most n times while the scope around the
 state that asks it stays open, and counts from 0 when the scope is opened again. So `{"more epochs":
-3, "a batch was drawn": 2}` is up to three epochs of up to two batches. Guards of arrows that are
-taken on events have bounds like others.
+3, "a batch was drawn": 2}` is up to three epochs of up to two batches. With a pair, `(1, 3)` or
+`(1, None)`, it is also true whenever it is asked until it was so often: each epoch has a batch at
+least. Guards of arrows that are taken on events have bounds like others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from attrs import Factory, define, field, frozen
 
@@ -25,6 +26,7 @@ from statetrain.naming import did_you_mean
 from statetrain.validators import check_whole
 
 Counts = tuple[int, ...]
+Bound: TypeAlias = "int | tuple[int, int | None]"  # at most; or at least and at most (None: free)
 
 
 class Configuration(NamedTuple):
@@ -41,8 +43,45 @@ class Step(NamedTuple):
     after: Configuration
 
 
-def _bounds(value: Mapping[str, int] | None) -> dict[str, int]:
-    return dict(value or {})
+class Limits(NamedTuple):
+    """How often a guard is true while a scope stays open."""
+
+    least: int
+    most: int | None  # None is any number
+
+    @property
+    def counted(self) -> int:
+        """Up to where counting makes a difference."""
+        return self.most or self.least
+
+    def about(self, label: str) -> str:
+        """What they say of a guard: `1 <= [a batch was drawn] <= 3`."""
+        text = f"[{label}]"
+        if self.least:
+            text = f"{self.least} <= {text}"
+        if self.most is not None:
+            text = f"{text} <= {self.most}"
+        return text
+
+
+def _bounds(value: Mapping[str, Bound] | None) -> dict[str, Limits]:
+    return {label: _limits(label, bound) for label, bound in (value or {}).items()}
+
+
+def _limits(label: str, bound: Bound) -> Limits:
+    """The two numbers that a bound stands for."""
+    if not isinstance(bound, tuple):
+        check_whole(f"the bound of [{label}]", bound, 0, error=LifecycleError)
+        return Limits(0, bound)
+    if len(bound) != 2:
+        raise LifecycleError(
+            f"the bounds of [{label}] are a number, or two: (least, most), got {bound!r}"
+        )
+    least, most = bound
+    check_whole(f"the lower bound of [{label}]", least, 0, error=LifecycleError)
+    if most is not None:
+        check_whole(f"the upper bound of [{label}]", most, least, error=LifecycleError)
+    return Limits(least, most)
 
 
 @frozen
@@ -51,17 +90,17 @@ class Ways:
 
     Args:
         lifecycle: the table.
-        bounds: by a guard's label, how often it may hold while the scope around it stays open; the
-            others answer freely.
+        bounds: by a guard's label, how often it may be true while the scope around it stays open;
+            as a pair, how often it must be and may be. The others answer freely.
         events: whether events are raised, in every state where an arrow takes one.
         failures: whether every state may raise an exception that no arrow takes.
 
     Raises:
-        LifecycleError: a bound names no guard of the table, or is below 0.
+        LifecycleError: a bound names no guard of the table, is below 0, or leaves no number.
     """
 
     lifecycle: Lifecycle
-    bounds: dict[str, int] = field(factory=dict, converter=_bounds)
+    bounds: dict[str, Limits] = field(factory=dict, converter=_bounds)
     events: bool = True
     failures: bool = True
     _labels: tuple[str, ...] = field(init=False, eq=False, default=())
@@ -72,14 +111,12 @@ class Ways:
         known = {
             arrow.guard.label for arrow in self.lifecycle.transitions if arrow.guard is not None
         }
-        for label, bound in self.bounds.items():
+        for label in self.bounds:
             if label not in known:
                 raise LifecycleError(
                     f"{self.lifecycle.name}: no guard is called"
                     f" {label!r}{did_you_mean(label, known)}"
                 )
-            name = f"{self.lifecycle.name}: the bound of [{label}]"
-            check_whole(name, bound, 0, error=LifecycleError)
         object.__setattr__(self, "_labels", tuple(self.bounds))
         self._scopes.update((label, _scopes_of(self.lifecycle, label)) for label in self.bounds)
 
@@ -103,6 +140,8 @@ class Ways:
         for arrow in self.lifecycle.arrows(state):
             if arrow.guard is None or self._may_hold(arrow.guard, here):
                 yield self._take(arrow, here)
+            if arrow.guard is not None and self._must_hold(arrow.guard, here):
+                break  # those behind it are not asked
         if self.events:
             yield from (self._take(arrow, here) for arrow in self._on_events(here))
         if self.failures:
@@ -120,24 +159,37 @@ class Ways:
                     taken.append(arrow.event)
                     yield arrow
                 elif self._may_hold(arrow.guard, here):
+                    if self._must_hold(arrow.guard, here):
+                        taken.append(arrow.event)
                     yield arrow
 
     def _may_hold(self, guard: Guard, here: Configuration) -> bool:
-        label = guard.label
-        return (
-            label not in self.bounds or here.counts[self._labels.index(label)] < self.bounds[label]
-        )
+        most = self.bounds.get(guard.label, _FREE).most
+        return most is None or self._count(guard, here) < most
+
+    def _must_hold(self, guard: Guard, here: Configuration) -> bool:
+        least = self.bounds.get(guard.label, _FREE).least
+        return least > 0 and self._count(guard, here) < least
+
+    def _count(self, guard: Guard, here: Configuration) -> int:
+        """How often a bounded guard has been true since its scope was opened."""
+        return here.counts[self._labels.index(guard.label)]
 
     def _take(self, arrow: Transition, here: Configuration) -> Step:
         counts = list(here.counts)
         if arrow.guard is not None and arrow.guard.label in self.bounds:
-            counts[self._labels.index(arrow.guard.label)] += 1
+            i, limits = self._labels.index(arrow.guard.label), self.bounds[arrow.guard.label]
+            if counts[i] < limits.counted:
+                counts[i] += 1
         if arrow.dest != FAILED:
             _, entered = self.lifecycle.crossing(here.state, arrow.dest)
             for i, label in enumerate(self._labels):
                 if not self._scopes[label].isdisjoint(entered):
                     counts[i] = 0
         return Step(arrow, Configuration(arrow.dest, tuple(counts)))
+
+
+_FREE = Limits(0, None)
 
 
 def _scopes_of(lifecycle: Lifecycle, label: str) -> frozenset[str]:
@@ -188,7 +240,8 @@ class Exploration:
 
     def __repr__(self) -> str:
         bounds = (
-            ", ".join(f"[{label}] <= {n}" for label, n in self.ways.bounds.items()) or "no bounds"
+            ", ".join(limits.about(label) for label, limits in self.ways.bounds.items())
+            or "no bounds"
         )
         return (
             f"<Exploration of {self.lifecycle.name!r}: {len(self.reached)} configurations,"
@@ -198,7 +251,7 @@ class Exploration:
 
 def explore(
     lifecycle: Lifecycle,
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     *,
     events: bool = True,
     failures: bool = True,
@@ -208,8 +261,9 @@ def explore(
 
     Args:
         lifecycle: the table.
-        bounds: by a guard's label, how often it may hold while the scope around it stays open; the
-            others answer freely at every turn.
+        bounds: by a guard's label, how often it may be true while the scope around it stays open;
+            as a pair, how often it must be and may be (None: any number). The others answer freely
+            at every turn.
         events: whether events are raised, in every state where an arrow takes one.
         failures: whether every state may fail.
         limit: configurations after which it is given up.

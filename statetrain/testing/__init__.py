@@ -14,20 +14,19 @@ from statetrain.testing.coverage import Coverage
 from statetrain.testing.fake_clock import FakeClock
 from statetrain.testing.guard_tests import GuardCase, check_guard, guard_cases
 from statetrain.testing.hall import RankRuns, RanksApart, simulate_ranks
+from statetrain.testing.judging import Verdict, check, judge
 from statetrain.testing.paths import Path, paths
 from statetrain.testing.patterns import assert_trace
 from statetrain.testing.properties import (
     Property,
-    Verdict,
     always,
     at_most,
     balanced,
     between,
-    check,
     counters_agree,
     ends,
     eventually,
-    judge,
+    followed_by,
     never,
     precedes,
     same_route,
@@ -69,6 +68,7 @@ __all__ = [
     "counters_agree",
     "ends",
     "eventually",
+    "followed_by",
     "guard_cases",
     "judge",
     "never",

@@ -23,6 +23,7 @@ from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.context.keys import root_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
+from statetrain.lifecycle.explore import Bound
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.witness import unwitnessed
 from statetrain.testing.fake_clock import FakeClock
@@ -46,7 +47,7 @@ def check_callback(
     build: Build | None = None,
     context: Callable[[], Any] | None = None,
     cover: Cover = "transitions",
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     anchors: int = 2,
     along: Iterable[Trace] | None = None,
     steers: bool = False,
@@ -89,7 +90,7 @@ def callback_cases(
     build: Build | None = None,
     context: Callable[[], Any] | None = None,
     cover: Cover = "transitions",
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     anchors: int = 2,
     along: Iterable[Trace] | None = None,
     steers: bool = False,

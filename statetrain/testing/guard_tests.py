@@ -25,6 +25,7 @@ from attrs import field, frozen
 from statetrain.context.fields import Fact, fields_with
 from statetrain.errors import ConfigError, GuardError
 from statetrain.guards.base import AnyContext, Guard, as_guard, strict
+from statetrain.lifecycle.explore import Bound
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.testing.callback_tests import Build, CallbackTrial, go, standard, toy_run
@@ -62,7 +63,7 @@ def check_guard(
     build: Build | None = None,
     context: Callable[[], Any] | None = None,
     cover: Cover = "transitions",
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
 ) -> int:
     """Asserts that a guard behaves as guards must, on every short path.
 
@@ -93,7 +94,7 @@ def guard_cases(
     build: Build | None = None,
     context: Callable[[], Any] | None = None,
     cover: Cover = "transitions",
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
 ) -> list[GuardCase]:
     """The paths along which to evaluate a guard, as parameters for pytest (`ids=str` is readable).
 

@@ -23,7 +23,7 @@ from statetrain.callback import Callback
 from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import AnyContext, Guard
-from statetrain.lifecycle.explore import Configuration, Step, Ways
+from statetrain.lifecycle.explore import Bound, Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START, State, StateWork
 from statetrain.lifecycle.transition import Transition
@@ -150,7 +150,7 @@ def _done(work: StateWork | None) -> list[str]:
 def paths(
     lifecycle: Lifecycle,
     cover: Cover = "transitions",
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     *,
     events: bool = True,
 ) -> list[Path]:

@@ -35,7 +35,7 @@ except ImportError as error:
 
 from statetrain.guards.base import Guard, leaves
 from statetrain.lifecycle.deciding import hidden
-from statetrain.lifecycle.explore import Configuration, Step, Ways
+from statetrain.lifecycle.explore import Bound, Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
@@ -65,7 +65,7 @@ from statetrain.trace import Trace
 def runs(
     draw: st.DrawFn,
     lifecycle: Lifecycle,
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
     *,
     events: bool = True,
     failures: bool = True,

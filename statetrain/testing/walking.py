@@ -13,6 +13,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
+from statetrain.testing.moments import in_state
 from statetrain.trace import Trace
 
 WalkAsk: TypeAlias = Callable[[], bool]
@@ -34,14 +35,16 @@ def walk(
     """Takes the transitions of a lifecycle, the guards answering from a script.
 
         walk(supervised(), {"more epochs": [True], "a batch was drawn": [True, True]})
+        walk(supervised(), {"more epochs": True, "next_epoch: stop now": [False, True]})
 
     Args:
         lifecycle: the table to walk.
         answers: by a guard's label: answers for each time that it is asked, then False for ever; or
             one answer for always; or a function without arguments. All guards of that label draw
             from the same answers. A combined guard without answers of its own has those of its
-            parts, asked as in a run: in order, up to the one that decides. A guard that nobody
-            answers for is False.
+            parts, asked as in a run: in order, up to the one that decides. With the state before
+            it, as in "next_batch: stop now", the answers are those of this state's guard alone, and
+            the others of that label have their own. A guard without answers is False.
         events: by a state's name: what its action raises each time that the state is entered: an
             exception, a class of one, or None for nothing; then nothing for ever.
         limit: transitions, the one into the initial state included, after which the walk is given
@@ -87,7 +90,7 @@ def _rows(
     rows: dict[str, WalkRow] = {name: [] for name in (*lifecycle.names, FAILED)}
     for name in lifecycle.names:
         for arrow in lifecycle.arrows(name):
-            ask = _ask(arrow.guard, given)
+            ask = _ask(arrow.guard, given, name)
             if ask is not False:
                 may_raise = _watched(lifecycle.crossing(name, arrow.dest)[1], script)
                 rows[name].append(
@@ -102,10 +105,11 @@ def _rows(
 def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, WalkAsk | bool]:
     """For each label, what is called for its next answer, or the answer that never changes."""
     known = {
-        label
+        name
         for arrow in lifecycle.transitions
         if arrow.guard is not None
         for label in _labels(arrow.guard)
+        for name in (label, in_state(arrow.source, label))
     }
     given: dict[str, WalkAsk | bool] = {}
     for label, answer in answers.items():
@@ -150,21 +154,23 @@ def _strict(label: str, answer: bool) -> bool:
     )
 
 
-def _ask(guard: Guard | None, given: dict[str, WalkAsk | bool]) -> WalkAsk | bool:
-    """What is called for a guard's next answer, or the answer that never changes."""
+def _ask(guard: Guard | None, given: dict[str, WalkAsk | bool], state: str) -> WalkAsk | bool:
+    """What is called for a guard's next answer in a state, or the answer that never changes."""
     if guard is None:
         return True
-    if guard.label in given:
-        return given[guard.label]
+    for name in (in_state(state, guard.label), guard.label):
+        if name in given:
+            return given[name]
     if isinstance(guard, Renamed):
-        return _ask(guard.guard, given)
+        return _ask(guard.guard, given, state)
     if isinstance(guard, Not):
-        inner = _ask(guard.guard, given)
+        inner = _ask(guard.guard, given, state)
         if isinstance(inner, bool):
             return not inner
         return lambda: not inner()
     if isinstance(guard, AllOf | AnyOf):
-        return _combined([_ask(part, given) for part in guard.guards], isinstance(guard, AnyOf))
+        parts = [_ask(part, given, state) for part in guard.guards]
+        return _combined(parts, isinstance(guard, AnyOf))
     return False
 
 
@@ -231,7 +237,7 @@ def _caught(
     lifecycle: Lifecycle, active: str, error: BaseException, given: dict[str, WalkAsk | bool]
 ) -> Transition:
     for arrow in lifecycle.on_event(active, error):
-        ask = _ask(arrow.guard, given)
+        ask = _ask(arrow.guard, given, arrow.source)
         if ask if isinstance(ask, bool) else ask():
             return arrow
     if isinstance(error, Event):
