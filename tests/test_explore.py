@@ -129,7 +129,7 @@ def test_conditions_on_arrows():
 
 def test_misspelt_names_are_errors():
     """A state that a property names, or a guard that a bound names, must be there."""
-    with pytest.raises(st.LifecycleError, match="which is not a state.*; did you mean 'backward'"):
+    with pytest.raises(st.LifecycleError, match=r"which is not a state.*; did you mean 'backward'"):
         check(RICH, precedes("backwards", "step"))
     with pytest.raises(
         st.LifecycleError, match="no guard is called 'more epoch'; did you mean 'more epochs'"
