@@ -35,7 +35,8 @@ class CellBars:
 
         self._lines: list[str] = []
         self._bars: list[Bar] = []
-        self._handle: Any = display(self._bundle(), raw=True, display_id=True)
+        show: Any = display  # untyped where IPython is installed, unknown where it is not
+        self._handle: Any = show(self._bundle(), raw=True, display_id=True)
 
     def draw(self, bars: Iterable[Bar]) -> None:
         """Draws the bars in the place of those before."""
