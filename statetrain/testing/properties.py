@@ -25,7 +25,7 @@ BROKEN = "broken"
 AGREED = "agreed"
 """What a property of several ranks starts with, where they agree on guards as in a run."""
 
-Endless = Literal["none", "fair", "all"]
+EndlessRuns = Literal["none", "fair", "all"]
 
 
 @frozen
@@ -48,7 +48,7 @@ class Property:
     start: Hashable
     read: Callable[[Any, Taken], Hashable]
     end: Callable[[Any], bool] = field(default=lambda memory: True)  # most do not care
-    endless: Endless = "none"
+    endless: EndlessRuns = "none"
     names: tuple[str, ...] = ()
     of_ranks: bool = False
 
@@ -242,7 +242,7 @@ def ends(*, fair: bool = True) -> Property:
     return Property("clean-up is reached", False, read, bool, _judged(fair))
 
 
-def _judged(fair: bool) -> Endless:
+def _judged(fair: bool) -> EndlessRuns:
     if fair:
         return "fair"
     return "all"

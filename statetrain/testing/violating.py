@@ -44,12 +44,12 @@ class Violation(NamedTuple):
 
 def find_violation(ways: Ways, one: Property) -> Violation | None:
     """The shortest run that violates a property; None if there is none."""
-    search = _Search(ways, one)
+    search = _ViolationSearch(ways, one)
     return search.of_finite_runs() or search.of_endless_runs()
 
 
 @define
-class _Search:
+class _ViolationSearch:
     ways: Ways
     property: Property
     came: dict[Node, tuple[Transition, Node | None]] = field(factory=dict, init=False)
