@@ -22,7 +22,7 @@ from statetrain.testing.moments import Taken
 from statetrain.testing.properties import BROKEN, Property
 
 
-class Node(NamedTuple):
+class SearchNode(NamedTuple):
     """Where a run stands, and what the property remembers of it."""
 
     here: Configuration
@@ -52,7 +52,7 @@ def find_violation(ways: Ways, one: Property) -> Violation | None:
 class _ViolationSearch:
     ways: Ways
     property: Property
-    came: dict[Node, tuple[Transition, Node | None]] = field(factory=dict, init=False)
+    came: dict[SearchNode, tuple[Transition, SearchNode | None]] = field(factory=dict, init=False)
     taken: dict[Transition, Taken] = field(factory=dict, init=False)
 
     def of_finite_runs(self) -> Violation | None:
@@ -89,25 +89,25 @@ class _ViolationSearch:
         first = next(node for node in self.came if node in waiting)
         return self._lasso(first, waiting)
 
-    def _is_violated(self, node: Node) -> bool:
+    def _is_violated(self, node: SearchNode) -> bool:
         if node.memory == BROKEN:
             return True
         return not self.ways.out_of(node.here) and not self.property.end(node.memory)
 
-    def _after(self, memory: Hashable, step: Step) -> Node:
+    def _after(self, memory: Hashable, step: Step) -> SearchNode:
         arrow = step.transition
         if arrow not in self.taken:
             self.taken[arrow] = Taken(arrow, self.ways.lifecycle)
-        return Node(step.after, self.property.read(memory, self.taken[arrow]))
+        return SearchNode(step.after, self.property.read(memory, self.taken[arrow]))
 
-    def _stays(self, node: Node, waiting: set[Node]) -> Step | None:
+    def _stays(self, node: SearchNode, waiting: set[SearchNode]) -> Step | None:
         """A step by which a run stays among nodes, whatever fair guards answer; None if none."""
         for choice in self._choices(node):
             if choice and all(self._after(node.memory, step) in waiting for step in choice):
                 return choice[0]
         return None
 
-    def _choices(self, node: Node) -> Iterator[list[Step]]:
+    def _choices(self, node: SearchNode) -> Iterator[list[Step]]:
         """What an adversary can choose: the steps of which each has to come, then, one day."""
         steps = self.ways.out_of(node.here)
         table = self.ways.lifecycle.arrows(node.here.state)
@@ -119,7 +119,7 @@ class _ViolationSearch:
             yield from ([step] for step in asked)
         yield from ([step] for step in raised)
 
-    def _lasso(self, first: Node, waiting: set[Node]) -> Violation:
+    def _lasso(self, first: SearchNode, waiting: set[SearchNode]) -> Violation:
         """The way to a node, and on from there until it comes to one a second time."""
         way, seen, node = self._way(first), {first: len(self._way(first))}, first
         while True:
@@ -131,9 +131,9 @@ class _ViolationSearch:
                 return Violation(way, seen[node])
             seen[node] = len(way)
 
-    def _way(self, node: Node) -> list[Transition]:
+    def _way(self, node: SearchNode) -> list[Transition]:
         path = []
-        at: Node | None = node
+        at: SearchNode | None = node
         while at is not None:
             arrow, at = self.came[at]
             path.append(arrow)
