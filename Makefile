@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check site diagrams gallery peers bench device instructions prove clean
+.PHONY: help demo test lint types check site notebooks diagrams gallery peers bench device instructions prove clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ check: lint types test  ## everything that has to hold
 
 site: $(READY)  ## build the documentation: build/site/index.html
 	$(BIN)/sphinx-build --fail-on-warning --quiet --builder html docs build/site
+
+notebooks: $(READY)  ## write the examples as notebooks: build/notebooks/
+	$(BIN)/python docs/notebooks.py build/notebooks
 
 diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 	$(BIN)/python diagrams/draw.py

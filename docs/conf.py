@@ -18,7 +18,9 @@ from typing import Any
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import notebooks  # noqa: E402  # in this folder
 
 import statetrain  # noqa: E402  # from this checkout
 
@@ -88,6 +90,7 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx before the pages are read."""
     write_pages(API_PAGES, {page: api_page(**about) for page, about in API.items()}, api_index())
     write_pages(EXAMPLE_PAGES, {path.stem: page_of(path) for path in EXAMPLES}, "# Scripts")
+    notebooks.write(EXAMPLE_PAGES)
     app.connect("source-read", redirect_links)
     app.connect("autodoc-process-docstring", mark_code, priority=100)  # before Google's sections
 
@@ -200,4 +203,12 @@ def page_of(example: Path) -> str:
     source = example.read_text(encoding="utf-8")
     code = source[source.index('"""', 3) + 3 :].strip()
     picture = f"![the lifecycle that it walks](../{picture_of(example)})"
-    return f"# {title}\n\n{rest}\n\n{picture}\n\n```python\n{code}\n```\n"
+    return f"# {title}\n\n{rest}\n\n{downloads(example)}\n\n{picture}\n\n```python\n{code}\n```\n"
+
+
+def downloads(example: Path) -> str:
+    """Where the script can be had, and as a notebook."""
+    script = f"{{download}}`the script <../../examples/{example.name}>`"
+    if example not in notebooks.examples():
+        return f"Download {script}."
+    return f"Download {script}, or {{download}}`a notebook <{example.stem}.ipynb>` of it."

@@ -621,7 +621,8 @@ def test_lines_and_bars_can_be_asked_for(points: Data, terminal: Terminal) -> No
 def test_a_notebook_that_cannot_draw_bars_gets_lines(
     points: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    "In a notebook without ipywidgets the lines are printed, and nothing is raised or warned about."
+    "In a notebook without IPython's displays the lines are printed, and nothing is raised or warned about."
+    monkeypatch.setitem(sys.modules, "IPython", None)
 
     class ZMQInteractiveShell:
         """What IPython calls itself in a notebook."""
