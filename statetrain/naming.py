@@ -29,11 +29,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
-def printable(text: str) -> str:
-    """A text on one line, control characters escaped: it moves no cursor, turns no direction."""
+def printable(text: str, keep: str = "") -> str:
+    """A text with its control characters escaped: it moves no cursor, turns no direction.
+
+    Args:
+        text: what a person or a file said.
+        keep: control characters that stay as they are, such as the end of a line.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def label_of(thing: object) -> str:

@@ -11,7 +11,8 @@ from reference import bits
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.compute.compiling import CompiledUpdate, can_trace
+from statetrain.compute.compilable import can_trace
+from statetrain.compute.compiling import CompiledUpdate
 from statetrain.standard.fusing import fuse
 
 pytestmark = pytest.mark.skipif(
@@ -663,7 +664,7 @@ class Counted(torch.optim.SGD):
 
 def test_an_optimizer_of_ones_own_is_not_compiled(points):
     "It is refused by name, and with compile='auto' the states stay apart, so that its step is called."
-    with pytest.raises(st.ConfigError, match="Counted is an optimizer of your own"):
+    with pytest.raises(st.ConfigError, match="Counted is a custom optimizer"):
         st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted})
     run = st.fit(net(), points, **{**options(**WHOLE), "optimizer": Counted, "compile": AUTO})
     assert "backward" in run.lifecycle.names

@@ -13,6 +13,7 @@ from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.callbacks.row_file import RowFile
 from statetrain.logs.loggables import Text, Value
 from statetrain.logs.sources import Source
+from statetrain.naming import printable
 from statetrain.outcome import Outcome
 from statetrain.validators import check_switches
 
@@ -141,7 +142,7 @@ def _cell(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
     # A carriage return would end the line for many readers, though not for the writer.
-    text = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in value)
+    text = printable(value, keep="\n\t")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

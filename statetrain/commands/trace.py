@@ -146,4 +146,4 @@ def _watch(given: argparse.Namespace) -> int:
 
 def _print(text: str) -> None:
     """Prints what a file says, with control characters escaped: no file moves the cursor."""
-    print("\n".join(map(printable, text.split("\n"))))
+    print(printable(text, keep="\n"))

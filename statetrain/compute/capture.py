@@ -22,7 +22,7 @@ from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import access_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
-from statetrain.guards.base import leaves
+from statetrain.guards.base import Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.standard import actions
@@ -42,25 +42,34 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
         machine: a lifecycle with its callbacks.
         more: what else reads the context: things with `reads`; others read nothing.
     """
-    life = machine.lifecycle
-    guards = [
-        leaf
-        for arrow in life.transitions
-        if arrow.guard is not None
-        for leaf in leaves(arrow.guard)
-    ]
-    works = [work for state in life.states for work in (state.action, state.close)]
-    works = [work for work in (*works, *(t.effect for t in life.transitions)) if work is not None]
-    # What the standard actions declare as a whole, such as `grads`, they find where it is anyway.
-    declared = {
-        path
-        for work in works
-        if (own := access_of(work)) is not None
-        for path in own.reads
-        if len(parse(path)) > 1
-    }
-    parts = [getattr(part, "reads", ()) for part in (*machine.callbacks, *guards, *works, *more)]
-    return frozenset(declared).union(*(paths_in(reads) for reads in parts if reads))
+    works = _works_of(machine.lifecycle)
+    parts = (*machine.callbacks, *_guards_of(machine.lifecycle), *works, *more)
+    reads = (getattr(part, "reads", ()) for part in parts)
+    return frozenset().union(*map(_declared_by, works), *(paths_in(one) for one in reads if one))
+
+
+def _guards_of(life: Lifecycle) -> list[Guard]:
+    """The parts of all guards."""
+    guards = (arrow.guard for arrow in life.transitions if arrow.guard is not None)
+    return [leaf for guard in guards for leaf in leaves(guard)]
+
+
+def _works_of(life: Lifecycle) -> list[Any]:
+    """The actions of all states, what is done as they close, and the effects of all arrows."""
+    of_states = (work for state in life.states for work in (state.action, state.close))
+    of_arrows = (arrow.effect for arrow in life.transitions)
+    return [work for work in (*of_states, *of_arrows) if work is not None]
+
+
+def _declared_by(work: Any) -> set[str]:
+    """The parts of fields that an action declares.
+
+    What it reads as a whole, such as `grads`, a standard action finds where it is anyway.
+    """
+    declared = access_of(work)
+    if declared is None:
+        return set()
+    return {path for path in declared.reads if len(parse(path)) > 1}
 
 
 def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:
@@ -152,55 +161,38 @@ class Capture(Callback):
     def on_enter_step(self, ctx: Context) -> None:
         """Takes the norms, remembers the weights, lets the metrics of gradients see them."""
         self._show_gradients(ctx)
-        if names := self.parameters["grad_norms"]:
-            norms = {
-                name: parameter.grad.norm()
-                for name, parameter in _own(ctx, names)
-                if parameter.grad is not None
-            }
-            ctx.grad_norms = Named({**(ctx.grad_norms or {}), **norms})
+        norms = {name: one.norm() for name, one in _gradients(ctx, self.parameters["grad_norms"])}
+        if self.parameters["grad_norms"]:
+            ctx.grad_norms = _joined(ctx.grad_norms, norms)
+        self._before = {}
         names = list(dict.fromkeys(self.parameters["updates"] + self.parameters["update_norms"]))
-        self._before = (
-            {name: parameter.detach().clone() for name, parameter in _own(ctx, names)}
-            if names
-            else {}
-        )
+        if names:
+            self._before = {name: one.detach().clone() for name, one in _own(ctx, names)}
         ctx.tally.update_at("step", ctx)
 
     def on_exit_step(self, ctx: Context) -> None:
         """Takes the updates, lets the metrics of updates see them."""
         if self._before:
-            changes = {
-                name: parameter.detach() - self._before[name]
-                for name, parameter in _own(ctx, list(self._before))
-            }
-            kept = {
-                name: change
-                for name, change in changes.items()
-                if name in self.parameters["updates"]
-            }
-            if self.parameters["updates"]:
-                ctx.updates = Named({**(ctx.updates or {}), **kept})
-            if names := self.parameters["update_norms"]:
-                ctx.update_norms = Named(
-                    {
-                        **(ctx.update_norms or {}),
-                        **{name: changes[name].norm() for name in names if name in changes},
-                    }
-                )
+            self._show_updates(ctx)
             self._before = {}
         ctx.tally.update_at("stepped", ctx)
 
+    def _show_updates(self, ctx: Context) -> None:
+        names = list(self._before)
+        changes = {name: one.detach() - self._before[name] for name, one in _own(ctx, names)}
+        updates, norms = self.parameters["updates"], self.parameters["update_norms"]
+        if updates:
+            kept = {name: change for name, change in changes.items() if name in updates}
+            ctx.updates = _joined(ctx.updates, kept)
+        if norms:
+            found = {name: changes[name].norm() for name in norms if name in changes}
+            ctx.update_norms = _joined(ctx.update_norms, found)
+
     def _show_gradients(self, ctx: Context) -> None:
         if names := self.parameters["grads"]:
-            found = {
-                name: parameter.grad
-                for name, parameter in _own(ctx, names)
-                if parameter.grad is not None
-            }
-            ctx.grads = Named({**(ctx.grads or {}), **found})
+            ctx.grads = _joined(ctx.grads, dict(_gradients(ctx, names)))
 
-    # ------------------------------------------------------------ letting go
+    # ------------------------------------------------------------ releasing it
 
     def on_transition(self, ctx: Context) -> None:
         """Drops everything once the batch has closed."""
@@ -214,6 +206,18 @@ class Capture(Callback):
             **{root: len(names) for root, names in self.parameters.items()},
         }
         return f"Capture({', '.join(f'{root}: {n}' for root, n in counts.items() if n)})"
+
+
+def _joined(before: Named | None, more: dict[str, Any]) -> Named:
+    return Named({**(before or {}), **more})
+
+
+def _gradients(ctx: Context, names: list[str]) -> list[tuple[str, torch.Tensor]]:
+    """The gradients that are there, by the names of their parameters."""
+    if not names:
+        return []
+    own = _own(ctx, names)
+    return [(name, parameter.grad) for name, parameter in own if parameter.grad is not None]
 
 
 def _open(ctx: Context) -> None:

@@ -14,6 +14,7 @@ from statetrain.checkpoints.failure import command_line
 from statetrain.checkpoints.origin import git_commit
 from statetrain.commands import checkpoint as commands
 from statetrain.commands.cli import main
+from statetrain.commands.comparing import differences
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def test_many_differences_are_cut(
 ) -> None:
     """Beyond so many lines, the last one counts those that were not printed."""
     first, last = run / "step-00000003-next_epoch", run / "step-00000009-next_epoch"
-    differ = len(list(commands.differences(checkpoint.read(first), checkpoint.read(last))))
+    differ = len(list(differences(checkpoint.read(first), checkpoint.read(last))))
     monkeypatch.setattr(commands, "_LINES", 3)
     code, text = said(capsys, "diff", first, last)
     assert code == 1
@@ -173,7 +174,6 @@ def test_many_differences_are_cut(
 
 def test_differences_are_exact() -> None:
     """NaN is NaN, 1 is not 1.0, bits count, and what is there once is named."""
-    differences = commands.differences
     nan = float("nan")
     assert list(differences({"a": nan, "b": [1, (2,)]}, {"a": nan, "b": [1, (2,)]})) == []
     assert list(differences({"a": 1}, {"a": 1.0})) == ["a: 1, 1.0"]
@@ -200,7 +200,7 @@ def test_what_is_not_there(words: tuple[str, ...], capsys: pytest.CaptureFixture
     """Exit 2: the command cannot be done."""
     code, text = said(capsys, *words)
     assert code == 2
-    assert "nowhere is no directory" in text
+    assert "nowhere is not a directory" in text
 
 
 def test_an_empty_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

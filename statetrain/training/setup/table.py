@@ -15,8 +15,7 @@ import torch
 
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.compute.capture import FIELDS
-from statetrain.compute.compiling import can_trace
-from statetrain.compute.compiling import in_the_way as keeps_from_compiling
+from statetrain.compute.compilable import can_trace, find_obstacle
 from statetrain.compute.keeping import has_buffers
 from statetrain.compute.masking import masks
 from statetrain.context.keys import root_of
@@ -411,7 +410,7 @@ def _keeps_from_compiling(life: Lifecycle, trained: Trained, objective: Objectiv
     update = update_of(life)
     if update is None or not can_trace():
         return ""
-    return keeps_from_compiling(update, trained.optimizers, objective.losses, trained.backward)
+    return find_obstacle(update, trained.optimizers, objective.losses, trained.backward)
 
 
 def _compiled(life: Lifecycle) -> Lifecycle:
