@@ -185,7 +185,7 @@ MUTANTS = (
     ),
     Mutant(
         "two are always kept",
-        "statetrain.callbacks.checkpoint:Checkpoint._thin_out",
+        "statetrain.callbacks.checkpointing.retention:Retention.find_superfluous",
         "max(_LATEST, ",
         "max(1, ",
         _of("saves", "power lost"),

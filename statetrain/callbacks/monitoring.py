@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from typing import TYPE_CHECKING, Any, get_args
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from attrs import frozen
 
 from statetrain.errors import ConfigError
-from statetrain.guards.comparing import Direction, better
+from statetrain.guards.comparing import Direction, better, rank
 from statetrain.validators import check_word
 
 if TYPE_CHECKING:
@@ -42,11 +41,7 @@ class Monitor:
 
     def rank(self, value: float | None) -> float:
         """A number to sort by, the best first; what is not a number comes last."""
-        if value is None or math.isnan(value):
-            return math.inf
-        if self.mode == "max":
-            return -value
-        return abs(value) if self.mode == "zero" else value
+        return rank(value, self.mode)
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best so far; a NaN never is."""

@@ -25,6 +25,7 @@ from statetrain.checkpoints.checkpoint import (
     verify,
 )
 from statetrain.errors import CheckpointError, ConfigError
+from statetrain.guards.comparing import rank
 from statetrain.validators import is_whole_number
 
 _CORRUPT = ".corrupt-"
@@ -103,9 +104,7 @@ def by_value(candidates: Iterable[Saved]) -> list[Saved]:
         for saved in reversed(monitored)
         if saved.about["monitor"] == column and _is_number(saved.about.get("value"))
     ]
-    signs: dict[str, Callable[[float], float]] = {"max": lambda value: -value, "zero": abs}
-    sign = signs.get(mode, float)
-    return sorted(found, key=lambda saved: sign(saved.about["value"]))
+    return sorted(found, key=lambda saved: rank(saved.about["value"], mode))
 
 
 def _is_number(value: object) -> bool:

@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 
 from statetrain.losses.losses import InContext, total
 
-Tensors = list[torch.Tensor]
 Update = Callable[[Any, Any, Any, Any, int], Any]
 """Takes how the model is called (None calls it), input, target, batch and batch size."""
 
@@ -32,7 +31,7 @@ class MaskedStep:
 
     found: torch.Tensor
     number: torch.Tensor
-    buffers: Tensors
+    buffers: list[torch.Tensor]
 
 
 @define
@@ -140,13 +139,13 @@ def _are_finite(gradients: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
     return torch.isfinite(torch.nn.utils.get_total_norm(there))
 
 
-def _trained_tensors(optimizer: Any, weights: list[Any]) -> Tensors:
+def _trained_tensors(optimizer: Any, weights: list[Any]) -> list[torch.Tensor]:
     """The weights, each with its tensors of the optimizer's state."""
     parts = (part for weight in weights for part in (weight, *optimizer.state[weight].values()))
     return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
-def _copy(tensors: Tensors) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _copy(tensors: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(tensor, tensor.clone()) for tensor in tensors]
 
 

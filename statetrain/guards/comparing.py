@@ -28,3 +28,14 @@ def better(
     if mode == "zero":
         value, best = abs(value), abs(best)
     return value + min_delta < best
+
+
+def rank(value: float | None, mode: Direction) -> float:
+    """A number to sort values by, the best first; what is not a number comes last."""
+    if value is None or math.isnan(value):
+        return math.inf
+    if mode == "max":
+        return -value
+    if mode == "zero":
+        return abs(value)
+    return value

@@ -321,7 +321,8 @@ class Run:
             CheckpointError: there is no checkpoint, none is whole, or the run has changed.
             BaseException: as `walk`.
         """
-        from statetrain.callbacks.checkpoint import find  # a callback is a guest of this floor
+        # A callback is a guest of this floor
+        from statetrain.callbacks.checkpointing.finding import find
 
         self._refuse_if_under_way()
         found = find(source, self.machine.callbacks)

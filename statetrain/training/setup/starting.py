@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.callbacks.checkpoint import Checkpoint, find
+from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.callbacks.checkpointing.finding import find
 from statetrain.checkpoints.describing import describe_run
 from statetrain.checkpoints.differences import read_allowed
 from statetrain.checkpoints.restoring import restore

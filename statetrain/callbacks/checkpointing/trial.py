@@ -1,0 +1,84 @@
+"""A trial of the disk before the first batch."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from statetrain.checkpoints import checkpoint, plain
+from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.errors import CheckpointError
+
+_FOLDER = "dry-run"
+
+
+def try_disk(folder: Path, data: Snapshot, clock: Callable[[], float] = time.monotonic) -> float:
+    """Saves the run as it starts, reads it back, compares, and looks for room.
+
+    Args:
+        folder: the directory of the checkpoints.
+        data: of the run.
+        clock: seconds.
+
+    Returns:
+        How many seconds saving took.
+
+    Raises:
+        CheckpointError: what is read back is something else, or the disk has no room for three.
+    """
+    began = clock()
+    try:
+        saved = checkpoint.write(folder / _FOLDER, "step-0-dry", data, {})
+        seconds = clock() - began
+        if not _are_same(checkpoint.read(saved.path), data):
+            raise CheckpointError(
+                f"what is written to {folder} is not what is read back; is the disk sound?"
+            )
+        free, size = shutil.disk_usage(folder).free, saved.size
+    finally:
+        clear_trial(folder)
+    if free < 3 * size:
+        raise CheckpointError(
+            f"{folder} has room for {free} bytes, and a checkpoint needs {size} or more; three have"
+            " to fit while they are replaced"
+        )
+    return seconds
+
+
+def clear_trial(folder: Path) -> None:
+    """Removes what a trial of the disk has left, and nothing else.
+
+    Args:
+        folder: the directory of the checkpoints.
+
+    Raises:
+        CheckpointError: a link has the name of its folder.
+    """
+    folder = folder / _FOLDER
+    if folder.is_symlink():
+        raise CheckpointError(
+            f"{folder} is a link, and a trial of the disk would write where it leads to; remove it,"
+            " or give preflight=False"
+        )
+    for path in checkpoint.folders_in(folder):
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    """Whether two snapshots are the same, bit for bit."""
+    (one, ones), (two, twos) = plain.encode(a), plain.encode(b)
+    return plain.dumps(one) == plain.dumps(two) and all(
+        torch.equal(_bits(ones[name]), _bits(twos[name])) for name in ones
+    )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
