@@ -111,6 +111,7 @@ from statetrain.outcome import Interrupted as Interrupted
 from statetrain.outcome import Outcome as Outcome
 from statetrain.outcome import Stopped as Stopped
 from statetrain.ranks.ddp import DDP as DDP
+from statetrain.ranks.fsdp import FSDP as FSDP
 from statetrain.standard import actions as actions
 from statetrain.standard.evaluations import Evaluation as Evaluation
 from statetrain.standard.halving import halving as halving

@@ -16,6 +16,7 @@ from statetrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
+    from statetrain.standard.several import Sharing
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -61,6 +62,9 @@ class Accelerator:
         default=torch._C._set_grad_enabled, init=False, repr=False
     )
     grad_enabled: Callable[[], bool] = field(default=torch.is_grad_enabled, init=False, repr=False)
+
+    sharing: Sharing | None = field(default=None, init=False, repr=False)
+    """What one of several ranks takes of each batch; None in one process."""
 
     _stream: Any = field(default=None, init=False, repr=False)
     # A batch, the same placed, when it is there

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from attrs import define, field
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from statetrain.compute.accelerator import choose_device
 from statetrain.errors import ConfigError
 from statetrain.machine.agreeing import refuse_apart
 from statetrain.ranks.watch import LEAVING, RankWatch, patience_of
@@ -33,6 +34,13 @@ def world_size() -> int:
         raise ConfigError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}; a launcher sets it to a whole number"
         ) from None
+
+
+def own_device(given: Any = "auto") -> torch.device:
+    """The device of this process: of several GPUs, the one with its local rank."""
+    if given == "auto" and torch.cuda.is_available():
+        return choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return choose_device(given)
 
 
 @define(eq=False)

@@ -277,7 +277,13 @@ class BatchPart(NamedTuple):
 
 
 class Sharing(Protocol):
-    """What the accelerator of one of several ranks can do beside `Accelerator`."""
+    """What the accelerator of one of several ranks has as `sharing`."""
+
+    group: Any
+    calls_backward: bool
+
+    def attach(self, ctx: Context, agreement: Any, news: News) -> None:
+        """A run begins."""
 
     def part(
         self,
@@ -311,7 +317,7 @@ class Sharing(Protocol):
 
 
 def _sharing(ctx: Context) -> Sharing:
-    return cast("Sharing", ctx.accelerator)
+    return cast("Sharing", ctx.accelerator.sharing)
 
 
 # ---------------------------------------------------------------- actions

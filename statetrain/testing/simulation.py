@@ -201,7 +201,7 @@ def _meeting(ctx: Context, lifecycle: Lifecycle, group: Group) -> Agreement:
     agreement = Agreement(lifecycle, group, tuple(gradients))
     ctx.news = News(agreement, Clock(ctx.clock))
     ctx.clock = ctx.news.clock
-    ctx.accelerator = _RankAccelerator(group)  # type: ignore[assignment]  # stands in for one
+    ctx.accelerator = _RankAccelerator(_FakeSharing(group))  # type: ignore[assignment]  # stands in for one
     ctx.compute_gradients = ctx.accelerator.backward
     return agreement
 
@@ -413,7 +413,7 @@ class _FakePart(NamedTuple):
 
 
 @define
-class _RankAccelerator(_FakeAccelerator):
+class _FakeSharing:
     group: Group
     reduces: bool = True
 
@@ -428,16 +428,21 @@ class _RankAccelerator(_FakeAccelerator):
     def open_part(self, part: _FakePart, reduces: bool) -> None:
         self.reduces = reduces
 
-    def backward(self, loss: Any, inputs: Any = None) -> None:
-        if self.reduces:
-            self.group.gather("reduce the gradients", None)
-
     def remember(self, batch: Any) -> None: ...
     def stand_in(self, event: BaseException) -> Any:
         return 0
 
     def share_buffers(self, ctx: Context) -> None:
         self.group.gather("share the buffers", None)
+
+
+@define
+class _RankAccelerator(_FakeAccelerator):
+    sharing: _FakeSharing
+
+    def backward(self, loss: Any, inputs: Any = None) -> None:
+        if self.sharing.reduces:
+            self.sharing.group.gather("reduce the gradients", None)
 
 
 @define

@@ -328,7 +328,7 @@ def collectives(folder: Path) -> dict[str, Any]:
     counts = []
     for size in (24, 8):
         run = train(dataloader_options={"batch_size": size}, epochs=1, trace=False)
-        before = run.ctx.accelerator.group.count
+        before = run.ctx.accelerator.sharing.group.count
         calls = [0]
         real = dist.all_reduce
 
@@ -339,7 +339,7 @@ def collectives(folder: Path) -> dict[str, Any]:
         dist.all_reduce = counted
         run.fit(1)
         dist.all_reduce = real
-        counts.append([run.ctx.accelerator.group.count - before, calls[0]])
+        counts.append([run.ctx.accelerator.sharing.group.count - before, calls[0]])
     return {"counts": counts}
 
 

@@ -24,8 +24,8 @@ from statetrain.losses.losses import LossMean
 from statetrain.losses.metrics import MeanOf, Metric
 from statetrain.machine.agreeing import Agreement, Clock, News
 from statetrain.machine.machine import Machine
-from statetrain.ranks.ddp import DDP
 from statetrain.ranks.group import Processes
+from statetrain.ranks.sharing import group_of
 from statetrain.standard.several import gradients_of, several
 from statetrain.trace import Tracing
 from statetrain.training.setup.data import Data
@@ -89,16 +89,18 @@ def ranks_of(accelerator: Accelerator, options: Any, given: Lifecycle | None) ->
     """The processes of a run.
 
     Args:
-        accelerator: of the run; a `DDP` for several processes.
+        accelerator: of the run; a `DDP` or `FSDP` for several processes.
         options: of the lifecycle.
         given: the user's own lifecycle; None for the standard one.
     """
-    if not isinstance(accelerator, DDP):
+    group = group_of(accelerator)
+    if group is None:
         return Ranks(accelerator, None)
     # Gradients carry what ranks tell each other, but not where custom code computes them
     own = given is not None and not given.by_role("backward")
-    accelerator.calls_backward = options.get("compute") is None and not own
-    return Ranks(accelerator, accelerator.group)
+    assert accelerator.sharing is not None
+    accelerator.sharing.calls_backward = options.get("compute") is None and not own
+    return Ranks(accelerator, group)
 
 
 def shared_seed(ranks: Processes | None, seed: int | None, saved: Any = None) -> int | None:
@@ -190,7 +192,7 @@ def machine_aside(
         ctx: its context, whose accelerator says how many ranks there are.
         life, callbacks, debug: of the machine.
     """
-    ranks = ctx.accelerator.group if isinstance(ctx.accelerator, DDP) else None
+    ranks = group_of(ctx.accelerator)
     if ranks is None:
         return Machine(life, callbacks, debug=debug)
     loader, why = keyed(ctx.valid_data, 0, "aside")
@@ -251,8 +253,8 @@ def start_together(ctx: Context, ranks: Processes, agreement: Agreement) -> None
     read = ctx.clock
     news = _watched(News(agreement, Clock(lambda: read() - base)), ranks)
     ctx.news, ctx.clock = news, news.clock
-    assert isinstance(ctx.accelerator, DDP)
-    ctx.accelerator.attach(ctx, agreement, news)
+    assert ctx.accelerator.sharing is not None
+    ctx.accelerator.sharing.attach(ctx, agreement, news)
 
 
 def _watched(news: News, ranks: Processes) -> News:

@@ -1,0 +1,152 @@
+"""A rank's part of each batch: what replicas and shards of a model have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from attrs import define, field
+
+from statetrain.compute.accelerator import Accelerator
+from statetrain.compute.keyed import order_of
+from statetrain.data.iterating import data_of
+from statetrain.errors import ConfigError, DataError
+from statetrain.machine.agreeing import Agreement, News
+from statetrain.ranks.group import Processes
+from statetrain.standard.several import BatchPart
+
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
+
+
+def group_of(accelerator: Accelerator) -> Processes | None:
+    """The processes over which an accelerator shares the work; None if there is one."""
+    sharing = accelerator.sharing
+    return sharing and sharing.group
+
+
+@define(eq=False)
+class BatchSharing:
+    """What the rank of an accelerator takes of each batch; see `Sharing` of the standard table.
+
+    Args:
+        group: the processes.
+        reduce: says whether the next backward pass reduces the gradients.
+        most: guards that ranks can agree on in a batch.
+    """
+
+    group: Processes
+    reduce: Callable[[bool], None] = field(default=lambda on: None)
+    most: int = 60
+    calls_backward: bool = True
+    """Whether the table computes the gradients; else a function of the user's does."""
+    scale: float = field(default=1.0, init=False)
+    """What this rank's mean is multiplied by, so that it counts by its share of the batch."""
+    ctx: Any = field(default=None, init=False)
+    news: News | None = field(default=None, init=False)
+    _last: Any = field(default=None, init=False)
+    _compared: bool = field(default=False, init=False)
+
+    def attach(self, ctx: Context, agreement: Agreement, news: News) -> None:
+        """Says what this rank will have to tell.
+
+        Raises:
+            ConfigError: there are more questions than can be agreed on at once.
+        """
+        for name in agreement.gradients:
+            if len(agreement.rows.get(name, ())) > self.most:
+                raise ConfigError(f"ranks agree on at most {self.most} guards in a batch")
+        self.ctx, self.news, self._compared = ctx, news, False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What is added to the keys of random numbers: each rank draws its own, rank 0 as alone."""
+        return ("rank", self.group.rank) if self.group.rank else ()
+
+    # ------------------------------------------------------------ a batch
+
+    def part(
+        self,
+        ctx: Context,
+        set: str,  # noqa: A002  # the field's word
+        number: int,
+    ) -> BatchPart:
+        """How much of the present batch is this rank's; see `Sharing`."""
+        order = order_of(data_of(ctx, set))
+        if order is None or order.share is None:
+            return BatchPart(ctx.batch_size, ctx.batch_size * self.group.size)
+        size, total = order.share.size_of(number - 1)
+        if ctx.news is not None and ctx.news.skips is not None:
+            size = 0
+        return BatchPart(size, total)
+
+    def open_part(self, part: BatchPart, reduces: bool) -> None:
+        """Weighs this rank's mean by its share of the batch."""
+        self.scale = 1.0
+        if part.size * self.group.size != part.total:
+            self.scale = part.size * self.group.size / part.total
+        self.reduce(reduces)
+
+    def weigh(self, loss: torch.Tensor) -> torch.Tensor:
+        """A loss such that the mean over ranks is that of the whole batch."""
+        if self.scale == 1.0:
+            return loss
+        with torch.enable_grad():
+            return loss * self.scale
+
+    def remember(self, batch: Any) -> None:
+        """Keeps a batch, in case the next one is left out."""
+        self._last = batch
+        if not self._compared and self.ctx is not None:
+            self._compared = True
+            self._compare(batch)
+
+    def _compare(self, batch: Any) -> None:
+        """Ranks that have data of their own must not all have the same."""
+        order = order_of(self.ctx.train_data)
+        if order is not None and order.share is not None:
+            return
+        marks = self.group.gather("compare the first batches", _mark(batch))
+        twice = [
+            rank for rank, mark in enumerate(marks) if mark is not None and mark in marks[:rank]
+        ]
+        if twice:
+            first = marks.index(marks[twice[0]])
+            raise DataError(
+                f"ranks {first} and {twice[0]} have the same first batch, so both would train on"
+                " the same data. Give data that can be divided (a Dataset, tensors, or a"
+                " DataLoader over a map-style dataset), or let each rank iterate over its own"
+            )
+
+    def stand_in(self, event: BaseException) -> Any:
+        """The batch before; see `Sharing`."""
+        if self._last is None:
+            event.add_note(
+                "statetrain: with several ranks, the first batch of one cannot be left out: the"
+                " others wait for its gradients"
+            )
+            raise event
+        return self._last
+
+    def share_buffers(self, ctx: Context) -> None:
+        """Makes the model's buffers those of rank 0."""
+        for buffer in ctx.accelerator.unwrap(ctx.model).buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _mark(batch: Any) -> str | None:
+    """What tells a batch from others; None where that cannot be said."""
+    tensors: list[torch.Tensor] = []
+    torch.utils._pytree.tree_map(
+        lambda leaf: tensors.append(leaf) if isinstance(leaf, torch.Tensor) else None, batch
+    )
+    if not tensors:
+        return None
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
