@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.keep_best import KeepBest
+from statetrain.compute.parts import copies_of, local, part_like
 from statetrain.compute.weights import exchange, modules_of, pairs_of
 from statetrain.errors import ConfigError
 from statetrain.outcome import Failed
@@ -138,7 +138,7 @@ class EMA(Callback):
         if self._state is not None:
             self._make()
             for name, _, mine in self._pairs():
-                mine.copy_(self._state["average"][name])
+                mine.copy_(part_like(self._state["average"][name], mine))
             self._count, self._swapped = self._state["count"], self._state["swapped"]
             self._state = None
 
@@ -172,8 +172,7 @@ class EMA(Callback):
     def _make(self) -> None:
         """Makes the copies; until the first update they have the weights of the moment."""
         if not self._copies:
-            # Together, so that what two of them share stays shared
-            self._copies = copy.deepcopy(self._own)
+            self._copies = copies_of(self._own)
             for module in self._copies:
                 module.eval().requires_grad_(False)
         elif self._count == 0:
@@ -194,8 +193,8 @@ class EMA(Callback):
         for name, own, mine in self._pairs():
             moves = self._count > 0 and self._is_averaged(name, own)
             mines, owns = groups.setdefault((moves, own.dtype, own.device), ([], []))
-            mines.append(mine.detach())
-            owns.append(own.detach())
+            mines.append(local(mine.detach()))
+            owns.append(local(own.detach()))
         for (moves, _, _), (mines, owns) in groups.items():
             if moves:
                 average(mines, owns, self._count)

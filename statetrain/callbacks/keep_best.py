@@ -11,6 +11,7 @@ import torch
 from statetrain.callback import Callback
 from statetrain.callbacks.monitoring import read_monitor
 from statetrain.compute.keeping import first_not_finite
+from statetrain.compute.parts import part_like
 from statetrain.compute.weights import (
     copy_weights,
     judged_modules,
@@ -93,6 +94,11 @@ class KeepBest(Callback):
 
     def on_resume(self, ctx: Context) -> None:
         """Sees to it that the weights are put back."""
+        if self._weights is not None:
+            own = dict(tensors_of(modules_of(ctx)))
+            kept = self._weights["tensors"]
+            held = {name: part_like(value, own.get(name)) for name, value in kept.items()}
+            self._weights = {**self._weights, "tensors": held}
         ctx.defer(partial(self._finish, ctx))
 
     def on_exit_record(self, ctx: Context) -> None:

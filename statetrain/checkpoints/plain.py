@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from attrs import Factory, define
 
+from statetrain.compute.parts import is_part, local
 from statetrain.errors import CheckpointError
 
 PlainPath = tuple[str, ...]
@@ -44,7 +45,8 @@ _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     """What JSON can hold, and the tensors by name.
 
-    Tensors that share all of their memory are stored once.
+    Tensors that share all of their memory are stored once. Those of which ranks hold parts are
+    among them as they are; what writes them has to put them together.
 
     Args:
         data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists,
@@ -140,15 +142,7 @@ class _Encoder:
         return {_MARK: "tensor", "name": self._named(tensor, path)}
 
     def _named(self, tensor: torch.Tensor, path: PlainPath) -> str:
-        bits = (tensor.is_conj(), tensor.is_neg())
-        memory = (
-            tensor.device,
-            tensor.dtype,
-            tensor.data_ptr(),
-            tuple(tensor.shape),
-            tensor.stride(),
-            bits,
-        )
+        memory = _memory_of(tensor)
         if memory not in self.names:
             name, n = ".".join(path) or "data", 2
             while name in self.tensors or name == "__metadata__":
@@ -170,6 +164,16 @@ class _Encoder:
         if isinstance(value, numpy.ndarray):
             kind = "array"
         return {_MARK: kind, "name": self._tensor(tensor, path)["name"]}
+
+
+def _memory_of(tensor: torch.Tensor) -> Any:
+    """What two tensors have in common that look at the same memory in the same way."""
+    held = local(tensor)
+    if is_part(tensor) and not held.numel():
+        return object()  # of empty parts it is not known; other ranks have the rest
+    bits = (tensor.is_conj(), tensor.is_neg())
+    shape = tuple(tensor.shape)
+    return (tensor.device, tensor.dtype, held.data_ptr(), shape, tensor.stride(), bits)
 
 
 # How a value is written, by its class; the first that fits.
@@ -196,7 +200,7 @@ def _refusal(value: Any, path: PlainPath) -> CheckpointError:
 
 def _unfit(tensor: torch.Tensor) -> str:
     """Why a tensor cannot be written as numbers in a row; empty if it can."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not is_part(tensor):
         return "of a custom class"
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         if tensor.is_quantized:

@@ -21,6 +21,7 @@ from statetrain.checkpoints.snapshot import (
 )
 from statetrain.checkpoints.tallies import placed, restore_tally
 from statetrain.compute import seeding
+from statetrain.compute.parts import is_part, part_like
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.splitting import split_again
 from statetrain.errors import CheckpointError
@@ -158,7 +159,9 @@ def _restore_model(ctx: Context, data: Snapshot) -> None:
     model, saved = ctx.accelerator.unwrap(ctx.model), data["model"]
     own = model.state_dict()
     fitting = {
-        name: value for name, value in saved["weights"].items() if fits(own.get(name), value)
+        name: part_like(value, own[name])
+        for name, value in saved["weights"].items()
+        if fits(own.get(name), value)
     }
     model.load_state_dict(fitting, strict=False)
     _restore_loose_buffers(model, saved["loose"])
@@ -173,7 +176,7 @@ def _restore_model(ctx: Context, data: Snapshot) -> None:
     with torch.no_grad():
         for name, parameter in stray_parameters(ctx).items():
             if fits(parameter, data["strays"].get(name)):
-                parameter.copy_(data["strays"][name])
+                parameter.copy_(part_like(data["strays"][name], parameter))
 
 
 def _restore_loose_buffers(model: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
@@ -193,7 +196,8 @@ def _restore_gradients(ctx: Context, saved: dict[str, torch.Tensor]) -> None:
         if value is None:
             parameter.grad = None
         else:
-            parameter.grad = _laid_out_like(parameter, value).copy_(value)
+            held = part_like(value, parameter)
+            parameter.grad = _laid_out_like(parameter, held).copy_(held)
 
 
 def _laid_out_like(
@@ -270,6 +274,7 @@ def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: 
     if described and before["class"] != now["class"]:
         return
     given = [dict(group) for group in optimizer.param_groups]
+    saved = {**saved, "state": _held_like(saved["state"], parameters)}
     optimizer.load_state_dict(saved)
     for i, group in enumerate(optimizer.param_groups):
         loaded = dict(group)
@@ -283,6 +288,31 @@ def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: 
         own = optimizer.state.get(parameters[i], {})
         for name, value in state.items():
             own[name] = _as_saved(own.get(name), value, parameters[i])
+
+
+def _held_like(
+    states: Mapping[int, Mapping[str, Any]], parameters: list[torch.Tensor]
+) -> dict[int, dict[str, Any]]:
+    """The states of an optimizer, of which this rank holds its parts where it does of weights.
+
+    Raises:
+        CheckpointError: there is one of another shape, so that it is not known which part.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for i, state in states.items():
+        own = parameters[i]
+        found[i] = dict(state)
+        for name, value in state.items():
+            if not is_part(own) or not isinstance(value, torch.Tensor) or not value.ndim:
+                continue
+            if value.shape != own.shape:
+                raise CheckpointError(
+                    f"the optimizer keeps {name!r} of shape {tuple(value.shape)} for a parameter of"
+                    f" shape {tuple(own.shape)}, of which each rank holds a part; resume this run"
+                    " with st.DDP or in one process"
+                )
+            found[i][name] = part_like(value, own)
+    return found
 
 
 def _same_parameters(optimizer: Any, saved: dict[str, Any], parameters: list[torch.Tensor]) -> bool:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from statetrain.checkpoints import plain
+from statetrain.compute.parts import is_part
 from statetrain.errors import CheckpointError
 
 _NAMES = {
@@ -88,6 +89,12 @@ def write(
         raise CheckpointError(
             "tensors are written as little-endian machines hold them, and this machine is not one"
         )
+    for name, tensor in tensors.items():
+        if is_part(tensor):
+            raise CheckpointError(
+                f"of {name!r} each rank holds a part, and what is written here is of one rank; only"
+                " Checkpoint, save and save_weights put parts together"
+            )
     # The largest numbers first, so that each tensor lies where a multiple of its number's size is.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}

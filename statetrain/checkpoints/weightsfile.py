@@ -10,11 +10,12 @@ import torch
 
 from statetrain.checkpoints import tensorfile
 from statetrain.checkpoints.files import create
+from statetrain.compute.parts import gathered
 from statetrain.errors import CheckpointError
 
 
 def write_weights(path: Path, module: torch.nn.Module) -> None:
-    """Writes a module's state under its own names.
+    """Writes a module's state under its own names; see `write_tensors`.
 
     Raises:
         CheckpointError: the state has parts that are no tensors.
@@ -34,15 +35,20 @@ def write_tensors(
 ) -> None:
     """Writes tensors, and texts in the header. Folders are made.
 
+    Where ranks hold parts of them, all ranks come, and rank 0 writes the whole ones.
+
     Raises:
         OSError: the file cannot be written; one that was there is as it was.
     """
+    there = gathered(tensors)
+    if there is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     file = create(part)
     try:
         try:
-            tensorfile.write(file, tensors, texts)
+            tensorfile.write(file, there, texts)
             os.fsync(file)
         finally:
             os.close(file)

@@ -11,6 +11,7 @@ import torch
 from attrs import Factory, define
 from torch.nn.parameter import is_lazy
 
+from statetrain.compute.parts import whole
 from statetrain.compute.weights import Kept, copy_weights, modules_of, put_weights, tensors_of
 from statetrain.losses.losses import modules_of as loss_modules
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def first_not_finite(*modules: torch.nn.Module) -> str | None:
     """The name of a parameter or buffer that has a NaN or an infinity; None if all are finite.
 
-    It waits for the device once; a second time if something may not be finite.
+    It waits for the device once; a second time if something may not be finite. Where ranks hold
+    parts of the weights, it is a meeting, and all get to know the same.
     """
     named = [
         (name, value)
@@ -34,7 +36,7 @@ def first_not_finite(*modules: torch.nn.Module) -> str | None:
     device = named[0][1].device
     found = torch.stack([_sum_is_finite(value.detach()).to(device) for _, value in named]).tolist()
     doubtful = [pair for pair, finite in zip(named, found, strict=True) if not finite]
-    return next((name for name, value in doubtful if not torch.isfinite(value).all()), None)
+    return next((name for name, value in doubtful if not _all_are_finite(value.detach())), None)
 
 
 def _sum_is_finite(values: torch.Tensor) -> torch.Tensor:
@@ -43,8 +45,12 @@ def _sum_is_finite(values: torch.Tensor) -> torch.Tensor:
     It reads the numbers once and makes no copies: a thirtieth of the time of looking at each.
     """
     if values.element_size() == 1:  # torch does not add float8
-        return torch.isfinite(values).all()
-    return torch.isfinite(values.sum())
+        return _all_are_finite(values)
+    return torch.isfinite(whole(values.sum()))
+
+
+def _all_are_finite(values: torch.Tensor) -> torch.Tensor:
+    return whole(torch.isfinite(values).all())
 
 
 def moded(ctx: Context) -> list[torch.nn.Module]:

@@ -17,6 +17,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from statetrain.callback import unwrapped
+from statetrain.compute.parts import part_like
 from statetrain.losses import losses
 
 if TYPE_CHECKING:
@@ -148,7 +149,11 @@ def _copied(
     tensor: torch.Tensor, old: torch.Tensor | None, device: str | torch.device
 ) -> torch.Tensor:
     tensor = tensor.detach()
-    if old is None or (old.shape, old.dtype) != (tensor.shape, tensor.dtype):
+    if old is None or (type(old), old.shape, old.dtype) != (
+        type(tensor),
+        tensor.shape,
+        tensor.dtype,
+    ):
         return tensor.to(device, copy=True)
     return old.copy_(tensor)
 
@@ -159,7 +164,7 @@ def put_weights(modules: Iterable[torch.nn.Module], kept: Kept) -> None:
     with torch.no_grad():
         for name, tensor in tensors_of(modules):
             if name in kept["tensors"]:
-                tensor.copy_(kept["tensors"][name])
+                tensor.copy_(part_like(kept["tensors"][name], tensor))
     for name, part in _parts(modules):
         if name in kept["extra"]:
             part.set_extra_state(copy.deepcopy(kept["extra"][name]))

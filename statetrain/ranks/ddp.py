@@ -102,7 +102,8 @@ class DDP(Accelerator):
     @property
     def carries(self) -> bool:
         """Whether the gradients carry the news; a parameter outside of the graph is one unused."""
-        return self.sharing.calls_backward and not (self.find_unused_parameters or self.static_graph)
+        unused = self.find_unused_parameters or self.static_graph
+        return self.sharing.calls_backward and not unused
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model."""

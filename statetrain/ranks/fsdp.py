@@ -10,7 +10,6 @@ import torch.distributed as dist
 from attrs import define, field
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from statetrain.compute.accelerator import Accelerator
 from statetrain.errors import ConfigError
@@ -81,7 +80,7 @@ class FSDP(Accelerator):
         for one in self.shard:
             if not (isinstance(one, type) and issubclass(one, torch.nn.Module)):
                 raise ConfigError(f"FSDP: shard takes classes of modules, got {one!r:.80}")
-        self.sharing = BatchSharing(join(self.device, self.patience))
+        self.sharing = BatchSharing(join(self.device, self.patience), shards=True)
         if self.mesh is None:
             self.mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
         if self.mesh.size() != dist.get_world_size():
@@ -119,9 +118,7 @@ class FSDP(Accelerator):
         after = dict(model.named_parameters(remove_duplicate=False))
         _follow(optimizers, {id(before[name]): after[name] for name in before})
 
-    def _refuse(
-        self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer]
-    ) -> None:
+    def _refuse(self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("the model has no parameter that requires a gradient")
         for one in self.shard:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 def group_of(accelerator: Accelerator) -> Processes | None:
     """The processes over which an accelerator shares the work; None if there is one."""
-    sharing = accelerator.sharing
-    return sharing and sharing.group
+    if accelerator.sharing is None:
+        return None
+    group: Processes = accelerator.sharing.group
+    return group
 
 
 @define(eq=False)
@@ -36,11 +38,13 @@ class BatchSharing:
         group: the processes.
         reduce: says whether the next backward pass reduces the gradients.
         most: guards that ranks can agree on in a batch.
+        shards: whether each rank holds a part of the weights.
     """
 
     group: Processes
     reduce: Callable[[bool], None] = field(default=lambda on: None)
     most: int = 60
+    shards: bool = False
     calls_backward: bool = True
     """Whether the table computes the gradients; else a function of the user's does."""
     scale: float = field(default=1.0, init=False)

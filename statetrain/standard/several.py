@@ -281,6 +281,7 @@ class Sharing(Protocol):
 
     group: Any
     calls_backward: bool
+    shards: bool
 
     def attach(self, ctx: Context, agreement: Any, news: News) -> None:
         """A run begins."""

@@ -22,6 +22,7 @@ from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorf
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.partial import choose_weights, read_weights
 from statetrain.checkpoints.weightsfile import write_tensors, write_weights
+from statetrain.compute.parts import part_like
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
@@ -97,6 +98,8 @@ class SavedRun:
 def save(run: Run, path: AnyPath) -> None:
     """Saves what a run has come to: weights, history, records, hyperparameters and outcome.
 
+    Where ranks hold parts of the weights, all ranks call it, and rank 0 writes.
+
     Args:
         run: what `fit` returned.
         path: of the file, such as "digits.safetensors"; it is replaced when the new one is
@@ -154,6 +157,8 @@ def load(path: AnyPath) -> SavedRun:
 
 def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
     """Saves a model's weights under their own names, for any tool that reads safetensors.
+
+    Where ranks hold parts of them, all ranks call it, and rank 0 writes.
 
     Args:
         model: a run, or a module.
@@ -280,7 +285,11 @@ def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any], strict: bool 
     module = model.model if isinstance(model, Run) else model
     _check(module, weights, strict)
     own = module.state_dict()
-    wanted = {name: value for name, value in weights.items() if strict or name in own}
+    wanted = {
+        name: part_like(value, own.get(name))
+        for name, value in weights.items()
+        if strict or name in own
+    }
     module.load_state_dict(wanted, strict=strict)
 
 

@@ -23,6 +23,7 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain.compute.parts import whole
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 SAMPLES = 203
@@ -112,7 +113,7 @@ def train(net: torch.nn.Module | None = None, data: Any = None, **options: Any) 
 
 def described(run: st.Run) -> dict[str, Any]:
     """What can be compared between ranks and with one process."""
-    weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    weights = torch.cat([whole(p.detach()).flatten() for p in run.model.parameters()])
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.history.rows]
     return {
         "outcome": repr(run.outcome),
@@ -438,4 +439,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["scenarios"] = sys.modules["__main__"]
+    import sharded  # noqa: F401  # its scenarios
+
     main()

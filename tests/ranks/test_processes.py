@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 from pathlib import Path
@@ -37,12 +37,8 @@ def ranks(folder) -> Found:
 def alone():
     """The scenarios as one process runs them."""
     assert "RANK" not in os.environ
-    spec = importlib.util.spec_from_file_location("scenarios", HERE / "scenarios.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    assert spec.loader is not None
-    spec.loader.exec_module(module)
-    return module
+    importlib.import_module("sharded")
+    return importlib.import_module("scenarios")
 
 
 SAME = [
@@ -179,6 +175,74 @@ def test_a_batch_costs_no_message_of_its_own(ranks):
     """Three times as many batches in an epoch send exactly as many messages: the gradients carry the news."""
     few, many = ranks[0]["collectives"]["counts"]
     assert few == many
+
+
+# ---------------------------------------------------------------- sharded weights
+
+SHARDED = [
+    "sharded_plain",
+    "sharded_few_samples",
+    "sharded_accumulated",
+    "sharded_clipped_values",
+    "sharded_averaged",
+    "sharded_best",
+    "sharded_nan_skip",
+    "sharded_nan_in_a_window",
+    "sharded_rolled_back",
+    "sharded_gradients_checked",
+    "sharded_given_optimizer",
+]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_weights_are_trained_as_one_process_does(ranks, alone, name, tmp_path):
+    """The same steps and rows, and weights within 1e-6: with windows, clipping, averages, skips and going back."""
+    mine, theirs, other = (one[name] for one in ({name: alone.SCENARIOS[name](tmp_path)}, *ranks))
+    assert theirs["steps"] == mine["steps"]
+    assert theirs["outcome"] == mine["outcome"]
+    assert theirs["weights"] == pytest.approx(mine["weights"], abs=1e-6)
+    for row, own in zip(theirs["rows"], mine["rows"], strict=True):
+        assert row == pytest.approx(own, rel=1e-5)
+    for what in ("trace", "outcome", "rows", "bits", "steps"):
+        assert theirs[what] == other[what], what
+
+
+def test_sharded_weights_are_those_of_replicas(ranks):
+    """One and the same run with FSDP and with DDP."""
+    for name in ("few_samples", "accumulated", "nan_in_a_window"):
+        shards, replicas = ranks[0][f"sharded_{name}"], ranks[0][name]
+        assert shards["weights"] == pytest.approx(replicas["weights"], abs=1e-6), name
+
+
+def test_ranks_with_parts_write_whole_files_together(ranks, folder, alone):
+    """`save` and `save_weights` give what one process reads; `load_weights` gives each rank its part."""
+    import torch
+
+    import statetrain as st
+
+    net = alone.Net()
+    st.load_weights(net, folder / "weights.safetensors")
+    weights = torch.cat([p.detach().flatten() for p in net.parameters()]).tolist()
+    found = ranks[0]["sharded_saved"]
+    assert weights == found["weights"] == found["loaded"] == ranks[1]["sharded_saved"]["loaded"]
+    restored = st.load(folder / "run.safetensors").restore(alone.Net())
+    assert torch.cat([p.flatten() for p in restored.parameters()]).tolist() == weights
+    score = st.evaluate(net, alone.points(50), loss=torch.nn.CrossEntropyLoss())["loss"]
+    for scores in (rank["sharded_saved"]["scores"] for rank in ranks):
+        assert [one["loss"] for one in scores] == pytest.approx([score] * 2, rel=1e-6)
+
+
+def test_what_cannot_be_sharded_is_refused_by_name(ranks):
+    """One message on all ranks."""
+    for what, words in (
+        ("class", "shard takes classes of modules, got 3"),
+        ("absent", "names GRU"),
+        ("used", "an optimizer that has made steps"),
+        ("alone", "SaveWeights listens on rank 0 alone and reads 'loss_fns'"),
+        ("compile", "compile="),
+    ):
+        assert words in ranks[0]["sharded_refused"][what], what
+        assert ranks[0]["sharded_refused"][what] == ranks[1]["sharded_refused"][what]
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 import torch
 from attrs import frozen
 
-from statetrain.callback import Callback, unwrapped
+from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints.snapshot import describe_lifecycle
 from statetrain.checkpoints.tallies import placed
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.keyed import Share, keyed, order_of
 from statetrain.context.context import Context
+from statetrain.contracts.declaring import field_of
+from statetrain.contracts.listening import paths_in
 from statetrain.data.joining import join
 from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
@@ -47,7 +50,13 @@ class Ranks:
     group: Processes | None
 
     def listening(self, callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
-        """The callbacks that listen on this rank."""
+        """The callbacks that listen on this rank.
+
+        Raises:
+            ConfigError: one on rank 0 alone would look at weights that all ranks put together.
+        """
+        if self.accelerator.sharing is not None and self.accelerator.sharing.shards:
+            refuse_alone_with_parts(callbacks)
         return heard_on(self.group, callbacks)
 
     def divide(self, data: Data) -> Data:
@@ -145,6 +154,26 @@ def heard_on(ranks: Processes | None, callbacks: tuple[Callback, ...]) -> tuple[
         elif getattr(inner, "ranks", "all") == "all":
             found.append(one)
     return tuple(found)
+
+
+_WEIGHTS = {"model", "grads", "opt", "optimizers", "loss_fns"}
+"""What each rank has parts of where weights are sharded."""
+
+
+def refuse_alone_with_parts(callbacks: Iterable[Callback]) -> None:
+    """Raises a `ConfigError` for a callback on rank 0 alone that reads weights or gradients.
+
+    Of these each rank has a part, and to put them together all ranks would have to come.
+    """
+    for one in map(unwrapped, callbacks):
+        if getattr(one, "ranks", "all") == "all":
+            continue
+        if read := sorted({field_of(path) for path in paths_in(one.reads)} & _WEIGHTS):
+            raise ConfigError(
+                f"{name_of(one)} listens on rank 0 alone and reads {read[0]!r}, of which each rank"
+                " has a part with st.FSDP. Leave it out: Checkpoint saves the parts, and"
+                " st.save_weights(run, path), called on all ranks, the whole"
+            )
 
 
 def divide(ranks: Processes | None, data: Data) -> bool:
