@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 
-class Place(NamedTuple):
+class PartPlace(NamedTuple):
     """Where a rank's part lies in the whole tensor.
 
     Attributes:
@@ -56,7 +56,7 @@ def part_like(value: Any, own: Any) -> Any:
     return distribute_tensor(placed, own.device_mesh, own.placements, src_data_rank=None)
 
 
-def place_of(tensor: Any) -> Place | None:
+def place_of(tensor: Any) -> PartPlace | None:
     """Where this rank's part lies; None if another rank that holds the same comes first."""
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -67,7 +67,7 @@ def place_of(tensor: Any) -> Place | None:
         if isinstance(placement, Replicate) and coordinate > 0:
             return None
     _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
-    return Place(tuple(tensor.shape), tuple(offset))
+    return PartPlace(tuple(tensor.shape), tuple(offset))
 
 
 def gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:

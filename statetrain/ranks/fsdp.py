@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 
-class Together(torch.nn.Module):
+class ShardedModel(torch.nn.Module):
     """A sharded model, whose forward pass all ranks make together.
 
     Args:
@@ -137,12 +137,12 @@ class FSDP(Accelerator):
         self, model: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
     ) -> tuple[torch.nn.Module, dict[str, torch.optim.Optimizer]]:
         """The model, whose forward pass all ranks make together."""
-        return Together(model, self.sharing), dict(optimizers)
+        return ShardedModel(model, self.sharing), dict(optimizers)
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model, whose parameters are sharded."""
         model = super().unwrap(model)
-        return model.model if isinstance(model, Together) else model
+        return model.model if isinstance(model, ShardedModel) else model
 
     def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
         """Refused so far.
