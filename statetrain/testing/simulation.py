@@ -201,7 +201,8 @@ def _meeting(ctx: Context, lifecycle: Lifecycle, group: Group) -> Agreement:
     agreement = Agreement(lifecycle, group, tuple(gradients))
     ctx.news = News(agreement, Clock(ctx.clock))
     ctx.clock = ctx.news.clock
-    ctx.accelerator = _RankAccelerator(_FakeSharing(group))  # type: ignore[assignment]  # stands in for one
+    accelerator = _RankAccelerator(_FakeSharing(group))
+    ctx.accelerator = accelerator  # type: ignore[assignment]  # stands in for one
     ctx.compute_gradients = ctx.accelerator.backward
     return agreement
 
