@@ -257,7 +257,7 @@ class Accelerator:
             raise ConfigError(
                 "this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)"
             )
-        held.seed(seeding.key(ctx.seed, *parts))
+        held.seed(ctx.seed, *parts)
 
     def chance(self, ctx: Context) -> Chance | None:
         """The hold that a run has on the global generators; None without a seed."""

@@ -25,7 +25,8 @@ from attrs import define, field
 from torch.utils.data import get_worker_info
 
 from statetrain.callback import unwrapped
-from statetrain.compute.seeding import LOCK, States, seed_all, set_states, states
+from statetrain.compute.blocks import KeyedByBlock, by_block
+from statetrain.compute.seeding import LOCK, States, Stream, seed_all, set_states, states
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -56,20 +57,43 @@ class Chance:
     _numpy_before: Any = field(default=None, init=False)
     _numpy: Any = field(default=None, init=False)
 
+    # Python's and numpy's generators, where a part of the run can draw from them
+    _by_block: list[KeyedByBlock] = field(factory=list, init=False)
+    _stream: Stream | None = field(default=None, init=False)
+    # The device, if it has a generator besides the CPU's
+    _other: torch.device | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.device.type != "cpu":
+            self._other = self.device
+
     def begin(self) -> None:
         """Borrows the generators for the first time, when a fit begins or a pause ends."""
         with _turn():  # in the middle of another run's batch, the generators are not the host's
             if not self.torch_alone and (numpy := sys.modules.get("numpy")) is not None:
                 self._numpy = numpy.random.MT19937(0)
                 self._numpy_before = numpy.random.get_state(legacy=False)
+            if not self.torch_alone:
+                self._by_block = by_block(self._numpy)
             self._is_live = True
             self.borrow()
 
-    def seed(self, number: int) -> None:
-        """Seeds the generators for a batch, which other runs have to wait for."""
-        if self._is_live:  # a custom lifecycle may have no scope that gives them back
-            self.borrow()
-        seed_all(number, self.device, torch_alone=self.torch_alone)
+    def seed(self, *parts: Any) -> None:
+        """Seeds the generators for a batch, which other runs have to wait for.
+
+        Args:
+            parts: the batch's key; the last one is its number.
+        """
+        *begin, batch = parts
+        if self._stream is None or self._stream.parts != tuple(begin):
+            self._stream = Stream(*begin)
+        if not self._is_live:  # a custom lifecycle may have no scope that gives them back
+            seed_all(self._stream.key(batch), self.device, torch_alone=self.torch_alone)
+            return
+        self.borrow()
+        seed_all(self._stream.key(batch), self._other, torch_alone=True)
+        for generator in self._by_block:
+            generator.move_to(self._stream, batch)
 
     def borrow(self) -> None:
         """Remembers the host's states, and makes other runs wait; until `rest` or `give_back`."""
@@ -157,6 +181,8 @@ def _restore_second_normal(before: dict[str, Any]) -> None:
 
 
 def _acquire() -> None:
+    if LOCK.acquire(blocking=False):  # waiting with a limit of time takes longer
+        return
     if LOCK.acquire(timeout=_PATIENCE):
         return
     log.warning(

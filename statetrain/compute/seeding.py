@@ -34,6 +34,25 @@ def key(*parts: Any) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+class Stream:
+    """Keys that begin alike, as those of all batches of a run.
+
+    Args:
+        parts: what they begin with.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+        # Up to where the last part begins: the rest of a key is hashed in half the time
+        self._begun = hashlib.blake2b(repr((*parts, ""))[:-3].encode(), digest_size=8)
+
+    def key(self, last: int | str) -> int:
+        """What `key(*parts, last)` gives."""
+        digest = self._begun.copy()
+        digest.update(f"{last!r})".encode())
+        return int.from_bytes(digest.digest(), "little") >> 1
+
+
 def seed_all(number: int, device: torch.device | None = None, *, torch_alone: bool = False) -> None:
     """Seeds torch's generators of the CPU and of a device, Python's, and numpy's if it is loaded.
 
@@ -45,15 +64,21 @@ def seed_all(number: int, device: torch.device | None = None, *, torch_alone: bo
         torch_alone: leaves out Python's and numpy's.
     """
     torch.default_generator.manual_seed(number)  # torch.manual_seed takes a hundred times as long
-    if device is not None and device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(number)
-    elif device is not None and device.type == "mps":
-        torch.mps.manual_seed(number)
+    if device is not None:
+        _seed_device(number, device)
     if torch_alone:
         return
     random.seed(number)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(number & 0xFFFFFFFF)
+
+
+def _seed_device(number: int, device: torch.device) -> None:
+    kind = device.type  # each time it is read, a string is made
+    if kind == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif kind == "mps":
+        torch.mps.manual_seed(number)
 
 
 # ---------------------------------------------------------------- states
