@@ -80,7 +80,7 @@ class Callback:
       as it was saved, and scopes are open. What `on_enter_fit` set up beside the context has to be
       set up again here.
 
-    Hooks run with gradients off, in the order in which the callbacks were given, unless something
+    Within `fit`, hooks run with gradients off, in the order in which the callbacks were given, unless something
     ties two of them: who writes a field is called before who reads it on the same hook, and
     `run_after` and `run_before` say the rest. What is declared is checked when the machine is made;
     see docs/contracts.md.

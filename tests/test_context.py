@@ -482,3 +482,37 @@ def test_deferred_clean_ups_run_on_every_path(points, net):
             # Two of three endings raise
             assert "call ctx.request_stop(reason)" in str(error)  # noqa: PT017
         assert done == ["second", "first"]
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_outside_of_fit_hooks_have_the_callers_gradient_mode(outside):
+    """Entering the end, a failure, and deferred functions: the run has given the mode back."""
+    seen = {}
+
+    class Look(st.Callback):
+        def on_enter_fit(self, ctx):
+            seen["fit"] = torch.is_grad_enabled()
+            ctx.defer(lambda: seen.setdefault("deferred", torch.is_grad_enabled()))
+
+        def on_enter_record(self, ctx):
+            seen["record"] = torch.is_grad_enabled()
+
+        def on_enter_end(self, ctx):
+            seen["end"] = torch.is_grad_enabled()
+
+        def on_exit_next_epoch(self, ctx):
+            if seen.get("end") is not None:
+                raise ZeroDivisionError
+
+        def on_enter_failed(self, ctx):
+            seen["failed"] = torch.is_grad_enabled()
+
+    look, data = Look(), (torch.zeros(4, 2), torch.zeros(4, 1))
+    sgd = {"loss": torch.nn.functional.mse_loss, "optimizer": torch.optim.SGD, "epochs": 1}
+    with torch.set_grad_enabled(outside):
+        st.fit(torch.nn.Linear(2, 1), data, callbacks=look, verbose=False, **sgd)
+        with pytest.raises(ZeroDivisionError):
+            st.fit(torch.nn.Linear(2, 1), data, callbacks=look, verbose=False, **sgd)
+    assert seen == dict.fromkeys(("fit", "record"), False) | dict.fromkeys(
+        ("deferred", "end", "failed"), outside
+    )

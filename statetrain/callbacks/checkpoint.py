@@ -289,9 +289,18 @@ class Checkpoint(Callback):
             ctx: the context, at an anchor.
 
         Raises:
-            CheckpointError: something in the run cannot be saved; the message names it.
+            CheckpointError: the run is at no anchor, so it could not resume from here; or something
+                in it cannot be saved, and the message names it.
             OSError: the disk is full, or the like. The checkpoints that are there stay whole.
         """
+        life = ctx.machine.lifecycle
+        if ctx.state not in life.names or not life.state(ctx.state).anchor:
+            anchors = [state.name for state in life.states if state.anchor]
+            raise CheckpointError(
+                f"a run is saved where it can resume, at an anchor, and this one is in"
+                f" {ctx.state!r}; call save() in on_anchor, or on entering one of"
+                f" {', '.join(map(repr, anchors))}"
+            )
         self._hand_over(ctx)
         return self._collect(ctx)
 

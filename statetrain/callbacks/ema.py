@@ -35,7 +35,8 @@ class EMA(Callback):
     With `valid=True`, validation and evaluations look at the average: it changes places with the
     weights when their scope opens, and back when it closes, so `valid_loss` is the average's.
     `KeepBest` and `SaveWeights` then keep what was judged, the average. With `restore=True` the
-    model has the average when the run ends, unless it failed.
+    model has the average when the run ends, unless it failed, and an `Evaluation` at the "end"
+    looks at it.
 
     It is part of a checkpoint, and a run that is resumed continues exactly;
     `load_checkpoint(model, folder, average=True)` gets it out of one. The parameters of losses that
@@ -91,10 +92,14 @@ class EMA(Callback):
         self._count = 0  # of the updates
         self._step = 0  # the step that was looked at last
         self._swapped = False  # whether the model has the average at the moment
+        # Whether what is evaluated now has the weights that the run ends with
+        self._final = False
         # Loaded, for the copies that are made when the run is resumed
         self._state: dict[str, Any] | None = None
         if valid:  # hooks that nobody asked for would cost something in each validation
             self.on_enter_valid, self.on_exit_valid = self._show, self._hide
+        if restore:
+            self.on_enter_ending, self.on_exit_ending = self._end, self._go_back
 
     @property
     def model(self) -> torch.nn.Module:
@@ -140,6 +145,7 @@ class EMA(Callback):
             for name, _, mine in self._pairs():
                 mine.copy_(part_like(self._state["average"][name], mine))
             self._count, self._swapped = self._state["count"], self._state["swapped"]
+            self._final = self._state["final"]
             self._state = None
 
     def on_exit_step(self, ctx: Context) -> None:
@@ -154,16 +160,28 @@ class EMA(Callback):
 
     def _show(self, ctx: Context) -> None:
         """Gives the model the average while it is validated."""
-        self._swap()
+        self._final = self._swapped or _shows_best(ctx)
+        if not self._final:
+            self._swap()
 
     def _hide(self, ctx: Context) -> None:
         """Gives it its own weights again."""
+        if not self._final:
+            self._swap()
+        self._final = False
+
+    def _end(self, ctx: Context) -> None:
+        """Gives the model the average, for the evaluations at the end."""
+        self._swap()
+
+    def _go_back(self, ctx: Context) -> None:
+        """Gives it the weights of the training, which a checkpoint has."""
         self._swap()
 
     # ------------------------------------------------------------ the average
 
     def _begin(self, ctx: Context) -> None:
-        self._own, self._swapped = modules_of(ctx), False
+        self._own, self._swapped, self._final = modules_of(ctx), False, False
         ctx.defer(partial(self._finish, ctx))
 
     def _pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -228,7 +246,12 @@ class EMA(Callback):
         if self._count == 0:
             return {}
         average = {name: mine for name, _, mine in self._pairs()}
-        return {"average": average, "count": self._count, "swapped": self._swapped}
+        return {
+            "average": average,
+            "count": self._count,
+            "swapped": self._swapped,
+            "final": self._final,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a state for the average that is made when the run is resumed."""
@@ -236,3 +259,8 @@ class EMA(Callback):
 
     def __repr__(self) -> str:
         return f"EMA({self.decay})"
+
+
+def _shows_best(ctx: Context) -> bool:
+    """Whether the model has the weights that `KeepBest` keeps, since the run is about to end."""
+    return any(isinstance(one, KeepBest) and one.is_shown for one in map(unwrapped, ctx.callbacks))

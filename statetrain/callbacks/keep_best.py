@@ -39,7 +39,8 @@ class KeepBest(Callback):
     first one is. What is kept is what was judged, with `EMA(valid=True)` the average: all
     parameters and buffers of the model and of losses that are modules.
 
-    The weights are put back whether the run completed, was stopped or interrupted. After a failure
+    The weights are put back whether the run completed, was stopped or interrupted, and an
+    `Evaluation` at the "end" looks at them. After a failure
     the model stays as the failure left it, to be looked at; `restore(model)` puts them back then.
     Optimizers are left as they are. A fit that goes on (`run.fit(...)`) starts from the best
     weights and has that best to beat.
@@ -59,9 +60,11 @@ class KeepBest(Callback):
         "on_enter_fit": ("epoch",),
         "on_exit_record": ("history", "loss_fns", "model"),
         "on_enter_next_epoch": ("epoch_complete", "history", "loss_fns", "model"),
+        "on_enter_ending": ("loss_fns", "model"),
+        "on_exit_ending": ("loss_fns", "model"),
         "defer": ("loss_fns", "model", "outcome"),
     }
-    writes = {"defer": ("loss_fns", "model")}
+    writes = dict.fromkeys(("on_enter_ending", "on_exit_ending", "defer"), ("loss_fns", "model"))
 
     def __init__(
         self,
@@ -83,6 +86,13 @@ class KeepBest(Callback):
         self.best_epoch: int | None = None
         self.best_step: int | None = None
         self._weights: dict[str, Any] | None = None
+        # Those of the training, while the model has the best ones before the run ends
+        self._own: dict[str, Any] | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the model has the best weights, for the evaluations at the end."""
+        return self._own is not None
 
     # ------------------------------------------------------------ hooks
 
@@ -103,13 +113,25 @@ class KeepBest(Callback):
 
     def on_exit_record(self, ctx: Context) -> None:
         """Looks at the row of a validation, also within an epoch."""
-        if ctx.history.set_of(self.monitor) not in ("train", ""):
+        if not self.is_shown and ctx.history.set_of(self.monitor) not in ("train", ""):
             self._judge(ctx)
 
     def on_enter_next_epoch(self, ctx: Context) -> None:
         """Looks at the row of the epoch, when everything that belongs to it is there."""
         if ctx.epoch_complete:
             self._judge(ctx)
+
+    def on_enter_ending(self, ctx: Context) -> None:
+        """Gives the model the best weights, for the evaluations at the end."""
+        if self._weights is not None:
+            self._own = copy_weights(modules_of(ctx))
+            put_weights(modules_of(ctx), self._weights)
+
+    def on_exit_ending(self, ctx: Context) -> None:
+        """Gives it those of the training, which a checkpoint has."""
+        if self._own is not None:
+            put_weights(modules_of(ctx), self._own)
+            self._own = None
 
     def _judge(self, ctx: Context) -> None:
         row = ctx.history[-1] if len(ctx.history) else {}
@@ -134,6 +156,7 @@ class KeepBest(Callback):
     # ------------------------------------------------------------ putting back
 
     def _finish(self, ctx: Context) -> None:
+        self.on_exit_ending(ctx)  # the run may have failed within
         if self._weights is not None and not isinstance(ctx.outcome, Failed):
             put_weights(modules_of(ctx), self._weights)
 
@@ -167,6 +190,7 @@ class KeepBest(Callback):
             "best_epoch": self.best_epoch,
             "best_step": self.best_step,
             "weights": self._weights,
+            "own": self._own,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -177,7 +201,7 @@ class KeepBest(Callback):
             state["best_epoch"],
             state["best_step"],
         )
-        self._weights = state["weights"]
+        self._weights, self._own = state["weights"], state["own"]
 
     def __repr__(self) -> str:
         return f"KeepBest({self.monitor!r}, {self.mode!r})"

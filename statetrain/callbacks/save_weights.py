@@ -41,10 +41,12 @@ class _KeptFile:
     Args:
         columns: what its path names, out of its row.
         value: of the monitored column.
+        step: whose weights they are.
     """
 
     columns: Columns
     value: float | None
+    step: int
 
 
 class SaveWeights(Callback):
@@ -157,7 +159,9 @@ class SaveWeights(Callback):
         if (name := first_not_finite(*judged)) is not None:
             log.warning("the weights of %s are not saved: %s is not finite", ctx.where(), name)
             return
-        new = _KeptFile({name: row[name] for name in self._named}, value)
+        new = _KeptFile({name: row[name] for name in self._named}, value, ctx.step)
+        if self._is_there(new):
+            return  # an evaluation at the end has only added columns to the row
         write_weights(self._path(new), judged[0])
         self._files = [one for one in self._files if self._path(one) != self._path(new)] + [new]
         self._thin_out()
@@ -185,6 +189,11 @@ class SaveWeights(Callback):
         for mark in self._every.marks(place) if due else ():
             mark(ctx)
         return due
+
+    def _is_there(self, new: _KeptFile) -> bool:
+        path = self._path(new)
+        steps = [one.step for one in self._files if self._path(one) == path]
+        return new.step in steps and path.exists()
 
     def _improves(self, value: float | None) -> bool:
         if value is None:
@@ -215,13 +224,13 @@ class SaveWeights(Callback):
 
         The paths are not in it: a run that was branched off has its own files.
         """
-        return {"files": [[one.columns, one.value] for one in self._files]}
+        return {"files": [[one.columns, one.value, one.step] for one in self._files]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes what `state_dict` gave, as far as this callback's path names the same columns."""
         self._files = [
-            _KeptFile(columns, value)
-            for columns, value in state["files"]
+            _KeptFile(columns, value, step)
+            for columns, value, step in state["files"]
             if set(columns) == set(self._named) and all(map(_is_harmless, columns.values()))
         ]
         self.saved = [self._path(one) for one in self._files]

@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import define, field
 
-from statetrain.compute.seeding import Stream
+from statetrain.compute.seeding import KeyStream
 
 BLOCK = 64
 """Batches between two seedings of a generator that nothing draws from."""
@@ -41,7 +41,7 @@ class KeyedByBlock:
     _number: int = field(default=0, init=False)  # the block's key
     _due: list[int] = field(factory=list, init=False)  # the block's numbers
 
-    def move_to(self, stream: Stream, batch: int) -> None:
+    def move_to(self, stream: KeyStream, batch: int) -> None:
         """Puts it to the place of a batch.
 
         Args:
@@ -59,7 +59,7 @@ class KeyedByBlock:
             self.skip(position)
         self._position = position
 
-    def _begin(self, stream: Stream, block: int) -> None:
+    def _begin(self, stream: KeyStream, block: int) -> None:
         self._block, self._number = (stream, block), stream.key(f"block {block}")
         self.seed(self._number)
         self._due = [self.draw() for _ in range(BLOCK)]

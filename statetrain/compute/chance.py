@@ -26,7 +26,7 @@ from torch.utils.data import get_worker_info
 
 from statetrain.callback import unwrapped
 from statetrain.compute.blocks import KeyedByBlock, by_block
-from statetrain.compute.seeding import LOCK, States, Stream, seed_all, set_states, states
+from statetrain.compute.seeding import LOCK, KeyStream, States, seed_all, set_states, states
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -59,7 +59,7 @@ class Chance:
 
     # Python's and numpy's generators, where a part of the run can draw from them
     _by_block: list[KeyedByBlock] = field(factory=list, init=False)
-    _stream: Stream | None = field(default=None, init=False)
+    _stream: KeyStream | None = field(default=None, init=False)
     # The device, if it has a generator besides the CPU's
     _other: torch.device | None = field(default=None, init=False)
 
@@ -86,7 +86,7 @@ class Chance:
         """
         *begin, batch = parts
         if self._stream is None or self._stream.parts != tuple(begin):
-            self._stream = Stream(*begin)
+            self._stream = KeyStream(*begin)
         if not self._is_live:  # a custom lifecycle may have no scope that gives them back
             seed_all(self._stream.key(batch), self.device, torch_alone=self.torch_alone)
             return

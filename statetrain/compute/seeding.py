@@ -34,7 +34,7 @@ def key(*parts: Any) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class Stream:
+class KeyStream:
     """Keys that begin alike, as those of all batches of a run.
 
     Args:

@@ -253,6 +253,12 @@ def train_data_left(ctx: Context) -> bool:
     return not ctx.exhausted
 
 
+@guard(reads={"epoch"})
+def trained(ctx: Context) -> bool:
+    "an epoch was begun"
+    return ctx.epoch > 0
+
+
 @frozen
 class NotYet(Guard):
     """Holds until its arrow has been taken, and again when the training has gone on."""

@@ -17,7 +17,13 @@ from statetrain.errors import ConfigError
 from statetrain.events import SkipEpoch, StopFit
 from statetrain.guards.base import Guard, as_guard, leaves
 from statetrain.guards.batch import Accumulating, NonFinite, Spike, another_optimizer
-from statetrain.guards.counters import NotYet, batches_left, more_epochs, train_data_left
+from statetrain.guards.counters import (
+    NotYet,
+    batches_left,
+    more_epochs,
+    train_data_left,
+    trained,
+)
 from statetrain.guards.requests import interrupted
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State, StateWork
@@ -26,7 +32,7 @@ from statetrain.standard import actions as do
 from statetrain.standard.computing import computing, computing_in
 from statetrain.standard.late import counting_arrow, finding_out_late
 from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
-from statetrain.standard.options import Options, When
+from statetrain.standard.options import Options
 from statetrain.standard.precision import mixed_precision
 from statetrain.standard.rollback import RollBack, keeping
 from statetrain.standard.rollback import arrows as rolling_back
@@ -121,7 +127,7 @@ def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     for name, when in options.evaluations.items():
         _check_name(life, name)
         if isinstance(when, str):
-            parts += _evaluation_at_end(options, name, when)
+            _check_when(name, when)
             continue
         due = as_guard(when)
         parts += _evaluation_when(options, name, due, before)
@@ -131,34 +137,56 @@ def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     skipped = [arrow for arrow in life.events("train") if arrow.event is SkipEpoch][-1]
     skips = any(isinstance(part, Transition) and part.source == "train" for part in parts)
     life = life.add(*parts, before=skipped if skips else None)
-    if "end" in options.evaluations.values():
-        life = life.add(*_stopping_softly(life))
-    return _go_on_training(life, options) if within_epochs else life
+    life = _go_on_training(life, options) if within_epochs else life
+    at_end = [name for name, when in options.evaluations.items() if isinstance(when, str)]
+    return evaluate_at_end(life, options, at_end) if at_end else life
 
 
-def _stopping_softly(life: Lifecycle) -> list[Transition]:
-    """Arrows on StopFit that let the evaluations at the end of the training be made."""
-    parts = [Transition("train", "record", effect=do.ask_to_stop, event=StopFit)]
-    if "valid" in life.names:
-        dropped = then(do.DropData("valid"), do.ask_to_stop)
-        parts.append(Transition("valid", "record", effect=dropped, event=StopFit))
-    return parts
-
-
-def _evaluation_at_end(options: Options, name: str, when: When) -> list[LoopPart]:
+def _check_when(name: str, when: str) -> None:
     if when != "end":
         raise ConfigError(
             f'evaluation {name!r}: its condition is a guard such as Every(2, "epochs"), or'
             f" 'end', got {when!r}"
         )
+
+
+def evaluate_at_end(life: Lifecycle, options: Options, names: list[str]) -> Lifecycle:
+    """A scope that the run goes through once before it ends, with the weights that it ends with.
+
+    In `ending`, callbacks that put weights back have put them into the model.
+    """
     stops = options.stops
-    last = ~more_epochs
+    last = stops.between_epochs | ~more_epochs
     if stops.at_epoch_end is not None:
         last = last | stops.at_epoch_end
-    over = stops.in_epoch | ~train_data_left & (stops.between_epochs | last)
-    ends = (NotYet() & ~interrupted & over).named("training ends")
-    stop = Transition(f"next_{name}_batch", "record", interrupted, do.DropData(name))
-    return [*evaluating(name, "epoch", stop), Transition("record", name, ends)]
+    ends = (NotYet() & trained & ~interrupted & last).named("training ends")
+    parts: list[LoopPart] = [
+        State("ending", do.drop_sums, "fit"),
+        State("end_record", do.record, "ending", role="record"),
+        Transition("next_epoch", "ending", ends),
+        Transition("ending", names[0]),
+    ]
+    for name, after in zip(names, [*names[1:], "end_record"], strict=True):
+        stop = Transition(f"next_{name}_batch", "end_record", interrupted, do.DropData(name))
+        parts += evaluating(name, "ending", stop, after)
+    parts += [
+        Transition("end_record", "next_epoch"),
+        Transition("ending", "next_epoch", effect=do.drop_sums, event=SkipEpoch),
+        *_stopping_softly(life),
+    ]
+    return life.add(*parts, before=life.arrows("next_epoch")[0])
+
+
+def _stopping_softly(life: Lifecycle) -> list[Transition]:
+    """Arrows on StopFit that let the evaluations at the end of the training be made."""
+    parts = [
+        Transition("train", "record", effect=do.ask_to_stop, event=StopFit),
+        Transition("epoch", "next_epoch", effect=do.ask_to_stop, event=StopFit),
+    ]
+    if "valid" in life.names:
+        dropped = then(do.DropData("valid"), do.ask_to_stop)
+        parts.append(Transition("valid", "record", effect=dropped, event=StopFit))
+    return parts
 
 
 def _evaluation_when(
@@ -174,8 +202,6 @@ def _evaluation_when(
     stop = Transition(
         f"next_{name}_batch", "record", options.stops.in_validation, do.DropData(name)
     )
-    if inside is not None:
-        now, due = NotYet() & now, NotYet() & due
     parts = [
         *evaluating(name, "epoch", stop),
         Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),

@@ -45,11 +45,11 @@ class Evaluation:
         name: a word such as "test".
         data: as in `fit`.
         when: an interval, `Every(2, "epochs")` or `Every(100, "steps")`; `Once(500, "steps")`; any
-            other guard, which is asked at the end of each epoch; or "end": when the training ends,
-            unless it is interrupted or fails, or is stopped after its last row. At the end of an
-            epoch it follows the validation, and its values are in the same row. It sees the weights
-            of that moment: for those that `KeepBest` or `EMA` put back afterwards, call
-            `run.evaluate(data)`.
+            other guard, which is asked at the end of each epoch; or "end": once, before the run
+            ends, unless it is interrupted or fails, or `StopFit` is raised between two epochs. At
+            the end of an epoch it follows the validation, and its values are in the same row. At
+            the "end" it looks at the weights that the run ends with, such as those that `KeepBest`
+            or `EMA(restore=True)` put back, in the scope `ending`.
         metrics: in place of those that `fit` is given for all sets; None is these.
 
     Raises:

@@ -67,14 +67,21 @@ def _scope(name: str, within: str | None) -> State:
     )
 
 
-def evaluating(name: str, within: str | None, stop: Transition) -> list[LoopPart]:
-    """States and arrows of a validation, or of an evaluation: `loop` with the loss."""
+def evaluating(
+    name: str, within: str | None, stop: Transition, after: str = "record"
+) -> list[LoopPart]:
+    """States and arrows of a validation, or of an evaluation: `loop` with the loss.
+
+    Args:
+        name, within, stop: as in `loop`.
+        after: where the last batch leads, and SkipEpoch.
+    """
     return [
-        *loop(name, within, "record", stop),
+        *loop(name, within, after, stop),
         State(f"{name}_loss", do.valid_loss, f"{name}_batch", role="valid_loss"),
         Transition(f"{name}_pred", f"{name}_loss"),
         Transition(f"{name}_loss", f"next_{name}_batch"),
-        Transition(name, "record", effect=do.DropData(name), event=SkipEpoch),
+        Transition(name, after, effect=do.DropData(name), event=SkipEpoch),
     ]
 
 

@@ -46,6 +46,8 @@ STANDARD = frozenset(
         "valid_compute",
         "collect",
         "record",
+        "ending",
+        "end_record",
         "end",
         "predict",
         "next_predict_batch",

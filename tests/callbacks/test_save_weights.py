@@ -124,7 +124,7 @@ def test_a_state_cannot_lead_to_files_elsewhere(tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "thesis.safetensors").write_text("precious")
     callback = st.SaveWeights(tmp_path / "w/{epoch}.safetensors", "valid_loss", keep=1)
-    callback.load_state_dict({"files": [[{"epoch": "../thesis"}, 1e9], [{"step": 1}, 2.0]]})
+    callback.load_state_dict({"files": [[{"epoch": "../thesis"}, 1e9, 1], [{"step": 1}, 2.0, 1]]})
     callback.on_enter_fit = lambda ctx: None
     fit(callback, [2.0, 1.0])
     assert (tmp_path / "thesis.safetensors").read_text() == "precious"

@@ -1130,3 +1130,24 @@ def test_an_end_by_an_event_is_not_saved_and_goes_on_from_what_was_due(folder: P
     assert run.outcome == st.Stopped(2, "enough")
     assert names(folder) == ["3-next_epoch"]
     assert same(train(Checkpoint(folder), resume="last", seed=1), expected)
+
+
+def test_saving_at_no_anchor_is_refused(tmp_path):
+    "A run could not resume from there: `save` says where it can be called, and writes nothing."
+    save = st.Checkpoint(tmp_path, at_end=False, preflight=False)
+
+    @st.on("enter_loss")
+    def keep(ctx):
+        save.save(ctx)
+
+    with pytest.raises(st.CheckpointError, match=r"at an anchor, and this one is in 'loss'"):
+        st.fit(
+            torch.nn.Linear(2, 1),
+            (torch.zeros(4, 2), torch.zeros(4, 1)),
+            loss=F.mse_loss,
+            optimizer=torch.optim.SGD,
+            epochs=1,
+            callbacks=[save, keep],
+            verbose=False,
+        )
+    assert not list(tmp_path.glob("step-*"))

@@ -57,6 +57,7 @@ from statetrain.standard.actions.refusing import stop_non_finite as stop_non_fin
 from statetrain.standard.actions.running import begin as begin
 from statetrain.standard.actions.running import close_epoch as close_epoch
 from statetrain.standard.actions.running import count_epoch as count_epoch
+from statetrain.standard.actions.running import drop_sums as drop_sums
 from statetrain.standard.actions.running import open_epoch as open_epoch
 from statetrain.standard.actions.running import record as record
 from statetrain.standard.actions.running import reopen_epoch as reopen_epoch

@@ -35,6 +35,14 @@ def count_epoch(ctx: Context) -> None:
     ctx.iter = 0
 
 
+@access(reads={"tallies"}, writes={"tallies"})
+def drop_sums(ctx: Context) -> None:
+    "drop what was not recorded"
+    # An epoch that was left without a record may have begun them
+    for tally in ctx.tallies.values():
+        tally.reset()
+
+
 @access(
     reads={"tallies", "began", "train_data", "epoch"},
     writes={
@@ -57,10 +65,7 @@ def open_epoch(ctx: Context) -> None:
     ctx.exhausted = ctx.epoch_complete = False
     ctx.valid_complete = True
     ctx.epoch_sums = {}
-    for (
-        tally
-    ) in ctx.tallies.values():  # an epoch that was left without a record may have begun them
-        tally.reset()
+    drop_sums(ctx)
     ctx.began.pop("train", None)
     announce(ctx)
 
