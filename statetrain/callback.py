@@ -80,9 +80,10 @@ class Callback:
       as it was saved, and scopes are open. What `on_enter_fit` set up beside the context has to be
       set up again here.
 
-    Within `fit`, hooks run with gradients off, in the order in which the callbacks were given, unless something
-    ties two of them: who writes a field is called before who reads it on the same hook, and
-    `run_after` and `run_before` say the rest. What is declared is checked when the machine is made;
+    Within `fit`, hooks run with gradients off, in the order in which the callbacks were given,
+    unless something ties two of them: who writes a field is called before who reads it on the same
+    hook, and `run_after` and `run_before` say the rest. What is declared is checked when the
+    machine is made;
     see docs/contracts.md.
 
     What a callback has to remember when a run is continued, it gives with `state_dict()` and takes
