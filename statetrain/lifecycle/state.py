@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from statetrain.guards.base import AnyContext
 
@@ -36,6 +36,10 @@ class Mode(Protocol):
 
     def wrap(self, action: StateWork) -> StateWork:
         """The action of a state inside the scope, as it is to be run there."""
+
+
+def _own_name(state: State) -> str:
+    return state.name
 
 
 @frozen(cache_hash=True)
@@ -70,11 +74,8 @@ class State:
     close: StateWork | None = field(default=None, kw_only=True)
     reopen: StateWork | None = field(default=None, kw_only=True)
     meets: str = field(default="", kw_only=True)
-    role: str = field(kw_only=True)
-
-    @role.default
-    def _own_name(self) -> str:
-        return self.name
+    # A factory and no method decorated with `@role.default`, which pyright takes for no default
+    role: str = field(default=Factory(_own_name, takes_self=True), kw_only=True)
 
     def __str__(self) -> str:
         return self.name

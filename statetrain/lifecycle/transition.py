@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import attrs
 from attrs import field, frozen
 
-from statetrain.guards.base import Guard, as_guard
+from statetrain.guards.base import Guard, Test, as_guard
 from statetrain.lifecycle.state import StateWork
 from statetrain.naming import label_of
+
+
+def _guard(given: Guard | Test | None) -> Guard | None:
+    if given is None:
+        return None
+    return as_guard(given)
 
 
 @frozen(cache_hash=True)
@@ -25,7 +30,7 @@ class Transition:
 
     source: str
     dest: str
-    guard: Guard | None = field(default=None, converter=attrs.converters.optional(as_guard))
+    guard: Guard | None = field(default=None, converter=_guard)
     effect: StateWork | None = None
     event: type[BaseException] | None = None
 
