@@ -6,6 +6,7 @@ from statetrain import testing as testing
 from statetrain.callback import Callback as Callback
 from statetrain.callbacks.checkpoint import Checkpoint as Checkpoint
 from statetrain.callbacks.collect_garbage import CollectGarbage as CollectGarbage
+from statetrain.callbacks.columns import Columns as Columns
 from statetrain.callbacks.conditional import only_if as only_if
 from statetrain.callbacks.conditional import throttle as throttle
 from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
@@ -92,6 +93,9 @@ from statetrain.logs.loggables import Image as Image
 from statetrain.logs.loggables import Settings as Settings
 from statetrain.logs.loggables import Text as Text
 from statetrain.logs.loggables import Value as Value
+from statetrain.logs.measures import GradientNorm as GradientNorm
+from statetrain.logs.measures import Memory as Memory
+from statetrain.logs.measures import Throughput as Throughput
 from statetrain.logs.sources import Histograms as Histograms
 from statetrain.logs.sources import HyperParameters as HyperParameters
 from statetrain.logs.sources import LearningRate as LearningRate
@@ -144,6 +148,7 @@ from statetrain.training.saving import load_checkpoint as load_checkpoint
 from statetrain.training.saving import load_weights as load_weights
 from statetrain.training.saving import save as save
 from statetrain.training.saving import save_weights as save_weights
+from statetrain.training.summary import ModelSummary as ModelSummary
 from statetrain.training.trying_out import try_out as try_out
 
 __version__: str

@@ -41,6 +41,7 @@ _ASIDE = (
     "history",
     "records",
     "logged",
+    "logged_means",
     "buffers",
 )
 

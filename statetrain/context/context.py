@@ -132,6 +132,9 @@ class Context(Position):
     logged: dict[str, Any] = field(Fact.SAVED, factory=dict)
     """Columns that callbacks add to the next row; see `log_metric`."""
 
+    logged_means: dict[str, tuple[Any, float]] = field(Fact.SAVED, Fact.OWN, factory=dict)
+    """Means that callbacks add to the next row, as sums and what they count; see `log_mean`."""
+
     _records: dict[str, list[Any]] = field(Fact.SAVED_APART, factory=dict)
     """What was logged beside the history; see `log`."""
 
@@ -397,13 +400,13 @@ class Context(Position):
         return self.step - self.first_step
 
     @property
-    @made_of("logged", "tallies")
+    @made_of("logged", "logged_means", "tallies")
     def row_due(self) -> bool:
         """Whether anything was counted or logged since the last row.
 
         If so, `record` writes a row.
         """
-        return bool(self.logged) or any(
+        return bool(self.logged or self.logged_means) or any(
             mean.count for tally in self.tallies.values() for mean in tally.losses.values()
         )
 
@@ -490,15 +493,7 @@ class Context(Position):
         Raises:
             MachineError: no set was given where neither is in use, or the column is the run's own.
         """
-        if set is None:
-            if self.tally is None:
-                raise MachineError(
-                    f"log_metric({name!r}, ...) was called in {self.state!r}, outside train and"
-                    " valid; say set='train' or set='valid'"
-                )
-            set = self.tally.set  # noqa: A001  # as above
-        column = joined(set, name)
-        self._check_column(column)
+        column = self._column("log_metric", name, set)
         if hasattr(value, "detach"):
             value = value.detach().clone()  # it may be changed before the row is written
         late = (
@@ -511,7 +506,60 @@ class Context(Position):
         else:
             self.logged[column] = value
 
-    def _check_column(self, column: str) -> None:
+    # As above
+    def log_mean(
+        self,
+        name: str,
+        value: Any,
+        set: str | None = None,  # noqa: A002
+        *,
+        weight: float | None = None,
+    ) -> None:
+        """Adds a value to a mean, which becomes a column of the next row of the history.
+
+        Call it in each batch, or in some. Nothing waits for a device before the row is written. A
+        guard may monitor the column as one of `log_metric`.
+
+        Args:
+            name: the metric, without the set.
+            value: a number, or a tensor of shape ().
+            set: as of `log_metric`.
+            weight: what the value counts; None is the samples of the batch, so that the mean is
+                that over samples, as a metric's. 1 weighs all batches alike.
+
+        Raises:
+            MachineError: as `log_metric`, or the value is not one number.
+        """
+        column = self._column("log_mean", name, set)
+        if math.prod(getattr(value, "shape", ())) != 1:
+            raise MachineError(
+                f"log_mean({name!r}, ...) takes one number, got a tensor of shape"
+                f" {tuple(value.shape)}; log its mean, or its parts by names of their own"
+            )
+        if hasattr(value, "detach"):
+            value = self.accelerator.exact(value.detach())
+        count = float(self.batch_size) if weight is None else weight
+        total, counted = self.logged_means.get(column, (0.0, 0.0))
+        self.logged_means[column] = total + value * count, counted + count
+
+    def _column(self, method: str, name: str, set_name: str | None) -> str:
+        """The column of a value that is logged.
+
+        Raises:
+            MachineError: no set was given where neither is in use, or the column is the run's own.
+        """
+        if set_name is None:
+            if self.tally is None:
+                raise MachineError(
+                    f"{method}({name!r}, ...) was called in {self.state!r}, outside train and"
+                    " valid; say set='train' or set='valid'"
+                )
+            set_name = self.tally.set
+        column = joined(set_name, name)
+        self._check_column(method, column)
+        return column
+
+    def _check_column(self, method: str, column: str) -> None:
         """Raises a `MachineError` for a column that the run writes itself."""
         own = ""
         if column in COUNTERS:
@@ -519,7 +567,7 @@ class Context(Position):
         elif any(column in tally.columns for tally in self.tallies.values()):
             own = "is written by the run"
         if own:
-            raise MachineError(f"log_metric: the column {column!r} {own}; take another name")
+            raise MachineError(f"{method}: the column {column!r} {own}; take another name")
 
     def take_logged(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what was logged for the next row, as numbers, and clears it.
@@ -533,7 +581,10 @@ class Context(Position):
         logged: dict[str, Any] = {}
         for name, value in self.logged.items():
             logged |= as_columns(name, value)
+        for name, (total, count) in self.logged_means.items():
+            logged[name] = float(total) / count
         self.logged.clear()
+        self.logged_means.clear()
         for column in logged.keys() & row.keys():
             raise MachineError(
                 f"the column {column!r} was logged and is written by the run; log it under another"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Factory, define, frozen
 
 from statetrain.callback import unwrapped
+from statetrain.context.columns import joined
 from statetrain.context.fields import check_value
 from statetrain.context.named import Named
 from statetrain.context.paths import Part, Parts, Piece, Wild, covers, parse, written
@@ -340,12 +341,28 @@ def _check_write(terms: Terms, path: Parts) -> None:
 
 # The context's own word
 def _log_metric(view: View, name: str, value: float, set: str | None = None) -> None:  # noqa: A002
-    ctx = view._ctx
-    side = set
-    if side is None:
-        side = ctx.tally.set if ctx.tally is not None else ""
-    _check_write(view._terms, ("history", f"{side}_{name}" if side else name))
-    ctx.log_metric(name, value, set)
+    _check_column(view, name, set)
+    view._ctx.log_metric(name, value, set)
+
+
+# As above
+def _log_mean(
+    view: View,
+    name: str,
+    value: Any,
+    set: str | None = None,  # noqa: A002
+    **weight: float | None,
+) -> None:
+    _check_column(view, name, set)
+    view._ctx.log_mean(name, value, set, **weight)
+
+
+def _check_column(view: View, name: str, side: str | None) -> None:
+    """Refuses to add a column of the history that is not declared."""
+    tally = view._ctx.tally
+    if side is None and tally is not None:
+        side = tally.set
+    _check_write(view._terms, ("history", joined(side or "", name)))
 
 
 def _log(view: View, name: str, value: Any) -> None:
@@ -364,6 +381,7 @@ def _defer(view: View, function: Callable[[], object]) -> None:
 
 _SERVICES: dict[str, Callable[..., None]] = {
     "log_metric": _log_metric,
+    "log_mean": _log_mean,
     "log": _log,
     "defer": _defer,
 }

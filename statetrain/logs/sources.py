@@ -41,6 +41,7 @@ def _patterns(value: bool | str | Iterable[str]) -> tuple[str, ...]:
 class LearningRate:
     """The learning rates: `lr`, or `lr_<optimizer>`; `..._group<n>` of further groups."""
 
+    columns = ("lr",)
     makes = frozenset({Value})
     reads = ("optimizers",)
 

@@ -475,6 +475,7 @@ def record_together(ctx: Context) -> None:
     own = {
         "sums": {name: tally.sums() for name, tally in ctx.tallies.items()},
         "logged": dict(ctx.logged),
+        "means": {name: (float(total), n) for name, (total, n) in ctx.logged_means.items()},
         "ended": (ctx.exhausted, ctx.valid_complete),
         "clock": news.clock.read(),
     }
@@ -485,10 +486,21 @@ def record_together(ctx: Context) -> None:
     # What callbacks add is rank 0's; data of its own ends for all with the first that has none.
     ctx.logged.clear()
     ctx.logged.update(told[0]["logged"])
+    ctx.logged_means = _added_means([one["means"] for one in told])
     ctx.exhausted = any(one["ended"][0] for one in told)
     ctx.valid_complete = any(one["ended"][1] for one in told)
     _sharing(ctx).share_buffers(ctx)
     do.record(ctx)
+
+
+def _added_means(ranks: list[dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    """The sums of all ranks, and what they count."""
+    found: dict[str, tuple[float, float]] = {}
+    for means in ranks:
+        for name, (total, count) in means.items():
+            before, counted = found.get(name, (0.0, 0.0))
+            found[name] = before + total, counted + count
+    return found
 
 
 def meetings_of(life: Lifecycle) -> list[tuple[str, str]]:

@@ -388,8 +388,8 @@ def _spared(written: set[str]) -> tuple[str, ...]:
     if written & _TRAINING or "*" in written or "**" in written:
         return ("",)
     names = tuple(f"fields.{name}" for name in sorted(written))
-    if written & {"history", "logged"}:
-        names += ("history", "fields.logged")
+    if written & {"history", "logged", "logged_means"}:
+        names += ("history", "fields.logged", "fields.logged_means")
     return (*_ITS_OWN, *names, *sorted(written))
 
 

@@ -144,7 +144,8 @@ def state_of(run: Run) -> Any:
     data = snapshot(run.ctx, run.machine)
     del data["seconds"], data["given"]
     data["history"] = [
-        {name: value for name, value in row.items() if name != "seconds"} for row in data["history"]
+        {name: value for name, value in row.items() if not _is_measured(name)}
+        for row in data["history"]
     ]
     data["callbacks"] = [
         row
@@ -154,6 +155,11 @@ def state_of(run: Run) -> Any:
     data["outcome"] = repr(run.outcome)
     structure, tensors = plain.encode(data)
     return plain.decode(structure, {name: tensor.cpu().clone() for name, tensor in tensors.items()})
+
+
+def _is_measured(column: str) -> bool:
+    """Whether a column of the history is a time, or follows from times or from the process."""
+    return "second" in column or column == "peak_memory"
 
 
 def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:

@@ -113,6 +113,7 @@ def close_epoch(ctx: Context) -> None:
         "valid_complete",
         "tallies",
         "logged",
+        "logged_means",
         "batches",
         "step",
         "samples",
@@ -122,7 +123,7 @@ def close_epoch(ctx: Context) -> None:
         "optimizers",
         "epoch_sums",
     },
-    writes={"epoch_complete", "tallies", "logged", "history", "epoch_sums"},
+    writes={"epoch_complete", "tallies", "logged", "logged_means", "history", "epoch_sums"},
 )
 def record(ctx: Context) -> None:
     "write a row of the history"
