@@ -31,7 +31,7 @@ log = logging.getLogger("statetrain")
 
 _WHOLE = ("epoch", "batch", "step", "samples")  # counters that are whole numbers
 
-Columns = dict[str, int | float | str]
+NamedColumns = dict[str, int | float | str]
 
 
 @define(eq=False)
@@ -44,7 +44,7 @@ class _KeptFile:
         step: whose weights they are.
     """
 
-    columns: Columns
+    columns: NamedColumns
     value: float | None
     step: int
 

@@ -50,7 +50,7 @@ class SummaryRow:
 
 
 @define
-class _Seen:
+class _Called:
     """What one module returned."""
 
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -99,15 +99,15 @@ class ModelSummary:
         self.depth = depth
         if input is not None and any(map(is_lazy, model.parameters())):
             model = copy.deepcopy(model)
-        seen: dict[str, _Seen] = {}
+        seen: dict[str, _Called] = {}
         if input is not None:
             seen = _outputs_of(model, input)
         self.rows = [
             SummaryRow(
                 name,
                 type(module).__name__,
-                seen.get(name, _Seen()).shapes,
-                seen.get(name, _Seen()).calls,
+                seen.get(name, _Called()).shapes,
+                seen.get(name, _Called()).calls,
                 _count(module.parameters()),
                 _count(p for p in module.parameters() if p.requires_grad),
             )
@@ -195,9 +195,9 @@ class ModelSummary:
         )
 
 
-def _outputs_of(model: torch.nn.Module, given: Any) -> dict[str, _Seen]:
+def _outputs_of(model: torch.nn.Module, given: Any) -> dict[str, _Called]:
     """What each module returns in one call of the model, by name."""
-    seen = {name: _Seen() for name, _ in model.named_modules()}
+    seen = {name: _Called() for name, _ in model.named_modules()}
     call = partial(model, given)
     if isinstance(given, Mapping):
         call = partial(model, **given)
