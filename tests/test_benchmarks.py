@@ -142,7 +142,18 @@ class TestFeed:
             Feed([1], marks=self.marks(1.0, 3.0, 2.0, 4.0)).cost()
 
 
-@pytest.mark.parametrize("script", ["engine", "inference", "fused", "startup", "footprint"])
+def test_the_exponent_of_growth() -> None:
+    """It is that of a power law, whatever the factor."""
+    growth = importlib.import_module("growth")
+    for power in (0, 1, 2):
+        assert growth.slope((10, 100, 1000), [3 * n**power for n in (10, 100, 1000)]) == (
+            pytest.approx(power)
+        )
+
+
+@pytest.mark.parametrize(
+    "script", ["engine", "inference", "fused", "startup", "footprint", "growth"]
+)
 def test_a_script_gives_its_rows(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     "Each of the smaller scripts runs small, with a name, a number and a unit in each row."
     module = importlib.import_module(script)
