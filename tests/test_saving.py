@@ -163,7 +163,7 @@ def test_another_models_weights_are_refused(run, tmp_path):
     ):
         st.load_weights(model, tmp_path / "weights")
     with pytest.raises(
-        CheckpointError, match=r"no 'weight'; no 'bias'; '[^']+', which the model has not"
+        CheckpointError, match=r"no 'weight'; no 'bias'; '[^']+', which the model does not have"
     ):
         st.load_weights(torch.torch.nn.Linear(4, 3), tmp_path / "weights")
     assert bits(model) == before

@@ -12,6 +12,7 @@ entered and left.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -55,9 +56,8 @@ class Fused:
 
     def __attrs_post_init__(self) -> None:
         pairs = zip(self.actions, (*self.effects, None), strict=True)
-        object.__setattr__(
-            self, "_works", tuple(work for pair in pairs for work in pair if work is not None)
-        )
+        works = filter(None, chain.from_iterable(pairs))
+        object.__setattr__(self, "_works", tuple(works))
 
     @property
     def label(self) -> str:
@@ -130,24 +130,25 @@ def fuse(life: Lifecycle) -> Lifecycle:
     """
     if why := in_the_way(life):
         raise ConfigError(f"lifecycle {life.name!r} cannot be fused: {why}")
-    chain = list(_chain(life))
-    names = tuple(state.name for state, _ in chain)
-    first, last = names[0], names[-1]
-    update = first.removesuffix(FIRST) + UPDATE  # of a phase, with its prefix
+    steps = list(_chain(life))
+    first, last = steps[0][0], steps[-1][0]
+    update = first.name.removesuffix(FIRST) + UPDATE  # of a phase, with its prefix
     action = Fused(
-        tuple(state.role for state, _ in chain),
-        tuple(state.action or _nothing for state, _ in chain),
-        tuple(arrow.effect if arrow else None for _, arrow in chain[:-1]),
+        tuple(state.role for state, _ in steps),
+        tuple(state.action or _nothing for state, _ in steps),
+        tuple(arrow.effect if arrow else None for _, arrow in steps[:-1]),
     )
-    between = [arrow for _, arrow in chain if arrow is not None]
-    states = [state for state in life.states if state.name not in names[1:]]
-    fused = State(update, action, chain[0][0].within, role=UPDATE)
-    states[states.index(chain[0][0])] = fused
+    fused = State(update, action, first.within, role=UPDATE)
+    between = [arrow for _, arrow in steps]
+    inner = {state.name for state, _ in steps[1:]}
+    states = [state for state in life.states if state.name not in inner]
+    states[states.index(first)] = fused
+    onto = {first.name: update, last.name: update}
     arrows = [
         attrs.evolve(
             arrow,
-            source={last: update}.get(arrow.source, arrow.source),
-            dest={first: update}.get(arrow.dest, arrow.dest),
+            source=onto.get(arrow.source, arrow.source),
+            dest=onto.get(arrow.dest, arrow.dest),
         )
         for arrow in life.transitions
         if arrow not in between
@@ -160,7 +161,26 @@ def _nothing(ctx: Context) -> None:
 
 
 def in_the_way(life: Lifecycle) -> str:
-    """What keeps a lifecycle from being fused, in words; empty if nothing does."""
+    """What keeps a lifecycle from being fused, as text; empty if nothing does."""
+    if why := _missing(life):
+        return why
+    steps = list(_chain(life))
+    for state, arrow in steps:
+        if arrow is None and state.role != LAST:
+            return _decided(life.arrows(state.name)[0])
+        if not _is_work_alone(state) or life.inside(state.name):
+            return f"{state.name!r} is a scope or an anchor, and not work alone"
+    names = [state.name for state, _ in steps]
+    for other in life.transitions:
+        if other.event is not None and other.source in names:
+            return f"{other} may be taken between {FIRST!r} and {LAST!r}"
+        if other.dest in names[1:] and other.source not in names:
+            return f"{other} leads into the middle"
+    return ""
+
+
+def _missing(life: Lifecycle) -> str:
+    """Which of the states that are fused are not there, or several times, as text."""
     for role in (FIRST, "loss", "backward", LAST):
         found = life.by_role(role)
         if not found:
@@ -171,32 +191,22 @@ def in_the_way(life: Lifecycle) -> str:
                 f" {', '.join(repr(state.name) for state in found)}; fuse each phase before they"
                 " are joined"
             )
-    names = []
-    for state, arrow in _chain(life):
-        names.append(state.name)
-        if arrow is None and state.role != LAST:
-            first = life.arrows(state.name)[0]
-            late = (
-                "; finite_check='late' lets the device leave the step out, non_finite='ignore' does"
-                " not look"
-            )
-            finite = first.guard is not None and any(
-                isinstance(leaf, NonFinite) for leaf in leaves(first.guard)
-            )
-            return f"{first} is decided between {FIRST!r} and {LAST!r}{late if finite else ''}"
-        if (
-            state.close is not None
-            or state.mode is not None
-            or state.anchor
-            or life.inside(state.name)
-        ):
-            return f"{state.name!r} is a scope or an anchor, and not work alone"
-    for other in life.transitions:
-        if other.event is not None and other.source in names:
-            return f"{other} may be taken between {FIRST!r} and {LAST!r}"
-        if other.dest in names[1:] and other.source not in names:
-            return f"{other} leads into the middle"
     return ""
+
+
+def _decided(first: Transition) -> str:
+    """Why a state with several arrows is in the way; the first of them says what is decided."""
+    why = f"{first} is decided between {FIRST!r} and {LAST!r}"
+    if first.guard is not None and any(isinstance(leaf, NonFinite) for leaf in leaves(first.guard)):
+        why += (
+            "; finite_check='late' lets the device leave the step out, non_finite='ignore' does not"
+            " look"
+        )
+    return why
+
+
+def _is_work_alone(state: State) -> bool:
+    return state.close is None and state.mode is None and not state.anchor
 
 
 def _chain(life: Lifecycle) -> Iterator[tuple[State, Transition | None]]:

@@ -168,8 +168,7 @@ def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
         CheckpointError: the model's state has parts that are no tensors.
         OSError: the file cannot be written.
     """
-    module = model.model if isinstance(model, Run) else model
-    write_weights(Path(path), module)
+    write_weights(Path(path), _module_of(model))
 
 
 def load_weights(
@@ -233,33 +232,32 @@ def load_checkpoint(
     """
     check_switches("load_checkpoint", average=average)
     refuse_remote("load_checkpoint", path)
-    if average and (rename or exclude or not strict):
+    in_part = bool(rename or exclude or not strict)
+    if average and in_part:
         raise ConfigError(
             "load_checkpoint(average=True) loads a whole model; load it into one like the run's,"
             " and its parts from there with save_weights and load_weights"
         )
     folder = _chosen_checkpoint(Path(path), which)
     data = _read_model(folder)
-    module = model.model if isinstance(model, Run) else model
-    weights = choose_weights(data["model"]["weights"], rename, exclude)
-    _check(module, weights, strict)
-    in_part = bool(rename or exclude or not strict)
-    averages = [row["state"] for row in data.get("callbacks", ()) if row["class"] == "EMA"]
+    averages = _averages_in(data)
     if average and not averages:
         raise CheckpointError(f"{folder.name} has no average: no EMA was among the callbacks")
-    if in_part and any((row["own"] or {}).get("swapped") for row in averages):
+    if in_part and any(one.get("swapped") for one in averages):
         raise CheckpointError(
             f"{folder.name} was taken in a validation, while the model had EMA's average; choose"
-            " another checkpoint, or load the whole"
+            " another checkpoint, or load the whole model"
         )
-    _put(module, weights, strict)
-    if in_part:
-        return
-    for saved in averages[:1]:
-        # Empty before the first update; within a validation the model has the average
-        state = saved["own"] or {}
-        if state and state["swapped"] != average:
-            put_weights([module], {"tensors": state["average"], "extra": {}})
+    _put(model, choose_weights(data["model"]["weights"], rename, exclude), strict)
+    # Without updates so far there is no average; within a validation the model has it already
+    if averages and not in_part and averages[0].get("swapped", average) != average:
+        put_weights([_module_of(model)], {"tensors": averages[0]["average"], "extra": {}})
+
+
+def _averages_in(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each `EMA` has saved of its average; empty for one that has made no update yet."""
+    rows = data.get("callbacks", ())
+    return [row["state"]["own"] or {} for row in rows if row["class"] == "EMA"]
 
 
 def _chosen_checkpoint(folder: Path, which: str | int) -> Path:
@@ -281,8 +279,14 @@ def _read_model(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _module_of(model: Run | torch.nn.Module) -> torch.nn.Module:
+    if isinstance(model, Run):
+        return model.model
+    return model
+
+
 def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any], strict: bool = True) -> None:
-    module = model.model if isinstance(model, Run) else model
+    module = _module_of(model)
     _check(module, weights, strict)
     own = module.state_dict()
     wanted = {
@@ -294,35 +298,33 @@ def _put(model: Run | torch.nn.Module, weights: Mapping[str, Any], strict: bool 
 
 
 def _check(module: torch.nn.Module, weights: Mapping[str, Any], strict: bool = True) -> None:
-    """Raises a `CheckpointError` if these are not the weights of such a module."""
-    own, given = (
-        {name: _shape(value) for name, value in state.items()}
-        for state in (module.state_dict(), weights)
-    )
-    if not strict:
-        own, given = (
-            {name: one[name] for name in one if name in own and name in given}
-            for one in (own, given)
+    """Raises a `CheckpointError` if these are not the weights of such a module.
+
+    torch would load what fits before it says what does not.
+    """
+    own, given = _shapes(module.state_dict()), _shapes(weights)
+    if not strict and own.keys().isdisjoint(given):
+        raise CheckpointError(
+            f"none of the weights has a name that {type(module).__name__} has; see rename="
         )
-        if not own:
-            raise CheckpointError(
-                f"none of the weights has a name that {type(module).__name__} has; see rename="
-            )
-    # torch would load what fits before it says what does not.
     wrong = [
-        *(f"no {name!r}" for name in own if name not in given),
-        *(f"{name!r}, which the model has not" for name in given if name not in own),
-        *(
-            f"{name!r} of shape {given[name]}, where the model's is {own[name]}"
-            for name in own
-            if name in given and given[name] != own[name]
-        ),
+        f"{name!r} of shape {given[name]}, where the model's is {shape}"
+        for name, shape in own.items()
+        if given.get(name, shape) != shape
     ]
+    if strict:
+        wrong += [f"no {name!r}" for name in own if name not in given]
+        wrong += [f"{name!r}, which the model does not have" for name in given if name not in own]
     if wrong:
+        more = " ..." * (len(wrong) > 4)
         raise CheckpointError(
             f"the weights are another model's than {type(module).__name__}'s:"
-            f" {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}"
+            f" {'; '.join(wrong[:4])}{more}"
         )
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+    return {name: _shape(value) for name, value in weights.items()}
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
