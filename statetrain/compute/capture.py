@@ -17,7 +17,6 @@ from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
 from statetrain.context.keys import Named, getter, root_of
 from statetrain.context.named import select
-from statetrain.context.paths import parse
 from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import access_of
 from statetrain.contracts.listening import paths_in
@@ -69,7 +68,7 @@ def _declared_by(work: Any) -> set[str]:
     declared = access_of(work)
     if declared is None:
         return set()
-    return {path for path in declared.reads if len(parse(path)) > 1}
+    return {path for path in declared.reads if not path.removesuffix("?").isidentifier()}
 
 
 def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from statetrain.callback import Callback, name_of
 from statetrain.context.context import Context
@@ -17,12 +17,15 @@ from statetrain.errors import ContractError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 
+if TYPE_CHECKING:
+    from statetrain.machine.machine import Machine
+
 Declaration = tuple[str, str, Iterable[str]]
 """Who declares, for a person; the verb; the paths."""
 
 
 def check_columns(
-    machine: Any,
+    machine: Machine,
     columns: Iterable[str],
     hint: str = "",
     *,
@@ -57,20 +60,17 @@ def check_columns(
             f" (monitored by {who})"
         )
     readable = (*known, *others, *COUNTERS)
-    for who, verb, paths in _declarations(machine):
-        for path in paths if verb == "reads" else ():
-            column = column_of(path)
-            if not column or column in readable or path.endswith("?"):
-                continue
-            if not column.startswith(prefixes):
-                raise ContractError(
-                    f"{who} declares that it reads {path!r}, and nothing writes that column"
-                    f"{did_you_mean(column, known)}{hint}; a callback that writes it declares"
-                    f" writes={{'history.{column}'}}"
-                )
+    for who, path in _needed(machine, "reads"):
+        column = column_of(path)
+        if column and column not in readable and not column.startswith(prefixes):
+            raise ContractError(
+                f"{who} declares that it reads {path!r}, and nothing writes that column"
+                f"{did_you_mean(column, known)}{hint}; a callback that writes it declares"
+                f" writes={{'history.{column}'}}"
+            )
 
 
-def monitors_of(machine: Any) -> Iterator[tuple[str, str]]:
+def monitors_of(machine: Machine) -> Iterator[tuple[str, str]]:
     """The columns that guards and callbacks monitor, each with who monitors it."""
     for arrow in machine.lifecycle.transitions:
         if arrow.guard is not None:
@@ -102,7 +102,7 @@ def _written_columns(callbacks: Iterable[Callback]) -> Iterator[str]:
         yield from filter(None, map(column_of, paths_in(callback.writes)))
 
 
-def check_fields(machine: Any, context: type) -> None:
+def check_fields(machine: Machine, context: type) -> None:
     """Sees that a context has all the fields that are declared.
 
     A machine alone cannot know them: it runs any context.
@@ -122,22 +122,33 @@ def check_fields(machine: Any, context: type) -> None:
     )
     if not issubclass(context, Context):
         whose, remedy = context.__name__, "give {whose} a field or a property {name!r}"
-    for who, verb, paths in _declarations(machine):
-        for path in paths:
+    for verb in ("reads", "writes"):
+        for who, path in _needed(machine, verb):
             name = field_of(path)
-            if name not in known and not path.endswith("?"):
-                near = did_you_mean(name, known)
-                if not near.endswith("?"):
-                    near = ""
-                raise ContractError(
-                    f"{who} declares that it {verb} {path!r}: {whose} has no {name!r}{near}; "
-                    + remedy.format(verb=verb, name=name, whose=whose)
-                )
+            if name in known:
+                continue
+            near = did_you_mean(name, known)
+            if not near.endswith("?"):
+                near = ""
+            raise ContractError(
+                f"{who} declares that it {verb} {path!r}: {whose} has no {name!r}{near}; "
+                + remedy.format(verb=verb, name=name, whose=whose)
+            )
 
 
-def _declarations(machine: Any) -> list[Declaration]:
-    """Everything that is declared, with who declares it."""
-    life: Lifecycle = machine.lifecycle
+def _needed(machine: Machine, wanted: str) -> list[tuple[str, str]]:
+    """The paths that are declared to be read, or written, and may not be missing, each with who."""
+    return [
+        (who, path)
+        for who, verb, paths in machine.declarations
+        if verb == wanted
+        for path in paths
+        if not path.endswith("?")
+    ]
+
+
+def declarations_of(life: Lifecycle, callbacks: Iterable[Callback]) -> list[Declaration]:
+    """Everything that a lifecycle and callbacks declare, with who declares it."""
     works = [(f"the action of {state.name!r}", state.action) for state in life.states]
     works += [(f"the close work of {state.name!r}", state.close) for state in life.states]
     works += [
@@ -152,7 +163,7 @@ def _declarations(machine: Any) -> list[Declaration]:
         if arrow.guard is not None and (read := reads_of(arrow.guard)) is not None:
             who = f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}"
             found.append((who, "reads", read.reads))
-    for callback in machine.callbacks:
+    for callback in callbacks:
         who = f"Callback {name_of(callback)!r}"
         found.append((who, "reads", paths_in(callback.reads)))
         found.append((who, "writes", paths_in(callback.writes)))

@@ -7,6 +7,7 @@ as much as one of plain functions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -34,7 +35,7 @@ class Then:
         """What the table says: the labels of all parts."""
         return ", ".join(map(label_of, self.parts))
 
-    @property
+    @cached_property
     def access(self) -> Access | None:
         """What all of them read and write; None if nothing is known of one."""
         whole = Access()

@@ -163,10 +163,9 @@ def _is_known(life: Lifecycle) -> bool:
         for work in (state.action, state.close, state.reopen, state.mode)
     ]
     works += [arrow.effect for arrow in life.transitions]
-    if any(access_of(work) is None for work in works if work is not None):
-        return False
     guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
-    return all(reads_of(guard) is not None for guard in guards)
+    there = [work for work in works if work is not None]
+    return all(map(access_of, there)) and all(map(reads_of, guards))
 
 
 def solve_with(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:

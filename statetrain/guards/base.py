@@ -16,7 +16,8 @@ and any of them takes another name with `named`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args, overload
 
 from attrs import field, frozen
@@ -438,10 +439,9 @@ def as_guard(thing: Guard | Test) -> Guard:
     raise GuardError(f"a guard is a function of the context or a Guard, got {thing!r}{hint}")
 
 
-def leaves(guard: Guard) -> Iterator[Guard]:
+def leaves(guard: Guard) -> tuple[Guard, ...]:
     """The guards that a combination is made of, down to those that are made of none."""
     parts = guard.parts()
     if not parts:
-        yield guard
-    for part in parts:
-        yield from leaves(part)
+        return (guard,)
+    return tuple(chain.from_iterable(map(leaves, parts)))

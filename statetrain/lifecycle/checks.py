@@ -10,10 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import Predicate, leaves
+from statetrain.guards.base import Guard, Predicate, leaves
 from statetrain.lifecycle.deciding import hidden
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
@@ -74,7 +75,7 @@ def _check_names(life: Lifecycle) -> None:
             f"{life.name}: the initial state {life.initial!r} is"
             f" unknown{did_you_mean(life.initial, seen)}"
         )
-    if not any(state.final for state in life.states):
+    if not [state for state in life.states if state.final]:
         raise LifecycleError(
             f"{life.name}: no state is final, so no run could end; add State('end', final=True)"
         )
@@ -142,24 +143,29 @@ _RUN_LATER = inspect.CO_COROUTINE | inspect.CO_GENERATOR
 
 def _check_works(life: Lifecycle) -> None:
     for state in life.states:
-        for kind in ("action", "close", "reopen"):
-            _check_work(life, f"the {kind} of state {state.name!r}", getattr(state, kind))
+        works = {"action": state.action, "close": state.close, "reopen": state.reopen}
+        for kind, work in works.items():
+            if work is not None:
+                _check_work(life, f"the {kind} of state {state.name!r}", work)
         if state.mode is not None:
             _check_mode(life, state)
-        _check_hashable(life, state)
     for arrow in life.transitions:
-        _check_work(life, f"the effect of arrow {arrow.source} -> {arrow.dest}", arrow.effect)
-        _check_hashable(life, arrow)
-        for leaf in () if arrow.guard is None else leaves(arrow.guard):
-            if isinstance(leaf, Predicate):
-                what = f"the guard of arrow {arrow.source} -> {arrow.dest}"
-                _check_work(life, what, leaf.function)
+        place = f"arrow {arrow.source} -> {arrow.dest}"
+        if arrow.effect is not None:
+            _check_work(life, f"the effect of {place}", arrow.effect)
+        if arrow.guard is not None:
+            _check_guard(life, f"the guard of {place}", arrow.guard)
+    _check_hashable(life)
+
+
+def _check_guard(life: Lifecycle, what: str, guard: Guard) -> None:
+    for leaf in leaves(guard):
+        if isinstance(leaf, Predicate):
+            _check_work(life, what, leaf.function)
 
 
 def _check_work(life: Lifecycle, what: str, work: Any) -> None:
     """Raises a `LifecycleError` unless something can be called with the context."""
-    if work is None:
-        return
     if isinstance(work, type):
         raise LifecycleError(
             f"{life.name}: {what} is the class {work.__name__}; give an instance:"
@@ -175,7 +181,7 @@ def _check_work(life: Lifecycle, what: str, work: Any) -> None:
             f"{life.name}: {what} is a coroutine or a generator, which a call does not run; make"
             f" {work.__name__} a plain function"
         )
-    if inspect.isfunction(work) and not _takes_one(work):
+    if isinstance(work, FunctionType) and not _takes_one(work):
         raise LifecycleError(
             f"{life.name}: {what} must take the context as its only argument: def"
             f" {work.__name__}(ctx), got {work.__name__}{inspect.signature(work)}"
@@ -201,9 +207,11 @@ def _check_mode(life: Lifecycle, state: State) -> None:
         )
 
 
-def _check_hashable(life: Lifecycle, part: State | Transition) -> None:
+def _check_hashable(life: Lifecycle) -> None:
+    part: State | Transition
     try:
-        hash(part)
+        for part in (*life.states, *life.transitions):
+            hash(part)
     except TypeError as error:
         raise LifecycleError(
             f"{life.name}: {type(part).__name__} {part}: {error}; an action, effect, guard or mode"
@@ -221,7 +229,8 @@ def check(life: Lifecycle) -> None:
     goals = {life.initial} | {arrow.dest for arrow in life.transitions}
     for state in life.states:
         _check_order(life, state, goals)
-        _check_events(life, state.name)
+    for source in {arrow.source: None for arrow in life.transitions if arrow.event is not None}:
+        _check_events(life, source)
     _check_reached(life)
     _check_ends(life, goals)
     _check_progress(life)

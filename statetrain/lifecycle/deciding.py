@@ -21,9 +21,10 @@ def hidden(arrows: Sequence[Transition]) -> Transition | None:
 
     Where the parts are too many to look at together, arrows are compared that have the same ones.
     """
-    parts = [frozenset(_parts(arrow)) for arrow in arrows]
+    listed = list(map(_parts, arrows))
+    parts = list(map(frozenset, listed))
     everything = frozenset().union(*parts)
-    if sum(map(len, map(_parts, arrows))) == len(everything):
+    if sum(map(len, listed)) == len(everything):
         return None  # nothing is asked twice, so each may be the first that is true
     if len(everything) <= _MOST:
         return _hidden(arrows, everything)

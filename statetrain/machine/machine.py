@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
 
 from statetrain.callback import Callback, name_of, unwrapped
-from statetrain.contracts.checking import check_fields
+from statetrain.contracts.checking import Declaration, check_fields, declarations_of
 from statetrain.contracts.dataflow import solve
 from statetrain.contracts.debugging import Views
 from statetrain.contracts.listening import listeners_of
@@ -195,6 +195,26 @@ class Machine:
         """Why a run is not in a state or a scope; see `statetrain.machine.asking.why_not`."""
         return why_not(self.lifecycle, ctx, state)
 
+    # ------------------------------------------------------------ what is declared
+
+    @cached_property
+    def declarations(self) -> list[Declaration]:
+        """Everything that the lifecycle and the callbacks declare, with who declares it."""
+        return declarations_of(self.lifecycle, self.callbacks)
+
+    def check_context(self, kind: type) -> None:
+        """Sees, once for each class of contexts, that it has all fields that are declared.
+
+        Args:
+            kind: the class.
+
+        Raises:
+            ContractError: it lacks one.
+        """
+        if kind not in self._walkers:
+            check_fields(self, kind)
+            self._walkers.add(kind)
+
     # ------------------------------------------------------------ who listens
 
     def explain(self, hook: str) -> Order:
@@ -305,9 +325,7 @@ class Machine:
                 f"this context is in a run already, in state {ctx.state!r}; finish or close that"
                 " one, or use another context"
             )
-        if type(ctx) not in self._walkers:
-            check_fields(self, type(ctx))
-            self._walkers.add(type(ctx))
+        self.check_context(type(ctx))
         ctx.machine = self
         ctx.asked = []
         ctx.flight.clear()

@@ -18,7 +18,7 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.contracts.debugging import Views
 from statetrain.contracts.ways import Doer
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AnyContext, Guard, leaves
+from statetrain.guards.base import AnyContext, Guard, Test, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START, Mode
 from statetrain.lifecycle.transition import Transition
@@ -65,6 +65,9 @@ PlanRow: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[PlannedCall
 # list, for the flight recorder.
 Landing: TypeAlias = tuple[tuple[Transition, str], PlanRow, tuple[Transition, ...]]
 
+_Bound: TypeAlias = "tuple[Test, tuple[Callable[[Any], None], ...]]"
+"""The test of a guard at a place, and what it remembers when an arrow there has been taken."""
+
 
 @frozen(eq=False)
 class Plan:
@@ -91,10 +94,13 @@ class Plan:
     _laid: dict[tuple[Transition, str, frozenset[int]], tuple[PlannedCall, ...]] = field(
         init=False, factory=dict
     )
+    _guards: dict[tuple[int, str], _Bound] = field(init=False, factory=dict)
+    _entering: dict[str, _EnterMode] = field(init=False)  # what begins the mode of each scope
     # There may be a thousand callbacks; most of them neither measure nor want to know, so they are
     # looked through once.
     _measuring: tuple[Callback, ...] = field(init=False)
     _asks: bool = field(init=False)
+    _around: dict[str, str] = field(init=False)  # the scope around each state
 
     @_measuring.default
     def _those_that_measure(self) -> tuple[Callback, ...]:
@@ -107,6 +113,16 @@ class Plan:
     @_asks.default
     def _somebody_asks(self) -> bool:
         return any(unwrapped(callback).asks for callback in self.callbacks)
+
+    @_entering.default
+    def _begin_modes(self) -> dict[str, _EnterMode]:
+        modes = {state.name: state.mode for state in self.lifecycle.states}
+        return {name: _EnterMode(mode) for name, mode in modes.items() if mode is not None}
+
+    @_around.default
+    def _find_scopes(self) -> dict[str, str]:
+        scopes = {state.name: state.within or START for state in self.lifecycle.states}
+        return {**scopes, FAILED: START}
 
     @cached_property
     def may_stop(self) -> bool:
@@ -171,7 +187,7 @@ class Plan:
             arrow.dest == FAILED
         ):  # its effect raises, and a failure leaves nothing: what it happened in is still there
             return []
-        state, around = self.lifecycle.state(name), self._around(name)
+        state, around = self.lifecycle.state(name), self._around[name]
         out = [
             Work(arrow, active, hook, "exit", around, owner, place)
             for owner, hook, place in self._listening(f"on_exit_{name}")
@@ -196,7 +212,7 @@ class Plan:
 
         `name` is the outermost state entered.
         """
-        around = self._around(name)
+        around = self._around[name]
         effect = arrow.effect
         if effect is not None:
             effect = self._held(effect, effect, "effect", arrow)
@@ -206,10 +222,8 @@ class Plan:
         if self.witness is not None and (take := self.witness.taking(arrow)) is not None:
             out.insert(0, Work(arrow, active, take, "transition", around))
         if arrow.guard is not None:
-            out += [
-                Work(arrow, active, mark, "effect", around)
-                for mark in arrow.guard.marks(arrow.dest)
-            ]
+            _, marks = self._bound(arrow.guard, arrow.dest)
+            out += [Work(arrow, active, mark, "effect", around) for mark in marks]
         out += [
             Work(arrow, active, hook, "transition", around, owner)
             for owner, hook in self.hooks.get("on_transition", ())
@@ -230,7 +244,7 @@ class Plan:
             meeting = [self._meeting(arrow, name)]
         out: list[Work] = []
         if state.mode is not None:
-            out.append(Work(arrow, active, _EnterMode(state.mode), "mode", self._around(name)))
+            out.append(Work(arrow, active, self._entering[name], "mode", self._around[name]))
         if state.anchor:
             out += meeting
         out += hooks
@@ -282,7 +296,7 @@ class Plan:
         for name in self.lifecycle.path(at):
             state = self.lifecycle.state(name)
             if state.mode is not None:
-                out.append(Work(arrow, name, _EnterMode(state.mode), "mode", self._around(name)))
+                out.append(Work(arrow, name, self._entering[name], "mode", self._around[name]))
             if state.reopen is not None:
                 out.append(Work(arrow, name, state.reopen, "reopen", name))
         out += [
@@ -295,9 +309,6 @@ class Plan:
         if self.lifecycle.state(at).action is not None:
             out.append(Work(arrow, at, self._wrapped(at), "action", at))
         return arrow, out
-
-    def _around(self, name: str) -> str:
-        return (self.lifecycle.state(name).within if name != FAILED else None) or START
 
     def _wrapped(self, name: str) -> Callable[[Any], None]:
         """A state's action as the scopes around it want it run."""
@@ -321,20 +332,22 @@ class Plan:
         self, arrow: Transition, active: str, unheard: frozenset[int]
     ) -> tuple[PlannedCall, ...]:
         key = (arrow, active, unheard)
-        if key not in self._laid:
-            self._laid[key] = tuple(map(self.call, self.works(arrow, active, unheard)))
-        return self._laid[key]
+        calls = self._laid.get(key)
+        if calls is None:
+            calls = self._laid[key] = tuple(map(self.call, self.works(arrow, active, unheard)))
+        return calls
 
     def call(self, work: Work) -> PlannedCall:
         """A work as the loop calls it; `works_of` tells whose it is."""
-        function = self._measured(work.function, work.state, work.owner)
+        function = work.function
+        if self._measuring:
+            function = self._measured(function, work.state, work.owner)
         place = (work.transition, work.state)
         call = (place, function)
-        if (
-            call in self.works_of
-        ):  # one function in two places of a way: a wrapper tells which of them raised
+        if self.works_of.setdefault(call, work) is not work:
+            # One function in two places of a way: a wrapper tells which of them raised
             call = (place, partial(function))
-        self.works_of[call] = work
+            self.works_of[call] = work
         return call
 
     def _measured(
@@ -348,11 +361,12 @@ class Plan:
     def _row(self, name: str, rows: dict[str, PlanRow], is_fused: bool) -> PlanRow:
         row: PlanRow = []
         told = self._asks or not is_fused
+        first = True
         for arrow in self.lifecycle.arrows(name):
-            first = not any(other[0] for other in row)
             ask = None
             if arrow.guard is not None:
                 ask = self._measured(self.test(arrow, told, first), name)
+                first = False
             row.append((ask, *self.stretch(arrow, name, rows, is_fused)))
         return row
 
@@ -368,12 +382,23 @@ class Plan:
         if told:
             test = observed(arrow, first)
         else:
-            test = arrow.guard.bind(arrow.dest)
+            test, _ = self._bound(arrow.guard, arrow.dest)
         if self.watch is not None:
             test = self.watch.test(arrow.guard, test, arrow)
         if self.witness is not None:
             test = self.witness.asking(arrow, test)
         return test
+
+    def _bound(self, guard: Guard, place: str) -> _Bound:
+        """The test of a guard at a place, and what it remembers there.
+
+        Many arrows may lead to one place with one guard; they share these.
+        """
+        key = (id(guard), place)  # the table keeps the guard
+        found = self._guards.get(key)
+        if found is None:
+            found = self._guards[key] = (guard.bind(place), guard.marks(place))
+        return found
 
     def stretch(
         self,

@@ -206,9 +206,10 @@ def _evaluation_when(
         *evaluating(name, "epoch", stop),
         Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
     ]
+    named = now.named(words)
     for source, asked in before.items():
         if now not in asked:  # else the earlier one is taken, and leads here
-            parts.append(Transition(source, name, now.named(words)))
+            parts.append(Transition(source, name, named))
         if not now.remembers:
             asked.add(now)
     if inside is not None:

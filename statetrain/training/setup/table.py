@@ -335,7 +335,8 @@ def _is_own(work: Any) -> bool:
 
 
 def _check_seed(life: Lifecycle, seed: int | None) -> None:
-    if seed is None and any(declares_read(arrow.effect, "seed") for arrow in life.transitions):
+    effects = [arrow.effect for arrow in life.transitions if arrow.effect is not None]
+    if seed is None and any(declares_read(effect, "seed") for effect in effects):
         raise ConfigError(
             f"lifecycle {life.name!r} seeds each batch by the run's seed; give seed=, or make"
             " it without seeded=True"

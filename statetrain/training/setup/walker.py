@@ -12,7 +12,7 @@ from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.capture import capturing, reads_of
 from statetrain.context.context import Context
 from statetrain.context.keys import root_of
-from statetrain.contracts.checking import check_columns, check_fields, monitors_of
+from statetrain.contracts.checking import check_columns, monitors_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -51,7 +51,7 @@ def make_machine(
     readers = (*objective.losses.values(), *objective.tallies.values())
     _refuse_interms(trained.module, machine, objective, readers)
     machine = capturing(machine, trained.model, *readers)
-    check_fields(machine, Context)
+    machine.check_context(Context)
     _check_monitors(machine, objective)
     return machine
 
