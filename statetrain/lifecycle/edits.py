@@ -213,10 +213,9 @@ class _StateOrder:
     """Arrows in the order of the table, to which others are added next to those of their source."""
 
     def __init__(self, arrows: Iterable[Transition]) -> None:
-        # A group for each arrow of the table, and one at the end: new ones join the group of the
-        # arrow that they are put next to.
+        # A group for each arrow of the table: new ones join the group of the arrow that they are
+        # put next to, or begin one at the end.
         self._groups = [[arrow] for arrow in arrows]
-        self._last: list[Transition] = []
         self._group_of = {id(group[0]): group for group in self._groups}
         self._own: dict[tuple[str, bool], list[Transition]] = {}
         for (arrow,) in self._groups:
@@ -225,33 +224,41 @@ class _StateOrder:
     @property
     def arrows(self) -> list[Transition]:
         """All of them, in order."""
-        return [arrow for group in (*self._groups, self._last) for arrow in group]
+        return [arrow for group in self._groups for arrow in group]
 
     def put(self, part: Transition, first: bool, before: Transition | None) -> None:
         """Adds an arrow: before another one, first, or before its source's unguarded last one."""
         own = self._own_of(part)
-        if before is not None and _are_rivals(part, before):
-            at = own.index(before)
-        elif first:
-            at = 0
-        elif part.guard is not None and part.event is None and own and own[-1].guard is None:
-            at = len(own) - 1
-        else:
-            at = len(own)
-        group, place = self._last, len(self._last)
-        if own and at < len(own):
+        at = _place_among(own, part, first, before)
+        if at < len(own):
             group = self._group_of[id(own[at])]
-            place = _find(group, own[at])
+            group.insert(_find(group, own[at]), part)
         elif own and part.event is None:
             group = self._group_of[id(own[-1])]
-            place = _find(group, own[-1]) + 1
-        group.insert(place, part)
+            group.insert(_find(group, own[-1]) + 1, part)
+        else:
+            group = [part]
+            self._groups.append(group)
         own.insert(at, part)
         self._group_of[id(part)] = group
 
     def _own_of(self, part: Transition) -> list[Transition]:
         """The arrows of the same source and kind."""
         return self._own.setdefault((part.source, part.event is None), [])
+
+
+def _place_among(
+    own: Sequence[Transition], part: Transition, first: bool, before: Transition | None
+) -> int:
+    """Where an arrow comes among those of the same source and kind."""
+    if before is not None and _are_rivals(part, before):
+        return own.index(before)
+    if first:
+        return 0
+    ends_plainly = part.event is None and own and own[-1].guard is None
+    if ends_plainly and part.guard is not None:
+        return len(own) - 1
+    return len(own)
 
 
 def _find(group: list[Transition], arrow: Transition) -> int:
