@@ -5,8 +5,10 @@ The machine can be seen, checked, tested and trusted.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.2.0"
@@ -36,13 +38,28 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module 'statetrain' has no attribute {name!r}{near if near.endswith('?') else ''}"
         )
-    home = importlib.import_module(_HOMES[name])
+    home = _load(_HOMES[name])
     try:
         value = vars(home)[name]
     except KeyError:  # a module that is public as a whole
-        value = importlib.import_module(f"{_HOMES[name]}.{name}")
+        value = _load(f"{_HOMES[name]}.{name}")
     globals()[name] = value
     return value
+
+
+def _load(module: str) -> ModuleType:
+    """Imports a module, and what it needs.
+
+    Python looks for garbage after so many new objects, torch's hundreds of thousands among them,
+    which would take as long as the import itself: what modules are made of is never garbage.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def __dir__() -> list[str]:
