@@ -43,32 +43,31 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
     """
     works = _works_of(machine.lifecycle)
     parts = (*machine.callbacks, *_guards_of(machine.lifecycle), *works, *more)
-    reads = (getattr(part, "reads", ()) for part in parts)
-    return frozenset().union(*map(_declared_by, works), *(paths_in(one) for one in reads if one))
+    reads = [getattr(part, "reads", ()) for part in parts]
+    return _parts_declared_by(works).union(*map(paths_in, filter(None, reads)))
 
 
 def _guards_of(life: Lifecycle) -> list[Guard]:
     """The parts of all guards."""
-    guards = (arrow.guard for arrow in life.transitions if arrow.guard is not None)
+    guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
     return [leaf for guard in guards for leaf in leaves(guard)]
 
 
 def _works_of(life: Lifecycle) -> list[Any]:
     """The actions of all states, what is done as they close, and the effects of all arrows."""
-    of_states = (work for state in life.states for work in (state.action, state.close))
-    of_arrows = (arrow.effect for arrow in life.transitions)
+    of_states = [work for state in life.states for work in (state.action, state.close)]
+    of_arrows = [arrow.effect for arrow in life.transitions]
     return [work for work in (*of_states, *of_arrows) if work is not None]
 
 
-def _declared_by(work: Any) -> set[str]:
-    """The parts of fields that an action declares.
+def _parts_declared_by(works: list[Any]) -> frozenset[str]:
+    """The parts of fields that actions declare.
 
-    What it reads as a whole, such as `grads`, a standard action finds where it is anyway.
+    What they read as a whole, such as `grads`, the standard actions find where it is anyway.
     """
-    declared = access_of(work)
-    if declared is None:
-        return set()
-    return {path for path in declared.reads if not path.removesuffix("?").isidentifier()}
+    declared = [one.reads for one in map(access_of, works) if one is not None]
+    paths = frozenset().union(*declared)
+    return frozenset(path for path in paths if not path.removesuffix("?").isidentifier())
 
 
 def capturing(machine: Machine, model: torch.nn.Module, *more: Any) -> Machine:

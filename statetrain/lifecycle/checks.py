@@ -208,9 +208,9 @@ def _check_mode(life: Lifecycle, state: State) -> None:
 
 
 def _check_hashable(life: Lifecycle) -> None:
-    part: State | Transition
+    parts: tuple[State | Transition, ...] = (*life.states, *life.transitions)
     try:
-        for part in (*life.states, *life.transitions):
+        for part in parts:
             hash(part)
     except TypeError as error:
         raise LifecycleError(
