@@ -52,8 +52,8 @@ class Growth:
 
     def rows(self, quick: bool) -> Iterator[Row]:
         """Its cost at each size, and the exponent."""
-        sizes = self.sizes[:2] if quick else self.sizes
-        costs = [statistics.median(self.cost(size) for _ in range(3)) for size in sizes]
+        sizes, times = (self.sizes[:2], 1) if quick else (self.sizes, 3)
+        costs = [statistics.median(self.cost(size) for _ in range(times)) for size in sizes]
         for size, cost in zip(sizes, costs, strict=True):
             goal = self.largest if size == self.sizes[-1] else None
             yield Row(f"{self.what}, {size:,} {self.of}", cost, "ms", goal)
