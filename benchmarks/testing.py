@@ -8,15 +8,13 @@ from __future__ import annotations
 import runpy
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import attrs
 
 import statetrain as st
 from statetrain.diagram import write_pictures
 from statetrain.lifecycle.explore import explore
-from statetrain.testing import paths, simulate
+from statetrain.testing import mutants, simulate, survivors
 
 ROOT = Path(__file__).parent.parent
 RICH = st.supervised(
@@ -36,48 +34,6 @@ def seconds(function: Callable[[], object], repeats: int = 5) -> float:
         function()
         times.append(time.process_time() - begin)
     return min(times)
-
-
-def mutants(life: st.Lifecycle) -> Iterator[st.Lifecycle]:
-    """Sound tables that differ in one arrow: led elsewhere, dropped, without its guard, with another, asked in another order."""
-    arrows = life.transitions
-    for i, arrow in enumerate(arrows):
-        changed: list[tuple[st.Transition, ...]] = [
-            (attrs.evolve(arrow, dest=dest),)
-            for dest in (*life.names, "failed")
-            if dest != arrow.dest
-        ]
-        changed.append(())
-        if arrow.guard is not None:
-            changed += [
-                (attrs.evolve(arrow, guard=None),),
-                (attrs.evolve(arrow, guard=arrow.guard.named("another")),),
-            ]
-        tables = [(*arrows[:i], *new, *arrows[i + 1 :]) for new in changed]
-        for j in range(i + 1, len(arrows)):
-            if arrows[j].source == arrow.source and arrow.event is None and arrows[j].event is None:
-                swapped = list(arrows)
-                swapped[i], swapped[j] = arrows[j], arrow
-                tables.append(tuple(swapped))
-        for table in tables:
-            try:
-                yield attrs.evolve(life, transitions=table)
-            except st.LifecycleError:
-                continue  # the checks of the table refuse it already
-
-
-def noticed(life: st.Lifecycle) -> tuple[int, int]:
-    """How many mutants the paths that cover the transitions notice, and how many there are."""
-    suite, killed, total = paths(life), 0, 0
-    for mutant in mutants(life):
-        total += 1
-        for path in suite:
-            try:
-                path.check(mutant)
-            except AssertionError:
-                killed += 1
-                break
-    return killed, total
 
 
 def main() -> None:
@@ -103,7 +59,8 @@ def main() -> None:
         print(f"draw: {len(list(Path(folder).iterdir()))} pictures of diagrams/ in {took:.1f} s")
 
     for life in (st.supervised(), RICH):
-        killed, total = noticed(life)
+        total = sum(1 for _ in mutants(life))
+        killed = total - len(survivors(life))
         print(
             f"paths: {killed} of {total} mutants of a table with {len(life.transitions)} arrows"
             f" noticed, {100 * killed / total:.2f} %"

@@ -15,6 +15,7 @@ from statetrain.testing.fake_clock import FakeClock
 from statetrain.testing.guard_tests import GuardCase, check_guard, guard_cases
 from statetrain.testing.hall import RankRuns, RanksApart, simulate_ranks
 from statetrain.testing.judging import Verdict, check, judge
+from statetrain.testing.mutating import Mutant, mutants, survivors
 from statetrain.testing.paths import Path, paths
 from statetrain.testing.patterns import assert_trace
 from statetrain.testing.properties import (
@@ -46,6 +47,7 @@ __all__ = [
     "FakeClock",
     "GuardCase",
     "Heard",
+    "Mutant",
     "Path",
     "Property",
     "RankRuns",
@@ -71,12 +73,14 @@ __all__ = [
     "followed_by",
     "guard_cases",
     "judge",
+    "mutants",
     "never",
     "paths",
     "precedes",
     "same_route",
     "simulate",
     "simulate_ranks",
+    "survivors",
     "toy_problem",
     "walk",
     "walk_ranks",

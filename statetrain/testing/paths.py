@@ -13,7 +13,7 @@ from says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import attrs
@@ -144,7 +144,9 @@ def _done(work: StateWork | None) -> list[str]:
     """What is written down of an action or an effect."""
     if work is None:
         return []
-    return [f"do {work!r}" if attrs.has(type(work)) else f"do {signature_of(work)}"]
+    if attrs.has(type(work)) or isinstance(work, partial):  # its arguments are part of what it is
+        return [f"do {work!r}"]
+    return [f"do {signature_of(work)}"]
 
 
 def paths(
