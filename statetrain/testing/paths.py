@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from attrs import Factory, define, field, frozen
@@ -31,6 +31,9 @@ from statetrain.machine.machine import Machine
 from statetrain.machine.witness import unwitnessed
 from statetrain.naming import signature_of
 from statetrain.outcome import Failed
+
+if TYPE_CHECKING:
+    from statetrain.testing.callback_tests import Build
 
 Cover = Literal["states", "transitions", "pairs"]
 Vector = Literal["min", "max"]
@@ -83,6 +86,8 @@ class Path:
     ) -> None:
         """Runs the path, and asserts that the lifecycle goes that way.
 
+        Actions and effects are only written down; `run` does their work.
+
         Args:
             lifecycle: the table to test; None is the one that the path was made from.
             callbacks: the user's own, run along.
@@ -93,6 +98,7 @@ class Path:
             AssertionError: the states, the hooks or the guards asked differ; the message shows the
                 first difference.
         """
+        __tracebackhide__ = True  # pytest shows the line of the test
         for vector in guards:
             expected = self.expected()
             got = drive(self, lifecycle or self.lifecycle, vector, callbacks)
@@ -107,6 +113,48 @@ class Path:
                     f"  expected: {expected[at] if at < len(expected) else 'the end'}\n"
                     f"  got:      {got[at] if at < len(got) else 'the end'}"
                 )
+
+    def run(
+        self,
+        *,
+        context: Callable[[], Any] | None = None,
+        build: Build | None = None,
+        states: Mapping[str, Callable[[Any], object]] | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Any:
+        """Runs the path with the real actions, effects and callbacks, asserting as it goes.
+
+            @pytest.mark.parametrize("path", paths(life), ids=str)
+            def test_my_loop(path):
+                ctx = path.run(context=MyContext, states={"collect": check_the_buffer})
+                assert ctx.episodes == path.states.count("collect")
+
+        Guards answer so that the path is taken; events and failures are raised where it needs them.
+
+        Args:
+            context: makes a context, for a lifecycle over one of your own.
+            build: makes a run that has not started, for a lifecycle that trains; see
+                `callback_cases`. With neither, the toy problem is trained.
+            states: by a state's name, an assertion about the context, called each time that the
+                state has been entered and has done its work. It raises, or returns something other
+                than None and True, where the context is not as it should be.
+            callbacks: your own, run along.
+
+        Returns:
+            The context, at the end.
+
+        Raises:
+            AssertionError: what an assertion raised, with a note that names the path; or the run
+                left the path, because a callback or an action steered it elsewhere.
+            Exception: what an action, effect or callback raised, unless the path leads to a
+                failure.
+            ConfigError: `build` and `context` are both given.
+            LifecycleError: `states` names one that the lifecycle does not have.
+        """
+        __tracebackhide__ = True  # pytest shows the line of the test
+        from statetrain.testing.visiting import run_along  # it needs paths itself
+
+        return run_along(self, context, build, states, callbacks)
 
     def expected(self) -> list[str]:
         """What happens along it, in order: guards asked, exits, effects, enters, actions."""

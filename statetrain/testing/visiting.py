@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import Factory, define, field, frozen
+from attrs import define, field, frozen
 
 from statetrain.callback import Callback
 from statetrain.contracts.composing import computes_with_gradients
@@ -106,7 +106,9 @@ class Visit:
         """
         __tracebackhide__ = True
         try:
-            while not self.over and (upto is None or self.ctx.state is None or self.guide.at < upto):
+            while not self.over and (
+                upto is None or self.ctx.state is None or self.guide.at < upto
+            ):
                 next(self.steps)
         except StopIteration:
             self.over = True
