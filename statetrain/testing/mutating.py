@@ -122,22 +122,22 @@ def _notices(test: Callable[[Lifecycle], object], mutant: Lifecycle) -> bool:
 
 # ---------------------------------------------------------------- changes
 
-Change = dict[str, object]  # what is put in the place of a table's states or transitions
+MutantChange = dict[str, object]  # what is put in the place of a table's states or transitions
 
 
-def _sound(lifecycle: Lifecycle, changed: Change) -> Lifecycle | None:
+def _sound(lifecycle: Lifecycle, changed: MutantChange) -> Lifecycle | None:
     try:
         return attrs.evolve(lifecycle, **changed)  # type: ignore[arg-type]  # names and parts fit
     except LifecycleError:
         return None
 
 
-def _with(arrows: Sequence[Transition], i: int, *new: Transition) -> Change:
+def _with(arrows: Sequence[Transition], i: int, *new: Transition) -> MutantChange:
     """The arrows with others in the place of one."""
     return {"transitions": (*arrows[:i], *new, *arrows[i + 1 :])}
 
 
-def _arrow_changes(life: Lifecycle) -> Iterator[Change]:
+def _arrow_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Each arrow leads elsewhere, or is not there."""
     for i, arrow in enumerate(life.transitions):
         for dest in (*life.names, FAILED):
@@ -146,7 +146,7 @@ def _arrow_changes(life: Lifecycle) -> Iterator[Change]:
         yield _with(life.transitions, i)
 
 
-def _guard_changes(life: Lifecycle) -> Iterator[Change]:
+def _guard_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Each guard is not there, or answers the opposite."""
     for i, arrow in enumerate(life.transitions):
         if arrow.guard is not None:
@@ -162,7 +162,7 @@ def _opposite(guard: Guard) -> tuple[Guard, ...]:
         return ()
 
 
-def _order_changes(life: Lifecycle) -> Iterator[Change]:
+def _order_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Two arrows out of one state that rival each other change places."""
     arrows = life.transitions
     for i, first in enumerate(arrows):
@@ -173,7 +173,7 @@ def _order_changes(life: Lifecycle) -> Iterator[Change]:
                 yield {"transitions": tuple(swapped)}
 
 
-def _event_changes(life: Lifecycle) -> Iterator[Change]:
+def _event_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Each event is another one of the table."""
     events = dict.fromkeys(arrow.event for arrow in life.transitions if arrow.event is not None)
     for i, arrow in enumerate(life.transitions):
@@ -182,7 +182,7 @@ def _event_changes(life: Lifecycle) -> Iterator[Change]:
                 yield _with(life.transitions, i, attrs.evolve(arrow, event=event))
 
 
-def _effect_changes(life: Lifecycle) -> Iterator[Change]:
+def _effect_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Each effect is not there, lacks a part, or is another one of the table."""
     effects = [arrow.effect for arrow in life.transitions]
     for i, arrow in enumerate(life.transitions):
@@ -190,7 +190,7 @@ def _effect_changes(life: Lifecycle) -> Iterator[Change]:
             yield _with(life.transitions, i, attrs.evolve(arrow, effect=effect))
 
 
-def _action_changes(life: Lifecycle) -> Iterator[Change]:
+def _action_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Each action is not there, lacks a part, or is another one of the table."""
     actions = [state.action for state in life.states]
     for i, state in enumerate(life.states):
@@ -214,7 +214,7 @@ def _other_works(
     yield from different[:1]
 
 
-_CHANGES: dict[MutantKind, Callable[[Lifecycle], Iterator[Change]]] = {
+_CHANGES: dict[MutantKind, Callable[[Lifecycle], Iterator[MutantChange]]] = {
     "arrow": _arrow_changes,
     "guard": _guard_changes,
     "order": _order_changes,

@@ -68,7 +68,7 @@ def random_programs(
         LifecycleError: a bound or a state is not of the table.
     """
     ways = Ways(lifecycle, bounds, events, failures)
-    table = _Table(ways, partial(Visit.begin, context=context, build=build, states=states))
+    table = _ProgramTable(ways, partial(Visit.begin, context=context, build=build, states=states))
     table.begin().close()  # what is wrong is an error now
     body: dict[str, Any] = {"table": table}
     arrows = [arrow for arrow in lifecycle.transitions if events or arrow.event is None]
@@ -81,7 +81,7 @@ def random_programs(
 
 
 @frozen
-class _Table:
+class _ProgramTable:
     """What all programs of a lifecycle have in common.
 
     Attributes:
@@ -126,7 +126,7 @@ class Program(RuleBasedStateMachine):
         here: where it stands once it has taken the arrow that was drawn last.
     """
 
-    table: ClassVar[_Table]
+    table: ClassVar[_ProgramTable]
 
     def __init__(self) -> None:
         super().__init__()
