@@ -22,6 +22,7 @@ from statetrain.callbacks.logger import Logger as Logger
 from statetrain.callbacks.lr_scheduler import LRScheduler as LRScheduler
 from statetrain.callbacks.mixup import Mixed as Mixed
 from statetrain.callbacks.mixup import Mixup as Mixup
+from statetrain.callbacks.mixup import mixup as mixup
 from statetrain.callbacks.mixup import mixup_loss as mixup_loss
 from statetrain.callbacks.mlflow import MLflow as MLflow
 from statetrain.callbacks.on import on as on

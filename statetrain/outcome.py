@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from typing import Any
 
+import attrs
 from attrs import frozen
+
+from statetrain.errors import StatetrainError
 
 
 @frozen
@@ -87,3 +92,31 @@ class Failed(Outcome):
 
     def __repr__(self) -> str:
         return f"Failed({self.state!r}, {self.error!r}, epoch={self.epoch})"
+
+
+def as_data(outcome: Outcome | None) -> dict[str, Any] | None:
+    """An outcome as plain data; of an error, its text."""
+    if outcome is None:
+        return None
+    about = {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
+    if isinstance(outcome, Failed):
+        about["error"] = repr(outcome.error)
+    return about
+
+
+def from_data(about: Mapping[str, Any]) -> Outcome:
+    """The outcome that `as_data` gave; the error has become one that says what it was.
+
+    Raises:
+        KeyError: there is no such outcome.
+    """
+    kind, epoch = about["kind"], int(about.get("epoch", 0))
+    if kind == "Failed":
+        error = StatetrainError(str(about.get("error", "")))
+        return Failed(epoch, str(about.get("state", "")), error)
+    if kind == "Completed":
+        return Completed(epoch)
+    return _REASONED[kind](epoch, str(about.get("reason", "")))
+
+
+_REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}

@@ -595,3 +595,18 @@ def test_float64_arrays_become_the_default_type(points):
     assert run.ctx.samples == 44
     with pytest.raises(RuntimeError, match=r"(?i)dtype|Double"):
         st.fit(torch.nn.Linear(4, 3), (points[0].double(), points[1]), **options())
+
+
+def test_options_that_a_ready_loader_does_not_use_are_said_to_be_unused(points, caplog):
+    "A dataset for training and a loader for validation: the options are the dataset's, and the log says so."
+    loader = DataLoader(TensorDataset(*points), batch_size=16)
+    st.fit(
+        torch.nn.Linear(4, 3),
+        points,
+        valid=loader,
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=torch.optim.SGD,
+        epochs=1,
+        dataloader_options={"batch_size": 8},
+    )
+    assert "dataloader_options are not used for valid, which is a DataLoader" in caplog.text

@@ -59,7 +59,7 @@ def test_a_run_comes_back_from_its_file(run, points, tmp_path):
     assert saved.history == run.history
     assert saved.records == {"steps": [1, 2]}
     assert (saved.hparams, saved.opt_hparams) == ({"hidden": 5}, {"lr": 0.01, "betas": (0.8, 0.9)})
-    assert saved.outcome == "Completed(epoch=2)"
+    assert saved.outcome == run.outcome == st.Completed(epoch=2)
     assert repr(saved) == "<SavedRun of Net: Completed(epoch=2), 2 rows>"
     for model in (saved.restore(Net), saved.restore(Net(5))):
         assert bits(model) == bits(run.model)
@@ -209,7 +209,7 @@ def test_a_file_that_is_something_else_is_an_error(run, tmp_path):
         "empty": b"",
         "short": whole[:-10],
         "damaged": whole.replace(b'\\"hparams\\"', b'\\"hparods\\"'),
-        "future": whole.replace(b'\\"format\\":3', b'\\"format\\":7'),
+        "future": whole.replace(b'\\"format\\":4', b'\\"format\\":7'),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -307,3 +307,25 @@ def test_an_average_is_loaded_whole(tmp_path):
     "It has names of its own."
     with pytest.raises(st.ConfigError, match="loads a whole model"):
         st.load_checkpoint(Net(), tmp_path, average=True, strict=False)
+
+
+def test_how_a_run_ended_comes_back(points, tmp_path):
+    "Stopped with its reason; failed with the state and what the error was; not begun as None."
+    common = {"loss": F.cross_entropy, "optimizer": torch.optim.Adam}
+    stopped = st.fit(Net(5), points, stop=st.Threshold("train_loss", 100), **common)
+    st.save(stopped, tmp_path / "stopped")
+    assert st.load(tmp_path / "stopped").outcome == stopped.outcome
+
+    @st.on("enter_step")
+    def fail(ctx):
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom") as failed:
+        st.fit(Net(5), points, callbacks=fail, **common)
+    st.save(failed.value.run, tmp_path / "failed")
+    outcome = st.load(tmp_path / "failed").outcome
+    assert (outcome.state, outcome.epoch, outcome.ok) == ("step", 1, False)
+    assert str(outcome.error) == "ValueError('boom')"
+
+    st.save(st.fit(Net(5), points, start=False, **common), tmp_path / "new")
+    assert st.load(tmp_path / "new").outcome is None

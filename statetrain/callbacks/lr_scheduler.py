@@ -20,7 +20,11 @@ from statetrain.validators import check_word
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
-Per = Literal["step", "epoch", "valid"]
+_ADVANCES = {
+    "step": "on_exit_step",
+    "valid": "on_exit_record",
+    "epoch": "on_enter_next_epoch",
+}
 
 
 class LRScheduler(Callback):
@@ -41,7 +45,8 @@ class LRScheduler(Callback):
         per: when the schedule goes on: after each "step" of the optimizer; after each complete
             "epoch", which one that was stopped midway is not; or after each complete validation,
             "valid": of `monitor`, the evaluation that the column belongs to. In a phase that steps
-            another optimizer only, the schedule waits.
+            another optimizer only, the schedule waits. Or on another hook, by its name, such as
+            "exit_batch" or "enter_record".
         monitor: the exact name of the column of the history whose value a schedule such as
             `ReduceLROnPlateau` takes. A row without it leaves the schedule where it is.
         optimizer: the name of the optimizer; None is the only one.
@@ -68,12 +73,12 @@ class LRScheduler(Callback):
         self,
         scheduler: Callable[..., Any],
         *,
-        per: Per = "epoch",
+        per: str = "epoch",
         monitor: str | None = None,
         optimizer: str | None = None,
         **kwargs: Any,
     ) -> None:
-        check_word("LRScheduler: per", per, ("step", "epoch", "valid"))
+        advances = _hook_of(per)
         _check_factory(scheduler, kwargs)
         if monitor is not None and per == "step":
             raise ConfigError(
@@ -97,11 +102,9 @@ class LRScheduler(Callback):
         self._column, own = "lr", "optimizers"
         if optimizer is not None:
             self._column, own = f"lr_{optimizer}", f"optimizers.{optimizer}"
-        advances = {
-            "step": "on_exit_step",
-            "valid": "on_exit_record",
-            "epoch": "on_enter_next_epoch",
-        }[per]
+        if per not in _ADVANCES:
+            setattr(self, advances, self._on_event)
+            self.reads = {**type(self).reads, advances: ("history", "opt")}
         self.writes = dict.fromkeys(("on_enter_fit", "on_resume", advances), (own,)) | {
             "on_enter_record": (f"history.{self._column}",)
         }
@@ -172,6 +175,10 @@ class LRScheduler(Callback):
         if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
             self._epoch = ctx.epoch
             self._advance(ctx, ctx.history[-1] if len(ctx.history) else {})
+
+    def _on_event(self, ctx: Context) -> None:
+        """Goes on, if it does so on a hook of its own."""
+        self._advance(ctx, dict(*ctx.history[-1:]))
 
     def lower_rates(self, factor: float) -> None:
         """Multiplies the rates that the schedule starts from; `RollBack` calls it."""
@@ -277,7 +284,13 @@ class LRScheduler(Callback):
         name = _LENGTHS.get(getattr(self._scheduler, "__name__", ""))
         if name is None or self._kwargs.keys() & {name, "steps_per_epoch"}:
             return {}
-        per: Literal["step", "epoch"] = "step" if self._per == "step" else "epoch"
+        if self._per not in _ADVANCES:
+            raise ConfigError(
+                f"{self!r}: how often {self._per!r} happens is not known before; say {name}="
+            )
+        per: Literal["step", "epoch"] = "epoch"
+        if self._per == "step":
+            per = "step"
         return {name: left_of(ctx, ctx.machine.lifecycle, per, repr(self))}
 
     def _check_made(self, schedule: Any) -> None:
@@ -318,6 +331,23 @@ class LRScheduler(Callback):
 
 # What schedules of torch call the length of the run
 _LENGTHS = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}
+
+
+def _hook_of(per: str) -> str:
+    """The hook on which a schedule goes on.
+
+    Raises:
+        ConfigError: `per` is no word for one.
+    """
+    if per in _ADVANCES:
+        return _ADVANCES[per]
+    hook = f"on_{per}".replace("on_on_", "on_")
+    if not isinstance(per, str) or not hook.startswith(("on_enter_", "on_exit_")):
+        check_word("LRScheduler: per", per, tuple(_ADVANCES), also=", or a hook as 'exit_batch'")
+    if hasattr(LRScheduler, hook):
+        words = ", ".join(f"per={word!r}" for word in _ADVANCES)
+        raise ConfigError(f"LRScheduler: it does work of its own on {hook!r}; take one of {words}")
+    return hook
 
 
 def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:

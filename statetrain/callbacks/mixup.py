@@ -12,6 +12,7 @@ import torch
 
 from statetrain.callback import Callback
 from statetrain.context.keys import root_of
+from statetrain.data.structure import leaves
 from statetrain.errors import ConfigError, DataError, LossError
 from statetrain.losses.losses import InContext, weigh
 from statetrain.losses.losses import Loss as KeyedLoss
@@ -154,15 +155,7 @@ class Mixup(Callback):
             ctx.input = _mixed(ctx.input, *self._mix)
 
     def _drawn(self, ctx: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        size = ctx.batch_size
-        shape = {"sample": (size, 2), "batch": (2,)}[self.per]
-        # What torch.distributions.Beta draws with; that takes no generator.
-        weight = torch._sample_dirichlet(torch.full(shape, self.alpha), self.generator)[..., 0]
-        order = torch.randperm(size, generator=self.generator)
-        # Small, and copied before the call returns: the host need not wait for the device.
-        return order.to(ctx.device, non_blocking=True), torch.maximum(weight, 1 - weight).to(
-            ctx.device, non_blocking=True
-        )
+        return _drawn_mix(ctx.batch_size, self.alpha, self.per, self.generator, ctx.device)
 
     def _wrap_losses(self, ctx: Context) -> None:
         plain = dict(ctx.loss_fns)
@@ -185,6 +178,54 @@ class Mixup(Callback):
 
     def __repr__(self) -> str:
         return f"Mixup({self.alpha}, per={self.per!r}{', valid=True' if self.valid else ''})"
+
+
+def mixup(
+    input: Any,  # noqa: A002  # the field's word
+    target: Any,
+    alpha: float = 0.4,
+    *,
+    per: MixPer = "sample",
+    generator: torch.Generator | None = None,
+) -> tuple[Any, Mixed]:
+    """A batch mixed as `Mixup` does, for a loop, a computation or a collate function of your own.
+
+        mixed, target = st.mixup(x, y)
+        loss = st.mixup_loss(F.cross_entropy)(model(mixed), target)
+
+    Args:
+        input: a floating-point tensor whose first dimension is the samples; or tuples, lists and
+            dicts of such.
+        target: any tensor with as many samples, or nested ones.
+        alpha, per, generator: as of `Mixup`.
+
+    Returns:
+        The mixture, and its target for `mixup_loss`.
+
+    Raises:
+        ConfigError: an argument is out of range.
+        DataError: the input is not made of floating-point tensors.
+    """
+    check_positive("mixup: alpha", alpha)
+    check_word("mixup: per", per, ("sample", "batch"))
+    first = next((one for one in leaves(input) if isinstance(one, torch.Tensor)), None)
+    if first is None:
+        raise DataError(f"mixup takes tensors, got {type(input).__name__}")
+    order, weight = _drawn_mix(len(first), alpha, per, generator, first.device)
+    return _mixed(input, order, weight), Mixed(target, _taken(target, order), weight)
+
+
+def _drawn_mix(
+    size: int, alpha: float, per: MixPer, generator: torch.Generator | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The order of the partners, and the weights."""
+    shape = {"sample": (size, 2), "batch": (2,)}[per]
+    # What torch.distributions.Beta draws with; that takes no generator.
+    weight = torch._sample_dirichlet(torch.full(shape, float(alpha)), generator)[..., 0]
+    order = torch.randperm(size, generator=generator)
+    # Small, and copied before the call returns: the host need not wait for the device.
+    weight = torch.maximum(weight, 1 - weight)
+    return order.to(device, non_blocking=True), weight.to(device, non_blocking=True)
 
 
 class _Mixing:

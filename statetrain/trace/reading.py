@@ -9,20 +9,20 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import attrs
 from attrs import Factory, define
 
 from statetrain.errors import TraceError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
-from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.outcome import Failed, Outcome, from_data
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, made_of, read_words, stand_in, told_by, words_of
 from statetrain.trace.writing import FORMAT
 from statetrain.validators import is_number
 
-_REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
 BEGIN = b'{"statetrain":"trace"'
 """What every trace file begins with."""
 _BLOCK = 1 << 20  # bytes that are read from the end at first
@@ -334,14 +334,11 @@ class TraceFile:
         if record["outcome"] is None:
             return
         about = _mapping(record["outcome"])
-        kind, epoch = about["kind"], _whole(about.get("epoch", 0))
-        if kind == "Failed":
+        _whole(about.get("epoch", 0))
+        self.outcome = from_data(about)
+        if isinstance(self.outcome, Failed):
             self.error = str(about.get("error", ""))
-            self.outcome = Failed(epoch, str(about.get("state", "")))
-        elif kind == "Completed":
-            self.outcome = Completed(epoch)
-        else:
-            self.outcome = _REASONED[kind](epoch, str(about.get("reason", "")))
+            self.outcome = attrs.evolve(self.outcome, error=None)
 
 
 def _times(steps: Any, count: int) -> list[float] | list[None]:

@@ -27,11 +27,12 @@ from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
 from statetrain.losses.losses import modules_by_name
+from statetrain.outcome import Outcome, as_data, from_data
 from statetrain.training.run import Run
 from statetrain.validators import check_switches
 
 _KEY = "statetrain"  # of the text in the header
-_FORMAT = 3
+_FORMAT = 4
 
 AnyPath = str | os.PathLike[str]
 
@@ -49,7 +50,7 @@ class SavedRun:
         records: what was logged beside the history, by name.
         hparams, opt_hparams: what model and optimizers were made with; in words where that is more
             than plain data.
-        outcome: how the run ended, in words.
+        outcome: how the run ended; None if it has not. The error of a failed one says what it was.
     """
 
     model: str
@@ -59,7 +60,7 @@ class SavedRun:
     records: Mapping[str, list[Any]]
     hparams: Mapping[str, Any]
     opt_hparams: Mapping[str, Any]
-    outcome: str
+    outcome: Outcome | None
 
     def restore(
         self, model: torch.nn.Module | type[torch.nn.Module], *, loss: Any = None
@@ -92,7 +93,7 @@ class SavedRun:
         return made
 
     def __repr__(self) -> str:
-        return f"<SavedRun of {self.model}: {self.outcome}, {len(self.history)} rows>"
+        return f"<SavedRun of {self.model}: {self.outcome!r}, {len(self.history)} rows>"
 
 
 def save(run: Run, path: AnyPath) -> None:
@@ -115,7 +116,7 @@ def save(run: Run, path: AnyPath) -> None:
             f"save takes the run that fit returned, got {run!r:.80}; for a model alone, use"
             " save_weights"
         )
-    about = {"format": _FORMAT, "model": type(run.model).__name__, "outcome": repr(run.outcome)}
+    about = {"format": _FORMAT, "model": type(run.model).__name__, "outcome": as_data(run.outcome)}
     losses = {name: loss.state_dict() for name, loss in modules_by_name(run.ctx.loss_fns).items()}
     state = run.ctx.state_dict()
     log = rowlog.as_tensor(rowlog.encode(state.pop("history"), state.pop("records")))
@@ -149,7 +150,7 @@ def load(path: AnyPath) -> SavedRun:
             records,
             data["hparams"],
             data["opt_hparams"],
-            data["outcome"],
+            data["outcome"] and from_data(data["outcome"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
         raise CheckpointError(f"{Path(path).name} is no sound run: {error}") from error

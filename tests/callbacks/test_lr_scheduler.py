@@ -458,3 +458,59 @@ def test_an_epoch_without_a_step_is_no_mistake(points, per):
     )
     assert (run.outcome, run.ctx.step) == (st.Completed(2), 3)
     assert run.ctx.opt.param_groups[0]["lr"] == 0.1 * 0.5 ** (3 if per == "step" else 2)
+
+
+def test_a_schedule_goes_on_with_any_hook(points):
+    "With each batch, though a step takes two of them: by hand, two moves a step. The state is resumed."
+    model, twin = nn.Linear(4, 3), nn.Linear(4, 3)
+    twin.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    schedule = schedules.ExponentialLR(optimizer, 0.9)
+    found, data = [], batches(points)
+    for _ in range(3):
+        for i in range(0, len(data), 2):
+            pair = data[i : i + 2]
+            optimizer.zero_grad()
+            for x, y in pair:
+                F.cross_entropy(twin(x), y).backward()
+                if (x, y) != pair[-1]:
+                    schedule.step()
+            for p in twin.parameters():
+                p.grad /= len(pair)
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+    rates = st.Watch("exit_step", rate=lambda ctx: ctx.opt.param_groups[0]["lr"])
+    run = st.fit(
+        model,
+        data,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=3,
+        accumulate=2,
+        callbacks=[LRScheduler(schedules.ExponentialLR, per="exit_batch", gamma=0.9), rates],
+    )
+    assert [record["value"] for record in run.ctx.records["rate"]] == pytest.approx(found)
+    assert bits(run.model, run.ctx.opt) == bits(twin, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("per", "message"),
+    [
+        ("batch", "or a hook as 'exit_batch'"),
+        ("exit_step", "work of its own on 'on_exit_step'; take one of per='step'"),
+        (3, "per"),
+    ],
+)
+def test_hooks_that_it_cannot_use_are_refused(per, message):
+    "What is no hook, and those on which it does something else."
+    with pytest.raises(ConfigError, match=message):
+        LRScheduler(schedules.ExponentialLR, per=per, gamma=0.9)
+
+
+def test_the_length_of_a_run_is_not_counted_in_other_events(points):
+    "It says which argument to give."
+    scheduler = LRScheduler(schedules.OneCycleLR, per="exit_batch", max_lr=0.1)
+    with pytest.raises(ConfigError, match="is not known before; say total_steps="):
+        fit(nn.Linear(4, 3), batches(points), scheduler)

@@ -437,3 +437,37 @@ def test_losses_that_cannot_be_mixed_are_refused_before_training(points):
     masked = st.Loss(F.cross_entropy, mask="target")
     with pytest.raises(ConfigError, match="use Mixup\\(per='batch'\\)"):
         fit([points], Mixup(), loss=masked)
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_a_batch_is_mixed_in_a_loop_of_your_own(per, points):
+    "The function gives what the callback would: the same weights, partners and loss; a generator moves alone."
+    x, y = (column[:8] for column in points)
+    torch.manual_seed(3)
+    weight, order = drawn(8, 0.4, per)
+    torch.manual_seed(3)
+    mixed, target = st.mixup(x, y, 0.4, per=per)
+    share = weight[:, None] if per == "sample" else weight
+    assert torch.equal(mixed, torch.lerp(x[order], x, share))
+    assert torch.equal(target.partner, y[order])
+    model = net()
+    own = F.cross_entropy(model(mixed), y, reduction="none")
+    partner = F.cross_entropy(model(mixed), y[order], reduction="none")
+    expected = (weight * own + (1 - weight) * partner).mean()
+    assert torch.allclose(mixup_loss(F.cross_entropy)(model(mixed), target), expected)
+    state = torch.get_rng_state()
+    generator = torch.Generator().manual_seed(1)
+    first = st.mixup({"x": x}, y, per=per, generator=generator)
+    again = st.mixup({"x": x}, y, per=per, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first[0]["x"], again[0]["x"])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_cannot_be_mixed_is_refused():
+    "Whole numbers, no tensors, and arguments out of range."
+    with pytest.raises(DataError, match="floating-point"):
+        st.mixup(torch.ones(2, dtype=torch.int64), torch.ones(2))
+    with pytest.raises(DataError, match="takes tensors, got str"):
+        st.mixup("text", torch.ones(2))
+    with pytest.raises(ConfigError, match="mixup: alpha"):
+        st.mixup(torch.ones(2), torch.ones(2), 0)

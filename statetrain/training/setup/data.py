@@ -141,4 +141,11 @@ def _for_evaluation(data: Any, epochs: float, name: str, options: Mapping[str, A
     own = None
     if options is not None and as_dataset(data) is not None:
         own = {key: value for key, value in options.items() if key not in _OF_TRAINING}
+    elif options:
+        log.warning(
+            "dataloader_options are not used for %s, which is a %s already; set them where it is"
+            " made",
+            name,
+            type(data).__name__,
+        )
     return loading.as_loader(_rereadable(data, epochs), name=name, options=own)
