@@ -867,3 +867,140 @@ def test_criteria_check_themselves(make, message):
     "Limits and patience are checked where they are made."
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+# ---------------------------------------------------------------- what would do nothing
+
+
+def fit_small(**more):
+    data = [(torch.randn(4, 3), torch.randn(4, 1))] * 2
+    given = {"loss": F.mse_loss, "optimizer": torch.optim.SGD, "epochs": 1, "verbose": False}
+    return st.fit(torch.nn.Linear(3, 1), data, **{**given, **more})
+
+
+def computed(ctx):
+    return F.mse_loss(ctx.model(ctx.input), ctx.target)
+
+
+class OfLightning(st.Callback):
+    def setup(self, ctx): ...
+
+
+class OfFastai(st.Callback):
+    def after_epoch(self): ...
+
+
+class Inherits(OfFastai):
+    def on_enter_fit(self, ctx): ...
+
+
+class CallsItsOwn(st.Callback):
+    def on_enter_fit(self, ctx):
+        self.setup(ctx)
+
+    def setup(self, ctx):
+        ctx.buffers["called"] = True
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"callbacks": OfLightning()}, r"'setup'.*another library's hook.*write 'on_enter_fit'"),
+        ({"callbacks": OfFastai()}, r"'after_epoch'.*never called here; write 'on_exit_epoch'"),
+        ({"callbacks": Inherits()}, r"'after_epoch'.*never called here"),
+        (
+            {"callbacks": st.only_if(st.Every(1, "epochs"), Inherits(), "on_enter_fit")},
+            r"'after_epoch'.*never called here",
+        ),
+        ({"compute": computed, "pred": "nope"}, r"pred= would not be used: compute="),
+        (
+            {
+                "callbacks": st.LRScheduler(
+                    torch.optim.lr_scheduler.StepLR, per="valid", step_size=1
+                )
+            },
+            r"advances with each validation, and this run has none",
+        ),
+    ],
+    ids=["lightning", "fastai", "inherited", "wrapped", "pred", "per valid"],
+)
+def test_what_would_do_nothing_is_refused(more, message):
+    """Hooks that nothing calls and arguments that nothing reads are errors, not silence."""
+    with pytest.raises((st.ConfigError, st.CallbackError), match=message):
+        fit_small(**more)
+
+
+def test_what_is_used_is_not_refused():
+    """A method that the callback calls itself; a part that a metric takes; a named evaluation."""
+    assert fit_small(callbacks=CallsItsOwn()).ctx.buffers["called"]
+
+    def keeps(ctx):
+        ctx.pred = {"out": ctx.model(ctx.input)}
+        return F.mse_loss(ctx.pred["out"], ctx.target)
+
+    run = fit_small(compute=keeps, pred="out", metrics={"mean": lambda pred, target: pred.mean()})
+    assert isinstance(run.history[-1]["train_mean"], float)
+    fit_small(
+        evaluations=st.Evaluation("test", [(torch.zeros(2, 3), torch.zeros(2, 1))]),
+        callbacks=st.LRScheduler(
+            torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="test_loss"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hook", "event", "instead"),
+    [
+        ("exit_batch", st.SkipEpoch, "on_enter_next_batch"),
+        ("exit_backward", st.SkipBatch, "on_enter_step"),
+        ("exit_train", st.StopFit, "on_enter_record"),
+        ("exit_epoch", st.SkipEpoch, None),  # no epoch is open there
+    ],
+)
+def test_an_event_in_an_exit_hook_names_the_hook_that_may_raise_it(hook, event, instead):
+    """The message names the enter hook that comes next; raised there, the run goes on."""
+    raised = []
+
+    def leave(ctx):
+        if not raised:
+            raised.append(ctx.state)
+            raise event("enough")
+
+    expected = f"Raise it in {instead}, which comes next"
+    if instead is None:
+        expected = "Here, call ctx.request_stop"
+    with pytest.raises(st.LifecycleError, match=expected):
+        fit_small(callbacks=st.on(hook)(leave))
+    raised.clear()
+    if instead is not None:
+        assert fit_small(callbacks=st.on(instead.removeprefix("on_"))(leave)).outcome is not None
+
+
+class Fails:
+    """A metric that fails in one of its methods."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def update(self, pred, target):
+        if self.where == "update":
+            raise ValueError("bad")
+
+    def compute(self):
+        if self.where == "compute":
+            raise ValueError("bad")
+        return 0.0
+
+    def reset(self): ...
+
+
+@pytest.mark.parametrize(
+    "second",
+    [Fails("update"), Fails("compute"), lambda pred, target: pred.nothing],
+    ids=["update", "compute", "function"],
+)
+def test_a_metric_that_fails_is_named(second):
+    """By the name that it was given, and its set."""
+    with pytest.raises((ValueError, AttributeError)) as caught:
+        fit_small(metrics={"first": Fails(""), "second": second})
+    assert any("the metric 'second' of the set 'train'" in note for note in caught.value.__notes__)

@@ -119,8 +119,20 @@ class LRScheduler(Callback):
         self._rows = self._step = self._epoch = 0
 
     def check_context(self, ctx: Context) -> None:
-        """Looks the optimizer up."""
+        """Looks the optimizer up, and whether there is what it advances with."""
         self.optimizer_of(ctx)
+        if self._per == "valid" and ctx.tallies and self._evaluated(ctx) not in ctx.tallies:
+            raise ConfigError(
+                "LRScheduler(per='valid') advances with each validation, and this run has none, so"
+                " the rate would never change; give valid=, or say per='epoch'"
+            )
+
+    def _evaluated(self, ctx: Context) -> str:
+        """The set with whose rows it advances, per="valid"."""
+        found = ctx.history.set_of(self._monitor or "")
+        if found in ("train", ""):
+            return "valid"
+        return found
 
     # ------------------------------------------------------------ hooks
 
@@ -163,10 +175,7 @@ class LRScheduler(Callback):
         """Goes on, if it does so with each validation."""
         if self._per != "valid" or not ctx.epoch or len(ctx.history) == self._rows:
             return
-        evaluated = ctx.history.set_of(self._monitor or "")
-        if evaluated in ("train", ""):
-            evaluated = "valid"
-        row = ctx.history[-1]
+        evaluated, row = self._evaluated(ctx), ctx.history[-1]
         if any(ctx.history.set_of(name) == evaluated for name in row):
             self._advance(ctx, row)
 

@@ -11,6 +11,7 @@ from statetrain.callback import ALIASES, Call, Callback, heard_hooks, hooks_of, 
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
 from statetrain.contracts.declaring import field_of, paths_of
+from statetrain.contracts.foreign import refuse_foreign_hooks
 from statetrain.errors import CallbackError, ContractError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
@@ -75,6 +76,7 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
         given.add(id(unwrapped(callback)))
         nth[name_of(callback)] += 1
         hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
+        refuse_foreign_hooks(unwrapped(callback))
         contracts = contracts_of(callback, heard_hooks(callback, lifecycle))
         found += [
             Listener(callback, labels[place], hook, function, contracts[hook], place)

@@ -82,21 +82,35 @@ class Tally:
                     " to set ctx.pred"
                 )
             pred = picked(ctx)
-        for metric in self.metrics.values():
-            if isinstance(metric, MeanOf):
-                metric.add(metric.function(pred, ctx.target), ctx.batch_size, counts)
-            elif isinstance(metric, Metric):
-                if metric.moment == "loss":
-                    metric.take(ctx, counts)
-            elif not isinstance(metric, LossMean):
-                metric.update(pred, ctx.target)
+        name = ""
+        try:
+            for name, metric in self.metrics.items():  # noqa: B007  # the note says it
+                if isinstance(metric, MeanOf):
+                    metric.add(metric.function(pred, ctx.target), ctx.batch_size, counts)
+                elif isinstance(metric, Metric):
+                    if metric.moment == "loss":
+                        metric.take(ctx, counts)
+                elif not isinstance(metric, LossMean):
+                    metric.update(pred, ctx.target)
+        except Exception as error:
+            self._name_metric(name, error)
+            raise
 
     def update_at(self, moment: UpdateMoment, ctx: Context) -> None:
         """Lets the metrics of gradients ("step") or updates ("stepped") do so."""
-        if ctx.opt_index + 1 >= len(self.losses):
-            for metric in self.metrics.values():
+        if ctx.opt_index + 1 < len(self.losses):
+            return
+        name = ""
+        try:
+            for name, metric in self.metrics.items():  # noqa: B007  # the note says it
                 if isinstance(metric, Metric) and metric.moment == moment:
                     metric.take(ctx)
+        except Exception as error:
+            self._name_metric(name, error)
+            raise
+
+    def _name_metric(self, name: str, error: Exception) -> None:
+        error.add_note(f"statetrain: it was raised by the metric {name!r} of the set {self.set!r}")
 
     @property
     def reads(self) -> frozenset[str]:
@@ -129,7 +143,7 @@ class Tally:
         for name, metric in self.metrics.items():
             if isinstance(metric, LossMean) and not metric.sums:
                 continue
-            columns = as_columns(joined(self.set, prefix_of(name, metric)), metric.compute())
+            columns = as_columns(joined(self.set, prefix_of(name, metric)), self._value(name))
             # The total of masked losses takes the place of the mean over samples
             if not isinstance(metric, LossMean):
                 _check_new(name, columns, values)
@@ -137,6 +151,13 @@ class Tally:
         if self.monitored:
             self._check_monitored(values)
         return values
+
+    def _value(self, name: str) -> Any:
+        try:
+            return self.metrics[name].compute()
+        except Exception as error:
+            self._name_metric(name, error)
+            raise
 
     def _check_monitored(self, values: Mapping[str, Any]) -> None:
         """Sees in the first row whether what is monitored is there, and a number."""

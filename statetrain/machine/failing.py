@@ -9,7 +9,7 @@ import re
 from typing import Any, NoReturn
 
 from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
-from statetrain.events import Event
+from statetrain.events import Event, StopFit
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
@@ -194,11 +194,23 @@ def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
     if active is None:
         why = (
             f"{kind} was raised by {culprit}; events may be raised by actions and enter hooks only."
-            " Here, call ctx.request_stop(reason)"
+            f" {_say_instead(plan, ctx, error, work)}"
         )
     else:
         why = f"no open scope takes {kind}{_searched(plan, active, error)}"
     return _chained(LifecycleError(f"{plan.lifecycle.name}: {why}"), error)
+
+
+def _say_instead(plan: Plan, ctx: AnyContext, error: Event, work: Any) -> str:
+    """Where an event may be raised instead, next to where it was."""
+    place = _place(plan, ctx, work)
+    next_one, on_event = ctx.transition.dest, plan.lifecycle.on_event
+    if place is None or place.kind != "exit" or not list(on_event(next_one, error)):
+        return "Here, call ctx.request_stop(reason)"
+    advice = f"Raise it in on_enter_{next_one}, which comes next"
+    if isinstance(error, StopFit):
+        advice += ", or call ctx.request_stop(reason) here"
+    return advice
 
 
 def _searched(plan: Plan, active: str, error: BaseException) -> str:

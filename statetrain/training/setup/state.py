@@ -13,19 +13,24 @@ from statetrain.compute.masking import Mask
 from statetrain.context.context import Context
 from statetrain.context.history import History
 from statetrain.context.keys import getter
+from statetrain.contracts.composing import parts_of
 from statetrain.data.counting import Size
 from statetrain.data.passing import arguments_of
 from statetrain.data.reading import BatchReader, Key
+from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.naming import ByName
+from statetrain.standard import actions
+from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import update_of
 from statetrain.standard.options import FitOptions
-from statetrain.standard.precision import MixedPrecision, Precision
+from statetrain.standard.precision import MixedPrecision, Precision, plain
 from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data
 from statetrain.training.setup.model import Trained
 from statetrain.training.setup.objective import Objective, set_losses
+from statetrain.training.setup.table import is_own
 from statetrain.training.setup.walker import reads_loss
 
 
@@ -76,9 +81,24 @@ def make_context(
         **settings,
     )
     set_losses(ctx, objective.losses)
+    _check_pick(ctx, life)
     for callback in machine.callbacks:
         callback.check_context(ctx)
     return ctx
+
+
+def _check_pick(ctx: Context, life: Lifecycle) -> None:
+    """Raises a `ConfigError` if nothing takes the part of the output that `pred=` names."""
+    if ctx.pick is None or any(tally.takes_pred for tally in ctx.tallies.values()):
+        return
+    computed = [state for state in life.states if isinstance(state.action, Compute)]
+    works = [state.action for state in life.states if state not in computed]
+    taken = any(is_own(work) or actions.loss in map(plain, parts_of(work)) for work in works)
+    if computed and not taken:
+        raise ConfigError(
+            "pred= would not be used: compute= takes what it likes of the model's output, and no"
+            " metric takes a prediction; leave it out"
+        )
 
 
 def settings_for(

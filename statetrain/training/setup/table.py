@@ -245,7 +245,7 @@ def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Li
 def _has_own(life: Lifecycle) -> bool:
     """Whether a part of a lifecycle is the user's own code, of which little is known."""
     works = [state.action for state in life.states] + [t.effect for t in life.transitions]
-    return any(map(_is_own, works))
+    return any(map(is_own, works))
 
 
 def sets_evaluated(life: Lifecycle) -> list[str]:
@@ -265,7 +265,7 @@ def _check_counts_epochs(life: Lifecycle) -> None:
         if not any(state.role == "epoch" for state in opened):
             continue
         works = [work for work in (arrow.effect, *(state.action for state in opened)) if work]
-        if not any(_is_own(work) or declares_write(work, "epoch") for work in works):
+        if not any(is_own(work) or declares_write(work, "epoch") for work in works):
             raise ConfigError(
                 f"lifecycle {life.name!r}: arrow {arrow} opens an epoch and does not count it, so"
                 " the run would never have made its epochs; give the arrow"
@@ -317,7 +317,7 @@ def _check_turns(optimizers: Mapping[str, Any], life: Lifecycle) -> None:
     steps = life.by_role("step") or update_of(life) is not None
     if len(optimizers) < 2 or not steps:
         return
-    if any(_is_own(work) or declares_write(work, "opt_index") for work in works):
+    if any(is_own(work) or declares_write(work, "opt_index") for work in works):
         return  # your own code may select, or step, as it likes
     raise ConfigError(
         f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in"
@@ -326,7 +326,7 @@ def _check_turns(optimizers: Mapping[str, Any], life: Lifecycle) -> None:
     )
 
 
-def _is_own(work: Any) -> bool:
+def is_own(work: Any) -> bool:
     """Whether an action or effect is the user's own code, or has some in it."""
     return any(
         isinstance(part, Compute) or not getattr(part, "__module__", "").startswith("statetrain.")
