@@ -586,8 +586,9 @@ def intact(error, net, *, epoch, batch, step, rows=0):
     "The error carries a run that knows how it ended, and a note that says where."
     run = error.run
     assert isinstance(run.outcome, st.Failed)
-    assert run.outcome.error is error
-    assert run.ctx.error is error
+    for kept in (run.outcome.error, run.ctx.error):  # a copy, so that both are freed with it
+        assert (type(kept), kept.args) == (type(error), error.args)
+        assert kept.__traceback__ is None
     assert run.model is net
     assert len(run.history) == rows
     assert run.ctx.step == step

@@ -175,27 +175,113 @@ def test_a_signal_handler_stops_a_run() -> None:
 # ---------------------------------------------------------------- memory
 
 
-def test_a_run_that_had_no_memory_is_freed_with_its_error() -> None:
-    """Model, data and batch are gone as soon as the error is, without the garbage collector."""
+class Odd(Exception):
+    """Takes other arguments than it keeps, so it cannot be copied from these."""
 
-    def loss(pred: Any, target: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
 
-    fit(epochs=1)  # torch's first optimizer imports modules, which leave cycles behind
+
+class Broken(torch.utils.data.Dataset[Any]):
+    """Has a sample that cannot be loaded."""
+
+    def __init__(self, inputs: torch.Tensor) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 20:
+            raise OSError("no such file")
+        return self.inputs[index], Y[index]
+
+
+def failing(pred: Any, target: Any) -> Any:
+    raise ValueError("bad")
+
+
+def without_memory(pred: Any, target: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@st.on("enter_step")
+def breaks(ctx: st.Context) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"loss": without_memory}, "OutOfMemoryError"),
+        ({"loss": failing}, "ValueError"),
+        ({"loss": failing, "seed": 0}, "ValueError"),
+        ({"loss": lambda pred, target: pred.mean() * torch.nan}, "NonFiniteLoss"),
+        ({"callbacks": breaks}, "ZeroDivisionError"),
+        ({"train": Broken}, "OSError"),
+        ({"checkpoint": True, "loss": failing}, "ValueError"),
+        ({"metrics": failing, "valid": 0.25}, "ValueError"),
+    ],
+    ids=[
+        *("memory", "loss", "seed", "not finite", "hook", "data", "saved", "metric"),
+    ],
+)
+def test_a_run_that_failed_is_freed_with_its_error(
+    more: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    """Model and data are gone as soon as the error is, without the garbage collector."""
+    seen: list[tuple[Any, Any]] = []
+    fit(epochs=1)  # what is imported with the first run leaves cycles behind
+    more = dict(more)
+    if more.pop("checkpoint", False):
+        more["callbacks"] = st.Checkpoint(tmp_path)
+    make = more.pop("train", lambda inputs: (inputs, Y))
     gc.collect()
     gc.disable()
     try:
         model, inputs = nn.Linear(4, 2), torch.randn(32, 4)
         freed = [weakref.ref(model), weakref.ref(inputs)]
+        given = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "epochs": 1, **more}
         try:
-            st.fit(model, (inputs, Y), loss=loss, optimizer=torch.optim.SGD, epochs=1)
-        except torch.OutOfMemoryError as error:
-            outcome = error.run.outcome  # type: ignore[attr-defined]  # a promise of `fit`
-            assert repr(outcome).startswith("Failed('loss', OutOfMemoryError(")
+            st.fit(model, make(inputs), **given)
+        except Exception as error:
+            kept = error.run.outcome.error  # type: ignore[attr-defined]  # a promise of `fit`
+            seen += [(type(one).__name__, one.__notes__) for one in (error, kept)]
+            del kept
         del model, inputs
         assert [reference() for reference in freed] == [None, None]
     finally:
         gc.enable()
+    assert seen[0] == seen[1]
+    assert seen[0][0] == kind
+
+
+def test_an_error_that_cannot_be_copied_is_kept() -> None:
+    """Then the run has the error itself, and says how it failed all the same."""
+
+    def loss(pred: Any, target: Any) -> Any:
+        raise Odd(code=3)
+
+    with pytest.raises(Odd) as caught:
+        fit(loss=loss)
+    run = caught.value.run  # type: ignore[attr-defined]  # a promise of `fit`
+    assert run.outcome.error is caught.value
+
+
+def test_the_first_run_of_a_process_is_freed_too() -> None:
+    """Though torch imports modules with its first optimizer, which leave cycles of frames."""
+    script = """
+import gc, weakref, torch, statetrain as st
+gc.disable()
+def loss(pred, target): raise ValueError("bad")
+model = torch.nn.Linear(4, 2); freed = weakref.ref(model)
+data = [(torch.zeros(4, 4), torch.zeros(4).long())]
+try: st.fit(model, data, loss=loss, optimizer=torch.optim.SGD, epochs=1)
+except ValueError: pass
+del model
+assert freed() is None
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 # ---------------------------------------------------------------- processes

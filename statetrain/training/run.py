@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Collection
 from functools import partial
@@ -26,7 +27,6 @@ from statetrain.machine.machine import Machine
 from statetrain.machine.steps import Steps
 from statetrain.outcome import Failed, Interrupted, Outcome
 from statetrain.trace import Trace, Tracing
-from statetrain.training.advice import is_out_of_memory
 from statetrain.training.claiming import claim
 from statetrain.training.record import RunRecord
 from statetrain.validators import check_whole
@@ -254,8 +254,7 @@ class Run:
                 self.ctx.news.fail(
                     f"{type(error).__name__}: {str(error)[:300]}, in {_place(self.ctx)}"
                 )
-            if is_out_of_memory(error):
-                self._let_be_freed(error)
+            self._let_be_freed(error)
             raise
         finally:
             self.ctx.rest()
@@ -290,12 +289,13 @@ class Run:
         """Keeps a bare copy of an error, so that all is freed as soon as the error is released.
 
         The error has this run, and the run would have the error: only Python's garbage collector
-        would free them, some time later, and what is tried next would have no memory either.
+        would free model and batch, some time later, and what is tried next might have no memory.
         """
-        bare = type(error)(*error.args)
-        self.ctx.error = bare
-        if isinstance(self.ctx.outcome, Failed):
-            self.ctx.outcome = evolve(self.ctx.outcome, error=bare)
+        if self.ctx.error is error:
+            self.ctx.error = _without_traceback(error)
+        outcome = self.ctx.outcome
+        if isinstance(outcome, Failed) and outcome.error is error:
+            self.ctx.outcome = evolve(outcome, error=_without_traceback(error))
 
     def _forget_request(self) -> None:
         self.ctx.stop = None
@@ -375,6 +375,18 @@ class Run:
             f"{self.outcome!r} after {self.ctx.step} steps and {self.ctx.seconds:.1f}"
             f" s\n\n{self.history.text(_SHOWN)}"
         )
+
+
+def _without_traceback(error: BaseException) -> BaseException:
+    """A copy of an error with its notes; the error itself if it cannot be copied."""
+    try:
+        bare = copy.copy(error)
+    except Exception:  # a class of the user's may take other arguments than it keeps
+        return error
+    if type(bare) is not type(error):
+        return error
+    bare.__dict__.pop("run", None)
+    return bare
 
 
 def _place(ctx: Context) -> str:
