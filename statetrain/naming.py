@@ -41,6 +41,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
+def encodable(text: str, encoding: str = "utf-8") -> str:
+    """A text without what an encoding has no bytes for: that is escaped."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def label_of(thing: object) -> str:
     """The name shown for an action, effect or guard: its label, docstring's first line, or name."""
     label = getattr(thing, "label", None)

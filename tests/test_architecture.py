@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     (
         "naming",
+        "jsons",
         "notebook",
         "errors",
         "events",

@@ -15,7 +15,7 @@ CEILINGS = {
     "mean cyclomatic complexity": 3.6,
     "functions with a complexity over 15": 3,
     "parameters declared as ctx: Any": 0,
-    "modules in the root": 11,
+    "modules in the root": 12,
     "parameters of fit": 32,
 }
 

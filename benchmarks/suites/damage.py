@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint, directory, plain
+from statetrain import jsons
+from statetrain.checkpoints import checkpoint, directory
 from statetrain.checkpoints.checkpoint import MANIFEST, STATE, TENSORS
 from statetrain.errors import CheckpointError
 from suites.case import Case, refused, scratch_place
@@ -86,8 +87,8 @@ def edit(key: str, value: Any, sum_too: bool, content: bytes) -> bytes:
     own = rows.pop("sha256")
     rows[key] = value(rows[key]) if callable(value) else value
     if sum_too:
-        own = hashlib.sha256(plain.dumps(rows)).hexdigest()
-    return plain.dumps({**rows, "sha256": own})
+        own = hashlib.sha256(jsons.to_bytes(rows)).hexdigest()
+    return jsons.to_bytes({**rows, "sha256": own})
 
 
 def _with_other_sums(files: dict[str, Any]) -> dict[str, Any]:

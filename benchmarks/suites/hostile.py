@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint, directory, plain, tensorfile
+from statetrain import jsons
+from statetrain.checkpoints import checkpoint, directory, tensorfile
 from statetrain.errors import CheckpointError
 from suites.case import Case, listening, refused, scratch
 from suites.toy import Net, Setting, train
@@ -159,8 +160,8 @@ def _sealed(path: Path, name: str, content: bytes) -> None:
     del rows["sha256"]
     (path / name).write_bytes(content)
     rows["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    own = hashlib.sha256(plain.dumps(rows)).hexdigest()
-    (path / checkpoint.MANIFEST).write_bytes(plain.dumps({**rows, "sha256": own}))
+    own = hashlib.sha256(jsons.to_bytes(rows)).hexdigest()
+    (path / checkpoint.MANIFEST).write_bytes(jsons.to_bytes({**rows, "sha256": own}))
 
 
 def _readers(path: Path) -> dict[str, Callable[[], object]]:
@@ -250,8 +251,8 @@ def manifest_names(names: str) -> None:
             names: rows["files"][checkpoint.STATE],
             checkpoint.TENSORS: rows["files"][checkpoint.TENSORS],
         }
-        own = hashlib.sha256(plain.dumps(rows)).hexdigest()
-        (path / checkpoint.MANIFEST).write_bytes(plain.dumps({**rows, "sha256": own}))
+        own = hashlib.sha256(jsons.to_bytes(rows)).hexdigest()
+        (path / checkpoint.MANIFEST).write_bytes(jsons.to_bytes({**rows, "sha256": own}))
         _harmless(lambda: checkpoint.verify(path), base, CheckpointError)
 
 

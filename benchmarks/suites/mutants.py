@@ -158,7 +158,7 @@ MUTANTS = (
     Mutant(
         "the manifest has its own sum",
         f"{WRITE}:_read_manifest",
-        "hashlib.sha256(plain.dumps(data)).hexdigest() != own",
+        "hashlib.sha256(jsons.to_bytes(data)).hexdigest() != own",
         "False",
         _of("damage", "MANIFEST", 600),
     ),

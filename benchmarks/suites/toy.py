@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import statetrain as st
+from statetrain import jsons
 from statetrain.checkpoints import plain
 
 SIZE, BATCH = 22, 8  # three batches, the last one short
@@ -296,7 +297,7 @@ def digest(run: st.Run) -> str:
     # With a seed, the global generators are the host's again
     generators = torch.get_rng_state() if ctx.seed is None else None
     structure, tensors = plain.encode([*data, generators])
-    sha = hashlib.sha256(plain.dumps(structure))
+    sha = hashlib.sha256(jsons.to_bytes(structure))
     for name in sorted(tensors):
         sha.update(bytes(tensors[name].contiguous().reshape(-1).view(torch.uint8).tolist()))
     return sha.hexdigest()

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from statetrain import jsons
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.callbacks.row_file import RowFile
 from statetrain.logs.loggables import Histogram, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
-from statetrain.logs.streams import jsonable
 from statetrain.outcome import Outcome
 from statetrain.validators import check_switches
 
@@ -25,10 +25,10 @@ class JSONLines(Callback):
         {"epoch": 1, "batch": 100, "step": 100, "samples": 3200, "seconds": 1.9, "loss": 0.71, "lr":
         0.001}
 
-    Among the callbacks it logs the rows of the history; in a `Logger`, what that is told to. It
+    Among the callbacks it logs the rows of the history; in a `Logger`, what that logs. It
     holds numbers, arrays of numbers, texts, settings, and histograms as their edges and counts.
-    Numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity", which JSON has no
-    numbers for. structlog writes the lines; its global configuration is neither read nor changed.
+    Numbers that are not finite are the strings "nan", "inf" and "-inf", since JSON has no numbers
+    for them; `float` reads them.
 
     A line appears whole or not at all. A new fit replaces the file when its first row is there. A
     fit that goes on adds to it, and one that is continued from a checkpoint takes back the lines
@@ -98,6 +98,4 @@ def _plain(item: Loggable) -> Any:
 
 
 def _line(fields: dict[str, Any]) -> str:
-    from structlog.processors import JSONRenderer
-
-    return f"{JSONRenderer()(None, '', jsonable(fields))!s}\n"
+    return jsons.dumps(jsons.jsonable(fields)) + "\n"

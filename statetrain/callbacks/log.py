@@ -66,8 +66,8 @@ class Log(Callback):
     that is not finite and is skipped is a `batch skipped`. What nobody knows, such as the batches
     of a generator, is None.
 
-    In JSON, numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity", which
-    JSON has no numbers for. On the console, control characters are escaped and floats have four
+    In JSON, numbers that are not finite are the strings "nan", "inf" and "-inf", since JSON has no
+    numbers for them. On the console, control characters are escaped and floats have four
     digits.
 
     structlog's global configuration is neither read nor changed. `verbose=False` silences what

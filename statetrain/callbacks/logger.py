@@ -13,7 +13,7 @@ from statetrain.errors import ConfigError
 from statetrain.guards.base import AnyOf, Guard, as_guard, strict
 from statetrain.logs.loggables import Loggable, Value, as_loggable
 from statetrain.logs.sources import LearningRate, Source
-from statetrain.logs.streams import printable
+from statetrain.naming import printable
 from statetrain.outcome import Outcome
 
 if TYPE_CHECKING:

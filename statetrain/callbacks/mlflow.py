@@ -16,7 +16,7 @@ from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
-from statetrain.logs.streams import encodable
+from statetrain.naming import encodable
 from statetrain.outcome import Failed, Interrupted, Outcome
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class MLflow(Callback):
         for name, item in items.items():
             if isinstance(item, Settings):
                 settings = [
-                    Param(_safe(key), encodable(str(value), "utf-8")[:6000])
+                    Param(_safe(key), encodable(str(value))[:6000])
                     for key, value in item.data.items()
                 ]
                 for i in range(0, len(settings), _AT_ONCE):
@@ -203,7 +203,7 @@ def _written(item: Loggable, folder: Path, step: int) -> Path:
             file.write_bytes(item.wav())
         case Text():
             file = file.with_suffix(".txt")
-            file.write_text(encodable(item.data, "utf-8"), encoding="utf-8")
+            file.write_text(encodable(item.data), encoding="utf-8")
         case File():
             file = folder / f"step_{step}_{_safe(item.path.name)}"
             shutil.copyfile(item.path, file)

@@ -19,7 +19,8 @@ from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.logs.bars import Bar, Bars, clock, draws_in_place
 from statetrain.logs.cell import CellBars, in_notebook
-from statetrain.logs.streams import Stream, printable
+from statetrain.logs.streams import Stream
+from statetrain.naming import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
 from statetrain.standard.limiting import batches_taken
 from statetrain.validators import check_word

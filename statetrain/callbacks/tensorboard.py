@@ -13,7 +13,7 @@ from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Histograms, Source
-from statetrain.logs.streams import encodable
+from statetrain.naming import encodable
 from statetrain.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _add(writer: SummaryWriter, tag: str, item: Loggable, step: int) -> None:
             if item.number is not None:  # of arrays there is no curve
                 writer.add_scalar(tag, item.number, step)
         case Text():
-            writer.add_text(tag, encodable(item.data, "utf-8"), step)
+            writer.add_text(tag, encodable(item.data), step)
         case Image():
             writer.add_image(tag, item.data, step)
         case Histogram():
@@ -194,7 +194,7 @@ def _add_settings(writer: SummaryWriter, settings: Settings) -> None:
     from torch.utils.tensorboard.summary import hparams
 
     plain = {
-        name: value if isinstance(value, bool | int | float) else encodable(str(value), "utf-8")
+        name: value if isinstance(value, bool | int | float) else encodable(str(value))
         for name, value in settings.data.items()
     }
     for summary in hparams(plain, {}):

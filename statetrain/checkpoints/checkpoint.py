@@ -35,6 +35,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from statetrain import jsons
 from statetrain.checkpoints import plain, rowlog, tensorfile
 from statetrain.checkpoints.rowlog import Lane
 from statetrain.checkpoints.tensorfile import Digest, TensorWriter
@@ -112,7 +113,7 @@ def write_encoded(
     log: Log | None = None,
 ) -> Saved:
     """The same of what `plain.encode` gave; it may be called in another thread."""
-    text = plain.dumps(structure)
+    text = jsons.to_bytes(structure)
     if len(text) > _LONGEST[STATE]:
         raise CheckpointError(
             f"{STATE} would have {len(text)} bytes, of which at most {_LONGEST[STATE]} are read;"
@@ -212,7 +213,7 @@ def _manifest(
         "about": plain.encode(dict(about))[0],
         "files": rows,
     }
-    return plain.dumps({**data, "sha256": hashlib.sha256(plain.dumps(data)).hexdigest()})
+    return jsons.to_bytes({**data, "sha256": hashlib.sha256(jsons.to_bytes(data)).hexdigest()})
 
 
 # ---------------------------------------------------------------- reading
@@ -232,13 +233,13 @@ def _read_manifest(path: Path, name: str) -> Saved:
     try:
         with tensorfile.open_file(path / name) as file:
             text = file.read(_LONGEST[MANIFEST] + 1)
-        data = plain.loads(text)
-        if plain.dumps(data) != text:
+        data = jsons.loads(text)
+        if jsons.to_bytes(data) != text:
             raise ValueError("it is not as it was written")
         own = data.pop("sha256")
         if data["format"] != FORMAT:
             raise ValueError(f"it has format {data['format']!r:.20}; this version reads {FORMAT}")
-        if hashlib.sha256(plain.dumps(data)).hexdigest() != own:
+        if hashlib.sha256(jsons.to_bytes(data)).hexdigest() != own:
             raise ValueError("its own sha256 differs")
         if data["name"] != path.name:
             raise ValueError(f"it belongs to {data['name']!r:.140}")
@@ -347,7 +348,7 @@ def _read_files(path: Path, files: Mapping[str, Digest]) -> Any:
         text = file.read(_LONGEST[STATE] + 1)
     if Digest(len(text), hashlib.sha256(text).hexdigest()) != files[STATE]:
         raise CheckpointError(f"{STATE} is not what was written: its size or sha256 differs")
-    data = plain.decode(plain.loads(text), tensors)
+    data = plain.decode(jsons.loads(text), tensors)
     if LOG in files:
         rows, data["records"] = rowlog.read(path / LOG, files[LOG])
         data["history"] = rows + data["history"]

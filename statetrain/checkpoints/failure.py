@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from statetrain import jsons
 from statetrain.checkpoints.files import replace_file
 
 if TYPE_CHECKING:
@@ -87,6 +87,6 @@ def write(folder: Path, data: dict[str, Any]) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    replace_file(folder / FILE, text.encode("utf-8", "backslashreplace"))
+    text = jsons.dumps(jsons.jsonable(data), indent=2, ascii_only=False)
+    replace_file(folder / FILE, text.encode())
     return folder / FILE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 from attrs import define, field
 
+from statetrain import jsons
 from statetrain.checkpoints import tensorfile
 from statetrain.checkpoints.files import create, replace_file
 from statetrain.errors import CheckpointError
@@ -88,7 +88,7 @@ class Lock:
                     holder.get("pid"),
                     self.folder,
                 )
-            replace_file(path, json.dumps(mark).encode(), new)
+            replace_file(path, jsons.to_bytes(mark), new)
         self._mark = mark
         self._touched = self._looked = -math.inf
 
@@ -236,7 +236,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """
     try:
         with tensorfile.open_file(path) as file:
-            data = json.loads(file.read(_LONGEST))
+            data = jsons.loads(file.read(_LONGEST))
     except FileNotFoundError:
         return None
     except (ValueError, CheckpointError):

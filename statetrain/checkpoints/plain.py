@@ -9,8 +9,6 @@ with the path to it and its type. What is read is not trusted.
 from __future__ import annotations
 
 import base64
-import json
-import math
 import sys
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from attrs import Factory, define
 
+from statetrain import jsons
 from statetrain.compute.parts import is_part, local
 from statetrain.errors import CheckpointError
 
@@ -37,7 +36,6 @@ _FACTORIES: dict[str, Any] = {
     "dict": dict,
     "Counter": Counter,
 }
-_NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 # ---------------------------------------------------------------- writing
 
@@ -78,10 +76,10 @@ class _Encoder:
         raise _refusal(value, path)
 
     def _float(self, value: float, path: PlainPath) -> Any:
-        number = float(value)  # numpy's float64 is one too
-        if math.isfinite(number):
-            return number
-        return {_MARK: "float", "value": str(number)}
+        number = jsons.number(float(value))  # numpy's float64 is a float too
+        if isinstance(number, str):
+            return {_MARK: "float", "value": number}
+        return number
 
     def _bytes(self, value: bytes, path: PlainPath) -> Any:
         return {_MARK: "bytes", "base64": base64.b64encode(value).decode()}
@@ -287,7 +285,7 @@ _READERS: dict[str, Callable[[Any, Tensors, int], Any]] = {
     "counter": _read_counter,
     "defaultdict": _read_defaultdict,
     "ordered": _read_ordered,
-    "float": lambda data, tensors, depth: _NUMBERS[data["value"]],
+    "float": lambda data, tensors, depth: jsons.NUMBERS[data["value"]],
     "bytes": lambda data, tensors, depth: base64.b64decode(data["base64"], validate=True),
     "tensor": lambda data, tensors, depth: tensors[data["name"]],
     "complex": lambda data, tensors, depth: torch.view_as_complex(tensors[data["name"]]),
@@ -299,45 +297,4 @@ _READERS: dict[str, Callable[[Any, Tensors, int], Any]] = {
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"items must be a list, got {type(value).__name__}")
-    return value
-
-
-# ---------------------------------------------------------------- JSON
-
-
-def dumps(data: Any) -> bytes:
-    """JSON without blanks, as bytes; the same data is the same bytes."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
-
-
-def loads(text: bytes) -> Any:
-    """Reads JSON strictly.
-
-    Raises:
-        ValueError: it is not JSON, or has a key twice, a NaN, a number out of range, or is nested
-            too deep for Python.
-    """
-    try:
-        return json.loads(
-            text.decode(), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float
-        )
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a key is there twice in {{{', '.join(key for key, _ in pairs):.80}}}")
-    return found
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text:.40} is out of range")
     return value

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from attrs import Factory, define
 
+from statetrain import jsons
 from statetrain.checkpoints import plain, tensorfile
 from statetrain.checkpoints.files import create
 from statetrain.checkpoints.tensorfile import Digest
@@ -58,7 +59,7 @@ def _line(name: str | None, value: Any, where: str) -> bytes:
     parts: list[Any] = [name, structure]
     if tensors:
         parts.append({key: tensorfile.as_text(tensor) for key, tensor in tensors.items()})
-    return plain.dumps(parts) + b"\n"
+    return jsons.to_bytes(parts) + b"\n"
 
 
 def decode(data: bytes) -> tuple[list[Row], dict[str, list[Any]]]:
@@ -81,7 +82,7 @@ def decode(data: bytes) -> tuple[list[Row], dict[str, list[Any]]]:
 
 
 def _read_line(line: bytes) -> tuple[str | None, Any]:
-    name, structure, *rest = plain.loads(line)
+    name, structure, *rest = jsons.loads(line)
     if not rest and _is_simple(structure):
         return name, structure
     texts = {}

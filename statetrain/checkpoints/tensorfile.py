@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from statetrain.checkpoints import plain
+from statetrain import jsons
 from statetrain.compute.parts import is_part
 from statetrain.errors import CheckpointError
 
@@ -117,7 +117,7 @@ def write(
         raise CheckpointError(
             f"a file holds at most {_MOST_TENSORS:,} tensors, got {len(tensors):,}; stack them"
         )
-    text = plain.dumps(header)
+    text = jsons.to_bytes(header)
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
         raise CheckpointError(
@@ -290,7 +290,7 @@ def parse(header: bytes, size: int) -> tuple[list[TensorEntry], dict[str, str]]:
     # A quotation mark within a text is escaped, so this counts keys; parsing would take seconds.
     if (most := header.count(b'"data_offsets"')) > _MOST_TENSORS:
         raise ValueError(f"the header has {most:,} tensors, at most {_MOST_TENSORS:,} are read")
-    data = plain.loads(header)
+    data = jsons.loads(header)
     metadata = None
     if isinstance(data, dict):
         metadata = data.pop(_METADATA, {})

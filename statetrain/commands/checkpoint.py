@@ -5,11 +5,11 @@ They read checkpoints without the run's own classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, failure, lock
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.commands.comparing import differences
@@ -108,7 +108,7 @@ def _beside(folder: Path) -> Iterator[str]:
     """What else lies in a run's directory."""
     for name, describe in ((lock.FILE, _holder), (failure.FILE, _failed)):
         try:
-            data = json.loads((folder / name).read_text(encoding="utf-8"))
+            data = jsons.loads((folder / name).read_text(encoding="utf-8"))
             yield describe(data)
         except FileNotFoundError:
             continue

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from statetrain import jsons
 from statetrain.commands import trace as trace_cli
 from statetrain.errors import CheckpointError, ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -209,7 +209,7 @@ def lifecycle(name: str) -> Lifecycle:
             )
         return made
     if Path(name).is_file():
-        return Lifecycle.from_dict(json.loads(Path(name).read_text(encoding="utf-8")))
+        return Lifecycle.from_dict(jsons.loads(Path(name).read_text(encoding="utf-8")))
     raise ConfigError(
         f"no lifecycle {name!r}: give module:name, a JSON file, or a standard"
         f" one{did_you_mean(name, standard)}"
@@ -229,7 +229,7 @@ def _chosen(given: argparse.Namespace) -> Lifecycle:
 def _show(given: argparse.Namespace) -> int:
     life = _chosen(given)
     if given.format == "json":
-        print(json.dumps(life.to_dict(), indent=2))
+        print(jsons.dumps(life.to_dict(), indent=2))
     elif given.format == "markdown":
         from statetrain.lifecycle.text import markdown_table
 

@@ -15,7 +15,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.text import reading_order
 from statetrain.lifecycle.transition import Transition
-from statetrain.logs.streams import printable
+from statetrain.naming import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Stopped
 from statetrain.trace.following import Following
 from statetrain.trace.reading import TraceFile

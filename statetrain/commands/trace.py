@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from statetrain.errors import ConfigError
-from statetrain.logs.streams import printable
+from statetrain.naming import printable
 from statetrain.outcome import Failed
 
 OK, BROKEN = 0, 1

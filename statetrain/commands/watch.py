@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from statetrain.commands.screen import ending_of, row_of, screen, title_of
-from statetrain.logs.streams import printable
+from statetrain.naming import printable
 from statetrain.outcome import Outcome
 from statetrain.trace.following import Following
 from statetrain.trace.reading import TraceFile

@@ -16,7 +16,6 @@ from __future__ import annotations
 import builtins
 import hashlib
 import inspect
-import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -25,7 +24,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from statetrain import events, outcome
+from statetrain import events, jsons, outcome
 from statetrain.errors import LifecycleError
 from statetrain.guards import base, batch, clock, counters, history, prechelt, requests
 from statetrain.guards.base import Predicate
@@ -150,7 +149,7 @@ def _plain(thing: Any) -> Any:
     if isinstance(thing, frozenset):
         return {
             "is": "frozenset",
-            "items": sorted((_plain(part) for part in thing), key=json.dumps),
+            "items": sorted((_plain(part) for part in thing), key=jsons.dumps),
         }
     if isinstance(thing, Predicate):
         return _plain(thing.function)
@@ -189,9 +188,7 @@ def fingerprint(life: Lifecycle) -> str:
     """
     data = to_dict(life.alone or life)
     table = _canonical({key: data[key] for key in ("initial", "states", "transitions")})
-    return hashlib.sha256(
-        json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()[:16]
+    return hashlib.sha256(jsons.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _canonical(data: Any) -> Any:

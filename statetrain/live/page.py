@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from attrs import evolve
 
+from statetrain import jsons
 from statetrain.diagram.theme import THEMES, Theme, theme_of
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.live.chronicle import Chronicle
@@ -90,7 +90,7 @@ def page(data: dict[str, Any], *, connects: bool = False, theme: str = "light") 
 def block(data: dict[str, Any], theme: str = "light") -> str:
     """The part of a page in which the picture lives, with its data."""
     # No text can end the element early, nor begin a comment
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = jsons.dumps(data).replace("<", "\\u003c")
     look = ' data-theme="dark"' if theme == "dark" else ""
     return f'<div class="live"{look}><script type="application/json">{text}</script></div>'
 

@@ -6,7 +6,6 @@ and costs the run nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -22,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from attrs import Factory, define
 
+from statetrain import jsons
 from statetrain.errors import ConfigError, TraceError
 from statetrain.live.chronicle import Chronicle
 from statetrain.live.page import data_of_runs, page
@@ -219,8 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(self.shown.html(), "text/html")
         elif address.path == "/data":
             try:
-                since = json.loads(parse_qs(address.query)["since"][0])
-                text = json.dumps(self.shown.news(since), separators=(",", ":"), allow_nan=False)
+                since = jsons.loads(parse_qs(address.query)["since"][0])
+                text = jsons.dumps(self.shown.news(since))
             except (ValueError, TypeError, LookupError, OSError) as error:
                 self._answer(str(error), "text/plain", HTTPStatus.BAD_REQUEST)
                 return
@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             length = min(int(self.headers.get("Content-Length", 0)), _LONGEST)
-            what = json.loads(self.rfile.read(length))
+            what = jsons.loads(self.rfile.read(length))
             self._answer(self.shown.do(dict(what)), "text/plain")
         except (ValueError, TypeError, LookupError) as error:
             self._answer(str(error), "text/plain", HTTPStatus.BAD_REQUEST)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 from attrs import Factory, define
 
+from statetrain import jsons
 from statetrain.errors import TraceError
 from statetrain.live.chronicle import Chronicle, words_of_outcome
 from statetrain.trace.reading import TraceFile
@@ -59,7 +59,7 @@ class LiveStream:
         if not line.endswith(b"\n"):
             return False
         try:
-            self._take(json.loads(line))
+            self._take(jsons.loads(line))
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise TraceError(
                 f"{self.name}: not a record of a trace: {error} in {line[:60]!r}"

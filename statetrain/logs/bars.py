@@ -10,7 +10,8 @@ from typing import Any, TextIO, cast
 
 from attrs import frozen
 
-from statetrain.logs.streams import Stream, is_terminal, printable
+from statetrain.logs.streams import Stream, is_terminal
+from statetrain.naming import printable
 
 _WIDTH = 40  # columns of a bar, at most
 _TAIL = 50  # columns of what stands after a bar, usually

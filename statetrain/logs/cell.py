@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from statetrain.logs.bars import Bar, clock
-from statetrain.logs.streams import printable
+from statetrain.naming import printable
 
 _FIRST, _LAST = 4, 16  # lines that are shown of many
 

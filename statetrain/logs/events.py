@@ -7,7 +7,9 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
-from statetrain.logs.streams import Stream, is_terminal, jsonable, printable
+from statetrain import jsons
+from statetrain.logs.streams import Stream, is_terminal
+from statetrain.naming import printable
 
 Format = Literal["auto", "console", "json"]
 EventFields = MutableMapping[str, Any]
@@ -37,7 +39,7 @@ def event_logger(file: TextIO | None, format: Format, timestamps: bool) -> Any: 
         colors = writer.isatty() and not os.environ.get("NO_COLOR")
         processors += [_for_people, structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
     else:
-        processors += [_for_json, structlog.processors.JSONRenderer()]
+        processors += [_render_json]
     # Each argument is given, so that nothing is taken from the global configuration.
     return structlog.wrap_logger(
         writer,
@@ -87,7 +89,7 @@ def _readable(value: Any) -> Any:
     return printable(str(value))
 
 
-def _for_json(logger: Any, method: str, fields: EventFields) -> EventFields:
-    """A processor: everything as JSON knows it, what every event has in front."""
+def _render_json(logger: Any, method: str, fields: EventFields) -> str:
+    """A processor: one line of JSON, with what every event has in front."""
     order = dict.fromkeys([name for name in _FIRST if name in fields] + list(fields))
-    return {jsonable(name): jsonable(fields[name]) for name in order}
+    return jsons.dumps(jsons.jsonable({name: fields[name] for name in order}))

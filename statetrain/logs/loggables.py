@@ -18,7 +18,7 @@ import torch
 from attrs import field, frozen
 
 from statetrain.errors import ConfigError
-from statetrain.logs.streams import printable
+from statetrain.naming import printable
 from statetrain.validators import check_whole, is_whole_number
 
 # ---------------------------------------------------------------- numbers and texts

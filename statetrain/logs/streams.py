@@ -1,45 +1,10 @@
-"""Text on its way out: to people, to programs, and the streams that it goes to."""
+"""Streams that text goes to, and whose failure stops nothing."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
-from statetrain.naming import printable as printable  # defined where lower floors find it too
-
-# ---------------------------------------------------------------- text
-
-
-def jsonable(value: Any) -> Any:
-    """What JSON can hold: "NaN", "Infinity" and "-Infinity" as texts, half characters escaped."""
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        if math.isnan(value):
-            return "NaN"
-        if value > 0:
-            return "Infinity"
-        return "-Infinity"
-    if isinstance(value, str):
-        return encodable(value, "utf-8")
-    if value is None or isinstance(value, int):
-        return value
-    if isinstance(value, Mapping):
-        return {jsonable(str(name)): jsonable(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(part) for part in value]
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    return jsonable(repr(value))
-
-
-def encodable(text: str, encoding: str) -> str:
-    """A text without what an encoding has no bytes for: that is escaped."""
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-# ---------------------------------------------------------------- streams
+from statetrain.naming import encodable
 
 
 def is_terminal(file: Any) -> bool:

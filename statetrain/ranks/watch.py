@@ -12,7 +12,6 @@ error, and the script goes on as it likes.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import sys
 import threading
@@ -22,6 +21,8 @@ from typing import Any, NamedTuple
 
 from attrs import define, field
 from torch.distributed import DistError
+
+from statetrain import jsons
 
 EXIT_CODE = 75  # "temporary failure": a launcher may start the job again
 
@@ -94,7 +95,7 @@ class RankWatch:
         """Writes down whose failure ends the run; whether this rank was the first to say so."""
         if store.add(f"first/{self.run}", 1) > 1:
             return False
-        store.set("failed", json.dumps([rank, self.run, words]))
+        store.set("failed", jsons.dumps([rank, self.run, words]))
         return True
 
     def find_gone(self) -> tuple[int, str] | None:
@@ -119,7 +120,7 @@ class RankWatch:
             looks = _Looks(self)
             while not self._over.wait(self.pulse):
                 looks.look(store)
-            store.set(f"at/{self.rank}", json.dumps(["", _ENDED, 0.0, -1]))
+            store.set(f"at/{self.rank}", jsons.dumps(["", _ENDED, 0.0, -1]))
         except (RuntimeError, DistError):
             return  # the launcher has ended; so will this process
 
@@ -150,7 +151,7 @@ class _Looks:
             self.here, self.since = here, now
         still = now - self.since
         self.beat += 1
-        store.set(f"at/{watch.rank}", json.dumps([here[0], here[1], still, self.beat]))
+        store.set(f"at/{watch.rank}", jsons.dumps([here[0], here[1], still, self.beat]))
         if store.check(["failed"]):
             self._end_with(store, now)
         if here[0] and still > watch.grace:
@@ -159,7 +160,7 @@ class _Looks:
     def _end_with(self, store: Any, now: float) -> None:
         """Another rank has failed: this one has some seconds to end by itself."""
         watch = self.watch
-        rank, run, words = json.loads(store.get("failed"))
+        rank, run, words = jsons.loads(store.get("failed"))
         alike = store.add(f"failures/{run}", 0) == watch.size
         if alike or (watch._failed and run == watch.run):
             self.noticed = None
@@ -208,7 +209,7 @@ class _RankRow(NamedTuple):
 def _rows(store: Any, size: int) -> list[_RankRow]:
     keys = [f"at/{rank}" for rank in range(size)]
     return [
-        _RankRow(*json.loads(store.get(key))) if store.check([key]) else _RankRow() for key in keys
+        _RankRow(*jsons.loads(store.get(key))) if store.check([key]) else _RankRow() for key in keys
     ]
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextvars import Token
 from fnmatch import fnmatchcase
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import Factory, define, field, frozen
 
-from statetrain import events
+from statetrain import events, jsons
 from statetrain.errors import LifecycleError
 from statetrain.events import Event
 from statetrain.guards.base import Guard
@@ -346,7 +345,7 @@ def _in_words(life: Lifecycle) -> dict[str, Any]:
     try:
         mark = life.fingerprint
     except LifecycleError:  # a part has no name that stays; its words tell it from others
-        mark = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        mark = hashlib.sha256(jsons.to_bytes(words)).hexdigest()[:16]
     return {**words, "fingerprint": mark}
 
 

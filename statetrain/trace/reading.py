@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 import attrs
 from attrs import Factory, define
 
+from statetrain import jsons
 from statetrain.errors import TraceError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
@@ -27,7 +27,6 @@ BEGIN = b'{"statetrain":"trace"'
 """What every trace file begins with."""
 _BLOCK = 1 << 20  # bytes that are read from the end at first
 _BEFORE = 64  # transitions before the last ones, so that their counters are known
-_ODD = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
 def load(
@@ -154,7 +153,7 @@ class TraceFile:
             return False
         self.lines += 1
         try:
-            record = json.loads(line)
+            record = jsons.loads(line)
             if not isinstance(record, dict):
                 raise TypeError(f"a record is an object, got {type(record).__name__}")
             if not self.header and record.get("statetrain") != "trace":
@@ -167,7 +166,6 @@ class TraceFile:
             TypeError,
             LookupError,
             OverflowError,
-            RecursionError,
             AttributeError,
         ) as error:
             if not self.header:
@@ -182,7 +180,7 @@ class TraceFile:
     def skip_to(self, line: bytes) -> None:
         """Takes what came before a line of transitions as not kept; other lines change nothing."""
         if _has_taken(line) and line.endswith(b"\n"):
-            at = json.loads(line)["at"]
+            at = jsons.loads(line)["at"]
             if isinstance(at, int) and at >= 0:
                 self.tape.folded = at
 
@@ -367,7 +365,7 @@ def _counts(values: list[Any]) -> tuple[int, ...]:
 def _parsed(value: Any) -> Any:
     """A value as JSON has it, where text may be a number that JSON cannot express."""
     if isinstance(value, str):
-        return _ODD.get(value, value)
+        return jsons.NUMBERS.get(value, value)
     return value
 
 

@@ -27,8 +27,6 @@ or imported.
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import os
 import platform
 import sys
@@ -41,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import Factory, define
 
+from statetrain import jsons
 from statetrain.contracts.notes import notes_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import leaves
@@ -150,9 +149,7 @@ class TraceWriting:
         self._put([record])
 
     def _put(self, records: Sequence[Mapping[str, Any]]) -> None:
-        text = "".join(
-            json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n" for record in records
-        ).encode()
+        text = "".join(jsons.dumps(record) + "\n" for record in records).encode()
         while text:  # a disk that is full takes a part
             text = text[os.write(self._descriptor, text) :]
 
@@ -232,7 +229,7 @@ class TraceWriting:
             max(0, len(self._rows) - 1), len(rows)
         ):  # of those that are there, only the last may have changed
             row = {str(name): _number(value) for name, value in rows[n].items()}
-            text = json.dumps(row)
+            text = jsons.dumps(row)
             if n < len(self._rows) and text == self._rows[n]:
                 continue
             self._rows[n:] = [text]
@@ -368,21 +365,19 @@ def _values_of(moments: Sequence[KnownFacts]) -> list[list[Any]]:
 
 
 def _number(value: Any) -> Any:
-    """A value as JSON has it; a number that JSON does not have is text: "nan", "inf", "-inf"."""
-    if isinstance(value, bool | int | str) or value is None:
+    """A value as JSON has it."""
+    if isinstance(value, float):
+        return jsons.number(value)
+    if isinstance(value, int | str) or value is None:
         return value
-    if not isinstance(value, float):
-        return f"{value!r:.200}"
-    if math.isfinite(value):
-        return value
-    return str(value)
+    return f"{value!r:.200}"
 
 
 def _id_in(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            return str(json.loads(file.readline())["id"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return str(jsons.loads(file.readline())["id"])
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 

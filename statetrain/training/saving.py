@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
+from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.partial import choose_weights, read_weights
@@ -121,7 +122,7 @@ def save(run: Run, path: AnyPath) -> None:
     state = run.ctx.state_dict()
     log = rowlog.as_tensor(rowlog.encode(state.pop("history"), state.pop("records")))
     structure, tensors = plain.encode({**about, **state, "losses": losses, "log": log})
-    write_tensors(Path(path), tensors, {_KEY: plain.dumps(structure).decode()})
+    write_tensors(Path(path), tensors, {_KEY: jsons.dumps(structure)})
 
 
 def load(path: AnyPath) -> SavedRun:
@@ -137,7 +138,7 @@ def load(path: AnyPath) -> SavedRun:
             f"{Path(path).name} holds no run; for weights alone, use load_weights(model, path)"
         )
     try:
-        data = plain.decode(plain.loads(texts[_KEY].encode()), tensors)
+        data = plain.decode(jsons.loads(texts[_KEY]), tensors)
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']!r:.20}, where this version reads {_FORMAT}")
         rows, records = rowlog.decode(bytes(data["log"].numpy()))

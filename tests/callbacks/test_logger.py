@@ -571,7 +571,7 @@ def test_numbers_that_are_not_finite(tmp_path, points):
         epochs=1,
     )
     row = read(tmp_path / "log.jsonl")[0]
-    assert (row["a"], row["b"]) == ("NaN", ["Infinity", 1.0])
+    assert (row["a"], row["b"]) == ("nan", ["inf", 1.0])
     with (tmp_path / "log.csv").open(newline="") as file:
         line = next(csv.DictReader(file))
     assert (line["a"], line["b"]) == ("nan", "[inf, 1.0]")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from suites.disk import Died, Disk
 
+from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, tensorfile
 from statetrain.errors import CheckpointError
 
@@ -503,9 +504,9 @@ def test_a_hostile_manifest_is_refused(change: dict[str, Any], named: str, tmp_p
     path = save(tmp_path, 1).path / "MANIFEST.json"
     rows = {**json.loads(path.read_text()), **change}
     del rows["sha256"]
-    text = checkpoint.plain.dumps(rows)
+    text = jsons.to_bytes(rows)
     path.write_bytes(
-        checkpoint.plain.dumps({**rows, "sha256": checkpoint.hashlib.sha256(text).hexdigest()})
+        jsons.to_bytes({**rows, "sha256": checkpoint.hashlib.sha256(text).hexdigest()})
     )
     with pytest.raises(
         CheckpointError, match=r"step-00000001-next_batch: MANIFEST\.json: "

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statetrain import jsons
 from statetrain.checkpoints import plain
 from statetrain.errors import CheckpointError
 
@@ -19,7 +20,7 @@ NAN = float("nan")
 
 def again(data: Any) -> Any:
     structure, tensors = plain.encode(data)
-    return plain.decode(plain.loads(plain.dumps(structure)), tensors)
+    return plain.decode(jsons.loads(jsons.to_bytes(structure)), tensors)
 
 
 @pytest.mark.parametrize(
@@ -258,13 +259,13 @@ def test_a_dict_that_would_come_back_as_another_class_is_refused() -> None:
 def test_json_is_read_strictly(text: str) -> None:
     """Keys that are there twice, numbers that are none, bottomless nesting: a ValueError each, at once."""
     with pytest.raises(ValueError, match=r"."):
-        plain.loads(text.encode())
+        jsons.loads(text.encode())
 
 
 def test_json_that_is_no_text_is_refused() -> None:
     """Bytes that are no UTF-8 are a ValueError too."""
     with pytest.raises(ValueError, match="utf-8"):
-        plain.loads(b'"\xff"')
+        jsons.loads(b'"\xff"')
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
+from statetrain import jsons
 from statetrain.checkpoints import plain, restoring, snapshot
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
@@ -45,9 +46,9 @@ def taken(of: st.Run, place: str = "next_batch", nth: int = 2) -> dict[str, Any]
     for _ in range(nth):
         steps.until(place)
     structure, tensors = plain.encode(snapshot.snapshot(of.ctx, of.machine))
-    text = plain.dumps(structure)
+    text = jsons.to_bytes(structure)
     found = plain.decode(
-        plain.loads(text), {name: tensor.clone() for name, tensor in tensors.items()}
+        jsons.loads(text), {name: tensor.clone() for name, tensor in tensors.items()}
     )
     steps.close()
     assert isinstance(found, dict)

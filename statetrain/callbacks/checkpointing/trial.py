@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from statetrain import jsons
 from statetrain.checkpoints import checkpoint, plain
 from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.errors import CheckpointError
@@ -75,7 +76,7 @@ def clear_trial(folder: Path) -> None:
 def _are_same(a: Any, b: Any) -> bool:
     """Whether two snapshots are the same, bit for bit."""
     (one, ones), (two, twos) = plain.encode(a), plain.encode(b)
-    return plain.dumps(one) == plain.dumps(two) and all(
+    return jsons.to_bytes(one) == jsons.to_bytes(two) and all(
         torch.equal(_bits(ones[name]), _bits(twos[name])) for name in ones
     )
 
