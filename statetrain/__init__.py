@@ -32,11 +32,10 @@ __all__ = sorted([*_HOMES, "__version__"])  # computed from the stub
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        from statetrain.naming import did_you_mean
+        from statetrain.naming import nearest
 
-        near = did_you_mean(name, _HOMES)
         raise AttributeError(
-            f"module 'statetrain' has no attribute {name!r}{near if near.endswith('?') else ''}"
+            f"module 'statetrain' has no attribute {name!r}{nearest(name, _HOMES)}"
         )
     home = _load(_HOMES[name])
     try:

@@ -11,7 +11,7 @@ from statetrain.errors import CallbackError
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State
-from statetrain.naming import did_you_mean
+from statetrain.naming import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -223,7 +223,9 @@ def name_of(callback: Callback) -> str:
     """
     callback = unwrapped(callback)
     label = getattr(callback, "label", "")
-    return label if label and isinstance(label, str) else type(callback).__name__
+    if label and isinstance(label, str):
+        return label
+    return type(callback).__name__
 
 
 def unwrapped(callback: Callback) -> Callback:
@@ -379,10 +381,9 @@ def _check_unheard(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
     prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
     if prefix is None:
         every = [p + state for p in _PREFIXES for state in known] + list(_OTHERS)
-        near = did_you_mean(name, every)
         raise CallbackError(
             f"Callback {name_of(callback)!r} has {name!r}: hooks are on_enter_<state> and"
-            f" on_exit_<state>{near if near.startswith('; did you mean') else ''}"
+            f" on_exit_<state>{nearest(name, every)}"
         )
     state = name.removeprefix(prefix)
     if state not in known and not callback.anywhere:

@@ -23,10 +23,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         `"; did you mean 'batch'?"`, else `"; known: a, b, c"`, or `""` if nothing is known.
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1)
+    near = nearest(name, names)
+    if near or not names:
+        return near
+    return f"; known: {', '.join(names)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """As `did_you_mean`, but empty if no known name is near."""
+    near = difflib.get_close_matches(name, sorted(set(known)), n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(names)}" if names else ""
+    return ""
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -54,7 +62,9 @@ def label_of(thing: object) -> str:
     if isinstance(thing, partial):
         return label_of(thing.func)
     # An instance of an attrs class would show its class's docstring, which describes no one value.
-    doc = getattr(thing, "__doc__", None) if hasattr(thing, "__name__") else None
+    doc = None
+    if hasattr(thing, "__name__"):
+        doc = getattr(thing, "__doc__", None)
     if doc and (lines := str(doc).strip().splitlines()):
         return lines[0].rstrip(".")
     if sys.flags.optimize > 1:

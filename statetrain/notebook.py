@@ -27,7 +27,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -
         body += f'<tr><td colspan="{len(head)}" style="text-align: center">{left_out}</td></tr>'
         rest = rest[-LAST:]
     body += "".join(_row(row) for row in rest)
-    above = f"<p>{_escaped(title)}</p>" if title else ""
+    above = ""
+    if title:
+        above = f"<p>{_escaped(title)}</p>"
     return (
         f'{above}<div style="{_WIDE}"><table style="{_TABLE}"><thead><tr>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"

@@ -107,7 +107,9 @@ def pieces(parts: Mapping[int, float | Curve]) -> Curve:
     def piecewise(n: int) -> Any:
         at = next(begin for begin in begins if begin <= n)
         part = parts[at]
-        return part(n - at) if callable(part) else part
+        if callable(part):
+            return part(n - at)
+        return part
 
     return piecewise
 
@@ -128,7 +130,10 @@ def warm_up(over: float, then: float | Curve | Planned, start: float = 0.0) -> C
         after = then
         if isinstance(after, Planned):
             after = after.for_run(max((total or 0) - length, 1))
-        goal = after(0) if callable(after) else after
+        if callable(after):
+            goal = after(0)
+        else:
+            goal = after
         return pieces({0: lambda n: start + (goal - start) * n / length, length: after})
 
     if isinstance(over, int) and not isinstance(then, Planned):
@@ -182,8 +187,11 @@ def one_cycle(
         raise ValueError(
             f"one_cycle: warm is a share of the whole, above 0 and below 1, got {warm!r}"
         )
-    low = peak / 25 if start is None else start
-    last = low / 1e4 if end is None else end
+    if start is None:
+        start = peak / 25
+    if end is None:
+        end = start / 1e4
+    low, last = start, end
 
     def make(length: int) -> Curve:
         length = max(length, 2)

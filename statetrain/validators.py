@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from attrs import Attribute
 
 from statetrain.errors import ConfigError
-from statetrain.naming import did_you_mean
+from statetrain.naming import nearest
 
 # What attrs calls with the instance, the attribute and the value.
 Validator = Callable[[Any, "Attribute[Any]", Any], None]  # attrs' class takes no subscript
@@ -53,7 +53,9 @@ def check_whole(
         ConfigError: or the `error` that was asked for.
     """
     if not is_whole_number(value, least):
-        unit = f" of {of}" if of else ""
+        unit = ""
+        if of:
+            unit = f" of {of}"
         raise error(
             f"{name} must be a whole number{unit} of at least {least}{also}, got {value!r:.80}"
         )
@@ -91,14 +93,8 @@ def check_word(
     listed = ", ".join(map(repr, known))
     near = ""
     if isinstance(value, str):
-        near = _nearest(value, known)
+        near = nearest(value, [word for word in known if isinstance(word, str)])
     raise error(f"{name} must be one of {listed}{also}, got {value!r:.80}{near}")
-
-
-def _nearest(value: str, known: tuple[Any, ...]) -> str:
-    """The nearest word; the list of all of them stands in the message already."""
-    near = did_you_mean(value, [word for word in known if isinstance(word, str)])
-    return near if near.startswith("; did you mean") else ""
 
 
 def check_switches(owner: str, **values: object) -> None:
@@ -110,8 +106,8 @@ def check_switches(owner: str, **values: object) -> None:
     """
     for name, value in values.items():
         if not isinstance(value, bool):
-            said = f"{owner}: {name}" if owner else name
-            raise ConfigError(f"{said} must be True or False, got {value!r:.80}")
+            owned = f"{owner}: {name}".removeprefix(": ")
+            raise ConfigError(f"{owned} must be True or False, got {value!r:.80}")
 
 
 # ---------------------------------------------------------------- fields of attrs classes

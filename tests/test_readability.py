@@ -10,7 +10,7 @@ from readability import PACKAGE, Reading, parameters, read
 # What the package comes to today. Lower a number when the code has become better than it.
 CEILINGS = {
     "lines over 100 columns": 0,
-    "conditional expressions per 1,000 lines": 11.5,
+    "conditional expressions per 1,000 lines": 8.5,
     "nested conditional expressions": 0,
     "mean cyclomatic complexity": 3.6,
     "functions with a complexity over 15": 3,

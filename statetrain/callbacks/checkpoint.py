@@ -33,7 +33,6 @@ from statetrain.validators import check_switches, check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-    from statetrain.context.history import Row
 
 _FEW = 200  # rows and records that are part of each checkpoint; more are in a file that grows
 
@@ -389,14 +388,14 @@ class Checkpoint(Callback):
 
     def _value(self, ctx: Context) -> float | None:
         """The monitored value, if it was recorded with the weights as they are now."""
-        row = _last_row(ctx)
-        if row is None or self.monitor not in row or row["step"] != ctx.step:
+        row = ctx.history.last
+        if self.monitor not in row or row["step"] != ctx.step:
             return None
         return float(row[self.monitor])
 
     def _has_improved(self, ctx: Context) -> bool:
-        row = _last_row(ctx)
-        if self.monitor is None or row is None or row is self._judged:
+        row = ctx.history.last
+        if self.monitor is None or not row or row is self._judged:
             return False
         self._judged, value = row, self._value(ctx)
         return value is not None and self._retention.admits(value, self._known())
@@ -547,12 +546,6 @@ class Checkpoint(Callback):
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
-
-
-def _last_row(ctx: Context) -> Row | None:
-    if len(ctx.history):
-        return ctx.history[-1]
-    return None
 
 
 def _find_not_finite(ctx: Context) -> str | None:

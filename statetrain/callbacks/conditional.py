@@ -59,7 +59,9 @@ def only_if(
         gated = _hooks_of(callback) - _PREPARING
         shown = f"only_if([{guard.label}], {callback!r})"
     else:
-        asked = [hooks] if isinstance(hooks, str) else hooks
+        asked = hooks
+        if isinstance(hooks, str):
+            asked = [hooks]
         gated = frozenset(_hook("only_if", callback, name) for name in asked)
         shown = f"only_if([{guard.label}], {callback!r}, {sorted(gated)})"
     return _Wrapper(callback, shown, _Gate(gated, partial(_holding, guard)), guard)

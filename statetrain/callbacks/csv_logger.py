@@ -143,7 +143,9 @@ def _cell(value: Any) -> str:
         return str(value)
     # A carriage return would end the line for many readers, though not for the writer.
     text = printable(value, keep="\n\t")
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    if text.startswith(_FORMULA):
+        return f"'{text}"
+    return text
 
 
 def _text(columns: list[str], *lines: Cells) -> str:

@@ -151,7 +151,10 @@ def decay_groups(
     """
     if not weight_decay >= 0:
         raise ConfigError(f"decay_groups: weight_decay must be at least 0, got {weight_decay!r}")
-    parts = [modules] if isinstance(modules, torch.nn.Module) else list(modules)
+    if isinstance(modules, torch.nn.Module):
+        parts = [modules]
+    else:
+        parts = list(modules)
     unique = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
     if not unique:
         raise ConfigError("decay_groups: there is no parameter that requires a gradient")

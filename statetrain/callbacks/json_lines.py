@@ -94,7 +94,9 @@ class JSONLines(Callback):
 def _plain(item: Loggable) -> Any:
     if isinstance(item, Histogram):
         return {"edges": item.edges, "counts": item.counts}
-    return item.data if isinstance(item, Value | Text | Settings) else None
+    if isinstance(item, Value | Text | Settings):
+        return item.data
+    return None
 
 
 def _line(fields: dict[str, Any]) -> str:

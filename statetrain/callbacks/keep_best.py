@@ -134,7 +134,7 @@ class KeepBest(Callback):
             self._own = None
 
     def _judge(self, ctx: Context) -> None:
-        row = ctx.history[-1] if len(ctx.history) else {}
+        row = ctx.history.last
         if self.monitor not in row:
             return
         value = float(row[self.monitor])
@@ -150,7 +150,9 @@ class KeepBest(Callback):
             )
             return
         self.best, self.best_epoch, self.best_step = value, row["epoch"], row["step"]
-        device = "cpu" if self.cpu else None
+        device = None
+        if self.cpu:
+            device = "cpu"
         self._weights = copy_weights(judged, into=self._weights, device=device)
 
     # ------------------------------------------------------------ putting back

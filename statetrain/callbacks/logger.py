@@ -115,7 +115,9 @@ class Logger(Callback):
                 f' Every({every}, "steps")'
             )
         self.backends = backends
-        self.every = as_guard(every) if every is not None else None
+        self.every = None
+        if every is not None:
+            self.every = as_guard(every)
         given = _sources(what, self.every)
         self.what = (*given, *(source for backend in backends for source in backend.what))
         _check_sources(self.what, backends)
@@ -352,7 +354,9 @@ def alone(backend: Backend) -> Logger:
 def _sources(what: Any, every: Guard | None) -> tuple[Any, ...]:
     """What is to be collected; unless it is said, the learning rate where there is an interval."""
     if what is not None:
-        return tuple(what) if isinstance(what, Iterable) else (what,)
+        if isinstance(what, Iterable):
+            return tuple(what)
+        return (what,)
     if every is None:
         return ()
     return (LearningRate(),)

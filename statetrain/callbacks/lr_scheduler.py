@@ -160,7 +160,9 @@ class LRScheduler(Callback):
         if self._is_first:  # the others of this optimizer are called after it has changed the rate
             rate = self._target.param_groups[0]["lr"]
             # Schedules change a tensor in place
-            self._lr = rate.clone() if isinstance(rate, torch.Tensor) else rate
+            self._lr = rate
+            if isinstance(rate, torch.Tensor):
+                self._lr = rate.clone()
         if self._per == "step":
             self._schedule.step()
 
@@ -183,7 +185,7 @@ class LRScheduler(Callback):
         """Goes on, if it does so with each epoch."""
         if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
             self._epoch = ctx.epoch
-            self._advance(ctx, ctx.history[-1] if len(ctx.history) else {})
+            self._advance(ctx, ctx.history.last)
 
     def _on_event(self, ctx: Context) -> None:
         """Goes on, if it does so on a hook of its own."""

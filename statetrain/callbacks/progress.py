@@ -120,7 +120,9 @@ class Progress(Callback):
         if scope is None:
             self._open(ctx, str(ctx.scope("train")), ctx.train_data, ctx.iter, training=True)
         else:
-            name = "evaluate" if self._run == "evaluation" else scope
+            name = scope
+            if self._run == "evaluation":
+                name = "evaluate"
             self._open(ctx, name, ctx.data, ctx.valid_iter)
 
     def on_enter_epoch(self, ctx: Context) -> None:
@@ -180,7 +182,10 @@ class Progress(Callback):
         self._stream = Stream(file)
         notebook = self._file is None and in_notebook()
         if self._mode == "rich" or (self._mode == "auto" and (notebook or draws_in_place(file))):
-            self._bars = CellBars() if notebook else Bars(self._stream)
+            if notebook:
+                self._bars = CellBars()
+            else:
+                self._bars = Bars(self._stream)
             self._due = self._started
 
     def _finish(self, ctx: Context) -> None:
@@ -238,7 +243,9 @@ class Progress(Callback):
         if self._due is None:
             return
         now = ctx.clock()
-        head = "next_batch" if training else "next_valid_batch"
+        head = "next_valid_batch"
+        if training:
+            head = "next_batch"
         self._batches, self._training = name, training
         self._total = batches_taken(ctx.machine.lifecycle, head, data)
         # When how many were done, at the last drawings

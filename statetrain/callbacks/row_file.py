@@ -55,7 +55,9 @@ class RowFile:
         """
         self.check()
         self.ready = False
-        rows = self.rows() if self.append or not fresh else []
+        rows = []
+        if self.append or not fresh:
+            rows = self.rows()
         there = max(len(rows) - self.head, 0)
         if fresh or self.before is None:
             self.before, self.written = there if self.append else 0, 0
@@ -75,7 +77,9 @@ class RowFile:
     def kept(self) -> list[str]:
         """The rows that belong into it, those in front included; none if there is no data."""
         n = (self.before or 0) + self.written
-        return self.rows()[: self.head + n] if n else []
+        if n:
+            return self.rows()[: self.head + n]
+        return []
 
     def add(self, row: str) -> None:
         """Adds a row at the end; the first one of a new run replaces what is not to be kept."""

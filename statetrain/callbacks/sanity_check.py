@@ -63,9 +63,15 @@ class SanityCheck(Callback):
         for check in own:
             if not callable(check) or not hasattr(check, "__name__"):
                 raise ConfigError(f"SanityCheck: a check is a function of a Probe, got {check!r}")
-        left_out = {without} if isinstance(without, str) else set(without)
+        if isinstance(without, str):
+            left_out = {without}
+        else:
+            left_out = set(without)
         known = [check.__name__ for check in (*CHECKS, *own)]
-        levels = dict(then) if isinstance(then, Mapping) else dict.fromkeys(known, then)
+        if isinstance(then, Mapping):
+            levels = dict(then)
+        else:
+            levels = dict.fromkeys(known, then)
         for name in (*left_out, *levels):
             if name not in known:
                 raise ConfigError(

@@ -109,7 +109,9 @@ class SaveWeights(Callback):
         self.path, self.monitor, self.keep, self.best_only = str(path), monitor, keep, best_only
         self.saved: list[Path] = []
         self._files: list[_KeptFile] = []
-        self._every = None if every is None else as_guard(every)
+        self._every = None
+        if every is not None:
+            self._every = as_guard(every)
         self.reads = (
             "epoch",
             "history",
@@ -132,7 +134,10 @@ class SaveWeights(Callback):
             ConfigError: it cannot.
         """
         head = self.path.partition("{")[0]
-        folder = Path(head) if head.endswith((os.sep, "/")) else Path(head).parent
+        if head.endswith((os.sep, "/")):
+            folder = Path(head)
+        else:
+            folder = Path(head).parent
         trial = folder / f".statetrain.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -149,10 +154,12 @@ class SaveWeights(Callback):
 
     def on_exit_record(self, ctx: Context) -> None:
         """Saves the weights of the row that was written, if it is to be saved."""
-        row = ctx.history[-1] if len(ctx.history) else {}
+        row = ctx.history.last
         if not self._counts(ctx, row) or not self._is_due(ctx):
             return
-        value = None if self.monitor is None else float(row[self.monitor])
+        value = None
+        if self.monitor is not None:
+            value = float(row[self.monitor])
         if self.best_only and not self._improves(value):
             return
         judged = judged_modules(ctx)
@@ -184,7 +191,9 @@ class SaveWeights(Callback):
             if isinstance(callback, SaveWeights)
         ]
         # Where the interval remembers that it fired
-        place = "SaveWeights" if self is peers[0] else f"SaveWeights {1 + peers.index(self)}"
+        place = "SaveWeights"
+        if self is not peers[0]:
+            place = f"SaveWeights {1 + peers.index(self)}"
         due = strict(self._every, self._every.bind(place)(ctx))
         for mark in self._every.marks(place) if due else ():
             mark(ctx)

@@ -77,8 +77,12 @@ class Schedule(Callback):
         # One that depends on the length of the run is made when a fit begins
         self._total: int | None = None
         self._lifecycle: Lifecycle | None = None
-        self._planned = schedule if isinstance(schedule, Planned) else None
-        self._curve = float if isinstance(schedule, Planned) else _curve(target, schedule)
+        self._planned: Planned | None = None
+        self._curve: Curve = float
+        if isinstance(schedule, Planned):
+            self._planned = schedule
+        else:
+            self._curve = _curve(target, schedule)
         self._name: Any = self._parts[-1]
         self._factor = 1.0  # of a learning rate that was lowered for good
         # Gives what has a value of that name; known when a fit begins
@@ -135,7 +139,10 @@ class Schedule(Callback):
             return
         if self._total is None:
             assert self._lifecycle is not None
-            made = ctx.step if self.per == "step" else ctx.epoch
+            if self.per == "step":
+                made = ctx.step
+            else:
+                made = ctx.epoch
             self._total = made + left_of(ctx, self._lifecycle, self.per, repr(self))
         self._curve = self._planned.for_run(self._total)
 
@@ -193,7 +200,9 @@ class Schedule(Callback):
         if rest and isinstance(rest[0], int):
             which = rest.pop(0)
             if not -len(groups) <= which < len(groups):
-                some = "one group" if len(groups) == 1 else f"{len(groups)} groups"
+                some = "one group"
+                if len(groups) != 1:
+                    some = f"{len(groups)} groups"
                 raise ConfigError(
                     f"Schedule: {self.target!r}: optimizer {name!r} has {some} of parameters,"
                     f" counted from 0; write '{name}[0].{self._name}'"

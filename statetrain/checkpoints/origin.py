@@ -42,13 +42,17 @@ def git_commit(folder: Path | None) -> str | None:
             head = _resolve(git, head.removeprefix("ref:").strip())
     except (StopIteration, OSError, ValueError):
         return None
-    return head if _COMMIT.fullmatch(head) else None
+    if _COMMIT.fullmatch(head):
+        return head
+    return None
 
 
 def _resolve(git: Path, ref: str) -> str:
     """The commit of a branch, from its own file or the list of packed ones."""
     shared = git / "commondir"
-    common = git / shared.read_text().strip() if shared.is_file() else git
+    common = git
+    if shared.is_file():
+        common = git / shared.read_text().strip()
     if (common / ref).is_file():
         return (common / ref).read_text().strip()
     rows = (line.split() for line in (common / "packed-refs").read_text().splitlines())

@@ -12,12 +12,12 @@ from typing import Any
 from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, failure, lock
 from statetrain.checkpoints.checkpoint import Saved
+from statetrain.commands.codes import OK, exit_code
 from statetrain.commands.comparing import differences
 from statetrain.commands.contents import describe_contents, describe_monitored, describe_size
 from statetrain.errors import CheckpointError
 from statetrain.naming import printable
 
-OK, BROKEN = 0, 1
 _LINES = 40  # of differences
 
 
@@ -144,9 +144,7 @@ def verify(path: Path) -> int:
     verdicts = {_verify_one(one) for one in ([path] if _is_checkpoint(path) else _inside(path))}
     if verdicts.isdisjoint({"ok", "broken"}):
         print(f"no checkpoint in {clean(path)}")
-    if "ok" not in verdicts or "broken" in verdicts:
-        return BROKEN
-    return OK
+    return exit_code("ok" in verdicts and "broken" not in verdicts)
 
 
 def _verify_one(path: Path) -> str:
@@ -159,7 +157,9 @@ def _verify_one(path: Path) -> str:
             verdict, words = "ok", describe_size(checkpoint.verify(path).size)
         except (CheckpointError, OSError) as error:
             why = _why(path, error)
-            verdict = "broken" if why.startswith("broken") else "unfinished"
+            verdict = "unfinished"
+            if why.startswith("broken"):
+                verdict = "broken"
             words = why.partition(": ")[2]
     print(f"{verdict:<11}{clean(path.name)}  {clean(words)}".rstrip())
     return verdict
@@ -178,7 +178,7 @@ def diff(first: Path, second: Path) -> int:
         print(f"and {len(lines) - _LINES} more")
     if not lines:
         print("no difference")
-    return BROKEN if lines else OK
+    return exit_code(not lines)
 
 
 def _newest(path: Path) -> Path:

@@ -17,16 +17,10 @@ from typing import Any
 
 from statetrain import jsons
 from statetrain.commands import trace as trace_cli
+from statetrain.commands.codes import BROKEN, OK, USAGE, exit_code
 from statetrain.errors import CheckpointError, ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-
-# What a command exits with: all is well, something does not hold, it cannot be done
-OK, BROKEN, USAGE = (
-    0,
-    1,
-    2,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,11 +156,9 @@ def _checkpoint(given: argparse.Namespace) -> int:
     try:
         if given.name == "diff":
             return checkpoint_cli.diff(given.first, given.second)
-        return (
-            checkpoint_cli.show(given.path)
-            if given.name == "show"
-            else checkpoint_cli.verify(given.path)
-        )
+        if given.name == "show":
+            return checkpoint_cli.show(given.path)
+        return checkpoint_cli.verify(given.path)
     except CheckpointError as error:
         print(f"statetrain: {checkpoint_cli.clean(error)}", file=sys.stderr)
         return BROKEN
@@ -201,7 +193,9 @@ def lifecycle(name: str) -> Lifecycle:
                 f" {attribute!r}{did_you_mean(attribute, vars(module))}"
             )
         found = getattr(module, attribute)
-        made = found() if callable(found) and not isinstance(found, Lifecycle) else found
+        made = found
+        if callable(found) and not isinstance(found, Lifecycle):
+            made = found()
         if not isinstance(made, Lifecycle):
             raise ConfigError(
                 f"{name} must be a Lifecycle or a function that makes one, got"
@@ -296,7 +290,7 @@ def _check(given: argparse.Namespace) -> int:
     verdicts = [judge(life, one) for one in (balanced(), ends())]
     for verdict in verdicts:
         print(verdict)
-    return OK if all(verdict.holds for verdict in verdicts) else BROKEN
+    return exit_code(all(verdict.holds for verdict in verdicts))
 
 
 def _paths(given: argparse.Namespace) -> int:
@@ -310,7 +304,7 @@ def _paths(given: argparse.Namespace) -> int:
         except AssertionError as error:
             broken += 1
             print(f"broken  {error}")
-    return BROKEN if broken else OK
+    return exit_code(not broken)
 
 
 def _simulate(given: argparse.Namespace) -> int:
@@ -326,4 +320,4 @@ def _diff(given: argparse.Namespace) -> int:
     lines = diff(lifecycle(given.first), lifecycle(given.second))
     if not given.quiet:
         print("\n".join(lines) or "no difference")
-    return BROKEN if lines else OK
+    return exit_code(not lines)

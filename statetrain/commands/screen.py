@@ -190,7 +190,9 @@ def _table(reading: TraceFile, counts: Mapping[Transition, int]) -> Iterator[Lin
         if here is not None and here in names:
             path = life.path(here)
     for name in names:
-        depth = len(life.path(name)) - 1 if life is not None else 0
+        depth = 0
+        if life is not None:
+            depth = len(life.path(name)) - 1
         sign, style = _look(name, here, path, entered)
         text = f"{sign} {'  ' * depth + name:<22} {entered[name]:>10,}"
         yield Line(text, style, left=True)
@@ -308,4 +310,6 @@ def _block(value: float | None, low: float, scale: float) -> str:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    if known:
+        return sum(known) / len(known)
+    return None

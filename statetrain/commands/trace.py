@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from statetrain.commands.codes import OK, exit_code
 from statetrain.errors import ConfigError
 from statetrain.naming import printable
 from statetrain.outcome import Failed
-
-OK, BROKEN = 0, 1
 
 
 def add_commands(commands: Any, lifecycle: Any) -> None:
@@ -104,7 +103,10 @@ def _show(given: argparse.Namespace) -> int:
     from statetrain.trace.reading import find, load, load_end
 
     path = find(given.file)
-    trace = load(path) if given.last is None else load_end(path, given.last)
+    if given.last is None:
+        trace = load(path)
+    else:
+        trace = load_end(path, given.last)
     if given.states:
         _print("\n".join(trace.states))
         return OK
@@ -122,13 +124,13 @@ def _diff(given: argparse.Namespace) -> int:
 
     difference = difference_of_files(find(given.first), find(given.second), given.rel)
     _print(str(difference) if difference is not None else "no difference")
-    return BROKEN if difference is not None else OK
+    return exit_code(difference is None)
 
 
 def _conforms(given: argparse.Namespace) -> int:
     verdict = _load(given.file).conforms(given.make(given.lifecycle))
     _print(str(verdict))
-    return OK if verdict else BROKEN
+    return exit_code(bool(verdict))
 
 
 def _watch(given: argparse.Namespace) -> int:
@@ -141,7 +143,7 @@ def _watch(given: argparse.Namespace) -> int:
         raise ConfigError("--against and --control are for the page: add --web")
     from statetrain.commands.watch import watch
 
-    return BROKEN if isinstance(watch(given.file, once=given.once), Failed) else OK
+    return exit_code(not isinstance(watch(given.file, once=given.once), Failed))
 
 
 def _print(text: str) -> None:

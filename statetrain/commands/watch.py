@@ -49,7 +49,7 @@ def watch(
         TraceError: it is no trace, or there is none.
         OSError: it cannot be read.
     """
-    out = sys.stdout if file is None else file
+    out = file or sys.stdout
     following: Following[TraceFile] = Following(Path(path))
     following.poll()
     if once or (not out.isatty() and _outcome(following) is not None):
@@ -82,7 +82,10 @@ def _draw(
                 still = 0
             if _outcome(following) is not None:
                 return _outcome(following)
-            still = _STILL if _wait(following, sleep) else still + 1
+            if _wait(following, sleep):
+                still = _STILL
+            else:
+                still = still + 1
 
 
 def _print(
@@ -119,7 +122,9 @@ def _wait(following: Following[TraceFile], sleep: Callable[[float], object]) -> 
 
 
 def _outcome(following: Following[TraceFile]) -> Outcome | None:
-    return following.reading.outcome if following.reading is not None else None
+    if following.reading is not None:
+        return following.reading.outcome
+    return None
 
 
 def _drawn(following: Following[TraceFile], now: float) -> Any:

@@ -211,11 +211,9 @@ class Accelerator:
 
         None if all are finite, or where no value can be read.
         """
-        return (
-            None
-            if self.device.type == "meta"
-            else keeping.first_not_finite(*weights.modules_of(ctx))
-        )
+        if self.device.type == "meta":
+            return None
+        return keeping.first_not_finite(*weights.modules_of(ctx))
 
     # ------------------------------------------------------------ random numbers
 
@@ -320,4 +318,6 @@ class Accelerator:
     def grad_norm(self, optimizer: torch.optim.Optimizer) -> float:
         """The 2-norm of all gradients of an optimizer's parameters, as a number on the host."""
         gradients = self.gradients(optimizer)
-        return torch.nn.utils.get_total_norm(gradients).item() if gradients else 0.0
+        if gradients:
+            return torch.nn.utils.get_total_norm(gradients).item()
+        return 0.0

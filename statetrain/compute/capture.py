@@ -255,7 +255,9 @@ def _names(root: str, paths: Iterable[str], known: list[str]) -> list[str]:
 
 
 def _no_such(root: str, path: str, error: KeyError) -> str:
-    what = "module" if root == "interms" else "parameter"
+    what = "parameter"
+    if root == "interms":
+        what = "module"
     text = f"{path!r} is read, but the model has no such {what}: {error.args[0]}"
     if "*" in path and "**" not in path:
         text += f"; '*' is one part of a name, {f'{root}.**'!r} are all"

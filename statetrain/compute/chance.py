@@ -271,7 +271,9 @@ def draws_from_torch_alone(ctx: Context) -> bool:
 
 
 def _is_from(thing: Any, *packages: str) -> bool:
-    home = thing if isinstance(thing, _NAMED) else type(thing)
+    home = thing
+    if not isinstance(thing, _NAMED):
+        home = type(thing)
     return str(home.__module__).partition(".")[0] in packages
 
 

@@ -47,7 +47,9 @@ class Gathering:
         self.append = self._first
 
     def _first(self, part: Any) -> None:
-        rows = len(part) if isinstance(part, torch.Tensor) and part.ndim else 0
+        rows = 0
+        if isinstance(part, torch.Tensor) and part.ndim:
+            rows = len(part)
         if (
             rows
             and self.samples
@@ -64,7 +66,9 @@ class Gathering:
 
     def _into_place(self, part: Any) -> None:
         assert self._whole is not None
-        rows = len(part) if isinstance(part, torch.Tensor) and part.ndim else 0
+        rows = 0
+        if isinstance(part, torch.Tensor) and part.ndim:
+            rows = len(part)
         fits = (
             rows
             and self._filled + rows <= len(self._whole)
@@ -84,4 +88,6 @@ class Gathering:
         Raises:
             DataError: they cannot be joined.
         """
-        return join(self._parts) if self._whole is None else self._whole[: self._filled]
+        if self._whole is None:
+            return join(self._parts)
+        return self._whole[: self._filled]

@@ -136,7 +136,9 @@ class Buffers:
             for name, buffer in owner.items()
             if buffer is not None and not is_lazy(buffer)
         ]
-        self._seen = [] if any(buffer is not None and is_lazy(buffer) for buffer in now) else now
+        self._seen = now
+        if any(buffer is not None and is_lazy(buffer) for buffer in now):
+            self._seen = []
         self._kinds = [(buffer.shape, buffer.dtype) for _, _, buffer in self._there]
         self._copies = [torch.empty_like(buffer) for _, _, buffer in self._there]
         alike: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
@@ -282,12 +284,14 @@ def _copied(thing: Any, old: Any = None) -> Any:
             return old.copy_(thing)
         return thing.clone()
     if isinstance(thing, dict):
-        before = old if isinstance(old, dict) else {}
+        before = {}
+        if isinstance(old, dict):
+            before = old
         return {key: _copied(value, before.get(key)) for key, value in thing.items()}
     if type(thing) in (list, tuple):
-        befores = (
-            old if type(old) is type(thing) and len(old) == len(thing) else [None] * len(thing)
-        )
+        befores = old
+        if not (type(old) is type(thing) and len(old) == len(thing)):
+            befores = [None] * len(thing)
         return type(thing)(map(_copied, thing, befores))
     return thing
 

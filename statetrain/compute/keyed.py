@@ -93,7 +93,10 @@ class Share:
         """
         self.sizes.clear()
         for position, batch in enumerate(batches, start):
-            whole = batch.stop - batch.start if isinstance(batch, slice) else len(batch)
+            if isinstance(batch, slice):
+                whole = batch.stop - batch.start
+            else:
+                whole = len(batch)
             self.sizes[position] = whole
             first, last = self._bounds(whole)
             last = max(last, first + 1)
@@ -154,7 +157,9 @@ class KeyedOrder:
             return [_numbers(rows) for rows in self._plain_rows(turn, 0)]
         with self._told(turn), aside(self._key(turn), *owners_in(self.sampler)):
             entries = [entry for _, entry in zip(range(len(self)), self.sampler, strict=False)]
-        return [list(entry) for entry in entries] if self.batched else entries
+        if self.batched:
+            return [list(entry) for entry in entries]
+        return entries
 
     def rows(self) -> Iterator[TensorRows]:
         """The samples of each batch from the beginning that was set, as `tensors.rows_of`."""
@@ -203,12 +208,18 @@ class KeyedOrder:
         seen: Counter[Any] = Counter()
 
         def keyed(index: Any) -> SampleKey:
-            name = index if isinstance(index, int | str | tuple) else repr(index)
+            name = index
+            if not isinstance(index, int | str | tuple):
+                name = repr(index)
             seen[name] += 1
             return SampleKey(turn, index, seen[name])
 
         for position, entry in enumerate(entries):
-            found = list(map(keyed, entry)) if self.batched else keyed(entry)
+            found: Any
+            if self.batched:
+                found = list(map(keyed, entry))
+            else:
+                found = keyed(entry)
             if position >= start:
                 yield found
 
@@ -443,7 +454,10 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
     if isinstance(data.dataset, IterableDataset):
         return data, "its dataset is iterable, so its order is its own"
     batched = data.batch_sampler is not None
-    sampler = data.batch_sampler if batched else data.sampler
+    if batched:
+        sampler = data.batch_sampler
+    else:
+        sampler = data.sampler
     bare = _draws_nothing(data.dataset) and data.collate_fn is default_collate
     order = KeyedOrder(sampler, seed, stream, batched=batched, bare=bare)
     if why := _why_not_repeatable(order):
@@ -503,7 +517,9 @@ def caveat(data: Any) -> str:
     if data is None or isinstance(data, list | tuple):
         return ""
     if order_of(data) is not None:
-        return "" if _repeats(data.dataset) else _NOT_BY_KEY
+        if _repeats(data.dataset):
+            return ""
+        return _NOT_BY_KEY
     if not isinstance(data, DataLoader):
         if hasattr(data, "load_state_dict"):
             return "it keeps its position itself"
@@ -540,7 +556,9 @@ def _comparable(sample: Any) -> Any:
         return [_comparable(part) for part in sample]
     if hasattr(sample, "tobytes"):  # an array, an image
         return sample.tobytes()
-    return sample if isinstance(sample, str | bytes | int | float) else None
+    if isinstance(sample, str | bytes | int | float):
+        return sample
+    return None
 
 
 _NOT_BY_KEY = (

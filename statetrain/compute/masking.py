@@ -109,24 +109,24 @@ class Mask:
         if buffers is not None:
             buffers.put_back_where(self.flag > 0)
         self._masked.add_(self.flag)
-        there = number if isinstance(number, torch.Tensor) else torch.full_like(self._first, number)
+        there = number
+        if not isinstance(number, torch.Tensor):
+            there = torch.full_like(self._first, number)
         torch.minimum(self._first, there / self.flag, out=self._first)  # by 0, it is infinite
         self.flag.zero_()
 
     def _look(self, tensors: list[torch.Tensor]) -> None:
         """Sets the flag if anything in them is not finite. They are multiplied by 1."""
         numbers = [_numbers(tensor) for tensor in tensors]
-        at_once = (
-            [tensor for tensor in numbers if tensor.dtype in _TYPES]
-            if self.device.type in _DEVICES
-            else []
-        )
+        at_once = []
+        if self.device.type in _DEVICES:
+            at_once = [tensor for tensor in numbers if tensor.dtype in _TYPES]
         if at_once:
             torch._amp_foreach_non_finite_check_and_unscale_(at_once, self.flag, self._one)
         if len(at_once) < len(numbers):
-            others = (
-                [tensor for tensor in numbers if tensor.dtype not in _TYPES] if at_once else numbers
-            )
+            others = numbers
+            if at_once:
+                others = [tensor for tensor in numbers if tensor.dtype not in _TYPES]
             bad = ~torch.isfinite(torch.nn.utils.get_total_norm(others))
             torch.maximum(self.flag, bad.to(self.flag.dtype), out=self.flag)
 
@@ -163,7 +163,10 @@ class Mask:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All of it, as tensors; the copies of buffers among them."""
         own = {"flag": self.flag, "found": self.found, "asked": self.asked}
-        copies = self.saved if self.held is None else self.held.copies
+        if self.held is None:
+            copies = self.saved
+        else:
+            copies = self.held.copies
         return own | {f"held.{i}": copy for i, copy in enumerate(copies)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -175,13 +178,19 @@ class Mask:
 
 
 def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
+    if device.type == "mps":
+        return torch.float32
+    return torch.float64
 
 
 def _numbers(tensor: torch.Tensor) -> torch.Tensor:
     """What a tensor is made of: of a sparse one its values, of complex numbers both parts."""
-    values = tensor._values() if tensor.is_sparse else tensor
-    return torch.view_as_real(values) if values.is_complex() else values
+    values = tensor
+    if tensor.is_sparse:
+        values = tensor._values()
+    if values.is_complex():
+        return torch.view_as_real(values)
+    return values
 
 
 def _told(found: torch.Tensor) -> tuple[int, int]:

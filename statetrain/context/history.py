@@ -51,6 +51,13 @@ class History(Sequence[Row]):
         return column
 
     @property
+    def last(self) -> Row:
+        """The last row; empty if there is none yet."""
+        if self.rows:
+            return self.rows[-1]
+        return {}
+
+    @property
     def columns(self) -> list[str]:
         """The names of all columns, in the order in which they came."""
         return list(dict.fromkeys(name for row in self.rows for name in row))

@@ -114,7 +114,10 @@ def check_size(size: Any) -> None:
 def _given(size: int | str | Callable[[Any], Any]) -> Count:
     if isinstance(size, int):
         return lambda batch, input, target: size  # noqa: A006  # as above
-    take = keys.getter(size) if isinstance(size, str) else size
+    if isinstance(size, str):
+        take: Callable[[Any], Any] = keys.getter(size)
+    else:
+        take = size
     return lambda batch, input, target: _whole(take(batch), size)  # noqa: A006  # as above
 
 

@@ -57,7 +57,9 @@ class AfterError(Iterator[Any]):
 
 def note_error(iterator: Iterator[Any], error: Exception) -> Iterator[Any]:
     """The same iteration, which may not end right after an error that it raised."""
-    inner = iterator.data if isinstance(iterator, AfterError) else iterator
+    inner = iterator
+    if isinstance(iterator, AfterError):
+        inner = iterator.data
     return AfterError(inner, error)
 
 

@@ -107,11 +107,13 @@ def _loader(
         chosen.setdefault("timeout", _PATIENCE)
     try:
         loader: DataLoader[Any] = DataLoader(dataset, **chosen)
-        return TensorLoader(dataset, **chosen) if takes_whole_batches(loader) else loader
+        if takes_whole_batches(loader):
+            loader = TensorLoader(dataset, **chosen)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"dataloader_options do not make a DataLoader for {name}: {error}"
         ) from error
+    return loader
 
 
 def _not_empty(data: Iterable[Any], name: str) -> Iterable[Any]:

@@ -192,7 +192,9 @@ def _find_target(batch: Any, needed: bool) -> Callable[[Any], Any]:
 
 
 def _find_item(batch: Any, position: int) -> Callable[[Any], Any] | None:
-    return itemgetter(position) if position < len(batch) else None
+    if position < len(batch):
+        return itemgetter(position)
+    return None
 
 
 def _find_part(batch: Any, names: tuple[str, ...]) -> Callable[[Any], Any] | None:

@@ -63,7 +63,9 @@ class TensorLoader(DataLoader[Any]):
 def tensors_of(dataset: Any) -> tuple[torch.Tensor, ...] | None:
     """The columns of a dataset, or subset of one, that holds tensors; None for any other."""
     if type(dataset) is Subset:
-        return None if type(dataset.dataset) is Subset else tensors_of(dataset.dataset)
+        if type(dataset.dataset) is Subset:
+            return None
+        return tensors_of(dataset.dataset)
     if type(dataset) is TensorDataset:
         return dataset.tensors
     if type(dataset) is ColumnData:

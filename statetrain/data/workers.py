@@ -84,7 +84,9 @@ def _starts_workers(loader: Any) -> bool:
 def _start_helpers(loader: Any) -> None:
     """Starts the process that tracks resources: it would let signals through in the middle."""
     context = loader.multiprocessing_context
-    method = context.get_start_method() if context is not None else None
+    method = None
+    if context is not None:
+        method = context.get_start_method()
     if method in ("spawn", "forkserver"):
         from multiprocessing import resource_tracker
 

@@ -91,7 +91,9 @@ class _DotWriter:
             return ""
         rows: dict[float, str] = {}
         for entry, _, y in placed(self.entries, self.size[0]):
-            sign = "\N{RIGHTWARDS ARROW}" if entry.kind in ("line", "halo") else "\N{BLACK SQUARE}"
+            sign = "\N{BLACK SQUARE}"
+            if entry.kind in ("line", "halo"):
+                sign = "\N{RIGHTWARDS ARROW}"
             colour = entry.colour_in(self.theme)
             rows[y] = (
                 f'{rows.get(y, "")}<font color="{colour}">{sign}</font> {html.escape(entry.text)}'
@@ -226,7 +228,9 @@ class _DotWriter:
         return quoted(name)
 
     def place(self, key: str, point: Point) -> dict[str, str]:
-        return {key: self.at(point)} if self.placed else {}
+        if self.placed:
+            return {key: self.at(point)}
+        return {}
 
     def at(self, *points: Point) -> str:
         """Points as Graphviz counts them: upwards."""

@@ -149,7 +149,9 @@ class _MermaidWriter:
         leaves = arrow.tail
         if leaves in self.shown.dots:
             leaves = tail[-2]
-        return "" if tail[i] in (arrow.tail, leaves) else leaves
+        if tail[i] in (arrow.tail, leaves):
+            return ""
+        return leaves
 
     def _find_diamonds(self) -> set[str]:
         leaving = Counter(edge.tail for edge in self.edges)
@@ -238,13 +240,17 @@ def _label(arrow: Arrow, leaves: str, shown_head: str) -> str:
 def _sign(arrow: Arrow) -> str:
     if arrow.change:
         return CHANGED[arrow.change]
-    return RECENT if arrow.recent else ""
+    if arrow.recent:
+        return RECENT
+    return ""
 
 
 def _condition(arrow: Arrow) -> str:
     if arrow.guard:
         return f"[{escaped(arrow.guard)}]"
-    return "else" if arrow.other else ""
+    if arrow.other:
+        return "else"
+    return ""
 
 
 def _ids(names: tuple[str, ...], dots: list[str]) -> dict[str, str]:

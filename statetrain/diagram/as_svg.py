@@ -71,7 +71,10 @@ class _SvgWriter:
         for route in layout.routes:
             yield from self.arrow(route)
         for name, middle in layout.dots.items():
-            colour = theme.ink if name.endswith(".start") else theme.arrows["event"]
+            if name.endswith(".start"):
+                colour = theme.ink
+            else:
+                colour = theme.arrows["event"]
             yield self.dot(middle, colour)
         for box in layout.boxes.values():
             if not box.rows:
@@ -163,7 +166,9 @@ class _SvgWriter:
                 f'<path d="M{_at(start)}C{_at(*rest)}" fill="none" stroke="{halo}"'
                 f' stroke-width="{PEN[kind] + 5:g}" stroke-opacity="0.45"/>'
             )
-        dashes = ' stroke-dasharray="5 4"' if kind == "event" else ""
+        dashes = ""
+        if kind == "event":
+            dashes = ' stroke-dasharray="5 4"'
         end = "/>"
         if about := about_arrow(route.arrow):
             end = f">{_title(about)}</path>"

@@ -40,7 +40,9 @@ def flow_mermaid(
     lines += [f'    f{i}(["{escaped(name)}"])' for i, name in enumerate(shown)]
     lines += [f'    u{i}["{escaped(who)}"]' for i, who in enumerate(users)]
     for tail, head, part in edges:
-        label = f'|"{escaped(part)}"|' if part else ""
+        label = ""
+        if part:
+            label = f'|"{escaped(part)}"|'
         lines.append(f"    {tail} -->{label} {head}")
     if shown:
         lines.append(
@@ -68,7 +70,9 @@ def flow_dot(
     lines += [f"    f{i} [label={quoted(name)}, {look}]" for i, name in enumerate(shown)]
     lines += [f"    u{i} [label={quoted(who)}]" for i, who in enumerate(users)]
     for tail, head, part in edges:
-        label = f" [label={quoted(part)}]" if part else ""
+        label = ""
+        if part:
+            label = f" [label={quoted(part)}]"
         lines.append(f"    {tail} -> {head}{label}")
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -94,7 +98,10 @@ def _shown(flow: DataFlow, fields: Iterable[str] | None) -> tuple[list[str], lis
 def _chosen(flow: DataFlow, fields: Iterable[str] | None) -> list[str]:
     if fields is None:
         return [name for name in flow.fields if name in flow.moving]
-    names = [fields] if isinstance(fields, str) else list(fields)
+    if isinstance(fields, str):
+        names = [fields]
+    else:
+        names = list(fields)
     for name in names:
         if name not in flow.fields:
             raise ConfigError(
@@ -105,7 +112,9 @@ def _chosen(flow: DataFlow, fields: Iterable[str] | None) -> list[str]:
 
 
 def _edge(field: str, user: str, name: str, use: Use, writes: bool) -> Edge:
-    part = "" if use.path == name else use.path
+    part = ""
+    if use.path != name:
+        part = use.path
     if writes:
         return (user, field, part)
     return (field, user, part)

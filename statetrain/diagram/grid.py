@@ -136,7 +136,9 @@ def _open_side(grid: Grid, path: tuple[str, ...]) -> Side | None:
     for scope, name in itertools.pairwise(path):
         box = grid.boxes.get(name)
         if box is not None and len(grid.boxes[scope].rows[box.row]) > 1:
-            return "left" if box.column == 0 else "right"
+            if box.column == 0:
+                return "left"
+            return "right"
     return None
 
 

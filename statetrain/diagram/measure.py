@@ -36,7 +36,9 @@ def _width_of_letter(letter: str) -> int:
     known = _WIDTH.get(letter)
     if known is not None:
         return known
-    return 1000 if unicodedata.east_asian_width(letter) in "WF" else 600
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 1000
+    return 600
 
 
 @frozen
@@ -61,7 +63,9 @@ def label_of_arrow(arrow: Arrow) -> ArrowLabel:
     """An arrow's label. The main way needs no "else": it can be seen."""
     parts = [str(arrow.number or ""), arrow.event, _condition(arrow), arrow.times]
     when = " ".join(filter(None, parts))
-    then = f"/ {arrow.effect}" if arrow.effect else ""
+    then = ""
+    if arrow.effect:
+        then = f"/ {arrow.effect}"
     return ArrowLabel(tuple(textwrap.wrap(when, WRAP)), tuple(textwrap.wrap(then, WRAP)))
 
 

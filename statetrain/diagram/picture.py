@@ -110,7 +110,9 @@ class Picture:
         share = self.shares.get(name, 0.0)
         if not share:
             return name
-        return f"{name}  {share:.0%}" if share >= 0.005 else f"{name}  <1%"
+        if share >= 0.005:
+            return f"{name}  {share:.0%}"
+        return f"{name}  <1%"
 
     @property
     def finals(self) -> tuple[str, ...]:
@@ -177,7 +179,9 @@ def _kind_of(transition: Transition, *, is_main: bool, is_hot: bool) -> BoxKind:
         return "failure"
     if not is_main:
         return "plain"
-    return "hot" if is_hot else "main"
+    if is_hot:
+        return "hot"
+    return "main"
 
 
 def _main_ways(

@@ -67,5 +67,7 @@ def _in_line(one: Point, other: Point, third: Point) -> bool:
 def _toward(start: Point, goal: Point, far: float) -> Point:
     """The point at a distance from the start, but at most halfway to the goal."""
     length = abs(goal[0] - start[0]) + abs(goal[1] - start[1])
-    part = min(far / length, 0.5) if length else 0.0
+    part = 0.0
+    if length:
+        part = min(far / length, 0.5)
     return start[0] + (goal[0] - start[0]) * part, start[1] + (goal[1] - start[1]) * part

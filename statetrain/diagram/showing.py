@@ -64,7 +64,10 @@ def picture(
         ConfigError: the detail, or a scope to fold, is unknown.
     """
     check_word("detail", detail, get_args(Detail))
-    shown = drawn(life) if since is None else compared(since, life)
+    if since is None:
+        shown = drawn(life)
+    else:
+        shown = compared(since, life)
     last = list(marked)
     if trace is not None:
         counts = trace.counts()

@@ -129,7 +129,9 @@ def _bypassed(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
     joined = []
     for before in arrows:
         if before.head == name != before.tail:
-            onward = main_ways_on if before.tail in starts else ways_on
+            onward = ways_on
+            if before.tail in starts:
+                onward = main_ways_on
             joined += [_joined(shown, before, after) for after in onward]
     return [arrow for arrow in arrows if name not in (arrow.tail, arrow.head)] + joined
 
@@ -149,7 +151,9 @@ def _kind_of_both(before: Arrow, after: Arrow) -> BoxKind:
         return "failure"
     if kinds == ("hot", "hot"):
         return "hot"
-    return "plain" if "plain" in kinds else "main"
+    if "plain" in kinds:
+        return "plain"
+    return "main"
 
 
 def _strongest(arrows: Iterable[Arrow]) -> list[Arrow]:

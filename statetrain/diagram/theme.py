@@ -73,7 +73,9 @@ class Theme:
         """The colour around an arrow that stands out; empty around the others."""
         if arrow.change:
             return self.changes[arrow.change]
-        return self.recent if arrow.recent else ""
+        if arrow.recent:
+            return self.recent
+        return ""
 
     def words(self, arrow: Arrow) -> str:
         """The colour of the text that says when an arrow is taken; grey if it never was."""

@@ -102,7 +102,10 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]  # scikit-le
             raise ValueError(
                 f"Classifier needs at least two classes to tell apart, got {len(self.classes_)}"
             )
-        loss = torch.nn.functional.cross_entropy if self.loss is None else self.loss
+        if self.loss is None:
+            loss = torch.nn.functional.cross_entropy
+        else:
+            loss = self.loss
         self.run_ = train(self, X, torch.as_tensor(indices), loss)
         return self
 
@@ -136,7 +139,9 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]  # scikit-lear
             X: an array or a frame, shape (samples, features) or more dimensions.
             y: numbers, shape (samples,) or (samples, values).
         """
-        loss = mean_squared_error if self.loss is None else self.loss
+        loss = mean_squared_error
+        if self.loss is not None:
+            loss = self.loss
         self.run_ = train(self, X, as_floats(y), loss)
         return self
 
@@ -173,7 +178,9 @@ def train(
 ) -> Run:
     """The run of a new model on these samples."""
     inputs = as_floats(X)
-    estimator.n_features_in_ = inputs.shape[1] if inputs.ndim > 1 else 1
+    estimator.n_features_in_ = 1
+    if inputs.ndim > 1:
+        estimator.n_features_in_ = inputs.shape[1]
     options = dict(estimator.options or {})
     if "dataloader_options" not in options:
         options["dataloader_options"] = {"batch_size": estimator.batch_size}
@@ -199,7 +206,9 @@ def scores_of(estimator: Estimator, X: Any) -> torch.Tensor:  # noqa: N803
             f"this {type(estimator).__name__} has not been trained; call fit(X, y)"
         )
     inputs = as_floats(X)
-    columns = inputs.shape[1] if inputs.ndim > 1 else 1
+    columns = 1
+    if inputs.ndim > 1:
+        columns = inputs.shape[1]
     if columns != estimator.n_features_in_:
         raise ValueError(
             f"X has {columns} features, and {type(estimator).__name__} was trained with"

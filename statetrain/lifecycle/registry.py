@@ -31,7 +31,7 @@ from statetrain.guards.base import Predicate
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
-from statetrain.naming import did_you_mean, identify
+from statetrain.naming import did_you_mean, identify, nearest
 
 Registry: TypeAlias = Mapping[str, Any]
 
@@ -344,8 +344,7 @@ def _read(where: str, data: Any, known: Registry) -> Any:
 
 def _resolved(where: str, name: str, known: Registry) -> Any:
     if name not in known:
-        near = did_you_mean(name, known)
-        hint = near if near.startswith("; did you mean") else "."
+        hint = nearest(name, known) or "."
         raise LifecycleError(
             f"{where}: unknown name {name!r}{hint} Only a registry says what a name stands for;"
             f" pass registry={{{name!r}: ...}}"

@@ -127,7 +127,9 @@ class Chronicle:
         made._place_rows()
         if trace.outcome is not None:
             made.outcome = words_of_outcome(trace.outcome, trace.error)
-            made.seconds = trace.moments[-1].time if trace.moments else None
+            made.seconds = None
+            if trace.moments:
+                made.seconds = trace.moments[-1].time
         return made
 
     def _add_moments(self, trace: Trace) -> None:
@@ -159,7 +161,9 @@ class Chronicle:
 
     def _arrow(self, number: int) -> dict[str, Any]:
         arrows: list[dict[str, Any]] = self.table["arrows"]
-        return arrows[number] if number < len(arrows) else self.extra[number - len(arrows)]
+        if number < len(arrows):
+            return arrows[number]
+        return self.extra[number - len(arrows)]
 
     def number_of(self, arrow: Transition) -> int:
         """The number of an arrow; one that the table does not have gets the next one."""
@@ -244,7 +248,9 @@ def words_of_outcome(outcome: Outcome, error: str = "") -> dict[str, str]:
     """How a run ended, in a word, and why."""
     word = type(outcome).__name__.lower()
     if isinstance(outcome, Failed):
-        first = error.splitlines()[0] if error else ""
+        first = ""
+        if error:
+            first = error.splitlines()[0]
         return {"word": word, "why": f"in {outcome.state!r}: {first}".rstrip(": ")}
     if isinstance(outcome, Stopped | Interrupted):
         return {"word": word, "why": outcome.reason}

@@ -91,7 +91,9 @@ def block(data: dict[str, Any], theme: str = "light") -> str:
     """The part of a page in which the picture lives, with its data."""
     # No text can end the element early, nor begin a comment
     text = jsons.dumps(data).replace("<", "\\u003c")
-    look = ' data-theme="dark"' if theme == "dark" else ""
+    look = ""
+    if theme == "dark":
+        look = ' data-theme="dark"'
     return f'<div class="live"{look}><script type="application/json">{text}</script></div>'
 
 

@@ -46,7 +46,9 @@ class _Walk:
 
     def status(self) -> str:
         """Whether it waits for the page."""
-        return "running" if self.left else "paused"
+        if self.left:
+            return "running"
+        return "paused"
 
     def tell(self, what: dict[str, Any]) -> str:
         """Takes what a button asks for; called in the server's thread."""

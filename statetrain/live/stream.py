@@ -44,7 +44,9 @@ class LiveStream:
     @property
     def header(self) -> dict[str, Any]:
         """The last header; empty before there is one."""
-        return self._reading.header if self._reading is not None else {}
+        if self._reading is not None:
+            return self._reading.header
+        return {}
 
     def feed(self, line: bytes) -> bool:
         """Reads a line; returns whether it counts, which one without its end does not.

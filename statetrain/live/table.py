@@ -80,4 +80,6 @@ def _entered(life: Lifecycle, transition: Transition) -> list[str]:
 
 
 def _label(work: object) -> str:
-    return plain(label_of(work)) if work is not None else ""
+    if work is not None:
+        return plain(label_of(work))
+    return ""

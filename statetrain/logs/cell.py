@@ -76,8 +76,12 @@ class CellBars:
 
 
 def _drawn(bar: Bar) -> str:
-    left = f"{clock(bar.left)} left" if bar.left is not None else ""
-    share = f' value="{min(1.0, bar.share):.4f}"' if bar.share is not None else ""
+    left = ""
+    if bar.left is not None:
+        left = f"{clock(bar.left)} left"
+    share = ""
+    if bar.share is not None:
+        share = f' value="{min(1.0, bar.share):.4f}"'
     head, tail = html.escape(printable(f"{bar.name:<8} {bar.count} ")), printable(bar.note)
     return (
         f'<div>{head}<progress max="1"{share} style="width: 220px; vertical-align: middle">'

@@ -192,7 +192,9 @@ class Tally:
                     for term, (total, count) in metric.sums.items()
                 }
             for part, mean in (_means_of(metric) or {}).items():
-                key = joined(column, part) if part else column
+                key = column
+                if part:
+                    key = joined(column, part)
                 found[key] = {"": _numbers(mean)}
         return found
 

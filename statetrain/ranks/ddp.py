@@ -90,7 +90,9 @@ class DDP(Accelerator):
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         if not trainable:
             raise ConfigError("the model has no parameter that requires a gradient")
-        devices = [self.device] if self.device.type == "cuda" else None
+        devices = None
+        if self.device.type == "cuda":
+            devices = [self.device]
         self._wrapped = DistributedDataParallel(
             Carrier(model, PLACES) if self.carries else model,
             device_ids=devices,
@@ -110,7 +112,9 @@ class DDP(Accelerator):
         model = super().unwrap(model)
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        return model.model if isinstance(model, Carrier) else model
+        if isinstance(model, Carrier):
+            return model.model
+        return model
 
     def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
         """Refused so far.

@@ -143,7 +143,9 @@ def join(device: torch.device, patience: float) -> Processes:
         )
     limit = patience_of(patience)
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = "gloo"
+        if device.type == "cuda":
+            backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(
             backend,
             store=PrefixStore(attempt(), connect(limit, serves=os.environ.get("RANK") == "0")),

@@ -217,7 +217,9 @@ def _standstill(at: Sequence[_RankRow], patience: float) -> str:
     """Who is where, and who it is that the others wait for."""
     rows = []
     for rank, row in enumerate(at):
-        waits = f", waiting to {row.meeting}" if row.meeting else ""
+        waits = ""
+        if row.meeting:
+            waits = f", waiting to {row.meeting}"
         rows.append(f"rank {rank} is in {row.place} for {row.still:.0f} s{waits}")
     busy = [str(rank) for rank, row in enumerate(at) if not row.meeting]
     last = "all wait, each for something else"

@@ -350,7 +350,9 @@ def _in_words(life: Lifecycle) -> dict[str, Any]:
 
 
 def _state_in_words(state: State) -> list[Any]:
-    action = None if state.action is None else plain(label_of(state.action))
+    action = None
+    if state.action is not None:
+        action = plain(label_of(state.action))
     return [state.name, state.within, state.final, state.anchor, action]
 
 

@@ -26,7 +26,7 @@ from attrs import define, field, frozen
 from statetrain.errors import LifecycleError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
-from statetrain.naming import did_you_mean
+from statetrain.naming import did_you_mean, nearest
 from statetrain.trace import Trace, shortened
 
 _TOKEN = re.compile(r"[^\W\d]\w*|\.\.\.|[().|*+?]|\{ *\d+ *(?:, *\d* *)?\}|\S")
@@ -312,8 +312,8 @@ def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -
     if pattern == " ".join(pattern.split()):  # else the places in it have moved
         lines.append(f"            {_carets(expected, pattern)}")
     for name in names:
-        hint = did_you_mean(name, states)
-        if name not in states and hint.startswith("; did you mean"):
+        hint = nearest(name, states)
+        if name not in states and hint:
             lines.append(f"  {name!r} is nowhere in the trace{hint}")
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from attrs import frozen
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
-from statetrain.naming import did_you_mean
+from statetrain.naming import nearest
 from statetrain.trace.value import Trace, shortened
 from statetrain.trace.words import Words, words_of
 
@@ -141,10 +141,7 @@ def _hint(lifecycle: Lifecycle, got: str) -> str:
     dest = got.split(" -> ")[-1].split(" ")[0]
     if dest in (*lifecycle.names, FAILED):
         return ""
-    near = did_you_mean(dest, lifecycle.names)
-    if not near.startswith("; did you mean"):
-        near = ""
-    return f": there is no state {dest!r}{near}"
+    return f": there is no state {dest!r}{nearest(dest, lifecycle.names)}"
 
 
 def _fine(steps: int, lifecycle: Lifecycle) -> Conformance:

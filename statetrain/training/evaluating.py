@@ -79,10 +79,9 @@ def evaluate(
     )
     with quietly(ctx, machine):
         walk_aside(ctx, machine)
-    row = ctx.history[-1] if len(ctx.history) else {}
     return {
         name.removeprefix("valid_"): value
-        for name, value in row.items()
+        for name, value in ctx.history.last.items()
         if name.startswith("valid_")
     }
 

@@ -360,11 +360,7 @@ class Run:
         return plot(self.history, metrics, x=x)
 
     def __repr__(self) -> str:
-        last = {
-            name: value
-            for name, value in (self.history[-1] if len(self.history) else {}).items()
-            if "loss" in name
-        }
+        last = {name: value for name, value in self.history.last.items() if "loss" in name}
         numbers = "".join(
             f", {name}={value:.4g}" for name, value in last.items() if isinstance(value, float)
         )
