@@ -240,3 +240,33 @@ def test_monitor_and_mode_are_checked(digits, cnn):
         ),
     ):
         fit(cnn(), digits, KeepBest())
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_a_column_that_never_came_is_told(epochs, caplog):
+    """An evaluation that was never due, as in a phase that was not reached, is not passed over."""
+    torch.manual_seed(0)
+    data = torch.randn(8, 4), torch.arange(8) % 2
+    keep = st.KeepBest("test_loss")
+    st.fit(
+        torch.nn.Linear(4, 2),
+        data,
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=epochs,
+        evaluations=st.Evaluation("test", data, st.Every(3, "epochs")),
+        callbacks=keep,
+        verbose=False,
+    )
+    told = [line for line in caplog.messages if "no row of this run has it" in line]
+    if epochs < 3:
+        assert told == [
+            (
+                "KeepBest('test_loss', 'min') watches 'test_loss', and no row of this run has it: what"
+                " writes it was never due, so nothing was judged by it"
+            )
+        ]
+    else:
+        assert not told
+        assert keep.best_epoch == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable
 
@@ -14,9 +15,13 @@ from statetrain.checkpoints.describing import describe_run
 from statetrain.checkpoints.differences import read_allowed
 from statetrain.checkpoints.restoring import restore
 from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.contracts.checking import monitors_of
 from statetrain.errors import ConfigError
+from statetrain.outcome import Completed
 from statetrain.training.run import Run
 from statetrain.training.setup.ranks import Ranks, shared_seed
+
+log = logging.getLogger("statetrain")
 
 
 @define(eq=False)
@@ -76,4 +81,23 @@ def find_saved(
 def begin(run: Run, saved: ResumePoint, allow: bool | str | Collection[str], start: bool) -> Run:
     """Restores a run, if there is something to restore, and walks it unless it is only made."""
     saved.put_into(run, allow)
-    return run.walk() if start else run
+    if start:
+        warn_of_unseen(run.walk())
+    return run
+
+
+def warn_of_unseen(run: Run) -> None:
+    """Warns of a column that is watched and that no row of a completed run has.
+
+    Something would write it, but was never reached: a later phase, an evaluation that was not due.
+    """
+    if not isinstance(run.outcome, Completed) or not run.history:
+        return
+    for who, column in monitors_of(run.machine):
+        if not any(column in row for row in run.history):
+            log.warning(
+                "%s watches %r, and no row of this run has it: what writes it was never due, so"
+                " nothing was judged by it",
+                who,
+                column,
+            )
