@@ -239,6 +239,46 @@ def test_a_run_is_gone_through_back_and_forth(window, tmp_path):
     assert not window.complaints()
 
 
+def seconds_up_to(trace: Trace, place: int) -> dict[str, float]:
+    """Seconds in each state while the first transitions were taken, added up by hand."""
+    spent: dict[str, float] = {}
+    for i in range(place - 1):
+        passed = trace.moments[i + 1].time - trace.moments[i].time
+        spent[trace.states[i]] = spent.get(trace.states[i], 0.0) + passed
+    return spent
+
+
+@needs_browser
+def test_time_and_reasons_go_back_too(window, tmp_path):
+    """Up to the moment that is shown: time by state and after an arrow; why an arrow was taken, without recorded answers."""
+    run = train(epochs=5, stop=st.Threshold("train_loss", 99.0), callbacks=[st.Tracing(times=True)])
+    run.report(tmp_path / "report.html")
+    window.open((tmp_path / "report.html").as_uri())
+    trace = run.trace
+    for place in (len(trace), len(trace) // 2, 9, 1):
+        window.go_to(place)
+        shown = window.run("return [...document.querySelector('.live').page.moments[0].states]")
+        expected = seconds_up_to(trace, place)
+        assert dict(shown) == pytest.approx(expected, abs=2e-5 * max(1, len(expected)))
+    window.go_to(len(trace))
+    window.run("document.querySelector('.live').scrollIntoView()")
+    card = window.point("[data-key='next_epoch|epoch|main'] .reach", "next_epoch → epoch")
+    assert "[more epochs] was true; [stop now]" in card.replace("\n", " ")
+    assert "time after" in card
+    last = window.run(
+        "const page = document.querySelector('.live').page, [run] = page.runs;"
+        "return run.reasonOf(run.path[run.length - 1], run.length)"
+    )
+    assert last == run.outcome.reason
+    window.run(
+        "[...document.querySelectorAll('button')].find((b) => b.textContent === 'Legend').click()"
+    )
+    legend = window.run("return document.querySelector('.legend').innerText")
+    assert "share of the time" in legend
+    assert "when an event is raised" in legend
+    assert not window.complaints()
+
+
 @needs_browser
 def test_two_runs_stand_side_by_side_with_where_they_part(window, tmp_path, runs):
     """The page says at which transition, as `Trace.diff` does."""
@@ -256,6 +296,9 @@ def test_two_runs_stand_side_by_side_with_where_they_part(window, tmp_path, runs
     )
     assert shown[0] == first.states[parting - 1]
     assert second.states[parting - 1] != first.states[parting - 1]
+    window.until("document.querySelectorAll('.rows').length === 2")
+    lengths = "return [...document.querySelectorAll('.rows tbody')].map((e) => e.children.length)"
+    assert window.run(lengths) == [len(first.rows), len(second.rows)]
     assert not window.complaints()
 
 
@@ -334,6 +377,9 @@ def test_a_run_is_walked_from_the_page(window):
             "return document.querySelector('[data-name=backward]').classList.contains('breaks')"
         )
         assert run.ctx.step == 0
+        where = window.run("return document.querySelector('.where').textContent")
+        assert "epoch 1" in where
+        assert "step 0" in where
         window.run("document.querySelector('.live').page.pick('backward')")
         press("Stop after this batch")
         window.until("document.querySelector('.chip').textContent.startsWith('stopped')")
@@ -344,6 +390,8 @@ def test_a_run_is_walked_from_the_page(window):
             servers[0].close()
     assert run.outcome.reason == "asked for on the page"
     assert run.ctx.step == 1
+    losses = "return document.querySelector('.live').page.runs[0].values.loss_value.length"
+    assert window.run(losses) == 1
     assert not window.complaints()
 
 
@@ -402,6 +450,15 @@ def test_a_file_and_its_trace_tell_the_same(runs):
     assert fast.table == slow.table
     assert fast.spent == pytest.approx(slow.spent, abs=1e-4)
     assert fast.counters.kept[-1] == slow.counters.kept[-1]
+    for known in (fast, slow):
+        for place, sums in known.sums.kept:
+            by_state: dict[str, float] = {}
+            for number, seconds in sums:
+                dest = known.table["arrows"][number]["dest"]
+                by_state[dest] = by_state.get(dest, 0.0) + seconds
+            expected = {name: s for name, s in seconds_up_to(trace, place).items() if s}
+            assert {n: s for n, s in by_state.items() if s} == pytest.approx(expected, abs=1e-4)
+    assert len(fast.sums.kept) > 10
     assert [e["row"]["epoch"] for e in fast.rows] == [1, 2, 3]
     assert [e["at"] for e in fast.rows] == sorted(e["at"] for e in fast.rows)
     assert fast.outcome == slow.outcome
@@ -421,6 +478,7 @@ def test_a_resumed_run_goes_back_in_its_file(runs, tmp_path):
         opened.write(json.dumps(header).encode() + b"\n")
     chronicle = source.look()
     assert (len(chronicle.path), chronicle.generation, chronicle.outcome) == (3, 1, None)
+    assert sum(chronicle.spent.values()) <= sum(seconds_up_to(Trace.load(runs[0]), 4).values())
 
 
 def test_points_are_thinned_evenly():

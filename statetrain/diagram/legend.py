@@ -83,6 +83,11 @@ def legend_of(shown: Picture) -> list[LegendEntry]:
     return [entry for entry in _ENTRIES if entry.applies(shown)]
 
 
+def legend_of_runs() -> list[LegendEntry]:
+    """The entries for what a run adds to a picture."""
+    return [entry for entry in _ENTRIES if entry.colour in ("recent", "heat")]
+
+
 def placed(entries: list[LegendEntry], width: float) -> Iterator[tuple[LegendEntry, float, float]]:
     """The entries with their places, in as many rows as they need.
 

@@ -106,10 +106,15 @@ function shortNumber(value) {
 
 function shortTime(seconds) {
   if (seconds === null || seconds === undefined) return "";
+  if (seconds < 0.1) return `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)} ms`;
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
   const whole = Math.floor(seconds), two = (n) => String(n).padStart(2, "0");
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+}
+
+function shareOfTime(seconds, total) {
+  return total ? `${shortTime(seconds)}, ${((100 * seconds) / total).toFixed(1)} %` : "";
 }
 
 /** The decisions of a run, one line each, which is dragged to go back and forth. */

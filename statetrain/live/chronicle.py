@@ -10,6 +10,7 @@ import base64
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from attrs import Factory, define, field
@@ -24,6 +25,7 @@ from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
 
 POINTS = 4000  # of times, counters and values, at most
+SUMS = 200  # of times by arrow, which are a list each
 MOST = 4_000_000  # transitions that are sent; earlier ones are counted
 
 CurvePoint = list[Any]  # the number of the transition, and what is known there
@@ -34,21 +36,28 @@ class KeptPoints:
     """Points along a run, thinned evenly while they become more.
 
     Attributes:
+        most: half as many as are kept at most.
         kept: so many of them.
         every: one of so many is kept.
         seen: how many there were.
     """
 
+    most: int = POINTS
     kept: list[CurvePoint] = Factory(list)
     every: int = 1
     seen: int = 0
 
+    @property
+    def is_next_kept(self) -> bool:
+        """Whether the next point is one of those that are kept."""
+        return self.seen % self.every == 0
+
     def add(self, point: CurvePoint) -> None:
         """Adds a point; every second one goes when there are too many."""
-        if self.seen % self.every == 0:
+        if self.is_next_kept:
             self.kept.append(point)
         self.seen += 1
-        if len(self.kept) > 2 * POINTS:
+        if len(self.kept) > 2 * self.most:
             del self.kept[1::2]
             self.every *= 2
 
@@ -70,7 +79,8 @@ class Chronicle:
         clock: seconds since the run began, by transition.
         counters: epoch, batch, validation batch, step and samples, by transition.
         values: numbers such as the loss of a batch, by name and transition.
-        spent: seconds in each state.
+        spent: seconds from each arrow until the next one, by its number: in the state it leads to.
+        sums: `spent` as it was along the run, by transition.
         reasons: by arrow: why its guard was true when it was taken last.
         rows: the history.
         about: what else is known: id, name, when it started, versions.
@@ -87,7 +97,8 @@ class Chronicle:
     clock: KeptPoints = Factory(KeptPoints)
     counters: KeptPoints = Factory(KeptPoints)
     values: dict[str, KeptPoints] = Factory(dict)
-    spent: dict[str, float] = Factory(dict)
+    spent: dict[int, float] = Factory(dict)
+    sums: KeptPoints = field(factory=lambda: KeptPoints(SUMS))
     reasons: dict[int, str] = Factory(dict)
     rows: list[dict[str, Any]] = Factory(list)
     about: dict[str, Any] = Factory(dict)
@@ -121,7 +132,7 @@ class Chronicle:
             if id(arrow) not in known:
                 known[id(arrow)] = made.number_of(arrow)
         made.path.extend(known[id(arrow)] for arrow in trace.transitions)
-        made.spent = _by_dest(trace.seconds())
+        made._add_times(trace)
         made._add_moments(trace)
         made.rows = [{"row": _plain(row), "at": 0} for row in trace.rows]
         made._place_rows()
@@ -131,6 +142,12 @@ class Chronicle:
             if trace.moments:
                 made.seconds = trace.moments[-1].time
         return made
+
+    def _add_times(self, trace: Trace) -> None:
+        times = [moment.time for moment in trace.moments]
+        for i, (number, (begin, end)) in enumerate(zip(self.path, pairwise(times), strict=False)):
+            if begin is not None and end is not None:
+                self.spend({number: max(0.0, end - begin)}, i + 2)
 
     def _add_moments(self, trace: Trace) -> None:
         counters: tuple[int | None, ...] = ()
@@ -189,16 +206,28 @@ class Chronicle:
         """Adds a value, such as the loss of a batch."""
         self.values.setdefault(name, KeptPoints()).add(point)
 
-    def spend(self, number: int, seconds: float) -> None:
-        """Adds time to the state that an arrow leads to."""
-        dest = self._arrow(number)["dest"]
-        self.spent[dest] = self.spent.get(dest, 0.0) + seconds
+    def spend(self, seconds: Mapping[int, float], place: int) -> None:
+        """Adds time between some arrows and those that were taken next.
+
+        Args:
+            seconds: how long it took, by the number of the arrow.
+            place: how many transitions had been taken then, the last of the next ones included.
+        """
+        for number, some in seconds.items():
+            self.spent[number] = self.spent.get(number, 0.0) + some
+        sums: list[list[float]] = []
+        if self.sums.is_next_kept:
+            sums = [[number, round(some, 6)] for number, some in self.spent.items()]
+        self.sums.add([place, sums])
 
     def cut(self, count: int) -> None:
         """Goes back to when so many transitions were taken."""
         del self.path[max(0, count - self.base) :]
-        for points in (self.clock, self.counters, *self.values.values()):
+        for points in (self.clock, self.counters, self.sums, *self.values.values()):
             points.cut(len(self.path))
+        self.spent = {}
+        if self.sums.kept:
+            self.spent = dict(self.sums.kept[-1][1])
         self.generation += 1
 
     # ------------------------------------------------------------ what is sent
@@ -236,6 +265,7 @@ class Chronicle:
             "counters": points(self.counters),
             "values": {name: points(known) for name, known in self.values.items()},
             "spent": list(self.spent.items()),
+            "sums": points(self.sums),
             "reasons": self.reasons,
             "rows": self.rows[rows:],
             "outcome": self.outcome,
@@ -259,13 +289,6 @@ def words_of_outcome(outcome: Outcome, error: str = "") -> dict[str, str]:
 
 def _facts(header: Mapping[str, Any]) -> dict[str, Any]:
     return {name: header[name] for name in ("started", "versions", "run") if name in header}
-
-
-def _by_dest(seconds: Mapping[Transition, float]) -> dict[str, float]:
-    spent: dict[str, float] = {}
-    for arrow, some in seconds.items():
-        spent[arrow.dest] = spent.get(arrow.dest, 0.0) + some
-    return spent
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

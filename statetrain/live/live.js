@@ -63,6 +63,7 @@ class Page {
       });
     });
     this.drawings.forEach((drawing) => (drawing.withCounts = this.runs.length > 0));
+    this.buildLegend(panes, button);
     if (this.runs.length) this.buildSide(main);
     this.card = make(root, "div", { class: "card", role: "tooltip", hidden: "" });
     if (this.runs.length) this.buildTimeline(button);
@@ -71,10 +72,28 @@ class Page {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
+  buildLegend(panes, button) {
+    const box = make(panes, "div", { class: "legend" });
+    box.hidden = this.runs.length > 0 || innerWidth < 900;
+    const turn = button("Legend", "What the colours mean", () => turn.setAttribute("aria-expanded", !(box.hidden = !box.hidden)));
+    turn.setAttribute("aria-expanded", !box.hidden);
+    const [{ legend, legend_of_runs }] = this.data.tables;
+    const entries = [...legend, ...(this.runs.length ? [...legend_of_runs, { kind: "line", colour: "never", text: "not taken so far" }] : [])];
+    for (const { kind, colour, text } of entries) {
+      const line = make(box, "div");
+      make(line, "i", { class: `sample ${kind} ${colour}` });
+      line.append(text);
+    }
+  }
+
   buildSide(main) {
     const side = make(main, "aside");
     this.curves = make(side, "div", { class: "curves" });
-    this.table = make(make(side, "div", { class: "rows" }), "table");
+    this.tables = this.runs.map((run, i) => {
+      const box = make(side, "div", { class: "rows" });
+      if (this.runs.length > 1) make(box, "h2", {}, this.data.names[i]);
+      return make(box, "table");
+    });
   }
 
   buildTimeline(button) {
@@ -192,10 +211,11 @@ class Page {
     const end = Math.min(run.length, Math.max(0, position)), counts = run.countsAt(end);
     const trail = [];
     for (let i = end - 1; i >= Math.max(0, end - TRAIL); i -= 1) if (!trail.includes(run.path[i])) trail.push(run.path[i]);
-    const total = run.about.spent.reduce((sum, [, seconds]) => sum + seconds, 0);
+    const spent = run.spentAt(end), states = run.spentByState(spent);
+    const total = [...spent.values()].reduce((sum, seconds) => sum + seconds, 0);
     return {
-      end, counts, trail, current: run.stateAt(end), entered: run.enteredAt(counts),
-      shares: total ? run.about.spent.map(([name, seconds]) => [name, seconds / total]) : [],
+      end, counts, trail, spent, states, total, current: run.stateAt(end), entered: run.enteredAt(counts),
+      shares: total ? [...states].map(([name, seconds]) => [name, seconds / total]) : [],
     };
   }
 
@@ -227,7 +247,8 @@ class Page {
 
   showChips() {
     const about = this.runs.map((run) => run.about);
-    const words = about.map(({ outcome, seconds }) => (outcome ? `${outcome.word}${seconds ? ` after ${shortTime(seconds)}` : ""}` : this.data.source ? this.status ?? "running" : "unfinished"));
+    const name = (i) => (about.length > 1 ? `${this.data.names[i]}: ` : "");
+    const words = about.map(({ outcome, seconds }, i) => name(i) + (outcome ? `${outcome.word}${seconds ? ` after ${shortTime(seconds)}` : ""}` : this.data.source ? this.status ?? "running" : "unfinished"));
     const text = words.join("\n");
     if (this.chips.dataset.text === text) return;
     this.chips.dataset.text = text;
@@ -246,21 +267,21 @@ class Page {
   // ------------------------------------------------------------ rows and curves
 
   showRows() {
-    const [run] = this.runs, count = run.rowsAt(this.moments[0].end);
-    const key = `${count} of ${this.runs.map((one) => one.rows.length)}`;
+    const counts = this.runs.map((run, i) => run.rowsAt(this.moments[i].end));
+    const key = `${counts} of ${this.runs.map((run) => run.rows.length)}`;
     if (this.root.dataset.rows === key) return;
     this.root.dataset.rows = key;
-    this.showTable(run.rows, count);
+    this.runs.forEach((run, i) => this.showTable(this.tables[i], run.rows, counts[i]));
     this.showCurves();
   }
 
-  showTable(rows, count) {
-    this.table.replaceChildren();
+  showTable(table, rows, count) {
+    table.replaceChildren();
     if (!rows.length) return;
     const columns = [...new Set(rows.flatMap(({ row }) => Object.keys(row)))].filter((name) => !["epoch_complete", "batch", "seconds", "samples"].includes(name));
-    const head = make(make(this.table, "thead"), "tr");
+    const head = make(make(table, "thead"), "tr");
     columns.forEach((name) => make(head, "th", {}, name));
-    const body = make(this.table, "tbody");
+    const body = make(table, "tbody");
     const begin = Math.max(0, Math.min(count, rows.length - 1) - ROWS);
     rows.slice(begin, begin + ROWS + 1).reverse().forEach(({ row }, i, shown) => {
       const number = begin + shown.length - i, line = make(body, "tr", { class: number > count ? "later" : number === count ? "here" : "" });
@@ -349,9 +370,8 @@ class Page {
     this.fact("entered", `${(moment.entered.get(name) ?? 0).toLocaleString("en")} times`);
     const inside = new Set([name]);
     this.data.tables[i].states.forEach((one) => inside.has(one.within) && inside.add(one.name));
-    const spent = run.about.spent.filter(([one]) => inside.has(one)).reduce((sum, [, seconds]) => sum + seconds, 0);
-    const total = run.about.spent.reduce((sum, [, seconds]) => sum + seconds, 0);
-    if (total) this.fact("time", `${shortTime(spent)}, ${((100 * spent) / total).toFixed(1)} %`);
+    const spent = [...moment.states].filter(([one]) => inside.has(one)).reduce((sum, [, seconds]) => sum + seconds, 0);
+    this.fact("time", shareOfTime(spent, moment.total));
     if (this.data.control === "steps") this.fact("", this.breakpoints.has(name) ? "click to remove the breakpoint" : "click to set a breakpoint");
   }
 
@@ -365,9 +385,11 @@ class Page {
       if (arrow.other) this.fact("guard", "none of the guards before was true");
       this.fact("does", arrow.effect);
       if (!run) return;
-      const counts = this.moments[i].counts, asked = run.askedOf(number, counts);
+      const { counts, spent, total, end } = this.moments[i], asked = run.askedOf(number, counts);
       this.fact("taken", asked === null ? `${counts[number].toLocaleString("en")} times` : `${counts[number].toLocaleString("en")} of ${asked.toLocaleString("en")} checks`);
-      this.fact("reason", run.about.reasons[number]);
+      if (!counts[number]) return;
+      this.fact("why", run.reasonOf(number, end));
+      this.fact("time after", shareOfTime(spent.get(number) ?? 0, total));
     });
     if (line.arrows.length > 6) this.fact("", `and ${line.arrows.length - 6} more`);
   }

@@ -13,6 +13,7 @@ class Run {
     this.path = new Uint16Array(1 << 12);
     this.sums = []; // of each block: how often each arrow was taken before it
     this.clock = [];
+    this.spending = []; // seconds by arrow, as they were along the run
     this.counters = [];
     this.values = {};
     this.rows = [];
@@ -31,6 +32,7 @@ class Run {
     const add = (known, points) => points.forEach(([place, ...rest]) => addEvenly(known, [place - this.base, ...rest]));
     add(this.clock, record.clock);
     add(this.counters, record.counters);
+    add(this.spending, record.sums);
     for (const [name, points] of Object.entries(record.values)) add((this.values[name] ??= []), points);
     this.rows.push(...record.rows);
     this.about = record;
@@ -105,6 +107,41 @@ class Run {
     if (!here) return null;
     if (!next || next[0] === here[0]) return here[1];
     return here[1] + ((next[1] - here[1]) * (end - here[0])) / (next[0] - here[0]);
+  }
+
+  /** The seconds from each arrow until the next one, up to a moment: by the number of the arrow. */
+  spentAt(end) {
+    if (end >= this.length) return new Map(this.about.spent);
+    const known = this.spending[lastBefore(this.spending, end)] ?? [1, []], spent = new Map(known[1]);
+    for (let i = Math.max(1, known[0]); i < end; i += 1) {
+      const arrow = this.path[i - 1], passed = this.secondsAt(i + 1) - this.secondsAt(i);
+      spent.set(arrow, (spent.get(arrow) ?? 0) + passed);
+    }
+    return spent;
+  }
+
+  /** The same by the state that the arrows lead to. */
+  spentByState(spent) {
+    const states = new Map();
+    for (const [arrow, seconds] of spent) {
+      const { dest } = this.arrows[arrow];
+      states.set(dest, (states.get(dest) ?? 0) + seconds);
+    }
+    return states;
+  }
+
+  /** Why an arrow was taken, as far as is known: what its guard said, how the run ended, or what the table says. */
+  reasonOf(number, end) {
+    const { reasons, outcome } = this.about, arrow = this.arrows[number];
+    if (reasons[number]) return reasons[number];
+    if (outcome?.why && end >= this.length && this.path[this.length - 1] === number) return outcome.why;
+    if (arrow.event) return `${arrow.event} was raised in ${arrow.source}`;
+    const row = this.arrows.filter((other) => other.source === arrow.source && !other.event && other.guard);
+    const before = row.slice(0, arrow.guard ? row.indexOf(arrow) : row.length).map((other) => `[${other.guard}]`);
+    const words = [];
+    if (arrow.guard) words.push(`[${arrow.guard}] was true`);
+    if (before.length) words.push(`${before.join(", ")} ${before.length > 1 ? "were" : "was"} not`);
+    return words.join("; ");
   }
 
   countersAt(end) {

@@ -12,6 +12,7 @@ from statetrain.contracts.notes import notes_of
 from statetrain.live.chronicle import Chronicle, words_of_outcome
 from statetrain.live.serving import Page, Server, serve
 from statetrain.machine.steps import Steps
+from statetrain.trace.tape import COUNTERS
 
 
 class Walked(Protocol):
@@ -39,6 +40,18 @@ class _Walk:
     asked: SimpleQueue[dict[str, Any]] = Factory(SimpleQueue)
     breakpoints: frozenset[str] = field(default=frozenset(), init=False)
     left: float = field(default=0, init=False)  # transitions until the next pause
+    counted: bool = field(init=False)  # whether its context has the usual counters
+    losses: frozenset[str] = field(init=False)  # the states that compute a loss
+
+    @counted.default
+    def _has_counters(self) -> bool:
+        return all(hasattr(self.run.ctx, name) for name in COUNTERS)
+
+    @losses.default
+    def _states_of_losses(self) -> frozenset[str]:
+        if not hasattr(self.run.ctx, "loss_value"):
+            return frozenset()
+        return frozenset(state.name for state in self.chronicle.life.by_role("loss"))
 
     def look(self) -> Chronicle:
         """What is known of the run by now."""
@@ -75,6 +88,14 @@ class _Walk:
             except Empty:
                 return
 
+    def note(self, state: str) -> None:
+        """Notes where the run stands: its counters, and a loss that has just been computed."""
+        ctx, place = self.run.ctx, len(self.chronicle.path)
+        if self.counted:
+            self.chronicle.counters.add([place, *(getattr(ctx, name) for name in COUNTERS)])
+        if state in self.losses:
+            self.chronicle.value("loss_value", [place, float(ctx.loss_value)])
+
     def walk(self) -> None:
         """Walks the run to its end."""
         rows = 0
@@ -86,6 +107,7 @@ class _Walk:
                 if arrow is None:
                     return
                 self.chronicle.take(arrow, rows, history.rows)
+                self.note(arrow.dest)
                 rows = len(history.rows)
                 self.left -= 1
                 if arrow.dest in self.breakpoints:

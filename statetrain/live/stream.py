@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -149,16 +149,26 @@ class LiveStream:
         begin = len(chronicle.path)
         for i in _some(range(len(clock))):
             chronicle.clock.add([begin + i + 1, clock[i] / 1e6])
-        spent = [0] * (max(numbers) + 1)
         before = chronicle.path[-1:].tolist() or numbers[:1]
         passed = [max(0, times[0] - self._time) if chronicle.path else 0, *times[1:]]
-        spent += [0] * (before[0] + 1 - len(spent))
-        for number, some in zip([*before, *numbers[:-1]], passed, strict=True):
-            spent[number] += some
-        for number, microseconds in enumerate(spent):
-            if microseconds:
-                chronicle.spend(number, microseconds / 1e6)
+        spending = list(zip([*before, *numbers[:-1]], passed, strict=True))
+        for chunk in _chunks(len(spending)):
+            self._spend(chronicle, spending[chunk], begin + chunk.stop)
         self._time = clock[-1]
+
+    def _spend(self, chronicle: Chronicle, spending: Sequence[tuple[int, int]], place: int) -> None:
+        """Adds up what some transitions took, of which there may be many."""
+        spent: dict[int, float] = {}
+        for number, microseconds in spending:
+            spent[number] = spent.get(number, 0.0) + microseconds / 1e6
+        chronicle.spend(spent, place)
+
+
+def _chunks(length: int) -> Iterator[slice]:
+    """Parts of a line, of which each is added up as one."""
+    size = max(1, length // 16)
+    for begin in range(0, length, size):
+        yield slice(begin, min(begin + size, length))
 
 
 def _some(points: Sequence[Any]) -> Sequence[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from statetrain.contracts.notes import Notes, notes_of
 from statetrain.contracts.outline import DataFlow
+from statetrain.diagram.legend import LegendEntry, legend_of, legend_of_runs
 from statetrain.diagram.picture import Arrow, Picture, drawn, transitions_of
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
@@ -32,7 +33,13 @@ def table_of(life: Lifecycle, notes: Notes | None = None) -> dict[str, Any]:
             arrow_of(life, transition, arrow)
             for transition, arrow in zip(transitions_of(life), shown.arrows, strict=True)
         ],
+        "legend": [_entry(entry) for entry in legend_of(shown)],
+        "legend_of_runs": [_entry(entry) for entry in legend_of_runs()],
     }
+
+
+def _entry(entry: LegendEntry) -> dict[str, str]:
+    return {"kind": entry.kind, "colour": entry.colour, "text": entry.text}
 
 
 def _state(shown: Picture, name: str, notes: Mapping[str, list[str]]) -> dict[str, Any]:
