@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.checkpointing.due import Due
 from statetrain.callbacks.checkpointing.retention import Retention
-from statetrain.callbacks.checkpointing.trial import clear_trial, try_disk
+from statetrain.callbacks.checkpointing.trial import clear_trial, try_disk, try_disk_together
 from statetrain.callbacks.checkpointing.writing import CheckpointWriting
 from statetrain.callbacks.monitoring import read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
@@ -23,12 +23,14 @@ from statetrain.checkpoints.origin import describe_origin, optimizer_settings
 from statetrain.checkpoints.rowlog import LANES, Lane
 from statetrain.checkpoints.snapshot import Snapshot, snapshot
 from statetrain.checkpoints.tallies import tally_states
+from statetrain.checkpoints.together import attempt, write_together
 from statetrain.compute.keeping import first_not_finite
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import Guard, as_guard
 from statetrain.guards.comparing import Direction
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.machine.agreeing import Group
 from statetrain.validators import check_switches, check_whole
 
 if TYPE_CHECKING:
@@ -167,7 +169,8 @@ class Checkpoint(Callback):
         self._due = Due()
         self._origin: dict[str, str | None] = {}
         self._began = False  # whether the directory is this run's
-        self._follows = False  # whether another rank writes, and this one takes part
+        self._follows = False  # whether another rank owns the directory, and this one takes part
+        self._shards = False  # whether each rank holds, and writes, a part of the weights
         self._judged: Any = None  # the last row that was looked at
         self._warned = False  # whether it was said that a forked child saves nothing
 
@@ -233,9 +236,16 @@ class Checkpoint(Callback):
                 "the run is not saved in %s: %s is not finite", ctx.where(), name
             )
             return
-        self._hand_over(ctx)
-        if not self.background:
-            self._collect(ctx)
+        if self.background:
+            self._hand_over(ctx)
+        elif ctx.news is None:
+            self.save(ctx)
+        else:
+            # The others wait for rank 0 anyway, and then a full disk fails all alike
+            attempt(ctx.news.group, "save the run", partial(self._save_as_rank, ctx))
+
+    def _save_as_rank(self, ctx: Context) -> None:
+        self.save(ctx)
 
     def _keep_up(self, ctx: Context) -> None:
         """Says that the run is alive, and takes what has been written since."""
@@ -305,27 +315,36 @@ class Checkpoint(Callback):
 
     def _hand_over(self, ctx: Context) -> None:
         """Starts writing, in a thread if asked to; a write in progress is finished first."""
-        if self._follows:
+        if self._follows and not self._shards:
             tally_states(ctx)  # the sums of all ranks are saved
             path = self.folder / f"step-{ctx.step:08d}"
             self.saved.insert(0, Saved(path, 0, self._monitored(ctx), {}))
             return
         self._collect(ctx)
-        self._lock.check()
+        if not self._shards:
+            self._lock.check()
         began, name = self.clock(), f"step-{ctx.step:08d}-{ctx.state}"
         log = self._new_lines(ctx)
         data = snapshot(ctx, ctx.machine, logs=log is None)
         about = self._about(ctx, data)
-        write = partial(checkpoint.write, self.folder, name, data, about, log)
-        if self.background:
-            structure, tensors = plain.encode(data)
-            copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
-            write = partial(
-                checkpoint.write_encoded, self.folder, name, structure, copies, about, log
-            )
+        write = self._writer(ctx, name, data, about, log)
         promised = Saved(self.folder / name, 0, about, {})
         self._writing = CheckpointWriting(write, promised, began, self.clock)
         self._writing.start(self.background)
+
+    def _writer(
+        self, ctx: Context, name: str, data: Snapshot, about: dict[str, Any], log: Log | None
+    ) -> Callable[[], Saved]:
+        """What writes a checkpoint, here or in a thread."""
+        if self._shards:
+            assert ctx.news is not None
+            write = partial(write_together, ctx.news.group, self.folder, name, data, about)
+            return partial(write, log, self._lock.check)
+        if not self.background:
+            return partial(checkpoint.write, self.folder, name, data, about, log)
+        structure, tensors = plain.encode(data)
+        copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
+        return partial(checkpoint.write_encoded, self.folder, name, structure, copies, about, log)
 
     def _new_lines(self, ctx: Context) -> Log | None:
         """What a long run has logged since the file that is next in turn was written.
@@ -333,6 +352,8 @@ class Checkpoint(Callback):
         None while there is little of it: it is part of each checkpoint then.
         """
         rows, records = ctx.history.rows, ctx.records
+        if self._follows:
+            return None
         if len(rows) + sum(map(len, records.values())) <= _FEW:
             return None
         lane = self._lanes[0]
@@ -353,7 +374,8 @@ class Checkpoint(Callback):
         saved = writing.result()
         ctx.save_seconds = max(ctx.save_seconds, writing.seconds)
         self.saved.insert(0, saved)
-        self._thin_out()
+        if not self._follows:
+            self._thin_out()
         return saved
 
     def _about(self, ctx: Context, data: Snapshot) -> dict[str, Any]:
@@ -434,6 +456,12 @@ class Checkpoint(Callback):
     def _open(self, ctx: Context) -> None:
         self._forget()
         self._follows = ctx.news is not None and ctx.news.group.rank > 0
+        self._shards = ctx.accelerator.sharing is not None and ctx.accelerator.sharing.shards
+        if self._shards and self.background:
+            raise ConfigError(
+                "Checkpoint(background=True) cannot save a run with st.FSDP: the ranks meet while"
+                " they write their parts; leave background=True out"
+            )
         self._take_directory(ctx)
         self._origin = describe_origin()
         ctx.defer(partial(self._close, ctx))
@@ -500,12 +528,21 @@ class Checkpoint(Callback):
             self._lock.give_back()
 
     def _try(self, ctx: Context) -> None:
-        """Tries the disk with the run as it starts."""
-        if self._follows:
-            tally_states(ctx)
-            return
-        seconds = try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
+        """Tries the disk with the run as it starts; if it fails on one rank, it does on all."""
+        if ctx.news is None:
+            seconds = try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
+        else:
+            group = ctx.news.group
+            seconds = attempt(group, "try the disk", partial(self._try_as_rank, ctx, group))[0]
         ctx.save_seconds = max(ctx.save_seconds, seconds)
+
+    def _try_as_rank(self, ctx: Context, group: Group) -> float:
+        if self._shards:
+            return try_disk_together(group, self.folder, snapshot(ctx, ctx.machine), self.clock)
+        if not self._follows:
+            return try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
+        tally_states(ctx)
+        return 0.0
 
     # ------------------------------------------------------------ finding
 

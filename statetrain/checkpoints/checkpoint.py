@@ -5,6 +5,7 @@
         tensors.safetensors     all tensors
         state.json              everything else, with the tensors' names in their places
         log.jsonl               of long runs, rows and records; see `rowlog.py`
+        tensors-00001-of-00004.safetensors    of ranks that hold parts of tensors; see `shards.py`
         MANIFEST.json           size and sha256 of each, and what the checkpoint is; published last
 
 Theory of operation
@@ -38,6 +39,7 @@ from attrs import field, frozen
 from statetrain import jsons
 from statetrain.checkpoints import plain, rowlog, tensorfile
 from statetrain.checkpoints.rowlog import Lane
+from statetrain.checkpoints.shards import check_shards, is_shard, join_parts
 from statetrain.checkpoints.tensorfile import Digest, TensorWriter
 from statetrain.errors import CheckpointError
 
@@ -113,41 +115,88 @@ def write_encoded(
     log: Log | None = None,
 ) -> Saved:
     """The same of what `plain.encode` gave; it may be called in another thread."""
+    text = state_text(structure)
+    path = make(folder, name)
+    try:
+        return publish(path, about, put_files(path, tensors, text, log))
+    except BaseException:
+        remove_unfinished(path)
+        raise
+
+
+def state_text(structure: Any) -> bytes:
+    """What `state.json` is to hold.
+
+    Raises:
+        CheckpointError: it would be longer than what is read.
+    """
     text = jsons.to_bytes(structure)
     if len(text) > _LONGEST[STATE]:
         raise CheckpointError(
             f"{STATE} would have {len(text)} bytes, of which at most {_LONGEST[STATE]} are read;"
             " keep large data in tensors"
         )
+    return text
+
+
+def make(folder: Path, name: str) -> Path:
+    """Makes the directory of a new checkpoint.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if made:
         _flush(folder.parent)
     path = free_name(folder, name)
     os.mkdir(path, 0o777)  # less the user's umask
-    try:
-        files = {TENSORS: _put(path / TENSORS, tensors), STATE: _put(path / STATE, text)}
-        if log is not None:
-            lane, lines = log
-            files[LOG] = lane.put(lines, path / (LOG + _PART))
-        sequence = _next_sequence(folder)
-        _put(path / MANIFEST, _manifest(path.name, sequence, about, files))
-        # Or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
-        _flush(path)
-        for file in files:
-            os.rename(path / (file + _PART), path / file)
-        _flush(path)
-        os.rename(path / (MANIFEST + _PART), path / MANIFEST)
-        _flush(path)
-        _flush(folder)
-    except BaseException:
-        remove_unfinished(path)
-        raise
+    return path
+
+
+def put_files(
+    path: Path, tensors: Mapping[str, Any], text: bytes, log: Log | None
+) -> dict[str, Digest]:
+    """Writes the files that each checkpoint has, under temporary names."""
+    files = {TENSORS: put(path / TENSORS, tensors), STATE: put(path / STATE, text)}
+    if log is not None:
+        lane, lines = log
+        files[LOG] = lane.put(lines, path / (LOG + _PART))
+    return files
+
+
+def publish(path: Path, about: Mapping[str, Any], files: Mapping[str, Digest]) -> Saved:
+    """Gives files their names, the manifest last; then the checkpoint counts.
+
+    Args:
+        path: the directory of the checkpoint.
+        about: plain data for the manifest.
+        files: all that have been written into it under temporary names.
+    """
+    folder = path.parent
+    sequence = _next_sequence(folder)
+    put(path / MANIFEST, _manifest(path.name, sequence, about, files))
+    # Or the power might take the name `MANIFEST.json.part` and leave the other files', renamed
+    _flush(path)
+    for file in files:
+        os.rename(path / (file + _PART), path / file)
+    _flush(path)
+    os.rename(path / (MANIFEST + _PART), path / MANIFEST)
+    _flush(path)
+    _flush(folder)
     return Saved(path, sequence, about, files)
 
 
-def _put(path: Path, content: bytes | Mapping[str, Any]) -> Digest:
-    """A file under its temporary name, flushed to the disk."""
+def put(
+    path: Path, content: bytes | Mapping[str, Any], texts: Mapping[str, str] | None = None
+) -> Digest:
+    """A file under its temporary name, flushed to the disk.
+
+    Args:
+        path: without the ending of the temporary name.
+        content: bytes, or tensors by name.
+        texts: for the header of tensors; None says that they are torch's.
+    """
     # Exclusively: a link of that name would lead elsewhere
     file = os.open(
         f"{path}{_PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
@@ -158,7 +207,7 @@ def _put(path: Path, content: bytes | Mapping[str, Any]) -> Digest:
             writer.write(content)
             digest = writer.digest
         else:
-            digest = tensorfile.write(file, content, {"format": "pt"})
+            digest = tensorfile.write(file, content, texts or {"format": "pt"})
         os.fsync(file)
     finally:
         os.close(file)
@@ -247,10 +296,11 @@ def _read_manifest(path: Path, name: str) -> Saved:
             _bare(name): Digest(int(row["size"]), str(row["sha256"]))
             for name, row in data["files"].items()
         }
-        if set(files) - {LOG} != {STATE, TENSORS}:
+        if {name for name in files if not is_shard(name)} - {LOG} != {STATE, TENSORS}:
             raise ValueError(
                 f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}"
             )
+        check_shards(files)
         return Saved(path, int(data["sequence"]), plain.decode(data["about"], {}), files)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name}: {MANIFEST} is missing") from None
@@ -344,6 +394,9 @@ def read(path: Path) -> Any:
 
 def _read_files(path: Path, files: Mapping[str, Digest]) -> Any:
     tensors, _ = tensorfile.read(path / TENSORS, files[TENSORS])
+    tensors |= join_parts(
+        tensorfile.read(path / name, digest) for name, digest in files.items() if is_shard(name)
+    )
     with tensorfile.open_file(path / STATE) as file:
         text = file.read(_LONGEST[STATE] + 1)
     if Digest(len(text), hashlib.sha256(text).hexdigest()) != files[STATE]:
@@ -380,18 +433,32 @@ def remove_unfinished(path: Path) -> None:
         return  # a checkpoint elsewhere, or one that was published in time
     try:
         names = set(os.listdir(path))
-        for name in (TENSORS, STATE, LOG):
+        content = [name for name in {_whole_name(name) for name in names} if _is_content(name)]
+        for name in sorted(content):
             if name in names:
                 os.unlink(path / name)
         with contextlib.suppress(OSError):  # of a disk that is full; there is room in a moment
             _flush(path)
         # One that is left shows that it is unfinished
-        for name in (TENSORS, STATE, LOG, MANIFEST):
+        for name in (*sorted(content), MANIFEST):
             if name + _PART in names:
                 os.unlink(path / (name + _PART))
         os.rmdir(path)
     except OSError as error:
         log.warning("unfinished checkpoint %s could not be removed: %s", path, error)
+
+
+def _whole_name(name: str) -> str:
+    """The name of a file without the ending that says that it is unfinished."""
+    return name.removesuffix(_PART)
+
+
+def _is_content(name: str) -> bool:
+    return name in (TENSORS, STATE, LOG) or is_shard(name)
+
+
+def _is_ours(name: str) -> bool:
+    return name == MANIFEST or _is_content(name)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -405,9 +472,9 @@ def is_unfinished(path: Path) -> bool:
     names = set(os.listdir(path))
     if MANIFEST in names:
         return False
-    if names.isdisjoint((TENSORS, STATE)):
-        parts = [name + _PART for name in (TENSORS, STATE, LOG, MANIFEST)]
-        return not names or not names.isdisjoint(parts)
+    if not any(_is_content(name) and name != LOG for name in names):
+        parts = [name for name in names if name.endswith(_PART)]
+        return not names or any(_is_ours(_whole_name(name)) for name in parts)
     try:
         _read_manifest(path, MANIFEST + _PART)
     except (CheckpointError, OSError):

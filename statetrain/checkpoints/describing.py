@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import Subset
 
 from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.compute.parts import class_of
 from statetrain.context.context import Context
 from statetrain.data.iterating import data_of, sets_of
 from statetrain.losses.losses import unbound
@@ -104,7 +105,7 @@ def changed_attributes(model: torch.nn.Module, before: dict[str, dict[str, str]]
 
 
 def _settings_of_module(module: torch.nn.Module) -> dict[str, str]:
-    found = {"class": type(module).__name__}
+    found = {"class": class_of(module).__name__}
     for name, value in vars(module).items():
         if not name.startswith("_") and name != "training" and _is_plain(value):
             found[name] = repr(value)

@@ -325,7 +325,7 @@ class KeyedDataset(Dataset[Any]):
             return self._load_batch(batch)
 
     def _load_batch(self, batch: Sequence[SampleKey]) -> Any:
-        if callable(getattr(self.dataset, "__getitems__", None)):
+        if _loads_batches(self.dataset):
             seed_all(self._batch_key(batch, "batch"))
             seed_generators(self._own_generators(), self._batch_key(batch, "batch"))
             samples = self.dataset.__getitems__([at.index for at in batch])
@@ -393,6 +393,13 @@ class KeyedDataset(Dataset[Any]):
         found = [name for name in watched if _source(name).was_used()]
         self._used += tuple(found)
         return bool(found)
+
+
+def _loads_batches(dataset: Any) -> bool:
+    """Whether a dataset has a way of its own to load a batch; a `Subset` asks that of another."""
+    if type(dataset) is Subset:
+        return _loads_batches(dataset.dataset)
+    return callable(getattr(dataset, "__getitems__", None))
 
 
 class Samples(list[Any]):

@@ -87,6 +87,14 @@ def gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | N
     return found if first else None
 
 
+def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
+    """The class of a module; of one that is sharded, the class that it was made from."""
+    kind = type(module)
+    if kind.__bases__[0].__name__ == "FSDPModule":
+        return kind.__bases__[1]
+    return kind
+
+
 def copies_of(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
     """Copies of modules, made together, so that what two of them share stays shared.
 

@@ -23,7 +23,7 @@ from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorf
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.partial import choose_weights, read_weights
 from statetrain.checkpoints.weightsfile import write_tensors, write_weights
-from statetrain.compute.parts import part_like
+from statetrain.compute.parts import class_of, part_like
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
 from statetrain.errors import CheckpointError, ConfigError
@@ -117,7 +117,11 @@ def save(run: Run, path: AnyPath) -> None:
             f"save takes the run that fit returned, got {run!r:.80}; for a model alone, use"
             " save_weights"
         )
-    about = {"format": _FORMAT, "model": type(run.model).__name__, "outcome": as_data(run.outcome)}
+    about = {
+        "format": _FORMAT,
+        "model": class_of(run.model).__name__,
+        "outcome": as_data(run.outcome),
+    }
     losses = {name: loss.state_dict() for name, loss in modules_by_name(run.ctx.loss_fns).items()}
     state = run.ctx.state_dict()
     log = rowlog.as_tensor(rowlog.encode(state.pop("history"), state.pop("records")))

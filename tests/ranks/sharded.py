@@ -9,9 +9,22 @@ from typing import Any
 
 import scenarios
 import torch
-from scenarios import RANK, RANKS, Net, described, failed, points, scenario, train
+from scenarios import (
+    RANK,
+    RANKS,
+    Does,
+    Net,
+    Noisy,
+    Seen,
+    described,
+    failed,
+    points,
+    scenario,
+    train,
+)
 
 import statetrain as st
+from statetrain.compute.parts import whole
 
 
 def odd(batch: int, factor: float) -> Callable[[], Net]:
@@ -101,3 +114,115 @@ def sharded_refused(folder: Path) -> dict[str, Any]:
         "alone": failed(lambda: train(accelerator=shards, callbacks=saving)),
         "compile": failed(lambda: train(accelerator=shards, compile=True)),
     }
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def whole_run(folder: Path, **options: Any) -> st.Run:
+    """A run with what holds tensors: momentum, an average, the best weights, a window of gradients."""
+    given: dict[str, Any] = {
+        "epochs": 3,
+        "valid": 0.2,
+        "accumulate": 2,
+        "data": Noisy(),
+        "input": "0",
+        "target": "1",
+        **options,
+    }
+    if RANKS > 1:
+        given["accelerator"] = st.FSDP("cpu", shard=(torch.nn.Linear,))
+    return train(**given)
+
+
+def watching(*more: st.Callback) -> list[st.Callback]:
+    """The callbacks of such a run."""
+    return [st.EMA(0.9, valid=True), st.KeepBest(), *more]
+
+
+@scenario
+def sharded_uncut(folder: Path) -> dict[str, Any]:
+    seen = Seen()
+    run = whole_run(folder, callbacks=watching(seen))
+    return {**described(run), "seen": seen.steps}
+
+
+@scenario
+def sharded_cut(folder: Path) -> dict[str, Any]:
+    """Cut in the middle of a window of the second epoch."""
+    saving = st.Checkpoint(folder / "sharded", every=st.Every(1, "steps"))
+    run = whole_run(folder, callbacks=watching(saving, Does("signal", 10)))
+    return described(run)
+
+
+@scenario
+def sharded_continued(folder: Path) -> dict[str, Any]:
+    seen = Seen()
+    run = whole_run(folder, callbacks=watching(seen), resume=folder / "sharded")
+    return {**described(run), "seen": seen.steps}
+
+
+@scenario
+def sharded_loaded(folder: Path) -> dict[str, Any]:
+    """The weights alone, and the average, of a checkpoint that ranks have written."""
+    net = Net()
+    st.load_checkpoint(net, folder / "sharded")
+    average = Net()
+    st.load_checkpoint(average, folder / "sharded", average=True)
+    return {
+        "weights": [p.tolist() for p in net.parameters()],
+        "average": [p.tolist() for p in average.parameters()],
+    }
+
+
+@scenario
+def sharded_by_replicas(folder: Path) -> dict[str, Any]:
+    """Replicas continue what shards began, and shards what replicas began."""
+    given = {"epochs": 3, "valid": 0.2, "accumulate": 2, "data": Noisy(), "input": "0"}
+    run = train(**given, target="1", callbacks=watching(), resume=folder / "sharded")
+    found = {"replicas": described(run)}
+    other = train(
+        data=Noisy(),
+        input="0",
+        target="1",
+        epochs=3,
+        resume=folder / "cut",
+        accelerator=st.FSDP("cpu") if RANKS > 1 else None,
+    )
+    return {**found, "shards": described(other)}
+
+
+@scenario
+def sharded_reference(folder: Path) -> dict[str, Any]:
+    """Torch's own checkpoints, written and read by sharded runs, beside ours."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    if RANKS == 1:
+        return {}
+    run = whole_run(folder, callbacks=watching(), resume=folder / "sharded", start=False)
+    model, optimizers = run.model, list(run.ctx.optimizers.values())
+    weights, states = get_state_dict(model, optimizers)
+    dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder / "dcp")
+    fresh = whole_run(folder, callbacks=watching(), start=False)
+    weights, states = get_state_dict(fresh.model, list(fresh.ctx.optimizers.values()))
+    held = {"model": weights, "optimizer": states}
+    dcp.load(held, checkpoint_id=folder / "dcp")
+    set_state_dict(
+        fresh.model,
+        list(fresh.ctx.optimizers.values()),
+        model_state_dict=held["model"],
+        optim_state_dict=held["optimizer"],
+    )
+    return {
+        "ours": states_of(run),
+        "theirs": states_of(fresh),
+    }
+
+
+def states_of(run: st.Run) -> list[Any]:
+    """The whole weights and the whole states of the optimizer, parameter by parameter."""
+    return [
+        [whole(p.detach()).tolist(), *(whole(v).tolist() for v in run.ctx.opt.state[p].values())]
+        for p in run.model.parameters()
+    ]

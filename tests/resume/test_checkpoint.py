@@ -841,14 +841,14 @@ def test_a_full_disk_ends_the_run_with_the_older_checkpoints_whole(
     """The system's error, with a note that says where to go on; with room again, it does."""
     torch.manual_seed(0)
     whole = train()
-    put = checkpoint._put
+    put = checkpoint.put
 
     def full(path: Path, content: Any) -> Any:
         if "00000006" in str(path):
             raise OSError(28, "No space left on device")
         return put(path, content)
 
-    monkeypatch.setattr(checkpoint, "_put", full)
+    monkeypatch.setattr(checkpoint, "put", full)
     torch.manual_seed(0)
     with pytest.raises(OSError, match="No space left") as caught:
         train(Checkpoint(folder))

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ import torch
 
 from statetrain import jsons
 from statetrain.checkpoints import checkpoint, plain
+from statetrain.checkpoints.checkpoint import Saved
+from statetrain.checkpoints.shards import divided
 from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.checkpoints.together import attempt, write_together
+from statetrain.compute.parts import local, part_like
 from statetrain.errors import CheckpointError
+from statetrain.machine.agreeing import Group
 
 _FOLDER = "dry-run"
 
@@ -38,18 +44,64 @@ def try_disk(folder: Path, data: Snapshot, clock: Callable[[], float] = time.mon
         saved = checkpoint.write(folder / _FOLDER, "step-0-dry", data, {})
         seconds = clock() - began
         if not _are_same(checkpoint.read(saved.path), data):
-            raise CheckpointError(
-                f"what is written to {folder} is not what is read back; is the disk sound?"
-            )
-        free, size = shutil.disk_usage(folder).free, saved.size
+            raise _unsound(folder)
+        _refuse_full(folder, saved.size)
     finally:
         clear_trial(folder)
+    return seconds
+
+
+def try_disk_together(
+    group: Group, folder: Path, data: Snapshot, clock: Callable[[], float] = time.monotonic
+) -> float:
+    """The same of ranks that each write the parts of tensors that they hold.
+
+    Args:
+        group: the ranks.
+        folder, data, clock: as of `try_disk`.
+    """
+    began, first = clock(), group.rank == 0
+    try:
+        saved = write_together(group, folder / _FOLDER, "step-0-dry", data, {})
+        seconds = clock() - began
+        read = partial(_refuse_other, folder, saved, data, first)
+        attempt(group, "read back what was written", read)
+    finally:
+        if first:
+            clear_trial(folder)
+    return seconds
+
+
+def _refuse_other(folder: Path, saved: Saved, data: Snapshot, first: bool) -> None:
+    """Compares what is read back with what this rank holds."""
+    (one, ones), (two, twos) = plain.encode(checkpoint.read(saved.path)), plain.encode(data)
+    rest, parts = divided(twos)
+    same = all(
+        torch.equal(_bits(local(part_like(ones[name], part))), _bits(local(part)))
+        for name, part in parts.items()
+        if name in ones
+    )
+    if first:
+        same = same and plain.dumps(one) == plain.dumps(two) and ones.keys() == twos.keys()
+        same = same and all(torch.equal(_bits(ones[name]), _bits(rest[name])) for name in rest)
+    if not same:
+        raise _unsound(folder)
+    _refuse_full(folder, saved.size)
+
+
+def _unsound(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"what is written to {folder} is not what is read back; is the disk sound?"
+    )
+
+
+def _refuse_full(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
     if free < 3 * size:
         raise CheckpointError(
             f"{folder} has room for {free} bytes, and a checkpoint needs {size} or more; three have"
             " to fit while they are replaced"
         )
-    return seconds
 
 
 def clear_trial(folder: Path) -> None:
