@@ -77,7 +77,7 @@ def divided(tensors: Mapping[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
 # ---------------------------------------------------------------- reading
 
 
-class _Part(NamedTuple):
+class _PartBox(NamedTuple):
     """A part as it was read, and where it lies."""
 
     place: PartPlace
@@ -90,7 +90,7 @@ class _Part(NamedTuple):
             for start, size in zip(self.place.offset, self.held.shape, strict=True)
         )
 
-    def overlaps(self, other: _Part) -> bool:
+    def overlaps(self, other: _PartBox) -> bool:
         """Whether an element lies in both; of boxes with elements."""
         return all(
             one.start < two.stop and two.start < one.stop
@@ -107,13 +107,13 @@ def join_parts(files: Iterable[tuple[Tensors, Mapping[str, str]]]) -> Tensors:
     Raises:
         CheckpointError: parts do not fill a tensor, or overlap; the message names it.
     """
-    found: dict[str, list[_Part]] = {}
+    found: dict[str, list[_PartBox]] = {}
     for tensors, texts in files:
         places = _places(texts)
         if places.keys() != tensors.keys():
             raise CheckpointError("a file of parts does not say where each of them lies")
         for name, held in tensors.items():
-            found.setdefault(name, []).append(_Part(places[name], held))
+            found.setdefault(name, []).append(_PartBox(places[name], held))
     return {name: _join(name, parts) for name, parts in found.items()}
 
 
@@ -135,7 +135,7 @@ def _sizes(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _join(name: str, parts: list[_Part]) -> torch.Tensor:
+def _join(name: str, parts: list[_PartBox]) -> torch.Tensor:
     """One whole tensor."""
     shape, dtype = parts[0].place.shape, parts[0].held.dtype
     if any((part.place.shape, part.held.dtype) != (shape, dtype) for part in parts):
@@ -154,7 +154,7 @@ def _join(name: str, parts: list[_Part]) -> torch.Tensor:
     return made
 
 
-def _fits(part: _Part) -> bool:
+def _fits(part: _PartBox) -> bool:
     ends = [start + size for start, size in zip(part.place.offset, part.held.shape, strict=False)]
     dims = (len(part.place.shape), len(part.place.offset), part.held.ndim)
     return len(set(dims)) == 1 and all(

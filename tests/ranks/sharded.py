@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from scenarios import (
 )
 
 import statetrain as st
+from statetrain.checkpoints import checkpoint
 from statetrain.compute.parts import whole
 
 
@@ -107,12 +109,14 @@ def sharded_refused(folder: Path) -> dict[str, Any]:
     used.step()
     shards = st.FSDP("cpu")
     saving = st.SaveWeights(folder / "x.safetensors")
+    in_thread = st.Checkpoint(folder / "thread", background=True)
     return {
         "class": failed(lambda: st.FSDP("cpu", shard=(Net, 3))),
         "absent": failed(lambda: train(accelerator=st.FSDP("cpu", shard=(torch.nn.GRU,)))),
         "used": failed(lambda: train(net, optimizer=used, opt_hparams=None, accelerator=shards)),
         "alone": failed(lambda: train(accelerator=shards, callbacks=saving)),
         "compile": failed(lambda: train(accelerator=shards, compile=True)),
+        "thread": failed(lambda: train(accelerator=shards, callbacks=in_thread)),
     }
 
 
@@ -226,3 +230,33 @@ def states_of(run: st.Run) -> list[Any]:
         [whole(p.detach()).tolist(), *(whole(v).tolist() for v in run.ctx.opt.state[p].values())]
         for p in run.model.parameters()
     ]
+
+
+@scenario
+def full_disk(folder: Path) -> dict[str, Any]:
+    """The disk is full for one rank, in its second save: all fail with its words, and nothing is left of it."""
+    if RANKS == 1:
+        return {}
+    found = {}
+    real = checkpoint.put
+    for what, rank in (("replicas", 0), ("shards", 1)):
+        count = [0]
+
+        def full(path: Path, *given: Any, rank: int = rank, count: Any = count) -> Any:
+            count[0] += "step-0-dry" not in str(path)
+            if rank == RANK and count[0] > 4:
+                raise OSError(28, "No space left on device")
+            return real(path, *given)
+
+        checkpoint.put = full
+        saving = st.Checkpoint(folder / what, every=st.Every(1, "steps"))
+        given = {"accelerator": st.FSDP("cpu") if what == "shards" else None}
+        try:
+            words = failed(partial(train, callbacks=saving, **given))
+        finally:
+            checkpoint.put = real
+        net = Net()
+        st.load_checkpoint(net, folder / what)
+        there = sorted(path.name for path in (folder / what).glob("step-*"))
+        found[what] = {"failed": words, "there": there}
+    return found

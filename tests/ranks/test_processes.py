@@ -34,6 +34,15 @@ def ranks(folder) -> Found:
 
 
 @pytest.fixture(scope="module")
+def three(ranks, folder) -> Found:
+    """What three ranks find, where two have been."""
+    names = ("few_samples", "continued", "sharded_continued", "sharded_loaded")
+    done = torchrun(HERE / "scenarios.py", str(folder), *names, ranks=3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return found_by(folder, 3)
+
+
+@pytest.fixture(scope="module")
 def alone():
     """The scenarios as one process runs them."""
     assert "RANK" not in os.environ
@@ -232,6 +241,64 @@ def test_ranks_with_parts_write_whole_files_together(ranks, folder, alone):
         assert [one["loss"] for one in scores] == pytest.approx([score] * 2, rel=1e-6)
 
 
+def test_a_cut_sharded_run_goes_on_bit_for_bit(ranks):
+    """Cut in a window of accumulated gradients, with momentum, an average and the best weights."""
+    assert ranks[0]["sharded_cut"]["outcome"] == "Interrupted('SIGTERM', epoch=2)"
+    assert ranks[0]["sharded_continued"]["bits"] == ranks[0]["sharded_uncut"]["bits"]
+    assert ranks[0]["sharded_continued"]["rows"] == ranks[0]["sharded_uncut"]["rows"]
+
+
+def test_any_number_of_ranks_or_replicas_continue_what_shards_began(ranks, three, alone, folder):
+    """Three ranks, one process and replicas end with the same weights; and shards continue what replicas began."""
+    whole = ranks[0]["sharded_uncut"]
+    found = [
+        three[0]["sharded_continued"],
+        alone.SCENARIOS["sharded_continued"](folder),
+        ranks[0]["sharded_by_replicas"]["replicas"],
+    ]
+    for one in found:
+        assert one["weights"] == pytest.approx(whole["weights"], abs=1e-6)
+        assert one["rows"][-1] == pytest.approx(whole["rows"][-1], rel=1e-5)
+    other = ranks[0]["sharded_by_replicas"]["shards"]
+    assert other["weights"] == pytest.approx(ranks[0]["uncut"]["weights"], abs=1e-6)
+
+
+def test_the_samples_are_the_same_when_another_number_continues(ranks, three):
+    """With a share for validation and random augmentation, three ranks see what two would have seen."""
+    for step in map(str, range(6, 13)):
+        parts = [tuple(one) for rank in three for one in rank["sharded_continued"]["seen"][step]]
+        whole = [tuple(one) for rank in ranks for one in rank["sharded_uncut"]["seen"][step]]
+        assert sorted(parts) == sorted(whole), step
+
+
+def test_one_process_loads_weights_and_average_of_shards(ranks, three, alone, folder):
+    """`load_checkpoint` puts the parts together, however many read them."""
+    mine = alone.SCENARIOS["sharded_loaded"](folder)
+    for found in (ranks[0], ranks[1], three[2]):
+        assert found["sharded_loaded"] | {"took": 0} == mine | {"took": 0}
+
+
+def test_torchs_own_checkpoints_hold_the_same_bits(ranks):
+    """What torch.distributed.checkpoint gives back is what ours does: weights, and the optimizer's states."""
+    found = ranks[0]["sharded_reference"]
+    assert found["ours"] == found["theirs"]
+    assert [len(row) for row in found["ours"]] == [4] * 4
+
+
+def test_a_full_disk_fails_all_ranks_alike(ranks):
+    """One message, whichever rank it was; what was saved before is whole, and nothing is half written."""
+    replicas, shards = (ranks[0]["full_disk"][what] for what in ("replicas", "shards"))
+    assert replicas["failed"] == "OSError: [Errno 28] No space left on device"
+    assert shards["failed"].endswith("OSError: [Errno 28] No space left on device (rank 1)")
+    other = ranks[1]["full_disk"]
+    assert other["replicas"]["failed"] == (
+        "CheckpointError: OSError: [Errno 28] No space left on device (rank 0)"
+    )
+    assert other["shards"]["failed"] == "OSError: [Errno 28] No space left on device"
+    assert len(replicas["there"]) == 1
+    assert len(shards["there"]) >= 1
+
+
 def test_what_cannot_be_sharded_is_refused_by_name(ranks):
     """One message on all ranks."""
     for what, words in (
@@ -240,6 +307,7 @@ def test_what_cannot_be_sharded_is_refused_by_name(ranks):
         ("used", "an optimizer that has made steps"),
         ("alone", "SaveWeights listens on rank 0 alone and reads 'loss_fns'"),
         ("compile", "compile="),
+        ("thread", "background=True"),
     ):
         assert words in ranks[0]["sharded_refused"][what], what
         assert ranks[0]["sharded_refused"][what] == ranks[1]["sharded_refused"][what]
@@ -257,11 +325,9 @@ def test_a_cut_run_goes_on_bit_for_bit(ranks):
         assert row == pytest.approx(whole, rel=1e-12)
 
 
-def test_three_ranks_continue_what_two_began(ranks, folder):
+def test_three_ranks_continue_what_two_began(ranks, three):
     """Another number of ranks, of which none divides the batch, sees the same samples and ends with the same weights."""
-    done = torchrun(HERE / "scenarios.py", str(folder), "few_samples", "continued", ranks=3)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = found_by(folder, 3)
+    found = three
     for step in map(str, range(14, 28)):
         parts = [tuple(one) for rank in found for one in rank["continued"]["seen"][step]]
         whole = [tuple(one) for rank in ranks for one in rank["uncut"]["seen"][step]]
