@@ -15,15 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from statetrain.checkpoints import plain
+from statetrain import jsons
 from statetrain.compute.parts import PartPlace, is_part, local, place_of
 from statetrain.errors import CheckpointError
 
 _NAME = re.compile(r"tensors-(\d{5})-of-(\d{5})\.safetensors")
 _KEY = "parts"  # of the text in the header
 _LARGEST = 1 << 48  # elements of a dimension
-
-Tensors = dict[str, torch.Tensor]
 
 
 def shard_name(rank: int, ranks: int) -> str:
@@ -52,12 +50,14 @@ def check_shards(names: Collection[str]) -> None:
 # ---------------------------------------------------------------- writing
 
 
-def own_parts(tensors: Mapping[str, torch.Tensor], rank: int) -> tuple[Tensors, dict[str, str]]:
+def own_parts(
+    tensors: Mapping[str, torch.Tensor], rank: int
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """What this rank writes: the parts that it holds, and the text of the header.
 
     Of what several ranks hold alike, the first writes; parts without an element are rank 0's.
     """
-    parts: Tensors = {}
+    parts: dict[str, torch.Tensor] = {}
     places: dict[str, Any] = {}
     for name, tensor in tensors.items():
         place = place_of(tensor)
@@ -65,10 +65,12 @@ def own_parts(tensors: Mapping[str, torch.Tensor], rank: int) -> tuple[Tensors, 
         if place is None or (rank > 0 and not held.numel()):
             continue
         parts[name], places[name] = held, [list(place.shape), list(place.offset)]
-    return parts, {"format": "pt", _KEY: plain.dumps(places).decode()}
+    return parts, {"format": "pt", _KEY: jsons.to_bytes(places).decode()}
 
 
-def divided(tensors: Mapping[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
+def divided(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The tensors that are whole on each rank, and those of which ranks hold parts."""
     rest = {name: tensor for name, tensor in tensors.items() if not is_part(tensor)}
     return rest, {name: tensor for name, tensor in tensors.items() if is_part(tensor)}
@@ -98,7 +100,9 @@ class _PartBox(NamedTuple):
         )
 
 
-def join_parts(files: Iterable[tuple[Tensors, Mapping[str, str]]]) -> Tensors:
+def join_parts(
+    files: Iterable[tuple[dict[str, torch.Tensor], Mapping[str, str]]],
+) -> dict[str, torch.Tensor]:
     """The whole tensors of the files of all ranks, on the CPU.
 
     Args:
@@ -119,7 +123,7 @@ def join_parts(files: Iterable[tuple[Tensors, Mapping[str, str]]]) -> Tensors:
 
 def _places(texts: Mapping[str, str]) -> dict[str, PartPlace]:
     try:
-        data = plain.loads(texts[_KEY].encode())
+        data = jsons.loads(texts[_KEY])
         return {
             name: PartPlace(_sizes(shape), _sizes(offset)) for name, (shape, offset) in data.items()
         }

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as hy
 
+from statetrain import jsons
 from statetrain.checkpoints import checkpoint, plain, tensorfile
 from statetrain.checkpoints.shards import check_shards, is_shard, join_parts, shard_name
 from statetrain.errors import CheckpointError
@@ -16,7 +17,7 @@ from statetrain.errors import CheckpointError
 
 def file_of(places: dict[str, tuple[list[int], list[int]]], tensors: dict[str, torch.Tensor]):
     """A file as it is read: the tensors, and the texts of its header."""
-    return tensors, {"parts": plain.dumps(places).decode()}
+    return tensors, {"parts": jsons.to_bytes(places).decode()}
 
 
 def cut(whole: torch.Tensor, cuts: list[list[int]]) -> list:
@@ -85,7 +86,7 @@ def sharded(tmp_path):
     path = checkpoint.make(tmp_path, "step-00000001-next_batch")
     structure, _ = plain.encode({"b": torch.zeros(2)})
     structure["w"] = {"~": "tensor", "name": "w"}
-    files = checkpoint.put_files(path, {"b": torch.zeros(2)}, plain.dumps(structure), None)
+    files = checkpoint.put_files(path, {"b": torch.zeros(2)}, jsons.to_bytes(structure), None)
     for rank, (tensors, texts) in enumerate([half(0), half(2)]):
         name = shard_name(rank, 2)
         files[name] = checkpoint.put(path / name, tensors, texts)

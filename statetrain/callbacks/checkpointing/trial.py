@@ -82,7 +82,7 @@ def _refuse_other(folder: Path, saved: Saved, data: Snapshot, first: bool) -> No
         if name in ones
     )
     if first:
-        same = same and plain.dumps(one) == plain.dumps(two) and ones.keys() == twos.keys()
+        same = same and jsons.to_bytes(one) == jsons.to_bytes(two) and ones.keys() == twos.keys()
         same = same and all(torch.equal(_bits(ones[name]), _bits(rest[name])) for name in rest)
     if not same:
         raise _unsound(folder)
