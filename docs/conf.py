@@ -20,7 +20,8 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-import notebooks  # noqa: E402  # in this folder
+import live_pictures  # noqa: E402  # in this folder, as the next one is
+import notebooks  # noqa: E402
 
 import statetrain  # noqa: E402  # from this checkout
 
@@ -91,6 +92,7 @@ def setup(app: Sphinx) -> None:
     write_pages(API_PAGES, {page: api_page(**about) for page, about in API.items()}, api_index())
     write_pages(EXAMPLE_PAGES, {path.stem: page_of(path) for path in EXAMPLES}, "# Scripts")
     notebooks.write(EXAMPLE_PAGES)
+    live_pictures.write()
     app.connect("source-read", redirect_links)
     app.connect("autodoc-process-docstring", mark_code, priority=100)  # before Google's sections
 
@@ -151,8 +153,9 @@ def api_index() -> str:
 
 
 def redirect_links(app: Sphinx, page: str, source: list[str]) -> None:
-    """Redirects links that leave docs/, and fills in the gallery."""
+    """Redirects links that leave docs/, and fills in the gallery and the interactive pictures."""
     depth = page.count("/")
+    source[0] = live_pictures.embed(source[0])
     if page == "gallery":
         source[0] += "\n".join(["", "::::{grid} 1 2 3 3", "", *map(card, EXAMPLES), "::::", ""])
 

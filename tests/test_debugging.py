@@ -169,13 +169,13 @@ def test_why_of_a_run_that_nobody_watched():
     run = started(stop=st.EarlyStopping("valid_loss", 1, min_delta=9.0))
     run.walk()
     words = (
-        "the run is in 'end' by next_epoch -> end [valid_loss has not improved for 1 row] / say"
-        " why; outcome "
+        "the run is in 'end' by next_epoch -> end [valid_loss has not improved for 1 row] /"
+        " record the reason; outcome "
     )
     assert str(run.why()).splitlines() == [
         f"{words}Stopped('valid_loss has not improved for 1 row', epoch=2)",
-        "  no   next_epoch -> end [stop now] / say why",
-        "  yes  next_epoch -> end [valid_loss has not improved for 1 row] / say why",
+        "  no   next_epoch -> end [stop now] / record the reason",
+        "  yes  next_epoch -> end [valid_loss has not improved for 1 row] / record the reason",
     ]
 
 

@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+from functools import cache
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -54,3 +57,61 @@ def test_the_examples_are_a_gallery(site: Path) -> None:
     for example in (ROOT / "examples").glob("*.py"):
         assert f'href="examples/{example.stem}.html"' in gallery
         assert (site / "examples" / f"{example.stem}.html").exists()
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+@cache
+def places(page: Path) -> frozenset[str]:
+    """What a link to a page may name in it."""
+    return frozenset(map(unescape, re.findall(r'\b(?:id|name)="([^"]+)"', text_of(page))))
+
+
+def broken(page: Path, link: str) -> bool:
+    """Whether a link within the site leads nowhere: to no file, or to a place that is not on it."""
+    path, _, place = unquote(unescape(link)).partition("#")
+    aim = (page.parent / path.partition("?")[0]).resolve() if path else page
+    if not aim.is_file():
+        return True
+    return bool(place) and aim.suffix == ".html" and place not in places(aim)
+
+
+def test_each_link_within_the_site_leads_somewhere(site: Path) -> None:
+    """Pages, pictures, downloads, places on pages: all are there. (Links to other hosts are not followed.)"""
+    pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
+    wrong, seen = set(), 0
+    for page in pages:
+        for link in re.findall(r'\b(?:href|src|srcset)="([^"]*)"', text_of(page)):
+            if not re.match(r"[a-z]+:|//|#?$", link):
+                seen += 1
+                if broken(page, link):
+                    wrong.add(f"{page.relative_to(site)} links to {link}")
+    assert sorted(wrong) == []
+    assert seen > 10 * len(pages)
+
+
+def test_the_interactive_pictures_are_embedded(site: Path) -> None:
+    """The standard lifecycle and a run, each as a page of its own that is shown in a page."""
+    for page, name in (("lifecycle", "lifecycle"), ("pictures", "run")):
+        assert f'<iframe class="live" src="_static/live/{name}.html"' in text_of(
+            site / f"{page}.html"
+        )
+        assert "<script" in text_of(site / "_static" / "live" / f"{name}.html")
+
+
+def test_each_example_can_be_downloaded_as_a_notebook(site: Path) -> None:
+    """And as the script that it is."""
+    for example in (ROOT / "examples").glob("*.py"):
+        found = re.findall(
+            r'href="\.\./(_downloads/[^"]+)"', text_of(site / "examples" / f"{example.stem}.html")
+        )
+        kinds = [Path(path).name for path in found]
+        wanted = (
+            [example.name]
+            if example.stem == "test_my_lifecycle"
+            else [example.name, f"{example.stem}.ipynb"]
+        )
+        assert kinds == wanted

@@ -326,7 +326,7 @@ def test_the_innermost_scope_takes_an_event():
 def test_an_interrupt_is_an_event_too():
     "Any exception that an arrow names can be raised, and a guard on that arrow is asked."
     trace = walk(supervised(), {"more epochs": True}, {"draw": [KeyboardInterrupt]})
-    assert names(trace)[-1] == "fit -> end KeyboardInterrupt / say why"
+    assert names(trace)[-1] == "fit -> end KeyboardInterrupt / record the reason"
     life = deciding(a).add(
         Transition("ask", "end", b, event=StopFit), Transition("ask", "yes", event=StopFit)
     )

@@ -10,7 +10,7 @@ from statetrain.outcome import Interrupted, Stopped
 
 @access(reads={"**"}, writes={"outcome"})  # a guard that says its reason reads what it likes
 def say_why(ctx: Context) -> None:
-    "say why"
+    "record the reason"
     if ctx.interrupt is not None:
         ctx.outcome = Interrupted(ctx.epoch, ctx.interrupt)
     elif ctx.event is not None and ctx.transition.event is not None:

@@ -59,7 +59,7 @@ def drop_sums(ctx: Context) -> None:
     },
 )
 def open_epoch(ctx: Context) -> None:
-    "start the training data anew"
+    "restart the training data"
     ctx.pending = 0
     ctx.iterator = ctx.upcoming = UNSET
     ctx.exhausted = ctx.epoch_complete = False
@@ -98,7 +98,7 @@ def reopen_epoch(ctx: Context) -> None:
 
 @access(writes={"iterator", "upcoming", "valid_iterator", "began"})
 def close_epoch(ctx: Context) -> None:
-    "let go of the data"
+    "release the data"
     ctx.iterator = ctx.upcoming = ctx.valid_iterator = UNSET
     ctx.began.clear()
 
