@@ -10,7 +10,7 @@ import torch
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
-from statetrain.validators import check_whole
+from statetrain.validators import check_whole, is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -20,6 +20,7 @@ class Freeze(Callback):
     """Leaves parts of a model as they are, for the first epochs or for all.
 
         Freeze("backbone", until=3)               # trained from the fourth epoch on
+        Freeze("backbone", until=3, lr=1e-4)      # and then with a learning rate of its own
         Freeze("backbone.stem", "embedding")      # never trained
 
     A frozen part has no gradients, so the optimizer leaves it out, its weight decay included; it is
@@ -29,27 +30,41 @@ class Freeze(Callback):
 
     What is frozen follows from the epoch alone, so a resumed run continues exactly.
 
+    With `lr=`, the parts are a parameter group of their own from the beginning, so `LRScheduler`
+    changes their rate in proportion to that of the others. (A `Schedule` of "opt.lr" gives all
+    groups one value.) Several of these are rates by layer; `until=0` freezes nothing:
+
+        [Freeze("body.0", until=0, lr=1e-5), Freeze("body.1", until=0, lr=1e-4)]
+
     Args:
         names: of modules, or of parameters, as `named_modules` and `named_parameters` say.
-        until: epochs in which they are frozen, at least 1; None is all.
+        until: epochs in which they are frozen, at least 1, or 0 with `lr`; None is all.
+        lr: the learning rate of their parameters, at least 0; None is the optimizer's.
 
     Raises:
-        ConfigError: no name is given, or `until` is not such a number; when a fit begins, that the
-            model has no such part.
+        ConfigError: no name is given, or `until` or `lr` is not such a number; when a fit begins,
+            that the model has no such part, or that no optimizer has it.
     """
 
     reads = ("epoch", "model")
     writes = ("model",)
     commutes_with = ("Freeze",)
 
-    def __init__(self, *names: str, until: int | None = None) -> None:
+    def __init__(self, *names: str, until: int | None = None, lr: float | None = None) -> None:
         if not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(
                 f"Freeze takes names of modules, such as Freeze('backbone'), got {names}"
             )
         if until is not None:
-            check_whole("Freeze: until", until, of="epochs")
-        self.names, self.until = names, until
+            check_whole("Freeze: until", until, int(lr is None), of="epochs")
+        if lr is not None and (not is_number(lr) or not lr >= 0):
+            raise ConfigError(f"Freeze: lr must be a number of at least 0, got {lr!r}")
+        if lr is not None and until is None:
+            raise ConfigError(
+                f"Freeze: lr={lr!r} would not be used, since the parts are never trained; say"
+                " until=, or until=0 to train them from the start"
+            )
+        self.names, self.until, self.lr = names, until, lr
         self._parameters: dict[str, torch.nn.Parameter] = {}
         self._modules: list[torch.nn.Module] = []
         self._modes: list[tuple[torch.nn.Module, bool]] = []
@@ -64,6 +79,14 @@ class Freeze(Callback):
             if name not in modules and name not in parameters:
                 near = did_you_mean(name, [*filter(None, modules), *parameters])
                 raise ConfigError(f"Freeze: the model has no part {name!r}{near}")
+        if self.lr is not None:
+            own = {
+                id(p) for name in self.names if name in modules for p in modules[name].parameters()
+            }
+            own |= {id(parameters[name]) for name in self.names if name in parameters}
+            groups = [_rate_apart(one, own, self.lr) for one in ctx.optimizers.values()]
+            if not any(groups):
+                raise ConfigError(f"{self!r}: no optimizer has parameters of these parts")
 
     # ------------------------------------------------------------ hooks
 
@@ -132,7 +155,38 @@ class Freeze(Callback):
             module.training = training
 
     def __repr__(self) -> str:
-        return f"Freeze({', '.join(map(repr, self.names))}, until={self.until})"
+        rate = f", lr={self.lr}" * (self.lr is not None)
+        return f"Freeze({', '.join(map(repr, self.names))}, until={self.until}{rate})"
+
+
+def _rate_apart(optimizer: torch.optim.Optimizer, own: set[int], lr: float) -> bool:
+    """Gives parameters a learning rate of their own, in groups apart from the others.
+
+    Args:
+        optimizer: has them, or not.
+        own: the ids of the parameters.
+        lr: the rate.
+
+    Returns:
+        Whether it has any of them.
+    """
+    groups = optimizer.param_groups
+    found = False
+    for group in list(groups):
+        mine = [id(p) in own for p in group["params"]]
+        if not any(mine):
+            continue
+        found, part = True, group
+        if not all(mine):
+            part = dict(group)
+            for name in {"params", "param_names"} & set(group):
+                values = group[name]
+                part[name] = [one for one, is_own in zip(values, mine, strict=True) if is_own]
+                group[name] = [one for one, is_own in zip(values, mine, strict=True) if not is_own]
+            groups.append(part)
+        rate = group["lr"]
+        part["lr"] = torch.full_like(rate, lr) if isinstance(rate, torch.Tensor) else lr
+    return found
 
 
 def decay_groups(

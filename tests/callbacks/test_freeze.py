@@ -114,3 +114,84 @@ def test_matrices_decay_and_biases_do_not():
     assert len(st.decay_groups(model, 0.1)[0]["params"]) == 1
     with pytest.raises(st.ConfigError, match="must be at least 0"):
         st.decay_groups(model, -1.0)
+
+
+def layered(epochs=3, frozen_epochs=1, gamma=0.5):
+    """By hand: the body frozen for some epochs, then trained at a tenth of the rate; both decay."""
+    model = Net()
+    optimizer = torch.optim.AdamW(
+        [{"params": model.head.parameters()}, {"params": model.body.parameters(), "lr": 0.005}],
+        lr=0.05,
+        weight_decay=0.1,
+    )
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+    for epoch in range(1, epochs + 1):
+        frozen = epoch <= frozen_epochs
+        model.train()
+        model.body.train(not frozen)
+        model.body.requires_grad_(not frozen)
+        for x, y in data():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        schedule.step()
+    return model
+
+
+def halved():
+    return st.LRScheduler(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+
+
+@pytest.mark.parametrize("until", [0, 1, 2])
+def test_parts_have_a_rate_of_their_own(until):
+    "As two groups by hand, with a schedule that halves both, bit for bit; the order of callbacks is no matter."
+    expected = bits(layered(frozen_epochs=until))
+    for order in (1, -1):
+        callbacks = [st.Freeze("body", until=until, lr=0.005), halved()][::order]
+        run = fit(*callbacks)
+        assert bits(run.model) == expected
+    assert [group["lr"] for group in run.ctx.opt.param_groups] == [0.05 / 8, 0.005 / 8]
+
+
+def test_rates_by_layer():
+    "Each part is a group, of parameters with names, too; an optimizer that is given again is not split again."
+    model = Net()
+    optimizer = torch.optim.SGD(list(model.named_parameters()), lr=0.1)
+    parts = [st.Freeze("body.0", until=0, lr=0.01), st.Freeze("body.1.weight", until=0, lr=0.02)]
+    for _ in range(2):
+        fit(*parts, model=model, optimizer=optimizer, opt_hparams=None, epochs=1)
+        found = [(group["lr"], group["param_names"]) for group in optimizer.param_groups]
+        assert found == [
+            (0.1, ["body.1.bias", "head.weight", "head.bias"]),
+            (0.01, ["body.0.weight", "body.0.bias"]),
+            (0.02, ["body.1.weight"]),
+        ]
+
+
+def test_rates_by_layer_are_resumed_exactly():
+    "Cut in both stages."
+    assert_resumable(
+        lambda: fit(st.Freeze("body", until=1, lr=0.005), halved(), seed=0, start=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": 0.1}, "would not be used, since the parts are never trained"),
+        ({"until": 1, "lr": -0.1}, "lr must be a number of at least 0"),
+        ({"until": 0}, "until must be a whole number"),
+    ],
+)
+def test_rates_that_are_none_are_refused(given, message):
+    "Before anything runs."
+    with pytest.raises(st.ConfigError, match=message):
+        st.Freeze("body", **given)
+
+
+def test_a_rate_of_what_no_optimizer_has_is_refused():
+    "Its parameters would never get it."
+    model = Net()
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
+    with pytest.raises(st.ConfigError, match="no optimizer has parameters of these parts"):
+        fit(st.Freeze("body", until=1, lr=0.1), model=model, optimizer=optimizer, opt_hparams=None)
