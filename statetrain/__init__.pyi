@@ -32,6 +32,7 @@ from statetrain.callbacks.sanity_check import SanityCheck as SanityCheck
 from statetrain.callbacks.save_weights import SaveWeights as SaveWeights
 from statetrain.callbacks.schedule import Schedule as Schedule
 from statetrain.callbacks.tensorboard import TensorBoard as TensorBoard
+from statetrain.callbacks.torch_profile import TorchProfile as TorchProfile
 from statetrain.callbacks.watch import Watch as Watch
 from statetrain.callbacks.weights_and_biases import WandB as WandB
 from statetrain.compute.accelerator import Accelerator as Accelerator
