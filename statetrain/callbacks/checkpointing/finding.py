@@ -23,7 +23,7 @@ def find(source: str | int | os.PathLike[str], callbacks: Iterable[Callback]) ->
     Args:
         source: "last", "best" or the number of a step, of the first `Checkpoint` among the
             callbacks; or the path of a checkpoint, or of a directory of them, of which it is the
-            newest.
+            newest, or "<directory>/best", "<directory>/step-<number>".
         callbacks: of the run.
 
     Raises:
@@ -63,6 +63,8 @@ def _find_in(owners: list[Checkpoint], source: object) -> Found | None:
 def _find_at(path: Path) -> Found:
     """The checkpoint at a path, or the newest one in a directory of them."""
     found: Found | None = None
+    if (which := _named_in(path)) is not None:
+        path = directory.choose(path.parent, which).path
     if (path / checkpoint.MANIFEST).exists():
         found = checkpoint.read_manifest(path), checkpoint.read(path)
     elif path.is_dir():
@@ -74,3 +76,15 @@ def _find_at(path: Path) -> Found:
             " of one"
         )
     return found
+
+
+def _named_in(path: Path) -> str | int | None:
+    """Which checkpoint of the directory around it a path names, if there is nothing at the path."""
+    number = path.name.removeprefix("step-")
+    if path.exists() or not path.parent.is_dir():
+        return None
+    if path.name in ("last", "best"):
+        return path.name
+    if path.name != number and number.isdecimal():
+        return int(number)
+    return None
