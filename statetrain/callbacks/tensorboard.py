@@ -15,6 +15,7 @@ from statetrain.logs.loggables import Audio, Histogram, Image, Loggable, Setting
 from statetrain.logs.sources import Histograms, Source
 from statetrain.naming import encodable
 from statetrain.outcome import Outcome
+from statetrain.validators import check_switches
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -32,12 +33,13 @@ class TensorBoard(Callback):
     pictures, sounds, histograms and settings. Columns of a set are grouped: `valid_loss` is called
     `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that goes on writes
     beside its earlier events; events that an interrupted process wrote after the point where its
-    run is continued are hidden.
+    run is continued are hidden. A new run hides those of others in its folder, which stay on disk.
 
     Args:
         logdir: the folder of this run's events; it is made if it is missing.
         histograms: whether the weights are written as histograms after each complete epoch: all of
             them, or those whose names match a pattern such as `"encoder.*"`.
+        append: whether what other runs wrote into the folder is shown with a new run.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -49,14 +51,19 @@ class TensorBoard(Callback):
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, Settings})
 
     def __init__(
-        self, logdir: str | os.PathLike[str], histograms: bool | str | Iterable[str] = False
+        self,
+        logdir: str | os.PathLike[str],
+        histograms: bool | str | Iterable[str] = False,
+        *,
+        append: bool = False,
     ) -> None:
+        check_switches("TensorBoard", append=append)
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
                 "TensorBoard needs tensorboard; install it with: pip install"
                 " 'statetrain[tensorboard]'"
             )
-        self.logdir = Path(logdir)
+        self.logdir, self.append = Path(logdir), append
         drawn = Histograms(weights=histograms)
         self.what: tuple[Source, ...] = (drawn,) if drawn.weights else ()
         self._writer: SummaryWriter | None = None
@@ -100,6 +107,8 @@ class TensorBoard(Callback):
         hidden = None
         if self._goes_back and self._step is not None:
             hidden = self._step + 1
+        elif fresh and not self.append and any(self.logdir.glob("events.out.tfevents.*")):
+            hidden = 0
         self._writer, self._goes_back = SummaryWriter(str(self.logdir), purge_step=hidden), False
         return there
 

@@ -361,3 +361,48 @@ def test_two_that_put_weights_back_are_refused(points):
     "EMA(restore=True) and KeepBest: the error says what to do."
     with pytest.raises(st.ConfigError, match="would both give the model other weights at the end"):
         fixed(points, st.EMA(0.5, restore=True), st.KeepBest("valid_loss"), model=plain())
+
+
+def test_stochastic_weight_averaging_is_torchs(points):
+    "A mean from the fifth step on, SWALR, statistics computed again: as in a loop by hand with torch's own, bit for bit."
+    from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+
+    batches = [(points[0][i : i + 8], points[1][i : i + 8]) for i in range(0, 16, 8)]
+
+    def going_over(optimizer):
+        before = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        after = SWALR(optimizer, swa_lr=0.05, anneal_epochs=2)
+        return torch.optim.lr_scheduler.SequentialLR(optimizer, [before, after], milestones=[2])
+
+    model = net()
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average, schedule, step = AveragedModel(model), going_over(optimizer), 0
+    for _ in range(4):
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            step += 1
+            if step > 4:
+                average.update_parameters(model)
+        schedule.step()
+    update_bn(batches, average)
+
+    ema, own = st.EMA(None, start=4), net()
+    torch.manual_seed(1)
+    st.fit(
+        own,
+        batches,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=4,
+        callbacks=[ema, st.LRScheduler(going_over)],
+    )
+    update_bn(batches, ema.model)
+    assert bits(own) == bits(model)
+    for (name, mine), theirs in zip(
+        ema.model.state_dict().items(), average.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name

@@ -144,3 +144,21 @@ def test_a_pattern_without_a_match(tmp_path, points):
     ) as caught:
         fit(points, TensorBoard(tmp_path, histograms="wieght"))
     assert not hasattr(caught.value, "run")
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_new_run_hides_the_events_of_others_unless_it_appends(tmp_path, points, append):
+    "Two runs of two epochs each into one folder: the points of the second, or of both."
+    fit(points, TensorBoard(tmp_path, append=append), epochs=2)
+    for file in tmp_path.iterdir():  # of a second long ago: files are read in the order of these
+        file.rename(tmp_path / "events.out.tfevents.0000000001.other")
+    fit(points, TensorBoard(tmp_path, append=append), epochs=2)
+    steps = [event.step for event in read(tmp_path).Scalars("train/loss")]
+    assert len(steps) == (4 if append else 2)
+    assert sorted(set(steps)) == steps[-2:]
+
+
+def test_whether_it_appends_is_true_or_false(tmp_path):
+    "A word is refused."
+    with pytest.raises(ConfigError, match="append"):
+        TensorBoard(tmp_path, append="False")
