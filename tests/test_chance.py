@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.compute.chance import draws_from_torch_alone
+from statetrain.compute.chance import Chance, draws_from_torch_alone
 
 X = torch.randn(48, 4, generator=torch.Generator().manual_seed(1))
 Y = (X.sum(1) > 0).long()
@@ -276,3 +276,52 @@ def test_waiting_for_another_run_is_told(monkeypatch: pytest.MonkeyPatch, caplog
     other.join(30)
     assert not other.is_alive()
     assert "take turns with the global generators" in caplog.text
+
+
+# ---------------------------------------------------------------- the state of a batch
+
+
+def test_the_state_at_a_batch_depends_on_its_number_alone() -> None:
+    """Whatever was drawn in the batches before, and whether there were any."""
+    wanted: dict[int, list[float]] = {}
+    for drawing in (lambda n: 0, lambda n: n % 3, lambda n: 5 * (n == 70)):
+        found = {}
+        held = Chance(torch.device("cpu"), torch_alone=False)
+        held.begin()
+        for number in range(150):
+            held.seed((7, "batch"), number)
+            if number % 7 == 0:
+                found[number] = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+            for _ in range(drawing(number)):
+                random.gauss(0, 1)
+                np.random.randn()
+            held.rest()
+        held.end()
+        wanted = wanted or found
+        assert found == wanted
+    assert len({value for values in wanted.values() for value in values}) == 3 * len(wanted)
+    late = Chance(torch.device("cpu"), torch_alone=False)
+    late.begin()
+    late.seed((7, "batch"), 84)
+    assert [random.random(), float(np.random.rand()), float(torch.rand(()))] == wanted[84]
+    late.end()
+
+
+def test_a_generator_that_was_exchanged_meanwhile_is_put_to_its_place() -> None:
+    """A hook may seed the generators, or set a state of before; the next batch is as it would be."""
+
+    def drawn(between: Callable[[], Any]) -> list[float]:
+        held = Chance(torch.device("cpu"), torch_alone=False)
+        held.begin()
+        for number in range(3):
+            held.seed((7, "batch"), number)
+            between()
+        held.seed((7, "batch"), 3)
+        found = [random.random(), float(np.random.rand())]
+        held.end()
+        return found
+
+    state = random.getstate(), np.random.get_state()
+    plain = drawn(lambda: None)
+    assert drawn(lambda: (random.seed(1), np.random.seed(1))) == plain
+    assert drawn(lambda: (random.setstate(state[0]), np.random.set_state(state[1]))) == plain

@@ -418,3 +418,20 @@ def test_python_without_docstrings_says_so_once() -> None:
     )
     assert done.stdout.split() == ["1", "1"]
     assert done.stderr.count("python -OO strips docstrings") == 1
+
+
+def test_a_run_inside_a_compiled_function_is_left_as_it_is() -> None:
+    """`torch.compile` compiles around it, and the run gives what it gives outside."""
+
+    def study(x: torch.Tensor) -> torch.Tensor:
+        model = nn.Linear(4, 2)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(0.1)
+        sgd = torch.optim.SGD(model.parameters(), 0.1)
+        st.fit(model, [(X, Y)], loss=F.cross_entropy, optimizer=sgd, epochs=2, verbose=False)
+        return x + model.weight.detach().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(study, backend="eager")
+    assert torch.equal(compiled(torch.ones(2)), study(torch.ones(2)))

@@ -244,18 +244,23 @@ class Accelerator:
         if held is None or held.read()[0] is not None:
             seeding.set_states(saved, self.device)
 
-    def seed(self, ctx: Context, *parts: Any) -> None:
+    def seed(self, ctx: Context, stream: tuple[Any, ...], number: int) -> None:
         """Seeds the global generators with a key, and makes other runs wait.
+
+        Args:
+            ctx: the run.
+            stream: the beginning of the key, after the run's seed.
+            number: the rest of it.
 
         Raises:
             ConfigError: there is no seed.
         """
-        held = chance_of(ctx)
-        if held is None:
+        held = ctx.chance
+        if held is None and (held := chance_of(ctx)) is None:
             raise ConfigError(
                 "this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)"
             )
-        held.seed(ctx.seed, *parts)
+        held.seed((ctx.seed, *stream), number)
 
     def chance(self, ctx: Context) -> Chance | None:
         """The hold that a run has on the global generators; None without a seed."""

@@ -36,7 +36,8 @@ class KeyedByBlock:
     seed: Callable[[int], object]
     draw: Callable[[], int]
     skip: Callable[[int], object]
-    _block: tuple[Any, int] | None = field(default=None, init=False)
+    _stream: KeyStream | None = field(default=None, init=False)
+    _block: int = field(default=0, init=False)
     _position: int = field(default=0, init=False)  # of the batch before, within its block
     _number: int = field(default=0, init=False)  # the block's key
     _due: list[int] = field(factory=list, init=False)  # the block's numbers
@@ -49,7 +50,7 @@ class KeyedByBlock:
             batch: its number within the stream.
         """
         block, position = divmod(batch, BLOCK)
-        if (stream, block) != self._block:
+        if block != self._block or stream is not self._stream:
             self._begin(stream, block)
         elif position == self._position + 1 and self.draw() == self._due[self._position]:
             self._position = position
@@ -60,7 +61,8 @@ class KeyedByBlock:
         self._position = position
 
     def _begin(self, stream: KeyStream, block: int) -> None:
-        self._block, self._number = (stream, block), stream.key(f"block {block}")
+        self._stream, self._block = stream, block
+        self._number = KeyStream(*stream.parts, "block").key(block)
         self.seed(self._number)
         self._due = [self.draw() for _ in range(BLOCK)]
 

@@ -78,22 +78,24 @@ class Chance:
             self._is_live = True
             self.borrow()
 
-    def seed(self, *parts: Any) -> None:
+    def seed(self, begin: tuple[Any, ...], batch: int) -> None:
         """Seeds the generators for a batch, which other runs have to wait for.
 
         Args:
-            parts: the batch's key; the last one is its number.
+            begin: the beginning of the batch's key.
+            batch: its number.
         """
-        *begin, batch = parts
-        if self._stream is None or self._stream.parts != tuple(begin):
-            self._stream = KeyStream(*begin)
+        stream = self._stream
+        if stream is None or stream.parts != begin:
+            stream = self._stream = KeyStream(*begin)
         if not self._is_live:  # a custom lifecycle may have no scope that gives them back
-            seed_all(self._stream.key(batch), self.device, torch_alone=self.torch_alone)
+            seed_all(stream.key(batch), self.device, torch_alone=self.torch_alone)
             return
-        self.borrow()
-        seed_all(self._stream.key(batch), self._other, torch_alone=True)
+        if not self._is_locked or self._host is None:
+            self.borrow()
+        seed_all(stream.key(batch), self._other, torch_alone=True)
         for generator in self._by_block:
-            generator.move_to(self._stream, batch)
+            generator.move_to(stream, batch)
 
     def borrow(self) -> None:
         """Remembers the host's states, and makes other runs wait; until `rest` or `give_back`."""

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 
 from statetrain.callback import Callback
+from statetrain.compute.uncompiled import uncompiled
 from statetrain.data.counting import Size
 from statetrain.data.reading import Key
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -30,6 +31,7 @@ from statetrain.training.setup.walker import make_machine
 from statetrain.validators import check_switches
 
 
+@uncompiled
 def fit(
     model: torch.nn.Module | type[torch.nn.Module],
     train: Any,

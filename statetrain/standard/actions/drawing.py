@@ -200,4 +200,4 @@ def count_batch(ctx: Context) -> None:
 @access(reads={"seed", "batches"})
 def seed_batch(ctx: Context) -> None:
     "seed its randomness"
-    ctx.accelerator.seed(ctx, "batch", ctx.batches)
+    ctx.accelerator.seed(ctx, ("batch",), ctx.batches)

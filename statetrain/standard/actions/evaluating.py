@@ -170,7 +170,7 @@ def count_valid_batch(ctx: Context) -> None:
 @access(reads={"valid_iter", "seed", "batches"})
 def seed_valid_batch(ctx: Context) -> None:
     "seed its randomness"
-    ctx.accelerator.seed(ctx, "valid batch", ctx.batches, ctx.valid_iter)
+    ctx.accelerator.seed(ctx, ("valid batch", ctx.batches), ctx.valid_iter)
 
 
 valid_loss = then(loss, count_loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -70,7 +71,7 @@ def _arguments() -> list[str]:
     """The names of all arguments of `fit`."""
     from statetrain.training.fitting import fit  # of the page that calls this one
 
-    return [*(fit.__kwdefaults__ or ()), *FitOptions.__annotations__]
+    return [*inspect.signature(fit).parameters, *FitOptions.__annotations__]
 
 
 def _check_seed(seed: Any) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -237,7 +234,6 @@ def _make_optimizer(name: str, given: Any, part: Any, hparams: dict[str, Any]) -
             "optimizer must be an optimizer, its class, or a mapping of names to these, got"
             f" {given!r:.80}"
         )
-    _import_what_torch_will()
     try:
         optimizer = given(parameters, **fused_on_devices(given, parameters, hparams))
     except (TypeError, ValueError) as error:
@@ -251,20 +247,6 @@ def _make_optimizer(name: str, given: Any, part: Any, hparams: dict[str, Any]) -
         )
     return optimizer
 
-
-def _import_what_torch_will() -> None:
-    """Imports what torch imports with its first optimizer, in another thread.
-
-    These imports leave cycles of frames behind, and with them all frames that called them: a model
-    in one of these would only be freed by Python's garbage collector.
-    """
-    if _WITH_OPTIMIZERS not in sys.modules:
-        thread = threading.Thread(target=importlib.import_module, args=(_WITH_OPTIMIZERS,))
-        thread.start()
-        thread.join()
-
-
-_WITH_OPTIMIZERS = "torch._dynamo"
 
 # Torch has kernels for their fused steps on these devices
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)

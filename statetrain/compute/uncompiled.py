@@ -1,0 +1,46 @@
+"""What torch's compiler leaves alone, and how it is imported without leaving cycles."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+
+_COMPILER = "torch._dynamo"
+
+
+def import_compiler() -> None:
+    """Imports what torch imports with its first optimizer, in another thread.
+
+    These imports leave cycles of frames behind, and with them all frames that called them: a model
+    in one of these would only be freed by Python's garbage collector.
+    """
+    if _COMPILER not in sys.modules:
+        thread = threading.Thread(target=importlib.import_module, args=(_COMPILER,))
+        thread.start()
+        thread.join()
+
+
+def uncompiled(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """A function that runs as it is written where it is called from a compiled one.
+
+    `torch.compiler.disable` is not applied before the first call, since it imports the compiler.
+    """
+    disabled: list[Callable[Given, Returned]] = []
+
+    @functools.wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        if not disabled:
+            import_compiler()
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    return run
