@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check site notebooks diagrams gallery peers bench device instructions prove clean
+.PHONY: help demo test lint types check site notebooks diagrams gallery mermaid peers bench device instructions prove clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 
 gallery: $(READY)  ## draw the lifecycles of the examples for the site
 	$(BIN)/python diagrams/gallery.py
+
+mermaid:  ## get Mermaid, with which a test draws our Mermaid texts; needs npm
+	npm install --no-save --no-package-lock --silent mermaid@11.17.2
 
 peers: $(READY)  ## install the libraries that `make bench` compares with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -5,7 +5,6 @@ Debian's Chromium, driven by selenium; without them these tests are skipped. One
 
 import itertools
 import json
-import shutil
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import needs_browser, open_browser
 from torch.nn import functional as F
 
 import statetrain as st
@@ -26,11 +26,6 @@ from statetrain.live.serving import FileSource, Page, serve
 from statetrain.live.stepping import control
 from statetrain.report import report
 from statetrain.trace import Trace
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="Chromium and its driver are not installed"
-)
 
 
 def train(**options):
@@ -110,16 +105,7 @@ class Window:
 @pytest.fixture(scope="module")
 def window(tmp_path_factory):
     """A browser for all tests; what it complains about fails the last one."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver = open_browser(tmp_path_factory.mktemp("profile"))
     try:
         yield Window(driver)
     finally:
