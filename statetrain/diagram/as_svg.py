@@ -68,6 +68,7 @@ class _SvgWriter:
             f' fill="{theme.paper}"/>'
         )
         yield from self.scopes(layout.boxes[ROOT], 0)
+        yield from self.ring()
         for route in layout.routes:
             yield from self.arrow(route)
         for name, middle in layout.dots.items():
@@ -116,6 +117,12 @@ class _SvgWriter:
                 yield f"{_text(cell.name, at, self.theme.soft)}</g>"
                 yield from self.scopes(cell, depth + 1)
 
+    def ring(self) -> Iterator[str]:
+        """Around the state that the run is in; below the arrows, so that their heads are seen."""
+        box = self.layout.boxes.get(self.shown.current or "")
+        if box is not None and not box.rows:
+            yield self.rounded(box, 11.0, -3.0, "none", self.theme.recent, 3.5)
+
     def state(self, box: Box) -> Iterator[str]:
         middle = (box.top + box.bottom) / 2
         if box.name == START:
@@ -135,8 +142,6 @@ class _SvgWriter:
 
     def border(self, box: Box) -> Iterator[str]:
         fill, line = self.theme.state(self.shown, box.name)
-        if box.name == self.shown.current:
-            yield self.rounded(box, 11.0, -3.0, "none", self.theme.recent, 3.5)
         if box.name == FAILED or self.shown.life.state(box.name).final:
             yield self.rounded(box, 9.0, 0.0, self.theme.paper, line)
             yield self.rounded(box, 6.0, RING, fill, line)

@@ -63,7 +63,7 @@ def _has_anchor(shown: Picture) -> bool:
 
 
 _ENTRIES = (
-    LegendEntry("state", "anchor", "a run is saved and resumed here", _has_anchor),
+    LegendEntry("state", "anchor", "a run can be saved and resumed here", _has_anchor),
     LegendEntry("line", "hot", "the inner loop", _has("hot")),
     LegendEntry("line", "event", "when an event is raised", _has("event")),
     LegendEntry("line", "failure", "failure", _has("failure")),

@@ -361,7 +361,7 @@ class Page {
     this.fact("does", state.action);
     this.fact("at exit", state.close);
     this.fact("mode", state.mode);
-    this.fact("", [state.anchor && "a run is saved and resumed here", state.final && "the run ends here"].filter(Boolean).join(", "));
+    this.fact("", [state.anchor && "a run can be saved and resumed here", state.final && "the run ends here"].filter(Boolean).join(", "));
     this.fact("listeners", state.listeners);
     this.fact("reads", state.reads);
     this.fact("writes", state.writes);
