@@ -54,6 +54,11 @@ def encodable(text: str, encoding: str = "utf-8") -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things for a person: "1 row", "2 rows"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def label_of(thing: object) -> str:
     """The name shown for an action, effect or guard: its label, docstring's first line, or name."""
     label = getattr(thing, "label", None)

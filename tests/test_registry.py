@@ -330,7 +330,7 @@ def changed(where, value):
         (
             ["states", 1, "action"],
             {"is": "test_registry:work", "n": 1},
-            "action: test_registry:work is no value with parameters, got 'n'",
+            "action: test_registry:work is not a value with parameters, got 'n'",
         ),
         (
             ["states", 1, "action"],

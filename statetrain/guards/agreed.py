@@ -20,7 +20,9 @@ WORDS: dict[Agree, str] = {"any": "any rank", "all": "all ranks", "first": "rank
 def with_ranks(guard: Guard) -> str:
     """The label of a guard, and which ranks are asked where they have to agree."""
     asked = dict.fromkeys(WORDS[one.how] for one in _agreed(guard))
-    return f"{guard.label} \u27f5 {', '.join(asked)}" if asked else guard.label
+    if not asked:
+        return guard.label
+    return f"{guard.label} \u27f5 {', '.join(asked)}"
 
 
 def _agreed(guard: Guard) -> Iterator[Agreed]:
@@ -71,8 +73,10 @@ class Agreed(Guard):
 
     def key(self, place: str) -> str:
         """Under which its answer is kept; only a guard with a memory cares about the place."""
-        where = f" at {place}" if self.remembers else ""
-        return f"{self.source}: {self.label}{where}"
+        key = f"{self.source}: {self.label}"
+        if self.remembers:
+            key += f" at {place}"
+        return key
 
     def test(self, ctx: AnyContext) -> bool:
         return self.bind("")(ctx)
@@ -91,8 +95,9 @@ class Agreed(Guard):
         """The reason of the rank that had it."""
         if ctx.news is None:
             return self.leaf.reason(ctx)
-        keys = [key for key in ctx.news.reasons if key.startswith(f"{self.source}: {self.label}")]
-        return ctx.news.reasons[keys[0]] if keys else self.label
+        own = f"{self.source}: {self.label}"
+        reasons = ctx.news.reasons.items()
+        return next((reason for key, reason in reasons if key.startswith(own)), self.label)
 
     def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
         return self.leaf.marks(place)

@@ -96,8 +96,16 @@ class Guard:
         """
         return None
 
+    explains = True
+    """Whether it is a reason for taking an arrow; False for one that only lets others be asked."""
+
     def reason(self, ctx: AnyContext) -> str:
-        """Why it holds, for the outcome; its label unless it knows more."""
+        """Why it is true, for the outcome: its label unless it knows more.
+
+        Empty for a guard that does not explain anything.
+        """
+        if not self.explains:
+            return ""
         return self.label
 
     def bind(self, place: str) -> Test:
@@ -140,7 +148,7 @@ class Guard:
         return AnyOf(_flat(AnyOf, other, self))
 
     def __invert__(self) -> Guard:
-        return self.guard if isinstance(self, Not) else Not(self)
+        return Not(self)
 
     def __bool__(self) -> bool:
         raise GuardError(
@@ -162,11 +170,9 @@ def strict(guard: Guard, answer: object) -> bool:
     if answer is True or answer is False:
         return answer
     kind = type(answer).__name__
-    hint = (
-        "; read a host value, or compare with .item()"
-        if "Tensor" in kind or "ndarray" in kind
-        else ""
-    )
+    hint = ""
+    if "Tensor" in kind or "ndarray" in kind:
+        hint = "; read a host value, or compare with .item()"
     raise GuardError(
         f"guard [{guard.label}] must answer True or False, got {kind}{hint}: {answer!r:.80}"
     )
@@ -179,16 +185,23 @@ def reason_of(guard: Guard, ctx: AnyContext) -> str:
 
 def _flat(kind: type, *guards: Guard | Test) -> tuple[Guard, ...]:
     flat: list[Guard] = []
-    for part in guards:
-        part = as_guard(part)
-        flat.extend(part.parts() if type(part) is kind else (part,))
+    for part in map(as_guard, guards):
+        if type(part) is kind:
+            flat += part.parts()
+        else:
+            flat.append(part)
     return tuple(flat)
 
 
 def _join(word: str, guards: Iterable[Guard]) -> str:
-    return f" {word} ".join(
-        f"({g.label})" if isinstance(g, AllOf | AnyOf) else g.label for g in guards
-    )
+    return f" {word} ".join(map(_in_brackets, guards))
+
+
+def _in_brackets(guard: Guard) -> str:
+    """The label of a guard within another one's."""
+    if isinstance(guard, AllOf | AnyOf):
+        return f"({guard.label})"
+    return guard.label
 
 
 @frozen
@@ -297,8 +310,10 @@ class Not(Guard):
 
     @property
     def label(self) -> str:
-        inner = self.guard.label
-        return f"not ({inner})" if isinstance(self.guard, AllOf | AnyOf) else f"not {inner}"
+        return f"not {_in_brackets(self.guard)}"
+
+    def __invert__(self) -> Guard:
+        return self.guard
 
     def parts(self) -> tuple[Guard, ...]:
         return (self.guard,)
@@ -419,7 +434,9 @@ def guard(
     """
     if agree is not None:
         check_word("agree", agree, get_args(Agree), error=GuardError)
-    read = frozenset((reads,) if isinstance(reads, str) else reads)
+    if isinstance(reads, str):
+        reads = (reads,)
+    read = frozenset(reads)
     if function is None:
         return lambda f: Predicate(f, read, prompt, agree)
     return Predicate(function, read, prompt, agree)
@@ -435,7 +452,9 @@ def as_guard(thing: Guard | Test) -> Guard:
         return thing
     if callable(thing) and not isinstance(thing, type):
         return Predicate(thing)
-    hint = f"; give an instance: {thing.__name__}(...)" if isinstance(thing, type) else ""
+    hint = ""
+    if isinstance(thing, type):
+        hint = f"; give an instance: {thing.__name__}(...)"
     raise GuardError(f"a guard is a function of the context or a Guard, got {thing!r}{hint}")
 
 

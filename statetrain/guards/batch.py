@@ -32,24 +32,27 @@ class NonFinite(Guard):
 
     @property
     def label(self) -> str:
-        return "loss not finite" if self.of == "loss" else "gradients not finite"
+        return f"{self.of} not finite"
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"loss_value" if self.of == "loss" else "grad_norm"})
+        return frozenset({_READ_BY[self.of]})
 
     def test(self, ctx: Context) -> bool:
         return self.bind("")(ctx)
 
     def bind(self, place: str) -> Test:
-        return _loss_not_finite if self.of == "loss" else _gradients_not_finite
+        if self.of == "loss":
+            return _loss_not_finite
+        return _gradients_not_finite
 
     def reason(self, ctx: Context) -> str:
-        return (
-            f"the loss is {ctx.loss_value}"
-            if self.of == "loss"
-            else f"the norm of the gradients is {ctx.grad_norm}"
-        )
+        if self.of == "loss":
+            return f"the loss is {ctx.loss_value}"
+        return f"the norm of the gradients is {ctx.grad_norm}"
+
+
+_READ_BY = {"loss": "loss_value", "gradients": "grad_norm"}
 
 
 def _loss_not_finite(ctx: Context) -> bool:
@@ -103,7 +106,9 @@ class Spike(Guard):
     def median(self, ctx: Context) -> float:
         """Of the losses before this one; infinite while there are too few."""
         recent = ctx.recent.get(ctx.opt_name, ())[-self.window :]
-        return sorted(recent)[len(recent) // 2] if len(recent) >= self.least else math.inf
+        if len(recent) < self.least:
+            return math.inf
+        return sorted(recent)[len(recent) // 2]
 
     def test(self, ctx: Context) -> bool:
         median = self.median(ctx)
@@ -130,11 +135,13 @@ class Masked(Guard):
         return bool(ctx.masked > ctx.told)
 
     def reason(self, ctx: Context) -> str:
-        more = f" (and {ctx.masked - ctx.told - 1} more)" if ctx.masked - ctx.told > 1 else ""
-        first = (
-            f"step {ctx.first_masked}{more}" if not ctx.told else f"{ctx.masked - ctx.told} steps"
-        )
-        return f"the loss or the gradients of {first} were not finite"
+        found = ctx.masked - ctx.told
+        which = f"{found} steps"
+        if not ctx.told:
+            which = f"step {ctx.first_masked}"
+            if found > 1:
+                which += f" (and {found - 1} more)"
+        return f"the loss or the gradients of {which} were not finite"
 
 
 @guard(reads={"drawn"}, agree="all")

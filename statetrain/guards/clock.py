@@ -55,7 +55,9 @@ class TimeLimit(Guard):
 
 
 def _moment(value: datetime | float | None) -> float | None:
-    return value.timestamp() if isinstance(value, datetime) else value
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return value
 
 
 @frozen
@@ -93,7 +95,10 @@ class Deadline(Guard):
     agree = "first"  # one clock: that of rank 0
 
     def __attrs_post_init__(self) -> None:
-        for name, value in (("at", 0.0 if self.at is None else self.at), ("margin", self.margin)):
+        given = {"at": self.at, "margin": self.margin}
+        if self.at is None:
+            del given["at"]
+        for name, value in given.items():
             if not is_number(value) or not 0 <= value < math.inf:
                 raise ConfigError(
                     f"Deadline: {name} must be a number of seconds of at least 0, got {value!r}"

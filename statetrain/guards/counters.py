@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, guard
+from statetrain.naming import count_of
 from statetrain.validators import one_of, positive, whole
 
 if TYPE_CHECKING:
@@ -35,7 +37,28 @@ def _whole_unless_time(instance: Any, attribute: Attribute[Any], unit: Unit) -> 
 
 
 def _singular(unit: Unit) -> str:
-    return unit.removesuffix("es" if unit == "batches" else "s")
+    return {"batches": "batch"}.get(unit, unit.removesuffix("s"))
+
+
+# ---------------------------------------------------------------- guards that remember
+
+ReadCounter = Callable[[Any], float]
+MarkPlace = Callable[[Any], None]
+
+
+def _key_of(guard: Guard, place: str) -> str:
+    """Under which the context keeps what a guard remembers at a place."""
+    return f"{place} {guard.label}"
+
+
+def _marking(key: str, read: ReadCounter) -> tuple[MarkPlace, ...]:
+    """What keeps a counter's value, when the arrow of a guard has been taken."""
+
+    def mark(ctx: Context) -> None:
+        "remember when"
+        ctx.marks[key] = read(ctx)
+
+    return (mark,)
 
 
 @frozen
@@ -58,40 +81,36 @@ class Every(Guard):
 
     @property
     def label(self) -> str:
-        return f"every {self.n} {self.unit}" if self.n != 1 else f"every {_singular(self.unit)}"
+        if self.n == 1:
+            return f"every {_singular(self.unit)}"
+        return f"every {self.n} {self.unit}"
 
     @property
     def reads(self) -> frozenset[str]:
         return frozenset({_COUNTERS[self.unit], "marks"})
 
-    def _key(self, place: str) -> str:
-        return f"{place} {self.label}"
-
-    def _count(self, ctx: Context) -> float:
-        count = getattr(ctx, _COUNTERS[self.unit])
-        # A counter of the context
-        return count / 60 if self.unit == "minutes" else count  # type: ignore[no-any-return]
+    @property
+    def _count(self) -> ReadCounter:
+        """What reads the counter, in the unit."""
+        read: ReadCounter = attrgetter(_COUNTERS[self.unit])
+        if self.unit == "minutes":
+            return lambda ctx: read(ctx) / 60
+        return read
 
     def test(self, ctx: Context) -> bool:
         return self.bind("")(ctx)
 
     def bind(self, place: str) -> Test:
-        key, n, count = self._key(place), self.n, self._count
+        key, n, count = _key_of(self, place), self.n, self._count
         return lambda ctx: bool(count(ctx) // n > ctx.marks.get(key, 0) // n)
 
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        key, count = self._key(place), self._count
-
-        def mark(ctx: Context) -> None:
-            "remember when"
-            ctx.marks[key] = count(ctx)
-
-        return (mark,)
+    def marks(self, place: str) -> tuple[MarkPlace, ...]:
+        return _marking(_key_of(self, place), self._count)
 
 
 @frozen
 class Once(Guard):
-    """Holds a single time, when a counter has reached `n`.
+    """True a single time, when a counter has reached `n`.
 
     What was fired at is remembered by the arrow's effect, as for `Every`.
 
@@ -108,7 +127,9 @@ class Once(Guard):
 
     @property
     def label(self) -> str:
-        return f"once after {self.n} {_singular(self.unit) if self.n == 1 else self.unit}"
+        if self.n == 1:
+            return f"once after 1 {_singular(self.unit)}"
+        return f"once after {self.n} {self.unit}"
 
     @property
     def reads(self) -> frozenset[str]:
@@ -118,28 +139,25 @@ class Once(Guard):
         return self.bind("")(ctx)
 
     def bind(self, place: str) -> Test:
-        key, count = f"{place} {self.label}", _COUNTERS[self.unit]
-        least = self.n * 60 if self.unit == "minutes" else self.n
-        return lambda ctx: bool(getattr(ctx, count) >= least and key not in ctx.marks)
+        key, count = _key_of(self, place), attrgetter(_COUNTERS[self.unit])
+        least = self.n * _SECONDS.get(self.unit, 1)
+        return lambda ctx: bool(count(ctx) >= least and key not in ctx.marks)
 
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        key, count = f"{place} {self.label}", _COUNTERS[self.unit]
+    def marks(self, place: str) -> tuple[MarkPlace, ...]:
+        return _marking(_key_of(self, place), attrgetter(_COUNTERS[self.unit]))
 
-        def mark(ctx: Context) -> None:
-            "remember when"
-            ctx.marks[key] = getattr(ctx, count)
 
-        return (mark,)
+_SECONDS = {"minutes": 60}
 
 
 @frozen
 class After(Guard):
-    """Holds when that long has passed since its arrow was last taken; before that, since the start.
+    """True when that long has passed since its arrow was last taken; before that, since the start.
 
-    By the context's clock, `ctx.seconds`, which a resumed run continues. Nothing sleeps:
-    it is asked where the table asks it, so another arrow has to be taken meanwhile. When the arrow
-    was taken is remembered by its effect, as for `Every`; unlike there, the time begins anew with
-    each arrow.
+    By the context's clock, `ctx.seconds`, which a resumed run continues. Nothing sleeps: it is
+    evaluated where the table evaluates it, so another arrow has to be taken meanwhile. When the
+    arrow was taken is remembered by its effect, as for `Every`; unlike there, the time begins again
+    with each arrow.
 
     Args:
         seconds: above 0.
@@ -159,24 +177,44 @@ class After(Guard):
         return self.bind("")(ctx)
 
     def bind(self, place: str) -> Test:
-        key, least = f"{place} {self.label}", self.seconds
+        key, least = _key_of(self, place), self.seconds
         return lambda ctx: bool(ctx.seconds - ctx.marks.get(key, 0) >= least)
 
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        key = f"{place} {self.label}"
+    def marks(self, place: str) -> tuple[MarkPlace, ...]:
+        return _marking(_key_of(self, place), attrgetter("seconds"))
 
-        def mark(ctx: Context) -> None:
-            "remember when"
-            ctx.marks[key] = ctx.seconds
 
-        return (mark,)
+@frozen
+class NotYet(Guard):
+    """True until its arrow has been taken, and again when the training has gone on."""
+
+    reads = frozenset({"batches", "marks"})
+    remembers = True
+    explains = False
+
+    @property
+    def label(self) -> str:
+        return "not yet"
+
+    def test(self, ctx: Context) -> bool:
+        return self.bind("")(ctx)
+
+    def bind(self, place: str) -> Test:
+        key = _key_of(self, place)
+        return lambda ctx: bool(ctx.marks.get(key) != ctx.batches)
+
+    def marks(self, place: str) -> tuple[MarkPlace, ...]:
+        return _marking(_key_of(self, place), attrgetter("batches"))
+
+
+# ---------------------------------------------------------------- limits, and what is left
 
 
 @frozen
 class MaxSteps(Guard):
-    """Holds when the optimizers have made `n` steps in this fit.
+    """True when the optimizers have made `n` steps in this fit.
 
-    A fit that goes on with `run.fit(...)` counts anew; one that is continued from a checkpoint does
+    A fit that continues with `run.fit(...)` counts from 0; one that is resumed from a checkpoint does
     not.
 
     Args:
@@ -198,22 +236,19 @@ class MaxSteps(Guard):
 
 @frozen
 class MinEpochs(Guard):
-    """Holds when at least `n` epochs have been made."""
+    """True when at least `n` epochs have been made."""
 
     n: int = field(validator=whole)
 
     reads = frozenset({"epoch"})
+    explains = False
 
     @property
     def label(self) -> str:
-        return f"{self.n} epoch{'s' if self.n > 1 else ''} made"
+        return f"{count_of(self.n, 'epoch')} made"
 
     def test(self, ctx: Context) -> bool:
         return bool(ctx.epoch >= self.n)
-
-    def reason(self, ctx: Context) -> str:
-        """Empty: it only lets another guard be asked."""
-        return ""
 
 
 @guard(reads={"epoch", "max_epochs"})
@@ -224,13 +259,14 @@ def more_epochs(ctx: Context) -> bool:
 
 @frozen
 class BatchesLeft(Guard):
-    """Holds while the data that is iterated over has batches left, as far as its length tells.
+    """True while the data that is iterated over has batches left, as far as its length tells.
 
-    Of data without a length that is not known before drawing, so it holds until the data has ended.
+    For data without a length that is not known before drawing, so it is true until the data ends.
     """
 
     reads = frozenset({"iter", "length?"})
     agree = "all"
+    explains = False
 
     @property
     def label(self) -> str:
@@ -238,10 +274,6 @@ class BatchesLeft(Guard):
 
     def test(self, ctx: Context) -> bool:
         return bool(ctx.iter != ctx.length)
-
-    def reason(self, ctx: Context) -> str:
-        """Empty: it only lets another guard be asked."""
-        return ""
 
 
 batches_left = BatchesLeft()
@@ -257,35 +289,3 @@ def train_data_left(ctx: Context) -> bool:
 def trained(ctx: Context) -> bool:
     "an epoch was begun"
     return ctx.epoch > 0
-
-
-@frozen
-class NotYet(Guard):
-    """Holds until its arrow has been taken, and again when the training has gone on."""
-
-    reads = frozenset({"batches", "marks"})
-    remembers = True
-
-    @property
-    def label(self) -> str:
-        return "not yet"
-
-    def test(self, ctx: Context) -> bool:
-        return self.bind("")(ctx)
-
-    def bind(self, place: str) -> Test:
-        key = f"{place} {self.label}"
-        return lambda ctx: bool(ctx.marks.get(key) != ctx.batches)
-
-    def marks(self, place: str) -> tuple[Callable[[Any], None], ...]:
-        key = f"{place} {self.label}"
-
-        def mark(ctx: Context) -> None:
-            "remember when"
-            ctx.marks[key] = ctx.batches
-
-        return (mark,)
-
-    def reason(self, ctx: Context) -> str:
-        """Empty: it only lets others be asked."""
-        return ""

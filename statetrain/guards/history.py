@@ -18,6 +18,7 @@ from statetrain.errors import ConfigError
 from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, Test, as_guard, leaves
 from statetrain.guards.comparing import Direction, better
 from statetrain.guards.folding import HISTORY, FoldedRow, Later, folded, rows_of
+from statetrain.naming import count_of
 from statetrain.validators import column, one_of, whole
 
 if TYPE_CHECKING:
@@ -34,15 +35,22 @@ def holds_of_nothing(guard: Guard) -> bool | None:
     if isinstance(guard, Renamed):
         return holds_of_nothing(guard.guard)
     if isinstance(guard, Not):
-        inner = holds_of_nothing(guard.guard)
-        return None if inner is None else not inner
+        return _negated(holds_of_nothing(guard.guard))
     if isinstance(guard, AllOf | AnyOf):
         decisive = isinstance(guard, AnyOf)
         parts = [holds_of_nothing(part) for part in guard.guards]
         if decisive in parts:
             return decisive
-        return None if None in parts else not decisive
-    return False if guard.monitors else None
+        if None in parts:
+            return None
+        return not decisive
+    if guard.monitors:
+        return False
+    return None
+
+
+def _negated(answer: bool | None) -> bool | None:
+    return {True: False, False: True, None: None}[answer]
 
 
 @frozen
@@ -83,8 +91,7 @@ class EarlyStopping(Guard):
 
     @property
     def label(self) -> str:
-        rows = "row" if self.patience == 1 else "rows"
-        return f"{self.monitor} has not improved for {self.patience} {rows}"
+        return f"{self.monitor} has not improved for {count_of(self.patience, 'row')}"
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -159,7 +166,7 @@ class Threshold(Guard):
 
     @property
     def label(self) -> str:
-        words = "at most" if self.mode == "min" else "at least"
+        words = {"min": "at most", "max": "at least"}[self.mode]
         return f"{self.monitor} {words} {self.value:g}"
 
     @property
@@ -167,15 +174,15 @@ class Threshold(Guard):
         return (self.monitor,)
 
     def start(self) -> Any:
-        return None
+        return math.nan  # which is on neither side of a target
 
     def step(self, state: Any, row: FoldedRow) -> Any:
-        return float(row[self.monitor]) if self.monitor in row else state
+        return float(row.get(self.monitor, state))
 
     def decide(self, state: Any) -> bool:
-        if state is None:
-            return False
-        return bool(state <= self.value if self.mode == "min" else state >= self.value)
+        if self.mode == "min":
+            return bool(state <= self.value)
+        return bool(state >= self.value)
 
     def test(self, ctx: Context) -> bool:
         return self.decide(folded(self, ctx))
@@ -233,7 +240,7 @@ class NumberLimit(Guard):
 
     @property
     def label(self) -> str:
-        return f"{self.n} row{'s' if self.n > 1 else ''} of {self.monitor}"
+        return f"{count_of(self.n, 'row')} of {self.monitor}"
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -312,7 +319,7 @@ class Warmup(Guard):
 
     @property
     def label(self) -> str:
-        rows = f"{self.n} rows" if self.n > 1 else "row"
+        rows = count_of(self.n, "row").removeprefix("1 ")
         return f"{self.criterion.label}, the first {rows} left out"
 
     def parts(self) -> tuple[Guard, ...]:
@@ -328,4 +335,6 @@ class Warmup(Guard):
     def _later(self, ctx: Context) -> Later:
         skipped, carrying = folded(_Counting(self.monitors, self.n), ctx)
         rows, first = rows_of(ctx)
-        return Later(ctx, first + skipped if carrying == self.n else len(rows))
+        if carrying < self.n:
+            return Later(ctx, len(rows))
+        return Later(ctx, first + skipped)

@@ -16,6 +16,7 @@ from attrs import field, frozen
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard
 from statetrain.guards.folding import HISTORY, FoldedRow, folded
+from statetrain.naming import count_of
 from statetrain.validators import column, positive, whole
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def generalization_loss(values: list[float]) -> float:
     Written with the distance over the absolute value, so that it also serves a loss below 0. NaN if
     there is none.
     """
+    if not values:
+        return math.nan
     least = min((value for value in values if not math.isnan(value)), default=math.nan)
-    return _percent_above(values[-1], least) if values else math.nan
+    return _percent_above(values[-1], least)
 
 
 def progress(values: list[float]) -> float:
@@ -49,9 +52,11 @@ def _percent_above(value: float, least: float) -> float:
 
 
 def _ratio(above: float, least: float) -> float:
-    if least == 0:
-        return math.inf if above > 0 else 0.0
-    return above / least
+    if least != 0:
+        return above / least
+    if above > 0:
+        return math.inf
+    return 0.0
 
 
 _NOTHING = (math.nan, math.nan)
@@ -94,7 +99,9 @@ class GL(Guard):
         return _NOTHING
 
     def step(self, state: Any, row: FoldedRow) -> Any:
-        return _with_value(state, float(row[self.monitor])) if self.monitor in row else state
+        if self.monitor not in row:
+            return state
+        return _with_value(state, float(row[self.monitor]))
 
     def decide(self, state: Any) -> bool:
         return self._above(state) > self.alpha
@@ -171,8 +178,10 @@ class PQ(Guard):
         (least, last), strip, validated = state
         if not validated or len(strip) < self.k:
             return False
-        made = progress(list(strip)) if all(map(math.isfinite, strip)) else math.nan
-        return not made > self.tol or _percent_above(last, least) / made > self.alpha
+        if not all(map(math.isfinite, strip)):
+            return True
+        made = progress(list(strip))
+        return made <= self.tol or _percent_above(last, least) / made > self.alpha
 
     def test(self, ctx: Context) -> bool:
         return self.decide(folded(self, ctx))
@@ -197,7 +206,7 @@ class UP(Guard):
 
     @property
     def label(self) -> str:
-        return f"{self.monitor} has risen {self.n} time{'s' if self.n > 1 else ''} in a row"
+        return f"{self.monitor} has risen {count_of(self.n, 'time')} in a row"
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -211,7 +220,9 @@ class UP(Guard):
             return state
         before, rises = state
         value = float(row[self.monitor])
-        return value, rises + 1 if before < value else 0
+        if not before < value:
+            return value, 0
+        return value, rises + 1
 
     def decide(self, state: Any) -> bool:
         return bool(state[1] >= self.n)

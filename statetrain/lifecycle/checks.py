@@ -98,26 +98,28 @@ def _check_roles(life: Lifecycle) -> None:
 def _check_scopes(life: Lifecycle) -> None:
     states = {state.name: state for state in life.states}
     for state in life.states:
-        if state.within is None:
-            continue
-        if state.within not in states:
-            raise LifecycleError(
-                f"{life.name}: State {state.name!r}: unknown scope"
-                f" {state.within!r}{did_you_mean(state.within, states)}"
-            )
-        if states[state.within].final:
-            raise LifecycleError(
-                f"{life.name}: State {state.name!r} lies within {state.within!r}, which is final; a"
-                " final state cannot be a scope"
-            )
+        if state.within is not None:
+            _check_scope(life, state, state.within, states)
     _check_circles(life, states)
     for state in life.states:
-        has_scope = state.within is not None or state.mode is not None
-        if state.final and (has_scope or state.close is not None):
+        if state.final and (state.within, state.mode, state.close) != (None, None, None):
             raise LifecycleError(
                 f"{life.name}: final state {state.name!r} lies within a scope, or has a mode or"
                 " close work: nothing would close it; put it outside, and that work into a scope"
             )
+
+
+def _check_scope(life: Lifecycle, state: State, scope: str, states: dict[str, State]) -> None:
+    if scope not in states:
+        raise LifecycleError(
+            f"{life.name}: State {state.name!r}: unknown scope"
+            f" {scope!r}{did_you_mean(scope, states)}"
+        )
+    if states[scope].final:
+        raise LifecycleError(
+            f"{life.name}: State {state.name!r} lies within {scope!r}, which is final; a"
+            " final state cannot be a scope"
+        )
 
 
 def _check_circles(life: Lifecycle, states: dict[str, State]) -> None:
@@ -194,8 +196,9 @@ def _takes_one(function: Any) -> bool:
     needed = code.co_argcount - len(function.__defaults__ or ())
     keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or {})
     takes_more = bool(code.co_flags & inspect.CO_VARARGS)
-    wrapped = hasattr(function, "__wrapped__")  # its own signature says little
-    return wrapped or (needed <= 1 and keywords <= 0 and (code.co_argcount >= 1 or takes_more))
+    if hasattr(function, "__wrapped__"):  # its own signature says little
+        return True
+    return needed <= 1 and keywords <= 0 and (code.co_argcount >= 1 or takes_more)
 
 
 def _check_mode(life: Lifecycle, state: State) -> None:
@@ -237,20 +240,16 @@ def check(life: Lifecycle) -> None:
 
 
 def _check_arrows(life: Lifecycle) -> None:
-    known = dict.fromkeys(life.names)
+    sources = dict.fromkeys(life.names)
+    dests = {**sources, FAILED: None}
     seen: set[tuple[object, ...]] = set()
     for arrow in life.transitions:
-        event = arrow.event
-        if event is not None and not (isinstance(event, type) and issubclass(event, BaseException)):
-            raise LifecycleError(
-                f"{life.name}: arrow {arrow.source} -> {arrow.dest}: event must be a class of"
-                f" exception, got {event!r}"
-            )
-        for name in (arrow.source, arrow.dest):
-            if name not in known and (name != FAILED or name == arrow.source):
-                raise LifecycleError(
-                    f"{life.name}: arrow {arrow}: unknown state {name!r}{did_you_mean(name, known)}"
-                )
+        if arrow.event is not None:
+            _check_event(life, arrow, arrow.event)
+        if arrow.source not in sources:
+            raise _unknown_state(life, arrow, arrow.source)
+        if arrow.dest not in dests:
+            raise _unknown_state(life, arrow, arrow.dest)
         if life.state(arrow.source).final:
             raise LifecycleError(
                 f"{life.name}: arrow {arrow} leaves a final state; remove it, or let"
@@ -261,10 +260,23 @@ def _check_arrows(life: Lifecycle) -> None:
                 f"{life.name}: arrow {arrow} leads to 'failed' without an error; give it an effect"
                 " that raises one"
             )
-        key = (arrow.source, arrow.dest, arrow.guard, event)
+        key = (arrow.source, arrow.dest, arrow.guard, arrow.event)
         if key in seen:
             raise LifecycleError(f"{life.name}: arrow {arrow} is there twice; remove one")
         seen.add(key)
+
+
+def _check_event(life: Lifecycle, arrow: Transition, event: Any) -> None:
+    if not (isinstance(event, type) and issubclass(event, BaseException)):
+        raise LifecycleError(
+            f"{life.name}: arrow {arrow.source} -> {arrow.dest}: event must be a class of"
+            f" exception, got {event!r}"
+        )
+
+
+def _unknown_state(life: Lifecycle, arrow: Transition, name: str) -> LifecycleError:
+    near = did_you_mean(name, life.names)
+    return LifecycleError(f"{life.name}: arrow {arrow}: unknown state {name!r}{near}")
 
 
 def _check_order(life: Lifecycle, state: State, goals: set[str]) -> None:
@@ -367,14 +379,9 @@ def _check_ends(life: Lifecycle, goals: set[str]) -> None:
     for name in life.names:
         for arrow in life.arrows(name):
             back.setdefault(arrow.dest, []).append(name)
-    ends: set[str] = set()
-    todo = [FAILED, *(state.name for state in life.states if state.final)]
-    while todo:
-        name = todo.pop()
-        if name not in ends:
-            ends.add(name)
-            todo += back.get(name, ())
-    trapped = [repr(name) for name in life.names if name not in ends and name in goals]
+    finals = [state.name for state in life.states if state.final]
+    ends = _all_behind([FAILED, *finals], back)
+    trapped = [repr(name) for name in life.names if name in goals - ends]
     if trapped:
         raise LifecycleError(
             f"{life.name}: no way leads from {', '.join(trapped)} to a final state; add an arrow"
@@ -382,33 +389,63 @@ def _check_ends(life: Lifecycle, goals: set[str]) -> None:
         )
 
 
+def _all_behind(starts: list[str], ways: dict[str, list[str]]) -> set[str]:
+    """All that ways lead to from somewhere, the starts included."""
+    found: set[str] = set()
+    todo = list(starts)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += ways.get(name, ())
+    return found
+
+
 def _check_progress(life: Lifecycle) -> None:
     """A circle in which nothing is done could only spin: what its guards read never changes."""
     idle = {
         state.name
         for state in life.states
-        if state.action is None and state.close is None and state.mode is None
+        if (state.action, state.close, state.mode) == (None, None, None)
     }
     done: set[str] = set()
     for start in sorted(idle):
-        trail: dict[str, Iterator[str]] = {}  # the way so far, each with where it leads on
-        step: str | None = start
-        while step is not None or trail:
-            if step is not None and step in trail:
-                names = list(trail)
-                ring = [*names[names.index(step) :], step]
-                raise LifecycleError(
-                    f"{life.name}: {' -> '.join(ring)} is a loop in which nothing is done, so its"
-                    " guards could never change their answers; give one of its states an action or"
-                    " one of its arrows an effect"
-                )
-            if step is not None and step not in done:
-                trail[step] = _idle_steps(life, step, idle)
-            elif not trail:
-                break
-            step = next(trail[next(reversed(trail))], None)
-            if step is None:
-                done.add(trail.popitem()[0])
+        ring = _idle_ring(life, start, idle, done)
+        if ring:
+            raise LifecycleError(
+                f"{life.name}: {' -> '.join(ring)} is a loop in which nothing is done, so its"
+                " guards could never change their answers; give one of its states an action or"
+                " one of its arrows an effect"
+            )
+
+
+def _idle_ring(life: Lifecycle, start: str, idle: set[str], done: set[str]) -> list[str]:
+    """A loop of idle states that is found from one of them, the first again at its end.
+
+    Args:
+        life: the table.
+        start: an idle state.
+        idle: all of them.
+        done: those from which no loop was found; what is looked through here is added.
+
+    Returns:
+        The names; empty if there is no loop.
+    """
+    if start in done:
+        return []
+    trail = {start: _idle_steps(life, start, idle)}  # the way so far, each with where it leads on
+    while trail:
+        last = next(reversed(trail))
+        step = next(trail[last], None)
+        if step is None:
+            done.add(last)
+            del trail[last]
+        elif step in trail:
+            names = list(trail)
+            return [*names[names.index(step) :], step]
+        elif step not in done:
+            trail[step] = _idle_steps(life, step, idle)
+    return []
 
 
 def _idle_steps(life: Lifecycle, name: str, idle: set[str]) -> Iterator[str]:

@@ -57,7 +57,9 @@ def _parts(arrow: Transition) -> list[Hashable]:
 
 
 def _name(part: Guard, arrow: Transition) -> Hashable:
-    return (part, arrow.dest) if part.remembers else part
+    if part.remembers:
+        return part, arrow.dest
+    return part
 
 
 def _simple(guard: Guard) -> Iterable[Guard]:
@@ -88,7 +90,9 @@ class _AnswerTable:
 
     def of(self, arrow: Transition) -> int:
         """The ways in which an arrow's guard is true."""
-        return self.all if arrow.guard is None else self._of(arrow.guard, arrow)
+        if arrow.guard is None:
+            return self.all
+        return self._of(arrow.guard, arrow)
 
     def _of(self, guard: Guard, arrow: Transition) -> int:
         if isinstance(guard, Renamed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -40,19 +40,26 @@ def diff(a: Lifecycle, b: Lifecycle) -> list[str]:
 def _different_states(a: Lifecycle, b: Lifecycle) -> list[str]:
     words = [f"state {name!r} removed" for name in a.names if name not in b.names]
     for state in b.states:
-        if state.name not in a.names:
-            words.append(
-                f"state {state.name!r} added"
-                + (f" within {state.within!r}" if state.within else "")
-            )
+        if state.name in a.names:
+            changes = _changes(a.state(state.name), state)
+            words += [f"state {state.name!r}: {change}" for change in changes]
         else:
-            words += [
-                f"state {state.name!r}: {change}" for change in _changes(a.state(state.name), state)
-            ]
-    order = [name for name in b.names if name in a.names]
-    if order != [name for name in a.names if name in b.names]:
+            words.append(f"state {state.name!r} added{_place_of(state)}")
+    order = _those_in(b.names, a.names)
+    if order != _those_in(a.names, b.names):
         words.append(f"the states are listed in another order: {', '.join(order)}")
     return words
+
+
+def _place_of(state: State) -> str:
+    if state.within is None:
+        return ""
+    return f" within {state.within!r}"
+
+
+def _those_in(names: Iterable[str], others: Container[str]) -> list[str]:
+    """The names that are among others, too."""
+    return [name for name in names if name in others]
 
 
 def _different_arrows(a: Lifecycle, b: Lifecycle) -> list[str]:
@@ -93,15 +100,12 @@ def _paired(
     left = [new for new in after if new not in before]
     pairs = {}
     for old in before:
-        new = (
-            old
-            if old in after
-            else next((new for new in left if (new.dest, new.event) == (old.dest, old.event)), None)
-        )
-        if new is not None:
-            pairs[old] = new
-            if new in left:
-                left.remove(new)
+        alike = [new for new in left if (new.dest, new.event) == (old.dest, old.event)]
+        if old in after:
+            pairs[old] = old
+        elif alike:
+            pairs[old] = alike[0]
+            left.remove(alike[0])
     return pairs
 
 
@@ -110,25 +114,35 @@ def _changes(old: State | Transition, new: State | Transition) -> list[str]:
     for field in attrs.fields(type(old)):
         was, now = getattr(old, field.name), getattr(new, field.name)
         if was != now:
-            words = ((call(was), call(now)) for call in (_called, _called_in_full, repr))
-            before, after = next((pair for pair in words if pair[0] != pair[1]), ("one", "another"))
+            before, after = _told_apart(was, now)
             changes.append(f"{field.name} was {before}, is {after}")
     return changes
+
+
+def _told_apart(was: Any, now: Any) -> tuple[str, str]:
+    """What two things are called, as long as it takes to tell them apart."""
+    for call in (_called, _called_in_full, repr):
+        if call(was) != call(now):
+            return call(was), call(now)
+    return "one", "another"
 
 
 def _called(part: Any) -> str:
     if isinstance(part, Guard):
         return f"[{with_ranks(part)}]"
-    if attrs.has(type(part)) and isinstance(getattr(part, "label", None), str):
-        return repr(part.label)
-    if attrs.has(type(part)) and isinstance(getattr(part, "label", None), str):
-        return repr(part.label)
     if part == "":
         return "nothing"
-    if part is None or isinstance(part, bool | str) or attrs.has(type(part)):
+    if part is None or isinstance(part, bool | str):
         return str(part)
-    return signature_of(part)
+    if not attrs.has(type(part)):
+        return signature_of(part)
+    label = getattr(part, "label", None)
+    if isinstance(label, str):
+        return repr(label)
+    return str(part)
 
 
 def _called_in_full(part: Any) -> str:
-    return f"[{part.name}: {part.guard.label}]" if isinstance(part, Renamed) else _called(part)
+    if isinstance(part, Renamed):
+        return f"[{part.name}: {part.guard.label}]"
+    return _called(part)

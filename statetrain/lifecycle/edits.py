@@ -45,14 +45,10 @@ def insert(
         state = attrs.evolve(state, within=_shared_scope(life, source, dest))
     arrows: list[Transition] = []
     for arrow in life.transitions:
-        if arrow not in onto:
-            arrows.append(arrow)
-        elif guard is None:
-            arrows.append(attrs.evolve(arrow, dest=state.name))
+        if arrow in onto:
+            arrows += _led_onto(arrow, state.name, guard, otherwise)
         else:
-            both = as_guard(guard) if arrow.guard is None else arrow.guard & guard
-            arrows.append(attrs.evolve(arrow, dest=state.name, guard=both))
-            arrows.append(attrs.evolve(arrow, dest=otherwise or dest))
+            arrows.append(arrow)
     last = max(i for i, arrow in enumerate(arrows) if arrow.dest == state.name)
     arrows.insert(last + 1, Transition(state.name, dest))
     at = life.names.index(source) + 1
@@ -60,10 +56,25 @@ def insert(
     return attrs.evolve(life, states=states, transitions=arrows)
 
 
+def _led_onto(
+    arrow: Transition, name: str, guard: Guard | Test | None, otherwise: str | None
+) -> list[Transition]:
+    """An arrow that leads to an inserted state, and where a guard is given, the one past it."""
+    if guard is None:
+        return [attrs.evolve(arrow, dest=name)]
+    both = as_guard(guard)
+    if arrow.guard is not None:
+        both = arrow.guard & guard
+    past = attrs.evolve(arrow, dest=otherwise or arrow.dest)
+    return [attrs.evolve(arrow, dest=name, guard=both), past]
+
+
 def _shared_scope(life: Lifecycle, source: str, dest: str) -> str | None:
     """The innermost scope around two states; None is the outside."""
     shared = [a for a, b in zip(life.path(source), life.path(dest)[:-1], strict=False) if a == b]
-    return shared[-1] if shared else None
+    if not shared:
+        return None
+    return shared[-1]
 
 
 def replace(life: Lifecycle, state: State | str, changes: Mapping[str, Any]) -> Lifecycle:
@@ -79,8 +90,8 @@ def replace(life: Lifecycle, state: State | str, changes: Mapping[str, Any]) -> 
             f"{life.name}: replace keeps a state's name, got {new.name!r} for {old.name!r}; insert"
             f" the new state and use without({old.name!r})"
         )
-    states = [new if one.name == old.name else one for one in life.states]
-    return attrs.evolve(life, states=states)
+    states = {one.name: one for one in life.states} | {old.name: new}
+    return attrs.evolve(life, states=states.values())
 
 
 def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
@@ -97,11 +108,11 @@ def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
     onward = {name: _onward(life, name, gone) for name in gone & goals}
     _refuse_lost_decisions(life, names, gone, {*onward.values()})
     led = {arrow: attrs.evolve(arrow, dest=onward.get(arrow.dest, arrow.dest)) for arrow in staying}
-    for source in dict.fromkeys(arrow.source for arrow in staying):
-        for arrow in _redundant(life.arrows(source), led):
+    states = [state for state in life.states if state.name not in gone]
+    for state in states:
+        for arrow in _redundant(life.arrows(state.name), led):
             del led[arrow]
     kept = dict.fromkeys(led.values())  # two arrows may have become one
-    states = [state for state in life.states if state.name not in gone]
     return attrs.evolve(life, states=states, transitions=kept)
 
 
@@ -198,7 +209,9 @@ def add(
                 f" kind, and none of those added is one: {', '.join(map(str, new)) or 'no arrow'}"
             )
     order = _StateOrder(life.transitions)
-    for part in reversed(new) if first else new:
+    if first:
+        new.reverse()
+    for part in new:
         order.put(part, first, before)
     states = [*life.states, *(part for part in parts if not isinstance(part, Transition))]
     return attrs.evolve(life, states=states, transitions=order.arrows)
@@ -268,8 +281,8 @@ def _find(group: list[Transition], arrow: Transition) -> int:
 def alter(life: Lifecycle, transition: Transition, changes: Mapping[str, Any]) -> Lifecycle:
     """Changes an arrow where it stands; see `Lifecycle.alter`."""
     _check_known(life, transition)
-    new = attrs.evolve(transition, **changes)
-    arrows = [new if arrow == transition else arrow for arrow in life.transitions]
+    arrows = list(life.transitions)
+    arrows[arrows.index(transition)] = attrs.evolve(transition, **changes)
     return attrs.evolve(life, transitions=arrows)
 
 
@@ -289,13 +302,12 @@ def reorder(life: Lifecycle, source: str, dests: Iterable[str]) -> Lifecycle:
             f"{life.name}: reorder({source!r}) needs each of {[arrow.dest for arrow in own]}, got"
             f" {order}"
         )
-    pool, ordered = list(own), []
-    for dest in order:
-        arrow = next(arrow for arrow in pool if arrow.dest == dest)
-        pool.remove(arrow)
-        ordered.append(arrow)
-    queue = iter(ordered)
-    arrows = [next(queue) if arrow in own else arrow for arrow in life.transitions]
+    # Of arrows to one state, the order among them stays
+    by_dest = {dest: [arrow for arrow in own if arrow.dest == dest] for dest in order}
+    arrows = list(life.transitions)
+    places = [arrows.index(arrow) for arrow in own]
+    for place, dest in zip(places, order, strict=True):
+        arrows[place] = by_dest[dest].pop(0)
     return attrs.evolve(life, transitions=arrows)
 
 

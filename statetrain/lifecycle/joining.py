@@ -23,19 +23,17 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
             `pretrain_step`.
     """
 
-    def renamed(name: str) -> str:
-        return name if name == FAILED else f"{prefix}{name}"
-
+    renamed = {name: f"{prefix}{name}" for name in life.names} | {FAILED: FAILED}
     states = [
-        attrs.evolve(state, name=renamed(state.name), within=state.within and renamed(state.within))
+        attrs.evolve(state, name=renamed[state.name], within=state.within and renamed[state.within])
         for state in life.states
     ]
     arrows = [
-        attrs.evolve(arrow, source=renamed(arrow.source), dest=renamed(arrow.dest))
+        attrs.evolve(arrow, source=renamed[arrow.source], dest=renamed[arrow.dest])
         for arrow in life.transitions
     ]
-    also = life.also | frozenset(map(renamed, life.also))
-    return Lifecycle(life.name, states, arrows, renamed(life.initial), also)
+    also = life.also | {f"{prefix}{role}" for role in life.also}
+    return Lifecycle(life.name, states, arrows, renamed[life.initial], also)
 
 
 def then(
@@ -58,28 +56,16 @@ def then(
         LifecycleError: both have states of one name, or the second has no one final state for the
             first's events.
     """
+    inner = [state for state in first.states if not state.final]
+    _refuse_common_names(first, second, inner)
     ends = {state.name for state in first.states if state.final}
-    inner: list[State] = [state for state in first.states if not state.final]
-    if both := [state.name for state in inner if state.name in second.names]:
-        raise LifecycleError(
-            f"{first.name} then {second.name}: both have a state {both[0]!r}"
-            + (f" and {len(both) - 1} others" if len(both) > 1 else "")
-            + f'; give one of them other names: {first.name}.prefixed("pre_")'
-        )
-    last = [state.name for state in second.states if state.final]
     arrows: list[Transition] = []
     for arrow in first.transitions:
-        if arrow.dest not in ends:
-            arrows.append(arrow)
-        elif arrow.event is None:
-            arrows.append(attrs.evolve(arrow, dest=second.initial, effect=effect))
-        elif len(last) == 1:
-            arrows.append(attrs.evolve(arrow, dest=last[0]))
-        else:
-            raise LifecycleError(
-                f"{first.name} then {second.name}: where is {arrow} to lead? {second.name} ends in"
-                f" {', '.join(map(repr, last))}; remove that arrow first"
-            )
+        if arrow.dest in ends and arrow.event is None:
+            arrow = attrs.evolve(arrow, dest=second.initial, effect=effect)
+        elif arrow.dest in ends:
+            arrow = attrs.evolve(arrow, dest=_only_end(first, second, arrow))
+        arrows.append(arrow)
     return Lifecycle(
         f"{first.name} then {second.name}",
         [*inner, *second.states],
@@ -87,3 +73,27 @@ def then(
         first.initial,
         first.also | second.also,
     )
+
+
+def _refuse_common_names(first: Lifecycle, second: Lifecycle, inner: list[State]) -> None:
+    both = [state.name for state in inner if state.name in second.names]
+    if not both:
+        return
+    others = ""
+    if len(both) > 1:
+        others = f" and {len(both) - 1} others"
+    raise LifecycleError(
+        f"{first.name} then {second.name}: both have a state {both[0]!r}{others}; give one of them"
+        f' other names: {first.name}.prefixed("pre_")'
+    )
+
+
+def _only_end(first: Lifecycle, second: Lifecycle, arrow: Transition) -> str:
+    """The one final state of the second lifecycle, where an event of the first leads."""
+    last = [state.name for state in second.states if state.final]
+    if len(last) != 1:
+        raise LifecycleError(
+            f"{first.name} then {second.name}: where is {arrow} to lead? {second.name} ends in"
+            f" {', '.join(map(repr, last))}; remove that arrow first"
+        )
+    return last[0]

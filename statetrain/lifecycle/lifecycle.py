@@ -131,7 +131,9 @@ class Lifecycle:
         Raises:
             LifecycleError: there is no such state.
         """
-        return name if name in (FAILED, START) else self.state(name).role
+        if name in (FAILED, START):
+            return name
+        return self.state(name).role
 
     def by_role(self, *roles: str) -> tuple[State, ...]:
         """The states that have one of these roles, in order, in all phases and evaluations."""
@@ -145,8 +147,11 @@ class Lifecycle:
         Raises:
             LifecycleError: there is no such state.
         """
-        found = self._index.paths.get(name)
-        return self.path(self.state(name).name) if found is None else found
+        try:
+            return self._index.paths[name]
+        except KeyError:
+            self.state(name)  # an error that suggests a name
+            raise
 
     def lies_in(self, name: str, *roles: str) -> bool:
         """Whether a state, or a scope around it, has one of these roles."""

@@ -17,9 +17,9 @@ import builtins
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from types import MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeAlias
 
 import attrs
@@ -36,17 +36,7 @@ from statetrain.naming import did_you_mean, identify, nearest
 Registry: TypeAlias = Mapping[str, Any]
 
 _FORMAT = 1
-# The fields that hold functions, classes and values
-_PARTS = (
-    "action",
-    "close",
-    "reopen",
-    "mode",
-    "guard",
-    "effect",
-    "event",
-)
-_CALLED = ("action", "close", "reopen", "effect")
+_CALLED = ("action", "close", "reopen", "effect")  # the fields that hold functions
 
 
 @cache
@@ -91,10 +81,11 @@ def standard() -> Registry:
 
 def _members(module: ModuleType) -> Iterator[tuple[str, Any]]:
     for thing in vars(module).values():
-        named = thing.function if isinstance(thing, Predicate) else thing
-        if (inspect.isfunction(named) or isinstance(named, type)) and named.__module__.startswith(
-            module.__name__
-        ):
+        named = thing
+        if isinstance(thing, Predicate):
+            named = thing.function
+        is_code = isinstance(named, FunctionType | type)
+        if is_code and named.__module__.startswith(module.__name__):
             yield identify(named), thing
 
 
@@ -121,12 +112,15 @@ def to_dict(life: Lifecycle) -> dict[str, Any]:
 
 
 def _written(life: Lifecycle, what: str, row: State | Transition) -> dict[str, Any]:
-    values = [(field, getattr(row, field.name)) for field in attrs.fields(type(row))]
-    try:  # an event is a class, so its name is enough
+    usual = {field.name: field.default for field in attrs.fields(type(row))}
+    if isinstance(row, State):
+        usual["role"] = row.name
+    given = {name: getattr(row, name) for name in usual}
+    try:
         return {
-            f.name: identify(value) if f.name == "event" else _plain(value)
-            for f, value in values
-            if value != (row.name if f.name == "role" else f.default)  # type: ignore[union-attr]
+            name: _WRITERS.get(name, _plain)(value)
+            for name, value in given.items()
+            if value != usual[name]
         }
     except ValueError as error:
         raise LifecycleError(f"{life.name}: {what} cannot be written down: {error}") from None
@@ -141,23 +135,27 @@ def _plain(thing: Any) -> Any:
     if isinstance(thing, bool | int | str | None):
         return thing
     if isinstance(thing, float):
-        if math.isfinite(thing):
-            return thing
-        return {"is": "float", "value": str(thing)}  # JSON cannot express it
+        return _plain_float(thing)
     if isinstance(thing, tuple):
-        return [_plain(part) for part in thing]
+        return list(map(_plain, thing))
     if isinstance(thing, frozenset):
-        return {
-            "is": "frozenset",
-            "items": sorted((_plain(part) for part in thing), key=jsons.dumps),
-        }
+        return {"is": "frozenset", "items": sorted(map(_plain, thing), key=jsons.dumps)}
     if isinstance(thing, Predicate):
         return _plain(thing.function)
     if attrs.has(type(thing)):
-        return {
-            "is": identify(type(thing)),
-            **{f.alias: _plain(getattr(thing, f.name)) for f in _parameters(type(thing))},
-        }
+        fields = {f.alias: _plain(getattr(thing, f.name)) for f in _parameters(type(thing))}
+        return {"is": identify(type(thing)), **fields}
+    return {"is": _name_of_code(thing)}
+
+
+def _plain_float(number: float) -> Any:
+    if math.isfinite(number):
+        return number
+    return {"is": "float", "value": str(number)}  # JSON cannot express it
+
+
+def _name_of_code(thing: Any) -> str:
+    """The name of a function or a class."""
     if inspect.ismethod(thing):
         raise ValueError(
             f"{thing!r} is a method of one object, which has no name; write an attrs class with"
@@ -168,7 +166,10 @@ def _plain(thing: Any) -> Any:
             f"{thing!r:.80} is neither plain data that cannot change (a number, a text, a tuple, a"
             " frozenset) nor a function nor an attrs value"
         )
-    return {"is": identify(thing)}
+    return identify(thing)
+
+
+_WRITERS: dict[str, Callable[[Any], Any]] = {"event": identify}  # a class, whose name is enough
 
 
 def _parameters(kind: type) -> list[attrs.Attribute[Any]]:
@@ -196,8 +197,10 @@ def _canonical(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _canonical(value) for key, value in data.items()}
     if isinstance(data, list):
-        return [_canonical(value) for value in data]
-    return int(data) if isinstance(data, float) and data.is_integer() else data
+        return list(map(_canonical, data))
+    if isinstance(data, float) and data.is_integer():
+        return int(data)
+    return data
 
 
 # ---------------------------------------------------------------- reading
@@ -275,34 +278,37 @@ def _fields(where: str, data: Any, needed: _Types, others: _Types) -> dict[str, 
             f"{where} is written as a mapping with {', '.join(needed)}; got {type(data).__name__}:"
             f" {data!r:.80}"
         )
-    types = needed | others
-    for key in data:
-        if key not in types:
-            raise LifecycleError(f"{where}: unknown key {key!r}{did_you_mean(str(key), types)}")
-    for key in needed:
-        if key not in data:
-            raise LifecycleError(
-                f"{where}: {key!r} is missing, got {', '.join(map(repr, data)) or 'nothing'}"
-            )
+    _check_keys(where, data, needed, others)
     given = {key: value for key, value in data.items() if value is not None or key in needed}
     for key, value in given.items():
-        if not isinstance(value, types[key]):
+        kind = (needed | others)[key]
+        if not isinstance(value, kind):
             raise LifecycleError(
-                f"{where}: {key} must be a {types[key].__name__}, got {type(value).__name__}:"
+                f"{where}: {key} must be a {kind.__name__}, got {type(value).__name__}:"
                 f" {value!r:.80}"
             )
     return given
 
 
+def _check_keys(where: str, data: Mapping[Any, Any], needed: _Types, others: _Types) -> None:
+    known = needed | others
+    for key in data:
+        if key not in known:
+            raise LifecycleError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}")
+    for key in needed:
+        if key not in data:
+            raise LifecycleError(
+                f"{where}: {key!r} is missing, got {', '.join(map(repr, data)) or 'nothing'}"
+            )
+
+
 def _row(where: str, data: Any, types: tuple[_Types, _Types], known: Registry) -> dict[str, Any]:
     row = _fields(where, data, *types)
-    for key in _PARTS:
+    for key, read in _READERS.items():
         if key in row:
-            at = f"{where}: {key}"
-            row[key] = (
-                _resolved(at, row[key], known) if key == "event" else _read(at, row[key], known)
-            )
-        if key in _CALLED and key in row and not callable(row[key]):
+            row[key] = read(f"{where}: {key}", row[key], known)
+    for key in _CALLED:
+        if not callable(row.get(key, len)):
             raise LifecycleError(
                 f"{where}: {key} must be a function of the context, got {row[key]!r:.80}"
             )
@@ -319,27 +325,30 @@ def _read(where: str, data: Any, known: Registry) -> Any:
         raise LifecycleError(
             f"{where}: a function or a value says by name what it 'is', got {data!r:.80}"
         )
-    name, given = (
-        data["is"],
-        {key: _read(where, value, known) for key, value in data.items() if key != "is"},
-    )
-    try:
-        if name == "float":
-            return float(given["value"])
-        if name == "frozenset":
-            return frozenset(given["items"])
-        thing = _resolved(where, name, known)
-        if isinstance(thing, type) and attrs.has(thing):
+    given = {key: _read(where, value, known) for key, value in data.items()}
+    name = given.pop("is")
+    thing = _VALUES.get(name) or _resolved(where, name, known)
+    if name in _VALUES or _is_attrs_class(thing):
+        try:
             return thing(**given)
-    except LifecycleError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise LifecycleError(f"{where}: {name} cannot be made with {given}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise LifecycleError(f"{where}: {name} cannot be made with {given}: {error}") from error
     if given:
         raise LifecycleError(
-            f"{where}: {name} is no value with parameters, got {', '.join(map(repr, given))}"
+            f"{where}: {name} is not a value with parameters, got {', '.join(map(repr, given))}"
         )
     return thing
+
+
+_VALUES: Registry = {
+    "float": lambda value: float(value),
+    "frozenset": lambda items: frozenset(items),
+}
+"""What makes the values that JSON has no form for."""
+
+
+def _is_attrs_class(thing: Any) -> bool:
+    return isinstance(thing, type) and attrs.has(thing)
 
 
 def _resolved(where: str, name: str, known: Registry) -> Any:
@@ -350,3 +359,10 @@ def _resolved(where: str, name: str, known: Registry) -> Any:
             f" pass registry={{{name!r}: ...}}"
         )
     return known[name]
+
+
+# How the fields are read that hold functions, values and classes
+_READERS: dict[str, Callable[[str, Any, Registry], Any]] = {
+    **dict.fromkeys((*_CALLED, "mode", "guard"), _read),
+    "event": _resolved,
+}

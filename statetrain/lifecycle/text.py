@@ -7,7 +7,7 @@ order, the pictures say too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from statetrain.guards.agreed import with_ranks
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -29,14 +29,13 @@ def table(life: Lifecycle) -> str:
             those that are taken
         on an event. Arrows are numbered where it matters which is asked first.
     """
-    order = reading_order(life)
     states = [
         (
             "  " * (len(life.path(name)) - 1) + name,
-            _does(life.state(name)),
+            _called(life.state(name).action),
             _notes(life, life.state(name)),
         )
-        for name in order
+        for name in reading_order(life)
     ]
     states.append((FAILED, "", f"final, {OTHER_ERRORS}"))
     lines = [
@@ -45,9 +44,10 @@ def table(life: Lifecycle) -> str:
         *_columns(states),
     ]
     rows = [_row(life, arrow) for arrow in (*_ordinary(life), *_events(life))]
+    above = ["", *(source for source, *_ in rows)]
     arrows = [
-        ("" if above and row[0] == above[0] else row[0], *row[1:])
-        for above, row in zip((None, *rows), rows, strict=False)
+        (source * (source != before), *rest)  # each source once
+        for before, (source, *rest) in zip(above, rows, strict=False)
     ]
     listed = list(_columns(arrows))
     first = len(_ordinary(life))
@@ -66,7 +66,7 @@ def markdown_table(life: Lifecycle) -> str:
     states = [
         (
             f"{'&emsp;' * (len(life.path(name)) - 1)}`{name}`",
-            escaped(_does(life.state(name))),
+            escaped(_called(life.state(name).action)),
             escaped(_notes(life, life.state(name))),
         )
         for name in reading_order(life)
@@ -76,9 +76,9 @@ def markdown_table(life: Lifecycle) -> str:
             f"`{arrow.source}`",
             f"`{arrow.dest}`",
             str(number_of(life, arrow) or ""),
-            f"`{arrow.event.__name__}`" if arrow.event is not None else "",
-            escaped(with_ranks(arrow.guard) if arrow.guard is not None else ""),
-            escaped(label_of(arrow.effect) if arrow.effect is not None else ""),
+            _event_of(arrow),
+            escaped(_condition_of(arrow)),
+            escaped(_called(arrow.effect)),
         )
         for arrow in (*_ordinary(life), *_events(life))
     ]
@@ -123,7 +123,9 @@ def _in_order(life: Lifecycle, scope: str | None, leaving: Leaving) -> list[str]
     """The states directly within a scope, the one that is read first at the end."""
     children = life.children(scope)
     done: dict[str, None] = {}
-    begin = [life.start] if scope is None else life.arrows(scope)
+    begin: Sequence[Transition] = [life.start]
+    if scope is not None:
+        begin = life.arrows(scope)
     starts = [_home(life, scope, arrow.dest) for arrow in begin]
     for child in (*starts, *children):
         if child is not None and child not in done:
@@ -161,10 +163,8 @@ def _onward(life: Lifecycle, scope: str | None, child: str, leaving: Leaving) ->
 
 def _home(life: Lifecycle, scope: str | None, name: str) -> str | None:
     """The state directly within a scope that is, or contains, another one; None if outside."""
-    path = life.path(name)
-    if scope is None:
-        return path[0] if path[0] != FAILED else None
-    if scope not in path[:-1]:
+    path = (None, *life.path(name))
+    if name == FAILED or scope not in path[:-1]:
         return None
     return path[path.index(scope) + 1]
 
@@ -174,25 +174,30 @@ def number_of(life: Lifecycle, arrow: Transition) -> int:
 
     Counted among the arrows with a guard, or among those on related events.
     """
-    event = arrow.event
-    if event is None:
-        asked = [t for t in life.arrows(arrow.source) if t.guard is not None]
-    else:
-        asked = [
-            t
-            for t in life.events(arrow.source)
-            if t.event is not None and (issubclass(t.event, event) or issubclass(event, t.event))
-        ]
-    return asked.index(arrow) + 1 if len(asked) > 1 and arrow in asked else 0
+    asked = [other for other in life.arrows(arrow.source) if other.guard is not None]
+    if arrow.event is not None:
+        asked = [other for other in life.events(arrow.source) if _related(other, arrow)]
+    if len(asked) < 2 or arrow not in asked:
+        return 0
+    return asked.index(arrow) + 1
+
+
+def _related(one: Transition, other: Transition) -> bool:
+    """Whether an event may be taken by either of two arrows."""
+    if one.event is None or other.event is None:
+        return False
+    return issubclass(one.event, other.event) or issubclass(other.event, one.event)
 
 
 def plain(text: str) -> str:
     """A label on one line, without what no file can hold."""
-    joined = " ".join(text.split())
-    return "".join(
-        c if c.isprintable() or c == "\N{ZERO WIDTH JOINER}" else "\N{REPLACEMENT CHARACTER}"
-        for c in joined
-    )
+    return "".join(map(_shown, " ".join(text.split())))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == "\N{ZERO WIDTH JOINER}":
+        return character
+    return "\N{REPLACEMENT CHARACTER}"
 
 
 def is_else(life: Lifecycle, arrow: Transition) -> bool:
@@ -208,31 +213,48 @@ def _events(life: Lifecycle) -> list[Transition]:
     return [arrow for name in reading_order(life) for arrow in life.events(name)]
 
 
-def _does(state: State) -> str:
-    return plain(label_of(state.action)) if state.action is not None else ""
+def _called(work: object) -> str:
+    """What an action, an effect, close work or a mode is called; empty if there is none."""
+    if work is None:
+        return ""
+    return plain(label_of(work))
+
+
+def _event_of(arrow: Transition) -> str:
+    if arrow.event is None:
+        return ""
+    return f"`{arrow.event.__name__}`"
+
+
+def _condition_of(arrow: Transition) -> str:
+    if arrow.guard is None:
+        return ""
+    return with_ranks(arrow.guard)
 
 
 def _notes(life: Lifecycle, state: State) -> str:
-    notes = (
-        "initial" if state.name == life.initial else "",
-        "anchor" if state.anchor else "",
-        "final" if state.final else "",
-        f"role {state.role}" if state.role != state.name else "",
-        f"mode {plain(label_of(state.mode))}" if state.mode is not None else "",
-        f"all ranks meet: {state.meets}" if state.meets else "",
-        f"at exit: {plain(label_of(state.close))}" if state.close is not None else "",
-    )
-    return ", ".join(note for note in notes if note)
+    notes = {
+        "initial": state.name == life.initial,
+        "anchor": state.anchor,
+        "final": state.final,
+        f"role {state.role}": state.role != state.name,
+        f"mode {_called(state.mode)}": state.mode is not None,
+        f"all ranks meet: {state.meets}": state.meets,
+        f"at exit: {_called(state.close)}": state.close is not None,
+    }
+    return ", ".join(note for note, is_so in notes.items() if is_so)
 
 
 def _row(life: Lifecycle, arrow: Transition) -> tuple[str, str, str]:
-    words = f"else {arrow.label}" if is_else(life, arrow) else arrow.label
+    words = arrow.label
+    if is_else(life, arrow):
+        words = f"else {words}"
     if arrow.guard is not None:
         words = words.replace(f"[{arrow.guard.label}]", f"[{with_ranks(arrow.guard)}]", 1)
     return arrow.source, f"{number_of(life, arrow) or ' '} -> {arrow.dest}", plain(words)
 
 
-def _columns(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield (

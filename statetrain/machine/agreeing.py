@@ -248,17 +248,21 @@ def tell(ctx: AnyContext, asks: Sequence[Ask]) -> None:
     news: News = ctx.news
     rank = news.group.rank
     own = {ask.key: ask.reason(ctx) for ask in asks if ask.bit(ctx, rank)}
-    told = news.group.gather("say why", (own, news.to_tell()))
-    wishes = [wish for _, wish in told]
-    stop, signal, skips, ends_epoch = (_first(column) for column in zip(*wishes, strict=True))
-    ctx.stop = ctx.stop or stop
-    ctx.interrupt = ctx.interrupt or (signal and signal.partition(" (rank")[0])
-    if ctx.interrupt is not None and ctx.stop is not None and ctx.stop.startswith(ctx.interrupt):
-        ctx.stop = ctx.interrupt
-    _keep_reasons(news, [reasons for reasons, _ in told])
+    reasons, wishes = zip(*news.group.gather("say why", (own, news.to_tell())), strict=True)
+    stop, signal, news.skips, news.ends_epoch = map(_first, zip(*wishes, strict=True))
+    _ask_to_stop(ctx, stop, signal)
+    _keep_reasons(news, reasons)
     if ctx.stop is not None:
         news.reasons.update({ask.key: ctx.stop for ask in asks if ask.heeds})
-    news.skips, news.ends_epoch = skips, ends_epoch
+
+
+def _ask_to_stop(ctx: AnyContext, stop: str | None, signal: str | None) -> None:
+    """Notes a request of some rank, and a signal that came to one; a signal is the reason itself."""
+    ctx.stop = ctx.stop or stop
+    if signal is not None:
+        ctx.interrupt = ctx.interrupt or signal.partition(" (rank")[0]
+    if ctx.stop is not None and ctx.interrupt is not None and ctx.stop.startswith(ctx.interrupt):
+        ctx.stop = ctx.interrupt
 
 
 def _keep_reasons(news: News, ranks: Sequence[Mapping[str, str]]) -> None:
@@ -270,12 +274,13 @@ def _keep_reasons(news: News, ranks: Sequence[Mapping[str, str]]) -> None:
 
 def _first(values: Sequence[str | None]) -> str | None:
     """What the lowest rank says that says something, with its number unless all say it."""
-    for rank, value in enumerate(values):
-        if value is not None:
-            if all(other == value for other in values):
-                return value
-            return _of_rank(value, rank)
-    return None
+    said = [(rank, value) for rank, value in enumerate(values) if value is not None]
+    if not said:
+        return None
+    rank, value = said[0]
+    if set(values) == {value}:
+        return value
+    return _of_rank(value, rank)
 
 
 def _of_rank(reason: str, rank: int) -> str:

@@ -79,14 +79,16 @@ def answers_to(ctx: AnyContext, taken: Transition) -> list[Asked]:
 
     Empty if no guard was evaluated, or nothing was recorded.
     """
-    last: Transition | None = ctx.asked[-1].transition if ctx.asked else None
-    if (
-        last is None
-        or (last.event is None) != (taken.event is None)
-        or (taken.event is None and last.source != taken.source)
-    ):
-        return []  # of an earlier decision
+    if not ctx.asked or not _of_one_decision(ctx.asked[-1].transition, taken):
+        return []
     return list(ctx.asked)
+
+
+def _of_one_decision(one: Transition, other: Transition) -> bool:
+    """Whether two arrows are evaluated together: those out of a state, or those on an event."""
+    if one.event is None and other.event is None:
+        return one.source == other.source
+    return one.event is not None and other.event is not None
 
 
 def _told(guard: Guard, arrow: Transition) -> Guard:
@@ -118,12 +120,10 @@ class _Told(Guard):
         explains = type(guard).reason is not Guard.reason
 
         def told(ctx: AnyContext) -> bool:
-            answer = test(ctx)
-            ctx.asked.append(
-                Asked(
-                    arrow, label, answer, guard.reason(ctx) if explains and answer is True else ""
-                )
-            )
+            answer, reason = test(ctx), ""
+            if explains and answer is True:
+                reason = guard.reason(ctx)
+            ctx.asked.append(Asked(arrow, label, answer, reason))
             return answer
 
         return told
@@ -148,15 +148,19 @@ class AskedArrow:
 
     def __str__(self) -> str:
         word = {True: "yes", False: "no ", None: "?  "}[self.holds]
-        if not self.parts:
-            return f"{word}  {self.transition}"
+        head = f"{word}  {self.transition}"
+        if not self._is_simple:
+            return "\n".join([head, *(f"       {part}" for part in self.parts)])
+        for part in self.parts:
+            if part.reason not in ("", part.guard):
+                return f"{head}  ({part.reason})"
+        return head
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether all that is known of the guard's parts is about the guard as a whole."""
         guard = self.transition.guard
-        if len(self.parts) == 1 and guard is not None and self.parts[0].guard == guard.label:
-            reason = self.parts[0].reason
-            if reason in ("", guard.label):
-                return f"{word}  {self.transition}"
-            return f"{word}  {self.transition}  ({reason})"
-        return "\n".join([f"{word}  {self.transition}", *(f"       {part}" for part in self.parts)])
+        return guard is None or [part.guard for part in self.parts] in ([], [guard.label])
 
 
 @frozen(repr=False)
@@ -258,11 +262,7 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
     Raises:
         LifecycleError: there is no such state.
     """
-    if goal != FAILED:
-        lifecycle.state(goal)  # an unknown name is an error
-    here = START
-    if ctx.state is not None:
-        here = ctx.state
+    here = ctx.state or START
     if goal in lifecycle.path(here):
         words = f"the run is in {goal!r}"
         if here != goal:
@@ -270,28 +270,43 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
         return Explanation(words)
     into = _arrows_into(lifecycle, goal)
     if ctx.outcome is not None or here == FAILED:
-        over = "it has failed"
-        if ctx.outcome is not None:
-            over = f"it ended with {ctx.outcome!r}"
         return Explanation(
-            f"the run is not in {goal!r}: {over}. These arrows lead there, as things stand now:",
+            f"the run is not in {goal!r}: {_ending(ctx)}. These arrows lead there, as things stand"
+            " now:",
             tuple(_asked_now(into, ctx)),
         )
     way = _shortest(lifecycle, here, goal)
     if way is None:
-        events = [arrow for arrow in into if arrow.event is not None]
-        words = f"no arrow that is asked leads from {here!r} to {goal!r}"
-        if events:
-            words += "; these are taken on events:"
-        return Explanation(words, tuple(AskedArrow(arrow, None) for arrow in events))
+        return _on_events_only(into, here, goal)
     steps = " -> ".join([here, *(arrow.dest for arrow in way)])
     ways = tuple(_asked_now(_evaluated_on(lifecycle, way), ctx))
     words = f"the run is in {here!r}; the shortest way to {goal!r} is {steps}"
     return Explanation(words + _prospect(way, ways), ways)
 
 
+def _ending(ctx: AnyContext) -> str:
+    """How a run came to its end, as text."""
+    if ctx.outcome is None:
+        return "it has failed"
+    return f"it ended with {ctx.outcome!r}"
+
+
+def _on_events_only(into: Iterable[Transition], here: str, goal: str) -> Explanation:
+    """That no way leads from one state to another but the arrows that are taken on events."""
+    events = [arrow for arrow in into if arrow.event is not None]
+    words = f"no arrow that is asked leads from {here!r} to {goal!r}"
+    if events:
+        words += "; these are taken on events:"
+    return Explanation(words, tuple(AskedArrow(arrow, None) for arrow in events))
+
+
 def _arrows_into(lifecycle: Lifecycle, goal: str) -> list[Transition]:
-    """The arrows from outside of a state or scope into it."""
+    """The arrows from outside of a state or scope into it.
+
+    Raises:
+        LifecycleError: there is no such state.
+    """
+    lifecycle.path(goal)
     return [
         arrow
         for arrow in lifecycle.transitions
@@ -333,7 +348,10 @@ def _shortest(lifecycle: Lifecycle, here: str, goal: str) -> list[Transition] | 
     seen = {here}
     while ways:
         at, way = ways.popleft()
-        for arrow in lifecycle.arrows(at) if at != START else (lifecycle.start,):
+        arrows = lifecycle.arrows(at)
+        if at == START:
+            arrows = (lifecycle.start,)
+        for arrow in arrows:
             if goal in lifecycle.path(arrow.dest):
                 return [*way, arrow]
             if arrow.dest not in seen and arrow.dest != FAILED:
@@ -358,7 +376,8 @@ def _asked_now(arrows: Iterable[Transition], ctx: AnyContext) -> Iterator[AskedA
 
 def _answer(guard: Guard, arrow: Transition, ctx: AnyContext) -> tuple[bool | None, str]:
     try:
-        holds = strict(guard, guard.bind(arrow.dest)(ctx))
-        return holds, guard.reason(ctx) if holds else ""
+        if not strict(guard, guard.bind(arrow.dest)(ctx)):
+            return False, ""
+        return True, guard.reason(ctx)
     except Exception as error:  # it is asked where the table does not ask it
         return None, f"cannot be asked here: {type(error).__name__}: {error}"

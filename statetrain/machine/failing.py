@@ -13,7 +13,7 @@ from statetrain.events import Event, StopFit
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
-from statetrain.machine.flight import cut_short, flown, in_words
+from statetrain.machine.flight import cut_short, in_words, taken_last
 from statetrain.machine.plan import Plan, Work, leave_mode
 from statetrain.naming import did_you_mean, signature_of
 from statetrain.outcome import Failed, Interrupted
@@ -42,18 +42,30 @@ def caught(
     active = listening(plan, ctx, error, work)
     ctx.asked = []
     before, ctx.event = ctx.event, error  # what the guards of event arrows are asked about
-    for arrow in plan.lifecycle.on_event(active, error) if active is not None else ():
-        try:
-            holds = answer(plan, ctx, arrow)
-        except BaseException as second:
-            fail(plan, ctx, second, None, arrow)
-        if holds:
-            return arrow, active or START, plan.unheard(_place(plan, ctx, work))
+    arrow = _arrow_for(plan, ctx, active, error)
+    if arrow is not None:
+        return arrow, active or START, plan.unheard(_place(plan, ctx, work))
     ctx.event = before
     try:
         fail(plan, ctx, error, work, ask)
     finally:
         del error  # as in `fail`
+
+
+def _arrow_for(
+    plan: Plan, ctx: AnyContext, active: str | None, error: BaseException
+) -> Transition | None:
+    """The first arrow out of the open scopes that takes an exception."""
+    if active is None:
+        return None
+    for arrow in plan.lifecycle.on_event(active, error):
+        try:
+            holds = answer(plan, ctx, arrow)
+        except BaseException as second:
+            fail(plan, ctx, second, None, arrow)
+        if holds:
+            return arrow
+    return None
 
 
 def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> str | None:
@@ -92,12 +104,8 @@ def answer(plan: Plan, ctx: AnyContext, arrow: Transition) -> bool:
     """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
     if arrow.guard is None:
         return True
-    first = (
-        arrow.event is None
-        and next(other for other in plan.lifecycle.arrows(arrow.source) if other.guard is not None)
-        == arrow
-    )
-    said = plan.test(arrow, True, first)(ctx)
+    asked = [other for other in plan.lifecycle.arrows(arrow.source) if other.guard is not None]
+    said = plan.test(arrow, True, asked[:1] == [arrow])(ctx)
     if said is not True and said is not False:
         raise not_strict(plan, ctx, arrow, said)
     return said
@@ -143,35 +151,30 @@ def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
     """Closes a run that an exception ends, and returns what is to be raised."""
     place = _place(plan, ctx, work)
     error = _unfit(plan, ctx, error, work, ask)
-    # Nobody's: it came where the run pauses
-    closed = isinstance(error, GeneratorExit) and work is None and ask is None
     where = ctx.where()  # before the modes are put back, which it depends on
     seconds = _restore_modes(ctx)
-    if closed:
+    if isinstance(error, GeneratorExit) and work is None and ask is None:
+        # No component raised it: the run was closed where it pauses
         ctx.outcome = ctx.outcome or Interrupted(epoch_of(ctx), "its steps were closed")
         # Notes on the error would be lost: closing a generator swallows it
         raise_all(seconds + clean_up(ctx))
-    else:
-        state = ctx.state or plan.lifecycle.initial
-        at = ", ".join(
-            part
-            for part in (f"in state {state!r} of lifecycle {plan.lifecycle.name!r}", where)
-            if part
-        )
-        last = in_words(flown(ctx))
-        error.add_note(
-            f"statetrain: {at}; raised by"
-            f" {_culprit(plan, ctx, place, ask)}{_misspelt(ctx, error)}\n{last}"
-        )
-        try:
-            if advice := ctx.advice(error):
-                error.add_note(f"statetrain: {advice}")
-        except Exception as second:  # what helps may not hide what has happened
-            seconds.append(second)
-        ctx.error = error
-        ctx.outcome = Failed(epoch_of(ctx), state, error)
-        ctx.place = (ctx.transition, FAILED)
-        seconds += _enter_failed(plan, ctx)
+        return error
+    state = ctx.state or plan.lifecycle.initial
+    at = f"in state {state!r} of lifecycle {plan.lifecycle.name!r}"
+    culprit = _culprit(plan, ctx, place, ask) + _misspelt(ctx, error)
+    error.add_note(
+        f"statetrain: {', '.join(filter(None, (at, where)))}; raised by"
+        f" {culprit}\n{in_words(taken_last(ctx))}"
+    )
+    try:
+        if advice := ctx.advice(error):
+            error.add_note(f"statetrain: {advice}")
+    except Exception as second:  # what helps may not hide what has happened
+        seconds.append(second)
+    ctx.error = error
+    ctx.outcome = Failed(epoch_of(ctx), state, error)
+    ctx.place = (ctx.transition, FAILED)
+    seconds += _enter_failed(plan, ctx)
     seconds += clean_up(ctx)
     for other in seconds:
         error.add_note(f"statetrain: while closing the run, this was raised too: {other!r}")

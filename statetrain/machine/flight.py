@@ -16,7 +16,7 @@ from statetrain.lifecycle.transition import Transition
 _LONGEST = 16  # states of a loop that is told once
 
 
-def flown(ctx: AnyContext) -> list[Transition]:
+def taken_last(ctx: AnyContext) -> list[Transition]:
     """The last transitions of a run, oldest first; the one that it broke off in is the last."""
     return [arrow for landing in ctx.flight for arrow in landing[2]][-LAST:]
 
@@ -35,17 +35,20 @@ def in_words(transitions: Iterable[Transition], width: int = 110) -> str:
 
     For example, `(draw -> batch -> pred) x 3`.
     """
-    steps = [
-        f"{arrow.event.__name__}! {arrow.dest}" if arrow.event is not None else arrow.dest
-        for arrow in transitions
-    ]
     return textwrap.fill(
-        f"the last transitions: {folded(steps)}",
+        f"the last transitions: {folded(list(map(_destination, transitions)))}",
         width,
         initial_indent="  ",
         subsequent_indent="    ",
         break_long_words=False,
     )
+
+
+def _destination(arrow: Transition) -> str:
+    """Where an arrow led, after the event that it was taken on."""
+    if arrow.event is None:
+        return arrow.dest
+    return f"{arrow.event.__name__}! {arrow.dest}"
 
 
 def folded(steps: Sequence[str]) -> str:
@@ -61,7 +64,9 @@ def folded(steps: Sequence[str]) -> str:
             at += 1
             continue
         loop = " -> ".join(steps[at : at + length])
-        told.append(f"({loop}) x {times}" if length > 1 else f"{loop} x {times}")
+        if length > 1:
+            loop = f"({loop})"
+        told.append(f"{loop} x {times}")
         at += length * times
     return " -> ".join(told)
 

@@ -45,6 +45,7 @@ from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
+from statetrain.machine.engine import depart, land, make_call
 from statetrain.machine.failing import answer, fail, listening
 from statetrain.machine.machine import Drive, Machine
 from statetrain.machine.plan import NOBODY, Work
@@ -123,10 +124,10 @@ def drive(
         try:
             if opening is not None:  # a run that is continued: `transitions` is put where it was
                 (arrow, works), opening = opening, None
-                machine.depart(ctx, arrow)
+                depart(ctx, arrow)
                 live.perform(ctx, works)
                 live.set_state(_path(machine.lifecycle, arrow.dest), place)
-                machine.land(ctx, arrow)
+                land(machine.lifecycle, ctx, arrow)
             elif error is None:
                 live.unheard = NOBODY
                 live.trigger_event(place, NEXT, ctx)
@@ -209,7 +210,7 @@ class _EngineArrow(NestedTransition):
         event_data.passed = False  # whether the arrow's own work is done
         if not super().execute(event_data):
             return False
-        event_data.machine.table.land(event_data.args[0], self.arrow)
+        land(event_data.machine.table.lifecycle, event_data.args[0], self.arrow)
         return True
 
 
@@ -244,7 +245,7 @@ class _Live(HierarchicalMachine):
         life = self.table.lifecycle
 
         def holds(ctx: AnyContext, error: BaseException | None = None) -> bool:
-            if error is not None and arrow.event is not None and not isinstance(error, arrow.event):
+            if error is not None and not isinstance(error, arrow.event or BaseException):
                 return False
             self.asking = arrow
             before = ctx.event
@@ -257,12 +258,11 @@ class _Live(HierarchicalMachine):
             return said
 
         def publish(ctx: AnyContext, error: BaseException | None = None) -> None:
-            self.table.depart(ctx, arrow)
+            depart(ctx, arrow)
             if arrow.event is not None:
-                if error is None:
-                    ctx.event = arrow.event()
-                else:
-                    ctx.event = error
+                ctx.event = error
+            if arrow.event is not None and error is None:
+                ctx.event = arrow.event()
 
         source, dest = _path(life, arrow.source), _path(life, arrow.dest)
         return {
@@ -277,7 +277,7 @@ class _Live(HierarchicalMachine):
     def perform(self, ctx: AnyContext, works: Iterable[Work]) -> None:
         """Makes calls, and keeps the one that raised."""
         for self.working in works:
-            self.table.call(ctx, self.working)
+            make_call(self.table.plan, ctx, self.working)
         self.working = None
 
     def offer(self, model: object, ctx: AnyContext, error: BaseException) -> bool:
@@ -350,32 +350,22 @@ def _check_names(live: _Live, carrier: Any) -> None:
 
     It would skip the rest with only a log message.
     """
-    life, what = (
-        live.table.lifecycle,
-        "the machine itself" if carrier is live else f"the model {type(carrier).__name__!r}",
-    )
-    names = [
-        "trigger",
-        "may_trigger",
-        "to",
-        *(part + name for name in live.events for part in ("", "may_")),
-    ]
-    names += [f"is_{state.name}" for state in life.states if state.within is None]
-    taken = [name for name in names if getattr(carrier, name, None) is not None]
+    life = live.table.lifecycle
+    what = f"the model {type(carrier).__name__!r}"
+    if carrier is live:
+        what = "the machine itself"
+    taken = [name for name in _bound_names(live) if getattr(carrier, name, None) is not None]
     if taken:
         raise MachineError(
             f"{life.name}: {what} has {', '.join(map(repr, taken))} already, which `transitions`"
             " would bind; give a model of a plain class that has no such names"
         )
-    hidden = [
-        state.name
-        for state in life.states
-        if state.within is not None and state.name in {"_func", *dir(FunctionWrapper)}
-    ]
-    if hidden:
-        raise MachineError(
-            f"{life.name}: `transitions` cannot nest a state called {hidden[0]!r}; rename it"
-        )
+    own = {"_func", *dir(FunctionWrapper)}
+    for state in life.states:
+        if state.within is not None and state.name in own:
+            raise MachineError(
+                f"{life.name}: `transitions` cannot nest a state called {state.name!r}; rename it"
+            )
     try:
         carrier.trigger = None
     except AttributeError as error:
@@ -384,3 +374,11 @@ def _check_names(live: _Live, carrier: Any) -> None:
             " model of a plain class without slots, or none, and give the context to the trigger:"
             f" machine.{NEXT}(ctx)"
         ) from error
+
+
+def _bound_names(live: _Live) -> list[str]:
+    """The names that `transitions` binds."""
+    names = ["trigger", "may_trigger", "to"]
+    for event in live.events:
+        names += [event, f"may_{event}"]
+    return names + [f"is_{name}" for name in live.table.lifecycle.children(None)]

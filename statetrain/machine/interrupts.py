@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from attrs import define
 
@@ -63,6 +64,14 @@ class _SignalFlag:
             self.ctx.request_stop(name)
 
 
+def _may_be_replaced(number: int, handler: Any, outer: _SignalFlag | None) -> bool:
+    """Whether a run puts its own handler in the place of one."""
+    if number in _SPARE:
+        return handler in (signal.SIG_DFL, outer) and handler is not None
+    # A handler that was not set from Python reads as None, and cannot be put back
+    return handler not in (None, signal.SIG_IGN)
+
+
 @contextmanager
 def heeded(ctx: AnyContext, whole: bool = False) -> Iterator[None]:
     """While it is open, signals ask the run to stop.
@@ -88,19 +97,12 @@ def heeded(ctx: AnyContext, whole: bool = False) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # A handler that was not set from Python reads as None and cannot be put back; it is left alone.
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    outer = next((one for one in handlers.values() if isinstance(one, _SignalFlag)), None)
     previous = {
         number: handler
-        for number in _SIGNALS
-        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
-    }
-    outer = next(
-        (handler for handler in previous.values() if isinstance(handler, _SignalFlag)), None
-    )
-    previous = {
-        number: handler
-        for number, handler in previous.items()
-        if number not in _SPARE or handler in (signal.SIG_DFL, outer)
+        for number, handler in handlers.items()
+        if _may_be_replaced(number, handler, outer)
     }
     ask = _SignalFlag(ctx, outer, whole)
     try:

@@ -12,23 +12,23 @@ from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.contracts.checking import Declaration, check_fields, declarations_of
 from statetrain.contracts.dataflow import solve
 from statetrain.contracts.debugging import Views
-from statetrain.contracts.listening import listeners_of
+from statetrain.contracts.listening import Listener, listeners_of
 from statetrain.contracts.order import Order, arranged, hook_named, is_called
 from statetrain.contracts.outline import DataFlow, Outline
 from statetrain.contracts.presence import check_presence
-from statetrain.errors import LifecycleError, MachineError
+from statetrain.errors import MachineError
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement
 from statetrain.machine.asking import Explanation, why, why_not
-from statetrain.machine.failing import caught, clean_up, epoch_of, junk, not_strict, raise_all
+from statetrain.machine.engine import finish
+from statetrain.machine.failing import caught, junk, not_strict
 from statetrain.machine.plan import Plan, Work
 from statetrain.machine.steps import Steps
-from statetrain.machine.witness import WITNESS
+from statetrain.machine.witness import witness_of
 from statetrain.naming import did_you_mean
-from statetrain.outcome import Completed
 from statetrain.validators import switch
 
 Drive: TypeAlias = Generator[Transition, None, None]
@@ -55,6 +55,13 @@ def _callbacks(value: Any) -> tuple[Callback, ...]:
     if isinstance(value, Iterable):
         return tuple(value)
     return (value,)
+
+
+def _call_of(one: Listener, watch: Views | None) -> Callable[[Any], None]:
+    """What is called for a listener; in debug mode, with a view of the context."""
+    if watch is None:
+        return one.function
+    return watch.hook(one)
 
 
 @frozen(repr=False)
@@ -109,26 +116,13 @@ class Machine:
         if self.debug:
             watch = Views(solve(self.lifecycle, called), called)
         hooks = {
-            name: [
-                (
-                    f"{name_of(one.callback)}.{name}",
-                    one.function if watch is None else watch.hook(one),
-                )
-                for one in listeners
-            ]
+            name: [(f"{name_of(one.callback)}.{name}", _call_of(one, watch)) for one in listeners]
             for name, listeners in called.items()
         }
-        places = {name: tuple(one.place for one in called[name]) for name in called}
-        find = WITNESS.get()
-        if find is None:
-            witness = None
-        else:
-            witness = find(self.lifecycle)
-        object.__setattr__(
-            self,
-            "plan",
-            Plan(self.lifecycle, hooks, places, self.callbacks, watch, witness, self.agreement),
-        )
+        places = {name: tuple([one.place for one in called[name]]) for name in called}
+        witness = witness_of(self.lifecycle)
+        plan = Plan(self.lifecycle, hooks, places, self.callbacks, watch, witness, self.agreement)
+        object.__setattr__(self, "plan", plan)
 
     # ------------------------------------------------------------ running
 
@@ -174,18 +168,14 @@ class Machine:
         """The arrows out of the current state, each with whether it holds now and why."""
         if ctx.state is None:
             return (Answer(self.lifecycle.start, True, "the run has not started"),)
-        answers = []
-        for arrow in self.lifecycle.arrows(ctx.state) if ctx.state != FAILED else ():
-            if arrow.guard is None:
-                answers.append(Answer(arrow, True, "it has no guard"))
-                continue
-            holds = strict(arrow.guard, self.plan.test(arrow, False, False)(ctx))
-            answers.append(
-                Answer(
-                    arrow, holds, arrow.guard.reason(ctx) if holds else f"not: {arrow.guard.label}"
-                )
-            )
-        return tuple(answers)
+        return tuple([self._may(ctx, arrow) for arrow in self.lifecycle.arrows(ctx.state)])
+
+    def _may(self, ctx: AnyContext, arrow: Transition) -> Answer:
+        if arrow.guard is None:
+            return Answer(arrow, True, "it has no guard")
+        if not strict(arrow.guard, self.plan.test(arrow, False, False)(ctx)):
+            return Answer(arrow, False, f"not: {arrow.guard.label}")
+        return Answer(arrow, True, arrow.guard.reason(ctx))
 
     def why(self, ctx: AnyContext) -> Explanation:
         """Why a run is where it is; see `statetrain.machine.asking.why`."""
@@ -265,11 +255,8 @@ class Machine:
         Raises:
             MachineError: it has no such callback.
         """
-        gone = [one for callback in callbacks for one in self._those(callback)]
-        return evolve(
-            self,
-            callbacks=[one for one in self.callbacks if not any(one is other for other in gone)],
-        )
+        gone = {id(one) for callback in callbacks for one in self._find_some(callback)}
+        return evolve(self, callbacks=[one for one in self.callbacks if id(one) not in gone])
 
     def replace(self, old: Callback | type[Callback] | str, new: Callback) -> Machine:
         """A machine with another callback in the place of one.
@@ -281,15 +268,16 @@ class Machine:
         Raises:
             MachineError: it has no such callback, or several.
         """
-        found = self._those(old)
+        found = self._find_some(old)
         if len(found) > 1:
             raise MachineError(
                 f"{self.lifecycle.name}: {len(found)} callbacks are {_asked_for(old)}; give the one"
                 " that is meant: machine.find(...)[0]"
             )
-        return evolve(self, callbacks=[new if one is found[0] else one for one in self.callbacks])
+        by_id = {id(one): one for one in self.callbacks} | {id(found[0]): new}
+        return evolve(self, callbacks=by_id.values())
 
-    def _those(self, callback: Callback | type[Callback] | str) -> tuple[Callback, ...]:
+    def _find_some(self, callback: Callback | type[Callback] | str) -> tuple[Callback, ...]:
         same = (one for one in self.callbacks if one is callback or unwrapped(one) is callback)
         if isinstance(callback, Callback):
             found = tuple(same)
@@ -304,9 +292,8 @@ class Machine:
         return found
 
     def _drive(self, ctx: AnyContext, watched: bool, at: str | None) -> Drive:
-        if at is None:
-            opening = None
-        else:
+        opening = None
+        if at is not None:
             opening = self.plan.reopening(at)
         self._begin(ctx)
         if self.engine == "transitions":
@@ -350,10 +337,8 @@ class Machine:
         works, landing = plan.stretch(self.lifecycle.start, START, rows, not watched)
         if opening is not None:
             arrow, calls = opening
-            works, landing = (
-                tuple(map(plan.call, calls)),
-                ((arrow, arrow.dest), rows[arrow.dest], (arrow,)),
-            )
+            works = tuple(map(plan.call, calls))
+            landing = ((arrow, arrow.dest), rows[arrow.dest], (arrow,))
         work = ask = None
         remember = ctx.flight.append
         while True:
@@ -377,48 +362,13 @@ class Machine:
                         if answer is not False:
                             raise not_strict(plan, ctx, ask, answer)
                     else:  # a final state has an empty row
-                        self.finish(ctx)
+                        finish(self.lifecycle, ctx)
                         if watched:
                             yield ctx.transition
                         return
             except BaseException as error:  # an event that an arrow takes, or it is raised again
                 arrow, active, unheard = caught(plan, ctx, error, work, ask)
                 works, landing = plan.stretch(arrow, active, rows, not watched, unheard)
-
-    # ------------------------------------------------------------ for engines
-
-    def call(self, ctx: AnyContext, work: Work) -> None:
-        """Makes one call of a run, and publishes what it belongs to.
-
-        The loop does the same without the record.
-        """
-        ctx.place = (work.transition, work.state)
-        if work.function(ctx) is not None:
-            raise junk(self.plan, ctx, work)
-
-    def depart(self, ctx: AnyContext, arrow: Transition) -> None:
-        """Records that an arrow is being taken.
-
-        The loop does the same, for all arrows up to the next decision at once.
-        """
-        ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
-
-    def land(self, ctx: AnyContext, arrow: Transition) -> None:
-        """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
-        ctx.place = (arrow, arrow.dest)
-        if arrow.dest == FAILED or self.lifecycle.state(arrow.dest).final:
-            self.finish(ctx)
-
-    def finish(self, ctx: AnyContext) -> None:
-        """Closes a run that has reached a final state."""
-        if ctx.state == FAILED:
-            raise LifecycleError(
-                f"{self.lifecycle.name}: {ctx.transition} led to 'failed', but its effect raised no"
-                " error; let it raise one"
-            )
-        if ctx.outcome is None:
-            ctx.outcome = Completed(epoch_of(ctx))
-        raise_all(clean_up(ctx))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew of its parts where it is unpickled; the plan is full of bound functions."""

@@ -163,7 +163,8 @@ class Plan:
         left, entered = self.lifecycle.crossing(active, arrow.dest)
         out = []
         for name in left:
-            out += self.leaving(arrow, name, active, unheard if name == active else NOBODY)
+            out += self.leaving(arrow, name, active, unheard)
+            unheard = NOBODY  # only the innermost state may have been entered in part
         out += self.passing(arrow, entered[0], active)
         for name in entered:
             out += self.entering(arrow, name, active)
@@ -183,9 +184,8 @@ class Plan:
         self, arrow: Transition, name: str, active: str, unheard: frozenset[int] = NOBODY
     ) -> list[Work]:
         """The part of `works` that leaves one state: its exit hooks, its close work, its mode."""
-        if (
-            arrow.dest == FAILED
-        ):  # its effect raises, and a failure leaves nothing: what it happened in is still there
+        if arrow.dest == FAILED:
+            # Its effect raises, and a failure leaves nothing: what it happened in is still there
             return []
         state, around = self.lifecycle.state(name), self._around[name]
         out = [
@@ -194,15 +194,8 @@ class Plan:
             if place not in unheard
         ]
         if state.close is not None:
-            out.append(
-                Work(
-                    arrow,
-                    active,
-                    self._held(state.close, state.close, "close", name),
-                    "close",
-                    around,
-                )
-            )
+            close = self._held(state.close, state.close, "close", name)
+            out.append(Work(arrow, active, close, "close", around))
         if state.mode is not None:
             out.append(Work(arrow, active, leave_mode, "mode", around))
         return out
@@ -213,14 +206,12 @@ class Plan:
         `name` is the outermost state entered.
         """
         around = self._around[name]
-        effect = arrow.effect
-        if effect is not None:
-            effect = self._held(effect, effect, "effect", arrow)
-        out = []
-        if effect is not None:
-            out.append(Work(arrow, active, effect, "effect", around))
+        out: list[Work] = []
         if self.witness is not None and (take := self.witness.taking(arrow)) is not None:
-            out.insert(0, Work(arrow, active, take, "transition", around))
+            out.append(Work(arrow, active, take, "transition", around))
+        if arrow.effect is not None:
+            effect = self._held(arrow.effect, arrow.effect, "effect", arrow)
+            out.append(Work(arrow, active, effect, "effect", around))
         if arrow.guard is not None:
             _, marks = self._bound(arrow.guard, arrow.dest)
             out += [Work(arrow, active, mark, "effect", around) for mark in marks]
@@ -239,25 +230,22 @@ class Plan:
         if name == FAILED:
             return hooks
         state = self.lifecycle.state(name)
-        meeting: list[Work] = []
-        if self.agreement is not None and name in self.agreement.rows:
-            meeting = [self._meeting(arrow, name)]
         out: list[Work] = []
         if state.mode is not None:
             out.append(Work(arrow, active, self._entering[name], "mode", self._around[name]))
+        meeting = self._meetings(arrow, name)
         if state.anchor:
-            out += meeting
-        out += hooks
-        if state.anchor:
+            out += [*meeting, *hooks]
             out += [
                 Work(arrow, name, hook, "anchor", name, owner)
                 for owner, hook in self.hooks.get("on_anchor", ())
             ]
+            meeting = []
+        else:
+            out += hooks
         if state.action is not None:
             out.append(Work(arrow, name, self._heeded(self._wrapped(name), False), "action", name))
-        if not state.anchor:
-            out += meeting
-        return out
+        return out + meeting
 
     def _listening(self, hook: str) -> Iterator[tuple[str, Callable[[Any], None], int]]:
         """The owners of a hook, their functions and their places."""
@@ -266,10 +254,11 @@ class Plan:
         for (owner, function), place in zip(called, places, strict=True):
             yield owner, function, place
 
-    def _meeting(self, arrow: Transition, name: str) -> Work:
-        """All ranks come, before the row of a state is asked."""
-        assert self.agreement is not None
-        return Work(arrow, name, self.agreement.meeting(name), "agree", name)
+    def _meetings(self, arrow: Transition, name: str) -> list[Work]:
+        """The meeting of all ranks before the row of a state is asked; none in one process."""
+        if self.agreement is None or name not in self.agreement.rows:
+            return []
+        return [Work(arrow, name, self.agreement.meeting(name), "agree", name)]
 
     def _heeded(self, function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any], Any]:
         """A function that may raise an event, which among several ranks is a wish."""
@@ -284,14 +273,7 @@ class Plan:
             LifecycleError: there is no such state, or it is no anchor.
         """
         if not self.lifecycle.state(at).anchor:
-            anchors = [state.name for state in self.lifecycle.states if state.anchor]
-            advice = "declare one with State(..., anchor=True)"
-            if anchors:
-                advice = f"anchors are {', '.join(map(repr, anchors))}"
-            raise LifecycleError(
-                f"{self.lifecycle.name}: a run cannot be continued at {at!r}, which is no anchor;"
-                f" {advice}"
-            )
+            raise _not_an_anchor(self.lifecycle, at)
         arrow, out = Transition(START, at), []
         for name in self.lifecycle.path(at):
             state = self.lifecycle.state(name)
@@ -304,8 +286,7 @@ class Plan:
             for owner, hook in self.hooks.get("on_resume", ())
         ]
         out.append(Work(arrow, at, _settle_in, "reopen", at))
-        if self.agreement is not None and at in self.agreement.rows:
-            out.append(self._meeting(arrow, at))
+        out += self._meetings(arrow, at)
         if self.lifecycle.state(at).action is not None:
             out.append(Work(arrow, at, self._wrapped(at), "action", at))
         return arrow, out
@@ -423,6 +404,16 @@ class Plan:
             calls += self._calls(arrow, active, NOBODY)
             taken.append(arrow)
         return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
+
+
+def _not_an_anchor(life: Lifecycle, at: str) -> LifecycleError:
+    anchors = [repr(state.name) for state in life.states if state.anchor]
+    advice = "declare one with State(..., anchor=True)"
+    if anchors:
+        advice = f"anchors are {', '.join(anchors)}"
+    return LifecycleError(
+        f"{life.name}: a run cannot be continued at {at!r}, which is not an anchor; {advice}"
+    )
 
 
 def _reads_stop(guard: Guard) -> bool:

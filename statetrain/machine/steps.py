@@ -98,10 +98,10 @@ class Steps:
         """
         if isinstance(goal, str):
             self._check(goal)
-        for transition in self:
-            if self.ctx.state == goal if isinstance(goal, str) else goal(self.ctx):
-                return transition
-        return None
+            there = Breakpoint(goal)
+        else:
+            there = Breakpoint(when=goal)
+        return next((transition for transition in self if there.met(self.ctx)), None)
 
     def finish(self) -> Any:
         """Takes all transitions that are left, past all breakpoints, and returns the context."""
@@ -193,17 +193,16 @@ class Steps:
         self.close()
 
     def __repr__(self) -> str:
+        return f"<Steps of {self.machine.lifecycle.name!r}: {self._place()}>"
+
+    def _place(self) -> str:
+        """Where the run stands, for a person."""
         ctx = self.ctx
-        place = "before the first transition"
         if ctx.outcome is not None:
-            place = f"ended: {ctx.outcome!r}"
-        elif ctx.state:
-            place = f"in {ctx.state!r}"
-        if ctx.outcome is None and ctx.where():
-            where = f", {ctx.where()}"
-        else:
-            where = ""
-        return f"<Steps of {self.machine.lifecycle.name!r}: {place}{where}>"
+            return f"ended: {ctx.outcome!r}"
+        if ctx.state is None:
+            return "before the first transition"
+        return ", ".join(filter(None, (f"in {ctx.state!r}", ctx.where())))
 
     def _check(self, state: str) -> None:
         life = self.machine.lifecycle

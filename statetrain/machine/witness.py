@@ -38,6 +38,14 @@ WITNESS: ContextVar[Callable[[Lifecycle], Witness | None] | None] = ContextVar(
 """Gives the witness for a lifecycle, when a machine is made of it."""
 
 
+def witness_of(lifecycle: Lifecycle) -> Witness | None:
+    """The witness that is told what machines of a lifecycle do; None as a rule."""
+    find = WITNESS.get()
+    if find is None:
+        return None
+    return find(lifecycle)
+
+
 @contextmanager
 def unwitnessed() -> Iterator[None]:
     """Machines that are made within it report to no witness.

@@ -23,6 +23,7 @@ class Unfinished(Guard):
     reads = frozenset({"epoch", "max_epochs", "exhausted"})
 
     agree = "all"
+    explains = False
 
     @property
     def label(self) -> str:
@@ -32,10 +33,6 @@ class Unfinished(Guard):
     def test(self, ctx: Context) -> bool:
         """Whether there is."""
         return bool(ctx.epoch < ctx.max_epochs or not ctx.exhausted)
-
-    def reason(self, ctx: Context) -> str:
-        """Empty: it only lets another guard be asked."""
-        return ""
 
 
 unfinished = Unfinished()
@@ -61,9 +58,7 @@ class Stops:
 
         The last step of a fit may be the last of all its epochs. Then it is complete.
         """
-        return _stop_now(
-            guard & unfinished if isinstance(guard, MaxSteps) else guard for guard in self.at_once
-        )
+        return self._limited_by(unfinished)
 
     @property
     def in_epoch(self) -> Guard:
@@ -72,14 +67,21 @@ class Stops:
         The last step of a fit may be the last of its epoch too. Then it goes on, so that the data
         is found to be at its end, and a validation that is due is made.
         """
-        return _stop_now(
-            guard & batches_left if isinstance(guard, MaxSteps) else guard for guard in self.at_once
-        )
+        return self._limited_by(batches_left)
 
     @property
     def in_validation(self) -> Guard:
         """`stop now` within a validation, which makes no steps: one that is due is made."""
         return _stop_now(guard for guard in self.at_once if not isinstance(guard, MaxSteps))
+
+    def _limited_by(self, condition: Guard) -> Guard:
+        """Any of the guards; the limit of steps only together with a condition."""
+        limited = []
+        for guard in self.at_once:
+            if isinstance(guard, MaxSteps):
+                guard = guard & condition
+            limited.append(guard)
+        return _stop_now(limited)
 
 
 def _stop_now(guards: Iterable[Guard]) -> Guard:
@@ -97,9 +99,13 @@ def stops_of(stop: Guard | None, max_steps: int | None, min_epochs: int) -> Stop
     Raises:
         ConfigError: the guard is true of an empty history, so the run would not begin.
     """
-    parts = _alternatives(stop) if stop is not None else ()
-    limits = (MaxSteps(max_steps),) if max_steps is not None else ()
-    at_once = (stop_requested, *limits, *(part for part in parts if part.prompt))
+    parts: tuple[Guard, ...] = ()
+    if stop is not None:
+        parts = _alternatives(stop)
+    at_once: tuple[Guard, ...] = (stop_requested,)
+    if max_steps is not None:
+        at_once += (MaxSteps(max_steps),)
+    at_once += tuple(part for part in parts if part.prompt)
     later = any_of(part for part in parts if not part.prompt)
     if later is None or not min_epochs:
         _refuse_true_of_nothing(later)
@@ -130,10 +136,14 @@ def _can_hold_inside(guard: Guard) -> bool:
 
 
 def _alternatives(guard: Guard) -> tuple[Guard, ...]:
-    return guard.parts() if isinstance(guard, AnyOf) else (guard,)
+    if isinstance(guard, AnyOf):
+        return guard.parts()
+    return (guard,)
 
 
 def any_of(guards: Iterable[Guard]) -> Guard | None:
     """One guard that is true when any of these is; None if there are none."""
     found = tuple(guards)
-    return reduce(or_, found) if found else None
+    if not found:
+        return None
+    return reduce(or_, found)

@@ -185,7 +185,7 @@ def test_a_run_is_continued_at_an_anchor_only(engine: Any) -> None:
     ctx = Place()
     with pytest.raises(
         LifecycleError,
-        match=r"life: a run cannot be continued at 'work', which is no anchor; anchors are 'head'",
+        match=r"life: a run cannot be continued at 'work', which is not an anchor; anchors are 'head'",
     ):
         Machine(LIFE, (), engine).run(ctx, at="work")
     with pytest.raises(LifecycleError, match=r"no state 'haed'; did you mean 'head'\?"):

@@ -1,0 +1,52 @@
+"""What every engine does: make a call, take an arrow, arrive, and close a run.
+
+The loop of the compiled table does most of it in line, for many calls at once; the engine of
+`transitions` calls these.
+"""
+
+from __future__ import annotations
+
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import AnyContext
+from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import FAILED
+from statetrain.lifecycle.transition import Transition
+from statetrain.machine.failing import clean_up, epoch_of, junk, raise_all
+from statetrain.machine.plan import Plan, Work
+from statetrain.outcome import Completed
+
+
+def make_call(plan: Plan, ctx: AnyContext, work: Work) -> None:
+    """Makes one call of a run, and publishes what it belongs to."""
+    ctx.place = (work.transition, work.state)
+    if work.function(ctx) is not None:
+        raise junk(plan, ctx, work)
+
+
+def depart(ctx: AnyContext, arrow: Transition) -> None:
+    """Records that an arrow is being taken."""
+    ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
+
+
+def land(life: Lifecycle, ctx: AnyContext, arrow: Transition) -> None:
+    """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
+    ctx.place = (arrow, arrow.dest)
+    if arrow.dest == FAILED or life.state(arrow.dest).final:
+        finish(life, ctx)
+
+
+def finish(life: Lifecycle, ctx: AnyContext) -> None:
+    """Closes a run that has reached a final state.
+
+    Raises:
+        LifecycleError: it reached `failed` without an error.
+        BaseException: what a clean-up raised.
+    """
+    if ctx.state == FAILED:
+        raise LifecycleError(
+            f"{life.name}: {ctx.transition} led to 'failed', but its effect raised no error; let it"
+            " raise one"
+        )
+    if ctx.outcome is None:
+        ctx.outcome = Completed(epoch_of(ctx))
+    raise_all(clean_up(ctx))
