@@ -214,8 +214,8 @@ class NotYet(Guard):
 class MaxSteps(Guard):
     """True when the optimizers have made `n` steps in this fit.
 
-    A fit that continues with `run.fit(...)` counts from 0; one that is resumed from a checkpoint does
-    not.
+    A fit that continues with `run.fit(...)` counts from 0; one that is resumed from a checkpoint
+    does not.
 
     Args:
         n: steps, at least 1.

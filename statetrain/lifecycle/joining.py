@@ -22,7 +22,6 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
             `on_exit_pretrain_epoch`. Roles stay, so a callback that listens to `step` hears
             `pretrain_step`.
     """
-
     renamed = {name: f"{prefix}{name}" for name in life.names} | {FAILED: FAILED}
     states = [
         attrs.evolve(state, name=renamed[state.name], within=state.within and renamed[state.within])

@@ -257,7 +257,7 @@ def tell(ctx: AnyContext, asks: Sequence[Ask]) -> None:
 
 
 def _ask_to_stop(ctx: AnyContext, stop: str | None, signal: str | None) -> None:
-    """Notes a request of some rank, and a signal that came to one; a signal is the reason itself."""
+    """Notes what ranks ask for, and a signal that came to one, which is the reason itself."""
     ctx.stop = ctx.stop or stop
     if signal is not None:
         ctx.interrupt = ctx.interrupt or signal.partition(" (rank")[0]

@@ -19,7 +19,7 @@ from statetrain.contracts.presence import check_presence
 from statetrain.errors import MachineError
 from statetrain.guards.base import AnyContext, strict
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.state import START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement
 from statetrain.machine.asking import Explanation, why, why_not
