@@ -593,7 +593,7 @@ def test_a_process_without_a_standard_error_logs_nothing(
         ({"transitions": (3,)}, "got 3"),
         ({"logger": logging.getLogger("x")}, "wrap it: structlog.stdlib.get_logger"),
         ({"logger": object()}, "logger must be a structlog logger, got .* has no 'info'"),
-        ({"logger": structlog.wrap_logger(None), "file": "x"}, "give either a logger or them"),
+        ({"logger": structlog.wrap_logger(None), "file": "x"}, "give either a logger or these"),
     ],
 )
 def test_arguments_are_checked_when_it_is_made(arguments: dict[str, Any], message: str) -> None:

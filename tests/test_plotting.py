@@ -50,5 +50,5 @@ def test_unknown_names_are_errors():
     run = trained()
     with pytest.raises(st.ConfigError, match="no metric 'los'; did you mean 'loss'"):
         run.plot("los")
-    with pytest.raises(st.ConfigError, match="x must be one of epoch, batch, step"):
+    with pytest.raises(st.ConfigError, match="x must be one of 'epoch', 'batch', 'step'"):
         run.plot(x="epochs")

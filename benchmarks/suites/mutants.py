@@ -157,7 +157,7 @@ MUTANTS = (
     ),
     Mutant(
         "the manifest has its own sum",
-        f"{WRITE}:_read_manifest",
+        f"{WRITE}:_parse_manifest",
         "hashlib.sha256(jsons.to_bytes(data)).hexdigest() != own",
         "False",
         _of("damage", "MANIFEST", 600),

@@ -94,21 +94,22 @@ class Freeze(Callback):
         """Finds the parts, and restores what they were when the run ends."""
         model = ctx.accelerator.unwrap(ctx.model)
         self._modules = [part for name, part in model.named_modules() if name in self.names]
+        self._parameters = self._trainable(model)
+        # What the user has put into eval mode stays so afterwards; but a model that is in eval mode
+        # as a whole is trained in train mode
+        inner = (module for part in self._modules for module in part.modules())
+        self._modes = [(module, module.training or not model.training) for module in inner]
+        self._frozen = False
+        ctx.defer(self._thaw)
+
+    def _trainable(self, model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+        """The parameters of the parts that require gradients now."""
         own = {id(p) for part in self._modules for p in part.parameters()}
-        self._parameters = {
+        return {
             name: parameter
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and (name in self.names or id(parameter) in own)
         }
-        # What the user has put into eval mode stays so afterwards; but a model that is in eval mode
-        # as a whole is trained in train mode
-        self._modes = [
-            (inner, inner.training or not model.training)
-            for part in self._modules
-            for inner in part.modules()
-        ]
-        self._frozen = False
-        ctx.defer(self._thaw)
 
     def on_resume(self, ctx: Context) -> None:
         """Freezes what is frozen at that place of the run."""
@@ -206,14 +207,16 @@ def decay_groups(
     if not weight_decay >= 0:
         raise ConfigError(f"decay_groups: weight_decay must be at least 0, got {weight_decay!r}")
     if isinstance(modules, torch.nn.Module):
-        parts = [modules]
-    else:
-        parts = list(modules)
-    unique = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
+        modules = [modules]
+    parameters = (p for module in modules for p in module.parameters())
+    unique = dict.fromkeys(p for p in parameters if p.requires_grad)
     if not unique:
         raise ConfigError("decay_groups: there is no parameter that requires a gradient")
-    groups = [
-        {"params": [p for p in unique if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in unique if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    matrices = [p for p in unique if p.ndim >= 2]
+    others = [p for p in unique if p.ndim < 2]
+    groups: list[dict[str, Any]] = []
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": weight_decay})
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return groups

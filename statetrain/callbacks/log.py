@@ -340,24 +340,26 @@ def _check(format: Any, file: Any, logger: Any) -> None:  # noqa: A002  # as in 
     check_word("Log: format", format, ("auto", "console", "json"))
     if file is not None and not isinstance(file, str | os.PathLike) and not hasattr(file, "write"):
         raise ConfigError(f"Log: file must be a path or an open text stream, got {file!r}")
+    if logger is None:
+        return
+    _check_logger(logger)
+    if file is not None or format != "auto":
+        raise ConfigError(
+            "Log: a logger has its own file and format; give either a logger or these"
+        )
+
+
+def _check_logger(logger: Any) -> None:
     if isinstance(logger, logging.Logger):
         raise ConfigError(
-            "Log: logger is one of the standard library, which takes no fields; wrap it:"
+            "Log: loggers of the standard library take no fields; wrap it:"
             " structlog.stdlib.get_logger(...)"
         )
-    missing = [
-        name
-        for name in ("info", "warning", "error")
-        if logger is not None and not hasattr(logger, name)
-    ]
-    if missing:
-        raise ConfigError(
-            f"Log: logger must be a structlog logger, got {logger!r}, which has no {missing[0]!r}"
-        )
-    if logger is not None and (file is not None or format != "auto"):
-        raise ConfigError(
-            "Log: file and format are the logger's own business; give either a logger or them"
-        )
+    for name in ("info", "warning", "error"):
+        if not hasattr(logger, name):
+            raise ConfigError(
+                f"Log: logger must be a structlog logger, got {logger!r}, which has no {name!r}"
+            )
 
 
 def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:

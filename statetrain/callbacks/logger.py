@@ -121,11 +121,7 @@ class Logger(Callback):
         given = _sources(what, self.every)
         self.what = (*given, *(source for backend in backends for source in backend.what))
         _check_sources(self.what, backends)
-        parts = _intervals(self.every)
-        self._in_epochs = tuple(
-            part for part in parts if not part.reads.isdisjoint(("epoch", "history"))
-        )
-        self._in_batches = tuple(part for part in parts if part not in self._in_epochs)
+        self._in_epochs, self._in_batches = _by_moment(_intervals(self.every))
         if not self._in_batches:
             _check_not_in_batch(self.what)
         fields = (field for source in self.what for field in getattr(source, "reads", ()))
@@ -360,6 +356,14 @@ def _sources(what: Any, every: Guard | None) -> tuple[Any, ...]:
     if every is None:
         return ()
     return (LearningRate(),)
+
+
+def _by_moment(parts: tuple[Guard, ...]) -> tuple[tuple[Guard, ...], tuple[Guard, ...]]:
+    """The intervals that are looked at when an epoch ends, and those after each batch."""
+    ours = [not part.reads.isdisjoint(("epoch", "history")) for part in parts]
+    in_epochs = tuple(part for part, is_ours in zip(parts, ours, strict=True) if is_ours)
+    in_batches = tuple(part for part, is_ours in zip(parts, ours, strict=True) if not is_ours)
+    return in_epochs, in_batches
 
 
 def _intervals(every: Guard | None) -> tuple[Guard, ...]:

@@ -143,35 +143,30 @@ class MLflow(Callback):
 
     def log(self, items: Items, counters: Counters) -> None:
         """Writes metrics, parameters and artifacts."""
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric
 
         step, now = int(counters["step"]), int(time.time() * 1000)
-        counted = not all(isinstance(item, Settings) for item in items.values())
-        numbers = {
-            name: count for name, count in counters.items() if name not in _NO_CURVES and counted
-        }
-        numbers |= {
-            _safe(name): item.number
-            for name, item in items.items()
-            if isinstance(item, Value) and item.number is not None
-        }
-        self._client.log_batch(
-            self._run,
-            metrics=[Metric(name, float(number), now, step) for name, number in numbers.items()],
-        )
+        numbers = _numbers_in(items, counters)
+        metrics = [Metric(name, float(number), now, step) for name, number in numbers.items()]
+        self._client.log_batch(self._run, metrics=metrics)
         for name, item in items.items():
             if isinstance(item, Settings):
-                settings = [
-                    Param(_safe(key), encodable(str(value))[:6000])
-                    for key, value in item.data.items()
-                ]
-                for i in range(0, len(settings), _AT_ONCE):
-                    self._client.log_batch(self._run, params=settings[i : i + _AT_ONCE])
+                self._log_settings(item)
             elif not isinstance(item, Value):
-                with tempfile.TemporaryDirectory() as folder:
-                    self._client.log_artifact(
-                        self._run, str(_written(item, Path(folder), step)), _safe(name)
-                    )
+                self._log_file(name, item, step)
+
+    def _log_settings(self, settings: Settings) -> None:
+        from mlflow.entities import Param
+
+        values = settings.data.items()
+        params = [Param(_safe(key), encodable(str(value))[:6000]) for key, value in values]
+        for i in range(0, len(params), _AT_ONCE):
+            self._client.log_batch(self._run, params=params[i : i + _AT_ONCE])
+
+    def _log_file(self, name: str, item: Loggable, step: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = _write_file(item, Path(folder), step)
+            self._client.log_artifact(self._run, str(file), _safe(name))
 
     def close(self, outcome: Outcome | None) -> None:
         """Ends the run."""
@@ -191,8 +186,19 @@ class MLflow(Callback):
         return f"MLflow({self.experiment!r}, uri={self.uri!r})"
 
 
-def _written(item: Loggable, folder: Path, step: int) -> Path:
-    """A file with what is no number."""
+def _numbers_in(items: Items, counters: Counters) -> dict[str, Any]:
+    """The numbers that become curves; counters too, unless there are settings alone."""
+    numbers: dict[str, Any] = {}
+    if not all(isinstance(item, Settings) for item in items.values()):
+        numbers = {name: count for name, count in counters.items() if name not in _NO_CURVES}
+    for name, item in items.items():
+        if isinstance(item, Value) and item.number is not None:
+            numbers[_safe(name)] = item.number
+    return numbers
+
+
+def _write_file(item: Loggable, folder: Path, step: int) -> Path:
+    """A file with what is not a number."""
     file = folder / f"step_{step}"
     match item:
         case Image():

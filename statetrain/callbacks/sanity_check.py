@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
@@ -12,6 +12,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.sanity import CHECKS, problems
 from statetrain.sanity.probe import Check
+from statetrain.validators import check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -60,26 +61,17 @@ class SanityCheck(Callback):
         without: str | Iterable[str] = (),
     ) -> None:
         own = tuple(more)
-        for check in own:
-            if not callable(check) or not hasattr(check, "__name__"):
-                raise ConfigError(f"SanityCheck: a check is a function of a Probe, got {check!r}")
+        _check_functions(own)
+        left_out = set(without)
         if isinstance(without, str):
             left_out = {without}
-        else:
-            left_out = set(without)
         known = [check.__name__ for check in (*CHECKS, *own)]
+        levels = dict.fromkeys(known, then)
         if isinstance(then, Mapping):
             levels = dict(then)
-        else:
-            levels = dict.fromkeys(known, then)
-        for name in (*left_out, *levels):
-            if name not in known:
-                raise ConfigError(
-                    f"SanityCheck: there is no check {name!r}{did_you_mean(name, known)}"
-                )
+        _check_known((*left_out, *levels), known)
         for level in levels.values():
-            if level not in ("warn", "raise"):
-                raise ConfigError(f"SanityCheck: then must be 'warn' or 'raise', got {level!r}")
+            check_word("SanityCheck: then", level, get_args(Level))
         self.then = then
         self.checks = (*(check for check in CHECKS if check.__name__ not in left_out), *own)
         self._levels = levels
@@ -108,3 +100,15 @@ class SanityCheck(Callback):
 
     def __repr__(self) -> str:
         return f"SanityCheck({self.then!r})"
+
+
+def _check_functions(checks: Iterable[Any]) -> None:
+    for check in checks:
+        if not callable(check) or not hasattr(check, "__name__"):
+            raise ConfigError(f"SanityCheck: a check is a function of a Probe, got {check!r}")
+
+
+def _check_known(names: Iterable[str], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"SanityCheck: there is no check {name!r}{did_you_mean(name, known)}")

@@ -99,10 +99,12 @@ class SaveWeights(Callback):
             check_whole("SaveWeights: keep", keep, also=", or None")
         check_switches("SaveWeights", best_only=best_only)
         refuse_remote("SaveWeights", path)
-        if monitor is None and (keep is not None or best_only):
+        asked = {"keep": keep, "best_only": best_only}
+        asks_for_best = [name for name, value in asked.items() if value]
+        if monitor is None and asks_for_best:
             raise ConfigError(
-                f"SaveWeights: {'keep' if keep is not None else 'best_only'} needs a monitor to"
-                " know what is best; give monitor='valid_loss'"
+                f"SaveWeights: {asks_for_best[0]} needs a monitor to know what is best; give"
+                " monitor='valid_loss'"
             )
         # Without a monitor nothing is compared, but what is given has to be sound
         self._by = read_monitor("SaveWeights", monitor or "nothing", mode, min_delta)
@@ -110,17 +112,14 @@ class SaveWeights(Callback):
         self.saved: list[Path] = []
         self._files: list[_KeptFile] = []
         self._every = None
+        self.reads: tuple[str, ...] = ("epoch", "history", "loss_fns", "model")
         if every is not None:
             self._every = as_guard(every)
-        self.reads = (
-            "epoch",
-            "history",
-            "loss_fns",
-            "model",
-            *(self._every.reads if self._every is not None else ()),
-        )
+            self.reads += tuple(self._every.reads)
         self._named = _columns(self.path)
-        columns = [*self._named, *([] if monitor is None else [monitor])]
+        columns = list(self._named)
+        if monitor is not None:
+            columns.append(monitor)
         self.monitors = tuple(dict.fromkeys(name for name in columns if name not in COUNTERS))
 
     def redirect(self, folder: Path) -> None:
@@ -162,11 +161,13 @@ class SaveWeights(Callback):
             value = float(row[self.monitor])
         if self.best_only and not self._improves(value):
             return
+        self._save(ctx, _KeptFile({name: row[name] for name in self._named}, value, ctx.step))
+
+    def _save(self, ctx: Context, new: _KeptFile) -> None:
         judged = judged_modules(ctx)
         if (name := first_not_finite(*judged)) is not None:
             log.warning("the weights of %s are not saved: %s is not finite", ctx.where(), name)
             return
-        new = _KeptFile({name: row[name] for name in self._named}, value, ctx.step)
         if self._is_there(new):
             return  # an evaluation at the end has only added columns to the row
         write_weights(self._path(new), judged[0])
@@ -194,10 +195,11 @@ class SaveWeights(Callback):
         place = "SaveWeights"
         if self is not peers[0]:
             place = f"SaveWeights {1 + peers.index(self)}"
-        due = strict(self._every, self._every.bind(place)(ctx))
-        for mark in self._every.marks(place) if due else ():
+        if not strict(self._every, self._every.bind(place)(ctx)):
+            return False
+        for mark in self._every.marks(place):
             mark(ctx)
-        return due
+        return True
 
     def _is_there(self, new: _KeptFile) -> bool:
         path = self._path(new)

@@ -58,19 +58,13 @@ class Watch(Callback):
                     f" 'pred.logits', got {value!r}"
                 )
         self.event = event.removeprefix("on_")
-        self.values = {
-            name: getter(value) if isinstance(value, str) else value
-            for name, value in values.items()
+        paths = {name: value for name, value in values.items() if isinstance(value, str)}
+        self.values: dict[str, Any] = {
+            **values,
+            **{name: getter(path) for name, path in paths.items()},
         }
-        self.reads = (
-            *reads,
-            "epoch",
-            "batches",
-            "step",
-            "samples",
-            "seconds",
-            *(value for value in values.values() if isinstance(value, str)),
-        )
+        counters = ("epoch", "batches", "step", "samples", "seconds")
+        self.reads = (*reads, *counters, *paths.values())
         self.writes = tuple(f"records.{name}" for name in values)
         setattr(self, f"on_{self.event}", self._note)
 
@@ -84,13 +78,9 @@ class Watch(Callback):
         }
         for name, function in self.values.items():
             value = function(ctx)
-            ctx.log(
-                name,
-                {
-                    **counters,
-                    "value": value.detach().clone() if isinstance(value, torch.Tensor) else value,
-                },
-            )
+            if isinstance(value, torch.Tensor):
+                value = value.detach().clone()
+            ctx.log(name, {**counters, "value": value})
 
     def __repr__(self) -> str:
         return f"Watch({self.event!r}, {', '.join(self.values)})"

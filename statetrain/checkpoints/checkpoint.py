@@ -282,25 +282,10 @@ def _read_manifest(path: Path, name: str) -> Saved:
     try:
         with tensorfile.open_file(path / name) as file:
             text = file.read(_LONGEST[MANIFEST] + 1)
-        data = jsons.loads(text)
-        if jsons.to_bytes(data) != text:
-            raise ValueError("it is not as it was written")
-        own = data.pop("sha256")
-        if data["format"] != FORMAT:
-            raise ValueError(f"it has format {data['format']!r:.20}; this version reads {FORMAT}")
-        if hashlib.sha256(jsons.to_bytes(data)).hexdigest() != own:
-            raise ValueError("its own sha256 differs")
+        data = _parse_manifest(text)
         if data["name"] != path.name:
             raise ValueError(f"it belongs to {data['name']!r:.140}")
-        files = {
-            _bare(name): Digest(int(row["size"]), str(row["sha256"]))
-            for name, row in data["files"].items()
-        }
-        if {name for name in files if not is_shard(name)} - {LOG} != {STATE, TENSORS}:
-            raise ValueError(
-                f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}"
-            )
-        check_shards(files)
+        files = _digests(data["files"])
         return Saved(path, int(data["sequence"]), plain.decode(data["about"], {}), files)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name}: {MANIFEST} is missing") from None
@@ -308,6 +293,28 @@ def _read_manifest(path: Path, name: str) -> Saved:
         raise CheckpointError(f"{path.name}: {MANIFEST}: {error} is missing") from error
     except (ValueError, TypeError, AttributeError, CheckpointError) as error:
         raise CheckpointError(f"{path.name}: {MANIFEST}: {error}") from error
+
+
+def _parse_manifest(text: bytes) -> dict[str, Any]:
+    data: dict[str, Any] = jsons.loads(text)
+    if jsons.to_bytes(data) != text:
+        raise ValueError("it is not as it was written")
+    own = data.pop("sha256")
+    if data["format"] != FORMAT:
+        raise ValueError(f"it has format {data['format']!r:.20}; this version reads {FORMAT}")
+    if hashlib.sha256(jsons.to_bytes(data)).hexdigest() != own:
+        raise ValueError("its own sha256 differs")
+    return data
+
+
+def _digests(rows: Mapping[str, Any]) -> dict[str, Digest]:
+    files = {
+        _bare(name): Digest(int(row["size"]), str(row["sha256"])) for name, row in rows.items()
+    }
+    if {name for name in files if not is_shard(name)} - {LOG} != {STATE, TENSORS}:
+        raise ValueError(f"it must name {STATE} and {TENSORS}, got {', '.join(files) or 'none'}")
+    check_shards(files)
+    return files
 
 
 def _bare(name: str) -> str:

@@ -138,14 +138,17 @@ def describe(thing: Any, depth: int = 0) -> str:
 
 
 def _describe_function(function: Any, depth: int) -> str:
-    name = f"{getattr(function, '__qualname__', '?')}"
+    name = str(getattr(function, "__qualname__", "?"))
     code = getattr(function, "__code__", None)
     if code is None or (function.__module__ or "").partition(".")[0] == "torch":
         return name
     text = repr((code.co_code, code.co_names, [c for c in code.co_consts if _is_plain(c)]))
     within = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     inner = ", ".join(describe(part, depth + 1) for part in within)
-    return f"{name} #{_short(text.encode())}{f' of {inner}' if inner else ''}"
+    described = f"{name} #{_short(text.encode())}"
+    if inner:
+        described += f" of {inner}"
+    return described
 
 
 def _is_filled(cell: Any) -> bool:
@@ -165,24 +168,21 @@ def _describe_module(module: torch.nn.Module, depth: int) -> str:
 
 
 def _describe_object(thing: Any, depth: int) -> str:
-    parts: dict[str, Any]
+    parts: dict[Any, Any]
+    name = type(thing).__name__
     if isinstance(thing, partial):
         name = describe(thing.func, depth + 1)
-        parts = {**{str(i): part for i, part in enumerate(thing.args)}, **thing.keywords}
+        parts = {**dict(enumerate(thing.args)), **thing.keywords}
     elif isinstance(thing, Mapping):
-        name, parts = "", {str(key): value for key, value in thing.items()}
+        name, parts = "", dict(thing)
     elif isinstance(thing, list | tuple):
-        name, parts = "", {str(i): value for i, value in enumerate(thing)}
+        name, parts = "", dict(enumerate(thing))
     elif attrs.has(type(thing)):
-        name = type(thing).__name__
-        parts = {
-            field.name: getattr(thing, field.name, None) for field in attrs.fields(type(thing))
-        }
+        names = [field.name for field in attrs.fields(type(thing))]
+        parts = {name: getattr(thing, name, None) for name in names}
     else:
-        name = type(thing).__name__
-        parts = {
-            key: value for key, value in getattr(thing, "__dict__", {}).items() if key[:1] != "_"
-        }
+        held = getattr(thing, "__dict__", {})
+        parts = {key: value for key, value in held.items() if not key.startswith("_")}
     inner = ", ".join(f"{key}={describe(value, depth + 1)}" for key, value in parts.items())
     return _ADDRESS.sub("", f"{name}({inner})")
 
@@ -226,23 +226,28 @@ def _contents(thing: Any, keep_indices: bool, depth: int) -> Iterator[str]:
         return
     if isinstance(thing, torch.Tensor) or hasattr(thing, "__array_interface__"):
         yield _sum_of(thing)
-    elif isinstance(thing, list | tuple):
-        yield str(len(thing))
-        for i in _spread(len(thing)):
-            yield from _contents(thing[i], keep_indices, depth + 1)
-    elif isinstance(thing, Mapping):
-        for value in list(thing.values())[:_ROWS]:
-            yield from _contents(value, keep_indices, depth + 1)
     elif isinstance(thing, str | bytes | int | float):
         yield repr(thing)
-    elif isinstance(thing, Subset):
-        yield from _contents(thing.dataset, keep_indices, depth + 1)
-        if keep_indices:
+    else:
+        if isinstance(thing, list | tuple):
+            yield str(len(thing))
+        for part in _parts(thing):
+            yield from _contents(part, keep_indices, depth + 1)
+        if isinstance(thing, Subset) and keep_indices:
             yield _short(repr(list(thing.indices)).encode())
-    elif not callable(thing):
-        for name, value in getattr(thing, "__dict__", {}).items():
-            if name != "seed":
-                yield from _contents(value, keep_indices, depth + 1)
+
+
+def _parts(thing: Any) -> list[Any]:
+    """Some of what a dataset, or a part of one, holds."""
+    if isinstance(thing, list | tuple):
+        return [thing[i] for i in _spread(len(thing))]
+    if isinstance(thing, Mapping):
+        return list(thing.values())[:_ROWS]
+    if isinstance(thing, Subset):
+        return [thing.dataset]
+    if callable(thing):
+        return []
+    return [value for name, value in getattr(thing, "__dict__", {}).items() if name != "seed"]
 
 
 def _sum_of(values: Any) -> str:

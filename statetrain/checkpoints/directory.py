@@ -77,16 +77,17 @@ def choose(folder: Path, which: str | int) -> Saved:
     if candidates:
         found = first_usable(folder, candidates, verify, aside=False)
     if found is None:
-        steps = [str(saved.about.get("step")) for saved in complete(folder, aside=False)]
-        if steps:
-            there = f"; there are those of the steps {', '.join(steps)}"
-        else:
-            there = ""
-        what = {"last": "checkpoint", "best": "checkpoint with a monitored value"}.get(
-            str(which), f"checkpoint of step {which}"
-        )
-        raise CheckpointError(f"there is no {what} in {folder}{there}")
+        raise CheckpointError(_describe_missing(folder, which))
     return found[0]
+
+
+def _describe_missing(folder: Path, which: str | int) -> str:
+    words = {"last": "checkpoint", "best": "checkpoint with a monitored value"}
+    text = f"there is no {words.get(str(which), f'checkpoint of step {which}')} in {folder}"
+    steps = [str(saved.about.get("step")) for saved in complete(folder, aside=False)]
+    if steps:
+        text += f"; there are those of the steps {', '.join(steps)}"
+    return text
 
 
 def by_value(candidates: Iterable[Saved]) -> list[Saved]:

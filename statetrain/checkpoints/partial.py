@@ -61,22 +61,28 @@ def choose_weights(
     Raises:
         ConfigError: a beginning or a pattern fits no name, or two weights get one name.
     """
-    patterns, rename = [exclude] if isinstance(exclude, str) else list(exclude), rename or {}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in weights):
-            raise ConfigError(f"exclude={pattern!r} fits none of {_some(weights)}")
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    left_out = {name for pattern in patterns for name in _matching(weights, pattern)}
+    rename = rename or {}
     for start in rename:
         if not any(name.startswith(start) for name in weights):
             raise ConfigError(f"rename: no name begins with {start!r}, of {_some(weights)}")
     chosen: dict[str, Any] = {}
-    for name, value in weights.items():
-        if any(fnmatchcase(name, pattern) for pattern in patterns):
+    for name in weights:
+        if name in left_out:
             continue
         new = _renamed(name, rename)
         if new in chosen:
             raise ConfigError(f"rename gives two weights the name {new!r}")
-        chosen[new] = value
+        chosen[new] = weights[name]
     return chosen
+
+
+def _matching(weights: Mapping[str, Any], pattern: str) -> list[str]:
+    found = [name for name in weights if fnmatchcase(name, pattern)]
+    if not found:
+        raise ConfigError(f"exclude={pattern!r} fits none of {_some(weights)}")
+    return found
 
 
 def _renamed(name: str, rename: Rename) -> str:

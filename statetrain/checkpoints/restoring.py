@@ -75,15 +75,18 @@ def restore(
     _restore_optimizers(ctx, data)
     _restore_gradients(ctx, data["gradients"])
     counts = ctx.news is None or ctx.news.group.rank == 0
-    for name, tally in ctx.tallies.items():
-        if name in data["tallies"]:
-            restore_tally(tally, data["tallies"][name], ctx.device, counts)
-    for callback, state in _match(machine.callbacks, data["callbacks"]):
-        if state["own"] is not None and hasattr(callback, "load_state_dict"):
-            callback.load_state_dict(state["own"])
+    for name in ctx.tallies.keys() & data["tallies"].keys():
+        restore_tally(ctx.tallies[name], data["tallies"][name], ctx.device, counts)
+    _restore_callbacks(machine, data)
     _restore_position(ctx, data)
     keep_settings = "optimizer" not in changed
     ctx.reopening.append(lambda: _settle(ctx, machine, data, keep_settings))
+
+
+def _restore_callbacks(machine: Machine, data: Snapshot) -> None:
+    for callback, state in _match(machine.callbacks, data["callbacks"]):
+        if state["own"] is not None and hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(state["own"])
 
 
 def _settle(ctx: Context, machine: Machine, data: Snapshot, keep_settings: bool) -> None:
@@ -282,9 +285,18 @@ def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: 
         _set_settings(group, loaded)
         if described and i < min(len(before["groups"]), len(now["groups"])):
             group.update(_changed_settings(given[i], before["groups"][i], now["groups"][i]))
-    # torch casts what belongs to a parameter to its type and lays it out as it was saved; both may
-    # differ from what it was.
-    for i, state in saved["state"].items():
+    _undo_casts(optimizer, saved["state"], parameters)
+
+
+def _undo_casts(
+    optimizer: Any, states: Mapping[int, Mapping[str, Any]], parameters: list[torch.Tensor]
+) -> None:
+    """Gives back the type and the layout of what belongs to a parameter.
+
+    Torch casts it to the parameter's type and lays it out as it was saved; both may differ from
+    what it was.
+    """
+    for i, state in states.items():
         own = optimizer.state.get(parameters[i], {})
         for name, value in state.items():
             own[name] = _as_saved(own.get(name), value, parameters[i])

@@ -61,23 +61,18 @@ def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
         "seed": ctx.seed,
         "given": ctx.given,
         "fields": {name: getattr(ctx, name) for name in SAVED},
-        # A signal's request is over when the run resumes; a callback's is part of the run.
-        "stop": None if ctx.stop == ctx.interrupt else ctx.stop,
+        "stop": _stop_request(ctx),
         "seconds": {"earlier": ctx.earlier_seconds, "fit": ctx.fit_seconds},
         "hparams": {"model": _lenient(ctx.hparams), "optimizer": _lenient(ctx.opt_hparams)},
-        "history": list(ctx.history.rows) if logs else ctx.history.rows[-1:],
-        "records": {name: list(values) for name, values in ctx.records.items()} if logs else {},
+        **_logged(ctx, logs),
         "model": _model_state(ctx),
         "losses": {name: loss.state_dict() for name, loss in loss_modules(ctx).items()},
-        "optimizers": {
-            name: optimizer and dict(optimizer.state_dict())
-            for name, optimizer in ctx.optimizers.items()
-        },
+        "optimizers": {name: _state_of(one) for name, one in ctx.optimizers.items()},
         "members": members_of(ctx),
         "strays": {name: parameter.detach() for name, parameter in stray_parameters(ctx).items()},
         "gradients": _gradients(ctx, machine.lifecycle),
-        "scaler": None if ctx.scaler is None else ctx.scaler.state_dict(),
-        "mask": None if ctx.mask is None else ctx.mask.state_dict(),
+        "scaler": _state_of(ctx.scaler),
+        "mask": _state_of(ctx.mask),
         "tallies": tally_states(ctx),
         "callbacks": [
             {"class": name_of(callback), "state": _callback_state(unwrapped(callback))}
@@ -87,6 +82,27 @@ def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
         "upcoming": _upcoming(ctx),
         "random": _random_states(ctx, sets),
     }
+
+
+def _stop_request(ctx: Context) -> str | None:
+    """A signal's request is over when the run resumes; a callback's is part of the run."""
+    if ctx.stop == ctx.interrupt:
+        return None
+    return ctx.stop
+
+
+def _logged(ctx: Context, whole: bool) -> dict[str, Any]:
+    """Rows and records; of the rows only the last, and no records, unless the whole is wanted."""
+    if not whole:
+        return {"history": ctx.history.rows[-1:], "records": {}}
+    records = {name: list(values) for name, values in ctx.records.items()}
+    return {"history": list(ctx.history.rows), "records": records}
+
+
+def _state_of(thing: Any) -> dict[str, Any] | None:
+    if thing is None:
+        return None
+    return dict(thing.state_dict())
 
 
 def _random_states(ctx: Context, sets: Iterable[str]) -> dict[str, Any]:

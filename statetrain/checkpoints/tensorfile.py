@@ -234,24 +234,10 @@ def _read(
     if expected is not None and size != expected.size:
         raise CheckpointError(f"{name} has {size} bytes, expected {expected.size}")
     sha = hashlib.sha256()
-    if size < 8:
-        raise CheckpointError(f"{name} has {size} bytes, too few for a safetensors file")
-    start = _exactly(file, 8, name, sha)
-    length = int.from_bytes(start, "little")
-    if length > min(_LONGEST_HEADER, size - 8):
-        raise CheckpointError(
-            f"{name}: its header cannot have {length} bytes, in a file of {size}; at most"
-            f" {_LONGEST_HEADER} are read"
-        )
+    length = _header_length(file, name, size, sha)
     try:
         entries, metadata = parse(_exactly(file, length, name, sha), size - 8 - length)
-        tensors = {}
-        for entry in entries:
-            tensor = torch.empty(entry.shape, dtype=entry.dtype)
-            _fill(file, _memory(tensor), name, sha)
-            if entry.dtype is torch.bool and tensor.view(torch.uint8).gt(1).any():
-                raise ValueError(f"{entry.name!r} is of bools, but has others than 0 and 1")
-            tensors[entry.name] = tensor
+        tensors = {entry.name: _read_tensor(file, entry, name, sha) for entry in entries}
     except (ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -259,6 +245,26 @@ def _read(
     if expected is not None and sha.hexdigest() != expected.sha256:
         raise CheckpointError(f"{name} is not what was written: its sha256 differs")
     return tensors, metadata
+
+
+def _header_length(file: io.FileIO, name: str, size: int, sha: Any) -> int:
+    if size < 8:
+        raise CheckpointError(f"{name} has {size} bytes, too few for a safetensors file")
+    length = int.from_bytes(_exactly(file, 8, name, sha), "little")
+    if length > min(_LONGEST_HEADER, size - 8):
+        raise CheckpointError(
+            f"{name}: its header cannot have {length} bytes, in a file of {size}; at most"
+            f" {_LONGEST_HEADER} are read"
+        )
+    return length
+
+
+def _read_tensor(file: io.FileIO, entry: TensorEntry, name: str, sha: Any) -> torch.Tensor:
+    tensor = torch.empty(entry.shape, dtype=entry.dtype)
+    _fill(file, _memory(tensor), name, sha)
+    if entry.dtype is torch.bool and tensor.view(torch.uint8).gt(1).any():
+        raise ValueError(f"{entry.name!r} is of bools, but has others than 0 and 1")
+    return tensor
 
 
 def _exactly(file: io.FileIO, size: int, name: str, sha: Any) -> bytes:
@@ -320,10 +326,7 @@ def _entries(data: dict[str, Any]) -> Iterator[TensorEntry]:
             raise ValueError(
                 f"tensor {name!r:.80} must have dtype, shape and data_offsets, got {row!r:.80}"
             )
-        if isinstance(row["dtype"], str):
-            dtype = _DTYPES.get(row["dtype"])
-        else:
-            dtype = None
+        dtype = _DTYPES.get(str(row["dtype"]))
         if dtype is None:
             raise ValueError(f"tensor {name!r:.80} has the unknown dtype {row['dtype']!r:.40}")
         shape, offsets = row["shape"], row["data_offsets"]

@@ -155,19 +155,21 @@ class Buffers:
                 buffer.copy_(copy)
                 owner[name] = buffer
 
+    def _take_replaced(self) -> None:
+        """Takes the values of buffers that a module has put in the place of ours."""
+        for owner, name, buffer in self._there:
+            other = owner[name]
+            if other is buffer or other is None or other.shape != buffer.shape:
+                continue
+            owner[name] = buffer.copy_(other)
+
     def put_back_where(self, flag: torch.Tensor) -> None:
         """The same where a flag on the device, of shape (), is set, without waiting for it.
 
         Those of one type are restored together.
         """
         with torch.no_grad():
-            for owner, name, buffer in self._there:
-                if (
-                    (other := owner[name]) is not buffer
-                    and other is not None
-                    and other.shape == buffer.shape
-                ):  # a module put it there
-                    owner[name] = buffer.copy_(other)
+            self._take_replaced()
             for copies, buffers in self._alike:
                 before, now = (
                     torch.cat([tensor.reshape(-1) for tensor in side]) for side in (copies, buffers)

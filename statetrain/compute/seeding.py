@@ -109,13 +109,18 @@ def set_states(saved: States, device: torch.device | None = None) -> None:
         torch.set_rng_state(saved["torch"])
     if "random" in saved:
         random.setstate(saved["random"])
-    if "cuda" in saved and device is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(saved["cuda"], device)
-    if "mps" in saved and device is not None and device.type == "mps":
-        torch.mps.set_rng_state(saved["mps"])
+    if device is not None and device.type in saved:
+        _set_device_state(device, saved[device.type])
     if "numpy" in saved and (numpy := sys.modules.get("numpy")) is not None:
         _check_position(saved["numpy"])
         numpy.random.set_state(saved["numpy"])
+
+
+def _set_device_state(device: torch.device, state: Any) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
 
 
 # The longest positions within the numbers that a generator of numpy has drawn ahead.

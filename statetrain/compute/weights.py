@@ -88,32 +88,37 @@ def untrained(ctx: Context) -> list[str]:
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    left = []
+    return [
+        name
+        for name, parameter in _named_parameters(ctx)
+        if parameter.requires_grad and id(parameter) not in held
+    ]
+
+
+def _named_parameters(ctx: Context) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters of the model by name, and those of losses with `loss.` in front."""
     for i, module in enumerate(modules_of(ctx)):
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad and id(parameter) not in held:
-                left.append(f"loss.{name}" if i else name)
-    return left
+        prefix = ""
+        if i:
+            prefix = "loss"
+        yield from module.named_parameters(prefix)
 
 
 def warn_of_untrained(ctx: Context) -> None:
     """Warns, once in a run, of parameters that get gradients and that no optimizer changes."""
     if "untrained" in ctx.marks or not ctx.optimizers:
         return
-    gradients = {
-        f"loss.{name}" if i else name
-        for i, module in enumerate(modules_of(ctx))
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
+    gradients = {name for name, one in _named_parameters(ctx) if one.grad is not None}
     names = [name for name in untrained(ctx) if name in gradients]
     if names:
         ctx.marks["untrained"] = len(names)
+        listed = ", ".join(map(repr, names[:4]))
+        if len(names) > 4:
+            listed += f" and {len(names) - 4} others"
         warnings.warn(
-            f"no optimizer has {', '.join(map(repr, names[:4]))}"
-            f"{f' and {len(names) - 4} others' if len(names) > 4 else ''}, which get gradients, so"
-            " training does not change them: give an optimizer all parameters (those of a loss,"
-            " too: optimizer=Adam([*model.parameters(), *loss.parameters()])), add what is unfrozen"
+            f"no optimizer has {listed}, which get gradients, so training does not change them:"
+            " give an optimizer all parameters (those of a loss, too:"
+            " optimizer=Adam([*model.parameters(), *loss.parameters()])), add what is unfrozen"
             " later by ctx.opt.add_param_group({'params': [...]}), or freeze them by"
             " requires_grad_(False)",
             UserWarning,

@@ -73,11 +73,14 @@ def _classes(shown: Picture, ids: dict[str, str], theme: Theme) -> Iterator[str]
     """The colours of the states."""
     hot = theme.arrows["hot"]
     leaves = [name for name in shown.order if name not in shown.scopes]
-    anchors = [ids[name] for name in leaves if shown.life.state(name).anchor]
-    loops = [ids[n] for n in leaves if n in shown.hot and ids[n] not in anchors]
-    yield from _class("anchor", theme.anchor, hot, anchors, theme)
-    yield from _class("hot", theme.paper, hot, loops, theme)
-    yield from _class("done", theme.good_fill, theme.good, [ids[n] for n in shown.finals], theme)
+    anchors = [name for name in leaves if shown.life.state(name).anchor]
+    loops = [name for name in leaves if name in shown.hot and name not in anchors]
+    for kind, fill, line, members in (
+        ("anchor", theme.anchor, hot, anchors),
+        ("hot", theme.paper, hot, loops),
+        ("done", theme.good_fill, theme.good, shown.finals),
+    ):
+        yield from _class(kind, fill, line, [ids[name] for name in members], theme)
     yield from _class("bad", theme.bad_fill, theme.bad, [ids[FAILED]], theme)
     for name in leaves:
         fill, line = theme.state(shown, name)

@@ -106,12 +106,10 @@ def write_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> l
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, life in lifecycles.items():
-        for file, text in pictures_of(name, life).items():
-            (folder / file).write_text(text, encoding="utf-8", newline="\n")
-            written.append(folder / file)
-    return written
+    pictures = _draw_all(lifecycles)
+    for file, text in pictures.items():
+        (folder / file).write_text(text, encoding="utf-8", newline="\n")
+    return [folder / file for file in pictures]
 
 
 def stale_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> list[str]:
@@ -125,18 +123,20 @@ def stale_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> l
         A line for each picture that is missing, differs, or belongs to no lifecycle; empty if all
         is well.
     """
-    folder = Path(folder)
-    wanted: dict[str, bytes] = {}
-    for name, life in lifecycles.items():
-        for file, text in pictures_of(name, life).items():
-            wanted[file] = text.encode()
-    drawings = [path for path in folder.glob("*") if path.suffix in (".mmd", ".svg")]
+    wanted = {file: text.encode() for file, text in _draw_all(lifecycles).items()}
+    drawings = [path for path in Path(folder).glob("*") if path.suffix in (".mmd", ".svg")]
     there = {path.name: path.read_bytes() for path in drawings}
-    missing = [file for file in wanted if file not in there]
-    changed = [file for file in wanted if there.get(file, wanted[file]) != wanted[file]]
-    unknown = sorted(file for file in there if file not in wanted)
+    both = [file for file in wanted if file in there]
     return [
-        *(f"{file} is missing" for file in missing),
-        *(f"{file} differs from what is drawn" for file in changed),
-        *(f"{file} belongs to no lifecycle" for file in unknown),
+        *(f"{file} is missing" for file in wanted if file not in there),
+        *(f"{file} differs from what is drawn" for file in both if there[file] != wanted[file]),
+        *(f"{file} belongs to no lifecycle" for file in sorted(there.keys() - wanted.keys())),
     ]
+
+
+def _draw_all(lifecycles: Mapping[str, Lifecycle]) -> dict[str, str]:
+    """The pictures of all lifecycles, by the names of their files."""
+    pictures: dict[str, str] = {}
+    for name, life in lifecycles.items():
+        pictures |= pictures_of(name, life)
+    return pictures

@@ -168,9 +168,8 @@ def _placed(
     by_name = {name: key for name, key in found.items() if _takes_name(parameters, name)}
     required = _required(parameters, by_name)
     first: list[Getter] = []
-    for name, key in found.items():
-        if _takes_name(parameters, name):
-            continue
+    others = {name: key for name, key in found.items() if name not in by_name}
+    for name, key in others.items():
         if required and required[0].kind is inspect.Parameter.POSITIONAL_ONLY:
             required.pop(0)
             first.append(key)
@@ -219,6 +218,15 @@ class Weights:
 
     mask: Getter | None = None
     sample_weight: Getter | None = None
+
+    @classmethod
+    def parse(cls, mask: str | None, sample_weight: str | None, who: str) -> Weights:
+        """Those at two paths, each of which may be None; `who` has them, in errors."""
+        found: list[Getter | None] = [None, None]
+        for i, path in enumerate((mask, sample_weight)):
+            if path is not None:
+                found[i] = parsed(path, who)
+        return cls(*found)
 
     @property
     def keys(self) -> tuple[Getter, ...]:

@@ -75,20 +75,17 @@ class Loss:
     ) -> None:
         self.function, self.keys, self.weight = function, dict(keys), weight
         self._who = f"loss {_name(function)!r}"
-        self._weights = Weights(
-            *(None if key is None else parsed(key, self._who) for key in (mask, sample_weight))
-        )
-        self._keyed: KeyedArguments | None = keyed(function, keys, self._who) if keys else None
-        if isinstance(function, type) or not callable(function):
-            keyed(function, {}, self._who)  # says what is wrong
+        self._weights = Weights.parse(mask, sample_weight, self._who)
+        self._keyed: KeyedArguments | None = None
+        if keys or isinstance(function, type) or not callable(function):
+            self._keyed = keyed(function, keys, self._who)  # it says what is wrong
         self._more = {}
         if self.masked:
             self._more = elementwise(function, self._who)
-        self._weight_key: Getter | None = (
-            parsed(weight, f"{self._who}, weight=") if isinstance(weight, str) else None
-        )
-        number = is_number(weight) and math.isfinite(weight)
-        if not number and not isinstance(weight, str) and not callable(weight):
+        self._weight_key: Getter | None = None
+        if isinstance(weight, str):
+            self._weight_key = parsed(weight, f"{self._who}, weight=")
+        elif not callable(weight) and not (is_number(weight) and math.isfinite(weight)):
             raise ConfigError(
                 f"{self._who}: weight must be a finite number, a key, or a function of the context,"
                 f" got {weight!r:.80}"

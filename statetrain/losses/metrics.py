@@ -11,7 +11,7 @@ from attrs import Factory, define, evolve
 
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, LossError
-from statetrain.losses.keyed import Weights, elementwise, keyed, parsed
+from statetrain.losses.keyed import Weights, elementwise, keyed
 from statetrain.losses.losses import exact, picked, where_it_counts
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ class Metric:
     ) -> None:
         self.function, self.keys = function, dict(keys)
         self._who = f"metric {name_of_metric(function)!r}"
-        self._weights = Weights(
-            *(None if key is None else parsed(key, self._who) for key in (mask, sample_weight))
-        )
+        self._weights = Weights.parse(mask, sample_weight, self._who)
         self._object = isinstance(function, MetricObject) and not isinstance(function, type)
         if self._object and self._weights.keys:
             raise ConfigError(

@@ -76,12 +76,7 @@ class Tally:
             return
         pred = None
         if self.takes_pred:
-            if ctx.pred is None:
-                raise LossError(
-                    "metrics take the prediction, and there is none: a computation of your own has"
-                    " to set ctx.pred"
-                )
-            pred = picked(ctx)
+            pred = _prediction_in(ctx)
         name = ""
         try:
             for name, metric in self.metrics.items():  # noqa: B007  # the note says it
@@ -265,6 +260,15 @@ def _means_of(metric: Any) -> dict[str, Mean] | None:
     if isinstance(metric, MeanOf):
         return metric.means
     return None
+
+
+def _prediction_in(ctx: Context) -> Any:
+    if ctx.pred is None:
+        raise LossError(
+            "metrics take the prediction, and there is none: a custom computation has to set"
+            " ctx.pred"
+        )
+    return picked(ctx)
 
 
 def _numbers(mean: Mean) -> tuple[float, float]:

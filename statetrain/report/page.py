@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from statetrain.callback import name_of
 from statetrain.context.history import COUNTERS
 from statetrain.contracts.notes import Notes, notes_of
 from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.text import plain
+from statetrain.lifecycle.transition import Transition
 from statetrain.live.chronicle import Chronicle
 from statetrain.live.page import block, data_of_runs, policy, script, style
 from statetrain.machine.machine import Machine
@@ -128,17 +131,21 @@ def _summary(trace: Trace) -> str:
 def _curves(trace: Trace) -> str:
     rows = [one for one in trace.rows if "epoch" in one]
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for column in dict.fromkeys(name for one in rows for name in one):
-        points = [
-            (float(one["epoch"]), float(one[column])) for one in rows if is_number(one.get(column))
-        ]
-        if points and column not in COUNTERS:
+    for column in _columns(rows):
+        numbers = [one for one in rows if is_number(one.get(column))]
+        if numbers and column not in COUNTERS:
             metric, name = _split(column)
+            points = [(float(one["epoch"]), float(one[column])) for one in numbers]
             groups.setdefault(metric, {})[name] = points
     if not groups:
         return ""
     charts = "".join(curves(metric, "epoch", lines) for metric, lines in groups.items())
     return f'<div class="charts">{charts}</div>'
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of all columns, in the order in which they came."""
+    return list(dict.fromkeys(name for one in rows for name in one))
 
 
 def _split(column: str) -> tuple[str, str]:
@@ -214,25 +221,44 @@ def _decisions(trace: Trace) -> str:
     assert life is not None
     if not len(trace):
         return ""
-    guarded = [arrow for arrow in life.transitions if arrow.guard is not None]
-    labels = [arrow.guard.label for arrow in guarded if arrow.guard is not None]
+    guarded = [(arrow.guard.label, arrow) for arrow in life.transitions if arrow.guard is not None]
+    if not guarded:
+        return ""
+    labels = [label for label, _ in guarded]
     whole, slices = by_words(trace.counts()), _slices(trace)
     marks, rows = [], []
-    for arrow, label in zip(guarded, labels, strict=True):
-        words, name = words_of(arrow), f"{label}: {arrow.source} \N{RIGHTWARDS ARROW} {arrow.dest}"
-        asked = times_asked(life, arrow, whole)
-        rows.append(row(name, f"{whole.get(words, 0):,}", "" if asked is None else f"{asked:,}"))
-        found = [
-            (float(at), taken[words] / (times_asked(life, arrow, taken) or taken[words]))
-            for at, taken in slices
-            if words in taken
-        ]
-        if found:
-            marks.append((label if labels.count(label) == 1 else name, found))
-    if not rows:
-        return ""
+    for label, arrow in guarded:
+        name = f"{label}: {arrow.source} \N{RIGHTWARDS ARROW} {arrow.dest}"
+        rows.append(row(name, *_times(life, arrow, whole)))
+        found = _shares(life, arrow, slices)
+        if not found:
+            continue
+        if labels.count(label) > 1:
+            label = name
+        marks.append((label, found))
     axis = strips(marks, 0.0, float(max(1, len(trace) - 1)), "transition")
     return axis + table(("guard", "true", "evaluated"), rows)
+
+
+def _times(life: Lifecycle, arrow: Transition, counts: dict[Words, int]) -> tuple[str, str]:
+    """How often an arrow was taken, and how often its guard was evaluated, if that is known."""
+    asked = times_asked(life, arrow, counts)
+    taken = f"{counts.get(words_of(arrow), 0):,}"
+    if asked is None:
+        return taken, ""
+    return taken, f"{asked:,}"
+
+
+def _shares(
+    life: Lifecycle, arrow: Transition, slices: list[tuple[int, dict[Words, int]]]
+) -> list[tuple[float, float]]:
+    """How often a guard was true, of how often it was evaluated, in each part of the run."""
+    words = words_of(arrow)
+    return [
+        (float(at), taken[words] / (times_asked(life, arrow, taken) or taken[words]))
+        for at, taken in slices
+        if words in taken
+    ]
 
 
 def _slices(trace: Trace) -> list[tuple[int, dict[Words, int]]]:
@@ -261,15 +287,20 @@ def _callbacks(machine: Machine | None) -> str:
 def _history(trace: Trace) -> str:
     if not trace.rows:
         return ""
-    columns = list(dict.fromkeys(name for one in trace.rows for name in one))
-    lines = [
-        row(*(figure(one[name]) if name in one else "" for name in columns))
-        for one in trace.rows[-_ROWS:]
-    ]
+    columns = _columns(trace.rows)
+    lines = [row(*_cells(one, columns)) for one in trace.rows[-_ROWS:]]
     more = ""
     if len(trace.rows) > _ROWS:
         more = f"<p>The last {_ROWS} of {len(trace.rows):,} rows.</p>"
     return f'{more}<div class="wide">{table(columns, lines)}</div>'
+
+
+def _cells(one: Mapping[str, Any], columns: list[str]) -> Iterator[str]:
+    for name in columns:
+        if name in one:
+            yield figure(one[name])
+        else:
+            yield ""
 
 
 def _environment(trace: Trace) -> str:

@@ -9,6 +9,7 @@ from statetrain.context.history import COUNTERS, History
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 from statetrain.report.charts import thinned
+from statetrain.validators import check_word
 
 _MARKED = 60  # points of a curve that are marked one by one, at most
 
@@ -29,22 +30,36 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
         ImportError: matplotlib is not installed.
         ConfigError: a metric or the counter is unknown, or nothing was recorded.
     """
+    lines = _lines(history)
+    chosen = list(lines)
+    if isinstance(metrics, str):
+        chosen = [metrics]
+    elif metrics is not None:
+        chosen = list(metrics)
+    _check(history, list(lines), chosen, x)
+    columns = min(len(chosen), 3)
+    rows = -(-len(chosen) // columns)
+    figure = _make_figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for name, panel in zip(chosen, panels, strict=False):
+        for column, label in lines[name].items():
+            _draw_curve(panel, history, x, column, label)
+        panel.set_title(name)
+        panel.set_xlabel(x)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    for panel in list(panels):
+        panel.set_visible(False)
+    return figure
+
+
+def _make_figure(**options: Any) -> Any:
     try:
         import matplotlib.figure
     except ImportError as error:
         raise ImportError(
             "plots need matplotlib; install it with: pip install 'statetrain[plot]'"
         ) from error
-    lines = _lines(history)
-    names = list(lines)
-    chosen = names
-    if isinstance(metrics, str):
-        chosen = [metrics]
-    elif metrics is not None:
-        chosen = list(metrics)
-    _check(history, names, chosen, x)
-    columns = min(len(chosen), 3)
-    rows = -(-len(chosen) // columns)
 
     class Curves(matplotlib.figure.Figure):
         """A figure that a notebook shows by itself, though it belongs to no window."""
@@ -54,25 +69,21 @@ def plot(history: History, metrics: str | list[str] | None = None, *, x: str = "
             self.savefig(picture, format="png")
             return picture.getvalue()
 
-    figure = Curves(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for name, panel in zip(chosen, panels, strict=False):
-        for column, label in lines[name].items():
-            points = thinned([(row[x], row[column]) for row in history if column in row])
-            panel.plot(
-                *zip(*points, strict=True),
-                marker="o" if len(points) <= _MARKED else None,
-                markersize=3,
-                linestyle={"train": "-"}.get(history.set_of(column), "--"),
-                label=label,
-            )
-        panel.set_title(name)
-        panel.set_xlabel(x)
-        panel.grid(alpha=0.3)
-        panel.legend(frameon=False)
-    for panel in list(panels):
-        panel.set_visible(False)
-    return figure
+    return Curves(**options)
+
+
+def _draw_curve(panel: Any, history: History, x: str, column: str, label: str) -> None:
+    points = thinned([(row[x], row[column]) for row in history if column in row])
+    marker = None
+    if len(points) <= _MARKED:
+        marker = "o"
+    panel.plot(
+        *zip(*points, strict=True),
+        marker=marker,
+        markersize=3,
+        linestyle={"train": "-"}.get(history.set_of(column), "--"),
+        label=label,
+    )
 
 
 def _lines(history: History) -> dict[str, dict[str, str]]:
@@ -90,11 +101,7 @@ def _lines(history: History) -> dict[str, dict[str, str]]:
 
 
 def _check(history: History, names: list[str], chosen: list[str], x: str) -> None:
-    counters = COUNTERS[:-1]
-    if x not in counters:
-        raise ConfigError(
-            f"x must be one of {', '.join(counters)}, got {x!r}{did_you_mean(x, counters)}"
-        )
+    check_word("plot: x", x, COUNTERS[:-1])
     metrics = {history.split(column)[1] for column in history.columns}
     for name in chosen:
         if name in names:

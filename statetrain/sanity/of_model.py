@@ -210,22 +210,18 @@ def first_loss_is_that_of_guessing(probe: Probe) -> str | None:
 
 def gradients_reach_all_parameters(probe: Probe) -> str | None:
     "The loss depends on all that is trained, and the gradients are finite."
-    if none := [name for name, size in probe.gradients.items() if size is None]:
+    sizes = {name: size for name, size in probe.gradients.items() if size is not None}
+    if none := [name for name in probe.gradients if name not in sizes]:
         return (
             f"the loss does not depend on {few(none)}; are these used in forward, and nothing on"
             " the way detached? Freeze what is not meant to be trained"
         )
-    if bad := [
-        name
-        for name, size in probe.gradients.items()
-        if size is not None and not math.isfinite(size)
-    ]:
+    if bad := [name for name, size in sizes.items() if not math.isfinite(size)]:
         return (
             f"the gradients of {few(bad)} are not finite; look for a root or a log at 0 in the loss"
         )
-    if len(zero := [name for name, size in probe.gradients.items() if size == 0]) and any(
-        loss for loss in probe.before.values()
-    ):
+    zero = [name for name, size in sizes.items() if size == 0]
+    if zero and any(probe.before.values()):
         return (
             f"the gradients of {few(zero)} are all 0; are the units before them dead, or the output"
             " saturated? Look at initial weights and the scale of the inputs"

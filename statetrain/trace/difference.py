@@ -97,22 +97,28 @@ def _compare(parts: Iterable[tuple[Trace, Trace, bool]], rel: float) -> Differen
     """
     seen: _SeenState | None = None
     for a, b, is_last in parts:
-        begin, end = max(a.dropped, b.dropped), min(a.dropped + len(a), b.dropped + len(b))
-        if not is_last:
-            end -= _AFTER + 1  # they come again, with what follows them
-        parting = next((k for k in range(begin, end) if not _alike(a, b, k)), None)
-        if parting is None and is_last and a.dropped + len(a) != b.dropped + len(b):
-            parting = end
+        begin, end, parts_here = _find_parting(a, b, is_last)
         if seen is None:
-            seen = _first(a, b, begin, end if parting is None else parting, rel)
-        if parting is not None:
+            seen = _first(a, b, begin, end, rel)
+        if parts_here:
             if seen is not None:
-                return seen.told(_parting(a, b, parting))
-            return _parted(a, b, parting)
+                return seen.told(_parting(a, b, end))
+            return _parted(a, b, end)
         if is_last and seen is None:
             return _rows(a, b, rel) or _outcomes(a, b)
     assert seen is not None
     return seen.told("  the transitions are the same to the end")
+
+
+def _find_parting(a: Trace, b: Trace, is_last: bool) -> tuple[int, int, bool]:
+    """From where to where the transitions of both are alike, and whether others follow there."""
+    begin, end = max(a.dropped, b.dropped), min(a.dropped + len(a), b.dropped + len(b))
+    if not is_last:
+        end -= _AFTER + 1  # they come again, with what follows them
+    for k in range(begin, end):
+        if not _alike(a, b, k):
+            return begin, k, True
+    return begin, end, is_last and a.dropped + len(a) != b.dropped + len(b)
 
 
 def _alike(a: Trace, b: Trace, k: int) -> bool:

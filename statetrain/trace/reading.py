@@ -253,6 +253,13 @@ class TraceFile:
         if "resumed" in header:
             self._go_back(_whole(header["resumed"]))
         self.outcome, self.error, self.seconds, self._counters = None, "", None, None
+        self._read_table(header)
+        guards = header["guards"]
+        if not isinstance(guards, list) or not all(isinstance(guard, str) for guard in guards):
+            raise TypeError("guards are names")
+        self.header = header
+
+    def _read_table(self, header: dict[str, Any]) -> None:
         words = [read_words(row) for row in header["arrows"]]
         life = self.lifecycle or made_of(header.get("lifecycle"), words, self.registry)
         known: dict[Words, Transition] = {}
@@ -260,11 +267,6 @@ class TraceFile:
             known = {words_of(arrow): arrow for arrow in (life.start, *life.transitions)}
         self._arrows = [known.get(row) or stand_in(row) for row in words]
         self.table = life or told_by(header, self._arrows)
-        if not isinstance(header["guards"], list) or not all(
-            isinstance(guard, str) for guard in header["guards"]
-        ):
-            raise TypeError("guards are names")
-        self.header = header
 
     def _go_back(self, count: int) -> None:
         """Forgets what an earlier process did after so many transitions."""

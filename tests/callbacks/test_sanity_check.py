@@ -437,7 +437,7 @@ def test_checks_of_ones_own():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: st.SanityCheck("shout"), "'warn' or 'raise', got 'shout'"),
+        (lambda: st.SanityCheck("shout"), "'warn', 'raise', got 'shout'"),
         (lambda: st.SanityCheck(without="labels_in_rang"), "did you mean 'labels_in_range'"),
         (lambda: st.SanityCheck(more=[3]), "a function of a Probe, got 3"),
     ],
@@ -562,5 +562,5 @@ def test_each_check_has_a_level(caplog):
     assert "inputs_are_finite" in caplog.text
     with pytest.raises(st.ConfigError, match="there is no check 'labels'"):
         st.SanityCheck({"labels": "raise"})
-    with pytest.raises(st.ConfigError, match="then must be 'warn' or 'raise', got 'error'"):
+    with pytest.raises(st.ConfigError, match="then must be one of 'warn', 'raise', got 'error'"):
         st.SanityCheck({"labels_in_range": "error"})
