@@ -9,23 +9,33 @@ FIRST, LAST = 5, 25  # rows that are shown of many
 
 _TABLE = "border-collapse: collapse; font-variant-numeric: tabular-nums"
 _WIDE = "max-width: 100%; overflow-x: auto"
+# Notebooks let lines of a `pre` break anywhere, and some give it the font of prose
+_LAID_OUT = "font: 12px/1.4 monospace; white-space: pre; word-break: normal"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    first: int = FIRST,
+    last: int = LAST,
+) -> str:
     """A table; of many rows, the middle is left out.
 
     Args:
         head: the names of the columns.
         rows: of texts.
         title: what stands above it; empty for nothing.
+        first, last: how many rows are shown of its beginning and of its end; with `last=0`, the end
+            is left out.
     """
     names = "".join(f'<th style="text-align: right">{_escaped(name)}</th>' for name in head)
-    body = "".join(_row(row) for row in rows[:FIRST])
-    rest = rows[FIRST:]
-    if len(rest) > LAST + 1:
-        left_out = f"{len(rest) - LAST:,} rows more"
+    body = "".join(_row(row) for row in rows[:first])
+    rest = rows[first:]
+    if len(rest) > last + 1:
+        left_out = f"{len(rest) - last:,} rows more"
         body += f'<tr><td colspan="{len(head)}" style="text-align: center">{left_out}</td></tr>'
-        rest = rest[-LAST:]
+        rest = rest[len(rest) - last :]
     body += "".join(_row(row) for row in rest)
     above = ""
     if title:
@@ -43,7 +53,7 @@ def _row(cells: Iterable[str]) -> str:
 
 def text(content: str) -> str:
     """A text that was laid out for a terminal."""
-    return f'<pre style="{_WIDE}; line-height: 1.35">{_escaped(content)}</pre>'
+    return f'<pre style="{_WIDE}; {_LAID_OUT}">{_escaped(content)}</pre>'
 
 
 def badge(word: str, rest: str, colour: str) -> str:

@@ -30,8 +30,10 @@ class Outcome:
     def _repr_html_(self) -> str:
         from statetrain.notebook import badge
 
-        word, _, rest = repr(self).partition("(")
-        return badge(word.lower(), rest.removesuffix(")"), "#2f855a" if self.ok else "#c53030")
+        about = as_data(self) or {}
+        word, epoch = about.pop("kind").lower(), about.pop("epoch")
+        rest = ", ".join([*about.values(), f"epoch {epoch}"])
+        return badge(word, rest, "#2f855a" if self.ok else "#c53030")
 
 
 @frozen

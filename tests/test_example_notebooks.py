@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,24 @@ def test_a_notebook_is_valid_and_leaves_nothing_out(name: str) -> None:
     ]
 
 
-def test_notebooks_run_and_end_with_the_run(tmp_path: Path) -> None:
-    """The quick ones, with one epoch, one after the other in one kernel: no cell fails, and the last shows the run as a table and a picture."""
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A kernel in an empty folder, which runs the cells of one notebook after the other."""
+    folder = tmp_path_factory.mktemp("notebooks")
     client = nbclient.NotebookClient(
-        nbformat.v4.new_notebook(), timeout=60, resources={"metadata": {"path": str(tmp_path)}}
+        nbformat.v4.new_notebook(), timeout=60, resources={"metadata": {"path": str(folder)}}
     )
     with client.setup_kernel():
-        for name in QUICK:
-            client.nb = notebook_of(name)
-            for index, cell in enumerate(client.nb.cells):
-                cell.source = cell.source.replace(f"epochs = {default_of(name)}\n", "epochs = 1\n")
-                client.execute_cell(cell, index)
-            shown = client.nb.cells[-1].outputs[-1].data["text/html"]
-            assert "<table" in shown, name
-            assert "<svg" in shown, name
-            assert list((tmp_path / "runs" / name).iterdir())
+        yield client
+
+
+def run_cells(kernel: Any, notebook: Any) -> list[Any]:
+    """The outputs of each cell."""
+    kernel.nb = notebook
+    return [
+        kernel.execute_cell(cell, index).get("outputs", [])
+        for index, cell in enumerate(notebook.cells)
+    ]
 
 
 def default_of(name: str) -> int:
@@ -74,3 +78,60 @@ def default_of(name: str) -> int:
     body = ast.parse(EXAMPLES[name].read_text(encoding="utf-8")).body
     (main,) = (node for node in body if getattr(node, "name", "") == "main")
     return int(ast.literal_eval(main.args.defaults[0]))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_notebook_runs_and_ends_with_the_run(name: str, kernel: Any) -> None:
+    """With one epoch: no cell fails, files are written, and the last cell shows the run as a table and a picture."""
+    notebook = notebook_of(name)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(f"epochs = {default_of(name)}\n", "epochs = 1\n")
+    (last,) = run_cells(kernel, notebook)[-1]
+    assert "<table" in last.data["text/html"]
+    assert "<svg" in last.data["text/html"]
+    assert list((Path(kernel.resources["metadata"]["path"]) / "runs" / name).iterdir())
+
+
+# What a person looks at, and the beginning of what a notebook shows of it.
+SHOWN = {
+    "life": "<div",
+    "run": "<p><b",
+    "run.outcome": "<p><b",
+    "run.history": "<div",
+    "run.trace": "<div",
+    "run.why()": "<pre",
+    "run.machine": "<div",
+    "run.machine.explain('enter step')": "<pre",
+    "run.trace.diff(other.trace)": "<pre",
+    "profile": "<p>",
+    "found": "<p>",
+    "run.plot()": "",  # a picture in PNG
+}
+SETUP = """
+import torch, statetrain as st
+from torch.nn import functional as F
+
+x = torch.randn(64, 4)
+y = (x[:, 0] > 0).long()
+life, profile = st.supervised(stop=st.EarlyStopping("valid_loss", 2)), st.Profile()
+
+def train(*callbacks):
+    return st.fit(
+        torch.nn.Linear(4, 2), (x, y), valid=0.25, loss=F.cross_entropy, optimizer=torch.optim.SGD, opt_hparams={"lr": 0.1},
+        epochs=3, trace=True, callbacks=callbacks,
+    )
+"""
+TRAINED = "run, other = train(st.Progress(), profile), train()"
+FOUND = "found = st.lr_find(torch.nn.Linear(4, 2), (x, y), loss=F.cross_entropy, optimizer=torch.optim.SGD)"
+
+
+def test_a_real_notebook_shows_each_value(kernel: Any) -> None:
+    """Lifecycle, run, history, answers and pictures have their displays; progress is one display, with no line printed."""
+    sources = [SETUP, TRAINED, FOUND, *SHOWN]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    outputs = run_cells(kernel, nbformat.v4.new_notebook(cells=cells))
+    (progress,) = outputs[1]
+    assert "fit completed" in progress.data["text/html"]
+    for (source, beginning), (shown,) in zip(SHOWN.items(), outputs[3:], strict=True):
+        kind = "text/html" if beginning else "image/png"
+        assert shown.data[kind].startswith(beginning), source

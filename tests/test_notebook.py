@@ -79,6 +79,31 @@ def test_a_profile_is_a_table():
     assert "waiting for data" in profile._repr_html_()
 
 
+def test_the_longest_rows_of_a_profile_are_the_ones_that_are_shown():
+    """They come first; of more than twenty, the end is left out, and a table can say so of any part."""
+    shown = cells(table(["n"], [[str(i)] for i in range(30)], first=20, last=0))
+    assert [row[0] for row in shown[1:]] == [*map(str, range(20)), "10 rows more"]
+
+
+def test_how_a_run_ended_reads_as_a_sentence():
+    """The kind in bold, then what there is to say, without Python's quotes."""
+    shown = st.Stopped(3, "valid_loss has not improved")._repr_html_()
+    assert "<b" in shown
+    assert ">stopped</b>" in shown
+    assert ">valid_loss has not improved, epoch 3</span>" in shown
+    failed = html.unescape(st.Failed(2, "step", OSError("no disk"))._repr_html_())
+    assert ">step, OSError('no disk'), epoch 2</span>" in failed
+
+
+def test_saved_and_simulated_runs_show_what_they_hold(tmp_path):
+    """A run from a file has its outcome and its rows; a dry run its events."""
+    st.save(train(), tmp_path / "run.safetensors")
+    shown = st.load(tmp_path / "run.safetensors")._repr_html_()
+    assert shown.index("completed") < shown.index("<table")
+    dry = st.testing.simulate(st.supervised(), epochs=1)
+    assert html.escape(str(dry)) in dry._repr_html_()
+
+
 def test_nothing_in_a_value_means_anything():
     """Names from outside stay text."""
     shown = table(["<b>"], [["<script>", "\x1b[31m"]], "</p>")

@@ -239,7 +239,8 @@ class Profile(Callback):
             ]
             for row in self.table()
         ]
-        return table(("state", "hook", "visits", "seconds", "share"), rows, repr(self)[1:-1])
+        head = ("state", "hook", "visits", "seconds", "share")
+        return table(head, rows, repr(self)[1:-1], first=20, last=0)  # the longest come first
 
     def __repr__(self) -> str:
         return f"<Profile: {self.total:.3g} s, {self.waiting:.3g} s of them waiting for data>"

@@ -84,6 +84,11 @@ class SimulatedRun:
     def __str__(self) -> str:
         return "\n".join([*map(str, self.events), repr(self.outcome)])
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import text
+
+        return text(str(self))
+
 
 def simulate(
     lifecycle: Lifecycle,

@@ -93,6 +93,14 @@ class SavedRun:
             _put(module, self.losses[name])
         return made
 
+    def _repr_html_(self) -> str:
+        from statetrain.notebook import badge
+
+        ended = badge("unfinished", "", "")
+        if self.outcome is not None:
+            ended = self.outcome._repr_html_()
+        return f"{ended}{self.history._repr_html_()}"
+
     def __repr__(self) -> str:
         return f"<SavedRun of {self.model}: {self.outcome!r}, {len(self.history)} rows>"
 
