@@ -266,6 +266,23 @@ def test_time_and_reasons_go_back_too(window, tmp_path):
 
 
 @needs_browser
+def test_rows_within_an_epoch_are_told_apart(window, tmp_path):
+    """Their curves are by step, and the row of the moment is near the top, however many come later."""
+    run = train(validate=st.Every(1, "steps"), epochs=20, callbacks=[st.Tracing(times=True)])
+    run.report(tmp_path / "report.html")
+    window.open((tmp_path / "report.html").as_uri())
+    window.go_to(len(run.trace) // 2)
+    window.until("document.querySelector('.rows tr.here')")
+    places = "return [...document.querySelectorAll('.rows tbody tr')].map((e) => e.className)"
+    shown = window.run(places)
+    assert shown[:5] == ["later", "later", "later", "here", ""]
+    at = window.run("return document.querySelector('.rows tr.here').innerText").split()
+    assert at[0] == str(run.trace.states[: len(run.trace) // 2].count("epoch"))
+    assert "loss by step" in window.run("return document.querySelector('figcaption').innerText")
+    assert not window.complaints()
+
+
+@needs_browser
 def test_two_runs_stand_side_by_side_with_where_they_part(window, tmp_path, runs):
     """The page says at which transition, as `Trace.diff` does."""
     first, second = map(Trace.load, runs)

@@ -29,13 +29,15 @@ function drawCurves(canvas, lines) {
   const [left, right, top, bottom] = [46, width - 8, 8, height - 18];
   const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])].map((numbers) => bounds(numbers));
   const across = (x) => left + ((x - xs[0]) / (xs[1] - xs[0])) * (right - left);
-  const up = (y) => bottom - ((y - ys[0]) / (ys[1] - ys[0])) * (bottom - top);
+  // What differs by powers of ten is told apart on a scale of them
+  const tens = ys[0] > 0 && ys[1] / ys[0] > 100, scale = tens ? Math.log10 : (y) => y, [least, most] = ys.map(scale);
+  const up = (y) => bottom - ((scale(y) - least) / (most - least)) * (bottom - top);
   context.font = "10px system-ui, sans-serif";
   context.fillStyle = colourOf(canvas, "soft");
   context.strokeStyle = colourOf(canvas, "grid");
   context.lineWidth = 1;
   context.textAlign = "right";
-  for (const y of ticks(...ys, 3)) {
+  for (const y of tens ? powers(least, most, 3) : ticks(...ys, 3)) {
     context.beginPath();
     context.moveTo(left, up(y));
     context.lineTo(right, up(y));
@@ -94,6 +96,13 @@ function ticks(low, high, most) {
   const step = [1, 2, 5, 10].map((n) => n * unit).find((one) => one >= raw * 0.999);
   const found = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-12; n += 1) found.push(Number((n * step).toPrecision(12)));
+  return found;
+}
+
+/** Powers of ten between two exponents. */
+function powers(least, most, count) {
+  const found = [], step = Math.max(1, Math.round((most - least) / count));
+  for (let n = Math.ceil(least); n <= most; n += step) found.push(10 ** n);
   return found;
 }
 

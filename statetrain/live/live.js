@@ -4,6 +4,7 @@
 const TRAIL = 12; // transitions that light up
 const POLL = 500; // milliseconds from one question for news to the next
 const ROWS = 60; // of the history that are listed
+const LATER = 3; // of them that come after the moment that is shown
 
 class Page {
   constructor(root, data) {
@@ -282,8 +283,8 @@ class Page {
     const head = make(make(table, "thead"), "tr");
     columns.forEach((name) => make(head, "th", {}, name));
     const body = make(table, "tbody");
-    const begin = Math.max(0, Math.min(count, rows.length - 1) - ROWS);
-    rows.slice(begin, begin + ROWS + 1).reverse().forEach(({ row }, i, shown) => {
+    const end = Math.min(rows.length, count + LATER), begin = Math.max(0, end - ROWS);
+    rows.slice(begin, end).reverse().forEach(({ row }, i, shown) => {
       const number = begin + shown.length - i, line = make(body, "tr", { class: number > count ? "later" : number === count ? "here" : "" });
       columns.forEach((name) => make(line, "td", {}, name in row ? shortNumber(row[name]) : ""));
     });
@@ -291,12 +292,15 @@ class Page {
 
   showCurves() {
     const groups = new Map();
+    // Rows within an epoch are told apart by the step
+    const isFine = this.runs.some((run) => run.rows.some(({ row }, i) => i && row.epoch === run.rows[i - 1].row.epoch && "step" in row));
+    const axis = isFine ? "step" : "epoch";
     this.runs.forEach((run, i) => {
-      const { end } = this.moments[i], until = run.rows[run.rowsAt(end) - 1]?.row.epoch ?? 0;
+      const { end } = this.moments[i], until = run.rows[run.rowsAt(end) - 1]?.row[axis] ?? 0;
       for (const name of new Set(run.rows.flatMap(({ row }) => Object.keys(row)))) {
-        const points = run.rows.filter(({ row }) => typeof row[name] === "number" && "epoch" in row).map(({ row }) => [row.epoch, row[name]]);
+        const points = run.rows.filter(({ row }) => typeof row[name] === "number" && axis in row).map(({ row }) => [row[axis], row[name]]);
         if (!points.length || ["epoch", "batch", "step", "samples", "seconds", "valid_batch"].includes(name)) continue;
-        const [, set, metric] = /^(train|valid)_(.+)$/.exec(name) ?? [null, "", name];
+        const [, set, word] = /^(train|valid)_(.+)$/.exec(name) ?? [null, "", name], metric = isFine ? `${word} by step` : word;
         if (!groups.has(metric)) groups.set(metric, []);
         groups.get(metric).push({ name: [set, this.runs.length > 1 ? this.data.names[i] : ""].filter(Boolean).join(" "), points, until, dashed: i > 0 });
       }
