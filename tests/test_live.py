@@ -272,7 +272,7 @@ def test_rows_within_an_epoch_are_told_apart(window, tmp_path):
     run.report(tmp_path / "report.html")
     window.open((tmp_path / "report.html").as_uri())
     window.go_to(len(run.trace) // 2)
-    window.until("document.querySelector('.rows tr.here')")
+    window.until("document.querySelector('.rows tr.later')")
     places = "return [...document.querySelectorAll('.rows tbody tr')].map((e) => e.className)"
     shown = window.run(places)
     assert shown[:5] == ["later", "later", "later", "here", ""]
@@ -395,6 +395,15 @@ def test_a_run_is_walked_from_the_page(window):
     assert run.ctx.step == 1
     losses = "return document.querySelector('.live').page.runs[0].values.loss_value.length"
     assert window.run(losses) == 1
+    # The curve of the losses is there, the picture fits as the time line grows, nothing can be asked any more
+    window.until("document.querySelector('.curves')?.innerText.includes('loss_value')")
+    window.until(
+        "document.querySelector('[data-name=failed]').getBoundingClientRect().bottom"
+        " <= document.querySelector('footer').getBoundingClientRect().top + 1"
+    )
+    assert window.run(
+        "return [...document.querySelectorAll('.control button')].every((b) => b.disabled)"
+    )
     assert not window.complaints()
 
 

@@ -69,7 +69,9 @@ class Page {
     this.card = make(root, "div", { class: "card", role: "tooltip", hidden: "" });
     if (this.runs.length) this.buildTimeline(button);
     else make(root, "footer", { class: "hint" }, "Point at a state or an arrow to read what it does. Click a scope to fold it, scroll to zoom, drag to move.");
-    new ResizeObserver(() => this.redraw()).observe(root);
+    // The time line grows with the decisions of a run, and leaves the picture less room
+    const resized = new ResizeObserver(() => this.redraw());
+    [root, panes].forEach((element) => resized.observe(element));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
@@ -125,6 +127,7 @@ class Page {
   buildControl(head, button) {
     const box = make(head, "div", { class: "control" });
     const tell = (what) => () => this.tell({ do: what });
+    this.control = box;
     if (this.data.control === "steps") {
       button("Step", "Take one transition", tell("step"), box);
       button("Run", "Go on to the next breakpoint", tell("go"), box);
@@ -251,6 +254,7 @@ class Page {
     const name = (i) => (about.length > 1 ? `${this.data.names[i]}: ` : "");
     const words = about.map(({ outcome, seconds }, i) => name(i) + (outcome ? `${outcome.word}${seconds ? ` after ${shortTime(seconds)}` : ""}` : this.data.source ? this.status ?? "running" : "unfinished"));
     const text = words.join("\n");
+    if (about[0].outcome) this.control?.querySelectorAll("button").forEach((made) => (made.disabled = true));
     if (this.chips.dataset.text === text) return;
     this.chips.dataset.text = text;
     this.chips.replaceChildren();
@@ -269,11 +273,12 @@ class Page {
 
   showRows() {
     const counts = this.runs.map((run, i) => run.rowsAt(this.moments[i].end));
-    const key = `${counts} of ${this.runs.map((run) => run.rows.length)}`;
-    if (this.root.dataset.rows === key) return;
-    this.root.dataset.rows = key;
-    this.runs.forEach((run, i) => this.showTable(this.tables[i], run.rows, counts[i]));
-    this.showCurves();
+    const rows = `${counts} of ${this.runs.map((run) => run.rows.length)}`, { dataset } = this.root;
+    const hasValues = this.runs.some((run) => Object.keys(run.values).length);
+    const curves = rows + (hasValues ? ` ${this.position} of ${this.longest()}` : "");
+    if (dataset.rows !== rows) this.runs.forEach((run, i) => this.showTable(this.tables[i], run.rows, counts[i]));
+    if (dataset.curves !== curves) this.showCurves();
+    Object.assign(dataset, { rows, curves });
   }
 
   showTable(table, rows, count) {
@@ -454,6 +459,7 @@ class Page {
 
   redraw() {
     delete this.root.dataset.rows;
+    delete this.root.dataset.curves;
     this.drawings.forEach((drawing) => drawing.touched || drawing.fit());
     if (this.moments?.length) this.showMoment();
   }
