@@ -206,3 +206,21 @@ def test_a_packed_sequence_is_moved_by_itself() -> None:
     placed = place((PACKED, torch.zeros(3)), torch.device("meta"))[0]
     assert isinstance(placed, PackedSequence)
     assert (placed.data.device.type, placed.batch_sizes.device.type) == ("meta", "cpu")
+
+
+def test_a_run_is_as_long_as_so_many_tokens() -> None:
+    """With `size=` the tokens of a batch, samples are tokens: a guard stops a run after twenty, of 4, 6, 8, 10."""
+    mask = [torch.arange(5)[None] < torch.tensor([[n], [n]]) for n in (2, 3, 4, 5)]
+    batches = [{"x": one.float(), "y": torch.zeros(2, 1), "mask": one} for one in mask]
+    run = st.fit(
+        nn.Linear(5, 1),
+        batches,
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        input="x",
+        target="y",
+        size=lambda batch: int(batch["mask"].sum()),
+        stop=st.Once(18, "samples"),
+        epochs=None,
+    )
+    assert (run.ctx.batches, run.ctx.samples) == (3, 4 + 6 + 8)

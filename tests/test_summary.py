@@ -37,6 +37,8 @@ def test_rows_are_what_one_forward_says():
     assert (rows["unused"].calls, rows["unused"].shapes) == (0, ())
     assert rows[""].shapes == ((5, 8), (5, 4))
     assert (summary.parameters, summary.trained, summary.frozen) == (142, 110, 32)
+    # Of five samples, 4 * 8 products for the first layer and 8 * 8 for three others, each with a sum
+    assert summary.flops == 2 * 5 * (4 * 8 + 3 * 8 * 8)
     # 142 parameters, and of the norm 16 numbers of float32 and one of int64
     assert summary.mebibytes == pytest.approx((4 * (142 + 16) + 8) / 2**20)
 
@@ -82,6 +84,7 @@ def test_without_an_input_nothing_is_called():
     lazy = nn.Sequential(nn.LazyLinear(3))
     assert "output" not in str(st.ModelSummary(lazy))
     assert st.ModelSummary(lazy).parameters == 0
+    assert st.ModelSummary(lazy).flops is None
     assert st.ModelSummary(lazy, torch.zeros(1, 2)).parameters == 9
     assert isinstance(lazy[0], nn.LazyLinear)
 

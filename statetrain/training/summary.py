@@ -81,6 +81,8 @@ class ModelSummary:
 
     Attributes:
         rows: one for each module, in the order of `named_modules`.
+        flops: floating-point operations of that call, as torch's `FlopCounterMode` counts them
+            (products of matrices, convolutions, attention); None if the model was not called.
 
     Raises:
         ConfigError: `model` is no module.
@@ -100,8 +102,9 @@ class ModelSummary:
         if input is not None and any(map(is_lazy, model.parameters())):
             model = copy.deepcopy(model)
         seen: dict[str, _Called] = {}
+        self.flops: int | None = None
         if input is not None:
-            seen = _outputs_of(model, input)
+            seen, self.flops = _outputs_of(model, input)
         self.rows = [
             SummaryRow(
                 name,
@@ -189,14 +192,19 @@ class ModelSummary:
         return table(*self._cells(), repr(self)[1:-1])
 
     def __repr__(self) -> str:
+        work = ""
+        if self.flops is not None:
+            work = f"; {self.flops:,} floating-point operations"
         return (
             f"<ModelSummary: {self.parameters:,} parameters, {self.trained:,} of them trained,"
-            f" {self.frozen:,} frozen; {self.mebibytes:,.2f} MiB>"
+            f" {self.frozen:,} frozen; {self.mebibytes:,.2f} MiB{work}>"
         )
 
 
-def _outputs_of(model: torch.nn.Module, given: Any) -> dict[str, _Called]:
-    """What each module returns in one call of the model, by name."""
+def _outputs_of(model: torch.nn.Module, given: Any) -> tuple[dict[str, _Called], int]:
+    """What each module returns in one call of the model, by name, and how many operations it is."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     seen = {name: _Called() for name, _ in model.named_modules()}
     call = partial(model, given)
     if isinstance(given, Mapping):
@@ -207,8 +215,9 @@ def _outputs_of(model: torch.nn.Module, given: Any) -> dict[str, _Called]:
         for name, module in model.named_modules():
             until.callback(module.register_forward_hook(seen[name].note).remove)
         until.enter_context(torch.random.fork_rng(devices=[]))
+        counter = until.enter_context(FlopCounterMode(display=False))
         call()
-    return seen
+    return seen, counter.get_total_flops()
 
 
 def _count(parameters: Iterator[torch.nn.Parameter]) -> int:
