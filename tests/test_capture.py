@@ -436,3 +436,62 @@ def test_runs_that_capture_can_be_resumed(points):
 
     assert assert_resumable(build, anchors=5) == 5
     assert any(isinstance(callback, Capture) for callback in build().machine.callbacks)
+
+
+class Siamese(nn.Module):
+    """One encoder for two halves."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = nn.Linear(2, 3), nn.Linear(3, 3)
+
+    def forward(self, points):
+        return self.head(self.encoder(points[:, :2]) - self.encoder(points[:, 2:]))
+
+
+def test_a_module_that_is_called_twice_has_both_outputs(points):
+    "In order, in each batch anew, also where a step replays the model; a module that is called once has its output."
+    seen = []
+
+    class Both(st.Callback):
+        reads = ("interms.encoder", "interms.head", "input", "model")
+
+        def on_exit_loss(self, ctx):
+            first, second = ctx["interms.encoder"]
+            weight, bias = ctx.model.encoder.parameters()
+            assert torch.equal(first, F.linear(ctx.input[:, :2], weight, bias))
+            assert torch.equal(second, F.linear(ctx.input[:, 2:], weight, bias))
+            assert ctx["interms.encoder[1]"] is second
+            assert ctx["interms.head"].shape == (len(ctx.input), 3)
+            seen.append("loss")
+
+        def on_exit_step(self, ctx):
+            seen.append(len(ctx["interms.encoder"]))
+
+    class Replay(torch.optim.SGD):
+        def step(self, closure):
+            with torch.enable_grad():
+                closure()
+                closure()
+            super().step()
+
+    for optimizer, more in ((torch.optim.SGD, {}), (Replay, {"closure": True})):
+        seen.clear()
+        given = options(optimizer=optimizer, **more)
+        st.fit(Siamese(), points, callbacks=Both(), **given)
+        assert set(seen) == {"loss", 2}
+
+
+def test_the_turns_of_several_optimizers_have_outputs_of_their_own(points):
+    "Each turn calls the model again: two outputs, not four."
+    counts = []
+
+    class Count(st.Callback):
+        reads = ("interms.encoder",)
+
+        def on_exit_loss(self, ctx):
+            counts.append(len(ctx["interms.encoder"]))
+
+    given = options(optimizer={"encoder": torch.optim.SGD, "head": torch.optim.SGD})
+    st.fit(Siamese(), points, callbacks=Count(), **given)
+    assert set(counts) == {2}

@@ -96,11 +96,11 @@ class Capture(Callback):
     `ctx.update_norms`.
 
     `fit`, `evaluate` and `predict` add it, before all callbacks, where somebody reads these fields.
-    The outputs are those of the last call of each module in the batch, with their graph in
-    training. Gradients are the parameters' own, there from backward on; norms and updates are those
-    of a step, taken when it is about to be made, before it is clipped, and when it has been made.
-    With several optimizers, each one's turn adds its own. Everything is dropped when the batch
-    closes.
+    An output is what a module has returned, with its graph in training; of one that was called
+    several times since the model was called last, the outputs of all these calls as a tuple.
+    Gradients are the parameters' own, there from backward on; norms and updates are those of a
+    step, taken when it is about to be made, before it is clipped, and when it has been made. With
+    several optimizers, each one's turn adds its own. Everything is dropped when the batch closes.
 
     Args:
         paths: the keys that are read.
@@ -142,9 +142,14 @@ class Capture(Callback):
 
     def _install(self, ctx: Context) -> None:
         self._before = {}
-        own = dict(ctx.accelerator.unwrap(ctx.model).named_modules(remove_duplicate=False))
+        model = ctx.accelerator.unwrap(ctx.model)
+        own = dict(model.named_modules(remove_duplicate=False))
+        calls: Calls = {}
+        if self.modules:
+            ctx.defer(model.register_forward_pre_hook(partial(_forget, calls)).remove)
         for name in self.modules:
-            ctx.defer(own[name].register_forward_hook(partial(_keep, ctx, name)).remove)
+            keeping = partial(_keep, ctx, calls, name)
+            ctx.defer(own[name].register_forward_hook(keeping).remove)
 
     # ------------------------------------------------------------ gradients and updates
 
@@ -223,9 +228,25 @@ def _open(ctx: Context) -> None:
     ctx.interms = Named()
 
 
-def _keep(ctx: Context, name: str, _module: Any, _args: Any, output: Any) -> None:
-    if ctx.interms is not None:
-        ctx.interms[name] = output
+Calls = dict[str, list[Any]]
+
+
+def _forget(calls: Calls, *_: Any) -> None:
+    """Called as the model is called: what its modules returned in an earlier call is over."""
+    calls.clear()
+
+
+# The order of arguments is that of a module's hooks
+def _keep(ctx: Context, calls: Calls, name: str, _module: Any, _args: Any, output: Any) -> None:
+    if ctx.interms is None:
+        return
+    if name not in ctx.interms:  # of this batch it is the first
+        calls.pop(name, None)
+    outputs = calls.setdefault(name, [])
+    outputs.append(output)
+    ctx.interms[name] = output
+    if len(outputs) > 1:
+        ctx.interms[name] = tuple(outputs)
 
 
 def _own(ctx: Context, names: list[str]) -> list[tuple[str, Any]]:
