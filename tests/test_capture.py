@@ -444,8 +444,11 @@ class Siamese(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder, self.head = nn.Linear(2, 3), nn.Linear(3, 3)
+        self.often = nn.Identity()
 
     def forward(self, points):
+        for n in range(4):
+            self.often(n)
         return self.head(self.encoder(points[:, :2]) - self.encoder(points[:, 2:]))
 
 
@@ -454,7 +457,7 @@ def test_a_module_that_is_called_twice_has_both_outputs(points):
     seen = []
 
     class Both(st.Callback):
-        reads = ("interms.encoder", "interms.head", "input", "model")
+        reads = ("interms.encoder", "interms.head", "interms.often", "input", "model")
 
         def on_exit_loss(self, ctx):
             first, second = ctx["interms.encoder"]
@@ -462,6 +465,7 @@ def test_a_module_that_is_called_twice_has_both_outputs(points):
             assert torch.equal(first, F.linear(ctx.input[:, :2], weight, bias))
             assert torch.equal(second, F.linear(ctx.input[:, 2:], weight, bias))
             assert ctx["interms.encoder[1]"] is second
+            assert ctx["interms.often"] == (0, 1, 2, 3)
             assert ctx["interms.head"].shape == (len(ctx.input), 3)
             seen.append("loss")
 

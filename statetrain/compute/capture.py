@@ -228,11 +228,11 @@ def _open(ctx: Context) -> None:
     ctx.interms = Named()
 
 
-Calls = dict[str, list[Any]]
+Calls = dict[str, int]  # how often each module was called
 
 
 def _forget(calls: Calls, *_: Any) -> None:
-    """Called as the model is called: what its modules returned in an earlier call is over."""
+    """Called as the model is called: calls of its modules are counted from here."""
     calls.clear()
 
 
@@ -240,13 +240,15 @@ def _forget(calls: Calls, *_: Any) -> None:
 def _keep(ctx: Context, calls: Calls, name: str, _module: Any, _args: Any, output: Any) -> None:
     if ctx.interms is None:
         return
-    if name not in ctx.interms:  # of this batch it is the first
-        calls.pop(name, None)
-    outputs = calls.setdefault(name, [])
-    outputs.append(output)
-    ctx.interms[name] = output
-    if len(outputs) > 1:
-        ctx.interms[name] = tuple(outputs)
+    if name not in ctx.interms:
+        calls[name] = 0
+    calls[name] = calls.get(name, 0) + 1
+    if calls[name] == 1:  # the first since the model was called
+        ctx.interms[name] = output
+    elif calls[name] == 2:
+        ctx.interms[name] = (ctx.interms[name], output)
+    else:
+        ctx.interms[name] = (*ctx.interms[name], output)
 
 
 def _own(ctx: Context, names: list[str]) -> list[tuple[str, Any]]:
