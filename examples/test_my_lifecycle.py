@@ -30,12 +30,15 @@ from statetrain.testing import (
     counters_agree,
     ends,
     eventually,
+    followed_by,
     paths,
     precedes,
     simulate,
+    survivors,
     toy_problem,
     walk,
 )
+from statetrain.testing.programs import random_programs
 from statetrain.testing.strategies import runs
 
 # -------------------- what is tested: a lifecycle, its guard and its effects
@@ -108,6 +111,7 @@ def test_what_holds_on_every_run() -> None:
             "a spike leads past backward",
             lambda taken: taken.effect is not roll_back or taken.dest == "next_batch",
         ),
+        followed_by("/ go back to the copy", "next_batch", "failed"),
         eventually("end", "failed"),
         balanced(),
         ends(),
@@ -131,6 +135,31 @@ def test_a_spike_skips_backward() -> None:
 def test_the_lifecycle_goes_this_way(path: Path) -> None:
     "States, hooks and guards come in the order of the table, with as few and as many guards holding as possible."
     path.check()
+
+
+def copied(ctx: Any) -> None:
+    "After `copy`, the copy is what the model is."
+    weights = ctx.model.state_dict()
+    assert all(torch.equal(weights[name], kept) for name, kept in ctx.buffers["copy"].items())
+
+
+@pytest.mark.parametrize("path", paths(LIFE), ids=str)
+def test_the_actions_do_their_work_on_this_way(path: Path) -> None:
+    "Real actions on the toy problem: each copy is that of the weights, and steps are counted."
+    ctx = path.run(states={"copy": copied, "train": lambda ctx: ctx.model.training})
+    assert ctx.step == path.states.count("step")
+
+
+programs = random_programs(
+    LIFE, bounds={"a batch was drawn": 3, "more epochs": 2}, states={"copy": copied}
+)
+programs.TestCase.settings = settings(max_examples=10, stateful_step_count=15, deadline=None)
+TestPrograms = programs.TestCase
+
+
+def test_no_effect_is_lost_unnoticed() -> None:
+    "The paths notice each effect and each action that is removed or exchanged."
+    assert survivors(LIFE, kinds=["effect", "action"]) == []
 
 
 @given(runs(LIFE, {"more epochs": 2, "a batch was drawn": 3}))
