@@ -15,6 +15,7 @@ from statetrain.testing.fake_clock import FakeClock
 from statetrain.testing.guard_tests import GuardCase, check_guard, guard_cases
 from statetrain.testing.hall import RankRuns, RanksApart, simulate_ranks
 from statetrain.testing.judging import Verdict, check, judge
+from statetrain.testing.moments import Taken
 from statetrain.testing.mutating import Mutant, mutants, survivors
 from statetrain.testing.paths import Path, paths
 from statetrain.testing.patterns import assert_trace
@@ -54,6 +55,7 @@ __all__ = [
     "RanksApart",
     "Recording",
     "SimulatedRun",
+    "Taken",
     "Toy",
     "Verdict",
     "always",
