@@ -110,7 +110,7 @@ def _ended(outcome: Outcome | None) -> tuple[str, str]:
         return word, f"in state {outcome.state}"
     if isinstance(outcome, Stopped | Interrupted):
         return word, outcome.reason
-    return word, "all that was asked for was done"
+    return word, "everything that was asked for was done"
 
 
 def _summary(trace: Trace) -> str:
