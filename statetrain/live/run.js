@@ -113,7 +113,8 @@ class Run {
   spentAt(end) {
     if (end >= this.length) return new Map(this.about.spent);
     const known = this.spending[lastBefore(this.spending, end)] ?? [1, []], spent = new Map(known[1]);
-    for (let i = Math.max(1, known[0]); i < end; i += 1) {
+    const last = Math.min(end, this.clock.at(-1)?.[0] ?? 0); // nothing is known of the time after it
+    for (let i = Math.max(1, known[0]); i < last; i += 1) {
       const arrow = this.path[i - 1], passed = this.secondsAt(i + 1) - this.secondsAt(i);
       spent.set(arrow, (spent.get(arrow) ?? 0) + passed);
     }
