@@ -29,7 +29,8 @@ project = "statetrain"
 author = "The statetrain developers"
 copyright = "The statetrain developers, MIT licence"  # noqa: A001  # the name that Sphinx reads
 version = release = statetrain.__version__
-repository = "https://github.com/statetrain/statetrain"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+repository = PROJECT["urls"]["Source"]
 
 extensions = [
     "myst_parser",

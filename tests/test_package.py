@@ -67,6 +67,24 @@ def test_the_description_leads_to_the_repository(wheel: zipfile.ZipFile) -> None
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
 
+def test_the_repository_has_one_address() -> None:
+    """It stands in `project.urls`; where other files have to repeat it, they repeat that one."""
+    source = PROJECT["urls"]["Source"]
+    owner = source.removeprefix("https://github.com/")
+    for path in ("pyproject.toml", "CITATION.cff", "docs/conf.py", "README.md", "CONTRIBUTING.md"):
+        text = (ROOT / path).read_text(encoding="utf-8")
+        found = set(re.findall(r"github(?:usercontent)?\.com/([\w.-]+/statetrain)\b", text))
+        assert found <= {owner}, path
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"repository-code: {source}\n" in cited
+    assert f"version: {PROJECT['version']}\n" in cited
+    assert {url for name, url in PROJECT["urls"].items() if "github" in url} == {
+        source,
+        f"{source}/issues",
+        f"{source}/blob/main/CHANGELOG.md",
+    }
+
+
 def test_the_quick_start_runs_from_the_wheel(dist: Path, tmp_path: Path) -> None:
     """Installed into a folder of its own, away from this checkout, the package runs the README's first block."""
     (path,) = dist.glob("*.whl")
