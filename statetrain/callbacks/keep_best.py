@@ -58,6 +58,7 @@ class KeepBest(Callback):
 
     reads = {
         "on_enter_fit": ("epoch",),
+        "on_resume": ("loss_fns", "model"),
         "on_exit_record": ("history", "loss_fns", "model"),
         "on_enter_next_epoch": ("epoch_complete", "history", "loss_fns", "model"),
         "on_enter_ending": ("loss_fns", "model"),

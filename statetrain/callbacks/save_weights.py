@@ -112,7 +112,7 @@ class SaveWeights(Callback):
         self.saved: list[Path] = []
         self._files: list[_KeptFile] = []
         self._every = None
-        self.reads: tuple[str, ...] = ("epoch", "history", "loss_fns", "model")
+        self.reads: tuple[str, ...] = ("epoch", "history", "loss_fns", "model", "step")
         if every is not None:
             self._every = as_guard(every)
             self.reads += tuple(self._every.reads)

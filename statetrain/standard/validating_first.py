@@ -59,9 +59,8 @@ def validate_first(life: Lifecycle) -> Lifecycle:
 
 
 def _at_end(life: Lifecycle, name: str) -> bool:
-    """Whether an evaluation is made after the last row only."""
-    sources = [arrow.source for arrow in life.transitions if arrow.dest == name]
-    return all(life.role(source) == "record" for source in sources)
+    """Whether an evaluation is made only when the training ends."""
+    return any(name in life.inside(scope.name) for scope in life.by_role("ending"))
 
 
 def _copied(life: Lifecycle, name: str, within: str, then: str) -> list[State | Transition]:
