@@ -42,7 +42,9 @@ def joined(*parts: str) -> str:
 def shown_shape(value: Any) -> str:
     """The shape of a value that is kept whole, such as `(10, 10)`; empty of any other."""
     shape = getattr(value, "shape", None)
-    return str(tuple(shape)) if shape is not None else ""
+    if shape is None:
+        return ""
+    return str(tuple(shape))
 
 
 def _few_numbers(value: Any) -> list[Any] | None:
@@ -67,4 +69,6 @@ def _plain(value: Any) -> Any:
         elements *= int(size)
     if elements == 1 and hasattr(value, "item"):
         return value.item()
-    return value.detach() if hasattr(value, "detach") else value
+    if hasattr(value, "detach"):
+        return value.detach()
+    return value

@@ -674,21 +674,18 @@ class Context(Position):
             ConfigError: a field cannot have that value.
         """
         known = [one.name for one in attrs.fields(type(self))]
-        for name in changes:
+        for name, value in changes.items():
             if name not in known:
                 raise TypeError(f"a context has no field {name!r}{did_you_mean(name, known)}")
+            check_value(type(self), name, value)
         other = copy.copy(self)
         for name, value in changes.items():
-            check_value(type(self), name, value)
             setattr(other, name, value)
         if "loss_fns" not in changes:  # those by keys are to read the new one
-            other.loss_fns = {
-                name: loss.read_from(other) if hasattr(loss, "read_from") else loss
-                for name, loss in self.loss_fns.items()
-            }
-        if "loss_fn" not in changes and self.loss_fn is not None:
-            own = [name for name, loss in self.loss_fns.items() if loss is self.loss_fn]
-            other.loss_fn = other.loss_fns[own[0]] if own else self.loss_fn
+            other.loss_fns = {name: _rebound(loss, other) for name, loss in self.loss_fns.items()}
+        if "loss_fn" not in changes:
+            selected = (name for name, loss in self.loss_fns.items() if loss is self.loss_fn)
+            other.loss_fn = other.loss_fns.get(next(selected, ""), self.loss_fn)
         return other
 
     def flatten(self, *, separator: str | None = None) -> dict[str, Any]:
@@ -726,18 +723,20 @@ class Context(Position):
             if not self.loss_states and self.loss is not None:
                 found["losses"] = {"loss": (self.loss, 1.0, self.batch_size)}
         if metrics:
-            tally = self.tally
-            if tally is None:
-                tally = next(
-                    (one for one in reversed(self.tallies.values()) if one.compute()), UNSET
-                )
-            found["metrics"] = {}
-            if tally is not None:
-                found["metrics"] = {
-                    name.removeprefix(f"{tally.set}_"): value
-                    for name, value in tally.compute().items()
-                }
+            found["metrics"] = self._metrics_so_far()
         return found
+
+    def _metrics_so_far(self) -> dict[str, Any]:
+        """The metrics of the open set; outside of one, those of the last set that has any."""
+        tallies = [self.tally]
+        if self.tally is None:
+            tallies = list(reversed(self.tallies.values()))
+        for tally in tallies:
+            values: dict[str, Any] = tally.compute()
+            if values or tally is self.tally:
+                start = f"{tally.set}_"
+                return {name.removeprefix(start): value for name, value in values.items()}
+        return {}
 
     def where(self) -> str:
         if not self.epoch:
@@ -764,7 +763,9 @@ class Context(Position):
         """
         if not isinstance(path, str):
             raise KeyError(f"a context is read by the names of its fields, got {path!r}")
-        here = f" in state {self.state!r}" if self.state else ""
+        here = ""
+        if self.state:
+            here = f" in state {self.state!r}"
         root = keys.root_of(path)
         if root in _CAPTURED and getattr(self, root) is None and not path.endswith("?"):
             raise KeyError(
@@ -784,10 +785,17 @@ class Context(Position):
 
     def __repr__(self) -> str:
         place = self.state or "before the run"
-        return f"<Context: {place}{', ' + self.where() if self.where() else ''}>"
+        return f"<Context: {', '.join(filter(None, (place, self.where())))}>"
 
     def __str__(self) -> str:
         return overview(self)
+
+
+def _rebound(loss: Any, ctx: Context) -> Any:
+    """A loss that reads another context; itself if it reads none."""
+    if hasattr(loss, "read_from"):
+        return loss.read_from(ctx)
+    return loss
 
 
 _CAPTURED, _SHOWN = fields_with(Context, Fact.CAPTURED), fields_with(Context, Fact.SHOWN)

@@ -9,7 +9,7 @@ from attrs import Factory, define
 
 from statetrain.context.columns import shown_shape
 from statetrain.guards.comparing import Direction, better
-from statetrain.naming import did_you_mean, printable
+from statetrain.naming import count_of, did_you_mean, printable
 
 Row = dict[str, Any]
 
@@ -68,14 +68,12 @@ class History(Sequence[Row]):
         Raises:
             KeyError: no row has such a column, or all its values are NaN.
         """
-        found: Row | None = None
+        self[monitor]  # an unknown name is an error
+        found: Row = {}
         for row in self.rows:
-            if monitor in row and better(
-                row[monitor], None if found is None else found[monitor], mode
-            ):
+            if monitor in row and better(row[monitor], found.get(monitor), mode):
                 found = row
-        if found is None:
-            self[monitor]  # an unknown name says so
+        if not found:
             raise KeyError(f"no value of {monitor!r} is a number")
         return found
 
@@ -87,9 +85,11 @@ class History(Sequence[Row]):
     def split(self, column: str) -> tuple[str, str, str | None]:
         """The set, the metric and the optimizer of a column; the last of a loss among several."""
         set_name = self.set_of(column)
-        metric = column.removeprefix(f"{set_name}_") if set_name else column
+        if not set_name:
+            return "", column, None
+        metric = column.removeprefix(f"{set_name}_")
         for name in self.optimizers:
-            if set_name and metric == f"loss_{name}":
+            if metric == f"loss_{name}":
                 return set_name, "loss", name
         return set_name, metric, None
 
@@ -161,13 +161,15 @@ class History(Sequence[Row]):
         return iter(self.rows)
 
     def __eq__(self, other: object) -> bool:
-        return self.rows == list(other) if isinstance(other, Sequence) else NotImplemented
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return self.rows == list(other)
 
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def __repr__(self) -> str:
         return (
-            f"<History: {len(self)} row{'s' if len(self) != 1 else ''} of"
+            f"<History: {count_of(len(self), 'row')} of"
             f" {printable(', '.join(self.columns)) or 'nothing yet'}>"
         )
 
@@ -188,21 +190,17 @@ class History(Sequence[Row]):
             most: how many rows are shown; of more, the middle is left out. None shows all.
         """
         columns, shown, left_out = self.columns, self.rows, 0
+        first = 0
         if most is not None and len(shown) > most:
             first = most // 3
             left_out = len(shown) - most
             shown = [*shown[:first], *shown[first - most :]]
-        lines = [
-            list(map(printable, columns)),
-            *([format_value(row.get(name, "")) for name in columns] for row in shown),
-        ]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-        texts = [
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-            for line in lines
-        ]
+        lines = [list(map(printable, columns))]
+        lines += [[format_value(row.get(name, "")) for name in columns] for row in shown]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        texts = ["  ".join(map(str.rjust, line, widths)) for line in lines]
         if left_out:
-            texts.insert(most // 3 + 1 if most else 1, f"[{left_out:,} rows more]")
+            texts.insert(first + 1, f"[{left_out:,} rows more]")
         return "\n".join(texts)
 
 

@@ -129,11 +129,16 @@ def _follow(here: Any, parts: Parts, path: str) -> Any:
             here = _step(here, parts[at], path)
             at += 1
         if here is None:
-            rest = "" if at == len(parts) else f", so it has no {written(parts[at:])!r}"
-            raise KeyError(
-                f"{path!r}: {written(parts[:at])!r} is None{rest}; nothing is there yet, or at all"
-            )
+            raise KeyError(_none_at(path, parts, at))
     return here
+
+
+def _none_at(path: str, parts: Parts, at: int) -> str:
+    """The error of a path that ends at None, or leads through it."""
+    rest = ""
+    if at < len(parts):
+        rest = f", so it has no {written(parts[at:])!r}"
+    return f"{path!r}: {written(parts[:at])!r} is None{rest}; nothing is there yet, or at all"
 
 
 def _step(here: Any, part: Part, path: str) -> Any:
@@ -145,18 +150,25 @@ def _step(here: Any, part: Part, path: str) -> Any:
             pass
     if isinstance(part, int) and isinstance(here, Mapping) and str(part) in here:
         return here[str(part)]
-    if isinstance(part, str) and (
-        not isinstance(here, Mapping | list | tuple) or part in getattr(here, "_fields", ())
-    ):
+    if isinstance(part, str) and _has_attributes(here, part):
         found = getattr(here, part, _RAISE)
         if found is not _RAISE:
             return found
     raise KeyError(f"{path!r}: {_a(here)} has no {shown(part)}{_known(here, part)}")
 
 
+def _has_attributes(here: Any, name: str) -> bool:
+    """Whether a name may be looked up as an attribute; a container has items only."""
+    if isinstance(here, Mapping | list | tuple):
+        return name in getattr(here, "_fields", ())
+    return True
+
+
 def _a(thing: Any) -> str:
     name = type(thing).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    if name[0].lower() in "aeiou":
+        return f"an {name}"
+    return f"a {name}"
 
 
 def _known(here: Any, part: Part) -> str:
@@ -238,7 +250,9 @@ def _match_part(here: Any, parts: Parts, search: _Match) -> Matches:
 
 def _match_wild(here: Any, parts: Parts, search: _Match) -> Matches:
     """The matches of a wildcard, and of what follows it."""
-    below = children(here) if id(here) not in search.seen else []
+    below: list[tuple[Part, Any]] = []
+    if id(here) not in search.seen:
+        below = children(here)
     rest = parts[1:]
     if parts[0] is Wild.ANY:
         if rest or not below:
@@ -319,16 +333,24 @@ def _assign(here: Any, part: Part, value: Any, path: str) -> None:
             f"{path!r}: a tuple cannot be changed; set the whole of it, or make it a list"
         )
     if isinstance(here, MutableMapping):
-        if isinstance(part, int) and part not in here and str(part) in here:
-            part = str(part)
-        here[part] = value
-        return
-    if isinstance(part, str):
-        if isinstance(here, MutableSequence) or not hasattr(here, part):
-            raise KeyError(f"{path!r}: {_a(here)} has no {part!r}{_known(here, part)}")
+        here[_own_key(here, part)] = value
+    elif not isinstance(part, str):
+        try:
+            here[part] = value
+        except IndexError:
+            raise _lacks(here, part, path) from None
+    elif isinstance(here, MutableSequence) or not hasattr(here, part):
+        raise _lacks(here, part, path)
+    else:
         setattr(here, part, value)
-        return
-    try:
-        here[part] = value
-    except IndexError:
-        raise KeyError(f"{path!r}: {_a(here)} has no {shown(part)}{_known(here, part)}") from None
+
+
+def _own_key(here: MutableMapping[Any, Any], part: Part) -> Any:
+    """The key that a part names: digits may stand for a name."""
+    if isinstance(part, int) and part not in here and str(part) in here:
+        return str(part)
+    return part
+
+
+def _lacks(here: Any, part: Part, path: str) -> KeyError:
+    return KeyError(f"{path!r}: {_a(here)} has no {shown(part)}{_known(here, part)}")

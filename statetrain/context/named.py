@@ -69,18 +69,25 @@ def _goes_on(parts: Parts) -> bool:
 
 def _consumed(parts: Parts, pieces: list[str]) -> Iterator[int]:
     """How many parts it may take to match all pieces of a name."""
-    if parts and parts[0] is Wild.ANY:
-        yield from (1 + used for used in _consumed(parts[1:], pieces))
-        if pieces:
-            yield from _consumed(parts, pieces[1:])
-    elif not pieces:
+    first = next(iter(parts), None)
+    if first is Wild.ANY and pieces:
+        yield from _consumed(parts, pieces[1:])
+    if not pieces and first is not Wild.ANY:
         yield 0
-    elif parts and parts[0] is Wild.ONE:
-        yield from (1 + used for used in _consumed(parts[1:], pieces[1:]))
-    elif parts and isinstance(parts[0], str | int):
-        own = str(parts[0]).split(".")
-        if pieces[: len(own)] == own:
-            yield from (1 + used for used in _consumed(parts[1:], pieces[len(own) :]))
+    elif (taken := _taken_by(first, pieces)) is not None:
+        yield from (1 + used for used in _consumed(parts[1:], pieces[taken:]))
+
+
+def _taken_by(part: Part | None, pieces: list[str]) -> int | None:
+    """How many pieces of a name a part matches; None if it matches none."""
+    if isinstance(part, Wild):
+        return {Wild.ANY: 0, Wild.ONE: 1}[part]
+    if not isinstance(part, str | int):
+        return None
+    own = str(part).split(".")
+    if pieces[: len(own)] != own:
+        return None
+    return len(own)
 
 
 def select(names: Iterable[str], parts: Parts, path: str, *, deep: bool = True) -> list[str]:
@@ -97,9 +104,11 @@ def select(names: Iterable[str], parts: Parts, path: str, *, deep: bool = True) 
     """
     named = Named(dict.fromkeys(names, True))
     try:
+        if not parts:
+            return list(named)
         if any(isinstance(part, Wild) for part in parts):
             return _select_all(named, parts, deep)
-        return _select_one(named, parts, path, deep) if parts else list(named)
+        return _select_one(named, parts, path, deep)
     except KeyError:
         if path.endswith("?"):
             return []
@@ -110,8 +119,9 @@ def _select_all(named: Named, parts: Parts, deep: bool) -> list[str]:
     found = [name for name, used in matched(named, parts) if deep or not _goes_on(parts[used:])]
     if found:
         return list(dict.fromkeys(found))
-    known = f"are {', '.join(groups(named, 1))}" if named else "is none at all"
-    raise KeyError(f"it matches nothing; there {known}")
+    if not named:
+        raise KeyError("it matches nothing; there is none at all")
+    raise KeyError(f"it matches nothing; there are {', '.join(groups(named, 1))}")
 
 
 def _select_one(named: Named, parts: Parts, path: str, deep: bool) -> list[str]:
@@ -122,4 +132,6 @@ def _select_one(named: Named, parts: Parts, path: str, deep: bool) -> list[str]:
             f"{path!r}: {name!r} has no {written(parts[used:])!r}"
             f"{did_you_mean(joined(parts), named)}"
         )
-    return [name] if name in named else [one for one in named if one.startswith(f"{name}.")]
+    if name in named:
+        return [name]
+    return [one for one in named if one.startswith(f"{name}.")]

@@ -40,11 +40,15 @@ def overview(ctx: Context) -> str:
 def _outcome(ctx: Context) -> str:
     if ctx.outcome:
         return repr(ctx.outcome)
-    return "still running" if ctx.state else "none yet"
+    if ctx.state:
+        return "still running"
+    return "none yet"
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def _number(value: Any) -> str:
@@ -60,4 +64,6 @@ def in_words(value: Any) -> Any:
         return {str(key): in_words(part) for key, part in value.items()}
     if type(value) in (list, tuple):
         return type(value)(map(in_words, value))
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    return repr(value)

@@ -78,7 +78,9 @@ def _parsed(path: str) -> Parts:
 def _may_follow(found: re.Match[str], at: int) -> bool:
     """Whether a name has a dot before it where one is due, and only there."""
     dotted = found[0].startswith(".")
-    return not dotted if at == 0 else dotted or not found[1]
+    if at == 0:
+        return not dotted
+    return dotted or not found[1]
 
 
 def _unreadable(path: str, at: int) -> ValueError:
@@ -91,7 +93,9 @@ def _unreadable(path: str, at: int) -> ValueError:
 def _name(word: str) -> Part:
     if word.startswith("*"):
         return Wild(word)
-    return int(word) if word.isdecimal() else word
+    if word.isdecimal():
+        return int(word)
+    return word
 
 
 def _item(word: str) -> Part:
@@ -101,8 +105,10 @@ def _item(word: str) -> Part:
         return _WORDS[word]
     if "," in word:
         return tuple(_index(piece.strip()) for piece in word.removesuffix(",").split(","))
+    if re.fullmatch(r"-?\d+", word):
+        return int(word)
     if re.fullmatch(_NUMBER, word):
-        return int(word) if re.fullmatch(r"-?\d+", word) else float(word)
+        return float(word)
     index = _index(word)
     if index is ...:
         raise ValueError(word)
@@ -131,7 +137,9 @@ def root_of(path: str) -> str:
     if not isinstance(path, str):
         raise TypeError(f"a path is text such as 'batch.image', got {path!r}")
     found = _NAME.match(path)
-    return found[0] if found else ""
+    if not found:
+        return ""
+    return found[0]
 
 
 def is_key(value: Hashable) -> bool:
@@ -150,7 +158,7 @@ def written(parts: Parts) -> str:
         elif isinstance(part, Piece) or (isinstance(part, str) and _NAME.fullmatch(part)):
             path += f".{part}"
         elif isinstance(part, tuple):
-            path += f"[{', '.join(map(shown, part))}{',' if len(part) == 1 else ''}]"
+            path += f"[{', '.join(map(shown, part))}{',' * (len(part) == 1)}]"
         else:
             path += f"[{shown(part)}]"
     return path.removeprefix(".")
@@ -159,9 +167,13 @@ def written(parts: Parts) -> str:
 def shown(part: Part) -> str:
     """One part, as it stands between brackets."""
     if isinstance(part, slice):
-        ends = ["" if bound is None else str(bound) for bound in (part.start, part.stop, part.step)]
-        return ":".join(ends if ends[2] else ends[:2])
-    return "..." if part is ... else repr(part)
+        bounds = [part.start, part.stop, part.step]
+        if part.step is None:
+            del bounds[2]
+        return ":".join("" if bound is None else str(bound) for bound in bounds)
+    if part is ...:
+        return "..."
+    return repr(part)
 
 
 # ---------------------------------------------------------------- two paths

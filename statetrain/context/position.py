@@ -105,7 +105,9 @@ class Position:
     @made_of("place", "machine", facts=(Fact.OF_MACHINE, Fact.OPEN))
     def role(self) -> str:
         """The current state's role, whatever a phase calls it; None before a run."""
-        return self.state if self.state is None else self.machine.lifecycle.role(self.state)
+        if self.state is None:
+            return self.state
+        return self.machine.lifecycle.role(self.state)
 
     @made_of("place", "machine", facts=(Fact.OPEN,))
     def scope(self, role: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -14,19 +14,25 @@ from statetrain.context.paths import Part, Parts, Piece, is_key, parse, written
 def children(here: Any) -> list[tuple[Part, Any]]:
     """The parts of a mapping, list, tuple, dataclass or attrs value; anything else is a leaf."""
     if isinstance(here, Mapping):
-        return list(here.items()) if all(map(is_key, here)) else []
+        if not all(map(is_key, here)):
+            return []
+        return list(here.items())
     if isinstance(here, tuple) and hasattr(here, "_fields"):
         return list(zip(here._fields, here, strict=True))
     if isinstance(here, list | tuple):
         return list(enumerate(here))
+    return [(name, getattr(here, name, None)) for name in _field_names(here)]
+
+
+def _field_names(here: Any) -> list[str]:
+    """The fields of a dataclass or an attrs value; none of anything else."""
     if isinstance(here, type):
         return []
     if hasattr(here, "__dataclass_fields__"):
-        return [(name, getattr(here, name, None)) for name in here.__dataclass_fields__]
-    if attrs.has(type(here)):
-        names = [one.name for one in attrs.fields(type(here)) if not one.name.startswith("_")]
-        return [(name, getattr(here, name, None)) for name in names]
-    return []
+        return list(here.__dataclass_fields__)
+    if not attrs.has(type(here)):
+        return []
+    return [one.name for one in attrs.fields(type(here)) if not one.name.startswith("_")]
 
 
 def flatten(root: Any, prefix: str = "", *, separator: str | None = None) -> dict[str, Any]:
@@ -56,9 +62,13 @@ def flatten(root: Any, prefix: str = "", *, separator: str | None = None) -> dic
 
 
 def _leaves(here: Any, before: Parts, seen: tuple[int, ...]) -> Iterator[tuple[Parts, Any]]:
-    below = children(here) if id(here) not in seen else []
+    below: list[tuple[Part, Any]] = []
+    if id(here) not in seen:
+        below = children(here)
     for name, child in below:
-        pieces = map(Piece, name.split(".")) if isinstance(here, Named) else (name,)
+        pieces: Parts = (name,)
+        if isinstance(here, Named):
+            pieces = tuple(map(Piece, name.split(".")))
         yield from _leaves(child, (*before, *pieces), (*seen, id(here)))
     if not below:
         yield before, here
@@ -82,7 +92,7 @@ def unflatten(flat: Mapping[str, Any], *, separator: str | None = None) -> Any:
         return flat[""]
     root = _Branch()
     for path, leaf in flat.items():
-        *way, last = parse(path) if separator is None else _split(path, separator)
+        *way, last = _split(path, separator)
         here = root
         for part in way:
             here = here.setdefault(part, _Branch())
@@ -97,8 +107,16 @@ def unflatten(flat: Mapping[str, Any], *, separator: str | None = None) -> Any:
     return _built(root)
 
 
-def _split(path: str, separator: str) -> list[Part]:
-    return [int(part) if part.isdecimal() else part for part in path.split(separator)]
+def _split(path: str, separator: str | None) -> Iterable[Part]:
+    if separator is None:
+        return parse(path)
+    return map(_position_or_name, path.split(separator))
+
+
+def _position_or_name(part: str) -> Part:
+    if part.isdecimal():
+        return int(part)
+    return part
 
 
 class _Branch(dict[Any, Any]):

@@ -94,7 +94,9 @@ def column_of(path: str) -> str:
         rest = rest[1:]
     elif hasattr(History, str(rest[0])):
         return ""
-    return rest[0] if rest and isinstance(rest[0], str) else ""
+    if rest and isinstance(rest[0], str):
+        return rest[0]
+    return ""
 
 
 def _written_columns(callbacks: Iterable[Callback]) -> Iterator[str]:

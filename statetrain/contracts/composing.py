@@ -6,7 +6,7 @@ as much as one of plain functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -68,14 +68,23 @@ def then(*works: WorkFunction | None) -> WorkFunction:
     parts = tuple(part for work in works if work is not None for part in parts_of(work))
     if not parts:
         raise ValueError("then() composes actions or effects, got none")
-    return parts[0] if len(parts) == 1 else Then(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return Then(parts)
+
+
+def exchanged(work: WorkFunction, others: Mapping[WorkFunction, WorkFunction]) -> WorkFunction:
+    """An action or effect with other parts in the place of some."""
+    return then(*(others.get(part, part) for part in parts_of(work)))
 
 
 def parts_of(work: WorkFunction | None) -> tuple[WorkFunction, ...]:
     """The parts of a composed action or effect; of any other, itself; of None, nothing."""
     if work is None:
         return ()
-    return work.parts if isinstance(work, Then) else (work,)
+    if isinstance(work, Then):
+        return work.parts
+    return (work,)
 
 
 def without_gradients(action: W) -> W:

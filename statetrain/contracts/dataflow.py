@@ -71,13 +71,17 @@ class Flow:
 
     def impossible(self, place: str | WorkPlace) -> frozenset[str]:
         """The fields that cannot be there at a hook or a place, on any way."""
-        status = self.at.get(place)
-        return frozenset() if status is None else self._named(~status.there)
+        return self._named(~self._at(place).there)
 
     def certain(self, place: str | WorkPlace) -> frozenset[str]:
         """The fields that are there at a hook or a place, on every way."""
-        status = self.at.get(place)
-        return frozenset() if status is None else self._named(~(status.absent | status.gone))
+        status = self._at(place)
+        return self._named(~(status.absent | status.gone))
+
+    def _at(self, place: str | WorkPlace) -> Status:
+        """What the fields may be at a place; anything where no way passes."""
+        every = (1 << len(self.bits)) - 1
+        return self.at.get(place, Status(every, every, every))
 
     def _named(self, mask: int) -> frozenset[str]:
         return frozenset(name for name, bit in self.bits.items() if mask & bit)
@@ -137,7 +141,9 @@ def solve(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
     if any(_comes_to_be(path) for members in writing.values() for path in _writes_of(members)):
         return solve_with(life, writing)
     # No callback moves a field whose being there is in question
-    return _solve_once(life) if _is_known(life) else solve_with(life, {})
+    if _is_known(life):
+        return _solve_once(life)
+    return solve_with(life, {})
 
 
 @lru_cache(maxsize=32)

@@ -22,7 +22,7 @@ from statetrain.callback import unwrapped
 from statetrain.context.columns import joined
 from statetrain.context.fields import check_value
 from statetrain.context.named import Named
-from statetrain.context.paths import Part, Parts, Piece, Wild, covers, parse, written
+from statetrain.context.paths import Part, Parts, Piece, covers, parse, written
 from statetrain.contracts.dataflow import Flow
 from statetrain.contracts.declaring import (
     ALWAYS_READ,
@@ -111,12 +111,9 @@ class Views:
         """
         declared = access_of(declaring)
         where: WorkPlace = (kind, of)
-        # Dropping is clearing
-        contract = (
-            Contract()
-            if declared is None
-            else Contract(declared.reads, declared.writes | declared.drops)
-        )
+        contract = Contract()
+        if declared is not None:  # dropping is clearing
+            contract = Contract(declared.reads, declared.writes | declared.drops)
         remedy = f"add it to @access(...) of {signature_of(declaring)}: KIND={{..., PATH}}"
         terms = Terms(
             f"{name_place(where)} ({signature_of(declaring)})",
@@ -132,12 +129,14 @@ class Views:
         self, guard: Guard, test: Callable[[Any], bool], arrow: Transition
     ) -> Callable[[Any], bool]:
         """A guard's test."""
-        declared = reads_of(guard)
         where: WorkPlace = ("guard", arrow)
-        reads = None if declared is None else declared.reads
-        remedy = "add it to the guard's reads: KIND={..., PATH}"
         terms = Terms(
-            name_place(where), reads, frozenset(), self.flow.impossible(where), remedy, self._seen
+            name_place(where),
+            getattr(reads_of(guard), "reads", None),
+            frozenset(),
+            self.flow.impossible(where),
+            "add it to the guard's reads: KIND={..., PATH}",
+            self._seen,
         )
         return _viewing(test, terms, terms)
 
@@ -193,7 +192,9 @@ class View:
             return getattr(ctx, name)
         partly = _check_read(self._terms, (name,))
         value = getattr(ctx, name)
-        return Within(value, (name,), self._terms) if partly else value
+        if partly:
+            return Within(value, (name,), self._terms)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(type(self._ctx), name):
@@ -256,12 +257,16 @@ def _look_into(within: Within, key: Part, read: Callable[[Any, Any], Any]) -> An
     path = _further(within, key)
     partly = _check_read(within._terms, path)
     value = read(within._value, key)
-    return Within(value, path, within._terms) if partly else value
+    if partly:
+        return Within(value, path, within._terms)
+    return value
 
 
 def _call_item(within: Within, method: str, key: Any, *default: Any) -> Any:
-    check = _check_read if method == "get" else _check_write
-    check(within._terms, _further(within, key))
+    if method == "get":
+        _check_read(within._terms, _further(within, key))
+    else:
+        _check_write(within._terms, _further(within, key))
     return getattr(within._value, method)(key, *default)
 
 
@@ -281,7 +286,7 @@ def _check_read(terms: Terms, path: Parts, through: str = "") -> bool:
     """
     name = _root(path)
     _check_there(terms, path)
-    if terms.reads is None or name in ALWAYS_READ or name in NOTED:
+    if terms.reads is None or name in ALWAYS_READ | NOTED:
         return False
     allowed = [parse(one) for one in (*terms.reads, *(terms.writes or ()))]
     if any(covers(one, path) for one in allowed) or _is_made_of(name, allowed):
@@ -296,19 +301,20 @@ def _check_read(terms: Terms, path: Parts, through: str = "") -> bool:
 
 def _check_there(terms: Terms, path: Parts) -> None:
     """Refuses what cannot be there, unless the component says that it may be missing."""
-    name = _root(path)
-    for declared in terms.reads or ():
-        at_will = declared.endswith("?") or is_everything(declared)
-        if at_will and covers(parse(declared), path):
-            return
-    for base in {followed(written(path)): 0, **dict.fromkeys(DERIVED.get(name, ()))}:
-        if base not in terms.missing or base in terms.seen:
-            continue
+    if any(_is_optional(one) and covers(parse(one), path) for one in terms.reads or ()):
+        return
+    bases = {followed(written(path)), *DERIVED.get(_root(path), ())}
+    for base in bases & terms.missing - terms.seen:
         if not any(covers(parse(one), parse(base)) for one in terms.writes or ()):
             raise ContractError(
                 f"{terms.who} reads {written(path)!r}, and it cannot be there: on every way it has"
                 " not been written yet, or its batch has closed"
             )
+
+
+def _is_optional(path: str) -> bool:
+    """Whether a declared path may be missing."""
+    return path.endswith("?") or is_everything(path)
 
 
 def _is_made_of(name: str, allowed: Sequence[Parts]) -> bool:
@@ -320,7 +326,7 @@ def _is_made_of(name: str, allowed: Sequence[Parts]) -> bool:
 
 
 def _root(path: Parts) -> str:
-    return path[0].value if isinstance(path[0], Wild) else path[0]
+    return str(getattr(path[0], "value", path[0]))  # of a wildcard, its sign
 
 
 def _check_write(terms: Terms, path: Parts) -> None:

@@ -50,7 +50,9 @@ def paths_of(value: Iterable[str]) -> frozenset[str]:
         ContractError: one cannot be read.
     """
     try:
-        return _checked(frozenset((value,) if isinstance(value, str) else value))
+        if isinstance(value, str):
+            value = (value,)
+        return _checked(frozenset(value))
     except TypeError:
         raise ContractError(
             "what is read or written is declared as paths such as 'batch.image', or a set of them,"
@@ -74,7 +76,9 @@ def _checked(paths: frozenset[str]) -> frozenset[str]:
 def field_of(path: str) -> str:
     """The field that a path begins with; of one that begins with a wildcard, the wildcard."""
     first = parse(path)[0]
-    return first.value if isinstance(first, Wild) else str(first)
+    if isinstance(first, Wild):
+        return first.value
+    return str(first)
 
 
 def is_everything(path: str) -> bool:
@@ -95,9 +99,12 @@ def expanded(paths: Iterable[str]) -> frozenset[str]:
     """Paths, and those of the fields that they are made of."""
     out = set(paths)
     for path in tuple(out):
-        made_of = DERIVED.get(field_of(path), ())
-        rest = path[len(field_of(path)) :] if len(made_of) == 1 else ""
-        out |= {base + rest for base in made_of}
+        name = field_of(path)
+        made_of = DERIVED.get(name, ())
+        if len(made_of) == 1:
+            out.add(made_of[0] + path.removeprefix(name))
+        else:
+            out.update(made_of)
     return frozenset(out)
 
 
@@ -162,7 +169,9 @@ def access_of(thing: Any) -> Access | None:
     if isinstance(thing, partial):
         return access_of(thing.func)
     declared = getattr(thing, "access", None)
-    return declared if isinstance(declared, Access) else None
+    if isinstance(declared, Access):
+        return declared
+    return None
 
 
 def declares_read(work: Any, field: str) -> bool:
@@ -186,13 +195,14 @@ def reads_of(guard: Guard) -> Access | None:
     reads: set[str] = set()
     known = True
     for leaf in leaves(guard):
-        declared = access_of(leaf.function) if isinstance(leaf, Predicate) else None
-        _refuse_writes(leaf, declared)
-        if isinstance(leaf, Predicate) and not leaf.reads and declared is None:
-            known = False
         reads |= leaf.reads
+        declared = None
+        if isinstance(leaf, Predicate):
+            declared = access_of(leaf.function)
+            known = known and (bool(leaf.reads) or declared is not None)
         if declared is not None:
             reads |= declared.reads
+        _refuse_writes(leaf, declared)
     if not known:
         return None
     try:

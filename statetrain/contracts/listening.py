@@ -94,7 +94,9 @@ def labels_of(callbacks: Iterable[Callback]) -> list[str]:
     labels = []
     for name in names:
         nth[name] += 1
-        labels.append(f"{name} {nth[name]}" if several[name] > 1 else name)
+        if several[name] > 1:
+            name = f"{name} {nth[name]}"
+        labels.append(name)
     return labels
 
 
@@ -132,7 +134,9 @@ def contracts_of(callback: Callback, hooks: Mapping[str, str]) -> dict[str, Cont
 
 
 def _on_hook(declared: Declared, hook: str) -> frozenset[str] | None:
-    return declared.get(hook, frozenset()) if isinstance(declared, dict) else declared
+    if isinstance(declared, dict):
+        return declared.get(hook, frozenset())
+    return declared
 
 
 def _declared(callback: Callback, kind: str) -> Declared:

@@ -26,7 +26,7 @@ from statetrain.context.paths import overlap
 from statetrain.contracts.declaring import NOTED, expanded
 from statetrain.contracts.listening import Listener, labels_of
 from statetrain.errors import CallbackError, ContractError, MachineError
-from statetrain.naming import did_you_mean
+from statetrain.naming import count_of, did_you_mean
 
 
 @frozen
@@ -68,18 +68,21 @@ class Order:
         listeners = self.listeners
         if not listeners:
             return f"{self.hook}: nobody listens"
-        lines = [f"{self.hook}: {len(listeners)} callback{'s' if len(listeners) > 1 else ''}"]
+        lines = [f"{self.hook}: {count_of(len(listeners), 'callback')}"]
         wide = max(len(one.name) for one in listeners)
+        tied = {place for tie in self.ties for place in (tie.first, tie.then)}
         for i, one in enumerate(listeners):
-            lines.append(f"  {i + 1}  {one.name.ljust(wide)}  {_declaration(one)}")
-            lines += [
-                f"     {' ' * wide}    after {self._name(tie.first)}: {tie.why}"
-                for tie in self.ties
-                if tie.then == one.place
-            ]
-            if i and not any(tie.then == one.place or tie.first == one.place for tie in self.ties):
-                lines[-1] += "  (where it was given)"
+            line = f"  {i + 1}  {one.name.ljust(wide)}  {_declaration(one)}"
+            if i and one.place not in tied:
+                line += "  (where it was given)"
+            why = [f"     {' ' * wide}    {words}" for words in self._reasons(one)]
+            lines += [line, *why]
         return "\n".join(lines)
+
+    def _reasons(self, one: Listener) -> list[str]:
+        """Why a listener comes after others."""
+        ties = [tie for tie in self.ties if tie.then == one.place]
+        return [f"after {self._name(tie.first)}: {tie.why}" for tie in ties]
 
     def _name(self, place: int) -> str:
         return next(one.name for one in self.listeners if one.place == place)
@@ -123,16 +126,16 @@ def arranged(listeners: Iterable[Listener]) -> dict[str, Order]:
         callbacks[one.place] = one.callback
     names = dict(zip(callbacks, labels_of(callbacks.values()), strict=True))
     _check_conflicts(callbacks, names)
-    said = _said(callbacks, names)
+    declared = _declared_order(callbacks, names)
     orders = {
-        hook: _order(hook, members, said)
+        hook: _order(hook, members, declared)
         for hook, members in by_hook.items()
         if not hook.startswith("on_exit_")
     }
     # What entering set up is undone in reverse, the last first
     for hook in by_hook.keys() - orders.keys():
         entering = orders.get(hook.replace("on_exit_", "on_enter_", 1), Order(hook))
-        orders[hook] = _order(hook, _undoing(by_hook[hook], entering), said)
+        orders[hook] = _order(hook, _undoing(by_hook[hook], entering), declared)
     return {hook: orders[hook] for hook in by_hook}
 
 
@@ -144,28 +147,38 @@ def _undoing(members: list[Listener], entering: Order) -> list[Listener]:
     out = []
     for one in members:
         if one.place in paired:
-            out.append(leaving[both.pop()])
-        else:
-            out.append(one)
+            one = leaving[both.pop()]
+        out.append(one)
     return out
 
 
-def _order(hook: str, members: list[Listener], said: dict[tuple[int, int], str]) -> Order:
+def _order(hook: str, members: list[Listener], declared: DeclaredOrder) -> Order:
     if len(members) == 1:
         return Order(hook, tuple(members))
-    here = {one.place for one in members}
-    ties = [Tie(first, then, why) for (first, then), why in said.items() if {first, then} <= here]
-    ties += _by_fields(hook, members, said)
+    ties = [*_declared_ties(members, declared), *_by_fields(hook, members, declared)]
     if not ties:
         return Order(hook, tuple(members))
     firm = [tie for tie in ties if tie.firm]
     placed = _sorted(hook, members, firm)
+    kept = _without_circles(ties, firm)
+    if len(kept) > len(firm):
+        placed = _sorted(hook, members, kept)
+    return Order(hook, tuple(placed), tuple(kept))
+
+
+def _without_circles(ties: Iterable[Tie], firm: Sequence[Tie]) -> list[Tie]:
+    """The firm ties, and of the others those that close no circle."""
+    kept = list(firm)
     for tie in ties:
-        if not tie.firm and not _leads(firm, tie.then, tie.first):
-            firm.append(tie)
-    if len(firm) > sum(tie.firm for tie in ties):
-        placed = _sorted(hook, members, firm)
-    return Order(hook, tuple(placed), tuple(firm))
+        if not tie.firm and not _leads(kept, tie.then, tie.first):
+            kept.append(tie)
+    return kept
+
+
+def _declared_ties(members: Iterable[Listener], declared: DeclaredOrder) -> list[Tie]:
+    """The ties that run_after and run_before make between listeners."""
+    here = {one.place for one in members}
+    return [Tie(*pair, why) for pair, why in declared.items() if here.issuperset(pair)]
 
 
 def _sorted(hook: str, members: list[Listener], ties: list[Tie]) -> list[Listener]:
@@ -219,38 +232,40 @@ def _circle(hook: str, left: list[Listener], ties: list[Tie]) -> str:
 # ---------------------------------------------------------------- what ties two callbacks
 
 
-def _said(callbacks: dict[int, Callback], names: dict[int, str]) -> dict[tuple[int, int], str]:
+DeclaredOrder = dict[tuple[int, int], str]
+"""The places of two callbacks, in order, and who declares it."""
+
+
+def _declared_order(callbacks: dict[int, Callback], names: dict[int, str]) -> DeclaredOrder:
     """The pairs that run_after and run_before order."""
-    out: dict[tuple[int, int], str] = {}
-    tied = {
-        place: callback
-        for place, callback in callbacks.items()
-        if callback.run_after or callback.run_before
-    }
-    for place, callback in tied.items():
-        for other, peer in callbacks.items():
-            if other == place:
+    out: DeclaredOrder = {}
+    for place, callback in callbacks.items():
+        for relation in ("run_after", "run_before"):
+            if not getattr(callback, relation):
                 continue
-            # Of several of one class that name their own, the given order is meant.
-            if _names(callback, "run_after", peer) and not (
-                _name_their_own("run_after", callback, peer) and place < other
-            ):
-                out[other, place] = (
-                    f"{names[place]} declares run_after = {_spelt(callback.run_after)}"
-                )
-            if _names(callback, "run_before", peer) and not (
-                _name_their_own("run_before", callback, peer) and place > other
-            ):
-                out[place, other] = (
-                    f"{names[place]} declares run_before = {_spelt(callback.run_before)}"
-                )
+            why = f"{names[place]} declares {relation} = {_spelt(getattr(callback, relation))}"
+            for other in _named_by(callbacks, place, relation):
+                pair = (other, place)
+                if relation == "run_before":
+                    pair = (place, other)
+                # Of several of one class that name their own, the given order is meant.
+                if pair == tuple(sorted(pair)) or not _name_their_own(
+                    relation, callback, callbacks[other]
+                ):
+                    out[pair] = why
     return out
 
 
+def _named_by(callbacks: dict[int, Callback], place: int, relation: str) -> list[int]:
+    """The places of the other callbacks that a relation of one names."""
+    others = [other for other in callbacks if other != place]
+    return [other for other in others if _names(callbacks[place], relation, callbacks[other])]
+
+
 def _check_conflicts(callbacks: dict[int, Callback], names: dict[int, str]) -> None:
-    for place, callback in ((place, one) for place, one in callbacks.items() if one.conflicts_with):
-        for other, peer in callbacks.items():
-            if other != place and _names(callback, "conflicts_with", peer):
+    for place, callback in callbacks.items():
+        if callback.conflicts_with:
+            for other in _named_by(callbacks, place, "conflicts_with"):
                 raise ContractError(
                     f"callbacks {names[place]!r} and {names[other]!r} exclude each other"
                     f" ({names[place]} declares conflicts_with ="
@@ -260,8 +275,7 @@ def _check_conflicts(callbacks: dict[int, Callback], names: dict[int, str]) -> N
 
 def _names(callback: Callback, relation: str, peer: Callback) -> bool:
     """Whether a callback's relation names another one, by one of its classes or that one's name."""
-    value = getattr(callback, relation)
-    for named in (value,) if isinstance(value, str | type) else value:
+    for named in _listed(getattr(callback, relation)):
         if is_called(peer, named):
             return True
         if not isinstance(named, str | type):
@@ -295,13 +309,17 @@ def _chain(callback: Callback) -> Iterator[Callback]:
 
 
 def _spelt(value: str | type | Iterable[str | type]) -> str:
-    named = (value,) if isinstance(value, str | type) else value
-    return ", ".join(one if isinstance(one, str) else one.__name__ for one in named)
+    return ", ".join(str(getattr(one, "__name__", one)) for one in _listed(value))
 
 
-def _by_fields(
-    hook: str, members: list[Listener], said: dict[tuple[int, int], str]
-) -> Iterator[Tie]:
+def _listed(value: str | type | Iterable[str | type]) -> Iterable[str | type]:
+    """Classes and names; one may be given as it is."""
+    if isinstance(value, str | type):
+        return (value,)
+    return value
+
+
+def _by_fields(hook: str, members: list[Listener], declared: DeclaredOrder) -> Iterator[Tie]:
     """The ties that follow from what is written and read on a hook."""
     if not any(one.contract.writes for one in members):
         return
@@ -309,16 +327,16 @@ def _by_fields(
         (one, _expanded(one.contract.writes) - NOTED, _expanded(one.contract.reads))
         for one in members
     ]
-    for (writer, written, _), (peer, rewritten, seen) in itertools.permutations(uses, 2):
-        both, read = _meeting(written, rewritten), _meeting(written, seen)
-        if (both is None and read is None) or _settled(writer, peer, said):
+    for (writer, writes, _), (peer, rewritten, seen) in itertools.permutations(uses, 2):
+        both, read = _meeting(writes, rewritten), _meeting(writes, seen)
+        if (both, read) == (None, None) or _settled(writer, peer, declared):
             continue
         exact = writer.contract.exact and peer.contract.exact
-        if both is not None and exact:
-            raise _write_conflict(hook, writer, peer, both)
         if both is None:
             why = f"{writer.name} writes {read!r}, which {peer.name} reads"
             yield Tie(writer.place, peer.place, why, exact)
+        elif exact:
+            raise _write_conflict(hook, writer, peer, both)
 
 
 def _write_conflict(hook: str, writer: Listener, peer: Listener, path: str) -> ContractError:
@@ -336,12 +354,12 @@ def _expanded(paths: frozenset[str] | None) -> frozenset[str]:
     return expanded(path.removesuffix("?") for path in paths or ())
 
 
-def _settled(one: Listener, other: Listener, said: dict[tuple[int, int], str]) -> bool:
+def _settled(one: Listener, other: Listener, declared: DeclaredOrder) -> bool:
     """Whether fields tie two callbacks no more: their order is declared, or does not matter."""
     pair = (one.place, other.place)
     return (
-        pair in said
-        or pair[::-1] in said
+        pair in declared
+        or pair[::-1] in declared
         or _names(one.callback, "commutes_with", other.callback)
         or _names(other.callback, "commutes_with", one.callback)
     )
@@ -372,7 +390,8 @@ def hook_named(asked: str, names: Iterable[str]) -> str:
     ]
     known.remove("on_exit_failed")
     name = "_".join(asked.split())
-    name = name if name.startswith("on_") else f"on_{name}"
+    if not name.startswith("on_"):
+        name = f"on_{name}"
     name = ALIASES.get(name, name)
     if name not in known:
         near = did_you_mean(name, known)

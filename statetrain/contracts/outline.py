@@ -19,11 +19,12 @@ from statetrain.contracts.declaring import (
     is_everything,
     reads_of,
 )
-from statetrain.contracts.listening import Listener
-from statetrain.contracts.ways import WorkPlace
+from statetrain.contracts.listening import Contract, Listener
+from statetrain.contracts.ways import Doing, WorkPlace
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
+from statetrain.naming import count_of
 
 _ELSEWHERE = ("on_transition", "on_anchor", "on_resume", "on_enter_failed")
 
@@ -54,32 +55,27 @@ class Outline:
             )
             for name in reading_order(life)
         ]
-        rows += (
-            [(f"  {FAILED}", self._on(f"on_enter_{FAILED}"), "")]
-            if self._on(f"on_enter_{FAILED}")
-            else []
-        )
-        wide = [max(len(row[i]) for row in [("", "on enter", "on exit"), *rows]) for i in range(3)]
+        if failed := self._on(f"on_enter_{FAILED}"):
+            rows.append((f"  {FAILED}", failed, ""))
         count = len({one.place for members in self.listeners.values() for one in members})
-        head = f"{life.name}: {count} callback{' listens' if count == 1 else 's listen'}"
-        lines = [
-            head,
-            "",
-            *(
-                "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
-                for row in [("", "on enter", "on exit"), *rows]
-            ),
-        ]
-        others = [(hook, self._on(hook)) for hook in _ELSEWHERE[:3] if self._on(hook)]
-        return "\n".join(
-            [*lines, *([""] if others else []), *(f"  {hook}: {names}" for hook, names in others)]
-        )
+        verb = {1: "listens"}.get(count, "listen")
+        head = f"{life.name}: {count_of(count, 'callback')} {verb}"
+        others = [f"  {hook}: {self._on(hook)}" for hook in _ELSEWHERE[:3] if self._on(hook)]
+        if others:
+            others.insert(0, "")
+        return "\n".join([head, "", *_in_columns([("", "on enter", "on exit"), *rows]), *others])
 
     def _on(self, hook: str) -> str:
         return ", ".join(one.name for one in self.listeners.get(hook, ()))
 
     def __repr__(self) -> str:
         return f"<Outline of {self.lifecycle.name!r}>"
+
+
+def _in_columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, their cells below each other."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, wide)).rstrip() for row in rows]
 
 
 @frozen
@@ -117,30 +113,26 @@ class DataFlow:
     @classmethod
     def of(cls, life: Lifecycle, listeners: Listeners) -> DataFlow:
         """What a lifecycle and its listeners declare."""
-        writers: dict[str, dict[Use, None]] = {}
-        readers: dict[str, dict[Use, None]] = {}
-        unknown: dict[str, None] = {}
-        everything: dict[str, None] = {}
-        for who, declared in _declared(life, listeners):
-            if declared is None:
-                unknown[who] = None
-                continue
-            for out, paths in ((writers, declared.writes), (readers, declared.reads)):
-                for path in sorted(paths):
-                    if is_everything(path):
-                        everything[who] = None
-                    elif field_of(path) not in ALWAYS_READ:
-                        out.setdefault(field_of(path), {})[Use(who, path.removesuffix("?"))] = None
+        declared = list(_declared(life, listeners))
+        unknown = dict.fromkeys(who for who, own in declared if own is None)
+        known = [(who, own) for who, own in declared if own is not None]
+        everything = dict.fromkeys(
+            who for who, own in known if any(map(is_everything, own.reads | own.writes))
+        )
         moving = solve(life, {}).bits.keys() | {
             field_of(path)
             for members in listeners.values()
             for one in members
             for path in one.contract.writes or ()
         }
-        written, read = (
-            {name: tuple(uses) for name, uses in out.items()} for out in (writers, readers)
+        return cls(
+            life,
+            _uses([(who, own.writes) for who, own in known]),
+            _uses([(who, own.reads) for who, own in known]),
+            tuple(unknown),
+            tuple(everything),
+            frozenset(moving),
         )
-        return cls(life, written, read, tuple(unknown), tuple(everything), frozenset(moving))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -179,6 +171,16 @@ class DataFlow:
         return f"<DataFlow of {self.lifecycle.name!r}: {len(self.fields)} fields>"
 
 
+def _uses(declared: Iterable[tuple[str, Iterable[str]]]) -> dict[str, tuple[Use, ...]]:
+    """By field, who declares a path to it, each once."""
+    found: dict[str, dict[Use, None]] = {}
+    for who, paths in declared:
+        for path in sorted(paths):
+            if not is_everything(path) and field_of(path) not in ALWAYS_READ:
+                found.setdefault(field_of(path), {})[Use(who, path.removesuffix("?"))] = None
+    return {name: tuple(uses) for name, uses in found.items()}
+
+
 def _users(uses: Sequence[Use]) -> str:
     return ", ".join(dict.fromkeys(use.who for use in uses))
 
@@ -210,13 +212,16 @@ def _declared_by_callbacks(listeners: Listeners) -> Iterator[tuple[str, Access |
     for one in sorted(itertools.chain(*listeners.values()), key=lambda one: one.place):
         seen.setdefault(one.name, []).append(one)
     for name, hooks in seen.items():
-        contracts = [one.contract for one in hooks]
-        if all(contract.reads is None and contract.writes is None for contract in contracts):
-            yield name, None
-        else:
-            reads = [path for contract in contracts for path in contract.reads or ()]
-            writes = [path for contract in contracts for path in contract.writes or ()]
-            yield name, Access(reads, writes)
+        yield name, _joined([one.contract for one in hooks])
+
+
+def _joined(contracts: Sequence[Contract]) -> Access | None:
+    """What contracts come to; None if they declare nothing."""
+    reads = [one.reads for one in contracts if one.reads is not None]
+    writes = [one.writes for one in contracts if one.writes is not None]
+    if not reads and not writes:
+        return None
+    return Access(frozenset().union(*reads), frozenset().union(*writes))
 
 
 def accesses_of(flow: Flow) -> dict[WorkPlace, Access | None]:
@@ -224,15 +229,15 @@ def accesses_of(flow: Flow) -> dict[WorkPlace, Access | None]:
     out: dict[WorkPlace, Access | None] = {}
     for way in flow.ways:
         for doing in way.doings:
-            entered = (
-                doing.place is not None
-                and doing.place[0] == "mode"
-                and doing.access is not None
-                and bool(doing.access.writes)
-            )
-            if doing.place is not None and (doing.place not in out or entered):
+            if doing.place is not None and (doing.place not in out or _sets_a_mode(doing)):
                 out[doing.place] = doing.access
     return out
+
+
+def _sets_a_mode(doing: Doing) -> bool:
+    """Whether something done is a mode's beginning, which writes what its end drops."""
+    is_mode = doing.place is not None and doing.place[0] == "mode"
+    return is_mode and doing.access is not None and bool(doing.access.writes)
 
 
 # -------------------- the fields of the context, for the documentation
@@ -269,7 +274,9 @@ def _existence(flow: Flow, name: str, writing: Sequence[WorkPlace]) -> str:
         place for place in writing if name not in flow.certain(place) and place[0] != "effect"
     )
     until = _listed(place for place in _dropping(flow, name) if place[0] in ("close", "mode"))
-    return f"from {since} until {until} closes" if until else f"from {since}"
+    if not until:
+        return f"from {since}"
+    return f"from {since} until {until} closes"
 
 
 def _dropping(flow: Flow, name: str) -> Iterator[WorkPlace]:

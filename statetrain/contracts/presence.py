@@ -67,7 +67,9 @@ def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> 
         status = flow.at.get(hook)
         for i, one in enumerate(members):
             for path in one.contract.reads or ():
-                wrong = "" if _writes_itself(one, path) else flow.find_wrong(status, path)
+                wrong = flow.find_wrong(status, path)
+                if _writes_itself(one, path):
+                    wrong = ""
                 if not one.contract.exact:
                     coarse.setdefault((one.place, path), []).append((one, wrong))
                     continue
@@ -104,19 +106,27 @@ def _check_works(flow: Flow) -> None:
     for place in flow.at:
         if isinstance(place, str):
             continue
-        declared = accesses.get(place)
-        if isinstance(place[1], Transition) and place[0] == "guard":
-            assert place[1].guard is not None
-            declared = reads_of(place[1].guard)
-        if declared is None:
-            continue
-        for path in declared.reads:
-            if path.startswith("buffers") and followed(path) in declared.writes:
-                continue
-            if wrong := flow.find_wrong(flow.at[place], path):
-                who = f"{flow.lifecycle.name}: {name_place(place)} reads {path!r}"
-                raise _error(flow, Read(who, path, place, wrong))
+        declared = _guard_access(place) or accesses.get(place)
+        if declared is not None:
+            _check_work(flow, place, declared)
     flow.checked = True
+
+
+def _guard_access(place: WorkPlace) -> Access | None:
+    """What the guard at a place declares; None if it is not a guard's place."""
+    kind, of = place
+    if kind != "guard" or not isinstance(of, Transition) or of.guard is None:
+        return None
+    return reads_of(of.guard)
+
+
+def _check_work(flow: Flow, place: WorkPlace, declared: Access) -> None:
+    for path in declared.reads:
+        if path.startswith("buffers") and followed(path) in declared.writes:
+            continue
+        if wrong := flow.find_wrong(flow.at[place], path):
+            who = f"{flow.lifecycle.name}: {name_place(place)} reads {path!r}"
+            raise _error(flow, Read(who, path, place, wrong))
 
 
 def _check_known(flow: Flow, one: Listener, path: str) -> None:
@@ -157,16 +167,21 @@ def _error(flow: Flow, reading: Read) -> ContractError:
             f"{who}, and nothing in lifecycle {flow.lifecycle.name!r} writes it; take a lifecycle"
             " with a state that does, or declare what your own actions write"
         )
-    what = "does not exist yet"
-    if reading.wrong == "gone":
-        droppers = [name_place(place) for place in _placed(flow, lambda one: name in one.drops)]
-        what = f"is of an earlier batch: it ended where {', '.join(droppers)} released it"
+    what = _state_of(flow, name, reading.wrong)
     if way := _find_way(flow, name, reading):
         what += f", on the way {way}"
     return ContractError(
         f"{who}, where it {what}. It is written by {', '.join(writers)}; read it after that, or say"
         f" that it may be missing: {reading.path + '?'!r}"
     )
+
+
+def _state_of(flow: Flow, name: str, wrong: str) -> str:
+    """What a field is in place of being there, as text."""
+    if wrong == "absent":
+        return "does not exist yet"
+    droppers = [name_place(place) for place in _placed(flow, lambda one: name in one.drops)]
+    return f"is of an earlier batch: it ended where {', '.join(droppers)} released it"
 
 
 def _placed(flow: Flow, wanted: Callable[[Access], bool]) -> list[WorkPlace]:
@@ -229,7 +244,9 @@ def _is_wrong(flow: Flow, status: Status, bit: int, reading: Read) -> bool:
     """Whether a field may not be there, once the listeners before have written theirs."""
     for one in reading.before:
         status = status.after(flow.mask(one.contract.writes or ()) & bit, 0)
-    return bool((status.absent if reading.wrong == "absent" else status.gone) & bit)
+    if reading.wrong == "absent":
+        return bool(status.absent & bit)
+    return bool(status.gone & bit)
 
 
 def _shorten(states: Sequence[str], shown: int = 14) -> tuple[str, ...]:

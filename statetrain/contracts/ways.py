@@ -57,7 +57,9 @@ def name_place(place: WorkPlace) -> str:
         return f"the guard [{of.guard.label}] of {of.source} -> {of.dest}"
     if isinstance(of, Transition):
         return f"the effect of {of.source} -> {of.dest}"
-    return f"the {'close work' if kind == 'close' else kind} of {of!r}"
+    if kind == "close":
+        return f"the close work of {of!r}"
+    return f"the {kind} of {of!r}"
 
 
 def ways_of(life: Lifecycle) -> tuple[Way, ...]:
@@ -116,7 +118,9 @@ class _Table:
             doings.insert(0, Doing(("mode", name), access_of(state.mode) or _NOTHING))
         if state.anchor:
             doings.append(Doing(None, None, "on_anchor"))
-        work = access_of(state.action) if state.action is not None else _NOTHING
+        work: Access | None = _NOTHING
+        if state.action is not None:
+            work = access_of(state.action)
         return [*doings, Doing(("action", name), work, begins=name)]
 
     def _leave(self, name: str) -> list[Doing]:

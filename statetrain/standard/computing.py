@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from statetrain.context.fields import UNSET
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import LossError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -57,17 +58,21 @@ class Compute:
         own = access_of(self.function)
         if own is None:
             return None
-        return own | (_MADE_OF_LOSS if self.training else _MADE_OF_VALID_LOSS)
+        return own | {True: _MADE_OF_LOSS, False: _MADE_OF_VALID_LOSS}[self.training]
 
     def __call__(self, ctx: Context) -> None:
-        before = _versions(ctx) if self.training else None
+        before = None
+        if self.training:
+            before = _versions(ctx)
         loss = self.function(ctx)
         if loss is None:
             raise LossError(
                 f"{self.label} must return the loss of the batch, got None; end it with: return"
                 " loss"
             )
-        ctx.loss_grad = loss if hasattr(loss, "detach") else None  # type: ignore[assignment]
+        ctx.loss_grad = UNSET
+        if hasattr(loss, "detach"):
+            ctx.loss_grad = loss
         ctx.loss_value = self._number(ctx, loss)
         if not self.training:
             do.count_loss(ctx)
@@ -95,7 +100,9 @@ class Compute:
         try:
             if not tensor:
                 return float(loss)
-            return loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
+            if ctx.on_host:
+                return loss.item()
+            return ctx.accelerator.exact(loss)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             if tensor and loss.numel() == 1:
                 raise  # the device's own error, which shows where it is waited for
@@ -107,13 +114,10 @@ class Compute:
 
 def _versions(ctx: Context) -> list[tuple[int, Any, int | None]]:
     """What changes when gradients are computed or weights are updated: which tensors, how often."""
-    found = []
-    for group in ctx.opt.param_groups if ctx.opt is not None else ():
-        for parameter in group["params"]:
-            grad = parameter.grad
-            version = None if grad is None else grad._version
-            found.append((parameter._version, id(grad), version))
-    return found
+    if ctx.opt is None:
+        return []
+    parameters = [parameter for group in ctx.opt.param_groups for parameter in group["params"]]
+    return [(one._version, id(one.grad), getattr(one.grad, "_version", None)) for one in parameters]
 
 
 def computing(life: Lifecycle, function: Callable[[Any], Any]) -> Lifecycle:
@@ -149,7 +153,9 @@ class Predicting:
     def access(self) -> Access | None:
         """What the function declares, and the prediction; None if it declares nothing."""
         own = access_of(self.function)
-        return None if own is None else own | Access(writes={"pred"})
+        if own is None:
+            return None
+        return own | Access(writes={"pred"})
 
     def __call__(self, ctx: Context) -> None:
         ctx.pred = self.function(ctx)

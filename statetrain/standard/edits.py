@@ -11,7 +11,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from statetrain.context.context import Context
-from statetrain.contracts.composing import parts_of, then
+from statetrain.contracts.composing import exchanged, parts_of, then
 from statetrain.contracts.declaring import access
 from statetrain.errors import ConfigError
 from statetrain.events import SkipEpoch, StopFit
@@ -194,7 +194,9 @@ def _evaluation_when(
 ) -> list[LoopPart]:
     words = f"{name} due"
     inside, at_end = split_by_interval(due)
-    over = None if at_end is None else ~train_data_left & at_end
+    over = at_end
+    if at_end is not None:
+        over = ~train_data_left & at_end
     now = any_of(part for part in (inside, over) if part is not None)
     assert now is not None
     if inside is not None:
@@ -222,7 +224,9 @@ def _check_name(life: Lifecycle, name: str) -> None:
     taken = sorted(own & ({*life.names, "train", FAILED} | STANDARD))
     if name.isidentifier() and not taken:
         return
-    why = f"{taken[0]!r} is taken" if taken else "it begins names of states and columns"
+    why = "it begins names of states and columns"
+    if taken:
+        why = f"{taken[0]!r} is taken"
     raise ConfigError(
         f"an evaluation cannot be called {name!r}: {why}; choose a word such as 'test'"
     )
@@ -269,7 +273,7 @@ def _with_gradients(life: Lifecycle) -> str:
 
 def _head(life: Lifecycle) -> str:
     """The state that begins the computation of a batch."""
-    return "compute" if "compute" in life.names else "pred"
+    return next(name for name in ("compute", "pred") if name in life.names)
 
 
 def prefetch(life: Lifecycle, options: Options) -> Lifecycle:
@@ -282,9 +286,10 @@ def prefetch(life: Lifecycle, options: Options) -> Lifecycle:
 
 def refuse_losses(life: Lifecycle, options: Options) -> Lifecycle:
     """An arrow out of the state with the loss, for one that is not finite or far too high."""
-    refused = NonFinite() if options.spike is None else NonFinite() | options.spike
-    state = "loss" if options.compute is None else "compute"
-    return _refuse(life, state, refused, options)
+    refused: Guard = NonFinite()
+    if options.spike is not None:
+        refused = refused | options.spike
+    return _refuse(life, counting_arrow(life).source, refused, options)
 
 
 def _refuse(life: Lifecycle, state: str, refused: Guard, options: Options) -> Lifecycle:
@@ -348,7 +353,7 @@ def hold_buffers(life: Lifecycle, options: Options) -> Lifecycle:
     """A state that copies the buffers, which a refused batch puts back."""
     if not options.late and not any(_refuses(arrow.guard) for arrow in life.transitions):
         return life
-    action = do.hold_window if options.late else do.hold
+    action = {True: do.hold_window, False: do.hold}[options.late]
     for batch in life.by_role("batch"):
         hold = State(f"{_prefix(batch)}hold", action, role="hold")
         for dest in dict.fromkeys(arrow.dest for arrow in life.arrows(batch.name)):
@@ -406,8 +411,9 @@ def replay_steps(life: Lifecycle) -> Lifecycle:
                 f"lifecycle {life.name!r} has a computation of its own, which an optimizer whose"
                 " step computes the loss again (as LBFGS) cannot replay"
             )
-        replayed = (do.replay if part is do.update_weights else part for part in parts)
-        life = life.replace(state.name, action=then(*replayed)) if parts else life
+        if state.action is not None:
+            replayed = exchanged(state.action, {do.update_weights: do.replay})
+            life = life.replace(state.name, action=replayed)
     return life
 
 
@@ -418,7 +424,9 @@ def _with_step(life: Lifecycle, options: Options) -> Lifecycle:
         update = do.update_finite
     if options.closure:
         update = do.replay
-    count = do.count_round if options.optimizers > 1 else do.count_step
+    count: StateWork = do.count_step
+    if options.optimizers > 1:
+        count = do.count_round
     return life.replace("step", action=then(update, count))
 
 

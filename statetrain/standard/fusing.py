@@ -98,7 +98,10 @@ def account(ctx: Context, fused: Fused, counted: tuple[Any, Any] | None = None) 
         fused: the action of the state.
         counted: with a mask, the loss as it counts, and whether it does.
     """
-    ctx.loss_value = ctx.loss_grad.item() if ctx.on_host else ctx.accelerator.exact(ctx.loss_grad)
+    if ctx.on_host:
+        ctx.loss_value = ctx.loss_grad.item()
+    else:
+        ctx.loss_value = ctx.accelerator.exact(ctx.loss_grad)
     for effect in fused.effects:
         if effect is actions.count_finite_loss and counted is not None:
             actions.add_to_mean(ctx, *counted)
@@ -136,7 +139,7 @@ def fuse(life: Lifecycle) -> Lifecycle:
     action = Fused(
         tuple(state.role for state, _ in steps),
         tuple(state.action or _nothing for state, _ in steps),
-        tuple(arrow.effect if arrow else None for _, arrow in steps[:-1]),
+        tuple(getattr(arrow, "effect", None) for _, arrow in steps[:-1]),
     )
     fused = State(update, action, first.within, role=UPDATE)
     between = [arrow for _, arrow in steps]

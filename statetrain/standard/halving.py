@@ -14,8 +14,7 @@ from statetrain.context.fields import UNSET
 from statetrain.contracts.composing import then
 from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.errors import ConfigError, DataError, LossError
-from statetrain.guards.base import Guard, leaves
-from statetrain.guards.batch import Accumulating
+from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
@@ -53,7 +52,9 @@ class HalvingsLeft(Guard):
 
 def _halvings(ctx: Context) -> int:
     """How often the batch at hand has been halved."""
-    return int(ctx.marks.get(_KEY, 0)) if ctx.marks.get(_AT) == ctx.batches else 0
+    if ctx.marks.get(_AT) != ctx.batches:
+        return 0
+    return int(ctx.marks.get(_KEY, 0))
 
 
 def _rows(ctx: Context) -> int:
@@ -165,7 +166,9 @@ def _count(ctx: Context) -> Any:
             "a batch that does not fit into memory cannot be halved where its losses count"
             " differently, each by a mask of its own; use smaller batches"
         )
-    return float(counts[0]) if ctx.on_host else counts[0]
+    if ctx.on_host:
+        return float(counts[0])
+    return counts[0]
 
 
 def _mean(terms: list[tuple[Any, Any]]) -> Any:
@@ -208,10 +211,8 @@ def _halving_in(life: Lifecycle, backward: State, n: int) -> Lifecycle:
 
     prefix = backward.name.removesuffix("backward")
     loss, halve = f"{prefix}loss", f"{prefix}halve"
-    onward = life.arrows(backward.name)
-    guards = [arrow.guard for arrow in onward if arrow.guard is not None]
-    accumulates = any(isinstance(leaf, Accumulating) for one in guards for leaf in leaves(one))
-    if backward.action is not do.backward or accumulates or len(onward) > 1:
+    if backward.action is not do.backward or len(life.arrows(backward.name)) > 1:
+        # With several arrows, a window is accumulated
         raise ConfigError(
             f"halving: {backward.name!r} of lifecycle {life.name!r} is not the gradients of one"
             " batch: with accumulate=, give smaller batches and more of them to a step; with"
@@ -222,7 +223,7 @@ def _halving_in(life: Lifecycle, backward: State, n: int) -> Lifecycle:
     # The loss is counted when its gradients are there, so that no batch is counted twice
     life = life.alter(counting, effect=None)
     (last,) = life.arrows(backward.name)
-    effect = counting.effect if last.effect is None else then(counting.effect, last.effect)
+    effect = then(counting.effect, last.effect)
     life = life.alter(last, effect=effect)
     sources = (f"{prefix}pred", loss, backward.name, halve)
     pred, computing = life.state(sources[0]).action, life.state(loss).action

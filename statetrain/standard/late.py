@@ -35,7 +35,7 @@ def finding_out_late(life: Lifecycle, policy: str) -> Lifecycle:
     leads, effect = _POLICIES[policy]
     settle = State("settle", do.settle, life.state("record").within)
     arrows = [
-        attrs.evolve(arrow, dest="settle") if arrow.dest == "record" else arrow
+        attrs.evolve(arrow, dest={"record": "settle"}.get(arrow.dest, arrow.dest))
         for arrow in life.transitions
     ]
     told = Transition("settle", leads or "record", Masked(), effect)
@@ -54,7 +54,7 @@ def finding_out_late(life: Lifecycle, policy: str) -> Lifecycle:
 
 def counting_arrow(life: Lifecycle) -> Transition:
     """The arrow that counts the loss of a training batch: the unguarded one out of its state."""
-    return life.arrows("compute" if "compute" in life.names else "loss")[-1]
+    return life.arrows(next(name for name in ("compute", "loss") if name in life.names))[-1]
 
 
 def _masked(life: Lifecycle) -> Lifecycle:

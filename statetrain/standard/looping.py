@@ -51,11 +51,11 @@ def loop(name: str, within: str | None, after: str, stop: Transition) -> list[Lo
 
 def _role(name: str) -> str:
     """The role of a scope: every evaluation is a validation on other data."""
-    return "predict" if name == "predict" else "valid"
+    return {"predict": "predict"}.get(name, "valid")
 
 
 def _scope(name: str, within: str | None) -> State:
-    data = "valid" if name == "predict" else name
+    data = {"predict": "valid"}.get(name, name)
     return State(
         name,
         do.OpenData(data),
@@ -119,7 +119,9 @@ def evaluation(*, optimizers: int = 1, compute: Callable[[Any], Any] | None = No
     )
     if compute is not None:
         life = computing_in(life, "valid", compute)
-    return alternating_in(life, "valid") if optimizers > 1 else life
+    if optimizers > 1:
+        life = alternating_in(life, "valid")
+    return life
 
 
 def prediction(*, compute: Callable[[Any], Any] | None = None) -> Lifecycle:
@@ -140,7 +142,9 @@ def prediction(*, compute: Callable[[Any], Any] | None = None) -> Lifecycle:
             *_events("predict"),
         ],
     )
-    return life if compute is None else life.replace("predict_pred", action=Predicting(compute))
+    if compute is not None:
+        life = life.replace("predict_pred", action=Predicting(compute))
+    return life
 
 
 def _lifecycle(name: str, parts: list[LoopPart]) -> Lifecycle:

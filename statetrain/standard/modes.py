@@ -30,8 +30,10 @@ class Quiet:
     access: ClassVar[Access] = Access()
 
     def read(self, ctx: Context) -> Any:
-        chance = ctx.accelerator.chance(ctx)
-        return ctx.accelerator.grad_enabled(), None if chance is None else chance.read()
+        generators, chance = None, ctx.accelerator.chance(ctx)
+        if chance is not None:
+            generators = chance.read()
+        return ctx.accelerator.grad_enabled(), generators
 
     def write(self, ctx: Context, value: Any) -> None:
         grad, generators = value

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 from attrs import Attribute, field, frozen
 
-from statetrain.contracts.composing import computes_with_gradients, parts_of, then
+from statetrain.contracts.composing import computes_with_gradients, exchanged, parts_of
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import ConfigError
 from statetrain.guards.base import guard
@@ -100,7 +100,9 @@ class Autocast:
 
 def plain(action: Any) -> Any:
     """An action as it is without autocast."""
-    return action.action if isinstance(action, Autocast) else action
+    if isinstance(action, Autocast):
+        return action.action
+    return action
 
 
 @guard(reads={"overflowed"})
@@ -127,7 +129,7 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     Raises:
         ConfigError: it has other states, or is in mixed precision already.
     """
-    precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
+    precision = _settings(precision)
     _check(life, precision.dtype)
     if life.by_role("report"):
         refuse_late_scale(precision)
@@ -143,10 +145,15 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     return life
 
 
+def _settings(precision: Precision) -> MixedPrecision:
+    if isinstance(precision, MixedPrecision):
+        return precision
+    return MixedPrecision(precision)
+
+
 def refuse_late_scale(precision: Precision) -> None:
     """Raises a `ConfigError` for float16, where overflow is checked in each batch."""
-    precision = precision if isinstance(precision, MixedPrecision) else MixedPrecision(precision)
-    if precision.dtype == "float16":
+    if _settings(precision).dtype == "float16":
         raise ConfigError(
             "finite_check='late' and 'fp16' exclude each other: the scale of its loss is adapted by"
             " what the host reads in each batch; use 'bf16'"
@@ -164,13 +171,13 @@ def _check(life: Lifecycle, dtype: str) -> None:
             f"lifecycle {life.name!r} halves batches in full precision; write"
             " halving(supervised(precision=...)), in this order"
         )
-    missing = [role for role in ("pred", "loss", "backward", "step") if not life.by_role(role)]
-    if missing:
-        raise ConfigError(
-            f"lifecycle {life.name!r} has no state {missing[0]!r}, so precision has nothing to act"
-            " on; in a computation of your own, write: with"
-            f" ctx.accelerator.autocast({dtype!r}): ..."
-        )
+    for role in ("pred", "loss", "backward", "step"):
+        if not life.by_role(role):
+            raise ConfigError(
+                f"lifecycle {life.name!r} has no state {role!r}, so precision has nothing to act"
+                " on; in a computation of your own, write: with"
+                f" ctx.accelerator.autocast({dtype!r}): ..."
+            )
     if any(_computes_the_loss(state.action) for state in life.by_role("step")):
         raise ConfigError(
             "precision and a step that computes the loss again (as LBFGS's) exclude each other: the"
@@ -194,11 +201,9 @@ def _autocast(action: StateWork, dtype: str) -> StateWork:
     """An action in a shorter type: of a composed one, the parts that compute."""
     if isinstance(action, Compute):  # it counts what the user's function returns
         return attrs.evolve(action, function=Autocast(action.function, dtype))
-    return then(
-        *(
-            Autocast(part, dtype) if computes_with_gradients(part) else part
-            for part in parts_of(action)
-        )
+    return exchanged(
+        action,
+        {part: Autocast(part, dtype) for part in parts_of(action) if computes_with_gradients(part)},
     )
 
 

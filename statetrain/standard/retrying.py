@@ -6,10 +6,12 @@ The data continues from where it was.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import field, frozen
 
 from statetrain.context.context import Context
+from statetrain.contracts.composing import then
 from statetrain.contracts.declaring import access
 from statetrain.data.iterating import take_up
 from statetrain.errors import ConfigError
@@ -45,7 +47,9 @@ class TriesLeft(Guard):
 
 def _tries(ctx: Context) -> float:
     """How often the batch that is due has been tried again."""
-    return ctx.marks.get(_KEY, 0) if ctx.marks.get(_AT) == ctx.batches else 0
+    if ctx.marks.get(_AT) != ctx.batches:
+        return 0
+    return ctx.marks.get(_KEY, 0)
 
 
 @access(
@@ -85,23 +89,25 @@ def retrying(
         ConfigError: `errors` holds something else, or no state draws.
         ValueError: `tries` is below 1.
     """
-    from statetrain.contracts.composing import then
-
-    kinds = errors if isinstance(errors, tuple) else (errors,)
-    for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise ConfigError(f"retrying: errors are classes of exceptions, got {kind!r}")
     if not life.by_role("draw"):
         raise ConfigError(f"retrying: lifecycle {life.name!r} has no state with the role 'draw'")
-    wide = [
-        kind
-        for kind in dict.fromkeys(kinds)
-        if not any(kind is not other and issubclass(kind, other) for other in kinds)
-    ]
-    again = resume_data if otherwise is None else then(otherwise, resume_data)
+    kinds = _widest(errors)
+    again = then(otherwise, resume_data)
     for state in life.by_role("draw"):
         arrows = [
-            Transition(state.name, state.name, TriesLeft(tries), again, kind) for kind in wide
+            Transition(state.name, state.name, TriesLeft(tries), again, kind) for kind in kinds
         ]
         life = life.add(*arrows)
     return life
+
+
+def _widest(errors: Any) -> list[type[Exception]]:
+    """The classes of exceptions that are part of no other among them."""
+    kinds = errors
+    if not isinstance(errors, tuple):
+        kinds = (errors,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise ConfigError(f"retrying: errors are classes of exceptions, got {kind!r}")
+    different = dict.fromkeys(kinds)
+    return [kind for kind in different if sum(issubclass(kind, one) for one in different) == 1]

@@ -14,6 +14,7 @@ from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
+from statetrain.naming import count_of
 from statetrain.standard import actions as do
 from statetrain.validators import check_whole, is_number
 
@@ -76,7 +77,7 @@ class RolledBack(Guard):
 
     @property
     def label(self) -> str:
-        return f"rolled back {self.times} time{'s' if self.times > 1 else ''}"
+        return f"rolled back {count_of(self.times, 'time')}"
 
     @property
     def reads(self) -> frozenset[str]:
@@ -105,9 +106,10 @@ class GoBack:
     @property
     def label(self) -> str:
         """What the table says."""
-        return "go back to the copy" + (
-            f", learning rate times {self.factor:g}" if self.factor != 1 else ""
-        )
+        label = "go back to the copy"
+        if self.factor != 1:
+            label += f", learning rate times {self.factor:g}"
+        return label
 
     @property
     def access(self) -> Access:

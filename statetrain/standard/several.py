@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import attrs
 from attrs import frozen
 
-from statetrain.contracts.composing import parts_of, then
+from statetrain.contracts.composing import exchanged, parts_of
 from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.contracts.owning import agreed_in, agreeing, own_fields
 from statetrain.errors import ConfigError, MachineError
@@ -118,7 +118,7 @@ def _decide_after(life: Lifecycle, state: State, loss: str, head: str) -> Lifecy
     onward = life.arrows(name)
     counting = life.between(loss, name)[-1]
     moved = [arrow for arrow in life.arrows(loss) if arrow.guard is not None]
-    life = life.remove(*moved) if moved else life
+    life = life.remove(*moved)
     life = life.alter(counting, effect=None)
     table = [arrow for arrow in life.transitions if arrow not in onward]
     at = table.index(life.between(loss, name)[-1]) + 1
@@ -161,30 +161,32 @@ def _hear_events(life: Lifecycle) -> Lifecycle:
 
 def _with_parts(life: Lifecycle) -> Lifecycle:
     """Actions that work on a rank's part."""
-    accumulate = _window(life)
+    in_parts: dict[Any, StateWork] = {
+        do.draw: DrawPart(do.draw),
+        do.draw_ahead: DrawPart(do.draw_ahead),
+        do.draw_prefetched: DrawPart(do.draw_prefetched),
+        do.valid_draw: DrawPart(do.valid_draw, "valid_iter"),
+        do.open_batch: OpenPart(_window(life)),
+        do.read_batch: open_valid_part,
+        do.keep_pred: keep_part,
+        do.record: record_together,
+    }
+    meetings: dict[Any, str] = {
+        do.record: _SUMS,
+        do.backward: _GRADIENTS,
+        do.scaled_backward: _GRADIENTS,
+    }
     for state in life.states:
-        changes: dict[str, Any] = {}
         action = plain(state.action)
-        if action in (do.draw, do.draw_ahead, do.draw_prefetched):
-            changes["action"] = DrawPart(action)
-        elif action is do.valid_draw:
-            changes["action"] = DrawPart(action, "valid_iter")
-        elif action is do.open_batch:
-            changes["action"] = OpenPart(accumulate)
-        elif action is do.read_batch:
-            changes["action"] = open_valid_part
-        elif do.count_loss in parts_of(state.action):
-            changes["action"] = _of_part(state.action)
-        elif action is do.keep_pred:
-            changes["action"] = keep_part
-        elif action is do.record:
-            changes |= {"action": record_together, "meets": _SUMS}
-        elif action in (do.backward, do.scaled_backward):
-            changes["meets"] = _GRADIENTS
-        elif isinstance(action, do.OpenData):
-            changes |= {"action": OpenTogether(action), "meets": "share the buffers"}
-        if changes:
-            life = life.replace(state.name, **changes)
+        if isinstance(action, do.OpenData):
+            in_parts[action], meetings[action] = OpenTogether(action), "share the buffers"
+        shared = attrs.evolve(
+            state,
+            action=in_parts.get(action) or _of_part(state.action),
+            meets=meetings.get(action, state.meets),
+        )
+        if shared != state:
+            life = life.replace(shared)
     return life
 
 
@@ -199,7 +201,7 @@ def _of_part(work: StateWork | None) -> StateWork | None:
     """An action or effect that counts the loss of this rank's part in place of the whole."""
     if work is None:
         return None
-    return then(*(count_part if part is do.count_loss else part for part in parts_of(work)))
+    return exchanged(work, {do.count_loss: count_part})
 
 
 # ---------------------------------------------------------------- guards
@@ -249,7 +251,7 @@ class DropTogether:
     @property
     def label(self) -> str:
         """What the table says."""
-        return f"drop this {'validation' if self.set == 'valid' else 'evaluation'}"
+        return do.DropData(self.set).label
 
     @property
     def access(self) -> Access | None:
@@ -415,7 +417,7 @@ class OpenPart:
 def open_valid_part(ctx: Context) -> None:
     "find input and target of this rank's part"
     do.read_batch(ctx)
-    set_name = "valid" if ctx.tally is None else ctx.tally.set
+    set_name = getattr(ctx.tally, "set", "valid")
     ctx.batch_size = _sharing(ctx).part(ctx, set_name, ctx.valid_iter).size
 
 

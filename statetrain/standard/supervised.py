@@ -66,11 +66,15 @@ def adopt(
     Raises:
         ConfigError: the lifecycle has no place for it.
     """
-    options = Options(finite_check="late" if life.by_role("report") else "now")
+    options = Options()
+    if life.by_role("report"):
+        options = Options(finite_check="late")
     if seeded and not any(declares_read(arrow.effect, "seed") for arrow in life.transitions):
         life = seed_batches(life, options)
     if buffers and not life.by_role("hold"):
         life = hold_buffers(life, options)
     if closure:
         life = replay_steps(life)
-    return life if precision is None else mixed_precision(life, precision)
+    if precision is not None:
+        life = mixed_precision(life, precision)
+    return life

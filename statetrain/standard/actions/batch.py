@@ -61,7 +61,10 @@ def release_generators(ctx: Context) -> None:
 def pred(ctx: Context) -> None:
     "run the model"
     forward = ctx.layout.forward
-    ctx.pred = ctx.model(ctx.input) if forward is None else forward(ctx.model, ctx.input)
+    if forward is None:
+        ctx.pred = ctx.model(ctx.input)
+    else:
+        ctx.pred = forward(ctx.model, ctx.input)
 
 
 @access(
@@ -70,7 +73,9 @@ def pred(ctx: Context) -> None:
 )
 def loss(ctx: Context) -> None:
     "compute the loss"
-    pred = ctx.pred if ctx.pick is None else ctx.pick(ctx.pred)
+    pred = ctx.pred
+    if ctx.pick is not None:
+        pred = ctx.pick(pred)
     try:
         loss = ctx.loss_grad = ctx.loss_fn(pred, ctx.target)
     except Exception as error:
@@ -78,7 +83,10 @@ def loss(ctx: Context) -> None:
             error.add_note(_name_the_part(pred))
         raise
     try:
-        ctx.loss_value = loss.item() if ctx.on_host else ctx.accelerator.exact(loss)
+        if ctx.on_host:
+            ctx.loss_value = loss.item()
+        else:
+            ctx.loss_value = ctx.accelerator.exact(loss)
     except (AttributeError, RuntimeError, ValueError) as error:
         if hasattr(loss, "detach") and loss.numel() == 1:
             raise  # the device's own error, which shows where it is waited for
@@ -170,8 +178,10 @@ _WEIGHED = {"loss_grad", "loss_states", "batch_size", "window_unit", "window_cou
 )
 def weighed_backward(ctx: Context) -> None:
     "compute the gradients, weighed by what counts"
-    states = ctx.loss_states
-    count = next(iter(states.values())).count if states else ctx.batch_size
+    count: Any = ctx.batch_size
+    for state in ctx.loss_states.values():
+        count = state.count
+        break
     if ctx.on_host:
         count = float(count)
     if ctx.pending == 0:

@@ -65,7 +65,9 @@ def draw(ctx: Context) -> None:
     layout = ctx.layout
     if layout is None:
         layout = ctx.layout = ctx.read_batch(batch)
-    ctx.batch = batch if layout.place is None else layout.place(batch)
+    if layout.place is not None:
+        batch = layout.place(batch)
+    ctx.batch = batch
 
 
 # What drawing one batch ahead reads and writes, placed ahead or not.
@@ -87,8 +89,11 @@ def draw_ahead(ctx: Context) -> None:
         ctx.last_batch = ctx.iter + 1 >= ctx.length
         return
     batch = _drawn_ahead(ctx)
-    if batch is not END:
-        ctx.batch = batch if ctx.layout.place is None else ctx.layout.place(batch)
+    if batch is END:
+        return
+    if ctx.layout.place is not None:
+        batch = ctx.layout.place(batch)
+    ctx.batch = batch
 
 
 @without_gradients
@@ -166,15 +171,10 @@ def _came_to_an_end(ctx: Context) -> None:
             f"the training data ended after {ctx.iter} of {ctx.length} batches; {RAN_OUT}"
         )
     if ctx.iter == 0:
-        once = (
-            " An iterator can be read once; give a list, a loader, or a function that makes one"
-            if ctx.epoch > 1
-            else ""
-        )
-        raise DataError(
-            "the training data gave no batch in epoch"
-            f" {ctx.epoch}.{once or ' Is it empty, or smaller than one batch with drop_last?'}"
-        )
+        why = "Is it empty, or smaller than one batch with drop_last?"
+        if ctx.epoch > 1:
+            why = "An iterator can be read once; give a list, a loader or a function that makes one"
+        raise DataError(f"the training data gave no batch in epoch {ctx.epoch}. {why}")
 
 
 RAN_OUT = "did the dataset raise StopIteration? It never ends an epoch"

@@ -18,12 +18,17 @@ from statetrain.standard.actions.drawing import RAN_OUT, holds_its_length
 
 def _data(name: str) -> str:
     """What a set is called in a sentence."""
-    return "validation" if name == "valid" else name
+    return {"valid": "validation"}.get(name, name)
 
 
 def _field(name: str) -> str:
     """The field of the context that has the data of a set."""
-    return "valid_data" if name == "valid" else "evaluations"
+    return {"valid": "valid_data"}.get(name, "evaluations")
+
+
+def dropping(name: str) -> str:
+    """What the table says of leaving out what was counted of a set."""
+    return f"drop this {({'valid': 'validation'}).get(name, 'evaluation')}"
 
 
 @frozen
@@ -98,7 +103,7 @@ class DropData:
     @property
     def label(self) -> str:
         """What the table says."""
-        return "drop this validation" if self.set == "valid" else "drop this evaluation"
+        return dropping(self.set)
 
     @property
     def access(self) -> Access:
@@ -140,7 +145,9 @@ def valid_draw(ctx: Context) -> None:
     layout = ctx.layout
     if layout is None:
         layout = ctx.layout = ctx.read_batch(batch)
-    ctx.batch = batch if layout.place is None else layout.place(batch)
+    if layout.place is not None:
+        batch = layout.place(batch)
+    ctx.batch = batch
 
 
 def _came_to_an_end(ctx: Context, name: str) -> None:

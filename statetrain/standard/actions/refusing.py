@@ -87,26 +87,30 @@ def note_refusal(ctx: Context) -> None:
 @access(reads={"**"}, writes={"pending", "records", "model"}, drops={"grads"})
 def raise_non_finite(ctx: Context) -> None:
     "raise NonFiniteLoss"
-    reason = guard_at(ctx).reason(ctx)
-    spiked = any(
-        isinstance(leaf, Spike) and leaf.test(ctx) for leaf in leaves(guard_at(ctx))
-    ) and math.isfinite(ctx.loss_value)
+    reason, spiked = guard_at(ctx).reason(ctx), _is_spike(ctx)
     refuse_batch(ctx)
     remedy = (
         "Lower the learning rate, clip the gradients or look at the batch; non_finite='skip' goes"
         " on without it, non_finite='stop' ends the run"
     )
-    if (
-        name := ctx.accelerator.first_not_finite(ctx)
-    ) is not None:  # earlier gradients were not finite though their loss was
+    # Earlier gradients may not have been finite though their loss was
+    name = ctx.accelerator.first_not_finite(ctx)
+    if name is not None:
         raise NonFiniteLoss(
             f"{reason}, and {name} was not finite before this batch: the gradients of an earlier"
             " one were not, though its loss was. check_gradients=True looks at them before each"
             f" step. {remedy}"
         )
-    raise (LossSpike if spiked else NonFiniteLoss)(
-        f"{reason}; the weights are as they were before this batch. {remedy}"
-    )
+    words = f"{reason}; the weights are as they were before this batch. {remedy}"
+    if spiked:
+        raise LossSpike(words)
+    raise NonFiniteLoss(words)
+
+
+def _is_spike(ctx: Context) -> bool:
+    """Whether a batch was refused for a finite loss that is too high."""
+    spikes = [leaf for leaf in leaves(guard_at(ctx)) if isinstance(leaf, Spike)]
+    return math.isfinite(ctx.loss_value) and any(spike.test(ctx) for spike in spikes)
 
 
 @access(reads={"**"}, writes={"pending", "records", "model", "stop"}, drops={"grads"})

@@ -147,18 +147,19 @@ def record(ctx: Context) -> None:
         last.update(values | whole)
         last["epoch_complete"] = ctx.epoch_complete
     elif values:
-        ctx.history.rows.append(
-            {
-                "epoch": ctx.epoch,
-                "batch": ctx.batches,
-                "step": ctx.step,
-                "samples": ctx.samples,
-                "seconds": ctx.seconds,
-                "epoch_complete": ctx.epoch_complete,
-                **values,
-                **whole,
-            }
-        )
+        ctx.history.rows.append({**_counters(ctx), **values, **whole})
+
+
+def _counters(ctx: Context) -> dict[str, Any]:
+    """The columns that every row has."""
+    return {
+        "epoch": ctx.epoch,
+        "batch": ctx.batches,
+        "step": ctx.step,
+        "samples": ctx.samples,
+        "seconds": ctx.seconds,
+        "epoch_complete": ctx.epoch_complete,
+    }
 
 
 def _row_of_this_epoch(ctx: Context) -> dict[str, Any] | None:
@@ -184,9 +185,10 @@ def _whole_epoch(ctx: Context, tally: Any) -> dict[str, float]:
         for name, (total, count) in terms.items():
             more, others = own.get(name, (0.0, 0.0))
             own[name] = (total + more, count + others)
-    ctx.epoch_sums = {} if ctx.exhausted else sums
     if not ctx.exhausted:
+        ctx.epoch_sums = sums
         return {}
+    ctx.epoch_sums = {}
     return {f"epoch_{column}": _mean(terms) for column, terms in sums.items() if _counted(terms)}
 
 
