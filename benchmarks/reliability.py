@@ -53,6 +53,8 @@ SUITES = {
     "stories": None,
     "mutants": None,
     "ranks": 1000,
+    "rank_kills": 40,
+    "rank_resumes": 20,
     "price": None,
 }
 

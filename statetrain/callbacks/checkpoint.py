@@ -21,8 +21,7 @@ from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.origin import describe_origin, optimizer_settings
 from statetrain.checkpoints.rowlog import LANES, Lane
-from statetrain.checkpoints.snapshot import Snapshot, snapshot
-from statetrain.checkpoints.tallies import tally_states
+from statetrain.checkpoints.snapshot import Snapshot, join_in, snapshot
 from statetrain.checkpoints.together import attempt, write_together
 from statetrain.compute.keeping import first_not_finite
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
@@ -316,7 +315,7 @@ class Checkpoint(Callback):
     def _hand_over(self, ctx: Context) -> None:
         """Starts writing, in a thread if asked to; a write in progress is finished first."""
         if self._follows and not self._shards:
-            tally_states(ctx)  # the sums of all ranks are saved
+            join_in(ctx, ctx.machine)  # what was summed up by all ranks is saved
             path = self.folder / f"step-{ctx.step:08d}"
             self.saved.insert(0, Saved(path, 0, self._monitored(ctx), {}))
             return
@@ -541,7 +540,7 @@ class Checkpoint(Callback):
             return try_disk_together(group, self.folder, snapshot(ctx, ctx.machine), self.clock)
         if not self._follows:
             return try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
-        tally_states(ctx)
+        join_in(ctx, ctx.machine)
         return 0.0
 
     # ------------------------------------------------------------ finding

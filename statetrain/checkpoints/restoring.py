@@ -73,7 +73,7 @@ def restore(
     _restore_progress(ctx, data)
     _restore_model(ctx, data)
     _restore_optimizers(ctx, data)
-    _restore_gradients(ctx, data["gradients"])
+    _restore_gradients(ctx, data["gradients"], data.get("gradient_rows", 0))
     counts = ctx.news is None or ctx.news.group.rank == 0
     for name in ctx.tallies.keys() & data["tallies"].keys():
         restore_tally(ctx.tallies[name], data["tallies"][name], ctx.device, counts)
@@ -193,9 +193,14 @@ def _restore_loose_buffers(model: torch.nn.Module, saved: Mapping[str, torch.Ten
             setattr(model.get_submodule(where), last, value.to(loose[name]))
 
 
-def _restore_gradients(ctx: Context, saved: dict[str, torch.Tensor]) -> None:
+def _restore_gradients(ctx: Context, saved: dict[str, torch.Tensor], rows: int) -> None:
+    """Puts gradients back; of those of several replicas this rank's own, or their mean."""
+    group = ctx.accelerator.sharing and ctx.accelerator.sharing.group
+    mine = group is not None and group.size == rows and not ctx.accelerator.sharing.shards
     for name, parameter in parameters_of(ctx).items():
         value = saved.get(name)
+        if value is not None and rows:
+            value = value[group.rank] if mine else value.mean(0)
         if value is None:
             parameter.grad = None
         else:

@@ -54,6 +54,7 @@ def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
             change.
     """
     sets = sets_of(ctx)
+    rows, gradients = _gradients(ctx, machine.lifecycle)
     return {
         "state": ctx.state,
         "lifecycle": describe_lifecycle(machine.lifecycle),
@@ -70,7 +71,8 @@ def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
         "optimizers": {name: _state_of(one) for name, one in ctx.optimizers.items()},
         "members": members_of(ctx),
         "strays": {name: parameter.detach() for name, parameter in stray_parameters(ctx).items()},
-        "gradients": _gradients(ctx, machine.lifecycle),
+        "gradients": gradients,
+        "gradient_rows": rows,
         "scaler": _state_of(ctx.scaler),
         "mask": _state_of(ctx.mask),
         "tallies": tally_states(ctx),
@@ -82,6 +84,12 @@ def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
         "upcoming": _upcoming(ctx),
         "random": _random_states(ctx, sets),
     }
+
+
+def join_in(ctx: Context, machine: Machine) -> None:
+    """What other ranks do while rank 0 takes a snapshot, for which it needs something of each."""
+    _gradients(ctx, machine.lifecycle)
+    tally_states(ctx)
 
 
 def _stop_request(ctx: Context) -> str | None:
@@ -244,17 +252,25 @@ def members_of(ctx: Context) -> dict[str, list[list[str]]]:
     }
 
 
-def _gradients(ctx: Context, life: Lifecycle) -> dict[str, torch.Tensor]:
-    """The gradients, where the next batch does not begin by clearing them."""
+def _gradients(ctx: Context, life: Lifecycle) -> tuple[int, dict[str, torch.Tensor]]:
+    """The gradients, where the next batch does not begin by clearing them.
+
+    Replicas have not reduced them in the middle of a window: then there is a row of each rank, and
+    the number of rows comes first, else 0. Ranks other than the first get nothing.
+    """
     declared = [access_of(state.action) for state in life.states]
     clears = any(own is not None and "grads" in own.drops for own in declared)
     if clears and not ctx.pending:
-        return {}
-    return {
+        return 0, {}
+    own = {
         name: parameter.grad
         for name, parameter in parameters_of(ctx).items()
         if parameter.grad is not None
     }
+    sharing = ctx.accelerator.sharing
+    if ctx.news is None or sharing is None or sharing.shards:
+        return 0, own
+    return sharing.group.size, sharing.stack(own)
 
 
 def settings_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,8 +38,12 @@ class Carrier(torch.nn.Module):
         device = next(model.parameters()).device
         self.news = torch.nn.Parameter(torch.zeros(places, device=device))
 
+        self.rehearses = False
+
     def forward(self, *args: Any, **named: Any) -> Any:
-        """What the model computes."""
+        """What the model computes; in a rehearsal, the parameters as they are."""
+        if self.rehearses:
+            return [own.view_as(own) for own in self.parameters() if own.requires_grad]
         return self.model(*args, **named)
 
 
@@ -99,7 +103,24 @@ class DDP(Accelerator):
             find_unused_parameters=self.find_unused_parameters,
             static_graph=self.static_graph,
         )
+        if self.carries and not _has_hooks(model):
+            self._rehearse(self._wrapped)
         return self._wrapped, dict(optimizers)
+
+    def _rehearse(self, wrapped: DistributedDataParallel) -> None:
+        """Lets DDP lay out its buckets now, which it would do after the first batch.
+
+        Of three ranks or more, the bits of a sum depend on where in a bucket it lies. So a run that
+        is resumed needs the layout of one that was not cut.
+        """
+        carrier = wrapped.module
+        carrier.rehearses = True
+        with torch.enable_grad():
+            outputs = wrapped()
+            torch.autograd.backward(outputs, [torch.zeros_like(one) for one in outputs])
+        carrier.rehearses = False
+        for own in carrier.parameters():
+            own.grad = None
 
     @property
     def carries(self) -> bool:
@@ -168,6 +189,15 @@ class DDP(Accelerator):
         found = (self._wrapped.module.news.grad * self.sharing.group.size).tolist()
         news.carried = [int(value > 0.5) for value in found[:asked]]
         news.clock.now = round(found[-2]) * _SPAN + found[-1]
+
+
+def _has_hooks(model: torch.nn.Module) -> bool:
+    """Whether gradients that are no batch's would be noticed, or are not dense."""
+    noticed = any(
+        own._backward_hooks or getattr(own, "_post_accumulate_grad_hooks", None)
+        for own in model.parameters()
+    )
+    return noticed or any(getattr(part, "sparse", False) for part in model.modules())
 
 
 PLACES = 32

@@ -23,6 +23,9 @@ from statetrain.ranks.watch import LEAVING, RankWatch, patience_of
 
 _PLACES = 64  # of the one vector that all meetings exchange; sizes that differ would abort gloo
 
+# The store has been there since the ranks joined; if it does not answer, it is gone
+_STORE_ANSWERS = datetime.timedelta(seconds=3)
+
 
 def world_size() -> int:
     """How many processes there are, of a group that exists or that the environment names."""
@@ -164,10 +167,12 @@ def _watch(patience: float) -> RankWatch:
     """Begins to watch over the ranks; an error that the script does not catch is a failure."""
 
     def store() -> Any:
-        found = connect(datetime.timedelta(seconds=30))
+        found = connect(_STORE_ANSWERS)
         return PrefixStore(f"{attempt()}/watch", found)
 
-    watch = RankWatch(store, dist.get_rank(), dist.get_world_size(), patience)
+    watch = RankWatch(
+        store, dist.get_rank(), dist.get_world_size(), patience, served=not _launcher_keeps_store()
+    )
     if "MASTER_ADDR" in os.environ:  # else the script has joined in a way of its own
         watch.start()
     shown = sys.excepthook
@@ -197,7 +202,7 @@ def connect(patience: datetime.timedelta, serves: bool = False) -> Any:
                 " cannot be found. Start the script with torchrun, or initialize torch.distributed"
                 " yourself"
             )
-    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    kept = _launcher_keeps_store()
     return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -206,6 +211,10 @@ def connect(patience: datetime.timedelta, serves: bool = False) -> Any:
         patience,
         wait_for_workers=False,
     )
+
+
+def _launcher_keeps_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def attempt() -> str:

@@ -140,6 +140,23 @@ class BatchSharing:
         for buffer in ctx.accelerator.unwrap(ctx.model).buffers():
             dist.broadcast(buffer, 0)
 
+    def stack(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gathers tensors on rank 0, in the memory of the host; zeros where a rank has none."""
+        word, group = "gather the gradients", self.group
+        known = group.gather(word, {name: (t.shape, t.dtype) for name, t in tensors.items()})
+        found = {}
+        for name, (shape, dtype) in {
+            name: one for own in known for name, one in own.items()
+        }.items():
+            own = tensors.get(name)
+            held = torch.zeros(shape, dtype=dtype) if own is None else own.detach().cpu()
+            rows = [torch.empty_like(held) for _ in range(group.size if group.rank == 0 else 0)]
+            with group.waiting(word):
+                dist.gather(held.contiguous(), rows or None, group=group.meetings, group_dst=0)
+            if rows:
+                found[name] = torch.stack(rows)
+        return found
+
 
 def _mark(batch: Any) -> str | None:
     """What tells a batch from others; None where that cannot be said."""

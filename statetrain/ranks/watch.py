@@ -36,6 +36,7 @@ class RankWatch:
         rank, size: which this is, of how many.
         patience: seconds after which ranks that do not move are given up.
         grace: seconds that a rank has to end by itself when another one has failed.
+        served: whether rank 0 keeps the store, not the launcher.
         pulse: seconds between two looks.
     """
 
@@ -44,6 +45,7 @@ class RankWatch:
     size: int
     patience: float = 600.0
     grace: float = 2.0
+    served: bool = False
     pulse: float = 0.25
     run: int = 0
     """The number of the run, evaluation or prediction, counted from 1; the same on all ranks."""
@@ -122,7 +124,19 @@ class RankWatch:
                 looks.look(store)
             store.set(f"at/{self.rank}", jsons.dumps(["", _ENDED, 0.0, -1]))
         except (RuntimeError, DistError):
-            return  # the launcher has ended; so will this process
+            self._end_without_store()
+
+    def _end_without_store(self) -> None:
+        """The store is gone. If rank 0 kept it, that is gone too, and a collective may not return.
+
+        Without its launcher, a job can go on.
+        """
+        if not self.served or self._over.wait(self.grace):
+            return
+        self.end(
+            f"rank {self.rank} ends in {self.whereabouts()}: rank 0, which kept the store of all"
+            " ranks, has failed, or was killed"
+        )
 
     def end(self, words: str) -> None:
         """Ends this process at once."""

@@ -318,6 +318,9 @@ class Sharing(Protocol):
     def share_buffers(self, ctx: Context) -> None:
         """Makes the model's buffers those of rank 0. A meeting."""
 
+    def stack(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The tensors of all ranks, one row each, for rank 0; nothing for the others. A meeting."""
+
 
 def _sharing(ctx: Context) -> Sharing:
     return cast("Sharing", ctx.accelerator.sharing)
