@@ -195,12 +195,11 @@ def _restore_loose_buffers(model: torch.nn.Module, saved: Mapping[str, torch.Ten
 
 def _restore_gradients(ctx: Context, saved: dict[str, torch.Tensor], rows: int) -> None:
     """Puts gradients back; of those of several replicas this rank's own, or their mean."""
-    group = ctx.accelerator.sharing and ctx.accelerator.sharing.group
-    mine = group is not None and group.size == rows and not ctx.accelerator.sharing.shards
+    sharing = ctx.accelerator.sharing
     for name, parameter in parameters_of(ctx).items():
         value = saved.get(name)
         if value is not None and rows:
-            value = value[group.rank] if mine else value.mean(0)
+            value = value.mean(0) if sharing is None else sharing.unstack(value)
         if value is None:
             parameter.grad = None
         else:

@@ -142,20 +142,32 @@ class BatchSharing:
 
     def stack(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Gathers tensors on rank 0, in the memory of the host; zeros where a rank has none."""
-        word, group = "gather the gradients", self.group
-        known = group.gather(word, {name: (t.shape, t.dtype) for name, t in tensors.items()})
+        own = {name: (one.shape, one.dtype) for name, one in tensors.items()}
+        known: dict[str, Any] = {}
+        for kinds in self.group.gather("gather the gradients", own):
+            known |= kinds
         found = {}
-        for name, (shape, dtype) in {
-            name: one for own in known for name, one in own.items()
-        }.items():
-            own = tensors.get(name)
-            held = torch.zeros(shape, dtype=dtype) if own is None else own.detach().cpu()
-            rows = [torch.empty_like(held) for _ in range(group.size if group.rank == 0 else 0)]
-            with group.waiting(word):
-                dist.gather(held.contiguous(), rows or None, group=group.meetings, group_dst=0)
+        for name, (shape, dtype) in known.items():
+            held = tensors.get(name, torch.zeros(shape, dtype=dtype)).detach().cpu().contiguous()
+            rows = self._to_first(held)
             if rows:
                 found[name] = torch.stack(rows)
         return found
+
+    def _to_first(self, held: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all ranks, on rank 0; none on others."""
+        rows = []
+        if self.group.rank == 0:
+            rows = [torch.empty_like(held) for _ in range(self.group.size)]
+        with self.group.waiting("gather the gradients"):
+            dist.gather(held, rows or None, group=self.group.meetings, group_dst=0)
+        return rows
+
+    def unstack(self, rows: torch.Tensor) -> torch.Tensor:
+        """This rank's row of a stacked tensor; the mean, if it is of another number of ranks."""
+        if len(rows) == self.group.size and not self.shards:
+            return rows[self.group.rank]
+        return rows.mean(0)
 
 
 def _mark(batch: Any) -> str | None:

@@ -321,6 +321,9 @@ class Sharing(Protocol):
     def stack(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The tensors of all ranks, one row each, for rank 0; nothing for the others. A meeting."""
 
+    def unstack(self, rows: Any) -> Any:
+        """This rank's row of a stacked tensor; the mean, if there were other ranks."""
+
 
 def _sharing(ctx: Context) -> Sharing:
     return cast("Sharing", ctx.accelerator.sharing)

@@ -375,6 +375,27 @@ def uncut(folder: Path) -> dict[str, Any]:
 
 
 @scenario
+def windows(folder: Path) -> dict[str, Any]:
+    """Cut in the middle of a window, whose gradients no rank has reduced; continued by as many ranks."""
+    given = {"accumulate": 2, "epochs": 3}
+    whole_run = train(**given)
+    saving = st.Checkpoint(folder / f"window-{RANKS}", every=st.Every(9, "epochs"))
+    first = train(**given, callbacks=[saving, Does("signal", 12)])
+    again = train(**given, resume=folder / f"window-{RANKS}")
+    return {
+        "whole": described(whole_run),
+        "pending": first.ctx.pending,
+        "again": described(again),
+    }
+
+
+@scenario
+def windows_of_two(folder: Path) -> dict[str, Any]:
+    """The window that two ranks have begun, continued by another number."""
+    return described(train(accumulate=2, epochs=3, resume=folder / "window-2"))
+
+
+@scenario
 def own_computation(folder: Path) -> dict[str, Any]:
     def compute(ctx: st.Context) -> torch.Tensor:
         "compute it all"

@@ -36,7 +36,8 @@ def ranks(folder) -> Found:
 @pytest.fixture(scope="module")
 def three(ranks, folder) -> Found:
     """What three ranks find, where two have been."""
-    names = ("few_samples", "continued", "sharded_continued", "sharded_loaded")
+    names = ("few_samples", "continued", "windows", "windows_of_two")
+    names += ("sharded_continued", "sharded_loaded")
     done = torchrun(HERE / "scenarios.py", str(folder), *names, ranks=3)
     assert done.returncode == 0, done.stderr[-3000:]
     return found_by(folder, 3)
@@ -334,6 +335,22 @@ def test_three_ranks_continue_what_two_began(ranks, three):
         assert sorted(parts) == sorted(whole), step
     for name, other in (("continued", "uncut"), ("few_samples", "few_samples")):
         assert found[0][name]["weights"] == pytest.approx(ranks[0][other]["weights"], abs=1e-5)
+
+
+def test_a_window_that_was_begun_goes_on_bit_for_bit(ranks, three):
+    """Gradients that are not reduced yet are each rank's own, also of three ranks, whose sums depend on their order."""
+    for found in (ranks, three):
+        one = found[0]["windows"]
+        assert one["pending"] == 1
+        assert one["again"]["bits"] == one["whole"]["bits"]
+        assert one["again"]["rows"][-1] == pytest.approx(one["whole"]["rows"][-1], rel=1e-12)
+
+
+def test_another_number_of_ranks_goes_on_with_a_window(ranks, three, alone, folder):
+    """Three ranks, and one process, take the mean of what two have gathered."""
+    whole = ranks[0]["windows"]["whole"]
+    for found in (three[0]["windows_of_two"], alone.SCENARIOS["windows_of_two"](folder)):
+        assert found["weights"] == pytest.approx(whole["weights"], abs=1e-6)
 
 
 def test_the_example_runs_on_two_ranks(ranks):
