@@ -17,7 +17,7 @@ from typing import Any
 import statetrain as st
 from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory
-from statetrain.checkpoints.checkpoint import MANIFEST, STATE, TENSORS
+from statetrain.checkpoints.checkpoint import LOG, MANIFEST, STATE, TENSORS
 from statetrain.errors import CheckpointError
 from suites.case import Case, refused, scratch_place
 from suites.toy import Setting, digest, train
@@ -25,7 +25,7 @@ from suites.toy import Setting, digest, train
 TITLE = "damaged checkpoints, verified"
 GOAL = 1500
 
-FILES = (MANIFEST, STATE, TENSORS)
+FILES = (MANIFEST, STATE, TENSORS, LOG)
 SETTING = Setting(augmentation="torch", ema=True)
 
 Change = Callable[[bytes], bytes]
@@ -38,6 +38,14 @@ def _home(process: int) -> Path:
     return Path(folder)
 
 
+class Verbose(st.Callback):
+    """Logs so much that the records are in a file of their own, which checkpoints share."""
+
+    def on_enter_fit(self, ctx: Any) -> None:
+        for i in range(250):
+            ctx.log("notes", {"number": i})
+
+
 @cache
 def run_folder(process: int) -> Path:
     """The directory of a run that was stopped in its second epoch, with three checkpoints in it."""
@@ -48,7 +56,7 @@ def run_folder(process: int) -> Path:
                 ctx.request_stop("for now")
 
     folder = _home(process) / "run"
-    train(SETTING, folder, Stop())
+    train(SETTING, folder, Verbose(), Stop())
     return folder
 
 
@@ -66,7 +74,7 @@ def newest() -> Path:
 @cache
 def ended() -> str:
     """How the run ends that nothing happens to."""
-    return digest(train(SETTING, None))
+    return digest(train(SETTING, None, Verbose()))
 
 
 def flip(bit: int, content: bytes) -> bytes:
@@ -118,8 +126,9 @@ def changes() -> Iterator[tuple[str, str, Change]]:
         for at in draw.sample(range(size - block), 20):
             yield name, f"{block} zeros at {at}", partial(put, at, bytes(block))
             yield name, f"{block} of junk at {at}", partial(put, at, draw.randbytes(block))
-        yield name, "longer by a byte", lambda content: content + b"\n"
-        yield name, "twice in a row", lambda content: content + content
+        if name != LOG:  # which later checkpoints add to, so each knows how much of it is its own
+            yield name, "longer by a byte", lambda content: content + b"\n"
+            yield name, "twice in a row", lambda content: content + content
         yield name, "backwards", lambda content: content[::-1]
         for other in sizes:
             if other != name:

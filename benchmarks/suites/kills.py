@@ -109,6 +109,7 @@ def transitions(setting: Setting) -> int:
                 accumulate=setting.accumulate,
                 inside=setting.inside,
                 optimizers=setting.optimizers,
+                rolls_back=setting.rolls_back,
             )
         ).arrows
     )

@@ -32,7 +32,7 @@ GOAL = 20
 SETTINGS = (
     *(
         Setting(),
-        Setting(augmentation="torch", ema=True, schedule=True),
+        Setting(augmentation="torch", ema=True, schedule="step"),
         Setting(augmentation="random", accumulate=3, saving="each anchor"),
     ),
     *(

@@ -34,12 +34,17 @@ class Setting:
         workers: processes that load, for training and for validation each.
         accumulate: batches in a window.
         precision: "fp32", "bf16" or "scaled" (float16 with a scaler).
-        ema: whether a callback keeps an average of the weights.
-        schedule: whether the learning rate changes with each step.
+        ema: whether averages of the weights are kept: by `EMA`, which validation looks at, and by a
+            callback of the user's.
+        best: whether `KeepBest` keeps the best weights, which the run ends with.
+        rolls_back: whether a sample is not finite, so that the run goes back once an epoch.
+        schedule: what the learning rate does: "constant", "step" (it changes with each step), or
+            "plateau" (with the history).
         inside: whether it validates inside epochs too.
         optimizers: 1 or 2.
         seeded: whether randomness goes by key, or by the generators' states.
-        saving: "2 steps", or "each anchor".
+        saving: "2 steps", "each anchor", or "background" (likewise, in a thread).
+        spawned: whether the processes that load are started anew, as on macOS and Windows.
     """
 
     augmentation: Augmentation = "none"
@@ -47,11 +52,14 @@ class Setting:
     accumulate: Literal[1, 3] = 1
     precision: Literal["fp32", "bf16", "scaled"] = "fp32"
     ema: bool = False
-    schedule: bool = False
+    best: bool = False
+    rolls_back: bool = False
+    schedule: Literal["constant", "step", "plateau"] = "constant"
     inside: bool = False
     optimizers: Literal[1, 2] = 1
     seeded: bool = True
-    saving: Literal["2 steps", "each anchor"] = "2 steps"
+    saving: Literal["2 steps", "each anchor", "background"] = "2 steps"
+    spawned: bool = False
 
     def __str__(self) -> str:
         other = {
@@ -69,12 +77,17 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "accumulate": (1, 3),
     "precision": ("fp32", "bf16", "scaled"),
     "ema": (False, True),
-    "schedule": (False, True),
+    "best": (False, True),
+    "rolls_back": (False, True),
+    "schedule": ("constant", "step", "plateau"),
     "inside": (False, True),
     "optimizers": (1, 2),
     "seeded": (True, False),
-    "saving": ("2 steps", "each anchor"),
+    "saving": ("2 steps", "each anchor", "background"),
 }
+
+SPAWNED = Setting("numpy", 2, ema=True, saving="each anchor", spawned=True)
+"""Its processes take seconds to start, so it is one setting more."""
 
 
 def settings() -> list[Setting]:
@@ -82,7 +95,7 @@ def settings() -> list[Setting]:
     every = [Setting(*values) for values in itertools.product(*VALUES.values())]
     # The two together have no one meaning
     every = [one for one in every if one.optimizers == 1 or one.accumulate == 1]
-    random.Random(0).shuffle(every)
+    every = random.Random(0).sample(every, 1500)
     left = set().union(*map(_pairs, every))
     chosen: list[Setting] = []
     while left:
@@ -93,8 +106,10 @@ def settings() -> list[Setting]:
     wanted = [
         Setting(*values) for values in itertools.product(VALUES["augmentation"], VALUES["workers"])
     ]
-    return chosen + [
-        one for one in wanted if (one.augmentation, one.workers, one.seeded) not in have
+    return [
+        *chosen,
+        *(one for one in wanted if (one.augmentation, one.workers, one.seeded) not in have),
+        SPAWNED,
     ]
 
 
@@ -103,13 +118,20 @@ def _pairs(one: Setting) -> set[Any]:
 
 
 class Samples(Dataset[Any]):
-    """Points with noise; the last number of an input is the sample's own."""
+    """Points with noise; the last number of an input is the sample's own.
 
-    def __init__(self, augmentation: Augmentation = "none") -> None:
+    Args:
+        augmentation: where the noise is drawn from.
+        broken: a sample that is not finite; None for none.
+    """
+
+    def __init__(self, augmentation: Augmentation = "none", broken: int | None = None) -> None:
         generator = torch.Generator().manual_seed(1)
         self.inputs = torch.randn(SIZE, 4, generator=generator)
         self.targets = (self.inputs @ torch.randn(4, 3, generator=generator)).argmax(1)
         self.augmentation = augmentation
+        if broken is not None:
+            self.inputs[broken] = torch.nan
 
     def __len__(self) -> int:
         return SIZE
@@ -218,22 +240,12 @@ def train(
     random.seed(start_seed)
     np.random.seed(start_seed)
     model = options.pop("model", None) or Net()
-    every = (
-        always if setting.saving == "each anchor" else st.Every(2, "steps") | st.Every(1, "epochs")
-    )
-    listeners: list[st.Callback] = (
-        [] if folder is None else [st.Checkpoint(folder, every, preflight=False)]
-    )
-    listeners += [Order()]
-    if setting.ema:
-        listeners.append(Average())
-    if setting.schedule:
-        which = "head" if setting.optimizers == 2 else None
-        listeners.append(
-            st.LRScheduler(
-                torch.optim.lr_scheduler.StepLR, per="step", optimizer=which, step_size=1, gamma=0.9
-            )
-        )
+    listeners: list[st.Callback] = []
+    if folder is not None:
+        background = setting.saving == "background"
+        saving = st.Checkpoint(folder, _every(setting), preflight=False, background=background)
+        listeners.append(saving)
+    listeners += [Order(), *_listeners(setting)]
     given: dict[str, Any] = {
         "valid": loader(setting),
         "loss": F.cross_entropy,
@@ -242,6 +254,7 @@ def train(
         "accumulate": setting.accumulate,
         "validate": st.Every(2, "batches") | st.Every(1, "epochs") if setting.inside else None,
         "precision": _precision(setting),
+        "non_finite": st.RollBack(every=st.Every(2, "steps")) if setting.rolls_back else "raise",
         "callbacks": [*listeners, *callbacks],
         "seed": 1 if setting.seeded else None,
         "resume": None if folder is None else "last",
@@ -254,9 +267,50 @@ def train(
     )
 
 
+def _every(setting: Setting) -> st.Guard:
+    if setting.saving == "2 steps":
+        return st.Every(2, "steps") | st.Every(1, "epochs")
+    return always
+
+
+def _listeners(setting: Setting) -> list[st.Callback]:
+    """The callbacks whose state a resume could get wrong."""
+    several = setting.optimizers == 2
+    which, monitor = ("head", "train_loss_head") if several else (None, "train_loss")
+    found: list[st.Callback] = []
+    if setting.ema:
+        found += [Average(), st.EMA(0.9, valid=True)]
+    if setting.best:
+        found.append(st.KeepBest(monitor, "max"))  # not the last, so that something is put back
+    if setting.schedule == "step":
+        found.append(
+            st.LRScheduler(
+                torch.optim.lr_scheduler.StepLR, per="step", optimizer=which, step_size=1, gamma=0.9
+            )
+        )
+    if setting.schedule == "plateau":
+        found.append(
+            st.LRScheduler(
+                torch.optim.lr_scheduler.ReduceLROnPlateau,
+                per="epoch",
+                monitor=monitor,
+                optimizer=which,
+                patience=0,
+                threshold=10.0,
+                threshold_mode="abs",
+            )
+        )
+    return found
+
+
 def loader(setting: Setting, shuffle: bool = False) -> DataLoader[Any]:
+    """The training data if it is shuffled, else the validation data."""
     return DataLoader(
-        Samples(setting.augmentation), BATCH, shuffle=shuffle, num_workers=setting.workers
+        Samples(setting.augmentation, broken=13 if shuffle and setting.rolls_back else None),
+        BATCH,
+        shuffle=shuffle,
+        num_workers=setting.workers,
+        multiprocessing_context="spawn" if setting.spawned else None,
     )
 
 
@@ -280,7 +334,8 @@ def _precision(setting: Setting) -> Any:
 def digest(run: st.Run) -> str:
     """Of all that a run ends with: weights, optimizers, scaler, callbacks, history, records, generators."""
     ctx = run.ctx
-    own = [callback.state_dict() for callback in ctx.callbacks if isinstance(callback, Average)]
+    kinds = (Average, st.EMA, st.KeepBest, st.LRScheduler)
+    own = [callback.state_dict() for callback in ctx.callbacks if isinstance(callback, kinds)]
     scaler = None if ctx.scaler is None else ctx.scaler.state_dict()
     optimizers = {name: optimizer.state_dict() for name, optimizer in ctx.optimizers.items()}
     counters = [ctx.epoch, ctx.iter, ctx.step, ctx.samples, ctx.batches]

@@ -410,6 +410,8 @@ def _read_files(path: Path, files: Mapping[str, Digest]) -> Any:
         raise CheckpointError(f"{STATE} is not what was written: its size or sha256 differs")
     data = plain.decode(jsons.loads(text), tensors)
     if LOG in files:
+        if not (isinstance(data, dict) and isinstance(data.get("history"), list)):
+            raise CheckpointError(f"{STATE} has no list of rows, though {LOG} has some")
         rows, data["records"] = rowlog.read(path / LOG, files[LOG])
         data["history"] = rows + data["history"]
     return data
