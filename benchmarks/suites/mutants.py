@@ -99,16 +99,16 @@ WRITE, READ, BACK = (
 FOLDER = "statetrain.checkpoints.directory"
 
 _RENAMES = """\
-        for file in files:
-            os.rename(path / (file + _PART), path / file)
-        _flush(path)
-        os.rename(path / (MANIFEST + _PART), path / MANIFEST)
+    for file in files:
+        os.rename(path / (file + _PART), path / file)
+    _flush(path)
+    os.rename(path / (MANIFEST + _PART), path / MANIFEST)
 """
 
 MUTANTS = (
     Mutant(
         "files are flushed",
-        f"{WRITE}:_put",
+        f"{WRITE}:put",
         "os.fsync(file)",
         "pass",
         _of("saves", "power lost, all"),
@@ -122,9 +122,9 @@ MUTANTS = (
     ),
     Mutant(
         "the manifest comes last",
-        f"{WRITE}:write_encoded",
+        f"{WRITE}:publish",
         _RENAMES,
-        "".join(reversed(_RENAMES.partition("        _flush(path)\n"))),
+        "".join(reversed(_RENAMES.partition("    _flush(path)\n"))),
         _of("saves", ", before"),
     ),
     Mutant(
@@ -227,7 +227,7 @@ MUTANTS = (
     ),
     Mutant(
         "callbacks' states are put back",
-        f"{BACK}:restore",
+        f"{BACK}:_restore_callbacks",
         "callback.load_state_dict",
         "id",
         _kills(Setting(ema=True)),
@@ -277,8 +277,8 @@ MUTANTS = (
     Mutant(
         "notes say where",
         "statetrain.machine.failing:_close",
-        'error.add_note(\n            f"statetrain: {at}',
-        'str(\n            f"statetrain: {at}',
+        "error.add_note(\n        f\"statetrain: {', '",
+        "str(\n        f\"statetrain: {', '",
         _of("exceptions", "OSError"),
     ),
     Mutant(
@@ -325,7 +325,7 @@ MUTANTS = (
     ),
     Mutant(
         "no key is there twice",
-        "statetrain.checkpoints.plain:_object",
+        "statetrain.jsons:_read_object",
         "len(found) != len(pairs)",
         "False",
         _of("hostile", "a key twice"),
