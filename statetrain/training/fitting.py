@@ -83,8 +83,8 @@ def fit(
         optimizer: an instance, or a class or function that is called with the model's parameters
             and `opt_hparams`; a mapping of names to these for several. With several, classes get
             `model.<name>`'s parameters.
-        epochs: how many, at least 0; `(least, most)` to keep `stop` from ending the run before
-            `least`; None: no limit.
+        epochs: how many, at least 0; `(least, most)` to keep what reads the history in `stop` (not
+            limits, as of steps or time) from ending the run before `least`; None: no limit.
         hparams: arguments for a model class.
         opt_hparams: arguments for an optimizer class; for several, by name, or the same for all.
         metrics: functions of prediction and target (averaged over samples) or objects with
