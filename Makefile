@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint types check site notebooks diagrams gallery mermaid peers bench device instructions prove clean
+.PHONY: help demo test lint types check site notebooks diagrams gallery mermaid peers bench device instructions prove oldest newest clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,24 @@ instructions: $(READY)  ## count machine instructions per batch; needs valgrind 
 
 prove: $(READY)  ## kill, damage and break runs, and see that none is lost
 	$(BIN)/python benchmarks/reliability.py
+
+# The tests that need nothing but the core, whose versions are chosen in benchmarks/versions.py
+CORE := tests/resume tests/test_capture.py tests/test_compile.py tests/test_data.py tests/test_engines.py \
+	tests/test_evaluate_predict.py tests/test_fit.py tests/test_log.py tests/test_machine.py tests/test_masking.py \
+	tests/test_non_finite.py tests/test_options.py tests/test_progress.py tests/test_tensors.py
+NEED_MORE := test_metrics_of_torchmetrics or test_another_accelerator or test_torchdatas_own
+
+define with_versions
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/python -m pip install --quiet $$($(BIN)/python benchmarks/versions.py $@)
+	PYTHONPATH=. build/$@/bin/python -m pytest -q -p no:cacheprovider -k "not ($(NEED_MORE))" $(CORE)
+endef
+
+oldest: $(READY)  ## test the core with the oldest versions that are allowed
+	$(with_versions)
+
+newest: $(READY)  ## test the core with the newest versions there are
+	$(with_versions)
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

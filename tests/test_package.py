@@ -67,6 +67,27 @@ def test_the_description_leads_to_the_repository(wheel: zipfile.ZipFile) -> None
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
 
+def test_the_oldest_versions_are_the_lower_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make oldest` installs, and what the first page says has been tested."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import versions
+
+    pins = dict(need.split("==") for need in versions.requirements("oldest"))
+    needs = dict(need.split(">=") for need in PROJECT["dependencies"])
+    assert {name: pins[name] for name in needs} == needs
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith("| the oldest"))
+    (head,) = (line for line in page.splitlines() if line.startswith("| | torch"))
+    said = dict(
+        zip(
+            *([cell.strip() for cell in line.split("|")[2:-1]] for line in (head, row)), strict=True
+        )
+    )
+    assert {name: version.removesuffix(".0") for name, version in said.items()} == {
+        name: version.removesuffix(".0") for name, version in needs.items()
+    }
+
+
 def test_the_repository_has_one_address() -> None:
     """It stands in `project.urls`; where other files have to repeat it, they repeat that one."""
     source = PROJECT["urls"]["Source"]

@@ -92,7 +92,7 @@ def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
             yield name, value
     kind = type(thing)
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] in _LIBRARIES:
+        if str(base.__module__).partition(".")[0] in _LIBRARIES:
             continue
         for name in getattr(base, "__slots__", ()):
             if isinstance(name, str) and name not in _SKIPPED and hasattr(thing, name):

@@ -78,7 +78,7 @@ def prefix_of(name: str, metric: Any) -> str:
 
 def _is_of_torchmetrics(metric: Any) -> bool:
     bases = type(metric).__mro__
-    return any(base.__module__.partition(".")[0] == "torchmetrics" for base in bases)
+    return any(str(base.__module__).partition(".")[0] == "torchmetrics" for base in bases)
 
 
 def _value_of_nothing(metric: Any) -> Any:

@@ -399,6 +399,33 @@ def test_generators_of_the_users_own_draw_by_key(where: str) -> None:
     assert caveat(loader) == ""
 
 
+def test_classes_whose_module_has_no_name_are_looked_into() -> None:
+    """As those of functions that Cython compiles: a dataset and a metric may hold them."""
+    odd = type(
+        "Odd",
+        (),
+        {"__call__": lambda self, pred, target: (pred.argmax(1) == target).float().mean()},
+    )
+    odd.__module__ = property(lambda self: "compiled")  # type: ignore[assignment]
+
+    class Holding(Random):
+        def __init__(self) -> None:
+            super().__init__()
+            self.compiled = odd()
+
+    assert drawn(keyed(DataLoader(Holding(), 4)), 1)
+    data = torch.randn(8, 4), torch.randint(0, 2, (8,))
+    run = st.fit(
+        nn.Linear(4, 2),
+        data,
+        loss=nn.functional.cross_entropy,
+        metrics={"accuracy": odd()},
+        optimizer=torch.optim.SGD,
+        epochs=1,
+    )
+    assert 0 <= run.history[-1]["train_accuracy"] <= 1
+
+
 @pytest.mark.parametrize("where", ["numpy", "module"])
 def test_generators_of_the_users_own_draw_by_key_in_workers(where: str) -> None:
     """Two workers make the same samples as none."""
