@@ -123,6 +123,12 @@ def test_a_lifecycle_can_be_pointed_at_and_folded(window, tmp_path):
     card = window.point("[data-name='backward']", "backward")
     assert "compute the gradients" in card
     assert "grads" in card
+    assert "→ step" in card
+    card = window.point("[data-name='next_epoch']", "next_epoch").replace("\n", " ")
+    places = [
+        card.index(text) for text in ("1. [stop now] → end", "[more epochs] → epoch", "else → end")
+    ]
+    assert places == sorted(places)
     card = window.point("[data-key='next_epoch|epoch|main'] .reach", "next_epoch → epoch")
     assert "[more epochs]" in card
     assert "count the epoch" in card

@@ -122,6 +122,10 @@ function shortTime(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
+function times(count) {
+  return `${count.toLocaleString("en")} ${count === 1 ? "time" : "times"}`;
+}
+
 function shareOfTime(seconds, total) {
   return total ? `${shortTime(seconds)}, ${((100 * seconds) / total).toFixed(1)} %` : "";
 }

@@ -375,13 +375,26 @@ class Page {
     this.fact("reads", state.reads);
     this.fact("writes", state.writes);
     const run = this.runs[i], moment = this.moments?.[i];
+    this.describeWays(run ? run.arrows : this.data.tables[i].arrows, name, moment?.counts);
     if (!run) return;
-    this.fact("entered", `${(moment.entered.get(name) ?? 0).toLocaleString("en")} times`);
+    this.fact("entered", times(moment.entered.get(name) ?? 0));
     const inside = new Set([name]);
     this.data.tables[i].states.forEach((one) => inside.has(one.within) && inside.add(one.name));
     const spent = [...moment.states].filter(([one]) => inside.has(one)).reduce((sum, [, seconds]) => sum + seconds, 0);
     this.fact("time", shareOfTime(spent, moment.total));
     if (this.data.control === "steps") this.fact("", this.breakpoints.has(name) ? "click to remove the breakpoint" : "click to set a breakpoint");
+  }
+
+  /** Where a state leads, in the order in which its guards are asked, and on which events. */
+  describeWays(arrows, name, counts) {
+    let label = "leads to";
+    arrows.forEach((arrow, number) => {
+      if (arrow.source !== name) return;
+      const when = [arrow.event && `on ${arrow.event}`, arrow.guard && `[${arrow.guard}]`, arrow.other && "else"].filter(Boolean);
+      const words = [...when, `→ ${arrow.dest}`, arrow.effect && `/ ${arrow.effect}`, counts && `× ${counts[number].toLocaleString("en")}`];
+      this.fact(label, (arrow.number ? `${arrow.number}. ` : "") + words.filter(Boolean).join(" "));
+      label = "";
+    });
   }
 
   describeLine(i, line) {
@@ -395,7 +408,7 @@ class Page {
       this.fact("does", arrow.effect);
       if (!run) return;
       const { counts, spent, total, end } = this.moments[i], asked = run.askedOf(number, counts);
-      this.fact("taken", asked === null ? `${counts[number].toLocaleString("en")} times` : `${counts[number].toLocaleString("en")} of ${asked.toLocaleString("en")} checks`);
+      this.fact("taken", asked === null ? times(counts[number]) : `${counts[number].toLocaleString("en")} of ${asked.toLocaleString("en")} checks`);
       if (!counts[number]) return;
       this.fact("why", run.reasonOf(number, end));
       this.fact("time after", shareOfTime(spent.get(number) ?? 0, total));
