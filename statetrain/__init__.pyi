@@ -139,6 +139,7 @@ from statetrain.training.batch_size_finder import find_batch_size as find_batch_
 from statetrain.training.evaluating import context_for as context_for
 from statetrain.training.evaluating import evaluate as evaluate
 from statetrain.training.fitting import fit as fit
+from statetrain.training.following import evaluate_checkpoints as evaluate_checkpoints
 from statetrain.training.lr_finder import LRFinder as LRFinder
 from statetrain.training.lr_finder import lr_find as lr_find
 from statetrain.training.overfitting import overfit as overfit

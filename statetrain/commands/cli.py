@@ -124,9 +124,39 @@ def _parser() -> argparse.ArgumentParser:
     completion = commands.add_parser("completion", help=words, description=words)
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     completion.set_defaults(command=_completion)
+    _add_evaluate(commands)
     _add_checkpoints(commands)
     trace_cli.add_commands(commands, lifecycle)
     return parser
+
+
+def _add_evaluate(commands: Any) -> None:
+    words = "Evaluate each checkpoint of a run once, and print a row for it."
+    sub = commands.add_parser("evaluate", help=words, description=words)
+    sub.add_argument(
+        "function", help="module:name of a function of a checkpoint's path; it gives values by name"
+    )
+    sub.add_argument("folder", type=Path, help="a directory of checkpoints")
+    sub.add_argument(
+        "file", nargs="?", type=Path, help="for the rows; else evaluations.jsonl there"
+    )
+    sub.add_argument("--follow", action="store_true", help="wait for more until the run has ended")
+    sub.set_defaults(command=_evaluate)
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from statetrain.commands.screen import row_of
+    from statetrain.naming import printable
+    from statetrain.training.following import evaluate_checkpoints
+
+    function = imported(given.function)
+    rows = evaluate_checkpoints(given.folder, function, file=given.file, follow=given.follow)
+    try:
+        for row in rows:
+            print(printable(row_of(row)), flush=True)
+    except KeyboardInterrupt:  # so a person ends it
+        print()
+    return OK
 
 
 def _add_checkpoints(commands: Any) -> None:
@@ -164,6 +194,25 @@ def _checkpoint(given: argparse.Namespace) -> int:
         return BROKEN
 
 
+def imported(name: str) -> Any:
+    """What `module:name` stands for, seen from the present folder.
+
+    Raises:
+        ConfigError: the module has no such name.
+    """
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, attribute):
+        raise ConfigError(
+            f"module {module_name!r} has no {attribute!r}{did_you_mean(attribute, vars(module))}"
+        )
+    return getattr(module, attribute)
+
+
 def lifecycle(name: str) -> Lifecycle:
     """The lifecycle that a word on the command line stands for.
 
@@ -181,19 +230,7 @@ def lifecycle(name: str) -> Lifecycle:
     if name in standard:
         return standard[name]()
     if ":" in name and not Path(name).exists():
-        module_name, _, attribute = name.partition(":")
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            module = importlib.import_module(module_name)
-        finally:
-            sys.path.pop(0)
-        if not hasattr(module, attribute):
-            raise ConfigError(
-                f"module {module_name!r} has no"
-                f" {attribute!r}{did_you_mean(attribute, vars(module))}"
-            )
-        found = getattr(module, attribute)
-        made = found
+        found = made = imported(name)
         if callable(found) and not isinstance(found, Lifecycle):
             made = found()
         if not isinstance(made, Lifecycle):
