@@ -356,3 +356,38 @@ def test_a_loss_that_is_no_scalar_is_found_away_from_the_host(points):
             non_finite="ignore",
             **options(loss=lambda pred, target: F.cross_entropy(pred, target, reduction="none")),
         )
+
+
+def test_a_metric_says_how_its_numbers_are_shown(points, capsys):
+    "In the printed history, in a notebook, in the lines of a run and by format_metrics; other columns, and the values, are as without."
+
+    def share(pred, target):
+        return (pred.argmax(dim=1) == target).float().mean()
+
+    def parts(pred, target):
+        return {"low": pred.min(), "high": pred.max()}
+
+    run = st.fit(
+        torch.nn.Linear(4, 3),
+        points,
+        valid=points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        epochs=1,
+        metrics={"acc": st.Metric(share, format=".1%"), "logit": st.Metric(parts, format="+.1f")},
+        callbacks=st.Progress(mode="plain"),
+    )
+    row = run.history[-1]
+    acc, low = f"{row['valid_acc']:.1%}", f"{row['valid_logit_low']:+.1f}"
+    for text in (str(run.history), run.history._repr_html_(), capsys.readouterr().out):
+        assert acc in text
+        assert low in text
+        assert f"{row['valid_loss']:.4g}" in text
+    assert f"acc: {acc} - " in run.ctx.format_metrics()
+
+
+@pytest.mark.parametrize("form", [".1q", 3])
+def test_a_format_that_shows_no_number_is_refused(form):
+    "Where it is given."
+    with pytest.raises(st.ConfigError, match="shows no number"):
+        st.Metric(F.mse_loss, format=form)

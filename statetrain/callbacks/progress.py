@@ -27,6 +27,7 @@ from statetrain.validators import check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
+    from statetrain.context.history import History
 
 ProgressMode = Literal["auto", "rich", "plain"]
 
@@ -212,7 +213,7 @@ class Progress(Callback):
                 name = _where(row, ctx.max_epochs)
             else:
                 name = self._run
-            self._line(_row(name, row, now - self._last_row))
+            self._line(_row(name, row, ctx.history, now - self._last_row))
         self._printed, self._last_row = len(ctx.history), now
 
     def _line(self, text: str, style: str = "") -> None:
@@ -341,10 +342,10 @@ def _where(row: dict[str, Any], most: float) -> str:
     return f"{epoch}, step {row['step']}"
 
 
-def _row(name: str, row: dict[str, Any], seconds: float) -> str:
+def _row(name: str, row: dict[str, Any], history: History, seconds: float) -> str:
     """The metrics of a row. What is not a single number, like a confusion matrix, is left out."""
     metrics = [
-        f"{column} {_number(value)}"
+        f"{column} {_value(value, history.format_of(column))}"
         for column, value in row.items()
         if column not in COUNTERS and isinstance(value, int | float)
     ]
@@ -393,6 +394,11 @@ def _count(n: int, things: str) -> str:
     if n != 1:
         return f"{n} {things}"
     return f"1 {_ONE[things]}"
+
+
+def _value(value: float, form: str) -> str:
+    """A number as its metric says, else with four digits."""
+    return f"{value:{form}}" if form else _number(value)
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ from attrs import define
 from statetrain.context import keys
 from statetrain.context.columns import as_columns, joined
 from statetrain.context.fields import UNSET, Fact, check_value, field, fields_with, made_of
-from statetrain.context.history import COUNTERS, History, format_value
+from statetrain.context.history import COUNTERS, History
 from statetrain.context.overview import in_words, overview
 from statetrain.context.position import Position
 from statetrain.errors import CheckpointError, MachineError
@@ -624,8 +624,10 @@ class Context(Position):
     # As above
     def format_metrics(self, set: str = "valid", epoch: int | None = None) -> str:  # noqa: A002
         """`get_metrics` for a person: `loss: 0.2931 - accuracy: 0.9412`."""
+        shown = self.history.shown
         return " - ".join(
-            f"{name}: {format_value(value)}" for name, value in self.get_metrics(set, epoch).items()
+            f"{name}: {shown(joined(set, name), value)}"
+            for name, value in self.get_metrics(set, epoch).items()
         )
 
     @made_of("model", "history", "records", "hparams", "opt_hparams")

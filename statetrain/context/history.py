@@ -30,6 +30,7 @@ class History(Sequence[Row]):
     # The names of several optimizers, each with a loss column of its own
     optimizers: tuple[str, ...] = ()
     sets: tuple[str, ...] = ("train", "valid")  # what the names of the columns begin with
+    formats: dict[str, str] = Factory(dict)  # how numbers are shown, of metrics that say so
 
     @overload
     def __getitem__(self, key: int) -> Row: ...
@@ -177,11 +178,29 @@ class History(Sequence[Row]):
         from statetrain.notebook import table
 
         columns = self.columns
-        rows = [[format_value(row.get(name, "")) for name in columns] for row in self.rows]
+        rows = [[self.shown(name, row.get(name, "")) for name in columns] for row in self.rows]
         return table(columns, rows)
 
     def __str__(self) -> str:
         return self.text()
+
+    def format_of(self, column: str) -> str:
+        """How a column's numbers are shown, if its metric says so; else empty.
+
+        Args:
+            column: its name; the columns of a metric of several values are `<name>_...`.
+        """
+        name = column
+        while name and name not in self.formats:
+            name = name.rpartition("_")[0]
+        return self.formats.get(name, "")
+
+    def shown(self, column: str, value: Any) -> str:
+        """A value of a column for a person: as its metric says, else numbers with four digits."""
+        form = self.format_of(column)
+        if form and isinstance(value, int | float):
+            return f"{value:{form}}"
+        return format_value(value)
 
     def text(self, most: int | None = None) -> str:
         """The rows as a table for a terminal.
@@ -196,7 +215,7 @@ class History(Sequence[Row]):
             left_out = len(shown) - most
             shown = [*shown[:first], *shown[first - most :]]
         lines = [list(map(printable, columns))]
-        lines += [[format_value(row.get(name, "")) for name in columns] for row in shown]
+        lines += [[self.shown(name, row.get(name, "")) for name in columns] for row in shown]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         texts = ["  ".join(map(str.rjust, line, widths)) for line in lines]
         if left_out:

@@ -133,6 +133,7 @@ class Metric:
             or updates); with a mask or weights of samples a value for each element. Or an object
             with `update`, `compute` and `reset`, whose `update` takes the arguments.
         mask, sample_weight: as of a `Loss`; the metric is the mean over what counts.
+        format: how its numbers are shown, as `format(value, ".1%")` takes it; None is four digits.
         keys: the paths of the arguments; none stands for the prediction and the target.
 
     Attributes:
@@ -140,7 +141,8 @@ class Metric:
             "stepped", when it has been made.
 
     Raises:
-        ConfigError: the keys do not fit the arguments, or an object has a mask.
+        ConfigError: the keys do not fit the arguments, an object has a mask, or `format` is none
+            for numbers.
     """
 
     def __init__(
@@ -150,10 +152,12 @@ class Metric:
         *,
         mask: str | None = None,
         sample_weight: str | None = None,
+        format: str | None = None,  # noqa: A002  # Python's own word
         **keys: str,
     ) -> None:
-        self.function, self.keys = function, dict(keys)
+        self.function, self.keys, self.format = function, dict(keys), format
         self._who = f"metric {name_of_metric(function)!r}"
+        _check_format(self._who, format)
         self._weights = Weights.parse(mask, sample_weight, self._who)
         self._object = isinstance(function, MetricObject) and not isinstance(function, type)
         if self._object and self._weights.keys:
@@ -239,6 +243,17 @@ class Metric:
     def __repr__(self) -> str:
         keys = (f"{name}={path!r}" for name, path in self.keys.items())
         return f"Metric({', '.join([name_of_metric(self.function), *keys])})"
+
+
+def _check_format(who: str, given: str | None) -> None:
+    if given is None:
+        return
+    try:
+        format(0.5, given)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{who}: format={given!r} shows no number ({error}); write one such as '.1%' or '.3f'"
+        ) from error
 
 
 def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:

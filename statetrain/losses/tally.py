@@ -115,6 +115,15 @@ class Tally:
         )
 
     @property
+    def formats(self) -> dict[str, str]:
+        """How the numbers of metrics are shown that say so, by column."""
+        return {
+            joined(self.set, name): metric.format
+            for name, metric in self.metrics.items()
+            if isinstance(metric, Metric) and metric.format is not None
+        }
+
+    @property
     def own(self) -> dict[str, MetricObject]:
         """The metrics that were given, without the means of losses by keys."""
         return {

@@ -75,6 +75,11 @@ def make_context(
         history=History(
             optimizers=tuple(names) if len(names) > 1 else (),
             sets=("train", "valid", *data.others),
+            formats={
+                column: form
+                for tally in objective.tallies.values()
+                for column, form in tally.formats.items()
+            },
         ),
         opt_name=next(iter(names), ""),
         opt=first,  # type: ignore[arg-type]  # a lifecycle without `step` may have none
