@@ -133,6 +133,7 @@ from statetrain.standard.rollback import RollBack as RollBack
 from statetrain.standard.several import several as several
 from statetrain.standard.supervised import supervised as supervised
 from statetrain.standard.validating_first import validate_first as validate_first
+from statetrain.standard.windows import whole_windows as whole_windows
 from statetrain.trace import Trace as Trace
 from statetrain.trace import Tracing as Tracing
 from statetrain.training.batch_size_finder import find_batch_size as find_batch_size

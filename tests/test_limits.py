@@ -259,3 +259,29 @@ def test_what_evaluates_nothing_cannot_validate_first():
     "It says what to give."
     with pytest.raises(st.ConfigError, match="evaluates nothing while it trains; give valid="):
         fit(edits=st.validate_first)
+
+
+# ---------------------------------------------------------------- windows
+
+
+def test_a_short_last_window_is_dropped_if_asked():
+    "Of ten batches in windows of four, by hand over the first eight: the same weights; the row has the loss of all ten."
+    run = fit(accumulate=4, edits=st.whole_windows)
+    assert_same(run.model, by_hand(BATCHES[:8], window=4))
+    assert (run.ctx.step, run.ctx.batches) == (4, 20)
+    assert [row["samples"] for row in run.history] == [40, 80]
+    assert all(row["epoch_complete"] for row in run.history)
+
+
+def test_schedules_know_how_many_steps_whole_windows_make():
+    "Two epochs of two steps each."
+    rates = st.Watch("exit_step", rate=lambda ctx: ctx.opt.param_groups[0]["lr"])
+    schedule = st.Schedule("opt.lr", st.schedules.linear(0.4, 0.0))
+    run = fit(accumulate=4, edits=st.whole_windows, callbacks=[schedule, rates])
+    assert [one["value"] for one in run.ctx.records["rate"]] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
+def test_whole_windows_need_windows():
+    "It says which option makes them."
+    with pytest.raises(st.ConfigError, match="accumulates nothing; give accumulate="):
+        fit(edits=st.whole_windows)

@@ -10,6 +10,7 @@ from statetrain.guards.base import leaves
 from statetrain.guards.batch import Accumulating
 from statetrain.guards.counters import MaxSteps
 from statetrain.standard.limiting import batches_taken
+from statetrain.standard.windows import ShortWindow
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -41,7 +42,10 @@ def left_of(ctx: Context, lifecycle: Lifecycle, per: Literal["step", "epoch"], w
     batches = batches_taken(lifecycle, "next_batch", ctx.train_data)
     if batches is not None and epochs != math.inf:
         window = max(_numbers(guards, Accumulating), default=1)
-        limits.append(-(-batches // window) * int(epochs))
+        steps = -(-batches // window)
+        if _numbers(guards, ShortWindow):  # the last window of an epoch makes none
+            steps = batches // window
+        limits.append(steps * int(epochs))
     if not limits:
         raise ConfigError(
             f"{who} takes the whole run, and how many steps that has is not known: the data has no"
@@ -50,5 +54,5 @@ def left_of(ctx: Context, lifecycle: Lifecycle, per: Literal["step", "epoch"], w
     return min(limits)
 
 
-def _numbers(guards: list[Guard], kind: type[MaxSteps | Accumulating]) -> list[int]:
+def _numbers(guards: list[Guard], kind: type[MaxSteps | Accumulating | ShortWindow]) -> list[int]:
     return [leaf.n for guard in guards for leaf in leaves(guard) if isinstance(leaf, kind)]
