@@ -322,6 +322,40 @@ def test_a_schedule_goes_on_from_the_lower_rate(schedule, points):
     )
 
 
+@pytest.mark.parametrize(
+    ("cool_down", "rolled_back", "rate"), [(10, 1, 0.05), (1, 0, 0.1)], ids=["near", "far apart"]
+)
+def test_the_first_bad_batches_are_only_skipped(cool_down, rolled_back, rate, points):
+    "The second and the fifth of six: the first is skipped; the other leads back, unless enough good ones lie between."
+    policy = st.RollBack(skip=1, cool_down=cool_down, every=st.Every(1, "steps"))
+    data = batches(points, nan_2=math.nan, nan_5=math.nan)
+    run = train(net(), data, non_finite=policy)
+    assert run.ctx.rolled_back == rolled_back
+    assert run.ctx.opt.param_groups[0]["lr"] == rate
+    assert [row["reason"] for row in run.ctx.records["refused"]] == ["the loss is nan"] * 2
+    assert run.ctx.step == 4
+    if not rolled_back:
+        good = [data[i] for i in (0, 2, 3, 5)]
+        assert bits(run.model) == bits(train(net(), good).model)
+
+
+def test_skips_begin_again_after_going_back(points):
+    "One skip, then back, then one skip again: of four bad batches in a row two lead back."
+    data = batches(points, **{f"nan_{n}": math.nan for n in (2, 3, 4, 5)})
+    run = train(net(), data, non_finite=st.RollBack(times=2, skip=1, every=st.Every(1, "steps")))
+    assert run.ctx.rolled_back == 2
+    assert run.ctx.step == 2
+
+
+def test_a_ladder_is_resumed_exactly_and_written_down(points):
+    "Cut between a skip and going back; and the table comes back from its text."
+    policy = st.RollBack(skip=1, every=st.Every(1, "steps"))
+    data = batches(points, nan_2=math.nan, nan_3=math.nan)
+    testing.assert_resumable(lambda: train(net(), data, non_finite=policy, start=False))
+    life = st.supervised(non_finite=policy)
+    assert st.Lifecycle.from_dict(life.to_dict()) == life
+
+
 def test_rolling_back_is_drawn():
     "The copy and both ways out are arrows; the walk to the copy and back is one that a person can script."
     life = st.supervised(non_finite=ROLL, validate=None)
@@ -345,6 +379,7 @@ def test_rolling_back_is_drawn():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: st.RollBack(skip=-1), "skip must be a whole number of at least 0, got -1"),
         (lambda: st.RollBack(times=0), "times must be a whole number of at least 1, got 0"),
         (
             lambda: st.RollBack(factor=0),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Attribute, field, frozen
 
 from statetrain.callback import unwrapped
+from statetrain.contracts.composing import then
 from statetrain.contracts.declaring import Access, access
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, guard
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 
+_LEAST = {"times": 1, "skip": 0, "cool_down": 1}
+
+
 def _checked(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if attribute.name == "times":
-        check_whole("RollBack: times", value)
+    if attribute.name in _LEAST:
+        check_whole(f"RollBack: {attribute.name}", value, _LEAST[attribute.name])
     if attribute.name == "factor" and (not is_number(value) or not 0 < value <= 1):
         raise ConfigError(
             "RollBack: factor multiplies the learning rate, so it is above 0 and at most 1, got"
@@ -51,10 +55,15 @@ class RollBack:
     given up. The learning rates are multiplied for good; a schedule of `LRScheduler` goes on from
     the lower ones.
 
+    With `skip=2`, the first two such batches are only skipped, and the third leads back. A batch
+    after `cool_down` batches without one is the first again.
+
     Args:
         times: how often in one fit, at least 1; the next time the run fails with the error.
         factor: of the learning rates, above 0 and at most 1.
         every: when a copy is made, beside the first one before the first batch.
+        skip: batches that are skipped before it goes back, at least 0.
+        cool_down: batches after which one that was skipped counts no more, at least 1.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -63,6 +72,8 @@ class RollBack:
     times: int = field(default=3, validator=_checked)
     factor: float = field(default=0.5, validator=_checked)
     every: Guard = field(default=Every(100, "steps"), validator=_checked)
+    skip: int = field(default=0, validator=_checked, kw_only=True)
+    cool_down: int = field(default=100, validator=_checked, kw_only=True)
 
 
 @frozen
@@ -85,6 +96,57 @@ class RolledBack(Guard):
 
     def test(self, ctx: Context) -> bool:
         return bool(ctx.rolled_back >= self.times)
+
+
+_SKIPPED = "batches skipped before going back"
+_LAST = "batch that was skipped last"
+
+
+@frozen
+class SkipsLeft(Guard):
+    """Holds while fewer than `n` batches were skipped without a cool-down between them.
+
+    Args:
+        n: batches, at least 1.
+        cool_down: batches after which one that was skipped counts no more.
+    """
+
+    n: int
+    cool_down: int
+
+    reads = frozenset({"batches", "marks"})
+
+    @property
+    def label(self) -> str:
+        return f"fewer than {self.n} skipped within {self.cool_down} batches"
+
+    def test(self, ctx: Context) -> bool:
+        return _skipped(ctx, self.cool_down) < self.n
+
+    def reason(self, ctx: Context) -> str:
+        """Empty: it only lets another guard be asked."""
+        return ""
+
+
+def _skipped(ctx: Context, cool_down: int) -> int:
+    """How many batches were skipped without a cool-down between them."""
+    if ctx.batches - ctx.marks.get(_LAST, -cool_down) > cool_down:
+        return 0
+    return int(ctx.marks.get(_SKIPPED, 0))
+
+
+@access(reads={"batches", "marks"}, writes={"marks"})
+@frozen
+class CountSkip:
+    """The effect of skipping a batch: it counts until the cool-down is over."""
+
+    cool_down: int
+
+    label = "count it"
+
+    def __call__(self, ctx: Context) -> None:
+        ctx.marks[_SKIPPED] = _skipped(ctx, self.cool_down) + 1
+        ctx.marks[_LAST] = ctx.batches
 
 
 @guard(reads={"kept"})
@@ -119,7 +181,10 @@ class GoBack:
         """
         return Access(
             {"**"},
-            {"records", "pending", "model", "params", "optimizers", "scaler", "rolled_back"},
+            {
+                *("records", "pending", "model", "params", "optimizers", "scaler", "rolled_back"),
+                "marks",
+            },
             {"grads"},
         )
 
@@ -133,6 +198,7 @@ class GoBack:
             if hasattr(callback, "lower_rates"):
                 callback.lower_rates(self.factor)
         ctx.rolled_back += 1
+        ctx.marks.pop(_SKIPPED, None)
 
 
 @access(reads={"model", "loss_fns", "optimizers", "scaler", "kept"}, writes={"kept"})
@@ -153,12 +219,18 @@ def keeping(life: Lifecycle, policy: RollBack) -> Lifecycle:
     )
 
 
-def arrows(state: str, refused: Guard, policy: RollBack) -> tuple[Transition, Transition]:
-    """The arrows of a state that refuses a batch: back, or to the failure.
+def arrows(state: str, refused: Guard, policy: RollBack) -> tuple[Transition, ...]:
+    """The arrows of a state that refuses a batch: on, if it is skipped; back; or to the failure.
 
     The failure is taken when there is no other way.
     """
+    skipping: tuple[Transition, ...] = ()
+    if policy.skip:
+        left = SkipsLeft(policy.skip, policy.cool_down)
+        effect = then(do.refuse_batch, CountSkip(policy.cool_down))
+        skipping = (Transition(state, "next_batch", refused & left, effect),)
     return (
+        *skipping,
         Transition(
             state, FAILED, refused & (RolledBack(policy.times) | nothing_kept), do.raise_non_finite
         ),
