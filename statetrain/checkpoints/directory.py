@@ -90,6 +90,24 @@ def _describe_missing(folder: Path, which: str | int) -> str:
     return text
 
 
+def located(path: Path) -> Path:
+    """Where the checkpoint lies that a path means: `<folder>/best`, `/last` and `/step-<number>`.
+
+    Any other path, and one at which there is something, means itself.
+
+    Raises:
+        CheckpointError: the directory has no such checkpoint.
+    """
+    number = path.name.removeprefix("step-")
+    if path.exists() or not path.parent.is_dir():
+        return path
+    if path.name in ("last", "best"):
+        return choose(path.parent, path.name).path
+    if path.name != number and number.isdecimal():
+        return choose(path.parent, int(number)).path
+    return path
+
+
 def by_value(candidates: Iterable[Saved]) -> list[Saved]:
     """Those of some checkpoints that have a value of what the newest monitors, the best first.
 

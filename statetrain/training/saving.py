@@ -229,7 +229,7 @@ def load_checkpoint(
 
     Args:
         model: a run, or a module.
-        path: a checkpoint, or a directory of them.
+        path: a checkpoint, a directory of them, or one in it: "runs/digits/best".
         which: of a directory: "last", the newest that is whole; "best" by the column that the
             checkpoints were monitored by; or the number of a step.
         average: whether it is the average that `EMA` has made, with its statistics. Before the
@@ -252,7 +252,7 @@ def load_checkpoint(
             "load_checkpoint(average=True) loads a whole model; load it into one like the run's,"
             " and its parts from there with save_weights and load_weights"
         )
-    folder = _chosen_checkpoint(Path(path), which)
+    folder = _chosen_checkpoint(directory.located(Path(path)), which)
     data = _read_model(folder)
     averages = _averages_in(data)
     if average and not averages:

@@ -70,6 +70,9 @@ def test_the_best_and_the_last_of_a_directory_have_names(points, trunk):
     for word in ("best", "last"):
         run = fit(points, epochs=4, resume=f"trunk/{word}", callbacks=st.Checkpoint("other"))
         assert bits(run.model) == bits(trunk.model)
+    own = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+    st.load_checkpoint(own, "trunk/last")
+    assert bits(own) == bits(trunk.model)
     with pytest.raises(st.CheckpointError, match=r"no checkpoint of step 7 .* the steps .*20"):
         fit(points, epochs=4, resume="trunk/step-7")
     with pytest.raises(st.ConfigError, match="there is no checkpoint"):

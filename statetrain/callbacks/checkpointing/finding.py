@@ -63,8 +63,7 @@ def _find_in(owners: list[Checkpoint], source: object) -> Found | None:
 def _find_at(path: Path) -> Found:
     """The checkpoint at a path, or the newest one in a directory of them."""
     found: Found | None = None
-    if (which := _named_in(path)) is not None:
-        path = directory.choose(path.parent, which).path
+    path = directory.located(path)
     if (path / checkpoint.MANIFEST).exists():
         found = checkpoint.read_manifest(path), checkpoint.read(path)
     elif path.is_dir():
@@ -76,15 +75,3 @@ def _find_at(path: Path) -> Found:
             " of one"
         )
     return found
-
-
-def _named_in(path: Path) -> str | int | None:
-    """Which checkpoint of the directory around it a path names, if there is nothing at the path."""
-    number = path.name.removeprefix("step-")
-    if path.exists() or not path.parent.is_dir():
-        return None
-    if path.name in ("last", "best"):
-        return path.name
-    if path.name != number and number.isdecimal():
-        return int(number)
-    return None
