@@ -895,6 +895,10 @@ class Inherits(OfFastai):
     def on_enter_fit(self, ctx): ...
 
 
+class OfTheTrainer(st.Callback):
+    def on_evaluate(self, ctx): ...
+
+
 class CallsItsOwn(st.Callback):
     def on_enter_fit(self, ctx):
         self.setup(ctx)
@@ -909,6 +913,8 @@ class CallsItsOwn(st.Callback):
         ({"callbacks": OfLightning()}, r"'setup'.*another library's hook.*write 'on_enter_fit'"),
         ({"callbacks": OfFastai()}, r"'after_epoch'.*never called here; write 'on_exit_epoch'"),
         ({"callbacks": Inherits()}, r"'after_epoch'.*never called here"),
+        ({"callbacks": OfTheTrainer()}, r"'on_evaluate'.*never called here; write 'on_exit_valid'"),
+        ({"callbacks": st.on("train_epoch_start")(print)}, r"write 'on_enter_epoch'"),
         (
             {"callbacks": st.only_if(st.Every(1, "epochs"), Inherits(), "on_enter_fit")},
             r"'after_epoch'.*never called here",
@@ -923,7 +929,16 @@ class CallsItsOwn(st.Callback):
             r"advances with each validation, and this run has none",
         ),
     ],
-    ids=["lightning", "fastai", "inherited", "wrapped", "pred", "per valid"],
+    ids=[
+        "lightning",
+        "fastai",
+        "inherited",
+        "the trainer",
+        "a function",
+        "wrapped",
+        "pred",
+        "per valid",
+    ],
 )
 def test_what_would_do_nothing_is_refused(more, message):
     """Hooks that nothing calls and arguments that nothing reads are errors, not silence."""

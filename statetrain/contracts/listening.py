@@ -75,8 +75,8 @@ def listeners_of(callbacks: Iterable[Callback], lifecycle: Lifecycle) -> list[Li
             )
         given.add(id(unwrapped(callback)))
         nth[name_of(callback)] += 1
-        hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
         refuse_foreign_hooks(unwrapped(callback))
+        hooks = hooks_of(callback, lifecycle, f"{name_of(callback)} {nth[name_of(callback)]}")
         contracts = contracts_of(callback, heard_hooks(callback, lifecycle))
         found += [
             Listener(callback, labels[place], hook, function, contracts[hook], place)
