@@ -206,13 +206,10 @@ class ByHand:
         self.schedule_begins()
         while True:
             self.between_epochs()
-            if self.stopping or (
-                self.out_of_steps() and (ran.epoch < asked.epochs or not self.exhausted)
-            ):
-                ran.outcome = "Stopped"
-                return
-            if ran.epoch >= asked.epochs:
-                ran.outcome = "Completed"
+            if self.ends() and self.test_at_end():
+                continue
+            if self.ends():
+                ran.outcome = "Stopped" if self.stops() else "Completed"
                 return
             ran.epoch += 1
             self.iter, self.complete = 0, False
@@ -221,6 +218,20 @@ class ByHand:
             except _SkipEpoch:
                 self.discard()
                 self.exhausted = True
+            except _StopFit:
+                if asked.test != "end":
+                    raise
+                self.discard()
+                self.stopping = True
+
+    def stops(self) -> bool:
+        """Whether no further epoch is begun though there are more."""
+        unfinished = self.ran.epoch < self.asked.epochs or not self.exhausted
+        return self.stopping or (self.out_of_steps() and unfinished)
+
+    def ends(self) -> bool:
+        """Whether no further epoch is begun."""
+        return self.stops() or self.ran.epoch >= self.asked.epochs
 
     def between_epochs(self) -> None:
         """What is done before the next epoch."""
@@ -245,12 +256,8 @@ class ByHand:
             self.part(batches)
             self.settle()
             self.record()
-            if not self.exhausted and not self.stops_inside():
-                continue
-            if self.test_at_end():
-                self.settle()
-                self.record()
-            return
+            if self.exhausted or self.stops_inside():
+                return
 
     def part(self, batches: Iterator[tuple[Batch, bool]]) -> None:
         """Trains until a row is due, and makes the evaluations that are due."""
@@ -565,6 +572,11 @@ class ByHand:
         if self.asked.ema is not None and self.asked.ema[3] and self.average is not None:
             self.model.load_state_dict(self.average.state_dict())
 
+    def shows_the_end(self) -> bool:
+        """Whether the weights that the run ends with are other ones than it trains."""
+        restores = self.asked.ema is not None and self.asked.ema[3] and self.average is not None
+        return self.best is not None or restores
+
     # ------------------------------------------------------------ evaluations and rows
 
     def is_due(self, kind: str, inside: bool = False) -> bool:
@@ -592,17 +604,22 @@ class ByHand:
             self.marks[kind] = self.ran.epoch if when[1] == "epochs" else self.ran.step
 
     def test_at_end(self) -> bool:
-        """The evaluation at the end of the training; whether it was made."""
+        """The evaluation at the end, with the weights that the run ends with; whether it was made."""
         asked, ran = self.asked, self.ran
-        if asked.test != "end" or self.looked.get("test") == ran.batches:
+        if asked.test != "end" or self.looked.get("test") == ran.batches or ran.epoch == 0:
             return False
-        over = self.stops_inside()
-        if self.exhausted:
-            over = over or ran.epoch >= asked.epochs or self.out_of_steps()
-        if not over:
-            return False
-        self.mark("test")
-        self.evaluate("test", to_the_end=True)
+        for sums in self.sums.values():
+            sums.entries.clear()
+        own = copy.deepcopy(self.model.state_dict())
+        self.put_back()
+        try:
+            self.evaluate("test", to_the_end=True)
+            self.record()
+        except _SkipEpoch:
+            for sums in self.sums.values():
+                sums.entries.clear()
+        finally:
+            self.model.load_state_dict(own)
         return True
 
     def evaluate(self, kind: str, to_the_end: bool = False) -> bool:
@@ -612,7 +629,7 @@ class ByHand:
         sums.entries.clear()
         if kind == "valid":
             self.valid_complete = False
-        model = self.judged()
+        model = self.model if to_the_end and self.shows_the_end() else self.judged()
         try:
             model.eval()
             self.enter(kind)

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.compute.seeding import key
+from statetrain.compute.seeding import KeyStream
 from suites.by_hand import Batch, ByHand, Combination, Ended, Happening, Net, curve
 from suites.case import Case, listening, scratch
 
@@ -235,7 +235,7 @@ def by_hand(asked: Combination) -> dict[str, Any]:
 
 def _seed(seed: int | None, batch: int) -> None:
     """The seed of a batch is the run's choice; that it is the batch's own is what matters."""
-    torch.default_generator.manual_seed(key(seed, "batch", batch))
+    torch.default_generator.manual_seed(KeyStream(seed, "batch").key(batch))
 
 
 def by_fit(asked: Combination, folder: Path | None = None, cut: Any = None) -> dict[str, Any]:
