@@ -303,6 +303,8 @@ def test_two_runs_stand_side_by_side_with_where_they_part(window, tmp_path, runs
     shown = window.run(
         "return [...document.querySelectorAll('.state.current')].map((e) => e.dataset.name)"
     )
+    where = window.run("return document.querySelector('.where').textContent")
+    assert "next_epoch → end ≠ next_epoch → epoch [more epochs]" in where
     assert shown[0] == first.states[parting - 1]
     assert second.states[parting - 1] != first.states[parting - 1]
     window.until("document.querySelectorAll('.rows').length === 2")

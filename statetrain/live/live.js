@@ -244,9 +244,15 @@ class Page {
     if (counters) parts.push(`epoch ${counters[1]}`, `step ${counters[4].toLocaleString("en")}`, `${counters[5].toLocaleString("en")} samples`);
     const seconds = run.secondsAt(moment.end);
     if (seconds !== null) parts.push(shortTime(seconds));
-    const arrow = moment.end ? run.arrows[run.path[moment.end - 1]] : null;
-    if (arrow) parts.push(`${arrow.source} → ${arrow.dest}${arrow.guard ? ` [${arrow.guard}]` : ""}${arrow.event ? ` on ${arrow.event}` : ""}`);
-    this.where.textContent = parts.join("  ·  ");
+    const taken = this.runs.map((one, i) => this.takenLast(one, this.moments[i].end));
+    parts.push([...new Set(taken)].filter(Boolean).join(" ≠ ")); // more than one after two runs have parted
+    this.where.textContent = parts.filter(Boolean).join("  ·  ");
+  }
+
+  takenLast(run, end) {
+    if (!end) return "";
+    const { source, dest, guard, event } = run.arrows[run.path[end - 1]];
+    return `${source} → ${dest}${guard ? ` [${guard}]` : ""}${event ? ` on ${event}` : ""}`;
   }
 
   showChips() {
@@ -307,7 +313,7 @@ class Page {
         if (!points.length || ["epoch", "batch", "step", "samples", "seconds", "valid_batch"].includes(name)) continue;
         const [, set, word] = /^(train|valid)_(.+)$/.exec(name) ?? [null, "", name], metric = isFine ? `${word} by step` : word;
         if (!groups.has(metric)) groups.set(metric, []);
-        groups.get(metric).push({ name: [set, this.runs.length > 1 ? this.data.names[i] : ""].filter(Boolean).join(" "), points, until, dashed: i > 0 });
+        groups.get(metric).push({ name: [this.runs.length > 1 ? `${this.data.names[i]}:` : "", set].filter(Boolean).join(" "), points, until, dashed: i > 0 });
       }
       for (const [name, points] of Object.entries(run.values)) {
         const key = `${name} by transition`;
