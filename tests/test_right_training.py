@@ -473,7 +473,6 @@ def test_a_lifecycle_of_your_own_takes_an_optimizer_with_a_closure():
         ({"epochs": (2, 3)}, "least number would not be used"),
         ({"max_steps": 3}, "max_steps would not be used"),
         ({"prefetch": True}, "prefetch would not be used"),
-        ({"allow_changes": "lifecycle"}, "allow_changes='lifecycle' would not be used"),
     ],
 )
 def test_what_a_lifecycle_of_your_own_leaves_out_is_said(more, words):

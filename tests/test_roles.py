@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -419,3 +421,59 @@ def test_evaluations_in_two_phases_are_checked_against_the_data():
     with pytest.raises(st.ConfigError, match="no validation data"):
         st.fit(model(), BATCHES, evaluations=st.Evaluation("test", BATCHES), **common)
     assert copy.copy(run.history).set_of("test_loss") == "test"
+
+
+# ---------------------------------------------------------------- the code asks for roles
+
+PACKAGE = Path(st.__file__).parent
+STATES = {
+    *st.supervised(finite_check="late").names,
+    *st.supervised(check_gradients=True).names,
+    *st.halving(st.supervised(non_finite=st.RollBack())).names,
+    *st.supervised(compute=len, valid_compute=len).names,
+    *st.prediction().names,
+}
+LOOKUPS = {"state", "children", "inside", "arrows", "events", "between", "path", "crossing"}
+PLACES = {"state", "name", "source", "dest"}
+
+
+def names_asked_for(tree: ast.AST) -> list[str]:
+    """Expressions that ask for a state by a literal name, in place of its role."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOOKUPS:
+            asked = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            about = {getattr(side, "attr", "") for side in sides}
+            literals = [c for side in sides for c in ast.walk(side) if isinstance(c, ast.Constant)]
+            asked = [c.value for c in literals] if about & {*PLACES, "names"} else []
+        else:
+            continue
+        if STATES.intersection(value for value in asked if isinstance(value, str)):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_no_code_asks_for_a_state_by_its_name():
+    "Outside of the tables, which are made in `standard/`, code asks for the role of a state."
+    found = {
+        str(path.relative_to(PACKAGE)): names_asked_for(ast.parse(path.read_text()))
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE / "standard"
+    }
+    assert {path: asked for path, asked in found.items() if asked} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "ctx.state == 'step'",
+        "life.state('valid')",
+        "'compute' in life.names",
+        "a.dest in ('record',)",
+    ],
+)
+def test_a_name_that_is_asked_for_is_found(code):
+    "Each of the ways in which code has done so before."
+    assert names_asked_for(ast.parse(code)) == [code]

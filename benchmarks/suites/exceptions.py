@@ -361,7 +361,9 @@ def raised(place: str, kind: Callable[[], BaseException]) -> None:
             f"it failed in step {run.ctx.step}, and {step} is saved"
         )
         # A function that has counted down is another one.
-        changed = {"allow_changes": "loss"} if place == "a loss" and found is not None else {}
+        changed = (
+            {"resume": st.Resume("last", "loss")} if place == "a loss" and found is not None else {}
+        )
         seed = 5 if found is not None else 0
         again = _run(place, folder, Bomb(OSError(), -1), start_seed=seed, **changed)
         assert digest(again) == straight(place), "it went on to other bits"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Unpack
 
 import torch
@@ -18,6 +18,7 @@ from statetrain.losses.losses import Losses
 from statetrain.losses.metrics import Metrics
 from statetrain.standard.evaluations import Evaluation
 from statetrain.standard.options import FitOptions
+from statetrain.training.resuming import Resume
 from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import check_call, listeners
 from statetrain.training.setup.data import load_data
@@ -28,7 +29,6 @@ from statetrain.training.setup.starting import begin, find_saved
 from statetrain.training.setup.state import make_context, parts_for, reader_for, settings_for
 from statetrain.training.setup.table import make_lifecycle
 from statetrain.training.setup.walker import make_machine
-from statetrain.validators import check_switches
 
 
 @uncompiled
@@ -57,8 +57,7 @@ def fit(
     accelerator: Any = None,
     compile: bool | str | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
     seed: int | None = None,
-    resume: str | int | os.PathLike[str] | None = None,
-    allow_changes: bool | str | Collection[str] = (),
+    resume: str | int | os.PathLike[str] | Resume | None = None,
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
     verbose: bool = True,
@@ -122,9 +121,6 @@ def fit(
             a checkpoint, of a directory of them, or of one in it: "runs/trunk/best",
             "runs/trunk/step-1000". The other arguments are those of the run that was saved;
             workers, callbacks, `epochs` and what is printed may differ.
-        allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
-            "callbacks" (their settings), "seed", several of them, or True for all. What fits is
-            loaded; the settings of optimizers that are given differently now are used.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write
             them to as well, with times, counters and the loss, for `statetrain watch` and
             `statetrain trace`. `Tracing` among the callbacks has more.
@@ -152,11 +148,12 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its
             attribute `run` is the run.
     """
-    check_switches("", debug=debug, verbose=verbose, start=start)
-    limits = check_call(epochs, options, seed, on_interrupt, resume, allow_changes)
+    limits = check_call(
+        epochs, options, seed, on_interrupt, debug=debug, verbose=verbose, start=start
+    )
     ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))
-    saved = find_saved(resume, listening, allow_changes, seed, ranks)
+    saved = find_saved(resume, listening, seed, ranks)
     data = ranks.divide(
         load_data(train, valid, evaluations, limits.most, saved.seed, dataloader_options)
     )
@@ -190,4 +187,4 @@ def fit(
         **settings_for(limits, hparams, opt_hparams, pred, verbose, clock, saved.seed),
         **parts_for(machine.lifecycle, options, trained),
     )
-    return begin(Run(ranks.begin(ctx, machine), machine, on_interrupt), saved, allow_changes, start)
+    return begin(Run(ranks.begin(ctx, machine), machine, on_interrupt), saved, start)

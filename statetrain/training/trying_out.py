@@ -25,7 +25,7 @@ from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.data import evaluations_of
 from statetrain.validators import check_whole
 
-_OWN = {"allow_changes", "epochs", "resume", "start", "validate"}
+_OWN = {"epochs", "resume", "start", "validate"}
 
 
 def try_out(
@@ -47,7 +47,7 @@ def try_out(
     Args:
         model, train: as in `fit`.
         batches: of each set, at least 1; with `accumulate`, as many windows.
-        arguments: all others of `fit`, but for `epochs`, `validate`, `resume`, `allow_changes` and
+        arguments: all others of `fit`, but for `epochs`, `validate`, `resume` and
             `start`.
 
     Returns:

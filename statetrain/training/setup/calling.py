@@ -17,7 +17,7 @@ from statetrain.naming import did_you_mean
 from statetrain.standard.options import FitOptions
 from statetrain.trace import Tracing
 from statetrain.training.setup.words import ELSEWHERE
-from statetrain.validators import check_word, is_whole_number
+from statetrain.validators import check_switches, check_word, is_whole_number
 
 
 @frozen
@@ -38,23 +38,23 @@ def check_call(
     options: Mapping[str, Any],
     seed: Any,
     on_interrupt: Any,
-    resume: Any,
-    allow_changes: Any,
+    **switches: Any,
 ) -> Epochs:
     """Checks the arguments that say how a run is called, and gives how many epochs it makes.
 
     Args:
-        epochs, seed, on_interrupt, resume, allow_changes: as `fit` takes them.
+        epochs, seed, on_interrupt: as `fit` takes them.
         options: of the lifecycle.
+        switches: by name, what is True or False.
 
     Raises:
         TypeError: there is no such option.
         ConfigError: one is out of range.
     """
+    check_switches("", **switches)
     _check_names(options)
     check_word("on_interrupt", on_interrupt, ("return", "raise", "exit"))
     _check_seed(seed)
-    _check_changes(resume, allow_changes)
     return epochs_of(epochs, options)
 
 
@@ -80,13 +80,6 @@ def _check_seed(seed: Any) -> None:
         return
     if not is_whole_number(seed, 0) or seed >= 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, or None, got {seed!r}")
-
-
-def _check_changes(resume: Any, allowed: Any) -> None:
-    if allowed and resume is None:
-        raise ConfigError(
-            f"allow_changes={allowed!r} would not be used: nothing is resumed; give resume="
-        )
 
 
 def listeners(callbacks: Any, trace: Any = False) -> tuple[Callback, ...]:

@@ -12,12 +12,11 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.callbacks.checkpointing.finding import find
 from statetrain.checkpoints.describing import describe_run
-from statetrain.checkpoints.differences import read_allowed
 from statetrain.checkpoints.restoring import restore
 from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.contracts.checking import monitors_of
-from statetrain.errors import ConfigError
 from statetrain.outcome import Completed
+from statetrain.training.resuming import Resume
 from statetrain.training.run import Run
 from statetrain.training.setup.ranks import Ranks, shared_seed
 
@@ -32,12 +31,14 @@ class ResumePoint:
         snapshot: None for a run that starts from its beginning. It serves once, so that its tensors
             need no memory while the run goes on.
         seed: of the run; None without.
+        allow: what may differ; see `Resume`.
     """
 
     snapshot: Snapshot | None
     seed: int | None
+    allow: bool | str | Collection[str] = ()
 
-    def put_into(self, run: Run, allow: bool | str | Collection[str]) -> None:
+    def put_into(self, run: Run) -> None:
         """Restores a run, and forgets the snapshot.
 
         Raises:
@@ -47,40 +48,38 @@ class ResumePoint:
             if any(isinstance(one, Checkpoint) for one in map(unwrapped, run.machine.callbacks)):
                 run.ctx.given = describe_run(run.ctx, run.machine)
             return
-        restore(run.ctx, run.machine, self.snapshot, allow)
+        restore(run.ctx, run.machine, self.snapshot, self.allow)
         run.at, self.snapshot = self.snapshot["state"], None
 
 
 def find_saved(
-    resume: str | int | os.PathLike[str] | None,
+    resume: str | int | os.PathLike[str] | Resume | None,
     callbacks: Iterable[Callback],
-    allow: bool | str | Collection[str],
     seed: int | None,
     ranks: Ranks,
 ) -> ResumePoint:
     """What `resume` stands for, read before anything is made; see `find`.
 
     Args:
-        resume, allow, seed: as `fit` takes them.
+        resume, seed: as `fit` takes them.
         callbacks: what listens.
         ranks: the processes, which train with one seed.
 
     Raises:
-        ConfigError: there is no such thing, a word of `allow_changes` is unknown, or there is
-            nothing that it could allow.
+        ConfigError: there is no such thing.
     """
-    if read_allowed(allow) and resume is None:
-        raise ConfigError(
-            f"allow_changes={allow!r} has nothing to allow: a run differs from the one that it"
-            " resumes; give resume='last', or leave it out"
-        )
-    snapshot = None if resume is None else find(resume, callbacks)
-    return ResumePoint(snapshot, shared_seed(ranks.group, seed, snapshot))
+    if resume is None:
+        return ResumePoint(None, shared_seed(ranks.group, seed, None))
+    wanted = resume
+    if not isinstance(wanted, Resume):
+        wanted = Resume(wanted)
+    snapshot = find(wanted.source, callbacks)
+    return ResumePoint(snapshot, shared_seed(ranks.group, seed, snapshot), wanted.allow)
 
 
-def begin(run: Run, saved: ResumePoint, allow: bool | str | Collection[str], start: bool) -> Run:
+def begin(run: Run, saved: ResumePoint, start: bool) -> Run:
     """Restores a run, if there is something to restore, and walks it unless it is only made."""
-    saved.put_into(run, allow)
+    saved.put_into(run)
     if start:
         warn_of_unseen(run.walk())
     return run
