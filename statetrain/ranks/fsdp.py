@@ -154,9 +154,9 @@ class FSDP(Accelerator):
 
     # ------------------------------------------------------------ a batch
 
-    def seed(self, ctx: Context, *parts: Any) -> None:
+    def seed(self, ctx: Context, stream: tuple[Any, ...], number: int) -> None:
         """Seeds this rank's generators: ranks draw different numbers for the same batch."""
-        super().seed(ctx, *parts, *self.sharing.key)
+        super().seed(ctx, (*stream, *self.sharing.key), number)
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients; each rank gets its part of their average.
