@@ -167,6 +167,7 @@ class DDP(Accelerator):
         if self._wrapped.require_backward_grad_sync:
             with self.sharing.group.waiting("reduce the gradients"):
                 loss.backward()
+                self.sharing.reduce_beside()
         else:
             loss.backward()
         if carries and news is not None:

@@ -12,6 +12,7 @@ from attrs import define, field
 
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.keyed import order_of
+from statetrain.compute.weights import modules_of
 from statetrain.data.iterating import data_of
 from statetrain.errors import ConfigError, DataError
 from statetrain.machine.agreeing import Agreement, News
@@ -53,6 +54,7 @@ class BatchSharing:
     news: News | None = field(default=None, init=False)
     _last: Any = field(default=None, init=False)
     _compared: bool = field(default=False, init=False)
+    _beside: list[torch.nn.Parameter] = field(factory=list, init=False)
 
     def attach(self, ctx: Context, agreement: Agreement, news: News) -> None:
         """Says what this rank will have to tell.
@@ -64,6 +66,16 @@ class BatchSharing:
             if len(agreement.rows.get(name, ())) > self.most:
                 raise ConfigError(f"ranks agree on at most {self.most} guards in a batch")
         self.ctx, self.news, self._compared = ctx, news, False
+        self._beside = _parameters_beside(ctx)
+        if self._beside and (self.shards or not self.calls_backward):
+            what = "st.FSDP" if self.shards else "compute="
+            raise ConfigError(
+                "parameters outside of the model, such as those of a loss, cannot be trained with"
+                f" {what} on several ranks; make them a part of the model"
+            )
+        with torch.no_grad():
+            for own in self._beside:
+                dist.broadcast(own, 0)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -100,6 +112,15 @@ class BatchSharing:
             return loss
         with torch.enable_grad():
             return loss * self.scale
+
+    def reduce_beside(self) -> None:
+        """Averages the gradients of parameters that are not the model's, as those of a loss."""
+        if not self._beside:
+            return
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._beside]
+        for own, grad in zip(self._beside, grads, strict=True):
+            dist.all_reduce(grad)
+            own.grad = grad.div_(self.group.size)
 
     def remember(self, batch: Any) -> None:
         """Keeps a batch, in case the next one is left out."""
@@ -168,6 +189,16 @@ class BatchSharing:
         if len(rows) == self.group.size and not self.shards:
             return rows[self.group.rank]
         return rows.mean(0)
+
+
+def _parameters_beside(ctx: Context) -> list[torch.nn.Parameter]:
+    """The parameters that are trained and not the model's: of losses, or of optimizers alone."""
+    model = {id(own) for own in ctx.accelerator.unwrap(ctx.model).parameters()}
+    found = [own for loss in modules_of(ctx)[1:] for own in loss.parameters()]
+    for optimizer in ctx.optimizers.values():
+        found += [own for group in optimizer.param_groups for own in group["params"]]
+    beside = {id(own): own for own in found if own.requires_grad and id(own) not in model}
+    return list(beside.values())
 
 
 def _mark(batch: Any) -> str | None:

@@ -420,6 +420,30 @@ def phases(folder: Path) -> dict[str, Any]:
     return described(train(net, lifecycle=life))
 
 
+class Scaled(torch.nn.Module):
+    """A loss with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3) + (0.5 if RANK else 0.0))
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(pred * self.scale, target)
+
+
+@scenario
+def trained_loss(folder: Path) -> dict[str, Any]:
+    """The parameters of a loss begin with rank 0's, and have the gradients of all ranks."""
+    loss, net = Scaled(), Net()
+    optimizer = torch.optim.SGD([*net.parameters(), *loss.parameters()], lr=0.1)
+    run = train(net, loss=loss, optimizer=optimizer, opt_hparams=None, accumulate=2)
+    found = {**described(run), "scale": loss.scale.tolist(), "refused": ""}
+    if RANKS > 1:
+        given = {"loss": Scaled(), "accelerator": st.FSDP("cpu")}
+        found["refused"] = failed(lambda: train(**given))
+    return found
+
+
 @scenario
 def unused(folder: Path) -> dict[str, Any]:
     if RANKS == 1:

@@ -100,6 +100,19 @@ def test_two_ranks_train_as_one_process_does(ranks, alone, name, tmp_path):
         assert row == pytest.approx(own, rel=1e-5)
 
 
+def test_the_parameters_of_a_loss_are_trained_as_one_process_does(ranks, alone, tmp_path):
+    """They are not the model's, so DDP knows nothing of them."""
+    mine, theirs, other = (
+        alone.SCENARIOS["trained_loss"](tmp_path),
+        *(one["trained_loss"] for one in ranks),
+    )
+    assert theirs["scale"] == other["scale"]
+    assert theirs["scale"] == pytest.approx(mine["scale"], abs=1e-6)
+    assert theirs["weights"] == pytest.approx(mine["weights"], abs=1e-6)
+    assert "such as those of a loss, cannot be trained with st.FSDP" in theirs["refused"]
+    assert theirs["refused"] == other["refused"]
+
+
 def test_the_same_samples_with_the_same_augmentation_at_every_step(ranks, alone, tmp_path):
     """The parts of both ranks are the samples of one process, bit for bit, none twice and none left out."""
     mine = alone.SCENARIOS["samples"](tmp_path)["seen"]
