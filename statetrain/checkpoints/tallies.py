@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ def tally_states(ctx: Context) -> dict[str, Any]:
     for name, tally in ctx.tallies.items():
         tally.set_sums([sums[name] for sums in ranks])
         with _synced(tally):
-            states[name] = tally_state(tally)
+            states[name] = copy.deepcopy(tally_state(tally))  # metrics are reset in place
         tally.set_sums([own[name]])
     return states
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -215,7 +216,7 @@ class Tally:
         return list(dict.fromkeys((*self.loss_names, *self.foreseen.numbers)))
 
     def sums(self) -> dict[str, Any]:
-        """What has been summed up so far, as plain numbers, for adding up over several ranks."""
+        """What has been summed up so far, for adding up over ranks: numbers, and metrics."""
         found: dict[str, Any] = {
             f"loss {name}": _numbers(mean) for name, mean in self.losses.items()
         }
@@ -227,6 +228,8 @@ class Tally:
                 }
             elif (means := _means_of(metric)) is not None:
                 found[name] = {part: _numbers(mean) for part, mean in means.items()}
+            elif merges(metric):
+                found[name] = copy.deepcopy(_object_of(metric))
         return found
 
     def set_sums(self, ranks: Sequence[Mapping[str, Any]]) -> None:
@@ -244,6 +247,10 @@ class Tally:
                 for part, sums in _added_by_part([sums[name] for sums in ranks]).items():
                     mean = means.setdefault(part, Mean())
                     mean.total, mean.count = sums
+            elif merges(metric):
+                own = _object_of(metric)
+                own.reset()
+                own.merge_state([sums[name] for sums in ranks])
 
     def reset(self) -> None:
         """Forgets all batches."""
@@ -260,6 +267,19 @@ def _check_new(metric: str, columns: Mapping[str, Any], values: Mapping[str, Any
             f"the metric {metric!r} writes the column {column!r}, which the set has already; give"
             " it another name: metrics={'my_name': ...}"
         )
+
+
+def merges(metric: Any) -> bool:
+    """Whether a metric is an object that takes in what others like it have gathered."""
+    own = _object_of(metric)
+    reduces = hasattr(own, "_reductions") or hasattr(own, "compute_groups")  # torchmetrics' own
+    return not reduces and callable(getattr(own, "merge_state", None))
+
+
+def _object_of(metric: Any) -> Any:
+    if isinstance(metric, Metric):
+        return metric.state
+    return metric
 
 
 def _means_of(metric: Any) -> dict[str, Mean] | None:

@@ -72,13 +72,16 @@ class DDP(Accelerator):
     patience: float = field(default=600.0, kw_only=True)
     sharing: BatchSharing = field(init=False, repr=False)
     _wrapped: DistributedDataParallel | None = field(default=None, init=False, repr=False)
+    _several: bool = field(default=False, init=False, repr=False)
+    _reduces: bool = field(default=True, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.sharing = BatchSharing(join(self.device, self.patience), self._reduce, PLACES - 2)
 
     def _reduce(self, on: bool) -> None:
         assert self._wrapped is not None
-        self._wrapped.require_backward_grad_sync = on
+        self._wrapped.require_backward_grad_sync = on and not self._several
+        self._reduces = on
 
     def prepare(self, model: torch.nn.Module, optimizers: Any = ()) -> None:
         """Moves a model to the device; with `sync_batch_norm`, replaces its batch norms."""
@@ -94,6 +97,7 @@ class DDP(Accelerator):
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         if not trainable:
             raise ConfigError("the model has no parameter that requires a gradient")
+        self._several = len(optimizers) > 1
         devices = None
         if self.device.type == "cuda":
             devices = [self.device]
@@ -125,7 +129,7 @@ class DDP(Accelerator):
     @property
     def carries(self) -> bool:
         """Whether the gradients carry the news; a parameter outside of the graph is one unused."""
-        unused = self.find_unused_parameters or self.static_graph
+        unused = self.find_unused_parameters or self.static_graph or self._several
         return self.sharing.calls_backward and not unused
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -153,9 +157,10 @@ class DDP(Accelerator):
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients and averages them over all ranks; they carry the news along."""
-        if inputs is not None:
-            raise ConfigError("several ranks cannot train with several optimizers so far")
         assert self._wrapped is not None
+        if inputs is not None:
+            self._backward_of(loss, inputs)
+            return
         news = self.sharing.news
         carries = self.carries and news is not None and self._wrapped.require_backward_grad_sync
         loss = self.sharing.weigh(loss)
@@ -172,6 +177,16 @@ class DDP(Accelerator):
             loss.backward()
         if carries and news is not None:
             self._hear(news)
+
+    def _backward_of(self, loss: torch.Tensor, inputs: Any) -> None:
+        """The gradients of one of several optimizers, which DDP would wait for all of."""
+        loss = self.sharing.weigh(loss)
+        if not self._reduces:
+            loss.backward(inputs=inputs)
+            return
+        with self.sharing.group.waiting("reduce the gradients"):
+            loss.backward(inputs=inputs)
+            self.sharing.average(inputs)
 
     def _to_tell(self, like: torch.Tensor, carries: bool) -> torch.Tensor:
         """What the gradient of the news is to be on this rank."""

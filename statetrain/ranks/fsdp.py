@@ -136,7 +136,15 @@ class FSDP(Accelerator):
     def wrap(
         self, model: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
     ) -> tuple[torch.nn.Module, dict[str, torch.optim.Optimizer]]:
-        """The model, whose forward pass all ranks make together."""
+        """The model, whose forward pass all ranks make together.
+
+        Raises:
+            ConfigError: there are several optimizers.
+        """
+        if len(optimizers) > 1:
+            raise ConfigError(
+                "st.FSDP cannot train with several optimizers; give one, or train with st.DDP"
+            )
         return ShardedModel(model, self.sharing), dict(optimizers)
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -163,8 +171,6 @@ class FSDP(Accelerator):
 
         With accumulation, too: gradients that are not reduced take the memory of the whole model.
         """
-        if inputs is not None:
-            raise ConfigError("several ranks cannot train with several optimizers so far")
         loss = self.sharing.weigh(loss)
         with self.sharing.group.waiting("reduce the gradients"):
             loss.backward()

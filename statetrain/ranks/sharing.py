@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,12 +115,28 @@ class BatchSharing:
 
     def reduce_beside(self) -> None:
         """Averages the gradients of parameters that are not the model's, as those of a loss."""
-        if not self._beside:
-            return
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._beside]
-        for own, grad in zip(self._beside, grads, strict=True):
-            dist.all_reduce(grad)
-            own.grad = grad.div_(self.group.size)
+        self.average(self._beside)
+
+    def average(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Averages gradients over all ranks; one that no rank has stays None."""
+        alike: dict[Any, list[torch.nn.Parameter]] = {}
+        for own in parameters:
+            alike.setdefault((own.dtype, own.device), []).append(own)
+        for some in alike.values():
+            self._average_alike(some)
+
+    def _average_alike(self, parameters: list[torch.nn.Parameter]) -> None:
+        """The same of parameters of one type: one message, which also says who has which."""
+        first = parameters[0]
+        there = first.new_tensor([float(own.grad is not None) for own in parameters])
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([there, *(grad.detach().reshape(-1) for grad in grads)])
+        dist.all_reduce(flat)
+        counts, flat = flat[: len(parameters)].tolist(), flat[len(parameters) :]
+        values = flat.div_(self.group.size).split([own.numel() for own in parameters])
+        for own, count, value in zip(parameters, counts, values, strict=True):
+            if count:
+                own.grad = value.view_as(own)
 
     def remember(self, batch: Any) -> None:
         """Keeps a batch, in case the next one is left out."""

@@ -84,7 +84,6 @@ def _refuse(life: Lifecycle) -> None:
     """What cannot be shared between ranks is refused by name."""
     refused: dict[Any, str] = {
         do.replay: "an optimizer whose step computes the loss again (LBFGS)",
-        do.select_next: "several optimizers",
         do.weighed_backward: "accumulate= and a loss with a mask or weights of samples",
         do.update_finite: "finite_check='late'",
     }

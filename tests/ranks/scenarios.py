@@ -295,6 +295,54 @@ def refused(folder: Path) -> dict[str, Any]:
     }
 
 
+class Median:
+    """A metric that is no mean of batches' values."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def update(self, pred: torch.Tensor, target: torch.Tensor) -> None:
+        self.values += pred[:, 0].tolist()
+
+    def compute(self) -> float:
+        return sorted(self.values)[len(self.values) // 2]
+
+    def reset(self) -> None:
+        self.values.clear()
+
+
+class MergedMedian(Median):
+    """The same, which several ranks can reduce."""
+
+    def merge_state(self, others: list[MergedMedian]) -> None:
+        for other in others:
+            self.values += other.values
+
+
+@scenario
+def merged_metric(folder: Path) -> dict[str, Any]:
+    """A metric object, with a save in the middle of an epoch, which takes its state of all ranks."""
+    saving = st.Checkpoint(folder / f"merged-{RANKS}", every=st.Every(4, "steps"))
+    metric = {"median": MergedMedian()}
+    return described(train(valid=0.2, metrics=metric, callbacks=[saving, Does("signal", 10)]))
+
+
+@scenario
+def merged_metric_goes_on(folder: Path) -> dict[str, Any]:
+    metric = {"median": MergedMedian()}
+    run = train(valid=0.2, metrics=metric, resume=folder / f"merged-{RANKS}")
+    x, y = points(50)
+    options = {"metrics": {"median": Median()}, "dataloader_options": {"batch_size": 17}}
+    return {**described(run), "scores": st.evaluate(run, (x, y), **options)}
+
+
+@scenario
+def torchmetrics_object(folder: Path) -> dict[str, Any]:
+    from torchmetrics.classification import MulticlassAUROC
+
+    return described(train(valid=0.2, metrics={"auroc": MulticlassAUROC(3)}))
+
+
 @scenario
 def evaluated(folder: Path) -> dict[str, Any]:
     run = train()
@@ -442,6 +490,50 @@ def trained_loss(folder: Path) -> dict[str, Any]:
         given = {"loss": Scaled(), "accelerator": st.FSDP("cpu")}
         found["refused"] = failed(lambda: train(**given))
     return found
+
+
+class Parts(torch.nn.Module):
+    """A model with two parts, each with an optimizer; one has a parameter that no loss needs."""
+
+    def __init__(self, odd: Callable[[int], float | None] | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = torch.nn.Linear(8, 16), torch.nn.Linear(16, 3)
+        self.head.spare = torch.nn.Parameter(torch.ones(2))
+        self.odd, self.calls = odd, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        factor = self.odd and self.training and self.odd(self.calls)
+        return self.head(self.body(x).relu()) * (factor or 1.0)
+
+
+def by_parts(**options: Any) -> st.Run:
+    """Two optimizers with a loss each."""
+    given: dict[str, Any] = {
+        "loss": {"body": F.cross_entropy, "head": lambda p, t: F.cross_entropy(2 * p, t)},
+        "optimizer": {"body": torch.optim.Adam, "head": torch.optim.Adam},
+        "valid": 0.2,
+        **options,
+    }
+    return train(given.pop("net", None) or Parts(), **given)
+
+
+@scenario
+def several_optimizers(folder: Path) -> dict[str, Any]:
+    return described(by_parts())
+
+
+@scenario
+def several_optimizers_clipped(folder: Path) -> dict[str, Any]:
+    return described(by_parts(callbacks=[st.GradientClip(0.1), st.EMA(0.9)], check_gradients=True))
+
+
+@scenario
+def several_optimizers_skip(folder: Path) -> dict[str, Any]:
+    """One rank's loss is not finite, for the second optimizer in one batch, for the first in another."""
+    net = Parts(lambda n: math.nan if n in (4, 7) and RANK == RANKS - 1 else None)
+    return described(by_parts(net=net, non_finite="skip"))
 
 
 @scenario

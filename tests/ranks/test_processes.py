@@ -72,6 +72,11 @@ SAME = [
     "own_computation",
     "phases",
     "unused",
+    "several_optimizers",
+    "several_optimizers_clipped",
+    "several_optimizers_skip",
+    "merged_metric_goes_on",
+    "torchmetrics_object",
     "cut",
     "continued",
     "uncut",
@@ -86,13 +91,28 @@ def test_all_ranks_take_one_way(ranks, name):
         assert first[what] == other[what], what
 
 
-EQUAL = ["plain", "samples", "few_samples", "accumulated", "gradients_checked", "nan_skip"]
+EQUAL = [
+    "several_optimizers",
+    "several_optimizers_clipped",
+    "several_optimizers_skip",
+    "merged_metric_goes_on",
+    "torchmetrics_object",
+    "plain",
+    "samples",
+    "few_samples",
+    "accumulated",
+    "gradients_checked",
+    "nan_skip",
+]
 
 
 @pytest.mark.parametrize("name", [*EQUAL, "nan_in_a_window", "asks_skip"])
 def test_two_ranks_train_as_one_process_does(ranks, alone, name, tmp_path):
     """The same steps, samples and weights, within the rounding of float32; uneven parts, windows and skips included."""
+    if name.startswith("merged"):
+        alone.SCENARIOS["merged_metric"](tmp_path)
     mine, theirs = alone.SCENARIOS[name](tmp_path), ranks[0][name]
+    assert theirs.get("scores") == pytest.approx(mine.get("scores"))
     assert theirs["steps"] == mine["steps"]
     assert theirs["outcome"] == mine["outcome"]
     assert theirs["weights"] == pytest.approx(mine["weights"], abs=1e-5)

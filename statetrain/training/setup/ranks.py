@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +25,7 @@ from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import LossMean
 from statetrain.losses.metrics import MeanOf, Metric
+from statetrain.losses.tally import Tally, merges
 from statetrain.machine.agreeing import Agreement, Clock, News
 from statetrain.machine.machine import Machine
 from statetrain.ranks.group import Processes
@@ -76,7 +77,7 @@ class Ranks:
         """
         if self.group is None:
             return life
-        refuse_unsummable(objective)
+        refuse_unsummable(objective.tallies)
         return several(life, divided=divided)
 
     def agreement(self, life: Lifecycle) -> Agreement | None:
@@ -215,7 +216,8 @@ def machine_aside(
 ) -> Machine:
     """The machine that evaluates or predicts; on several ranks, where its data can be divided.
 
-    Data that cannot be is gone through by each rank, which comes to the same.
+    Data that cannot be is gone through by each rank, which comes to the same; so is data for a
+    metric that ranks cannot reduce.
 
     Args:
         ctx: its context, whose accelerator says how many ranks there are.
@@ -226,7 +228,7 @@ def machine_aside(
         return Machine(life, callbacks, debug=debug)
     loader, why = keyed(ctx.valid_data, 0, "aside")
     heard = heard_on(ranks, callbacks)
-    if why:
+    if why or any(find_unsummable(ctx.tallies)):
         return Machine(life, heard, debug=debug)
     divide_loader(ranks, loader)
     ctx.valid_data = loader
@@ -255,20 +257,25 @@ def joined_predictions(ctx: Context, parts: list[Any]) -> list[Any]:
     return batches
 
 
-def refuse_unsummable(objective: Objective) -> None:
+def refuse_unsummable(tallies: Mapping[str, Tally]) -> None:
     """Raises a `ConfigError` for a metric that cannot be reduced over ranks."""
-    for tally in objective.tallies.values():
+    for name, own in find_unsummable(tallies):
+        raise ConfigError(
+            f"metric {name!r} is a {type(own).__name__}, which several ranks cannot reduce; give it"
+            " merge_state(others), which takes in what others like it have gathered, or give a"
+            " function of prediction and target, which is averaged, or a metric of torchmetrics"
+        )
+
+
+def find_unsummable(tallies: Mapping[str, Tally]) -> Iterator[tuple[str, Any]]:
+    """The metrics that cannot be reduced over ranks, by name."""
+    for tally in tallies.values():
         for name, metric in tally.metrics.items():
             own = metric.state if isinstance(metric, Metric) else metric
-            if isinstance(own, MeanOf | LossMean) or hasattr(own, "_reductions"):
-                continue
-            if hasattr(own, "compute_groups"):  # a collection of torchmetrics
-                continue
-            raise ConfigError(
-                f"metric {name!r} is a {type(own).__name__}, which several ranks cannot reduce;"
-                " give a function of prediction and target, which is averaged, or a metric of"
-                " torchmetrics"
-            )
+            means = isinstance(own, MeanOf | LossMean)
+            torchs = hasattr(own, "_reductions") or hasattr(own, "compute_groups")
+            if not (means or torchs or merges(own)):
+                yield name, own
 
 
 def start_together(ctx: Context, ranks: Processes, agreement: Agreement) -> None:
