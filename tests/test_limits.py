@@ -135,8 +135,26 @@ def test_limits_that_are_none_are_refused(given, message):
 
 def test_a_limit_of_what_is_not_there_is_refused():
     "Without validation data, valid= would not be used."
-    with pytest.raises(st.ConfigError, match="evaluates nothing, so valid=2 would not be used"):
+    with pytest.raises(st.ConfigError, match="nothing called 'valid', so valid=2 would not be"):
         fit(edits=st.limit(valid=2))
+    more = {"valid": BATCHES, "evaluations": st.Evaluation("test", BATCHES)}
+    with pytest.raises(st.ConfigError, match="did you mean 'test'"):
+        fit(edits=st.limit(tests=2), **more)
+
+
+def test_evaluations_have_limits_of_their_own():
+    "By name; one that is not named has the validation's; with a row before the training, too."
+    more = {
+        "valid": BATCHES,
+        "evaluations": [st.Evaluation("test", BATCHES), st.Evaluation("other", BATCHES)],
+        "epochs": 0,
+    }
+    run = fit(edits=[st.validate_first, st.limit(valid=2, test=3)], **more)
+    losses = [F.mse_loss(net()(X[:n]), Y[:n]).item() for n in (8, 12, 8)]
+    row = run.history[0]
+    assert [row["valid_loss"], row["test_loss"], row["other_loss"]] == pytest.approx(losses)
+    run = fit(edits=[st.validate_first, st.limit(test=3)], **more)
+    assert run.history[0]["valid_loss"] == pytest.approx(F.mse_loss(net()(X), Y).item())
 
 
 # ---------------------------------------------------------------- rows within an epoch

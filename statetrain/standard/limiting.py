@@ -15,7 +15,9 @@ from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
+from statetrain.naming import did_you_mean
 from statetrain.validators import check_whole, whole
 
 
@@ -82,7 +84,7 @@ def find_last(ctx: Context) -> None:
 
 
 def limit(
-    *, train: int | None = None, valid: int | None = None
+    *, train: int | None = None, valid: int | None = None, **evaluations: int
 ) -> Callable[[Lifecycle], Lifecycle]:
     """An edit: each epoch and each evaluation takes only so many batches of its data.
 
@@ -95,24 +97,27 @@ def limit(
 
     Args:
         train: batches of an epoch, at least 1; None is all of them.
-        valid: batches of a validation, and of each evaluation, at least 1; None is all of them.
+        valid: batches of a validation, and of each evaluation that is not named, at least 1; None
+            is all of them.
+        evaluations: batches of evaluations by their names, as `limit(test=5)`.
 
     Raises:
-        ConfigError: neither is given, or one is not such a number.
+        ConfigError: nothing is given, or one is not such a number; when the edit is made, that the
+            lifecycle has no such part.
     """
-    if train is None and valid is None:
+    given = {"train": train, "valid": valid, **evaluations}
+    limits = {name: value for name, value in given.items() if value is not None}
+    if not limits:
         raise ConfigError("limit has nothing to limit; write limit(train=100, valid=10)")
-    for name, value in (("train", train), ("valid", valid)):
-        if value is not None:
-            check_whole(f"limit: {name}", value, of="batches")
+    for name, value in limits.items():
+        check_whole(f"limit: {name}", value, of="batches")
 
     def limited(life: Lifecycle) -> Lifecycle:
         """A lifecycle with the limits."""
-        if train is not None:
-            life = _limit_epochs(life, train)
-        if valid is not None:
-            life = _limit_evaluations(life, valid)
-        return life
+        if "train" in limits:
+            life = _limit_epochs(life, limits["train"])
+        others = {name: n for name, n in limits.items() if name != "train"}
+        return _limit_evaluations(life, others)
 
     return limited
 
@@ -138,18 +143,25 @@ def _limit_epochs(life: Lifecycle, n: int) -> Lifecycle:
     return life
 
 
-def _limit_evaluations(life: Lifecycle, n: int) -> Lifecycle:
-    heads = life.by_role("next_valid_batch")
-    if not heads:
-        raise ConfigError(
-            f"limit: lifecycle {life.name!r} evaluates nothing, so valid={n} would not be used;"
-            " give valid=, or leave it out"
-        )
-    for head in heads:
-        draw = life.arrows(head.name)[-1].dest
-        enough = Enough(n, "valid_iter")
-        life = life.add(Transition(head.name, draw, enough, leave_valid_rest))
+def _limit_evaluations(life: Lifecycle, limits: dict[str, int]) -> Lifecycle:
+    heads = {head.name: _set_of(life, head) for head in life.by_role("next_valid_batch")}
+    for name, n in limits.items():
+        if name not in heads.values() and not (name == "valid" and heads):
+            raise ConfigError(
+                f"limit: lifecycle {life.name!r} evaluates nothing called {name!r}, so"
+                f" {name}={n} would not be used{did_you_mean(name, sorted(set(heads.values())))}"
+            )
+    for head, name in heads.items():
+        if (most := limits.get(name, limits.get("valid"))) is not None:
+            draw = life.arrows(head)[-1].dest
+            enough = Enough(most, "valid_iter")
+            life = life.add(Transition(head, draw, enough, leave_valid_rest))
     return life
+
+
+def _set_of(life: Lifecycle, head: State) -> str:
+    """The set that is gone through at a loop head."""
+    return str(getattr(life.state(head.within or "").mode, "set", head.within))
 
 
 def batches_taken(life: Lifecycle, head: str, data: Any) -> int | None:
