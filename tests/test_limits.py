@@ -303,3 +303,35 @@ def test_whole_windows_need_windows():
     "It says which option makes them."
     with pytest.raises(st.ConfigError, match="accumulates nothing; give accumulate="):
         fit(edits=st.whole_windows)
+
+
+# ---------------------------------------------------------------- guards of your own
+
+
+@st.guard(reads={"step"}, prompt=True)
+def at_squares(ctx) -> bool:
+    "the step is a square"
+    return ctx.step in (1, 4, 9)
+
+
+@st.guard(reads={"step"})
+def at_squares_of_epochs(ctx) -> bool:
+    "the step is a square"
+    return ctx.step in (1, 4, 9)
+
+
+@pytest.mark.parametrize("what", ["validate", "evaluation"])
+def test_a_guard_of_your_own_that_is_prompt_is_asked_inside_an_epoch(what):
+    "It validates, or evaluates, after these steps; one that is not prompt is asked when an epoch ends."
+
+    def rows(guard):
+        more = {"valid": BATCHES[:1], "validate": guard}
+        if what == "evaluation":
+            more = {"evaluations": st.Evaluation("valid2", BATCHES[:1], guard)}
+        run = fit(epochs=1, **more)
+        return [row["step"] for row in run.history if {"valid_loss", "valid2_loss"} & row.keys()]
+
+    assert rows(at_squares) == [1, 4, 9]
+    assert rows(at_squares_of_epochs) == []
+    assert rows(at_squares | st.Every(1, "epochs")) == [1, 4, 9, 10]
+    assert rows(at_squares & st.Every(1, "epochs")) == []

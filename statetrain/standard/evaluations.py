@@ -45,7 +45,8 @@ class Evaluation:
         name: a word such as "test".
         data: as in `fit`.
         when: an interval, `Every(2, "epochs")` or `Every(100, "steps")`; `Once(500, "steps")`; any
-            other guard, which is asked at the end of each epoch; or "end": once, before the run
+            other guard, which is asked at the end of each epoch, and inside it if it is prompt
+            (`@guard(prompt=True)`); or "end": once, before the run
             ends, unless it is interrupted or fails, or `StopFit` is raised between two epochs. At
             the end of an epoch it follows the validation, and its values are in the same row. At
             the "end" it looks at the weights that the run ends with, such as those that `KeepBest`

@@ -142,8 +142,8 @@ class Options:
     length."""
 
     validate: Guard | None = field(default=Every(1, "epochs"), converter=optional(_interval))
-    """When to validate: `Every(n, "epochs")` at the end of epochs, another unit inside them; None
-    never."""
+    """When to validate: `Every(n, "epochs")` at the end of epochs, another unit inside them, as a
+    guard that is prompt (`@guard(prompt=True)`); None never."""
 
     max_steps: int | None = field(default=None, validator=attrs.validators.optional(_whole(1)))
     """Ends the fit after that many steps of the optimizers; None is no limit. What is due at the

@@ -132,7 +132,16 @@ def split_by_interval(guard: Guard) -> tuple[Guard | None, Guard | None]:
 
 
 def _can_hold_inside(guard: Guard) -> bool:
-    return any(isinstance(leaf, Every | Once) and leaf.unit != "epochs" for leaf in leaves(guard))
+    """Whether a condition is asked after each step, too.
+
+    That is so for an interval that can end there, and for a guard that says it is prompt. An
+    interval in epochs, which a new epoch has crossed, is asked at the end of epochs.
+    """
+    parts = list(leaves(guard))
+    intervals = [leaf for leaf in parts if isinstance(leaf, Every | Once)]
+    if intervals:
+        return any(leaf.unit != "epochs" for leaf in intervals)
+    return any(leaf.prompt for leaf in parts)
 
 
 def _alternatives(guard: Guard) -> tuple[Guard, ...]:
