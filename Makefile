@@ -40,7 +40,7 @@ notebooks: $(READY)  ## write the examples as notebooks: build/notebooks/
 diagrams: $(READY)  ## draw the pictures in diagrams/ anew
 	$(BIN)/python diagrams/draw.py
 
-gallery: $(READY)  ## draw the lifecycles of the examples for the site
+gallery: $(READY)  ## run the examples, and keep their lifecycles and what they print for the site (some minutes)
 	$(BIN)/python diagrams/gallery.py
 
 mermaid:  ## get Mermaid, with which a test draws our Mermaid texts; needs npm

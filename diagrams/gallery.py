@@ -1,6 +1,7 @@
-"""Draws the lifecycle of each example for the gallery of the site: docs/gallery/<example>.svg.
+"""What the gallery of the site shows of each example: its lifecycle and what it prints, in docs/gallery/.
 
-python diagrams/gallery.py         # runs each example for a moment (a minute in all)
+python diagrams/gallery.py              # runs all of them in full (some minutes)
+python diagrams/gallery.py digits gan   # these alone
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statetrain as st
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "gallery"
+LINES = 12  # of what is printed: the last ones
 
 
 def load(path: Path) -> ModuleType:
@@ -44,15 +46,30 @@ def picture(life: st.Lifecycle) -> str:
     return life.svg(detail="outline")
 
 
-def main() -> None:
-    """Writes all pictures."""
+def printed(text: str) -> str:
+    """What an example has printed; of much, the end."""
+    lines = text.strip().splitlines()
+    if len(lines) > LINES:
+        lines = ["...", *lines[-LINES:]]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def main(names: list[str]) -> None:
+    """Writes what is shown of these examples; of all, if there are no names."""
     FOLDER.mkdir(exist_ok=True)
     for path in examples():
-        with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-            run, _ = load(path).main(1, Path(out))
+        if names and path.stem not in names:
+            continue
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(io.StringIO()) as out,
+        ):
+            run, _ = load(path).main()
         (FOLDER / f"{path.stem}.svg").write_text(picture(run.lifecycle), encoding="utf-8")
-        print(path.stem)
+        (FOLDER / f"{path.stem}.txt").write_text(printed(out.getvalue()), encoding="utf-8")
+        print(path.stem, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -201,13 +201,23 @@ def card(example: Path) -> str:
 
 
 def page_of(example: Path) -> str:
-    """An example as a page: its story, the picture of its lifecycle, the whole script."""
+    """An example as a page: its story, what it prints, the picture of its lifecycle, the script."""
     title, rest = story(example)
     rest = re.sub(r"(?m)^    (python .*)$", r"```sh\n\1\n```", rest)
     source = example.read_text(encoding="utf-8")
     code = source[source.index('"""', 3) + 3 :].strip()
     picture = f"![the lifecycle that it walks](../{picture_of(example)})"
-    return f"# {title}\n\n{rest}\n\n{downloads(example)}\n\n{picture}\n\n```python\n{code}\n```\n"
+    script = f"```python\n{code}\n```\n"
+    parts = [f"# {title}", rest, downloads(example), result_of(example), picture, script]
+    return "\n\n".join(filter(None, parts))
+
+
+def result_of(example: Path) -> str:
+    """What an example prints at its end, as `make gallery` has kept it."""
+    kept = ROOT / "docs" / "gallery" / f"{example.stem}.txt"
+    if not kept.exists():
+        return ""
+    return f"It prints:\n\n```text\n{kept.read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def downloads(example: Path) -> str:

@@ -70,6 +70,15 @@ def test_what_is_said_to_hold_a_promise_is_run(page: str) -> None:
     } == {}
 
 
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_a_page_begins_with_what_it_is_for(page: Path) -> None:
+    """After its title stands a paragraph, before any code, table or picture."""
+    title, first = re.split(r"\n\n+", page.read_text(encoding="utf-8"), maxsplit=2)[:2]
+    assert title.startswith("# ")
+    assert re.match(r"[\w*`\[]", first), first
+    assert len(first) > 80, first
+
+
 GUIDES = [page for page in PAGES if not page.name.startswith("coming-from-")]
 
 

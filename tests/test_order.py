@@ -295,7 +295,7 @@ def test_an_explanation_says_who_and_why():
         "              after Scale: Scale writes 'grads', which Norms reads",
         "  3  Quiet  declares nothing  (where it was given)",
     ]
-    assert str(machine.explain("enter fit")) == "on_enter_fit: nobody listens"
+    assert str(machine.explain("enter fit")) == "on_enter_fit: no callback listens"
     assert repr(machine.explain("exit step")) == "<Order of on_exit_step: Scale, Norms, Quiet>"
 
 

@@ -14,7 +14,7 @@ def notes_of(flow: DataFlow, outline: Outline | None = None) -> dict[str, dict[s
 
     Args:
         flow: of a machine, or of a lifecycle alone.
-        outline: of the machine; None if nobody listens.
+        outline: of the machine; None if no callback listens.
     """
     notes: dict[str, dict[str, list[str]]] = {}
     for kind, users in (("writes", flow.writers), ("reads", flow.readers)):

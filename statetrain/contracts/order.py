@@ -67,7 +67,7 @@ class Order:
     def __str__(self) -> str:
         listeners = self.listeners
         if not listeners:
-            return f"{self.hook}: nobody listens"
+            return f"{self.hook}: no callback listens"
         lines = [f"{self.hook}: {count_of(len(listeners), 'callback')}"]
         wide = max(len(one.name) for one in listeners)
         tied = {place for tie in self.ties for place in (tie.first, tie.then)}
@@ -95,7 +95,7 @@ class Order:
     def __repr__(self) -> str:
         return (
             f"<Order of {self.hook}:"
-            f" {', '.join(one.name for one in self.listeners) or 'nobody listens'}>"
+            f" {', '.join(one.name for one in self.listeners) or 'no callback listens'}>"
         )
 
 
