@@ -95,6 +95,7 @@ def test_an_example_does_what_it_promises(
     assert drawn.read_text(encoding="utf-8") == run.lifecycle.svg(detail="outline"), (
         "the gallery is out of date: make gallery"
     )
+    assert drawn.with_suffix(".txt").exists(), "what it prints is not in the gallery: make gallery"
     written = [path for path in out.rglob("*") if path.is_file()]
     assert written
     assert all(path.stat().st_size for path in written)
