@@ -159,3 +159,17 @@ def test_files_of_weights_are_those_of_their_row(tmp_path: Path) -> None:
     st.load_weights(again, tmp_path / "3.safetensors")
     for mine, other in zip(weights(again), weights(last), strict=True):
         assert torch.equal(mine, other)
+
+
+def test_an_epoch_that_ends_before_it_begins_is_not_complete() -> None:
+    """What the epoch before has seen does not count for it: no schedule and no best row take it."""
+
+    class Ends(st.Callback):
+        def on_enter_epoch(self, ctx: st.Context) -> None:
+            if ctx.epoch == 3:
+                raise st.StopFit("enough")
+
+    run = fit(Ends())
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    assert [row["epoch_complete"] for row in run.history] == [True, True, False]
+    assert "train_loss" not in run.history[-1]

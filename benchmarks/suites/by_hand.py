@@ -6,6 +6,7 @@ draws them and compares.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -197,7 +198,7 @@ class ByHand:
         except _NotFinite:
             self.ran.outcome = "Failed"
         if self.ran.outcome != "Failed":
-            self.put_back()
+            self.put_back(self.model)
         return self.ran
 
     def fit(self) -> None:
@@ -206,10 +207,16 @@ class ByHand:
         self.schedule_begins()
         while True:
             self.between_epochs()
-            if self.ends() and self.test_at_end():
-                continue
-            if self.ends():
-                ran.outcome = "Stopped" if self.stops() else "Completed"
+            stops = self.stopping or (
+                self.out_of_steps() and (ran.epoch < asked.epochs or not self.exhausted)
+            )
+            if stops or ran.epoch >= asked.epochs:
+                complete = self.complete
+                self.test_at_end()
+                if self.complete and not complete:
+                    self.judge()
+                    self.schedule_epoch()
+                ran.outcome = "Stopped" if stops or self.stopping else "Completed"
                 return
             ran.epoch += 1
             self.iter, self.complete = 0, False
@@ -224,15 +231,6 @@ class ByHand:
                 self.discard()
                 self.stopping = True
 
-    def stops(self) -> bool:
-        """Whether no further epoch is begun though there are more."""
-        unfinished = self.ran.epoch < self.asked.epochs or not self.exhausted
-        return self.stopping or (self.out_of_steps() and unfinished)
-
-    def ends(self) -> bool:
-        """Whether no further epoch is begun."""
-        return self.stops() or self.ran.epoch >= self.asked.epochs
-
     def between_epochs(self) -> None:
         """What is done before the next epoch."""
         if self.complete:
@@ -242,7 +240,7 @@ class ByHand:
 
     def epoch(self) -> None:
         """One epoch, with its rows."""
-        self.pending, self.exhausted, self.valid_complete = 0, False, True
+        self.pending, self.exhausted = 0, False
         for sums in (*self.sums.values(), self.whole):
             sums.entries.clear()
         batches = self.batches()
@@ -256,8 +254,9 @@ class ByHand:
             self.part(batches)
             self.settle()
             self.record()
-            if self.exhausted or self.stops_inside():
-                return
+            if not self.exhausted and not self.stops_inside():
+                continue
+            return
 
     def part(self, batches: Iterator[tuple[Batch, bool]]) -> None:
         """Trains until a row is due, and makes the evaluations that are due."""
@@ -565,17 +564,18 @@ class ByHand:
         ):
             self.best = value, copy.deepcopy(weights)
 
-    def put_back(self) -> None:
+    def put_back(self, model: Net) -> None:
         """The weights that the run ends with."""
         if self.best is not None:
-            self.model.load_state_dict(self.best[1])
+            model.load_state_dict(self.best[1])
         if self.asked.ema is not None and self.asked.ema[3] and self.average is not None:
-            self.model.load_state_dict(self.average.state_dict())
+            model.load_state_dict(self.average.state_dict())
 
-    def shows_the_end(self) -> bool:
-        """Whether the weights that the run ends with are other ones than it trains."""
-        restores = self.asked.ema is not None and self.asked.ema[3] and self.average is not None
-        return self.best is not None or restores
+    def ended(self) -> Net:
+        """What the evaluation at the end looks at: the weights that the run ends with."""
+        model = copy.deepcopy(self.judged())
+        self.put_back(model)
+        return model
 
     # ------------------------------------------------------------ evaluations and rows
 
@@ -603,24 +603,16 @@ class ByHand:
         if not isinstance(when, str):
             self.marks[kind] = self.ran.epoch if when[1] == "epochs" else self.ran.step
 
-    def test_at_end(self) -> bool:
-        """The evaluation at the end, with the weights that the run ends with; whether it was made."""
-        asked, ran = self.asked, self.ran
-        if asked.test != "end" or self.looked.get("test") == ran.batches or ran.epoch == 0:
-            return False
-        for sums in self.sums.values():
+    def test_at_end(self) -> None:
+        """The evaluation at the end of the training, and its row."""
+        if self.asked.test != "end":
+            return
+        for sums in (*self.sums.values(), self.whole):  # of an epoch that was left without a row
             sums.entries.clear()
-        own = copy.deepcopy(self.model.state_dict())
-        self.put_back()
-        try:
+        with contextlib.suppress(_SkipEpoch):
+            self.mark("test")
             self.evaluate("test", to_the_end=True)
-            self.record()
-        except _SkipEpoch:
-            for sums in self.sums.values():
-                sums.entries.clear()
-        finally:
-            self.model.load_state_dict(own)
-        return True
+            self.record("end_record")
 
     def evaluate(self, kind: str, to_the_end: bool = False) -> bool:
         """Goes through data without training; False if that was broken off."""
@@ -629,7 +621,7 @@ class ByHand:
         sums.entries.clear()
         if kind == "valid":
             self.valid_complete = False
-        model = self.model if to_the_end and self.shows_the_end() else self.judged()
+        model = self.ended() if to_the_end else self.judged()
         try:
             model.eval()
             self.enter(kind)
@@ -666,9 +658,9 @@ class ByHand:
         except _SkipBatch:
             pass
 
-    def record(self) -> None:
+    def record(self, state: str = "record") -> None:
         """Writes a row, or completes the one that is there."""
-        self.enter("record")
+        self.enter(state)
         ran = self.ran
         last = ran.rows[-1] if ran.rows and ran.rows[-1]["epoch"] == ran.epoch else None
         late = last is not None and self.complete

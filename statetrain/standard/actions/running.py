@@ -25,12 +25,13 @@ def begin(ctx: Context) -> None:
 
 @access(
     reads={"epoch", "iter", "earlier_batches"},
-    writes={"epoch", "earlier_batches", "iter", "epoch_complete"},
+    writes={"epoch", "earlier_batches", "iter", "epoch_complete", "exhausted"},
 )
 def count_epoch(ctx: Context) -> None:
     "count the epoch"
     ctx.epoch += 1
-    ctx.epoch_complete = False  # until its row says so: it may be skipped as a whole
+    # Until its row says so: an event in a hook of `epoch` may end it before it begins
+    ctx.epoch_complete = ctx.exhausted = False
     ctx.earlier_batches += ctx.iter
     ctx.iter = 0
 
