@@ -65,7 +65,8 @@ def describe_run(ctx: Context, machine: Machine) -> Description:
             name: describe_data(data_of(ctx, name), keep_indices=ctx.split_state is None)
             for name in sets_of(ctx)
             if data_of(ctx, name) is not None
-        },
+        }
+        | {"batches": describe_reading(ctx)},
         "callbacks": [
             {"class": name_of(one), "settings": settings_of_callback(unwrapped(one))}
             for one in machine.callbacks
@@ -272,6 +273,17 @@ def _spread(size: int) -> list[int]:
 
 def _short(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=6).hexdigest()
+
+
+def describe_reading(ctx: Context) -> dict[str, str]:
+    """What is taken of a batch, and of the model's output, and how samples are counted."""
+    reader = ctx.read_batch
+    found = {name: getattr(reader, name, None) for name in ("input", "target", "size")}
+    found["pred"] = getattr(ctx.pick, "path", None)
+    # Of a function its name alone: other versions of Python compile it otherwise
+    return {
+        name: getattr(value, "__qualname__", None) or repr(value) for name, value in found.items()
+    }
 
 
 # ---------------------------------------------------------------- callbacks

@@ -74,6 +74,7 @@ class Loss:
         **keys: str,
     ) -> None:
         self.function, self.keys, self.weight = function, dict(keys), weight
+        self.mask, self.sample_weight = mask, sample_weight
         self._who = f"loss {_name(function)!r}"
         self._weights = Weights.parse(mask, sample_weight, self._who)
         self._keyed: KeyedArguments | None = None

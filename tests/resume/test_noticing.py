@@ -66,6 +66,13 @@ CHANGES = {
     "order": ("data", {"train": loader(shuffle=True)}, "order was SequentialSampler, is Random"),
     "drop_last": ("data", {"train": loader(drop_last=True)}, "drop_last was False, is True"),
     "samples": ("data", {"train": loader(X.flip(0))}, "data: train: other samples"),
+    "size of a batch": ("data", {"size": 1}, "batches: size was None, is 1"),
+    "what is the target": (
+        "data",
+        {"input": "[0]", "target": "[1]"},
+        r"batches: target was None, is '\[1\]'",
+    ),
+    "what is the prediction": ("data", {"pred": "[:]"}, r"batches: pred was None, is '\[:\]'"),
     "dropout": ("model", {"model": net(0.5)}, r"model: 1 \(Dropout\): p was 0.1, is 0.5"),
     "loss": ("loss", {"loss": F.nll_loss}, "loss: opt was cross_entropy, is nll_loss"),
     "a function": ("loss", {"loss": lambda p, t: -F.cross_entropy(p, t)}, "is .*<lambda> #"),
@@ -160,3 +167,20 @@ def test_an_attribute_of_a_module_that_changes_is_a_caveat(tmp_path: Path) -> No
     caveats = go(tmp_path, 1, model=Counting()).caveats
     assert len(caveats) == 1
     assert "the attribute calls has changed since the run began" in caveats[0]
+
+
+def test_a_mask_alone_is_noticed(tmp_path: Path) -> None:
+    """The loss is the same function of the same arguments, and counts other samples."""
+    counts = torch.ones(len(X))
+    batches = [(X, Y, counts, 1 - counts)]
+
+    def train(mask: str | None, epochs: int) -> st.Run:
+        loss = st.Loss(F.cross_entropy, input="pred", target="target", mask=mask)
+        return go(
+            tmp_path, epochs, train=batches, loss=loss, input="[0]", target="[1]", resume="last"
+        )
+
+    train("batch[2]", 1)
+    with pytest.raises(st.CheckpointError, match=r"mask='batch\[2\]'.*mask='batch\[3\]'"):
+        train("batch[3]", 2)
+    assert train("batch[2]", 2).outcome == st.Completed(2)
