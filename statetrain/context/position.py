@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 Place: TypeAlias = "tuple[Transition, str]"
-_NOWHERE: Any = (None, None)
+NOWHERE: Any = (None, None)
+"""The place before a run."""
 
 LAST = 32
 """How many decisions are kept for the note on a failure."""
@@ -38,7 +39,7 @@ class Position:
     machine: Machine = field(Fact.ANEW, Fact.OF_MACHINE, Fact.OPEN)
     """What walks it, or walked it last."""
 
-    place: Place = field(Fact.SAVED_APART, Fact.OF_MACHINE, Fact.OPEN, default=_NOWHERE)
+    place: Place = field(Fact.SAVED_APART, Fact.OF_MACHINE, Fact.OPEN, default=NOWHERE)
     """The arrow being taken or last taken, and the innermost open state: `transition`, `state`."""
 
     event: BaseException | None = field(Fact.ANEW, Fact.OF_MACHINE)

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
+from statetrain.context.position import Position
 from statetrain.contracts.declaring import Access, access_of
-from statetrain.guards.base import AnyContext
 from statetrain.naming import label_of
 
 WorkFunction = Callable[[Any], None]
@@ -51,7 +51,7 @@ class Then:
         """Whether a part computes with gradients on."""
         return any(map(computes_with_gradients, self.parts))
 
-    def __call__(self, ctx: AnyContext) -> None:
+    def __call__(self, ctx: Position) -> None:
         for part in self.parts:
             part(ctx)
 

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
-from statetrain.guards.base import AnyContext, Guard
+from statetrain.guards.base import Guard
 from statetrain.outcome import Stopped
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class TrialPruned(Guard):
         """The column."""
         return (self.monitor,)
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: Context) -> bool:
         return bool(ctx.fit_rows()) and bool(self.trial.should_prune())
 
-    def reason(self, ctx: AnyContext) -> str:
+    def reason(self, ctx: Context) -> str:
         """It names the trial."""
         return f"trial {self.trial.number} was pruned by its {self.monitor}"
 

@@ -7,11 +7,14 @@ due. The guard itself only reads what was agreed, so it may be asked as often as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from statetrain.guards.base import Agree, AnyContext, Guard, Test
+from statetrain.guards.base import Agree, Guard, Test
+
+if TYPE_CHECKING:
+    from statetrain.context.position import Position
 
 WORDS: dict[Agree, str] = {"any": "any rank", "all": "all ranks", "first": "rank 0"}
 """What a picture says of each way to agree."""
@@ -78,20 +81,20 @@ class Agreed(Guard):
             key += f" at {place}"
         return key
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: Position) -> bool:
         return self.bind("")(ctx)
 
     def bind(self, place: str) -> Test:
         key, alone = self.key(place), self.leaf.bind(place)
 
-        def agreed(ctx: AnyContext) -> bool:
+        def agreed(ctx: Position) -> bool:
             if ctx.news is None:  # one process
                 return alone(ctx)
-            return ctx.news.answers.get(key, False)  # type: ignore[no-any-return]
+            return ctx.news.answers.get(key, False)
 
         return agreed
 
-    def reason(self, ctx: AnyContext) -> str:
+    def reason(self, ctx: Position) -> str:
         """The reason of the rank that had it."""
         if ctx.news is None:
             return self.leaf.reason(ctx)

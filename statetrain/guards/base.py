@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, Literal, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, get_args, overload
 
 from attrs import field, frozen
 
@@ -32,12 +32,20 @@ Agree = Literal["any", "all", "first", "same"]
 """How ranks that each have an answer come to one: any of them, all of them, rank 0 alone; or they
 answer alike anyway."""
 
-# What a guard is asked about: a `Context`, or the `Position` of a lifecycle with fields of its own.
-AnyContext: TypeAlias = Any
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    C = TypeVar("C", contravariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    C = TypeVar("C", contravariant=True)
+# What a guard is evaluated on: a `Context`, or a custom context of a lifecycle with other fields.
+# A guard of no particular context, written `Guard`, goes with all of them.
 
 
 @frozen
-class Guard:
+class Guard(Generic[C]):
     """Base of all guards. A subclass gives `label` and `test`; the rest has a meaning by default.
 
     A guard of one's own with parameters is a frozen attrs class:
@@ -63,7 +71,7 @@ class Guard:
         """
         raise NotImplementedError(f"{type(self).__name__} needs a label")
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: C) -> bool:
         """Whether it holds now, from host values alone."""
         raise NotImplementedError(f"{type(self).__name__} needs a test")
 
@@ -99,7 +107,7 @@ class Guard:
     explains = True
     """Whether it is a reason for taking an arrow; False for one that only lets others be asked."""
 
-    def reason(self, ctx: AnyContext) -> str:
+    def reason(self, ctx: C) -> str:
         """Why it is true, for the outcome: its label unless it knows more.
 
         Empty for a guard that does not explain anything.
@@ -132,7 +140,7 @@ class Guard:
         """The same guard under another name."""
         return Renamed(self, label)
 
-    def __call__(self, ctx: AnyContext) -> bool:
+    def __call__(self, ctx: C) -> bool:
         return strict(self, self.test(ctx))
 
     def __and__(self, other: Guard | Test) -> Guard:
@@ -178,7 +186,7 @@ def strict(guard: Guard, answer: object) -> bool:
     )
 
 
-def reason_of(guard: Guard, ctx: AnyContext) -> str:
+def reason_of(guard: Guard[C], ctx: C) -> str:
     """Why a guard holds: the reason that it gives, or its label if that is empty."""
     return guard.reason(ctx) or guard.label
 
@@ -205,13 +213,13 @@ def _in_brackets(guard: Guard) -> str:
 
 
 @frozen
-class AllOf(Guard):
+class AllOf(Guard[C]):
     """True if all its guards are. Written `a & b`.
 
     Evaluated in order, up to the first that is false.
     """
 
-    guards: tuple[Guard, ...]
+    guards: tuple[Guard[C], ...]
 
     @property
     def label(self) -> str:
@@ -220,10 +228,10 @@ class AllOf(Guard):
     def parts(self) -> tuple[Guard, ...]:
         return self.guards
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: C) -> bool:
         return all(strict(g, g.test(ctx)) for g in self.guards)
 
-    def reason(self, ctx: AnyContext) -> str:
+    def reason(self, ctx: C) -> str:
         """The reasons of its guards, of those that have one."""
         reasons = [g.reason(ctx) for g in self.guards]
         return " and ".join(filter(None, reasons)) or self.label
@@ -231,7 +239,7 @@ class AllOf(Guard):
     def bind(self, place: str) -> Test:
         tests = tuple((g, g.bind(place)) for g in self.guards)
 
-        def each(ctx: AnyContext) -> bool:
+        def each(ctx: C) -> bool:
             for guard, test in tests:
                 if (answer := test(ctx)) is not True:
                     return strict(guard, answer)
@@ -241,13 +249,13 @@ class AllOf(Guard):
 
 
 @frozen
-class AnyOf(Guard):
+class AnyOf(Guard[C]):
     """True if one of its guards is. Written `a | b`.
 
     Evaluated in order, up to the first that is true.
     """
 
-    guards: tuple[Guard, ...]
+    guards: tuple[Guard[C], ...]
 
     @property
     def label(self) -> str:
@@ -256,10 +264,10 @@ class AnyOf(Guard):
     def parts(self) -> tuple[Guard, ...]:
         return self.guards
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: C) -> bool:
         return any(strict(g, g.test(ctx)) for g in self.guards)
 
-    def reason(self, ctx: AnyContext) -> str:
+    def reason(self, ctx: C) -> str:
         """The reason of the part that was true when it was last asked, else of one that is now."""
         grounds: dict[str, int] = getattr(ctx, "grounds", {})
         if self.label in grounds:
@@ -270,7 +278,7 @@ class AnyOf(Guard):
         tests = tuple((i, g, g.bind(place)) for i, g in enumerate(self.guards))
         label = self.label
 
-        def some(ctx: AnyContext) -> bool:
+        def some(ctx: C) -> bool:
             for i, guard, test in tests:
                 if (answer := test(ctx)) is not False:
                     _note_ground(ctx, label, i)
@@ -280,7 +288,7 @@ class AnyOf(Guard):
         return some
 
 
-def _note_ground(ctx: AnyContext, label: str, part: int) -> None:
+def _note_ground(ctx: object, label: str, part: int) -> None:
     """Records which of the alternatives was true.
 
     By the time its reason is asked for, a part with a memory will have forgotten.
@@ -291,7 +299,7 @@ def _note_ground(ctx: AnyContext, label: str, part: int) -> None:
 
 
 @frozen
-class Not(Guard):
+class Not(Guard[C]):
     """Holds if its guard does not. Written `~a`.
 
     Raises:
@@ -299,7 +307,7 @@ class Not(Guard):
             then is not defined.
     """
 
-    guard: Guard
+    guard: Guard[C]
 
     def __attrs_post_init__(self) -> None:
         if self.guard.remembers:
@@ -318,7 +326,7 @@ class Not(Guard):
     def parts(self) -> tuple[Guard, ...]:
         return (self.guard,)
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: C) -> bool:
         return not strict(self.guard, self.guard.test(ctx))
 
     def bind(self, place: str) -> Test:
@@ -327,10 +335,10 @@ class Not(Guard):
 
 
 @frozen
-class Renamed(Guard):
+class Renamed(Guard[C]):
     """A guard under another name."""
 
-    guard: Guard
+    guard: Guard[C]
     name: str
 
     @property
@@ -340,10 +348,10 @@ class Renamed(Guard):
     def parts(self) -> tuple[Guard, ...]:
         return (self.guard,)
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: C) -> bool:
         return self.guard.test(ctx)
 
-    def reason(self, ctx: AnyContext) -> str:
+    def reason(self, ctx: C) -> str:
         return self.guard.reason(ctx)
 
     def bind(self, place: str) -> Test:
@@ -375,7 +383,7 @@ class Predicate(Guard):
     def prompt(self) -> bool:
         return self.now
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: C) -> bool:
         return self.function(ctx)
 
     def bind(self, place: str) -> Test:

@@ -10,11 +10,12 @@ the same however many there are. The last row may still get columns, so it is re
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define, evolve, frozen
 
-from statetrain.guards.base import AnyContext
+if TYPE_CHECKING:
+    from statetrain.context.context import Context
 
 HISTORY = frozenset({"history"})
 
@@ -55,7 +56,7 @@ class Fold(Protocol):
         """The state after a row; the one before it is not changed."""
 
 
-def folded(fold: Fold, ctx: AnyContext, first: int = 0) -> Any:
+def folded(fold: Fold, ctx: Context | Later, first: int = 0) -> Any:
     """The state of a fold after all rows of this fit.
 
     Args:
@@ -67,7 +68,7 @@ def folded(fold: Fold, ctx: AnyContext, first: int = 0) -> Any:
     return _read(ctx, fold, rows, max(own, first))
 
 
-def rows_of(ctx: AnyContext) -> tuple[list[FoldedRow], int]:
+def rows_of(ctx: Context | Later) -> tuple[list[FoldedRow], int]:
     """All rows of the history, and which is the first of this fit."""
     if isinstance(ctx, Later):
         return rows_of(ctx.ctx)[0], ctx.first_row
@@ -80,7 +81,7 @@ def rows_of(ctx: AnyContext) -> tuple[list[FoldedRow], int]:
 class Later:
     """A context in which nothing was recorded before some row."""
 
-    ctx: AnyContext
+    ctx: Context | Later
     first_row: int
 
     def fit_rows(self) -> list[FoldedRow]:
@@ -119,7 +120,7 @@ class _Known:
         return self.last is None or rows[self.read - 1] is self.last
 
 
-def _read(ctx: AnyContext, fold: Fold, rows: list[FoldedRow], first: int) -> Any:
+def _read(ctx: Context | Later, fold: Fold, rows: list[FoldedRow], first: int) -> Any:
     """The state of a fold after all rows from one on."""
     if len(rows) <= first:
         return fold.start()

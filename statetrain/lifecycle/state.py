@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from attrs import Factory, field, frozen
 
-from statetrain.guards.base import AnyContext
+from statetrain.guards.base import C
 
 StateWork = Callable[[Any], None]
 
@@ -18,20 +18,20 @@ START = "[*]"
 """Where the arrow into the initial state comes from; the usual sign of the pseudo-state."""
 
 
-class Mode(Protocol):
+class Mode(Protocol[C]):
     """Something outside the context that belongs to a scope, such as whether gradients are on.
 
     It is set when the scope opens and put back when it closes, on failure, and around each pause of
     a stepped run.
     """
 
-    def read(self, ctx: AnyContext) -> Any:
+    def read(self, ctx: C) -> Any:
         """The present value."""
 
-    def write(self, ctx: AnyContext, value: Any) -> None:
+    def write(self, ctx: C, value: Any) -> None:
         """Puts a value back that was read."""
 
-    def begin(self, ctx: AnyContext) -> None:
+    def begin(self, ctx: C) -> None:
         """Sets what the scope starts with."""
 
     def wrap(self, action: StateWork) -> StateWork:

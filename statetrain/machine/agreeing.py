@@ -21,10 +21,11 @@ from typing import Any, NamedTuple, Protocol
 
 from attrs import Factory, define, field, frozen
 
+from statetrain.context.position import Position
 from statetrain.contracts.owning import agreed_in
 from statetrain.errors import MachineError
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
-from statetrain.guards.base import Agree, AnyContext, Test
+from statetrain.guards.base import Agree, Test
 from statetrain.lifecycle.lifecycle import Lifecycle
 
 TICKS = 1e6
@@ -69,11 +70,11 @@ class Ask(NamedTuple):
     reason: Callable[[Any], str]
     heeds: frozenset[str]  # of "stop" and "interrupt", what it reads
 
-    def bit(self, ctx: AnyContext, rank: int) -> int:
+    def bit(self, ctx: Position, rank: int) -> int:
         """This rank's answer, such that the largest of all decides; 1 is what seldom happens."""
         if self.how == "all":
             return int(not self.test(ctx))
-        if self.heeds and ctx.news.wishes(self.heeds):
+        if self.heeds and news_of(ctx).wishes(self.heeds):
             return 1
         return int((self.how == "any" or rank == 0) and self.test(ctx))
 
@@ -153,6 +154,12 @@ class News:
         return [self.stop, self.signal, self.skips, self.ends_epoch]
 
 
+def news_of(ctx: Position) -> News:
+    """What the ranks have told each other, in a run of several."""
+    assert ctx.news is not None
+    return ctx.news
+
+
 @frozen(eq=False)
 class Agreement:
     """The meetings of a lifecycle whose guards are agreed on.
@@ -208,7 +215,7 @@ class Agreement:
 
     # ------------------------------------------------------------ meetings
 
-    def bits(self, ctx: AnyContext, state: str) -> list[int]:
+    def bits(self, ctx: Position, state: str) -> list[int]:
         """This rank's answers to the questions of a meeting."""
         return [ask.bit(ctx, self.group.rank) for ask in self.rows[state]]
 
@@ -216,8 +223,8 @@ class Agreement:
         """The work of meeting before the row of a state is asked; see `Plan`."""
         asks, word = self.rows[state], f"agree in {state}"
 
-        def meet(ctx: AnyContext) -> None:
-            news: News = ctx.news
+        def meet(ctx: Position) -> None:
+            news = news_of(ctx)
             found, news.carried = news.carried, None
             if found is None:
                 found = exchange(news, word, self.bits(ctx, state))
@@ -243,9 +250,9 @@ def exchange(news: News, word: str, bits: Sequence[int]) -> list[int]:
     return found
 
 
-def tell(ctx: AnyContext, asks: Sequence[Ask]) -> None:
+def tell(ctx: Position, asks: Sequence[Ask]) -> None:
     """Something is so on some rank: all get to know why, and which rank it was. A meeting."""
-    news: News = ctx.news
+    news = news_of(ctx)
     rank = news.group.rank
     own = {ask.key: ask.reason(ctx) for ask in asks if ask.bit(ctx, rank)}
     reasons, wishes = zip(*news.group.gather("say why", (own, news.to_tell())), strict=True)
@@ -256,7 +263,7 @@ def tell(ctx: AnyContext, asks: Sequence[Ask]) -> None:
         news.reasons.update({ask.key: ctx.stop for ask in asks if ask.heeds})
 
 
-def _ask_to_stop(ctx: AnyContext, stop: str | None, signal: str | None) -> None:
+def _ask_to_stop(ctx: Position, stop: str | None, signal: str | None) -> None:
     """Notes what ranks ask for, and a signal that came to one, which is the reason itself."""
     ctx.stop = ctx.stop or stop
     if signal is not None:
@@ -299,13 +306,13 @@ def heeding(function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any]
     """
 
     @wraps(function)
-    def heeded(ctx: AnyContext) -> Any:
+    def heeded(ctx: Position) -> Any:
         try:
             return function(ctx)
         except StopFit as event:
-            ctx.news.request_stop(str(event) or "StopFit")
+            news_of(ctx).request_stop(str(event) or "StopFit")
         except SkipEpoch as event:
-            ctx.news.ends_epoch = str(event) or "SkipEpoch"
+            news_of(ctx).ends_epoch = str(event) or "SkipEpoch"
         except SkipBatch as event:
             if not hook:
                 event.add_note(
@@ -313,7 +320,7 @@ def heeding(function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any]
                     " enter hooks up to 'backward'; the other ranks wait for this one's gradients"
                 )
                 raise
-            ctx.news.skips = str(event) or "SkipBatch"
+            news_of(ctx).skips = str(event) or "SkipBatch"
         return None
 
     return heeded

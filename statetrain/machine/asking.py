@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from attrs import evolve, frozen
 
+from statetrain.context.position import Position
 from statetrain.guards.base import (
     AllOf,
-    AnyContext,
     AnyOf,
     Guard,
     Not,
@@ -67,14 +67,14 @@ def observed(arrow: Transition, first: bool = False) -> Test:
     if not first:
         return test
 
-    def anew(ctx: AnyContext) -> bool:
+    def anew(ctx: Position) -> bool:
         ctx.asked = []
         return test(ctx)
 
     return anew
 
 
-def answers_to(ctx: AnyContext, taken: Transition) -> list[Asked]:
+def answers_to(ctx: Position, taken: Transition) -> list[Asked]:
     """What was recorded of the decision that led to an arrow.
 
     Empty if no guard was evaluated, or nothing was recorded.
@@ -119,7 +119,7 @@ class _Told(Guard):
         # Else its reason is its label, which is known
         explains = type(guard).reason is not Guard.reason
 
-        def told(ctx: AnyContext) -> bool:
+        def told(ctx: Position) -> bool:
             answer, reason = test(ctx), ""
             if explains and answer is True:
                 reason = guard.reason(ctx)
@@ -189,7 +189,7 @@ class Explanation:
         )
 
 
-def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
+def why(lifecycle: Lifecycle, ctx: Position) -> Explanation:
     """Why a run is where it is: the arrow last taken, and what was asked before it.
 
     What parts of guards answered is known while a run is stepped, or recorded with
@@ -217,7 +217,7 @@ def why(lifecycle: Lifecycle, ctx: AnyContext) -> Explanation:
     return Explanation(words, tuple(ways))
 
 
-def _arrival(ctx: AnyContext, taken: Transition) -> str:
+def _arrival(ctx: Position, taken: Transition) -> str:
     """Where a run is and how it got there, as text."""
     if ctx.state == FAILED and ctx.error is not None:
         where = getattr(ctx.outcome, "state", taken.dest)
@@ -247,7 +247,7 @@ def _evaluated_before(
     return [arrow for arrow in rivals[: rivals.index(taken)] if arrow.guard is not None]
 
 
-def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
+def why_not(lifecycle: Lifecycle, ctx: Position, goal: str) -> Explanation:
     """Why a run is not in a state.
 
     Gives what is evaluated on the shortest way there, each part with what it would answer now.
@@ -284,7 +284,7 @@ def why_not(lifecycle: Lifecycle, ctx: AnyContext, goal: str) -> Explanation:
     return Explanation(words + _prospect(way, ways), ways)
 
 
-def _ending(ctx: AnyContext) -> str:
+def _ending(ctx: Position) -> str:
     """How a run came to its end, as text."""
     if ctx.outcome is None:
         return "it has failed"
@@ -360,7 +360,7 @@ def _shortest(lifecycle: Lifecycle, here: str, goal: str) -> list[Transition] | 
     return None
 
 
-def _asked_now(arrows: Iterable[Transition], ctx: AnyContext) -> Iterator[AskedArrow]:
+def _asked_now(arrows: Iterable[Transition], ctx: Position) -> Iterator[AskedArrow]:
     for arrow in arrows:
         if arrow.guard is None:
             yield AskedArrow(arrow, True)
@@ -374,7 +374,7 @@ def _asked_now(arrows: Iterable[Transition], ctx: AnyContext) -> Iterator[AskedA
         )
 
 
-def _answer(guard: Guard, arrow: Transition, ctx: AnyContext) -> tuple[bool | None, str]:
+def _answer(guard: Guard, arrow: Transition, ctx: Position) -> tuple[bool | None, str]:
     try:
         if not strict(guard, guard.bind(arrow.dest)(ctx)):
             return False, ""

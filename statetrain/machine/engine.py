@@ -6,8 +6,8 @@ The loop of the compiled table does most of it in line, for many calls at once; 
 
 from __future__ import annotations
 
+from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
@@ -16,26 +16,26 @@ from statetrain.machine.plan import Plan, Work
 from statetrain.outcome import Completed
 
 
-def make_call(plan: Plan, ctx: AnyContext, work: Work) -> None:
+def make_call(plan: Plan, ctx: Position, work: Work) -> None:
     """Makes one call of a run, and publishes what it belongs to."""
     ctx.place = (work.transition, work.state)
     if work.function(ctx) is not None:
         raise junk(plan, ctx, work)
 
 
-def depart(ctx: AnyContext, arrow: Transition) -> None:
+def depart(ctx: Position, arrow: Transition) -> None:
     """Records that an arrow is being taken."""
     ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
 
 
-def land(life: Lifecycle, ctx: AnyContext, arrow: Transition) -> None:
+def land(life: Lifecycle, ctx: Position, arrow: Transition) -> None:
     """Publishes that an arrow has been taken, and closes the run if it led to a final state."""
     ctx.place = (arrow, arrow.dest)
     if arrow.dest == FAILED or life.state(arrow.dest).final:
         finish(life, ctx)
 
 
-def finish(life: Lifecycle, ctx: AnyContext) -> None:
+def finish(life: Lifecycle, ctx: Position) -> None:
     """Closes a run that has reached a final state.
 
     Raises:

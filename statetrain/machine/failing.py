@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any, NoReturn
 
+from statetrain.context.position import Position
 from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
 from statetrain.events import Event, StopFit
-from statetrain.guards.base import AnyContext, strict
+from statetrain.guards.base import strict
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.flight import cut_short, in_words, taken_last
@@ -20,7 +21,7 @@ from statetrain.outcome import Failed, Interrupted
 
 
 def caught(
-    plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any = None
+    plan: Plan, ctx: Position, error: BaseException, work: Any, ask: Any = None
 ) -> tuple[Transition, str, frozenset[int]]:
     """What an exception leads to.
 
@@ -53,7 +54,7 @@ def caught(
 
 
 def _arrow_for(
-    plan: Plan, ctx: AnyContext, active: str | None, error: BaseException
+    plan: Plan, ctx: Position, active: str | None, error: BaseException
 ) -> Transition | None:
     """The first arrow out of the open scopes that takes an exception."""
     if active is None:
@@ -68,7 +69,7 @@ def _arrow_for(
     return None
 
 
-def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> str | None:
+def listening(plan: Plan, ctx: Position, error: BaseException, work: Any) -> str | None:
     """The innermost open state from which to look for an arrow that takes an exception.
 
     None if no arrow may take it.
@@ -89,7 +90,7 @@ def listening(plan: Plan, ctx: AnyContext, error: BaseException, work: Any) -> s
     return None
 
 
-def _settle(plan: Plan, ctx: AnyContext, active: str) -> None:
+def _settle(plan: Plan, ctx: Position, active: str) -> None:
     """Puts back the modes of scopes that were being left or entered when a person interrupted."""
     still_open = sum(
         plan.lifecycle.state(name).mode is not None
@@ -100,7 +101,7 @@ def _settle(plan: Plan, ctx: AnyContext, active: str) -> None:
         leave_mode(ctx)
 
 
-def answer(plan: Plan, ctx: AnyContext, arrow: Transition) -> bool:
+def answer(plan: Plan, ctx: Position, arrow: Transition) -> bool:
     """The answer of an arrow's guard, which is exactly True or False; True if it has none."""
     if arrow.guard is None:
         return True
@@ -111,7 +112,7 @@ def answer(plan: Plan, ctx: AnyContext, arrow: Transition) -> bool:
     return said
 
 
-def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
+def fail(plan: Plan, ctx: Position, error: BaseException, work: Any, ask: Any = None) -> NoReturn:
     """Closes a run that an exception ends, which no arrow takes, and raises it.
 
     The arguments are those of `caught`.
@@ -123,7 +124,7 @@ def fail(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any 
         del error
 
 
-def _restore_modes(ctx: AnyContext) -> list[BaseException]:
+def _restore_modes(ctx: Position) -> list[BaseException]:
     """Restores the modes of all open scopes, and returns what was raised meanwhile."""
     raised: list[BaseException] = []
     while ctx.modes:
@@ -136,7 +137,7 @@ def _restore_modes(ctx: AnyContext) -> list[BaseException]:
     return raised
 
 
-def _enter_failed(plan: Plan, ctx: AnyContext) -> list[BaseException]:
+def _enter_failed(plan: Plan, ctx: Position) -> list[BaseException]:
     """Calls the hooks of a failure, and returns what they raised."""
     raised: list[BaseException] = []
     for _, hook in plan.hooks.get("on_enter_failed", ()):
@@ -147,7 +148,7 @@ def _enter_failed(plan: Plan, ctx: AnyContext) -> list[BaseException]:
     return raised
 
 
-def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:
+def _close(plan: Plan, ctx: Position, error: BaseException, work: Any, ask: Any) -> BaseException:
     """Closes a run that an exception ends, and returns what is to be raised."""
     place = _place(plan, ctx, work)
     error = _unfit(plan, ctx, error, work, ask)
@@ -181,7 +182,7 @@ def _close(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
     return error
 
 
-def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: Any) -> BaseException:
+def _unfit(plan: Plan, ctx: Position, error: BaseException, work: Any, ask: Any) -> BaseException:
     """Turns an event that no arrow takes, and a StopIteration, into an error that says so.
 
     Other exceptions stay as they are.
@@ -204,7 +205,7 @@ def _unfit(plan: Plan, ctx: AnyContext, error: BaseException, work: Any, ask: An
     return _chained(LifecycleError(f"{plan.lifecycle.name}: {why}"), error)
 
 
-def _say_instead(plan: Plan, ctx: AnyContext, error: Event, work: Any) -> str:
+def _say_instead(plan: Plan, ctx: Position, error: Event, work: Any) -> str:
     """Where an event may be raised instead, next to where it was."""
     place = _place(plan, ctx, work)
     next_one, on_event = ctx.transition.dest, plan.lifecycle.on_event
@@ -229,7 +230,7 @@ def _searched(plan: Plan, active: str, error: BaseException) -> str:
     return f" (searched {searched}); add Transition(<scope>, <dest>, event={kind})"
 
 
-def _culprit(plan: Plan, ctx: AnyContext, place: Work | None, ask: Any) -> str:
+def _culprit(plan: Plan, ctx: Position, place: Work | None, ask: Any) -> str:
     """Who raised, for a person."""
     if place is None:
         arrow = _asked(plan, ctx, ask)
@@ -245,13 +246,13 @@ def _culprit(plan: Plan, ctx: AnyContext, place: Work | None, ask: Any) -> str:
     return f"the {place.kind} work of {place.state!r}"
 
 
-def _place(plan: Plan, ctx: AnyContext, work: Any) -> Work | None:
+def _place(plan: Plan, ctx: Position, work: Any) -> Work | None:
     if work is None or isinstance(work, Work):
         return work
     return plan.works_of.get((ctx.place, work))
 
 
-def _asked(plan: Plan, ctx: AnyContext, ask: Any) -> Transition | None:
+def _asked(plan: Plan, ctx: Position, ask: Any) -> Transition | None:
     if isinstance(ask, Transition):
         return ask
     if ask is None or ctx.state is None:
@@ -262,7 +263,7 @@ def _asked(plan: Plan, ctx: AnyContext, ask: Any) -> Transition | None:
     return None
 
 
-def junk(plan: Plan, ctx: AnyContext, work: Any) -> CallbackError:
+def junk(plan: Plan, ctx: Position, work: Any) -> CallbackError:
     """The error of a call that returned something."""
     culprit = _culprit(plan, ctx, _place(plan, ctx, work), None)
     return CallbackError(
@@ -271,7 +272,7 @@ def junk(plan: Plan, ctx: AnyContext, work: Any) -> CallbackError:
     )
 
 
-def not_strict(plan: Plan, ctx: AnyContext, ask: Any, answer: object) -> GuardError:
+def not_strict(plan: Plan, ctx: Position, ask: Any, answer: object) -> GuardError:
     """The error of a guard that answered neither True nor False."""
     arrow = _asked(plan, ctx, ask)
     assert arrow is not None
@@ -283,7 +284,7 @@ def not_strict(plan: Plan, ctx: AnyContext, ask: Any, answer: object) -> GuardEr
     raise AssertionError("only asked about answers that are no bool")
 
 
-def clean_up(ctx: AnyContext) -> list[BaseException]:
+def clean_up(ctx: Position) -> list[BaseException]:
     """Runs the deferred functions, the last first; all run though one raises."""
     errors: list[BaseException] = []
     while ctx.deferred:
@@ -302,7 +303,7 @@ def raise_all(errors: list[BaseException]) -> None:
         raise BaseExceptionGroup("several things were raised while closing the run", errors)
 
 
-def epoch_of(ctx: AnyContext) -> int:
+def epoch_of(ctx: Position) -> int:
     """The epoch of a run, for its outcome; 0 where nobody counts them."""
     return int(getattr(ctx, "epoch", 0) or 0)
 
@@ -312,7 +313,7 @@ def _chained(error: BaseException, cause: BaseException) -> BaseException:
     return error
 
 
-def _misspelt(ctx: AnyContext, error: BaseException) -> str:
+def _misspelt(ctx: Position, error: BaseException) -> str:
     """The remedy for reading or setting a field that does not exist.
 
     What Python raises suggests no name.

@@ -9,19 +9,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from statetrain.context.position import LAST
-from statetrain.guards.base import AnyContext
+from statetrain.context.position import LAST, Position
 from statetrain.lifecycle.transition import Transition
 
 _LONGEST = 16  # states of a loop that is told once
 
 
-def taken_last(ctx: AnyContext) -> list[Transition]:
+def taken_last(ctx: Position) -> list[Transition]:
     """The last transitions of a run, oldest first; the one that it broke off in is the last."""
     return [arrow for landing in ctx.flight for arrow in landing[2]][-LAST:]
 
 
-def cut_short(ctx: AnyContext) -> None:
+def cut_short(ctx: Position) -> None:
     """Removes the transitions that a stretch did not take because of an exception."""
     if not ctx.flight:
         return

@@ -40,8 +40,8 @@ from transitions.extensions.nesting import (
 )
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.errors import MachineError
-from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
@@ -104,7 +104,7 @@ def to_machine(
 
 def drive(
     machine: Machine,
-    ctx: AnyContext,
+    ctx: Position,
     watched: bool,
     opening: tuple[Transition, list[Work]] | None = None,
 ) -> Drive:
@@ -244,7 +244,7 @@ class _Live(HierarchicalMachine):
     def _config(self, trigger: str, arrow: Transition) -> dict[str, Any]:
         life = self.table.lifecycle
 
-        def holds(ctx: AnyContext, error: BaseException | None = None) -> bool:
+        def holds(ctx: Position, error: BaseException | None = None) -> bool:
             if error is not None and not isinstance(error, arrow.event or BaseException):
                 return False
             self.asking = arrow
@@ -257,7 +257,7 @@ class _Live(HierarchicalMachine):
             self.asking = None
             return said
 
-        def publish(ctx: AnyContext, error: BaseException | None = None) -> None:
+        def publish(ctx: Position, error: BaseException | None = None) -> None:
             depart(ctx, arrow)
             if arrow.event is not None:
                 ctx.event = error
@@ -274,13 +274,13 @@ class _Live(HierarchicalMachine):
             "arrow": arrow,
         }
 
-    def perform(self, ctx: AnyContext, works: Iterable[Work]) -> None:
+    def perform(self, ctx: Position, works: Iterable[Work]) -> None:
         """Makes calls, and keeps the one that raised."""
         for self.working in works:
             make_call(self.table.plan, ctx, self.working)
         self.working = None
 
-    def offer(self, model: object, ctx: AnyContext, error: BaseException) -> bool:
+    def offer(self, model: object, ctx: Position, error: BaseException) -> bool:
         """Whether an arrow out of the open scopes takes an exception; if so, it has been taken."""
         here: str = model.state  # type: ignore[attr-defined]  # every model has it
         # A trigger that no arrow of these scopes knows would be an error to `transitions`.

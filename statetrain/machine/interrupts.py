@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import define
 
-from statetrain.guards.base import AnyContext
+from statetrain.context.position import Position
 
 # A person, the system, the terminal that went away, a scheduler's warning; not every platform has
 # the last two.
@@ -31,7 +31,7 @@ class _SignalFlag:
         whole: whether the first signal lets this run finish, and asks the outer one alone.
     """
 
-    ctx: AnyContext
+    ctx: Position
     outer: _SignalFlag | None
     whole: bool
     hurried: bool = False  # whether a second one came
@@ -73,7 +73,7 @@ def _may_be_replaced(number: int, handler: Any, outer: _SignalFlag | None) -> bo
 
 
 @contextmanager
-def heeded(ctx: AnyContext, whole: bool = False) -> Iterator[None]:
+def heeded(ctx: Position, whole: bool = False) -> Iterator[None]:
     """While it is open, signals ask the run to stop.
 
     These are Ctrl-C, SIGTERM and, where the system has them, SIGHUP and SIGUSR1.

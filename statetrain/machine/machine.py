@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from attrs import evolve, field, frozen
 
 from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.context.position import NOWHERE, Position
 from statetrain.contracts.checking import Declaration, check_fields, declarations_of
 from statetrain.contracts.dataflow import solve
 from statetrain.contracts.debugging import Views
@@ -17,7 +18,7 @@ from statetrain.contracts.order import Order, arranged, hook_named, is_called
 from statetrain.contracts.outline import DataFlow, Outline
 from statetrain.contracts.presence import check_presence
 from statetrain.errors import MachineError
-from statetrain.guards.base import AnyContext, strict
+from statetrain.guards.base import strict
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import START
 from statetrain.lifecycle.transition import Transition
@@ -126,7 +127,7 @@ class Machine:
 
     # ------------------------------------------------------------ running
 
-    def run(self, ctx: AnyContext, at: str | None = None) -> Any:
+    def run(self, ctx: Position, at: str | None = None) -> Any:
         """Walks the lifecycle from its initial state to a final one.
 
         Args:
@@ -148,7 +149,7 @@ class Machine:
 
     def steps(
         self,
-        ctx: AnyContext,
+        ctx: Position,
         until: str | Callable[[Any], bool] | None = None,
         at: str | None = None,
     ) -> Steps:
@@ -164,24 +165,24 @@ class Machine:
             steps.until(until)
         return steps
 
-    def may(self, ctx: AnyContext) -> tuple[Answer, ...]:
+    def may(self, ctx: Position) -> tuple[Answer, ...]:
         """The arrows out of the current state, each with whether it holds now and why."""
         if ctx.state is None:
             return (Answer(self.lifecycle.start, True, "the run has not started"),)
         return tuple([self._may(ctx, arrow) for arrow in self.lifecycle.arrows(ctx.state)])
 
-    def _may(self, ctx: AnyContext, arrow: Transition) -> Answer:
+    def _may(self, ctx: Position, arrow: Transition) -> Answer:
         if arrow.guard is None:
             return Answer(arrow, True, "it has no guard")
         if not strict(arrow.guard, self.plan.test(arrow, False, False)(ctx)):
             return Answer(arrow, False, f"not: {arrow.guard.label}")
         return Answer(arrow, True, arrow.guard.reason(ctx))
 
-    def why(self, ctx: AnyContext) -> Explanation:
+    def why(self, ctx: Position) -> Explanation:
         """Why a run is where it is; see `statetrain.machine.asking.why`."""
         return why(self.lifecycle, ctx)
 
-    def why_not(self, ctx: AnyContext, state: str) -> Explanation:
+    def why_not(self, ctx: Position, state: str) -> Explanation:
         """Why a run is not in a state or a scope; see `statetrain.machine.asking.why_not`."""
         return why_not(self.lifecycle, ctx, state)
 
@@ -291,7 +292,7 @@ class Machine:
             )
         return found
 
-    def _drive(self, ctx: AnyContext, watched: bool, at: str | None) -> Drive:
+    def _drive(self, ctx: Position, watched: bool, at: str | None) -> Drive:
         opening = None
         if at is not None:
             opening = self.plan.reopening(at)
@@ -302,11 +303,11 @@ class Machine:
             return self._driven(ctx, drive(self, ctx, watched, opening))
         return self._driven(ctx, self._walk(ctx, watched, opening))
 
-    def _driven(self, ctx: AnyContext, drive: Drive) -> Drive:
+    def _driven(self, ctx: Position, drive: Drive) -> Drive:
         self._begin(ctx)  # another walk of this context may have begun since this one was made
         yield from drive
 
-    def _begin(self, ctx: AnyContext) -> None:
+    def _begin(self, ctx: Position) -> None:
         if ctx.state is not None and ctx.outcome is None:
             raise MachineError(
                 f"this context is in a run already, in state {ctx.state!r}; finish or close that"
@@ -316,11 +317,11 @@ class Machine:
         ctx.machine = self
         ctx.asked = []
         ctx.flight.clear()
-        ctx.place = (None, None)
+        ctx.place = NOWHERE
         ctx.event = ctx.error = ctx.outcome = None
 
     def _walk(
-        self, ctx: AnyContext, watched: bool, opening: tuple[Transition, list[Work]] | None
+        self, ctx: Position, watched: bool, opening: tuple[Transition, list[Work]] | None
     ) -> Drive:
         """The loop: call what was laid out, ask a row of guards, and again.
 

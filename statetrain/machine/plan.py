@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from statetrain.callback import Callback, unwrapped
+from statetrain.context.position import Position
 from statetrain.contracts.debugging import Views
 from statetrain.contracts.ways import Doer
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AnyContext, Guard, Test, leaves
+from statetrain.guards.base import Guard, Test, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START, Mode
 from statetrain.lifecycle.transition import Transition
@@ -429,19 +430,19 @@ def _reads_stop(guard: Guard) -> bool:
 class _EnterMode:
     mode: Mode
 
-    def __call__(self, ctx: AnyContext) -> None:
+    def __call__(self, ctx: Position) -> None:
         ctx.modes.append([self.mode, self.mode.read(ctx)])
         self.mode.begin(ctx)
 
 
-def leave_mode(ctx: AnyContext) -> None:
+def leave_mode(ctx: Position) -> None:
     """Puts back what the innermost mode has changed."""
     mode, outer = ctx.modes[-1]
     mode.write(ctx, outer)
     ctx.modes.pop()
 
 
-def _settle_in(ctx: AnyContext) -> None:
+def _settle_in(ctx: Position) -> None:
     """Puts back last, when everything is open again, what opening may have moved."""
     while ctx.reopening:
         ctx.reopening.pop(0)()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import Factory, define, field
 
+from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
 
@@ -33,7 +33,7 @@ class Breakpoint:
     when: Condition | None = None
     hits: int = 0
 
-    def met(self, ctx: AnyContext) -> bool:
+    def met(self, ctx: Position) -> bool:
         """Whether a run stands at it."""
         return (self.state is None or ctx.state == self.state) and (
             self.when is None or bool(self.when(ctx))
@@ -59,7 +59,7 @@ class Steps:
     """
 
     machine: Machine
-    ctx: AnyContext
+    ctx: Position
     _generator: Generator[Transition, None, None]
     _paused: bool = field(default=False, init=False)
     _breakpoints: list[Breakpoint] = field(default=Factory(list), init=False)
@@ -216,7 +216,7 @@ class Steps:
             )
 
 
-def _suspend(ctx: AnyContext) -> None:
+def _suspend(ctx: Position) -> None:
     for entry in reversed(ctx.modes):
         if len(entry) == 2:  # else a pause that failed halfway has done it
             mode, outer = entry
@@ -224,7 +224,7 @@ def _suspend(ctx: AnyContext) -> None:
             mode.write(ctx, outer)
 
 
-def _resume(ctx: AnyContext) -> None:
+def _resume(ctx: Position) -> None:
     for entry in ctx.modes:
         if len(entry) == 3:
             mode, _, inner = entry

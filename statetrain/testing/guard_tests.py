@@ -23,8 +23,9 @@ import attrs
 from attrs import field, frozen
 
 from statetrain.context.fields import Fact, fields_with
+from statetrain.context.position import Position
 from statetrain.errors import ConfigError, GuardError
-from statetrain.guards.base import AnyContext, Guard, as_guard, strict
+from statetrain.guards.base import Guard, as_guard, strict
 from statetrain.lifecycle.explore import Bound
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
@@ -197,7 +198,7 @@ class GuardCase:
         found: list[tuple[str, BaseException | None]] = []
         seen: set[int] = set()
 
-        def asked(_: Guard, ctx: AnyContext) -> None:
+        def asked(_: Guard, ctx: Position) -> None:
             # Once in a state, before the first guard of its row, whatever number there are.
             if ctx.state in self.places and guide.taken not in seen and not found:
                 seen.add(guide.taken)
@@ -214,7 +215,7 @@ class GuardCase:
         return len(seen)
 
 
-def judge_guard(guard: Guard, ctx: AnyContext) -> tuple[str, BaseException | None] | None:
+def judge_guard(guard: Guard, ctx: Position) -> tuple[str, BaseException | None] | None:
     """What a guard does that it must not, as text, with what it raised; None if all is well."""
     before, chance = _pictured(ctx), _chance()
     try:
@@ -252,7 +253,7 @@ def judge_guard(guard: Guard, ctx: AnyContext) -> tuple[str, BaseException | Non
 # ---------------------------------------------------------------- what was read
 
 
-def _undeclared(guard: Guard, ctx: AnyContext) -> list[str]:
+def _undeclared(guard: Guard, ctx: Position) -> list[str]:
     """The fields that a guard reads beside those that it declares; empty if it declares none."""
     if not guard.reads:
         return []
@@ -269,7 +270,7 @@ def _undeclared(guard: Guard, ctx: AnyContext) -> list[str]:
 class _Watched:
     """A context that notes which fields are read, including through properties and methods."""
 
-    def __init__(self, ctx: AnyContext, declared: set[str], read: dict[str, None]) -> None:
+    def __init__(self, ctx: Position, declared: set[str], read: dict[str, None]) -> None:
         self.__dict__.update(_ctx=ctx, _declared=declared, _read=read)
 
     def __getattr__(self, name: str) -> Any:
@@ -289,7 +290,7 @@ class _Watched:
 # ---------------------------------------------------------------- what a context is
 
 
-def _pictured(ctx: AnyContext) -> dict[str, Any]:
+def _pictured(ctx: Position) -> dict[str, Any]:
     """All of a context, for comparing."""
     noted = _noted(ctx)
     return {
@@ -299,7 +300,7 @@ def _pictured(ctx: AnyContext) -> dict[str, Any]:
     }
 
 
-def _noted(ctx: AnyContext) -> tuple[str, ...]:
+def _noted(ctx: Position) -> tuple[str, ...]:
     """The fields in which a guard may keep what it has worked out already."""
     kind: Any = type(ctx)
     if attrs.has(kind):

@@ -22,7 +22,7 @@ from attrs import Factory, define, field, frozen
 from statetrain.callback import Callback
 from statetrain.context.position import Position
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import AnyContext, Guard
+from statetrain.guards.base import Guard
 from statetrain.lifecycle.explore import Bound, Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START, State, StateWork
@@ -392,7 +392,7 @@ class _Scripted(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: _PathScript) -> bool:
         ctx.log.append(f"ask [{self.name}]")
         if ctx.wanted is None:
             return False
@@ -494,7 +494,7 @@ class _Wanted(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: _PathScript) -> bool:
         ctx.log.append(f"ask [{self.name}]")
         wanted = ctx.wanted
         return wanted is not None and wanted.guard is not None and wanted.guard.label == self.name

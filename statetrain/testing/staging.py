@@ -19,7 +19,7 @@ from attrs import Factory, define, field, frozen
 from statetrain.callback import Callback
 from statetrain.context.position import Position
 from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
-from statetrain.guards.base import AnyContext, Guard
+from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 
@@ -184,9 +184,9 @@ class Answering(Guard):
     def label(self) -> str:
         return self.name
 
-    def test(self, ctx: AnyContext) -> bool:
+    def test(self, ctx: Stage) -> bool:
         # On purpose: a script may have it answer anything
-        return ctx.answer(self.name)  # type: ignore[no-any-return]
+        return ctx.answer(self.name)  # type: ignore[return-value]
 
     def bind(self, place: str) -> Any:
         if self.memory:

@@ -13,10 +13,10 @@ import attrs
 from attrs import define, field, frozen
 
 from statetrain.callback import Callback
+from statetrain.context.position import Position
 from statetrain.contracts.composing import computes_with_gradients
 from statetrain.contracts.declaring import Access, access_of
 from statetrain.errors import ConfigError, LifecycleError
-from statetrain.guards.base import AnyContext
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.machine.steps import Steps
@@ -169,7 +169,7 @@ class StateTests:
             return []
         return [_IdleStates(self, idle)]
 
-    def test(self, name: str, ctx: AnyContext) -> None:
+    def test(self, name: str, ctx: Position) -> None:
         """Makes the assertion about a state."""
         __tracebackhide__ = True
         try:
@@ -204,7 +204,7 @@ class _Tested:
     def gradients(self) -> bool:
         return computes_with_gradients(self.action)
 
-    def __call__(self, ctx: AnyContext) -> None:
+    def __call__(self, ctx: Position) -> None:
         __tracebackhide__ = True
         self.action(ctx)
         self.tests.test(self.state, ctx)
@@ -221,7 +221,7 @@ class _IdleStates(Callback):
 
     @staticmethod
     def _testing(tests: StateTests, name: str) -> Callable[[Any], None]:
-        def test(ctx: AnyContext) -> None:
+        def test(ctx: Position) -> None:
             tests.test(name, ctx)
 
         return test
