@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Cover = Literal["states", "transitions", "pairs"]
 Vector = Literal["min", "max"]
-_STEPS = 100_000
+_MORE = 50  # times as many steps as a path has arrows, after which a run does not come to an end
 
 
 @frozen(repr=False)
@@ -426,9 +426,10 @@ class _Recorder(Callback):
         ctx.log.append(f"take {taken.source} -> {taken.dest}")
         if taken.source != START:
             ctx.at += 1
-        if len(ctx.log) > _STEPS:
+        most = 1000 + _MORE * len(ctx.path)
+        if len(ctx.log) > most:
             raise AssertionError(
-                f"the run goes on after {_STEPS} steps; the path has {len(ctx.path)}"
+                f"the run goes on after {most} steps; the path has {len(ctx.path)}"
             )
 
 
