@@ -52,6 +52,10 @@ def test_all_is_done_once_on_a_few_batches():
         ],
         dataloader_options={"batch_size": 4},
         callbacks=Counting(),
+        # As for the run itself: a try is one epoch from the beginning, with each evaluation once
+        epochs=(5, 20),
+        validate=st.Every(1000, "steps"),
+        resume="last",
         **COMMON,
     )
     counts = {"batch": 2, "valid_batch": 2, "test_batch": 2, "final_batch": 2, "epoch": 1}
@@ -144,11 +148,13 @@ def test_a_callback_of_your_own_writes_elsewhere_if_it_can(tmp_path):
     assert [note.exists() for note in Writes.seen] == [False]
 
 
-@pytest.mark.parametrize("function", [st.try_out, st.overfit])
-def test_what_they_set_themselves_is_refused(function):
+@pytest.mark.parametrize(
+    ("function", "own"), [(st.try_out, {"start": False}), (st.overfit, {"resume": "last"})]
+)
+def test_what_they_set_themselves_is_refused(function, own):
     "With its name."
-    with pytest.raises(st.ConfigError, match="resume"):
-        function(nn.Linear(3, 1), (X, Y), resume="last", **COMMON)
+    with pytest.raises(st.ConfigError, match=next(iter(own))):
+        function(nn.Linear(3, 1), (X, Y), **own, **COMMON)
     with pytest.raises(st.ConfigError, match="batches must be a whole number"):
         function(nn.Linear(3, 1), (X, Y), batches=0, **COMMON)
 

@@ -25,7 +25,7 @@ from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.data import evaluations_of
 from statetrain.validators import check_whole
 
-_OWN = {"epochs", "resume", "start", "validate"}
+_ITS_OWN = ("epochs", "resume", "validate")
 
 
 def try_out(
@@ -47,8 +47,8 @@ def try_out(
     Args:
         model, train: as in `fit`.
         batches: of each set, at least 1; with `accumulate`, as many windows.
-        arguments: all others of `fit`, but for `epochs`, `validate`, `resume` and
-            `start`.
+        arguments: all others of `fit`, as for the run itself. It is one epoch from the beginning
+            with each evaluation once, so `epochs`, `validate` and `resume` do not count here.
 
     Returns:
         The run of the copies: outcome, history.
@@ -58,8 +58,10 @@ def try_out(
         BaseException: what the run raised, as `fit`.
     """
     check_whole("try_out: batches", batches)
-    if taken := sorted(_OWN & set(arguments)):
-        raise ConfigError(f"try_out sets {', '.join(taken)} itself; leave it out")
+    if "start" in arguments:
+        raise ConfigError("try_out trains at once; leave start out")
+    for name in _ITS_OWN:
+        arguments.pop(name, None)
     callbacks = listeners(arguments.pop("callbacks", ()), arguments.pop("trace", False))
     made = ("optimizer", "loss", "metrics", "train_metrics", "valid_metrics")
     given = {name: arguments.pop(name, None) for name in made}
