@@ -142,6 +142,10 @@ def listening(folder):
         "Profile": st.Profile(),
         "Tracing": st.Tracing(),
         "CollectGarbage": st.CollectGarbage(st.Every(2, "steps")),
+        "Columns": st.Columns(st.GradientNorm(), st.Throughput(), st.Memory()),
+        "log_mean": st.on("exit_batch")(
+            lambda ctx: ctx.log_mean("size", ctx.model[0].weight.abs().mean())
+        ),
     }
 
 

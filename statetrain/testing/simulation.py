@@ -119,7 +119,7 @@ def simulate(
         batch_size: samples in a batch.
         seconds: that a training batch takes, by the simulated clock.
         losses: the loss of each batch, by its number counted from 1 over the whole run; None is 1 /
-            number.
+            number, and 1 before the first.
         states: whose entries are listed; None: all that are not gone through in every batch.
         callbacks: who watches; they see a real context whose model and data are stand-ins.
         optimizers: their names.
@@ -172,7 +172,7 @@ def _context(
     tallies = {
         name: _FakeTally(name, names) for name in dict.fromkeys(("train", "valid", *evaluated))
     }
-    given = losses or (lambda batch: 1.0 / batch)
+    given = losses or (lambda batch: 1.0 / max(batch, 1))  # an evaluation may come before them
     layout = _FakeLayout(batch_size)
     loss = _FakeLoss()  # one for all batches
 
@@ -487,6 +487,13 @@ class _FakeTally:
         counted = {
             name: mean.total / mean.count for name, mean in self.losses.items() if mean.count
         }
+        return {self._column(name): value for name, value in counted.items()}
+
+    @property
+    def columns(self) -> list[str]:
+        return list(map(self._column, self.names))
+
+    def _column(self, name: str) -> str:
         if len(self.names) == 1:
-            return {f"{self.set}_loss": value for value in counted.values()}
-        return {f"{self.set}_loss_{name}": value for name, value in counted.items()}
+            return f"{self.set}_loss"
+        return f"{self.set}_loss_{name}"

@@ -385,3 +385,32 @@ def test_ranks_that_come_to_different_meetings_are_an_error():
 
     with pytest.raises(RanksApart, match="rank 1 comes to 'something else'"):
         simulate_ranks(st.supervised(), 2, callbacks=Alone())
+
+
+def test_means_that_are_logged_are_over_all_ranks():
+    "One rank logs 1 in each batch and the other 3, three times as heavy: (1 + 3 * 3) / 4 in the row of each."
+
+    class Logs(st.Callback):
+        writes = ("history.train_value",)
+
+        def __init__(self, value):
+            self.value = value
+
+        def on_exit_loss(self, ctx):
+            ctx.log_mean("value", self.value, weight=self.value)
+
+    facts = [{"callbacks": Logs(1.0)}, {"callbacks": Logs(3.0)}]
+    runs = simulate_ranks(st.supervised(validate=None), 2, facts=facts, epochs=2, batches=3)
+    for schedule in runs.schedules:
+        assert schedule.ctx.history["train_value"] == [2.5, 2.5]
+
+
+def test_limited_epochs_and_further_rows_are_the_same_on_all_ranks():
+    "The edits that look at a run: each rank takes the same way, with the same rows."
+    life = st.supervised(
+        edits=[st.limit(train=4, valid=1), st.record_every(2, "steps"), st.validate_first]
+    )
+    runs = simulate_ranks(life, 2, epochs=2, batches=6)
+    for schedule in runs.schedules:
+        rows = [(row["epoch"], row["step"]) for row in schedule.ctx.history]
+        assert rows == [(0, 0), (1, 2), (1, 4), (2, 6), (2, 8)]
