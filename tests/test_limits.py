@@ -305,6 +305,35 @@ def test_whole_windows_need_windows():
         fit(edits=st.whole_windows)
 
 
+# ---------------------------------------------------------------- with other options
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"finite_check": "late", "non_finite": "skip"},
+        {"non_finite": st.RollBack()},
+        {"precision": "bf16"},
+        {"check_gradients": True, "accumulate": 2},
+        {"optimizer": torch.optim.LBFGS},
+        {"compile": "step"},
+    ],
+    ids=lambda more: "-".join(more),
+)
+def test_all_edits_go_with_other_options(more):
+    "The rows are at their places, whatever else changes the table."
+    edits = [st.validate_first, st.limit(train=6, valid=2), st.record_every(2, "steps")]
+    if more.get("compile"):
+        more = {"compile": {"what": "step", "backend": "eager"}}
+    run = fit(valid=BATCHES, edits=edits, **more)
+    steps = 3 if "accumulate" in more else 6
+    whole = [(1, n) for n in range(2, steps, 2)] + [(1, steps)]
+    rows = [(row["epoch"], row["step"]) for row in run.history]
+    assert rows[: 1 + len(whole)] == [(0, 0), *whole]
+    assert run.ctx.step == 2 * steps
+    assert [row["epoch"] for row in run.history if "valid_loss" in row] == [0, 1, 2]
+
+
 # ---------------------------------------------------------------- guards of your own
 
 

@@ -89,12 +89,14 @@ def record_every(n: float, unit: str) -> Callable[[Lifecycle], Lifecycle]:
 def _record_after(life: Lifecycle, step: str, due: Guard) -> Lifecycle:
     """Adds the arrow from a step to its record, and the one from there back to the training."""
     train = next(name for name in life.path(step) if life.role(name) == "train")
-    heads = [name for name in life.children(train) if life.role(name) == "next_batch"]
-    stop = next(arrow for arrow in life.arrows(heads[0]) if life.role(arrow.dest) == "record")
+    head = next(name for name in life.children(train) if life.role(name) == "next_batch")
+    stop = life.arrows(head)[0]
     assert stop.guard is not None
-    label = due.label
-    life = life.add(Transition(step, stop.dest, (batches_left & due).named(label)))
-    if any(arrow.dest == train for arrow in life.arrows(stop.dest)):
+    life = life.add(Transition(step, stop.dest, (batches_left & due).named(due.label)))
+    record = stop.dest
+    while life.role(record) != "record":  # with a late check, a state before it
+        record = life.arrows(record)[-1].dest
+    if any(arrow.dest == train for arrow in life.arrows(record)):
         return life
     going_on = (train_data_left & ~stop.guard).named("train data left, no stop")
-    return life.add(Transition(stop.dest, train, going_on), first=True)
+    return life.add(Transition(record, train, going_on), first=True)

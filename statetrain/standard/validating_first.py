@@ -80,7 +80,7 @@ def _copied(life: Lifecycle, name: str, within: str, then: str) -> list[State | 
         if state.name in own
     ]
     for arrow in life.transitions:
-        leads_on = arrow.dest in own or life.role(arrow.dest) == "record"
+        leads_on = arrow.dest in own or life.role(arrow.dest) in ("record", "settle")
         if arrow.source in own and leads_on:
             dest = new.get(arrow.dest, then)
             parts.append(attrs.evolve(arrow, source=new[arrow.source], dest=dest))
