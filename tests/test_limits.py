@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -332,6 +335,26 @@ def test_all_edits_go_with_other_options(more):
     assert rows[: 1 + len(whole)] == [(0, 0), *whole]
     assert run.ctx.step == 2 * steps
     assert [row["epoch"] for row in run.history if "valid_loss" in row] == [0, 1, 2]
+
+
+def test_edited_tables_are_written_and_read():
+    "As JSON and pickled; the fingerprint tells the limits apart."
+
+    def life(n):
+        edits = [
+            st.whole_windows,
+            st.validate_first,
+            st.limit(train=n),
+            st.record_every(2, "steps"),
+        ]
+        return st.supervised(accumulate=2, edits=edits)
+
+    halved = st.halving(st.supervised(), 2)
+    of_torch = {"torch:OutOfMemoryError": torch.OutOfMemoryError}
+    assert st.Lifecycle.from_dict(halved.to_dict(), of_torch) == halved
+    assert st.Lifecycle.from_dict(json.loads(json.dumps(life(3).to_dict()))) == life(3)
+    assert pickle.loads(pickle.dumps(life(3))) == life(3)
+    assert life(3).fingerprint != life(4).fingerprint
 
 
 # ---------------------------------------------------------------- guards of your own

@@ -51,11 +51,16 @@ def standard() -> Registry:
         computing,
         edits,
         fusing,
+        halving,
+        limiting,
         modes,
         precision,
+        recording,
         retrying,
         rollback,
         stops,
+        validating_first,
+        windows,
     )  # of higher floors, so looked up when they are asked for
 
     classes = (thing for thing in vars(builtins).values() if isinstance(thing, type))
@@ -68,11 +73,16 @@ def standard() -> Registry:
         computing,
         edits,
         fusing,
+        halving,
+        limiting,
         modes,
         precision,
+        recording,
         retrying,
         rollback,
         stops,
+        validating_first,
+        windows,
         composing,
     ):
         found.update(_members(module))
