@@ -13,6 +13,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -85,6 +86,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 EXAMPLE_PAGES = ROOT / "docs" / "examples"
 API_PAGES = ROOT / "docs" / "api"
 _SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:")
+_COMMANDS = re.compile(r"(?m)(?:^    (?:python|torchrun) .*\n)+")
 _OUTSIDE = re.compile(r"(\]\(|(?:src|srcset|href)=\")((?:\.\./)+)([^)\"\s]+)")
 
 
@@ -175,7 +177,7 @@ def story(example: Path) -> tuple[str, str]:
     """The title of an example, and what its docstring says after that."""
     text = ast.get_docstring(ast.parse(example.read_text(encoding="utf-8"))) or ""
     title, _, rest = text.partition("\n")
-    return title.rstrip(".:"), rest.strip()
+    return title.rstrip(".:"), rest.strip("\n")
 
 
 def picture_of(example: Path) -> str:
@@ -203,7 +205,7 @@ def card(example: Path) -> str:
 def page_of(example: Path) -> str:
     """An example as a page: its story, what it prints, the picture of its lifecycle, the script."""
     title, rest = story(example)
-    rest = re.sub(r"(?m)^    (python .*)$", r"```sh\n\1\n```", rest)
+    rest = _COMMANDS.sub(lambda match: f"```sh\n{dedent(match[0])}```\n", rest)
     source = example.read_text(encoding="utf-8")
     code = source[source.index('"""', 3) + 3 :].strip()
     picture = f"![the lifecycle that it walks](../{picture_of(example)})"
