@@ -29,7 +29,7 @@ def table(
         first, last: how many rows are shown of its beginning and of its end; with `last=0`, the end
             is left out.
     """
-    names = "".join(f'<th style="text-align: right">{_escaped(name)}</th>' for name in head)
+    names = "".join(f'<th style="text-align: right">{_escape(name)}</th>' for name in head)
     body = "".join(_row(row) for row in rows[:first])
     rest = rows[first:]
     if len(rest) > last + 1:
@@ -39,7 +39,7 @@ def table(
     body += "".join(_row(row) for row in rest)
     above = ""
     if title:
-        above = f"<p>{_escaped(title)}</p>"
+        above = f"<p>{_escape(title)}</p>"
     return (
         f'{above}<div style="{_WIDE}"><table style="{_TABLE}"><thead><tr>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -47,20 +47,20 @@ def table(
 
 
 def _row(cells: Iterable[str]) -> str:
-    inner = "".join(f'<td style="text-align: right">{_escaped(cell)}</td>' for cell in cells)
+    inner = "".join(f'<td style="text-align: right">{_escape(cell)}</td>' for cell in cells)
     return f"<tr>{inner}</tr>"
 
 
 def text(content: str) -> str:
     """A text that was laid out for a terminal."""
-    return f'<pre style="{_WIDE}; {_LAID_OUT}">{_escaped(content)}</pre>'
+    return f'<pre style="{_WIDE}; {_LAID_OUT}">{_escape(content)}</pre>'
 
 
 def badge(word: str, rest: str, colour: str) -> str:
     """A word that stands out, and what there is to say about it."""
     return (
-        f'<p><b style="color: {colour}">{_escaped(word)}</b>'
-        f'<span style="margin-left: 0.8em">{_escaped(rest)}</span></p>'
+        f'<p><b style="color: {colour}">{_escape(word)}</b>'
+        f'<span style="margin-left: 0.8em">{_escape(rest)}</span></p>'
     )
 
 
@@ -70,7 +70,7 @@ def picture(svg: str) -> str:
     return f'<div style="{_WIDE}">{fitting}</div>'
 
 
-def _escaped(content: str) -> str:
+def _escape(content: str) -> str:
     shown = "".join(
         c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in content
     )

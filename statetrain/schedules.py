@@ -51,7 +51,7 @@ def linear(start: float, end: float, over: Over = None) -> Curve | Planned:
         end: the value at `over` and later.
         over: steps or epochs, at least 1; a share of the run; None is all of it.
     """
-    return _planned(
+    return _plan(
         "linear",
         over,
         lambda length: lambda n: end if n >= length else start + (end - start) * n / length,
@@ -68,7 +68,7 @@ def cosine(start: float, end: float = 0.0, over: Over = None) -> Curve | Planned
     Args:
         start, end, over: as for `linear`.
     """
-    return _planned("cosine", over, lambda length: lambda n: _wave(start, end, n / length))
+    return _plan("cosine", over, lambda length: lambda n: _wave(start, end, n / length))
 
 
 def exponential(start: float, factor: float, every: int = 1) -> Curve:
@@ -204,7 +204,7 @@ def one_cycle(
 
         return cycle
 
-    return _planned("one_cycle", over, make, least=2)
+    return _plan("one_cycle", over, make, least=2)
 
 
 def from_torch(
@@ -247,9 +247,7 @@ def from_torch(
     return curve
 
 
-def _planned(
-    name: str, over: Over, make: Callable[[int], Curve], least: int = 1
-) -> Curve | Planned:
+def _plan(name: str, over: Over, make: Callable[[int], Curve], least: int = 1) -> Curve | Planned:
     """A schedule of a length that is known, or one that waits for the run's."""
     if isinstance(over, int):
         _check(name, over, least)

@@ -113,18 +113,18 @@ def check_switches(owner: str, **values: object) -> None:
 # ---------------------------------------------------------------- fields of attrs classes
 
 
-def _owned(instance: Any, attribute: Attribute[Any]) -> str:
+def _name_of(instance: Any, attribute: Attribute[Any]) -> str:
     return f"{type(instance).__name__}: {attribute.name}"
 
 
 def positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A finite number above 0."""
-    check_positive(_owned(instance, attribute), value)
+    check_positive(_name_of(instance, attribute), value)
 
 
 def whole(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A whole number of at least 1."""
-    check_whole(_owned(instance, attribute), value)
+    check_whole(_name_of(instance, attribute), value)
 
 
 def switch(instance: Any, attribute: Attribute[Any], value: Any) -> None:
@@ -136,7 +136,7 @@ def one_of(*choices: str) -> Validator:
     """One of these words."""
 
     def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-        check_word(_owned(instance, attribute), value, choices)
+        check_word(_name_of(instance, attribute), value, choices)
 
     return check
 

@@ -18,7 +18,7 @@ import statetrain as st
 from statetrain.data.counting import count
 from statetrain.data.joining import join
 from statetrain.data.loading import as_loader
-from statetrain.data.placing import pinned, place
+from statetrain.data.placing import pin, place
 from statetrain.data.reading import BatchReader
 from statetrain.data.splitting import split
 from statetrain.data.structure import describe_batch
@@ -434,9 +434,9 @@ def test_what_moves_itself_need_not_be_waited_for():
     "A container with a method of its own is asked not to wait, if it can be, and to pin its memory, if it can; wherever it is."
     assert place([Moving(x=1)], CPU) == [{"device": CPU, "waits": False}]
     assert place({"part": Old(x=1)}, CPU) == {"part": {"device": CPU}}
-    assert pinned(Plain(Moving(x=1), "text")) == Plain({"pinned": True}, "text")
+    assert pin(Plain(Moving(x=1), "text")) == Plain({"pinned": True}, "text")
     elsewhere = torch.ones(2, device="meta")
-    assert pinned((elsewhere, 3))[0] is elsewhere
+    assert pin((elsewhere, 3))[0] is elsewhere
 
 
 def test_tensors_on_the_cpu_are_not_touched(points):

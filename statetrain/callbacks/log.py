@@ -108,7 +108,7 @@ class Log(Callback):
     ) -> None:
         _check(format, file, logger)
         check_switches("Log", timestamps=timestamps)
-        self._asked = _parsed(transitions)
+        self._asked = _parse(transitions)
         # The same by the names of states, of the lifecycles that it serves
         self._wanted: set[tuple[str, str]] = set()
         self._format, self._file, self._given, self._timestamps = format, file, logger, timestamps
@@ -362,7 +362,7 @@ def _check_logger(logger: Any) -> None:
             )
 
 
-def _parsed(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
+def _parse(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
     """The arrows as pairs; a lone state has no source."""
     asked = set()
     for text in (transitions,) if isinstance(transitions, str) else transitions:

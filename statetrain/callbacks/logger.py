@@ -221,8 +221,8 @@ class Logger(Callback):
 
     def _log_again(self, backend: Backend, ctx: Context) -> None:
         for row in ctx.history[: self._rows]:
-            counters, items = _parted(row)
-            backend.log(_taken(items, backend), counters)
+            counters, items = _split_row(row)
+            backend.log(_pick_supported(items, backend), counters)
 
     def _log_rows(self, ctx: Context, more: Items | None = None) -> None:
         if not self._open:  # a lifecycle of one's own may have no `fit`
@@ -233,7 +233,7 @@ class Logger(Callback):
         elif more:
             self._log(more, _counters(ctx))
         for i, row in enumerate(rows):
-            counters, items = _parted(row)
+            counters, items = _split_row(row)
             self._rows += 1
             self._log(
                 {**(more or {}), **items} if i == len(rows) - 1 else items, counters, is_row=True
@@ -251,7 +251,7 @@ class Logger(Callback):
                     f" {' and '.join(map(repr, self.backends))} cannot hold.{others}"
                 )
         for backend in self.backends:
-            taken = _taken(items, backend)
+            taken = _pick_supported(items, backend)
             if taken or is_row:
                 self._broken = True
                 backend.log(taken, counters)
@@ -278,7 +278,7 @@ class Logger(Callback):
                     f" {values!r:.80}"
                 )
             found |= {
-                _named(name): as_loggable(value)
+                _safe_name(name): as_loggable(value)
                 for name, value in values.items()
                 if value is not None
             }
@@ -430,17 +430,17 @@ def _counters(ctx: Context) -> dict[str, Any]:
     }
 
 
-def _parted(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loggable]]:
+def _split_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loggable]]:
     """The counters of a row of the history, and what was recorded."""
     counters = {name: row[name] for name in COUNTERS if name in row}
     return counters, {
-        _named(name): as_loggable(value)
+        _safe_name(name): as_loggable(value)
         for name, value in row.items()
         if name not in counters and value is not None
     }
 
 
-def _named(name: object) -> str:
+def _safe_name(name: object) -> str:
     """A name on one line that hides no counter."""
     text = printable(str(name)) or "_"
     if text in COUNTERS:
@@ -452,5 +452,5 @@ def _takes(backend: Backend, item: Loggable) -> bool:
     return isinstance(item, tuple(backend.takes))
 
 
-def _taken(items: Items, backend: Backend) -> dict[str, Loggable]:
+def _pick_supported(items: Items, backend: Backend) -> dict[str, Loggable]:
     return {name: item for name, item in items.items() if _takes(backend, item)}

@@ -152,10 +152,10 @@ class Mixup(Callback):
             self._wrap_losses(ctx)
         if ctx.opt_index == 0:  # the turns of the other optimizers are on the same mixture
             self._mix = self._drawn(ctx)
-            ctx.input = _mixed(ctx.input, *self._mix)
+            ctx.input = _mix(ctx.input, *self._mix)
 
     def _drawn(self, ctx: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        return _drawn_mix(ctx.batch_size, self.alpha, self.per, self.generator, ctx.device)
+        return _draw_mix(ctx.batch_size, self.alpha, self.per, self.generator, ctx.device)
 
     def _wrap_losses(self, ctx: Context) -> None:
         plain = dict(ctx.loss_fns)
@@ -211,11 +211,11 @@ def mixup(
     first = next((one for one in leaves(input) if isinstance(one, torch.Tensor)), None)
     if first is None:
         raise DataError(f"mixup takes tensors, got {type(input).__name__}")
-    order, weight = _drawn_mix(len(first), alpha, per, generator, first.device)
-    return _mixed(input, order, weight), Mixed(target, _taken(target, order), weight)
+    order, weight = _draw_mix(len(first), alpha, per, generator, first.device)
+    return _mix(input, order, weight), Mixed(target, _take(target, order), weight)
 
 
-def _drawn_mix(
+def _draw_mix(
     size: int, alpha: float, per: MixPer, generator: torch.Generator | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The order of the partners, and the weights."""
@@ -240,7 +240,7 @@ class _Mixing:
         if mix is None:
             return self._loss(pred, target)
         order, weight = mix
-        return self._loss(pred, Mixed(target, _taken(target, order), weight))
+        return self._loss(pred, Mixed(target, _take(target, order), weight))
 
 
 def _put_back(ctx: Context, losses: dict[str, LossFunction]) -> None:
@@ -262,15 +262,15 @@ def mixup_loss(loss: LossFunction) -> LossFunction:
     Raises:
         LossError: by the function, if there is a weight for each sample and no loss for each.
     """
-    if isinstance(loss, partial) and loss.func in (_mixed_loss, _mixed_by_keys):
+    if isinstance(loss, partial) and loss.func in (_mix_loss, _mix_by_keys):
         return loss
     if isinstance(loss, InContext):
-        return partial(_mixed_by_keys, loss)
+        return partial(_mix_by_keys, loss)
     each, reduction = _unreduced(loss)
-    return partial(_mixed_loss, loss, each, reduction)
+    return partial(_mix_loss, loss, each, reduction)
 
 
-def _mixed_loss(
+def _mix_loss(
     loss: LossFunction, each: LossFunction, reduction: str, pred: Any, target: Any
 ) -> Any:
     if not isinstance(target, Mixed):
@@ -297,19 +297,19 @@ def _mixture(
     return mixed.mean()
 
 
-def _mixed_by_keys(bound: InContext, pred: Any, target: Any) -> Any:
+def _mix_by_keys(bound: InContext, pred: Any, target: Any) -> Any:
     """The sum of weight times mixture; what each loss gave goes into the context, as unmixed."""
     if not isinstance(target, Mixed):
         return bound(pred, target)
     own, partner = bound.reading(pred, target.own), bound.reading(pred, target.partner)
     terms = {
-        name: _mixed_term(loss, own, partner, target.weight) for name, loss in bound.by_name.items()
+        name: _mix_term(loss, own, partner, target.weight) for name, loss in bound.by_name.items()
     }
     whole, bound.ctx.loss_states = weigh(bound.by_name, terms, own)
     return whole
 
 
-def _mixed_term(
+def _mix_term(
     loss: KeyedLoss, own: Context, partner: Context, weight: torch.Tensor
 ) -> tuple[Any, Any]:
     """The mixture of a loss by keys, and how many samples it stands for."""
@@ -344,7 +344,7 @@ def _unreduced(loss: LossFunction) -> tuple[LossFunction, str]:
     return partial(loss, reduction="none"), str(parameter.default)
 
 
-def _mixed(inputs: Any, order: torch.Tensor, weight: torch.Tensor) -> Any:
+def _mix(inputs: Any, order: torch.Tensor, weight: torch.Tensor) -> Any:
     if isinstance(inputs, torch.Tensor):
         if not inputs.is_floating_point():
             raise DataError(
@@ -357,13 +357,13 @@ def _mixed(inputs: Any, order: torch.Tensor, weight: torch.Tensor) -> Any:
             inputs,
             share.reshape(-1, *[1] * (inputs.ndim - 1)) if share.ndim else share,
         )
-    return _each(inputs, lambda part: _mixed(part, order, weight))
+    return _each(inputs, lambda part: _mix(part, order, weight))
 
 
-def _taken(targets: Any, order: torch.Tensor) -> Any:
+def _take(targets: Any, order: torch.Tensor) -> Any:
     if isinstance(targets, torch.Tensor):
         return targets[order]
-    return _each(targets, lambda part: _taken(part, order))
+    return _each(targets, lambda part: _take(part, order))
 
 
 def _each(parts: Any, function: Callable[[Any], Any]) -> Any:

@@ -73,7 +73,7 @@ class Schedule(Callback):
                 f" {per!r}{did_you_mean(str(per), ('step', 'epoch'))}"
             )
         self.target, self.per, self.column = target, per, column
-        self._parts = _parsed(target)
+        self._parts = _parse(target)
         # One that depends on the length of the run is made when a fit begins
         self._total: int | None = None
         self._lifecycle: Lifecycle | None = None
@@ -88,7 +88,7 @@ class Schedule(Callback):
         # Gives what has a value of that name; known when a fit begins
         self._holders: Callable[[], list[Any]] = list
         # Only what is asked for is listened to.
-        self.writes = (_written(str(self._parts[0])),)
+        self.writes = (_field_of(str(self._parts[0])),)
         if per == "step":
             self.on_exit_batch = self._set
         else:
@@ -308,7 +308,7 @@ class Schedule(Callback):
         return f"Schedule({self.target!r}, per={self.per!r})"
 
 
-def _parsed(target: str) -> tuple[Any, ...]:
+def _parse(target: str) -> tuple[Any, ...]:
     try:
         parts = tuple(keys.parse(target))
     except (TypeError, ValueError) as error:
@@ -341,7 +341,7 @@ def _curve(target: str, schedule: Curve | float | Mapping[int, float | Curve]) -
         raise ConfigError(f"Schedule of {target!r}: {error}") from error
 
 
-def _written(head: str) -> str:
+def _field_of(head: str) -> str:
     """The field of the context below which the target lies."""
     if head == "loss":
         return "loss_fns"

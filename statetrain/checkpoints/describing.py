@@ -199,12 +199,12 @@ def describe_data(loader: Any, *, keep_indices: bool = True) -> dict[str, str]:
         keep_indices: whether the samples of a subset are part of it.
     """
     found: dict[str, str] = {}
-    sampler = _unkeyed(getattr(loader, "batch_sampler", None))
+    sampler = _inner_sampler(getattr(loader, "batch_sampler", None))
     size = getattr(sampler, "batch_size", None)
     if isinstance(size, int):
         found["batch size"] = str(size)
         found["drop_last"] = str(getattr(sampler, "drop_last", None))
-    order = getattr(sampler, "sampler", None) or _unkeyed(getattr(loader, "sampler", None))
+    order = getattr(sampler, "sampler", None) or _inner_sampler(getattr(loader, "sampler", None))
     if order is not None:
         found["order"] = type(order).__name__
     dataset = getattr(loader, "dataset", loader if isinstance(loader, list | tuple) else None)
@@ -213,7 +213,7 @@ def describe_data(loader: Any, *, keep_indices: bool = True) -> dict[str, str]:
     return found
 
 
-def _unkeyed(sampler: Any) -> Any:
+def _inner_sampler(sampler: Any) -> Any:
     """What decides the order in a loader that draws by key."""
     is_keyed = type(sampler).__name__ == "KeyedOrder"
     if is_keyed:

@@ -71,7 +71,7 @@ def choose_weights(
     for name in weights:
         if name in left_out:
             continue
-        new = _renamed(name, rename)
+        new = _rename(name, rename)
         if new in chosen:
             raise ConfigError(f"rename gives two weights the name {new!r}")
         chosen[new] = weights[name]
@@ -85,7 +85,7 @@ def _matching(weights: Mapping[str, Any], pattern: str) -> list[str]:
     return found
 
 
-def _renamed(name: str, rename: Rename) -> str:
+def _rename(name: str, rename: Rename) -> str:
     fitting = [start for start in rename if name.startswith(start)]
     if not fitting:
         return name

@@ -65,7 +65,7 @@ class _Encoder:
     def write(self, value: Any, path: PlainPath) -> Any:
         if len(path) > _DEEPEST:
             raise CheckpointError(
-                f"{_shown(path)}: nested deeper than {_DEEPEST} levels, or within itself"
+                f"{_show_path(path)}: nested deeper than {_DEEPEST} levels, or within itself"
             )
         for kinds, write in _WRITERS:
             if isinstance(value, kinds):
@@ -102,7 +102,7 @@ class _Encoder:
             if value.default_factory is factory:
                 return {_MARK: "defaultdict", "of": word, "items": self._pairs(value, path)}
         raise CheckpointError(
-            f"{_shown(path)} is a defaultdict of {value.default_factory!r:.80}, which cannot be"
+            f"{_show_path(path)} is a defaultdict of {value.default_factory!r:.80}, which cannot be"
             f" saved; only those of {', '.join(_FACTORIES)} can"
         )
 
@@ -130,7 +130,7 @@ class _Encoder:
         why = _unfit(tensor)
         if why:
             raise CheckpointError(
-                f"{_shown(path)} is a {type(tensor).__name__} {why}, which cannot be saved"
+                f"{_show_path(path)} is a {type(tensor).__name__} {why}, which cannot be saved"
             )
         if tensor.dtype is torch.complex128:
             return {
@@ -155,8 +155,8 @@ class _Encoder:
             )
         except TypeError:
             raise CheckpointError(
-                f"{_shown(path)} is a numpy {type(value).__name__} of {value.dtype}, which cannot"
-                " be saved"
+                f"{_show_path(path)} is a numpy {type(value).__name__} of {value.dtype}, which"
+                " cannot be saved"
             ) from None
         kind = "scalar"
         if isinstance(value, numpy.ndarray):
@@ -190,7 +190,7 @@ _WRITERS: tuple[tuple[Any, Callable[[_Encoder, Any, PlainPath], Any]], ...] = (
 
 def _refusal(value: Any, path: PlainPath) -> CheckpointError:
     return CheckpointError(
-        f"{_shown(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot"
+        f"{_show_path(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot"
         " be saved; only None, bools, numbers, texts, bytes, tensors and arrays can, in lists,"
         " tuples and dicts"
     )
@@ -211,7 +211,7 @@ def _unfit(tensor: torch.Tensor) -> str:
     return ""
 
 
-def _shown(path: PlainPath) -> str:
+def _show_path(path: PlainPath) -> str:
     if path:
         return repr(".".join(path))
     return "the data itself"

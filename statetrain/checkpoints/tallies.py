@@ -27,14 +27,14 @@ def tally_states(ctx: Context) -> dict[str, Any]:
     states = {}
     for name, tally in ctx.tallies.items():
         tally.set_sums([sums[name] for sums in ranks])
-        with _synced(tally):
+        with _sync(tally):
             states[name] = copy.deepcopy(tally_state(tally))  # metrics are reset in place
         tally.set_sums([own[name]])
     return states
 
 
 @contextmanager
-def _synced(tally: Tally) -> Iterator[None]:
+def _sync(tally: Tally) -> Iterator[None]:
     """While it is open, the metrics of torchmetrics have the states of all ranks."""
     parts = [
         part

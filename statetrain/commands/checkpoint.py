@@ -106,7 +106,7 @@ def _why(path: Path, error: Exception) -> str:
 
 def _beside(folder: Path) -> Iterator[str]:
     """What else lies in a run's directory."""
-    for name, describe in ((lock.FILE, _holder), (failure.FILE, _failed)):
+    for name, describe in ((lock.FILE, _describe_holder), (failure.FILE, _describe_failure)):
         try:
             data = jsons.loads((folder / name).read_text(encoding="utf-8"))
             yield describe(data)
@@ -116,11 +116,11 @@ def _beside(folder: Path) -> Iterator[str]:
             yield f"{name} cannot be read"
 
 
-def _holder(data: Any) -> str:
+def _describe_holder(data: Any) -> str:
     return clean(f"in use by process {data.get('pid')} on {data.get('host')}, unless that is gone")
 
 
-def _failed(data: Any) -> str:
+def _describe_failure(data: Any) -> str:
     lines = [
         f"the last run failed at {data.get('when')}: {data.get('error')}: {data.get('message')}",
         f"{data.get('where')}, in state {data.get('state')}",

@@ -247,7 +247,7 @@ def lifecycle(name: str) -> Lifecycle:
     )
 
 
-def _chosen(given: argparse.Namespace) -> Lifecycle:
+def _choose(given: argparse.Namespace) -> Lifecycle:
     """The lifecycle that was named, for several ranks if that was asked for."""
     life = lifecycle(given.lifecycle)
     if not given.ranks:
@@ -258,7 +258,7 @@ def _chosen(given: argparse.Namespace) -> Lifecycle:
 
 
 def _show(given: argparse.Namespace) -> int:
-    life = _chosen(given)
+    life = _choose(given)
     if given.format == "json":
         print(jsons.dumps(life.to_dict(), indent=2))
     elif given.format == "markdown":
@@ -274,7 +274,7 @@ def _show(given: argparse.Namespace) -> int:
 def _draw(given: argparse.Namespace) -> int:
     from statetrain.trace import Trace
 
-    life = _chosen(given)
+    life = _choose(given)
     options = {
         "theme": given.theme,
         "detail": given.detail,

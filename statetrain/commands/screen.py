@@ -180,7 +180,7 @@ def _table(reading: TraceFile, counts: Mapping[Transition, int]) -> Iterator[Lin
     """The nested states with how often each was entered; the one that the run is in is marked."""
     life = reading.table
     here = next((arrow.dest for arrow in reading.tape.taken[-1:]), None)
-    entered = _entered(life, counts)
+    entered = _count_entered(life, counts)
     names = list(entered)
     path: Sequence[str | None] = [here]
     if life is not None:
@@ -211,7 +211,7 @@ def _look(
     return "  ", ""
 
 
-def _entered(life: Lifecycle | None, counts: Mapping[Transition, int]) -> Counter[str]:
+def _count_entered(life: Lifecycle | None, counts: Mapping[Transition, int]) -> Counter[str]:
     """How often each state was entered, scopes on the way included."""
     entered: Counter[str] = Counter()
     known = {START, FAILED}

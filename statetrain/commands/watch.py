@@ -78,7 +78,7 @@ def _draw(
         still = _STILL
         while True:
             if still >= _STILL:
-                live.update(_drawn(following, clock()), refresh=True)
+                live.update(_render(following, clock()), refresh=True)
                 still = 0
             if _outcome(following) is not None:
                 return _outcome(following)
@@ -127,7 +127,7 @@ def _outcome(following: Following[TraceFile]) -> Outcome | None:
     return None
 
 
-def _drawn(following: Following[TraceFile], now: float) -> Any:
+def _render(following: Following[TraceFile], now: float) -> Any:
     """The screen for rich: the table on the left, the rest beside it."""
     from rich.table import Table
     from rich.text import Text

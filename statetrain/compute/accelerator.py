@@ -11,7 +11,7 @@ from attrs import define, field
 
 from statetrain.compute import keeping, keyed, seeding, weights
 from statetrain.compute.chance import Chance, chance_of
-from statetrain.data.placing import pinned
+from statetrain.data.placing import pin
 from statetrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Accelerator:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             # Torch keeps pinned memory until the copy out of it is through
-            placed = place(pinned(batch))
+            placed = place(pin(batch))
             self._ahead = (batch, placed, self._stream.record_event())
 
     def placed(self, batch: Any, place: Callable[[Any], Any]) -> Any:

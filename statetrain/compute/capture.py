@@ -166,7 +166,7 @@ class Capture(Callback):
         self._show_gradients(ctx)
         norms = {name: one.norm() for name, one in _gradients(ctx, self.parameters["grad_norms"])}
         if self.parameters["grad_norms"]:
-            ctx.grad_norms = _joined(ctx.grad_norms, norms)
+            ctx.grad_norms = _join(ctx.grad_norms, norms)
         self._before = {}
         names = list(dict.fromkeys(self.parameters["updates"] + self.parameters["update_norms"]))
         if names:
@@ -186,14 +186,14 @@ class Capture(Callback):
         updates, norms = self.parameters["updates"], self.parameters["update_norms"]
         if updates:
             kept = {name: change for name, change in changes.items() if name in updates}
-            ctx.updates = _joined(ctx.updates, kept)
+            ctx.updates = _join(ctx.updates, kept)
         if norms:
             found = {name: changes[name].norm() for name in norms if name in changes}
-            ctx.update_norms = _joined(ctx.update_norms, found)
+            ctx.update_norms = _join(ctx.update_norms, found)
 
     def _show_gradients(self, ctx: Context) -> None:
         if names := self.parameters["grads"]:
-            ctx.grads = _joined(ctx.grads, dict(_gradients(ctx, names)))
+            ctx.grads = _join(ctx.grads, dict(_gradients(ctx, names)))
 
     # ------------------------------------------------------------ releasing it
 
@@ -211,7 +211,7 @@ class Capture(Callback):
         return f"Capture({', '.join(f'{root}: {n}' for root, n in counts.items() if n)})"
 
 
-def _joined(before: Named | None, more: dict[str, Any]) -> Named:
+def _join(before: Named | None, more: dict[str, Any]) -> Named:
     return Named({**(before or {}), **more})
 
 

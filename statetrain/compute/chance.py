@@ -101,7 +101,7 @@ class Chance:
         """Remembers the host's states, and makes other runs wait; until `rest` or `give_back`."""
         self._lock()
         if self._host is None:
-            self._host = _taken(self._numpy, self.device, self.torch_alone)
+            self._host = _take_states(self._numpy, self.device, self.torch_alone)
 
     def rest(self) -> None:
         """Lets other runs go on, after a batch.
@@ -157,7 +157,7 @@ class Chance:
             LOCK.release()
 
 
-def _taken(numpy_generator: Any, device: torch.device | None, torch_alone: bool) -> States:
+def _take_states(numpy_generator: Any, device: torch.device | None, torch_alone: bool) -> States:
     """The host's states; numpy gets another generator, which takes a hundredth of the time."""
     found = states(device, torch_alone=True)
     if not torch_alone:
@@ -220,7 +220,7 @@ def undisturbed() -> Iterator[None]:
         if threading.active_count() == 1:
             yield
             return
-        before = _taken(_numpy_for_loading(), None, torch_alone=False)
+        before = _take_states(_numpy_for_loading(), None, torch_alone=False)
         try:
             yield
         finally:

@@ -210,11 +210,11 @@ def keep(ctx: Context) -> Kept | None:
     return {
         "weights": copy_weights(modules, into=old.get("weights")),
         "strays": {
-            name: _copied(parameter, old.get("strays", {}).get(name))
+            name: _copy(parameter, old.get("strays", {}).get(name))
             for name, parameter in strays.items()
         },
         "optimizers": {
-            name: _copied(_states(optimizer), old.get("optimizers", {}).get(name))
+            name: _copy(_states(optimizer), old.get("optimizers", {}).get(name))
             for name, optimizer in ctx.optimizers.items()
         },
         "scaler": scaler,
@@ -278,7 +278,7 @@ def _parameters(optimizer: Any) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _copied(thing: Any, old: Any = None) -> Any:
+def _copy(thing: Any, old: Any = None) -> Any:
     """A copy; tensors are copied into those of an earlier copy of the same structure."""
     if isinstance(thing, torch.Tensor):
         thing = thing.detach()
@@ -289,12 +289,12 @@ def _copied(thing: Any, old: Any = None) -> Any:
         before = {}
         if isinstance(old, dict):
             before = old
-        return {key: _copied(value, before.get(key)) for key, value in thing.items()}
+        return {key: _copy(value, before.get(key)) for key, value in thing.items()}
     if type(thing) in (list, tuple):
         befores = old
         if not (type(old) is type(thing) and len(old) == len(thing)):
             befores = [None] * len(thing)
-        return type(thing)(map(_copied, thing, befores))
+        return type(thing)(map(_copy, thing, befores))
     return thing
 
 
@@ -304,7 +304,7 @@ def _beside(value: Any, parameter: torch.Tensor, own: Any) -> Any:
     A checkpoint gives all of them on the CPU.
     """
     if not isinstance(value, torch.Tensor):
-        return _copied(value)
+        return _copy(value)
     device = value.device
     if isinstance(own, torch.Tensor):
         device = own.device

@@ -43,7 +43,7 @@ from statetrain.data.tensors import (
     TensorLoader,
     TensorRows,
     cut,
-    drawn,
+    draw_order,
     is_plain_order,
     takes_whole_batches,
 )
@@ -235,7 +235,7 @@ class KeyedOrder:
         generator = torch.Generator().manual_seed(self._key(turn))
         own = getattr(within, "generator", None)
         if own is None:
-            order = drawn(within, generator)
+            order = draw_order(within, generator)
         else:  # it would be seeded by the key
             order = torch.randperm(len(within.data_source), generator=generator)
         return cut(order, self.sampler, start)

@@ -154,11 +154,11 @@ class Mask:
         """What the copy that was asked for last says; as a rule it came long ago."""
         if self._there is not None:
             self._there.synchronize()
-        return _told(self.asked)
+        return _read_counts(self.asked)
 
     def now(self) -> tuple[int, int]:
         """What has been found by now; the host waits."""
-        return _told(self.found)
+        return _read_counts(self.found)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All of it, as tensors; the copies of buffers among them."""
@@ -193,7 +193,7 @@ def _numbers(tensor: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _told(found: torch.Tensor) -> tuple[int, int]:
+def _read_counts(found: torch.Tensor) -> tuple[int, int]:
     """How many steps were masked, and the number of the first, -1 if there is none."""
     masked, first = found.tolist()
     return int(masked), -1 if math.isinf(first) else int(first)

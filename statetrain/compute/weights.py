@@ -144,13 +144,13 @@ def copy_weights(
     if into is not None:
         old = into["tensors"]
     kept = {
-        name: _copied(tensor, old.get(name), device or tensor.device)
+        name: _copy(tensor, old.get(name), device or tensor.device)
         for name, tensor in tensors_of(modules)
     }
     return {"tensors": kept, "extra": dict(_extra_states(modules))}
 
 
-def _copied(
+def _copy(
     tensor: torch.Tensor, old: torch.Tensor | None, device: str | torch.device
 ) -> torch.Tensor:
     tensor = tensor.detach()

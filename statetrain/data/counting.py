@@ -34,7 +34,7 @@ def counter_for(size: Size, input: Any, target: Any) -> Count:  # noqa: A002  # 
         input, target: of the first batch. If their numbers of samples differ, a warning says so.
     """
     if size is not None:
-        return _given(size)
+        return _count_by(size)
     samples, others = list(counts_of(input)), list(counts_of(target))
     if samples and others and not set(samples) & set(others):
         log.warning(
@@ -111,7 +111,7 @@ def check_size(size: Any) -> None:
         )
 
 
-def _given(size: int | str | Callable[[Any], Any]) -> Count:
+def _count_by(size: int | str | Callable[[Any], Any]) -> Count:
     if isinstance(size, int):
         return lambda batch, input, target: size  # noqa: A006  # as above
     if isinstance(size, str):

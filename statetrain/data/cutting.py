@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from statetrain.data.counting import counts_of
-from statetrain.data.structure import changed
+from statetrain.data.structure import map_leaves
 
 
 def rows_of(input: Any, target: Any) -> int:  # noqa: A002  # the field's word
@@ -36,9 +36,9 @@ def cut(thing: Any, rows: int, start: int, stop: int) -> Any:
             return leaf[start:stop]
         return leaf
 
-    return changed(thing, part)
+    return map_leaves(thing, part)
 
 
-def detached(thing: Any) -> Any:
+def detach(thing: Any) -> Any:
     """The same without graphs."""
-    return changed(thing, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
+    return map_leaves(thing, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)

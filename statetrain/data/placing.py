@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from statetrain.data.structure import as_tensor, changed, is_array, leaves
+from statetrain.data.structure import as_tensor, is_array, leaves, map_leaves
 
 
 def is_placed(batch: Any, device: torch.device) -> bool:
@@ -24,19 +24,19 @@ def place(batch: Any, device: torch.device) -> Any:
 
     The host does not wait for the copies.
     """
-    return changed(batch, lambda part: _moved(part, device))
+    return map_leaves(batch, lambda part: _move(part, device))
 
 
-def pinned(batch: Any) -> Any:
+def pin(batch: Any) -> Any:
     """A batch with its tensors in pinned memory, arrays as tensors.
 
     Tensors that are pinned already, or on a device, stay as they are. So do containers that move
     themselves, by a method `to`, unless they have a method `pin_memory`.
     """
-    return changed(batch, _in_pinned_memory)
+    return map_leaves(batch, _in_pinned_memory)
 
 
-def _moved(part: Any, device: torch.device) -> Any:
+def _move(part: Any, device: torch.device) -> Any:
     if isinstance(part, torch.Tensor):
         return part.to(device, non_blocking=True)
     if callable(getattr(part, "to", None)):

@@ -77,7 +77,7 @@ def leaves(thing: Any) -> Iterator[Any]:
         yield thing
 
 
-def changed(thing: Any, change: Callable[[Any], Any]) -> Any:
+def map_leaves(thing: Any, change: Callable[[Any], Any]) -> Any:
     """The same structure with each leaf changed.
 
     A mapping or tuple that moves itself, by a method `to`, counts as a leaf.
@@ -87,24 +87,24 @@ def changed(thing: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(thing, tuple) and hasattr(thing, "to"):  # a packed sequence
         return change(thing)
     if isinstance(thing, Mapping):
-        return _changed_mapping(thing, change)
+        return _map_mapping(thing, change)
     if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-        return type(thing)(*(changed(part, change) for part in thing))
+        return type(thing)(*(map_leaves(part, change) for part in thing))
     if isinstance(thing, list | tuple):
-        return type(thing)(changed(part, change) for part in thing)
+        return type(thing)(map_leaves(part, change) for part in thing)
     fields = fields_of(thing)
     if fields is None:
         return change(thing)
     new = copy.copy(thing)
     for name in fields:  # a frozen class refuses setattr
-        object.__setattr__(new, name, changed(getattr(thing, name), change))
+        object.__setattr__(new, name, map_leaves(getattr(thing, name), change))
     return new
 
 
-def _changed_mapping(mapping: Mapping[Any, Any], change: Callable[[Any], Any]) -> Any:
+def _map_mapping(mapping: Mapping[Any, Any], change: Callable[[Any], Any]) -> Any:
     if type(mapping) is not dict and hasattr(mapping, "to"):
         return change(mapping)
-    parts = {key: changed(value, change) for key, value in mapping.items()}
+    parts = {key: map_leaves(value, change) for key, value in mapping.items()}
     if type(mapping) is dict:
         return parts
     return type(mapping)(parts)  # type: ignore[call-arg]  # mappings are made of mappings

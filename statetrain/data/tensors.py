@@ -100,12 +100,12 @@ def _taker(dataset: Any) -> Callable[[TensorRows], Any]:
         dataset = dataset.dataset
     if type(dataset) is ColumnData:
         named = dataset.columns
-        return lambda rows: {name: _taken(column, rows) for name, column in named.items()}
+        return lambda rows: {name: _take(column, rows) for name, column in named.items()}
     columns = dataset.tensors
-    return lambda rows: [_taken(column, rows) for column in columns]
+    return lambda rows: [_take(column, rows) for column in columns]
 
 
-def _taken(column: torch.Tensor, rows: TensorRows) -> torch.Tensor:
+def _take(column: torch.Tensor, rows: TensorRows) -> torch.Tensor:
     if isinstance(rows, slice):  # a copy: what is done to a batch must not reach the data
         return torch.narrow_copy(column, 0, rows.start, rows.stop - rows.start)
     if column.device.type == "cpu":
@@ -126,9 +126,9 @@ def rows_of(sampler: Any) -> Iterator[TensorRows]:
         yield from sampler.rows()
     elif type(sampler) is BatchSampler and is_plain_order(sampler.sampler):
         within = sampler.sampler
-        yield from cut(drawn(within), sampler)
+        yield from cut(draw_order(within), sampler)
         if type(within) is RandomSampler and within.generator is not None:
-            drawn(within)  # torch draws an order that it does not use; it moves the generator
+            draw_order(within)  # torch draws an order that it does not use; it moves the generator
     else:
         yield from map(torch.tensor, sampler)
 
@@ -141,7 +141,7 @@ def is_plain_order(sampler: Any) -> bool:
     return type(sampler) is SequentialSampler
 
 
-def drawn(sampler: Any, generator: torch.Generator | None = None) -> torch.Tensor | None:
+def draw_order(sampler: Any, generator: torch.Generator | None = None) -> torch.Tensor | None:
     """An order as a plain sampler draws it; None is the order of the data.
 
     Args:

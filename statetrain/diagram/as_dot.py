@@ -8,7 +8,7 @@ from typing import Unpack
 
 from statetrain.diagram.boxes import ROOT, Box
 from statetrain.diagram.layout import Placement
-from statetrain.diagram.legend import about_state, height_of, legend_of, placed
+from statetrain.diagram.legend import about_state, height_of, legend_of, place_entries
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING, width_of
 from statetrain.diagram.picture import events_of, start_of
 from statetrain.diagram.route import Point, Route
@@ -76,9 +76,10 @@ class _DotWriter:
             "fontcolor": theme.ink,
         }
         yield "digraph {"
-        yield f"    graph {_listed(place | paper | font)}"
-        yield f"    node {_listed(node | font)}"
-        yield f"    edge {_listed({'arrowsize': '0.65'} | font | {'fontsize': f'{WORDS:g}'})}"
+        yield f"    graph {_attributes(place | paper | font)}"
+        yield f"    node {_attributes(node | font)}"
+        edge = {"arrowsize": "0.65"} | font | {"fontsize": f"{WORDS:g}"}
+        yield f"    edge {_attributes(edge)}"
         for box in self.layout.boxes[ROOT].cells:
             yield from self.box(box, "    ", 0)
         for route in self.layout.routes:
@@ -90,7 +91,7 @@ class _DotWriter:
         if not self.entries:
             return ""
         rows: dict[float, str] = {}
-        for entry, _, y in placed(self.entries, self.size[0]):
+        for entry, _, y in place_entries(self.entries, self.size[0]):
             sign = "\N{BLACK SQUARE}"
             if entry.kind in ("line", "halo"):
                 sign = "\N{RIGHTWARDS ARROW}"
@@ -111,8 +112,8 @@ class _DotWriter:
             yield f"{indent}{self.state(box)}"
             return
         name, dots = box.name, self.layout.dots
-        yield f"{indent}subgraph {quoted(f'cluster_{name}')} {{"
-        yield f"{indent}    graph {_listed(self.scope(box, depth))}"
+        yield f"{indent}subgraph {quote(f'cluster_{name}')} {{"
+        yield f"{indent}    graph {_attributes(self.scope(box, depth))}"
         for point, colour in (
             (start_of(name), self.theme.ink),
             (events_of(name), self.theme.arrows["event"]),
@@ -148,7 +149,7 @@ class _DotWriter:
             ring = 2 * RING
         if self.placed:
             look |= _size(box.left + box.right - ring, box.bottom - box.top - ring)
-        return f"{quoted(box.name)} {_listed(look | self.place('pos', middle))}"
+        return f"{quote(box.name)} {_attributes(look | self.place('pos', middle))}"
 
     def look(self, name: str) -> dict[str, str]:
         """The attributes of a state, but for its place."""
@@ -176,7 +177,7 @@ class _DotWriter:
             "color": colour,
             "fillcolor": colour,
         }
-        return f"{quoted(name)} {_listed(look | _size(DOT, DOT) | self.place('pos', middle))}"
+        return f"{quote(name)} {_attributes(look | _size(DOT, DOT) | self.place('pos', middle))}"
 
     def edge(self, route: Route) -> str:
         arrow = route.arrow
@@ -192,7 +193,7 @@ class _DotWriter:
         for end, node in (("ltail", arrow.tail), ("lhead", arrow.head)):
             if node in self.shown.scopes:
                 look[end] = f"cluster_{node}"
-        return f"{self.node(arrow.tail)} -> {self.node(arrow.head)} {_listed(look)}"
+        return f"{self.node(arrow.tail)} -> {self.node(arrow.head)} {_attributes(look)}"
 
     def line(self, route: Route) -> dict[str, str]:
         curve = self.at(*route.curve)
@@ -222,10 +223,10 @@ class _DotWriter:
     def node(self, name: str) -> str:
         """The node that stands for the end of an arrow; for a scope, one inside it."""
         if name in self.shown.scopes and start_of(name) in self.shown.dots:
-            return quoted(start_of(name))
+            return quote(start_of(name))
         while name in self.shown.scopes:
             name = self.shown.children(name)[0]
-        return quoted(name)
+        return quote(name)
 
     def place(self, key: str, point: Point) -> dict[str, str]:
         if self.placed:
@@ -237,12 +238,12 @@ class _DotWriter:
         return " ".join(f"{x:.1f},{self.size[1] - y:.1f}" for x, y in points)
 
 
-def _listed(attributes: dict[str, str]) -> str:
+def _attributes(attributes: dict[str, str]) -> str:
     """Attributes in brackets; what begins and ends with angle brackets is marked-up text."""
     parts = []
     for key, value in attributes.items():
         marked_up = value[:1] == "<" and value[-1:] == ">"
-        parts.append(f"{key}={value if marked_up else quoted(value)}")
+        parts.append(f"{key}={value if marked_up else quote(value)}")
     return f"[{' '.join(parts)}]"
 
 
@@ -250,6 +251,6 @@ def _size(width: float, height: float) -> dict[str, str]:
     return {"width": f"{width / 72:.3f}", "height": f"{height / 72:.3f}", "fixedsize": "true"}
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A text as a string of Graphviz, in which every character stands for itself."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

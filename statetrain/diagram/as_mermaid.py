@@ -229,13 +229,13 @@ def _label(arrow: Arrow, leaves: str, shown_head: str) -> str:
         reaches = arrow.head
     parts = (
         _sign(arrow),
-        escaped(leaves),
+        escape(leaves),
         str(arrow.number or ""),
-        arrow.event and f"{EVENT} {escaped(arrow.event)}",
+        arrow.event and f"{EVENT} {escape(arrow.event)}",
         _condition(arrow),
         arrow.times,
-        arrow.effect and f"/ {escaped(arrow.effect)}",
-        reaches and f"to {escaped(reaches)}",
+        arrow.effect and f"/ {escape(arrow.effect)}",
+        reaches and f"to {escape(reaches)}",
     )
     return " ".join(filter(None, parts))
 
@@ -250,7 +250,7 @@ def _sign(arrow: Arrow) -> str:
 
 def _condition(arrow: Arrow) -> str:
     if arrow.guard:
-        return f"[{escaped(arrow.guard)}]"
+        return f"[{escape(arrow.guard)}]"
     if arrow.other:
         return "else"
     return ""
@@ -273,6 +273,6 @@ def _is_reserved(name: str) -> bool:
     return name in _RESERVED or name.endswith(("_start", "_end", "direction"))
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """A text in which every character stands for itself."""
     return re.sub(_MEANING, lambda found: f"#{ord(found[0])};", text, flags=re.IGNORECASE)

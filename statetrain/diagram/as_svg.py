@@ -15,7 +15,7 @@ from statetrain.diagram.legend import (
     about_state,
     height_of,
     legend_of,
-    placed,
+    place_entries,
 )
 from statetrain.diagram.measure import DOT, HEAD, LINE, RING
 from statetrain.diagram.route import Point, Route
@@ -83,7 +83,7 @@ class _SvgWriter:
         for route in layout.routes:
             yield from self.label(route)
         yield '<g class="legend">'
-        for entry, x, y in placed(legend, layout.size[0]):
+        for entry, x, y in place_entries(legend, layout.size[0]):
             yield from self.legend(entry, x, layout.size[1] + y + 18.0)
         yield "</g>"
         yield "</svg>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve, frozen
 
-from statetrain.diagram.picture import Change, Picture, drawn, transitions_of
+from statetrain.diagram.picture import Change, Picture, picture_of, transitions_of
 from statetrain.errors import MachineError
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Draft, Lifecycle
@@ -27,7 +27,7 @@ class _Gone(Guard):
         raise MachineError("this arrow was removed: it is in the picture, and cannot be taken")
 
 
-def compared(before: Lifecycle, after: Lifecycle) -> Picture:
+def compare_lifecycles(before: Lifecycle, after: Lifecycle) -> Picture:
     """The later of two lifecycles with what was removed, each part with its change.
 
     Args:
@@ -38,7 +38,7 @@ def compared(before: Lifecycle, after: Lifecycle) -> Picture:
     both, removed = _together(
         before, after, [arrow for arrow in before.transitions if words_of(arrow) not in kept]
     )
-    shown, arrows = drawn(both), []
+    shown, arrows = picture_of(both), []
     for transition, arrow in zip(transitions_of(both), shown.arrows, strict=True):
         change: Change = ""
         if transition in removed:
@@ -75,7 +75,7 @@ def _together(
     """
     removed_states = [state for state in before.states if state.name not in after.names]
     states = [*after.states, *removed_states]
-    entered, opened = _reached(after.initial, states, [*after.transitions, *gone])
+    entered, opened = _find_reached(after.initial, states, [*after.transitions, *gone])
     arrows, removed = list(after.transitions), set()
     for arrow in gone:
         if arrow.source not in (entered if arrow.event is None else opened):
@@ -94,7 +94,7 @@ def _together(
     return Draft(after.name, kept, arrows, after.initial, after.also), removed
 
 
-def _reached(
+def _find_reached(
     initial: str, states: list[State], arrows: list[Transition]
 ) -> tuple[set[str], set[str]]:
     """The names of the states that arrows lead to, and the same with the scopes around them."""

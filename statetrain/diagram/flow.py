@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from statetrain.diagram.as_dot import quoted
-from statetrain.diagram.as_mermaid import escaped
+from statetrain.diagram.as_dot import quote
+from statetrain.diagram.as_mermaid import escape
 from statetrain.diagram.theme import FONT, ThemeName, theme_of
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
@@ -34,15 +34,15 @@ def flow_mermaid(
     Raises:
         ConfigError: a field is unknown, or the theme.
     """
-    shown, users, edges = _shown(flow, fields)
+    shown, users, edges = _select(flow, fields)
     colours = theme_of(theme)
     lines = ["flowchart LR"]
-    lines += [f'    f{i}(["{escaped(name)}"])' for i, name in enumerate(shown)]
-    lines += [f'    u{i}["{escaped(who)}"]' for i, who in enumerate(users)]
+    lines += [f'    f{i}(["{escape(name)}"])' for i, name in enumerate(shown)]
+    lines += [f'    u{i}["{escape(who)}"]' for i, who in enumerate(users)]
     for tail, head, part in edges:
         label = ""
         if part:
-            label = f'|"{escaped(part)}"|'
+            label = f'|"{escape(part)}"|'
         lines.append(f"    {tail} -->{label} {head}")
     if shown:
         lines.append(
@@ -57,22 +57,22 @@ def flow_dot(
     flow: DataFlow, *, fields: Iterable[str] | None = None, theme: ThemeName = "light"
 ) -> str:
     """The picture of a data flow as Graphviz text; the arguments are those of `flow_mermaid`."""
-    shown, users, edges = _shown(flow, fields)
+    shown, users, edges = _select(flow, fields)
     colours = theme_of(theme)
-    font = f"fontname={quoted(FONT)}, fontcolor={quoted(colours.ink)}"
+    font = f"fontname={quote(FONT)}, fontcolor={quote(colours.ink)}"
     lines = [
         "digraph {",
-        f"    graph [rankdir=LR, bgcolor={quoted(colours.paper)}]",
-        f"    node [shape=box, color={quoted(colours.border)}, {font}]",
+        f"    graph [rankdir=LR, bgcolor={quote(colours.paper)}]",
+        f"    node [shape=box, color={quote(colours.border)}, {font}]",
     ]
-    lines.append(f"    edge [color={quoted(colours.ink)}, {font}]")
-    look = f'style="rounded,filled", fillcolor={quoted(colours.anchor)}'
-    lines += [f"    f{i} [label={quoted(name)}, {look}]" for i, name in enumerate(shown)]
-    lines += [f"    u{i} [label={quoted(who)}]" for i, who in enumerate(users)]
+    lines.append(f"    edge [color={quote(colours.ink)}, {font}]")
+    look = f'style="rounded,filled", fillcolor={quote(colours.anchor)}'
+    lines += [f"    f{i} [label={quote(name)}, {look}]" for i, name in enumerate(shown)]
+    lines += [f"    u{i} [label={quote(who)}]" for i, who in enumerate(users)]
     for tail, head, part in edges:
         label = ""
         if part:
-            label = f" [label={quoted(part)}]"
+            label = f" [label={quote(part)}]"
         lines.append(f"    {tail} -> {head}{label}")
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -80,9 +80,11 @@ def flow_dot(
 Edge = tuple[str, str, str]  # from, to, and the part of the field if it is not all of it
 
 
-def _shown(flow: DataFlow, fields: Iterable[str] | None) -> tuple[list[str], list[str], list[Edge]]:
+def _select(
+    flow: DataFlow, fields: Iterable[str] | None
+) -> tuple[list[str], list[str], list[Edge]]:
     """The fields, those who use them, and the edges between them."""
-    names = _chosen(flow, fields)
+    names = _choose_fields(flow, fields)
     uses: list[tuple[str, Use, bool]] = []
     for name in names:
         uses += [(name, use, True) for use in flow.writers.get(name, ())]
@@ -95,7 +97,7 @@ def _shown(flow: DataFlow, fields: Iterable[str] | None) -> tuple[list[str], lis
     return names, users, list(edges)
 
 
-def _chosen(flow: DataFlow, fields: Iterable[str] | None) -> list[str]:
+def _choose_fields(flow: DataFlow, fields: Iterable[str] | None) -> list[str]:
     if fields is None:
         return [name for name in flow.fields if name in flow.moving]
     if isinstance(fields, str):

@@ -88,7 +88,9 @@ def legend_of_runs() -> list[LegendEntry]:
     return [entry for entry in _ENTRIES if entry.colour in ("recent", "heat")]
 
 
-def placed(entries: list[LegendEntry], width: float) -> Iterator[tuple[LegendEntry, float, float]]:
+def place_entries(
+    entries: list[LegendEntry], width: float
+) -> Iterator[tuple[LegendEntry, float, float]]:
     """The entries with their places, in as many rows as they need.
 
     Args:
@@ -105,7 +107,7 @@ def placed(entries: list[LegendEntry], width: float) -> Iterator[tuple[LegendEnt
 
 def height_of(entries: list[LegendEntry], width: float) -> float:
     """The height of the legend, with the space above it; 0 if there is nothing to say."""
-    return max((y + ROW + 10.0 for _, _, y in placed(entries, width)), default=0.0)
+    return max((y + ROW + 10.0 for _, _, y in place_entries(entries, width)), default=0.0)
 
 
 # ---------------------------------------------------------------- tooltips

@@ -146,7 +146,7 @@ def shared_scopes(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return count_shared(one[:-1], other[:-1])
 
 
-def drawn(life: Lifecycle) -> Picture:
+def picture_of(life: Lifecycle) -> Picture:
     """All of a lifecycle, and nothing else; its arrows in the order of `transitions_of`."""
     scopes = frozenset(state.within for state in life.states if state.within is not None)
     order = reading_order(life)

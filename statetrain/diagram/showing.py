@@ -7,9 +7,16 @@ from typing import Literal, TypedDict, get_args
 
 from attrs import evolve
 
-from statetrain.diagram.comparing import compared
-from statetrain.diagram.picture import Arrow, Picture, drawn, events_of, start_of, transitions_of
-from statetrain.diagram.simpler import folded, outlined
+from statetrain.diagram.comparing import compare_lifecycles
+from statetrain.diagram.picture import (
+    Arrow,
+    Picture,
+    events_of,
+    picture_of,
+    start_of,
+    transitions_of,
+)
+from statetrain.diagram.simpler import fold_scopes, reduce_to_outline
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.trace import Trace
@@ -65,30 +72,32 @@ def picture(
     """
     check_word("detail", detail, get_args(Detail))
     if since is None:
-        shown = drawn(life)
+        shown = picture_of(life)
     else:
-        shown = compared(since, life)
+        shown = compare_lifecycles(since, life)
     last = list(marked)
     if trace is not None:
         counts = trace.counts()
         last += trace.transitions[-_RECENT:]
         shown = evolve(shown, current=trace.states[-1] if len(trace) else None)
     if counts is not None or last:
-        shown = _counted(shown, counts, set(map(words_of, last)))
+        shown = _add_counts(shown, counts, set(map(words_of, last)))
     if not zeros:
         taken = (evolve(a, count=a.count or None, asked=a.count and a.asked) for a in shown.arrows)
         shown = evolve(shown, arrows=tuple(taken))
     if trace is not None:
-        shown = _timed(shown, trace)
-    shown = folded(shown, fold)
+        shown = _add_times(shown, trace)
+    shown = fold_scopes(shown, fold)
     if detail == "outline":
-        shown = outlined(shown)
+        shown = reduce_to_outline(shown)
     if detail != "full":
         shown = _without_labels(shown)
-    return _merged(shown)
+    return _merge(shown)
 
 
-def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[Words]) -> Picture:
+def _add_counts(
+    shown: Picture, counts: Mapping[Transition, int] | None, last: set[Words]
+) -> Picture:
     """With how often each arrow was taken, and its guard evaluated."""
     transitions, arrows, taken = transitions_of(shown.life), [], by_words(counts or {})
     for i, (transition, arrow) in enumerate(zip(transitions, shown.arrows, strict=True)):
@@ -100,7 +109,7 @@ def _counted(shown: Picture, counts: Mapping[Transition, int] | None, last: set[
     return evolve(shown, arrows=tuple(arrows))
 
 
-def _timed(shown: Picture, trace: Trace) -> Picture:
+def _add_times(shown: Picture, trace: Trace) -> Picture:
     """With the shares of the time, if times were recorded."""
     seconds = trace.seconds()
     total = sum(seconds.values())
@@ -130,19 +139,19 @@ def _without_labels(shown: Picture) -> Picture:
     return evolve(shown, arrows=tuple(kept))
 
 
-def _merged(shown: Picture) -> Picture:
+def _merge(shown: Picture) -> Picture:
     """With one arrow for several that look the same, such as two events that lead the same way."""
     arrows: dict[Arrow, Arrow] = {}
     for arrow in shown.arrows:
         look = evolve(arrow, event="", count=None, asked=None, share=None, recent=False)
         alike = arrows.get(look)
-        arrows[look] = arrow if alike is None else _merged_arrow(alike, arrow)
+        arrows[look] = arrow if alike is None else _merge_arrows(alike, arrow)
     ends = {end for arrow in arrows.values() for end in (arrow.tail, arrow.head)}
     possible = {dot for scope in shown.scopes for dot in (start_of(scope), events_of(scope))}
     return evolve(shown, arrows=tuple(arrows.values()), dots=frozenset(possible & ends))
 
 
-def _merged_arrow(one: Arrow, other: Arrow) -> Arrow:
+def _merge_arrows(one: Arrow, other: Arrow) -> Arrow:
     merged = evolve(one, event=other.event, recent=one.recent or other.recent)
     if other.kind == "event":
         merged = evolve(merged, event=f"{one.event}, {other.event}")

@@ -16,7 +16,7 @@ _SERVING = frozenset(("draw", "record", "counted"))
 _STRENGTH: tuple[BoxKind, ...] = ("hot", "main", "failure", "plain", "event")
 
 
-def folded(shown: Picture, scopes: Iterable[str]) -> Picture:
+def fold_scopes(shown: Picture, scopes: Iterable[str]) -> Picture:
     """The picture with scopes drawn as one state each; arrows within them are left out.
 
     Raises:
@@ -29,12 +29,12 @@ def folded(shown: Picture, scopes: Iterable[str]) -> Picture:
     current = shown.current
     return evolve(
         shown,
-        arrows=tuple(_folded_arrows(shown, frozenset(scopes), into)),
+        arrows=tuple(_fold_arrows(shown, frozenset(scopes), into)),
         order=order,
         scopes=shown.scopes & frozenset(order) - frozenset(scopes),
         current=into.get(current or "", current),
-        shares=_summed(shown.shares, into),
-        changes=_folded_changes(shown.changes, into),
+        shares=_sum_shares(shown.shares, into),
+        changes=_fold_changes(shown.changes, into),
     )
 
 
@@ -61,7 +61,7 @@ def _homes(shown: Picture, scopes: tuple[str, ...]) -> dict[str, str]:
     return into
 
 
-def _folded_arrows(
+def _fold_arrows(
     shown: Picture, scopes: frozenset[str], into: Mapping[str, str]
 ) -> Iterable[Arrow]:
     for arrow in shown.arrows:
@@ -73,7 +73,7 @@ def _folded_arrows(
         yield evolve(arrow, tail=tail, head=head)
 
 
-def _folded_changes(changes: Mapping[str, Change], into: Mapping[str, str]) -> dict[str, Change]:
+def _fold_changes(changes: Mapping[str, Change], into: Mapping[str, str]) -> dict[str, Change]:
     found: dict[str, Change] = {}
     for name, change in changes.items():
         found[into[name]] = "changed"
@@ -82,17 +82,17 @@ def _folded_changes(changes: Mapping[str, Change], into: Mapping[str, str]) -> d
     return found
 
 
-def outlined(shown: Picture) -> Picture:
+def reduce_to_outline(shown: Picture) -> Picture:
     """The picture without what serves the rest: loop heads, draws, the record.
 
     Loops over validation data are one state. An arrow stands for each way from one of the other
     states to the next. What a scope begins with goes the main way only.
     """
-    shown = folded(shown, [scope for scope in shown.scopes if _folds(shown, scope)])
+    shown = fold_scopes(shown, [scope for scope in shown.scopes if _folds(shown, scope)])
     hidden = [name for name in shown.order if _serves(shown, name)]
     arrows = [arrow for arrow in shown.arrows if arrow.kind != "event"]
     for name in hidden:
-        arrows = _bypassed(shown, arrows, name)
+        arrows = _bypass(shown, arrows, name)
     order = tuple(name for name in shown.order if name not in hidden)
     current = shown.current
     if current not in order:
@@ -121,7 +121,7 @@ def _is_aside(shown: Picture, scope: str) -> bool:
     return state.within is not None and f"next_{state.role}_batch" in roles
 
 
-def _bypassed(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
+def _bypass(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
     """The arrows with those through a state joined, and the state left out."""
     starts = frozenset(map(start_of, shown.scopes))
     ways_on = [arrow for arrow in arrows if arrow.tail == name != arrow.head]
@@ -132,11 +132,11 @@ def _bypassed(shown: Picture, arrows: list[Arrow], name: str) -> list[Arrow]:
             onward = ways_on
             if before.tail in starts:
                 onward = main_ways_on
-            joined += [_joined(shown, before, after) for after in onward]
+            joined += [_join(shown, before, after) for after in onward]
     return [arrow for arrow in arrows if name not in (arrow.tail, arrow.head)] + joined
 
 
-def _joined(shown: Picture, before: Arrow, after: Arrow) -> Arrow:
+def _join(shown: Picture, before: Arrow, after: Arrow) -> Arrow:
     head = after.head
     if before.tail in shown.order and head in shown.scopes & {*shown.life.path(before.tail)}:
         head = start_of(head)  # from within, a scope is begun again
@@ -166,7 +166,7 @@ def _strongest(arrows: Iterable[Arrow]) -> list[Arrow]:
     return list(best.values())
 
 
-def _summed(shares: Mapping[str, float], into: Mapping[str, str]) -> dict[str, float]:
+def _sum_shares(shares: Mapping[str, float], into: Mapping[str, str]) -> dict[str, float]:
     total: dict[str, float] = {}
     for name, share in shares.items():
         home = into.get(name, name)

@@ -53,8 +53,8 @@ class Theme:
         fill, line = self._plain(shown, name)
         if name in shown.changes:
             line = self.changes[shown.changes[name]]
-            fill = mixed(self.paper, line, 0.18)
-        return mixed(fill, self.heat, 0.9 * shown.shares.get(name, 0.0) ** 0.5), line
+            fill = mix(self.paper, line, 0.18)
+        return mix(fill, self.heat, 0.9 * shown.shares.get(name, 0.0) ** 0.5), line
 
     def _plain(self, shown: Picture, name: str) -> tuple[str, str]:
         if name == FAILED:
@@ -147,7 +147,7 @@ def theme_of(name: str) -> Theme:
     return THEMES[name]
 
 
-def mixed(one: str, other: str, share: float) -> str:
+def mix(one: str, other: str, share: float) -> str:
     """A colour between two: `share` is how much of the second is in it, from 0 to 1."""
     if not share:
         return one

@@ -8,7 +8,7 @@ from typing import Any
 from statetrain.contracts.notes import Notes, notes_of
 from statetrain.contracts.outline import DataFlow
 from statetrain.diagram.legend import LegendEntry, legend_of, legend_of_runs
-from statetrain.diagram.picture import Arrow, Picture, drawn, transitions_of
+from statetrain.diagram.picture import Arrow, Picture, picture_of, transitions_of
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.text import plain
@@ -23,7 +23,7 @@ def table_of(life: Lifecycle, notes: Notes | None = None) -> dict[str, Any]:
         life: the lifecycle.
         notes: by state: who listens, what it reads and writes; None works out the last two.
     """
-    shown = drawn(life)
+    shown = picture_of(life)
     if notes is None:
         notes = notes_of(DataFlow.of(life, {}))
     return {
@@ -75,11 +75,11 @@ def arrow_of(life: Lifecycle, transition: Transition, arrow: Arrow | None = None
         "effect": arrow.effect,
         "event": arrow.event,
         "other": arrow.other,
-        "enters": _entered(life, transition),
+        "enters": _find_entered(life, transition),
     }
 
 
-def _entered(life: Lifecycle, transition: Transition) -> list[str]:
+def _find_entered(life: Lifecycle, transition: Transition) -> list[str]:
     known = {*life.names, START, FAILED}
     if transition.source not in known or transition.dest not in known:
         return [transition.dest]

@@ -58,7 +58,7 @@ class CellBars:
 
     def _bundle(self) -> dict[str, str]:
         lines = self._shown()
-        bars = "".join(map(_drawn, self._bars))
+        bars = "".join(map(_draw_bar, self._bars))
         return {
             "text/plain": "\n".join(lines),
             "text/html": (
@@ -75,7 +75,7 @@ class CellBars:
         return [*self._lines[:_FIRST], more, *self._lines[-_LAST:]]
 
 
-def _drawn(bar: Bar) -> str:
+def _draw_bar(bar: Bar) -> str:
     left = ""
     if bar.left is not None:
         left = f"{clock(bar.left)} left"

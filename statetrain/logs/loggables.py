@@ -383,7 +383,7 @@ def _pixels(image: torch.Tensor, range_: tuple[float, float] | None) -> torch.Te
     if image.ndim == 2:
         image = image[None]
     if range_ is not None:
-        image = _rescaled(image, range_)
+        image = _rescale(image, range_)
     image = _bytes(image)
     if image.ndim == 4:
         image = _in_rows(image)
@@ -405,7 +405,7 @@ def _check_picture(image: torch.Tensor) -> None:
     )
 
 
-def _rescaled(image: torch.Tensor, range_: tuple[float, float]) -> torch.Tensor:
+def _rescale(image: torch.Tensor, range_: tuple[float, float]) -> torch.Tensor:
     low, high = range_
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(

@@ -63,7 +63,7 @@ def foresee(name: str, metric: Any) -> Foreseen:
         return Foreseen((name,), prefixes=(f"{name}_",))
     columns = as_columns(name, value)
     numbers = tuple(column for column, part in columns.items() if isinstance(part, int | float))
-    others = {column: _described(part) for column, part in columns.items() if column not in numbers}
+    others = {column: _describe(part) for column, part in columns.items() if column not in numbers}
     if name not in columns:
         others[name] = f"several values, in the columns {', '.join(columns)}"
     return Foreseen(numbers, others)
@@ -94,7 +94,7 @@ def _value_of_nothing(metric: Any) -> Any:
         return None  # such as a curve of no points
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     shape = shown_shape(value)
     if shape:
         return f"values of shape {shape}"

@@ -93,7 +93,9 @@ def reading(keys: Mapping[str, str], who: str) -> KeyReader:
     Raises:
         ConfigError: one is no path.
     """
-    return KeyReader(who, {name: parsed(path, f"{who}, {name!r}") for name, path in keys.items()})
+    return KeyReader(
+        who, {name: parse_key(path, f"{who}, {name!r}") for name, path in keys.items()}
+    )
 
 
 def read(ctx: Context, key: Getter, who: str) -> Any:
@@ -125,7 +127,7 @@ def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Ke
     """
     if isinstance(function, type) or not callable(function):
         raise ConfigError(f"{who} must be a function, got {function!r:.80}{_write_call(function)}")
-    found = {name: parsed(path, f"{who}, {name}=") for name, path in keys.items()}
+    found = {name: parse_key(path, f"{who}, {name}=") for name, path in keys.items()}
     called: Callable[..., Any] = function
     if isinstance(function, torch.nn.Module):
         called = function.forward
@@ -133,7 +135,7 @@ def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Ke
         signature = inspect.signature(called)
     except (TypeError, ValueError):  # written in C
         return KeyedArguments(function, who, tuple(found.values()), {})
-    return _placed(function, who, found, signature)
+    return _place(function, who, found, signature)
 
 
 def _write_call(thing: Any) -> str:
@@ -142,7 +144,7 @@ def _write_call(thing: Any) -> str:
     return ""
 
 
-def parsed(path: Any, who: str) -> Getter:
+def parse_key(path: Any, who: str) -> Getter:
     """A key, parsed.
 
     Raises:
@@ -159,7 +161,7 @@ def parsed(path: Any, who: str) -> Getter:
         raise ConfigError(f"{who}: {error}") from None
 
 
-def _placed(
+def _place(
     function: Callable[..., Any], who: str, found: dict[str, Getter], signature: inspect.Signature
 ) -> KeyedArguments:
     shown = f"{getattr(function, '__name__', type(function).__name__)}{signature}"
@@ -225,7 +227,7 @@ class Weights:
         found: list[Getter | None] = [None, None]
         for i, path in enumerate((mask, sample_weight)):
             if path is not None:
-                found[i] = parsed(path, who)
+                found[i] = parse_key(path, who)
         return cls(*found)
 
     @property

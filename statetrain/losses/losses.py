@@ -13,7 +13,7 @@ from attrs import Factory, define, field
 from statetrain.context.context import Context
 from statetrain.context.keys import Getter, root_of
 from statetrain.errors import ConfigError, LossError
-from statetrain.losses.keyed import KeyedArguments, Weights, elementwise, keyed, parsed, read
+from statetrain.losses.keyed import KeyedArguments, Weights, elementwise, keyed, parse_key, read
 from statetrain.validators import is_number
 
 Weight = float | str | Callable[[Any], Any]
@@ -85,7 +85,7 @@ class Loss:
             self._more = elementwise(function, self._who)
         self._weight_key: Getter | None = None
         if isinstance(weight, str):
-            self._weight_key = parsed(weight, f"{self._who}, weight=")
+            self._weight_key = parse_key(weight, f"{self._who}, weight=")
         elif not callable(weight) and not (is_number(weight) and math.isfinite(weight)):
             raise ConfigError(
                 f"{self._who}: weight must be a finite number, a key, or a function of the context,"
@@ -119,7 +119,7 @@ class Loss:
             LossError: a key leads to nothing.
         """
         if self._keyed is None:
-            return [picked(ctx), ctx.target], {}
+            return [pick_pred(ctx), ctx.target], {}
         return self._keyed.arguments(ctx)
 
     def values(self, ctx: Context) -> tuple[Any, Any]:
@@ -211,7 +211,7 @@ class Losses:
         return f"Losses({', '.join(f'{name}={loss!r}' for name, loss in self.by_name.items())})"
 
 
-def picked(ctx: Context) -> Any:
+def pick_pred(ctx: Context) -> Any:
     """What losses and metrics take of the prediction: all of it, or what `pred=` picks."""
     if ctx.pick is None:
         return ctx.pred
@@ -335,7 +335,7 @@ def _is_picked(pred: Any, ctx: Context) -> bool:
     """Whether this is what losses take of the batch's prediction."""
     if ctx.pick is None:
         return pred is ctx.pred
-    own = picked(ctx)
+    own = pick_pred(ctx)
     if pred is own:
         return True
     # A part such as pred[:, 0] is a new tensor each time, of the same memory

@@ -12,7 +12,7 @@ from attrs import Factory, define, evolve
 from statetrain.context.keys import root_of
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.keyed import Weights, elementwise, keyed
-from statetrain.losses.losses import exact, picked, where_it_counts
+from statetrain.losses.losses import exact, pick_pred, where_it_counts
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -211,7 +211,7 @@ class Metric:
         if self.keys:
             first, named = self._keyed.arguments(ctx)
         else:
-            first, named = [picked(ctx), ctx.target], {}
+            first, named = [pick_pred(ctx), ctx.target], {}
         value = self._keyed.function(*first, **named, **self._more)
         if self._object:
             return

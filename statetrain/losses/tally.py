@@ -13,7 +13,7 @@ from attrs import Factory, define, field
 from statetrain.context.columns import as_columns, joined, shown_shape
 from statetrain.errors import ConfigError, LossError
 from statetrain.losses.foreseeing import Foreseen, foresee, prefix_of
-from statetrain.losses.losses import LossMean, means_of, picked
+from statetrain.losses.losses import LossMean, means_of, pick_pred
 from statetrain.losses.metrics import (
     Mean,
     MeanOf,
@@ -242,9 +242,9 @@ class Tally:
             _add_up(mean, [sums[f"loss {name}"] for sums in ranks])
         for name, metric in self.metrics.items():
             if isinstance(metric, LossMean):
-                metric.sums = _added_by_part([sums[name] for sums in ranks])
+                metric.sums = _add_by_part([sums[name] for sums in ranks])
             elif (means := _means_of(metric)) is not None:
-                for part, sums in _added_by_part([sums[name] for sums in ranks]).items():
+                for part, sums in _add_by_part([sums[name] for sums in ranks]).items():
                     mean = means.setdefault(part, Mean())
                     mean.total, mean.count = sums
             elif merges(metric):
@@ -297,7 +297,7 @@ def _prediction_in(ctx: Context) -> Any:
             "metrics take the prediction, and there is none: a custom computation has to set"
             " ctx.pred"
         )
-    return picked(ctx)
+    return pick_pred(ctx)
 
 
 def _numbers(mean: Mean) -> tuple[float, float]:
@@ -305,18 +305,18 @@ def _numbers(mean: Mean) -> tuple[float, float]:
 
 
 def _add_up(mean: Mean, ranks: Sequence[tuple[float, float]]) -> None:
-    mean.total, mean.count = _added(ranks)
+    mean.total, mean.count = _add_sums(ranks)
 
 
-def _added_by_part(
+def _add_by_part(
     ranks: Sequence[Mapping[str, tuple[float, float]]],
 ) -> dict[str, tuple[float, float]]:
     """The sums of all ranks by part; a rank may lack some parts."""
     parts = dict.fromkeys(part for sums in ranks for part in sums)
-    return {part: _added([sums[part] for sums in ranks if part in sums]) for part in parts}
+    return {part: _add_sums([sums[part] for sums in ranks if part in sums]) for part in parts}
 
 
-def _added(ranks: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _add_sums(ranks: Sequence[tuple[float, float]]) -> tuple[float, float]:
     totals, counts = zip(*ranks, strict=True)
     return math.fsum(totals), math.fsum(counts)
 

@@ -26,7 +26,7 @@ def curves(title: str, x: str, lines: Mapping[str, Points]) -> str:
         lines: by name, points in order; those that are not finite are left as gaps. Of many, some
             are drawn.
     """
-    lines = {name: thinned(points) for name, points in lines.items()}
+    lines = {name: thin(points) for name, points in lines.items()}
     finite = [point for points in lines.values() for point in points if math.isfinite(point[1])]
     xs, ys = [p[0] for p in finite] or [0.0], [p[1] for p in finite] or [0.0]
     across, up = (
@@ -122,7 +122,7 @@ def strips(rows: Sequence[tuple[str, Points]], begin: float, end: float, x: str)
     return "".join(parts) + "</svg>"
 
 
-def thinned(points: Points, most: int = _MOST) -> Points:
+def thin(points: Points, most: int = _MOST) -> Points:
     """At most so many of the points: of each part, the lowest and the highest, in order."""
     if len(points) <= most:
         return points

@@ -10,14 +10,14 @@ from statetrain.lifecycle.text import plain
 from statetrain.validators import is_whole_number
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """A text on one line; several lines if it has them."""
     if "\n" in text:
-        return escaped_lines(text)
+        return escape_lines(text)
     return html.escape(plain(text))
 
 
-def escaped_lines(text: str) -> str:
+def escape_lines(text: str) -> str:
     """A text line by line."""
     return "\n".join(html.escape(plain(line)) for line in text.splitlines())
 
@@ -28,24 +28,24 @@ def section(name: str, text: str) -> str:
         return ""
     head = ""
     if name:
-        head = f"<h2>{escaped(name)}</h2>"
+        head = f"<h2>{escape(name)}</h2>"
     return f"<section>\n{head}\n{text}\n</section>"
 
 
 def hint(what: str, how: str) -> str:
     """What is missing, and the code that records it."""
-    return f'<p class="hint">{escaped(what)}: <code>{escaped(how)}</code></p>'
+    return f'<p class="hint">{escape(what)}: <code>{escape(how)}</code></p>'
 
 
 def row(name: str, *cells: str) -> str:
     """A row of a table with its name."""
-    rest = "".join(f"<td>{escaped(cell)}</td>" for cell in cells)
-    return f'<tr><th scope="row">{escaped(name)}</th>{rest}</tr>'
+    rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{escape(name)}</th>{rest}</tr>'
 
 
 def table(head: Sequence[str], rows: Iterable[str]) -> str:
     """A table of rows that are marked up already; without a head for no names."""
-    names = "".join(f"<th>{escaped(name)}</th>" for name in head)
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
     first = ""
     if names:
         first = f"<tr>{names}</tr>"

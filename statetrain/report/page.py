@@ -23,9 +23,9 @@ from statetrain.machine.machine import Machine
 from statetrain.outcome import Failed as Failure
 from statetrain.outcome import Interrupted, Outcome, Stopped
 from statetrain.report.charts import bars, curves, strips
-from statetrain.report.markup import escaped, escaped_lines, figure, hint, row, section, table
+from statetrain.report.markup import escape, escape_lines, figure, hint, row, section, table
 from statetrain.trace import Trace
-from statetrain.trace.tape import counted
+from statetrain.trace.tape import count_arrows
 from statetrain.trace.words import Words, by_words, times_asked, words_of
 from statetrain.trace.writing import versions
 from statetrain.validators import is_number
@@ -73,7 +73,7 @@ def page(trace: Trace, machine: Machine | None = None, against: Trace | None = N
     """The page as text."""
     assert trace.lifecycle is not None
     own = (files("statetrain.report") / "page.css").read_text(encoding="utf-8")
-    title = escaped(f"{plain(trace.lifecycle.name)}: {_ended(trace.outcome)[0]}")
+    title = escape(f"{plain(trace.lifecycle.name)}: {_describe_ending(trace.outcome)[0]}")
     body = "\n".join(section(name, text) for name, text in _sections(trace, machine, against))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -88,7 +88,7 @@ def _sections(
 ) -> Iterator[tuple[str, str]]:
     yield "", _summary(trace)
     if trace.error:
-        yield "What went wrong", f"<pre>{escaped_lines(trace.error)}</pre>"
+        yield "What went wrong", f"<pre>{escape_lines(trace.error)}</pre>"
     yield "Curves", _curves(trace)
     yield "Lifecycle", _lifecycle(trace, machine, against)
     yield "Time", _time(trace)
@@ -101,7 +101,7 @@ def _sections(
 # ---------------------------------------------------------------- what happened
 
 
-def _ended(outcome: Outcome | None) -> tuple[str, str]:
+def _describe_ending(outcome: Outcome | None) -> tuple[str, str]:
     """How a run ended, in a word, and why."""
     if outcome is None:
         return "still running", "or cut off: the trace has no end"
@@ -114,16 +114,16 @@ def _ended(outcome: Outcome | None) -> tuple[str, str]:
 
 
 def _summary(trace: Trace) -> str:
-    word, why = _ended(trace.outcome)
+    word, why = _describe_ending(trace.outcome)
     last = next(reversed(trace.rows), {})
     facts = [name for name in COUNTERS if name in last and name != "epoch_complete"]
     cells = "".join(
-        f"<div><b>{escaped(figure(last[name]))}</b><span>{escaped(name)}</span></div>"
+        f"<div><b>{escape(figure(last[name]))}</b><span>{escape(name)}</span></div>"
         for name in facts
     )
-    remarks = "".join(f"<p>{escaped(remark)}</p>" for remark in trace.remarks)
+    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in trace.remarks)
     return (
-        f'<p class="outcome {word.split()[-1]}"><b>{escaped(word)}</b> {escaped(why)}</p>\n<div'
+        f'<p class="outcome {word.split()[-1]}"><b>{escape(word)}</b> {escape(why)}</p>\n<div'
         f' class="facts">{cells}</div>{remarks}'
     )
 
@@ -174,7 +174,7 @@ def _lifecycle(trace: Trace, machine: Machine | None, against: Trace | None) -> 
             ("the outline, as a picture to print", life.svg(trace=trace, detail="outline")),
         )
     )
-    text = f"<details><summary>as a table</summary><pre>{escaped_lines(str(life))}</pre></details>"
+    text = f"<details><summary>as a table</summary><pre>{escape_lines(str(life))}</pre></details>"
     if not len(trace):
         text += hint("Counts on the arrows need the transitions", "fit(..., trace=True)")
     return f"{living}{pictures}{text}"
@@ -265,7 +265,7 @@ def _slices(trace: Trace) -> list[tuple[int, dict[Words, int]]]:
     """How often each arrow was taken in parts of the run, and where each part begins."""
     bounds = [-(-part * len(trace) // _SLICES) for part in range(_SLICES + 1)]
     return [
-        (begin, by_words(counted(trace.transitions[begin:end])))
+        (begin, by_words(count_arrows(trace.transitions[begin:end])))
         for begin, end in pairwise(bounds)
         if begin < end
     ]
@@ -275,12 +275,12 @@ def _callbacks(machine: Machine | None) -> str:
     if machine is None or not machine.callbacks:
         return ""
     names = "".join(
-        f"<li>{escaped(name_of(callback))} <code>{escaped(repr(callback))}</code></li>"
+        f"<li>{escape(name_of(callback))} <code>{escape(repr(callback))}</code></li>"
         for callback in machine.callbacks
     )
     return (
         f"<ol>{names}</ol><details><summary>who listens"
-        f" where</summary><pre>{escaped_lines(str(machine.outline()))}</pre></details>"
+        f" where</summary><pre>{escape_lines(str(machine.outline()))}</pre></details>"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from statetrain.context.history import COUNTERS, History
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
-from statetrain.report.charts import thinned
+from statetrain.report.charts import thin
 from statetrain.validators import check_word
 
 _MARKED = 60  # points of a curve that are marked one by one, at most
@@ -73,7 +73,7 @@ def _make_figure(**options: Any) -> Any:
 
 
 def _draw_curve(panel: Any, history: History, x: str, column: str, label: str) -> None:
-    points = thinned([(row[x], row[column]) for row in history if column in row])
+    points = thin([(row[x], row[column]) for row in history if column in row])
     marker = None
     if len(points) <= _MARKED:
         marker = "o"

@@ -89,13 +89,13 @@ def problems(ctx: Context, lifecycle: Any, checks: Iterable[Check]) -> dict[str,
         lifecycle: that is to be walked.
         checks: are called in this order.
     """
-    with _left_alone(ctx), torch.enable_grad():
-        probe = _probed(ctx, lifecycle)
+    with _preserve(ctx), torch.enable_grad():
+        probe = _probe(ctx, lifecycle)
         return {check.__name__: found for check in checks if (found := check(probe))}
 
 
 @contextmanager
-def _left_alone(ctx: Context) -> Iterator[None]:
+def _preserve(ctx: Context) -> Iterator[None]:
     """Restores what drawing and computing a batch changes: generators, and gradients."""
     data = [loader for loader in (ctx.train_data, ctx.valid_data) if loader is not None]
     before = [ctx.accelerator.random_states(loader) for loader in data] or [
@@ -117,7 +117,7 @@ def _left_alone(ctx: Context) -> Iterator[None]:
         seeding.set_own_states(own, *ctx.model.modules())
 
 
-def _probed(ctx: Context, lifecycle: Any) -> Probe:
+def _probe(ctx: Context, lifecycle: Any) -> Probe:
     """What one batch gives on copies of the model, the losses and the optimizers."""
     probe = Probe(ctx)
     try:
@@ -130,7 +130,7 @@ def _probed(ctx: Context, lifecycle: Any) -> Probe:
         probe.data_error = _words(error)
         return probe
     try:
-        aside.model, losses, aside.optimizers = _copied(ctx)
+        aside.model, losses, aside.optimizers = _copy(ctx)
     except Exception:
         return probe  # a model that cannot be copied is not computed with
     aside.loss_fns = bound(losses, aside)
@@ -150,7 +150,7 @@ def _put_batch(aside: Context, batch: Any) -> None:
     aside.batch_size = layout.size(aside.batch, aside.input, aside.target)
 
 
-def _copied(ctx: Context) -> tuple[Any, Any, Any]:
+def _copy(ctx: Context) -> tuple[Any, Any, Any]:
     """Copies of the model, the losses and the optimizers, which share tensors as those do."""
     memo: dict[int, Any] = {}
     copies = copy.deepcopy(

@@ -126,7 +126,7 @@ class Halve:
         }
 
     def _train_on(self, ctx: Context, whole: Any, rows: int, start: int, stop: int) -> _PartDone:
-        from statetrain.data.cutting import cut, detached
+        from statetrain.data.cutting import cut, detach
 
         size = max(whole[-1], 1)
         ctx.pred = ctx.loss_grad = UNSET  # what does not fit is not kept beside it
@@ -137,7 +137,7 @@ class Halve:
         count = _count(ctx)
         ctx.loss_grad = ctx.loss_grad * (count / size)
         do.backward(ctx)
-        return _PartDone(detached(ctx.pred), ctx.loss_value, count, dict(ctx.loss_states))
+        return _PartDone(detach(ctx.pred), ctx.loss_value, count, dict(ctx.loss_states))
 
 
 def _joined(preds: list[Any]) -> Any:

@@ -29,7 +29,7 @@ from statetrain.machine.witness import unwitnessed
 from statetrain.testing.fake_clock import FakeClock
 from statetrain.testing.guiding import Guide, GuidedAsked, faults, machine_of
 from statetrain.testing.paths import Cover, Path, paths
-from statetrain.testing.resuming import differences, listed, state_of
+from statetrain.testing.resuming import differences, list_words, state_of
 from statetrain.testing.toy import toy_problem
 from statetrain.trace import Trace
 
@@ -280,7 +280,7 @@ class CallbackCase:
         __tracebackhide__ = True
         if guide.failures:
             hook, cause = guide.failures[0]
-            raise AssertionError(f"{self._where()}: {hook} failed: {_said(cause)}") from cause
+            raise AssertionError(f"{self._where()}: {hook} failed: {_describe(cause)}") from cause
         late = [note for note in getattr(error, "__notes__", []) if "while closing the run" in note]
         if late:
             raise AssertionError(
@@ -290,13 +290,13 @@ class CallbackCase:
         if type(error) is not type(expected) and not guide.left:
             why = ". ".join(getattr(error, "__notes__", []))
             raise AssertionError(
-                f"{self._where()}: the run ended with {_said(error)}, and without the callback with"
-                f" {_said(expected)}{why and f' ({why})'}"
+                f"{self._where()}: the run ended with {_describe(error)}, and without the callback"
+                f" with {_describe(expected)}{why and f' ({why})'}"
             ) from error
         if guide.left and error is not None:
             raise AssertionError(
                 f"{self._where()}: the callback led the run elsewhere, where it failed with"
-                f" {_said(error)}"
+                f" {_describe(error)}"
             ) from error
 
     def _judge_way(self, guide: Guide, callback: Callback) -> None:
@@ -321,7 +321,7 @@ class CallbackCase:
         if words:
             raise AssertionError(
                 f"{self._where(callback)}: it changed what it does not declare to write (writes ="
-                f" {sorted(_written_by(callback)) or 'nothing'}):{listed(words)}"
+                f" {sorted(_written_by(callback)) or 'nothing'}):{list_words(words)}"
             )
 
     def _round_trip(self, place: str, state: Any) -> None:
@@ -336,7 +336,7 @@ class CallbackCase:
         if words := list(differences(state, fresh.state_dict())):  # type: ignore[attr-defined]
             raise AssertionError(
                 f"{self._where(fresh)}: what it gave to be saved at anchor {place!r} does not come"
-                f" back:{listed(words)}"
+                f" back:{list_words(words)}"
             )
 
     def _continue(self, place: str, at: int, data: Any, end: Any) -> None:
@@ -360,7 +360,7 @@ class CallbackCase:
             )
         raise AssertionError(
             f"{self._where(callback)}: cut at anchor {place!r} and continued with a fresh callback,"
-            f" the run ends differently{hints}:{listed(words)}"
+            f" the run ends differently{hints}:{list_words(words)}"
         )
 
 
@@ -417,7 +417,7 @@ def _continued(run: Any, data: Any, end: Any) -> list[str]:
     raised = go(run, data["state"])
     words = list(differences(end, state_of(run)))
     if words and raised is not None:
-        words.append(f"the continued run failed with {_said(raised)}")
+        words.append(f"the continued run failed with {_describe(raised)}")
     return words
 
 
@@ -476,7 +476,7 @@ def _seed() -> None:
     random.seed(0)
 
 
-def _said(error: BaseException | None) -> str:
+def _describe(error: BaseException | None) -> str:
     if error is None:
         return "no error"
     return f"{type(error).__name__}: {error}"

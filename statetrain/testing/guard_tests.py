@@ -31,7 +31,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.testing.callback_tests import Build, CallbackTrial, go, standard, toy_run
 from statetrain.testing.paths import Cover, Path, paths
-from statetrain.testing.resuming import differences, listed
+from statetrain.testing.resuming import differences, list_words
 
 # What is not looked into: what runs, and data, which a guard could only change by reading it; and
 # reading is seen.
@@ -233,7 +233,7 @@ def judge_guard(guard: Guard, ctx: Position) -> tuple[str, BaseException | None]
         changed = [
             word.replace(" is ", " became ").replace(", expected ", ", was ") for word in words
         ]
-        return f"it changed the context:{listed(changed)}", None
+        return f"it changed the context:{list_words(changed)}", None
     undeclared = _undeclared(guard, ctx)
     if undeclared:
         hint = (

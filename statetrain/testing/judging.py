@@ -71,7 +71,7 @@ class Verdict:
             every = "every fair run"
         if self.proof:
             return f"{every} (proved by the graph)"
-        return f"{every} with {_listed(self.bounds)}"
+        return f"{every} with {_list_bounds(self.bounds)}"
 
     def counterexample(self) -> Lifecycle:
         """The lifecycle for drawing the counterexample, with an arrow for an uncaught error.
@@ -213,7 +213,7 @@ def _judge_together(lifecycle: Lifecycle, one: Property, ranks: int) -> Verdict:
     return Verdict(one, halt is None, True, {}, hangs=halt)
 
 
-def _listed(bounds: Mapping[str, Bound]) -> str:
+def _list_bounds(bounds: Mapping[str, Bound]) -> str:
     return " and ".join(f"{_times(bound)} x [{label}]" for label, bound in bounds.items())
 
 

@@ -27,7 +27,7 @@ from statetrain.errors import LifecycleError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.naming import did_you_mean, nearest
-from statetrain.trace import Trace, shortened
+from statetrain.trace import Trace, shorten
 
 _TOKEN = re.compile(r"[^\W\d]\w*|\.\.\.|[().|*+?]|\{ *\d+ *(?:, *\d* *)?\}|\S")
 _TIMES = {"*": (0, None), "+": (1, None), "?": (0, 1)}
@@ -65,7 +65,7 @@ def assert_trace(trace: Trace | Iterable[str], pattern: str) -> None:
     departure = _read(_automaton(tree), states)
     if departure is not None:
         at, expected = departure
-        raise AssertionError(_explained(states, at, expected, pattern))
+        raise AssertionError(_explain(states, at, expected, pattern))
 
 
 # ---------------------------------------------------------------- the tree
@@ -288,7 +288,7 @@ def _read(first: _Node, states: list[str]) -> tuple[int, list[_One]] | None:
 # ---------------------------------------------------------------- the explanation
 
 
-def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -> str:
+def _explain(states: list[str], at: int, expected: list[_One], pattern: str) -> str:
     left, got = "leaves the pattern", "the end of the trace"
     if at == len(states):
         left = "ends before the pattern does"
@@ -302,12 +302,12 @@ def _explained(states: list[str], at: int, expected: list[_One], pattern: str) -
     ]
     lines = [
         f"the trace {left}, after {at} of {len(states)} states",
-        f"  matched   {shortened(states[:at]) or 'nothing'}",
+        f"  matched   {shorten(states[:at]) or 'nothing'}",
         f"  got       {got}",
         f"  expected  {' or '.join((*names, *signs))}",
     ]
     if states[at + 1 :]:
-        lines.append(f"  then came {shortened(states[at + 1 :], 6)}")
+        lines.append(f"  then came {shorten(states[at + 1 :], 6)}")
     lines.append(f"  pattern   {' '.join(pattern.split())}")
     if pattern == " ".join(pattern.split()):  # else the places in it have moved
         lines.append(f"            {_carets(expected, pattern)}")

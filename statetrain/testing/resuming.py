@@ -55,13 +55,15 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
             why = "a run that is saved differs from one that is not"
             if again:
                 why = "two runs of this script from the same seeds differ"
-            raise AssertionError(f"{why}, so it cannot be resumed exactly:{listed(again or words)}")
+            raise AssertionError(
+                f"{why}, so it cannot be resumed exactly:{list_words(again or words)}"
+            )
         for number, path, place in saving.saved:
             ended = state_of(_continued(_seeded(build, 1000 + number), path).walk())
             if words := list(differences(straight, ended)):
                 raise AssertionError(
                     f"the run that was cut at anchor {number} of {counting.count} ({place}) and"
-                    f" continued differs:{listed(words)}"
+                    f" continued differs:{list_words(words)}"
                 )
         return len(saving.saved)
 
@@ -201,7 +203,7 @@ def _unlike_tensors(one: Any, two: Any, path: str) -> Iterator[str]:
         yield f"{path} differs{off}"
 
 
-def listed(words: list[str]) -> str:
+def list_words(words: list[str]) -> str:
     """Words as a list for an error, the first ten."""
     shown = words[:10]
     if len(words) > 10:

@@ -59,7 +59,7 @@ def walk(
             was reached.
         GuardError: an answer is neither True nor False.
     """
-    given = _given(lifecycle, answers or {})
+    given = _read_answers(lifecycle, answers or {})
     script = _script(lifecycle, events or {})
     rows = _rows(lifecycle, given, script)
     arrow = lifecycle.start
@@ -102,7 +102,9 @@ def _rows(
 # ---------------------------------------------------------------- answers
 
 
-def _given(lifecycle: Lifecycle, answers: Mapping[str, Answers]) -> dict[str, WalkAsk | bool]:
+def _read_answers(
+    lifecycle: Lifecycle, answers: Mapping[str, Answers]
+) -> dict[str, WalkAsk | bool]:
     """For each label, what is called for its next answer, or the answer that never changes."""
     known = {
         name
@@ -170,11 +172,11 @@ def _ask(guard: Guard | None, given: dict[str, WalkAsk | bool], state: str) -> W
         return lambda: not inner()
     if isinstance(guard, AllOf | AnyOf):
         parts = [_ask(part, given, state) for part in guard.guards]
-        return _combined(parts, isinstance(guard, AnyOf))
+        return _combine(parts, isinstance(guard, AnyOf))
     return False
 
 
-def _combined(asks: list[WalkAsk | bool], decisive: bool) -> WalkAsk | bool:
+def _combine(asks: list[WalkAsk | bool], decisive: bool) -> WalkAsk | bool:
     """The first part that answers `decisive` decides; what comes after it is not asked."""
     parts: list[WalkAsk] = []
     for ask in asks:

@@ -6,6 +6,6 @@ of files that everything reads: `Trace.load`, `statetrain watch`, reports.
 
 from statetrain.trace.tape import Moment
 from statetrain.trace.tracing import Tracing
-from statetrain.trace.value import Trace, shortened
+from statetrain.trace.value import Trace, shorten
 
-__all__ = ["Moment", "Trace", "Tracing", "shortened"]
+__all__ = ["Moment", "Trace", "Tracing", "shorten"]

@@ -10,7 +10,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import nearest
-from statetrain.trace.value import Trace, shortened
+from statetrain.trace.value import Trace, shorten
 from statetrain.trace.words import Words, words_of
 
 
@@ -72,7 +72,7 @@ def conforms(trace: Trace | Iterable[str], lifecycle: Lifecycle) -> Conformance:
                 arrow.dest in (*lifecycle.names, FAILED)
                 and _possible(lifecycle, table, here, arrow, anywhere)
             ):
-                return _refused(
+                return _refuse(
                     lifecycle, number, here, str(arrow), trace.states[: number - trace.dropped - 1]
                 )
             fine.add((here, id(arrow)))
@@ -103,7 +103,7 @@ def _states_conform(states: list[str], lifecycle: Lifecycle) -> Conformance:
         if here is not None:
             expected = {FAILED, *(arrow.dest for arrow in _ways(lifecycle, here))}
         if state not in expected:
-            return _refused(lifecycle, number, here, state, states[: number - 1])
+            return _refuse(lifecycle, number, here, state, states[: number - 1])
         here = state
     return _fine(len(states), lifecycle)
 
@@ -121,7 +121,7 @@ def _ways(lifecycle: Lifecycle, here: str) -> list[Transition]:
     return [*lifecycle.arrows(here), *events]
 
 
-def _refused(
+def _refuse(
     lifecycle: Lifecycle, number: int, here: str | None, got: str, before: list[str]
 ) -> Conformance:
     place, ways = "at its beginning", [lifecycle.start]
@@ -129,7 +129,7 @@ def _refused(
         place, ways = f"in {here!r}", _ways(lifecycle, here)
     lines = [f"step {number} is no arrow that {lifecycle.name!r} has {place}"]
     if before:
-        lines.append(f"  after     {shortened(before)}")
+        lines.append(f"  after     {shorten(before)}")
     lines.append(f"  got       {got}{_hint(lifecycle, got)}")
     possible = list(map(str, ways)) or ["nothing: it is a final state"]
     lines.append(f"  possible  {possible[0]}")

@@ -103,7 +103,7 @@ def _compare(parts: Iterable[tuple[Trace, Trace, bool]], rel: float) -> Differen
         if parts_here:
             if seen is not None:
                 return seen.told(_parting(a, b, end))
-            return _parted(a, b, end)
+            return _describe_parted(a, b, end)
         if is_last and seen is None:
             return _rows(a, b, rel) or _outcomes(a, b)
     assert seen is not None
@@ -157,15 +157,15 @@ def _first(a: Trace, b: Trace, begin: int, end: int, rel: float) -> _SeenState |
         one, other = a.moments[k - a.dropped], b.moments[k - b.dropped]
         if asked and _answers(one) != _answers(other):
             x, y = _unlike(_answers(one), _answers(other))
-            return _seen(a, b, k, "answer", x, y, f"what a guard answered: {x}, {y}")
+            return _describe_seen(a, b, k, "answer", x, y, f"what a guard answered: {x}, {y}")
         for name, x, y in _pairs(one, other):
             if not _close(x, y, rel):
                 what = f"{name}: {x!r}, {y!r}"
-                return _seen(a, b, k, "value", f"{name}={x!r}", f"{name}={y!r}", what)
+                return _describe_seen(a, b, k, "value", f"{name}={x!r}", f"{name}={y!r}", what)
     return None
 
 
-def _seen(
+def _describe_seen(
     a: Trace, b: Trace, k: int, kind: DifferenceKind, x: str, y: str, what: str
 ) -> _SeenState:
     width = len(str(k + _AFTER + 1))
@@ -278,7 +278,7 @@ def _before(a: Trace, b: Trace, k: int, what: str = "") -> list[str]:
     return lines + [f"    {i + 1:{width}}  {_arrow(a, i)}" for i in range(begin, k)]
 
 
-def _parted(a: Trace, b: Trace, k: int) -> Difference:
+def _describe_parted(a: Trace, b: Trace, k: int) -> Difference:
     """The runs take different arrows."""
     from statetrain.lifecycle.difference import diff  # of a higher floor
 

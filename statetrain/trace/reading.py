@@ -19,7 +19,7 @@ from statetrain.machine.asking import Asked
 from statetrain.outcome import Failed, Outcome, from_data
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, Tape, TapeRow
 from statetrain.trace.value import Trace
-from statetrain.trace.words import Words, made_of, read_words, stand_in, told_by, words_of
+from statetrain.trace.words import Words, make_by_words, make_from, read_words, stand_in, words_of
 from statetrain.trace.writing import FORMAT
 from statetrain.validators import is_number
 
@@ -238,7 +238,7 @@ class TraceFile:
         elif "taken" in record:
             self._taken(record)
         elif "row" in record:
-            row = {str(name): _parsed(value) for name, value in _mapping(record["row"]).items()}
+            row = {str(name): _parse(value) for name, value in _mapping(record["row"]).items()}
             self._rows.append((_whole(record["n"]), _whole(record["at"]), row))
         elif "outcome" in record:
             self._ended(record)
@@ -261,12 +261,12 @@ class TraceFile:
 
     def _read_table(self, header: dict[str, Any]) -> None:
         words = [read_words(row) for row in header["arrows"]]
-        life = self.lifecycle or made_of(header.get("lifecycle"), words, self.registry)
+        life = self.lifecycle or make_from(header.get("lifecycle"), words, self.registry)
         known: dict[Words, Transition] = {}
         if life is not None:
             known = {words_of(arrow): arrow for arrow in (life.start, *life.transitions)}
         self._arrows = [known.get(row) or stand_in(row) for row in words]
-        self.table = life or told_by(header, self._arrows)
+        self.table = life or make_by_words(header, self._arrows)
 
     def _go_back(self, count: int) -> None:
         """Forgets what an earlier process did after so many transitions."""
@@ -364,7 +364,7 @@ def _counts(values: list[Any]) -> tuple[int, ...]:
     return tuple(map(_whole, values))
 
 
-def _parsed(value: Any) -> Any:
+def _parse(value: Any) -> Any:
     """A value as JSON has it, where text may be a number that JSON cannot express."""
     if isinstance(value, str):
         return jsons.NUMBERS.get(value, value)
@@ -372,7 +372,7 @@ def _parsed(value: Any) -> Any:
 
 
 def _real(value: Any) -> float:
-    value = _parsed(value)
+    value = _parse(value)
     if not is_number(value):
         raise TypeError(f"a number is expected, got {value!r:.40}")
     return value

@@ -85,7 +85,7 @@ class Tape:
         if self.last is None or len(self.taken) < 2 * self.last:
             return
         old = self.taken[: -self.last]
-        self._counts = _added(self._counts, old)
+        self._counts = _add_counts(self._counts, old)
         del self.taken[: -self.last], self.moments[: -self.last]
         self.folded += len(old)
 
@@ -114,7 +114,7 @@ class Tape:
     def counts(self) -> Counter[Transition]:
         """How often each arrow was taken since the beginning."""
         counts: Counter[Transition] = Counter()
-        for arrow, times in _added(self._counts, self.taken).values():
+        for arrow, times in _add_counts(self._counts, self.taken).values():
             counts[arrow] += times
         return counts
 
@@ -129,7 +129,7 @@ class Tape:
         if self.last is not None:
             surplus = max(0, len(self.taken) - self.last)
         earlier: Counter[Transition] = Counter()
-        for arrow, times in _added(self._counts, self.taken[:surplus]).values():
+        for arrow, times in _add_counts(self._counts, self.taken[:surplus]).values():
             earlier[arrow] += times
         return (
             self.taken[surplus:],
@@ -144,7 +144,7 @@ def moments_of(known: Iterable[KnownFacts]) -> list[Moment]:
     return [Moment._make((*one[:-2], tuple(one[-2] or ()), one[-1] or _NO_VALUES)) for one in known]
 
 
-def _added(
+def _add_counts(
     counts: dict[int, tuple[Transition, int]], taken: Iterable[Transition]
 ) -> dict[int, tuple[Transition, int]]:
     counts, known = dict(counts), {id(arrow): arrow for arrow in taken}
@@ -153,9 +153,9 @@ def _added(
     return counts
 
 
-def counted(taken: Iterable[Transition]) -> Counter[Transition]:
+def count_arrows(taken: Iterable[Transition]) -> Counter[Transition]:
     """How often each arrow was taken."""
     counts: Counter[Transition] = Counter()
-    for arrow, times in _added({}, list(taken)).values():
+    for arrow, times in _add_counts({}, list(taken)).values():
         counts[arrow] += times
     return counts

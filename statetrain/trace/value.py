@@ -14,7 +14,7 @@ from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.outcome import Outcome
-from statetrain.trace.tape import Moment, TapeRow, counted
+from statetrain.trace.tape import Moment, TapeRow, count_arrows
 
 if TYPE_CHECKING:
     from statetrain.trace.conformance import Conformance
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHOWN = 12  # states that a short form shows
 
 
-def _taken(transitions: Iterable[Transition]) -> tuple[Transition, ...]:
+def _as_transitions(transitions: Iterable[Transition]) -> tuple[Transition, ...]:
     return tuple(transitions)
 
 
@@ -57,7 +57,7 @@ class Trace:
             off.
     """
 
-    transitions: tuple[Transition, ...] = field(default=(), converter=_taken)
+    transitions: tuple[Transition, ...] = field(default=(), converter=_as_transitions)
     dropped: int = 0
     lifecycle: Lifecycle | None = field(default=None, eq=False)
     moments: tuple[Moment, ...] = field(default=(), converter=_moments, eq=False, kw_only=True)
@@ -75,7 +75,7 @@ class Trace:
 
     def counts(self) -> Counter[Transition]:
         """How often each arrow was taken, before what was kept as well; 0 for one that was not."""
-        return counted(self.transitions) + Counter(self.earlier)
+        return count_arrows(self.transitions) + Counter(self.earlier)
 
     def seconds(self) -> dict[Transition, float]:
         """The seconds from the taking of each arrow until the next: in the state that it leads to.
@@ -95,7 +95,7 @@ class Trace:
     def tail(self, last: int) -> Trace:
         """The last so many transitions alone; the rest counts as not kept."""
         gone = max(0, len(self) - last)
-        earlier = counted(self.transitions[:gone]) + Counter(self.earlier)
+        earlier = count_arrows(self.transitions[:gone]) + Counter(self.earlier)
         return evolve(
             self,
             transitions=self.transitions[gone:],
@@ -199,7 +199,7 @@ class Trace:
             of = f" of {self.lifecycle.name!r}"
         else:
             of = ""
-        return f"<Trace{of}, {len(self)} transitions: {shortened(self.states)}>"
+        return f"<Trace{of}, {len(self)} transitions: {shorten(self.states)}>"
 
     def __str__(self) -> str:
         """One line per transition, numbered from 1."""
@@ -224,14 +224,14 @@ class Trace:
         columns = zip(numbers, times, places, self.transitions, self.moments, strict=True)
         lines = []
         for number, clock, place, arrow, moment in columns:
-            said = " ".join([str(arrow), *told(moment)])
+            said = " ".join([str(arrow), *describe_moment(moment)])
             lines.append(
                 "  ".join(filter(None, [number, f"{clock:>{wide}}", f"{place:<{far}}", said]))
             )
         return lines
 
 
-def told(moment: Moment) -> list[str]:
+def describe_moment(moment: Moment) -> list[str]:
     """The values and the answers of a moment, as text."""
     parts = [f"{name}={value:.6g}" for name, value in moment.values.items()]
     if moment.answers:
@@ -245,7 +245,7 @@ def _clock(moment: Moment) -> str:
     return f"{moment.time:.3f} s"
 
 
-def shortened(states: list[str], shown: int = _SHOWN) -> str:
+def shorten(states: list[str], shown: int = _SHOWN) -> str:
     """The states in one line, the middle left out if there are more than `shown`."""
     if len(states) <= shown:
         return " ".join(states)

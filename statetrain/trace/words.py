@@ -132,7 +132,7 @@ def stand_in(words: Words) -> Transition:
     return Transition(source, dest, **made)
 
 
-def made_of(
+def make_from(
     written: Any, words: list[Words], registry: Mapping[str, Any] | None
 ) -> Lifecycle | None:
     """The lifecycle of the file, if it can be made and is the one that the arrows are of."""
@@ -148,7 +148,7 @@ def made_of(
     return None
 
 
-def told_by(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycle | None:
+def make_by_words(header: Mapping[str, Any], arrows: Sequence[Transition]) -> Lifecycle | None:
     """The lifecycle as far as words go; None if it is not sound, which no run's is."""
     try:
         states = [

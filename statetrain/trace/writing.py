@@ -180,7 +180,7 @@ class TraceWriting:
             record["of"] = self._length = length
         if moments and moments[0][0] is not None:
             clock = [round(moment[0] * 1e6) for moment in moments]
-            record["time"] = [clock[0], *itertools.starmap(_passed, itertools.pairwise(clock))]
+            record["time"] = [clock[0], *itertools.starmap(_elapsed, itertools.pairwise(clock))]
         parts = {
             "counters": self._counters_of(moments),
             "answers": self._answers_of(moments),
@@ -352,7 +352,7 @@ def _about(ctx: Context) -> dict[str, Any]:
     return about
 
 
-def _passed(before: int, after: int) -> int:
+def _elapsed(before: int, after: int) -> int:
     return after - before
 
 
