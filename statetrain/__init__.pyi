@@ -39,6 +39,7 @@ from statetrain.callbacks.weights_and_biases import WandB as WandB
 from statetrain.compute.accelerator import Accelerator as Accelerator
 from statetrain.context import keys as keys
 from statetrain.context.context import Context as Context
+from statetrain.context.fields import not_saved as not_saved
 from statetrain.context.history import History as History
 from statetrain.context.position import Position as Position
 from statetrain.contracts.declaring import Access as Access
@@ -113,6 +114,7 @@ from statetrain.machine.machine import Machine as Machine
 from statetrain.machine.steps import Breakpoint as Breakpoint
 from statetrain.machine.steps import Steps as Steps
 from statetrain.outcome import Completed as Completed
+from statetrain.outcome import Ended as Ended
 from statetrain.outcome import Failed as Failed
 from statetrain.outcome import Interrupted as Interrupted
 from statetrain.outcome import Outcome as Outcome
@@ -125,6 +127,7 @@ from statetrain.standard.halving import halving as halving
 from statetrain.standard.limiting import limit as limit
 from statetrain.standard.looping import evaluation as evaluation
 from statetrain.standard.looping import prediction as prediction
+from statetrain.standard.nesting import nest as nest
 from statetrain.standard.precision import MixedPrecision as MixedPrecision
 from statetrain.standard.precision import mixed_precision as mixed_precision
 from statetrain.standard.recording import record_every as record_every
@@ -148,6 +151,7 @@ from statetrain.training.predicting import predict as predict
 from statetrain.training.predicting import predict_batches as predict_batches
 from statetrain.training.resuming import Resume as Resume
 from statetrain.training.run import Run as Run
+from statetrain.training.running import run as run
 from statetrain.training.saving import SavedRun as SavedRun
 from statetrain.training.saving import load as load
 from statetrain.training.saving import load_checkpoint as load_checkpoint

@@ -1,4 +1,14 @@
-"""Outcomes: how a run ended and why."""
+"""Outcomes: how a run ended and why.
+
+A final state may have an outcome of your own: a subclass of `Outcome`, which is made with the epoch
+and, if it has that field, the reason.
+
+    @attrs.frozen
+    class GaveUp(st.Outcome):
+        reason: str = ""
+
+    State("gave_up", final=True, outcome=GaveUp)
+"""
 
 from __future__ import annotations
 
@@ -24,7 +34,10 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the run ended as it was meant to: completed, or stopped for a reason."""
+        """Whether the run ended as it was meant to: completed, or stopped for a reason.
+
+        A subclass of your own says it with a class attribute, `ok = True`; else it is False.
+        """
         return isinstance(self, Completed | Stopped)
 
     def _repr_html_(self) -> str:
@@ -56,6 +69,25 @@ class Stopped(Outcome):
 
     def __repr__(self) -> str:
         return f"Stopped({self.reason!r}, epoch={self.epoch})"
+
+
+@frozen
+class Ended(Outcome):
+    """The run reached a final state that has a name of its own, such as `gave_up`.
+
+    Attributes:
+        reason: the event, or the guard, that led there.
+        state: its name.
+    """
+
+    reason: str = ""
+    state: str = ""
+
+    def __repr__(self) -> str:
+        reason = ""
+        if self.reason:
+            reason = f"{self.reason!r}, "
+        return f"Ended({self.state!r}, {reason}epoch={self.epoch})"
 
 
 @frozen
@@ -109,8 +141,7 @@ def as_data(outcome: Outcome | None) -> dict[str, Any] | None:
 def from_data(about: Mapping[str, Any]) -> Outcome:
     """The outcome that `as_data` gave; the error has become one that says what it was.
 
-    Raises:
-        KeyError: there is no such outcome.
+    One of your own has become an `Ended` of its name: a name in a file never becomes code.
     """
     kind, epoch = about["kind"], int(about.get("epoch", 0))
     if kind == "Failed":
@@ -118,7 +149,10 @@ def from_data(about: Mapping[str, Any]) -> Outcome:
         return Failed(epoch, str(about.get("state", "")), error)
     if kind == "Completed":
         return Completed(epoch)
-    return _REASONED[kind](epoch, str(about.get("reason", "")))
+    reason = str(about.get("reason", ""))
+    if kind in _REASONED:
+        return _REASONED[kind](epoch, reason)
+    return Ended(epoch, reason, str(about.get("state", kind)))
 
 
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}

@@ -49,8 +49,8 @@ class Ctx(Position):
     rows: list[dict[str, object]] = field(factory=list)
     fired: list[tuple[str, float]] = field(factory=list)
 
-    def fit_rows(self):
-        return self.rows
+    def __attrs_post_init__(self):
+        self.history.rows = self.rows
 
 
 # ---------------------------------------------------------------- intervals

@@ -39,7 +39,7 @@ from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.interop import to_machine
 from statetrain.machine.machine import Machine
-from statetrain.outcome import Completed
+from statetrain.outcome import Completed, Stopped
 
 # The same examples each time, whatever the machine's load.
 drawn = settings(
@@ -95,8 +95,8 @@ def test_one_trigger_after_another_is_a_run(scenario: Scenario):
         error = repr(raised)
     report = quiet.run()
     assert error == report.error
-    assert ctx.log == report.log[: len(ctx.log)]
-    assert error != "None" or (ctx.outcome, ctx.log) == (Completed(), report.log)
+    assert ctx.calls == report.log[: len(ctx.calls)]
+    assert error != "None" or (repr(ctx.outcome), ctx.calls) == (report.outcome, report.log)
 
 
 LOOP = Lifecycle(
@@ -172,7 +172,7 @@ def test_one_function_in_two_places_is_told_apart(engine):
     assert "StopFit was raised by the effect of work -> work" in illegal.error
     assert (
         Scenario(life, (), Script(twice, {("do work", 2): Raise(StopFit)})).run(engine).outcome
-        == "Completed(epoch=0)"
+        == "Stopped('do work', epoch=0)"
     )
 
 
@@ -180,7 +180,10 @@ def test_one_function_in_two_places_is_told_apart(engine):
 def test_an_arrow_for_an_event_takes_narrower_ones(engine):
     "An event of a subclass is taken by the arrow for its base."
     report = Scenario(LOOP, (), Script({}, {("do head", 0): Raise(SharpDetour)})).run(engine)
-    assert (report.transition, report.outcome) == ("fit -> end Detour", "Completed(epoch=0)")
+    assert (report.transition, report.outcome) == (
+        "fit -> end Detour",
+        "Stopped('do head', epoch=0)",
+    )
 
 
 @pytest.mark.parametrize("engine", ["table", "transitions"])
@@ -218,9 +221,9 @@ def test_an_effect_comes_between_leaving_and_entering():
     live = to_machine(LOOP, callbacks=Watcher("w", ("on_exit_head", "on_enter_batch")))
     ctx = Stage(script=Script({"more": (True,)}))
     live.next(ctx)
-    ctx.log.clear()
+    ctx.calls.clear()
     live.next(ctx)
-    assert [(entry.label, entry.state) for entry in ctx.log] == [
+    assert [(entry.label, entry.state) for entry in ctx.calls] == [
         ("more", "head"),
         ("w.on_exit_head", "head"),
         ("count", "head"),
@@ -260,7 +263,7 @@ def test_the_trigger_of_an_event_publishes_the_one_it_was_given():
     live.next(ctx)
     assert live.StopFit(ctx, event)
     assert ctx.event is event
-    assert ctx.outcome == Completed()
+    assert ctx.outcome == Stopped(0, "enough")
 
 
 def test_the_trigger_of_a_narrower_event_takes_what_the_wider_one_would():
@@ -313,8 +316,8 @@ def test_a_model_carries_the_triggers():
 def test_an_added_callback_is_called_with_the_context_after_the_work():
     "A function added to the machine takes the context as a hook does, and comes after the state's action or close work."
     live, ctx, seen = to_machine(LOOP), Stage(script=Script({"more": (True,)})), []
-    live.on_enter("fit/batch/work", lambda ctx: seen.append(("enter", ctx.log[-1].label)))
-    live.on_exit("fit/batch/work", lambda ctx: seen.append(("exit", ctx.log[-1].label)))
+    live.on_enter("fit/batch/work", lambda ctx: seen.append(("enter", ctx.calls[-1].label)))
+    live.on_exit("fit/batch/work", lambda ctx: seen.append(("exit", ctx.calls[-1].label)))
     for _ in range(3):
         live.next(ctx)
     assert seen == [("enter", "do work"), ("exit", "close work")]

@@ -36,6 +36,8 @@ BOUNDS = {
     "finetune_lm": (1.0, 6.5),  # bits per character; guessing takes 7
     "gan": (0.25, 1.0),  # share of the points that lie in a cluster; noise gives 0.1
     "k_fold": (0.5, 1.0),  # accuracy on the digits that were left out
+    "population": (0.2, 1.0),  # accuracy of the best, after one generation; guessing gives 0.1
+    "rl": (40.0, 500.0),  # steps that the pole is kept up; pushing one way gives 10
     "pretrain_finetune": (0.15, 1.0),  # accuracy on the test digits
 }
 

@@ -27,13 +27,13 @@ drawn = settings(derandomize=True, database=None, deadline=None)
 class Ctx(Position):
     """A context that records what is called; what a call does is said by its name."""
 
-    log: list[str] = field(factory=list)
+    calls: list[str] = field(factory=list)
     does: dict[str, object] = field(factory=dict)
     answers: dict[str, list[object]] = field(factory=dict)
     switch: str = "outside"
 
     def call(self, name):
-        self.log.append(name)
+        self.calls.append(name)
         deed = self.does.get(name)
         if isinstance(deed, type) and issubclass(deed, BaseException):
             raise deed
@@ -144,7 +144,7 @@ def failing(life=LIFE, callbacks=None, does=None, answers=None):
 
 def test_the_order_of_one_round():
     "Left, innermost first: exit hooks, close work. Then the effect. Entered, outermost first: enter hooks, action."
-    assert run(answers={"more": [True]}).log == [
+    assert run(answers={"more": [True]}).calls == [
         *("enter fit", "do fit", "enter head", "[more]"),
         *("exit head", "count", "enter batch", "do batch", "enter pred", "do pred"),
         *("exit pred", "enter loss", "do loss", "[bad]"),
@@ -155,7 +155,7 @@ def test_the_order_of_one_round():
 
 def test_a_scope_that_is_led_to_while_open_is_reopened():
     "Going to an open scope closes it, with all that is inside, and opens it again."
-    log = run(answers={"more": [True], "bad": [True]}).log
+    log = run(answers={"more": [True], "bad": [True]}).calls
     at = log.index("again")
     assert log[at - 4 : at + 4] == [
         "[bad]",
@@ -182,7 +182,7 @@ def test_scopes_are_opened_on_the_way():
         ],
         [Transition("a", "z", effect=Do("go")), Transition("z", "end")],
     )
-    assert run(life).log == [
+    assert run(life).calls == [
         *("enter a", "exit a", "go", "enter x", "do x", "enter y", "do y", "enter z", "do z"),
         *("exit z", "exit y", "exit x", "enter end"),
     ]
@@ -197,7 +197,7 @@ def test_guards_are_asked_in_order_up_to_the_first_that_holds():
     )
     assert [
         call
-        for call in run(life, [], answers={"restart": [True], "more": [True]}).log
+        for call in run(life, [], answers={"restart": [True], "more": [True]}).calls
         if call[0] == "["
     ] == [
         *("[stop]", "[restart]", "[stop]", "[restart]", "[more]"),
@@ -207,7 +207,7 @@ def test_guards_are_asked_in_order_up_to_the_first_that_holds():
 
 def test_callbacks_are_called_in_the_order_in_which_they_were_given():
     "Each hook of one callback, then that of the next."
-    log = run(callbacks=[Watch(LIFE, "1 "), Watch(LIFE, "2 ")]).log
+    log = run(callbacks=[Watch(LIFE, "1 "), Watch(LIFE, "2 ")]).calls
     assert log[:4] == ["1 enter fit", "2 enter fit", "do fit", "1 enter head"]
     assert log[-3:] == ["1 enter end", "2 enter end", "do end"]
 
@@ -219,7 +219,7 @@ def test_every_enter_has_its_exit():
         ({"do loss": SkipBatch}, {"more": [True] * 2}),
         ({"do pred": StopFit}, {"more": [True]}),
     ):
-        log = run(does=does, answers=answers).log
+        log = run(does=does, answers=answers).calls
         open_states = []
         for call in log:
             word, _, state = call.partition(" ")
@@ -275,9 +275,9 @@ def test_one_machine_serves_many_runs():
     first, second = Ctx(answers={"more": [True]}), Ctx(answers={"more": [True]})
     machine.run(first)
     machine.run(second)
-    assert first.log == second.log
+    assert first.calls == second.calls
     assert machine.run(first) is first
-    assert first.log[len(second.log) :] == machine.run(Ctx()).log
+    assert first.calls[len(second.calls) :] == machine.run(Ctx()).calls
 
 
 # ---------------------------------------------------------------- events
@@ -286,8 +286,8 @@ def test_one_machine_serves_many_runs():
 def test_an_event_takes_its_arrow():
     "The states inside the arrow's source are left as ever, the effect is done, and the event is published."
     ctx = run(does={"do pred": SkipBatch("bad batch")}, answers={"more": [True]})
-    at = ctx.log.index("do pred")
-    assert ctx.log[at : at + 6] == [
+    at = ctx.calls.index("do pred")
+    assert ctx.calls[at : at + 6] == [
         "do pred",
         "exit pred",
         "exit batch",
@@ -302,8 +302,8 @@ def test_an_event_takes_its_arrow():
 def test_the_innermost_scope_takes_an_event():
     "The same event is taken by the nearest scope around the state that raised it."
     life = LIFE.add(Transition("batch", "head", effect=Do("inner"), event=StopFit))
-    assert "inner" in run(life, does={"do loss": StopFit}, answers={"more": [True]}).log
-    assert "inner" not in run(life, does={"do fit": StopFit}).log
+    assert "inner" in run(life, does={"do loss": StopFit}, answers={"more": [True]}).calls
+    assert "inner" not in run(life, does={"do fit": StopFit}).calls
 
 
 def test_a_wider_event_takes_a_narrower_one():
@@ -312,10 +312,10 @@ def test_a_wider_event_takes_a_narrower_one():
     class Own(StopFit):
         pass
 
-    assert run(does={"do loss": Own}, answers={"more": [True]}).log[-1] == "do end"
+    assert run(does={"do loss": Own}, answers={"more": [True]}).calls[-1] == "do end"
     life = LIFE.add(Transition("loss", "head", effect=Do("caught"), event=ArithmeticError))
     ctx = run(life, does={"do loss": ZeroDivisionError("x")}, answers={"more": [True]})
-    assert "caught" in ctx.log
+    assert "caught" in ctx.calls
     assert ctx.outcome == Completed()
     assert repr(ctx.event) == "ZeroDivisionError('x')"
 
@@ -325,9 +325,9 @@ def test_an_event_whose_guard_is_false_goes_on_to_the_next():
     life = LIFE.add(Transition("loss", "head", asks("take it"), Do("taken"), event=StopFit))
     assert (
         "taken"
-        in run(life, does={"do loss": StopFit}, answers={"more": [True], "take it": [True]}).log
+        in run(life, does={"do loss": StopFit}, answers={"more": [True], "take it": [True]}).calls
     )
-    assert "taken" not in run(life, does={"do loss": StopFit}, answers={"more": [True]}).log
+    assert "taken" not in run(life, does={"do loss": StopFit}, answers={"more": [True]}).calls
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_an_event_whose_guard_is_false_goes_on_to_the_next():
 )
 def test_events_from_enter_hooks_and_actions(call, entered):
     "The state counts as entered from its first enter hook on, so it is left; what would come after is not called."
-    log = run(does={call: SkipBatch}, answers={"more": [True]}).log
+    log = run(does={call: SkipBatch}, answers={"more": [True]}).calls
     at, until = log.index("count"), log.index("discard")
     left = ["exit pred"] * ("pred" in call) + ["exit batch", "close batch"]
     assert log[at + 1 : until] == entered + left
@@ -385,14 +385,14 @@ def test_an_event_of_ones_own():
         pass
 
     life = LIFE.add(Transition("batch", "fit", effect=Do("rewind"), event=Rewind))
-    log = run(life, does={"do pred": once(Rewind())}, answers={"more": [True]}).log
+    log = run(life, does={"do pred": once(Rewind())}, answers={"more": [True]}).calls
     assert log.count("do fit") == 2
     assert "rewind" in log
 
 
 def test_events_can_come_again_and_again():
     "Taking an event leaves nothing behind that would stop the next."
-    log = run(callbacks=[], does={"do pred": SkipBatch}, answers={"more": [True] * 50}).log
+    log = run(callbacks=[], does={"do pred": SkipBatch}, answers={"more": [True] * 50}).calls
     assert log.count("discard") == 50
 
 
@@ -405,11 +405,11 @@ def test_events_can_come_again_and_again():
 def test_an_interrupt_is_taken_wherever_it_comes(call):
     "A person may interrupt anywhere, not only where events are allowed; what is still open is left, by the arrow that says so."
     ctx = run(does={call: once(KeyboardInterrupt())}, answers={"more": [True]})
-    assert ctx.log[-5:] == ["exit fit", "close fit", "interrupted", "enter end", "do end"]
-    assert [ctx.log.count(f"exit {state}") for state in ("fit", "head", "batch")].count(1) == 3 - (
-        call == "count"
-    )
-    assert ctx.outcome == Completed()
+    assert ctx.calls[-5:] == ["exit fit", "close fit", "interrupted", "enter end", "do end"]
+    assert [ctx.calls.count(f"exit {state}") for state in ("fit", "head", "batch")].count(
+        1
+    ) == 3 - (call == "count")
+    assert ctx.outcome == Interrupted(0, "KeyboardInterrupt")
 
 
 def test_an_interrupt_while_the_last_scope_is_left():
@@ -446,7 +446,7 @@ def test_a_failure_leaves_nothing_and_tells_who_listens():
         callbacks=[Watch(LIFE), Look()], does={"do pred": original}, answers={"more": [True]}
     )
     assert error is original
-    assert ctx.log[-2:] == ["do pred", "enter failed"]
+    assert ctx.calls[-2:] == ["do pred", "enter failed"]
     assert seen == [(FAILED, original, Failed(0, "pred", original))]
     assert (ctx.state, ctx.error, ctx.outcome) == seen[0]
     assert not ctx.outcome.ok
@@ -524,7 +524,7 @@ def test_an_arrow_to_failed():
         answers={"more": [True], "bad": [True]},
     )
     assert str(error) == "not finite"
-    assert ctx.log[-4:] == ["do loss", "[bad]", "raise it", "enter failed"]
+    assert ctx.calls[-4:] == ["do loss", "[bad]", "raise it", "enter failed"]
     assert ctx.outcome == Failed(0, "loss", error)
     assert "in state 'loss'" in notes
 
@@ -551,7 +551,9 @@ def test_a_misspelt_field_of_the_context():
 
 def test_a_misspelt_field_of_something_else_is_not_the_contexts_business():
     "Only the context's own fields are suggested."
-    _, error, notes = failing(does={"do pred": lambda ctx: ctx.log.apend}, answers={"more": [True]})
+    _, error, notes = failing(
+        does={"do pred": lambda ctx: ctx.calls.apend}, answers={"more": [True]}
+    )
     assert isinstance(error, AttributeError)
     assert "did you mean" not in notes
 
@@ -566,11 +568,11 @@ def test_a_hook_that_raises_on_failure_does_not_hide_the_failure():
         }
     )
     ctx.answers = {"more": [True]}
-    ctx.defer(lambda: ctx.log.append("cleaned"))
+    ctx.defer(lambda: ctx.calls.append("cleaned"))
     ctx.defer(lambda: ctx.call("enter failed"))
     with pytest.raises(ValueError, match="first") as raised:
         Machine(LIFE, [Watch(LIFE, "1 "), Watch(LIFE)]).run(ctx)
-    assert ctx.log[-4:] == ["1 enter failed", "enter failed", "enter failed", "cleaned"]
+    assert ctx.calls[-4:] == ["1 enter failed", "enter failed", "enter failed", "cleaned"]
     assert [note.split(": ", 2)[-1] for note in raised.value.__notes__[1:]] == [
         "KeyboardInterrupt()",
         *["RuntimeError('second')"] * 2,
@@ -594,7 +596,7 @@ def test_a_stop_iteration_never_ends_a_run():
 def test_a_stop_iteration_may_be_an_event():
     "Who names it on an arrow means it."
     life = LIFE.add(Transition("batch", "head", effect=Do("ran out"), event=StopIteration))
-    assert "ran out" in run(life, does={"do pred": StopIteration}, answers={"more": [True]}).log
+    assert "ran out" in run(life, does={"do pred": StopIteration}, answers={"more": [True]}).calls
 
 
 # ---------------------------------------------------------------- clean-ups
@@ -608,13 +610,17 @@ def test_a_stop_iteration_may_be_an_event():
 def test_clean_ups_run_on_every_path(does):
     "The last registered first, after everything else, once."
     ctx = Ctx(does=does, answers={"more": [True]})
-    ctx.defer(lambda: ctx.log.append("first"))
-    ctx.does["do batch"] = lambda ctx: ctx.defer(lambda: ctx.log.append("second"))
+    ctx.defer(lambda: ctx.calls.append("first"))
+    ctx.does["do batch"] = lambda ctx: ctx.defer(lambda: ctx.calls.append("second"))
     try:
         Machine(LIFE, [Watch(LIFE)]).run(ctx)
     except ValueError:
         pass
-    assert ctx.log[-3:] == ["enter failed" if ctx.state == FAILED else "do end", "second", "first"]
+    assert ctx.calls[-3:] == [
+        "enter failed" if ctx.state == FAILED else "do end",
+        "second",
+        "first",
+    ]
     assert ctx.deferred == []
 
 
@@ -622,21 +628,21 @@ def test_all_clean_ups_run_though_one_raises():
     "Their error fails a run that had come to its end; several are raised together."
     for broken, kind in ((1, OSError), (2, BaseExceptionGroup)):
         ctx = Ctx()
-        ctx.defer(lambda ctx=ctx: ctx.log.append("cleaned"))
+        ctx.defer(lambda ctx=ctx: ctx.calls.append("cleaned"))
         for _ in range(broken):
             ctx.defer(broken_disk)
         with pytest.raises(kind) as raised:
             Machine(LIFE).run(ctx)
-        assert ctx.log[-1] == "cleaned"
+        assert ctx.calls[-1] == "cleaned"
         assert ctx.outcome == Failed(0, "end", raised.value)
 
 
 def test_a_clean_up_may_register_another():
     "It is run as well."
     ctx = Ctx()
-    ctx.defer(lambda: ctx.defer(lambda: ctx.log.append("cleaned")))
+    ctx.defer(lambda: ctx.defer(lambda: ctx.calls.append("cleaned")))
     Machine(LIFE).run(ctx)
-    assert ctx.log[-1] == "cleaned"
+    assert ctx.calls[-1] == "cleaned"
 
 
 # ---------------------------------------------------------------- modes
@@ -659,7 +665,7 @@ class Switch:
 
     def wrap(self, action):
         def wrapped(ctx):
-            ctx.log.append(f"<{self.name}>")
+            ctx.calls.append(f"<{self.name}>")
             return action(ctx)
 
         return wrapped
@@ -737,7 +743,7 @@ def test_a_mode_is_put_back_on_an_interrupt(call):
 
 def test_actions_are_wrapped_by_the_scopes_around_them():
     "From the inside out; a scope's own action is not inside it."
-    log = run(MODAL, [], answers={"more": [True]}).log
+    log = run(MODAL, [], answers={"more": [True]}).calls
     assert log[:4] == ["do fit", "[more]", "count", "<fit>"]
     assert log[4:9] == ["do batch", "<fit>", "<batch>", "do pred", "<fit>"]
 
@@ -841,7 +847,7 @@ def test_steps_that_are_let_go_of_touch_nothing_outside():
 def test_steps_yield_each_transition_when_it_has_been_taken():
     "After each step the state is entered and its work is done."
     ctx = Ctx(answers={"more": [True]})
-    taken = [(str(transition), ctx.state, ctx.log[-1]) for transition in Machine(LIFE).steps(ctx)]
+    taken = [(str(transition), ctx.state, ctx.calls[-1]) for transition in Machine(LIFE).steps(ctx)]
     assert taken[:4] == [
         ("[*] -> fit", "fit", "do fit"),
         ("fit -> head", "head", "do fit"),
@@ -865,9 +871,9 @@ def test_until_a_state():
     ctx = Ctx(answers={"more": [True, True]})
     steps = Machine(LIFE).steps(ctx)
     assert steps.until("loss").dest == "loss"
-    assert (ctx.state, ctx.log[-1]) == ("loss", "do loss")
+    assert (ctx.state, ctx.calls[-1]) == ("loss", "do loss")
     assert steps.until("loss").source == "pred"
-    assert ctx.log.count("do loss") == 2
+    assert ctx.calls.count("do loss") == 2
     assert steps.until("batch") is None
     assert ctx.outcome == Completed()
 
@@ -875,10 +881,10 @@ def test_until_a_state():
 def test_until_a_condition():
     "Any function of the context will do; `steps(until=)` goes there at once."
     ctx = Ctx(answers={"more": [True, True, True]})
-    steps = Machine(LIFE).steps(ctx, until=lambda ctx: ctx.log.count("do pred") == 2)
-    assert (ctx.state, ctx.log.count("do pred")) == ("pred", 2)
+    steps = Machine(LIFE).steps(ctx, until=lambda ctx: ctx.calls.count("do pred") == 2)
+    assert (ctx.state, ctx.calls.count("do pred")) == ("pred", 2)
     assert steps.finish() is ctx
-    assert ctx.log.count("do pred") == 3
+    assert ctx.calls.count("do pred") == 3
 
 
 def test_until_an_unknown_state():
@@ -888,21 +894,21 @@ def test_until_an_unknown_state():
         LifecycleError, match=re.escape("demo: no state 'perd'; did you mean 'pred'?")
     ):
         Machine(LIFE).steps(ctx, until="perd")
-    assert ctx.log == []
+    assert ctx.calls == []
 
 
 def test_closing_ends_the_run_there():
     "Clean-ups run, the outcome is `Interrupted`, nothing else is called, and closing again does nothing."
     ctx = Ctx(answers={"more": [True]})
-    ctx.defer(lambda: ctx.log.append("cleaned"))
+    ctx.defer(lambda: ctx.calls.append("cleaned"))
     with Machine(MODAL, [Watch(MODAL)]).steps(ctx, until="pred") as steps:
         pass
-    assert ctx.log[-2:] == ["do pred", "cleaned"]
+    assert ctx.calls[-2:] == ["do pred", "cleaned"]
     assert ctx.outcome == Interrupted(0, "its steps were closed")
     assert (ctx.state, ctx.switch, ctx.modes) == ("pred", "outside", [])
     steps.close()
     assert list(steps) == []
-    assert ctx.log.count("cleaned") == 1
+    assert ctx.calls.count("cleaned") == 1
 
 
 def test_closing_a_run_that_has_ended_changes_nothing():
@@ -916,12 +922,12 @@ def test_closing_a_run_that_has_ended_changes_nothing():
 def test_a_clean_up_that_raises_on_closing():
     "Its error is not swallowed, and the other clean-ups run."
     ctx = Ctx()
-    ctx.defer(lambda: ctx.log.append("cleaned"))
+    ctx.defer(lambda: ctx.calls.append("cleaned"))
     ctx.defer(broken_disk)
     steps = Machine(LIFE).steps(ctx, until="head")
     with pytest.raises(OSError, match="disk full"):
         steps.close()
-    assert ctx.log[-1] == "cleaned"
+    assert ctx.calls[-1] == "cleaned"
 
 
 def test_an_error_in_the_block_closes_the_steps():
@@ -967,7 +973,7 @@ def test_what_may_happen_next():
         "yes  [*] -> fit  (the run has not started)"
     ]
     machine.steps(ctx, until="head")
-    ctx.log.clear()
+    ctx.calls.clear()
     taken, other = machine.may(ctx)
     assert (taken.transition, taken.holds, taken.reason) == (
         LIFE.between("head", "batch")[0],
@@ -979,7 +985,7 @@ def test_what_may_happen_next():
         True,
         "it has no guard",
     )
-    assert ctx.log == ["[more]"]
+    assert ctx.calls == ["[more]"]
     ctx.answers["more"] = []
     assert str(machine.may(ctx)[0]).startswith("no   head -> batch [more]")
     assert "not: more" in str(machine.may(ctx)[0])
@@ -1027,11 +1033,11 @@ def test_a_guard_of_an_event_that_goes_wrong():
         ctx = Ctx(does={"do loss": StopFit}, answers={"more": [True], "take it": answers})
         if kind is ValueError:
             ctx.does["[take it]"] = ValueError("bad")
-        ctx.defer(lambda ctx=ctx: ctx.log.append("cleaned"))
+        ctx.defer(lambda ctx=ctx: ctx.calls.append("cleaned"))
         with pytest.raises(kind) as raised:
             Machine(life).run(ctx)
         assert "the guard [take it] of loss -> head" in raised.value.__notes__[0]
-        assert ctx.log[-1] == "cleaned"
+        assert ctx.calls[-1] == "cleaned"
         assert ctx.state == FAILED
 
 

@@ -60,7 +60,7 @@ def test_a_callback_may_read_the_fields_of_a_context_of_ones_own(reads, debug):
             r"has no 'rond'; did you mean 'round'\?; give Rounds a field",
         ),
         (st.Every(2, "steps"), [], r"\[every 2 steps\].*Rounds has no 'step'"),
-        (st.TimeLimit(1), [], r"\[after 1 minutes\].*Rounds has no 'fit_seconds'"),
+        (st.MaxSteps(1), [], r"\[1 steps made\].*Rounds has no 'fit_steps'"),
         (st.MinEpochs(3), [st.Watch("exit_play", n="round")], "Callback 'Watch'.*Rounds has no"),
     ],
 )

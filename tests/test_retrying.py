@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.standard.retrying import retrying
+from statetrain.testing import FakeClock
 
 
 class Flaky(torch.utils.data.Dataset):
@@ -131,3 +132,36 @@ def test_every_phase_gets_the_arrows():
         "pre_draw -> pre_draw OSError [fewer than 2 tries] / resume the data where it was",
         "pre_draw -> pre_draw KeyError [fewer than 2 tries] / resume the data where it was",
     ]
+
+
+def test_the_wait_before_another_try_doubles_by_the_runs_clock():
+    "Three failures of one sample: 2, 4 and 8 seconds pass before the next try, and the run is the one without errors."
+    clock = FakeClock()
+
+    @st.on("enter_draw_wait")
+    def time_passes(ctx):
+        waits.append(clock.now)
+        clock.advance(1)
+
+    waits, loader = [], {"batch_size": 2}
+    whole = fit(Flaky({}), LIFE, seed=1, dataloader_options=loader)
+    life = retrying(LIFE, 3, wait=2.0)
+    run = fit(
+        Flaky({3: 3}), life, seed=1, dataloader_options=loader, clock=clock, callbacks=[time_passes]
+    )
+    assert len(waits) == 2 + 4 + 8
+    for mine, theirs in zip(weights(run), weights(whole), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_request_to_stop_is_heard_while_it_waits():
+    "The run ends in order, long before the wait is over."
+
+    @st.on("enter_draw_wait")
+    def stop(ctx):
+        ctx.request_stop("no patience")
+
+    run = fit(Flaky({3: 9}), retrying(LIFE, 5, wait=1000.0), seed=1, callbacks=[stop])
+    assert run.outcome == st.Stopped(1, "no patience")
+    with pytest.raises(st.ConfigError, match="wait is a number of seconds"):
+        retrying(LIFE, wait=-1)

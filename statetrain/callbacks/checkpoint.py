@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.checkpointing.due import Due
@@ -20,10 +20,19 @@ from statetrain.checkpoints.checkpoint import Log, Saved
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.origin import describe_origin, optimizer_settings
+from statetrain.checkpoints.progress import (
+    counters_of,
+    divides_weights,
+    is_fresh,
+    modules_of,
+    number_of,
+    optimizers_of,
+)
 from statetrain.checkpoints.rowlog import LANES, Lane
 from statetrain.checkpoints.snapshot import Snapshot, join_in, snapshot
 from statetrain.checkpoints.together import attempt, write_together
 from statetrain.compute.keeping import first_not_finite
+from statetrain.context.position import Position
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import Guard, as_guard
 from statetrain.guards.comparing import Direction
@@ -31,9 +40,6 @@ from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.agreeing import Group
 from statetrain.validators import check_switches, check_whole
-
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
 
 _FEW = 200  # rows and records that are part of each checkpoint; more are in a file that grows
 
@@ -183,22 +189,22 @@ class Checkpoint(Callback):
 
     # ------------------------------------------------------------ hooks
 
-    def on_enter_fit(self, ctx: Context) -> None:
+    def on_enter_fit(self, ctx: Position) -> None:
         """Takes the directory, and tries the disk; in a later phase it is there."""
         if self._lock.held or self._follows:
             return
         self._open(ctx)
-        if ctx.epoch == 0 and self.saved:
+        if is_fresh(ctx) and self.saved:
             raise CheckpointError(
                 f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name};"
                 " go on with it by fit(..., resume='last'), give this run another directory, or"
                 " delete that one"
             )
         self._begin()
-        if ctx.epoch == 0 and self.preflight:
+        if is_fresh(ctx) and self.preflight:
             self._try(ctx)
 
-    def on_resume(self, ctx: Context) -> None:
+    def on_resume(self, ctx: Position) -> None:
         """Takes the directory, and sets aside the files that were found to be broken.
 
         They were found while looking for a whole checkpoint.
@@ -219,7 +225,7 @@ class Checkpoint(Callback):
             return
         (self.folder / failure.FILE).unlink(missing_ok=True)
 
-    def on_anchor(self, ctx: Context) -> None:
+    def on_anchor(self, ctx: Position) -> None:
         """Heeds a signal, and saves, if it is time."""
         if not self._lock.held and not self._follows:  # an evaluation, or the like
             self._warn_a_forked_child()
@@ -243,10 +249,10 @@ class Checkpoint(Callback):
             # The others wait for rank 0 anyway, and then a full disk fails all alike
             attempt(ctx.news.group, "save the run", partial(self._save_as_rank, ctx))
 
-    def _save_as_rank(self, ctx: Context) -> None:
+    def _save_as_rank(self, ctx: Position) -> None:
         self.save(ctx)
 
-    def _keep_up(self, ctx: Context) -> None:
+    def _keep_up(self, ctx: Position) -> None:
         """Says that the run is alive, and takes what has been written since."""
         if self._lock.held:
             self._lock.touch(ctx.clock())
@@ -261,7 +267,7 @@ class Checkpoint(Callback):
                 self.folder,
             )
 
-    def on_enter_failed(self, ctx: Context) -> None:
+    def on_enter_failed(self, ctx: Position) -> None:
         """Says in the error, and in a file, where the run can go on from."""
         if not (self._lock.held and (self._began or self.saved)):
             return
@@ -290,7 +296,7 @@ class Checkpoint(Callback):
 
     # ------------------------------------------------------------ saving
 
-    def save(self, ctx: Context) -> Saved | None:
+    def save(self, ctx: Position) -> Saved | None:
         """Saves the run now, and deletes what need not be kept.
 
         Args:
@@ -312,17 +318,17 @@ class Checkpoint(Callback):
         self._hand_over(ctx)
         return self._collect(ctx)
 
-    def _hand_over(self, ctx: Context) -> None:
+    def _hand_over(self, ctx: Position) -> None:
         """Starts writing, in a thread if asked to; a write in progress is finished first."""
         if self._follows and not self._shards:
             join_in(ctx, ctx.machine)  # what was summed up by all ranks is saved
-            path = self.folder / f"step-{ctx.step:08d}"
+            path = self.folder / f"step-{number_of(ctx):08d}"
             self.saved.insert(0, Saved(path, 0, self._monitored(ctx), {}))
             return
         self._collect(ctx)
         if not self._shards:
             self._lock.check()
-        began, name = self.clock(), f"step-{ctx.step:08d}-{ctx.state}"
+        began, name = self.clock(), f"step-{number_of(ctx):08d}-{ctx.state}"
         log = self._new_lines(ctx)
         data = snapshot(ctx, ctx.machine, logs=log is None)
         about = self._about(ctx, data)
@@ -332,7 +338,7 @@ class Checkpoint(Callback):
         self._writing.start(self.background)
 
     def _writer(
-        self, ctx: Context, name: str, data: Snapshot, about: dict[str, Any], log: Log | None
+        self, ctx: Position, name: str, data: Snapshot, about: dict[str, Any], log: Log | None
     ) -> Callable[[], Saved]:
         """What writes a checkpoint, here or in a thread."""
         if self._shards:
@@ -345,7 +351,7 @@ class Checkpoint(Callback):
         copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
         return partial(checkpoint.write_encoded, self.folder, name, structure, copies, about, log)
 
-    def _new_lines(self, ctx: Context) -> Log | None:
+    def _new_lines(self, ctx: Position) -> Log | None:
         """What a long run has logged since the file that is next in turn was written.
 
         None while there is little of it: it is part of each checkpoint then.
@@ -359,7 +365,7 @@ class Checkpoint(Callback):
         self._lanes.reverse()
         return lane, lane.take(rows, records, but_last=min(1, len(rows)))
 
-    def _collect(self, ctx: Context) -> Saved | None:
+    def _collect(self, ctx: Position) -> Saved | None:
         """Waits for what is being written, and deletes what need not be kept any more.
 
         Raises:
@@ -377,28 +383,24 @@ class Checkpoint(Callback):
             self._thin_out()
         return saved
 
-    def _about(self, ctx: Context, data: Snapshot) -> dict[str, Any]:
-        counters = {
-            name: getattr(ctx, name)
-            for name in ("epoch", "iter", "valid_iter", "step", "samples", "seconds")
-        }
+    def _about(self, ctx: Position, data: Snapshot) -> dict[str, Any]:
         life = {"name": data["lifecycle"]["name"], "fingerprint": data["lifecycle"]["fingerprint"]}
         return {
             "state": ctx.state,
-            **counters,
+            **counters_of(ctx),
             "lifecycle": life,
             "versions": data["versions"],
             "origin": self._origin,
-            "optimizers": optimizer_settings(ctx.optimizers),
+            "optimizers": optimizer_settings(optimizers_of(ctx)),
             **self._monitored(ctx),
         }
 
-    def _monitored(self, ctx: Context) -> dict[str, Any]:
+    def _monitored(self, ctx: Position) -> dict[str, Any]:
         return {"monitor": self.monitor, "mode": self.mode, "value": self._value(ctx)}
 
-    def _is_due(self, ctx: Context) -> bool:
+    def _is_due(self, ctx: Position) -> bool:
         improved = self._has_improved(ctx)
-        starts = self.at_start and ctx.epoch == 0 and not self._known()
+        starts = self.at_start and is_fresh(ctx) and not self._known()
         return self._due.is_now(ctx, improved or starts)
 
     def _known(self) -> list[Saved]:
@@ -407,14 +409,14 @@ class Checkpoint(Callback):
             return self.saved
         return [self._writing.promised, *self.saved]
 
-    def _value(self, ctx: Context) -> float | None:
+    def _value(self, ctx: Position) -> float | None:
         """The monitored value, if it was recorded with the weights as they are now."""
         row = ctx.history.last
-        if self.monitor not in row or row["step"] != ctx.step:
+        if self.monitor not in row or row.get("step", 0) != getattr(ctx, "step", 0):
             return None
         return float(row[self.monitor])
 
-    def _has_improved(self, ctx: Context) -> bool:
+    def _has_improved(self, ctx: Position) -> bool:
         row = ctx.history.last
         if self.monitor is None or not row or row is self._judged:
             return False
@@ -452,10 +454,10 @@ class Checkpoint(Callback):
         self._forget()
         self.__dict__.update(state)
 
-    def _open(self, ctx: Context) -> None:
+    def _open(self, ctx: Position) -> None:
         self._forget()
         self._follows = ctx.news is not None and ctx.news.group.rank > 0
-        self._shards = ctx.accelerator.sharing is not None and ctx.accelerator.sharing.shards
+        self._shards = divides_weights(ctx)
         if self._shards and self.background:
             raise ConfigError(
                 "Checkpoint(background=True) cannot save a run with st.FSDP: the ranks meet while"
@@ -475,7 +477,7 @@ class Checkpoint(Callback):
             return f"checkpoint {1 + peers.index(self)}"
         return "checkpoint"
 
-    def _take_directory(self, ctx: Context) -> None:
+    def _take_directory(self, ctx: Position) -> None:
         """Rank 0 takes the directory, and tells the others what is in it, or what is wrong."""
         problem: CheckpointError | None = None
         if not self._follows:
@@ -512,7 +514,7 @@ class Checkpoint(Callback):
         clear_trial(self.folder)
         self.saved = directory.complete(self.folder)
 
-    def _close(self, ctx: Context) -> None:
+    def _close(self, ctx: Position) -> None:
         if self._follows:
             self.resumed, ctx.saves, self._follows = None, False, False
             return
@@ -526,7 +528,7 @@ class Checkpoint(Callback):
                 lane.restart()
             self._lock.give_back()
 
-    def _try(self, ctx: Context) -> None:
+    def _try(self, ctx: Position) -> None:
         """Tries the disk with the run as it starts; if it fails on one rank, it does on all."""
         if ctx.news is None:
             seconds = try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
@@ -535,7 +537,7 @@ class Checkpoint(Callback):
             seconds = attempt(group, "try the disk", partial(self._try_as_rank, ctx, group))[0]
         ctx.save_seconds = max(ctx.save_seconds, seconds)
 
-    def _try_as_rank(self, ctx: Context, group: Group) -> float:
+    def _try_as_rank(self, ctx: Position, group: Group) -> float:
         if self._shards:
             return try_disk_together(group, self.folder, snapshot(ctx, ctx.machine), self.clock)
         if not self._follows:
@@ -584,9 +586,9 @@ class Checkpoint(Callback):
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
 
 
-def _find_not_finite(ctx: Context) -> str | None:
+def _find_not_finite(ctx: Position) -> str | None:
     """The name of a weight that is not finite, as rank 0 finds it; None if all are."""
-    name = first_not_finite(ctx.accelerator.unwrap(ctx.model))
+    name = first_not_finite(*modules_of(ctx))
     if ctx.news is None:
         return name
     found: list[str | None] = ctx.news.group.gather("look for what is not finite", name)

@@ -52,6 +52,7 @@ class CSVLogger(Callback):
     """
 
     ranks = "first"
+    anywhere = True  # it logs what is there
 
     takes: frozenset[type] = frozenset({Value, Text})
     what: tuple[Source, ...] = ()

@@ -43,6 +43,7 @@ class JSONLines(Callback):
     """
 
     ranks = "first"
+    anywhere = True  # it logs what is there
 
     takes: frozenset[type] = frozenset({Value, Text, Settings, Histogram})
     what: tuple[Source, ...] = ()

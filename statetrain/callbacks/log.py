@@ -10,9 +10,11 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from statetrain.callback import Callback
+from statetrain.callbacks.beginning import check_beginning
+from statetrain.context.context import Context
 from statetrain.data.sizes import length, parameters_of
 from statetrain.errors import CallbackError, ConfigError
 from statetrain.guards.base import Guard
@@ -21,11 +23,8 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.logs.events import RESERVED, Format, event_logger
 from statetrain.naming import did_you_mean
-from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.outcome import Failed, Interrupted, Outcome
 from statetrain.validators import check_switches, check_word
-
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
 
 # What an event arrow gave up, by the role of the state that it leaves.
 _SKIPPED = {
@@ -130,6 +129,7 @@ class Log(Callback):
         Raises:
             CallbackError: there is no such state.
         """
+        check_beginning("Log", lifecycle)
         known = {*lifecycle.names, *lifecycle.roles, *lifecycle.also, START, FAILED}
         for name in sorted({name for arrow in self._asked for name in arrow if name}):
             if name not in known:
@@ -149,16 +149,7 @@ class Log(Callback):
         if self._run:
             self._say(ctx, "info", "phase started", {"phase": ctx.state, **_where(ctx, ctx.state)})
             return
-        about: dict[str, Any] = {"device": str(ctx.device), "parameters": parameters_of(ctx.model)}
-        about |= {
-            "epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs),
-            "batches": length(ctx.train_data),
-        }
-        if ctx.valid_data is not None:
-            about["valid_batches"] = length(ctx.valid_data)
-        if ctx.epoch:
-            about["after_epoch"] = ctx.epoch
-        self._say(ctx, "info", "fit started", about)
+        self._say(ctx, "info", "fit started", _about(ctx))
 
     def on_enter_train(self, ctx: Context) -> None:
         """Logs the row of a validation that came between."""
@@ -182,7 +173,7 @@ class Log(Callback):
 
     def on_enter_valid(self, ctx: Context) -> None:
         """Logs the start of an evaluation, or that the training before it was skipped."""
-        if ctx.epoch:
+        if getattr(ctx, "epoch", 0):
             self._skip(ctx)
         else:
             self._aside(ctx)
@@ -268,7 +259,7 @@ class Log(Callback):
     def _begin(self, ctx: Context) -> None:
         if self._run:
             return
-        if ctx.epoch:
+        if getattr(ctx, "epoch", 0):
             self._run = "fit"
         else:
             role = ctx.machine.lifecycle.role(ctx.transition.dest)
@@ -294,8 +285,9 @@ class Log(Callback):
                 if isinstance(ctx.outcome, Interrupted):
                     level = "warning"
                 counters = {}
-                if ctx.epoch:
-                    counters = {"epoch": ctx.epoch, "step": ctx.step}
+                if getattr(ctx, "epoch", 1):
+                    told = ctx.counters().items()
+                    counters = {name: value for name, value in told if name in ("epoch", "step")}
                 self._say(
                     ctx,
                     level,
@@ -380,8 +372,26 @@ def _parse(transitions: str | Iterable[str]) -> frozenset[tuple[str, str]]:
 # ---------------------------------------------------------------- fields
 
 
+def _about(ctx: Context) -> dict[str, Any]:
+    """What a fit begins with; of a context of your own, its lifecycle."""
+    if not isinstance(ctx, Context):
+        return {"lifecycle": ctx.machine.lifecycle.name}
+    about: dict[str, Any] = {"device": str(ctx.device), "parameters": parameters_of(ctx.model)}
+    about |= {
+        "epochs": None if ctx.max_epochs == math.inf else int(ctx.max_epochs),
+        "batches": length(ctx.train_data),
+    }
+    if ctx.valid_data is not None:
+        about["valid_batches"] = length(ctx.valid_data)
+    if ctx.epoch:
+        about["after_epoch"] = ctx.epoch
+    return about
+
+
 def _where(ctx: Context, state: str) -> dict[str, Any]:
     """Where the run was. The state says in which loop: its scopes may be closed by now."""
+    if not isinstance(ctx, Context):
+        return ctx.counters()
     if ctx.machine.lifecycle.lies_in(state, "valid", "predict"):
         batch = ctx.valid_iter
     else:
@@ -397,8 +407,7 @@ def _refuses(guard: Guard) -> bool:
 
 
 def _outcome(outcome: Outcome | None) -> dict[str, Any]:
-    words = {Completed: "completed", Stopped: "stopped", Interrupted: "interrupted"}
-    reason = {}
-    if isinstance(outcome, Stopped | Interrupted):
-        reason = {"reason": outcome.reason}
-    return {"outcome": words.get(type(outcome), str(outcome)), **reason}
+    about = {"outcome": type(outcome).__name__.lower()}
+    if reason := getattr(outcome, "reason", ""):
+        about["reason"] = reason
+    return about

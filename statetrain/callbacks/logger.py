@@ -159,7 +159,7 @@ class Logger(Callback):
     def on_enter_fit(self, ctx: Context) -> None:
         """Opens the backends, anew unless this fit goes on; in a later phase they are open."""
         if not self._open:
-            self._begin(ctx, fresh=ctx.epoch == 0)
+            self._begin(ctx, fresh=not getattr(ctx, "epoch", 0))
 
     def on_resume(self, ctx: Context) -> None:
         """Opens the backends where they were."""
@@ -167,7 +167,7 @@ class Logger(Callback):
 
     def on_enter_valid(self, ctx: Context) -> None:
         """Opens the backends for an evaluation, which enters no `fit`."""
-        if not ctx.epoch:
+        if not getattr(ctx, "epoch", 0):
             self._begin(ctx, fresh=True)
 
     def _batch(self, ctx: Context) -> None:
@@ -177,12 +177,12 @@ class Logger(Callback):
 
     def on_exit_record(self, ctx: Context) -> None:
         """Logs a row that no epoch closes, as an evaluation's; the others may still get columns."""
-        if not ctx.epoch_complete or not ctx.epoch:
+        if not getattr(ctx, "epoch_complete", True) or not getattr(ctx, "epoch", 0):
             self._log_rows(ctx)
 
     def on_enter_next_epoch(self, ctx: Context) -> None:
         """Logs the row of the epoch, with what is due with it."""
-        due = ctx.epoch_complete and (
+        due = getattr(ctx, "epoch_complete", True) and (
             len(ctx.history) > self._rows
             if self.every is None
             else self._is_due(ctx, self._in_epochs)
@@ -286,7 +286,7 @@ class Logger(Callback):
 
     def _losses(self, ctx: Context) -> dict[str, Loggable]:
         """The means of the losses over the samples since the last row."""
-        tally = ctx.tallies.get("train")
+        tally = getattr(ctx, "tallies", {}).get("train")
         if tally is None:
             return {}
         sums = {name: (float(mean.total), mean.count) for name, mean in tally.losses.items()}
@@ -421,13 +421,7 @@ def _check_sources(sources: tuple[Any, ...], backends: tuple[Backend, ...]) -> N
 
 
 def _counters(ctx: Context) -> dict[str, Any]:
-    return {
-        "epoch": ctx.epoch,
-        "batch": ctx.batches,
-        "step": ctx.step,
-        "samples": ctx.samples,
-        "seconds": ctx.seconds,
-    }
+    return {**ctx.counter_columns(), "seconds": ctx.seconds}
 
 
 def _split_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Loggable]]:

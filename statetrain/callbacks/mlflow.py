@@ -52,6 +52,7 @@ class MLflow(Callback):
     """
 
     ranks = "first"
+    anywhere = True  # it logs what is there
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, File, Settings})
     what: tuple[Source, ...] = ()

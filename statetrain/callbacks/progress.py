@@ -15,8 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from statetrain.callback import Callback
+from statetrain.callbacks.beginning import check_beginning
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.logs.bars import Bar, Bars, clock, draws_in_place
 from statetrain.logs.cell import CellBars, in_notebook
 from statetrain.logs.streams import Stream
@@ -53,7 +55,9 @@ class Progress(Callback):
     with the seconds since the row before. The last line says the outcome. Control characters in
     names and reasons are escaped.
 
-    It fits `supervised()`, `evaluation()` and `prediction()`. `verbose=False` shows nothing. Should
+    It fits `supervised()`, `evaluation()`, `prediction()`, and lifecycles of your own: a line at
+    each state of the role `next_epoch` for the rows that are new, and bars where the roles `train`
+    and `batch` are. `verbose=False` shows nothing. Should
     the output be closed, as by `| head`, there is one warning, and training goes on.
 
     On a device, a drawing reads the loss, which waits for what has been queued.
@@ -71,18 +75,18 @@ class Progress(Callback):
 
     anywhere = True  # it shows what is there
 
-    reads = (
-        "data?",
-        "epoch",
-        "history",
-        "iter",
-        "max_epochs",
-        "outcome",
-        "step",
-        "tally?",
-        "train_data",
-        "valid_iter",
-    )
+    reads = {
+        "on_enter_fit": ("history",),
+        "on_resume": ("history", "data?"),
+        "on_enter_train": ("history", "train_data", "iter"),
+        "on_exit_batch": ("iter", "epoch", "max_epochs", "tally?"),
+        "on_enter_valid": ("history", "data?"),
+        "on_exit_valid_batch": ("valid_iter", "tally?"),
+        "on_enter_predict": ("history", "data?"),
+        "on_exit_predict_batch": ("valid_iter", "tally?"),
+        "on_enter_next_epoch": ("history",),
+        "defer": ("history", "outcome"),
+    }
     writes = ()
 
     def __init__(self, mode: ProgressMode = "auto", *, file: TextIO | None = None) -> None:
@@ -103,6 +107,10 @@ class Progress(Callback):
         self._due: float | None = None
         self._had = 0.0  # the part of this epoch that was made before the run was continued
 
+    def check_lifecycle(self, lifecycle: Lifecycle) -> None:
+        """Looks for the state in which a run begins."""
+        check_beginning("Progress", lifecycle)
+
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
@@ -112,7 +120,8 @@ class Progress(Callback):
     def on_resume(self, ctx: Context) -> None:
         """Starts to show a run that is continued, with the bar of the loop that it is in."""
         self._start(ctx, _kind_of_run(ctx))
-        if self._due is None or ctx.role == "next_epoch":
+        in_loop = ctx.scope("train") or ctx.scope("valid") or ctx.scope("predict")
+        if self._due is None or in_loop is None:
             return
         if ctx.epoch:
             batches = batches_taken(ctx.machine.lifecycle, "next_batch", ctx.train_data)
@@ -179,7 +188,7 @@ class Progress(Callback):
         if not ctx.verbose or file is None:  # a process without a console has no standard output
             return
         self._started = self._last_row = self._epoch_opened = ctx.clock()
-        self._printed, self._first_epoch = len(ctx.history), ctx.epoch
+        self._printed, self._first_epoch = len(ctx.history), _epoch_of(ctx)
         self._stream = Stream(file)
         notebook = self._file is None and in_notebook()
         if self._mode == "rich" or (self._mode == "auto" and (notebook or draws_in_place(file))):
@@ -210,7 +219,7 @@ class Progress(Callback):
         now = ctx.clock()
         for row in ctx.history[self._printed :]:
             if self._run == "fit":
-                name = _where(row, ctx.max_epochs)
+                name = _where(row, getattr(ctx, "max_epochs", math.inf))
             else:
                 name = self._run
             self._line(_row(name, row, ctx.history, now - self._last_row))
@@ -323,21 +332,28 @@ class Progress(Callback):
 
 def _kind_of_run(ctx: Context) -> str:
     """What a resumed run is: a fit has counted an epoch, a prediction has states of its own."""
-    if ctx.epoch:
+    if _epoch_of(ctx) or ctx.scope("fit"):
         return "fit"
     if ctx.scope("predict"):
         return "prediction"
     return "evaluation"
 
 
+def _epoch_of(ctx: Context) -> int:
+    """The epoch; 0 of a context that counts none."""
+    return int(getattr(ctx, "epoch", 0))
+
+
 def _where(row: dict[str, Any], most: float) -> str:
     """`epoch 3/20`, padded to one width; with the step, if the epoch is not complete."""
+    if "epoch" not in row:  # of a context that counts none
+        return f"step {row['step']}" if "step" in row else "row"
     if most == math.inf:
         total = ""
     else:
         total = f"/{most:.0f}"
     epoch = f"epoch {row['epoch']}{total}"
-    if row["epoch_complete"]:
+    if row.get("epoch_complete", True):
         return epoch.ljust(len(f"epoch {total}{total}") - 1)
     return f"{epoch}, step {row['step']}"
 
@@ -362,32 +378,43 @@ def _losses(ctx: Context) -> str:
 
 
 def _ending(ctx: Context, run: str, outcome: Outcome | None, seconds: float) -> str:
-    took = f"{_count(ctx.valid_iter, 'batches')}, {_duration(seconds)}"
-    if run == "fit":
-        took = f"{_count(ctx.step, 'steps')}, {_duration(seconds)}"
-    if ctx.epoch:
+    name, took = run, _duration(seconds)
+    if run == "fit" and not hasattr(ctx, "valid_iter"):
+        name = ctx.machine.lifecycle.name
+    epoch = ""
+    if _epoch_of(ctx):
         epoch = f" in epoch {ctx.epoch}"
-    else:
-        epoch = ""
     if isinstance(outcome, Failed):
-        # By now the scopes are closed, so the state itself has to say which loop it belongs to.
-        if ctx.machine.lifecycle.lies_in(outcome.state, "valid", "predict"):
-            batch = ctx.valid_iter
-        else:
-            batch = ctx.iter
         message = next(iter(str(outcome.error).splitlines()), "")
         return (
-            f"{run} failed{epoch}, batch {batch}, state {outcome.state!r}:"
-            f" {type(outcome.error).__name__}: {message:.200} ({_duration(seconds)})"
+            f"{name} failed{epoch}{_batch_of(ctx, outcome)}, state {outcome.state!r}:"
+            f" {type(outcome.error).__name__}: {message:.200} ({took})"
         )
-    if isinstance(outcome, Interrupted | Stopped):
-        word = "interrupted"
-        if isinstance(outcome, Stopped):
-            word = "stopped"
-        return f"{run} {word}{epoch}: {outcome.reason} ({took})"
-    if run == "fit":
-        took = f"{_count(ctx.epoch, 'epochs')}, {took}"
-    return f"{run} completed: {took}"
+    counts = _made(ctx, run)
+    if isinstance(outcome, Completed):
+        return f"{name} completed: {', '.join([*counts, took])}"
+    word = type(outcome).__name__.lower()
+    reason = getattr(outcome, "reason", "") or getattr(outcome, "state", "")
+    return f"{name} {word}{epoch}: {reason} ({', '.join([*counts[-1:], took])})"
+
+
+def _batch_of(ctx: Context, outcome: Failed) -> str:
+    """The batch of the loop in which a run failed: by now the scopes are closed."""
+    if not hasattr(ctx, "iter"):
+        return ""
+    if ctx.machine.lifecycle.lies_in(outcome.state, "valid", "predict"):
+        return f", batch {ctx.valid_iter}"
+    return f", batch {ctx.iter}"
+
+
+def _made(ctx: Context, run: str) -> list[str]:
+    """How much a run has done, in the counters that its context has."""
+    if run != "fit":
+        return [_count(ctx.valid_iter, "batches")]
+    counted = {"epochs": "epoch", "steps": "step"}
+    return [
+        _count(getattr(ctx, name), things) for things, name in counted.items() if hasattr(ctx, name)
+    ]
 
 
 def _count(n: int, things: str) -> str:

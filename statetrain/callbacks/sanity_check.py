@@ -52,6 +52,8 @@ class SanityCheck(Callback):
     """
 
     anywhere = True
+    reads = ("model", "loss_fns", "optimizers", "train_data", "valid_data")
+    writes = ()
 
     def __init__(
         self,

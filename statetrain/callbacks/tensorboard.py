@@ -47,6 +47,7 @@ class TensorBoard(Callback):
     """
 
     ranks = "first"
+    anywhere = True  # it logs what is there
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, Settings})
 

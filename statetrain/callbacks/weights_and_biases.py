@@ -48,6 +48,7 @@ class WandB(Callback):
     """
 
     ranks = "first"
+    anywhere = True  # it logs what is there
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, File, Settings})
     what: tuple[Source, ...] = ()

@@ -20,8 +20,11 @@ import torch
 from torch.utils.data import Subset
 
 from statetrain.callback import Callback, name_of, unwrapped
+from statetrain.checkpoints.objects import custom_values, found_in
+from statetrain.checkpoints.snapshot import settings_of
 from statetrain.compute.parts import class_of
 from statetrain.context.context import Context
+from statetrain.context.position import Position
 from statetrain.data.iterating import data_of, sets_of
 from statetrain.losses.losses import unbound
 from statetrain.machine.machine import Machine
@@ -47,17 +50,46 @@ _ASIDE = (
 )
 
 
-def describe_run(ctx: Context, machine: Machine) -> Description:
-    """The parts of a run, before its first batch, that a snapshot does not hold.
+def describe_run(ctx: Position, machine: Machine) -> Description:
+    """What a run is made with, before its first batch, that a snapshot does not hold.
 
     Args:
         ctx: the context; nothing has been trained with it.
         machine: what walks it.
 
     Returns:
-        Texts: of the model's modules and of the losses by name, of the data by set, and of the
-        settings of callbacks that take part in the training.
+        Texts: of modules, losses and optimizers by name, of the data by set, of the settings of
+        callbacks that take part in the training, and of the fields of a custom context.
     """
+    callbacks = [
+        {"class": name_of(one), "settings": settings_of_callback(unwrapped(one))}
+        for one in machine.callbacks
+        if takes_part(unwrapped(one))
+    ]
+    if isinstance(ctx, Context):
+        return {**_describe_training(ctx), "callbacks": callbacks}
+    return {**_describe_fields(ctx), "callbacks": callbacks}
+
+
+def _describe_fields(ctx: Position) -> Description:
+    """The modules, optimizers and plain values in the fields of a custom context."""
+    fields = custom_values(ctx)
+    return {
+        "model": {
+            f"{path}.{name}".rstrip("."): settings
+            for path, module in found_in(fields, torch.nn.Module).items()
+            for name, settings in describe_modules(module).items()
+        },
+        "optimizers": settings_of(found_in(fields, torch.optim.Optimizer)),
+        "context": {name: repr(value) for name, value in fields.items() if _is_number(value)},
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _describe_training(ctx: Context) -> Description:
     return {
         "model": describe_modules(ctx.accelerator.unwrap(ctx.model)),
         "loss": {name: describe(loss) for name, loss in unbound(ctx.loss_fns).items()},
@@ -67,11 +99,6 @@ def describe_run(ctx: Context, machine: Machine) -> Description:
             if data_of(ctx, name) is not None
         }
         | {"batches": describe_reading(ctx)},
-        "callbacks": [
-            {"class": name_of(one), "settings": settings_of_callback(unwrapped(one))}
-            for one in machine.callbacks
-            if takes_part(unwrapped(one))
-        ],
     }
 
 

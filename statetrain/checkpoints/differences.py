@@ -5,21 +5,19 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
+from statetrain.checkpoints.modules import describe_tensor, fits
 from statetrain.checkpoints.snapshot import Snapshot, data_sizes, describe_lifecycle, parameters_of
+from statetrain.context.context import Context
+from statetrain.context.position import Position
 from statetrain.data.iterating import data_of, sets_of
 from statetrain.errors import CheckpointError, ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.naming import did_you_mean
 
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
-
-CHANGES = ("lifecycle", "model", "loss", "optimizer", "data", "callbacks", "seed")
+CHANGES = ("lifecycle", "model", "loss", "optimizer", "data", "callbacks", "seed", "context")
 """What may differ when a run is resumed, if it is allowed."""
 
 Changed = tuple[str, str]  # which of `CHANGES` it is, and what differs
@@ -33,10 +31,19 @@ _MEANT = {
         " with run.fit(...)"
     )
 }
+# What a description has, of which each kind of context gives a part
+_EMPTY: dict[str, Any] = {
+    "model": {},
+    "optimizers": {},
+    "loss": {},
+    "data": {},
+    "callbacks": [],
+    "context": {},
+}
 _MOST = 20  # differences that a message lists
 
 
-def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Changed]:
+def differences(ctx: Position, machine: Machine, data: Snapshot) -> list[Changed]:
     """How a run differs from the one that a snapshot was taken of.
 
     Args:
@@ -53,15 +60,22 @@ def differences(ctx: Context, machine: Machine, data: Snapshot) -> list[Changed]
     found: list[Changed] = []
     for kind, lines in (
         ("lifecycle", _compare_lifecycles(machine.lifecycle, data)),
-        ("model", _compare_models(ctx, data)),
-        ("optimizer", _compare_optimizers(ctx, data)),
-        ("optimizer", _compare_members(ctx, data)),
-        ("data", _compare_data(ctx, data)),
+        *_compare_training(ctx, data),
         *_compare_given(ctx, data),
-        ("seed", _compare_seeds(ctx, data)),
     ):
         found.extend((kind, line) for line in lines)
     return found
+
+
+def _compare_training(ctx: Position, data: Snapshot) -> Iterator[tuple[str, Iterator[str]]]:
+    """What only a run of supervised training has."""
+    if not isinstance(ctx, Context):
+        return
+    yield "model", _compare_models(ctx, data)
+    yield "optimizer", _compare_optimizers(ctx, data)
+    yield "optimizer", _compare_members(ctx, data)
+    yield "data", _compare_data(ctx, data)
+    yield "seed", _compare_seeds(ctx, data)
 
 
 def read_allowed(allow: bool | str | Collection[str]) -> set[str]:
@@ -187,24 +201,11 @@ def _compare_models(ctx: Context, data: Snapshot) -> Iterator[str]:
             yield f"model: {name} was {describe_tensor(was[name])}, is {describe_tensor(value)}"
 
 
-def describe_tensor(value: Any) -> str:
-    """The type and shape of a tensor; the class of anything else."""
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-
-
-def fits(own: Any, saved: Any) -> bool:
-    """Whether a saved value fits: both are tensors of one shape and type, or neither is."""
-    if isinstance(own, torch.Tensor) and isinstance(saved, torch.Tensor):
-        return own.shape == saved.shape and own.dtype == saved.dtype
-    if isinstance(own, torch.Tensor) or isinstance(saved, torch.Tensor):
-        return False
-    return own is not None
-
-
 def _compare_optimizers(ctx: Context, data: Snapshot) -> Iterator[str]:
-    was, now = data["fields"]["opt_given"], ctx.opt_given
+    yield from _compare_named(data["fields"]["opt_given"], ctx.opt_given)
+
+
+def _compare_named(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     if not was or not now:  # a context that was made by hand need not say
         return
     yield from (f"optimizer {name!r} removed" for name in was if name not in now)
@@ -259,16 +260,19 @@ def _compare_data(ctx: Context, data: Snapshot) -> Iterator[str]:
     yield from (f"data: {name} data added" for name in there if name not in data["data"])
 
 
-def _compare_given(ctx: Context, data: Snapshot) -> Iterator[tuple[str, Iterator[str]]]:
+def _compare_given(ctx: Position, data: Snapshot) -> Iterator[tuple[str, Iterator[str]]]:
     """What a run was made with, and its snapshot does not hold; see `describing`."""
     was, now = data.get("given") or {}, ctx.given
     if not was or not now:  # a context that was made by hand need not say
         return
     code = data["versions"]["python"] == platform.python_version()
+    was, now = _EMPTY | was, _EMPTY | now
     yield "model", _compare_settings("model", was["model"], now["model"])
+    yield "optimizer", _compare_named(was["optimizers"], now["optimizers"])
     yield "loss", _compare_texts("loss", was["loss"], now["loss"], code)
     yield "data", _compare_settings("data", was["data"], now["data"], ordered=False)
     yield "callbacks", _compare_callbacks(was["callbacks"], now["callbacks"], code)
+    yield "context", _compare_texts("context", was["context"], now["context"], code)
 
 
 def _compare_settings(

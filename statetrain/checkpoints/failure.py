@@ -17,16 +17,17 @@ from statetrain import jsons
 from statetrain.checkpoints.files import replace_file
 
 if TYPE_CHECKING:
-    from statetrain.context.context import Context
+    from statetrain.context.position import Position
 
 FILE = "failure.json"
+_COUNTERS = ("epoch", "iter", "valid_iter", "step")
 _RESUME = "fit(..., resume='last')"
 
 _SECRET = re.compile(r"(?i)(token|secret|passw|credential|api[-_]?key)")
 
 
 def describe(
-    ctx: Context, error: BaseException, newest: Path | None, command: Sequence[str] | None = None
+    ctx: Position, error: BaseException, newest: Path | None, command: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """A failure as plain data.
 
@@ -44,7 +45,7 @@ def describe(
         "traceback": traceback.format_exception(error),
         "state": getattr(ctx.outcome, "state", None),
         "where": ctx.where(),
-        **{name: getattr(ctx, name) for name in ("epoch", "iter", "valid_iter", "step")},
+        **{name: getattr(ctx, name) for name in _COUNTERS if hasattr(ctx, name)},
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
         "versions": {

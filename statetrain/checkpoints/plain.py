@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 from statetrain import jsons
 from statetrain.compute.parts import is_part, local
@@ -37,6 +37,22 @@ _FACTORIES: dict[str, Any] = {
     "Counter": Counter,
 }
 
+
+@frozen(eq=False)
+class ObjectState:
+    """What an object with a state of its own is saved as; see `statetrain.checkpoints.objects`.
+
+    Attributes:
+        kind: the name of its class, which only an object of that class takes back.
+        state: plain data and tensors.
+        same_as: the path of the same object, if that is saved elsewhere already.
+    """
+
+    kind: str
+    state: Any = None
+    same_as: str = ""
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -48,7 +64,8 @@ def encode(data: Any) -> tuple[Any, dict[str, torch.Tensor]]:
 
     Args:
         data: None, bools, numbers, texts, bytes, tensors, numpy arrays and numbers; in lists,
-            tuples, and in dicts, OrderedDicts, defaultdicts of common classes, and Counters.
+            tuples, deques, and in dicts, OrderedDicts, defaultdicts of common classes, and
+            Counters; and `ObjectState`.
 
     Raises:
         CheckpointError: something else is in it; the message names its path and its type.
@@ -93,6 +110,15 @@ class _Encoder:
         if type(value) not in (tuple, torch.Size):
             raise _refusal(value, path)
         return {_MARK: "tuple", "items": self._items(value, path)}
+
+    def _deque(self, value: deque[Any], path: PlainPath) -> Any:
+        if type(value) is not deque:
+            raise _refusal(value, path)
+        return {_MARK: "deque", "items": self._items(value, path), "maxlen": value.maxlen}
+
+    def _object(self, value: ObjectState, path: PlainPath) -> Any:
+        state = self.write(value.state, path)
+        return {_MARK: "object", "kind": value.kind, "same_as": value.same_as, "state": state}
 
     def _counter(self, value: Counter[Any], path: PlainPath) -> Any:
         return {_MARK: "counter", "items": self._pairs(value, path)}
@@ -183,6 +209,8 @@ _WRITERS: tuple[tuple[Any, Callable[[_Encoder, Any, PlainPath], Any]], ...] = (
     (bytes, _Encoder._bytes),
     (list, _Encoder._list),
     (tuple, _Encoder._tuple),
+    (deque, _Encoder._deque),
+    (ObjectState, _Encoder._object),
     (Counter, _Encoder._counter),
     (dict, _Encoder._dict),
 )
@@ -259,6 +287,15 @@ def _read_tuple(data: Any, tensors: Tensors, depth: int) -> Any:
     return tuple(_decode(_list(data["items"]), tensors, depth))
 
 
+def _read_deque(data: Any, tensors: Tensors, depth: int) -> Any:
+    return deque(_decode(_list(data["items"]), tensors, depth), data["maxlen"])
+
+
+def _read_object(data: Any, tensors: Tensors, depth: int) -> Any:
+    state = _decode(data["state"], tensors, depth)
+    return ObjectState(str(data["kind"]), state, str(data["same_as"]))
+
+
 def _read_dict(data: Any, tensors: Tensors, depth: int) -> Any:
     return {
         _decode(key, tensors, depth): _decode(part, tensors, depth)
@@ -281,6 +318,8 @@ def _read_counter(data: Any, tensors: Tensors, depth: int) -> Any:
 # What an object with a mark stands for; each takes the object, the tensors and the depth.
 _READERS: dict[str, Callable[[Any, Tensors, int], Any]] = {
     "tuple": _read_tuple,
+    "deque": _read_deque,
+    "object": _read_object,
     "dict": _read_dict,
     "counter": _read_counter,
     "defaultdict": _read_defaultdict,

@@ -4,81 +4,72 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints.describing import describe_run
-from statetrain.checkpoints.differences import differences, fits, refuse
+from statetrain.checkpoints.differences import differences, refuse
+from statetrain.checkpoints.modules import (
+    fits,
+    restore_gradients,
+    restore_loose_buffers,
+    restore_modes,
+)
+from statetrain.checkpoints.objects import custom_values, unpack
+from statetrain.checkpoints.optimizers import regroup, restore_optimizer, set_settings
 from statetrain.checkpoints.snapshot import (
-    SAVED,
     Snapshot,
-    loose_buffers,
+    device_of,
     loss_modules,
     parameters_of,
     stray_parameters,
 )
 from statetrain.checkpoints.tallies import placed, restore_tally
 from statetrain.compute import seeding
-from statetrain.compute.parts import is_part, part_like
+from statetrain.compute.parts import part_like
+from statetrain.context.context import Context
+from statetrain.context.fields import saved_fields
+from statetrain.context.position import Position
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.splitting import split_again
 from statetrain.errors import CheckpointError
 from statetrain.machine.machine import Machine
 from statetrain.standard.actions import AGAIN
 
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
-
-# What a file has to have to be taken for a run.
-_NEEDED = (
-    "state",
-    "lifecycle",
-    "fields",
-    "seconds",
-    "history",
-    "records",
-    "model",
-    "optimizers",
-    "members",
-    "callbacks",
-    "data",
-    "random",
-)
+# What a file has to have to be taken for a run; the second ones for one of supervised training.
+_NEEDED = ("state", "lifecycle", "fields", "seconds", "history", "records", "callbacks", "random")
+_TRAINING = ("model", "optimizers", "members", "data")
 
 
 def restore(
-    ctx: Context, machine: Machine, data: Snapshot, allow: bool | str | Collection[str] = ()
+    ctx: Position, machine: Machine, data: Snapshot, allow: bool | str | Collection[str] = ()
 ) -> None:
     """Puts a snapshot into a context; `machine.run(ctx, at=data["state"])` then resumes the run.
 
     Args:
-        ctx: a `Context` that has not run, whose objects were made as the first ones were.
+        ctx: a context that has not run, whose objects were made as the first ones were.
         machine: what will walk it.
         data: the snapshot. Its tensors may be taken over, so it serves once.
         allow: which differences are allowed, one of `CHANGES` or several; True for all. What fits
             is loaded, the rest stays as it was made: weights whose name or shape has changed, an
             optimizer of another class or for other parameters. Settings of an optimizer that are
-            given differently now are used.
+            given differently now are used, and so are fields of a custom context.
 
     Raises:
         CheckpointError: the run is another one; the message lists the differences.
     """
-    for name in _NEEDED:
-        if not isinstance(data, dict) or name not in data:
-            raise CheckpointError(f"what was read is not a run: it has no {name!r}")
+    _check_complete(ctx, data)
     ctx.given = ctx.given or describe_run(ctx, machine)
     changed = refuse(differences(ctx, machine, data), allow)
     _restore_progress(ctx, data)
-    _restore_model(ctx, data)
-    _restore_optimizers(ctx, data)
-    _restore_gradients(ctx, data["gradients"], data.get("gradient_rows", 0))
-    counts = ctx.news is None or ctx.news.group.rank == 0
-    for name in ctx.tallies.keys() & data["tallies"].keys():
-        restore_tally(ctx.tallies[name], data["tallies"][name], ctx.device, counts)
+    _restore_custom(ctx, data)
+    if isinstance(ctx, Context):
+        _restore_training(ctx, data)
     _restore_callbacks(machine, data)
-    _restore_position(ctx, data)
+    if isinstance(ctx, Context):
+        _restore_position(ctx, data)
     keep_settings = "optimizer" not in changed
     ctx.reopening.append(lambda: _settle(ctx, machine, data, keep_settings))
 
@@ -89,55 +80,94 @@ def _restore_callbacks(machine: Machine, data: Snapshot) -> None:
             callback.load_state_dict(state["own"])
 
 
-def _settle(ctx: Context, machine: Machine, data: Snapshot, keep_settings: bool) -> None:
+def _check_complete(ctx: Position, data: Any) -> None:
+    needed = [*_NEEDED]
+    if isinstance(ctx, Context):
+        needed += _TRAINING
+    for name in needed:
+        if not isinstance(data, dict) or name not in data:
+            raise CheckpointError(f"what was read is not a run: it has no {name!r}")
+
+
+def _restore_training(ctx: Context, data: Snapshot) -> None:
+    """Restores what a `Context` has beyond a `Position`."""
+    _restore_model(ctx, data)
+    _restore_optimizers(ctx, data)
+    _restore_gradients(ctx, data["gradients"], data.get("gradient_rows", 0))
+    counts = ctx.news is None or ctx.news.group.rank == 0
+    for name in ctx.tallies.keys() & data["tallies"].keys():
+        restore_tally(ctx.tallies[name], data["tallies"][name], ctx.device, counts)
+
+
+def _settle(ctx: Position, machine: Machine, data: Snapshot, keep_settings: bool) -> None:
     """Restores what opening the scopes and callbacks may have changed.
 
     These are modes, settings and generators.
     """
-    evaluating = set(data["model"]["evaluating"])
-    model = ctx.accelerator.unwrap(ctx.model)
-    for name, module in model.named_modules():
-        module.training = name not in evaluating
-    if keep_settings:
-        _restore_settings(ctx, data)
+    if isinstance(ctx, Context):
+        restore_modes(ctx.accelerator.unwrap(ctx.model), data["model"]["evaluating"])
+        if keep_settings:
+            _restore_settings(ctx, data)
     try:
-        _restore_generators(ctx, machine, data)
+        for callback, saved in _match(machine.callbacks, data["callbacks"]):
+            seeding.set_own_states(saved["random"], callback)
+        if isinstance(ctx, Context):
+            _restore_generators(ctx, data)
+        else:
+            seeding.set_states(data["random"], device_of(ctx))
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
         raise CheckpointError(
             f"the state of a random generator cannot be put back: {type(error).__name__}: {error}"
         ) from error
 
 
-def _restore_generators(ctx: Context, machine: Machine, data: Snapshot) -> None:
+def _restore_generators(ctx: Context, data: Snapshot) -> None:
     states, model = data["random"], ctx.accelerator.unwrap(ctx.model)
     for name in sets_of(ctx):
         seeding.set_own_states(states["data"].get(name, {}), *seeding.owners_in(data_of(ctx, name)))
     seeding.set_own_states(states["model"], *model.modules())
     for name, state in states["streams"].items():
         ctx.streams[name].set_state(state)
-    for callback, saved in _match(machine.callbacks, data["callbacks"]):
-        seeding.set_own_states(saved["random"], callback)
     ctx.accelerator.set_run_states(ctx, states)
 
 
 # ---------------------------------------------------------------- the context
 
 
-def _restore_progress(ctx: Context, data: Snapshot) -> None:
-    """Counters, history, records, clocks, and the split of the data."""
-    fields, given_state = data["fields"], ctx.split_state
-    for name in SAVED:
+def _restore_progress(ctx: Position, data: Snapshot) -> None:
+    """Counters, history, records and clocks."""
+    fields, given_state = data["fields"], getattr(ctx, "split_state", None)
+    for name in saved_fields(type(ctx)):
         if name in fields and name != "opt_given":
             setattr(ctx, name, fields[name])
-    if given_state is not None and fields["split_state"] is not None and ctx.seed is None:
-        generator = torch.Generator().set_state(fields["split_state"])
-        split_again(ctx.train_data, ctx.valid_data, generator)
-    ctx.loss_value = placed(ctx.loss_value, ctx.device)
+    if isinstance(ctx, Context):
+        _restore_split(ctx, given_state)
+        ctx.loss_value = placed(ctx.loss_value, ctx.device)
     ctx.stop, ctx.interrupt = data["stop"], None
     ctx.history.rows[:] = data["history"]
     ctx._records = {name: list(values) for name, values in data["records"].items()}
     ctx.earlier_seconds = data["seconds"]["earlier"]
     ctx.started = ctx.clock() - data["seconds"]["fit"]
+
+
+def _restore_split(ctx: Context, given: Any) -> None:
+    """Divides the data again as the run that was saved did."""
+    if given is not None and ctx.split_state is not None and ctx.seed is None:
+        generator = torch.Generator().set_state(ctx.split_state)
+        split_again(ctx.train_data, ctx.valid_data, generator)
+
+
+def _restore_custom(ctx: Position, data: Snapshot) -> None:
+    """The fields of a custom context; plain values that are given differently now stay as given."""
+    was, now = data.get("given") or {}, ctx.given
+    settings = was.get("context", {})
+    given = {
+        name for name, value in now.get("context", {}).items() if settings.get(name, value) != value
+    }
+    saved = {name: value for name, value in data.get("custom", {}).items() if name not in given}
+    optimizers = was.get("optimizers", {}), now.get("optimizers", {})
+    for name, value in unpack(custom_values(ctx), saved, *optimizers).items():
+        setattr(ctx, name, value)
 
 
 def _restore_position(ctx: Context, data: Snapshot) -> None:
@@ -167,7 +197,7 @@ def _restore_model(ctx: Context, data: Snapshot) -> None:
         if fits(own.get(name), value)
     }
     model.load_state_dict(fitting, strict=False)
-    _restore_loose_buffers(model, saved["loose"])
+    restore_loose_buffers(model, saved["loose"])
     frozen = set(saved["frozen"])
     known = saved["weights"].keys() | _names(data["members"])
     for name, parameter in parameters_of(ctx).items():
@@ -182,36 +212,19 @@ def _restore_model(ctx: Context, data: Snapshot) -> None:
                 parameter.copy_(part_like(data["strays"][name], parameter))
 
 
-def _restore_loose_buffers(model: torch.nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
-    loose = dict(loose_buffers(model))
-    for name in loose.keys() & saved.keys():
-        value = saved[name]
-        if loose[name].shape == value.shape:
-            loose[name].copy_(value)
-        else:  # it grows
-            where, _, last = name.rpartition(".")
-            setattr(model.get_submodule(where), last, value.to(loose[name]))
+def _restore_gradients(ctx: Context, saved: Mapping[str, torch.Tensor], rows: int) -> None:
+    """Restores gradients; of those of several replicas this rank's own, or their mean."""
+    if rows:
+        saved = {name: _own_gradient(ctx, value) for name, value in saved.items()}
+    restore_gradients(parameters_of(ctx), saved)
 
 
-def _restore_gradients(ctx: Context, saved: dict[str, torch.Tensor], rows: int) -> None:
-    """Puts gradients back; of those of several replicas this rank's own, or their mean."""
+def _own_gradient(ctx: Context, stacked: torch.Tensor) -> torch.Tensor:
     sharing = ctx.accelerator.sharing
-    for name, parameter in parameters_of(ctx).items():
-        value = saved.get(name)
-        if value is not None and rows:
-            value = value.mean(0) if sharing is None else sharing.unstack(value)
-        if value is None:
-            parameter.grad = None
-        else:
-            held = part_like(value, parameter)
-            parameter.grad = _laid_out_like(parameter, held).copy_(held)
-
-
-def _laid_out_like(
-    parameter: torch.Tensor, value: torch.Tensor, device: torch.device | None = None
-) -> torch.Tensor:
-    """An empty tensor with the type of a value and the layout of a parameter."""
-    return torch.empty_like(parameter, dtype=value.dtype, device=device, requires_grad=False)
+    if sharing is None:
+        return stacked.mean(0)
+    own: torch.Tensor = sharing.unstack(stacked)
+    return own
 
 
 # ---------------------------------------------------------------- optimizers
@@ -223,8 +236,8 @@ def _restore_optimizers(ctx: Context, data: Snapshot) -> None:
         saved = data["optimizers"].get(name)
         if optimizer is not None and saved is not None:
             if _sizes(before.get(name)) == _sizes(now.get(name)):  # they were made alike
-                _regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
-            _restore_optimizer(optimizer, saved, before.get(name), now.get(name))
+                regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
+            restore_optimizer(optimizer, saved, before.get(name), now.get(name))
     if ctx.scaler is not None and data["scaler"] is not None:
         ctx.scaler.load_state_dict(data["scaler"])
     if ctx.mask is not None and data.get("mask") is not None:
@@ -238,125 +251,8 @@ def _sizes(described: Any) -> list[int]:
     return [group["parameters"] for group in described["groups"]]
 
 
-def _regroup(
-    optimizer: Any, members: list[list[str]], parameters: Mapping[str, torch.nn.Parameter]
-) -> None:
-    """Gives an optimizer the groups of parameters that the saved one had grown or lost in its run.
-
-    One that is for parameters that are not there is left as it was made.
-    """
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    groups = optimizer.param_groups
-    own = [[names.get(id(parameter)) for parameter in group["params"]] for group in groups]
-    if own == members or not _names({"": members}) <= parameters.keys():
-        return
-    for group in groups:
-        group["params"] = []
-    del groups[len(members) :]
-    for i, group_members in enumerate(members):
-        wanted = [parameters[name] for name in group_members]
-        if i < len(groups):
-            groups[i]["params"] = wanted
-        else:
-            optimizer.add_param_group({"params": wanted})
-
-
 def _names(members: Mapping[str, list[list[str]]]) -> set[str]:
     return {name for groups in members.values() for group in groups for name in group}
-
-
-def _restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: Any) -> None:
-    """Loads the state of an optimizer; leaves one that is for other parameters as it was made.
-
-    Args:
-        optimizer: the fresh one.
-        saved: the state of the other.
-        before: the settings with which that was made, as `settings_of` gives them; None if unknown.
-        now: the settings of the fresh one.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not _same_parameters(optimizer, saved, parameters):
-        return  # allowed by the user: it starts from scratch
-    described = before is not None and now is not None
-    if described and before["class"] != now["class"]:
-        return
-    given = [dict(group) for group in optimizer.param_groups]
-    saved = {**saved, "state": _held_like(saved["state"], parameters)}
-    optimizer.load_state_dict(saved)
-    for i, group in enumerate(optimizer.param_groups):
-        loaded = dict(group)
-        group.update(given[i])  # a setting that is a tensor keeps its place
-        _set_settings(group, loaded)
-        if described and i < min(len(before["groups"]), len(now["groups"])):
-            group.update(_changed_settings(given[i], before["groups"][i], now["groups"][i]))
-    _undo_casts(optimizer, saved["state"], parameters)
-
-
-def _undo_casts(
-    optimizer: Any, states: Mapping[int, Mapping[str, Any]], parameters: list[torch.Tensor]
-) -> None:
-    """Gives back the type and the layout of what belongs to a parameter.
-
-    Torch casts it to the parameter's type and lays it out as it was saved; both may differ from
-    what it was.
-    """
-    for i, state in states.items():
-        own = optimizer.state.get(parameters[i], {})
-        for name, value in state.items():
-            own[name] = _as_saved(own.get(name), value, parameters[i])
-
-
-def _held_like(
-    states: Mapping[int, Mapping[str, Any]], parameters: list[torch.Tensor]
-) -> dict[int, dict[str, Any]]:
-    """The states of an optimizer, of which this rank holds its parts where it does of weights.
-
-    Raises:
-        CheckpointError: there is one of another shape, so that it is not known which part.
-    """
-    found: dict[int, dict[str, Any]] = {}
-    for i, state in states.items():
-        own = parameters[i]
-        found[i] = dict(state)
-        for name, value in state.items():
-            if not is_part(own) or not isinstance(value, torch.Tensor) or not value.ndim:
-                continue
-            if value.shape != own.shape:
-                raise CheckpointError(
-                    f"the optimizer keeps {name!r} of shape {tuple(value.shape)} for a parameter of"
-                    f" shape {tuple(own.shape)}, of which each rank holds a part; resume this run"
-                    " with st.DDP or in one process"
-                )
-            found[i][name] = part_like(value, own)
-    return found
-
-
-def _same_parameters(optimizer: Any, saved: dict[str, Any], parameters: list[torch.Tensor]) -> bool:
-    """Whether an optimizer can load a saved state: groups of the same sizes, tensors that fit."""
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    if sizes != [len(group["params"]) for group in saved["param_groups"]]:
-        return False
-    return all(_state_fits(parameters[i], state) for i, state in saved["state"].items())
-
-
-def _state_fits(parameter: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Whether what an optimizer keeps in the shape of its parameter has the shape of this one."""
-    for name in ("exp_avg", "momentum_buffer", "square_avg", "sum"):
-        value = state.get(name)
-        if isinstance(value, torch.Tensor) and value.shape != parameter.shape:
-            return False
-    return True
-
-
-def _changed_settings(
-    given: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings that are given differently now than before."""
-    return {
-        key: value
-        for key, value in given.items()
-        if key != "params" and before.get(key) != now.get(key)
-    }
 
 
 def _restore_settings(ctx: Context, data: Snapshot) -> None:
@@ -367,36 +263,7 @@ def _restore_settings(ctx: Context, data: Snapshot) -> None:
         groups, settings = optimizer.param_groups, saved["param_groups"]
         if len(groups) == len(settings):  # else it was left as it was made
             for group, saved_group in zip(groups, settings, strict=True):
-                _set_settings(group, saved_group)
-
-
-def _set_settings(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    """Puts back the settings of a group of parameters."""
-    for key, value in saved.items():
-        if key == "params":
-            continue
-        if isinstance(value, torch.Tensor) and isinstance(group.get(key), torch.Tensor):
-            value = value.to(group[key])
-        group[key] = value
-
-
-def _as_saved(loaded: Any, saved: Any, parameter: torch.Tensor) -> Any:
-    """A value of an optimizer's state with its saved type, in the layout of its parameter."""
-    if isinstance(saved, torch.Tensor):
-        if isinstance(loaded, torch.Tensor):
-            device = loaded.device
-        else:
-            device = parameter.device
-        if saved.shape == parameter.shape:
-            return _laid_out_like(parameter, saved, device).copy_(saved)
-        return saved.to(device)
-    if not isinstance(saved, list | tuple) or not isinstance(loaded, list | tuple):
-        return saved
-    if type(saved) not in (list, tuple) or len(saved) != len(loaded):
-        return saved
-    return type(saved)(
-        _as_saved(one, other, parameter) for one, other in zip(loaded, saved, strict=True)
-    )
+                set_settings(group, saved_group)
 
 
 # ---------------------------------------------------------------- callbacks

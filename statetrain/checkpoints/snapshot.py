@@ -11,17 +11,21 @@ Each field of the context says whether it is saved as it is, saved in another fo
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints import plain
+from statetrain.checkpoints.modules import gradients_of, module_state
+from statetrain.checkpoints.objects import custom_values, found_in, pack
+from statetrain.checkpoints.optimizers import Members, members_of
 from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute import seeding
 from statetrain.context.context import Context
-from statetrain.context.fields import Fact, fields_with
+from statetrain.context.fields import saved_fields
+from statetrain.context.position import Position
 from statetrain.contracts.declaring import access_of
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.sizes import length
@@ -35,71 +39,79 @@ from statetrain.naming import label_of
 
 Snapshot = dict[str, Any]
 
-SAVED = fields_with(Context, Fact.SAVED)
-"""Fields of the context that are saved as they are."""
-
 # ---------------------------------------------------------------- taking
 
 
-def snapshot(ctx: Context, machine: Machine, *, logs: bool = True) -> Snapshot:
+def snapshot(ctx: Position, machine: Machine, *, logs: bool = True) -> Snapshot:
     """Everything about a run that matters, at the anchor where it stands.
 
     The tensors are the run's own, not copies: write them down, or copy them, before it goes on.
     Several ranks take it together: what was summed up so far is that of all.
 
     Args:
-        ctx: a `Context`.
+        ctx: the context; what it has beyond a `Position` is a `Context`'s, or your own fields.
         machine: what walks it.
         logs: whether all rows and records are in it; else only the last row, which may still
             change.
     """
-    sets = sets_of(ctx)
-    rows, gradients = _gradients(ctx, machine.lifecycle)
-    return {
+    data = {
         "state": ctx.state,
         "lifecycle": describe_lifecycle(machine.lifecycle),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
-        "seed": ctx.seed,
         "given": ctx.given,
-        "fields": {name: getattr(ctx, name) for name in SAVED},
+        "fields": {name: getattr(ctx, name) for name in saved_fields(type(ctx))},
+        "custom": pack(custom_values(ctx)),
         "stop": _stop_request(ctx),
         "seconds": {"earlier": ctx.earlier_seconds, "fit": ctx.fit_seconds},
-        "hparams": {"model": _lenient(ctx.hparams), "optimizer": _lenient(ctx.opt_hparams)},
         **_logged(ctx, logs),
+        "callbacks": [
+            {"class": name_of(callback), "state": _callback_state(unwrapped(callback))}
+            for callback in machine.callbacks
+        ],
+    }
+    if isinstance(ctx, Context):
+        return data | _training_state(ctx, machine)
+    return data | {"random": seeding.states(device_of(ctx))}
+
+
+def _training_state(ctx: Context, machine: Machine) -> Snapshot:
+    """What a `Context` has beyond a `Position`."""
+    sets = sets_of(ctx)
+    rows, gradients = _gradients(ctx, machine.lifecycle)
+    return {
+        "seed": ctx.seed,
+        "hparams": {"model": _lenient(ctx.hparams), "optimizer": _lenient(ctx.opt_hparams)},
         "model": _model_state(ctx),
         "losses": {name: loss.state_dict() for name, loss in loss_modules(ctx).items()},
         "optimizers": {name: _state_of(one) for name, one in ctx.optimizers.items()},
-        "members": members_of(ctx),
+        "members": _members(ctx),
         "strays": {name: parameter.detach() for name, parameter in stray_parameters(ctx).items()},
         "gradients": gradients,
         "gradient_rows": rows,
         "scaler": _state_of(ctx.scaler),
         "mask": _state_of(ctx.mask),
         "tallies": tally_states(ctx),
-        "callbacks": [
-            {"class": name_of(callback), "state": _callback_state(unwrapped(callback))}
-            for callback in machine.callbacks
-        ],
         "data": {name: _data_state(ctx, name) for name in sets if data_of(ctx, name) is not None},
         "upcoming": _upcoming(ctx),
         "random": _random_states(ctx, sets),
     }
 
 
-def join_in(ctx: Context, machine: Machine) -> None:
+def join_in(ctx: Position, machine: Machine) -> None:
     """What other ranks do while rank 0 takes a snapshot, for which it needs something of each."""
+    assert isinstance(ctx, Context)  # only those have other ranks
     _gradients(ctx, machine.lifecycle)
     tally_states(ctx)
 
 
-def _stop_request(ctx: Context) -> str | None:
+def _stop_request(ctx: Position) -> str | None:
     """A signal's request is over when the run resumes; a callback's is part of the run."""
     if ctx.stop == ctx.interrupt:
         return None
     return ctx.stop
 
 
-def _logged(ctx: Context, whole: bool) -> dict[str, Any]:
+def _logged(ctx: Position, whole: bool) -> dict[str, Any]:
     """Rows and records; of the rows only the last, and no records, unless the whole is wanted."""
     if not whole:
         return {"history": ctx.history.rows[-1:], "records": {}}
@@ -111,6 +123,15 @@ def _state_of(thing: Any) -> dict[str, Any] | None:
     if thing is None:
         return None
     return dict(thing.state_dict())
+
+
+def device_of(ctx: Position) -> torch.device | None:
+    """The device whose generator a custom context draws from: that of its first module."""
+    for module in found_in(custom_values(ctx), torch.nn.Module).values():
+        for parameter in module.parameters():
+            device: torch.device = parameter.device
+            return device
+    return None
 
 
 def _random_states(ctx: Context, sets: Iterable[str]) -> dict[str, Any]:
@@ -189,23 +210,8 @@ def _lenient(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_state(ctx: Context) -> dict[str, Any]:
-    model = ctx.accelerator.unwrap(ctx.model)
-    return {
-        "weights": dict(model.state_dict()),
-        "loose": dict(loose_buffers(model)),
-        "frozen": [name for name, one in parameters_of(ctx).items() if not one.requires_grad],
-        "evaluating": [name for name, module in model.named_modules() if not module.training],
-    }
-
-
-def loose_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The buffers that the model's own state leaves out."""
-    saved = model.state_dict().keys()
-    return (
-        (name, buffer)
-        for name, buffer in model.named_buffers(remove_duplicate=False)
-        if name not in saved
-    )
+    frozen = [name for name, one in parameters_of(ctx).items() if not one.requires_grad]
+    return {**module_state(ctx.accelerator.unwrap(ctx.model)), "frozen": frozen}
 
 
 def loss_modules(ctx: Context) -> dict[str, torch.nn.Module]:
@@ -239,14 +245,11 @@ def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def members_of(ctx: Context) -> dict[str, list[list[str]]]:
-    """The names of the parameters of each optimizer, by group: a callback may add some in a run."""
+def _members(ctx: Context) -> dict[str, Members]:
+    """The names of the parameters of each optimizer, by group."""
     names = {id(parameter): name for name, parameter in parameters_of(ctx).items()}
     return {
-        name: [
-            [names[id(parameter)] for parameter in group["params"]]
-            for group in optimizer.param_groups
-        ]
+        name: members_of(optimizer, names)
         for name, optimizer in ctx.optimizers.items()
         if optimizer is not None
     }
@@ -262,11 +265,7 @@ def _gradients(ctx: Context, life: Lifecycle) -> tuple[int, dict[str, torch.Tens
     clears = any(own is not None and "grads" in own.drops for own in declared)
     if clears and not ctx.pending:
         return 0, {}
-    own = {
-        name: parameter.grad
-        for name, parameter in parameters_of(ctx).items()
-        if parameter.grad is not None
-    }
+    own = gradients_of(parameters_of(ctx))
     sharing = ctx.accelerator.sharing
     if ctx.news is None or sharing is None or sharing.shards:
         return 0, own

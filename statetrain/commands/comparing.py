@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from statetrain.checkpoints.differences import describe_tensor
+from statetrain.checkpoints.modules import describe_tensor
 
 
 def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from statetrain.checkpoints.checkpoint import Saved
-from statetrain.checkpoints.differences import describe_tensor
+from statetrain.checkpoints.modules import describe_tensor
 
 _UNKNOWN = "unknown"
 

@@ -148,7 +148,7 @@ def _check_position(state: Any) -> None:
 
 def own_states(*owners: Any) -> States:
     """The states of the generators that objects hold, by owner and path; see `generators_in`."""
-    return {path: _state(generator) for path, generator in generators_in(owners)}
+    return {path: state_of(generator) for path, generator in generators_in(owners)}
 
 
 def set_own_states(saved: States, *owners: Any) -> None:
@@ -157,10 +157,11 @@ def set_own_states(saved: States, *owners: Any) -> None:
         return
     for path, generator in generators_in(owners):
         if path in saved:
-            _set_state(generator, saved[path])
+            set_state_of(generator, saved[path])
 
 
-def _state(generator: Any) -> Any:
+def state_of(generator: Any) -> Any:
+    """The state of a generator of torch, Python or numpy."""
     if isinstance(generator, random.Random):
         return generator.getstate()
     if hasattr(generator, "bit_generator"):
@@ -168,7 +169,12 @@ def _state(generator: Any) -> Any:
     return generator.get_state()
 
 
-def _set_state(generator: Any, state: Any) -> None:
+def set_state_of(generator: Any, state: Any) -> None:
+    """Restores what `state_of` returned.
+
+    Raises:
+        ValueError: it is not the state of such a generator.
+    """
     if isinstance(generator, random.Random):
         generator.setstate(state)
     elif hasattr(generator, "bit_generator"):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,10 +13,10 @@ from attrs import define
 from statetrain.context import keys
 from statetrain.context.columns import as_columns, joined
 from statetrain.context.fields import UNSET, Fact, check_value, field, fields_with, made_of
-from statetrain.context.history import COUNTERS, History
+from statetrain.context.history import COUNTERS
 from statetrain.context.overview import in_words, overview
 from statetrain.context.position import Position
-from statetrain.errors import CheckpointError, MachineError
+from statetrain.errors import MachineError
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 Batch = Any  # whatever the data yields: a tuple, a list, a dict, a dataclass, a tensor, nested
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, kw_only=True)
 class Context(Position):
     """The extended state of a run. Fields stand in the order in which they come into being.
 
@@ -96,12 +94,6 @@ class Context(Position):
     scaler: Any = field(Fact.SAVED_APART)
     """A `torch.amp.GradScaler`, where the lifecycle scales the loss of float16."""
 
-    verbose: bool = field(Fact.ANEW, Fact.OPEN, default=True)
-    """Whether callbacks may print."""
-
-    clock: Callable[[], float] = field(Fact.ANEW, Fact.OPEN, default=time.monotonic)
-    """Seconds since some fixed moment."""
-
     seed: int | None = field(Fact.SAVED_APART)
     """What all keys of random numbers begin with; None: torch's generators are used as they are."""
 
@@ -120,26 +112,11 @@ class Context(Position):
     opt_given: dict[str, Any] = field(Fact.SAVED, factory=dict)
     """The optimizers as they were given: class, and settings by parameter group."""
 
-    given: dict[str, Any] = field(Fact.SAVED_APART, factory=dict)
-    """What a run that is saved was made with, as texts, before it began: model, loss, data."""
-
-    buffers: dict[str, Any] = field(Fact.SAVED, Fact.OWN, factory=dict)
-    """Free for callbacks."""
-
-    history: History = field(Fact.SAVED_APART, factory=History)
-    """The rows that `record` has written."""
-
     logged: dict[str, Any] = field(Fact.SAVED, factory=dict)
     """Columns that callbacks add to the next row; see `log_metric`."""
 
     logged_means: dict[str, tuple[Any, float]] = field(Fact.SAVED, Fact.OWN, factory=dict)
     """Means that callbacks add to the next row, as sums and what they count; see `log_mean`."""
-
-    _records: dict[str, list[Any]] = field(Fact.SAVED_APART, factory=dict)
-    """What was logged beside the history; see `log`."""
-
-    first_row: int = field(Fact.SAVED, Fact.OPEN, default=0)
-    """The row of the history with which this fit began."""
 
     first_step: int = field(Fact.SAVED, default=0)
     """Steps that had been made when this fit began."""
@@ -163,15 +140,6 @@ class Context(Position):
 
     earlier_batches: int = field(Fact.SAVED, Fact.COUNTER, default=0)
     """Training batches of earlier epochs."""
-
-    started: float | None = field(Fact.SAVED_APART)
-    """The clock when this fit began; None between fits."""
-
-    earlier_seconds: float = field(Fact.SAVED_APART, default=0.0)
-    """Seconds that earlier fits took."""
-
-    save_seconds: float = field(Fact.ANEW, Fact.OWN, default=0.0)
-    """The longest that saving this run has taken, in seconds."""
 
     # ------------------------------------------------------------ from `train` or `valid` on
 
@@ -382,18 +350,6 @@ class Context(Position):
         return self.earlier_batches + self.iter
 
     @property
-    @made_of("earlier_seconds", "started", "clock")
-    def seconds(self) -> float:
-        """Seconds that the run has taken, by its clock, earlier fits included."""
-        return self.earlier_seconds + self.fit_seconds
-
-    @property
-    @made_of("started", "clock")
-    def fit_seconds(self) -> float:
-        """Seconds that this fit has taken."""
-        return 0.0 if self.started is None else self.clock() - self.started
-
-    @property
     @made_of("step", "first_step")
     def fit_steps(self) -> int:
         """Steps of the optimizers that this fit has made."""
@@ -410,15 +366,13 @@ class Context(Position):
             mean.count for tally in self.tallies.values() for mean in tally.losses.values()
         )
 
+    def begin(self) -> None:
+        """Leaves starting the clock to the table, whose state `fit` does it."""
+
     def rest(self) -> None:
         """Stops the clock and releases the iterators, between two fits."""
-        self.earlier_seconds, self.started = self.seconds, None
+        Position.rest(self)
         self.iterator = self.valid_iterator = self.upcoming = UNSET
-
-    @made_of("history")
-    def fit_rows(self) -> list[dict[str, Any]]:
-        """The rows of the history that this fit has written, without those of earlier fits."""
-        return self.history[self.first_row :]
 
     @made_of("compute_gradients", "inputs")
     def backward(self, loss: torch.Tensor) -> None:
@@ -448,34 +402,6 @@ class Context(Position):
         return self.streams[name]
 
     # ------------------------------------------------------------ logging
-
-    @property
-    @made_of("_records")
-    def records(self) -> Mapping[str, list[Any]]:
-        """What was logged beside the history, by name. It is written by `log` alone."""
-        return MappingProxyType(self._records)
-
-    def log(self, name: str, value: Any) -> None:
-        """Adds a value to the record of that name, beside the history. None is not added.
-
-        Raises:
-            CheckpointError: the run is saved, and such a value cannot be.
-        """
-        if value is not None and self.check_logged is not None:
-            try:
-                self.check_logged(value)
-            except CheckpointError as error:
-                raise CheckpointError(
-                    f"log({name!r}, ...) in a run that is saved: {error}"
-                ) from error
-        if value is not None:
-            self._records.setdefault(name, []).append(value)
-
-    @made_of("records")
-    def get_log(self, name: str, index: int = -1) -> Any:
-        """A value of a record, the last one unless said; None if there is none."""
-        values = self._records.get(name, [])
-        return values[index] if -len(values) <= index < len(values) else None
 
     # The field's own word
     def log_metric(self, name: str, value: Any, set: str | None = None) -> None:  # noqa: A002

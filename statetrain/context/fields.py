@@ -75,6 +75,29 @@ def field(*facts: Fact, made_of: tuple[str, ...] = (), **options: Any) -> Any:
     return attrs.field(metadata={"facts": facts, "made_of": made_of}, repr=False, **options)
 
 
+@overload
+def not_saved() -> Any: ...
+@overload
+def not_saved(default: T) -> T: ...
+@overload
+def not_saved(*, factory: Callable[[], T]) -> T: ...
+def not_saved(*default: Any, **options: Any) -> Any:
+    """A field of a custom context that checkpoints leave out, since the script makes it again.
+
+        @define(eq=False)
+        class Learning(st.Position):
+            env: gymnasium.Env = st.not_saved()
+            rounds: int = st.not_saved(100)      # another one may be given to a run that is resumed
+
+    Args:
+        default: its value unless one is given; without it, one has to be given.
+        options: `factory`, which makes that value for each context.
+    """
+    if default:
+        options["default"] = default[0]
+    return attrs.field(metadata={"facts": (Fact.ANEW,)}, **options)
+
+
 def made_of(*fields: str, facts: tuple[Fact, ...] = ()) -> Callable[[F], F]:
     """Says which fields a property or a method reads.
 
@@ -110,6 +133,33 @@ def fields_with(context: type, fact: Fact) -> tuple[str, ...]:
         if fact in function.facts:
             found.append((place[function.made_of[0]], 0, name))
     return tuple(name for *_, name in sorted(found))
+
+
+@lru_cache(maxsize=64)
+def facts_of(context: type) -> dict[str, tuple[Fact, ...]]:
+    """What the fields of a context say, by name; nothing of those of a custom context.
+
+    A field that a subclass declares again is what it was.
+
+    Args:
+        context: a class of contexts.
+    """
+    facts: dict[str, tuple[Fact, ...]] = {}
+    for base in reversed(context.__mro__):
+        if attrs.has(base):
+            for one in attrs.fields(base):
+                facts[one.name] = one.metadata.get("facts") or facts.get(one.name, ())
+    return facts
+
+
+def saved_fields(context: type) -> tuple[str, ...]:
+    """The fields of the library's own that a snapshot has as they are."""
+    return tuple(name for name, facts in facts_of(context).items() if Fact.SAVED in facts)
+
+
+def custom_fields(context: type) -> tuple[str, ...]:
+    """The fields of a custom context that a snapshot has: all but those that are `not_saved()`."""
+    return tuple(name for name, facts in facts_of(context).items() if not facts)
 
 
 @lru_cache(maxsize=8)

@@ -1,15 +1,33 @@
-"""Where a run stands: the part of a context that the machine itself reads and writes."""
+"""Where a run stands: what every context has, also one of your own.
+
+A lifecycle of your own walks a subclass of `Position` with the fields that its loop needs. What it
+inherits is what built-in guards and callbacks work on:
+
+- the history (`history`, `add_row`), records (`log`) and `buffers`, a place for callbacks;
+- the clock (`clock`, `seconds`, `fit_seconds`);
+- the request to stop (`request_stop`), clean-ups (`defer`), the place (`state`, `role`, `scope`).
+
+Counters are yours: declare those that your loop counts, under the names in `COUNTED`, and guards
+such as `Every(10, "steps")`, rows, logs and checkpoints use them.
+
+Each field of the subclass is saved in checkpoints and restored when the run is resumed; one that
+the script makes again, such as an environment, is declared with `not_saved()`.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import define
 
+from statetrain.context.columns import as_columns
 from statetrain.context.fields import Fact, field, made_of
-from statetrain.errors import MachineError
+from statetrain.context.history import History
+from statetrain.errors import CheckpointError, MachineError
 
 if TYPE_CHECKING:
     from statetrain.lifecycle.transition import Transition
@@ -23,13 +41,18 @@ Place: TypeAlias = "tuple[Transition, str]"
 NOWHERE: Any = (None, None)
 """The place before a run."""
 
+COUNTED = ("epoch", "batches", "step", "samples")
+"""The counters that built-in guards and callbacks know, of those that a context has."""
+
+_COLUMNS = {"batches": "batch"}
+
 LAST = 32
 """How many decisions are kept for the note on a failure."""
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, kw_only=True)
 class Position:
-    """The least context that a machine can run; `Context` adds what training needs.
+    """The least context that a machine can run; `Context` adds what supervised training needs.
 
     Slots: a misspelt field is an error, not a new field, and the machine's note on the error names
     the nearest one. (A `__getattr__` that did so would make every read of every field several times
@@ -53,6 +76,9 @@ class Position:
 
     saves: bool = field(Fact.ANEW, default=False)
     """Whether a callback saves the run at anchors, and heeds signals there."""
+
+    save_seconds: float = field(Fact.ANEW, Fact.OWN, default=0.0)
+    """The longest that saving this run has taken, in seconds."""
 
     check_logged: Callable[[Any], Any] | None = field(Fact.ANEW, default=None)
     """What refuses a value that `log` is given and that cannot be saved; None where none is."""
@@ -90,6 +116,33 @@ class Position:
     flight: deque[Any] = field(Fact.ANEW, Fact.NOTED, factory=lambda: deque(maxlen=LAST))
     """The last decisions; see `statetrain.machine.flight`."""
 
+    verbose: bool = field(Fact.ANEW, Fact.OPEN, default=True)
+    """Whether callbacks may print."""
+
+    clock: Callable[[], float] = field(Fact.ANEW, Fact.OPEN, default=time.monotonic)
+    """Seconds since some fixed moment."""
+
+    started: float | None = field(Fact.SAVED_APART)
+    """The clock when this fit began; None between fits."""
+
+    earlier_seconds: float = field(Fact.SAVED_APART, default=0.0)
+    """Seconds that earlier fits took."""
+
+    given: dict[str, Any] = field(Fact.SAVED_APART, factory=dict)
+    """What a run that is saved was made with, before it began: settings, model, loss, data."""
+
+    buffers: dict[str, Any] = field(Fact.SAVED, Fact.OWN, factory=dict)
+    """Free for callbacks."""
+
+    history: History = field(Fact.SAVED_APART, factory=History)
+    """The rows that have been recorded."""
+
+    first_row: int = field(Fact.SAVED, Fact.OPEN, default=0)
+    """The row of the history with which this fit began."""
+
+    _records: dict[str, list[Any]] = field(Fact.SAVED_APART, factory=dict)
+    """What was logged beside the history; see `log`."""
+
     @property
     @made_of("place", facts=(Fact.OF_MACHINE, Fact.OPEN))
     def transition(self) -> Transition:
@@ -123,6 +176,97 @@ class Position:
         open_states = reversed(lifecycle.path(self.state))
         return next((name for name in open_states if lifecycle.role(name) == role), None)
 
+    # ------------------------------------------------------------ time
+
+    @property
+    @made_of("earlier_seconds", "started", "clock")
+    def seconds(self) -> float:
+        """Seconds that the run has taken, by its clock, earlier fits included."""
+        return self.earlier_seconds + self.fit_seconds
+
+    @property
+    @made_of("started", "clock")
+    def fit_seconds(self) -> float:
+        """Seconds that this fit has taken."""
+        return 0.0 if self.started is None else self.clock() - self.started
+
+    def begin(self) -> None:
+        """Starts the clock, when a machine begins a run.
+
+        Time that earlier runs of this context took stays counted.
+        """
+        self.earlier_seconds, self.started = self.seconds, self.clock()
+
+    def rest(self) -> None:
+        """Stops the clock, between two runs."""
+        self.earlier_seconds, self.started = self.seconds, None
+
+    # ------------------------------------------------------------ what is recorded
+
+    def counters(self) -> dict[str, Any]:
+        """The counters that this context has, of those in `COUNTED`, by name."""
+        return {name: getattr(self, name) for name in COUNTED if hasattr(self, name)}
+
+    def counter_columns(self) -> dict[str, Any]:
+        """The counters under the names that they have in rows: `batches` is the column `batch`."""
+        return {_COLUMNS.get(name, name): value for name, value in self.counters().items()}
+
+    def add_row(self, columns: Mapping[str, Any]) -> None:
+        """Adds a row to the history, with all counters and the seconds so far.
+
+            ctx.add_row({"return": mean_return, "loss": loss})
+
+        Args:
+            columns: numbers and tensors by name; a tensor of several numbers becomes several
+                columns.
+
+        Raises:
+            MachineError: a column has the name of a counter.
+        """
+        row: dict[str, Any] = {**self.counter_columns(), "seconds": self.seconds}
+        for name, value in columns.items():
+            if name in row:
+                raise MachineError(
+                    f"add_row: the column {name!r} is a counter of every row; take another name"
+                )
+            row |= as_columns(name, value)
+        self.history.rows.append(row)
+
+    @made_of("history")
+    def fit_rows(self) -> list[dict[str, Any]]:
+        """The rows of the history that this fit has written, without those of earlier fits."""
+        return self.history[self.first_row :]
+
+    @property
+    @made_of("_records")
+    def records(self) -> Mapping[str, list[Any]]:
+        """What was logged beside the history, by name. It is written by `log` alone."""
+        return MappingProxyType(self._records)
+
+    def log(self, name: str, value: Any) -> None:
+        """Adds a value to the record of that name, beside the history. None is not added.
+
+        Raises:
+            CheckpointError: the run is saved, and such a value cannot be.
+        """
+        if value is not None and self.check_logged is not None:
+            try:
+                self.check_logged(value)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"log({name!r}, ...) in a run that is saved: {error}"
+                ) from error
+        if value is not None:
+            self._records.setdefault(name, []).append(value)
+
+    @made_of("records")
+    def get_log(self, name: str, index: int = -1) -> Any:
+        """A value of a record, the last one unless said; None if there is none."""
+        values = self._records.get(name, [])
+        return values[index] if -len(values) <= index < len(values) else None
+
+    # ------------------------------------------------------------ how it ends
+
     def defer(self, function: Callable[[], object]) -> None:
         """Registers a clean-up for the end of the run, however it ends; the last one runs first."""
         self.deferred.append(function)
@@ -151,8 +295,8 @@ class Position:
         return f"<{type(self).__name__}: {self.state or 'before the run'}>"
 
     def where(self) -> str:
-        """Where in its data the run stands, for error notes; empty if there is nothing to say."""
-        return ""
+        """Where the run stands, for error notes: its counters; empty if it has none."""
+        return ", ".join(f"{name} {value}" for name, value in self.counters().items())
 
     def advice(self, error: BaseException) -> str:
         """What to do about an error, for its note; empty if there is nothing to say."""

@@ -7,12 +7,14 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from statetrain.callback import Callback, name_of
+from statetrain.callback import Callback, heard_hooks, name_of
 from statetrain.context.context import Context
+from statetrain.context.fields import facts_of
 from statetrain.context.history import COUNTERS, History
 from statetrain.context.paths import parse
+from statetrain.context.position import Position
 from statetrain.contracts.declaring import access_of, field_of, reads_of
-from statetrain.contracts.listening import paths_in
+from statetrain.contracts.listening import contracts_of, paths_in
 from statetrain.errors import ContractError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
@@ -117,6 +119,7 @@ def check_fields(machine: Machine, context: type) -> None:
         ContractError: it lacks one of them. Those that may be missing (`"field?"`) are not asked
             for.
     """
+    _check_hiding(context)
     known = {*dir(context), "*", "**"}
     whose, remedy = (
         "a context",
@@ -135,6 +138,16 @@ def check_fields(machine: Machine, context: type) -> None:
             raise ContractError(
                 f"{who} declares that it {verb} {path!r}: {whose} has no {name!r}{near}; "
                 + remedy.format(verb=verb, name=name, whose=whose)
+            )
+
+
+def _check_hiding(context: type) -> None:
+    """Raises a `ContractError` for a field that hides a method which callbacks call."""
+    for name, facts in facts_of(context).items():
+        if not facts and callable(getattr(Position, name, None)):
+            raise ContractError(
+                f"the field {name!r} of {context.__name__} hides ctx.{name}(...), which every"
+                " context has; give the field another name"
             )
 
 
@@ -167,6 +180,8 @@ def declarations_of(life: Lifecycle, callbacks: Iterable[Callback]) -> list[Decl
             found.append((who, "reads", read.reads))
     for callback in callbacks:
         who = f"Callback {name_of(callback)!r}"
-        found.append((who, "reads", paths_in(callback.reads)))
-        found.append((who, "writes", paths_in(callback.writes)))
+        # Of declarations by hook, those for hooks that no state here calls do not count
+        for contract in contracts_of(callback, heard_hooks(callback, life)).values():
+            found.append((who, "reads", contract.reads or ()))
+            found.append((who, "writes", contract.writes or ()))
     return found

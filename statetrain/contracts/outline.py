@@ -9,7 +9,8 @@ from typing import Any
 from attrs import frozen
 
 from statetrain.context.context import Context
-from statetrain.context.fields import meanings
+from statetrain.context.fields import Fact, fields_with, meanings
+from statetrain.context.position import Position
 from statetrain.contracts.dataflow import Flow, solve
 from statetrain.contracts.declaring import (
     ALWAYS_READ,
@@ -252,7 +253,7 @@ def fields_table(life: Lifecycle) -> str:
     flow = solve(life, {})
     accesses = accesses_of(flow)
     lines = ["| field | exists | written in | |", "| --- | --- | --- | --- |"]
-    for name, meaning in meanings(Context).items():
+    for name, meaning in _meanings().items():
         writing = [
             place
             for place, one in accesses.items()
@@ -262,6 +263,13 @@ def fields_table(life: Lifecycle) -> str:
         escaped = " ".join(meaning.split()).replace("|", "\\|")
         lines.append(f"| `{name}` | {exists} | {_writers(writing)} | {escaped} |")
     return "\n".join(lines) + "\n"
+
+
+def _meanings() -> dict[str, str]:
+    """What the fields of a context mean, without those that only the machine uses."""
+    inner = {*fields_with(Position, Fact.OF_MACHINE), *fields_with(Position, Fact.NOTED)}
+    shared = {name: text for name, text in meanings(Position).items() if name not in inner}
+    return shared | meanings(Context)
 
 
 def _existence(flow: Flow, name: str, writing: Sequence[WorkPlace]) -> str:

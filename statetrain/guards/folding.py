@@ -72,9 +72,7 @@ def rows_of(ctx: Context | Later) -> tuple[list[FoldedRow], int]:
     """All rows of the history, and which is the first of this fit."""
     if isinstance(ctx, Later):
         return rows_of(ctx.ctx)[0], ctx.first_row
-    if hasattr(ctx, "first_row"):
-        return ctx.history.rows, ctx.first_row
-    return ctx.fit_rows(), 0
+    return ctx.history.rows, ctx.first_row
 
 
 @frozen

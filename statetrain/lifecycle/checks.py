@@ -19,6 +19,7 @@ from statetrain.lifecycle.deciding import hidden
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import did_you_mean
+from statetrain.outcome import Outcome
 
 if TYPE_CHECKING:  # the lifecycle calls these when it is made
     from statetrain.lifecycle.lifecycle import Lifecycle
@@ -102,6 +103,7 @@ def _check_scopes(life: Lifecycle) -> None:
             _check_scope(life, state, state.within, states)
     _check_circles(life, states)
     for state in life.states:
+        _check_outcome(life, state)
         if state.final and (state.within, state.mode, state.close) != (None, None, None):
             raise LifecycleError(
                 f"{life.name}: final state {state.name!r} lies within a scope, or has a mode or"
@@ -119,6 +121,22 @@ def _check_scope(life: Lifecycle, state: State, scope: str, states: dict[str, St
         raise LifecycleError(
             f"{life.name}: State {state.name!r} lies within {scope!r}, which is final; a"
             " final state cannot be a scope"
+        )
+
+
+def _check_outcome(life: Lifecycle, state: State) -> None:
+    kind = state.outcome
+    if kind is None:
+        return
+    if not (isinstance(kind, type) and issubclass(kind, Outcome)):
+        raise LifecycleError(
+            f"{life.name}: the outcome of state {state.name!r} is a class of outcomes, got"
+            f" {kind!r:.80}; write a subclass of statetrain.Outcome"
+        )
+    if not state.final:
+        raise LifecycleError(
+            f"{life.name}: state {state.name!r} has an outcome and is not final; only a final state"
+            " ends a run"
         )
 
 

@@ -54,6 +54,7 @@ def standard() -> Registry:
         halving,
         limiting,
         modes,
+        nesting,
         precision,
         recording,
         retrying,
@@ -76,6 +77,7 @@ def standard() -> Registry:
         halving,
         limiting,
         modes,
+        nesting,
         precision,
         recording,
         retrying,
@@ -179,7 +181,10 @@ def _name_of_code(thing: Any) -> str:
     return identify(thing)
 
 
-_WRITERS: dict[str, Callable[[Any], Any]] = {"event": identify}  # a class, whose name is enough
+_WRITERS: dict[str, Callable[[Any], Any]] = {
+    "event": identify,  # a class, whose name is enough
+    "outcome": identify,
+}
 
 
 def _parameters(kind: type) -> list[attrs.Attribute[Any]]:
@@ -232,6 +237,7 @@ _STATE: tuple[_Types, _Types] = (
         "reopen": dict,
         "role": str,
         "meets": str,
+        "outcome": str,
     },
 )
 _TRANSITION: tuple[_Types, _Types] = (
@@ -375,4 +381,5 @@ def _resolved(where: str, name: str, known: Registry) -> Any:
 _READERS: dict[str, Callable[[str, Any, Registry], Any]] = {
     **dict.fromkeys((*_CALLED, "mode", "guard"), _read),
     "event": _resolved,
+    "outcome": _resolved,
 }

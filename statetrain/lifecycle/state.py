@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from attrs import Factory, field, frozen
 
 from statetrain.guards.base import C
+from statetrain.outcome import Outcome
 
 StateWork = Callable[[Any], None]
 
@@ -61,6 +62,8 @@ class State:
             nothing but what a snapshot holds.
         meets: what all ranks come together for in its action, such as "reduce the gradients"; empty
             if it needs no other rank.
+        outcome: of a final state, how a run ends that reaches it: a class of outcomes. None: it is
+            completed, unless it was stopped or the state is one of several final ones.
         role: what the state is, whatever a phase or an evaluation calls it; its own name unless
             given. Callbacks that listen to a role hear every state that has it.
     """
@@ -74,6 +77,7 @@ class State:
     close: StateWork | None = field(default=None, kw_only=True)
     reopen: StateWork | None = field(default=None, kw_only=True)
     meets: str = field(default="", kw_only=True)
+    outcome: type[Outcome] | None = field(default=None, kw_only=True)
     # A factory and no method decorated with `@role.default`, which pyright takes for no default
     role: str = field(default=Factory(_own_name, takes_self=True), kw_only=True)
 

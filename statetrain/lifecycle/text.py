@@ -237,6 +237,7 @@ def _notes(life: Lifecycle, state: State) -> str:
         "initial": state.name == life.initial,
         "anchor": state.anchor,
         "final": state.final,
+        f"ends as {getattr(state.outcome, '__name__', '')}": state.outcome is not None,
         f"role {state.role}": state.role != state.name,
         f"mode {_called(state.mode)}": state.mode is not None,
         f"all ranks meet: {state.meets}": state.meets,

@@ -20,7 +20,7 @@ from statetrain.diagram.picture import transitions_of
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.live.table import arrow_of, table_of
-from statetrain.outcome import Failed, Interrupted, Outcome, Stopped
+from statetrain.outcome import Failed, Outcome
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
 
@@ -282,9 +282,7 @@ def words_of_outcome(outcome: Outcome, error: str = "") -> dict[str, str]:
         if error:
             first = error.splitlines()[0]
         return {"word": word, "why": f"in {outcome.state!r}: {first}".rstrip(": ")}
-    if isinstance(outcome, Stopped | Interrupted):
-        return {"word": word, "why": outcome.reason}
-    return {"word": word, "why": ""}
+    return {"word": word, "why": getattr(outcome, "reason", "") or getattr(outcome, "state", "")}
 
 
 def _facts(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from statetrain.errors import LifecycleError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
-from statetrain.machine.failing import clean_up, epoch_of, junk, raise_all
+from statetrain.machine.ending import outcome_of
+from statetrain.machine.failing import clean_up, junk, raise_all
 from statetrain.machine.plan import Plan, Work
-from statetrain.outcome import Completed
 
 
 def make_call(plan: Plan, ctx: Position, work: Work) -> None:
@@ -48,5 +48,5 @@ def finish(life: Lifecycle, ctx: Position) -> None:
             " raise one"
         )
     if ctx.outcome is None:
-        ctx.outcome = Completed(epoch_of(ctx))
+        ctx.outcome = outcome_of(ctx, life)
     raise_all(clean_up(ctx))

@@ -14,6 +14,7 @@ from statetrain.events import Event, StopFit
 from statetrain.guards.base import strict
 from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
+from statetrain.machine.ending import epoch_of
 from statetrain.machine.flight import cut_short, in_words, taken_last
 from statetrain.machine.plan import Plan, Work, leave_mode
 from statetrain.naming import did_you_mean, signature_of
@@ -301,11 +302,6 @@ def raise_all(errors: list[BaseException]) -> None:
         raise errors[0]
     if errors:
         raise BaseExceptionGroup("several things were raised while closing the run", errors)
-
-
-def epoch_of(ctx: Position) -> int:
-    """The epoch of a run, for its outcome; 0 where nobody counts them."""
-    return int(getattr(ctx, "epoch", 0) or 0)
 
 
 def _chained(error: BaseException, cause: BaseException) -> BaseException:

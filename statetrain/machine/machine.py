@@ -296,18 +296,18 @@ class Machine:
         opening = None
         if at is not None:
             opening = self.plan.reopening(at)
-        self._begin(ctx)
+        self._begin(ctx, at)
         if self.engine == "transitions":
             from statetrain.machine.interop import drive
 
-            return self._driven(ctx, drive(self, ctx, watched, opening))
-        return self._driven(ctx, self._walk(ctx, watched, opening))
+            return self._driven(ctx, drive(self, ctx, watched, opening), at)
+        return self._driven(ctx, self._walk(ctx, watched, opening), at)
 
-    def _driven(self, ctx: Position, drive: Drive) -> Drive:
-        self._begin(ctx)  # another walk of this context may have begun since this one was made
+    def _driven(self, ctx: Position, drive: Drive, at: str | None) -> Drive:
+        self._begin(ctx, at)  # another walk of this context may have begun since this one was made
         yield from drive
 
-    def _begin(self, ctx: Position) -> None:
+    def _begin(self, ctx: Position, at: str | None) -> None:
         if ctx.state is not None and ctx.outcome is None:
             raise MachineError(
                 f"this context is in a run already, in state {ctx.state!r}; finish or close that"
@@ -319,6 +319,8 @@ class Machine:
         ctx.flight.clear()
         ctx.place = NOWHERE
         ctx.event = ctx.error = ctx.outcome = None
+        if at is None:  # else the clock of the run that was saved goes on
+            ctx.begin()
 
     def _walk(
         self, ctx: Position, watched: bool, opening: tuple[Transition, list[Work]] | None

@@ -20,8 +20,8 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.live.chronicle import Chronicle
 from statetrain.live.page import block, data_of_runs, policy, script, style
 from statetrain.machine.machine import Machine
+from statetrain.outcome import Completed, Outcome
 from statetrain.outcome import Failed as Failure
-from statetrain.outcome import Interrupted, Outcome, Stopped
 from statetrain.report.charts import bars, curves, strips
 from statetrain.report.markup import escape, escape_lines, figure, hint, row, section, table
 from statetrain.trace import Trace
@@ -108,9 +108,9 @@ def _describe_ending(outcome: Outcome | None) -> tuple[str, str]:
     word = type(outcome).__name__.lower()
     if isinstance(outcome, Failure):
         return word, f"in state {outcome.state}"
-    if isinstance(outcome, Stopped | Interrupted):
-        return word, outcome.reason
-    return word, "everything that was asked for was done"
+    if isinstance(outcome, Completed):
+        return word, "everything that was asked for was done"
+    return word, getattr(outcome, "reason", "") or getattr(outcome, "state", "")
 
 
 def _summary(trace: Trace) -> str:

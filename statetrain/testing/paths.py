@@ -371,7 +371,7 @@ class _PathScript(Position):
     path: tuple[Transition, ...] = ()
     vector: Vector = "min"
     at: int = 1  # the next arrow of the path
-    log: list[str] = Factory(list)
+    calls: list[str] = Factory(list)
     forced: BaseException | None = None  # the event that was last raised for the path
 
     @property
@@ -393,7 +393,7 @@ class _Scripted(Guard):
         return self.name
 
     def test(self, ctx: _PathScript) -> bool:
-        ctx.log.append(f"ask [{self.name}]")
+        ctx.calls.append(f"ask [{self.name}]")
         if ctx.wanted is None:
             return False
         if ctx.wanted.guard is not None:
@@ -416,18 +416,18 @@ class _Recorder(Callback):
     @staticmethod
     def _noting(what: str) -> Callable[[Any], None]:
         def note(ctx: _PathScript) -> None:
-            ctx.log.append(what)
+            ctx.calls.append(what)
 
         return note
 
     def on_transition(self, ctx: _PathScript) -> None:
         """Notes the arrow, and looks on to the next one of the path."""
         taken = ctx.transition
-        ctx.log.append(f"take {taken.source} -> {taken.dest}")
+        ctx.calls.append(f"take {taken.source} -> {taken.dest}")
         if taken.source != START:
             ctx.at += 1
         most = 1000 + _MORE * len(ctx.path)
-        if len(ctx.log) > most:
+        if len(ctx.calls) > most:
             raise AssertionError(
                 f"the run goes on after {most} steps; the path has {len(ctx.path)}"
             )
@@ -454,8 +454,8 @@ def drive(
         place = "failed"
         if isinstance(ctx.outcome, Failed):
             place = f"failed in {ctx.outcome.state}"
-        ctx.log.append(place)
-    return ctx.log
+        ctx.calls.append(place)
+    return ctx.calls
 
 
 @lru_cache(maxsize=4)
@@ -496,7 +496,7 @@ class _Wanted(Guard):
         return self.name
 
     def test(self, ctx: _PathScript) -> bool:
-        ctx.log.append(f"ask [{self.name}]")
+        ctx.calls.append(f"ask [{self.name}]")
         wanted = ctx.wanted
         return wanted is not None and wanted.guard is not None and wanted.guard.label == self.name
 
@@ -508,7 +508,7 @@ class _Noting:
     words: tuple[str, ...]
 
     def __call__(self, ctx: _PathScript) -> None:
-        ctx.log.extend(self.words)
+        ctx.calls.extend(self.words)
 
 
 @frozen
@@ -518,7 +518,7 @@ class _Acting:
     words: tuple[str, ...]
 
     def __call__(self, ctx: _PathScript) -> None:
-        ctx.log.extend(self.words)
+        ctx.calls.extend(self.words)
         _act(ctx)
 
 
@@ -529,7 +529,7 @@ class _Failing:
     words: tuple[str, ...]
 
     def __call__(self, ctx: _PathScript) -> None:
-        ctx.log.extend(self.words)
+        ctx.calls.extend(self.words)
         raise _Forced
 
 

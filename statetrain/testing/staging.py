@@ -120,7 +120,7 @@ class Stage(Position):
     """A context that follows a script and records every call."""
 
     script: Script = Factory(Script)
-    log: list[Entry] = Factory(list)
+    calls: list[Entry] = Factory(list)
     played: Counter[str] = Factory(Counter)
     switches: dict[str, int] = Factory(dict)  # what the modes set
 
@@ -128,7 +128,7 @@ class Stage(Position):
         """Makes a call: records it, and does what the script has for it."""
         number = self.played[label]
         self.played[label] += 1
-        self.log.append(
+        self.calls.append(
             Entry(label, str(self.transition), self.state, repr(self.event), repr(self.outcome))
         )
         deed = self.script.deeds.get((label, number))
@@ -294,7 +294,7 @@ class Scenario:
         except BaseException as error:
             raised = error
         return Report(
-            ctx.log,
+            ctx.calls,
             taken,
             ctx.state,
             str(ctx.transition),

@@ -8,14 +8,14 @@ from typing import Any
 from weakref import ref
 
 from statetrain.callback import Callback, name_of, unwrapped
-from statetrain.context.context import Context
+from statetrain.context.position import Position
 from statetrain.errors import MachineError
 
 _LOCK = threading.Lock()
 _OWNERS: dict[int, Any] = {}  # by the number of a callback, the context of its live run
 
 
-def claim(ctx: Context) -> None:
+def claim(ctx: Position) -> None:
     """Makes a run the owner of its callbacks until it ends.
 
     Raises:
@@ -34,14 +34,14 @@ def claim(ctx: Context) -> None:
     ctx.defer(lambda: _release(ctx))
 
 
-def _release(ctx: Context) -> None:
+def _release(ctx: Position) -> None:
     with _LOCK:
         for callback in _owned(ctx):
             if _OWNERS.get(id(callback), lambda: None)() is ctx:
                 del _OWNERS[id(callback)]
 
 
-def _owned(ctx: Context) -> Iterator[Callback]:
+def _owned(ctx: Position) -> Iterator[Callback]:
     """The callbacks of a run that keep something, and what they wrap."""
     for callback in ctx.machine.callbacks:
         inner = unwrapped(callback)

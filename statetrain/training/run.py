@@ -42,7 +42,7 @@ class Run:
     """A machine and the context that it ran.
 
     Attributes:
-        ctx: everything that the run knows.
+        ctx: everything that the run knows; of a lifecycle of your own, your own context.
         machine: the lifecycle and the callbacks.
         on_interrupt: what a signal leads to once the run has ended in order: "return" it, "raise"
             KeyboardInterrupt, or "exit" the process with the code that a scheduler expects, 128 and
@@ -79,6 +79,7 @@ class Run:
     @property
     def model(self) -> torch.nn.Module:
         """The model, trained as far as the run got."""
+        self._refuse_custom("model")
         assert self.ctx.model is not None
         return (
             self.ctx.model
@@ -94,6 +95,8 @@ class Run:
         of modules that have changed. `statetrain.testing.assert_resumable` proves it for all of a
         script.
         """
+        if not isinstance(self.ctx, Context):
+            return []
         sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data, **self.ctx.evaluations}
         found = [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
         if self.ctx.given:
@@ -215,6 +218,7 @@ class Run:
             BaseException: as `walk`.
         """
         check_whole("epochs", epochs, 0)
+        self._refuse_custom("fit")
         self._refuse_if_under_way()
         self.ctx.max_epochs = self.ctx.epoch + epochs
         self.ctx.first_row, self.ctx.first_step = len(self.ctx.history), self.ctx.step
@@ -336,15 +340,26 @@ class Run:
                 f"this run is under way, in state {self.ctx.state!r}; let it end before it goes on"
             )
 
+    def _refuse_custom(self, name: str) -> None:
+        if not isinstance(self.ctx, Context):
+            raise ConfigError(
+                f"run.{name} is for runs of fit; this one has a context of its own, a"
+                f" {type(self.ctx).__name__}: use run.ctx"
+            )
+
     def evaluate(self, data: Any, **options: Any) -> dict[str, Any]:
         """Losses and metrics on other data; see `statetrain.evaluate`."""
         from statetrain.training.evaluating import evaluate
+
+        self._refuse_custom("evaluate")
 
         return evaluate(self, data, **options)
 
     def predict(self, data: Any, **options: Any) -> Any:
         """Predictions on other data; see `statetrain.predict`."""
         from statetrain.training.predicting import predict
+
+        self._refuse_custom("predict")
 
         return predict(self, data, **options)
 
@@ -365,10 +380,11 @@ class Run:
         return f"<Run {self.lifecycle.name!r}: {self.outcome!r}, {len(self.history)} rows{numbers}>"
 
     def __str__(self) -> str:
-        return (
-            f"{self.outcome!r} after {self.ctx.step} steps and {self.ctx.seconds:.1f}"
-            f" s\n\n{self.history.text(_SHOWN)}"
-        )
+        counted = ""
+        if hasattr(self.ctx, "step"):
+            counted = f"{self.ctx.step} steps and "
+        seconds = f"{self.ctx.seconds:.1f} s"
+        return f"{self.outcome!r} after {counted}{seconds}\n\n{self.history.text(_SHOWN)}"
 
 
 def _without_traceback(error: BaseException) -> BaseException:
@@ -386,6 +402,8 @@ def _without_traceback(error: BaseException) -> BaseException:
 def _place(ctx: Context) -> str:
     """Where a run is, for the other ranks."""
     state = ctx.outcome.state if isinstance(ctx.outcome, Failed) else ctx.state
+    if not isinstance(ctx, Context):
+        return repr(state)
     return f"{state!r} of epoch {ctx.epoch}, batch {ctx.iter}"
 
 

@@ -25,7 +25,7 @@ class Place(Position):
     """A position that counts, and writes down what is called."""
 
     count: int = 0
-    log: list[str] = Factory(list)
+    calls: list[str] = Factory(list)
     level: int = 0
 
 
@@ -43,7 +43,7 @@ class Level:
 
     def begin(self, ctx: Any) -> None:
         ctx.level = self.depth
-        ctx.log.append(f"level {self.depth}")
+        ctx.calls.append(f"level {self.depth}")
 
     def wrap(self, action: Any) -> Any:
         return action
@@ -56,7 +56,7 @@ class Note:
     label: str
 
     def __call__(self, ctx: Any) -> None:
-        ctx.log.append(self.label)
+        ctx.calls.append(self.label)
 
 
 @frozen
@@ -65,7 +65,7 @@ class Count:
 
     def __call__(self, ctx: Any) -> None:
         ctx.count += 1
-        ctx.log.append("count")
+        ctx.calls.append("count")
 
 
 @guard
@@ -100,16 +100,16 @@ class Watch(Callback):
     """Writes down the hooks that it hears, with the state that is published meanwhile."""
 
     def on_enter_fit(self, ctx: Any) -> None:
-        ctx.log.append(f"enter fit in {ctx.state}")
+        ctx.calls.append(f"enter fit in {ctx.state}")
 
     def on_enter_head(self, ctx: Any) -> None:
-        ctx.log.append(f"enter head in {ctx.state}")
+        ctx.calls.append(f"enter head in {ctx.state}")
 
     def on_anchor(self, ctx: Any) -> None:
-        ctx.log.append(f"anchor {ctx.state} at {ctx.count}")
+        ctx.calls.append(f"anchor {ctx.state} at {ctx.count}")
 
     def on_resume(self, ctx: Any) -> None:
-        ctx.log.append(f"resume in {ctx.state} at level {ctx.level}")
+        ctx.calls.append(f"resume in {ctx.state} at level {ctx.level}")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -117,7 +117,7 @@ def test_an_anchor_is_offered_after_its_enter_hooks_and_before_its_action(engine
     """`on_anchor` comes once for each entry, in its place."""
     ctx = Machine(LIFE, Watch(), engine).run(Place())
     once = ["enter head in head", "anchor head at 0", "look"]
-    assert ctx.log[:9] == [
+    assert ctx.calls[:9] == [
         "level 1",
         "enter fit in fit",
         "start",
@@ -126,7 +126,7 @@ def test_an_anchor_is_offered_after_its_enter_hooks_and_before_its_action(engine
         *once,
         "count",
     ]
-    assert [entry for entry in ctx.log if entry.startswith("anchor")] == [
+    assert [entry for entry in ctx.calls if entry.startswith("anchor")] == [
         f"anchor head at {n}" for n in range(4)
     ]
 
@@ -135,7 +135,7 @@ def test_an_anchor_is_offered_after_its_enter_hooks_and_before_its_action(engine
 def test_continuing_opens_the_scopes_and_repeats_no_enter_hook(engine: Any) -> None:
     """Modes and `reopen` work, outermost first; then `on_resume`; then what is to be put back; then the anchor's action and its guards."""
     ctx = Place(count=2)
-    ctx.reopening.append(lambda: ctx.log.append("last of all"))
+    ctx.reopening.append(lambda: ctx.calls.append("last of all"))
     Machine(LIFE, Watch(), engine).run(ctx, at="head")
     opened = [
         "level 1",
@@ -145,7 +145,7 @@ def test_continuing_opens_the_scopes_and_repeats_no_enter_hook(engine: Any) -> N
         "resume in head at level 2",
         "last of all",
     ]
-    assert ctx.log == [
+    assert ctx.calls == [
         *opened,
         "look",
         "count",
@@ -160,9 +160,9 @@ def test_continuing_opens_the_scopes_and_repeats_no_enter_hook(engine: Any) -> N
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_follows_a_continuation_is_what_would_have_followed(engine: Any) -> None:
     """From each anchor on, the calls of a continued run are the last calls of the whole one."""
-    whole = Machine(LIFE, Watch(), engine).run(Place()).log
+    whole = Machine(LIFE, Watch(), engine).run(Place()).calls
     for count in range(4):
-        rest = Machine(LIFE, Watch(), engine).run(Place(count=count), at="head").log
+        rest = Machine(LIFE, Watch(), engine).run(Place(count=count), at="head").calls
         after = rest[rest.index("resume in head at level 2") + 1 :]
         assert after == whole[-len(after) :]
         assert after.count("count") == 3 - count
@@ -190,7 +190,7 @@ def test_a_run_is_continued_at_an_anchor_only(engine: Any) -> None:
         Machine(LIFE, (), engine).run(ctx, at="work")
     with pytest.raises(LifecycleError, match=r"no state 'haed'; did you mean 'head'\?"):
         Machine(LIFE, (), engine).steps(ctx, at="haed")
-    assert (ctx.state, ctx.log) == (None, [])
+    assert (ctx.state, ctx.calls) == (None, [])
 
 
 class Raising(Callback):
@@ -232,7 +232,7 @@ def test_a_second_interrupt_is_taken_there_too(engine: Any, where: str) -> None:
     ctx = Machine(LIFE, Raising(where, KeyboardInterrupt()), engine).run(
         Place(), at="head" if where == "resume" else None
     )
-    assert (ctx.state, ctx.log[-1], ctx.level, ctx.modes) == ("end", "close fit", 0, [])
+    assert (ctx.state, ctx.calls[-1], ctx.level, ctx.modes) == ("end", "close fit", 0, [])
     assert isinstance(ctx.outcome, Completed | Interrupted)
 
 

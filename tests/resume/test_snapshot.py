@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain import jsons
-from statetrain.checkpoints import plain, restoring, snapshot
+from statetrain.checkpoints import optimizers, plain, restoring, snapshot
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
 from statetrain.errors import CheckpointError
@@ -121,7 +121,7 @@ def test_optimizer_states_keep_their_types_and_layouts() -> None:
     )
     saved = optimizer.state_dict()
     fresh = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    restoring._restore_optimizer(
+    optimizers.restore_optimizer(
         fresh,
         {
             **saved,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import Factory, define, frozen
 
+from statetrain.checkpoints.progress import has_begun, is_epoch_complete, resumes_here
+from statetrain.context.position import Position
 from statetrain.guards.base import AnyOf, Guard, Test, strict
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
-
-if TYPE_CHECKING:
-    from statetrain.context.context import Context
 
 
 @frozen
@@ -28,10 +27,10 @@ class _Interval:
     def bind(cls, guard: Guard, place: str) -> _Interval:
         return cls(guard, guard.bind(place), guard.marks(place))
 
-    def fires(self, ctx: Context) -> bool:
+    def fires(self, ctx: Position) -> bool:
         """Whether it is over; one in epochs counts complete ones, so it waits for their end."""
         in_epochs = isinstance(self.guard, Every) and self.guard.unit == "epochs"
-        if in_epochs and not ctx.epoch_complete:
+        if in_epochs and not is_epoch_complete(ctx):
             return False
         if not strict(self.guard, self.test(ctx)):
             return False
@@ -82,7 +81,7 @@ class Due:
         intervals = [_Interval.bind(part, place) for part in parts]
         return cls(intervals, _bind_exits(life), _bind_limits(life), at_end)
 
-    def is_now(self, ctx: Context, for_another_reason: bool) -> bool:
+    def is_now(self, ctx: Position, for_another_reason: bool) -> bool:
         """Whether a checkpoint is due at this anchor.
 
         Args:
@@ -96,29 +95,25 @@ class Due:
             return due
         # What follows a stop, as the row of a part of an epoch, is not part of a run that resumes.
         first, self._stopping = not self._stopping, True
-        return (first and _can_resume_here(ctx)) or (due and ctx.epoch_complete)
+        return (first and resumes_here(ctx)) or (due and is_epoch_complete(ctx))
 
-    def _stops(self, ctx: Context) -> bool:
+    def _stops(self, ctx: Position) -> bool:
         """Whether the run is about to stop: someone asked it to, or a limit has been reached."""
         limits = self.limits.get(ctx.state in self.exits, ())
         return ctx.stop is not None or any(test(ctx) for test in limits)
 
-    def _ends(self, ctx: Context) -> bool:
+    def _ends(self, ctx: Position) -> bool:
         """Whether the next arrow ends the run and the end is to be saved.
 
         This evaluates guards a second time, which is allowed.
         """
-        if not self.at_end or ctx.epoch == 0:
+        if not self.at_end or not has_begun(ctx):
             return False
         exits = self.exits.get(ctx.state or "", ())
         try:
             return next((one.ends for one in exits if one.test is None or one.test(ctx)), False)
         except Exception:  # it is raised again where the table asks, which says whose it is
             return False
-
-
-def _can_resume_here(ctx: Context) -> bool:
-    return ctx.epoch_complete or ctx.epoch == 0 or ctx.iterator is not None
 
 
 def _bind_exits(life: Lifecycle) -> dict[str, list[_Exit]]:

@@ -44,6 +44,7 @@ from statetrain.standard.actions.late import settle as settle
 from statetrain.standard.actions.late import stop_masked as stop_masked
 from statetrain.standard.actions.late import tell_masked as tell_masked
 from statetrain.standard.actions.late import update_finite as update_finite
+from statetrain.standard.actions.pausing import pause as pause
 from statetrain.standard.actions.refusing import ask_to_stop as ask_to_stop
 from statetrain.standard.actions.refusing import discard_window as discard_window
 from statetrain.standard.actions.refusing import end_epoch_early as end_epoch_early

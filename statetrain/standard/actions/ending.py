@@ -11,17 +11,18 @@ from statetrain.outcome import Interrupted, Stopped
 @access(reads={"**"}, writes={"outcome"})  # a guard that says its reason reads what it likes
 def say_why(ctx: Context) -> None:
     "record the reason"
+    epoch = int(getattr(ctx, "epoch", 0))
     if ctx.interrupt is not None:
-        ctx.outcome = Interrupted(ctx.epoch, ctx.interrupt)
+        ctx.outcome = Interrupted(epoch, ctx.interrupt)
     elif ctx.event is not None and ctx.transition.event is not None:
         kind = type(ctx.event).__name__
         ctx.outcome = (
-            Interrupted(ctx.epoch, kind)
+            Interrupted(epoch, kind)
             if isinstance(ctx.event, KeyboardInterrupt)
-            else Stopped(ctx.epoch, str(ctx.event) or kind)
+            else Stopped(epoch, str(ctx.event) or kind)
         )
     else:
-        ctx.outcome = Stopped(ctx.epoch, reason_of(guard_at(ctx), ctx))
+        ctx.outcome = Stopped(epoch, reason_of(guard_at(ctx), ctx))
 
 
 def guard_at(ctx: Context) -> Guard:
