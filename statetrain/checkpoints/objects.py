@@ -43,7 +43,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor)
 FieldValues = Mapping[str, Any]
 """The values of fields, by name."""
 
-Given = Mapping[str, Any]
+GivenSettings = Mapping[str, Any]
 
 
 # ---------------------------------------------------------------- what is there
@@ -197,7 +197,9 @@ def _like(container: Any, parts: list[Any]) -> Any:
 # ---------------------------------------------------------------- putting back
 
 
-def unpack(fields: FieldValues, saved: FieldValues, was: Given, now: Given) -> dict[str, Any]:
+def unpack(
+    fields: FieldValues, saved: FieldValues, was: GivenSettings, now: GivenSettings
+) -> dict[str, Any]:
     """The values of fields, restored; objects are the fresh ones, in which their state is put back.
 
     Args:
@@ -223,8 +225,8 @@ def unpack(fields: FieldValues, saved: FieldValues, was: Given, now: Given) -> d
 @define
 class _Unpacker:
     parameters: dict[str, Any]
-    was: Given
-    now: Given
+    was: GivenSettings
+    now: GivenSettings
     restored: dict[str, Any] = Factory(dict)  # objects by path
     later: list[Callable[[], None]] = Factory(list)  # optimizers, when all parameters are there
 
