@@ -256,8 +256,7 @@ def test_a_value_that_is_given_differently_is_noticed(tmp_path):
         SMALL,
         Small(rate=0.2),
         [st.Checkpoint(tmp_path)],
-        resume="last",
-        allow_changes="context",
+        resume=st.Resume("last", allow="context"),
         start=False,
     )
     assert (run.ctx.rate, run.ctx.epoch) == (0.2, 1)
@@ -410,5 +409,3 @@ def test_what_only_fit_has_is_refused_by_name():
     assert str(run).startswith("Completed(epoch=3) after")
     with pytest.raises(st.ConfigError, match="run takes a context"):
         st.run(SMALL, {})
-    with pytest.raises(st.ConfigError, match="nothing to allow"):
-        st.run(SMALL, Small(), allow_changes=True)

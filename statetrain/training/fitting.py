@@ -153,7 +153,7 @@ def fit(
     )
     ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))
-    saved = find_saved(resume, listening, seed, ranks)
+    saved = find_saved(resume, listening, seed, ranks.group)
     data = ranks.divide(
         load_data(train, valid, evaluations, limits.most, saved.seed, dataloader_options)
     )

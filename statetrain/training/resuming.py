@@ -27,8 +27,9 @@ class Resume:
         source: "last" or "best" of the `Checkpoint` among the callbacks; the number of a step that
             it has saved; or the path of a checkpoint, or of a directory of them.
         allow: what may differ: "lifecycle", "model", "loss", "optimizer", "data", "callbacks"
-            (their settings), "seed", several of them, or True for all. What fits is loaded; the
-            settings of optimizers that are given differently now are used.
+            (their settings), "seed", "context" (plain values in the fields of a custom one),
+            several of them, or True for all. What fits is loaded; the settings of optimizers and
+            the values in fields that are given differently now are used.
 
     Raises:
         ConfigError: a word of `allow` is unknown.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from statetrain.callback import Callback
-from statetrain.callbacks.checkpointing.finding import find
-from statetrain.checkpoints.differences import read_allowed
 from statetrain.context.position import Position
 from statetrain.contracts.checking import check_fields
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
+from statetrain.training.resuming import Resume
 from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import listeners
-from statetrain.training.setup.starting import ResumePoint, begin
+from statetrain.training.setup.starting import begin, find_saved
 from statetrain.validators import check_switches, check_word
 
 
@@ -25,8 +24,7 @@ def run(
     ctx: Position,
     callbacks: Callback | Iterable[Callback] = (),
     *,
-    resume: str | int | os.PathLike[str] | None = None,
-    allow_changes: bool | str | Collection[str] = (),
+    resume: str | int | os.PathLike[str] | Resume | None = None,
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
     on_interrupt: OnInterrupt = "return",
@@ -44,12 +42,11 @@ def run(
         lifecycle: the table.
         ctx: the context, changed in place; `run.ctx` is this one.
         callbacks: what listens, in order.
-        resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which
-            starts anew if there is none yet; the number of a step; or the path of a checkpoint, or
-            of a directory of them. The context is made as in the run that was saved.
-        allow_changes: what may differ from that run: "lifecycle", "context" (plain values in fields
-            that are given differently now; they are used), "model", "optimizer", "callbacks",
-            several of them, or True for all.
+        resume: where to resume, as for `fit`: "last" or "best" of the `Checkpoint` among the
+            callbacks, which starts anew if there is none yet; the number of a step; the path of a
+            checkpoint, or of a directory of them; or a `Resume`, which says what may differ:
+            "context" means plain values in fields, and those that are given now are used. The
+            context is made as in the run that was saved.
         trace: whether to record the transitions; or the path of a file to write them to as well.
         debug: whether actions, guards and callbacks are held to what they declare that they read
             and write; slower.
@@ -71,11 +68,6 @@ def run(
     """
     check_switches("run", debug=debug, start=start)
     check_word("on_interrupt", on_interrupt, ("return", "raise", "exit"))
-    if read_allowed(allow_changes) and resume is None:
-        raise ConfigError(
-            f"allow_changes={allow_changes!r} has nothing to allow: nothing is resumed; give"
-            " resume='last'"
-        )
     if not isinstance(ctx, Position):
         raise ConfigError(
             f"run takes a context, an instance of a subclass of Position, got {ctx!r:.80}"
@@ -85,6 +77,5 @@ def run(
     check_fields(machine, type(ctx))
     for callback in machine.callbacks:
         callback.check_context(context)
-    saved = None if resume is None else find(resume, machine.callbacks)
     made = Run(context, machine, on_interrupt)
-    return begin(made, ResumePoint(saved, None), allow_changes, start)
+    return begin(made, find_saved(resume, machine.callbacks, None, None), start)

@@ -16,9 +16,10 @@ from statetrain.checkpoints.restoring import restore
 from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.contracts.checking import monitors_of
 from statetrain.outcome import Completed
+from statetrain.ranks.group import Processes
 from statetrain.training.resuming import Resume
 from statetrain.training.run import Run
-from statetrain.training.setup.ranks import Ranks, shared_seed
+from statetrain.training.setup.ranks import shared_seed
 
 log = logging.getLogger("statetrain")
 
@@ -56,25 +57,25 @@ def find_saved(
     resume: str | int | os.PathLike[str] | Resume | None,
     callbacks: Iterable[Callback],
     seed: int | None,
-    ranks: Ranks,
+    group: Processes | None,
 ) -> ResumePoint:
     """What `resume` stands for, read before anything is made; see `find`.
 
     Args:
         resume, seed: as `fit` takes them.
         callbacks: what listens.
-        ranks: the processes, which train with one seed.
+        group: the processes, which train with one seed; None is one.
 
     Raises:
         ConfigError: there is no such thing.
     """
     if resume is None:
-        return ResumePoint(None, shared_seed(ranks.group, seed, None))
+        return ResumePoint(None, shared_seed(group, seed, None))
     wanted = resume
     if not isinstance(wanted, Resume):
         wanted = Resume(wanted)
     snapshot = find(wanted.source, callbacks)
-    return ResumePoint(snapshot, shared_seed(ranks.group, seed, snapshot), wanted.allow)
+    return ResumePoint(snapshot, shared_seed(group, seed, snapshot), wanted.allow)
 
 
 def begin(run: Run, saved: ResumePoint, start: bool) -> Run:
