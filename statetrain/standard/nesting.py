@@ -55,33 +55,41 @@ def nest(
         LifecycleError: there is no such state, it has states within it, or the child has no such
             final state.
     """
-    outer = life.state(name)
-    if life.children(name) or outer.final:
+    _check_place(life, name)
+    if prefix is None:
+        prefix = f"{name}_"
+    inner = child.prefixed(prefix)
+    ends = [state.name for state in inner.states if state.final]
+    ways = {f"{prefix}{end}": dest for end, dest in leads.items()}
+    _check_ends(life, child, leads)
+    at = life.names.index(name) + 1
+    states = [*life.states[:at], *_inside(inner, name), *life.states[at:]]
+    arrows = [
+        *(arrow for arrow in life.transitions if arrow not in life.arrows(name)),
+        Transition(name, inner.initial),
+        *(arrow for arrow in inner.transitions if not _is_interrupt(arrow, ends)),
+    ]
+    for end in ends:
+        arrows += _onward(life, name, end, ways)
+    return evolve(life, states=states, transitions=arrows, also=life.also | inner.also)
+
+
+def _check_place(life: Lifecycle, name: str) -> None:
+    """Raises a `LifecycleError` unless a state can have a child."""
+    if life.state(name).final or life.children(name):
         raise LifecycleError(
             f"{life.name}: a child lifecycle runs in a state without states within it that is not"
             f" final; {name!r} is none; insert a state for it"
         )
-    prefix = f"{name}_" if prefix is None else prefix
-    inner = child.prefixed(prefix)
-    ends = [state.name for state in inner.states if state.final]
-    ways = {f"{prefix}{end}": dest for end, dest in leads.items()}
-    for end in ways:
-        if end not in ends:
-            known = [one.removeprefix(prefix) for one in ends]
-            wrong = end.removeprefix(prefix)
-            near = did_you_mean(wrong, known)
-            raise LifecycleError(f"{life.name}: {child.name} has no final state {wrong!r}{near}")
-    at = life.names.index(name) + 1
-    states = [*life.states[:at], *_inside(inner, name), *life.states[at:]]
-    arrows = [
-        Transition(name, inner.initial),
-        *(arrow for arrow in inner.transitions if not _is_interrupt(arrow, ends)),
-    ]
-    onward = [arrow for end in ends for arrow in _onward(life, name, end, ways)]
-    own = [arrow for arrow in life.transitions if arrow not in life.arrows(name)]
-    return evolve(
-        life, states=states, transitions=[*own, *arrows, *onward], also=life.also | inner.also
-    )
+
+
+def _check_ends(life: Lifecycle, child: Lifecycle, leads: Mapping[str, str]) -> None:
+    """Raises a `LifecycleError` unless all these are final states of the child."""
+    known = [state.name for state in child.states if state.final]
+    for end in leads:
+        if end not in known:
+            near = did_you_mean(end, known)
+            raise LifecycleError(f"{life.name}: {child.name} has no final state {end!r}{near}")
 
 
 def _inside(inner: Lifecycle, name: str) -> Iterator[State]:
