@@ -155,7 +155,6 @@ def test_the_difference_says_what_is_agreed_on():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"optimizers": 2}, "several optimizers"),
         ({"closure": True}, "LBFGS"),
         ({"finite_check": "late"}, "finite_check='late'"),
         ({"non_finite": "ignore", "edits": [fuse]}, "fused"),
@@ -414,3 +413,9 @@ def test_limited_epochs_and_further_rows_are_the_same_on_all_ranks():
     for schedule in runs.schedules:
         rows = [(row["epoch"], row["step"]) for row in schedule.ctx.history]
         assert rows == [(0, 0), (1, 2), (1, 4), (2, 6), (2, 8)]
+
+
+def test_several_optimizers_take_one_route():
+    """Each optimizer's loss may be bad on one rank; whatever it is, all ranks go on together."""
+    life = st.supervised(optimizers=2, non_finite="skip", check_gradients=True)
+    assert check(life, same_route(), ranks=3)[0].holds
