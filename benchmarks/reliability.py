@@ -55,6 +55,7 @@ SUITES = {
     "ranks": 1000,
     "rank_kills": 40,
     "rank_resumes": 20,
+    "launchers": None,
     "price": None,
 }
 
