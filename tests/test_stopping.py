@@ -264,7 +264,7 @@ def test_losses_that_are_no_errors():
         (lambda: Warmup(UP(), 0), "Warmup: n"),
         (
             lambda: Warmup(UP() | TimeLimit(minutes=1)),
-            r"\[after 1 minutes\] does not read; put it beside",
+            r"\[after 1 minutes\] does not read; put it outside",
         ),
         (lambda: Warmup(Every(3, "epochs")), "every 3 epochs"),
     ],

@@ -561,7 +561,7 @@ class Context(Position):
         """What is left when a run is over: weights, rows of the history, records, hyperparameters.
 
         Tensors are the model's own. Arguments of models and optimizers that are more than plain
-        data are given in words.
+        data are given as text.
         """
         assert self.model is not None
         model = self.model if self.accelerator is None else self.accelerator.unwrap(self.model)

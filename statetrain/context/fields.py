@@ -37,7 +37,7 @@ class Fact(Enum):
     SAVED = "a snapshot has its value as it is"
     SAVED_APART = "a snapshot has it in a form of its own"
     ANEW = (
-        "the arguments of a run, its scopes and its callbacks make it anew when a run is continued"
+        "the arguments of a run, its scopes and its callbacks make it again when a run is resumed"
     )
 
     BORN = "a state writes it first; all others are there from the start"

@@ -88,7 +88,7 @@ def unflatten(flat: Mapping[str, Any], *, separator: str | None = None) -> Any:
     """
     if "" in flat:
         if len(flat) > 1:
-            raise ValueError("the empty path is the whole, so there can be no other beside it")
+            raise ValueError("the empty path is the whole, so there can be no other path")
         return flat[""]
     root = _Branch()
     for path, leaf in flat.items():

@@ -125,11 +125,12 @@ def contracts_of(callback: Callback, hooks: Mapping[str, str]) -> dict[str, Cont
     # What is said for all hooks leaves open which of them it is about; nothing is about none.
     by_hook = all(isinstance(one, dict) or not one for one in (reads, writes))
     exact = by_hook or len(set(heard.values())) <= 2
-    out = {}
-    for hook, name in heard.items():
-        written = _on_hook(writes, name)
-        _check_permitted(callback, hook, written or ())
-        out[hook] = Contract(_on_hook(reads, name), written, exact)
+    out = {
+        hook: Contract(_on_hook(reads, name), _on_hook(writes, name), exact)
+        for hook, name in heard.items()
+    }
+    for hook, contract in out.items():
+        _check_permitted(callback, hook, contract.writes or ())
     return out
 
 

@@ -100,7 +100,7 @@ class Order:
 
 
 def _declaration(one: Listener) -> str:
-    """What a callback reads and writes on a hook, in words."""
+    """What a callback reads and writes on a hook, as text."""
     reads, writes = one.contract.reads, one.contract.writes
     if reads is None and writes is None:
         return "declares nothing"

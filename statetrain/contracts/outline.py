@@ -137,7 +137,7 @@ class DataFlow:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that somebody writes or reads, in the order of the table."""
+        """The fields that are written or read, in the order of the table."""
         return tuple(dict.fromkeys((*self.writers, *self.readers)))
 
     def mermaid(self, **options: Any) -> str:

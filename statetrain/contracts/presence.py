@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -66,21 +66,34 @@ def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> 
     for hook, members in order.items():
         status = flow.at.get(hook)
         for i, one in enumerate(members):
-            for path in one.contract.reads or ():
-                wrong = flow.find_wrong(status, path)
-                if _writes_itself(one, path):
-                    wrong = ""
-                if not one.contract.exact:
+            for path, wrong in _readings(flow, status, one):
+                if one.contract.exact:
+                    _check_exact(flow, one, path, wrong, members[:i])
+                else:
                     coarse.setdefault((one.place, path), []).append((one, wrong))
-                    continue
-                _check_known(flow, one, path)
-                if wrong:
-                    who = f"Callback {one.name!r} reads {path!r} on {hook}"
-                    raise _error(flow, Read(who, path, hook, wrong, members[:i]))
             if status is not None and one.contract.writes:
                 status = status.after(flow.mask(one.contract.writes), 0)
     for (_, path), found in coarse.items():
         _check_coarse(flow, path, found)
+
+
+def _readings(flow: Flow, status: Status | None, one: Listener) -> Iterator[tuple[str, str]]:
+    """The paths that a listener reads, each with what it may be in place of being there."""
+    for path in one.contract.reads or ():
+        if _writes_itself(one, path):
+            yield path, ""
+        else:
+            yield path, flow.find_wrong(status, path)
+
+
+def _check_exact(
+    flow: Flow, one: Listener, path: str, wrong: str, before: Sequence[Listener]
+) -> None:
+    """Sees that a path that is declared for one hook is there on it."""
+    _check_known(flow, one, path)
+    if wrong:
+        who = f"Callback {one.name!r} reads {path!r} on {one.hook}"
+        raise _error(flow, Read(who, path, one.hook, wrong, before))
 
 
 def _check_coarse(flow: Flow, path: str, found: list[tuple[Listener, str]]) -> None:

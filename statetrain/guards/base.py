@@ -48,7 +48,7 @@ else:
 class Guard(Generic[C]):
     """Base of all guards. A subclass gives `label` and `test`; the rest has a meaning by default.
 
-    A guard of one's own with parameters is a frozen attrs class:
+    A custom guard with parameters is a frozen attrs class:
 
         @frozen
         class LossAbove(Guard):
@@ -300,7 +300,7 @@ def _note_ground(ctx: object, label: str, part: int) -> None:
 
 @frozen
 class Not(Guard[C]):
-    """Holds if its guard does not. Written `~a`.
+    """True if its guard is not. Written `~a`.
 
     Raises:
         GuardError: the guard remembers when it last fired, as `Every` does; what it would remember

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @frozen
 class NonFinite(Guard):
-    """Holds when the loss of this batch is NaN or infinite.
+    """True when the loss of this batch is NaN or infinite.
 
     It reads a number on the host: on a device, asking it waits for the loss.
 
@@ -123,7 +123,7 @@ class Spike(Guard):
 
 @frozen
 class Masked(Guard):
-    """Holds when the device has said that it left out steps, and nobody has been told so far."""
+    """True when the device has said that it left out steps, and it has not been reported yet."""
 
     reads = frozenset({"masked", "told"})
 
@@ -152,7 +152,7 @@ def batch_drawn(ctx: Context) -> bool:
 
 @frozen
 class Accumulating(Guard):
-    """Holds while a window of `n` batches is not full and this is not the epoch's last batch.
+    """True while a window of `n` batches is not full and this is not the epoch's last batch.
 
     Args:
         n: batches in a window, at least 1.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @frozen
 class TimeLimit(Guard):
-    """Holds when this fit has taken that long, by the context's clock.
+    """True when this fit has taken that long, by the context's clock.
 
     Args:
         minutes, hours, seconds: added up; above 0 together.
@@ -62,7 +62,7 @@ def _moment(value: datetime | float | None) -> float | None:
 
 @frozen
 class Deadline(Guard):
-    """Holds when what is left of a job's time is needed for saving and closing.
+    """True when what is left of a job's time is needed for saving and closing.
 
         stop=st.Deadline()                          # SLURM's, from SLURM_JOB_END_TIME
         stop=st.Deadline.after(hours=11.9)          # from now on
@@ -126,7 +126,7 @@ class Deadline(Guard):
         """When the job ends, in seconds since 1970.
 
         Raises:
-            ConfigError: nobody says.
+            ConfigError: no end is given, and SLURM gives none.
         """
         if self.at is not None:
             return self.at

@@ -3,7 +3,7 @@
 They read each row once, and are functions of the history alone.
 
 A fold is a start, a step from one row to the next, and what the last state says. How far one has
-read is noted in the context, beside the rows that it has read: if the history is another one, or
+read is noted in the context, with the rows that it has read: if the history is another one, or
 shorter, it is read from the start. So there is nothing to reset, save or restore, and a row costs
 the same however many there are. The last row may still get columns, so it is read each time.
 """

@@ -281,7 +281,7 @@ def _about_rows(instance: Any, attribute: Attribute[Any], value: Guard) -> None:
         if "history" not in leaf.reads and not isinstance(leaf, Never):
             raise ConfigError(
                 f"Warmup leaves out rows of the history, which [{leaf.label}] does not read; put it"
-                " beside: Warmup(...) | it"
+                " outside: Warmup(...) | it"
             )
 
 

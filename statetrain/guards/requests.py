@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @frozen
 class StopRequested(Guard):
-    """Holds when someone called `ctx.request_stop(reason)`, as the handlers of signals do."""
+    """True when someone called `ctx.request_stop(reason)`, as the handlers of signals do."""
 
     reads = frozenset({"stop"})
     prompt = True

@@ -17,7 +17,7 @@ from statetrain.naming import signature_of
 
 
 def diff(a: Lifecycle, b: Lifecycle) -> list[str]:
-    """What it takes to get from one lifecycle to another, in words; empty if they are equal.
+    """What it takes to get from one lifecycle to another, as text; empty if they are equal.
 
     Args:
         a: the one before.

@@ -135,7 +135,7 @@ class Ways:
 
     def _steps(self, here: Configuration) -> Iterator[Step]:
         state = here.state
-        if state == FAILED or self.lifecycle.state(state).final:
+        if self._is_end(state):
             return
         for arrow in self.lifecycle.arrows(state):
             if arrow.guard is None or self._may_hold(arrow.guard, here):
@@ -146,6 +146,9 @@ class Ways:
             yield from (self._take(arrow, here) for arrow in self._on_events(here))
         if self.failures:
             yield Step(Transition(state, FAILED), Configuration(FAILED, here.counts))
+
+    def _is_end(self, name: str) -> bool:
+        return name == FAILED or self.lifecycle.state(name).final
 
     def _on_events(self, here: Configuration) -> Iterator[Transition]:
         """The arrows that an event can lead to: not those behind one that takes it anyway."""

@@ -251,7 +251,7 @@ def from_dict(data: Mapping[str, Any], registry: Registry | None = None) -> Life
 
     Args:
         data: plain data, as JSON gives it.
-        registry: functions, guards and classes by name, beside the library's own.
+        registry: functions, guards and classes by name, in addition to the library's own.
 
     Raises:
         LifecycleError: the data is malformed, a name is not in the registry, or the table is not

@@ -60,18 +60,18 @@ def observed(arrow: Transition, first: bool = False) -> Test:
 
     Args:
         arrow: an arrow that has a guard.
-        first: whether a decision begins with it, so that what was written down before is let go of.
+        first: whether a decision begins with it, so that earlier answers are dropped.
     """
     assert arrow.guard is not None
     test = _told(arrow.guard, arrow).bind(arrow.dest)
     if not first:
         return test
 
-    def anew(ctx: Position) -> bool:
+    def asking_first(ctx: Position) -> bool:
         ctx.asked = []
         return test(ctx)
 
-    return anew
+    return asking_first
 
 
 def answers_to(ctx: Position, taken: Transition) -> list[Asked]:
@@ -165,7 +165,7 @@ class AskedArrow:
 
 @frozen(repr=False)
 class Explanation:
-    """Why a run is in a state, or why it is not: in words, and arrow by arrow. `print` it.
+    """Why a run is in a state, or why it is not: as text, and arrow by arrow. `print` it.
 
     Attributes:
         words: the answer in a sentence.
@@ -208,13 +208,15 @@ def why(lifecycle: Lifecycle, ctx: Position) -> Explanation:
         words += f"; outcome {ctx.outcome!r}"
     known = answers_to(ctx, taken)
     before = _evaluated_before(lifecycle, taken, known)
-    ways = [
-        AskedArrow(arrow, False, tuple(a for a in known if a.transition == arrow))
-        for arrow in before
-    ]
+    ways = [AskedArrow(arrow, False, _parts_of(arrow, known)) for arrow in before]
     if taken.guard is not None or before:
-        ways.append(AskedArrow(taken, True, tuple(a for a in known if a.transition == taken)))
+        ways.append(AskedArrow(taken, True, _parts_of(taken, known)))
     return Explanation(words, tuple(ways))
+
+
+def _parts_of(arrow: Transition, known: Sequence[Asked]) -> tuple[Asked, ...]:
+    """What is known of the parts of an arrow's guard."""
+    return tuple(asked for asked in known if asked.transition == arrow)
 
 
 def _arrival(ctx: Position, taken: Transition) -> str:

@@ -374,7 +374,7 @@ class Machine:
                 works, landing = plan.stretch(arrow, active, rows, not watched, unheard)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Made anew of its parts where it is unpickled; the plan is full of bound functions."""
+        """Made again from its parts where it is unpickled: the plan is full of bound functions."""
         make = partial(type(self), debug=self.debug, agreement=self.agreement)
         return make, (self.lifecycle, self.callbacks, self.engine)
 

@@ -2,8 +2,8 @@
 
 Each arrow becomes a flat list of `Work`: what to call, in order, and which transition and state are
 published while it is called. Straight stretches without a decision are joined, so that the loop of
-the machine only ever does two things: run a list, ask a row of guards. A state with nobody
-listening costs its row.
+the machine only ever does two things: run a list, ask a row of guards. A state without
+listeners costs its row.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Plan:
         places: the places of those owners among all callbacks, for each hook likewise.
         callbacks: who may want calls measured, or answers of guards kept.
         watch: holds components to what they declare, in debug mode; None otherwise.
-        witness: is told which arrows are taken; None if nobody asks.
+        witness: is told which arrows are taken; None as a rule.
         agreement: the meetings of several ranks; None in one process.
     """
 

@@ -1,7 +1,7 @@
-"""Who is told what machines do, when somebody asks: how tests count which arrows they took.
+"""Observes what machines do, where an observer is set: how tests count the arrows taken.
 
-A machine looks once, when it is made, whether there is a witness. If there is none, as good as
-always, nothing of this is in what it runs.
+A machine looks once, when it is made, whether there is a witness. If there is none, as is usual,
+nothing of this is in what it runs.
 """
 
 from __future__ import annotations

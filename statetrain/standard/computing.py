@@ -95,7 +95,7 @@ class Compute:
             )
 
     def _number(self, ctx: Context, loss: Any) -> Any:
-        """The loss as it is counted: a number on the host, a tensor where nobody reads it."""
+        """The loss as it is counted: a number on the host, a tensor where it is not read."""
         tensor = hasattr(loss, "detach")
         try:
             if not tensor:

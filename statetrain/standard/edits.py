@@ -6,7 +6,7 @@ is off adds no state and no arrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
@@ -32,7 +32,7 @@ from statetrain.standard import actions as do
 from statetrain.standard.computing import computing, computing_in
 from statetrain.standard.late import counting_arrow, finding_out_late
 from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
-from statetrain.standard.options import Options
+from statetrain.standard.options import Options, When
 from statetrain.standard.precision import mixed_precision
 from statetrain.standard.rollback import RollBack, keeping
 from statetrain.standard.rollback import arrows as rolling_back
@@ -118,32 +118,39 @@ def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
 
 def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
     """Evaluations: each after the validation, or after the last record."""
-    parts: list[LoopPart] = []
-    # By the states that lead to evaluations, the conditions that are asked there already
-    before: dict[str, set[Guard]] = {
-        source: set() for source in ("draw", *(f"{other}_draw" for other in evaluated(life)))
-    }
-    within_epochs = False
     for name, when in options.evaluations.items():
         _check_name(life, name)
-        if isinstance(when, str):
-            _check_when(name, when)
-            continue
-        due = as_guard(when)
+        _check_when(name, when)
+    at_end = [name for name, when in options.evaluations.items() if when == "end"]
+    dues = {n: as_guard(when) for n, when in options.evaluations.items() if when != "end"}
+    if dues:
+        life = _evaluate_within_epochs(life, options, dues)
+    if at_end:
+        life = evaluate_at_end(life, options, at_end)
+    return life
+
+
+def _evaluate_within_epochs(
+    life: Lifecycle, options: Options, dues: Mapping[str, Guard]
+) -> Lifecycle:
+    """Evaluations by name, each with what says when it is due."""
+    parts: list[LoopPart] = []
+    # By the states that lead to evaluations, the conditions that are asked there already
+    sources = ["draw", *(f"{other}_draw" for other in evaluated(life))]
+    before: dict[str, set[Guard]] = {source: set() for source in sources}
+    for name, due in dues.items():
         parts += _evaluation_when(options, name, due, before)
         before[f"{name}_draw"] = set()
-        within_epochs = within_epochs or split_by_interval(due)[0] is not None
     # What SkipEpoch leads to where no evaluation is due
     skipped = [arrow for arrow in life.events("train") if arrow.event is SkipEpoch][-1]
-    skips = any(isinstance(part, Transition) and part.source == "train" for part in parts)
-    life = life.add(*parts, before=skipped if skips else None)
-    life = _go_on_training(life, options) if within_epochs else life
-    at_end = [name for name, when in options.evaluations.items() if isinstance(when, str)]
-    return evaluate_at_end(life, options, at_end) if at_end else life
+    life = life.add(*parts, before=skipped)
+    if any(split_by_interval(due)[0] is not None for due in dues.values()):
+        life = _go_on_training(life, options)
+    return life
 
 
-def _check_when(name: str, when: str) -> None:
-    if when != "end":
+def _check_when(name: str, when: When) -> None:
+    if isinstance(when, str) and when != "end":
         raise ConfigError(
             f'evaluation {name!r}: its condition is a guard such as Every(2, "epochs"), or'
             f" 'end', got {when!r}"

@@ -129,7 +129,7 @@ class Halve:
         from statetrain.data.cutting import cut, detach
 
         size = max(whole[-1], 1)
-        ctx.pred = ctx.loss_grad = UNSET  # what does not fit is not kept beside it
+        ctx.pred = ctx.loss_grad = UNSET  # nothing is kept of what does not fit
         ctx.batch, ctx.input, ctx.target = (cut(one, rows, start, stop) for one in whole[:3])
         ctx.batch_size = ctx.layout.size(ctx.batch, ctx.input, ctx.target)
         self.pred(ctx)

@@ -27,7 +27,7 @@ def _batches(n: int) -> str:
 
 @frozen
 class Enough(Guard):
-    """Holds when `n` batches have been drawn: of this epoch, or of this evaluation.
+    """True when `n` batches have been drawn: of this epoch, or of this evaluation.
 
     Args:
         n: at least 1.

@@ -153,7 +153,7 @@ class Options:
     compute: Computation | None = field(default=None, validator=_function)
     """A function of the context in place of `pred`, `loss` and `backward`, which returns the loss.
     Its gradients are computed, unless the function calls `ctx.backward(loss)` or `loss.backward()`
-    itself. `loss=` beside it is what `ctx.loss_fn` and the validation compute."""
+    itself. `loss=` given as well is what `ctx.loss_fn` and the validation compute."""
 
     valid_compute: Computation | None = field(default=None, validator=_function)
     """The same for validation, in place of `valid_pred` and `valid_loss`: it returns the loss."""

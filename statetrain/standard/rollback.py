@@ -61,7 +61,7 @@ class RollBack:
     Args:
         times: how often in one fit, at least 1; the next time the run fails with the error.
         factor: of the learning rates, above 0 and at most 1.
-        every: when a copy is made, beside the first one before the first batch.
+        every: when a copy is made, after the first one before the first batch.
         skip: batches that are skipped before it goes back, at least 0.
         cool_down: batches after which one that was skipped counts no more, at least 1.
 
@@ -78,7 +78,7 @@ class RollBack:
 
 @frozen
 class RolledBack(Guard):
-    """Holds when this fit has gone back so many times.
+    """True when this fit has gone back so many times.
 
     Args:
         times: at least 1.
@@ -104,7 +104,7 @@ _LAST = "batch that was skipped last"
 
 @frozen
 class SkipsLeft(Guard):
-    """Holds while fewer than `n` batches were skipped without a cool-down between them.
+    """True while fewer than `n` batches were skipped without a cool-down between them.
 
     Args:
         n: batches, at least 1.

@@ -16,7 +16,7 @@ from statetrain.validators import whole
 
 @frozen
 class ShortWindow(Guard):
-    """Holds when the window that has come to its end has fewer than `n` batches.
+    """True when the window that has come to its end has fewer than `n` batches.
 
     Args:
         n: batches in a whole window, at least 1.

@@ -1,4 +1,4 @@
-"""Evaluating: a lifecycle beside a run's own, with its model or any other."""
+"""Evaluating: a lifecycle separate from a run's own, with its model or any other."""
 
 from __future__ import annotations
 

@@ -117,10 +117,11 @@ def fit(
             over map-style datasets, whatever their number of workers), each batch's dropout. None:
             torch's global generators, as they are.
         resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which
-            starts anew if there is none yet; the number of a step that it has saved; or the path of
-            a checkpoint, of a directory of them, or of one in it: "runs/trunk/best",
-            "runs/trunk/step-1000". The other arguments are those of the run that was saved;
-            workers, callbacks, `epochs` and what is printed may differ.
+            starts from the beginning if there is none yet; the number of a step that it has saved;
+            or the path of a checkpoint, of a directory of them, or of one in it:
+            "runs/trunk/best", "runs/trunk/step-1000". The other arguments are those of the run
+            that was saved; workers, callbacks, `epochs` and what is printed may differ. A `Resume`
+            allows more to differ: `resume=Resume("last", allow="lifecycle")`.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write
             them to as well, with times, counters and the loss, for `statetrain watch` and
             `statetrain trace`. `Tracing` among the callbacks has more.

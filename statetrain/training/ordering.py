@@ -35,18 +35,21 @@ def in_order(data: Any) -> Any:
     if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset):
         return data
     order = order_of(data)
-    batches = data.batch_sampler if order is None else order.sampler
-    if batches is not None and type(batches) is not BatchSampler and order is None:
+    batches: Any = data.batch_sampler
+    if order is not None:
+        batches = order.sampler
+    plain = type(batches) is BatchSampler
+    if batches is not None and not plain and order is None:
         return _as_it_is(data, batches)
-    sampler = batches.sampler if type(batches) is BatchSampler else data.sampler
-    drops = type(batches) is BatchSampler and batches.drop_last
-    if type(sampler) is SequentialSampler and not drops and order is None:
+    sampler, drops, size = data.sampler, False, None
+    if plain:
+        sampler, drops, size = batches.sampler, batches.drop_last, batches.batch_size
+    if (type(sampler), drops, order) == (SequentialSampler, False, None):
         return data
     if not is_plain_order(sampler):
         return _as_it_is(data, sampler)
     if type(data) not in (DataLoader, TensorLoader):
         raise ConfigError(_cannot(data, sampler))
-    size = batches.batch_size if type(batches) is BatchSampler else None
     return _made_again(data, size)
 
 
@@ -68,7 +71,9 @@ def _cannot(data: DataLoader[Any], sampler: Any) -> str:
 
 
 def _made_again(data: DataLoader[Any], batch_size: int | None) -> DataLoader[Any]:
-    dataset = data.dataset.dataset if isinstance(data.dataset, KeyedDataset) else data.dataset
+    dataset = data.dataset
+    if isinstance(dataset, KeyedDataset):
+        dataset = dataset.dataset
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, **options_of(data))
     if takes_whole_batches(loader):
         return TensorLoader(dataset, batch_size=batch_size, **options_of(data))

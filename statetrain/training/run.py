@@ -210,7 +210,7 @@ class Run:
 
         Returns:
             This run. Guards on the history look at the new rows only, limits (of time, of steps, of
-            times to roll back) count anew.
+            times to roll back) count from 0.
 
         Raises:
             ConfigError: `epochs` is no whole number of at least 0.

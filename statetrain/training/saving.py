@@ -3,8 +3,8 @@
 Loading it runs no code that is in the file.
 
 The files are in the safetensors format, whose header holds what is no tensor, as JSON. There is no
-pickle and no name that becomes code, so a file cannot say which class to make: whoever reads it
-brings the model. (To go on with a run where it was, there is the callback `Checkpoint` and
+pickle and no name that becomes code, so a file cannot say which class to make: the reader
+provides the model. (To resume a run, there is the callback `Checkpoint` and
 `fit(..., resume=...)`.)
 """
 
@@ -48,8 +48,8 @@ class SavedRun:
         losses: those of losses that are modules, by the optimizer's name, and that of the loss if
             there are several: "opt", "opt.label".
         history: its rows.
-        records: what was logged beside the history, by name.
-        hparams, opt_hparams: what model and optimizers were made with; in words where that is more
+        records: what was logged in addition to the history, by name.
+        hparams, opt_hparams: what model and optimizers were made with; as text where that is more
             than plain data.
         outcome: how the run ended; None if it has not. The error of a failed one says what it was.
     """

@@ -66,7 +66,7 @@ class Subject:
     def context(
         self, data: Any, options: Mapping[str, Any] | None, counted: Tally, reads: Reads
     ) -> Context:
-        """A context beside the run's.
+        """A context separate from the run's.
 
         Args:
             data: as `fit` takes it.
@@ -164,7 +164,7 @@ def _is_alone(ctx: Context, machine: Machine) -> bool:
 
 
 def walk_aside(ctx: Context, machine: Machine) -> None:
-    """Runs a machine beside a fit, to its end.
+    """Runs a machine outside of a fit, to its end.
 
     Raises:
         KeyboardInterrupt: it was interrupted.

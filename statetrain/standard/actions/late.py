@@ -46,7 +46,7 @@ def add_to_mean(ctx: Context, loss: Any, counts: Any) -> None:
             mean.count.add(counts, alpha=size),
         )
     if ctx.tally.metrics:
-        # On the host nobody has to wait for it
+        # On the host there is nothing to wait for
         ctx.tally.update(ctx, bool(counts) if counts.device.type == "cpu" else counts)
 
 

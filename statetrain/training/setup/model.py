@@ -174,7 +174,7 @@ def optimizers_of(
 ) -> dict[str, Optimizer]:
     """The optimizers by name, made from their classes if those were given."""
     if given is None:
-        if lifecycle is not None and not lifecycle.by_role("step") and update_of(lifecycle) is None:
+        if lifecycle is not None and not _steps(lifecycle):
             return {}
         raise ConfigError(
             "fit needs an optimizer; give optimizer=torch.optim.Adam, opt_hparams={'lr': 1e-3}, or"
@@ -190,6 +190,11 @@ def optimizers_of(
         own = dict(hparams.get(name, {})) if by_name else hparams
         optimizers[name] = _optimizer(name, one, model, _part_of(model, name, one), own)
     return optimizers
+
+
+def _steps(life: Lifecycle) -> bool:
+    """Whether a lifecycle has a state that updates the weights."""
+    return bool(life.by_role("step")) or update_of(life) is not None
 
 
 def _part_of(model: torch.nn.Module, name: str, given: Any) -> Any:

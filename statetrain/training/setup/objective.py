@@ -147,13 +147,7 @@ def losses_of(
         return dict.fromkeys(names)
     if given is None and _may_compute_its_own(model):
         given = own_loss()
-    losses = dict.fromkeys(names, given)
-    if isinstance(given, Mapping):
-        if set(given) != set(names):
-            raise ConfigError(
-                f"loss names {sorted(given)} must be those of the optimizers, {sorted(names)}"
-            )
-        losses = {name: given[name] for name in names}
+    losses = _by_optimizer(given, names)
     for loss in losses.values():
         _check_loss(loss)
         for module in modules_of(loss).values():
@@ -161,8 +155,19 @@ def losses_of(
     return losses
 
 
+def _by_optimizer(given: Any, names: list[str]) -> dict[str, Any]:
+    """The loss for each optimizer: one for all, or those of a mapping."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    if set(given) != set(names):
+        raise ConfigError(
+            f"loss names {sorted(given)} must be those of the optimizers, {sorted(names)}"
+        )
+    return {name: given[name] for name in names}
+
+
 def _may_compute_its_own(model: torch.nn.Module) -> bool:
-    """Whether a model can be given the target beside the input, which its loss needs."""
+    """Whether a model can be given the target in addition to the input, as its loss needs it."""
     arguments = arguments_of(model)
     return len(arguments.names) > 1 or arguments.others
 

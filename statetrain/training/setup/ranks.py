@@ -299,6 +299,13 @@ def _watched(news: News, ranks: Processes) -> News:
     return news
 
 
+def _divided_length(data: Any) -> int | None:
+    """The batches of data that ranks divide; None where each has its own."""
+    if order_of(data) is None:
+        return None
+    return length(data)
+
+
 def _compare(ctx: Context, ranks: Processes, life: Lifecycle) -> None:
     described = describe_lifecycle(life)
     model = ctx.accelerator.unwrap(ctx.model)
@@ -313,17 +320,19 @@ def _compare(ctx: Context, ranks: Processes, life: Lifecycle) -> None:
             for name, data in (("valid", ctx.valid_data), *ctx.evaluations.items())
             if data is not None
         ],
-        "order": [
-            f"{length(ctx.train_data) if order_of(ctx.train_data) is not None else None} batches"
-        ],
+        "order": [f"{_divided_length(ctx.train_data)} batches"],
     }
     found = ranks.gather("compare what was given", own)
     for rank, other in enumerate(found):
         for what, lines in found[0].items():
             if other[what] != lines:
-                there = next((line for line in other[what] if line not in lines), "nothing")
-                here = next((line for line in lines if line not in other[what]), "nothing")
+                there, here = _first_beside(other[what], lines), _first_beside(lines, other[what])
                 raise ConfigError(
                     f"rank {rank} was given another {what}: {there!r} there, {here!r} on rank 0."
                     " All ranks run the same script with the same arguments"
                 )
+
+
+def _first_beside(lines: Iterable[str], others: Iterable[str]) -> str:
+    """The first line that is not among others."""
+    return next((line for line in lines if line not in others), "nothing")

@@ -407,7 +407,7 @@ def _reads_of(callbacks: Iterable[Callback]) -> dict[str, Any]:
 
 
 def _keeps_from_compiling(life: Lifecycle, trained: Trained, objective: Objective) -> str:
-    """What keeps the fused state of a lifecycle from being compiled, in words; "" if nothing."""
+    """What keeps the fused state of a lifecycle from being compiled, as text; "" if nothing."""
     update = update_of(life)
     if update is None or not can_trace():
         return ""

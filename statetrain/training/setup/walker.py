@@ -71,7 +71,7 @@ def _check_monitors(machine: Machine, objective: Objective) -> None:
 
 
 def interms_read(machine: Machine, *more: Any) -> list[str]:
-    """The outputs of modules that somebody reads."""
+    """The outputs of modules that are read."""
     return sorted(path for path in reads_of(machine, *more) if root_of(path) == "interms")
 
 
