@@ -17,7 +17,7 @@ from typing import Any, overload
 
 from attrs import frozen
 
-from statetrain.validators import is_whole_number
+from statetrain.validators import check_whole, is_whole_number
 
 Curve = Callable[[int], Any]  # of a count from 0
 Over = int | float | None
@@ -79,7 +79,7 @@ def exponential(start: float, factor: float, every: int = 1) -> Curve:
         factor: above 0; below 1 for a decay.
         every: steps or epochs between two changes.
     """
-    _check("exponential", every)
+    _check("exponential: every", every)
     return lambda n: start * float(factor) ** (n // every)
 
 
@@ -137,7 +137,7 @@ def warm_up(over: float, then: float | Curve | Planned, start: float = 0.0) -> C
         return pieces({0: lambda n: start + (goal - start) * n / length, length: after})
 
     if isinstance(over, int) and not isinstance(then, Planned):
-        _check("warm_up", over)
+        _check("warm_up: over", over)
         return approach(over, None)
     _check_share("warm_up", over)
     return Planned(lambda total: approach(_steps(over, total), total))
@@ -250,7 +250,7 @@ def from_torch(
 def _plan(name: str, over: Over, make: Callable[[int], Curve], least: int = 1) -> Curve | Planned:
     """A schedule of a length that is known, or one that waits for the run's."""
     if isinstance(over, int):
-        _check(name, over, least)
+        _check(f"{name}: over", over, least)
         return make(over)
     _check_share(name, over)
     return Planned(lambda total: make(_steps(over, total)))
@@ -278,7 +278,4 @@ def _wave(start: float, end: float, share: float) -> float:
 
 
 def _check(name: str, over: Any, least: int = 1) -> None:
-    if not is_whole_number(over, least):
-        raise ValueError(
-            f"{name}: takes a whole number of steps or epochs of at least {least}, got {over!r}"
-        )
+    check_whole(name, over, least, of="steps or epochs", error=ValueError)

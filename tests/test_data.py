@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import OrderedDict, UserDict
+from collections import OrderedDict, UserDict, defaultdict
 from typing import Any, NamedTuple
 
 import attrs
@@ -21,7 +21,7 @@ from statetrain.data.loading import as_loader
 from statetrain.data.placing import pin, place
 from statetrain.data.reading import BatchReader
 from statetrain.data.splitting import split
-from statetrain.data.structure import describe_batch
+from statetrain.data.structure import describe_batch, map_leaves
 
 CPU = torch.device("cpu")
 
@@ -508,6 +508,16 @@ def test_describing_a_batch():
         describe_batch(batch)
         == "dict of {x: tuple of (Tensor (3, 4), list of (Tensor (2,))), name: str}"
     )
+
+
+def test_a_batch_that_is_a_defaultdict_keeps_its_factory():
+    """It is made of a factory, not of a mapping, and moves like a dict."""
+    batch = defaultdict(list, {"x": torch.ones(2), "more": {"y": torch.zeros(1)}})
+    found = map_leaves(batch, lambda leaf: leaf + 1)
+    assert type(found) is defaultdict
+    assert found.default_factory is list
+    assert found["x"].tolist() == [2, 2]
+    assert found["more"]["y"].tolist() == [1]
 
 
 def test_joining_predictions():

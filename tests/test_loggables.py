@@ -97,7 +97,7 @@ def test_values(data, kept):
         (lambda: st.Audio(torch.zeros(0), 8000), "takes the shape"),
         (
             lambda: st.Audio(torch.zeros(4), 0),
-            "rate must be a whole number of samples per second, got 0",
+            "rate must be a whole number of samples per second of at least 1, got 0",
         ),
     ],
 )

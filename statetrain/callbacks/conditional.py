@@ -13,7 +13,7 @@ from statetrain.errors import CallbackError
 from statetrain.guards.base import Guard, Test, as_guard, strict
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.validators import is_whole_number
+from statetrain.validators import check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -94,12 +94,8 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
     if isinstance(every, Guard):
         shown = f"throttle({callback!r}, {name!r}, every=[{every.label}])"
         return _Wrapper(callback, shown, _Gate(frozenset((name,)), partial(_holding, every)), every)
-    if not is_whole_number(every, 1):
-        raise CallbackError(
-            f"throttle: every must be a whole number of calls of {name}, at least 1, or an interval"
-            " with its unit such as "
-            f'Every(10, "minutes"); got {every!r}'
-        )
+    also = ', or an interval with its unit such as Every(10, "minutes")'
+    check_whole("throttle: every", every, of=f"calls of {name}", also=also, error=CallbackError)
     return _Wrapper(
         callback,
         f"throttle({callback!r}, {name!r}, every={every})",

@@ -20,12 +20,19 @@ def differences(one: Any, two: Any, path: str = "") -> Iterator[str]:
     """
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         yield from _different_tensors(one, two, path)
+    elif _are_arrays(one, two):
+        yield from _different_tensors(torch.as_tensor(one), torch.as_tensor(two), path)
     elif isinstance(one, dict) and isinstance(two, dict):
         yield from _different_entries(one, two, path)
     elif isinstance(one, list | tuple) and type(one) is type(two):
         yield from _different_lists(one, two, path)
     elif repr(one) != repr(two):  # so that NaN is NaN, and 1 is not 1.0
         yield f"{path}: {one!r:.60}, {two!r:.60}"
+
+
+def _are_arrays(one: Any, two: Any) -> bool:
+    """Whether both are arrays of numpy, whose repr leaves out most numbers of a large one."""
+    return hasattr(one, "__array_interface__") and hasattr(two, "__array_interface__")
 
 
 def _different_entries(one: dict[Any, Any], two: dict[Any, Any], path: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +108,8 @@ def _map_mapping(mapping: Mapping[Any, Any], change: Callable[[Any], Any]) -> An
     parts = {key: map_leaves(value, change) for key, value in mapping.items()}
     if type(mapping) is dict:
         return parts
+    if isinstance(mapping, defaultdict):  # which is made of its factory
+        return defaultdict(mapping.default_factory, parts)
     return type(mapping)(parts)  # type: ignore[call-arg]  # mappings are made of mappings
 
 

@@ -19,7 +19,7 @@ from attrs import field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.naming import printable
-from statetrain.validators import check_whole, is_whole_number
+from statetrain.validators import check_whole
 
 # ---------------------------------------------------------------- numbers and texts
 
@@ -241,10 +241,7 @@ class Audio:
     rate: int
 
     def __init__(self, data: Any, rate: int) -> None:
-        if not is_whole_number(rate, 1):
-            raise ConfigError(
-                f"Audio: rate must be a whole number of samples per second, got {rate!r}"
-            )
+        check_whole("Audio: rate", rate, of="samples per second")
         sound = _host("Audio", data)
         if not sound.is_floating_point():
             raise ConfigError(

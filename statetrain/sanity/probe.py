@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from statetrain.data.structure import leaves
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -97,13 +98,8 @@ Check = Callable[[Probe], "str | None"]
 
 
 def tensors(thing: Any) -> Iterator[Tensor]:
-    """All tensors in nested lists, tuples and mappings."""
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, Mapping):
-        yield from itertools.chain.from_iterable(map(tensors, thing.values()))
-    elif isinstance(thing, list | tuple):
-        yield from itertools.chain.from_iterable(map(tensors, thing))
+    """All tensors in something nested, such as a batch."""
+    return (leaf for leaf in leaves(thing) if isinstance(leaf, Tensor))
 
 
 def few(names: list[str]) -> str:

@@ -172,6 +172,19 @@ def test_many_differences_are_cut(
     assert text.splitlines()[3:] == [f"and {differ - 3} more"]
 
 
+def test_arrays_are_compared_number_by_number() -> None:
+    """A number in the middle of a large array counts, which the text of the array leaves out."""
+    numpy = pytest.importorskip("numpy")
+    one = numpy.zeros(5000)
+    two = one.copy()
+    two[2500] = 0.5
+    assert repr(one) == repr(two)
+    assert list(differences({"a": one}, {"a": two})) == [
+        "a: 1 of 5000 numbers differ, by at most 0.5"
+    ]
+    assert list(differences(one, one.copy())) == []
+
+
 def test_differences_are_exact() -> None:
     """NaN is NaN, 1 is not 1.0, bits count, and what is there once is named."""
     nan = float("nan")
