@@ -111,5 +111,5 @@ def test_it_is_shown_as_a_table(history):
 
 def test_the_last_row() -> None:
     """Of an empty history it is empty, so that what is looked for in it is not there."""
-    assert History().last == {}
-    assert History([{"epoch": 1}, {"epoch": 2}]).last == {"epoch": 2}
+    assert st.History().last == {}
+    assert st.History([{"epoch": 1}, {"epoch": 2}]).last == {"epoch": 2}
