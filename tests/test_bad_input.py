@@ -1020,3 +1020,27 @@ def test_a_metric_that_fails_is_named(second):
     with pytest.raises((ValueError, AttributeError)) as caught:
         fit_small(metrics={"first": Fails(""), "second": second})
     assert any("the metric 'second' of the set 'train'" in note for note in caught.value.__notes__)
+
+
+def test_inputs_and_targets_are_one_argument():
+    """As other libraries take two, the message shows the call to write."""
+    x, y = torch.zeros(4, 3), torch.zeros(4, 1)
+    with pytest.raises(TypeError, match=r"fit\(model, \(X, y\), loss=\.\.\.\), got 1 more: Tensor"):
+        st.fit(torch.nn.Linear(3, 1), x, y, loss=F.mse_loss, optimizer=torch.optim.SGD)
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [("should_stop", "ctx.request_stop"), ("global_step", "ctx.step"), ("trainer", "ctx")],
+)
+def test_a_field_of_another_library_is_told_by_its_name_here(name, here):
+    """Read or set in a hook: a note says what it is called, without the list of all fields."""
+    for use in (
+        lambda ctx: setattr(ctx, name, True),
+        lambda ctx: bool(getattr(ctx, name)) and None,
+    ):
+        with pytest.raises(AttributeError) as caught:
+            fit_small(callbacks=st.on("exit_step")(use))
+        notes = "\n".join(caught.value.__notes__)
+        assert f"other libraries call {name!r} is here: {here}" in notes
+        assert "earlier_batches" not in notes

@@ -346,22 +346,29 @@ def test_events_from_enter_hooks_and_actions(call, entered):
     assert log[at + 1 : until] == entered + left
 
 
+_ASK = "Here, call ctx.request_stop(reason)"
+
+
 @pytest.mark.parametrize(
-    ("call", "culprit"),
+    ("call", "culprit", "instead"),
     [
-        ("exit head", "the hook Watch.on_exit_head"),
-        ("count", "the effect of head -> batch [more] / count"),
-        ("close batch", "the close work of 'loss'"),
-        ("[more]", "the guard [more] of head -> batch"),
+        (
+            "exit head",
+            "the hook Watch.on_exit_head",
+            "Raise it in on_enter_batch, which comes next",
+        ),
+        ("count", "the effect of head -> batch [more] / count", _ASK),
+        ("close batch", "the close work of 'loss'", _ASK),
+        ("[more]", "the guard [more] of head -> batch", _ASK),
     ],
 )
-def test_events_from_anywhere_else_are_an_error(call, culprit):
+def test_events_from_anywhere_else_are_an_error(call, culprit, instead):
     "Exit hooks, effects, close work and guards may not raise events; the error names who did and what to call instead."
     ctx, error, notes = failing(does={call: SkipBatch("no")}, answers={"more": [True]})
     assert isinstance(error, LifecycleError)
     assert "demo: SkipBatch was raised by " in str(error)
     assert culprit in str(error)
-    assert "actions and enter hooks only. Here, call ctx.request_stop(reason)" in str(error)
+    assert f"actions and enter hooks only. {instead}" in str(error)
     assert repr(error.__cause__) == "SkipBatch('no')"
     assert ctx.state == FAILED
     assert "demo" in notes

@@ -319,6 +319,8 @@ def _misspelt(ctx: Position, error: BaseException) -> str:
     found = None
     if isinstance(error, AttributeError):
         found = re.match(words, str(error))
-    if found:
-        return did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")])
-    return ""
+    if not found:
+        return ""
+    near = did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")])
+    # Of a hundred names, those that are not near help nobody
+    return near if near.startswith("; did you mean") else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from statetrain.data.iterating import data_of
+from statetrain.training.setup.words import FIELDS
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -29,6 +31,8 @@ def advice(ctx: Context, error: BaseException) -> str:
     words = str(error)
     if is_out_of_memory(error):
         return _memory(ctx)
+    if isinstance(error, AttributeError):
+        return _field_elsewhere(words)
     if ctx.role in ("step", "update"):
         return _stepping(words)
     if ctx.role not in ("draw", "valid_draw", "predict_draw"):
@@ -62,6 +66,14 @@ def _stepping(words: str) -> str:
             " an accelerator whose backward calls loss.backward(create_graph=True)"
         )
     return ""
+
+
+def _field_elsewhere(words: str) -> str:
+    """What a field of another library's trainer is called here."""
+    found = re.match(r"'Context' object has no attribute '(\w+)'", words)
+    if found is None or found[1] not in FIELDS:
+        return ""
+    return f"what other libraries call {found[1]!r} is here: {FIELDS[found[1]]}"
 
 
 def _memory(ctx: Context) -> str:

@@ -50,3 +50,21 @@ ELSEWHERE = {
     "weight_decay": 'opt_hparams={"weight_decay": ...}',
 }
 """The argument to write instead, by the word of another library."""
+
+FIELDS = {
+    "batch_idx": "ctx.iter, from 1",
+    "control": "ctx.request_stop(reason)",
+    "current_epoch": "ctx.epoch",
+    "global_step": "ctx.step",
+    "logged_metrics": "ctx.history[-1]",
+    "lr": 'ctx.opt.param_groups[0]["lr"]',
+    "max_steps": "fit(max_steps=...)",
+    "net": "ctx.model",
+    "optimizer": "ctx.opt",
+    "pl_module": "ctx.model",
+    "should_stop": "ctx.request_stop(reason)",
+    "should_training_stop": "ctx.request_stop(reason)",
+    "stop_training": "ctx.request_stop(reason)",
+    "trainer": "ctx",
+}
+"""What fields of other libraries' trainers are called here."""
