@@ -1022,13 +1022,6 @@ def test_a_metric_that_fails_is_named(second):
     assert any("the metric 'second' of the set 'train'" in note for note in caught.value.__notes__)
 
 
-def test_inputs_and_targets_are_one_argument():
-    """As other libraries take two, the message shows the call to write."""
-    x, y = torch.zeros(4, 3), torch.zeros(4, 1)
-    with pytest.raises(TypeError, match=r"fit\(model, \(X, y\), loss=\.\.\.\), got 1 more: Tensor"):
-        st.fit(torch.nn.Linear(3, 1), x, y, loss=F.mse_loss, optimizer=torch.optim.SGD)
-
-
 @pytest.mark.parametrize(
     ("name", "here"),
     [("should_stop", "ctx.request_stop"), ("global_step", "ctx.step"), ("trainer", "ctx")],

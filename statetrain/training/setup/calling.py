@@ -34,7 +34,6 @@ class Epochs:
 
 
 def check_call(
-    others: tuple[Any, ...],
     epochs: Any,
     options: Mapping[str, Any],
     seed: Any,
@@ -44,31 +43,19 @@ def check_call(
     """Checks the arguments that say how a run is called, and gives how many epochs it makes.
 
     Args:
-        others: what was given after the data without a name.
         epochs, seed, on_interrupt: as `fit` takes them.
         options: of the lifecycle.
         switches: by name, what is True or False.
 
     Raises:
-        TypeError: there is no such option, or something has no name.
+        TypeError: there is no such option.
         ConfigError: one is out of range.
     """
-    _refuse_more(others)
     check_switches("", **switches)
     _check_names(options)
     check_word("on_interrupt", on_interrupt, ("return", "raise", "exit"))
     _check_seed(seed)
     return epochs_of(epochs, options)
-
-
-def _refuse_more(others: tuple[Any, ...]) -> None:
-    """Raises a `TypeError` for what follows the data without a name."""
-    if others:
-        raise TypeError(
-            "fit() takes the model and the data, and all else by name; inputs and targets are one"
-            f" argument: fit(model, (X, y), loss=...), got {len(others)} more:"
-            f" {', '.join(type(one).__name__ for one in others)}"
-        )
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
