@@ -11,6 +11,8 @@ from strategies import lifecycles
 from statetrain.errors import LifecycleError
 from statetrain.events import SkipBatch, StopFit
 from statetrain.guards.base import guard
+from statetrain.guards.clock import TimeLimit
+from statetrain.guards.requests import stop_requested
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
@@ -444,6 +446,26 @@ def test_reorder_asks_in_another_order(life):
         t for t in life.transitions if t.source != "loss" or t.event
     ]
     assert after.reorder("loss", ["head", "pred", "step"]) == life
+
+
+def test_reorder_exchanges_two_arrows_to_one_state():
+    "By the arrows themselves, or by their texts; by where they lead alone their order stays."
+    life = Lifecycle(
+        "two ways",
+        [State("work"), State("end", final=True)],
+        [
+            Transition("work", "end", stop_requested),
+            Transition("work", "end", TimeLimit(minutes=1)),
+            Transition("work", "end"),
+        ],
+    )
+    stop, limit, plain = life.arrows("work")
+    exchanged = life.reorder("work", [limit, stop, plain])
+    assert exchanged.arrows("work") == (limit, stop, plain)
+    assert life.reorder("work", [str(limit), str(stop), str(plain)]) == exchanged
+    assert life.reorder("work", ["end", "end", "end"]) == life
+    with pytest.raises(LifecycleError, match="needs each of"):
+        life.reorder("work", [stop, stop, plain])
 
 
 def test_reorder_needs_each_arrow_once(life):

@@ -294,21 +294,30 @@ def remove(life: Lifecycle, transitions: Sequence[Transition]) -> Lifecycle:
     return attrs.evolve(life, transitions=kept)
 
 
-def reorder(life: Lifecycle, source: str, dests: Iterable[str]) -> Lifecycle:
+def reorder(life: Lifecycle, source: str, order: Iterable[str | Transition]) -> Lifecycle:
     """Asks the arrows out of a state in another order; see `Lifecycle.reorder`."""
-    own, order = life.arrows(source), list(dests)
-    if sorted(order) != sorted(arrow.dest for arrow in own):
+    own, wanted = life.arrows(source), list(order)
+    left = list(own)
+    ordered = [arrow for one in wanted if (arrow := _take(left, one)) is not None]
+    if left or len(ordered) != len(wanted):
         raise LifecycleError(
             f"{life.name}: reorder({source!r}) needs each of {[arrow.dest for arrow in own]}, got"
-            f" {order}"
+            f" {[str(one) for one in wanted]}"
         )
-    # Of arrows to one state, the order among them stays
-    by_dest = {dest: [arrow for arrow in own if arrow.dest == dest] for dest in order}
     arrows = list(life.transitions)
     places = [arrows.index(arrow) for arrow in own]
-    for place, dest in zip(places, order, strict=True):
-        arrows[place] = by_dest[dest].pop(0)
+    for place, arrow in zip(places, ordered, strict=True):
+        arrows[place] = arrow
     return attrs.evolve(life, transitions=arrows)
+
+
+def _take(left: list[Transition], wanted: str | Transition) -> Transition | None:
+    """Takes an arrow out of a list: the arrow itself, its text, or the first that leads there."""
+    for arrow in left:
+        if wanted in (arrow, str(arrow), arrow.dest):
+            left.remove(arrow)
+            return arrow
+    return None
 
 
 def _check_known(life: Lifecycle, arrow: Transition) -> None:

@@ -335,9 +335,18 @@ class Lifecycle:
         """Removes arrows; `life.between(source, dest)` gives them."""
         return edits.remove(self, transitions)
 
-    def reorder(self, source: str, dests: Iterable[str]) -> Lifecycle:
-        """Asks the arrows out of a state in another order, given by where they lead."""
-        return edits.reorder(self, source, dests)
+    def reorder(self, source: str, order: Iterable[str | Transition]) -> Lifecycle:
+        """Asks the arrows out of a state in another order.
+
+        Args:
+            source: the state.
+            order: all its arrows: each as where it leads, or, of several that lead to one state, as
+                the arrow itself or its text, such as `"next_epoch -> end [stop now]"`.
+
+        Raises:
+            LifecycleError: an arrow is missing, or not out of this state.
+        """
+        return edits.reorder(self, source, order)
 
     def draft(self) -> Lifecycle:
         """The same table for several edits in a row, which `checked` checks when they are done."""
