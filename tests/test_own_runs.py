@@ -173,6 +173,15 @@ def test_a_run_is_cut_and_resumed_from_the_disk(tmp_path):
     assert run.ctx.records["seen"] == whole.ctx.records["seen"] == [3, 3, 3, 3]
 
 
+def test_debug_mode_saves_the_same(tmp_path):
+    "What a component sees of the context in debug mode has all its fields: they are in the checkpoint."
+    for debug in (False, True):
+        folder = tmp_path / str(debug)
+        st.run(LIFE, Everything(rounds=2), [st.Checkpoint(folder)], debug=debug)
+        run = st.run(LIFE, Everything(), [st.Checkpoint(folder)], resume="last", start=False)
+        assert (run.ctx.epoch, run.ctx.step, len(run.ctx.seen)) == (2, 6, 3)
+
+
 def test_a_fresh_run_does_not_overwrite_another_one(tmp_path):
     "The directory has its checkpoints."
     st.run(LIFE, Everything(rounds=1), [st.Checkpoint(tmp_path)])

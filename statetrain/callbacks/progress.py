@@ -46,6 +46,14 @@ _STYLES: dict[type, str] = {
 }
 
 
+# What it shows where it is there: a context of your own has its own counters
+_SHOWN = (
+    "history",
+    *("epoch?", "max_epochs?", "step?", "iter?", "valid_iter?"),
+    *("data?", "train_data?", "tally?"),
+)
+
+
 class Progress(Callback):
     """Shows how far a run has got, and how it ended.
 
@@ -76,16 +84,17 @@ class Progress(Callback):
     anywhere = True  # it shows what is there
 
     reads = {
-        "on_enter_fit": ("history",),
-        "on_resume": ("history", "data?"),
-        "on_enter_train": ("history", "train_data", "iter"),
-        "on_exit_batch": ("iter", "epoch", "max_epochs", "tally?"),
-        "on_enter_valid": ("history", "data?"),
-        "on_exit_valid_batch": ("valid_iter", "tally?"),
-        "on_enter_predict": ("history", "data?"),
-        "on_exit_predict_batch": ("valid_iter", "tally?"),
-        "on_enter_next_epoch": ("history",),
-        "defer": ("history", "outcome"),
+        "on_enter_fit": ("history", "epoch?"),
+        "on_resume": _SHOWN,
+        "on_enter_epoch": _SHOWN,
+        "on_enter_train": (*_SHOWN, "train_data", "iter"),
+        "on_exit_batch": (*_SHOWN, "iter", "epoch", "max_epochs"),
+        "on_enter_valid": _SHOWN,
+        "on_exit_valid_batch": (*_SHOWN, "valid_iter"),
+        "on_enter_predict": _SHOWN,
+        "on_exit_predict_batch": (*_SHOWN, "valid_iter"),
+        "on_enter_next_epoch": _SHOWN,
+        "defer": (*_SHOWN, "outcome"),
     }
     writes = ()
 

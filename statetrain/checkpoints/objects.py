@@ -57,10 +57,10 @@ def custom_values(ctx: Position) -> dict[str, Any]:
     """
     for name in getattr(ctx, "__dict__", ()):
         raise CheckpointError(
-            f"{type(ctx).__name__}.{name} is not a field, so it cannot be saved; declare it in the"
-            f" class, under @attrs.define(eq=False): {name}: ... = ..."
+            f"{ctx.__class__.__name__}.{name} is not a field, so it cannot be saved; declare it in"
+            f" the class, under @attrs.define(eq=False): {name}: ... = ..."
         )
-    return {name: getattr(ctx, name) for name in custom_fields(type(ctx))}
+    return {name: getattr(ctx, name) for name in custom_fields(ctx.__class__)}
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:

@@ -137,7 +137,7 @@ def _restore_generators(ctx: Context, data: Snapshot) -> None:
 def _restore_progress(ctx: Position, data: Snapshot) -> None:
     """Counters, history, records and clocks."""
     fields, given_state = data["fields"], getattr(ctx, "split_state", None)
-    for name in saved_fields(type(ctx)):
+    for name in saved_fields(ctx.__class__):
         if name in fields and name != "opt_given":
             setattr(ctx, name, fields[name])
     if isinstance(ctx, Context):

@@ -59,7 +59,7 @@ def snapshot(ctx: Position, machine: Machine, *, logs: bool = True) -> Snapshot:
         "lifecycle": describe_lifecycle(machine.lifecycle),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "given": ctx.given,
-        "fields": {name: getattr(ctx, name) for name in saved_fields(type(ctx))},
+        "fields": {name: getattr(ctx, name) for name in saved_fields(ctx.__class__)},
         "custom": pack(custom_values(ctx)),
         "stop": _stop_request(ctx),
         "seconds": {"earlier": ctx.earlier_seconds, "fit": ctx.fit_seconds},

@@ -243,6 +243,8 @@ def _kinds(context: type) -> dict[str, Any]:
     for one in attrs.fields(context):
         default = one.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class, to Python
+            if default.takes_self:  # it is made of other fields, so its kind is not known here
+                continue
             default = default.factory()
         for kind in (bool, int, float, str, dict, list):
             if isinstance(default, kind):

@@ -180,6 +180,11 @@ class View:
         for name, value in (("_ctx", ctx), ("_terms", terms), ("_deferred", deferred)):
             object.__setattr__(self, name, value)
 
+    @property  # type: ignore[misc]  # nothing assigns it
+    def __class__(self) -> Any:
+        """The context's own, so that `isinstance` answers as it does without debug mode."""
+        return type(self._ctx)
+
     def __getattr__(self, name: str) -> Any:
         ctx = self._ctx
         if name.startswith("__") or not hasattr(type(ctx), name):
