@@ -63,6 +63,9 @@ class DDP(Accelerator):
         sync_batch_norm: whether batch norm takes its statistics over all ranks.
         static_graph: as of `DistributedDataParallel`.
         patience: seconds after which ranks that do not move are given up.
+
+    Raises:
+        ConfigError: `sync_batch_norm` is asked for on the CPU, where torch has no such batch norm.
     """
 
     device: torch.device = field(factory=own_device, converter=own_device)
@@ -76,6 +79,11 @@ class DDP(Accelerator):
     _reduces: bool = field(default=True, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        if self.sync_batch_norm and self.device.type == "cpu":
+            raise ConfigError(
+                "DDP(sync_batch_norm=True): torch synchronizes batch norm on GPUs only; leave it"
+                " out on the CPU, where each rank takes the statistics of its part"
+            )
         self.sharing = BatchSharing(join(self.device, self.patience), self._reduce, PLACES - 2)
 
     def _reduce(self, on: bool) -> None:

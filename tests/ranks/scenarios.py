@@ -174,10 +174,24 @@ def gradients_checked(folder: Path) -> dict[str, Any]:
 
 @scenario
 def synchronized_norm(folder: Path) -> dict[str, Any]:
-    accelerator = st.DDP(sync_batch_norm=True, device="cpu") if RANKS > 1 else None
-    if accelerator is not None:  # torch has it for devices alone
-        return {"refused": failed(lambda: train(Net(norm=True), accelerator=accelerator))}
-    return {}
+    return {"refused": failed(lambda: st.DDP(sync_batch_norm=True, device="cpu"))}
+
+
+@scenario
+def half_precision(folder: Path) -> dict[str, Any]:
+    """A gradient that overflows on one rank: all skip the step, and lower the scale."""
+    net = Net(lambda n: 300.0 if n == 5 and RANK == RANKS - 1 else None)
+    run = train(net, precision="fp16")
+    return {**described(run), "scale": run.ctx.scaler.get_scale()}
+
+
+@scenario
+def sharded_half_precision(folder: Path) -> dict[str, Any]:
+    """The same of shards, each of which holds a part of the gradients."""
+    net = Net(lambda n: 300.0 if n == 5 and RANK == RANKS - 1 else None)
+    given = {"accelerator": st.FSDP("cpu")} if RANKS > 1 else {}
+    run = train(net, precision="fp16", **given)
+    return {**described(run), "scale": run.ctx.scaler.get_scale()}
 
 
 @scenario

@@ -133,6 +133,22 @@ def test_the_parameters_of_a_loss_are_trained_as_one_process_does(ranks, alone, 
     assert theirs["refused"] == other["refused"]
 
 
+@pytest.mark.parametrize("name", ["half_precision", "sharded_half_precision"])
+def test_a_gradient_that_overflows_on_one_rank_is_skipped_by_all(ranks, alone, name, tmp_path):
+    """Steps, the scale of the loss and weights are those of one process, which meets with the same overflow."""
+    mine = alone.SCENARIOS[name](tmp_path)
+    first, other = ranks[0][name], ranks[1][name]
+    assert first["bits"] == other["bits"]
+    assert first["scale"] == other["scale"] == mine["scale"]
+    assert (first["steps"], first["outcome"]) == (mine["steps"], mine["outcome"])
+
+
+def test_batch_norm_is_not_synchronized_on_the_cpu(ranks):
+    """Torch has it for GPUs alone, which is said before anything else."""
+    for found in ranks:
+        assert "torch synchronizes batch norm on GPUs only" in found["synchronized_norm"]["refused"]
+
+
 def test_the_same_samples_with_the_same_augmentation_at_every_step(ranks, alone, tmp_path):
     """The parts of both ranks are the samples of one process, bit for bit, none twice and none left out."""
     mine = alone.SCENARIOS["samples"](tmp_path)["seen"]
