@@ -196,8 +196,7 @@ def halving(life: Lifecycle, n: int = 3) -> Lifecycle:
 
     Raises:
         ConfigError: no state has the role `backward`, or it has one of its own: batches are
-            accumulated, or a loss is scaled for "fp16".
-        ValueError: `n` is below 1.
+            accumulated, or a loss is scaled for "fp16"; or `n` is below 1.
     """
     if not life.by_role("backward"):
         raise ConfigError(f"halving: lifecycle {life.name!r} has no state with the role 'backward'")

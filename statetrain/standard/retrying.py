@@ -133,8 +133,8 @@ def retrying(
             later one; at least 0. The run waits in a state, so a request to stop is heard.
 
     Raises:
-        ConfigError: `errors` holds something else, `wait` is below 0, or no state draws.
-        ValueError: `tries` is below 1.
+        ConfigError: `errors` holds something else, `tries` is below 1, `wait` is below 0, or no
+            state draws.
     """
     if not is_number(wait) or not 0 <= wait < math.inf:
         raise ConfigError(f"retrying: wait is a number of seconds of at least 0, got {wait!r}")

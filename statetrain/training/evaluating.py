@@ -118,6 +118,7 @@ def context_for(
 
     Raises:
         ConfigError: the arguments do not suffice.
+        DataError: it does not show which part of the batch is the input.
         BaseException: what the model or the loss raised.
     """
     reader = Callback()

@@ -320,6 +320,7 @@ class Run:
             This run.
 
         Raises:
+            ConfigError: nothing says where checkpoints are: there is no `Checkpoint`, and no path.
             CheckpointError: there is no checkpoint, none is whole, or the run has changed.
             BaseException: as `walk`.
         """

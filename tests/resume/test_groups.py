@@ -36,7 +36,11 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     ("method", "number"),
-    [("fork", signal.SIGTERM), ("fork", signal.SIGINT), ("spawn", signal.SIGINT)],
+    [
+        ("fork", signal.SIGTERM),
+        ("spawn", signal.SIGINT),
+        ("forkserver", signal.SIGTERM),
+    ],
 )
 def test_a_signal_to_the_group_ends_the_run_in_order(
     method: str, number: signal.Signals, tmp_path: Path
