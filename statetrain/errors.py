@@ -52,4 +52,4 @@ class CheckpointError(StatetrainError, RuntimeError):
 
 
 class TraceError(StatetrainError, ValueError):
-    """A file that is no trace of a run, or a broken one."""
+    """A file that is not a trace of a run, or a broken one."""

@@ -18,7 +18,7 @@ Validator = Callable[[Any, "Attribute[Any]", Any], None]  # attrs' class takes n
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is an int or a float, NaN and infinity included; True and False are no numbers."""
+    """Whether it is an int or a float, NaN and infinity included; True and False do not count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -514,7 +514,7 @@ def test_points_are_thinned_evenly():
 def test_what_is_not_a_trace_is_refused(tmp_path):
     """Before the page is served; and a page that was asked for needs a trace with a header."""
     (tmp_path / "a.jsonl").write_text("nonsense\n")
-    with pytest.raises(TraceError, match="is no trace"):
+    with pytest.raises(TraceError, match="is not a trace"):
         watch_on_a_page(tmp_path / "a.jsonl")
     with pytest.raises(FileNotFoundError):
         watch_on_a_page(tmp_path / "b.jsonl")

@@ -310,7 +310,7 @@ def test_a_file_cut_off_anywhere_is_a_shorter_trace(recorded, tmp_path_factory, 
     path = tmp_path_factory.mktemp("cut") / "run.jsonl"
     path.write_bytes(cut := recorded[: int(len(recorded) * share)])
     if b"\n" not in cut:
-        with pytest.raises(TraceError, match="is no trace of statetrain"):
+        with pytest.raises(TraceError, match="is not a trace of statetrain"):
             Trace.load(path)
         return
     trace = Trace.load(path)
@@ -399,14 +399,14 @@ HEADER = {
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "is no trace of statetrain: it is empty"),
-        (["hello"], "is no trace of statetrain: it begins with b'hello"),
-        (["[1]"], "is no trace of statetrain"),
-        (["[" * 100_000], "is no trace of statetrain"),
-        (["\x00\xff"], "is no trace of statetrain"),
+        ([], "is not a trace of statetrain: it is empty"),
+        (["hello"], "is not a trace of statetrain: it begins with b'hello"),
+        (["[1]"], "is not a trace of statetrain"),
+        (["[" * 100_000], "is not a trace of statetrain"),
+        (["\x00\xff"], "is not a trace of statetrain"),
         ([HEADER | {"format": 2}], "is written in format 2; this version of statetrain reads 1"),
-        ([HEADER | {"arrows": 3}], "is no trace of statetrain"),
-        ([HEADER | {"arrows": [[1, 2]]}], "is no trace of statetrain"),
+        ([HEADER | {"arrows": 3}], "is not a trace of statetrain"),
+        ([HEADER | {"arrows": [[1, 2]]}], "is not a trace of statetrain"),
         ([HEADER, "{"], "line 2: no record of a trace"),
         (
             [HEADER, {"taken": [1], "at": 0}],

@@ -305,7 +305,7 @@ def test_what_cannot_be_watched(tmp_path):
     ):
         watch(tmp_path)
     (tmp_path / "notes").write_text("hello")
-    with pytest.raises(TraceError, match="is no trace of statetrain"):
+    with pytest.raises(TraceError, match="is not a trace of statetrain"):
         watch(tmp_path / "notes")
 
 

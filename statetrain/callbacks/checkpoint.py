@@ -45,7 +45,7 @@ _FEW = 200  # rows and records that are part of each checkpoint; more are in a f
 
 
 class Checkpoint(Callback):
-    """Saves the run into a directory, from where `fit(..., resume="last")` goes on exactly.
+    """Saves the run into a directory, from where `fit(..., resume="last")` resumes exactly.
 
         st.fit(..., callbacks=[st.Checkpoint("runs/digits", every=st.Every(15, "minutes"))],
         resume="last")
@@ -57,7 +57,7 @@ class Checkpoint(Callback):
 
     The two latest are kept, and the `keep` best by `monitor`. An older one is deleted when the new
     one is on the disk, its manifest is sound and its files have their sizes; their contents are
-    verified when a run goes on from it. A NaN is never best.
+    verified when a run resumes from it. A NaN is never best.
 
     When the run fails, `failure.json` beside the checkpoints says what was raised, where, and how
     to go on; the next run in the directory deletes it. How long saving takes is measured, and the
@@ -87,7 +87,7 @@ class Checkpoint(Callback):
             says, if nothing is due then. `StopFit` leaves from a place that is no anchor, so
             nothing is saved after it; `ctx.request_stop` is saved.
         preflight: whether the disk is tried before the first batch.
-        background: whether a thread of its own writes, while training goes on. At the anchor
+        background: whether a thread of its own writes, while training continues. At the anchor
             everything is copied into the memory of the host, so what is written is the same, and
             nothing of the run changes. One is written at a time. What goes wrong is raised at the
             next anchor, or when the run ends; it ends when the last one is on the disk.

@@ -75,7 +75,7 @@ def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
         step after each 10 minutes
 
     A number counts the events of that hook from 1 and passes every n-th on. The count is kept in
-    the context: a run that is continued goes on with it, and another run begins anew. A guard is
+    the context: a run that is continued goes on with it, and another run starts over. A guard is
     asked at each event, as by `only_if`.
 
     Args:

@@ -34,14 +34,14 @@ class CSVLogger(Callback):
     and texts.
 
     The first line names the columns. Control characters in texts are escaped, but for tabs and line
-    breaks. Where a later row brings a new column, the file is written anew with it, and earlier
+    breaks. Where a later row brings a new column, the file is rewritten with it, and earlier
     lines leave it empty. Lines appear whole or not at all, also if the process is killed: a line is
-    appended in one write, and a file that is written anew replaces the old one when it is complete.
+    appended in one write, and a file that is rewritten replaces the old one when it is complete.
     Texts that a spreadsheet would take for a formula get an apostrophe before them; numbers stay
     numbers, with all their digits.
 
-    A new fit replaces the file when its first row is there. A fit that goes on adds to it, and one
-    that is continued from a checkpoint takes back the lines that came after that.
+    A new fit replaces the file when its first row is there. A fit that continues adds to it, and
+    one that resumes from a checkpoint first removes the lines that came after it.
 
     Args:
         path: the file; folders that are missing are made.
@@ -80,7 +80,7 @@ class CSVLogger(Callback):
         self._file.check()
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Takes back the lines that came after the point where a run goes on."""
+        """Takes back the lines that came after the point where a run resumes."""
         self._columns = []
         return self._file.open(fresh)
 
@@ -97,7 +97,7 @@ class CSVLogger(Callback):
         self._file.add(_text(self._columns, line))
 
     def _widen(self, line: Cells) -> None:
-        """Writes the file anew, with columns for a line."""
+        """Rewrites the file, with columns for a line."""
         records = [
             next(csv.reader(io.StringIO(record, newline=""))) for record in self._file.kept()
         ]

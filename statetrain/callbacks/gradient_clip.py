@@ -30,7 +30,7 @@ class GradientClip(Callback):
         norm_type: which norm, above 0; infinity is the largest absolute value.
 
     Raises:
-        ConfigError: none or both of the bounds are given, or one is no number above 0.
+        ConfigError: none or both of the bounds are given, or one is not a number above 0.
     """
 
     reads = ("opt",)

@@ -70,7 +70,7 @@ class JSONLines(Callback):
         self._file.check()
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Takes back the lines that came after the point where a run goes on."""
+        """Takes back the lines that came after the point where a run resumes."""
         return self._file.open(fresh)
 
     def log(self, items: Items, counters: Counters) -> None:

@@ -71,7 +71,7 @@ class Log(Callback):
 
     structlog's global configuration is neither read nor changed. `verbose=False` silences what
     would go to the standard error; a `file` or a `logger` was asked for, so it gets its events. An
-    output that fails leads to one warning, and the run goes on.
+    output that fails leads to one warning, and the run continues.
 
     Args:
         transitions: arrows as `"loss -> next_batch"`, and states, whose every arrow in is meant,

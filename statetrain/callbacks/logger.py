@@ -48,7 +48,7 @@ class Backend(Protocol):
                 loaded is taken back or marked.
 
         Returns:
-            Whether what this run has written before is there. If not, it begins anew, and gets the
+            Whether what this run has written before is there. If not, it starts over, and gets the
             rows of the history again.
         """
 
@@ -80,7 +80,7 @@ class Logger(Callback):
     of a batch. Such a row has, as `loss`, the mean of the training loss over the samples since the
     row before.
 
-    A run that is continued goes on with its logs: what came after the point where it goes on is
+    A run that is continued goes on with its logs: what came after the point where it resumes is
     taken back where the backend can do so, and marked elsewhere. A backend among the callbacks by
     itself logs the rows of the history.
 

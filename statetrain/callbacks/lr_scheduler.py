@@ -34,8 +34,8 @@ class LRScheduler(Callback):
         LRScheduler(torch.optim.lr_scheduler.ReduceLROnPlateau, per="valid", monitor="valid_loss",
         patience=3)
 
-    The schedule is made when a fit starts; a fit that goes on with `run.fit(...)` goes on with it,
-    and a new fit gets a new one. The rate with which the last step was made stands in each row of
+    The schedule is made when a fit starts; `run.fit(...)` continues with it, and a new fit gets
+    a new one. The rate with which the last step was made stands in each row of
     the history, as the column `lr` or, where an optimizer is named, `lr_<optimizer>`; of several
     parameter groups it is the first one's.
 

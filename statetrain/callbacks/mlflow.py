@@ -126,7 +126,7 @@ class MLflow(Callback):
         ).as_uri()
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Begins a run, or goes on with one."""
+        """Begins a run, or continues one."""
         self._client, experiment = self._connect()
         if fresh:
             self._run, self._resumed_at = None, []

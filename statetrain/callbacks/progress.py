@@ -66,7 +66,7 @@ class Progress(Callback):
     It fits `supervised()`, `evaluation()`, `prediction()`, and lifecycles of your own: a line at
     each state of the role `next_epoch` for the rows that are new, and bars where the roles `train`
     and `batch` are. `verbose=False` shows nothing. Should
-    the output be closed, as by `| head`, there is one warning, and training goes on.
+    the output be closed, as by `| head`, there is one warning, and training continues.
 
     On a device, a drawing reads the loss, which waits for what has been queued.
 

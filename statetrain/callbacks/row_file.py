@@ -23,7 +23,7 @@ class RowFile:
     """A text file that grows by rows; where a row could not be written whole, none of it is left.
 
     It is a run's: one that is new replaces the file when its first row is there, and one that is
-    continued takes back the rows that came after the point where it goes on.
+    continued takes back the rows that came after the point where it resumes.
 
     Args:
         path: of the file; folders that are missing are made.
@@ -51,7 +51,7 @@ class RowFile:
             fresh: whether it is a new one.
 
         Returns:
-            Whether what the run has written before is there; if not, it begins anew.
+            Whether what the run has written before is there; if not, it starts over.
         """
         self.check()
         self.ready = False

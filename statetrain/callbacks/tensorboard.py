@@ -31,9 +31,9 @@ class TensorBoard(Callback):
 
     Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers, texts,
     pictures, sounds, histograms and settings. Columns of a set are grouped: `valid_loss` is called
-    `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that goes on writes
-    beside its earlier events; events that an interrupted process wrote after the point where its
-    run is continued are hidden. A new run hides those of others in its folder, which stay on disk.
+    `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that continues adds
+    to its earlier events; events that an interrupted process wrote after the point where its run
+    resumes are hidden. A new run hides those of others in its folder, which stay on disk.
 
     Args:
         logdir: the folder of this run's events; it is made if it is missing.

@@ -31,7 +31,7 @@ class WandB(Callback):
 
     Nothing leaves the machine unless it is asked for: runs are kept in `folder`, and `wandb sync`
     sends one. A run that is continued is the same one to Weights & Biases. What an interrupted
-    process wrote after the point where it goes on cannot be taken back; the steps where it did go
+    process wrote after the point where it resumes cannot be taken back; the steps where it did go
     on are in its settings as `resumed_at_steps`.
 
     Args:
@@ -99,7 +99,7 @@ class WandB(Callback):
             raise ConfigError(f"WandB cannot write into {str(self.folder)!r}: {error}") from error
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Begins a run, or goes on with one."""
+        """Begins a run, or continues one."""
         import wandb
 
         there = fresh or self._id is not None

@@ -1,7 +1,7 @@
 """Files that are replaced as a whole; no link is followed where something is written.
 
 A directory of checkpoints may come from elsewhere, out of an archive say, and have links in it that
-lead to other files of the user's. So a temporary file is always made anew, and what has its name is
+lead to other files of the user's. So a temporary file is always created, and what has its name is
 removed first: of a link, the link.
 """
 

@@ -46,7 +46,7 @@ def watch(
         How the run ended; None if it has not.
 
     Raises:
-        TraceError: it is no trace, or there is none.
+        TraceError: it is not a trace, or there is none.
         OSError: it cannot be read.
     """
     out = file or sys.stdout

@@ -144,7 +144,7 @@ class Accelerator:
             return
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)
-        # Batches that were let go of leave their memory to this stream, which may write to it at
+        # Batches that were released leave their memory to this stream, which may write to it at
         # once, while what is queued still
         # reads it. So the copy begins after that, and goes on while the batch at hand is trained
         # on.

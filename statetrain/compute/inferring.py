@@ -2,7 +2,7 @@
 
 In inference mode torch keeps no count of versions and views: a little is saved on each operation.
 What is made in it can never be part of what gradients are computed from. So it is used where only
-the model, the loss and the metrics see what is made: hooks and functions of one's own compute
+the model, the loss and the metrics see what is made: hooks and custom functions compute
 without gradients alone, and so does what torch compiled, which would be compiled once more. Code of
 the data runs outside of it, since a dataset may keep what it has made, and what a module has kept
 is given back as a plain tensor.

@@ -78,7 +78,7 @@ class FileSource:
         return reading.chronicle
 
     def status(self) -> str:
-        """Whether the run goes on, as far as its file tells."""
+        """Whether the run continues, as far as its file tells."""
         return "running"
 
     def stop(self) -> str:

@@ -91,7 +91,7 @@ def reading(keys: Mapping[str, str], who: str) -> KeyReader:
         who: whose they are, in errors.
 
     Raises:
-        ConfigError: one is no path.
+        ConfigError: one is not a path.
     """
     return KeyReader(
         who, {name: parse_key(path, f"{who}, {name!r}") for name, path in keys.items()}
@@ -123,7 +123,8 @@ def keyed(function: Callable[..., Any], keys: Mapping[str, str], who: str) -> Ke
         who: what it is called in errors.
 
     Raises:
-        ConfigError: the function is none, a key is no path, or the keys do not fit its arguments.
+        ConfigError: it is not a function, a key is not a path, or the keys do not fit its
+            arguments.
     """
     if isinstance(function, type) or not callable(function):
         raise ConfigError(f"{who} must be a function, got {function!r:.80}{_write_call(function)}")
@@ -148,7 +149,7 @@ def parse_key(path: Any, who: str) -> Getter:
     """A key, parsed.
 
     Raises:
-        ConfigError: it is no path.
+        ConfigError: it is not a path.
     """
     if not isinstance(path, str):
         raise ConfigError(

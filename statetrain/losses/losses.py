@@ -60,7 +60,7 @@ class Loss:
         keys: the paths of the function's arguments.
 
     Raises:
-        ConfigError: the keys do not fit the function's arguments, or the weight is no number.
+        ConfigError: the keys do not fit the function's arguments, or the weight is not a number.
     """
 
     def __init__(

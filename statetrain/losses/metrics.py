@@ -330,6 +330,6 @@ def _check_kind(name: str, metric: Any) -> None:
     if kind in ("MetricTracker", "MinMaxMetric") and "torchmetrics" in type(metric).__module__:
         raise ConfigError(
             f"metric {name!r} is a {kind}, which compares values over epochs, and each row of the"
-            " history has a metric that begins anew; give the metric itself, and ask"
+            " history has a metric that starts over; give the metric itself, and ask"
             f" run.history.best('valid_{name}')"
         )

@@ -47,7 +47,7 @@ def conforms(trace: Trace | Iterable[str], lifecycle: Lifecycle) -> Conformance:
 
         assert conforms(run.trace, life)
 
-    Arrows are the same if source, dest, guard, effect and event are, in words. An exception that no
+    Arrows are the same if source, dest, guard, effect and event are, as text. An exception that no
     arrow takes may lead to `failed` from everywhere.
 
     Args:

@@ -30,8 +30,8 @@ class Difference:
         kind: "transition", "answer" (of a part of a guard), "value" (of the loss, a counter, and
             the like), "row" (of the history) or "outcome".
         at: the number of the transition, or of the row, counted from 1; 0 for the outcome.
-        one: what the one run has there, in words.
-        other: what the other run has there, in words.
+        one: what the one run has there, as text.
+        other: what the other run has there, as text.
         words: all of it, for a person.
     """
 

@@ -63,7 +63,7 @@ class Following(Generic[R]):
             Whether there was anything.
 
         Raises:
-            TraceError: it is no trace, or it is broken.
+            TraceError: it is not a trace, or it is broken.
             OSError: it cannot be read.
         """
         file = find(self.path)
@@ -79,7 +79,7 @@ class Following(Generic[R]):
             for line in opened:
                 if not line.endswith(b"\n"):
                     if not self.reading.header and not BEGIN.startswith(line[: len(BEGIN)]):
-                        self.reading.feed(line)  # says that it is no trace
+                        self.reading.feed(line)  # says that it is not a trace
                     break
                 self._offset += len(line)
                 seen = self.reading.feed(line) or seen

@@ -43,7 +43,7 @@ def load(
             at, not run.
 
     Raises:
-        TraceError: it is no trace, or it is broken; the message says in which line.
+        TraceError: it is not a trace, or it is broken; the message says in which line.
         OSError: it cannot be read.
     """
     reading = TraceFile(str(path), lifecycle=lifecycle, registry=registry)
@@ -113,7 +113,7 @@ class TraceFile:
         header: the last header.
         rows: the history so far.
         outcome: how the run ended, if it has.
-        error: the exception that it failed with, in words.
+        error: the exception that it failed with, as text.
         length: batches in an epoch, if it is known.
         table: the lifecycle; made of words, if no more is known of it.
         seconds: how long the run took, if it has ended.
@@ -142,12 +142,12 @@ class TraceFile:
             Whether it counts: one without its end does not.
 
         Raises:
-            TraceError: it is no line of a trace.
+            TraceError: it is not a line of a trace.
         """
         if not line.endswith(b"\n"):
             if not self.header and not BEGIN.startswith(line[: len(BEGIN)]):
                 raise TraceError(
-                    f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}"
+                    f"{self.name} is not a trace of statetrain: it begins with {line[:40]!r}"
                 )
             self.remarks.append("the last line was cut off, and is left out")
             return False
@@ -157,7 +157,7 @@ class TraceFile:
             if not isinstance(record, dict):
                 raise TypeError(f"a record is an object, got {type(record).__name__}")
             if not self.header and record.get("statetrain") != "trace":
-                raise TypeError("the first line is no header")
+                raise TypeError("the first line is not a header")
             self._take(record)
         except TraceError:
             raise
@@ -170,7 +170,7 @@ class TraceFile:
         ) as error:
             if not self.header:
                 raise TraceError(
-                    f"{self.name} is no trace of statetrain: it begins with {line[:40]!r}"
+                    f"{self.name} is not a trace of statetrain: it begins with {line[:40]!r}"
                 ) from error
             raise TraceError(
                 f"{self.name}, line {self.lines}: no record of a trace: {error} in {line[:60]!r}"
@@ -213,7 +213,7 @@ class TraceFile:
         """
         if not self.header:
             raise TraceError(
-                f"{self.name} is no trace of statetrain:"
+                f"{self.name} is not a trace of statetrain:"
                 f" {'it is empty' if not self.remarks else 'its header was cut off'}"
             )
         taken, moments, dropped, earlier = self.tape.kept()
@@ -324,7 +324,7 @@ class TraceFile:
         return answers
 
     def arrow_of(self, written: Any) -> Transition:
-        """The arrow that a record means, by its number or in words."""
+        """The arrow that a record means, by its number or as text."""
         if isinstance(written, list):
             return stand_in(read_words(written))
         return self._arrows[_whole(written)]

@@ -45,7 +45,7 @@ class Moment(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The counters in words; empty if they are not known or say nothing."""
+        """The counters as text; empty if they are not known or say nothing."""
         if not self.epoch:
             if self.valid_iter:
                 return f"batch {self.valid_iter}"

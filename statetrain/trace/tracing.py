@@ -46,7 +46,7 @@ class Tracing(Callback):
     and `statetrain watch` read: every second, and when the run ends. Of a process that is killed,
     the file has all but about the last second. A continued run goes on in the file, at the
     transition at which its checkpoint was made. When the file cannot be written any more, there is
-    one warning, and the run goes on.
+    one warning, and the run continues.
 
     Args:
         last: how many transitions are kept in memory, at least 1; None keeps all, 8 bytes each. How
@@ -333,8 +333,8 @@ class Tracing(Callback):
             self._writing.close()
             self._writing = None
         warnings.warn(
-            f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run goes on, and in"
-            " memory its trace does",
+            f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run continues, with its"
+            " trace in memory",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -50,7 +50,7 @@ class Trace:
             empty if nothing was.
         rows: the history of the run.
         outcome: how it ended; None if it has not, or nobody knows.
-        error: the exception that it failed with, in words, with its notes.
+        error: the exception that it failed with, as text, with its notes.
         earlier: how often each of the transitions that were not kept was taken.
         header: what a file says of its run: versions, when it started, and the like.
         remarks: what is to be known about how the trace came to be, such as that a file was cut
@@ -118,7 +118,7 @@ class Trace:
         See `statetrain.trace.reading.load`.
 
         Raises:
-            TraceError: it is no trace, or it is broken.
+            TraceError: it is not a trace, or it is broken.
             OSError: it cannot be read.
         """
         from statetrain.trace.reading import load

@@ -25,7 +25,7 @@ Number = TypeVar("Number", int, float)
 
 
 def words_of(arrow: Transition) -> Words:
-    """An arrow in words: source, dest, guard, effect, event.
+    """An arrow as text: source, dest, guard, effect, event.
 
     Arrows with the same words are taken for the same.
     """
@@ -72,7 +72,7 @@ def times_asked(life: Lifecycle, arrow: Transition, taken: Mapping[Words, int]) 
 
 
 def read_words(row: Any) -> Words:
-    """An arrow in words, as JSON gives it.
+    """An arrow as text, as JSON gives it.
 
     Raises:
         TypeError: it is none.

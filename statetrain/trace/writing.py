@@ -103,7 +103,7 @@ class TraceWriting:
         resumed: int | None = None,
         of: str = "",
     ) -> TraceWriting:
-        """Begins a file, or goes on with the one of a run that is continued, if it is there.
+        """Begins a file, or continues the one of a run that is continued, if it is there.
 
         Args:
             path: the file. One that is there and is not gone on with is replaced by a new one, so
@@ -111,7 +111,7 @@ class TraceWriting:
             life: the table.
             ctx: the context of the run.
             answers: whether answers of guards are recorded.
-            resumed: after how many transitions the run goes on; None begins one.
+            resumed: after how many transitions the run continues; None begins one.
             of: the id of the run that goes on.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
