@@ -333,8 +333,8 @@ class Tracing(Callback):
             self._writing.close()
             self._writing = None
         warnings.warn(
-            f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run continues, with its"
-            " trace in memory",
+            f"Tracing cannot write {str(self.file)!r} any more ({error!r}); the run continues, with"
+            " its trace in memory",
             RuntimeWarning,
             stacklevel=2,
         )
