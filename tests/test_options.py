@@ -837,7 +837,7 @@ def test_metrics_need_a_prediction(points, net):
         loss.backward()
         return loss
 
-    with pytest.raises(st.LossError, match=r"a computation of your own has to set ctx\.pred"):
+    with pytest.raises(st.LossError, match=r"a custom computation has to set ctx\.pred"):
         st.fit(net, points, compute=own, metrics=accuracy, **options())
 
 
