@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain.callbacks.checkpoint import Checkpoint
+from statetrain.checkpoints import tensorfile
 from statetrain.errors import CheckpointError
 
 
@@ -329,3 +330,54 @@ def test_how_a_run_ended_comes_back(points, tmp_path):
 
     st.save(st.fit(Net(5), points, start=False, **common), tmp_path / "new")
     assert st.load(tmp_path / "new").outcome is None
+
+
+def test_the_trained_weights_alone(points, tmp_path):
+    "All but the frozen parameters are written; put into a model with the same frozen ones, they make the run's model."
+    model = Net()
+    model[0].requires_grad_(False)
+    run = st.fit(model, points, loss=F.cross_entropy, optimizer=torch.optim.SGD, epochs=1)
+    st.save_weights(run, tmp_path / "trained", trained_only=True)
+    tensors, _ = tensorfile.read(tmp_path / "trained")
+    assert set(tensors) == set(model.state_dict()) - {"0.weight", "0.bias"}
+    again = Net()
+    again[0].load_state_dict(model[0].state_dict())
+    st.load_weights(again, tmp_path / "trained", strict=False)
+    assert bits(again) == bits(run.model)
+    with pytest.raises(CheckpointError, match=r"no '0\.weight'"):
+        st.load_weights(again, tmp_path / "trained")
+    with pytest.raises(CheckpointError, match="no parameter of Net requires a gradient"):
+        st.save_weights(model.requires_grad_(False), tmp_path / "none", trained_only=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_adapters_are_saved_alone(tmp_path):
+    "With LoRA of peft, average, optimizer and file hold the adapters; a fresh base with them predicts the same."
+    peft = pytest.importorskip("peft", reason="the extra `examples` is not installed")
+
+    def adapted():
+        torch.manual_seed(0)
+        base = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        return peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0", "2"]))
+
+    x, y = torch.randn(24, 4), torch.arange(24) % 3
+    ema = st.EMA(0.5)
+    run = st.fit(
+        adapted(),
+        (x, y),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.Adam,
+        opt_hparams={"lr": 0.1},
+        epochs=2,
+        callbacks=[ema, st.SaveWeights(tmp_path / "by-epoch-{epoch}", trained_only=True)],
+    )
+    adapters = {name for name, one in run.model.named_parameters() if one.requires_grad}
+    assert len(adapters) == 4
+    assert {name.removeprefix("0.") for name in ema.state_dict()["average"]} == adapters
+    assert len(run.ctx.opt.state_dict()["state"]) == 4
+    st.save_weights(run, tmp_path / "trained", trained_only=True)
+    for name in ("trained", "by-epoch-2"):
+        assert set(tensorfile.read(tmp_path / name)[0]) == adapters
+        again = adapted()
+        st.load_weights(again, tmp_path / name, strict=False)
+        assert torch.equal(again.eval()(x), run.model.eval()(x))

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.keep_best import KeepBest
-from statetrain.compute.parts import copies_of, local, part_like
-from statetrain.compute.weights import exchange, modules_of, pairs_of
+from statetrain.compute.parts import copies_of, is_part, local, part_like
+from statetrain.compute.weights import exchange, modules_of, pairs_of, tensors_of
 from statetrain.errors import ConfigError
 from statetrain.outcome import Failed
 from statetrain.validators import check_switches, check_whole, is_number
@@ -42,6 +42,10 @@ class EMA(Callback):
     `load_checkpoint(model, folder, average=True)` gets it out of one. The parameters of losses that
     are modules are averaged, too. Of the buffers, batch norm's statistics are averaged; all others
     are the model's own.
+
+    Frozen parameters, which require no gradient, are neither averaged nor copied, nor saved with
+    it: the average shares their memory with the model. Where one is trained later, its average
+    begins with the first update after that. (With `FSDP`, all parameters are copied.)
 
     Args:
         decay: how much of the old average each step keeps, from 0 up to, not including, 1; None
@@ -89,7 +93,9 @@ class EMA(Callback):
         )
         self._own: list[torch.nn.Module] = []  # the run's modules
         self._copies: list[torch.nn.Module] = []  # those with the average; made when needed
+        self._shared: set[str] = set()  # the frozen parameters whose memory is the model's own
         self._count = 0  # of the updates
+        self._late: dict[str, int] = {}  # updates before the first, of those trained later
         self._step = 0  # the step that was looked at last
         self._swapped = False  # whether the model has the average at the moment
         # Whether what is evaluated now has the weights that the run ends with
@@ -133,19 +139,21 @@ class EMA(Callback):
     def on_enter_fit(self, ctx: Context) -> None:
         """Forgets an earlier run's average; a fit that continues a run keeps it."""
         if ctx.epoch == 0 or not self._own:
-            self._copies, self._count, self._step = [], 0, ctx.step
+            self._forget(ctx)
         self._begin(ctx)
 
     def on_resume(self, ctx: Context) -> None:
         """Continues the average that was saved."""
-        self._copies, self._count, self._step = [], 0, ctx.step
+        self._forget(ctx)
         self._begin(ctx)
         if self._state is not None:
-            self._make()
+            saved = self._state["average"]
+            self._copy({name for name, _ in _parameters_of(self._own) if name not in saved})
             for name, _, mine in self._pairs():
-                mine.copy_(part_like(self._state["average"][name], mine))
+                if name in saved:
+                    mine.copy_(part_like(saved[name], mine))
             self._count, self._swapped = self._state["count"], self._state["swapped"]
-            self._final = self._state["final"]
+            self._final, self._late = self._state["final"], dict(self._state["late"])
             self._state = None
 
     def on_exit_step(self, ctx: Context) -> None:
@@ -184,18 +192,43 @@ class EMA(Callback):
         self._own, self._swapped, self._final = modules_of(ctx), False, False
         ctx.defer(partial(self._finish, ctx))
 
+    def _forget(self, ctx: Context) -> None:
+        self._copies, self._count, self._step = [], 0, ctx.step
+        self._shared, self._late = set(), {}
+
     def _pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        return pairs_of(self._own, self._copies)
+        """The tensors that have an average, with it."""
+        for name, own, mine in pairs_of(self._own, self._copies):
+            if name not in self._shared:
+                yield name, own, mine
 
     def _make(self) -> None:
         """Makes the copies; until the first update they have the weights of the moment."""
         if not self._copies:
-            self._copies = copies_of(self._own)
-            for module in self._copies:
-                module.eval().requires_grad_(False)
+            self._copy({name for name, one in _parameters_of(self._own) if _is_frozen(one)})
         elif self._count == 0:
             for _, own, mine in self._pairs():
                 mine.copy_(own.detach())
+
+    def _copy(self, shared: set[str]) -> None:
+        """Makes the copies, in which some parameters have the memory of the model's own."""
+        parameters = dict(_parameters_of(self._own))
+        if any(map(is_part, parameters.values())):
+            shared = set()  # of weights in parts, copies are made in another way
+        self._shared = shared
+        self._copies = copies_of(self._own, shared=[parameters[name] for name in shared])
+        for module in self._copies:
+            module.eval().requires_grad_(False)
+
+    def _separate(self) -> None:
+        """Gives those parameters that are no longer frozen memory of their own."""
+        if not self._shared:
+            return
+        for name, own, mine in list(pairs_of(self._own, self._copies)):
+            if name in self._shared and not _is_frozen(own):
+                mine.data = own.detach().clone()
+                self._shared.discard(name)
+                self._late[name] = self._count
 
     def _take_in(self) -> None:
         """Does what `AveragedModel.update_parameters` does, without waiting for a device.
@@ -204,18 +237,20 @@ class EMA(Callback):
         """
         if not self._copies:
             self._make()
+        self._separate()
         average = get_swa_multi_avg_fn()
         if self.decay is not None:
             average = get_ema_multi_avg_fn(self.decay)
         groups: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for name, own, mine in self._pairs():
-            moves = self._count > 0 and self._is_averaged(name, own)
-            mines, owns = groups.setdefault((moves, own.dtype, own.device), ([], []))
+            count = self._count - self._late.get(name, 0)
+            moves = count > 0 and self._is_averaged(name, own)
+            mines, owns = groups.setdefault((moves, count, own.dtype, own.device), ([], []))
             mines.append(local(mine.detach()))
             owns.append(local(own.detach()))
-        for (moves, _, _), (mines, owns) in groups.items():
+        for (moves, count, _, _), (mines, owns) in groups.items():
             if moves:
-                average(mines, owns, self._count)
+                average(mines, owns, count)
             else:
                 torch._foreach_copy_(mines, owns)
         self._count += 1
@@ -249,6 +284,7 @@ class EMA(Callback):
         return {
             "average": average,
             "count": self._count,
+            "late": dict(self._late),
             "swapped": self._swapped,
             "final": self._final,
         }
@@ -259,6 +295,17 @@ class EMA(Callback):
 
     def __repr__(self) -> str:
         return f"EMA({self.decay})"
+
+
+def _parameters_of(modules: list[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for name, tensor in tensors_of(modules):
+        if isinstance(tensor, torch.nn.Parameter):
+            yield name, tensor
+
+
+def _is_frozen(parameter: torch.Tensor) -> bool:
+    """Whether no step changes it; an optimizer still takes a gradient from before."""
+    return not parameter.requires_grad and parameter.grad is None
 
 
 def _shows_best(ctx: Context) -> bool:

@@ -14,9 +14,9 @@ from attrs import define
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.monitoring import is_whole, read_monitor
 from statetrain.checkpoints.files import refuse_remote
-from statetrain.checkpoints.weightsfile import write_weights
+from statetrain.checkpoints.weightsfile import frozen_unless_all, write_weights
 from statetrain.compute.keeping import first_not_finite
-from statetrain.compute.weights import judged_modules
+from statetrain.compute.weights import judged_modules, modules_of
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
@@ -74,6 +74,8 @@ class SaveWeights(Callback):
         min_delta: a row improves only if it is better by more than this, at least 0.
         every: an interval such as `Every(2, "epochs")`; None is every row that has all that the
             path names.
+        trained_only: whether parameters that require no gradient are left out, as in
+            `save_weights`.
 
     Raises:
         ConfigError: an argument is out of range, or the path cannot be read as a format. Before the
@@ -94,10 +96,11 @@ class SaveWeights(Callback):
         best_only: bool = False,
         min_delta: float = 0.0,
         every: Guard | None = None,
+        trained_only: bool = False,
     ) -> None:
         if keep is not None:
             check_whole("SaveWeights: keep", keep, also=", or None")
-        check_switches("SaveWeights", best_only=best_only)
+        check_switches("SaveWeights", best_only=best_only, trained_only=trained_only)
         refuse_remote("SaveWeights", path)
         asked = {"keep": keep, "best_only": best_only}
         asks_for_best = [name for name, value in asked.items() if value]
@@ -109,6 +112,7 @@ class SaveWeights(Callback):
         # Without a monitor nothing is compared, but what is given has to be sound
         self._by = read_monitor("SaveWeights", monitor or "nothing", mode, min_delta)
         self.path, self.monitor, self.keep, self.best_only = str(path), monitor, keep, best_only
+        self.trained_only = trained_only
         self.saved: list[Path] = []
         self._files: list[_KeptFile] = []
         self._every = None
@@ -170,7 +174,10 @@ class SaveWeights(Callback):
             return
         if self._is_there(new):
             return  # an evaluation at the end has only added columns to the row
-        write_weights(self._path(new), judged[0])
+        left_out: set[str] = set()
+        if self.trained_only:  # of an average, nothing requires a gradient
+            left_out = frozen_unless_all(modules_of(ctx)[0])
+        write_weights(self._path(new), judged[0], left_out)
         self._files = [one for one in self._files if self._path(one) != self._path(new)] + [new]
         self._thin_out()
         self.saved = [self._path(one) for one in self._files]

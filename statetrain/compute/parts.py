@@ -95,16 +95,24 @@ def class_of(module: torch.nn.Module) -> type[torch.nn.Module]:
     return kind
 
 
-def copies_of(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+def copies_of(
+    modules: Iterable[torch.nn.Module], shared: Iterable[torch.nn.Parameter] = ()
+) -> list[torch.nn.Module]:
     """Copies of modules, made together, so that what two of them share stays shared.
 
     Torch does not copy modules that are sharded. In their place are modules that hold copies of
     the tensors under the same names, and compute nothing.
+
+    Args:
+        modules: stay as they are.
+        shared: those parameters, of modules that are not sharded, that are not copied: in the
+            copies are others with the same memory.
     """
     modules = list(modules)
     if any(is_part(parameter) for module in modules for parameter in module.parameters()):
         return [_skeleton(module) for module in modules]
-    return copy.deepcopy(modules)
+    known = {id(one): torch.nn.Parameter(one.detach(), requires_grad=False) for one in shared}
+    return copy.deepcopy(modules, known)
 
 
 def _skeleton(module: torch.nn.Module) -> torch.nn.Module:

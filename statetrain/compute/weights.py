@@ -69,6 +69,12 @@ def pairs_of(
         yield name, tensor, others[name]
 
 
+def frozen_in(module: torch.nn.Module) -> set[str]:
+    """The names of the parameters that require no gradient, each under all that it has."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
 def _named(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
     for i, module in enumerate(modules):
         both = itertools.chain(

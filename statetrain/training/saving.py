@@ -22,7 +22,7 @@ from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
 from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.partial import choose_weights, read_weights
-from statetrain.checkpoints.weightsfile import write_tensors, write_weights
+from statetrain.checkpoints.weightsfile import frozen_unless_all, write_tensors, write_weights
 from statetrain.compute.parts import class_of, part_like
 from statetrain.compute.weights import put_weights
 from statetrain.context.history import History
@@ -169,7 +169,9 @@ def load(path: AnyPath) -> SavedRun:
         raise CheckpointError(f"{Path(path).name} is no sound run: {error}") from error
 
 
-def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
+def save_weights(
+    model: Run | torch.nn.Module, path: AnyPath, *, trained_only: bool = False
+) -> None:
     """Saves a model's weights under their own names, for any tool that reads safetensors.
 
     Where ranks hold parts of them, all ranks call it, and rank 0 writes.
@@ -177,12 +179,22 @@ def save_weights(model: Run | torch.nn.Module, path: AnyPath) -> None:
     Args:
         model: a run, or a module.
         path: of the file; it is replaced when the new one is complete. Folders are made.
+        trained_only: whether parameters that require no gradient now are left out, as for adapters
+            on a frozen model. Buffers are saved. `load_weights(..., strict=False)` puts them into a
+            model that has the others.
 
     Raises:
-        CheckpointError: the model's state has parts that are no tensors.
+        ConfigError: `trained_only` is neither True nor False.
+        CheckpointError: the model's state has parts that are no tensors, or only trained ones are
+            wanted and there are none.
         OSError: the file cannot be written.
     """
-    write_weights(Path(path), _module_of(model))
+    check_switches("save_weights", trained_only=trained_only)
+    module = _module_of(model)
+    left_out: set[str] = set()
+    if trained_only:
+        left_out = frozen_unless_all(module)
+    write_weights(Path(path), module, left_out)
 
 
 def load_weights(

@@ -406,3 +406,64 @@ def test_stochastic_weight_averaging_is_torchs(points):
         ema.model.state_dict().items(), average.module.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, theirs), name
+
+
+# ---------------------------------------------------------------- frozen parameters
+
+
+def frozen_net():
+    model = net()
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_frozen_parameters_are_not_copied(valid, points):
+    "The average has their memory and their values, its state leaves them out; the others are the average by hand."
+    ema, weights = st.EMA(0.9, valid=valid), Weights()
+    run = train(points, weights, ema, model=frozen_net())
+    for name, value in averaged(weights.steps, 0.9).items():
+        torch.testing.assert_close(ema.model.state_dict()[name], value)
+    assert ema.model[0].weight.data_ptr() == run.model[0].weight.data_ptr()
+    assert ema.model[3].weight.data_ptr() != run.model[3].weight.data_ptr()
+    assert "0.0.weight" not in ema.state_dict()["average"]
+    assert bits(run.model) == bits(train(points, model=frozen_net()).model)
+    assert run.history[-1]["valid_loss"] == pytest.approx(
+        st.evaluate(ema.model if valid else run, points, loss=F.cross_entropy)["loss"]
+    )
+
+
+@pytest.mark.parametrize("decay", [0.5, None])
+def test_what_is_trained_later_is_averaged_from_then_on(decay, points):
+    "Its average is that of the steps that train it, exponential or plain; that of the others is of all steps."
+    ema, weights = st.EMA(decay), Weights()
+    run = train(points, st.Freeze("0", until=1), weights, ema)
+    half = len(weights.steps) // 2
+    late, whole = averaged(weights.steps[half:], decay), averaged(weights.steps, decay)
+    assert torch.equal(weights.steps[half - 1]["0.weight"], net()[0].weight)
+    assert not torch.equal(run.model[0].weight, net()[0].weight)
+    for name, value in ema.model.state_dict().items():
+        wanted = late if name.startswith("0.") else whole
+        torch.testing.assert_close(value, wanted[name])
+    assert ema.model[0].weight.data_ptr() != run.model[0].weight.data_ptr()
+
+
+@pytest.mark.parametrize("decay", [0.5, None])
+def test_a_run_with_frozen_parameters_goes_on_exactly(decay, points):
+    "Cut before, at and after the epoch from which they are trained."
+    testing.assert_resumable(
+        lambda: train(
+            points, st.Freeze("0", until=1), st.EMA(decay, valid=True), epochs=3, start=False
+        ),
+        anchors=8,
+    )
+
+
+def test_a_checkpoint_gives_the_average_with_the_frozen_parameters(tmp_path, points):
+    "The whole averaged model comes out of it, though it holds the frozen ones once."
+    ema = st.EMA(0.5)
+    train(points, ema, st.Checkpoint(tmp_path), model=frozen_net())
+    model = net()
+    model[0].weight.data.zero_()
+    st.load_checkpoint(model, tmp_path, average=True)
+    assert bits(model) == bits(ema.model)

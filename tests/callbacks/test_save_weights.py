@@ -213,3 +213,26 @@ def test_a_column_that_nothing_writes(tmp_path):
         st.ConfigError, match="nothing writes the monitor 'valid_los'; did you mean 'valid_loss'"
     ):
         fit(st.SaveWeights(tmp_path / "{valid_los:.2f}.safetensors"), [1.0])
+
+
+@pytest.mark.parametrize("averages", [False, True], ids=["weights", "average"])
+def test_the_trained_weights_alone(averages, tmp_path):
+    """Frozen parameters are left out; with EMA(valid=True) the others are the average's."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    ema = st.EMA(0.5, valid=True)
+    run = st.fit(
+        model,
+        BATCH * 3,
+        valid=BATCH,
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        callbacks=[ema] * averages + [st.SaveWeights(tmp_path / "w", trained_only=True)],
+        epochs=1,
+    )
+    again = torch.nn.Linear(2, 1)
+    st.load_weights(again, tmp_path / "w", rename={"1.": ""})
+    wanted = ema.model if averages else run.model
+    assert torch.equal(again.weight, wanted[1].weight)
+    assert torch.equal(again.bias, wanted[1].bias)
