@@ -129,9 +129,16 @@ class Failed(Outcome):
 
 
 def as_data(outcome: Outcome | None) -> dict[str, Any] | None:
-    """An outcome as plain data; of an error, its text."""
+    """An outcome as plain data; of an error, its text.
+
+    One of your own is written as an `Ended` of its name: a name in a file never becomes code.
+    """
     if outcome is None:
         return None
+    kind = type(outcome).__name__
+    if type(outcome) not in _KINDS:
+        reason = str(getattr(outcome, "reason", ""))
+        outcome = Ended(outcome.epoch, reason, kind)
     about = {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
     if isinstance(outcome, Failed):
         about["error"] = repr(outcome.error)
@@ -141,7 +148,8 @@ def as_data(outcome: Outcome | None) -> dict[str, Any] | None:
 def from_data(about: Mapping[str, Any]) -> Outcome:
     """The outcome that `as_data` gave; the error has become one that says what it was.
 
-    One of your own has become an `Ended` of its name: a name in a file never becomes code.
+    Raises:
+        KeyError: there is no such outcome.
     """
     kind, epoch = about["kind"], int(about.get("epoch", 0))
     if kind == "Failed":
@@ -150,9 +158,10 @@ def from_data(about: Mapping[str, Any]) -> Outcome:
     if kind == "Completed":
         return Completed(epoch)
     reason = str(about.get("reason", ""))
-    if kind in _REASONED:
-        return _REASONED[kind](epoch, reason)
-    return Ended(epoch, reason, str(about.get("state", kind)))
+    if kind == "Ended":
+        return Ended(epoch, reason, str(about.get("state", "")))
+    return _REASONED[kind](epoch, reason)
 
 
 _REASONED: dict[str, type[Stopped | Interrupted]] = {"Stopped": Stopped, "Interrupted": Interrupted}
+_KINDS = (Completed, Stopped, Ended, Interrupted, Failed)

@@ -36,7 +36,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 from attrs import Factory, define
 
 from statetrain import jsons
@@ -47,7 +46,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
 from statetrain.naming import label_of
-from statetrain.outcome import Outcome
+from statetrain.outcome import Outcome, as_data
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
@@ -238,11 +237,9 @@ class TraceWriting:
 
     def end(self, outcome: Outcome | None, error: str, at: int, seconds: float) -> None:
         """Writes how the run ended, and closes the file."""
-        about: dict[str, Any] | None = None
-        if outcome is not None:
-            about = {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
-            if "error" in about:
-                about["error"] = error
+        about = as_data(outcome)
+        if about is not None and "error" in about:
+            about["error"] = error
         self.line({"outcome": about, "at": at, "seconds": round(seconds, 6)})
         self.close()
 
