@@ -93,3 +93,19 @@ def test_a_context_is_shown_by_its_own_fields():
     shown = repr(st.Machine(LIFE).run(Rounds()))
     assert shown.startswith("Rounds(round=3, epoch=3, history=")
     assert "machine" not in shown
+
+
+def test_a_part_of_a_guard_that_reads_what_is_not_there_is_refused():
+    """Though another part declares nothing: before the run, not when it comes to be evaluated."""
+
+    class Rounds(st.Position):
+        round = 0
+
+    late = st.guard(lambda ctx: ctx.round > 3).named("late")
+    life = st.Lifecycle(
+        "rounds",
+        [st.State("work", lambda ctx: None), st.State("end", final=True)],
+        [st.Transition("work", "end", late & st.Every(2, "steps")), st.Transition("work", "end")],
+    )
+    with pytest.raises(st.ContractError, match="'step'"):
+        st.Machine(life).run(Rounds())

@@ -16,6 +16,7 @@ from statetrain.context.position import Position
 from statetrain.contracts.declaring import access_of, field_of, reads_of
 from statetrain.contracts.listening import contracts_of, paths_in
 from statetrain.errors import ContractError
+from statetrain.guards.base import Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 
@@ -162,6 +163,13 @@ def _needed(machine: Machine, wanted: str) -> list[tuple[str, str]]:
     ]
 
 
+def _declaring(guard: Guard | None) -> tuple[Guard, ...]:
+    """A guard; its parts where one of them declares nothing, so that the others still count."""
+    if guard is None:
+        return ()
+    return (guard,) if reads_of(guard) is not None else leaves(guard)
+
+
 def declarations_of(life: Lifecycle, callbacks: Iterable[Callback]) -> list[Declaration]:
     """Everything that a lifecycle and callbacks declare, with who declares it."""
     works = [(f"the action of {state.name!r}", state.action) for state in life.states]
@@ -175,9 +183,11 @@ def declarations_of(life: Lifecycle, callbacks: Iterable[Callback]) -> list[Decl
         if work is not None and (declared := access_of(work)) is not None:
             found += [(who, "reads", declared.reads), (who, "writes", declared.writes)]
     for arrow in life.transitions:
-        if arrow.guard is not None and (read := reads_of(arrow.guard)) is not None:
-            who = f"the guard [{arrow.guard.label}] of {arrow.source} -> {arrow.dest}"
-            found.append((who, "reads", read.reads))
+        for guard in _declaring(arrow.guard):
+            who = f"the guard [{guard.label}] of {arrow.source} -> {arrow.dest}"
+            read = reads_of(guard)
+            if read is not None:
+                found.append((who, "reads", read.reads))
     for callback in callbacks:
         who = f"Callback {name_of(callback)!r}"
         # Of declarations by hook, those for hooks that no state here calls do not count
