@@ -395,6 +395,22 @@ def _check_unheard(callback: Callback, name: str, lifecycle: Lifecycle) -> None:
         )
 
 
+# Hooks that other libraries call once a run: Keras with its logs, Lightning and Hugging Face with
+# more arguments
+_ONCE_ELSEWHERE = {"on_train_begin": "on_enter_fit", "on_train_end": "on_exit_fit"}
+
+
+def _say_how_often(hook: Hook) -> str:
+    """What a hook of another library's name is called, where it would be called less often."""
+    written = getattr(hook, "__name__", "")
+    if written not in _ONCE_ELSEWHERE:
+        return ""
+    return (
+        f". Here {written} is called once an epoch, around its batches; for once a run, write"
+        f" {_ONCE_ELSEWHERE[written]}"
+    )
+
+
 def _check_signature(callback: Callback, name: str, hook: Hook) -> None:
     if inspect.iscoroutinefunction(hook) or inspect.isgeneratorfunction(hook):
         raise CallbackError(
@@ -402,11 +418,16 @@ def _check_signature(callback: Callback, name: str, hook: Hook) -> None:
             " run; make it a plain method"
         )
     try:
-        inspect.signature(hook).bind(None)
+        bound = inspect.signature(hook).bind(None)
     except TypeError:
         raise CallbackError(
             f"Callback {name_of(callback)!r}: {name}{inspect.signature(hook)} must take the context"
-            f" as its only argument: def {name}(self, ctx)"
+            f" as its only argument: def {name}(self, ctx){_say_how_often(hook)}"
         ) from None
     except ValueError:
         return  # a hook written in C, whose signature cannot be seen
+    if "logs" in bound.arguments and (often := _say_how_often(hook)):
+        raise CallbackError(
+            f"Callback {name_of(callback)!r}: {name}{inspect.signature(hook)} takes logs, as in"
+            f" Keras, and would get the context: def {name}(self, ctx){often}"
+        )

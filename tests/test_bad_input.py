@@ -1037,3 +1037,32 @@ def test_a_field_of_another_library_is_told_by_its_name_here(name, here):
         notes = "\n".join(caught.value.__notes__)
         assert f"other libraries call {name!r} is here: {here}" in notes
         assert "earlier_batches" not in notes
+
+
+def _hooks_of_elsewhere(name, function):
+    function.__name__ = name
+    return type("Elsewhere", (st.Callback,), {name: function})()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, logs=None: None,
+        lambda self, trainer, module: None,
+        lambda self, args, state, control, **more: None,
+    ],
+    ids=["keras", "lightning", "transformers"],
+)
+@pytest.mark.parametrize(("name", "meant"), [("begin", "enter_fit"), ("end", "exit_fit")])
+def test_hooks_that_are_called_once_a_run_elsewhere(function, name, meant):
+    "Written as in another library, the hooks of training are answered with those that are called once a run."
+    callback = _hooks_of_elsewhere(f"on_train_{name}", function)
+    words = rf"on_train_{name} is called once an epoch, .* for once a run, write on_{meant}"
+    with pytest.raises(st.CallbackError, match=words):
+        st.fit(
+            torch.nn.Linear(2, 2),
+            (torch.ones(4, 2), torch.ones(4, 2)),
+            loss=torch.nn.functional.mse_loss,
+            optimizer=torch.optim.SGD,
+            callbacks=callback,
+        )

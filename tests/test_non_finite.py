@@ -467,3 +467,11 @@ def test_spikes_are_told_from_the_last_losses_only():
     assert SPIKE(ctx)
     ctx.recent["opt"] += [10.0] * 3
     assert not SPIKE(ctx)
+
+
+def test_a_forced_path_that_goes_back_with_nothing_kept_is_told():
+    "Guards that a path forces may lead back before there is a copy; the error says what to do."
+    life = st.supervised(non_finite=st.RollBack())
+    [path] = [one for one in testing.paths(life) if str(one).endswith("[loss not finite]")]
+    with pytest.raises(st.MachineError, match=r"no copy to go back to .* through 'keep'"):
+        path.run()

@@ -353,7 +353,7 @@ def test_the_trained_weights_alone(points, tmp_path):
 
 def test_adapters_are_saved_alone(tmp_path):
     "With LoRA of peft, average, optimizer and file hold the adapters; a fresh base with them predicts the same."
-    peft = pytest.importorskip("peft", reason="the extra `examples` is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
 
     def adapted():
         torch.manual_seed(0)

@@ -9,7 +9,7 @@ from attrs import Attribute, field, frozen
 from statetrain.callback import unwrapped
 from statetrain.contracts.composing import then
 from statetrain.contracts.declaring import Access, access
-from statetrain.errors import ConfigError
+from statetrain.errors import ConfigError, MachineError
 from statetrain.guards.base import Guard, as_guard, guard
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -189,9 +189,14 @@ class GoBack:
         )
 
     def __call__(self, ctx: Context) -> None:
+        if ctx.kept is None:
+            raise MachineError(
+                "no copy to go back to has been kept: the state 'keep' comes before. The table of"
+                " RollBack fails with the error of the loss instead; on a path of"
+                " statetrain.testing, whose guards are forced, choose one through 'keep'"
+            )
         do.note_refusal(ctx)
         do.discard_window(ctx)
-        assert ctx.kept is not None
         ctx.accelerator.go_back(ctx, ctx.kept)
         ctx.accelerator.lower_rates(ctx, self.factor)
         for callback in map(unwrapped, ctx.callbacks):
