@@ -149,7 +149,6 @@ from statetrain.training.lr_finder import lr_find as lr_find
 from statetrain.training.overfitting import overfit as overfit
 from statetrain.training.predicting import predict as predict
 from statetrain.training.predicting import predict_batches as predict_batches
-from statetrain.training.resuming import Resume as Resume
 from statetrain.training.run import Run as Run
 from statetrain.training.running import run as run
 from statetrain.training.saving import SavedRun as SavedRun

@@ -372,7 +372,8 @@ def test_a_run_is_continued_with_and_without_it(points, tmp_path, before, after)
         points,
         compile=after,
         callbacks=st.Checkpoint(tmp_path),
-        resume=st.Resume("last", [] if before == after else "lifecycle"),
+        resume="last",
+        allow_changes=[] if before == after else "lifecycle",
         **given | {"epochs": 3},
     )
     assert run.ctx.step == 6

@@ -265,7 +265,8 @@ def test_a_value_that_is_given_differently_is_noticed(tmp_path):
         SMALL,
         Small(rate=0.2),
         [st.Checkpoint(tmp_path)],
-        resume=st.Resume("last", allow="context"),
+        resume="last",
+        allow_changes="context",
         start=False,
     )
     assert (run.ctx.rate, run.ctx.epoch) == (0.2, 1)

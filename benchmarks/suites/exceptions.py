@@ -362,7 +362,9 @@ def raised(place: str, kind: Callable[[], BaseException]) -> None:
         )
         # A function that has counted down is another one.
         changed = (
-            {"resume": st.Resume("last", "loss")} if place == "a loss" and found is not None else {}
+            {"resume": "last", "allow_changes": "loss"}
+            if place == "a loss" and found is not None
+            else {}
         )
         seed = 5 if found is not None else 0
         again = _run(place, folder, Bomb(OSError(), -1), start_seed=seed, **changed)

@@ -79,7 +79,7 @@ def _compare_training(ctx: Position, data: Snapshot) -> Iterator[tuple[str, Iter
 
 
 def read_allowed(allow: bool | str | Collection[str]) -> set[str]:
-    """The kinds of differences that `Resume(allow=...)` allows: a word, several, or all.
+    """The kinds of differences that `allow_changes` allows: a word, several, or all.
 
     Raises:
         ConfigError: a word is none of `CHANGES`.
@@ -96,7 +96,7 @@ def read_allowed(allow: bool | str | Collection[str]) -> set[str]:
         if word not in CHANGES:
             known = ", ".join(map(repr, CHANGES))
             raise ConfigError(
-                f"allow takes {known}, several of them, or True, got"
+                f"allow_changes takes {known}, several of them, or True, got"
                 f" {word!r}{did_you_mean(str(word), CHANGES)}"
             )
     return allowed
@@ -125,7 +125,7 @@ def refuse(found: list[Changed], allow: bool | str | Collection[str]) -> set[str
             word = kinds[0]
         raise CheckpointError(
             f"the run differs from the one that was saved:{listed}\nMake it the same, or say that"
-            f" it may differ: resume=Resume(..., allow={word!r})"
+            f" it may differ: allow_changes={word!r}"
         )
     return {kind for kind, _ in found}
 

@@ -305,6 +305,12 @@ class FitOptions(TypedDict, total=False):
     edits: tuple[TableEdit, ...]
 
 
+class FitArguments(FitOptions, total=False):
+    """All that `fit` takes by name beside its signature: the options, and its clock."""
+
+    clock: Callable[[], float]
+
+
 class SupervisedOptions(FitOptions, total=False):
     """The options of `supervised`: those of `fit`, and what `fit` finds out by itself."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Unpack
 
 import torch
@@ -17,8 +16,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import Losses
 from statetrain.losses.metrics import Metrics
 from statetrain.standard.evaluations import Evaluation
-from statetrain.standard.options import FitOptions
-from statetrain.training.resuming import Resume
+from statetrain.standard.options import FitArguments
 from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import check_call, listeners
 from statetrain.training.setup.data import load_data
@@ -57,14 +55,14 @@ def fit(
     accelerator: Any = None,
     compile: bool | str | Mapping[str, Any] = False,  # noqa: A002  # torch's own word
     seed: int | None = None,
-    resume: str | int | os.PathLike[str] | Resume | None = None,
+    resume: str | int | os.PathLike[str] | None = None,
+    allow_changes: bool | str | Collection[str] = (),
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
     verbose: bool = True,
     on_interrupt: OnInterrupt = "return",
-    clock: Callable[[], float] = time.monotonic,
     start: bool = True,
-    **options: Unpack[FitOptions],
+    **options: Unpack[FitArguments],
 ) -> Run:
     """Trains a model.
 
@@ -120,8 +118,10 @@ def fit(
             starts from the beginning if there is none yet; the number of a step that it has saved;
             or the path of a checkpoint, of a directory of them, or of one in it:
             "runs/trunk/best", "runs/trunk/step-1000". The other arguments are those of the run
-            that was saved; workers, callbacks, `epochs` and what is printed may differ. A `Resume`
-            allows more to differ: `resume=Resume("last", allow="lifecycle")`.
+            that was saved; workers, callbacks, `epochs` and what is printed may differ.
+        allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
+            "callbacks" (their settings), "seed", several of them, or True for all. What fits is
+            loaded; the settings of optimizers that are given differently now are used.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write
             them to as well, with times, counters and the loss, for `statetrain watch` and
             `statetrain trace`. `Tracing` among the callbacks has more.
@@ -131,13 +131,13 @@ def fit(
         on_interrupt: what a signal (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1) leads to once the run has
             ended in order: "return" it, "raise" KeyboardInterrupt, or "exit" with 128 and the
             signal's number, as a scheduler expects.
-        clock: seconds from any moment on.
         start: whether to train; else the run is returned as it stands before the first transition,
             for `run.walk()` or `run.steps()`.
         options: of the lifecycle: `stop`, `non_finite`, `check_gradients`, `spike`, `finite_check`,
             `accumulate`, `validate`, `max_steps`, `compute`, `valid_compute`, `precision`,
             `prefetch`, `closure`, `edits`; `statetrain.standard.options.Options` has each with its
-            default and its meaning. `validate` is the end of every epoch unless said.
+            default and its meaning. `validate` is the end of every epoch unless said. And `clock`,
+            a function that gives seconds from any moment on, in place of `time.monotonic`.
 
     Returns:
         The run: outcome, history, model.
@@ -154,7 +154,7 @@ def fit(
     )
     ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))
-    saved = find_saved(resume, listening, seed, ranks.group)
+    saved = find_saved(resume, allow_changes, listening, seed, ranks.group)
     data = ranks.divide(
         load_data(train, valid, evaluations, limits.most, saved.seed, dataloader_options)
     )
@@ -185,7 +185,7 @@ def fit(
         trained,
         objective,
         reader_for(input, target, size, options, trained, objective),
-        **settings_for(limits, hparams, opt_hparams, pred, verbose, clock, saved.seed),
+        **settings_for(limits, hparams, opt_hparams, pred, verbose, options, saved.seed),
         **parts_for(machine.lifecycle, options, trained),
     )
     return begin(Run(ranks.begin(ctx, machine), machine, on_interrupt), saved, start)

@@ -309,12 +309,14 @@ class Run:
         rows = tuple(dict(row) for row in self.history.rows)
         return RunRecord, (self.lifecycle.name, repr(self.outcome), rows)
 
-    def resume(self, source: str | int = "last", allow: bool | str | Collection[str] = ()) -> Run:
+    def resume(
+        self, source: str | int = "last", allow_changes: bool | str | Collection[str] = ()
+    ) -> Run:
         """Goes back to a checkpoint and on from there, as after an interrupt in a notebook.
 
         Args:
             source: "last", "best", a step or a path, as in `fit(resume=...)`.
-            allow: what may differ, as in `Resume`.
+            allow_changes: as in `fit`.
 
         Returns:
             This run.
@@ -331,7 +333,7 @@ class Run:
         found = find(source, self.machine.callbacks)
         if found is None:
             raise CheckpointError(f"there is no checkpoint to go back to: resume={source!r}")
-        restore(self.ctx, self.machine, found, allow)
+        restore(self.ctx, self.machine, found, allow_changes)
         self.at, found = found["state"], None  # its tensors need no memory while the run goes on
         return self.walk()
 

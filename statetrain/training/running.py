@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from statetrain.callback import Callback
@@ -12,7 +12,6 @@ from statetrain.contracts.checking import check_fields
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
-from statetrain.training.resuming import Resume
 from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.starting import begin, find_saved
@@ -24,7 +23,8 @@ def run(
     ctx: Position,
     callbacks: Callback | Iterable[Callback] = (),
     *,
-    resume: str | int | os.PathLike[str] | Resume | None = None,
+    resume: str | int | os.PathLike[str] | None = None,
+    allow_changes: bool | str | Collection[str] = (),
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
     on_interrupt: OnInterrupt = "return",
@@ -43,10 +43,11 @@ def run(
         ctx: the context, changed in place; `run.ctx` is this one.
         callbacks: what listens, in order.
         resume: where to resume, as for `fit`: "last" or "best" of the `Checkpoint` among the
-            callbacks, which starts anew if there is none yet; the number of a step; the path of a
-            checkpoint, or of a directory of them; or a `Resume`, which says what may differ:
-            "context" means plain values in fields, and those that are given now are used. The
-            context is made as in the run that was saved.
+            callbacks, which starts anew if there is none yet; the number of a step; or the path of
+            a checkpoint, or of a directory of them. The context is made as in the run that was
+            saved.
+        allow_changes: what may differ, as for `fit`; "context" means plain values in fields, and
+            those that are given now are used.
         trace: whether to record the transitions; or the path of a file to write them to as well.
         debug: whether actions, guards and callbacks are held to what they declare that they read
             and write; slower.
@@ -78,4 +79,4 @@ def run(
     for callback in machine.callbacks:
         callback.check_context(context)
     made = Run(context, machine, on_interrupt)
-    return begin(made, find_saved(resume, machine.callbacks, None, None), start)
+    return begin(made, find_saved(resume, allow_changes, machine.callbacks, None, None), start)

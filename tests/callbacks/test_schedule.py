@@ -258,7 +258,8 @@ def test_a_run_that_is_continued_is_the_same(per, cut, points, tmp_path):
         callbacks(tmp_path / "cut"),
         valid=points,
         validate=st.Every(2, "steps"),
-        resume=st.Resume("last", {"lifecycle"}),
+        resume="last",
+        allow_changes={"lifecycle"},
     )
     assert bits(again.model, again.ctx.opt) == bits(whole.model, whole.ctx.opt)
     assert {**again.history[-1], "seconds": 0} == {**whole.history[-1], "seconds": 0}

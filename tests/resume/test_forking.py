@@ -47,7 +47,8 @@ def test_each_cool_down_is_the_run_that_had_its_schedule_from_the_start(start, p
         points,
         epochs=None,
         max_steps=start + 4,
-        resume=st.Resume(f"trunk/step-{start}", ["callbacks", "lifecycle"]),
+        resume=f"trunk/step-{start}",
+        allow_changes=["callbacks", "lifecycle"],
         callbacks=[st.Schedule("opt.lr", cooling(start)), st.Checkpoint(f"end-{start}")],
     )
     straight = fit(

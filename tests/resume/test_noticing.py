@@ -92,8 +92,8 @@ def test_a_change_is_refused_and_allowed_by_its_word(what: str, tmp_path: Path) 
     go(tmp_path, 1, **before)
     with pytest.raises(st.CheckpointError, match=message) as caught:
         go(tmp_path, 2, resume="last", **changed)
-    assert str(caught.value).endswith(f"allow={word!r})")
-    assert go(tmp_path, 2, resume=st.Resume("last", word), **changed).ctx.epoch == 2
+    assert str(caught.value).endswith(f"allow_changes={word!r}")
+    assert go(tmp_path, 2, resume="last", allow_changes=word, **changed).ctx.epoch == 2
 
 
 def test_settings_of_a_schedule_are_refused_with_what_they_mean(tmp_path: Path) -> None:
@@ -133,19 +133,27 @@ def test_a_longer_limit_is_named(tmp_path: Path) -> None:
     go(tmp_path, 9, max_steps=3)
     with pytest.raises(st.CheckpointError, match=r"MaxSteps\(n\) was 3, is 5"):
         go(tmp_path, 9, max_steps=5, resume="last")
-    run = go(tmp_path, 9, max_steps=5, resume=st.Resume("last", "lifecycle"))
+    run = go(tmp_path, 9, max_steps=5, resume="last", allow_changes="lifecycle")
     assert run.ctx.step == 5
 
 
 @pytest.mark.parametrize(
-    ("allow", "message"),
-    [("lifecycl", "did you mean 'lifecycle'"), (["data", "weights"], "got 'weights'")],
+    ("options", "message"),
+    [
+        ({"allow_changes": "lifecycl", "resume": "last"}, "did you mean 'lifecycle'"),
+        ({"allow_changes": ["data", "weights"], "resume": "last"}, "got 'weights'"),
+        ({"allow_changes": "data"}, "nothing is resumed"),
+        ({"allow_changes": True}, "nothing is resumed"),
+        ({"allow_changes": "lifecycl"}, "did you mean 'lifecycle'"),
+    ],
     ids=str,
 )
-def test_a_misspelt_word_is_refused(allow: Any, message: str) -> None:
-    """Where it is written, before a run is made."""
+def test_what_allows_nothing_is_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """A misspelt word, and changes that are allowed where nothing is resumed, before anything is made."""
     with pytest.raises(st.ConfigError, match=message):
-        st.Resume("last", allow)
+        go(tmp_path, 1, **options)
 
 
 def test_an_attribute_of_a_module_that_changes_is_a_caveat(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from attrs import frozen
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
-from statetrain.standard.options import FitOptions
+from statetrain.standard.options import FitArguments
 from statetrain.trace import Tracing
 from statetrain.training.setup.words import ELSEWHERE
 from statetrain.validators import check_switches, check_word, is_whole_number
@@ -59,7 +59,7 @@ def check_call(
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
-    known = FitOptions.__annotations__
+    known = FitArguments.__annotations__
     for name in options:
         if name not in known and name in ELSEWHERE:
             raise TypeError(f"fit() has no argument {name!r}; write {ELSEWHERE[name]}")
@@ -71,7 +71,7 @@ def _arguments() -> list[str]:
     """The names of all arguments of `fit`."""
     from statetrain.training.fitting import fit  # of the page that calls this one
 
-    return [*inspect.signature(fit).parameters, *FitOptions.__annotations__]
+    return [*inspect.signature(fit).parameters, *FitArguments.__annotations__]
 
 
 def _check_seed(seed: Any) -> None:

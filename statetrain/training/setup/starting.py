@@ -12,12 +12,13 @@ from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.callbacks.checkpointing.finding import find
 from statetrain.checkpoints.describing import describe_run
+from statetrain.checkpoints.differences import read_allowed
 from statetrain.checkpoints.restoring import restore
 from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.contracts.checking import monitors_of
+from statetrain.errors import ConfigError
 from statetrain.outcome import Completed
 from statetrain.ranks.group import Processes
-from statetrain.training.resuming import Resume
 from statetrain.training.run import Run
 from statetrain.training.setup.ranks import shared_seed
 
@@ -32,7 +33,7 @@ class ResumePoint:
         snapshot: None for a run that starts from its beginning. It serves once, so that its tensors
             need no memory while the run goes on.
         seed: of the run; None without.
-        allow: what may differ; see `Resume`.
+        allow: what may differ, as `fit` takes it.
     """
 
     snapshot: Snapshot | None
@@ -54,7 +55,8 @@ class ResumePoint:
 
 
 def find_saved(
-    resume: str | int | os.PathLike[str] | Resume | None,
+    resume: str | int | os.PathLike[str] | None,
+    allow: bool | str | Collection[str],
     callbacks: Iterable[Callback],
     seed: int | None,
     group: Processes | None,
@@ -62,20 +64,22 @@ def find_saved(
     """What `resume` stands for, read before anything is made; see `find`.
 
     Args:
-        resume, seed: as `fit` takes them.
+        resume, allow, seed: as `fit` takes them; `allow` is its `allow_changes`.
         callbacks: what listens.
         group: the processes, which train with one seed; None is one.
 
     Raises:
-        ConfigError: there is no such thing.
+        ConfigError: there is no such thing, a word of `allow_changes` is unknown, or there is
+            nothing that it could allow.
     """
-    if resume is None:
-        return ResumePoint(None, shared_seed(group, seed, None))
-    wanted = resume
-    if not isinstance(wanted, Resume):
-        wanted = Resume(wanted)
-    snapshot = find(wanted.source, callbacks)
-    return ResumePoint(snapshot, shared_seed(group, seed, snapshot), wanted.allow)
+    if read_allowed(allow) and resume is None:
+        raise ConfigError(
+            f"allow_changes={allow!r} would not be used: nothing is resumed; give resume="
+        )
+    snapshot = None
+    if resume is not None:
+        snapshot = find(resume, callbacks)
+    return ResumePoint(snapshot, shared_seed(group, seed, snapshot), allow)
 
 
 def begin(run: Run, saved: ResumePoint, start: bool) -> Run:

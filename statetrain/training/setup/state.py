@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from statetrain.naming import ByName
 from statetrain.standard import actions
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import update_of
-from statetrain.standard.options import FitOptions
+from statetrain.standard.options import FitArguments, FitOptions
 from statetrain.standard.precision import MixedPrecision, Precision, plain
 from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data
@@ -112,7 +113,7 @@ def settings_for(
     opt_hparams: Mapping[str, Any] | None,
     pred: str | None,
     verbose: bool,
-    clock: Callable[[], float],
+    options: FitArguments,
     seed: int | None,
 ) -> dict[str, Any]:
     """The fields of a context that are settings, by name."""
@@ -123,7 +124,7 @@ def settings_for(
         "opt_hparams": dict(opt_hparams or {}),
         "pick": None if pred is None else getter(pred),
         "verbose": verbose,
-        "clock": clock,
+        "clock": options.get("clock", time.monotonic),
         "seed": seed,
     }
 

@@ -148,7 +148,7 @@ def _all_options(
 ) -> dict[str, Any]:
     """The options with what follows from data, model and optimizers."""
     found: dict[str, Any] = {
-        **options,
+        **{name: value for name, value in options.items() if name in FitOptions.__annotations__},
         "prefetch": _prefetches(options, trained.accelerator.device),
         "optimizers": max(len(trained.optimizers), 1),
         "closure": options.get("closure", False)
