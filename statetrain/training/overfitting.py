@@ -18,7 +18,7 @@ from statetrain.training.lr_finder import generators_kept
 from statetrain.training.run import Run
 from statetrain.validators import check_whole
 
-_OWN = {"evaluations", "resume", "valid", "validate"}
+_OWN = {"allow_changes", "evaluations", "resume", "valid", "validate"}
 
 
 def overfit(

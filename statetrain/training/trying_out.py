@@ -25,7 +25,7 @@ from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.data import evaluations_of
 from statetrain.validators import check_whole
 
-_ITS_OWN = ("epochs", "resume", "validate")
+_ITS_OWN = ("allow_changes", "epochs", "resume", "validate")
 
 
 def try_out(
