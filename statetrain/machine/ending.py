@@ -33,11 +33,21 @@ def outcome_of(ctx: Position, lifecycle: Lifecycle) -> Outcome:
         if isinstance(ctx.event, KeyboardInterrupt):
             return Interrupted(epoch, _reason(ctx))
         return Stopped(epoch, _reason(ctx))
+    if _has_declined(ctx, lifecycle):
+        return Completed(epoch)
     if ctx.interrupt is not None:
         return Interrupted(epoch, ctx.interrupt)
     if ctx.stop is not None:
         return Stopped(epoch, ctx.stop)
     return Completed(epoch)
+
+
+def _has_declined(ctx: Position, lifecycle: Lifecycle) -> bool:
+    """Whether the state before asks for requests to stop, and there was none: one came later."""
+    if ctx.transition.guard is not None:
+        return False
+    guards = (arrow.guard for arrow in lifecycle.arrows(ctx.transition.source))
+    return any(guard is not None and "stop" in guard.reads for guard in guards)
 
 
 def _has_name(lifecycle: Lifecycle, state: State) -> bool:
