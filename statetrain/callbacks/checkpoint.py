@@ -18,6 +18,7 @@ from statetrain.callbacks.monitoring import read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Log, Saved
 from statetrain.checkpoints.files import refuse_remote
+from statetrain.checkpoints.frozen import frozen_sums, leave_out_frozen
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.origin import describe_origin, optimizer_settings
 from statetrain.checkpoints.progress import (
@@ -91,6 +92,10 @@ class Checkpoint(Callback):
             everything is copied into the memory of the host, so what is written is the same, and
             nothing of the run changes. One is written at a time. What goes wrong is raised at the
             next anchor, or when the run ends; it ends when the last one is on the disk.
+        trained_only: whether parameters of the model are left out that require no gradient and are
+            as they were when the run began. The model that resumes has to have the same: their
+            sums (sha256) are compared, and others are refused. Copies that `KeepBest` has are
+            whole. Not with `FSDP`.
         clock: seconds from any moment on, to measure how long saving takes.
 
     Raises:
@@ -120,10 +125,12 @@ class Checkpoint(Callback):
         at_end: bool = True,
         preflight: bool = True,
         background: bool = False,
+        trained_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_whole("Checkpoint: keep", keep)
         check_switches("Checkpoint", at_end=at_end, preflight=preflight, background=background)
+        check_switches("Checkpoint", trained_only=trained_only)
         refuse_remote("Checkpoint", folder)
         # Without a monitor nothing is compared, but what is given has to be sound
         by = read_monitor("Checkpoint", monitor or "nothing", mode, min_delta)
@@ -148,6 +155,8 @@ class Checkpoint(Callback):
         self.at_end = at_end
         self.preflight = preflight
         self.background = background
+        self.trained_only = trained_only
+        self._frozen: dict[str, str] = {}  # sums of what was frozen when the run began
         self.clock = clock
         self.monitors: tuple[str, ...] = ()
         self._retention = Retention(keep, None, keep_every)
@@ -194,6 +203,8 @@ class Checkpoint(Callback):
         if self._lock.held or self._follows:
             return
         self._open(ctx)
+        if self.trained_only and is_fresh(ctx):  # later, what was trained may be frozen
+            self._frozen = frozen_sums(ctx)
         if is_fresh(ctx) and self.saved:
             raise CheckpointError(
                 f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name};"
@@ -331,6 +342,8 @@ class Checkpoint(Callback):
         began, name = self.clock(), f"step-{number_of(ctx):08d}-{ctx.state}"
         log = self._new_lines(ctx)
         data = snapshot(ctx, ctx.machine, logs=log is None)
+        if self.trained_only:
+            leave_out_frozen(data, ctx, self._frozen)
         about = self._about(ctx, data)
         write = self._writer(ctx, name, data, about, log)
         promised = Saved(self.folder / name, 0, about, {})
@@ -441,6 +454,14 @@ class Checkpoint(Callback):
             except OSError as error:  # a run is worth more than room on the disk
                 checkpoint.log.warning("checkpoint %s could not be deleted: %s", saved.path, error)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of what was frozen when the run began, if it is to be left out."""
+        return {"frozen": self._frozen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._frozen = state["frozen"]
+
     # ------------------------------------------------------------ before the first batch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -462,6 +483,11 @@ class Checkpoint(Callback):
             raise ConfigError(
                 "Checkpoint(background=True) cannot save a run with st.FSDP: the ranks meet while"
                 " they write their parts; leave background=True out"
+            )
+        if self._shards and self.trained_only:
+            raise ConfigError(
+                "Checkpoint(trained_only=True) cannot save a run with st.FSDP, whose ranks hold"
+                " parts of each weight; leave trained_only=True out"
             )
         self._take_directory(ctx)
         self._origin = describe_origin()

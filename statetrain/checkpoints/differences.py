@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from statetrain.checkpoints.frozen import compare_frozen, left_out_of
 from statetrain.checkpoints.modules import describe_tensor, fits
 from statetrain.checkpoints.snapshot import Snapshot, data_sizes, describe_lifecycle, parameters_of
 from statetrain.context.context import Context
@@ -194,7 +195,11 @@ def _compare_models(ctx: Context, data: Snapshot) -> Iterator[str]:
     for name, value in was.items():
         if name not in now:
             yield f"model: {name} {describe_tensor(value)} removed"
+    left_out = left_out_of(data)
+    yield from compare_frozen(left_out, now)
     for name, value in now.items():
+        if name in left_out:
+            continue
         if name not in was:
             yield f"model: {name} {describe_tensor(value)} added"
         elif not fits(value, was[name]):
@@ -237,6 +242,7 @@ def _compare_optimizer(name: str, was: dict[str, Any], now: dict[str, Any]) -> I
 def _compare_members(ctx: Context, data: Snapshot) -> Iterator[str]:
     """Names parameters outside of the model that an optimizer had, and that are not there."""
     there = parameters_of(ctx).keys() | data["model"]["weights"].keys()
+    there |= left_out_of(data).keys()
     for name, groups in data["members"].items():
         missing = [one for group in groups for one in group if one not in there]
         if name in ctx.optimizers and missing:

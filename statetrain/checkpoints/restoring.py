@@ -11,6 +11,7 @@ import torch
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints.describing import describe_run
 from statetrain.checkpoints.differences import differences, refuse
+from statetrain.checkpoints.frozen import left_out_of
 from statetrain.checkpoints.modules import (
     fits,
     restore_gradients,
@@ -199,7 +200,7 @@ def _restore_model(ctx: Context, data: Snapshot) -> None:
     model.load_state_dict(fitting, strict=False)
     restore_loose_buffers(model, saved["loose"])
     frozen = set(saved["frozen"])
-    known = saved["weights"].keys() | _names(data["members"])
+    known = saved["weights"].keys() | left_out_of(data).keys() | _names(data["members"])
     for name, parameter in parameters_of(ctx).items():
         if name in known:
             parameter.requires_grad_(name not in frozen)

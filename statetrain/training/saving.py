@@ -21,6 +21,7 @@ from attrs import frozen
 from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
 from statetrain.checkpoints.files import refuse_remote
+from statetrain.checkpoints.frozen import compare_frozen, left_out_of
 from statetrain.checkpoints.partial import choose_weights, read_weights
 from statetrain.checkpoints.weightsfile import frozen_unless_all, write_tensors, write_weights
 from statetrain.compute.parts import class_of, part_like
@@ -240,7 +241,7 @@ def load_checkpoint(
     """Puts the weights of a checkpoint into a model, in place, and nothing else of it.
 
     Args:
-        model: a run, or a module.
+        model: a run, or a module. What `Checkpoint(trained_only=True)` leaves out, it has to have.
         path: a checkpoint, a directory of them, or one in it: "runs/digits/best".
         which: of a directory: "last", the newest that is whole; "best" by the column that the
             checkpoints were monitored by; or the number of a step.
@@ -274,10 +275,24 @@ def load_checkpoint(
             f"{folder.name} was taken in a validation, while the model had EMA's average; choose"
             " another checkpoint, or load the whole model"
         )
-    _put(model, choose_weights(data["model"]["weights"], rename, exclude), strict)
+    weights = data["model"]["weights"]
+    if not in_part:
+        weights = {**weights, **_frozen_of(model, data, folder)}
+    _put(model, choose_weights(weights, rename, exclude), strict)
     # Without updates so far there is no average; within a validation the model has it already
     if averages and not in_part and averages[0].get("swapped", average) != average:
         put_weights([_module_of(model)], {"tensors": averages[0]["average"], "extra": {}})
+
+
+def _frozen_of(
+    model: Run | torch.nn.Module, data: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """The model's own frozen weights, if they are those that a checkpoint leaves out."""
+    own, left_out = _module_of(model).state_dict(), left_out_of(data)
+    wrong = list(compare_frozen(left_out, own))
+    if wrong:
+        raise CheckpointError(f"{folder.name} does not suit the model: {'; '.join(wrong[:4])}")
+    return {name: own[name] for name in left_out}
 
 
 def _averages_in(data: Mapping[str, Any]) -> list[dict[str, Any]]:
