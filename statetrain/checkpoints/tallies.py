@@ -12,6 +12,7 @@ import torch
 from statetrain.checkpoints import plain
 from statetrain.errors import CheckpointError
 from statetrain.losses.metrics import MeanOf, Metric, MetricObject
+from statetrain.losses.reducing import torchmetrics_in
 from statetrain.losses.tally import Tally
 
 if TYPE_CHECKING:
@@ -36,13 +37,7 @@ def tally_states(ctx: Context) -> dict[str, Any]:
 @contextmanager
 def _sync(tally: Tally) -> Iterator[None]:
     """While it is open, the metrics of torchmetrics have the states of all ranks."""
-    parts = [
-        part
-        for metric in tally.metrics.values()
-        for part in _torchmetrics_in(
-            metric.state if isinstance(metric, Metric) else metric
-        ).values()
-    ]
+    parts = [part for metric in tally.metrics.values() for part in torchmetrics_in(metric).values()]
     for part in parts:
         part.sync()
     try:
@@ -96,7 +91,7 @@ def metric_state(metric: MetricObject) -> dict[str, Any]:
         return metric_state(metric.state)
     if isinstance(metric, MeanOf):
         return {name: (mean.total, mean.count) for name, mean in metric.means.items()}
-    if parts := _torchmetrics_in(metric):
+    if parts := torchmetrics_in(metric):  # whose state_dict leaves out the state
         return {
             name: {"states": dict(part.metric_state), "updates": part.update_count}
             for name, part in parts.items()
@@ -134,7 +129,7 @@ def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.de
         metric.reset()
         for name, (total, count) in state.items():
             metric.add_sum(placed(total, device), placed(count, device), name)
-    elif parts := _torchmetrics_in(metric):
+    elif parts := torchmetrics_in(metric):
         for name, part in parts.items():
             for field, value in placed(state[name]["states"], device).items():
                 setattr(part, field, value)
@@ -143,23 +138,6 @@ def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.de
         metric.load_state_dict(placed(state, device))
     else:
         vars(metric).update(placed(state, device))
-
-
-def _torchmetrics_in(metric: Any) -> dict[str, Any]:
-    """The torchmetrics objects in a metric, including itself.
-
-    Their `state_dict` leaves out the state.
-    """
-    if not isinstance(metric, torch.nn.Module):
-        return {}
-    if hasattr(metric, "compute_groups"):
-        # A collection lets metrics share states; this gives each its own
-        list(metric.items())  # type: ignore[operator]
-    return {
-        name: module
-        for name, module in metric.named_modules()
-        if hasattr(module, "metric_state") and hasattr(module, "_update_count")
-    }
 
 
 def placed(thing: Any, device: torch.device) -> Any:

@@ -24,6 +24,7 @@ from statetrain.losses.metrics import (
     named_metrics,
     pairs_of,
 )
+from statetrain.losses.reducing import merges, object_of
 from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class Tally:
             elif (means := _means_of(metric)) is not None:
                 found[name] = {part: _numbers(mean) for part, mean in means.items()}
             elif merges(metric):
-                found[name] = copy.deepcopy(_object_of(metric))
+                found[name] = copy.deepcopy(object_of(metric))
         return found
 
     def set_sums(self, ranks: Sequence[Mapping[str, Any]]) -> None:
@@ -248,7 +249,7 @@ class Tally:
                     mean = means.setdefault(part, Mean())
                     mean.total, mean.count = sums
             elif merges(metric):
-                own = _object_of(metric)
+                own = object_of(metric)
                 own.reset()
                 own.merge_state([sums[name] for sums in ranks])
 
@@ -269,25 +270,11 @@ def _check_new(metric: str, columns: Mapping[str, Any], values: Mapping[str, Any
         )
 
 
-def merges(metric: Any) -> bool:
-    """Whether a metric is an object that takes in what others like it have gathered."""
-    own = _object_of(metric)
-    reduces = hasattr(own, "_reductions") or hasattr(own, "compute_groups")  # torchmetrics' own
-    return not reduces and callable(getattr(own, "merge_state", None))
-
-
-def _object_of(metric: Any) -> Any:
-    if isinstance(metric, Metric):
-        return metric.state
-    return metric
-
-
 def _means_of(metric: Any) -> dict[str, Mean] | None:
     """The means that a metric consists of; None of an object of its own kind."""
-    if isinstance(metric, Metric):
-        metric = metric.state
-    if isinstance(metric, MeanOf):
-        return metric.means
+    own = object_of(metric)
+    if isinstance(own, MeanOf):
+        return own.means
     return None
 
 

@@ -15,6 +15,7 @@ from statetrain.compute.keyed import order_of
 from statetrain.compute.weights import modules_of
 from statetrain.data.iterating import data_of
 from statetrain.errors import ConfigError, DataError
+from statetrain.losses.reducing import has_objects
 from statetrain.machine.agreeing import Agreement, News
 from statetrain.ranks.group import Processes
 from statetrain.standard.several import BatchPart
@@ -54,6 +55,7 @@ class BatchSharing:
     news: News | None = field(default=None, init=False)
     _last: Any = field(default=None, init=False)
     _compared: bool = field(default=False, init=False)
+    _first: dict[str, str | None] = field(factory=dict, init=False)
     _beside: list[torch.nn.Parameter] = field(factory=list, init=False)
 
     def attach(self, ctx: Context, agreement: Agreement, news: News) -> None:
@@ -93,6 +95,8 @@ class BatchSharing:
         """How much of the present batch is this rank's; see `Sharing`."""
         order = order_of(data_of(ctx, set))
         if order is None or order.share is None:
+            if set != "train" and number == 1 and has_objects(ctx.tallies[set]):
+                self._first[set] = _mark(ctx.batch)
             return BatchPart(ctx.batch_size, ctx.batch_size * self.group.size)
         size, total = order.share.size_of(number - 1)
         if ctx.news is not None and ctx.news.skips is not None:
@@ -151,16 +155,22 @@ class BatchSharing:
         if order is not None and order.share is not None:
             return
         marks = self.group.gather("compare the first batches", _mark(batch))
-        twice = [
-            rank for rank, mark in enumerate(marks) if mark is not None and mark in marks[:rank]
-        ]
-        if twice:
-            first = marks.index(marks[twice[0]])
-            raise DataError(
-                f"ranks {first} and {twice[0]} have the same first batch, so both would train on"
-                " the same data. Give data that can be divided (a Dataset, tensors, or a"
-                " DataLoader over a map-style dataset), or let each rank iterate over its own"
-            )
+        _refuse_twice(marks, "batch, so both would train on the same data")
+
+    def first_batches(self) -> dict[str, Any]:
+        """Marks of the first batches of an evaluation, by set; see `Sharing`.
+
+        Means of the same data are right. Sums that metric objects keep are not, so without such
+        objects there are no marks.
+        """
+        first, self._first = self._first, {}
+        return first
+
+    def refuse_same(self, ranks: list[dict[str, Any]]) -> None:
+        """Ranks whose evaluations add up must not have the same data; see `Sharing`."""
+        for name in ranks[0]:
+            marks = [first.get(name) for first in ranks]
+            _refuse_twice(marks, f"batch of the {name} data, which metrics would count twice")
 
     def stand_in(self, event: BaseException) -> Any:
         """The batch before; see `Sharing`."""
@@ -215,6 +225,17 @@ def _parameters_beside(ctx: Context) -> list[torch.nn.Parameter]:
         found += [own for group in optimizer.param_groups for own in group["params"]]
     beside = {id(own): own for own in found if own.requires_grad and id(own) not in model}
     return list(beside.values())
+
+
+def _refuse_twice(marks: list[str | None], what: str) -> None:
+    """Raises a `DataError` if two ranks have one mark."""
+    for rank, mark in enumerate(marks):
+        if mark is not None and mark in marks[:rank]:
+            raise DataError(
+                f"ranks {marks.index(mark)} and {rank} have the same first {what}. Give data that"
+                " can be divided (a Dataset, tensors, or a DataLoader over a map-style dataset), or"
+                " let each rank iterate over its own"
+            )
 
 
 def _mark(batch: Any) -> str | None:

@@ -307,6 +307,16 @@ class Sharing(Protocol):
     def remember(self, batch: Any) -> None:
         """Keeps a batch for `stand_in`."""
 
+    def first_batches(self) -> dict[str, Any]:
+        """What tells the first batches from others that have been counted since the last call."""
+
+    def refuse_same(self, ranks: list[dict[str, Any]]) -> None:
+        """Raises a `DataError` if ranks have counted the same batches.
+
+        Args:
+            ranks: what `first_batches` gave on each.
+        """
+
     def stand_in(self, event: BaseException) -> Any:
         """A batch with which a rank takes part whose own was left out.
 
@@ -485,8 +495,10 @@ def record_together(ctx: Context) -> None:
         "means": {name: (float(total), n) for name, (total, n) in ctx.logged_means.items()},
         "ended": (ctx.exhausted, ctx.valid_complete),
         "clock": news.clock.read(),
+        "first": _sharing(ctx).first_batches(),
     }
     told = news.group.gather("record", own)
+    _sharing(ctx).refuse_same([one["first"] for one in told])
     news.clock.now = told[0]["clock"]
     for name, tally in ctx.tallies.items():
         tally.set_sums([one["sums"][name] for one in told])

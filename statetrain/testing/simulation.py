@@ -435,6 +435,10 @@ class _FakeSharing:
         self.reduces = reduces
 
     def remember(self, batch: Any) -> None: ...
+    def first_batches(self) -> dict[str, Any]:
+        return {}
+
+    def refuse_same(self, ranks: list[dict[str, Any]]) -> None: ...
     def stand_in(self, event: BaseException) -> Any:
         return 0
 

@@ -301,11 +301,15 @@ def refused(folder: Path) -> dict[str, Any]:
 
         def reset(self) -> None: ...
 
+    from torchmetrics import SumMetric
+
+    not_synced = st.Metric(SumMetric(sync_on_compute=False), value="loss_value")
     return {
         "lbfgs": failed(lambda: train(optimizer=torch.optim.LBFGS, opt_hparams={})),
         "late": failed(lambda: train(finite_check="late")),
         "compile": failed(lambda: train(compile=True)),
         "metric": failed(lambda: train(metrics={"mine": Mine()})),
+        "not_synced": failed(lambda: train(metrics={"m": not_synced})),
     }
 
 
@@ -355,6 +359,45 @@ def torchmetrics_object(folder: Path) -> dict[str, Any]:
     from torchmetrics.classification import MulticlassAUROC
 
     return described(train(valid=0.2, metrics={"auroc": MulticlassAUROC(3)}))
+
+
+@scenario
+def counted_once(folder: Path) -> dict[str, Any]:
+    """A confusion matrix of data that every rank goes through, of data they divide, and of both."""
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    x, y = points(50)
+    run, batches = train(epochs=1), [(x[i : i + 17], y[i : i + 17]) for i in range(0, 50, 17)]
+    matrix = MulticlassConfusionMatrix(3)
+    given = {
+        "every_rank": (batches, {"m": matrix}),
+        "in_a_collection": (batches, MetricCollection({"m": matrix})),
+        "by_keys": (batches, {"m": st.Metric(matrix, preds="pred", target="target")}),
+        "beside_an_object": ((x, y), {"m": matrix, "median": Median()}),
+        "divided": ((x, y), {"m": matrix}),
+        "not_synced": ((x, y), {"m": MulticlassConfusionMatrix(3, sync_on_compute=False)}),
+    }
+    return {
+        name: torch.as_tensor(st.evaluate(run, data, metrics=metrics)["m"]).tolist()
+        for name, (data, metrics) in given.items()
+    }
+
+
+@scenario
+def same_valid_data(folder: Path) -> dict[str, Any]:
+    """Validation data that is the same on all ranks, which has no parts: fine for means alone."""
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    x, y = points(50)
+    batches = [(x[i : i + 17], y[i : i + 17]) for i in range(0, 50, 17)]
+    own = [batches[-RANK]]
+    given = {"epochs": 1, "metrics": {"m": MulticlassConfusionMatrix(3)}}
+    return {
+        "means": described(train(valid=batches, epochs=1)),
+        "counts": failed(lambda: train(valid=batches, **given)),
+        "own": train(valid=own, **given).history.rows[-1]["valid_m"].tolist(),
+    }
 
 
 @scenario

@@ -23,6 +23,7 @@ from scenarios import (
     scenario,
     train,
 )
+from torch.distributed.device_mesh import init_device_mesh
 
 import statetrain as st
 from statetrain.checkpoints import checkpoint
@@ -77,6 +78,48 @@ def sharded(name: str) -> dict[str, Any]:
 
 for _name in OPTIONS:
     scenarios.SCENARIOS[f"sharded_{_name}"] = lambda folder, name=_name: sharded(name)  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- meshes of two dimensions
+
+MESHES = {"mesh_1x2": (1, 2), "mesh_2x1": (2, 1), "mesh_2x2": (2, 2)}
+"""Replicas x shards, by name; `test_processes.py` has two ranks, so the last runs by hand."""
+
+
+def meshed(name: str, **options: Any) -> st.Run:
+    """A run whose weights are replicated over one dimension and sharded over the other."""
+    given: dict[str, Any] = {"valid": 0.2, "epochs": 3, "accumulate": 2, **options}
+    more = given.pop("callbacks", [])
+    if RANKS > 1:
+        st.FSDP("cpu")  # joins the group, which a mesh needs
+        mesh = init_device_mesh("cpu", MESHES[name], mesh_dim_names=("replicate", "shard"))
+        given["accelerator"] = st.FSDP("cpu", shard=(torch.nn.Linear,), mesh=mesh)
+    watching = [st.EMA(0.9, valid=True), st.GradientClip(0.5), *more]
+    return train(check_gradients=True, non_finite="skip", callbacks=watching, **given)
+
+
+def mesh_continued(folder: Path, name: str) -> dict[str, Any]:
+    """Cut in the middle of a window of the second epoch, and continued."""
+    if RANKS == 1:
+        return {}
+    saving = st.Checkpoint(folder / name, every=st.Every(1, "steps"))
+    cut = meshed(name, callbacks=[saving, Does("signal", 10)])
+    files = sorted(
+        path.name for path in next((folder / name).glob("step-*")).glob("tensors-*-of-*")
+    )
+    return {
+        **described(meshed(name, resume=folder / name)),
+        "cut": repr(cut.outcome),
+        "files": files,
+    }
+
+
+for _name, _shape in MESHES.items():
+    if RANKS in (1, math.prod(_shape)):
+        scenarios.SCENARIOS |= {
+            _name: lambda folder, name=_name: described(meshed(name)),  # type: ignore[misc]
+            f"{_name}_continued": partial(mesh_continued, name=_name),
+        }
 
 
 @scenario

@@ -195,6 +195,7 @@ def test_what_is_wrong_is_said_by_all_ranks_alike(ranks):
         ("late", "finite_check='late'"),
         ("compile", "compile="),
         ("metric", "'mine' is a Mine"),
+        ("not_synced", "without sync_on_compute=False"),
     ):
         assert words in ranks[0]["refused"][what]
         assert ranks[0]["refused"][what] == ranks[1]["refused"][what]
@@ -216,6 +217,28 @@ def test_evaluation_and_prediction_are_divided_and_the_same_everywhere(ranks, al
     right = (preds.argmax(1) == y).double().mean().item()
     assert first["scores"]["accuracy"] == pytest.approx(right, rel=1e-6)
     assert first["module"]["loss"] == pytest.approx(first["scores"]["loss"], rel=1e-5)
+
+
+def test_metric_objects_count_what_every_rank_sees_once(ranks, alone, tmp_path):
+    """A confusion matrix holds each sample once, whether ranks divide the data or all go through it."""
+    mine = alone.SCENARIOS["counted_once"](tmp_path)
+    assert sum(map(sum, mine["every_rank"])) == 50
+    for found in (rank["counted_once"] for rank in ranks):
+        assert {name: found[name] for name in mine} == mine
+
+
+def test_metric_objects_refuse_validation_data_that_is_the_same_on_all_ranks(
+    ranks, alone, tmp_path
+):
+    """It would count twice, which means do not mind; data of each rank's own adds up."""
+    for found in (rank["same_valid_data"] for rank in ranks):
+        words = "DataError: ranks 0 and 1 have the same first batch of the valid data"
+        assert found["counts"].startswith(words)
+        assert sum(map(sum, found["own"])) == 17 + 16
+    mine = alone.SCENARIOS["same_valid_data"](tmp_path)["means"]
+    assert ranks[0]["same_valid_data"]["means"]["rows"][-1] == pytest.approx(
+        mine["rows"][-1], rel=1e-5
+    )
 
 
 def test_output_is_rank_0s(ranks):
@@ -253,7 +276,10 @@ SHARDED = [
 ]
 
 
-@pytest.mark.parametrize("name", SHARDED)
+MESHES = ["mesh_1x2", "mesh_2x1"]
+
+
+@pytest.mark.parametrize("name", [*SHARDED, *MESHES])
 def test_sharded_weights_are_trained_as_one_process_does(ranks, alone, name, tmp_path):
     """The same steps and rows, and weights within 1e-6: with windows, clipping, averages, skips and going back."""
     mine, theirs, other = (one[name] for one in ({name: alone.SCENARIOS[name](tmp_path)}, *ranks))
@@ -347,6 +373,19 @@ def test_a_full_disk_fails_all_ranks_alike(ranks):
     assert other["shards"]["failed"] == "OSError: [Errno 28] No space left on device"
     assert len(replicas["there"]) == 1
     assert len(shards["there"]) >= 1
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_mesh_of_two_dimensions_saves_and_resumes(ranks, name):
+    """Cut in a window, it goes on bit for bit; the checkpoint has one file for each rank."""
+    cut, whole = ranks[0][f"{name}_continued"], ranks[0][name]
+    assert cut["cut"] == "Interrupted('SIGTERM', epoch=2)"
+    assert cut["bits"] == whole["bits"]
+    assert cut["rows"] == whole["rows"]
+    assert cut["files"] == [
+        "tensors-00001-of-00002.safetensors",
+        "tensors-00002-of-00002.safetensors",
+    ]
 
 
 def test_what_cannot_be_sharded_is_refused_by_name(ranks):

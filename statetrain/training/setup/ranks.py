@@ -24,8 +24,15 @@ from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import LossMean
-from statetrain.losses.metrics import MeanOf, Metric
-from statetrain.losses.tally import Tally, merges
+from statetrain.losses.metrics import MeanOf
+from statetrain.losses.reducing import (
+    count_alone,
+    is_reduced_by_itself,
+    merges,
+    object_of,
+    torchmetrics_in,
+)
+from statetrain.losses.tally import Tally
 from statetrain.machine.agreeing import Agreement, Clock, News
 from statetrain.machine.machine import Machine
 from statetrain.ranks.group import Processes
@@ -229,6 +236,8 @@ def machine_aside(
     loader, why = keyed(ctx.valid_data, 0, "aside")
     heard = heard_on(ranks, callbacks)
     if why or any(find_unsummable(ctx.tallies)):
+        for tally in ctx.tallies.values():
+            count_alone(tally.own.values())
         return Machine(life, heard, debug=debug)
     divide_loader(ranks, loader)
     ctx.valid_data = loader
@@ -263,7 +272,8 @@ def refuse_unsummable(tallies: Mapping[str, Tally]) -> None:
         raise ConfigError(
             f"metric {name!r} is a {type(own).__name__}, which several ranks cannot reduce; give it"
             " merge_state(others), which takes in what others like it have gathered, or give a"
-            " function of prediction and target, which is averaged, or a metric of torchmetrics"
+            " function of prediction and target, which is averaged, or a metric of torchmetrics,"
+            " without sync_on_compute=False"
         )
 
 
@@ -271,11 +281,15 @@ def find_unsummable(tallies: Mapping[str, Tally]) -> Iterator[tuple[str, Any]]:
     """The metrics that cannot be reduced over ranks, by name."""
     for tally in tallies.values():
         for name, metric in tally.metrics.items():
-            own = metric.state if isinstance(metric, Metric) else metric
-            means = isinstance(own, MeanOf | LossMean)
-            torchs = hasattr(own, "_reductions") or hasattr(own, "compute_groups")
-            if not (means or torchs or merges(own)):
+            own = object_of(metric)
+            if not (isinstance(own, MeanOf | LossMean) or merges(own) or _is_synced(own)):
                 yield name, own
+
+
+def _is_synced(metric: Any) -> bool:
+    """Whether a metric is torchmetrics', and was not told to leave the other ranks out."""
+    parts = torchmetrics_in(metric).values()
+    return is_reduced_by_itself(metric) and all(part.sync_on_compute for part in parts)
 
 
 def start_together(ctx: Context, ranks: Processes, agreement: Agreement) -> None:
