@@ -140,6 +140,12 @@ def test_words_of_other_libraries_are_answered_with_ours(word, instead):
         st.fit(None, None, **{word: 1})
 
 
+def test_inputs_and_targets_apart_are_answered_with_the_call_to_write():
+    "As scikit-learn and Keras take them."
+    with pytest.raises(TypeError, match=r"fit\(model, \(inputs, targets\), loss="):
+        st.fit(None, [1], [2])
+
+
 def test_every_word_of_another_library_is_no_argument_here():
     "The table of foreign words has none of ours."
     from statetrain.training.setup.words import ELSEWHERE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Unpack
+from typing import Any, Never, Unpack
 
 import torch
 
@@ -33,7 +33,7 @@ from statetrain.training.setup.walker import make_machine
 def fit(
     model: torch.nn.Module | type[torch.nn.Module],
     train: Any,
-    *,
+    *others: Never,
     valid: Any = None,
     loss: AnyLoss | Losses | Mapping[str, AnyLoss | Losses] | None = None,
     optimizer: Optimizer | Callable[..., Optimizer] | Mapping[str, Any] | None = None,
@@ -71,6 +71,7 @@ def fit(
         train: a DataLoader, a Dataset, tensors or arrays with one row a sample (`(inputs, targets)`
             or a dict), an iterable of batches with or without a length, or a function that makes
             one.
+        others: none; all that follows is given by name.
         valid: validation data, likewise; or a share of the training data between 0 and 1. None: no
             validation.
         loss: a function of prediction and target that returns a scalar tensor; a `Loss`, whose
@@ -150,7 +151,7 @@ def fit(
             attribute `run` is the run.
     """
     limits = check_call(
-        epochs, options, seed, on_interrupt, debug=debug, verbose=verbose, start=start
+        others, epochs, options, seed, on_interrupt, debug=debug, verbose=verbose, start=start
     )
     ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))

@@ -34,6 +34,7 @@ class Epochs:
 
 
 def check_call(
+    others: tuple[Any, ...],
     epochs: Any,
     options: Mapping[str, Any],
     seed: Any,
@@ -43,14 +44,20 @@ def check_call(
     """Checks the arguments that say how a run is called, and gives how many epochs it makes.
 
     Args:
+        others: what was given without a name after the model and the data.
         epochs, seed, on_interrupt: as `fit` takes them.
         options: of the lifecycle.
         switches: by name, what is True or False.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: there is no such option, or it has no name.
         ConfigError: one is out of range.
     """
+    if others:
+        raise TypeError(
+            "fit takes a model and the training data, and all else by name; inputs and targets are"
+            " one argument: fit(model, (inputs, targets), loss=..., optimizer=...)"
+        )
     check_switches("", **switches)
     _check_names(options)
     check_word("on_interrupt", on_interrupt, ("return", "raise", "exit"))
