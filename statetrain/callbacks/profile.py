@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
@@ -46,6 +46,9 @@ class Profile(Callback):
     A run that is continued from a checkpoint goes on counting: what was measured before is saved
     with it.
 
+    Of several ranks, rank 0 measures, and tells how many seconds each rank has spent in the
+    meetings of all, see `waited`.
+
     On a device, work that was only queued costs nothing where it is queued, and its time where
     something waits for it. Calls are wrapped when the machine is made, so a run that does not
     measure is not slowed down. The engine "table" is the one that is measured.
@@ -60,6 +63,7 @@ class Profile(Callback):
         "on_transition": ("epoch",),
         "on_resume": ("state", "machine"),
         "on_enter_record": ("row_due",),
+        "on_exit_record": ("news",),
     }
     writes = {"on_enter_record": ("history.seconds_train", "history.seconds_valid")}
     anywhere = True
@@ -76,6 +80,7 @@ class Profile(Callback):
         for spent in self._spent.values():  # those who measure hold on to them
             spent.seconds, spent.calls = 0.0, 0
         self._visits: dict[str, int] = {}
+        self._waited: list[dict[str, float]] = []  # by rank
         self._total = 0.0
         self._opened: dict[str, float] = {}  # when a scope was
         self._in: dict[str, float] = {}  # seconds since the last row
@@ -151,6 +156,11 @@ class Profile(Callback):
                 ctx.log_metric(f"seconds_{name}", seconds, set="")
             self._in.clear()
 
+    def on_exit_record(self, ctx: Context) -> None:
+        """Notes what the ranks have told each other."""
+        if ctx.news is not None:
+            self._waited = ctx.news.waited
+
     def _close(self, scope: str) -> None:
         now = self._clock()
         self._in[scope] = self._in.get(scope, 0.0) + now - self._opened.pop(scope, now)
@@ -203,6 +213,18 @@ class Profile(Callback):
             for (state, hook), spent in self._spent.items()
             if state in self._waiting and not hook
         )
+
+    @property
+    def waited(self) -> dict[str, list[float]]:
+        """Seconds that each rank has spent in meetings up to the last row, by what they are for.
+
+        The lists are in the order of ranks; there are none in one process. What is reduced while
+        it is computed has the seconds of computing in them: "reduce the gradients" those of the
+        backward pass, "gather the weights", of `FSDP`, those of the forward pass. They are of this
+        process, without what came before it was resumed.
+        """
+        meetings = dict.fromkeys(word for rank in self._waited for word in rank)
+        return {word: [rank.get(word, 0.0) for rank in self._waited] for word in meetings}
 
     def table(self) -> list[ProfileRow]:
         """What took how long, the longest first.
@@ -266,11 +288,24 @@ class Profile(Callback):
             ("the rest", "", "", f"{rest:.4f}", f"{rest / self.total if self.total else 0.0:.1%}"),
             ("total", "", "", f"{self.total:.4f}", ""),
         ]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        text = _aligned(lines, 2)
+        if self._waited:
+            ranks = [f"rank {rank}" for rank in range(len(self._waited))]
+            rows = [
+                [word, *(f"{seconds:.4f}" for seconds in by_rank)]
+                for word, by_rank in self.waited.items()
+            ]
+            text += "\n\n" + _aligned([["seconds in meetings", *ranks], *rows], 1)
+        return text
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+    """A table in text, whose first columns are aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -46,6 +46,10 @@ class Group(Protocol):
     def size(self) -> int:
         """How many there are."""
 
+    @property
+    def waited(self) -> dict[str, float]:
+        """Seconds that this rank has spent in meetings, by what they are for."""
+
     def largest(self, word: str, values: Sequence[int]) -> list[int]:
         """The largest value of each place over all ranks.
 
@@ -115,6 +119,7 @@ class News:
         ends_epoch: why this rank ends the epoch early; None if it does not.
         begin, fail: called when a run begins, with what says where it is, and when it fails on this
             rank, with what happened.
+        waited: what each rank's group had as `waited` at the last row.
     """
 
     agreement: Agreement
@@ -128,6 +133,7 @@ class News:
     ends_epoch: str | None = None
     begin: Callable[[Callable[[], str]], None] = field(default=lambda place: None)
     fail: Callable[[str], None] = field(default=lambda words: None)
+    waited: list[dict[str, float]] = Factory(list)
 
     @property
     def group(self) -> Group:

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,8 @@ class Processes:
     size: int = field(init=False)
     count: int = field(default=0, init=False)
     """Messages that were sent by `largest` and `gather`."""
+    waited: dict[str, float] = field(factory=dict, init=False)
+    """Seconds spent in `waiting`, by its word."""
 
     def __attrs_post_init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -98,7 +101,7 @@ class Processes:
         Args:
             word: what for.
         """
-        self.watch.meeting = word
+        self.watch.meeting, began = word, time.perf_counter()
         try:
             yield
         except RuntimeError as error:
@@ -106,6 +109,7 @@ class Processes:
             raise
         finally:
             self.watch.meeting = ""
+            self.waited[word] = self.waited.get(word, 0.0) + time.perf_counter() - began
 
 
 def _mark(word: str) -> int:

@@ -496,10 +496,12 @@ def record_together(ctx: Context) -> None:
         "ended": (ctx.exhausted, ctx.valid_complete),
         "clock": news.clock.read(),
         "first": _sharing(ctx).first_batches(),
+        "waited": dict(news.group.waited),
     }
     told = news.group.gather("record", own)
     _sharing(ctx).refuse_same([one["first"] for one in told])
     news.clock.now = told[0]["clock"]
+    news.waited = [one["waited"] for one in told]
     for name, tally in ctx.tallies.items():
         tally.set_sums([one["sums"][name] for one in told])
     # What callbacks add is rank 0's; data of its own ends for all with the first that has none.

@@ -97,6 +97,11 @@ class InHall:
         """How many ranks there are."""
         return self.hall.size
 
+    @property
+    def waited(self) -> dict[str, float]:
+        """Nothing: threads of one process measure nothing by waiting for each other."""
+        return {}
+
     def largest(self, word: str, values: Sequence[int]) -> list[int]:
         """See `statetrain.machine.agreeing.Group`."""
         return [max(column) for column in zip(*self.gather(word, list(values)), strict=True)]

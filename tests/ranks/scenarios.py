@@ -450,6 +450,20 @@ def collectives(folder: Path) -> dict[str, Any]:
 
 
 @scenario
+def waited(folder: Path) -> dict[str, Any]:
+    """The last rank computes long before each backward pass, so the others wait for it there."""
+
+    def compute_long(calls: int) -> None:
+        until = time.perf_counter() + 0.02 * (RANK == RANKS - 1)
+        while time.perf_counter() < until:
+            pass
+
+    profile = st.Profile()
+    train(Net(compute_long), epochs=1, callbacks=profile)
+    return {"waited": profile.waited, "shown": str(profile)}
+
+
+@scenario
 def cut(folder: Path) -> dict[str, Any]:
     seen = Seen()
     saving = st.Checkpoint(folder / "cut", every=st.Every(1, "steps"))

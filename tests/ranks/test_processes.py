@@ -253,6 +253,17 @@ def test_batch_norms_buffers_are_rank_0s(ranks):
     assert ranks[0]["norm"]["buffers"] == ranks[1]["norm"]["buffers"]
 
 
+def test_a_profile_shows_which_rank_the_others_wait_for(ranks, alone, tmp_path):
+    """Rank 1 is 20 ms late for each of 9 backward passes, in which rank 0 waits; alone there are no meetings."""
+    found = ranks[0]["waited"]
+    first, last = found["waited"]["reduce the gradients"]
+    assert first > 9 * 0.02 * 0.5
+    assert first > last
+    assert "seconds in meetings" in found["shown"]
+    assert ranks[1]["waited"]["waited"] == {}
+    assert alone.SCENARIOS["waited"](tmp_path)["waited"] == {}
+
+
 def test_a_batch_costs_no_message_of_its_own(ranks):
     """Three times as many batches in an epoch send exactly as many messages: the gradients carry the news."""
     few, many = ranks[0]["collectives"]["counts"]
