@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 USER = ROOT / "tests" / "typed" / "user_code.py"
 LINES = USER.read_text(encoding="utf-8").splitlines()
+TIMES = 20  # that a server is asked
 WRONG = [number for number, line in enumerate(LINES, 1) if line.endswith("  # error")]
 
 
@@ -82,19 +83,16 @@ def answers(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def completions(server: subprocess.Popen[bytes], where: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is offered at a place; asked again while the server is not ready to say it."""
+    """What is offered at a place; asked some times again, as the server may not be ready."""
     assert server.stdin is not None
     assert server.stdout is not None
-    number = 2
-    write(server.stdin, "textDocument/completion", number, **where)
-    for answer in answers(server.stdout):
-        if answer.get("id") != number or "method" in answer:
-            continue
-        if items := (answer.get("result") or {}).get("items"):
-            return list(items)
-        number += 1
+    replies = answers(server.stdout)
+    for number in range(2, 2 + TIMES):
         write(server.stdin, "textDocument/completion", number, **where)
-    raise AssertionError("the server ended without an answer")
+        mine = (one for one in replies if one.get("id") == number and "method" not in one)
+        if items := (next(mine, {}).get("result") or {}).get("items"):
+            return list(items)
+    raise AssertionError(f"the server offered nothing, {TIMES} times")
 
 
 def test_an_editor_completes_the_fields_of_the_context() -> None:
@@ -105,6 +103,10 @@ def test_an_editor_completes_the_fields_of_the_context() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
         start_new_session=True,  # node is a child of this process, and ends with it
     )
     assert server.stdin is not None
