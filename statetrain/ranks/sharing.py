@@ -95,7 +95,8 @@ class BatchSharing:
         """How much of the present batch is this rank's; see `Sharing`."""
         order = order_of(data_of(ctx, set))
         if order is None or order.share is None:
-            if set != "train" and number == 1 and has_objects(ctx.tallies[set]):
+            tally = ctx.tallies.get(set)
+            if set != "train" and number == 1 and tally is not None and has_objects(tally):
                 self._first[set] = _mark(ctx.batch)
             return BatchPart(ctx.batch_size, ctx.batch_size * self.group.size)
         size, total = order.share.size_of(number - 1)

@@ -396,6 +396,7 @@ def same_valid_data(folder: Path) -> dict[str, Any]:
     return {
         "means": described(train(valid=batches, epochs=1)),
         "counts": failed(lambda: train(valid=batches, **given)),
+        "beside": failed(lambda: train(evaluations=[st.Evaluation("far", batches)], **given)),
         "own": train(valid=own, **given).history.rows[-1]["valid_m"].tolist(),
     }
 

@@ -234,6 +234,7 @@ def test_metric_objects_refuse_validation_data_that_is_the_same_on_all_ranks(
     for found in (rank["same_valid_data"] for rank in ranks):
         words = "DataError: ranks 0 and 1 have the same first batch of the valid data"
         assert found["counts"].startswith(words)
+        assert found["beside"].startswith(words.replace("valid", "far"))
         assert sum(map(sum, found["own"])) == 17 + 16
     mine = alone.SCENARIOS["same_valid_data"](tmp_path)["means"]
     assert ranks[0]["same_valid_data"]["means"]["rows"][-1] == pytest.approx(
