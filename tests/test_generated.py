@@ -26,7 +26,7 @@ class Counting(st.Callback):
         self.n += 1
 
     def on_exit_record(self, ctx):
-        ctx.calls("n", self.n)
+        ctx.log("n", self.n)
 
 
 class Saved(Counting):
@@ -99,12 +99,12 @@ def test_a_state_that_cannot_be_saved_is_noticed():
 
 class DividesByBatches(st.Callback):
     def on_exit_train(self, ctx):
-        ctx.calls("mean", 1 / ctx.iter)
+        ctx.log("mean", 1 / ctx.iter)
 
 
 class ReadsTheLastRow(st.Callback):
     def on_exit_record(self, ctx):
-        ctx.calls("last", ctx.history[-1]["valid_loss"])
+        ctx.log("last", ctx.history[-1]["valid_loss"])
 
 
 class Returns(st.Callback):

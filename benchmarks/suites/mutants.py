@@ -206,7 +206,7 @@ MUTANTS = (
     ),
     Mutant(
         "the optimizer is put back",
-        f"{BACK}:_restore_optimizer",
+        "statetrain.checkpoints.optimizers:restore_optimizer",
         "optimizer.load_state_dict(saved)",
         "return",
         _kills(Setting()),
@@ -234,7 +234,7 @@ MUTANTS = (
     ),
     Mutant(
         "gradients of a window are put back",
-        f"{BACK}:_restore_gradients",
+        "statetrain.checkpoints.modules:restore_gradients",
         "if value is None:",
         "if True:",
         _kills(Setting(accumulate=3, saving="each anchor")),
@@ -339,7 +339,7 @@ MUTANTS = (
     ),
     Mutant(
         "words of a picture are escaped",
-        "statetrain.diagram.as_mermaid:escaped",
+        "statetrain.diagram.as_mermaid:escape",
         "re.sub(",
         "(lambda *a, **k: text)(",
         _of("names", "pictures"),
