@@ -103,7 +103,8 @@ def _check_scopes(life: Lifecycle) -> None:
             _check_scope(life, state, state.within, states)
     _check_circles(life, states)
     for state in life.states:
-        _check_outcome(life, state)
+        if state.outcome is not None:
+            _check_outcome(life, state)
         if state.final and (state.within, state.mode, state.close) != (None, None, None):
             raise LifecycleError(
                 f"{life.name}: final state {state.name!r} lies within a scope, or has a mode or"
@@ -126,8 +127,6 @@ def _check_scope(life: Lifecycle, state: State, scope: str, states: dict[str, St
 
 def _check_outcome(life: Lifecycle, state: State) -> None:
     kind = state.outcome
-    if kind is None:
-        return
     if not (isinstance(kind, type) and issubclass(kind, Outcome)):
         raise LifecycleError(
             f"{life.name}: the outcome of state {state.name!r} is a class of outcomes, got"

@@ -37,12 +37,12 @@ class Index:
     @cached_property
     def roles(self) -> dict[str, tuple[State, ...]]:
         """The states by role, in order."""
-        return _grouped((state.role, state) for state in self._states)
+        return _grouped([(state.role, state) for state in self._states])
 
     @cached_property
     def children(self) -> dict[str | None, tuple[str, ...]]:
         """The names of the states directly within a scope, in order; None is the outside."""
-        return _grouped((state.within, state.name) for state in self._states)
+        return _grouped([(state.within, state.name) for state in self._states])
 
     @cached_property
     def paths(self) -> dict[str, tuple[str, ...]]:
@@ -58,19 +58,19 @@ class Index:
     @cached_property
     def asked(self) -> dict[str, tuple[Transition, ...]]:
         """By source, the ordinary arrows in the order in which they are asked."""
-        ordinary = (arrow for arrow in self._transitions if arrow.event is None)
-        return _grouped((arrow.source, arrow) for arrow in ordinary)
+        arrows = self._transitions
+        return _grouped([(arrow.source, arrow) for arrow in arrows if arrow.event is None])
 
     @cached_property
     def raised(self) -> dict[str, tuple[Transition, ...]]:
         """By source, the arrows that are taken on events."""
-        events = (arrow for arrow in self._transitions if arrow.event is not None)
-        return _grouped((arrow.source, arrow) for arrow in events)
+        arrows = self._transitions
+        return _grouped([(arrow.source, arrow) for arrow in arrows if arrow.event is not None])
 
     @cached_property
     def between(self) -> dict[tuple[str, str], tuple[Transition, ...]]:
         """By source and dest, the arrows of both kinds."""
-        return _grouped(((arrow.source, arrow.dest), arrow) for arrow in self._transitions)
+        return _grouped([((arrow.source, arrow.dest), arrow) for arrow in self._transitions])
 
 
 def _grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, tuple[V, ...]]:
