@@ -357,13 +357,13 @@ def test_bounds_of_guards_on_events():
 
     life = service("x", guard=tries_left)
 
-    def waits(n, taken):
-        return n + ("wait" in taken.entered) if n < 3 else n
+    def waits(n, arrow):
+        return n + (arrow.dest == "wait") if n < 3 else n
 
     counted = Property(
         "at most two waits",
         0,
-        lambda n, taken: "broken" if waits(n, taken) > 2 else waits(n, taken),
+        lambda n, arrow, life: "broken" if waits(n, arrow) > 2 else waits(n, arrow),
     )
     assert judge(life, counted, {"tries left": 2}).holds
     assert not judge(life, counted, {"tries left": 3}).holds

@@ -30,6 +30,7 @@ from statetrain.testing.properties import (
     eventually,
     followed_by,
     never,
+    of_taken,
     precedes,
     same_route,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "judge",
     "mutants",
     "never",
+    "of_taken",
     "paths",
     "precedes",
     "same_route",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
+from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import label_of
@@ -35,8 +36,8 @@ class Property:
     Attributes:
         words: what it says.
         start: what it remembers before a run.
-        read: from what it remembers and the arrow taken, what it remembers next; "broken" if it is
-            violated.
+        read: from what it remembers, the arrow taken and its lifecycle, what it remembers next;
+            "broken" if it is violated. `of_taken` makes one of a function of a `Taken`.
         end: whether what it remembers may stand at the end of a run.
         endless: which runs that never end must come again and again to what may stand at an end:
             none, the fair ones (see `eventually`), or all.
@@ -46,7 +47,7 @@ class Property:
 
     words: str
     start: Hashable
-    read: Callable[[Any, Taken], Hashable]
+    read: Callable[[Any, Transition, Lifecycle], Hashable]
     end: Callable[[Any], bool] = field(default=lambda memory: True)  # most do not care
     endless: EndlessRuns = "none"
     names: tuple[str, ...] = ()
@@ -54,6 +55,21 @@ class Property:
 
     def __str__(self) -> str:
         return self.words
+
+
+def of_taken(
+    read: Callable[[Any, Taken], Hashable],
+) -> Callable[[Any, Transition, Lifecycle], Hashable]:
+    """A function of what a property remembers and of all that an arrow does, as its `read`."""
+    known: dict[Transition, Taken] = {}
+
+    def read_arrow(memory: Any, arrow: Transition, lifecycle: Lifecycle) -> Hashable:
+        taken = known.get(arrow)
+        if taken is None or taken.lifecycle is not lifecycle:
+            taken = known[arrow] = Taken(arrow, lifecycle)
+        return read(memory, taken)
+
+    return read_arrow
 
 
 # ---------------------------------------------------------------- what must not happen
@@ -70,10 +86,11 @@ def never(what: str, after: str | None = None) -> Property:
         return Property(
             f"never {what}",
             None,
-            lambda memory, taken: BROKEN if what in taken.moments else memory,
+            of_taken(lambda memory, taken: BROKEN if what in taken.moments else memory),
             names=(what,),
         )
 
+    @of_taken
     def read(seen: bool, taken: Taken) -> Hashable:
         for name in taken.moments:
             if name == what and seen:
@@ -92,7 +109,7 @@ def always(words: str, holds: Callable[[Transition], bool]) -> Property:
         holds: whether it is true, of an arrow.
     """
     return Property(
-        words, None, lambda memory, taken: memory if holds(taken.transition) else BROKEN
+        words, None, lambda memory, arrow, lifecycle: memory if holds(arrow) else BROKEN
     )
 
 
@@ -106,6 +123,7 @@ def precedes(first: str, second: str) -> Property:
         first, second: states, arrows, guards, events or effects, as the table prints them.
     """
 
+    @of_taken
     def read(seen: bool, taken: Taken) -> Hashable:
         for name in taken.moments:
             if name == second and not seen:
@@ -123,6 +141,7 @@ def between(first: str, second: str, needed: str) -> Property:
         first, second, needed: states, arrows, guards, events or effects, as the table prints them.
     """
 
+    @of_taken
     def read(waiting: bool, taken: Taken) -> Hashable:
         for name in taken.moments:
             if name == needed:
@@ -145,6 +164,7 @@ def at_most(few: str, many: str) -> Property:
         few, many: states, arrows, guards, events or effects, as the table prints them.
     """
 
+    @of_taken
     def read(ahead: int, taken: Taken) -> Hashable:
         for name in taken.moments:
             ahead = min(ahead + (name == many) - (name == few), _ENOUGH)
@@ -183,6 +203,7 @@ def eventually(what: str, *others: str, fair: bool = True) -> Property:
     """
     goals = {what, *others}
 
+    @of_taken
     def read(seen: bool, taken: Taken) -> Hashable:
         return seen or not goals.isdisjoint(taken.moments)
 
@@ -210,6 +231,7 @@ def followed_by(first: str, second: str, *others: str, fair: bool = True) -> Pro
     """
     answers = {second, *others}
 
+    @of_taken
     def read(waiting: bool, taken: Taken) -> Hashable:
         for name in taken.moments:
             if name in answers:
@@ -235,6 +257,7 @@ def ends(*, fair: bool = True) -> Property:
         fair: as in `eventually`: of runs that never end, whether only fair ones count.
     """
 
+    @of_taken
     def read(memory: bool, taken: Taken) -> Hashable:
         dest = taken.transition.dest
         return dest == FAILED or taken.lifecycle.state(dest).final
@@ -254,6 +277,7 @@ def _judged(fair: bool) -> EndlessRuns:
 def balanced() -> Property:
     """Each state that is entered is left again, innermost first, in every run without failure."""
 
+    @of_taken
     def read(stack: tuple[str, ...], taken: Taken) -> Hashable:
         t = taken.transition
         if t.dest == FAILED:
@@ -293,7 +317,7 @@ def counters_agree() -> Property:
     return Property(
         "counters agree with what was entered",
         None,
-        lambda memory, taken: memory if agrees(taken) else BROKEN,
+        of_taken(lambda memory, taken: memory if agrees(taken) else BROKEN),
     )
 
 

@@ -18,7 +18,6 @@ from attrs import define, field
 
 from statetrain.lifecycle.explore import Configuration, Step, Ways
 from statetrain.lifecycle.transition import Transition
-from statetrain.testing.moments import Taken
 from statetrain.testing.properties import BROKEN, Property
 
 
@@ -53,7 +52,6 @@ class _ViolationSearch:
     ways: Ways
     property: Property
     came: dict[SearchNode, tuple[Transition, SearchNode | None]] = field(factory=dict, init=False)
-    taken: dict[Transition, Taken] = field(factory=dict, init=False)
 
     def of_finite_runs(self) -> Violation | None:
         """Goes every way, breadth first."""
@@ -95,10 +93,8 @@ class _ViolationSearch:
         return not self.ways.out_of(node.here) and not self.property.end(node.memory)
 
     def _after(self, memory: Hashable, step: Step) -> SearchNode:
-        arrow = step.transition
-        if arrow not in self.taken:
-            self.taken[arrow] = Taken(arrow, self.ways.lifecycle)
-        return SearchNode(step.after, self.property.read(memory, self.taken[arrow]))
+        read = self.property.read
+        return SearchNode(step.after, read(memory, step.transition, self.ways.lifecycle))
 
     def _stays(self, node: SearchNode, waiting: set[SearchNode]) -> Step | None:
         """A step by which a run stays among nodes, whatever fair guards answer; None if none."""
