@@ -244,15 +244,30 @@ def test_what_is_in_no_field_cannot_be_lost(tmp_path):
         st.run(SMALL, ctx, [st.Checkpoint(tmp_path)])
 
 
-def test_a_field_may_not_hide_a_method():
-    "Callbacks call `ctx.log`."
+def test_a_field_may_not_hide_what_the_machine_calls():
+    "It would fail in the middle of a run."
 
     @define(eq=False)
-    class Logging(Small):
-        log: list[str] = Factory(list)
+    class Hiding(Small):
+        defer: bool = False
 
-    with pytest.raises(st.ContractError, match=r"'log' of Logging hides ctx.log"):
-        st.Machine(SMALL).run(Logging())
+    with pytest.raises(st.ContractError, match=r"'defer' of Hiding hides ctx.defer"):
+        st.Machine(SMALL).run(Hiding())
+
+
+def test_a_field_may_have_the_name_of_what_loggers_call():
+    "A context may keep a log of its own: a machine runs it."
+
+    @define(eq=False)
+    class Keeping(Small):
+        log: list[str] = Factory(list)
+        add_row: int = 0
+        get_log: int = 0
+
+    ctx = Keeping()
+    st.Machine(SMALL).run(ctx)
+    assert isinstance(ctx.outcome, st.Completed)
+    assert ctx.log == []
 
 
 def test_a_value_that_is_given_differently_is_noticed(tmp_path):

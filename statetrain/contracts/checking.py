@@ -12,7 +12,6 @@ from statetrain.context.context import Context
 from statetrain.context.fields import facts_of
 from statetrain.context.history import COUNTERS, History
 from statetrain.context.paths import parse
-from statetrain.context.position import Position
 from statetrain.contracts.declaring import access_of, field_of, reads_of
 from statetrain.contracts.listening import contracts_of, paths_in
 from statetrain.errors import ContractError
@@ -142,10 +141,14 @@ def check_fields(machine: Machine, context: type) -> None:
             )
 
 
+# Others, such as `log`, may be fields of the user's own: only callbacks that log call them
+_CALLED = ("advice", "begin", "defer", "request_stop", "rest", "scope", "where")
+
+
 def _check_hiding(context: type) -> None:
-    """Raises a `ContractError` for a field that hides a method which callbacks call."""
+    """Raises a `ContractError` for a field that hides a method which the machine calls."""
     for name, facts in facts_of(context).items():
-        if not facts and callable(getattr(Position, name, None)):
+        if not facts and name in _CALLED:
             raise ContractError(
                 f"the field {name!r} of {context.__name__} hides ctx.{name}(...), which every"
                 " context has; give the field another name"
