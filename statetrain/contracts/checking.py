@@ -17,7 +17,7 @@ from statetrain.contracts.listening import contracts_of, paths_in
 from statetrain.errors import ContractError
 from statetrain.guards.base import Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.naming import did_you_mean
+from statetrain.naming import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from statetrain.machine.machine import Machine
@@ -132,9 +132,7 @@ def check_fields(machine: Machine, context: type) -> None:
             name = field_of(path)
             if name in known:
                 continue
-            near = did_you_mean(name, known)
-            if not near.endswith("?"):
-                near = ""
+            near = nearest(name, known)
             raise ContractError(
                 f"{who} declares that it {verb} {path!r}: {whose} has no {name!r}{near}; "
                 + remedy.format(verb=verb, name=name, whose=whose)

@@ -59,7 +59,7 @@ class Outline:
         if failed := self._on(f"on_enter_{FAILED}"):
             rows.append((f"  {FAILED}", failed, ""))
         count = len({one.place for members in self.listeners.values() for one in members})
-        verb = {1: "listens"}.get(count, "listen")
+        verb = "listens" if count == 1 else "listen"
         head = f"{life.name}: {count_of(count, 'callback')} {verb}"
         others = [f"  {hook}: {self._on(hook)}" for hook in _ELSEWHERE[:3] if self._on(hook)]
         if others:

@@ -24,7 +24,7 @@ from statetrain.errors import ContractError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import START
 from statetrain.lifecycle.transition import Transition
-from statetrain.naming import did_you_mean
+from statetrain.naming import nearest
 
 _KNOWN = frozenset((*dir(Context), *DERIVED))
 
@@ -153,8 +153,7 @@ def _check_known(flow: Flow, one: Listener, path: str) -> None:
     name = field_of(path)
     if name in _KNOWN or name in flow.bits or is_everything(path):
         return
-    near = did_you_mean(name, {*_KNOWN, *flow.bits})
-    if near.endswith("?"):
+    if near := nearest(name, {*_KNOWN, *flow.bits}):
         raise ContractError(
             f"Callback {one.name!r} declares that it reads {path!r} on {one.hook}: a context has no"
             f" {name!r}{near}"

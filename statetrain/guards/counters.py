@@ -37,7 +37,7 @@ def _whole_unless_time(instance: Any, attribute: Attribute[Any], unit: Unit) -> 
 
 
 def _singular(unit: Unit) -> str:
-    return {"batches": "batch"}.get(unit, unit.removesuffix("s"))
+    return "batch" if unit == "batches" else unit.removesuffix("s")
 
 
 # ---------------------------------------------------------------- guards that remember

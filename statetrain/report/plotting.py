@@ -81,7 +81,7 @@ def _draw_curve(panel: Any, history: History, x: str, column: str, label: str) -
         *zip(*points, strict=True),
         marker=marker,
         markersize=3,
-        linestyle={"train": "-"}.get(history.set_of(column), "--"),
+        linestyle="-" if history.set_of(column) == "train" else "--",
         label=label,
     )
 

@@ -35,7 +35,7 @@ def finding_out_late(life: Lifecycle, policy: str) -> Lifecycle:
     leads, effect = _POLICIES[policy]
     settle = State("settle", do.settle, life.state("record").within)
     arrows = [
-        attrs.evolve(arrow, dest={"record": "settle"}.get(arrow.dest, arrow.dest))
+        attrs.evolve(arrow, dest="settle") if arrow.dest == "record" else arrow
         for arrow in life.transitions
     ]
     told = Transition("settle", leads or "record", Masked(), effect)

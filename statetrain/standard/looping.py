@@ -51,11 +51,11 @@ def loop(name: str, within: str | None, after: str, stop: Transition) -> list[Lo
 
 def _role(name: str) -> str:
     """The role of a scope: every evaluation is a validation on other data."""
-    return {"predict": "predict"}.get(name, "valid")
+    return "predict" if name == "predict" else "valid"
 
 
 def _scope(name: str, within: str | None) -> State:
-    data = {"predict": "valid"}.get(name, name)
+    data = "valid" if name == "predict" else name
     return State(
         name,
         do.OpenData(data),

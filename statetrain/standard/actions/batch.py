@@ -179,9 +179,8 @@ _WEIGHED = {"loss_grad", "loss_states", "batch_size", "window_unit", "window_cou
 def weighed_backward(ctx: Context) -> None:
     "compute the gradients, weighed by what counts"
     count: Any = ctx.batch_size
-    for state in ctx.loss_states.values():
-        count = state.count
-        break
+    if ctx.loss_states:
+        count = next(iter(ctx.loss_states.values())).count
     if ctx.on_host:
         count = float(count)
     if ctx.pending == 0:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from statetrain.context.context import Context
 from statetrain.contracts.declaring import access
 from statetrain.guards.base import Guard, reason_of
+from statetrain.machine.ending import epoch_of
 from statetrain.outcome import Interrupted, Stopped
 
 
 @access(reads={"**"}, writes={"outcome"})  # a guard that says its reason reads what it likes
 def say_why(ctx: Context) -> None:
     "record the reason"
-    epoch = int(getattr(ctx, "epoch", 0))
+    epoch = epoch_of(ctx)
     if ctx.interrupt is not None:
         ctx.outcome = Interrupted(epoch, ctx.interrupt)
     elif ctx.event is not None and ctx.transition.event is not None:

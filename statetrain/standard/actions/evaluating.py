@@ -18,17 +18,17 @@ from statetrain.standard.actions.drawing import RAN_OUT, holds_its_length
 
 def _data(name: str) -> str:
     """What a set is called in a sentence."""
-    return {"valid": "validation"}.get(name, name)
+    return "validation" if name == "valid" else name
 
 
 def _field(name: str) -> str:
     """The field of the context that has the data of a set."""
-    return {"valid": "valid_data"}.get(name, "evaluations")
+    return "valid_data" if name == "valid" else "evaluations"
 
 
 def dropping(name: str) -> str:
     """What the table says of leaving out what was counted of a set."""
-    return f"drop this {({'valid': 'validation'}).get(name, 'evaluation')}"
+    return "drop this validation" if name == "valid" else "drop this evaluation"
 
 
 @frozen
