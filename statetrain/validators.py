@@ -1,9 +1,12 @@
-"""What arguments may be: whole numbers, numbers, words, True or False; as checks, and for attrs."""
+"""What arguments may be: numbers, words, switches, paths; as checks, and for attrs."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from attrs import Attribute
@@ -108,6 +111,30 @@ def check_switches(owner: str, **values: object) -> None:
         if not isinstance(value, bool):
             owned = f"{owner}: {name}".removeprefix(": ")
             raise ConfigError(f"{owned} must be True or False, got {value!r:.80}")
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(owner: str, path: str | os.PathLike[str]) -> Path:
+    """A path on this machine.
+
+    An address such as `s3://bucket/run` would become a folder named `s3:`, and nothing there could
+    be locked, flushed or replaced as a whole.
+
+    Args:
+        owner: whose argument it is, for the error.
+        path: what was given.
+
+    Raises:
+        ConfigError: it is an address.
+    """
+    if _ADDRESS.match(os.fspath(path)):
+        raise ConfigError(
+            f"{owner} takes a path on this machine, got {os.fspath(path)!r}; mount what is there,"
+            " or copy between there and a local folder, for example with fsspec"
+        )
+    return Path(path)
 
 
 # ---------------------------------------------------------------- fields of attrs classes

@@ -17,7 +17,6 @@ from statetrain.callbacks.checkpointing.writing import CheckpointWriting
 from statetrain.callbacks.monitoring import read_monitor
 from statetrain.checkpoints import checkpoint, directory, failure, plain
 from statetrain.checkpoints.checkpoint import Log, Saved
-from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.frozen import frozen_sums, leave_out_frozen
 from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.origin import describe_origin, optimizer_settings
@@ -40,7 +39,7 @@ from statetrain.guards.comparing import Direction
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.agreeing import Group
-from statetrain.validators import check_switches, check_whole
+from statetrain.validators import check_switches, check_whole, local_path
 
 _FEW = 200  # rows and records that are part of each checkpoint; more are in a file that grows
 
@@ -131,7 +130,6 @@ class Checkpoint(Callback):
         check_whole("Checkpoint: keep", keep)
         check_switches("Checkpoint", at_end=at_end, preflight=preflight, background=background)
         check_switches("Checkpoint", trained_only=trained_only)
-        refuse_remote("Checkpoint", folder)
         # Without a monitor nothing is compared, but what is given has to be sound
         by = read_monitor("Checkpoint", monitor or "nothing", mode, min_delta)
         if isinstance(every, int | float):
@@ -144,7 +142,9 @@ class Checkpoint(Callback):
                 "Checkpoint: keep_every takes an interval in epochs or steps, such as"
                 f' Every(10, "epochs"), got {keep_every!r}'
             )
-        self.redirect(Path(os.path.abspath(folder)))  # a script may change the working directory
+        self.redirect(
+            Path(os.path.abspath(local_path("Checkpoint", folder)))
+        )  # a script may change the working directory
         self.every = as_guard(every)
         self.keep = keep
         self.monitor = monitor

@@ -15,7 +15,7 @@ from statetrain.logs.loggables import Text, Value
 from statetrain.logs.sources import Source
 from statetrain.naming import printable
 from statetrain.outcome import Outcome
-from statetrain.validators import check_switches
+from statetrain.validators import check_switches, local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -59,7 +59,7 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         check_switches("CSVLogger", append=append)
-        self.path = Path(path)
+        self.path = local_path("CSVLogger", path)
         self.append = append
         self._file = RowFile(self.path, "CSVLogger", append, _records, head=1)
         self._columns: list[str] = []  # of the file, once it has been brought into shape

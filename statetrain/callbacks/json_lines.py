@@ -13,7 +13,7 @@ from statetrain.callbacks.row_file import RowFile
 from statetrain.logs.loggables import Histogram, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
 from statetrain.outcome import Outcome
-from statetrain.validators import check_switches
+from statetrain.validators import check_switches, local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -50,7 +50,7 @@ class JSONLines(Callback):
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         check_switches("JSONLines", append=append)
-        self.path = Path(path)
+        self.path = local_path("JSONLines", path)
         self.append = append
         self._file = RowFile(self.path, "JSONLines", append)
         self.wrapped = alone(self)

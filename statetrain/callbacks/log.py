@@ -24,7 +24,7 @@ from statetrain.lifecycle.state import FAILED, START
 from statetrain.logs.events import RESERVED, Format, event_logger
 from statetrain.naming import did_you_mean
 from statetrain.outcome import Failed, Interrupted, Outcome
-from statetrain.validators import check_switches, check_word
+from statetrain.validators import check_switches, check_word, local_path
 
 # What an event arrow gave up, by the role of the state that it leaves.
 _SKIPPED = {
@@ -110,6 +110,8 @@ class Log(Callback):
         self._asked = _parse(transitions)
         # The same by the names of states, of the lifecycles that it serves
         self._wanted: set[tuple[str, str]] = set()
+        if isinstance(file, str | os.PathLike):
+            file = local_path("Log: file", file)
         self._format, self._file, self._given, self._timestamps = format, file, logger, timestamps
         self._reset()
         if self._asked:
@@ -269,10 +271,9 @@ class Log(Callback):
         self._started, self._logged = ctx.clock(), len(ctx.history)
         if self._given is not None:
             self._logger = self._given
-        elif isinstance(self._file, str | os.PathLike):
-            path = Path(self._file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._opened = path.open("a", encoding="utf-8")
+        elif isinstance(self._file, Path):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._opened = self._file.open("a", encoding="utf-8")
             self._logger = event_logger(self._opened, self._format, self._timestamps)
         elif self._file is not None or ctx.verbose:
             self._logger = event_logger(self._file, self._format, self._timestamps)

@@ -13,7 +13,6 @@ from attrs import define
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.callbacks.monitoring import is_whole, read_monitor
-from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.weightsfile import frozen_unless_all, write_weights
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules, modules_of
@@ -21,7 +20,7 @@ from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, as_guard, strict
 from statetrain.guards.comparing import Direction
-from statetrain.validators import check_switches, check_whole
+from statetrain.validators import check_switches, check_whole, local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -101,7 +100,6 @@ class SaveWeights(Callback):
         if keep is not None:
             check_whole("SaveWeights: keep", keep, also=", or None")
         check_switches("SaveWeights", best_only=best_only, trained_only=trained_only)
-        refuse_remote("SaveWeights", path)
         asked = {"keep": keep, "best_only": best_only}
         asks_for_best = [name for name, value in asked.items() if value]
         if monitor is None and asks_for_best:
@@ -111,7 +109,8 @@ class SaveWeights(Callback):
             )
         # Without a monitor nothing is compared, but what is given has to be sound
         self._by = read_monitor("SaveWeights", monitor or "nothing", mode, min_delta)
-        self.path, self.monitor, self.keep, self.best_only = str(path), monitor, keep, best_only
+        self.path = str(local_path("SaveWeights", path))
+        self.monitor, self.keep, self.best_only = monitor, keep, best_only
         self.trained_only = trained_only
         self.saved: list[Path] = []
         self._files: list[_KeptFile] = []

@@ -15,7 +15,7 @@ from statetrain.logs.loggables import Audio, Histogram, Image, Loggable, Setting
 from statetrain.logs.sources import Histograms, Source
 from statetrain.naming import encodable
 from statetrain.outcome import Outcome
-from statetrain.validators import check_switches
+from statetrain.validators import check_switches, local_path
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -64,7 +64,7 @@ class TensorBoard(Callback):
                 "TensorBoard needs tensorboard; install it with: pip install"
                 " 'statetrain[tensorboard]'"
             )
-        self.logdir, self.append = Path(logdir), append
+        self.logdir, self.append = local_path("TensorBoard", logdir), append
         drawn = Histograms(weights=histograms)
         self.what: tuple[Source, ...] = (drawn,) if drawn.weights else ()
         self._writer: SummaryWriter | None = None

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.callback import Callback
-from statetrain.checkpoints.files import refuse_remote
 from statetrain.errors import ConfigError
-from statetrain.validators import check_whole
+from statetrain.validators import check_whole, local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -60,7 +59,6 @@ class TorchProfile(Callback):
         repeat: int = 1,
         **options: Any,
     ) -> None:
-        refuse_remote("TorchProfile", folder)
         for name, value, least in (
             ("wait", wait, 0),
             ("warmup", warmup, 1),
@@ -72,7 +70,7 @@ class TorchProfile(Callback):
             raise ConfigError(
                 f"TorchProfile sets {min(own)} itself, from wait=, warmup=, active= and repeat="
             )
-        self.folder = Path(folder)
+        self.folder = local_path("TorchProfile", folder)
         self.files: list[Path] = []
         self.table = ""
         self._cycle = {"wait": wait, "warmup": warmup, "active": active, "repeat": repeat}

@@ -15,7 +15,7 @@ from statetrain.errors import ConfigError
 from statetrain.logs.loggables import Audio, File, Histogram, Image, Loggable, Settings, Text, Value
 from statetrain.logs.sources import Source
 from statetrain.outcome import Failed, Outcome
-from statetrain.validators import check_word
+from statetrain.validators import check_word, local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -66,7 +66,7 @@ class WandB(Callback):
             raise ImportError("WandB needs wandb; install it with: pip install 'statetrain[wandb]'")
         if mode is not None:
             check_word("WandB: mode", mode, _MODES, also=", or None")
-        self.project, self.name, self.folder = project, name, Path(folder)
+        self.project, self.name, self.folder = project, name, local_path("WandB", folder)
         if mode is None:
             self.mode = os.environ.get("WANDB_MODE", "offline")
         else:

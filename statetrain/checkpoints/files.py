@@ -8,30 +8,9 @@ removed first: of a link, the link.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from statetrain.errors import ConfigError
-
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-
-
-def refuse_remote(owner: str, path: str | os.PathLike[str]) -> None:
-    """Refuses an address such as `s3://bucket/run`, which would become a folder named `s3:`.
-
-    Args:
-        owner: whose path it is, for the error.
-        path: what was given.
-
-    Raises:
-        ConfigError: it is an address.
-    """
-    if _ADDRESS.match(os.fspath(path)):
-        raise ConfigError(
-            f"{owner} takes a path on this machine, got {os.fspath(path)!r}; mount what is there,"
-            " or save into a local folder and copy it"
-        )
 
 
 def replace_file(path: Path, content: bytes, part: Path | None = None) -> None:

@@ -15,6 +15,7 @@ from statetrain.diagram.showing import Shown
 from statetrain.diagram.theme import ThemeName
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
+from statetrain.validators import local_path
 
 _WRITERS = {".svg": svg, ".mmd": mermaid, ".dot": dot}
 _DRAWN_BY_GRAPHVIZ = (".png", ".pdf")
@@ -38,7 +39,7 @@ def draw(
         ConfigError: the suffix, the theme, the detail or a scope to fold is unknown, or Graphviz is
             missing or failed.
     """
-    path = Path(path)
+    path = local_path("draw", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = path.suffix.lower()
     if suffix in _WRITERS:
@@ -104,7 +105,7 @@ def write_pictures(lifecycles: Mapping[str, Lifecycle], folder: str | Path) -> l
     Returns:
         The files written.
     """
-    folder = Path(folder)
+    folder = local_path("write_pictures", folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _draw_all(lifecycles)
     for file, text in pictures.items():

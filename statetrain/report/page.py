@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from statetrain.callback import name_of
@@ -28,7 +27,7 @@ from statetrain.trace import Trace
 from statetrain.trace.tape import count_arrows
 from statetrain.trace.words import Words, by_words, times_asked, words_of
 from statetrain.trace.writing import versions
-from statetrain.validators import is_number
+from statetrain.validators import is_number, local_path
 
 _SLICES = 200  # along the axis of decisions: more marks could not be told apart
 _ROWS = 200  # of the history that are listed
@@ -62,7 +61,7 @@ def report(
                 "this trace does not know its lifecycle, which the page is about; give it:"
                 " Trace.load(path, lifecycle)"
             )
-    path = Path(path)
+    path = local_path("report", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     beside.write_text(page(trace, machine, against), encoding="utf-8", newline="\n")

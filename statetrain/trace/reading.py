@@ -21,7 +21,7 @@ from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, make_by_words, make_from, read_words, stand_in, words_of
 from statetrain.trace.writing import FORMAT
-from statetrain.validators import is_number
+from statetrain.validators import is_number, local_path
 
 BEGIN = b'{"statetrain":"trace"'
 """What every trace file begins with."""
@@ -47,7 +47,7 @@ def load(
         OSError: it cannot be read.
     """
     reading = TraceFile(str(path), lifecycle=lifecycle, registry=registry)
-    with Path(path).open("rb") as file:
+    with local_path("Trace.load", path).open("rb") as file:
         for line in file:
             reading.feed(line)
     return reading.trace

@@ -20,7 +20,7 @@ from statetrain.outcome import Failed
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.writing import TraceWriting
-from statetrain.validators import check_switches, check_whole
+from statetrain.validators import check_switches, check_whole, local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -90,7 +90,7 @@ class Tracing(Callback):
         if file is None:
             self.file = None
         else:
-            self.file = Path(file)
+            self.file = local_path("Tracing", file)
         self.asks = answers
         self._lifecycle, self._clock = lifecycle, clock
         self._counters, self._times = counters or file is not None, times or file is not None

@@ -50,6 +50,7 @@ from statetrain.outcome import Outcome, as_data
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, KnownFacts, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.words import Words, words_of
+from statetrain.validators import local_path
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -298,7 +299,7 @@ def save(trace: Trace, path: str | Path) -> None:
     Raises:
         ConfigError: the trace does not know its lifecycle, or the file cannot be written.
     """
-    path = Path(path)
+    path = local_path("Trace.save", path)
     if trace.lifecycle is None:
         raise ConfigError(
             "this trace does not know its lifecycle, which a file begins with; make it with"

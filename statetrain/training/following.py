@@ -12,6 +12,7 @@ from statetrain import jsons
 from statetrain.checkpoints import directory, lock
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.errors import CheckpointError, ConfigError
+from statetrain.validators import local_path
 
 Evaluate = Callable[[Path], Mapping[str, Any]]
 
@@ -56,10 +57,10 @@ def evaluate_checkpoints(
         ConfigError: there is no such directory, or the file has something else.
         BaseException: what `evaluate` raised.
     """
-    folder = Path(folder)
+    folder = local_path("evaluate_checkpoints", folder)
     if not folder.is_dir():
         raise ConfigError(f"evaluate_checkpoints: {folder} is not a directory")
-    path = folder / FILE if file is None else Path(file)
+    path = folder / FILE if file is None else local_path("evaluate_checkpoints: file", file)
     done = _steps_in(path)
     while True:
         running = (folder / lock.FILE).exists()  # before looking: what is saved last is seen

@@ -27,7 +27,7 @@ from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.ranks import joined_predictions, machine_aside
 from statetrain.training.setup.walker import interms_read
 from statetrain.training.subject import Reads, quietly, refuse_part, subject_of, walk_aside
-from statetrain.validators import check_switches
+from statetrain.validators import check_switches, local_path
 
 
 def predict(
@@ -76,7 +76,7 @@ def predict(
         model, data, compute, callbacks, input, pred, dataloader_options, device, debug
     )
     if out is not None:
-        return _written(ctx, machine, Path(out), stack)
+        return _written(ctx, machine, local_path("predict: out", out), stack)
     preds: Any = []
     if stack and ctx.news is None:
         preds = Gathering(samples_of(ctx.valid_data))

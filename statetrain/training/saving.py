@@ -20,7 +20,6 @@ from attrs import frozen
 
 from statetrain import jsons
 from statetrain.checkpoints import checkpoint, directory, plain, rowlog, tensorfile
-from statetrain.checkpoints.files import refuse_remote
 from statetrain.checkpoints.frozen import compare_frozen, left_out_of
 from statetrain.checkpoints.partial import choose_weights, read_weights
 from statetrain.checkpoints.weightsfile import frozen_unless_all, write_tensors, write_weights
@@ -31,7 +30,7 @@ from statetrain.errors import CheckpointError, ConfigError
 from statetrain.losses.losses import modules_by_name
 from statetrain.outcome import Outcome, as_data, from_data
 from statetrain.training.run import Run
-from statetrain.validators import check_switches
+from statetrain.validators import check_switches, local_path
 
 _KEY = "statetrain"  # of the text in the header
 _FORMAT = 4
@@ -135,7 +134,7 @@ def save(run: Run, path: AnyPath) -> None:
     state = run.ctx.state_dict()
     log = rowlog.as_tensor(rowlog.encode(state.pop("history"), state.pop("records")))
     structure, tensors = plain.encode({**about, **state, "losses": losses, "log": log})
-    write_tensors(Path(path), tensors, {_KEY: jsons.dumps(structure)})
+    write_tensors(local_path("save", path), tensors, {_KEY: jsons.dumps(structure)})
 
 
 def load(path: AnyPath) -> SavedRun:
@@ -145,7 +144,7 @@ def load(path: AnyPath) -> SavedRun:
         CheckpointError: it is not sound, or no saved run.
         OSError: it cannot be read.
     """
-    tensors, texts = tensorfile.read(Path(path))
+    tensors, texts = tensorfile.read(local_path("load", path))
     if _KEY not in texts:
         raise CheckpointError(
             f"{Path(path).name} holds no run; for weights alone, use load_weights(model, path)"
@@ -195,7 +194,7 @@ def save_weights(
     left_out: set[str] = set()
     if trained_only:
         left_out = frozen_unless_all(module)
-    write_weights(Path(path), module, left_out)
+    write_weights(local_path("save_weights", path), module, left_out)
 
 
 def load_weights(
@@ -223,7 +222,7 @@ def load_weights(
         CheckpointError: the file is not sound, or the weights are another model's, which stays as
             it was.
     """
-    tensors, texts = read_weights(Path(path))
+    tensors, texts = read_weights(local_path("load_weights", path))
     weights = load(path).weights if _KEY in texts else tensors
     _put(model, choose_weights(weights, rename, exclude), strict)
 
@@ -258,14 +257,13 @@ def load_checkpoint(
             another model's, which stays as it was.
     """
     check_switches("load_checkpoint", average=average)
-    refuse_remote("load_checkpoint", path)
     in_part = bool(rename or exclude or not strict)
     if average and in_part:
         raise ConfigError(
             "load_checkpoint(average=True) loads a whole model; load it into one like the run's,"
             " and its parts from there with save_weights and load_weights"
         )
-    folder = _chosen_checkpoint(directory.located(Path(path)), which)
+    folder = _chosen_checkpoint(directory.located(local_path("load_checkpoint", path)), which)
     data = _read_model(folder)
     averages = _averages_in(data)
     if average and not averages:

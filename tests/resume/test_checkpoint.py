@@ -1044,18 +1044,6 @@ def test_without_a_monitor_nothing_is_best(folder: Path) -> None:
         st.load_checkpoint(net(), folder, "best")
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "hf://some/run"])
-def test_addresses_are_refused(address: str) -> None:
-    """They would become local folders with an odd name."""
-    for call in (
-        lambda: Checkpoint(address),
-        lambda: st.SaveWeights(f"{address}/{{epoch}}"),
-        lambda: st.load_checkpoint(net(), address),
-    ):
-        with pytest.raises(st.ConfigError, match=r"takes a path on this machine, got '.*://"):
-            call()
-
-
 # ---------------------------------------------------------------- the start, milestones, steps
 
 

@@ -12,7 +12,7 @@ from statetrain.checkpoints import checkpoint, directory
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.errors import ConfigError
-from statetrain.validators import is_whole_number
+from statetrain.validators import is_whole_number, local_path
 
 Found = tuple[Saved, Snapshot]
 
@@ -36,7 +36,7 @@ def find(source: str | int | os.PathLike[str], callbacks: Iterable[Callback]) ->
         if found is None:
             return None
     else:
-        found = _find_at(Path(source))
+        found = _find_at(local_path("resume", source))
     saved, data = found
     for owner in owners:
         if saved.path.parent.resolve() == owner.folder.resolve():
