@@ -17,7 +17,7 @@ _LINE = re.compile(r"^from (\S+) import (\w+) as \2$", re.MULTILINE)
 
 
 def _homes() -> dict[str, str]:
-    """Where each public name is from, as the stub beside this file says it to type checkers."""
+    """Where each public name is from, read from the stub next to this file."""
     assert __spec__ is not None
     assert __spec__.loader is not None
     stub = __file__.removesuffix("c") + "i"

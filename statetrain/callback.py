@@ -53,7 +53,7 @@ ALIASES = {
 
 
 class Callback:
-    """Base of all callbacks. A callback looks on; one that writes into the context declares what.
+    """Base of all callbacks. A callback observes; one that writes into the context declares what.
 
     Its methods are hooks, each with the context as the only argument and nothing returned:
 
@@ -77,8 +77,8 @@ class Callback:
       progress is in the context, so this is where runs are saved; it changes nothing there, and may
       not raise an event.
     - `on_resume`: a run is continued at an anchor, in place of all enter hooks before it: `ctx` is
-      as it was saved, and scopes are open. What `on_enter_fit` set up beside the context has to be
-      set up again here.
+      as it was saved, and scopes are open. What `on_enter_fit` set up outside of the context has
+      to be set up again here.
 
     Within `fit`, hooks run with gradients off, in the order in which the callbacks were given,
     unless something ties two of them: who writes a field is called before who reads it on the same

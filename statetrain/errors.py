@@ -8,7 +8,7 @@ class StatetrainError(Exception):
 
 
 class LifecycleError(StatetrainError, ValueError):
-    """A lifecycle that is not sound, or that was asked for something it has not."""
+    """A lifecycle that is not sound, or was asked for something that it does not have."""
 
 
 class CallbackError(StatetrainError, TypeError):
@@ -24,11 +24,11 @@ class ConfigError(StatetrainError, ValueError):
 
 
 class ContractError(ConfigError):
-    """What components declare that they read and write does not fit together, or does not hold."""
+    """What components declare that they read and write does not fit together, or is not true."""
 
 
 class DataError(StatetrainError, ValueError):
-    """Data that is not as promised: no batch, an unknown layout, a loader that ended early."""
+    """Data that is not as expected: no batch, an unknown layout, a loader that ended early."""
 
 
 class LossError(StatetrainError, ValueError):
@@ -44,7 +44,7 @@ class LossSpike(StatetrainError, ArithmeticError):
 
 
 class MachineError(StatetrainError, RuntimeError):
-    """A machine that was driven in a way it cannot go."""
+    """A machine that was driven in a way that it does not allow."""
 
 
 class CheckpointError(StatetrainError, RuntimeError):

@@ -157,7 +157,7 @@ def signature_of(function: Callable[..., Any]) -> str:
 
 
 class ByName(dict[str, Any]):
-    """Things by name, which say what there is when they are asked for another.
+    """Things by name, and the error for an unknown name, which lists them.
 
     Args:
         kind: what they are, for the error.

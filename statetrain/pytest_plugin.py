@@ -132,7 +132,7 @@ def statetrain_toy() -> Toy:
 
 @pytest.fixture
 def statetrain_clock() -> FakeClock:
-    "A clock that moves when the test says so; see `statetrain.testing.FakeClock`."
+    "A clock that moves only when the test moves it; see `statetrain.testing.FakeClock`."
     from statetrain.testing.fake_clock import FakeClock
 
     return FakeClock()

@@ -77,7 +77,7 @@ def test_a_fair_run_comes_out_of_a_loop():
     verdict = judge(loop(), eventually("z", fair=False), **quiet)
     assert not verdict.holds
     assert verdict.trace.states[verdict.loop - 1 :] == ["a", "b", "a"]
-    assert "goes round from 'a' for ever" in str(verdict)
+    assert "loops from 'a' forever" in str(verdict)
     assert not judge(loop(), ends(fair=False), **quiet).holds
 
 

@@ -774,7 +774,7 @@ def test_an_interrupted_or_finished_run_keeps_its_checkpoints(points, net, tmp_p
     assert again.history["epoch"] == [1, 2, 3]
     with pytest.raises(
         CheckpointError,
-        match=r"has checkpoints of an earlier run, .* go on with it by fit\(..., resume='last'\)",
+        match=r"has checkpoints of an earlier run, .* resume it by fit\(..., resume='last'\)",
     ):
         st.fit(net, points, callbacks=Checkpoint(tmp_path), **options())
 

@@ -9,7 +9,7 @@ _BEGINNINGS = ("fit", "valid", "predict")
 
 
 def check_beginning(who: str, lifecycle: Lifecycle) -> None:
-    """Sees that a lifecycle says where its run begins, so that a callback is set up at all.
+    """Checks that a lifecycle says where its run begins, so that a callback is set up at all.
 
     Args:
         who: the callback.

@@ -59,7 +59,7 @@ class Checkpoint(Callback):
     one is on the disk, its manifest is sound and its files have their sizes; their contents are
     verified when a run resumes from it. A NaN is never best.
 
-    When the run fails, `failure.json` beside the checkpoints says what was raised, where, and how
+    When the run fails, `failure.json` next to the checkpoints says what was raised, where, and how
     to go on; the next run in the directory deletes it. How long saving takes is measured, and the
     guard `Deadline` leaves time for it.
 
@@ -82,7 +82,7 @@ class Checkpoint(Callback):
         keep_every: an interval in epochs or steps; the first checkpoint at or after each multiple
             of it is never deleted. It makes nothing due.
         at_start: whether the run is also saved before its first epoch, so that one that fails in it
-            has a checkpoint to go on from. Needs an anchor there, which the standard tables have.
+            has a checkpoint to resume from. Needs an anchor there, which the standard tables have.
         at_end: whether the run is also saved as it ends, completed or stopped by what its history
             says, if nothing is due then. `StopFit` leaves from a place that is no anchor, so
             nothing is saved after it; `ctx.request_stop` is saved.
@@ -199,7 +199,7 @@ class Checkpoint(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Position) -> None:
-        """Takes the directory, and tries the disk; in a later phase it is there."""
+        """Takes the directory and tests the disk; a later phase has both already."""
         if self._lock.held or self._follows:
             return
         self._open(ctx)
@@ -208,7 +208,7 @@ class Checkpoint(Callback):
         if is_fresh(ctx) and self.saved:
             raise CheckpointError(
                 f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name};"
-                " go on with it by fit(..., resume='last'), give this run another directory, or"
+                " resume it by fit(..., resume='last'), give this run another directory, or"
                 " delete that one"
             )
         self._begin()
@@ -237,7 +237,7 @@ class Checkpoint(Callback):
         (self.folder / failure.FILE).unlink(missing_ok=True)
 
     def on_anchor(self, ctx: Position) -> None:
-        """Heeds a signal, and saves, if it is time."""
+        """Responds to a signal, and saves if a checkpoint is due."""
         if not self._lock.held and not self._follows:  # an evaluation, or the like
             self._warn_a_forked_child()
             return
@@ -264,7 +264,7 @@ class Checkpoint(Callback):
         self.save(ctx)
 
     def _keep_up(self, ctx: Position) -> None:
-        """Says that the run is alive, and takes what has been written since."""
+        """Shows that the run is alive, and collects what has been written since."""
         if self._lock.held:
             self._lock.touch(ctx.clock())
         if self._writing is not None and self._writing.is_over:
@@ -279,7 +279,7 @@ class Checkpoint(Callback):
             )
 
     def on_enter_failed(self, ctx: Position) -> None:
-        """Says in the error, and in a file, where the run can go on from."""
+        """Notes in the error, and in a file, where the run can be resumed from."""
         if not (self._lock.held and (self._began or self.saved)):
             return
         assert ctx.error is not None
@@ -365,7 +365,7 @@ class Checkpoint(Callback):
         return partial(checkpoint.write_encoded, self.folder, name, structure, copies, about, log)
 
     def _new_lines(self, ctx: Position) -> Log | None:
-        """What a long run has logged since the file that is next in turn was written.
+        """What a long run has logged since the next file to write was last written.
 
         None while there is little of it: it is part of each checkpoint then.
         """
@@ -459,7 +459,7 @@ class Checkpoint(Callback):
         return {"frozen": self._frozen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._frozen = state["frozen"]
 
     # ------------------------------------------------------------ before the first batch
@@ -555,7 +555,7 @@ class Checkpoint(Callback):
             self._lock.give_back()
 
     def _try(self, ctx: Position) -> None:
-        """Tries the disk with the run as it starts; if it fails on one rank, it does on all."""
+        """Tests the disk with the run as it starts; if that fails on one rank, it fails on all."""
         if ctx.news is None:
             seconds = try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
         else:
@@ -574,7 +574,7 @@ class Checkpoint(Callback):
     # ------------------------------------------------------------ finding
 
     def newest(self) -> tuple[Saved, Snapshot] | None:
-        """The newest checkpoint that is whole, with its data; None if there has never been one.
+        """The newest checkpoint that is whole, with its data; None if there is none.
 
         Raises:
             CheckpointError: there are checkpoints, and none of them is whole.
@@ -584,7 +584,7 @@ class Checkpoint(Callback):
         )
 
     def best(self) -> tuple[Saved, Snapshot] | None:
-        """The best whole checkpoint by the monitor, with its data; None if there never was one.
+        """The best whole checkpoint by the monitor, with its data; None if there is none.
 
         Raises:
             ConfigError: there is no monitor.

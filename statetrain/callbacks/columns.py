@@ -36,7 +36,7 @@ class Columns(Callback):
             if isinstance(source, type) or not callable(source) or not hasattr(source, "columns"):
                 raise ConfigError(
                     "Columns takes sources that say which columns they give, such as"
-                    f" GradientNorm(), got {source!r}; a function says so with an attribute:"
+                    f" GradientNorm(), got {source!r}; a function declares it with an attribute:"
                     " function.columns = ('name',)"
                 )
         self.sources = sources

@@ -1,4 +1,4 @@
-"""Callbacks that are called at some times only: `only_if` a guard is true, or every n-th time."""
+"""Callbacks that are called at certain times: `only_if` a guard is true, or every n-th time."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def only_if(
     when it last fired, such as `Every`, remembers it for each hook, in the context, so a resumed
     run continues with it.
 
-    Where the callback hears that a state is entered and that it is left, the condition is asked on
-    entering alone: the callback hears the exit of what it heard enter, and only that.
+    Where the callback hears that a state is entered and that it is left, the condition is
+    evaluated on entering alone: the callback hears the exit of what it heard enter, and only that.
 
     Args:
         condition: a guard, or a function of the context that answers exactly True or False.
@@ -68,14 +68,14 @@ def only_if(
 
 
 def throttle(callback: Callback, hook: str, every: int | Guard) -> Callback:
-    """A callback one of whose hooks is called now and then; all its others as always.
+    """A callback with one hook that is called less often; its other hooks are called as before.
 
         throttle(WeightHistograms(), "on_exit_step", every=100)                 # at steps 100, 200,
         ... throttle(Snapshot(), "on_exit_step", every=Every(10, "minutes"))        # at the first
         step after each 10 minutes
 
     A number counts the events of that hook from 1 and passes every n-th on. The count is kept in
-    the context: a run that is continued goes on with it, and another run starts over. A guard is
+    the context: a resumed run continues with it, and another run starts over. A guard is
     asked at each event, as by `only_if`.
 
     Args:
@@ -111,7 +111,7 @@ class _Wrapper(Callback):
     ) -> None:
         self.wrapped = self._callback = callback
         self._shown, self._gate = shown, gate
-        # Everything that a callback declares, whatever that comes to be.
+        # Everything that a callback declares.
         for name, default in vars(Callback).items():
             if (
                 name not in ("label", "wrapped")

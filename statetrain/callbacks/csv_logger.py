@@ -30,8 +30,8 @@ class CSVLogger(Callback):
 
     A row is written as soon as all its values are there.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to. It holds numbers
-    and texts.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to log. It holds
+    numbers and texts.
 
     The first line names the columns. Control characters in texts are escaped, but for tabs and line
     breaks. Where a later row brings a new column, the file is rewritten with it, and earlier
@@ -80,7 +80,7 @@ class CSVLogger(Callback):
         self._file.check()
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Takes back the lines that came after the point where a run resumes."""
+        """Removes the lines that came after the point where a run resumes."""
         self._columns = []
         return self._file.open(fresh)
 
@@ -119,7 +119,7 @@ class CSVLogger(Callback):
         return self._file.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._file.load_state_dict(state)
 
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class CSVLogger(Callback):
 
 
 def _records(text: str) -> list[str]:
-    """The lines that have come to their end; a line break between quotes is no end."""
+    """The complete lines; a line break between quotes does not end one."""
     records, begun = [], ""
     for part in text.split("\n")[:-1]:  # what follows the last break has not come to its end
         begun += part + "\n"

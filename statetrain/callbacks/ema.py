@@ -102,7 +102,7 @@ class EMA(Callback):
         self._final = False
         # Loaded, for the copies that are made when the run is resumed
         self._state: dict[str, Any] | None = None
-        if valid:  # hooks that nobody asked for would cost something in each validation
+        if valid:  # hooks that are not needed would cost something in each validation
             self.on_enter_valid, self.on_exit_valid = self._show, self._hide
         if restore:
             self.on_enter_ending, self.on_exit_ending = self._end, self._go_back
@@ -126,7 +126,7 @@ class EMA(Callback):
         return self._copies
 
     def check_context(self, ctx: Context) -> None:
-        """Sees whether something else puts weights back, too."""
+        """Checks whether something else restores weights, too."""
         if self.restore and any(isinstance(unwrapped(one), KeepBest) for one in ctx.callbacks):
             raise ConfigError(
                 "EMA(restore=True) and KeepBest would both give the model other weights at the end;"
@@ -304,7 +304,7 @@ def _parameters_of(modules: list[torch.nn.Module]) -> Iterator[tuple[str, torch.
 
 
 def _is_frozen(parameter: torch.Tensor) -> bool:
-    """Whether no step changes it; an optimizer still takes a gradient from before."""
+    """Whether no step changes it; an optimizer still applies a gradient from before."""
     return not parameter.requires_grad and parameter.grad is None
 
 

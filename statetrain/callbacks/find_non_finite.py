@@ -50,7 +50,7 @@ class FindNonFinite(Callback):
         self.found: list[str] = []
 
     def on_exit_loss(self, ctx: Context) -> None:
-        """Looks into the batch, if its loss is not finite."""
+        """Examines the batch, if its loss is not finite."""
         if len(self.found) >= self.times or math.isfinite(ctx.loss_value):
             return
         words = f"the loss is {ctx.loss_value} ({ctx.where()}): {_source(ctx)}"
@@ -62,7 +62,7 @@ class FindNonFinite(Callback):
         return {"found": self.found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.found = list(state["found"])
 
 

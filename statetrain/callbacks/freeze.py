@@ -72,7 +72,7 @@ class Freeze(Callback):
         self._frozen = False
 
     def check_context(self, ctx: Context) -> None:
-        """Looks the parts up."""
+        """Looks up the parts."""
         model = ctx.accelerator.unwrap(ctx.model)
         modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
         for name in self.names:
@@ -131,7 +131,7 @@ class Freeze(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._saved = state
 
     def on_enter_epoch(self, ctx: Context) -> None:

@@ -31,7 +31,7 @@ class JSONLines(Callback):
     for them; `float` reads them.
 
     A line appears whole or not at all. A new fit replaces the file when its first row is there. A
-    fit that goes on adds to it, and one that is continued from a checkpoint takes back the lines
+    fit that continues adds to it, and one that is resumed from a checkpoint removes the lines
     that came after that.
 
     Args:
@@ -70,7 +70,7 @@ class JSONLines(Callback):
         self._file.check()
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Takes back the lines that came after the point where a run resumes."""
+        """Removes the lines that came after the point where a run resumes."""
         return self._file.open(fresh)
 
     def log(self, items: Items, counters: Counters) -> None:
@@ -85,7 +85,7 @@ class JSONLines(Callback):
         return self._file.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._file.load_state_dict(state)
 
     def __repr__(self) -> str:

@@ -42,7 +42,7 @@ class KeepBest(Callback):
     The weights are put back whether the run completed, was stopped or interrupted, and an
     `Evaluation` at the "end" looks at them. After a failure
     the model stays as the failure left it, to be looked at; `restore(model)` puts them back then.
-    Optimizers are left as they are. A fit that goes on (`run.fit(...)`) starts from the best
+    Optimizers are left as they are. A fit that continues (`run.fit(...)`) starts from the best
     weights and has that best to beat.
 
     Args:
@@ -98,13 +98,13 @@ class KeepBest(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Sees to it that the weights are put back."""
+        """Makes sure that the weights are restored."""
         if ctx.epoch == 0:
             self._forget()
         ctx.defer(partial(self._finish, ctx))
 
     def on_resume(self, ctx: Context) -> None:
-        """Sees to it that the weights are put back."""
+        """Makes sure that the weights are restored."""
         if self._weights is not None:
             own = dict(tensors_of(modules_of(ctx)))
             kept = self._weights["tensors"]
@@ -197,7 +197,7 @@ class KeepBest(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._forget()
         self.best, self.best_epoch, self.best_step = (
             state["best"],

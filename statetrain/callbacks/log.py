@@ -62,7 +62,7 @@ class Log(Callback):
     `validation batch skipped` and `validation skipped`. Only what `transitions` names is logged.
 
     `evaluation()` and `prediction()` say `evaluation started`, `prediction ended` and so on. A loss
-    that is not finite and is skipped is a `batch skipped`. What nobody knows, such as the batches
+    that is not finite and is skipped is a `batch skipped`. What is unknown, such as the batches
     of a generator, is None.
 
     In JSON, numbers that are not finite are the strings "nan", "inf" and "-inf", since JSON has no

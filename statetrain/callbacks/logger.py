@@ -30,17 +30,17 @@ class Backend(Protocol):
     """The kinds of loggables that it can hold."""
 
     what: tuple[Source, ...]
-    """What it wants to be collected, beside what the logger is told to."""
+    """What it wants to be collected, in addition to what the logger is told to."""
 
     def check(self) -> None:
-        """Sees whether it can be written; called before the first batch.
+        """Checks that it can be written to; called before the first batch.
 
         Raises:
             ConfigError: it cannot.
         """
 
     def open(self, ctx: Context, fresh: bool) -> bool:
-        """Called when a run starts, and when it goes on.
+        """Called when a run starts, and when it is resumed.
 
         Args:
             ctx: the context.
@@ -62,7 +62,7 @@ class Backend(Protocol):
         """What it needs to resume, as plain data. What was logged before is on disk afterwards."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 class Logger(Callback):
@@ -80,16 +80,17 @@ class Logger(Callback):
     of a batch. Such a row has, as `loss`, the mean of the training loss over the samples since the
     row before.
 
-    A run that is continued goes on with its logs: what came after the point where it resumes is
+    A resumed run continues its logs: what came after the point where it resumes is
     taken back where the backend can do so, and marked elsewhere. A backend among the callbacks by
     itself logs the rows of the history.
 
     Args:
         backends: where to. What one of them cannot hold goes to the others; it is an error if none
             can.
-        what: what to collect beside the rows of the history: sources such as `LearningRate()`,
-            `HyperParameters()`, `Histograms()`, `Records()`, `Summaries({...})`, or functions of
-            the context that give values by name. None: the learning rate, if there is an interval.
+        what: what to collect in addition to the rows of the history: sources such as
+            `LearningRate()`, `HyperParameters()`, `Histograms()`, `Records()`, `Summaries({...})`,
+            or functions of the context that give values by name. None: the learning rate, if there
+            is an interval.
         every: when: an interval such as `Every(100, "steps")`, a guard, or several joined by `|`.
             None: with the row of each complete epoch.
 
@@ -147,7 +148,7 @@ class Logger(Callback):
                 backend.redirect(folder / str(i))
 
     def check_context(self, ctx: Context) -> None:
-        """Sees whether the backends can be written, and whether the sources can be read."""
+        """Checks that the backends can be written to, and that the sources can be read."""
         for backend in self.backends:
             backend.check()
         for source in self.what:
@@ -157,7 +158,7 @@ class Logger(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Opens the backends, anew unless this fit goes on; in a later phase they are open."""
+        """Opens the backends, afresh unless this fit continues; in a later phase they are open."""
         if not self._open:
             self._begin(ctx, fresh=not getattr(ctx, "epoch", 0))
 
@@ -316,7 +317,7 @@ class Logger(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave; that of other backends is left."""
+        """Restores what `state_dict` returned; that of other backends is left."""
         self._reset()
         if [name for name, _ in state["backends"]] != [
             type(backend).__name__ for backend in self.backends

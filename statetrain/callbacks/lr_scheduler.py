@@ -42,7 +42,7 @@ class LRScheduler(Callback):
     Args:
         scheduler: a class, or a function that is called with the optimizer and `kwargs` and gives a
             schedule.
-        per: when the schedule goes on: after each "step" of the optimizer; after each complete
+        per: when the schedule advances: after each "step" of the optimizer; after each complete
             "epoch", which one that was stopped midway is not; or after each complete validation,
             "valid": of `monitor`, the evaluation that the column belongs to. In a phase that steps
             another optimizer only, the schedule waits. Or on another hook, by its name, such as
@@ -137,7 +137,7 @@ class LRScheduler(Callback):
     # ------------------------------------------------------------ hooks
 
     def on_enter_fit(self, ctx: Context) -> None:
-        """Makes the schedule, unless this fit goes on with one."""
+        """Makes the schedule, unless this fit continues with one."""
         if ctx.epoch == 0 or self._target is not self.optimizer_of(ctx):
             self._make(ctx)
         self._step, self._epoch = ctx.step, ctx.epoch
@@ -174,7 +174,7 @@ class LRScheduler(Callback):
             ctx.log_metric(self._column, float(self._lr), set="")
 
     def on_exit_record(self, ctx: Context) -> None:
-        """Goes on, if it does so with each validation."""
+        """Advances, if it does so with each validation."""
         if self._per != "valid" or not ctx.epoch or len(ctx.history) == self._rows:
             return
         evaluated, row = self._evaluated(ctx), ctx.history[-1]
@@ -182,13 +182,13 @@ class LRScheduler(Callback):
             self._advance(ctx, row)
 
     def on_enter_next_epoch(self, ctx: Context) -> None:
-        """Goes on, if it does so with each epoch."""
+        """Advances, if it does so with each epoch."""
         if self._per == "epoch" and ctx.epoch_complete and ctx.epoch != self._epoch:
             self._epoch = ctx.epoch
             self._advance(ctx, ctx.history.last)
 
     def _on_event(self, ctx: Context) -> None:
-        """Goes on, if it does so on a hook of its own."""
+        """Advances, if it does so on a hook of its own."""
         self._advance(ctx, dict(*ctx.history[-1:]))
 
     def lower_rates(self, factor: float) -> None:
@@ -229,7 +229,7 @@ class LRScheduler(Callback):
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The settings of the optimizer that the schedule sets, as far as its class says so."""
+        """The settings of the optimizer that the schedule sets, as far as that is known."""
         cycles = getattr(self._scheduler, "__name__", "") in ("OneCycleLR", "CyclicLR")
         if cycles and self._kwargs.get("cycle_momentum", True):
             return ("lr", "momentum", "betas")
@@ -279,7 +279,7 @@ class LRScheduler(Callback):
             # right one.
             for group, values in zip(optimizer.param_groups, before, strict=True):
                 group.update(values)
-        # Torch warns of a schedule that goes on before a step was made. Here that is no mistake in
+        # Torch warns of a schedule that advances before a step was made. Here that is no mistake in
         # the order of calls: the run is
         # continued, or all batches of an epoch were refused.
         optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
@@ -345,7 +345,7 @@ _LENGTHS = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max"}
 
 
 def _hook_of(per: str) -> str:
-    """The hook on which a schedule goes on.
+    """The hook on which a schedule advances.
 
     Raises:
         ConfigError: `per` is no word for one.

@@ -98,7 +98,7 @@ class Mixup(Callback):
                 self._check_keys(bound)
 
     def _check_keys(self, bound: InContext) -> None:
-        """Sees whether losses by keys can be mixed: what is the batch's own has no partner."""
+        """Checks that losses by keys can be mixed: what is the batch's own has no partner."""
         for loss in bound.by_name.values():
             of_batch = sorted(path for path in loss.reads if root_of(path) == "batch")
             if of_batch:
@@ -124,7 +124,7 @@ class Mixup(Callback):
         self._begin(ctx)
 
     def on_exit_batch(self, ctx: Context) -> None:
-        """Lets go of the mixture."""
+        """Drops the mixture."""
         self._mix = None
 
     def on_enter_valid_pred(self, ctx: Context) -> None:
@@ -138,11 +138,11 @@ class Mixup(Callback):
             self._begin(ctx)
 
     def on_exit_valid_batch(self, ctx: Context) -> None:
-        """Lets go of the mixture."""
+        """Drops the mixture."""
         self._mix = None
 
     def on_enter_failed(self, ctx: Context) -> None:
-        """Lets go of the mixture."""
+        """Drops the mixture."""
         self._mix = None
 
     # ------------------------------------------------------------ mixing
@@ -172,7 +172,7 @@ class Mixup(Callback):
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         if self.generator is not None and "generator" in state:
             self.generator.set_state(state["generator"])
 

@@ -31,7 +31,7 @@ _LONGEST = 240  # characters of a name
 class MLflow(Callback):
     """Writes each row of the history as metrics of a run of MLflow, at the number of steps.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers as
+    Among the callbacks it logs the history; in a `Logger`, what that is told to log: numbers as
     metrics, settings as parameters, and texts, pictures, sounds and files as artifacts, in a folder
     for each name. Of characters that MLflow allows in no name, there stands the number: `=` is
     `_x3d_`.
@@ -43,7 +43,7 @@ class MLflow(Callback):
     Args:
         experiment: its name; it is made if it is missing.
         name: the run's name; None lets MLflow find one.
-        uri: the store: a local database, with artifacts in a folder `mlruns` beside it; or the
+        uri: the store: a local database, with artifacts in a folder `mlruns` next to it; or the
             address of a server.
         tags: of the run.
 
@@ -86,13 +86,13 @@ class MLflow(Callback):
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
 
     def check_context(self, ctx: Context) -> None:
-        """Sees whether the store can be reached."""
+        """Checks that the store can be reached."""
         self.check()
 
     # ------------------------------------------------------------ what a logger calls
 
     def check(self) -> None:
-        """Sees whether the store can be reached."""
+        """Checks that the store can be reached."""
         try:
             self._connect()
         except Exception as error:  # whatever a store may raise, it is no use
@@ -180,7 +180,7 @@ class MLflow(Callback):
         return {"run": self._run, "resumed_at": list(self._resumed_at)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._run, self._resumed_at = state["run"], list(state["resumed_at"])
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which of several values of a column is best: what callbacks that keep the best ask for."""
+"""Which of several values of a column is best, for callbacks that keep the best."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Profile(Callback):
     The rows of the history get the columns `seconds_train` and `seconds_valid`: what was spent in
     training, and in validation and other evaluations, since the row before.
 
-    A run that is continued from a checkpoint goes on counting: what was measured before is saved
+    A run that is resumed from a checkpoint keeps counting: what was measured before is saved
     with it.
 
     Of several ranks, rank 0 measures, and tells how many seconds each rank has spent in the
@@ -117,7 +117,7 @@ class Profile(Callback):
         self._visits[dest] = self._visits.get(dest, 0) + 1
 
     def on_resume(self, ctx: Context) -> None:
-        """Goes on counting; the scopes that are open were entered before."""
+        """Keeps counting; the scopes that are open were entered before."""
         self._begin(ctx)
         still_open = [role for role in ("train", "valid") if ctx.scope(role)]
         self._opened = dict.fromkeys(still_open, self._clock())
@@ -187,7 +187,7 @@ class Profile(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._reset()
         self._total, self._visits, self._in = (
             state["total"],
@@ -202,7 +202,7 @@ class Profile(Callback):
 
     @property
     def total(self) -> float:
-        """Seconds that the run has taken, including earlier fits and what it was resumed from."""
+        """Seconds that the run has taken, including earlier fits and the run that it resumes."""
         return self._total + (0.0 if self._began is None else self._clock() - self._began)
 
     @property
@@ -227,7 +227,7 @@ class Profile(Callback):
         return {word: [rank.get(word, 0.0) for rank in self._waited] for word in meetings}
 
     def table(self) -> list[ProfileRow]:
-        """What took how long, the longest first.
+        """How long each part took, the longest first.
 
         Returns:
             Rows of `state`, `hook` (`<callback>.<hook>`, or empty for the state's own work),

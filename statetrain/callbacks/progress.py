@@ -242,7 +242,7 @@ class Progress(Callback):
         self._check()
 
     def _check(self) -> None:
-        """Falls silent where the output has been closed."""
+        """Stops printing where the output has been closed."""
         if self._stream is None or (error := self._stream.error) is None:
             return
         if self._bars is not None:

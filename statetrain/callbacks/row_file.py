@@ -1,4 +1,4 @@
-"""Files of rows that are there whole or not at all."""
+"""Files whose rows are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from statetrain.errors import ConfigError
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text that have come to their end."""
+    """The complete lines of a text."""
     return [line + "\n" for line in text.split("\n")[:-1]]
 
 
@@ -45,7 +45,7 @@ class RowFile:
     # ------------------------------------------------------------ a run
 
     def open(self, fresh: bool) -> bool:
-        """Brings the file into shape for a run.
+        """Prepares the file for a run.
 
         Args:
             fresh: whether it is a new one.
@@ -94,7 +94,7 @@ class RowFile:
         return {"before": self.before, "written": self.written}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.before, self.written, self.ready = state["before"], state["written"], False
 
     # ------------------------------------------------------------ the file

@@ -96,7 +96,7 @@ class SanityCheck(Callback):
         )
         if any(self._levels.get(name) == "raise" for name in self.problems):
             raise ConfigError(
-                f"{words}\nSanityCheck(without=...) leaves a check out, SanityCheck('warn') goes on"
+                f"{words}\nSanityCheck(without=...) omits a check, SanityCheck('warn') only warns"
             )
         log.warning("%s", words)
 

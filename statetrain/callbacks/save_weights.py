@@ -244,7 +244,7 @@ class SaveWeights(Callback):
         return {"files": [[one.columns, one.value, one.step] for one in self._files]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave, as far as this callback's path names the same columns."""
+        """Restores what `state_dict` returned, if this callback's path names the same columns."""
         self._files = [
             _KeptFile(columns, value, step)
             for columns, value, step in state["files"]
@@ -257,7 +257,7 @@ class SaveWeights(Callback):
 
 
 def _is_harmless(value: Any) -> bool:
-    """Whether a saved value leads nowhere but into the folder that the path names."""
+    """Whether a saved value leads only into the folder that the path names."""
     if isinstance(value, str):
         return not any(mark in value for mark in ("/", "\\", "\0", ".."))
     return isinstance(value, int | float)

@@ -34,7 +34,7 @@ class Schedule(Callback):
 
     While n steps (or whole epochs) have been made, the value is `schedule(n)`: the first step is
     made with `schedule(0)`. It is a function of the run's counters and nothing else, so a run that
-    is continued, or goes on with `run.fit(...)`, has the values that it would have had. For a
+    is resumed, or continued with `run.fit(...)`, has the values that it would have had. For a
     learning rate that depends on a monitored value, there is `LRScheduler`.
 
     Args:
@@ -100,7 +100,7 @@ class Schedule(Callback):
     # ------------------------------------------------------------ checked before anything runs
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
-        """Sees that there are batches, or epochs, to count."""
+        """Checks that there are batches, or epochs, to count."""
         self._lifecycle = lifecycle
         scope = "epoch"
         if self.per == "step":
@@ -296,7 +296,7 @@ class Schedule(Callback):
         return {"factor": self._factor, "total": self._total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._factor, self._total = state["factor"], state["total"]
 
     def _count(self, ctx: Context) -> int:

@@ -29,11 +29,12 @@ _NO_CURVES = ("step", "epoch_complete")
 class TensorBoard(Callback):
     """Writes each row of the history as scalars, at the number of steps that it was recorded at.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers, texts,
-    pictures, sounds, histograms and settings. Columns of a set are grouped: `valid_loss` is called
-    `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that continues adds
-    to its earlier events; events that an interrupted process wrote after the point where its run
-    resumes are hidden. A new run hides those of others in its folder, which stay on disk.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to log: numbers,
+    texts, pictures, sounds, histograms and settings. Columns of a set are grouped: `valid_loss`
+    is called `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that
+    continues adds to its earlier events; events that an interrupted process wrote after the point
+    where its run resumes are hidden. A new run hides those of others in its folder, which stay on
+    disk.
 
     Args:
         logdir: the folder of this run's events; it is made if it is missing.
@@ -102,7 +103,7 @@ class TensorBoard(Callback):
         there = fresh or (self._step is not None and self.logdir.is_dir())
         if fresh or not there:
             self._step = None
-        # Of a run that goes on, what lies after its last row was written by a process that came to
+        # Of a resumed run, what lies after its last row was written by a process that came to
         # nothing. What that wrote
         # at the very step of the last row stays; the run writes the same values there once more.
         hidden = None
@@ -138,7 +139,7 @@ class TensorBoard(Callback):
         return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._step, self._goes_back = state["step"], True
 
     def __repr__(self) -> str:

@@ -110,7 +110,7 @@ class TorchProfile(Callback):
         self.on_enter_fit(ctx)
 
     def on_exit_batch(self, ctx: Context) -> None:
-        """Goes on to the next batch of the cycle."""
+        """Advances to the next batch of the cycle."""
         self._profiler.step()
 
     def _stop(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Watch(Callback):
-    """Writes values down each time that something happens, beside the history.
+    """Records values each time that something happens, separately from the history.
 
         Watch("exit_loss", loss="loss", largest=lambda ctx: ctx.pred.abs().max())
         throttle(Watch("enter_step", norm=grad_norm), "on_enter_step", every=100)
@@ -24,7 +24,7 @@ class Watch(Callback):
         run.ctx.records["loss"]        # [{"epoch": 1, "batch": 1, "step": 0, "samples": 32,
         "seconds": 0.1, "value": tensor(2.3)}, ...]
 
-    The records are part of the run: they are saved with it, and a run that is continued goes on
+    The records are part of the run: they are saved with it, and a resumed run continues
     with them. A tensor is kept where it is, without its graph and apart from what may still change
     it, so nothing waits for a device. What is written down is kept in memory; write less of it with
     `throttle`.

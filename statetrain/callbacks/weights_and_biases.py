@@ -26,7 +26,7 @@ _MODES = ("offline", "online", "disabled", "shared")
 class WandB(Callback):
     """Writes each row of the history as a step of a run of Weights & Biases.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to, of every kind.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to log, of every kind.
     Curves are drawn over the column `step`; the other counters are columns, too.
 
     Nothing leaves the machine unless it is asked for: runs are kept in `folder`, and `wandb sync`
@@ -83,7 +83,7 @@ class WandB(Callback):
         self.folder, self.mode = folder, "offline"
 
     def check_context(self, ctx: Context) -> None:
-        """Sees whether the folder can be written."""
+        """Checks that the folder is writable."""
         self.check()
 
     # ------------------------------------------------------------ what a logger calls
@@ -161,7 +161,7 @@ class WandB(Callback):
         return {"id": self._id, "resumed_at": list(self._resumed_at)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._id, self._resumed_at = state["id"], list(state["resumed_at"])
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ and the sum of each file. Writing goes: all files under temporary names (`.part`
 the disk; the directory flushed; all but the manifest renamed; the directory flushed; the manifest
 renamed; the directory flushed, and the one around it. Whatever the moment at which the process is
 killed or the power goes, there is a complete checkpoint, or one that is known to be unfinished: it
-has no manifest, and something in it is still a `.part`, or it is empty. Deleting goes the other way
+has no manifest, and something in it is still a `.part`, or it is empty. Deleting does the reverse
 round, so that what is half deleted is unfinished. What to do with many of them, and with broken
 ones, is in `directory.py`.
 
@@ -421,7 +421,7 @@ def _read_files(path: Path, files: Mapping[str, Digest]) -> Any:
 
 
 def delete(path: Path) -> None:
-    """Deletes a checkpoint; should it be cut short, an unfinished one is left.
+    """Deletes a checkpoint; if that is interrupted, an unfinished one is left.
 
     A link to a checkpoint elsewhere is left, and so is that checkpoint.
 

@@ -1,4 +1,4 @@
-"""What a run was made with, as short texts: to notice on resume what is another one now.
+"""What a run was made with, as short texts, so that a resumed run notices what has changed.
 
 A description is taken before the first batch, of fresh objects, both times; so what changes while a
 run trains makes no difference. It names classes, functions and settings, and of data a few rows: it

@@ -28,7 +28,7 @@ _CODE = re.compile(r" #[0-9a-f]{12}")
 _MEANT = {
     "LRScheduler": (
         "; what a schedule was made with is part of its state, and is resumed as it was saved. To"
-        " train for longer than the schedule, start it with its full length, or end it and go on"
+        " train for longer than the schedule, start it with its full length, or end it and continue"
         " with run.fit(...)"
     )
 }

@@ -37,7 +37,7 @@ log = logging.getLogger("statetrain")
 
 
 def newest(folder: Path, aside: bool = True) -> Saved | None:
-    """The newest checkpoint of a directory that verifies; None if there has never been one.
+    """The newest checkpoint of a directory that verifies; None if there is none.
 
     Args:
         folder: where checkpoints lie.

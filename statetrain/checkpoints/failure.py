@@ -68,7 +68,7 @@ def _version(module: str) -> str:
 
 
 def _without_secrets(words: Sequence[str]) -> list[str]:
-    """A command whose secrets are stars: `--token=abc`, and what follows `--token`."""
+    """A command with its secrets replaced by stars: `--token=abc`, and what follows `--token`."""
     shown, hide = [], False
     for word in words:
         name, sign, _ = word.partition("=")

@@ -1,4 +1,4 @@
-"""One run per directory: a file that names the process, and is taken over from one that is gone."""
+"""One run per directory: a file that names the process, and is taken over if that has ended."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: A
 def _undo_casts(
     optimizer: Any, states: Mapping[int, Mapping[str, Any]], parameters: list[torch.Tensor]
 ) -> None:
-    """Gives back the type and the layout of what belongs to a parameter.
+    """Restores the type and the layout of what belongs to a parameter.
 
     Torch casts it to the parameter's type and lays it out as it was saved; both may differ from
     what it was.

@@ -25,7 +25,7 @@ def counters_of(ctx: Position) -> dict[str, Any]:
 
 
 def is_fresh(ctx: Position) -> bool:
-    """Whether a run begins, and does not go on; of a context without epochs, each run does."""
+    """Whether a run starts from scratch; with a context without epochs, each run does."""
     return not getattr(ctx, "epoch", 0)
 
 

@@ -2,7 +2,7 @@
 
 A long run has millions of them, and they do not change: only what is new is written in a save. The
 checkpoints of a directory share one file, by hard links: each names how much of it is its own, by
-length and sum. It is there twice, written in turns, so that damage to one file leaves the
+length and sum. There are two copies, written alternately, so that damage to one leaves the
 checkpoint before the newest whole. A run that resumes begins new files, with all its lines.
 
 A line is a JSON array: null and a row of the history, or a name and a value of that record; then

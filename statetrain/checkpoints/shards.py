@@ -35,7 +35,7 @@ def is_shard(name: str) -> bool:
 
 
 def check_shards(names: Collection[str]) -> None:
-    """Sees whether the files of all ranks are there, if there are any.
+    """Checks that the files of all ranks are there, if there are any.
 
     Raises:
         ValueError: some are missing, or those of another number of ranks are among them.

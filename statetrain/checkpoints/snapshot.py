@@ -45,7 +45,7 @@ Snapshot = dict[str, Any]
 def snapshot(ctx: Position, machine: Machine, *, logs: bool = True) -> Snapshot:
     """Everything about a run that matters, at the anchor where it stands.
 
-    The tensors are the run's own, not copies: write them down, or copy them, before it goes on.
+    The tensors are the run's own, not copies: write or copy them before it continues.
     Several ranks take it together: what was summed up so far is that of all.
 
     Args:

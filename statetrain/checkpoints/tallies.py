@@ -62,7 +62,7 @@ def tally_state(tally: Tally) -> dict[str, Any]:
 def restore_tally(
     tally: Tally, saved: dict[str, Any], device: torch.device, counts: bool = True
 ) -> None:
-    """Puts back what `tally_state` gave; what the tally does not have is left out.
+    """Restores what `tally_state` gave; what the tally does not have is left out.
 
     Args:
         tally: to be filled.
@@ -122,7 +122,7 @@ def _attributes(metric: MetricObject) -> dict[str, Any]:
 
 
 def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.device) -> None:
-    """Puts back what `metric_state` gave."""
+    """Restores what `metric_state` gave."""
     if isinstance(metric, Metric):
         restore_metric(metric.state, state, device)
     elif isinstance(metric, MeanOf):

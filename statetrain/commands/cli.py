@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     page = commands.add_parser("report", help=words, description=words)
     page.add_argument("trace", type=Path, help="a file of Tracing(file=...) or fit(trace=...)")
     page.add_argument(
-        "file", nargs="?", type=Path, help="where the page goes; without it, beside the trace"
+        "file", nargs="?", type=Path, help="where the page goes; without it, next to the trace"
     )
     page.set_defaults(command=_report)
     words = "Print the script that completes these commands in a shell."

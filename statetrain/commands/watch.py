@@ -70,7 +70,7 @@ def _draw(
     clock: Callable[[], float],
     sleep: Callable[[float], object],
 ) -> Outcome | None:
-    """Draws a screen again and again, when there is something new."""
+    """Redraws the screen whenever there is something new."""
     from rich.console import Console
     from rich.live import Live
 
@@ -128,7 +128,7 @@ def _outcome(following: Following[TraceFile]) -> Outcome | None:
 
 
 def _render(following: Following[TraceFile], now: float) -> Any:
-    """The screen for rich: the table on the left, the rest beside it."""
+    """The screen for rich: the table on the left, the rest on the right."""
     from rich.table import Table
     from rich.text import Text
 

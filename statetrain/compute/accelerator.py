@@ -137,7 +137,7 @@ class Accelerator:
 
         Args:
             batch: on the host; what is not in pinned memory is copied there first, since only from
-                there a copy needs nobody.
+                there a copy needs no help.
             place: what places a batch.
         """
         if self.device.type != "cuda":
@@ -146,7 +146,7 @@ class Accelerator:
             self._stream = torch.cuda.Stream(self.device)
         # Batches that were released leave their memory to this stream, which may write to it at
         # once, while what is queued still
-        # reads it. So the copy begins after that, and goes on while the batch at hand is trained
+        # reads it. So the copy begins after that, and runs while the current batch is trained
         # on.
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
@@ -199,7 +199,7 @@ class Accelerator:
         return keeping.keep(ctx)
 
     def go_back(self, ctx: Context, kept: weights.Kept) -> None:
-        """Puts back what `keep` gave."""
+        """Restores what `keep` gave."""
         keeping.go_back(ctx, kept)
 
     def lower_rates(self, ctx: Context, factor: float) -> None:
@@ -222,7 +222,7 @@ class Accelerator:
         return {**seeding.states(self.device), "own": seeding.own_states(*seeding.owners_in(data))}
 
     def set_random_states(self, states: seeding.States, data: Any = None) -> None:
-        """Puts back what `random_states` gave."""
+        """Restores what `random_states` gave."""
         seeding.set_states(states, self.device)
         seeding.set_own_states(states["own"], *seeding.owners_in(data))
 
@@ -299,7 +299,7 @@ class Accelerator:
         return loss.detach().to(torch.float32 if self.device.type == "mps" else torch.float64)
 
     def clear(self, optimizer: torch.optim.Optimizer) -> None:
-        """Forgets the gradients of an optimizer's parameters, as `optimizer.zero_grad()` does.
+        """Clears the gradients of an optimizer's parameters, as `optimizer.zero_grad()` does.
 
         Torch's own is not called but done: opening its range for a profiler takes longer than all
         the rest.

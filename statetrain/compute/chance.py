@@ -104,7 +104,7 @@ class Chance:
             self._host = _take_states(self._numpy, self.device, self.torch_alone)
 
     def rest(self) -> None:
-        """Lets other runs go on, after a batch.
+        """Lets other runs continue, after a batch.
 
         The host's states are restored if there is another thread, which could draw.
         """
@@ -113,7 +113,7 @@ class Chance:
         self._unlock()
 
     def give_back(self) -> None:
-        """Restores the host's states, and lets other runs go on."""
+        """Restores the host's states, and lets other runs continue."""
         if self._host is not None:
             self._lock()
             _put_back(self._host, self.device)
@@ -208,7 +208,7 @@ def _turn() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """While it is open, what is seeded in it is the caller's alone, as far as other runs go.
+    """While it is open, no other run changes what is seeded in it.
 
     If there is another thread, the states of the global generators are restored afterwards. In a
     worker process of a loader it does nothing: the generators are the worker's own.

@@ -1,4 +1,4 @@
-"""Predictions of many batches as one, without having them twice where they are large."""
+"""Predictions of many batches as one, without a second copy of large ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch's inference mode, where nothing that is made in it can get into a training.
+"""Torch's inference mode, where nothing that is made in it can reach the training.
 
 In inference mode torch keeps no count of versions and views: a little is saved on each operation.
 What is made in it can never be part of what gradients are computed from. So it is used where only
@@ -51,7 +51,7 @@ def inferring(ctx: Context, modules: Iterable[torch.nn.Module]) -> Iterator[None
 
 
 def give_back(module: torch.nn.Module) -> None:
-    """Makes plain tensors of those that modules have kept from inference mode.
+    """Replaces inference tensors that modules have kept by plain ones.
 
     A cached table of positions is one.
     """

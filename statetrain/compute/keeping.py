@@ -222,7 +222,7 @@ def keep(ctx: Context) -> Kept | None:
 
 
 def go_back(ctx: Context, kept: Kept) -> None:
-    """Makes everything as it was when a copy was kept.
+    """Restores everything to what it was when a copy was kept.
 
     Settings of optimizers, such as the learning rate, stay as they are.
     """

@@ -145,7 +145,7 @@ class Mask:
         self.flag.zero_()
 
     def ask(self) -> None:
-        """Begins to copy what has been found to the host; nobody waits."""
+        """Starts copying what has been found to the host, without waiting."""
         self.asked.copy_(self.found, non_blocking=True)
         if self.device.type == "cuda":
             self._there = torch.cuda.current_stream(self.device).record_event()
@@ -170,7 +170,7 @@ class Mask:
         return own | {f"held.{i}": copy for i, copy in enumerate(copies)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         for name, own in (("flag", self.flag), ("found", self.found), ("asked", self.asked)):
             own.copy_(state[name])
         held = sum(name.startswith("held.") for name in state)

@@ -1,4 +1,4 @@
-"""What torch's compiler leaves alone, and how it is imported without leaving cycles."""
+"""What torch's compiler skips, and how it is imported without leaving cycles."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Update = Callable[[Any, Any, Any, Any, int], Any]
 
 @frozen
 class MaskedStep:
-    """What a step is left out with; see `Mask`.
+    """What decides whether a step is left out; see `Mask`.
 
     Args:
         found: how many steps were masked, and the number of the first, or infinity.

@@ -101,7 +101,7 @@ class Context(Position):
     """The run's hold on the global generators, a `compute.chance.Chance`; None without a seed."""
 
     announced: dict[int, tuple[Any, Any]] = field(Fact.ANEW, factory=dict)
-    """Of each part of the data that is told the epoch, its first and last number; see `epochs`."""
+    """For each part of the data that is told the epoch, its first and last number; see `epochs`."""
 
     streams: dict[str, torch.Generator] = field(Fact.SAVED_APART, factory=dict)
     """Generators by name; see `generator`."""
@@ -392,7 +392,7 @@ class Context(Position):
         """A separate stream of random numbers, on the CPU: drawing from it moves no other stream.
 
         It depends on the run's seed and the name; where there is no seed, on torch's initial one.
-        When a run is continued, it goes on from where it was.
+        When a run is resumed, it continues from where it was.
 
         Args:
             name: of the stream; a callback takes its own name.
@@ -558,7 +558,7 @@ class Context(Position):
 
     @made_of("model", "history", "records", "hparams", "opt_hparams")
     def state_dict(self) -> dict[str, Any]:
-        """What is left when a run is over: weights, rows of the history, records, hyperparameters.
+        """What remains when a run is over: weights, rows of the history, records, hyperparameters.
 
         Tensors are the model's own. Arguments of models and optimizers that are more than plain
         data are given as text.

@@ -1,4 +1,4 @@
-"""What is known of each field of a context, said at the field.
+"""What is known of each field of a context, declared at the field.
 
 A field says in its declaration how it is saved, who writes it, and when its value ends:
 
@@ -99,7 +99,7 @@ def not_saved(*default: Any, **options: Any) -> Any:
 
 
 def made_of(*fields: str, facts: tuple[Fact, ...] = ()) -> Callable[[F], F]:
-    """Says which fields a property or a method reads.
+    """Declares which fields a property or a method reads.
 
     Args:
         fields: their names.

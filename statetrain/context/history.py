@@ -185,7 +185,7 @@ class History(Sequence[Row]):
         return self.text()
 
     def format_of(self, column: str) -> str:
-        """How a column's numbers are shown, if its metric says so; else empty.
+        """How a column's numbers are shown, if its metric says how; else empty.
 
         Args:
             column: its name; the columns of a metric of several values are `<name>_...`.

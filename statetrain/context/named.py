@@ -13,7 +13,7 @@ class Named(dict[str, Any]):
     """A mapping by dotted names: `{"encoder.0.weight": ...}`.
 
     In a path each piece of a name is a part: `params.encoder.0.weight`. What is left of the path
-    goes on in the value.
+    continues in the value.
     """
 
 
@@ -94,10 +94,10 @@ def select(names: Iterable[str], parts: Parts, path: str, *, deep: bool = True) 
     """The names that a path needs: the longest that it begins with, else the group below it.
 
     Args:
-        names: what there is.
+        names: the names that exist.
         parts: of the path, from the names on; without any, all names are needed.
         path: the whole, for errors. One that ends with `?` may need none.
-        deep: whether what they stand for has parts with names, in which the path may go on.
+        deep: whether what they stand for has parts with names, into which the path may lead.
 
     Raises:
         KeyError: there is none, and the path is not optional.

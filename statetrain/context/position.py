@@ -1,4 +1,4 @@
-"""Where a run stands: what every context has, also one of your own.
+"""Where a run stands: what every context has, including your own.
 
 A lifecycle of your own walks a subclass of `Position` with the fields that its loop needs. What it
 inherits is what built-in guards and callbacks work on:
@@ -84,7 +84,7 @@ class Position:
     """What refuses a value that `log` is given and that cannot be saved; None where none is."""
 
     outcome: Outcome | None = field(Fact.ANEW, Fact.OF_MACHINE)
-    """How the run ended; None while it goes on."""
+    """How the run ended; None until then."""
 
     error: BaseException | None = field(Fact.ANEW, Fact.OF_MACHINE)
     """The exception that the run failed with."""
@@ -141,7 +141,7 @@ class Position:
     """The row of the history with which this fit began."""
 
     _records: dict[str, list[Any]] = field(Fact.SAVED_APART, factory=dict)
-    """What was logged beside the history; see `log`."""
+    """What was logged in addition to the history; see `log`."""
 
     @property
     @made_of("place", facts=(Fact.OF_MACHINE, Fact.OPEN))
@@ -240,11 +240,11 @@ class Position:
     @property
     @made_of("_records")
     def records(self) -> Mapping[str, list[Any]]:
-        """What was logged beside the history, by name. It is written by `log` alone."""
+        """What was logged in addition to the history, by name. Only `log` writes it."""
         return MappingProxyType(self._records)
 
     def log(self, name: str, value: Any) -> None:
-        """Adds a value to the record of that name, beside the history. None is not added.
+        """Adds a value to the record of that name, separate from the history. None is not added.
 
         Raises:
             CheckpointError: the run is saved, and such a value cannot be.

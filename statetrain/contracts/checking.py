@@ -107,7 +107,7 @@ def _written_columns(callbacks: Iterable[Callback]) -> Iterator[str]:
 
 
 def check_fields(machine: Machine, context: type) -> None:
-    """Sees that a context has all the fields that are declared.
+    """Checks that a context has all the fields that are declared.
 
     A machine alone cannot know them: it runs any context.
 

@@ -5,7 +5,7 @@ Actions, effects, close work and modes carry an `Access`; a function gets one fr
 anything, and is not checked. Guards declare `reads`, callbacks `reads` and `writes`, for all their
 hooks or by hook.
 
-A path begins with a field of the context and may go on into it: `batch`, `batch.image`,
+A path begins with a field of the context and may lead into it: `batch`, `batch.image`,
 `params.encoder.weight`; its grammar is that of keys, see `statetrain.context.paths`. A path that
 ends with `?` is read where it is there.
 

@@ -141,7 +141,7 @@ def _on_hook(declared: Declared, hook: str) -> frozenset[str] | None:
 
 
 def _declared(callback: Callback, kind: str) -> Declared:
-    """The paths that a callback declares, by hook if it says so; None if it says nothing."""
+    """The paths that a callback declares, by hook if it does so; None if it declares none."""
     inner = unwrapped(callback)
     if not _says(inner, kind):
         return None

@@ -248,7 +248,7 @@ def fields_table(life: Lifecycle) -> str:
     """The fields of a context as a Markdown table: where each exists, is written, what it means.
 
     Args:
-        life: the table that says so.
+        life: the table.
     """
     flow = solve(life, {})
     accesses = accesses_of(flow)

@@ -49,7 +49,7 @@ class Read:
 
 
 def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
-    """Sees that everything that is declared to be read is there, on every way.
+    """Checks that everything that is declared to be read is there, on every path.
 
     Args:
         life: the table.
@@ -89,7 +89,7 @@ def _readings(flow: Flow, status: Status | None, one: Listener) -> Iterator[tupl
 def _check_exact(
     flow: Flow, one: Listener, path: str, wrong: str, before: Sequence[Listener]
 ) -> None:
-    """Sees that a path that is declared for one hook is there on it."""
+    """Checks that a path that is declared for one hook is there on it."""
     _check_known(flow, one, path)
     if wrong:
         who = f"Callback {one.name!r} reads {path!r} on {one.hook}"
@@ -97,7 +97,7 @@ def _check_exact(
 
 
 def _check_coarse(flow: Flow, path: str, found: list[tuple[Listener, str]]) -> None:
-    """Sees that a path that is declared for all hooks of a callback is there on one of them."""
+    """Checks that a path that is declared for a whole callback is there on one of its hooks."""
     one, wrong = found[0]
     _check_known(flow, one, path)
     if all(wrong for _, wrong in found):
@@ -112,7 +112,7 @@ def _writes_itself(one: Listener, path: str) -> bool:
 
 
 def _check_works(flow: Flow) -> None:
-    """Sees that actions, effects, close work and guards find what they read."""
+    """Checks that actions, effects, close work and guards find what they read."""
     if flow.checked:
         return
     accesses = {doing.place: doing.access for way in flow.ways for doing in way.doings}
@@ -143,7 +143,7 @@ def _check_work(flow: Flow, place: WorkPlace, declared: Access) -> None:
 
 
 def _check_known(flow: Flow, one: Listener, path: str) -> None:
-    """Refuses an unknown field that looks like a slip, where a `Context` walks the table.
+    """Refuses an unknown field that looks like a typo, where a `Context` walks the table.
 
     A table of your own may be walked with a context of your own, which is looked at when a run
     begins.

@@ -31,7 +31,7 @@ def counter_for(size: Size, input: Any, target: Any) -> Count:  # noqa: A002  # 
 
     Args:
         size: a number, a key into the batch, or a function of the batch; None follows the rule.
-        input, target: of the first batch. If their numbers of samples differ, a warning says so.
+        input, target: of the first batch. A warning is given if their numbers of samples differ.
     """
     if size is not None:
         return _count_by(size)

@@ -56,7 +56,7 @@ class Rows(Dataset[Any]):
 
 
 def unchanged(batch: Any) -> Any:
-    """A batch that is put together already: the `collate_fn` of `Rows`."""
+    """A batch that is already collated: the `collate_fn` of `Rows`."""
     return batch
 
 

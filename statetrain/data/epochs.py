@@ -25,7 +25,7 @@ def announce(ctx: Context) -> None:
 def listening_in(data: Any) -> Iterator[Any]:
     """The parts of a loader, itself included, whose class has a method `set_epoch`.
 
-    The sampler of an order by key is left out: it is told when it is asked for an epoch.
+    The sampler of an order by key is left out: it is told at each request for an epoch.
     """
     found: list[Any] = []
     todo = [data]

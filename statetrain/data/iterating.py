@@ -28,7 +28,7 @@ END = object()  # the default of `next(iterator, END)`: the data is exhausted
 
 @define(eq=False)
 class AfterError(Iterator[Any]):
-    """An iteration that raised an error, and is asked again.
+    """An iteration that raised an error, and is advanced again.
 
     A generator cannot continue after an error: it says that it has ended. Taken for the end of the
     data, that would lose what was to come.
@@ -56,7 +56,7 @@ class AfterError(Iterator[Any]):
 
 
 def note_error(iterator: Iterator[Any], error: Exception) -> Iterator[Any]:
-    """The same iteration, which may not end right after an error that it raised."""
+    """The same iteration, which must not end right after an error that it raised."""
     inner = iterator
     if isinstance(iterator, AfterError):
         inner = iterator.data
@@ -125,7 +125,7 @@ def take_up(ctx: Context, set: str, drawn: int) -> None:  # noqa: A002  # as abo
             # Some loaders drop the next epoch if they are restored at the end of one
             _install(ctx, set, iter(()))
         else:
-            # What its state leaves out may be drawn again as the epoch goes on
+            # What its state leaves out may be drawn again as the epoch continues
             _rewind(ctx, set)
             data.load_state_dict(state)
             _install(ctx, set, iterate(data))

@@ -100,7 +100,7 @@ class Box:
         return reach and reach + 4 * DOT
 
     def space_beside(self, side: Side) -> float:
-        """The space that labels need beside the box; those of a scope stand inside it."""
+        """The space that labels need next to the box; those of a scope are inside it."""
         if self.rows:
             return 0.0
         return self.label_reach(side)
@@ -118,7 +118,7 @@ class Course:
 
     Attributes:
         arrow: the arrow.
-        label: the text beside it.
+        label: the text next to it.
         scope: the name of the innermost box around both ends; the lane is in it.
         gutter: the strip of lanes left of the scope's column of that number.
         out: the side at which it leaves.

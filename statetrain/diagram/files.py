@@ -1,4 +1,4 @@
-"""Pictures as files: drawn to order, and kept beside the code that draws them."""
+"""Pictures as files: drawn on demand, and kept next to the code that draws them."""
 
 from __future__ import annotations
 

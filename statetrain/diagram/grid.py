@@ -132,7 +132,7 @@ def _way_of(grid: Grid, arrow: Arrow) -> Course:
 
 
 def _open_side(grid: Grid, path: tuple[str, ...]) -> Side | None:
-    """The side on which nothing stands beside the scopes around a state; None if both are."""
+    """The side on which the scopes around a state are free; None if both are."""
     for scope, name in itertools.pairwise(path):
         box = grid.boxes.get(name)
         if box is not None and len(grid.boxes[scope].rows[box.row]) > 1:

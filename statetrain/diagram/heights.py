@@ -62,7 +62,7 @@ def _place_head(box: Box) -> float:
     if right and right[0].node == start_of(box.name):
         top = box.top + max(2.0, HEAD / 2 - right[0].above)  # at the height of the dot
     bottom = _stack(right, top) + 2.0
-    # Arrows to the border arrive beside the name, all others pass below it
+    # Arrows to the border arrive next to the name, all others pass below it
     at_border = [p for p in box.ports["left"] if not p.leaves and p.node == box.name]
     for i, port in enumerate(at_border):
         port.y = box.top + HEAD / 2 + 8.0 * i

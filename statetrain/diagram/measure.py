@@ -43,7 +43,7 @@ def _width_of_letter(letter: str) -> int:
 
 @frozen
 class ArrowLabel:
-    """The text beside an arrow: lines for when it is taken, and lines for what it does."""
+    """The text next to an arrow: lines for when it is taken, and lines for what it does."""
 
     when: tuple[str, ...]
     then: tuple[str, ...]

@@ -21,7 +21,7 @@ class Route:
     Attributes:
         points: its corners, from its tail to its head.
         joins: whether it ends on another arrow to the same goal.
-        label: the text beside it.
+        label: the text next to it.
         when: the upper left corner of the lines that say when it is taken.
         then: the upper left corner of the lines that say what it does.
     """
@@ -60,7 +60,7 @@ def _corners(points: tuple[Point, ...]) -> Iterator[Point]:
 
 
 def _in_line(one: Point, other: Point, third: Point) -> bool:
-    """Whether three points lie above or beside each other."""
+    """Whether three points lie on a vertical or horizontal line."""
     return one[0] == other[0] == third[0] or one[1] == other[1] == third[1]
 
 

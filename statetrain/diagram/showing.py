@@ -128,7 +128,7 @@ def _add_times(shown: Picture, trace: Trace) -> Picture:
 
 
 def _without_labels(shown: Picture) -> Picture:
-    """Without events, and without labels beside the arrows."""
+    """Without events, and without labels on the arrows."""
     kept = (
         Arrow(
             a.tail, a.head, a.kind, count=a.count, share=a.share, recent=a.recent, change=a.change

@@ -13,7 +13,7 @@ from statetrain.validators import check_word
 ThemeName = Literal["light", "dark"]
 
 FONT = "Helvetica,Arial,sans-serif"
-NAME, WORDS = 12.0, 9.5  # sizes of names and of the words beside arrows, in points
+NAME, WORDS = 12.0, 9.5  # sizes of names and of the text next to arrows, in points
 
 
 @frozen

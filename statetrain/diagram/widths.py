@@ -1,4 +1,4 @@
-"""Where everything stands from left to right: columns, the lanes beside them, and labels."""
+"""Where everything stands from left to right: columns, the lanes next to them, and labels."""
 
 from __future__ import annotations
 

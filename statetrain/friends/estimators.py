@@ -2,7 +2,7 @@
 
 For pipelines, searches and cross-validation.
 
-What an estimator is made with is what `fit` takes; `fit(X, y)` trains a model of the class anew, so
+What an estimator is made with is what `fit` takes; `fit(X, y)` trains a new model of the class, so
 it can be cloned, searched over and cross-validated. The names of a search reach into dictionaries:
 `GridSearchCV(Classifier(Net), {"hparams__hidden": [8, 32], "opt_hparams__lr": [1e-2, 1e-3]})`.
 """

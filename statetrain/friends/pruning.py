@@ -1,4 +1,4 @@
-"""Optuna's pruning: a trial that is not worth finishing ends by a guard, with its own outcome."""
+"""Optuna's pruning: a guard ends a trial that is not worth finishing, with its own outcome."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OptunaTrial(Protocol):
 
 @frozen(eq=False)
 class TrialPruned(Guard):
-    """True when the study's pruner gives a trial up.
+    """True when the study's pruner ends a trial.
 
     Args:
         trial: of Optuna.
@@ -66,7 +66,7 @@ class TrialPruned(Guard):
 
 
 class Pruning(Callback):
-    """Reports a column to a trial of Optuna, and ends the run when the study's pruner says so.
+    """Reports a column to a trial of Optuna, and ends the run when the study's pruner decides to.
 
         def objective(trial):
             pruning = Pruning(trial, "valid_loss")

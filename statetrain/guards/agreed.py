@@ -1,4 +1,4 @@
-"""A guard that several ranks agree on: each has an answer of its own, and all get one.
+"""A guard that several ranks agree on: each answers for itself, and all get the same answer.
 
 The exchange is the machine's work (`statetrain.machine.agreeing`), at the moment when the row is
 due. The guard itself only reads what was agreed, so it may be asked as often as anything likes.

@@ -46,7 +46,7 @@ else:
 
 @frozen
 class Guard(Generic[C]):
-    """Base of all guards. A subclass gives `label` and `test`; the rest has a meaning by default.
+    """Base of all guards. A subclass gives `label` and `test`; the rest has defaults.
 
     A custom guard with parameters is a frozen attrs class:
 

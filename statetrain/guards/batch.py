@@ -1,4 +1,4 @@
-"""Guards on the batch at hand: its loss, its gradients, its place in a window."""
+"""Guards on the current batch: its loss, its gradients, its place in a window."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Accumulating(Guard):
     n: int = field(validator=whole)
 
     reads = frozenset({"pending", "last_batch"})
-    agree = "all"  # a window goes on if it does on all ranks
+    agree = "all"  # a window continues if it does on all ranks
 
     @property
     def label(self) -> str:

@@ -62,7 +62,7 @@ def _moment(value: datetime | float | None) -> float | None:
 
 @frozen
 class Deadline(Guard):
-    """True when what is left of a job's time is needed for saving and closing.
+    """True when the rest of a job's time is needed for saving and closing.
 
         stop=st.Deadline()                          # SLURM's, from SLURM_JOB_END_TIME
         stop=st.Deadline.after(hours=11.9)          # from now on

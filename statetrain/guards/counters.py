@@ -110,7 +110,7 @@ class Every(Guard):
 
 @frozen
 class Once(Guard):
-    """True a single time, when a counter has reached `n`.
+    """True once, when a counter has reached `n`.
 
     What was fired at is remembered by the arrow's effect, as for `Every`.
 
@@ -186,7 +186,7 @@ class After(Guard):
 
 @frozen
 class NotYet(Guard):
-    """True until its arrow has been taken, and again when the training has gone on."""
+    """True until its arrow has been taken, and again once training has continued."""
 
     reads = frozenset({"batches", "marks"})
     remembers = True

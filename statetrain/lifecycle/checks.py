@@ -1,4 +1,4 @@
-"""What makes a table sound: checked when a lifecycle is made, so that a run cannot find it out.
+"""What makes a table sound: checked when a lifecycle is made, before any run.
 
 Each check raises a `LifecycleError` that names the lifecycle, the state or the arrow, and the
 remedy. `check_parts` comes first: the others look things up in the index, which needs unique names

@@ -1,4 +1,4 @@
-"""Every way that a lifecycle can go, breadth first.
+"""Every path through a lifecycle, breadth first.
 
 All answers of its guards, its events, and failures.
 

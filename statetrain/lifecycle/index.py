@@ -1,4 +1,4 @@
-"""What a lifecycle is asked about its table, looked up once, when it is first asked."""
+"""Answers to questions about a table, computed once, when they are first needed."""
 
 from __future__ import annotations
 

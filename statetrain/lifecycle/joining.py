@@ -42,7 +42,7 @@ def then(
 
     Every arrow that led to a final state of the first and is asked, not raised, leads to where the
     second begins: a phase that has come to its end, has been stopped early or has reached its limit
-    is over, and the run goes on. Its effect, which said how the run ended, gives way to `effect`.
+    is over, and the run continues. Its effect, which set the outcome, is replaced by `effect`.
     Events still end the run: arrows with an event lead to the second's final state. A request to
     stop goes through: the second phase sees it at its first loop head.
 

@@ -453,7 +453,7 @@ class Lifecycle:
 
 @frozen(repr=False)
 class Draft(Lifecycle):
-    """A lifecycle between edits: it is asked and edited like another, and not checked yet."""
+    """A lifecycle between edits: it is read and edited like another, and not checked yet."""
 
     def _check(self) -> None:
         """Nothing yet."""

@@ -2,13 +2,13 @@
 
 A file holds names, never code. A name becomes a function or a class only through a registry, a
 dictionary that the reader hands over; the library's own parts are always in it. Nothing is imported
-because a file says so.
+because a file names it.
 
     text = json.dumps(to_dict(life))
     same = from_dict(json.loads(text), registry={"my_module:my_action": my_action})
 
 Functions and classes are written as `{"is": "module:qualified_name"}`, attrs values with their
-fields beside it, and a guard that was made of a function by the function's name.
+fields next to it, and a guard that was made from a function by the function's name.
 """
 
 from __future__ import annotations

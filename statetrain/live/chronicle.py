@@ -1,4 +1,4 @@
-"""A run as the page shows it: the whole way that it took, and what is known along it.
+"""A run as the page shows it: the whole path that it took, and what is known along it.
 
 A way of a million transitions is a number each, so all of it is sent. Times, counters and values
 are thinned to some thousands of points.

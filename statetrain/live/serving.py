@@ -1,6 +1,6 @@
 """A page that follows runs, on an address of this machine that needs a token.
 
-It reads the trace files, so it works while a run goes on, after it, and on another machine's disk,
+It reads the trace files, so it works during a run, after it, and on another machine's disk,
 and costs the run nothing.
 """
 
@@ -266,4 +266,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing: a terminal has better to show."""
+        """Prints nothing."""

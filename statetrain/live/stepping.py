@@ -123,7 +123,7 @@ def control(run: Walked, port: int = 0, opened: Callable[[str], object] = print)
         opened: what is called with the page's address.
 
     Returns:
-        The server, which goes on showing how the run ended until it is closed.
+        The server, which shows how the run ended until it is closed.
 
     Raises:
         BaseException: what was raised in the run.

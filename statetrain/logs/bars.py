@@ -32,7 +32,7 @@ class Bar:
 
     name: str
     done: int
-    total: int | None  # None if nobody knows
+    total: int | None  # None if unknown
     share: float | None  # of the bar that is filled
     left: float | None  # seconds
     note: str
@@ -82,7 +82,7 @@ class Bars:
         self._console.print(self._text(text, style), soft_wrap=True)
 
     def stop(self) -> None:
-        """Takes the bars away and gives the terminal back as it was."""
+        """Removes the bars and restores the terminal."""
         self._live.stop()
 
     def _picture(self) -> Any:

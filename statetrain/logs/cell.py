@@ -49,7 +49,7 @@ class CellBars:
         self._update()
 
     def stop(self) -> None:
-        """Takes the bars away."""
+        """Removes the bars."""
         self._bars = []
         self._update()
 

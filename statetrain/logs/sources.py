@@ -206,7 +206,7 @@ class Summaries:
 
     @property
     def makes(self) -> frozenset[type] | None:
-        """The kinds that it makes; None if nobody can know."""
+        """The kinds that it makes; None if that is unknown."""
         kinds = {make if isinstance(make, type) else None for _, _, make in self.parts}
         if None in kinds:
             return None

@@ -1,4 +1,4 @@
-"""Streams that text goes to, and whose failure stops nothing."""
+"""Output streams whose failure does not end a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_terminal(file: Any) -> bool:
 
 
 class Stream:
-    """A stream whose failure stops nothing: keeps the first error, drops what comes after it.
+    """A stream whose failure does not end a run: keeps the first error, drops what comes after it.
 
     Args:
         file: an open text stream.

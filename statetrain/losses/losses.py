@@ -444,7 +444,7 @@ class LossMean:
         return {"sums": dict(self.sums)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.sums = dict(state["sums"])
 
 

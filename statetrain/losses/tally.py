@@ -166,7 +166,7 @@ class Tally:
             raise
 
     def _check_monitored(self, values: Mapping[str, Any]) -> None:
-        """Sees in the first row whether what is monitored is there, and a number."""
+        """Checks in the first row that what is monitored is there, and is a number."""
         for column in self.monitored:
             if column not in values:
                 raise ConfigError(

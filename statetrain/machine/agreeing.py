@@ -245,7 +245,7 @@ class Agreement:
 
 
 def exchange(news: News, word: str, bits: Sequence[int]) -> list[int]:
-    """The answers of all ranks, by a message; the shared clock goes on."""
+    """The answers of all ranks, by a message; the shared clock advances."""
     group = news.group
     if group.rank == 0:
         time = int(news.clock.read() * TICKS)
@@ -286,7 +286,7 @@ def _keep_reasons(news: News, ranks: Sequence[Mapping[str, str]]) -> None:
 
 
 def _first(values: Sequence[str | None]) -> str | None:
-    """What the lowest rank says that says something, with its number unless all say it."""
+    """The answer of the lowest rank that has one, with its number unless all agree."""
     said = [(rank, value) for rank, value in enumerate(values) if value is not None]
     if not said:
         return None
@@ -308,7 +308,7 @@ def heeding(function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any]
 
     Args:
         function: of the context.
-        hook: whether it is a hook; an action that is left in the middle cannot go on.
+        hook: whether it is a hook; an action that is left in the middle cannot be resumed.
     """
 
     @wraps(function)

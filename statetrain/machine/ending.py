@@ -1,4 +1,4 @@
-"""How a run ended that has reached a final state."""
+"""How a run that has reached a final state ended."""
 
 from __future__ import annotations
 

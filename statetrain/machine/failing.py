@@ -314,7 +314,7 @@ def _misspelt(ctx: Position, error: BaseException) -> str:
 
     What Python raises suggests no name.
     """
-    # Newer versions go on after these
+    # Newer versions continue after these
     words = rf"'{type(ctx).__name__}' object has no attribute '(\w+)'"
     found = None
     if isinstance(error, AttributeError):
@@ -322,5 +322,5 @@ def _misspelt(ctx: Position, error: BaseException) -> str:
     if not found:
         return ""
     near = did_you_mean(found[1], [name for name in dir(ctx) if not name.startswith("_")])
-    # Of a hundred names, those that are not near help nobody
+    # Of a hundred names, only near ones are of help
     return near if near.startswith("; did you mean") else ""

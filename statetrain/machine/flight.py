@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from statetrain.context.position import LAST, Position
 from statetrain.lifecycle.transition import Transition
 
-_LONGEST = 16  # states of a loop that is told once
+_LONGEST = 16  # states of a loop that is shown once
 
 
 def taken_last(ctx: Position) -> list[Transition]:

@@ -60,7 +60,7 @@ Triggers = Iterable[tuple[str, Transition]]
 def to_machine(
     lifecycle: Lifecycle, model: Any = None, callbacks: Iterable[Callback] | Callback = ()
 ) -> HierarchicalMachine:
-    """A live `transitions` machine for a lifecycle, for those who want its triggers and tools.
+    """A live `transitions` machine for a lifecycle, for its triggers and tools.
 
         machine = to_machine(lifecycle)
         ctx = Position()

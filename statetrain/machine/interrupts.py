@@ -23,7 +23,7 @@ _SPARE = frozenset(getattr(signal, name) for name in _NAMES[2:] if hasattr(signa
 
 @define(eq=False)
 class _SignalFlag:
-    """The handler of all signals while a run goes on.
+    """The handler of all signals during a run.
 
     Args:
         ctx: the run's context.

@@ -319,7 +319,7 @@ class Machine:
         ctx.flight.clear()
         ctx.place = NOWHERE
         ctx.event = ctx.error = ctx.outcome = None
-        if at is None:  # else the clock of the run that was saved goes on
+        if at is None:  # else the clock of the saved run continues
             ctx.begin()
 
     def _walk(

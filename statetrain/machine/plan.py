@@ -72,7 +72,7 @@ _Bound: TypeAlias = "tuple[Test, tuple[Callable[[Any], None], ...]]"
 
 @frozen(eq=False)
 class Plan:
-    """What a lifecycle and those who listen to it come to.
+    """A lifecycle and its listeners, compiled.
 
     Args:
         lifecycle: the table.
@@ -80,7 +80,7 @@ class Plan:
         places: the places of those owners among all callbacks, for each hook likewise.
         callbacks: who may want calls measured, or answers of guards kept.
         watch: holds components to what they declare, in debug mode; None otherwise.
-        witness: is told which arrows are taken; None as a rule.
+        witness: is told of each arrow that is taken; usually None.
         agreement: the meetings of several ranks; None in one process.
     """
 
@@ -127,7 +127,7 @@ class Plan:
 
     @cached_property
     def may_stop(self) -> bool:
-        """Whether a guard of the table reads `ctx.stop`, so that a request to stop is heard."""
+        """Whether a guard of the table reads `ctx.stop`, so that a request to stop takes effect."""
         guards = (arrow.guard for arrow in self.lifecycle.transitions if arrow.guard is not None)
         return any(_reads_stop(leaf) for guard in guards for leaf in leaves(guard))
 

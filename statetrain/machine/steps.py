@@ -1,4 +1,4 @@
-"""Steps: a run that goes on one transition at a time, with breakpoints."""
+"""Steps: a run that advances one transition at a time, with breakpoints."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Breakpoint:
 
 @define(eq=False, repr=False)
 class Steps:
-    """A run that goes on one transition at a time: an iterator over the transitions taken.
+    """A run that advances one transition at a time: an iterator over the transitions taken.
 
     While it pauses, gradients, the model's mode and the like are as they were outside; nothing
     behaves differently because someone looks. Close it, or use it in a `with`, to end the run

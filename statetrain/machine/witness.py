@@ -39,7 +39,7 @@ WITNESS: ContextVar[Callable[[Lifecycle], Witness | None] | None] = ContextVar(
 
 
 def witness_of(lifecycle: Lifecycle) -> Witness | None:
-    """The witness that is told what machines of a lifecycle do; None as a rule."""
+    """The witness that is told what machines of a lifecycle do; usually None."""
     find = WITNESS.get()
     if find is None:
         return None

@@ -86,7 +86,7 @@ class FSDP(Accelerator):
         if self.mesh.size() != dist.get_world_size():
             raise ConfigError(
                 f"FSDP: the mesh has {self.mesh.size()} of {dist.get_world_size()} ranks; it takes"
-                " all of them, and other kinds of parallelism beside it are not supported"
+                " all of them, and other kinds of parallelism are not supported with it"
             )
 
     # ------------------------------------------------------------ the model

@@ -1,4 +1,4 @@
-"""A rank that fails, is killed or stands still ends all, with a message that says which and why.
+"""A rank that fails, is killed or hangs ends all, with a message that says which and why.
 
 A thread on each rank writes down in the launcher's store where its rank is, and reads what the
 others have written. No collective is needed for that, so it works while the ranks wait in one. It
@@ -6,7 +6,7 @@ ends the process where the main thread cannot: a collective that another rank wi
 does not return.
 
 Failures that all ranks have alike, such as a loss that is not finite, end nothing: each raises its
-error, and the script goes on as it likes.
+error, and the script continues as it likes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class RankWatch:
             return
 
     def tell(self, store: Any, rank: int, words: str) -> bool:
-        """Writes down whose failure ends the run; whether this rank was the first to say so."""
+        """Records whose failure ends the run; whether this rank was the first to say so."""
         if store.add(f"first/{self.run}", 1) > 1:
             return False
         store.set("failed", jsons.dumps([rank, self.run, words]))
@@ -129,7 +129,7 @@ class RankWatch:
     def _end_without_store(self) -> None:
         """The store is gone. If rank 0 kept it, that is gone too, and a collective may not return.
 
-        Without its launcher, a job can go on.
+        Without its launcher, a job can continue.
         """
         if not self.served or self._over.wait(self.grace):
             return
@@ -158,7 +158,7 @@ class _Looks:
     beat: int = 0
 
     def look(self, store: Any) -> None:
-        """Writes down where this rank is, and looks at the others."""
+        """Records where this rank is, and looks at the others."""
         watch, now = self.watch, time.monotonic()
         here = (watch.meeting, watch.whereabouts(), watch.run)
         if here != self.here:
@@ -207,7 +207,7 @@ _ENDED = "has ended"
 
 
 class _RankRow(NamedTuple):
-    """Where a rank is, as it has written down."""
+    """Where a rank is, as it has recorded."""
 
     meeting: str = ""
     place: str = "no place yet"

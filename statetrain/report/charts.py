@@ -70,7 +70,7 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     """Bars below each other.
 
     Args:
-        rows: a name, a share from 0 to 1, and what is said beside it.
+        rows: a name, a share from 0 to 1, and the text next to it.
     """
     longest = max((share for _, share, _ in rows), default=0.0) or 1.0
     cells = (

@@ -1,4 +1,4 @@
-"""The page: what happened, in the order in which one wants to know it."""
+"""The page: what happened, in the order in which a reader wants to know it."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def _copy(ctx: Context) -> tuple[Any, Any, Any]:
         (ctx.accelerator.unwrap(ctx.model), unbound(ctx.loss_fns), ctx.optimizers), memo
     )
     for optimizer, copied in zip(ctx.optimizers.values(), copies[2].values(), strict=True):
-        # Torch leaves out what some have beside their groups, as LBFGS
+        # Torch leaves out what some have besides their groups, as LBFGS
         for name in vars(optimizer).keys() - vars(copied).keys():
             setattr(copied, name, copy.deepcopy(vars(optimizer)[name], memo))
     return copies

@@ -39,7 +39,7 @@ def training_data_is_shuffled(probe: Probe) -> str | None:
 
 
 def validation_data_is_given(probe: Probe) -> str | None:
-    "Something that training does not see shows whether it gets on."
+    "Data that is not trained on shows whether training makes progress."
     if probe.ctx.valid_data is None:
         return (
             "there is no validation data, so nothing shows whether the model learns more than its"

@@ -382,7 +382,7 @@ def _refuses(guard: Guard | None) -> bool:
 
 
 def find_out_late(life: Lifecycle, options: Options) -> Lifecycle:
-    """Steps are masked on the device, and the host is told later."""
+    """Steps are masked on the device, and the host learns of it later."""
     return finding_out_late(_with_step(life, options), str(options.non_finite))
 
 

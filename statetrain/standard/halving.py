@@ -51,7 +51,7 @@ class HalvingsLeft(Guard):
 
 
 def _halvings(ctx: Context) -> int:
-    """How often the batch at hand has been halved."""
+    """How often the current batch has been halved."""
     if ctx.marks.get(_AT) != ctx.batches:
         return 0
     return int(ctx.marks.get(_KEY, 0))

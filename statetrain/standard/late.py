@@ -1,4 +1,4 @@
-"""Finding out late: the device leaves out the steps that are not finite, and the host is told.
+"""Finding out late: the device leaves out the steps that are not finite, and tells the host.
 
 The step is drawn as masked, and two states tell the host: `report`, every 50 steps, and `settle`,
 before each `record`. The policy acts on the arrow out of them.

@@ -19,7 +19,7 @@ from statetrain.naming import did_you_mean
 
 @access(writes={"outcome"})
 def leave_child(ctx: Position) -> None:
-    "go on with the outer lifecycle"
+    "continue with the outer lifecycle"
     ctx.outcome = None  # that of the child, if an effect has said one
 
 

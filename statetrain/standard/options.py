@@ -133,7 +133,7 @@ class Options:
     table made by `supervised` knows no device, so there it is "now"). "now": before its backward,
     which on a device waits for the loss of every batch. "late": the device itself leaves out the
     step of a window whose loss or gradients are not finite, the host does not wait, and the policy
-    acts when the host hears of it, at most 100 steps later and at `record`. This takes fused
+    acts when the host learns of it, at most 100 steps later and at `record`. This takes fused
     optimizers, such as `torch.optim.AdamW(..., fused=True)`; for others the host reads a flag
     before each step."""
 

@@ -130,7 +130,7 @@ def retrying(
         errors: the classes of exceptions that are worth another try.
         otherwise: more work before another try, such as reconnecting; a function of the context.
         wait: seconds before the first new try, by the run's clock, and twice as long before each
-            later one; at least 0. The run waits in a state, so a request to stop is heard.
+            later one; at least 0. The run waits in a state, so a request to stop takes effect.
 
     Raises:
         ConfigError: `errors` holds something else, `tries` is below 1, `wait` is below 0, or no

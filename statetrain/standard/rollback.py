@@ -51,8 +51,8 @@ class RollBack:
 
     A copy of weights, buffers, the optimizers' states and the scale of the loss is kept in memory,
     in a state `keep` of the table, if all weights and buffers are finite. Counters, data and
-    history go on: the batches since the copy have been drawn, and what was learnt from them is
-    given up. The learning rates are multiplied for good; a schedule of `LRScheduler` goes on from
+    history continue: the batches since the copy have been drawn, and what was learnt from them is
+    given up. The learning rates are multiplied for good; a schedule of `LRScheduler` continues from
     the lower ones.
 
     With `skip=2`, the first two such batches are only skipped, and the third leads back. A batch

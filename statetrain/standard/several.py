@@ -318,7 +318,7 @@ class Sharing(Protocol):
         """
 
     def stand_in(self, event: BaseException) -> Any:
-        """A batch with which a rank takes part whose own was left out.
+        """A stand-in batch for a rank whose own was left out.
 
         Raises:
             BaseException: the event, if there has been no batch yet.

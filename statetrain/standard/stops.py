@@ -64,7 +64,7 @@ class Stops:
     def in_epoch(self) -> Guard:
         """`stop now` within an epoch.
 
-        The last step of a fit may be the last of its epoch too. Then it goes on, so that the data
+        The last step of a fit may be the last of its epoch too. Then it continues, so that the data
         is found to be at its end, and a validation that is due is made.
         """
         return self._limited_by(batches_left)

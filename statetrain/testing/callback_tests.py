@@ -105,7 +105,7 @@ def callback_cases(
     - it changes nothing that it does not declare to write: weights, optimizers, history and random
       numbers end as they do without the callback;
     - the callback's `state_dict()` at anchors is plain data, and a fresh callback that takes it
-      with `load_state_dict` goes on from there to the very same end: weights, history, records, its
+      with `load_state_dict` continues from there to the same end: weights, history, records, its
       own state.
 
     Args:
@@ -394,7 +394,7 @@ def _spared(written: set[str]) -> tuple[str, ...]:
 
 
 def _differs(case: CallbackCase, at: int, bare: Any) -> bool:
-    """Whether a run without callbacks, cut at the same place, goes on to another end."""
+    """Whether a run without callbacks, resumed at the same place, ends differently."""
     cuts = _Cuts(bare, None)
     bare.machine.callbacks[-1].anchored = cuts.cut
     go(bare)

@@ -1,4 +1,4 @@
-"""A clock that only moves when a test says so."""
+"""A clock that only moves when a test moves it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FakeClock:
 
     Attributes:
         now: seconds; what it shows.
-        tick: seconds that it goes on each time that it is read; 0 for a clock that stands still.
+        tick: seconds that it advances each time that it is read; 0 for a clock that stands still.
     """
 
     now: float = 0.0

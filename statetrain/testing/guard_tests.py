@@ -6,7 +6,7 @@
         case.check()
 
 The runs are those of `callback_tests`: real ones, led along the way, in which the guard is asked
-beside the others.
+next to the others.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def judge_guard(guard: Guard, ctx: Position) -> tuple[str, BaseException | None]
     except Exception as error:
         return f"it raised {type(error).__name__}: {error}", error
     if _chance() != chance:
-        return "it drew random numbers, so whoever asks it changes the run", None
+        return "it drew random numbers, so evaluating it changes the run", None
     if first is not second:
         return f"it answered {first}, and asked again at once, {second}", None
     if words := list(differences(before, _pictured(ctx))):
@@ -254,7 +254,7 @@ def judge_guard(guard: Guard, ctx: Position) -> tuple[str, BaseException | None]
 
 
 def _undeclared(guard: Guard, ctx: Position) -> list[str]:
-    """The fields that a guard reads beside those that it declares; empty if it declares none."""
+    """The fields that a guard reads besides those that it declares; empty if it declares none."""
     if not guard.reads:
         return []
     declared = {re.split(r"\W", name, maxsplit=1)[0] for name in guard.reads}

@@ -97,7 +97,7 @@ class Guide(Callback):
             self.led = self.led or str(taken)
             self.left = True
             if self.taken > _LOST:
-                raise Astray(f"the run has left the way, and goes on after {_LOST} transitions")
+                raise Astray(f"the run has left the way, and continues after {_LOST} transitions")
         self.at += 1
 
     def _is(self, taken: Transition, wanted: Transition) -> bool:

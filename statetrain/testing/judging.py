@@ -61,7 +61,7 @@ class Verdict:
         assert self.trace is not None
         if self.loop is not None:
             start = self.trace[self.loop - 1].dest
-            return f"{broken}a run that breaks it goes round from {start!r} for ever:\n{self.trace}"
+            return f"{broken}a run that breaks it loops from {start!r} forever:\n{self.trace}"
         return f"{broken}the shortest run that breaks it:\n{self.trace}"
 
     def _runs(self) -> str:

@@ -91,8 +91,8 @@ class Path:
         Args:
             lifecycle: the table to test; None is the one that the path was made from.
             callbacks: the user's own, run along.
-            guards: which guards hold beside the one that is needed: "min" none, "max" all that come
-                after it.
+            guards: which guards are true besides the one that is needed: "min" none, "max" all that
+                come after it.
 
         Raises:
             AssertionError: the states, the hooks or the guards asked differ; the message shows the
@@ -421,7 +421,7 @@ class _Recorder(Callback):
         return note
 
     def on_transition(self, ctx: _PathScript) -> None:
-        """Notes the arrow, and looks on to the next one of the path."""
+        """Records the arrow, and moves on to the next one of the path."""
         taken = ctx.transition
         ctx.calls.append(f"take {taken.source} -> {taken.dest}")
         if taken.source != START:
@@ -429,7 +429,7 @@ class _Recorder(Callback):
         most = 1000 + _MORE * len(ctx.path)
         if len(ctx.calls) > most:
             raise AssertionError(
-                f"the run goes on after {most} steps; the path has {len(ctx.path)}"
+                f"the run continues after {most} steps; the path has {len(ctx.path)}"
             )
 
 

@@ -175,8 +175,8 @@ def at_most(few: str, many: str) -> Property:
     return Property(f"{few} happens at most as often as {many}", 0, read, names=(few, many))
 
 
-# How far ahead is told apart; a state that is further ahead is counted as that far, which only errs
-# on the strict side
+# How far ahead is distinguished; a state that is further ahead is counted as that far, which only
+# errs on the strict side
 _ENOUGH = 8
 
 
@@ -184,16 +184,16 @@ _ENOUGH = 8
 
 
 def eventually(what: str, *others: str, fair: bool = True) -> Property:
-    """Every run comes to it, or to one of the others.
+    """Every run reaches it, or one of the others.
 
         check(life, eventually("end", "failed"))
 
     A run that ends must have come to it. A run that never ends satisfies nothing by accident: it is
-    judged under a fairness, and the property is violated if one that is fair goes on for ever
+    judged under a fairness, and the property is violated if a fair one never ends
     without coming to it. A run is *fair* if each arrow of the table that could be taken again and
     again, because the guards before it may be false and its own may be true, is taken again and
-    again. So a guard that is asked for ever is true now and then and false now and then: the epochs
-    end one day. Nothing is assumed of what actions do: events may be raised for ever, or never, and
+    again. So a guard that is evaluated forever is true at times and false at times: the epochs
+    end one day. Nothing is assumed of what actions do: events may be raised forever, or never, and
     nothing ever has to fail.
 
     Args:
@@ -223,7 +223,7 @@ def followed_by(first: str, second: str, *others: str, fair: bool = True) -> Pro
         check(life, followed_by("backward", "step", "SkipBatch", "SkipEpoch", "end", "failed"))
 
     It must happen before the run ends. Of runs that never end, the fair ones are judged, as in
-    `eventually`: none may go on for ever after the first without coming to the second.
+    `eventually`: none may run forever after the first without reaching the second.
 
     Args:
         first, second, others: states, arrows, guards, events or effects, as the table prints them.

@@ -48,7 +48,7 @@ class Recording(Callback):
             call; what is not there yet is None. Tensors are kept as they are, not copied.
 
     Attributes:
-        calls: what was heard. A new run goes on with it; `calls.clear()` begins anew.
+        calls: what was heard. A new run appends to it; `calls.clear()` starts afresh.
 
     Raises:
         ConfigError: `only` names a hook that there is not.

@@ -31,7 +31,7 @@ def assert_resumable(build: Callable[[], Run], anchors: int | None = 12) -> int:
     another seed, so that nothing comes out right by chance.
 
     Args:
-        build: makes everything anew and returns a run that has not started: `fit(...,
+        build: makes everything from scratch and returns a run that has not started: `fit(...,
             start=False)`. It should be short: it is run as often as it is cut, and twice more.
         anchors: how many of the anchors to cut at, evenly spread; None is all.
 

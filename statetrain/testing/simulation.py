@@ -124,9 +124,10 @@ def simulate(
         callbacks: who watches; they see a real context whose model and data are stand-ins.
         optimizers: their names.
         length_known: whether the training data says how many batches it has.
-        due: what is done beside the lifecycle, and when, by a word for it: the intervals at which a
-            `Checkpoint` saves, say. They are asked at the anchors, those that count epochs between
-            epochs alone, and listed when they hold.
+        due: what is done apart from the lifecycle, and when, by a word for it: the intervals at
+        which
+            a `Checkpoint` saves, say. They are asked at the anchors, those that count epochs
+            between epochs alone, and listed when they hold.
         curves: hyperparameters as functions of the steps made, by name; each event shows their
             values.
         group: the ranks, where this is one of several; see `simulate_ranks`.

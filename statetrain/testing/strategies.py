@@ -15,7 +15,7 @@ of it.
 
 Every run ends. The states that arrows lead to stand in an order, with the final states last, and
 each state's arrow without a guard leads to a later one. A guard has a few answers and then says
-False for ever (one that would then hold, `~guard`, is on no arrow that leads back), and a script
+False forever (one that would then hold, `~guard`, is on no arrow that leads back), and a script
 makes a call raise a few times and then never again. So only a bounded number of arrows can lead
 back.
 """

@@ -163,7 +163,7 @@ class Together:
         return sorted(ways)
 
     def _raised(self, state: str, who: Sequence[int]) -> set[tuple[tuple[int, str], ...]]:
-        """One rank raises an event, and the others go on."""
+        """One rank raises an event, and the others continue."""
         life, ways = self.lifecycle, set()
         scopes = life.path(state)
         for arrow in life.transitions:
@@ -207,7 +207,7 @@ def _holds(guard: Guard, given: Mapping[str, bool]) -> bool:
 
 
 def _evaluated(guard: Guard, answer: Callable[[Guard], bool]) -> bool:
-    """What a guard comes to, its parts answered by a function."""
+    """What a guard evaluates to, its parts answered by a function."""
     if isinstance(guard, Not):
         return not _evaluated(guard.guard, answer)
     if isinstance(guard, Renamed):

@@ -1,4 +1,4 @@
-"""Looks for a run that violates a property: one that comes to an end, or one that never does.
+"""Looks for a run that violates a property: one that ends, or one that never does.
 
 Theory: the ways of a lifecycle and the memory of the property, taken together, are a finite graph.
 A run that violates a property of finite runs is a path in it, and the shortest is found breadth
@@ -6,7 +6,7 @@ first. A run that never ends violates "it comes to this again and again" if it s
 the nodes that wait. Guards are fair and actions are not, so in each node either all answers of the
 guards stay there, or one event that an action raises does: the largest set of waiting nodes of
 which that is true is found by dropping, again and again, those of which it is not. It is empty if
-and only if no fair run waits for ever.
+and only if no fair run waits forever.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _ViolationSearch:
         return None
 
     def of_endless_runs(self) -> Violation | None:
-        """Looks for nodes among which a run can wait for ever; all have been visited by now."""
+        """Looks for nodes among which a run can wait forever; all have been visited by now."""
         if self.property.endless == "none":
             return None
         waiting = {node for node in self.came if not self.property.end(node.memory)}
@@ -116,7 +116,7 @@ class _ViolationSearch:
         yield from ([step] for step in raised)
 
     def _lasso(self, first: SearchNode, waiting: set[SearchNode]) -> Violation:
-        """The way to a node, and on from there until it comes to one a second time."""
+        """The way to a node, and on from there until it reaches one a second time."""
         way, seen, node = self._way(first), {first: len(self._way(first))}, first
         while True:
             step = self._stays(node, waiting)

@@ -39,14 +39,14 @@ def walk(
 
     Args:
         lifecycle: the table to walk.
-        answers: by a guard's label: answers for each time that it is asked, then False for ever; or
+        answers: by a guard's label: answers for each time that it is asked, then False forever; or
             one answer for always; or a function without arguments. All guards of that label draw
             from the same answers. A combined guard without answers of its own has those of its
             parts, asked as in a run: in order, up to the one that decides. With the state before
             it, as in "next_batch: stop now", the answers are those of this state's guard alone, and
             the others of that label have their own. A guard without answers is False.
         events: by a state's name: what its action raises each time that the state is entered: an
-            exception, a class of one, or None for nothing; then nothing for ever.
+            exception, a class of one, or None for nothing; then nothing forever.
         limit: transitions, the one into the initial state included, after which the walk is given
             up.
 

@@ -130,7 +130,7 @@ def _alike(a: Trace, b: Trace, k: int) -> bool:
 class _SeenState:
     """An answer or a value that differs, with the lines about it.
 
-    How the runs go on is told when it is known.
+    How each run continues is shown if it is known.
     """
 
     at: int
@@ -140,7 +140,7 @@ class _SeenState:
     lines: tuple[str, ...]
 
     def told(self, onward: str) -> Difference:
-        """The difference, with how the runs go on."""
+        """The difference, with how each run continues."""
         return Difference(
             self.kind, self.at, self.one, self.other, "\n".join([*self.lines, onward])
         )

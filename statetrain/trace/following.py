@@ -1,4 +1,4 @@
-"""TraceFile a trace file while it grows."""
+"""Reads a trace file while it grows."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def load(
 
     Args:
         path: the file.
-        lifecycle: the table that it was recorded with, if it is at hand: arrows that are alike in
+        lifecycle: the table that it was recorded with, if available: arrows that are alike in
             words become its own.
         registry: functions, guards and classes by name, for the lifecycle in the file, as for
             `Lifecycle.from_dict`. What cannot be made of them is made of words: it can be looked

@@ -44,7 +44,7 @@ class Tracing(Callback):
 
     With `file`, the whole run is written as JSON lines too, which `Trace.load`, `statetrain trace`
     and `statetrain watch` read: every second, and when the run ends. Of a process that is killed,
-    the file has all but about the last second. A continued run goes on in the file, at the
+    the file has all but about the last second. A resumed run appends to the file, at the
     transition at which its checkpoint was made. When the file cannot be written any more, there is
     one warning, and the run continues.
 
@@ -95,7 +95,7 @@ class Tracing(Callback):
         self._lifecycle, self._clock = lifecycle, clock
         self._counters, self._times = counters or file is not None, times or file is not None
         self._given = values
-        self._host_only = values is None  # no number is waited for that nobody asked for
+        self._host_only = values is None  # wait for no number unless it is asked for
         if values is None:
             values = {}
             if file is not None:
@@ -181,7 +181,7 @@ class Tracing(Callback):
         self._record(ctx, arrow)
 
     def on_resume(self, ctx: Context) -> None:
-        """Goes on where the checkpoint was made."""
+        """Continues from where the checkpoint was made."""
         state, self._continued = self._continued or {}, None
         self._tape.cut(state.get("count", 0))
         self._open(ctx, state.get("seconds", 0.0))
@@ -205,7 +205,7 @@ class Tracing(Callback):
         return self._writing.id
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._continued = state
 
     # ------------------------------------------------------------ recording

@@ -49,7 +49,7 @@ class Trace:
         moments: what was recorded of each transition: time, counters, answers of guards, values;
             empty if nothing was.
         rows: the history of the run.
-        outcome: how it ended; None if it has not, or nobody knows.
+        outcome: how it ended; None if it has not, or if that is unknown.
         error: the exception that it failed with, as text, with its notes.
         earlier: how often each of the transitions that were not kept was taken.
         header: what a file says of its run: versions, when it started, and the like.

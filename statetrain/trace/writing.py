@@ -1,4 +1,4 @@
-"""Traces as files: JSON lines that grow while a run goes on, and can be read at any moment.
+"""Traces as files: JSON lines that grow during a run and can be read at any moment.
 
 The first line is the header. It says what the file is (`"statetrain": "trace"`, `"format": 1`),
 which run (`id`, `started`, `versions`), and lists what the other lines refer to by number, counted
@@ -112,7 +112,7 @@ class TraceWriting:
             ctx: the context of the run.
             answers: whether answers of guards are recorded.
             resumed: after how many transitions the run continues; None begins one.
-            of: the id of the run that goes on.
+            of: the id of the run that is resumed.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         identity = uuid.uuid4().hex[:12]

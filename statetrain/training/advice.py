@@ -51,7 +51,7 @@ def advice(ctx: Context, error: BaseException) -> str:
         return (
             f"the workers of the {drawing} data gave nothing in time; {_due(ctx, drawing)}. Do they"
             " wait for a lock, a disk or a network? dataloader_options={'timeout': seconds}"
-            " waits longer, 0 for ever"
+            " waits longer, 0 forever"
         )
     return _due(ctx, drawing)
 

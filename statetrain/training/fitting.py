@@ -115,11 +115,11 @@ def fit(
             made from a class, the order of each epoch, each sample's augmentation (of DataLoaders
             over map-style datasets, whatever their number of workers), each batch's dropout. None:
             torch's global generators, as they are.
-        resume: where to go on from: "last" or "best" of the `Checkpoint` among the callbacks, which
-            starts from the beginning if there is none yet; the number of a step that it has saved;
-            or the path of a checkpoint, of a directory of them, or of one in it:
-            "runs/trunk/best", "runs/trunk/step-1000". The other arguments are those of the run
-            that was saved; workers, callbacks, `epochs` and what is printed may differ.
+        resume: where to resume from: "last" or "best" of the `Checkpoint` among the callbacks,
+            which starts from the beginning if there is none yet; the number of a step that it has
+            saved; or the path of a checkpoint, of a directory of them, or of one in it:
+            "runs/trunk/best", "runs/trunk/step-1000". The other arguments are those of the run that
+            was saved; workers, callbacks, `epochs` and what is printed may differ.
         allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
             "callbacks" (their settings), "seed", several of them, or True for all. What fits is
             loaded; the settings of optimizers that are given differently now are used.

@@ -38,7 +38,7 @@ def evaluate_checkpoints(
         for row in st.evaluate_checkpoints("runs/digits", evaluate, follow=True):
             print(row)
 
-    It takes part in nothing that the run does, so it may be another process, on another device. A
+    It does not interact with the run, so it may be another process, on another device. A
     row is written as soon as it is there, and those of a file that is there already are not made
     again. A checkpoint that the run deletes meanwhile has no row.
 

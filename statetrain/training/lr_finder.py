@@ -200,7 +200,7 @@ def lr_find(
         spacing: "exponential": each rate is the one before times the same factor; "linear": plus
             the same difference.
         stop_above: the search ends when the smoothed loss lies above its lowest by more than
-            `stop_above - 1` times the lowest's size, or is not finite; infinity lets it go on.
+            `stop_above - 1` times the lowest's size, or is not finite; infinity never stops it.
             Above 1.
         options: further arguments for `fit`, such as `input`, `device`, `accumulate` or
             `dataloader_options`.

@@ -1,4 +1,4 @@
-"""overfit: whether a model can learn a few batches by heart."""
+"""overfit: whether a model can overfit a few batches."""
 
 from __future__ import annotations
 

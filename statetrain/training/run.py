@@ -203,7 +203,7 @@ class Run:
         return self.history.best(monitor, mode)
 
     def fit(self, epochs: int) -> Run:
-        """Goes on for more epochs, from where the run ended, with the same machine.
+        """Trains for more epochs, from where the run ended, with the same machine.
 
         Args:
             epochs: how many more.
@@ -334,13 +334,13 @@ class Run:
         if found is None:
             raise CheckpointError(f"there is no checkpoint to go back to: resume={source!r}")
         restore(self.ctx, self.machine, found, allow_changes)
-        self.at, found = found["state"], None  # its tensors need no memory while the run goes on
+        self.at, found = found["state"], None  # frees the memory of its tensors during the run
         return self.walk()
 
     def _refuse_if_under_way(self) -> None:
         if self.ctx.state is not None and self.ctx.outcome is None:
             raise MachineError(
-                f"this run is under way, in state {self.ctx.state!r}; let it end before it goes on"
+                f"this run is under way, in state {self.ctx.state!r}; let it end first"
             )
 
     def _refuse_custom(self, name: str) -> None:

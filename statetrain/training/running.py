@@ -1,4 +1,4 @@
-"""Running a lifecycle of your own as `fit` runs the standard one."""
+"""Running your own lifecycle as `fit` runs the standard one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(
     on_interrupt: OnInterrupt = "return",
     start: bool = True,
 ) -> Run:
-    """Walks a lifecycle of your own over a context of your own.
+    """Walks your own lifecycle over your own context.
 
         run = st.run(life, Gan(critic, generator), [st.Progress(), st.Checkpoint("runs/gan")],
         resume="last")
@@ -43,9 +43,9 @@ def run(
         ctx: the context, changed in place; `run.ctx` is this one.
         callbacks: what listens, in order.
         resume: where to resume, as for `fit`: "last" or "best" of the `Checkpoint` among the
-            callbacks, which starts anew if there is none yet; the number of a step; or the path of
-            a checkpoint, or of a directory of them. The context is made as in the run that was
-            saved.
+            callbacks, which starts from scratch if there is none yet; the number of a step; or the
+            path of a checkpoint, or of a directory of them. The context is made as in the run
+            that was saved.
         allow_changes: what may differ, as for `fit`; "context" means plain values in fields, and
             those that are given now are used.
         trace: whether to record the transitions; or the path of a file to write them to as well.

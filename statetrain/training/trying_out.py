@@ -35,7 +35,7 @@ def try_out(
     batches: int = 2,
     **arguments: Any,
 ) -> Run:
-    """Trains for one epoch of a few batches, to see whether a run will get through.
+    """Trains for one epoch of a few batches, to see whether a run will complete.
 
         st.try_out(model, train, valid=valid, loss=loss, optimizer=Adam, callbacks=callbacks)
 

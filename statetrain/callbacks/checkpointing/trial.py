@@ -1,4 +1,4 @@
-"""A trial of the disk before the first batch."""
+"""A test of the disk before the first batch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def try_disk(folder: Path, data: Snapshot, clock: Callable[[], float] = time.mon
 def try_disk_together(
     group: Group, folder: Path, data: Snapshot, clock: Callable[[], float] = time.monotonic
 ) -> float:
-    """The same of ranks that each write the parts of tensors that they hold.
+    """The same for ranks that each write the parts of tensors that they hold.
 
     Args:
         group: the ranks.
@@ -105,7 +105,7 @@ def _refuse_full(folder: Path, size: int) -> None:
 
 
 def clear_trial(folder: Path) -> None:
-    """Removes what a trial of the disk has left, and nothing else.
+    """Removes what a test of the disk left behind, and nothing else.
 
     Args:
         folder: the directory of the checkpoints.

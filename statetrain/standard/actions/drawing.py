@@ -32,7 +32,7 @@ def open_train(ctx: Context) -> None:
     "iterate over the training data"
     ctx.layout = ctx.held = None
     ctx.valid_iter = 0
-    # Also after a validation inside the epoch that was dropped: the epoch goes on
+    # Also after a validation inside the epoch that was dropped: the epoch continues
     ctx.valid_complete = True
     if ctx.iterator is None:
         ctx.iterator = Unstarted(ctx, "train")

@@ -1,4 +1,4 @@
-"""Actions where the device finds out what is not finite, and the host is told later."""
+"""Actions where the device finds what is not finite, and the host learns of it later."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def raise_masked(ctx: Context) -> None:
     raise NonFiniteLoss(
         f"{reason}; found out at step {ctx.step}. These steps were not made: the weights are as if"
         " their batches had not been. Lower the learning rate, clip the gradients or look at the"
-        " batches; non_finite='skip' goes on without them"
+        " batches; non_finite='skip' continues without them"
     )
 
 

@@ -7,7 +7,7 @@ import time
 from statetrain.context.context import Context
 from statetrain.contracts.declaring import access
 
-_MOMENT = 0.02  # seconds; short, so that a request to stop is heard at once
+_MOMENT = 0.02  # seconds; short, so that a request to stop takes effect at once
 
 
 @access()

@@ -223,7 +223,7 @@ def machine_aside(
 ) -> Machine:
     """The machine that evaluates or predicts; on several ranks, where its data can be divided.
 
-    Data that cannot be is gone through by each rank, which comes to the same; so is data for a
+    Data that cannot be is read in full by each rank, with the same result; so is data for a
     metric that ranks cannot reduce.
 
     Args:

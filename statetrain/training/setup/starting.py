@@ -31,7 +31,7 @@ class ResumePoint:
 
     Args:
         snapshot: None for a run that starts from its beginning. It serves once, so that its tensors
-            need no memory while the run goes on.
+            need no memory during the run.
         seed: of the run; None without.
         allow: what may differ, as `fit` takes it.
     """

@@ -1,4 +1,4 @@
-"""What arguments of other libraries are called here."""
+"""What other libraries' arguments are called here."""
 
 from __future__ import annotations
 
