@@ -31,8 +31,9 @@ class Freeze(Callback):
     What is frozen follows from the epoch alone, so a resumed run continues exactly.
 
     With `lr=`, the parts are a parameter group of their own from the beginning, so `LRScheduler`
-    changes their rate in proportion to that of the others. (A `Schedule` of "opt.lr" gives all
-    groups one value.) Several of these are rates by layer; `until=0` freezes nothing:
+    changes their rate in proportion to that of the others. (What would give all groups one rate, a
+    `Schedule` of "opt.lr" or `OneCycleLR(max_lr=0.1)`, is refused.) Several of these are rates by
+    layer; `until=0` freezes nothing:
 
         [Freeze("body.0", until=0, lr=1e-5), Freeze("body.1", until=0, lr=1e-4)]
 

@@ -273,6 +273,7 @@ class LRScheduler(Callback):
                 f" {error}"
             ) from error
         self._check_made(schedule)
+        _refuse_to_level(schedule, optimizer, [float(group["lr"]) for group in before])
         if self._state:
             schedule.load_state_dict(self._state)
             # Making a schedule sets the rate of its beginning; the optimizer was loaded with the
@@ -382,6 +383,19 @@ def _check_factory(scheduler: Any, kwargs: dict[str, Any]) -> None:
         ) from error
     except ValueError:
         return  # written in C, whose signature cannot be seen
+
+
+def _refuse_to_level(schedule: Any, optimizer: Optimizer, rates: list[float]) -> None:
+    """Raises a `ConfigError` if a schedule begins with one rate for groups that had several.
+
+    `OneCycleLR` and `CyclicLR` take rates of their own.
+    """
+    begins = {float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups}
+    if len(begins) == 1 < len(set(rates)):
+        raise ConfigError(
+            f"LRScheduler: {type(schedule).__name__} would give all groups of parameters one rate,"
+            f" and theirs differ; give it a list with one for each group, in place of {rates}"
+        )
 
 
 def _takes_metric(schedule: type) -> bool:

@@ -250,8 +250,22 @@ class Schedule(Callback):
         """Sets the first value."""
         if ctx.epoch == 0:
             self._factor = 1.0
+            self._refuse_to_level(ctx)
         self._total = None  # another fit may be longer
         self.on_resume(ctx)
+
+    def _refuse_to_level(self, ctx: Context) -> None:
+        """Raises a `ConfigError` if groups of parameters have values of their own."""
+        if self._parts[0] not in ctx.optimizers:
+            return
+        values = dict.fromkeys(_plain(_read(group, self._name)) for group in self._find(ctx)())
+        if len(values) > 1:
+            one = f"{self._parts[0]}[0].{self._name}"
+            raise ConfigError(
+                f"{self!r} would give all groups of parameters one value, and theirs differ:"
+                f" {', '.join(map(str, values))}; schedule each, as {one!r}, or change rates in"
+                " proportion with LRScheduler"
+            )
 
     def on_resume(self, ctx: Context) -> None:
         """Sets the value that belongs to the place in the run."""
@@ -358,6 +372,13 @@ def _read(holder: Any, name: Any) -> Any:
     if isinstance(holder, dict | list):
         return holder[name]
     return getattr(holder, name)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as numbers, which can be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.item()
+    return value
 
 
 def _settable(thing: Any) -> list[str]:

@@ -195,3 +195,101 @@ def test_a_rate_of_what_no_optimizer_has_is_refused():
     optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
     with pytest.raises(st.ConfigError, match="no optimizer has parameters of these parts"):
         fit(st.Freeze("body", until=1, lr=0.1), model=model, optimizer=optimizer, opt_hparams=None)
+
+
+def finetuned(epochs=4):
+    """By hand: the head for two epochs, then all by layer; batch norm never leaves eval mode."""
+    model = Net()
+    first, head = model.body[0], model.head
+    matrices, others = {"weight_decay": 0.1}, {"weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [head.weight], "lr": 0.05, **matrices},
+            {"params": [*model.body[1].parameters(), head.bias], "lr": 0.05, **others},
+            {"params": [first.weight], "lr": 0.005, **matrices},
+            {"params": [first.bias], "lr": 0.005, **others},
+        ]
+    )
+    for epoch in range(1, epochs + 1):
+        model.train()
+        model.body[1].eval()
+        first.requires_grad_(epoch > 2)
+        for x, y in data():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model
+
+
+def finetune(**options):
+    model = Net()
+    model.body[1].eval()
+    return fit(
+        st.Freeze("body.0", until=2, lr=0.005),
+        model=model,
+        optimizer=torch.optim.AdamW(st.decay_groups(model, 0.1), lr=0.05),
+        opt_hparams=None,
+        epochs=4,
+        valid=data(),
+        **options,
+    )
+
+
+def test_a_head_first_and_then_all_by_layer_is_the_loop_by_hand():
+    "Rates by layer, decay of matrices alone, norms in eval mode throughout: bit for bit."
+    run = finetune()
+    assert bits(run.model) == bits(finetuned())
+    assert not run.model.body[1].training
+    assert run.model.body[1].num_batches_tracked == 0
+
+
+def test_a_head_first_and_then_all_by_layer_is_resumed_exactly():
+    "Cut before and after the body is trained."
+    assert_resumable(lambda: finetune(seed=1, start=False), anchors=6)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda: st.Schedule("opt.lr", st.schedules.cosine(0.1)),
+        lambda: st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=0.1),
+        lambda: st.LRScheduler(
+            torch.optim.lr_scheduler.CyclicLR, base_lr=0.1, max_lr=0.2, cycle_momentum=False
+        ),
+    ],
+)
+def test_a_schedule_that_would_level_rates_by_layer_is_refused(schedule):
+    "In either order of the callbacks; one for each group is taken."
+    for order in (1, -1):
+        with pytest.raises(st.ConfigError, match="would give all groups of parameters one"):
+            fit(*[st.Freeze("body", until=1, lr=0.005), schedule()][::order])
+
+
+def test_decays_of_their_own_are_not_levelled():
+    "A schedule of one group's weight decay leaves the biases without; one of all is refused."
+    for target in ("opt.weight_decay", "opt[0].weight_decay"):
+        model = Net()
+        given = {
+            "model": model,
+            "optimizer": torch.optim.AdamW(st.decay_groups(model, 0.1), lr=0.05),
+            "opt_hparams": None,
+        }
+        decay = st.Schedule(target, {0: 0.2}, per="epoch")
+        if target == "opt.weight_decay":
+            with pytest.raises(st.ConfigError, match=r"theirs differ: 0.1, 0.0; schedule each"):
+                fit(decay, **given)
+        else:
+            run = fit(decay, **given)
+            assert [group["weight_decay"] for group in run.ctx.opt.param_groups] == [0.2, 0.0]
+
+
+def test_one_cycle_takes_a_rate_for_each_group():
+    "As torch's does."
+    rates = [0.1, 0.01]
+    run = fit(
+        st.Freeze("body", until=1, lr=0.005),
+        st.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, per="step", max_lr=rates),
+    )
+    groups = run.ctx.opt.param_groups
+    assert [group["max_lr"] for group in groups] == rates
+    assert groups[0]["lr"] == pytest.approx(10 * groups[1]["lr"])

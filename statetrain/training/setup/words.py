@@ -44,6 +44,7 @@ ELSEWHERE = {
     "scheduler": _SCHEDULE,
     "seeded": "seed=",
     "shuffle": 'dataloader_options={"shuffle": ...}',
+    "stages": "callbacks=[Freeze(part, until=..., lr=...)], or lifecycle=first.then(second)",
     "val": "valid=",
     "val_dataloaders": "valid=",
     "validation_data": "valid=",
