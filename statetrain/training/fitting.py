@@ -150,6 +150,7 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its
             attribute `run` is the run.
     """
+    given = {name: value for name, value in locals().items() if name not in ("others", "options")}
     limits = check_call(
         others, epochs, options, seed, on_interrupt, debug=debug, verbose=verbose, start=start
     )
@@ -189,4 +190,5 @@ def fit(
         **settings_for(limits, hparams, opt_hparams, pred, verbose, options, saved.seed),
         **parts_for(machine.lifecycle, options, trained),
     )
-    return begin(Run(ranks.begin(ctx, machine), machine, on_interrupt), saved, start)
+    run = Run(ranks.begin(ctx, machine), machine, on_interrupt, given={**given, **options})
+    return begin(run, saved, start)

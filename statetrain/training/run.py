@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from statetrain.callback import unwrapped
 from statetrain.checkpoints.describing import changed_attributes
@@ -49,12 +49,14 @@ class Run:
             the signal's number.
         at: the anchor at which the next walk continues, when a snapshot has been put back; None: it
             starts anew.
+        given: the arguments that `fit` was given, by name; empty for a run that it did not make.
     """
 
     ctx: Context
     machine: Machine
     on_interrupt: OnInterrupt = "return"
     at: str | None = None
+    given: Mapping[str, Any] = field(factory=dict)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -336,6 +338,37 @@ class Run:
         restore(self.ctx, self.machine, found, allow_changes)
         self.at, found = found["state"], None  # frees the memory of its tensors during the run
         return self.walk()
+
+    def fork(self, at: str | int | os.PathLike[str] = "last", **changes: Any) -> Run:
+        """Trains copies on from one of this run's checkpoints, as several cool-downs of one trunk.
+
+            for step in (1000, 2000):
+                run.fork(step, epochs=None, max_steps=step + 200, callbacks=[cool_down(step)])
+
+        The fork is what `fit` gives with this run's arguments and the changes: the same data and
+        seed, the weights, counters and history of the checkpoint. This run and its checkpoints stay
+        as they are. The callbacks are those in `changes` alone; where one has a counterpart in this
+        run, it continues with its state.
+
+        Args:
+            at: the number of a step that was saved, "last" or "best"; or the path of a checkpoint.
+            changes: arguments of `fit`, such as `lifecycle`, `epochs`, `callbacks` or `opt_hparams`
+                (with `allow_changes="optimizer"`). Callbacks and lifecycle are allowed to differ
+                unless `allow_changes` is given.
+
+        Returns:
+            The new run.
+
+        Raises:
+            ConfigError: `fit` did not make this run, several ranks train it, or there is no such
+                checkpoint.
+            CheckpointError: something else than is allowed differs.
+            BaseException: as `fit`.
+        """
+        from statetrain.training.forking import fork
+
+        self._refuse_custom("fork")
+        return fork(self, at, changes)
 
     def _refuse_if_under_way(self) -> None:
         if self.ctx.state is not None and self.ctx.outcome is None:
