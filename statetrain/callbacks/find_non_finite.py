@@ -13,7 +13,7 @@ import torch
 from attrs import define
 
 from statetrain.callback import Callback
-from statetrain.data.structure import leaves
+from statetrain.data.structure import tensors_in
 from statetrain.validators import check_whole
 
 if TYPE_CHECKING:
@@ -136,5 +136,4 @@ def _as_before(model: torch.nn.Module) -> Iterator[None]:
 
 def _is_finite(thing: Any) -> bool:
     """Whether all floating-point numbers in it are finite."""
-    tensors = (leaf for leaf in leaves(thing) if isinstance(leaf, torch.Tensor))
-    return all(bool(one.isfinite().all()) for one in tensors if one.is_floating_point())
+    return all(bool(one.isfinite().all()) for one in tensors_in(thing) if one.is_floating_point())

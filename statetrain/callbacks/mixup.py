@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 
 from statetrain.callback import Callback
 from statetrain.context.keys import root_of
-from statetrain.data.structure import leaves
+from statetrain.data.structure import map_leaves, tensors_in
 from statetrain.errors import ConfigError, DataError, LossError
 from statetrain.losses.losses import InContext, weigh
 from statetrain.losses.losses import Loss as KeyedLoss
@@ -208,7 +208,7 @@ def mixup(
     """
     check_positive("mixup: alpha", alpha)
     check_word("mixup: per", per, ("sample", "batch"))
-    first = next((one for one in leaves(input) if isinstance(one, torch.Tensor)), None)
+    first = next(tensors_in(input), None)
     if first is None:
         raise DataError(f"mixup takes tensors, got {type(input).__name__}")
     order, weight = _draw_mix(len(first), alpha, per, generator, first.device)
@@ -345,34 +345,28 @@ def _unreduced(loss: LossFunction) -> tuple[LossFunction, str]:
 
 
 def _mix(inputs: Any, order: torch.Tensor, weight: torch.Tensor) -> Any:
-    if isinstance(inputs, torch.Tensor):
-        if not inputs.is_floating_point():
+    def mix(part: Any) -> torch.Tensor:
+        own = _mixable(part)
+        if not own.is_floating_point():
             raise DataError(
-                f"Mixup mixes inputs that are floating-point numbers, got {inputs.dtype}; convert"
+                f"Mixup mixes inputs that are floating-point numbers, got {own.dtype}; convert"
                 " them, or mix within the model"
             )
-        share = weight.to(inputs.dtype)
-        return torch.lerp(
-            inputs[order],
-            inputs,
-            share.reshape(-1, *[1] * (inputs.ndim - 1)) if share.ndim else share,
-        )
-    return _each(inputs, lambda part: _mix(part, order, weight))
+        share = weight.to(own.dtype)
+        if share.ndim:
+            share = share.reshape(-1, *[1] * (own.ndim - 1))
+        return torch.lerp(own[order], own, share)
+
+    return map_leaves(inputs, mix)
 
 
 def _take(targets: Any, order: torch.Tensor) -> Any:
-    if isinstance(targets, torch.Tensor):
-        return targets[order]
-    return _each(targets, lambda part: _take(part, order))
+    return map_leaves(targets, lambda part: _mixable(part)[order])
 
 
-def _each(parts: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(parts, Mapping):
-        return {name: function(part) for name, part in parts.items()}
-    if isinstance(parts, tuple) and hasattr(parts, "_fields"):
-        return type(parts)(*map(function, parts))
-    if isinstance(parts, list | tuple):
-        return type(parts)(map(function, parts))
+def _mixable(part: Any) -> torch.Tensor:
+    if isinstance(part, torch.Tensor):
+        return part
     raise DataError(
-        f"Mixup mixes tensors, and tuples, lists and dicts of them, got {type(parts).__name__}"
+        f"Mixup mixes tensors, and tuples, lists and dicts of them, got {type(part).__name__}"
     )

@@ -11,13 +11,11 @@ An object that is reached by two ways is saved once, and is one object again aft
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import attrs
 import torch
 from attrs import Factory, define
 
@@ -35,6 +33,7 @@ from statetrain.checkpoints.plain import ObjectState
 from statetrain.compute import seeding
 from statetrain.context.fields import custom_fields
 from statetrain.context.position import Position
+from statetrain.context.tree import field_names, parts
 from statetrain.errors import CheckpointError
 
 _CONTAINERS = (list, tuple, deque, dict)
@@ -63,25 +62,11 @@ def custom_values(ctx: Position) -> dict[str, Any]:
     return {name: getattr(ctx, name) for name in custom_fields(ctx.__class__)}
 
 
-def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
+def parts_of(value: Any) -> list[tuple[str, Any]]:
     """The parts of a container or of a value with fields, each with the name of its place."""
-    if isinstance(value, dict):
-        yield from ((str(key), part) for key, part in value.items())
-    elif isinstance(value, list | tuple | deque):
-        yield from ((str(i), part) for i, part in enumerate(value))
-    else:
-        yield from ((name, getattr(value, name)) for name in field_names(value))
-
-
-def field_names(value: Any) -> tuple[str, ...]:
-    """The fields of a value of an attrs class or a dataclass; of anything else, none."""
-    if isinstance(value, type):
-        return ()
-    if attrs.has(type(value)):
-        return tuple(one.name for one in attrs.fields(type(value)))
-    if dataclasses.is_dataclass(value):
-        return tuple(one.name for one in dataclasses.fields(value))
-    return ()
+    if isinstance(value, deque):
+        value = list(value)
+    return [(str(name), part) for name, part in parts(value)]
 
 
 def found_in(fields: FieldValues, kind: type) -> dict[str, Any]:
@@ -172,8 +157,8 @@ class _Packer:
             return value.state_dict()
         if _is_generator(value):
             return seeding.state_of(value)
-        if field_names(value):
-            return {name: self.pack(part, f"{path}.{name}") for name, part in parts_of(value)}
+        if names := field_names(value):
+            return {name: self.pack(getattr(value, name), f"{path}.{name}") for name in names}
         raise CheckpointError(
             f"{path!r} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be"
             " saved; declare the field with not_saved() if the script makes it again, or give it"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.checkpoints import plain
+from statetrain.data.structure import map_tensors
 from statetrain.errors import CheckpointError
 from statetrain.losses.metrics import MeanOf, Metric, MetricObject
 from statetrain.losses.reducing import torchmetrics_in
@@ -142,10 +143,4 @@ def restore_metric(metric: MetricObject, state: dict[str, Any], device: torch.de
 
 def placed(thing: Any, device: torch.device) -> Any:
     """Plain data with its tensors on a device."""
-    if isinstance(thing, torch.Tensor):
-        return thing.to(device)
-    if isinstance(thing, dict):
-        return {key: placed(value, device) for key, value in thing.items()}
-    if type(thing) in (list, tuple):
-        return type(thing)(placed(value, device) for value in thing)
-    return thing
+    return map_tensors(thing, lambda tensor: tensor.to(device))

@@ -66,6 +66,9 @@ class Accelerator:
     sharing: Sharing | None = field(default=None, init=False, repr=False)
     """What one of several ranks takes of each batch; None in one process."""
 
+    key: tuple[Any, ...] = field(default=(), init=False, repr=False)
+    """What is added to the keys of random numbers: ranks draw different ones for the same batch."""
+
     _stream: Any = field(default=None, init=False, repr=False)
     # A batch, the same placed, when it is there
     _ahead: tuple[Any, Any, Any] | None = field(default=None, init=False, repr=False)
@@ -106,8 +109,10 @@ class Accelerator:
             options: of `torch.compile`: `backend`, `mode`, `dynamic`, `fullgraph`, `options`.
 
         Raises:
-            ConfigError: torch has no such option or backend.
+            ConfigError: torch has no such option or backend, or this is one of several ranks.
         """
+        if self.sharing is not None:
+            raise ConfigError("several ranks cannot train with compile= so far; leave it out")
         # Torch takes some out of `options`
         own: dict[str, Any] = {
             name: dict(value) if isinstance(value, Mapping) else value
@@ -260,7 +265,7 @@ class Accelerator:
             raise ConfigError(
                 "this lifecycle is seeded, but the run has no seed; give fit(..., seed=...)"
             )
-        held.seed((ctx.seed, *stream), number)
+        held.seed((ctx.seed, *stream, *self.key), number)
 
     def chance(self, ctx: Context) -> Chance | None:
         """The hold that a run has on the global generators; None without a seed."""

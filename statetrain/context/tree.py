@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,28 +12,35 @@ from statetrain.context.named import Named
 from statetrain.context.paths import Part, Parts, Piece, is_key, parse, written
 
 
-def children(here: Any) -> list[tuple[Part, Any]]:
-    """The parts of a mapping, list, tuple, dataclass or attrs value; anything else is a leaf."""
+def field_names(value: Any) -> list[str]:
+    """The fields of a value of an attrs class or a dataclass; of anything else, none."""
+    if isinstance(value, type):
+        return []
+    if dataclasses.is_dataclass(value):
+        return [one.name for one in dataclasses.fields(value)]
+    if attrs.has(type(value)):
+        return [one.name for one in attrs.fields(type(value))]
+    return []
+
+
+def parts(here: Any) -> list[tuple[Any, Any]]:
+    """The parts of a mapping, list, tuple, dataclass or attrs value, by name; of a leaf, none."""
     if isinstance(here, Mapping):
-        if not all(map(is_key, here)):
-            return []
         return list(here.items())
     if isinstance(here, tuple) and hasattr(here, "_fields"):
         return list(zip(here._fields, here, strict=True))
     if isinstance(here, list | tuple):
         return list(enumerate(here))
-    return [(name, getattr(here, name, None)) for name in _field_names(here)]
+    return [(name, getattr(here, name, None)) for name in field_names(here)]
 
 
-def _field_names(here: Any) -> list[str]:
-    """The fields of a dataclass or an attrs value; none of anything else."""
-    if isinstance(here, type):
+def children(here: Any) -> list[tuple[Part, Any]]:
+    """The parts that a path can name; where it could not name all keys of a mapping, none."""
+    if isinstance(here, Mapping) and not all(map(is_key, here)):
         return []
-    if hasattr(here, "__dataclass_fields__"):
-        return list(here.__dataclass_fields__)
-    if not attrs.has(type(here)):
-        return []
-    return [one.name for one in attrs.fields(type(here)) if not one.name.startswith("_")]
+    if names := field_names(here):
+        return [(name, getattr(here, name, None)) for name in names if not name.startswith("_")]
+    return parts(here)
 
 
 def flatten(root: Any, prefix: str = "", *, separator: str | None = None) -> dict[str, Any]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from statetrain.context import keys
-from statetrain.data.structure import describe_batch, fields_of
+from statetrain.context.tree import parts
+from statetrain.data.structure import describe_batch
 from statetrain.errors import ConfigError, DataError
 from statetrain.validators import is_whole_number
 
@@ -79,17 +81,8 @@ def counts_of(thing: Any) -> Iterator[int]:
 
 def _counts_of_container(thing: Any) -> Iterator[int]:
     """The first dimension of its first part that has one; and of a list, the number of entries."""
-    parts: list[Any] = []
-    if isinstance(thing, Mapping):
-        parts = list(thing.values())
-    elif isinstance(thing, list | tuple):
-        parts = list(thing)
-    elif (fields := fields_of(thing)) is not None:
-        parts = [getattr(thing, name) for name in fields]
-    for part in parts:
-        if (found := next(counts_of(part), None)) is not None:
-            yield found
-            break
+    counts = (number for _, part in parts(thing) for number in counts_of(part))
+    yield from islice(counts, 1)
     if isinstance(thing, list | tuple) and thing and not hasattr(thing, "_fields"):
         yield len(thing)
 

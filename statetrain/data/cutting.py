@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from statetrain.data.counting import counts_of
-from statetrain.data.structure import map_leaves
+from statetrain.data.structure import map_tensors
 
 
 def rows_of(input: Any, target: Any) -> int:  # noqa: A002  # the field's word
@@ -31,14 +31,14 @@ def cut(thing: Any, rows: int, start: int, stop: int) -> Any:
             thing.items()
         )  # what a tokenizer returns moves itself, and is cut by its parts
 
-    def part(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == rows:
-            return leaf[start:stop]
-        return leaf
+    def part(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim and tensor.shape[0] == rows:
+            return tensor[start:stop]
+        return tensor
 
-    return map_leaves(thing, part)
+    return map_tensors(thing, part)
 
 
 def detach(thing: Any) -> Any:
     """The same without graphs."""
-    return map_leaves(thing, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
+    return map_tensors(thing, torch.Tensor.detach)

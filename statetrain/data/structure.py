@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
+
+from statetrain.context.tree import field_names, parts
 
 
 def is_array(thing: Any) -> bool:
@@ -41,76 +42,73 @@ def is_sequence(batch: Any) -> bool:
     return isinstance(batch, Sequence) and not isinstance(batch, str | bytes)
 
 
-def fields_of(thing: Any) -> list[str] | None:
-    """The fields of an instance of a dataclass or an attrs class; None for anything else."""
-    if isinstance(thing, type):
-        return None
-    if hasattr(thing, "__dataclass_fields__"):
-        return list(thing.__dataclass_fields__)
-    if attrs.has(type(thing)):
-        return [field.name for field in attrs.fields(type(thing))]
-    return None
-
-
 def parts_of(batch: Any) -> list[str]:
     """The names of a batch's parts: the keys of a mapping, or public attributes."""
     if callable(getattr(batch, "keys", None)):  # iterating over a TensorDict gives its rows
         return [str(key) for key in batch.keys()]  # noqa: SIM118
-    fields = fields_of(batch)
-    if fields is not None:
+    if fields := field_names(batch):
         return fields
     names = getattr(batch, "__slots__", ()) or getattr(batch, "__dict__", ())
     return [name for name in names if not name.startswith("_")]
 
 
-def leaves(thing: Any) -> Iterator[Any]:
-    """Everything in a batch that is not a container, depth first."""
-    if isinstance(thing, Mapping):
-        for part in thing.values():
-            yield from leaves(part)
-    elif isinstance(thing, list | tuple):
-        for part in thing:
-            yield from leaves(part)
-    elif (fields := fields_of(thing)) is not None:
-        for name in fields:
-            yield from leaves(getattr(thing, name))
-    else:
-        yield thing
+def leaves(here: Any) -> Iterator[Any]:
+    """Everything that is not a container, depth first. What is empty is a leaf."""
+    if isinstance(here, torch.Tensor):
+        yield here
+        return
+    below = parts(here)
+    for _, part in below:
+        yield from leaves(part)
+    if not below:
+        yield here
 
 
-def map_leaves(thing: Any, change: Callable[[Any], Any]) -> Any:
+def tensors_in(here: Any) -> Iterator[torch.Tensor]:
+    """All tensors in something nested, such as a batch."""
+    return (leaf for leaf in leaves(here) if isinstance(leaf, torch.Tensor))
+
+
+def map_leaves(here: Any, change: Callable[[Any], Any]) -> Any:
     """The same structure with each leaf changed.
 
     A mapping or tuple that moves itself, by a method `to`, counts as a leaf.
     """
-    if isinstance(thing, torch.Tensor):
-        return change(thing)
-    if isinstance(thing, tuple) and hasattr(thing, "to"):  # a packed sequence
-        return change(thing)
-    if isinstance(thing, Mapping):
-        return _map_mapping(thing, change)
-    if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-        return type(thing)(*(map_leaves(part, change) for part in thing))
-    if isinstance(thing, list | tuple):
-        return type(thing)(map_leaves(part, change) for part in thing)
-    fields = fields_of(thing)
-    if fields is None:
-        return change(thing)
-    new = copy.copy(thing)
-    for name in fields:  # a frozen class refuses setattr
-        object.__setattr__(new, name, map_leaves(getattr(thing, name), change))
+    if isinstance(here, torch.Tensor) or (
+        isinstance(here, Mapping | tuple) and hasattr(here, "to")
+    ):
+        return change(here)
+    if isinstance(here, Mapping):
+        return _like(here, {name: map_leaves(part, change) for name, part in here.items()})
+    if isinstance(here, tuple) and hasattr(here, "_fields"):
+        return type(here)(*(map_leaves(part, change) for part in here))
+    if isinstance(here, list | tuple):
+        return type(here)(map_leaves(part, change) for part in here)
+    names = field_names(here)
+    if not names:
+        return change(here)
+    new = copy.copy(here)
+    for name in names:  # a frozen class refuses setattr
+        object.__setattr__(new, name, map_leaves(getattr(here, name), change))
     return new
 
 
-def _map_mapping(mapping: Mapping[Any, Any], change: Callable[[Any], Any]) -> Any:
-    if type(mapping) is not dict and hasattr(mapping, "to"):
-        return change(mapping)
-    parts = {key: map_leaves(value, change) for key, value in mapping.items()}
-    if type(mapping) is dict:
-        return parts
+def _like(mapping: Mapping[Any, Any], parts: dict[Any, Any]) -> Any:
+    """A mapping of the same class with other values."""
     if isinstance(mapping, defaultdict):  # which is made of its factory
         return defaultdict(mapping.default_factory, parts)
     return type(mapping)(parts)  # type: ignore[call-arg]  # mappings are made of mappings
+
+
+def map_tensors(here: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """The same structure with each tensor changed; other leaves stay."""
+
+    def change_tensor(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return change(leaf)
+        return leaf
+
+    return map_leaves(here, change_tensor)
 
 
 def describe_batch(batch: Any) -> str:

@@ -30,9 +30,7 @@ def outcome_of(ctx: Position, lifecycle: Lifecycle) -> Outcome:
     if _has_name(lifecycle, state):
         return Ended(epoch, _reason(ctx), state.name)
     if ctx.transition.event is not None:
-        if isinstance(ctx.event, KeyboardInterrupt):
-            return Interrupted(epoch, _reason(ctx))
-        return Stopped(epoch, _reason(ctx))
+        return outcome_of_arrow(ctx)
     if _has_declined(ctx, lifecycle):
         return Completed(epoch)
     if ctx.interrupt is not None:
@@ -40,6 +38,13 @@ def outcome_of(ctx: Position, lifecycle: Lifecycle) -> Outcome:
     if ctx.stop is not None:
         return Stopped(epoch, ctx.stop)
     return Completed(epoch)
+
+
+def outcome_of_arrow(ctx: Position) -> Outcome:
+    """The outcome of a run that its last arrow stopped, by its event or its guard."""
+    if ctx.transition.event is not None and isinstance(ctx.event, KeyboardInterrupt):
+        return Interrupted(epoch_of(ctx), _reason(ctx))
+    return Stopped(epoch_of(ctx), _reason(ctx))
 
 
 def _has_declined(ctx: Position, lifecycle: Lifecycle) -> bool:

@@ -12,10 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from statetrain.compute.accelerator import Accelerator
 from statetrain.errors import ConfigError
 from statetrain.ranks.group import join, own_device
-from statetrain.ranks.sharing import BatchSharing
+from statetrain.ranks.sharing import BatchSharing, refuse_untrainable
 
 if TYPE_CHECKING:
-    from statetrain.context.context import Context
     from statetrain.machine.agreeing import News
 
 _SPAN = 1024.0  # seconds; float32 holds whole spans and the rest of one with enough digits
@@ -85,6 +84,7 @@ class DDP(Accelerator):
                 " out on the CPU, where each rank takes the statistics of its part"
             )
         self.sharing = BatchSharing(join(self.device, self.patience), self._reduce, PLACES - 2)
+        self.key = self.sharing.key
 
     def _reduce(self, on: bool) -> None:
         assert self._wrapped is not None
@@ -102,9 +102,7 @@ class DDP(Accelerator):
         self, model: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
     ) -> tuple[torch.nn.Module, dict[str, torch.optim.Optimizer]]:
         """The model in DDP; it begins with rank 0's weights."""
-        trainable = any(parameter.requires_grad for parameter in model.parameters())
-        if not trainable:
-            raise ConfigError("the model has no parameter that requires a gradient")
+        refuse_untrainable(model)
         self._several = len(optimizers) > 1
         devices = None
         if self.device.type == "cuda":
@@ -149,19 +147,7 @@ class DDP(Accelerator):
             return model.model
         return model
 
-    def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
-        """Refused so far.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("several ranks cannot train with compile= so far; leave it out")
-
     # ------------------------------------------------------------ a batch
-
-    def seed(self, ctx: Context, stream: tuple[Any, ...], number: int) -> None:
-        """Seeds this rank's generators: ranks draw different numbers for the same batch."""
-        super().seed(ctx, (*stream, *self.sharing.key), number)
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients and averages them over all ranks; they carry the news along."""

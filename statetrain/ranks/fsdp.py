@@ -14,12 +14,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from statetrain.compute.accelerator import Accelerator
 from statetrain.errors import ConfigError
 from statetrain.ranks.group import join, own_device
-from statetrain.ranks.sharing import BatchSharing
+from statetrain.ranks.sharing import BatchSharing, refuse_untrainable
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-    from statetrain.context.context import Context
 
 
 class ShardedModel(torch.nn.Module):
@@ -81,6 +79,7 @@ class FSDP(Accelerator):
             if not (isinstance(one, type) and issubclass(one, torch.nn.Module)):
                 raise ConfigError(f"FSDP: shard takes classes of modules, got {one!r:.80}")
         self.sharing = BatchSharing(join(self.device, self.patience), shards=True)
+        self.key = self.sharing.key
         if self.mesh is None:
             self.mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
         if self.mesh.size() != dist.get_world_size():
@@ -119,8 +118,7 @@ class FSDP(Accelerator):
         _follow(optimizers, {id(before[name]): after[name] for name in before})
 
     def _refuse(self, model: torch.nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ConfigError("the model has no parameter that requires a gradient")
+        refuse_untrainable(model)
         for one in self.shard:
             if not any(isinstance(module, one) for module in model.modules()):
                 raise ConfigError(
@@ -152,19 +150,7 @@ class FSDP(Accelerator):
         model = super().unwrap(model)
         return model.model if isinstance(model, ShardedModel) else model
 
-    def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
-        """Refused so far.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("several ranks cannot train with compile= so far; leave it out")
-
     # ------------------------------------------------------------ a batch
-
-    def seed(self, ctx: Context, stream: tuple[Any, ...], number: int) -> None:
-        """Seeds this rank's generators: ranks draw different numbers for the same batch."""
-        super().seed(ctx, (*stream, *self.sharing.key), number)
 
     def backward(self, loss: torch.Tensor, inputs: Any = None) -> None:
         """Computes the gradients; each rank gets its part of their average.

@@ -14,6 +14,7 @@ from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.keyed import order_of
 from statetrain.compute.weights import modules_of
 from statetrain.data.iterating import data_of
+from statetrain.data.structure import tensors_in
 from statetrain.errors import ConfigError, DataError
 from statetrain.losses.reducing import has_objects
 from statetrain.machine.agreeing import Agreement, News
@@ -218,6 +219,12 @@ class BatchSharing:
         return rows.mean(0)
 
 
+def refuse_untrainable(model: torch.nn.Module) -> None:
+    """Raises a `ConfigError` for a model of which nothing is trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("the model has no parameter that requires a gradient")
+
+
 def _parameters_beside(ctx: Context) -> list[torch.nn.Parameter]:
     """The parameters that are trained and not the model's: of losses, or of optimizers alone."""
     model = {id(own) for own in ctx.accelerator.unwrap(ctx.model).parameters()}
@@ -241,10 +248,7 @@ def _refuse_twice(marks: list[str | None], what: str) -> None:
 
 def _mark(batch: Any) -> str | None:
     """What tells a batch from others; None where that cannot be said."""
-    tensors: list[torch.Tensor] = []
-    torch.utils._pytree.tree_map(
-        lambda leaf: tensors.append(leaf) if isinstance(leaf, torch.Tensor) else None, batch
-    )
+    tensors = list(tensors_in(batch))
     if not tensors:
         return None
     digest = hashlib.sha256()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from statetrain.data.structure import leaves
+from statetrain.data.structure import tensors_in
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -97,11 +97,6 @@ class Probe:
 Check = Callable[[Probe], "str | None"]
 
 
-def tensors(thing: Any) -> Iterator[Tensor]:
-    """All tensors in something nested, such as a batch."""
-    return (leaf for leaf in leaves(thing) if isinstance(leaf, Tensor))
-
-
 def few(names: list[str]) -> str:
     """Some names for a person: the first four."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
@@ -109,4 +104,5 @@ def few(names: list[str]) -> str:
 
 def floats(probe: Probe, name: str) -> list[Tensor]:
     """The tensors of floating point in a field of the copied context."""
-    return [part for part in tensors(getattr(probe.aside, name, None)) if part.is_floating_point()]
+    value = getattr(probe.aside, name, None)
+    return [part for part in tensors_in(value) if part.is_floating_point()]

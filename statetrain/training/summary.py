@@ -14,7 +14,7 @@ from attrs import define, frozen
 from torch.nn.parameter import is_lazy
 
 from statetrain.compute.holding import held_in_eval
-from statetrain.data.structure import leaves
+from statetrain.data.structure import tensors_in
 from statetrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class _Called:
     def note(self, module: Any, arguments: Any, output: Any) -> None:
         """Called with each output."""
         if not self.calls:
-            tensors = (leaf for leaf in leaves(output) if isinstance(leaf, torch.Tensor))
-            self.shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+            self.shapes = tuple(tuple(tensor.shape) for tensor in tensors_in(output))
         self.calls += 1
 
 
