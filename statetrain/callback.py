@@ -151,6 +151,9 @@ class Callback:
     Recording the answers has a cost.
     """
 
+    saves_run: bool = False
+    """Whether it saves the run, so that what the run was made with is described at the start."""
+
     label: str = ""
     """What it is called in errors and listings; empty is its class's name."""
 

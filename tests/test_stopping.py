@@ -22,10 +22,10 @@ from statetrain.guards.history import (
     NumberLimit,
     Threshold,
     Warmup,
-    holds_of_nothing,
 )
 from statetrain.guards.prechelt import GL, PQ, UP, generalization_loss, progress
 from statetrain.lifecycle.text import table
+from statetrain.standard.stops import holds_of_nothing
 
 drawn = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 

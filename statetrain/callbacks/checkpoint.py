@@ -109,6 +109,7 @@ class Checkpoint(Callback):
         "defer": ("saves", "save_seconds", "check_logged"),
     }
     commutes_with = ("Checkpoint",)
+    saves_run = True
 
     def __init__(
         self,

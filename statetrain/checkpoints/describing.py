@@ -21,7 +21,7 @@ from torch.utils.data import Subset
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints.objects import custom_values, found_in
-from statetrain.checkpoints.snapshot import settings_of
+from statetrain.checkpoints.settings import settings_of
 from statetrain.compute.parts import class_of
 from statetrain.context.context import Context
 from statetrain.context.position import Position

@@ -11,7 +11,7 @@ Each field of the context says whether it is saved as it is, saved in another fo
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from statetrain.checkpoints import plain
 from statetrain.checkpoints.modules import gradients_of, module_state
 from statetrain.checkpoints.objects import custom_values, found_in, pack
 from statetrain.checkpoints.optimizers import Members, members_of
+from statetrain.checkpoints.settings import lenient
 from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute import seeding
 from statetrain.context.context import Context
@@ -80,7 +81,7 @@ def _training_state(ctx: Context, machine: Machine) -> Snapshot:
     rows, gradients = _gradients(ctx, machine.lifecycle)
     return {
         "seed": ctx.seed,
-        "hparams": {"model": _lenient(ctx.hparams), "optimizer": _lenient(ctx.opt_hparams)},
+        "hparams": {"model": lenient(ctx.hparams), "optimizer": lenient(ctx.opt_hparams)},
         "model": _model_state(ctx),
         "losses": {name: loss.state_dict() for name, loss in loss_modules(ctx).items()},
         "optimizers": {name: _state_of(one) for name, one in ctx.optimizers.items()},
@@ -190,22 +191,6 @@ def _describe_state(state: State) -> str:
     return f"{state.name} within {state.within or 'nothing'}: {action}{anchor}"
 
 
-def _lenient(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as they were given; as text where they are more than plain data."""
-    found: dict[str, Any] = {}
-    for name, value in hparams.items():
-        try:
-            plain.encode(value)
-            # As it is now
-            if isinstance(value, torch.Tensor):
-                found[str(name)] = value.tolist()
-            else:
-                found[str(name)] = value
-        except CheckpointError:
-            found[str(name)] = {"words": f"{value!r:.200}"}
-    return found
-
-
 # ---------------------------------------------------------------- the model and what trains it
 
 
@@ -270,23 +255,6 @@ def _gradients(ctx: Context, life: Lifecycle) -> tuple[int, dict[str, torch.Tens
     if ctx.news is None or sharing is None or sharing.shards:
         return 0, own
     return sharing.group.size, sharing.stack(own)
-
-
-def settings_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
-    """The optimizers before a run: class, and settings and number of parameters by group."""
-    return {
-        name: {
-            "class": type(optimizer).__name__,
-            "groups": [_group_settings(group) for group in optimizer.param_groups],
-        }
-        for name, optimizer in optimizers.items()
-        if optimizer is not None
-    }
-
-
-def _group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in group.items() if key != "params"}
-    return {**_lenient(settings), "parameters": len(group["params"])}
 
 
 # ---------------------------------------------------------------- callbacks and data

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import Attribute, field, frozen
 
 from statetrain.errors import ConfigError
-from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, Test, as_guard, leaves
+from statetrain.guards.base import Guard, Test, as_guard, leaves
 from statetrain.guards.comparing import Direction, better
 from statetrain.guards.folding import HISTORY, FoldedRow, Later, folded, rows_of
 from statetrain.naming import count_of
@@ -23,34 +23,6 @@ from statetrain.validators import column, one_of, whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-
-
-def holds_of_nothing(guard: Guard) -> bool | None:
-    """Whether a guard is true as long as nothing has been recorded.
-
-    None if that depends on more than the history.
-
-    What reads columns is false then, so its negation is true.
-    """
-    if isinstance(guard, Renamed):
-        return holds_of_nothing(guard.guard)
-    if isinstance(guard, Not):
-        return _negated(holds_of_nothing(guard.guard))
-    if isinstance(guard, AllOf | AnyOf):
-        decisive = isinstance(guard, AnyOf)
-        parts = [holds_of_nothing(part) for part in guard.guards]
-        if decisive in parts:
-            return decisive
-        if None in parts:
-            return None
-        return not decisive
-    if guard.monitors:
-        return False
-    return None
-
-
-def _negated(answer: bool | None) -> bool | None:
-    return {True: False, False: True, None: None}[answer]
 
 
 @frozen

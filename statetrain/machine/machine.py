@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
 
@@ -12,10 +12,8 @@ from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.context.position import NOWHERE, Position
 from statetrain.contracts.checking import Declaration, check_fields, declarations_of
 from statetrain.contracts.dataflow import solve
-from statetrain.contracts.debugging import Views
 from statetrain.contracts.listening import Listener, listeners_of
 from statetrain.contracts.order import Order, arranged, hook_named, is_called
-from statetrain.contracts.outline import DataFlow, Outline
 from statetrain.contracts.presence import check_presence
 from statetrain.errors import MachineError
 from statetrain.guards.base import strict
@@ -31,6 +29,10 @@ from statetrain.machine.steps import Steps
 from statetrain.machine.witness import witness_of
 from statetrain.naming import did_you_mean
 from statetrain.validators import switch
+
+if TYPE_CHECKING:
+    from statetrain.contracts.debugging import Views
+    from statetrain.contracts.outline import DataFlow, Outline
 
 Drive: TypeAlias = Generator[Transition, None, None]
 
@@ -115,6 +117,8 @@ class Machine:
         check_presence(self.lifecycle, called)
         watch = None
         if self.debug:
+            from statetrain.contracts.debugging import Views
+
             watch = Views(solve(self.lifecycle, called), called)
         hooks = {
             name: [(f"{name_of(one.callback)}.{name}", _call_of(one, watch)) for one in listeners]
@@ -222,6 +226,8 @@ class Machine:
 
     def outline(self) -> Outline:
         """The states with who listens on each; print it."""
+        from statetrain.contracts.outline import Outline
+
         return Outline(
             self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
         )
@@ -231,6 +237,8 @@ class Machine:
 
         Print it, or draw it with `.mermaid()` and `.dot()`.
         """
+        from statetrain.contracts.outline import DataFlow
+
         return DataFlow.of(
             self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
         )

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from attrs import field, frozen
 
 from statetrain.callback import Callback, unwrapped
 from statetrain.context.position import Position
-from statetrain.contracts.debugging import Views
 from statetrain.contracts.ways import Doer
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import Guard, Test, leaves
@@ -26,6 +25,9 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement, heeding
 from statetrain.machine.asking import observed
 from statetrain.machine.witness import Witness
+
+if TYPE_CHECKING:
+    from statetrain.contracts.debugging import Views
 
 WorkKind = Literal[
     "enter",

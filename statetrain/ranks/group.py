@@ -20,24 +20,13 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from statetrain.compute.accelerator import choose_device
 from statetrain.errors import ConfigError
 from statetrain.machine.agreeing import refuse_apart
+from statetrain.ranks.size import world_size
 from statetrain.ranks.watch import LEAVING, RankWatch, patience_of
 
 _PLACES = 64  # of the one vector that all meetings exchange; sizes that differ would abort gloo
 
 # The store has been there since the ranks joined; if it does not answer, it is gone
 _STORE_ANSWERS = datetime.timedelta(seconds=3)
-
-
-def world_size() -> int:
-    """How many processes there are, of a group that exists or that the environment names."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    try:
-        return int(os.environ.get("WORLD_SIZE", "1") or 1)
-    except ValueError:
-        raise ConfigError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}; a launcher sets it to a whole number"
-        ) from None
 
 
 def own_device(given: Any = "auto") -> torch.device:

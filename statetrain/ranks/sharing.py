@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from attrs import define, field
 
-from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.keyed import order_of
 from statetrain.compute.weights import modules_of
 from statetrain.data.iterating import data_of
@@ -23,14 +22,6 @@ from statetrain.standard.several import BatchPart
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-
-
-def group_of(accelerator: Accelerator) -> Processes | None:
-    """The processes over which an accelerator shares the work; None if there is one."""
-    if accelerator.sharing is None:
-        return None
-    group: Processes = accelerator.sharing.group
-    return group
 
 
 @define(eq=False)

@@ -10,9 +10,8 @@ from attrs import frozen
 
 from statetrain.context.context import Context
 from statetrain.errors import ConfigError
-from statetrain.guards.base import AnyOf, Guard, leaves
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, leaves
 from statetrain.guards.counters import Every, MaxSteps, MinEpochs, Once, batches_left
-from statetrain.guards.history import holds_of_nothing
 from statetrain.guards.requests import stop_requested
 
 
@@ -111,6 +110,34 @@ def stops_of(stop: Guard | None, max_steps: int | None, min_epochs: int) -> Stop
         _refuse_true_of_nothing(later)
         return Stops(at_once, later)
     return Stops(at_once, MinEpochs(min_epochs) & later)
+
+
+def holds_of_nothing(guard: Guard) -> bool | None:
+    """Whether a guard is true as long as nothing has been recorded.
+
+    None if that depends on more than the history.
+
+    What reads columns is false then, so its negation is true.
+    """
+    if isinstance(guard, Renamed):
+        return holds_of_nothing(guard.guard)
+    if isinstance(guard, Not):
+        return _negated(holds_of_nothing(guard.guard))
+    if isinstance(guard, AllOf | AnyOf):
+        decisive = isinstance(guard, AnyOf)
+        parts = [holds_of_nothing(part) for part in guard.guards]
+        if decisive in parts:
+            return decisive
+        if None in parts:
+            return None
+        return not decisive
+    if guard.monitors:
+        return False
+    return None
+
+
+def _negated(answer: bool | None) -> bool | None:
+    return {True: False, False: True, None: None}[answer]
 
 
 def _refuse_true_of_nothing(guard: Guard | None) -> None:

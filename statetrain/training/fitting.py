@@ -154,14 +154,15 @@ def fit(
     limits = check_call(
         others, epochs, options, seed, on_interrupt, debug=debug, verbose=verbose, start=start
     )
-    ranks = ranks_of(accelerator_for(accelerator, device), options, lifecycle)
+    placing = accelerator_for(accelerator, device)
+    ranks = ranks_of(placing, options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))
-    saved = find_saved(resume, allow_changes, listening, seed, ranks.group)
+    saved = find_saved(resume, allow_changes, listening, seed, ranks)
     data = ranks.divide(
         load_data(train, valid, evaluations, limits.most, saved.seed, dataloader_options)
     )
     trained = make_model(
-        model, hparams, optimizer, opt_hparams, ranks.accelerator, compile, saved.seed, lifecycle
+        model, hparams, optimizer, opt_hparams, placing, compile, saved.seed, lifecycle
     )
     objective = make_objective(
         loss,

@@ -24,7 +24,7 @@ from statetrain.standard.looping import prediction
 from statetrain.training.ordering import in_order
 from statetrain.training.run import Run
 from statetrain.training.setup.calling import listeners
-from statetrain.training.setup.ranks import joined_predictions, machine_aside
+from statetrain.training.setup.ranks import machine_aside
 from statetrain.training.setup.walker import interms_read
 from statetrain.training.subject import Reads, quietly, refuse_part, subject_of, walk_aside
 from statetrain.validators import check_switches, local_path
@@ -83,10 +83,13 @@ def predict(
     ctx.buffers["preds"] = preds
     with quietly(ctx, machine, inference=stack):  # what is joined outside of it is plain again
         walk_aside(ctx, machine)
-    if not isinstance(preds, Gathering):
-        parts = preds if ctx.news is None else joined_predictions(ctx, preds)
-        return join(parts) if stack else parts
-    return preds.joined()
+    if isinstance(preds, Gathering):
+        return preds.joined()
+    if ctx.news is not None:
+        from statetrain.training.setup.several import joined_predictions
+
+        preds = joined_predictions(ctx, preds)
+    return join(preds) if stack else preds
 
 
 def predict_batches(

@@ -7,14 +7,12 @@ import os
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from attrs import define, evolve, field
 
 from statetrain.callback import unwrapped
-from statetrain.checkpoints.describing import changed_attributes
-from statetrain.checkpoints.restoring import restore
 from statetrain.compute.keyed import caveat
 from statetrain.context.context import Context
 from statetrain.context.history import History, Row
@@ -26,10 +24,12 @@ from statetrain.machine.interrupts import heeded
 from statetrain.machine.machine import Machine
 from statetrain.machine.steps import Steps
 from statetrain.outcome import Failed, Interrupted, Outcome
-from statetrain.trace import Trace, Tracing
 from statetrain.training.claiming import claim
 from statetrain.training.record import RunRecord
 from statetrain.validators import check_whole
+
+if TYPE_CHECKING:
+    from statetrain.trace import Trace
 
 OnInterrupt = Literal["return", "raise", "exit"]
 
@@ -102,6 +102,8 @@ class Run:
         sets = {"train": self.ctx.train_data, "valid": self.ctx.valid_data, **self.ctx.evaluations}
         found = [f"{name} data: {words}" for name, data in sets.items() if (words := caveat(data))]
         if self.ctx.given:
+            from statetrain.checkpoints.describing import changed_attributes
+
             found += changed_attributes(self.model, self.ctx.given["model"])
         return found
 
@@ -119,6 +121,8 @@ class Run:
         return recorded
 
     def _recorded(self) -> Trace | None:
+        from statetrain.trace import Tracing
+
         return next(
             (
                 callback.trace
@@ -152,6 +156,8 @@ class Run:
 
     def _whole_trace(self) -> Trace:
         """Its trace; of a run without one, the rest of what a trace has."""
+        from statetrain.trace import Trace
+
         recorded = self._recorded()
         if recorded is not None:
             return recorded
@@ -328,8 +334,8 @@ class Run:
             CheckpointError: there is no checkpoint, none is whole, or the run has changed.
             BaseException: as `walk`.
         """
-        # A callback is a guest of this floor
         from statetrain.callbacks.checkpointing.finding import find
+        from statetrain.checkpoints.restoring import restore
 
         self._refuse_if_under_way()
         found = find(source, self.machine.callbacks)

@@ -14,6 +14,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import listeners
+from statetrain.training.setup.ranks import Ranks
 from statetrain.training.setup.starting import begin, find_saved
 from statetrain.validators import check_switches, check_word
 
@@ -79,4 +80,5 @@ def run(
     for callback in machine.callbacks:
         callback.check_context(context)
     made = Run(context, machine, on_interrupt)
-    return begin(made, find_saved(resume, allow_changes, machine.callbacks, None, None), start)
+    saved = find_saved(resume, allow_changes, machine.callbacks, None, Ranks())
+    return begin(made, saved, start)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import statetrain as st
 from statetrain import jsons
-from statetrain.checkpoints import optimizers, plain, restoring, snapshot
+from statetrain.checkpoints import optimizers, plain, restoring, settings, snapshot
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
 from statetrain.errors import CheckpointError
@@ -173,7 +173,7 @@ def test_what_callbacks_leave_in_the_context_is_saved(name: str) -> None:
 
 def test_hyperparameters_that_are_no_data_are_kept_in_words() -> None:
     """They are compared, and shown; they need not be read back."""
-    kept = snapshot._lenient({"width": 3, "act": nn.ReLU, "rates": [0.1, float("nan")]})
+    kept = settings.lenient({"width": 3, "act": nn.ReLU, "rates": [0.1, float("nan")]})
     assert kept["width"] == 3
     assert "ReLU" in kept["act"]["words"]
 

@@ -15,7 +15,6 @@ from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 from statetrain.standard.options import FitArguments
-from statetrain.trace import Tracing
 from statetrain.training.setup.words import ELSEWHERE
 from statetrain.validators import check_switches, check_word, is_whole_number
 
@@ -120,14 +119,16 @@ def refuse_schedule(given: Any, argument: str) -> None:
 
 
 def _with_tracing(callbacks: tuple[Callback, ...], trace: Any) -> tuple[Callback, ...]:
-    if isinstance(trace, bool):
-        return (*callbacks, Tracing()) if trace else callbacks
-    if not isinstance(trace, str | os.PathLike):
+    if trace is False:
+        return callbacks
+    if trace is not True and not isinstance(trace, str | os.PathLike):
         raise ConfigError(
             f"trace must be True, False or the path of a file, got {trace!r:.80}; a Tracing goes to"
             " callbacks="
         )
-    return (*callbacks, Tracing(file=trace))
+    from statetrain.trace import Tracing
+
+    return (*callbacks, Tracing(file=None if trace is True else trace))
 
 
 def epochs_of(epochs: Any, options: Mapping[str, Any]) -> Epochs:

@@ -16,8 +16,7 @@ from statetrain.compute.seeding import aside, key
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.ranks.ddp import DDP
-from statetrain.ranks.group import world_size
+from statetrain.ranks.size import world_size
 from statetrain.standard.fusing import update_of
 from statetrain.training.setup.calling import refuse_schedule
 from statetrain.validators import check_word
@@ -91,6 +90,8 @@ def make_model(
 def accelerator_for(given: Any, device: str | torch.device) -> Accelerator:
     """What was given for the accelerator behind our interface; that of a device, if nothing was."""
     if given is None and world_size() > 1:
+        from statetrain.ranks.ddp import DDP
+
         return DDP(device)
     if given is None:
         return Accelerator(device)

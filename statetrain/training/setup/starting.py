@@ -1,26 +1,23 @@
-"""Starting a run: from its beginning, or from where a checkpoint was taken."""
+"""Starting a run: from its beginning, or from where a checkpoint was taken.
+
+What saves and resumes is loaded by runs that do, so that others start sooner.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from attrs import define
 
 from statetrain.callback import Callback, unwrapped
-from statetrain.callbacks.checkpoint import Checkpoint
-from statetrain.callbacks.checkpointing.finding import find
-from statetrain.checkpoints.describing import describe_run
-from statetrain.checkpoints.differences import read_allowed
-from statetrain.checkpoints.restoring import restore
-from statetrain.checkpoints.snapshot import Snapshot
 from statetrain.contracts.checking import monitors_of
 from statetrain.errors import ConfigError
 from statetrain.outcome import Completed
-from statetrain.ranks.group import Processes
 from statetrain.training.run import Run
-from statetrain.training.setup.ranks import shared_seed
+from statetrain.training.setup.ranks import Ranks
 
 log = logging.getLogger("statetrain")
 
@@ -36,7 +33,7 @@ class ResumePoint:
         allow: what may differ, as `fit` takes it.
     """
 
-    snapshot: Snapshot | None
+    snapshot: dict[str, Any] | None
     seed: int | None
     allow: bool | str | Collection[str] = ()
 
@@ -46,12 +43,15 @@ class ResumePoint:
         Raises:
             CheckpointError: it is of another run.
         """
-        if self.snapshot is None:
-            if any(isinstance(one, Checkpoint) for one in map(unwrapped, run.machine.callbacks)):
-                run.ctx.given = describe_run(run.ctx, run.machine)
-            return
-        restore(run.ctx, run.machine, self.snapshot, self.allow)
-        run.at, self.snapshot = self.snapshot["state"], None
+        if self.snapshot is not None:
+            from statetrain.checkpoints.restoring import restore
+
+            restore(run.ctx, run.machine, self.snapshot, self.allow)
+            run.at, self.snapshot = self.snapshot["state"], None
+        elif any(one.saves_run for one in map(unwrapped, run.machine.callbacks)):
+            from statetrain.checkpoints.describing import describe_run
+
+            run.ctx.given = describe_run(run.ctx, run.machine)
 
 
 def find_saved(
@@ -59,27 +59,35 @@ def find_saved(
     allow: bool | str | Collection[str],
     callbacks: Iterable[Callback],
     seed: int | None,
-    group: Processes | None,
+    ranks: Ranks,
 ) -> ResumePoint:
     """What `resume` stands for, read before anything is made; see `find`.
 
     Args:
         resume, allow, seed: as `fit` takes them; `allow` is its `allow_changes`.
         callbacks: what listens.
-        group: the processes, which train with one seed; None is one.
+        ranks: the processes, which train with one seed.
 
     Raises:
         ConfigError: there is no such thing, a word of `allow_changes` is unknown, or there is
             nothing that it could allow.
     """
-    if read_allowed(allow) and resume is None:
+    snapshot = None
+    if resume is not None or allow:
+        snapshot = _read(resume, allow, callbacks)
+    return ResumePoint(snapshot, ranks.seed(seed, snapshot), allow)
+
+
+def _read(resume: Any, allow: Any, callbacks: Iterable[Callback]) -> dict[str, Any] | None:
+    from statetrain.callbacks.checkpointing.finding import find
+    from statetrain.checkpoints.differences import read_allowed
+
+    read_allowed(allow)
+    if resume is None:
         raise ConfigError(
             f"allow_changes={allow!r} would not be used: nothing is resumed; give resume="
         )
-    snapshot = None
-    if resume is not None:
-        snapshot = find(resume, callbacks)
-    return ResumePoint(snapshot, shared_seed(group, seed, snapshot), allow)
+    return find(resume, callbacks)
 
 
 def begin(run: Run, saved: ResumePoint, start: bool) -> Run:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from statetrain.checkpoints.snapshot import settings_of
-from statetrain.compute.compiling import CompiledUpdate, precision_of
+from statetrain.checkpoints.settings import settings_of
 from statetrain.compute.masking import Mask
 from statetrain.context.context import Context
 from statetrain.context.history import History
@@ -33,6 +32,9 @@ from statetrain.training.setup.model import Trained
 from statetrain.training.setup.objective import Objective, set_losses
 from statetrain.training.setup.table import is_own
 from statetrain.training.setup.walker import reads_loss
+
+if TYPE_CHECKING:
+    from statetrain.compute.compiling import CompiledUpdate
 
 
 def make_context(
@@ -172,6 +174,8 @@ def _compiled_step(life: Lifecycle, trained: Trained) -> CompiledUpdate | None:
     update = update_of(life)
     if update is None or not update.compiled or trained.compiling is None:
         return None
+    from statetrain.compute.compiling import CompiledUpdate, precision_of
+
     return CompiledUpdate(
         trained.accelerator.compile,
         trained.model,

@@ -28,7 +28,7 @@ from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.losses.losses import terms_of
-from statetrain.ranks.group import world_size
+from statetrain.ranks.size import world_size
 from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import (
     Fused,
