@@ -134,6 +134,7 @@ from statetrain.standard.recording import record_every as record_every
 from statetrain.standard.retrying import retrying as retrying
 from statetrain.standard.rollback import RollBack as RollBack
 from statetrain.standard.several import several as several
+from statetrain.standard.sharpness import sharpness_aware as sharpness_aware
 from statetrain.standard.supervised import supervised as supervised
 from statetrain.standard.validating_first import validate_first as validate_first
 from statetrain.standard.windows import whole_windows as whole_windows

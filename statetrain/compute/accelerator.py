@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import define, field
 
-from statetrain.compute import keeping, keyed, seeding, weights
+from statetrain.compute import climbing, keeping, keyed, seeding, weights
 from statetrain.compute.chance import Chance, chance_of
 from statetrain.data.placing import pin
 from statetrain.errors import ConfigError
@@ -211,6 +211,14 @@ class Accelerator:
         """Multiplies all learning rates."""
         keeping.lower_rates(ctx, factor)
 
+    def weights(self, ctx: Context) -> climbing.WeightCopies:
+        """A copy of all weights and buffers, which can be put back."""
+        return climbing.weights_of(ctx)
+
+    def climb(self, optimizer: torch.optim.Optimizer, radius: float) -> None:
+        """Moves an optimizer's parameters by a radius along their gradients, which are cleared."""
+        climbing.climb(optimizer, radius)
+
     def first_not_finite(self, ctx: Context) -> str | None:
         """The name of a weight or buffer that is not finite.
 
@@ -315,6 +323,14 @@ class Accelerator:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def versions(self, optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
+        """What tells whether an optimizer's parameters or gradients have changed meanwhile."""
+        return [
+            (parameter._version, id(parameter.grad))
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
         """The gradients of an optimizer's parameters, those that have one."""

@@ -133,7 +133,7 @@ def mixed_precision(life: Lifecycle, precision: Precision) -> Lifecycle:
     _check(life, precision.dtype)
     if life.by_role("report"):
         refuse_late_scale(precision)
-    roles: tuple[str, ...] = ("pred", "loss")
+    roles: tuple[str, ...] = ("pred", "loss", "uphill_pred", "uphill_loss")
     if precision.valid:
         roles += ("valid_pred", "valid_loss", "valid_compute")
     for state in life.by_role(*roles):

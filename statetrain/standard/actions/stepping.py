@@ -51,11 +51,13 @@ def update_weights(ctx: Context) -> None:
 )
 def replay(ctx: Context) -> None:
     "update the weights, replaying pred, loss and backward"
-    fresh = [ctx.loss_grad]  # the first time, it has been computed
+    # The first time, it has been computed, unless the optimizer begins by moving the weights
+    fresh, before = [ctx.loss_grad], ctx.accelerator.versions(ctx.opt)
 
     def closure() -> Any:
-        if fresh:
-            return fresh.pop()
+        loss_there = fresh.pop() if fresh else None
+        if loss_there is not None and ctx.accelerator.versions(ctx.opt) == before:
+            return loss_there
         ctx.accelerator.clear(ctx.opt)
         pred(ctx)
         loss(ctx)
