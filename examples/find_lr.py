@@ -40,7 +40,7 @@ def main(epochs: int = 10, out: str | Path = "runs/find_lr") -> tuple[st.Run, fl
         images, labels, test_size=0.2, stratify=labels, random_state=0
     )
     model = network()
-    # What the optimizer is told beside the rate holds in the search too
+    # What else the optimizer is given applies in the search too
     others = {"weight_decay": 0.01}
 
     found = st.lr_find(

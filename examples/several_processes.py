@@ -5,7 +5,7 @@
 
 Both see the same samples at the same step, and end with the same weights within rounding. `batch_size`
 is that of a step, all ranks together. Kill it anywhere, start it again with any number of processes:
-it goes on where the last checkpoint was taken. With `--max-restarts=3` torchrun does so by itself.
+it resumes where the last checkpoint was taken. With `--max-restarts=3` torchrun does so by itself.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ LIFE = my_lifecycle()
 
 
 class CountSpikes(st.Callback):
-    """Writes into each row of the history how often the weights went back; it goes on counting when a run is continued."""
+    """Writes into each row of the history how often the weights went back; it keeps counting in a resumed run."""
 
     writes = ("history.spikes",)
 

@@ -2,7 +2,7 @@
 
     python examples/vision.py
 
-Two hundred handwritten digits are few. Moved, turned and scaled a little, each time anew, they
+Two hundred handwritten digits are few. Moved, turned and scaled a little, differently each time, they
 are as good as many. With `seed=`, each picture's augmentation is a function of the seed, the epoch and
 the picture, so a run that is repeated or resumed sees the same pictures, with any number of workers.
 """
