@@ -50,6 +50,7 @@ SECTIONS = {
     "footprint.py": "Import and memory",
     "inference.py": "evaluate and predict",
     "fused.py": "The step as one compiled function",
+    "seeding.py": "What a seed costs a batch",
     "growth.py": "What things cost as they grow",
 }
 

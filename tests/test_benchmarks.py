@@ -152,7 +152,7 @@ def test_the_exponent_of_growth() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["engine", "inference", "fused", "startup", "footprint", "growth"]
+    "script", ["engine", "inference", "fused", "startup", "footprint", "growth", "seeding"]
 )
 def test_a_script_gives_its_rows(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     "Each of the smaller scripts runs small, with a name, a number and a unit in each row."

@@ -10,8 +10,9 @@ batch depends on the batch's number alone.
 from __future__ import annotations
 
 import random
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,18 +30,17 @@ class KeyedByBlock:
 
     Args:
         seed: sets it by a number.
-        draw: gives its next number, of 64 bits.
-        skip: draws so many numbers at once.
+        draw: gives its next number.
+        draw_many: gives as many of its next numbers at once.
     """
 
     seed: Callable[[int], object]
     draw: Callable[[], int]
-    skip: Callable[[int], object]
+    draw_many: Callable[[int], Sequence[int]]
     _stream: KeyStream | None = field(default=None, init=False)
-    _block: int = field(default=0, init=False)
-    _position: int = field(default=0, init=False)  # of the batch before, within its block
+    _batch: int = field(default=-1, init=False)  # the one before
     _number: int = field(default=0, init=False)  # the block's key
-    _due: list[int] = field(factory=list, init=False)  # the block's numbers
+    _due: Sequence[int] = field(factory=tuple, init=False)  # the block's numbers
 
     def move_to(self, stream: KeyStream, batch: int) -> None:
         """Puts it to the place of a batch.
@@ -49,22 +49,22 @@ class KeyedByBlock:
             stream: the beginning of the batch's key.
             batch: its number within the stream.
         """
+        position = batch % BLOCK
+        is_next = position and batch == self._batch + 1 and stream is self._stream
+        if not (is_next and self.draw() == self._due[position - 1]):
+            self._seek(stream, batch)
+        self._batch = batch
+
+    def _seek(self, stream: KeyStream, batch: int) -> None:
         block, position = divmod(batch, BLOCK)
-        if block != self._block or stream is not self._stream:
-            self._begin(stream, block)
-        elif position == self._position + 1 and self.draw() == self._due[self._position]:
-            self._position = position
-            return
+        if block != self._batch // BLOCK or stream is not self._stream:
+            self._stream = stream
+            self._number = KeyStream(*stream.parts, "block").key(block)
+            self.seed(self._number)
+            self._due = self.draw_many(BLOCK)
         self.seed(self._number)
         if position:
-            self.skip(position)
-        self._position = position
-
-    def _begin(self, stream: KeyStream, block: int) -> None:
-        self._stream, self._block = stream, block
-        self._number = KeyStream(*stream.parts, "block").key(block)
-        self.seed(self._number)
-        self._due = [self.draw() for _ in range(BLOCK)]
+            self.draw_many(position)
 
 
 def by_block(numpy_generator: Any = None) -> list[KeyedByBlock]:
@@ -73,14 +73,15 @@ def by_block(numpy_generator: Any = None) -> list[KeyedByBlock]:
     Args:
         numpy_generator: the bit generator that numpy has while a run is live; None leaves it out.
     """
-    found = [KeyedByBlock(random.seed, partial(random.getrandbits, 64), _skip_in_python)]
+    found = [KeyedByBlock(random.seed, partial(random.getrandbits, 64), _draw_many)]
     if (raw := getattr(numpy_generator, "random_raw", None)) is not None:
-        found.append(KeyedByBlock(_seed_numpy, raw, raw))
+        found.append(KeyedByBlock(_seed_numpy, raw, lambda count: raw(count).tolist()))
     return found
 
 
-def _skip_in_python(numbers: int) -> None:
-    random.getrandbits(64 * numbers)
+def _draw_many(count: int) -> Sequence[int]:
+    """Numbers of 64 bits from Python's generator, which fills longer ones from the lowest bits."""
+    return struct.unpack(f"<{count}Q", random.getrandbits(64 * count).to_bytes(8 * count, "little"))
 
 
 def _seed_numpy(number: int) -> None:

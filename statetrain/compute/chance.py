@@ -91,8 +91,7 @@ class Chance:
         if not self._is_live:  # a custom lifecycle may have no scope that gives them back
             seed_all(stream.key(batch), self.device, torch_alone=self.torch_alone)
             return
-        if not self._is_locked or self._host is None:
-            self.borrow()
+        self.borrow()
         seed_all(stream.key(batch), self._other, torch_alone=True)
         for generator in self._by_block:
             generator.move_to(stream, batch)
@@ -110,7 +109,8 @@ class Chance:
         """
         if threading.active_count() > 1:
             self.give_back()
-        self._unlock()
+        else:
+            self._unlock()
 
     def give_back(self) -> None:
         """Restores the host's states, and lets other runs continue."""
@@ -183,7 +183,7 @@ def _restore_second_normal(before: dict[str, Any]) -> None:
 
 
 def _acquire() -> None:
-    if LOCK.acquire(blocking=False):  # waiting with a limit of time takes longer
+    if LOCK.acquire(False):  # waiting with a limit of time takes longer
         return
     if LOCK.acquire(timeout=_PATIENCE):
         return
