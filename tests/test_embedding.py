@@ -219,11 +219,14 @@ def breaks(ctx: st.Context) -> None:
         ({"loss": lambda pred, target: pred.mean() * torch.nan}, "NonFiniteLoss"),
         ({"callbacks": breaks}, "ZeroDivisionError"),
         ({"train": Broken}, "OSError"),
-        ({"checkpoint": True, "loss": failing}, "ValueError"),
+        ({"own": st.Checkpoint, "loss": failing}, "ValueError"),
         ({"metrics": failing, "valid": 0.25}, "ValueError"),
+        ({"trace": True, "loss": failing}, "ValueError"),
+        ({"own": lambda _: st.EMA(0.9), "loss": failing}, "ValueError"),
     ],
     ids=[
         *("memory", "loss", "seed", "not finite", "hook", "data", "saved", "metric"),
+        *("traced", "averaged"),
     ],
 )
 def test_a_run_that_failed_is_freed_with_its_error(
@@ -233,8 +236,8 @@ def test_a_run_that_failed_is_freed_with_its_error(
     seen: list[tuple[Any, Any]] = []
     fit(epochs=1)  # what is imported with the first run leaves cycles behind
     more = dict(more)
-    if more.pop("checkpoint", False):
-        more["callbacks"] = st.Checkpoint(tmp_path)
+    if own := more.pop("own", None):
+        more["callbacks"] = own(tmp_path)
     make = more.pop("train", lambda inputs: (inputs, Y))
     gc.collect()
     gc.disable()
@@ -248,7 +251,7 @@ def test_a_run_that_failed_is_freed_with_its_error(
             kept = error.run.outcome.error  # type: ignore[attr-defined]  # a promise of `fit`
             seen += [(type(one).__name__, one.__notes__) for one in (error, kept)]
             del kept
-        del model, inputs
+        del model, inputs, given, more
         assert [reference() for reference in freed] == [None, None]
     finally:
         gc.enable()
@@ -355,7 +358,10 @@ def test_tables_and_guards_are_pickled(thing: Any) -> None:
 
 def test_machines_and_callbacks_are_pickled_before_and_after_a_run(tmp_path: Path) -> None:
     """A machine is made anew of its parts, and walks the same table."""
-    callbacks = [st.Checkpoint(tmp_path), st.EMA(), st.KeepBest("train_loss"), st.Progress()]
+    callbacks = [
+        *(st.Checkpoint(tmp_path), st.EMA(), st.KeepBest("train_loss"), st.Progress()),
+        *(st.Tracing(), st.CollectGarbage()),
+    ]
     machine = pickle.loads(pickle.dumps(st.Machine(st.supervised(), callbacks)))
     assert machine.lifecycle == st.supervised()
     assert [type(one) for one in machine.callbacks] == [type(one) for one in callbacks]

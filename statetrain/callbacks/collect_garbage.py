@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
@@ -67,6 +67,10 @@ class CollectGarbage(Callback):
                 gc.unfreeze()
 
         ctx.defer(switch_on)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again from its interval: a bound test cannot be pickled."""
+        return type(self), (self.every,)
 
     def __repr__(self) -> str:
         return f"CollectGarbage({self.every.label!r})"

@@ -25,7 +25,7 @@ def make_call(plan: Plan, ctx: Position, work: Work) -> None:
 
 def depart(ctx: Position, arrow: Transition) -> None:
     """Records that an arrow is being taken."""
-    ctx.flight.append(((arrow, arrow.dest), (), (arrow,)))
+    ctx.flight.append(((arrow, arrow.dest), (arrow,)))
 
 
 def land(life: Lifecycle, ctx: Position, arrow: Transition) -> None:

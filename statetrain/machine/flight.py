@@ -17,16 +17,16 @@ _LONGEST = 16  # states of a loop that is shown once
 
 def taken_last(ctx: Position) -> list[Transition]:
     """The last transitions of a run, oldest first; the one that it broke off in is the last."""
-    return [arrow for landing in ctx.flight for arrow in landing[2]][-LAST:]
+    return [arrow for landing in ctx.flight for arrow in landing[1]][-LAST:]
 
 
 def cut_short(ctx: Position) -> None:
     """Removes the transitions that a stretch did not take because of an exception."""
     if not ctx.flight:
         return
-    end, row, stretch = ctx.flight[-1]
+    end, stretch = ctx.flight[-1]
     if ctx.transition in stretch:
-        ctx.flight[-1] = (end, row, stretch[: stretch.index(ctx.transition) + 1])
+        ctx.flight[-1] = (end, stretch[: stretch.index(ctx.transition) + 1])
 
 
 def in_words(transitions: Iterable[Transition], width: int = 110) -> str:

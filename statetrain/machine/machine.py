@@ -337,19 +337,20 @@ class Machine:
 
         `works` is what taking one arrow calls (or a stretch of arrows between which nothing is
         asked): pairs of a place, which is published meanwhile, and a function. A `landing` is where
-        it ends: the place, the row that is asked there, and the arrows of the stretch. A `row` has
-        the arrows out of a state, each as its test, its works and its landing.
+        it ends: the place, whose row is asked there, and the arrows of the stretch. A `row` has
+        the arrows out of a state, each as its test, its works and its landing. Rows are looked up
+        by name, so that they make no cycles: what a callback holds is freed with the machine.
         """
         plan = self.plan
         if watched:
             rows = plan.stepwise
         else:
             rows = plan.fused
-        works, landing = plan.stretch(self.lifecycle.start, START, rows, not watched)
+        works, landing = plan.stretch(self.lifecycle.start, START, not watched)
         if opening is not None:
             arrow, calls = opening
             works = tuple(map(plan.call, calls))
-            landing = ((arrow, arrow.dest), rows[arrow.dest], (arrow,))
+            landing = ((arrow, arrow.dest), (arrow,))
         work = ask = None
         remember = ctx.flight.append
         while True:
@@ -361,7 +362,8 @@ class Machine:
                     for ctx.place, work in works:
                         if work(ctx) is not None:
                             raise junk(plan, ctx, work)
-                    ctx.place, row, _ = landing
+                    ctx.place = place = landing[0]
+                    row = rows[place[1]]
                     work = ask = None
                     if watched and row:
                         yield ctx.transition
@@ -379,7 +381,7 @@ class Machine:
                         return
             except BaseException as error:  # an event that an arrow takes, or it is raised again
                 arrow, active, unheard = caught(plan, ctx, error, work, ask)
-                works, landing = plan.stretch(arrow, active, rows, not watched, unheard)
+                works, landing = plan.stretch(arrow, active, not watched, unheard)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made again from its parts where it is unpickled: the plan is full of bound functions."""

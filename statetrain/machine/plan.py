@@ -63,10 +63,10 @@ _LONGEST = 64
 """Arrows in a straight stretch that are joined, at most: what is laid out grows with its square."""
 
 PlannedCall: TypeAlias = tuple[tuple[Transition, str], Callable[[Any], None]]
+# The last transition of a list and where it led; and all transitions of the list, for the flight
+# recorder.
+Landing: TypeAlias = tuple[tuple[Transition, str], tuple[Transition, ...]]
 PlanRow: TypeAlias = "list[tuple[Callable[[Any], bool] | None, tuple[PlannedCall, ...], Landing]]"
-# The last transition of a list and where it led, what is asked there; and all transitions of the
-# list, for the flight recorder.
-Landing: TypeAlias = tuple[tuple[Transition, str], PlanRow, tuple[Transition, ...]]
 
 _Bound: TypeAlias = "tuple[Test, tuple[Callable[[Any], None], ...]]"
 """The test of a guard at a place, and what it remembers when an arrow there has been taken."""
@@ -147,10 +147,8 @@ class Plan:
         return self._rows(is_fused=False)
 
     def _rows(self, *, is_fused: bool) -> dict[str, PlanRow]:
-        rows: dict[str, PlanRow] = {name: [] for name in (*self.lifecycle.names, FAILED)}
-        for name in self.lifecycle.names:
-            rows[name].extend(self._row(name, rows, is_fused))
-        return rows
+        rows = {name: self._row(name, is_fused) for name in self.lifecycle.names}
+        return {**rows, FAILED: []}
 
     # ------------------------------------------------------------ the calls of an arrow
 
@@ -342,7 +340,7 @@ class Plan:
             function = callback.wrap_call(function, state, hook)
         return function
 
-    def _row(self, name: str, rows: dict[str, PlanRow], is_fused: bool) -> PlanRow:
+    def _row(self, name: str, is_fused: bool) -> PlanRow:
         row: PlanRow = []
         told = self._asks or not is_fused
         first = True
@@ -351,7 +349,7 @@ class Plan:
             if arrow.guard is not None:
                 ask = self._measured(self.test(arrow, told, first), name)
                 first = False
-            row.append((ask, *self.stretch(arrow, name, rows, is_fused)))
+            row.append((ask, *self.stretch(arrow, name, is_fused)))
         return row
 
     def tests_at(self, state: str) -> Iterator[tuple[Transition, Any]]:
@@ -388,7 +386,6 @@ class Plan:
         self,
         arrow: Transition,
         active: str,
-        rows: dict[str, PlanRow],
         is_fused: bool,
         unheard: frozenset[int] = NOBODY,
     ) -> tuple[tuple[PlannedCall, ...], Landing]:
@@ -406,7 +403,7 @@ class Plan:
             arrow, active = onward[0], arrow.dest
             calls += self._calls(arrow, active, NOBODY)
             taken.append(arrow)
-        return calls, ((arrow, arrow.dest), rows[arrow.dest], tuple(taken))
+        return calls, ((arrow, arrow.dest), tuple(taken))
 
 
 def _not_an_anchor(life: Lifecycle, at: str) -> LifecycleError:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
+
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -16,7 +18,7 @@ from statetrain.lifecycle.state import FAILED, START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import answers_to
 from statetrain.naming import did_you_mean
-from statetrain.outcome import Failed
+from statetrain.outcome import Failed, Outcome
 from statetrain.trace.tape import COUNTERS, UNCOUNTED, Tape, TapeRow
 from statetrain.trace.value import Trace
 from statetrain.trace.writing import TraceWriting
@@ -92,7 +94,8 @@ class Tracing(Callback):
         else:
             self.file = local_path("Tracing", file)
         self.asks = answers
-        self._lifecycle, self._clock = lifecycle, clock
+        self._clock = clock
+        self._given_table = self._table = lifecycle
         self._counters, self._times = counters or file is not None, times or file is not None
         self._given = values
         self._host_only = values is None  # wait for no number unless it is asked for
@@ -108,8 +111,10 @@ class Tracing(Callback):
             self._full = 2 * last
         else:
             self._full = 1 << 62
-        self._ctx: Any = None
-        self._began = 0.0
+        self._ctx: Any = None  # until the run ends: it has this callback, and would never be freed
+        self._history: Any = None
+        self._ended: tuple[Outcome | None, str] = None, ""  # how, and the error in words
+        self._began: float | None = None
         self._writing: TraceWriting | None = None
         self._written = 0  # transitions that are in the file
         self._due = 0.0  # the time at which to write next
@@ -143,19 +148,17 @@ class Tracing(Callback):
     def trace(self) -> Trace:
         """What was recorded so far."""
         taken, moments, dropped, earlier = self._tape.kept()
-        ctx = self._ctx
-        if ctx is None:
-            return Trace(
-                taken, dropped, self._lifecycle, moments=moments, rows=self._rows(), earlier=earlier
-            )
+        outcome, error = self._ended
+        if self._ctx is not None:
+            outcome, error = self._ctx.outcome, _in_words(self._ctx.error)
         return Trace(
             taken,
             dropped,
-            self._lifecycle or ctx.machine.lifecycle,
+            self._table,
             moments=moments,
             rows=self._rows(),
-            outcome=ctx.outcome,
-            error=_in_words(ctx.error),
+            outcome=outcome,
+            error=error,
             earlier=earlier,
         )
 
@@ -194,7 +197,7 @@ class Tracing(Callback):
         """How far the trace is, and in which file."""
         self._write()
         seconds = 0.0
-        if self._ctx is not None:
+        if self._began is not None:
             seconds = self._clock() - self._began
         return {"count": self._tape.count, "seconds": seconds, "id": self._file_id()}
 
@@ -211,10 +214,12 @@ class Tracing(Callback):
     # ------------------------------------------------------------ recording
 
     def _begin(self, ctx: Context) -> None:
-        goes_on = bool(getattr(ctx, "epoch", 0)) and ctx is self._ctx  # another fit of the same run
+        has_begun = bool(getattr(ctx, "epoch", 0))
+        goes_on = has_begun and getattr(ctx, "history", None) is self._history
         seconds = 0.0
         resumed = None
-        if goes_on:
+        if goes_on:  # another fit of the same run
+            assert self._began is not None
             seconds = self._clock() - self._began
             resumed = self._tape.count
         else:
@@ -225,6 +230,9 @@ class Tracing(Callback):
 
     def _open(self, ctx: Context, seconds: float) -> None:
         self._ctx, self._began = ctx, self._clock() - seconds
+        self._history = getattr(ctx, "history", None)
+        self._table = self._given_table or ctx.machine.lifecycle
+        ctx.defer(self._finish)
         self._counts_with = self._counters and all(hasattr(ctx, name) for name in COUNTERS)
 
     def _record(self, ctx: Context, taken: Transition) -> None:
@@ -232,7 +240,7 @@ class Tracing(Callback):
         if self._detailed:
             now = self._clock()
             if self._times:
-                time = now - self._began
+                time = now - self._began  # type: ignore[operator]  # it has begun
             else:
                 time = None
             if self.asks:
@@ -275,25 +283,23 @@ class Tracing(Callback):
         return found or None
 
     def _rows(self) -> list[TapeRow]:
-        history = getattr(self._ctx, "history", None)
-        if history is None:
+        if self._history is None:
             return []
-        rows: list[TapeRow] = history.rows
+        rows: list[TapeRow] = self._history.rows
         return rows
 
     # ------------------------------------------------------------ the file
 
     def _start_file(self, ctx: Context, resumed: int | None, of: str) -> None:
         assert self.file is not None
-        life = self._lifecycle or ctx.machine.lifecycle
+        assert self._table is not None
         try:
-            self._writing = TraceWriting.open(self.file, life, ctx, self.asks, resumed, of)
+            self._writing = TraceWriting.open(self.file, self._table, ctx, self.asks, resumed, of)
         except OSError as error:
             self._give_up(error)
             return
         self._written = self._tape.count
         self._due = self._clock() + _PAUSE
-        ctx.defer(self._finish)
 
     def _write(self) -> None:
         """Writes what the file has not yet."""
@@ -315,16 +321,16 @@ class Tracing(Callback):
     def _finish(self) -> None:
         """On every path a run ends with its clean-ups, and by then the outcome is known."""
         self._write()
+        outcome = self._ctx.outcome
+        if isinstance(outcome, Failed):
+            outcome = evolve(outcome, error=None)  # it has the run, which has this callback
+        self._ended = outcome, _in_words(self._ctx.error)
+        self._ctx = None
         if self._writing is None:
             return
-        ctx = self._ctx
+        assert self._began is not None
         try:
-            self._writing.end(
-                ctx.outcome,
-                _in_words(ctx.error),
-                self._tape.count,
-                self._clock() - self._began,
-            )
+            self._writing.end(*self._ended, self._tape.count, self._clock() - self._began)
         except OSError as error:
             self._give_up(error)
 
