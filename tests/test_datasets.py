@@ -116,9 +116,21 @@ def test_a_column_of_words_is_named() -> None:
             {"train": TensorDataset(X, Y), "test": TensorDataset(X, Y)},
             r"train is a dict of datasets, 'train', 'test'; give one of them: train=data\['train'\]",
         ),
+        ({"a": [(X, Y)]}, r"train is a dict of datasets, 'a'; give one of them: train=data\['a'\]"),
+        ({"x": X, "y": Y.tolist()}, "train is a dict of columns, and 'y' cannot be one"),
         (lambda samples: samples, "a collate function goes to dataloader_options="),
+        (TensorDataset, "train is the class TensorDataset; make an instance"),
+        (torch.nn.Linear(4, 2), "train is a Linear; the model is the first argument"),
+        (torch.utils.data.RandomSampler(X), "give the dataset, and dataloader_options="),
+        (lambda: TensorDataset(X, Y), "returns a TensorDataset, and it has to return an iterable"),
+        (lambda: (X, Y), "returns a tuple, and it has to return an iterable of batches"),
+        (lambda: None, "returns a NoneType, and it has to return an iterable of batches"),
     ],
-    ids=["a mapping of datasets", "a collate function"],
+    ids=[
+        *("a mapping of datasets", "a mapping of loaders", "a list as a column"),
+        *("a collate function", "a class", "a model", "a sampler"),
+        *("a function for a dataset", "a function for tensors", "a function for nothing"),
+    ],
 )
 def test_what_belongs_elsewhere_is_told_so(data: Any, message: str) -> None:
     """The message names the right place."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from attrs import frozen
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from statetrain.data.datasets import Rows, as_dataset, unchanged
 from statetrain.data.sizes import length
+from statetrain.data.structure import is_array
 from statetrain.data.tensors import TensorLoader, takes_whole_batches
 from statetrain.errors import ConfigError
 
@@ -54,7 +55,7 @@ def as_loader(
             " them where it is made"
         )
     if callable(data) and not isinstance(data, Iterable):
-        return Fresh(data)
+        return Fresh(data, name)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | torch.Tensor):
         raise ConfigError(
             f"{name} must be a DataLoader, a Dataset, tensors, arrays or an iterable of batches,"
@@ -65,18 +66,37 @@ def as_loader(
 
 def _refuse_misplaced(data: Any, name: str) -> None:
     """Raises a `ConfigError` for what belongs elsewhere, or is not data but holds it."""
-    if isinstance(data, Mapping):
-        parts = [str(key) for key, value in data.items() if as_dataset(value) is not None]
-        if parts and len(parts) == len(data):
-            raise ConfigError(
-                f"{name} is a {type(data).__name__} of datasets, {', '.join(map(repr, parts))};"
-                f" give one of them: {name}=data[{parts[0]!r}]"
-            )
+    kind = type(data).__name__
+    if isinstance(data, type):
+        raise ConfigError(f"{name} is the class {data.__name__}; make an instance of it")
+    if isinstance(data, torch.nn.Module):
+        raise ConfigError(f"{name} is a {kind}; the model is the first argument, the data the next")
+    if isinstance(data, Sampler):
+        raise ConfigError(
+            f"{name} is a {kind}; give the dataset, and dataloader_options={{'sampler': ...}}"
+        )
+    if isinstance(data, Mapping) and data:
+        _refuse_mapping(data, name)
     if callable(data) and not isinstance(data, Iterable) and _needs_arguments(data):
         raise ConfigError(
-            f"{name} is a {type(data).__name__} that takes arguments, and a function that makes"
+            f"{name} is a {kind} that takes arguments, and a function that makes"
             " data takes none; a collate function goes to dataloader_options={'collate_fn': ...}"
         )
+
+
+def _refuse_mapping(data: Mapping[Any, Any], name: str) -> NoReturn:
+    kind = type(data).__name__
+    if any(map(is_array, data.values())):
+        others = [str(key) for key, value in data.items() if not is_array(value)]
+        raise ConfigError(
+            f"{name} is a {kind} of columns, and {', '.join(map(repr, others))} cannot be one; give"
+            " tensors or arrays with one row a sample"
+        )
+    parts = [repr(str(key)) for key in data]
+    raise ConfigError(
+        f"{name} is a {kind} of datasets, {', '.join(parts)}; give one of them:"
+        f" {name}=data[{parts[0]}]"
+    )
 
 
 def _needs_arguments(function: Callable[..., Any]) -> bool:
@@ -131,9 +151,23 @@ class Fresh:
 
     Args:
         function: returns an iterable of batches.
+        name: what the data is called in errors.
     """
 
     function: Callable[[], Iterable[Any]]
+    name: str = "data"
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.function())
+        """Its batches.
+
+        Raises:
+            ConfigError: the function returns samples, or nothing that can be iterated over.
+        """
+        made = self.function()
+        has_samples = not isinstance(made, IterableDataset) and as_dataset(made) is not None
+        if has_samples or not isinstance(made, Iterable):
+            raise ConfigError(
+                f"{self.name} is a function that returns a {type(made).__name__}, and it has to"
+                " return an iterable of batches; give a dataset or tensors themselves"
+            )
+        return iter(made)
