@@ -64,10 +64,42 @@ def check_whole(
         )
 
 
-def check_positive(name: str, value: object) -> None:
-    """Refuses what is not a finite number above 0, with a `ConfigError`."""
-    if not is_number(value) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number above 0, got {value!r:.80}")
+def check_positive(name: str, value: object, what: str = "number", finite: bool = True) -> None:
+    """Refuses what is not a number above 0, with a `ConfigError`.
+
+    Args:
+        name: of the argument, with its owner.
+        value: what was given.
+        what: what it is, for the message.
+        finite: whether infinity is refused.
+    """
+    if not is_number(value) or not value > 0 or (finite and value == math.inf):
+        raise ConfigError(f"{name} must be a {what} above 0, got {value!r:.80}")
+
+
+def check_not_negative(name: str, value: object, what: str = "number") -> None:
+    """Refuses what is not a finite number of at least 0, with a `ConfigError`.
+
+    Args:
+        name: of the argument, with its owner.
+        value: what was given.
+        what: what it is, for the message.
+    """
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise ConfigError(f"{name} must be a {what} of at least 0, got {value!r:.80}")
+
+
+def check_interval(name: str, value: object, *units: str) -> None:
+    """Refuses a number in place of an interval, with a `ConfigError` that says what to write.
+
+    Args:
+        name: of the argument, with its owner.
+        value: what was given.
+        units: those that are usual here; "steps" if there are none.
+    """
+    if isinstance(value, int | float):
+        written = " or ".join(f'Every({value}, "{unit}")' for unit in units or ("steps",))
+        raise ConfigError(f"{name} takes an interval with its unit, got {value!r}; write {written}")
 
 
 def check_word(
@@ -152,6 +184,25 @@ def positive(instance: Any, attribute: Attribute[Any], value: Any) -> None:
 def whole(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """A whole number of at least 1."""
     check_whole(_name_of(instance, attribute), value)
+
+
+def whole_from(least: int) -> Validator:
+    """A whole number of at least `least`."""
+
+    def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        check_whole(_name_of(instance, attribute), value, least)
+
+    return check
+
+
+def not_negative(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    """A finite number of at least 0."""
+    check_not_negative(_name_of(instance, attribute), value)
+
+
+def interval(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    """An interval with its unit."""
+    check_interval(_name_of(instance, attribute), value)
 
 
 def switch(instance: Any, attribute: Attribute[Any], value: Any) -> None:

@@ -394,8 +394,8 @@ def test_better(value, best, mode, expected):
         ({"patience": 0}, "patience must be a whole number of at least 1, got 0"),
         ({"patience": 2.0}, "patience must be a whole number of at least 1, got 2.0"),
         ({"mode": "low"}, "mode must be one of 'min', 'max', 'zero', got 'low'"),
-        ({"min_delta": -0.1}, "min_delta must not be below 0, got -0.1"),
-        ({"min_delta": math.nan}, "min_delta must not be below 0, got nan"),
+        ({"min_delta": -0.1}, "min_delta must be a number of at least 0, got -0.1"),
+        ({"min_delta": math.nan}, "min_delta must be a number of at least 0, got nan"),
     ],
     ids=str,
 )

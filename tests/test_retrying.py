@@ -163,5 +163,5 @@ def test_a_request_to_stop_is_heard_while_it_waits():
 
     run = fit(Flaky({3: 9}), retrying(LIFE, 5, wait=1000.0), seed=1, callbacks=[stop])
     assert run.outcome == st.Stopped(1, "no patience")
-    with pytest.raises(st.ConfigError, match="wait is a number of seconds"):
+    with pytest.raises(st.ConfigError, match="wait must be a number of seconds"):
         retrying(LIFE, wait=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -9,16 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from statetrain.callback import Callback, unwrapped
+from statetrain.callback import Callback
 from statetrain.callbacks.checkpointing.due import Due
+from statetrain.callbacks.checkpointing.own_directory import OwnDirectory
 from statetrain.callbacks.checkpointing.retention import Retention
-from statetrain.callbacks.checkpointing.trial import clear_trial, try_disk, try_disk_together
-from statetrain.callbacks.checkpointing.writing import CheckpointWriting
+from statetrain.callbacks.checkpointing.trial import try_run
+from statetrain.callbacks.checkpointing.writing import CheckpointWriting, writer_of
 from statetrain.callbacks.monitoring import read_monitor
-from statetrain.checkpoints import checkpoint, directory, failure, plain
-from statetrain.checkpoints.checkpoint import Log, Saved
+from statetrain.callbacks.peers import peers_in, place_among
+from statetrain.checkpoints import checkpoint, directory, plain
+from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.frozen import frozen_sums, leave_out_frozen
-from statetrain.checkpoints.lock import Lock
 from statetrain.checkpoints.origin import describe_origin, optimizer_settings
 from statetrain.checkpoints.progress import (
     counters_of,
@@ -28,9 +30,8 @@ from statetrain.checkpoints.progress import (
     number_of,
     optimizers_of,
 )
-from statetrain.checkpoints.rowlog import LANES, Lane
 from statetrain.checkpoints.snapshot import Snapshot, join_in, snapshot
-from statetrain.checkpoints.together import attempt, write_together
+from statetrain.checkpoints.together import attempt
 from statetrain.compute.keeping import first_not_finite
 from statetrain.context.position import Position
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
@@ -38,10 +39,9 @@ from statetrain.guards.base import Guard, as_guard
 from statetrain.guards.comparing import Direction
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.machine.agreeing import Group
-from statetrain.validators import check_switches, check_whole, local_path
+from statetrain.validators import check_interval, check_switches, check_whole, local_path
 
-_FEW = 200  # rows and records that are part of each checkpoint; more are in a file that grows
+log = logging.getLogger("statetrain")
 
 
 class Checkpoint(Callback):
@@ -129,23 +129,18 @@ class Checkpoint(Callback):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_whole("Checkpoint: keep", keep)
-        check_switches("Checkpoint", at_end=at_end, preflight=preflight, background=background)
-        check_switches("Checkpoint", trained_only=trained_only)
+        check_switches("Checkpoint", at_start=at_start, at_end=at_end, preflight=preflight)
+        check_switches("Checkpoint", background=background, trained_only=trained_only)
         # Without a monitor nothing is compared, but what is given has to be sound
         by = read_monitor("Checkpoint", monitor or "nothing", mode, min_delta)
-        if isinstance(every, int | float):
-            raise ConfigError(
-                f"Checkpoint: every takes an interval with its unit, got {every!r}; write"
-                f' Every({every}, "steps")'
-            )
+        check_interval("Checkpoint: every", every)
         if keep_every is not None and not _counts_training(keep_every):
             raise ConfigError(
                 "Checkpoint: keep_every takes an interval in epochs or steps, such as"
                 f' Every(10, "epochs"), got {keep_every!r}'
             )
-        self.redirect(
-            Path(os.path.abspath(local_path("Checkpoint", folder)))
-        )  # a script may change the working directory
+        # A script may change the working directory
+        self.redirect(Path(os.path.abspath(local_path("Checkpoint", folder))))
         self.every = as_guard(every)
         self.keep = keep
         self.monitor = monitor
@@ -164,30 +159,28 @@ class Checkpoint(Callback):
         if monitor is not None:
             self.monitors = (monitor,)
             self._retention = Retention(keep, by, keep_every)
-        self.saved: list[Saved] = []
-        """The checkpoints in the directory, the newest first.
-
-        They are known from the start of the run.
-        """
         self.resumed: Saved | None = None
         """The checkpoint that the run was resumed from, if it was."""
-        self._writing: CheckpointWriting | None = None
         self._forget()
 
     def redirect(self, folder: Path) -> None:
         """Saves into another directory."""
         self.folder = folder
-        self._lock = Lock(folder)
-        self._lanes = [Lane(folder / name) for name in LANES]
+        self._own = OwnDirectory(folder)
 
     def _forget(self) -> None:
         self._due = Due()
+        self._writing: CheckpointWriting | None = None
         self._origin: dict[str, str | None] = {}
         self._began = False  # whether the directory is this run's
         self._follows = False  # whether another rank owns the directory, and this one takes part
         self._shards = False  # whether each rank holds, and writes, a part of the weights
         self._judged: Any = None  # the last row that was looked at
-        self._warned = False  # whether it was said that a forked child saves nothing
+
+    @property
+    def saved(self) -> list[Saved]:
+        """The checkpoints in the directory, the newest first; known from the start of the run."""
+        return self._own.saved
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Looks for anchors: without one, nothing would ever be saved."""
@@ -201,20 +194,28 @@ class Checkpoint(Callback):
 
     def on_enter_fit(self, ctx: Position) -> None:
         """Takes the directory and tests the disk; a later phase has both already."""
-        if self._lock.held or self._follows:
+        if self._takes_part:
             return
         self._open(ctx)
-        if self.trained_only and is_fresh(ctx):  # later, what was trained may be frozen
+        if is_fresh(ctx):
+            self._start(ctx)
+        else:
+            self._begin()
+
+    def _start(self, ctx: Position) -> None:
+        """Begins a run from scratch."""
+        if self.trained_only:  # later, what was trained may be frozen
             self._frozen = frozen_sums(ctx)
-        if is_fresh(ctx) and self.saved:
+        if self.saved:
             raise CheckpointError(
                 f"{self.folder} has checkpoints of an earlier run, the newest {self.saved[0].name};"
                 " resume it by fit(..., resume='last'), give this run another directory, or"
                 " delete that one"
             )
         self._begin()
-        if is_fresh(ctx) and self.preflight:
-            self._try(ctx)
+        if self.preflight:
+            seconds = try_run(ctx, self.folder, self.clock, self._shards)
+            ctx.save_seconds = max(ctx.save_seconds, seconds)
 
     def on_resume(self, ctx: Position) -> None:
         """Takes the directory, and sets aside the files that were found to be broken.
@@ -222,37 +223,32 @@ class Checkpoint(Callback):
         They were found while looking for a whole checkpoint.
         """
         self._open(ctx)
-        if self.resumed is not None:
-            later = [saved for saved in self.saved if saved.sequence > self.resumed.sequence]
-            if self._follows:
-                self.saved = [saved for saved in self.saved if saved not in later]
-            else:
-                directory.weed(later)
-                self.saved = directory.complete(self.folder)
+        if self.resumed is not None and self._follows:
+            last = self.resumed.sequence
+            self._own.saved = [saved for saved in self.saved if saved.sequence <= last]
+        elif self.resumed is not None:
+            self._own.weed_after(self.resumed)
         self._begin()
 
     def _begin(self) -> None:
         self._began = True
-        if self._follows:
-            return
-        (self.folder / failure.FILE).unlink(missing_ok=True)
+        if not self._follows:
+            self._own.forget_failure()
 
     def on_anchor(self, ctx: Position) -> None:
         """Responds to a signal, and saves if a checkpoint is due."""
-        if not self._lock.held and not self._follows:  # an evaluation, or the like
-            self._warn_a_forked_child()
+        if not self._takes_part:  # an evaluation, or the like
+            self._own.warn_a_forked_child()
             return
         if ctx.interrupt is not None:
             ctx.request_stop(ctx.interrupt)
-        self._keep_up(ctx)
-        if not self._is_due(ctx):
-            return
-        name = _find_not_finite(ctx)
-        if name is not None:  # the checkpoints that are there are worth more
-            checkpoint.log.warning(
-                "the run is not saved in %s: %s is not finite", ctx.where(), name
-            )
-            return
+        self._own.lock.touch(ctx.clock())
+        if self._writing is not None and self._writing.is_over:
+            self._collect(ctx)
+        if self._is_due(ctx) and _is_finite(ctx):
+            self._save_in_the_run(ctx)
+
+    def _save_in_the_run(self, ctx: Position) -> None:
         if self.background:
             self._hand_over(ctx)
         elif ctx.news is None:
@@ -262,49 +258,26 @@ class Checkpoint(Callback):
             attempt(ctx.news.group, "save the run", partial(self._save_as_rank, ctx))
 
     def _save_as_rank(self, ctx: Position) -> None:
-        self.save(ctx)
-
-    def _keep_up(self, ctx: Position) -> None:
-        """Shows that the run is alive, and collects what has been written since."""
-        if self._lock.held:
-            self._lock.touch(ctx.clock())
-        if self._writing is not None and self._writing.is_over:
-            self._collect(ctx)
-
-    def _warn_a_forked_child(self) -> None:
-        if self._lock.inherited and not self._warned:
-            self._warned = True
-            checkpoint.log.warning(
-                "this process was forked from the run that owns %s: it saves nothing there",
-                self.folder,
-            )
+        self.save(ctx)  # what it returns is not for the other ranks
 
     def on_enter_failed(self, ctx: Position) -> None:
         """Notes in the error, and in a file, where the run can be resumed from."""
-        if not (self._lock.held and (self._began or self.saved)):
+        error = ctx.error
+        if error is None or not (self._own.lock.held and (self._began or self.saved)):
             return
-        assert ctx.error is not None
         try:
             self._collect(ctx)
         except Exception as second:
-            ctx.error.add_note(
-                f"statetrain: the checkpoint that was being written is lost: {second!r}"
-            )
+            error.add_note(f"statetrain: the checkpoint that was being written is lost: {second!r}")
         newest = None
         if self.saved:
             newest = self.saved[0].path
-            ctx.error.add_note(
+            error.add_note(
                 f"statetrain: the newest checkpoint is {newest}; fit(..., resume='last') resumes"
                 " from there"
             )
-        if not self._began:
-            return
-        try:
-            failure.write(self.folder, failure.describe(ctx, ctx.error, newest))
-        except Exception as second:  # a full disk, say; the error itself is worth more
-            checkpoint.log.warning(
-                "%s could not be written: %s", self.folder / failure.FILE, second
-            )
+        if self._began:
+            self._own.note_failure(ctx, error, newest)
 
     # ------------------------------------------------------------ saving
 
@@ -319,9 +292,8 @@ class Checkpoint(Callback):
                 in it cannot be saved, and the message names it.
             OSError: the disk is full, or the like. The checkpoints that are there stay whole.
         """
-        life = ctx.machine.lifecycle
-        if ctx.state not in life.names or not life.state(ctx.state).anchor:
-            anchors = [state.name for state in life.states if state.anchor]
+        anchors = [state.name for state in ctx.machine.lifecycle.states if state.anchor]
+        if ctx.state not in anchors:
             raise CheckpointError(
                 f"a run is saved where it can resume, at an anchor, and this one is in"
                 f" {ctx.state!r}; call save() in on_anchor, or on entering one of"
@@ -332,52 +304,28 @@ class Checkpoint(Callback):
 
     def _hand_over(self, ctx: Position) -> None:
         """Starts writing, in a thread if asked to; a write in progress is finished first."""
+        name = f"step-{number_of(ctx):08d}"
         if self._follows and not self._shards:
             join_in(ctx, ctx.machine)  # what was summed up by all ranks is saved
-            path = self.folder / f"step-{number_of(ctx):08d}"
-            self.saved.insert(0, Saved(path, 0, self._monitored(ctx), {}))
+            self.saved.insert(0, Saved(self.folder / name, 0, self._monitored(ctx), {}))
             return
         self._collect(ctx)
         if not self._shards:
-            self._lock.check()
-        began, name = self.clock(), f"step-{number_of(ctx):08d}-{ctx.state}"
-        log = self._new_lines(ctx)
-        data = snapshot(ctx, ctx.machine, logs=log is None)
+            self._own.lock.check()
+        began = self.clock()
+        lines = None
+        if not self._follows:
+            lines = self._own.take_new_lines(ctx)
+        data = snapshot(ctx, ctx.machine, logs=lines is None)
         if self.trained_only:
             leave_out_frozen(data, ctx, self._frozen)
-        about = self._about(ctx, data)
-        write = self._writer(ctx, name, data, about, log)
-        promised = Saved(self.folder / name, 0, about, {})
+        promised = Saved(self.folder / f"{name}-{ctx.state}", 0, self._about(ctx, data), {})
+        together = None
+        if self._shards and ctx.news is not None:
+            together = ctx.news.group
+        write = writer_of(promised, data, lines, self.background, together, self._own.lock.check)
         self._writing = CheckpointWriting(write, promised, began, self.clock)
         self._writing.start(self.background)
-
-    def _writer(
-        self, ctx: Position, name: str, data: Snapshot, about: dict[str, Any], log: Log | None
-    ) -> Callable[[], Saved]:
-        """What writes a checkpoint, here or in a thread."""
-        if self._shards:
-            assert ctx.news is not None
-            write = partial(write_together, ctx.news.group, self.folder, name, data, about)
-            return partial(write, log, self._lock.check)
-        if not self.background:
-            return partial(checkpoint.write, self.folder, name, data, about, log)
-        structure, tensors = plain.encode(data)
-        copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
-        return partial(checkpoint.write_encoded, self.folder, name, structure, copies, about, log)
-
-    def _new_lines(self, ctx: Position) -> Log | None:
-        """What a long run has logged since the next file to write was last written.
-
-        None while there is little of it: it is part of each checkpoint then.
-        """
-        rows, records = ctx.history.rows, ctx.records
-        if self._follows:
-            return None
-        if len(rows) + sum(map(len, records.values())) <= _FEW:
-            return None
-        lane = self._lanes[0]
-        self._lanes.reverse()
-        return lane, lane.take(rows, records, but_last=min(1, len(rows)))
 
     def _collect(self, ctx: Position) -> Saved | None:
         """Waits for what is being written, and deletes what need not be kept any more.
@@ -394,7 +342,7 @@ class Checkpoint(Callback):
         ctx.save_seconds = max(ctx.save_seconds, writing.seconds)
         self.saved.insert(0, saved)
         if not self._follows:
-            self._thin_out()
+            self._own.thin_out(self._retention)
         return saved
 
     def _about(self, ctx: Position, data: Snapshot) -> dict[str, Any]:
@@ -411,6 +359,8 @@ class Checkpoint(Callback):
 
     def _monitored(self, ctx: Position) -> dict[str, Any]:
         return {"monitor": self.monitor, "mode": self.mode, "value": self._value(ctx)}
+
+    # ------------------------------------------------------------ what is due
 
     def _is_due(self, ctx: Position) -> bool:
         improved = self._has_improved(ctx)
@@ -437,23 +387,7 @@ class Checkpoint(Callback):
         self._judged, value = row, self._value(ctx)
         return value is not None and self._retention.admits(value, self._known())
 
-    def _thin_out(self) -> None:
-        superfluous = self._retention.find_superfluous(self.saved)
-        if not superfluous:
-            return
-        try:
-            checkpoint.check_sizes(self.saved[0].path)
-        except (CheckpointError, OSError) as error:
-            checkpoint.log.warning("no checkpoint is deleted, for the newest is broken: %s", error)
-            return
-        for saved in superfluous:
-            self.saved.remove(saved)
-            if not saved.path.exists():
-                continue
-            try:
-                checkpoint.delete(saved.path)
-            except OSError as error:  # a run is worth more than room on the disk
-                checkpoint.log.warning("checkpoint %s could not be deleted: %s", saved.path, error)
+    # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of what was frozen when the run began, if it is to be left out."""
@@ -463,114 +397,60 @@ class Checkpoint(Callback):
         """Restores what `state_dict` returned."""
         self._frozen = state["frozen"]
 
-    # ------------------------------------------------------------ before the first batch
-
     def __getstate__(self) -> dict[str, Any]:
         """Without what is bound to the table and the files of a run."""
-        bound = ("_due", "_writing", "_lanes")
-        return {name: value for name, value in self.__dict__.items() if name not in bound}
+        return {k: value for k, value in self.__dict__.items() if k not in ("_due", "_writing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._lanes = [Lane(state["folder"] / name) for name in LANES]
-        self._writing = None
         self._forget()
         self.__dict__.update(state)
 
+    # ------------------------------------------------------------ the directory
+
+    @property
+    def _takes_part(self) -> bool:
+        """Whether a run has the directory, and this rank saves it or takes part in that."""
+        return self._own.lock.held or self._follows
+
     def _open(self, ctx: Position) -> None:
         self._forget()
-        self._follows = ctx.news is not None and ctx.news.group.rank > 0
+        group = None
+        if ctx.news is not None:
+            group = ctx.news.group
+        self._follows = group is not None and group.rank > 0
         self._shards = divides_weights(ctx)
-        if self._shards and self.background:
+        if self._shards:
+            self._refuse_shards()
+        self._own.open(group)
+        self._origin = describe_origin()
+        ctx.defer(partial(self._close, ctx))
+        ctx.saves, ctx.check_logged = True, plain.encode
+        place = place_among(peers_in(ctx, Checkpoint), self, "checkpoint")
+        self._due = Due.bind(ctx.machine.lifecycle, self.every, place, self.at_end)
+
+    def _refuse_shards(self) -> None:
+        if self.background:
             raise ConfigError(
                 "Checkpoint(background=True) cannot save a run with st.FSDP: the ranks meet while"
                 " they write their parts; leave background=True out"
             )
-        if self._shards and self.trained_only:
+        if self.trained_only:
             raise ConfigError(
                 "Checkpoint(trained_only=True) cannot save a run with st.FSDP, whose ranks hold"
                 " parts of each weight; leave trained_only=True out"
             )
-        self._take_directory(ctx)
-        self._origin = describe_origin()
-        ctx.defer(partial(self._close, ctx))
-        ctx.saves, ctx.check_logged = True, plain.encode
-        place = self._place_among(list(map(unwrapped, ctx.machine.callbacks)))
-        self._due = Due.bind(ctx.machine.lifecycle, self.every, place, self.at_end)
-
-    def _place_among(self, callbacks: list[Callback]) -> str:
-        """The place where the intervals remember that they fired."""
-        peers = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
-        if self in peers[1:]:
-            return f"checkpoint {1 + peers.index(self)}"
-        return "checkpoint"
-
-    def _take_directory(self, ctx: Position) -> None:
-        """Rank 0 takes the directory, and tells the others what is in it, or what is wrong."""
-        problem: CheckpointError | None = None
-        if not self._follows:
-            try:
-                self._take()
-            except CheckpointError as error:
-                problem = error
-        if ctx.news is not None:
-            there = [(saved.path.name, saved.sequence, saved.about) for saved in self.saved]
-            what = (problem and str(problem), there)
-            self._follow(*ctx.news.group.gather("open the directory", what)[0])
-        if problem is not None:
-            raise problem
-
-    def _follow(self, problem: str | None, there: list[tuple[str, int, Any]]) -> None:
-        """On the other ranks, takes what rank 0 found in the directory."""
-        if not self._follows:
-            return
-        if problem is not None:
-            raise CheckpointError(f"{problem} (rank 0)")
-        self.saved = [Saved(self.folder / name, n, about, {}) for name, n, about in there]
-
-    def _take(self) -> None:
-        try:
-            self._lock.take()
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoints cannot be written to {self.folder}: {error.strerror}; give another"
-                " directory"
-            ) from error
-        directory.sweep(self.folder)
-        for lane in LANES:  # of a run that was killed
-            (self.folder / lane).unlink(missing_ok=True)
-        clear_trial(self.folder)
-        self.saved = directory.complete(self.folder)
 
     def _close(self, ctx: Position) -> None:
         if self._follows:
             self.resumed, ctx.saves, self._follows = None, False, False
             return
-        if self._lock.inherited:  # a forked child; the directory is its parent's
+        if self._own.lock.inherited:  # a forked child; the directory is its parent's
             return
         try:
             self._collect(ctx)
         finally:
             self.resumed, ctx.saves, ctx.check_logged = None, False, None
-            for lane in self._lanes:
-                lane.restart()
-            self._lock.give_back()
-
-    def _try(self, ctx: Position) -> None:
-        """Tests the disk with the run as it starts; if that fails on one rank, it fails on all."""
-        if ctx.news is None:
-            seconds = try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
-        else:
-            group = ctx.news.group
-            seconds = attempt(group, "try the disk", partial(self._try_as_rank, ctx, group))[0]
-        ctx.save_seconds = max(ctx.save_seconds, seconds)
-
-    def _try_as_rank(self, ctx: Position, group: Group) -> float:
-        if self._shards:
-            return try_disk_together(group, self.folder, snapshot(ctx, ctx.machine), self.clock)
-        if not self._follows:
-            return try_disk(self.folder, snapshot(ctx, ctx.machine), self.clock)
-        join_in(ctx, ctx.machine)
-        return 0.0
+            self._own.give_back()
 
     # ------------------------------------------------------------ finding
 
@@ -580,9 +460,7 @@ class Checkpoint(Callback):
         Raises:
             CheckpointError: there are checkpoints, and none of them is whole.
         """
-        return directory.first_usable(
-            self.folder, directory.complete(self.folder, aside=False), checkpoint.read, aside=False
-        )
+        return self._read_first(directory.complete(self.folder, aside=False))
 
     def best(self) -> tuple[Saved, Snapshot] | None:
         """The best whole checkpoint by the monitor, with its data; None if there is none.
@@ -596,9 +474,11 @@ class Checkpoint(Callback):
                 "there is no best checkpoint without a monitor: Checkpoint(...,"
                 " monitor='valid_loss')"
             )
-        self.saved = directory.complete(self.folder, aside=False)
-        ranked = self._retention.rank(self._known())
-        return directory.first_usable(self.folder, ranked, checkpoint.read, aside=False)
+        self._own.saved = directory.complete(self.folder, aside=False)
+        return self._read_first(self._retention.rank(self._known()))
+
+    def _read_first(self, candidates: list[Saved]) -> tuple[Saved, Snapshot] | None:
+        return directory.first_usable(self.folder, candidates, checkpoint.read, aside=False)
 
     def at_step(self, step: int) -> tuple[Saved, Snapshot]:
         """The newest whole checkpoint of a step, with its data.
@@ -613,13 +493,14 @@ class Checkpoint(Callback):
         return f"Checkpoint({str(self.folder)!r}, {self.every.label})"
 
 
-def _find_not_finite(ctx: Position) -> str | None:
-    """The name of a weight that is not finite, as rank 0 finds it; None if all are."""
+def _is_finite(ctx: Position) -> bool:
+    """Whether all weights are finite, as rank 0 finds them; else the run is not worth saving."""
     name = first_not_finite(*modules_of(ctx))
-    if ctx.news is None:
-        return name
-    found: list[str | None] = ctx.news.group.gather("look for what is not finite", name)
-    return found[0]
+    if ctx.news is not None:
+        name = ctx.news.group.gather("look for what is not finite", name)[0]
+    if name is not None:  # the checkpoints that are there are worth more
+        log.warning("the run is not saved in %s: %s is not finite", ctx.where(), name)
+    return name is None
 
 
 def _counts_training(interval: object) -> bool:

@@ -10,7 +10,7 @@ import torch
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
-from statetrain.validators import check_whole, is_number
+from statetrain.validators import check_not_negative, check_whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -58,8 +58,8 @@ class Freeze(Callback):
             )
         if until is not None:
             check_whole("Freeze: until", until, int(lr is None), of="epochs")
-        if lr is not None and (not is_number(lr) or not lr >= 0):
-            raise ConfigError(f"Freeze: lr must be a number of at least 0, got {lr!r}")
+        if lr is not None:
+            check_not_negative("Freeze: lr", lr)
         if lr is not None and until is None:
             raise ConfigError(
                 f"Freeze: lr={lr!r} would not be used, since the parts are never trained; say"

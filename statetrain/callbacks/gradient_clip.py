@@ -8,7 +8,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
-from statetrain.validators import is_number
+from statetrain.validators import check_positive
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -54,8 +54,8 @@ class GradientClip(Callback):
             ("norm_type", norm_type),
         ):
             # Infinity will do: the norm of that name, or a bound that is never met
-            if value is not None and (not is_number(value) or not value > 0):
-                raise ConfigError(f"GradientClip: {name} must be a number above 0, got {value!r}")
+            if value is not None:
+                check_positive(f"GradientClip: {name}", value, finite=False)
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, norm_type
 
     def on_enter_step(self, ctx: Context) -> None:

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from statetrain.callback import Callback, unwrapped
+from statetrain.callback import Callback
+from statetrain.callbacks.peers import peers_in
 from statetrain.context.history import COUNTERS
 from statetrain.errors import ConfigError
 from statetrain.guards.base import AnyOf, Guard, as_guard, strict
@@ -15,6 +16,7 @@ from statetrain.logs.loggables import Loggable, Value, as_loggable
 from statetrain.logs.sources import LearningRate, Source
 from statetrain.naming import printable
 from statetrain.outcome import Outcome
+from statetrain.validators import check_interval
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -110,11 +112,7 @@ class Logger(Callback):
         every: Guard | None = None,
     ) -> None:
         _check_backends(backends)
-        if isinstance(every, int | float):
-            raise ConfigError(
-                f"Logger: every takes an interval with its unit, got {every!r}; write"
-                f' Every({every}, "steps")'
-            )
+        check_interval("Logger: every", every)
         self.backends = backends
         self.every = None
         if every is not None:
@@ -201,12 +199,8 @@ class Logger(Callback):
         if fresh:
             self._reset()
         self._broken, self._open = False, True
-        peers = [
-            callback
-            for callback in map(unwrapped, ctx.machine.callbacks)
-            if isinstance(callback, Logger)
-        ]
-        self._place = f"log {1 + peers.index(self)}"  # where intervals remember that they fired
+        number = 1 + peers_in(ctx, Logger).index(self)
+        self._place = f"log {number}"  # where intervals remember that they fired
         for backend in self.backends:
             whole = backend.open(ctx, fresh)
             ctx.defer(partial(self._close, backend, ctx))

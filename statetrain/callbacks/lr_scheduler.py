@@ -11,7 +11,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedules
 
-from statetrain.callback import Callback, unwrapped
+from statetrain.callback import Callback
+from statetrain.callbacks.peers import peers_in
 from statetrain.callbacks.run_length import left_of
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
@@ -285,9 +286,7 @@ class LRScheduler(Callback):
         # continued, or all batches of an epoch were refused.
         optimizer._opt_called = True  # type: ignore[attr-defined]  # where torch looks
         self._schedule, self._target, self._state = schedule, optimizer, {}
-        peers = [
-            one for one in map(unwrapped, ctx.machine.callbacks) if isinstance(one, LRScheduler)
-        ]
+        peers = peers_in(ctx, LRScheduler)
         same = [one for one in peers if one.optimizer_of(ctx) is optimizer]
         self._is_first = not same or same[0] is self
 

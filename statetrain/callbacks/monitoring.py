@@ -10,7 +10,7 @@ from attrs import frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.comparing import Direction, better, rank
-from statetrain.validators import check_word
+from statetrain.validators import check_not_negative, check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -81,8 +81,7 @@ def read_monitor(owner: str, column: Any, mode: Any, min_delta: float = 0.0) -> 
         )
     if mode is not None:
         check_word(f"{owner}: mode", mode, _MODES)
-    if not min_delta >= 0:
-        raise ConfigError(f"{owner}: min_delta must not be below 0, got {min_delta!r}")
+    check_not_negative(f"{owner}: min_delta", min_delta)
     if mode is None and _HIGHER.search(column.lower()):
         warnings.warn(
             f"{owner} takes the lowest {column} for the best; if higher is better, write"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
-from statetrain.callback import Callback, unwrapped
+from statetrain.callback import Callback
 from statetrain.callbacks.monitoring import is_whole, read_monitor
+from statetrain.callbacks.peers import peers_in, place_among
 from statetrain.checkpoints.weightsfile import frozen_unless_all, write_weights
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules, modules_of
@@ -192,15 +193,7 @@ class SaveWeights(Callback):
     def _is_due(self, ctx: Context) -> bool:
         if self._every is None:
             return True
-        peers = [
-            callback
-            for callback in map(unwrapped, ctx.machine.callbacks)
-            if isinstance(callback, SaveWeights)
-        ]
-        # Where the interval remembers that it fired
-        place = "SaveWeights"
-        if self is not peers[0]:
-            place = f"SaveWeights {1 + peers.index(self)}"
+        place = place_among(peers_in(ctx, SaveWeights), self, "SaveWeights")
         if not strict(self._every, self._every.bind(place)(ctx)):
             return False
         for mark in self._every.marks(place):

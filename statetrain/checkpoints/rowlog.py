@@ -117,6 +117,10 @@ class Lane:
     _rows: int = 0
     _records: dict[str, int] = Factory(dict)
 
+    def __reduce__(self) -> tuple[type[Lane], tuple[Path]]:
+        """A copy writes from the first line."""
+        return Lane, (self.path,)
+
     def take(self, rows: Sequence[Row], records: Records, but_last: int = 0) -> bytes:
         """The lines of what is new since the last call; all of them after a `restart`.
 

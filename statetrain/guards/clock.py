@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from attrs import field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test
-from statetrain.validators import is_number
+from statetrain.validators import check_not_negative
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -95,14 +94,9 @@ class Deadline(Guard):
     agree = "first"  # one clock: that of rank 0
 
     def __attrs_post_init__(self) -> None:
-        given = {"at": self.at, "margin": self.margin}
-        if self.at is None:
-            del given["at"]
-        for name, value in given.items():
-            if not is_number(value) or not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"Deadline: {name} must be a number of seconds of at least 0, got {value!r}"
-                )
+        if self.at is not None:
+            check_not_negative("Deadline: at", self.at, "number of seconds")
+        check_not_negative("Deadline: margin", self.margin, "number of seconds")
 
     @classmethod
     def after(

@@ -19,7 +19,7 @@ from statetrain.guards.base import Guard, Test, as_guard, leaves
 from statetrain.guards.comparing import Direction, better
 from statetrain.guards.folding import HISTORY, FoldedRow, Later, folded, rows_of
 from statetrain.naming import count_of
-from statetrain.validators import column, one_of, whole
+from statetrain.validators import column, not_negative, one_of, whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -46,7 +46,7 @@ class EarlyStopping(Guard):
 
     monitor: str = field(default="valid_loss", validator=column)
     patience: int = field(default=5, validator=whole)
-    min_delta: float = field(default=0.0, kw_only=True)
+    min_delta: float = field(default=0.0, kw_only=True, validator=not_negative)
     mode: Direction = field(default="min", kw_only=True, validator=one_of("min", "max", "zero"))
     baseline: float | None = field(default=None, kw_only=True)
     start_from_epoch: int = field(default=0, kw_only=True)
@@ -54,12 +54,6 @@ class EarlyStopping(Guard):
     again: bool = field(default=False, kw_only=True)
 
     reads = HISTORY
-
-    def __attrs_post_init__(self) -> None:
-        if not self.min_delta >= 0:
-            raise ConfigError(
-                f"EarlyStopping: min_delta must not be below 0, got {self.min_delta!r}"
-            )
 
     @property
     def label(self) -> str:

@@ -25,7 +25,13 @@ from statetrain.naming import did_you_mean
 from statetrain.standard.precision import Precision, refuse_late_scale
 from statetrain.standard.rollback import RollBack
 from statetrain.standard.stops import Stops, stops_of
-from statetrain.validators import Validator, check_switches, check_whole, check_word
+from statetrain.validators import (
+    Validator,
+    check_interval,
+    check_switches,
+    check_whole,
+    check_word,
+)
 
 Policy = Literal["raise", "skip", "stop", "ignore"] | RollBack
 FiniteCheck = Literal["auto", "now", "late"]
@@ -70,11 +76,7 @@ def _spike(instance: Any, attribute: Attribute[Any], value: Any) -> None:
 
 
 def _interval(value: Any) -> Guard:
-    if isinstance(value, int | float):
-        raise ConfigError(
-            f"validate takes an interval with its unit, got {value!r}; write Every({value},"
-            f' "epochs") or Every({value}, "steps")'
-        )
+    check_interval("validate", value, "epochs", "steps")
     return as_guard(value)
 
 

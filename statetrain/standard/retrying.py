@@ -5,7 +5,6 @@ The data continues from where it was.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard.actions.pausing import pause
-from statetrain.validators import is_number, positive, whole
+from statetrain.validators import check_not_negative, positive, whole
 
 _KEY = "tries of a batch"
 _SINCE = "waiting since"
@@ -136,8 +135,7 @@ def retrying(
         ConfigError: `errors` holds something else, `tries` is below 1, `wait` is below 0, or no
             state draws.
     """
-    if not is_number(wait) or not 0 <= wait < math.inf:
-        raise ConfigError(f"retrying: wait is a number of seconds of at least 0, got {wait!r}")
+    check_not_negative("retrying: wait", wait, "number of seconds")
     if not life.by_role("draw"):
         raise ConfigError(f"retrying: lifecycle {life.name!r} has no state with the role 'draw'")
     kinds, left = _widest(errors), TriesLeft(tries)

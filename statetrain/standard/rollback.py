@@ -17,27 +17,17 @@ from statetrain.lifecycle.state import FAILED, State
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import count_of
 from statetrain.standard import actions as do
-from statetrain.validators import check_whole, is_number
+from statetrain.validators import interval, is_number, whole, whole_from
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
 
-_LEAST = {"times": 1, "skip": 0, "cool_down": 1}
-
-
-def _checked(instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    if attribute.name in _LEAST:
-        check_whole(f"RollBack: {attribute.name}", value, _LEAST[attribute.name])
-    if attribute.name == "factor" and (not is_number(value) or not 0 < value <= 1):
+def _lowering(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not is_number(value) or not 0 < value <= 1:
         raise ConfigError(
             "RollBack: factor multiplies the learning rate, so it is above 0 and at most 1, got"
             f" {value!r}"
-        )
-    if attribute.name == "every" and isinstance(value, int | float):
-        raise ConfigError(
-            f"RollBack: every takes an interval with its unit, got {value!r}; write Every({value},"
-            ' "steps")'
         )
 
 
@@ -69,11 +59,11 @@ class RollBack:
         ConfigError: an argument is out of range.
     """
 
-    times: int = field(default=3, validator=_checked)
-    factor: float = field(default=0.5, validator=_checked)
-    every: Guard = field(default=Every(100, "steps"), validator=_checked)
-    skip: int = field(default=0, validator=_checked, kw_only=True)
-    cool_down: int = field(default=100, validator=_checked, kw_only=True)
+    times: int = field(default=3, validator=whole)
+    factor: float = field(default=0.5, validator=_lowering)
+    every: Guard = field(default=Every(100, "steps"), validator=interval)
+    skip: int = field(default=0, validator=whole_from(0), kw_only=True)
+    cool_down: int = field(default=100, validator=whole, kw_only=True)
 
 
 @frozen

@@ -24,7 +24,7 @@ from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 from statetrain.training.fitting import fit
 from statetrain.training.valley import valley
-from statetrain.validators import check_whole, check_word, is_number
+from statetrain.validators import check_positive, check_whole, check_word, is_number
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -301,8 +301,7 @@ class _Search(Callback):
 def _rates(start: float, end: float, steps: int, spacing: Spacing) -> list[float]:
     check_word("lr_find: spacing", spacing, ("exponential", "linear"))
     for name, value in (("start", start), ("end", end)):
-        if not is_number(value) or not 0 < value < math.inf:
-            raise ConfigError(f"lr_find: {name} must be a learning rate above 0, got {value!r}")
+        check_positive(f"lr_find: {name}", value, "learning rate")
     if not start < end:
         raise ConfigError(f"lr_find goes upwards, got start={start!r} and end={end!r}")
     check_whole("lr_find: steps", steps, 2)

@@ -65,7 +65,7 @@ def test_an_improvement_has_to_be_large_enough(digits, cnn):
     assert bits(run.model) == score.weights[0]
     run = fit(cnn(), digits, [keep, score], epochs=3)
     assert (keep.best, keep.best_epoch) == (1.5, 3)
-    with pytest.raises(ConfigError, match="min_delta must not be below 0, got -1"):
+    with pytest.raises(ConfigError, match="min_delta must be a number of at least 0, got -1"):
         KeepBest("score", min_delta=-1)
 
 

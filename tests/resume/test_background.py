@@ -162,7 +162,7 @@ def test_an_error_of_the_disk_comes_up(
     with pytest.raises(OSError, match="No space left"):
         train(Checkpoint(folder, st.Every(1, "epochs"), background=True, preflight=False))
     assert len(names(folder)) == (2 if fails == 3 else len(names(folder)))
-    Checkpoint(folder)._lock.take()
+    Checkpoint(folder)._own.lock.take()
 
 
 def test_a_thread_is_not_left_behind(folder: Path) -> None:

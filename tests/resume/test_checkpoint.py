@@ -397,7 +397,7 @@ def test_an_older_one_is_deleted_only_when_the_new_one_is_complete(
         ({"keep": 0}, "keep must be a whole number of at least 1, got 0"),
         ({"keep": True}, "keep must be"),
         ({"mode": "mni"}, "did you mean 'min'"),
-        ({"min_delta": -0.1}, "min_delta must not be below 0, got -0.1"),
+        ({"min_delta": -0.1}, "min_delta must be a number of at least 0, got -0.1"),
         ({"every": 100}, r'write Every\(100, "steps"\)'),
     ],
     ids=str,
@@ -743,7 +743,7 @@ def test_a_directory_of_another_run_is_left_alone(folder: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=(
-            r"has checkpoints of an earlier run, the newest step-00000003-next_epoch; go on with it"
+            r"has checkpoints of an earlier run, the newest step-00000003-next_epoch; resume it"
         ),
     ):
         train(Checkpoint(folder), epochs=1)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
-from statetrain.callbacks import checkpoint as saving
+from statetrain.callbacks.checkpointing import own_directory as saving
 from statetrain.checkpoints import checkpoint, directory, rowlog
 from statetrain.checkpoints.rowlog import Lane
 

@@ -16,13 +16,45 @@ from statetrain import jsons
 from statetrain.checkpoints import checkpoint, plain
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.shards import divided
-from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.checkpoints.snapshot import Snapshot, join_in, snapshot
 from statetrain.checkpoints.together import attempt, write_together
 from statetrain.compute.parts import local, part_like
+from statetrain.context.position import Position
 from statetrain.errors import CheckpointError
 from statetrain.machine.agreeing import Group
 
 _FOLDER = "dry-run"
+
+
+def try_run(ctx: Position, folder: Path, clock: Callable[[], float], shards: bool) -> float:
+    """Tries the disk with the run as it starts; if that fails on one rank, it fails on all.
+
+    Args:
+        ctx: the run.
+        folder: the directory of the checkpoints.
+        clock: seconds.
+        shards: whether each rank writes the parts of the weights that it holds.
+
+    Returns:
+        How many seconds saving took.
+
+    Raises:
+        CheckpointError: what is read back is something else, or there is no room.
+        OSError: it cannot be written.
+    """
+    if ctx.news is None:
+        return try_disk(folder, snapshot(ctx, ctx.machine), clock)
+    group = ctx.news.group
+
+    def try_as_rank() -> float:
+        if shards:
+            return try_disk_together(group, folder, snapshot(ctx, ctx.machine), clock)
+        if group.rank == 0:
+            return try_disk(folder, snapshot(ctx, ctx.machine), clock)
+        join_in(ctx, ctx.machine)
+        return 0.0
+
+    return attempt(group, "try the disk", try_as_rank)[0]
 
 
 def try_disk(folder: Path, data: Snapshot, clock: Callable[[], float] = time.monotonic) -> float:

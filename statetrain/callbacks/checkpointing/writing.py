@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from attrs import define
 
-from statetrain.checkpoints.checkpoint import Saved
+from statetrain.checkpoints import checkpoint, plain
+from statetrain.checkpoints.checkpoint import Log, Saved
+from statetrain.checkpoints.snapshot import Snapshot
+from statetrain.checkpoints.together import write_together
+from statetrain.machine.agreeing import Group
 
 
 @define(eq=False)
@@ -61,3 +66,31 @@ class CheckpointWriting:
             raise self._error
         assert self._saved is not None
         return self._saved
+
+
+def writer_of(
+    promised: Saved,
+    data: Snapshot,
+    lines: Log | None,
+    in_background: bool,
+    together: Group | None,
+    check: Callable[[], None],
+) -> Callable[[], Saved]:
+    """What writes a checkpoint, here or in a thread.
+
+    Args:
+        promised: what it will be.
+        data: of the run; for a thread, it is copied into the memory of the host.
+        lines: rows and records that are not in the data.
+        in_background: whether a thread will write.
+        together: the ranks, where each writes the parts of tensors that it holds.
+        check: raises if the directory is another run's; of ranks that write together.
+    """
+    folder, name, about = promised.path.parent, promised.name, promised.about
+    if together is not None:
+        return partial(write_together, together, folder, name, data, about, lines, check)
+    if not in_background:
+        return partial(checkpoint.write, folder, name, data, about, lines)
+    structure, tensors = plain.encode(data)
+    copies = {key: tensor.to("cpu", copy=True) for key, tensor in tensors.items()}
+    return partial(checkpoint.write_encoded, folder, name, structure, copies, about, lines)
