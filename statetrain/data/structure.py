@@ -74,30 +74,30 @@ def map_leaves(here: Any, change: Callable[[Any], Any]) -> Any:
 
     A mapping or tuple that moves itself, by a method `to`, counts as a leaf.
     """
-    if isinstance(here, torch.Tensor) or (
-        isinstance(here, Mapping | tuple) and hasattr(here, "to")
-    ):
+    if isinstance(here, torch.Tensor):
         return change(here)
+    if isinstance(here, Mapping | tuple) and hasattr(here, "to"):
+        return change(here)
+    below = parts(here)
+    if not below:
+        return change(here)
+    return _like(here, {name: map_leaves(part, change) for name, part in below})
+
+
+def _like(here: Any, changed: dict[Any, Any]) -> Any:
+    """A container of the same class with other parts, by name."""
+    if isinstance(here, defaultdict):  # which is made of its factory
+        return defaultdict(here.default_factory, changed)
     if isinstance(here, Mapping):
-        return _like(here, {name: map_leaves(part, change) for name, part in here.items()})
+        return type(here)(changed)  # type: ignore[call-arg]  # mappings are made of mappings
     if isinstance(here, tuple) and hasattr(here, "_fields"):
-        return type(here)(*(map_leaves(part, change) for part in here))
+        return type(here)(*changed.values())
     if isinstance(here, list | tuple):
-        return type(here)(map_leaves(part, change) for part in here)
-    names = field_names(here)
-    if not names:
-        return change(here)
+        return type(here)(changed.values())
     new = copy.copy(here)
-    for name in names:  # a frozen class refuses setattr
-        object.__setattr__(new, name, map_leaves(getattr(here, name), change))
+    for name, part in changed.items():  # a frozen class refuses setattr
+        object.__setattr__(new, name, part)
     return new
-
-
-def _like(mapping: Mapping[Any, Any], parts: dict[Any, Any]) -> Any:
-    """A mapping of the same class with other values."""
-    if isinstance(mapping, defaultdict):  # which is made of its factory
-        return defaultdict(mapping.default_factory, parts)
-    return type(mapping)(parts)  # type: ignore[call-arg]  # mappings are made of mappings
 
 
 def map_tensors(here: Any, change: Callable[[torch.Tensor], Any]) -> Any:
