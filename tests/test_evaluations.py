@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference import bits
 from torch import nn
 from torch.nn import functional as F
 
@@ -442,3 +443,112 @@ def test_runs_with_evaluations_can_be_resumed(points, more):
         return st.fit(made(), points, valid=points, evaluations=evaluations, start=False, **given)
 
     assert assert_resumable(build, anchors=12) == 12
+
+
+# ---------------------------------------------------------------- a loss of its own
+
+
+class Scaled(nn.Module):
+    """A loss with a mode and a number of its own."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor))
+        self.modes = []
+
+    def forward(self, pred, target):
+        self.modes.append(self.training)
+        return self.factor * F.cross_entropy(pred, target)
+
+
+@pytest.mark.parametrize("condition", [st.Every(2, "steps"), "end"], ids=str)
+def test_a_loss_of_its_own(points, condition):
+    "Its column has that loss; training, validation and the run's loss stay as they are without it."
+    smooth, plain = nn.CrossEntropyLoss(label_smoothing=0.2), Scaled(3.0)
+    common = options(seed=0, loss=smooth, valid=points, debug=True)
+    without = st.fit(made(), points, **common)
+    run = st.fit(
+        made(),
+        points,
+        evaluations=[st.Evaluation("test", points, condition, loss=plain)],
+        **common,
+    )
+    assert run.history["valid_loss"] == without.history["valid_loss"]
+    assert bits(run.model) == bits(without.model)
+    model = run.model.eval()
+    with torch.no_grad():
+        expected = 3 * F.cross_entropy(model(points[0]), points[1])
+    assert run.history[-1]["test_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert set(plain.modes) == {False}
+    assert plain.training
+    assert run.ctx.loss_fn is smooth
+
+
+def test_a_loss_by_keys_reads_other_parts_than_the_runs(points):
+    "Data that the run's loss cannot be computed of is evaluated by what it has; a guard may read its column."
+    x, y = points
+    twice = st.Loss(
+        lambda logits, label: 2 * F.cross_entropy(logits, label), logits="pred", label="batch.label"
+    )
+    run = st.fit(
+        made(),
+        {"x": x, "y": y},
+        **options(metrics=None, stop=st.Threshold("test_loss", 100.0)),
+        target=None,
+        evaluations=st.Evaluation("test", {"x": x, "label": y}, loss=twice),
+    )
+    model = run.model.eval()
+    with torch.no_grad():
+        expected = 2 * F.cross_entropy(model(x), y)
+    assert run.history[-1]["test_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert len(run.history) == 1
+
+
+def test_a_run_is_cut_within_an_evaluation_with_a_loss_of_its_own(points):
+    "It is resumed exactly, and the run's own loss, which is trained, is what it was."
+
+    class Weighed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, pred, target):
+            return F.cross_entropy(pred * self.weight, target)
+
+    def build():
+        model, loss = made(), Weighed()
+        return st.fit(
+            model,
+            points,
+            **options(
+                seed=0,
+                loss=loss,
+                optimizer=torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1),
+                opt_hparams=None,
+                epochs=2,
+                start=False,
+            ),
+            evaluations=st.Evaluation("test", points, loss=Scaled(2.0)),
+        )
+
+    assert_resumable(build)
+
+
+def test_a_loss_of_its_own_is_checked(points):
+    "It is a function; and for one optimizer."
+    with pytest.raises(st.ConfigError, match="loss must be a function"):
+        st.fit(made(), points, **options(), evaluations=st.Evaluation("test", points, loss=3))
+    model = made()
+    with pytest.raises(st.ConfigError, match=r"'test': loss= is for one optimizer"):
+        st.fit(
+            model,
+            points,
+            **options(
+                optimizer={
+                    "a": torch.optim.SGD(model[0].parameters(), lr=0.1),
+                    "b": torch.optim.SGD(model[2].parameters(), lr=0.1),
+                },
+                opt_hparams=None,
+            ),
+            evaluations=st.Evaluation("test", points, loss=F.cross_entropy),
+        )

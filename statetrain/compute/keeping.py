@@ -59,6 +59,7 @@ def moded(ctx: Context) -> list[torch.nn.Module]:
     for loss in ctx.loss_fns.values():
         found |= {id(module): module for module in loss_modules(loss).values()}
     for tally in ctx.tallies.values():
+        found |= {id(module): module for module in loss_modules(tally.loss_fn).values()}
         for metric in tally.metrics.values():
             for part in (metric, getattr(metric, "function", None)):
                 if isinstance(part, torch.nn.Module):

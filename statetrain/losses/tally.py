@@ -40,12 +40,14 @@ class Tally:
         losses: a mean for each optimizer, by its name.
         metrics: by name, without the set.
         parts: the means of losses by keys, by optimizer; they are among the metrics.
+        loss_fn: the loss of this set alone; None is the run's.
     """
 
     set: str
     losses: dict[str, Mean]
     metrics: dict[str, MetricObject] = Factory(dict)
     parts: dict[str, tuple[LossMean, ...]] = Factory(dict)
+    loss_fn: Any = None
     # Whether a metric takes the prediction as it comes, not by keys
     takes_pred: bool = field(init=False)
     # The columns of the metrics, as far as they are known
@@ -111,8 +113,8 @@ class Tally:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The paths that its metrics read."""
-        return frozenset().union(
+        """The paths that its metrics read, and a loss of its own."""
+        return frozenset(getattr(self.loss_fn, "reads", ())).union(
             *(metric.reads for metric in self.metrics.values() if isinstance(metric, Metric))
         )
 

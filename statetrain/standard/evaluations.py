@@ -51,6 +51,8 @@ class Evaluation:
             the end of an epoch it follows the validation, and its values are in the same row. At
             the "end" it looks at the weights that the run ends with, such as those that `KeepBest`
             or `EMA(restore=True)` put back, in the scope `ending`.
+        loss: in place of the run's, such as a plain one for a training with smoothed labels, or one
+            for data of another kind; None is the run's. For one optimizer.
         metrics: in place of those that `fit` is given for all sets; None is these.
 
     Raises:
@@ -60,4 +62,5 @@ class Evaluation:
     name: str = field(validator=_word)
     data: Any
     when: Guard | str = field(default=Every(1, "epochs"), converter=_condition)
+    loss: Any = field(default=None, kw_only=True)
     metrics: Metrics = field(default=None, kw_only=True)

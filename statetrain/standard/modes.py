@@ -99,7 +99,7 @@ class Training:
 class Evaluating:
     """The model is in eval mode, the data of a set is in use, gradients are off.
 
-    So are losses and metrics that are modules.
+    So are losses and metrics that are modules. A loss of the set's own is in use as well.
 
     Args:
         set: "valid", or the name of an evaluation.
@@ -109,7 +109,7 @@ class Evaluating:
 
     access: ClassVar[Access] = Access(
         {"model", "loss_fns", "valid_data", "evaluations", "tallies"},
-        {"training", "data", "tally"},
+        {"training", "data", "tally", "loss_fn"},
     )
 
     def read(self, ctx: Context) -> Any:
@@ -125,6 +125,8 @@ class Evaluating:
         for module in ctx.accelerator.moded(ctx):
             module.eval()
         ctx.training, ctx.data, ctx.tally = False, data_of(ctx, self.set), ctx.tallies[self.set]
+        if ctx.tally.loss_fn is not None:
+            ctx.loss_fn = ctx.tally.loss_fn
 
     def wrap(self, action: StateWork) -> StateWork:
         return action
@@ -137,10 +139,11 @@ def _read(ctx: Context) -> Any:
         ctx.training,
         ctx.data,
         ctx.tally,
+        ctx.loss_fn,
     )
 
 
 def _write(ctx: Context, value: Any) -> None:
-    flags, ctx.training, ctx.data, ctx.tally = value
+    flags, ctx.training, ctx.data, ctx.tally, ctx.loss_fn = value
     for module, training in flags:
         module.training = training

@@ -470,6 +470,7 @@ class _FakeTally:
     names: tuple[str, ...]
     losses: dict[str, _FakeMean] = Factory(dict)
     metrics: tuple[()] = ()
+    loss_fn: None = None
 
     def __attrs_post_init__(self) -> None:
         self.reset()

@@ -20,6 +20,7 @@ from statetrain.losses.losses import Losses, bound, modules_of
 from statetrain.losses.metrics import Metrics
 from statetrain.losses.of_output import own_loss
 from statetrain.losses.tally import Tally, tally
+from statetrain.standard.evaluations import Evaluation
 from statetrain.training.setup.data import Data, refuse_without_validation
 from statetrain.training.setup.model import Trained
 
@@ -101,9 +102,22 @@ def make_objective(
         tallies["valid"] = tally("valid", losses, everywhere, device, valid)
     for one in data.evaluations:
         shared = everywhere if one.metrics is None else None
-        tallies[one.name] = tally(one.name, losses, shared, device, one.metrics)
+        own = losses if one.loss is None else _losses_of_evaluation(one, trained)
+        tallies[one.name] = tally(one.name, own, shared, device, one.metrics)
+        if own is not losses:
+            (tallies[one.name].loss_fn,) = own.values()
     _check_columns(tallies)
     return Objective(losses, tallies)
+
+
+def _losses_of_evaluation(one: Evaluation, trained: Trained) -> dict[str, Any]:
+    """The loss that an evaluation has of its own, by optimizer."""
+    if len(trained.optimizers) > 1:
+        raise ConfigError(
+            f"evaluation {one.name!r}: loss= is for one optimizer, and there are"
+            f" {len(trained.optimizers)}; give it as a metric"
+        )
+    return losses_of(one.loss, trained.model, trained.optimizers, False, trained.accelerator)
 
 
 def _check_columns(tallies: Mapping[str, Tally]) -> None:
@@ -187,8 +201,10 @@ def _check_loss(loss: Any) -> None:
 
 
 def set_losses(ctx: Context, losses: Mapping[str, Any]) -> None:
-    """Gives a context its losses; those by keys read it."""
+    """Gives a context its losses, and those of its sets; those by keys read it."""
     ctx.loss_fns = bound(losses, ctx)
+    for counted in ctx.tallies.values():
+        (counted.loss_fn,) = bound({"": counted.loss_fn}, ctx).values()
     # There may be none now
     ctx.loss_fn = next(iter(ctx.loss_fns.values()), None)  # type: ignore[assignment]
 
