@@ -44,6 +44,7 @@ from statetrain.context.history import History as History
 from statetrain.context.position import Position as Position
 from statetrain.contracts.declaring import Access as Access
 from statetrain.contracts.declaring import access as access
+from statetrain.data.combining import combine as combine
 from statetrain.errors import CallbackError as CallbackError
 from statetrain.errors import CheckpointError as CheckpointError
 from statetrain.errors import ConfigError as ConfigError

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from statetrain.compute import climbing, keeping, keyed, seeding, weights
 from statetrain.compute.chance import Chance, chance_of
+from statetrain.data.combining import Combined
 from statetrain.data.placing import pin
 from statetrain.errors import ConfigError
 
@@ -294,6 +295,9 @@ class Accelerator:
         False if it does not draw by key.
         """
         order = keyed.order_of(data)
+        if isinstance(data, Combined) and data.is_keyed:
+            data.begin(turn, start)
+            return True
         if order is None:
             return False
         order.begin(turn, start)

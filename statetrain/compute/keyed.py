@@ -37,6 +37,7 @@ from torch.utils.data import (
 from statetrain.compute.chance import undisturbed
 from statetrain.compute.generators import generators_in, seed_generators
 from statetrain.compute.seeding import aside, key, owners_in, seed_all
+from statetrain.data.combining import Combined
 from statetrain.data.epochs import counted_on, listening_in
 from statetrain.data.sizes import length
 from statetrain.data.tensors import (
@@ -455,6 +456,8 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
     Returns:
         The data to use, and why it does not draw by key; empty if it does.
     """
+    if isinstance(data, Combined):
+        return _keyed_parts(data, seed, stream)
     known = type(data) in (DataLoader, TensorLoader)
     if not known and not (isinstance(data, DataLoader) and hasattr(data, "load_state_dict")):
         return data, f"it is a {type(data).__name__}, whose order is its own"
@@ -470,6 +473,19 @@ def keyed(data: Any, seed: int, stream: str) -> tuple[Any, str]:
     if why := _why_not_repeatable(order):
         return data, why
     return _rebuilt(data, order), ""
+
+
+def _keyed_parts(data: Combined, seed: int, stream: str) -> tuple[Any, str]:
+    """Loaders that are gone through together, each drawing by a key of its own."""
+    loaders, begins = dict(data.loaders), {}
+    for name, part in data.loaders.items():
+        if isinstance(part, list | tuple):  # whose order is always the same
+            continue
+        loaders[name], why = keyed(part, seed, f"{stream} {name}")
+        if (order := order_of(loaders[name])) is None:
+            return data, f"of its loader {name!r}: {why}"
+        begins[name] = order.begin
+    return data.keyed(loaders, begins), ""
 
 
 def _rebuilt(data: DataLoader[Any], order: KeyedOrder) -> DataLoader[Any]:
@@ -523,6 +539,10 @@ def caveat(data: Any) -> str:
     """What may keep a loader from resuming exactly; empty if nothing is known to."""
     if data is None or isinstance(data, list | tuple):
         return ""
+    if isinstance(data, Combined):
+        if not data.is_keyed:
+            return _GONE_THROUGH_AGAIN
+        return next(filter(None, map(caveat, data.loaders.values())), "")
     if order_of(data) is not None:
         if _repeats(data.dataset):
             return ""

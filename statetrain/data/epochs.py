@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from statetrain.data.combining import Combined
+
 if TYPE_CHECKING:
     from statetrain.context.context import Context
 
@@ -36,7 +38,9 @@ def listening_in(data: Any) -> Iterator[Any]:
         found.append(thing)
         if hasattr(type(thing), "set_epoch"):
             yield thing
-        if not getattr(thing, "tells_epochs", False):
+        if isinstance(thing, Combined):
+            todo += thing.loaders.values()
+        elif not getattr(thing, "tells_epochs", False):
             todo += [getattr(thing, name, None) for name in _PARTS]
 
 

@@ -66,6 +66,7 @@ def as_loader(
 
 def _refuse_misplaced(data: Any, name: str) -> None:
     """Raises a `ConfigError` for what belongs elsewhere, or is not data but holds it."""
+    _refuse_loaders(data, name)
     kind = type(data).__name__
     if isinstance(data, type):
         raise ConfigError(f"{name} is the class {data.__name__}; make an instance of it")
@@ -97,6 +98,21 @@ def _refuse_mapping(data: Mapping[Any, Any], name: str) -> NoReturn:
         f"{name} is a {kind} of datasets, {', '.join(parts)}; give one of them:"
         f" {name}=data[{parts[0]}]"
     )
+
+
+def _refuse_loaders(data: Any, name: str) -> None:
+    """Raises a `ConfigError` for several loaders, which are no batches."""
+    parts: list[Any] = []
+    if isinstance(data, Mapping):
+        parts = list(data.values())
+    elif isinstance(data, list | tuple):
+        parts = list(data[:2])
+    if parts and all(isinstance(part, DataLoader) for part in parts):
+        raise ConfigError(
+            f"{name} is a {type(data).__name__} of loaders; for a batch of each at a time, give"
+            f" {name}=combine({{'a': ..., 'b': ...}}), and name the parts with input= and target=,"
+            " such as input='a[0]'; for one after the other, a function that chains them"
+        )
 
 
 def _needs_arguments(function: Callable[..., Any]) -> bool:

@@ -18,6 +18,7 @@ from statetrain.compute.keyed import Share, keyed, order_of
 from statetrain.context.context import Context
 from statetrain.contracts.declaring import field_of
 from statetrain.contracts.listening import paths_in
+from statetrain.data.combining import Combined
 from statetrain.data.joining import join
 from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
@@ -187,6 +188,8 @@ def divide(ranks: Processes, data: Data) -> bool:
 
 def divide_loader(ranks: Processes, loader: Any) -> None:
     """Gives this rank its part of each batch of a loader that draws by key."""
+    if isinstance(loader, Combined):
+        raise ConfigError("what combine() makes is for one process; ranks cannot divide it")
     order = order_of(loader)
     if order is None:
         return
