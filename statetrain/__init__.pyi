@@ -10,6 +10,7 @@ from statetrain.callbacks.columns import Columns as Columns
 from statetrain.callbacks.conditional import only_if as only_if
 from statetrain.callbacks.conditional import throttle as throttle
 from statetrain.callbacks.csv_logger import CSVLogger as CSVLogger
+from statetrain.callbacks.deterministic import Deterministic as Deterministic
 from statetrain.callbacks.ema import EMA as EMA
 from statetrain.callbacks.find_non_finite import FindNonFinite as FindNonFinite
 from statetrain.callbacks.freeze import Freeze as Freeze

@@ -12,6 +12,7 @@ from conftest import Data
 from reference import bits
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import statetrain as st
 
@@ -198,3 +199,39 @@ def test_five_packages_are_what_it_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [need.partition(">")[0] for need in project["dependencies"]]
     assert sorted(names) == ["attrs", "rich", "structlog", "torch", "transitions"]
+
+
+class Recomputing(nn.Module):
+    """Blocks with dropout, whose activations are computed again in the backward pass if asked to."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.5)) for _ in range(2)
+        )
+        self.head, self.again, self.calls = nn.Linear(4, 3), again, 0
+        self.blocks[0].register_forward_pre_hook(self.count)
+
+    def count(self, *_: object) -> None:
+        self.calls += self.training
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            if self.again and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_activation_checkpointing_gives_the_same_weights(points: Data, seed: int | None) -> None:
+    """Bit for bit, with dropout and with a seed, accumulated and in bf16; each block is computed twice a batch."""
+    models = []
+    for again in (False, True):
+        torch.manual_seed(1)
+        models.append(Recomputing(again))
+        train(models[-1], batches(points), seed=seed, accumulate=2, precision="bf16", valid=points)
+    plain, recomputed = models
+    assert bits(recomputed) == bits(plain)
+    assert recomputed.calls == 2 * plain.calls
