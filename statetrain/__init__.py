@@ -33,10 +33,10 @@ __all__ = sorted([*_HOMES, "__version__"])  # computed from the stub
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         from statetrain.naming import nearest
+        from statetrain.training.setup.words import NAMES
 
-        raise AttributeError(
-            f"module 'statetrain' has no attribute {name!r}{nearest(name, _HOMES)}"
-        )
+        near = f"; here it is {NAMES[name]}" if name in NAMES else nearest(name, _HOMES)
+        raise AttributeError(f"module 'statetrain' has no attribute {name!r}{near}")
     home = _load(_HOMES[name])
     try:
         value = vars(home)[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -147,6 +148,17 @@ def describe(thing: Any) -> Any:
         }
         return {"is": identify(type(thing)), **fields}
     return {"is": identify(thing)}
+
+
+def takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument; true of one whose signature is hidden."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # written in C
+        return True
+    return True
 
 
 def signature_of(function: Callable[..., Any]) -> str:

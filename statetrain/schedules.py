@@ -17,6 +17,7 @@ from typing import Any, overload
 
 from attrs import frozen
 
+from statetrain.naming import nearest
 from statetrain.validators import check_whole, is_whole_number
 
 Curve = Callable[[int], Any]  # of a count from 0
@@ -279,3 +280,10 @@ def _wave(start: float, end: float, share: float) -> float:
 
 def _check(name: str, over: Any, least: int = 1) -> None:
     check_whole(name, over, least, of="steps or epochs", error=ValueError)
+
+
+def __getattr__(name: str) -> Any:
+    known = [each for each, value in globals().items() if callable(value) and each.islower()]
+    public = [each for each in known if not each.startswith("_")]
+    near = nearest(name, public)
+    raise AttributeError(f"module 'statetrain.schedules' has no attribute {name!r}{near}")

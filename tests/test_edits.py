@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from typing import get_type_hints
 
 import attrs
 import pytest
+import torch
+from torch import nn
 
 import statetrain as st
 from statetrain.lifecycle.state import State
 from statetrain.standard.edits import EDITS, Edit
 from statetrain.standard.fusing import fuse
-from statetrain.standard.options import FitOptions, Options, SupervisedOptions, options_of
+from statetrain.standard.options import (
+    FitArguments,
+    FitOptions,
+    Options,
+    SupervisedOptions,
+    options_of,
+)
 from statetrain.standard.supervised import edited
 from statetrain.standard.table import TABLE
 
@@ -130,6 +139,16 @@ def test_an_edit_that_returns_nothing_is_refused():
         ("max_epochs", r"write epochs="),
         ("lr", r"write opt_hparams=\{\"lr\": \.\.\.\}"),
         ("scheduler", r"write callbacks=\[LRScheduler"),
+        ("freeze", r"write callbacks=\[Freeze\("),
+        ("validation_split", r"write valid=0.2"),
+        ("warmup_steps", r"schedules.warm_up\("),
+        ("log_every_n_steps", r"every=Every\("),
+        ("load_best_model_at_end", r"KeepBest\("),
+        ("training_step", r"write compute="),
+        ("use_amp", r"write precision="),
+        ("grad_accum", r"write accumulate="),
+        ("output_dir", r"write callbacks=\[Checkpoint\("),
+        ("stages", r"Freeze\(part, until=..., lr=...\)"),
         ("epohcs", r"did you mean 'epochs'\?"),
         ("acumulate", r"did you mean 'accumulate'\?"),
     ],
@@ -151,6 +170,66 @@ def test_every_word_of_another_library_is_no_argument_here():
     from statetrain.training.setup.words import ELSEWHERE
 
     assert not set(ELSEWHERE) & set(inspect.signature(st.fit).parameters)
+
+
+def test_what_answers_mention_is_there():
+    "Each name of ours in the tables of foreign words is public, or an argument of fit."
+    from statetrain.training.setup.words import ELSEWHERE, NAMES
+
+    public = {*st.__all__, *inspect.signature(st.fit).parameters, *FitArguments.__annotations__}
+    for answer in (*ELSEWHERE.values(), *NAMES.values()):
+        answer = re.sub(r"torch(\.\w+)+|torchrun|statetrain\.schedules", "", answer)
+        mentioned = re.findall(r"(?<![\w.\"])([A-Za-z_]+)(?=\(|=)", answer)
+        inner = {
+            "batch_size",
+            "weight",
+            "every",
+            "until",
+            "lr",
+            "start",
+            "train",
+            "scaler",
+            "minutes",
+            "patience",
+        }
+        assert {name for name in mentioned if name not in inner} <= public, answer
+    assert not set(NAMES) & set(st.__all__)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Trainer", "here it is fit"),
+        ("ModelCheckpoint", "did you mean 'Checkpoint'"),
+        ("SAM", "sharpness_aware"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_ours(name, words):
+    "Where a near name would mislead, or there is none."
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'.*{words}"):
+        getattr(st, name)
+
+
+def test_a_schedule_by_another_name_is_found():
+    "As it is spelt here."
+    with pytest.raises(AttributeError, match="no attribute 'warmup'; did you mean 'warm_up'"):
+        _ = st.schedules.warmup
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"compute": lambda model, batch: None}, "takes a function of the context alone"),
+        ({"valid_compute": lambda: None}, "takes a function of the context alone"),
+        ({"opt_hparams": 1e-3}, "opt_hparams are arguments by name"),
+        ({"optimizer": "adam"}, "for example optimizer=torch.optim.Adam"),
+    ],
+)
+def test_first_guesses_are_answered(given, words):
+    "Before anything is trained, in words and not by Python's error."
+    arguments = {"loss": nn.functional.mse_loss, "optimizer": torch.optim.SGD, "valid": 0.5}
+    with pytest.raises(st.ConfigError, match=words):
+        st.fit(nn.Linear(1, 1), (torch.ones(4, 1), torch.ones(4, 1)), **{**arguments, **given})
 
 
 def test_fit_is_a_page():

@@ -21,7 +21,7 @@ from statetrain.guards.base import Guard, as_guard
 from statetrain.guards.batch import Spike
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.naming import did_you_mean
+from statetrain.naming import did_you_mean, label_of, takes_one
 from statetrain.standard.precision import Precision, refuse_late_scale
 from statetrain.standard.rollback import RollBack
 from statetrain.standard.stops import Stops, stops_of
@@ -83,6 +83,12 @@ def _interval(value: Any) -> Guard:
 def _function(instance: Any, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and not callable(value):
         raise ConfigError(f"{attribute.name} must be a function of the context, got {value!r:.80}")
+    if value is not None and not takes_one(value):
+        raise ConfigError(
+            f"{attribute.name} takes a function of the context alone, got"
+            f" {label_of(value)!r} with other arguments; write def {attribute.name}(ctx), with"
+            " ctx.model and ctx.batch"
+        )
 
 
 def edits_of(value: Any) -> tuple[TableEdit, ...]:

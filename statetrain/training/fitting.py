@@ -18,7 +18,7 @@ from statetrain.losses.metrics import Metrics
 from statetrain.standard.evaluations import Evaluation
 from statetrain.standard.options import FitArguments
 from statetrain.training.run import OnInterrupt, Run
-from statetrain.training.setup.calling import check_call, listeners
+from statetrain.training.setup.calling import arguments_in, check_call, listeners
 from statetrain.training.setup.data import load_data
 from statetrain.training.setup.model import Optimizer, accelerator_for, make_model
 from statetrain.training.setup.objective import AnyLoss, make_objective
@@ -150,12 +150,10 @@ def fit(
         BaseException: what the model, the loss, the data or a callback raised, as it was; its
             attribute `run` is the run.
     """
-    given = {name: value for name, value in locals().items() if name not in ("others", "options")}
     limits = check_call(
         others, epochs, options, seed, on_interrupt, debug=debug, verbose=verbose, start=start
     )
-    placing = accelerator_for(accelerator, device)
-    ranks = ranks_of(placing, options, lifecycle)
+    ranks = ranks_of(placing := accelerator_for(accelerator, device), options, lifecycle)
     listening = ranks.listening(listeners(callbacks, trace))
     saved = find_saved(resume, allow_changes, listening, seed, ranks)
     data = ranks.divide(
@@ -191,5 +189,8 @@ def fit(
         **settings_for(limits, hparams, opt_hparams, pred, verbose, options, saved.seed),
         **parts_for(machine.lifecycle, options, trained),
     )
-    run = Run(ranks.begin(ctx, machine), machine, on_interrupt, given={**given, **options})
-    return begin(run, saved, start)
+    return begin(
+        Run(ranks.begin(ctx, machine), machine, on_interrupt, given=arguments_in(locals())),
+        saved,
+        start,
+    )

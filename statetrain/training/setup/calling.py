@@ -80,6 +80,12 @@ def _arguments() -> list[str]:
     return [*inspect.signature(fit).parameters, *FitArguments.__annotations__]
 
 
+def arguments_in(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that `fit` was given, by name, out of all its variables."""
+    known = set(_arguments()) - {"others", "options"}
+    return {name: scope[name] for name in known & scope.keys()} | scope["options"]
+
+
 def _check_seed(seed: Any) -> None:
     """Raises a `ConfigError` unless it is a seed, or None."""
     if seed is None:

@@ -76,6 +76,9 @@ def make_model(
     Raises:
         ConfigError: the arguments make none.
     """
+    for name, value in {"hparams": hparams, "opt_hparams": opt_hparams}.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"{name} are arguments by name, such as {{'lr': 0.1}}, got {value!r}")
     module = model_of(model, hparams, seed)
     given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
@@ -238,7 +241,7 @@ def _make_optimizer(name: str, given: Any, part: Any, hparams: dict[str, Any]) -
     if not callable(given):
         raise ConfigError(
             "optimizer must be an optimizer, its class, or a mapping of names to these, got"
-            f" {given!r:.80}"
+            f" {given!r:.80}; for example optimizer=torch.optim.Adam, opt_hparams={{'lr': 1e-3}}"
         )
     try:
         optimizer = given(parameters, **fused_on_devices(given, parameters, hparams))
