@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from reference import bits
+from torch import nn
 from torch.nn import functional as F
 
 import statetrain as st
@@ -297,7 +298,7 @@ def test_a_file_of_torch_runs_no_code_and_holds_weights(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "list")
     for name, words in {
         "trap": "trap cannot be read with weights_only=True",
-        "state": "state holds more than tensors by name: 'epoch' is a int",
+        "state": "state holds no tensors by name",
         "list": "list holds a list",
     }.items():
         with pytest.raises(CheckpointError, match=words):
@@ -381,3 +382,69 @@ def test_adapters_are_saved_alone(tmp_path):
         again = adapted()
         st.load_weights(again, tmp_path / name, strict=False)
         assert torch.equal(again.eval()(x), run.model.eval()(x))
+
+
+class Framed(nn.Module):
+    """A model with its weights one level down, as a trainer's own module has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize(
+    ("saved", "arguments"),
+    [
+        (lambda net: {"state_dict": net.model.state_dict(), "epoch": 3, "callbacks": {}}, {}),
+        (
+            lambda net: {
+                "model": net.model.state_dict(),
+                "model_ema": Framed().model.state_dict(),
+                "optimizer": torch.optim.Adam(net.parameters()).state_dict(),
+            },
+            {"part": "model"},
+        ),
+        (
+            lambda net: {"state_dict": net.state_dict(), "hyper_parameters": {"lr": 0.1}},
+            {"rename": {"model.": ""}},
+        ),
+        (
+            lambda net: {f"module.{k}": v for k, v in net.model.state_dict().items()},
+            {"rename": {"module.": ""}},
+        ),
+    ],
+    ids=["alone", "one of two", "a trainer's", "wrapped"],
+)
+@pytest.mark.parametrize("archive", [True, False])
+def test_weights_among_other_things_are_found(saved, arguments, archive, tmp_path):
+    "As tutorials and trainers write them, also in the format that torch had before archives."
+    torch.manual_seed(0)
+    net, model = Framed(), Framed().model
+    path = tmp_path / "file"
+    torch.save(saved(net), path, _use_new_zipfile_serialization=archive)
+    st.load_weights(model, path, **arguments)
+    assert bits(model) == bits(net.model)
+
+
+def test_errors_say_where_the_weights_are(tmp_path):
+    "Which parts there are, and what stands before the names."
+    net, model = Framed(), Framed().model
+    two = {"model": model.state_dict(), "model_ema": model.state_dict(), "epoch": 1}
+    torch.save(two, tmp_path / "two")
+    for arguments in ({}, {"part": "ema"}):
+        with pytest.raises(st.CheckpointError, match="by name in 'model', 'model_ema'; say which"):
+            st.load_weights(model, tmp_path / "two", **arguments)
+    torch.save(net.state_dict(), tmp_path / "framed")
+    with pytest.raises(
+        st.CheckpointError, match=r"'model\.' before them: rename=\{'model\.': ''\}"
+    ):
+        st.load_weights(model, tmp_path / "framed")
+    st.save_weights(net, tmp_path / "safe")
+    with pytest.raises(st.CheckpointError, match="so it has no 'model'"):
+        st.load_weights(model, tmp_path / "safe", part="model")
+
+
+def test_a_separator_is_a_text():
+    "Python's error would be about something else."
+    with pytest.raises(ValueError, match="separator must be a text"):
+        st.Context().flatten(separator=3)

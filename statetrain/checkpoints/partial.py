@@ -17,16 +17,26 @@ from statetrain.errors import CheckpointError, ConfigError
 Rename = Mapping[str, str]
 
 
-def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+_LEGACY = b"\x80\x02\x8a\x0a"  # how `torch.save` began a file before it wrote archives
+
+
+def read_weights(path: Path, part: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
     """The tensors of a safetensors file with its texts; or of a file of `torch.save`, without any.
 
     The latter is read with `weights_only=True`, which runs no code that is in the file.
 
+    Args:
+        path: of the file.
+        part: of a file of `torch.save` that holds more than one model's weights, the key of those
+            that are wanted; None is the only ones.
+
     Raises:
-        CheckpointError: it is neither, or holds more than tensors by name.
+        CheckpointError: it is neither, or it has no such weights.
         OSError: it cannot be read.
     """
-    if not zipfile.is_zipfile(path):
+    if not _is_by_torch(path):
+        if part is not None:
+            raise CheckpointError(f"{path.name} holds tensors by name, so it has no {part!r}")
         return tensorfile.read(path)
     with tensorfile.open_file(path) as file:
         try:
@@ -38,13 +48,37 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             ) from error
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path.name} holds a {type(found).__name__}, no tensors by name")
-    others = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise CheckpointError(
-            f"{path.name} holds more than tensors by name: {others[0]!r} is a"
-            f" {type(found[others[0]]).__name__}; save model.state_dict() alone"
-        )
-    return dict(found), {}
+    return _weights_in(found, part, path.name), {}
+
+
+def _is_by_torch(path: Path) -> bool:
+    if zipfile.is_zipfile(path):
+        return True
+    with tensorfile.open_file(path) as file:
+        return file.read(len(_LEGACY)) == _LEGACY
+
+
+def _weights_in(found: Mapping[Any, Any], part: str | None, name: str) -> dict[str, Any]:
+    """The tensors of what was read: all of it, the part that was asked for, or the only one."""
+    if part is None and _are_weights(found):
+        return dict(found)
+    parts = {str(key): value for key, value in found.items() if _are_weights(value)}
+    if part is None and len(parts) == 1:
+        return dict(*parts.values())
+    if part in parts:
+        return dict(parts[part])
+    if not parts:
+        raise CheckpointError(f"{name} holds no tensors by name; save model.state_dict() alone")
+    raise CheckpointError(
+        f"{name} holds tensors by name in {', '.join(map(repr, parts))}; say which with part=, got"
+        f" part={part!r}"
+    )
+
+
+def _are_weights(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(one, torch.Tensor) for one in value.values())
 
 
 def choose_weights(

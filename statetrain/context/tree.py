@@ -55,8 +55,9 @@ def flatten(root: Any, prefix: str = "", *, separator: str | None = None) -> dic
             `"batch/image/0"`; None gives paths that `get` reads.
 
     Raises:
-        ValueError: with that separator, two leaves would have the same name.
+        ValueError: with that separator, two leaves would have the same name, or it is no text.
     """
+    _check_separator(separator)
     leaves = list(_leaves(root, parse(prefix), ()))
     if separator is None:
         return {written(parts): leaf for parts, leaf in leaves}
@@ -67,6 +68,11 @@ def flatten(root: Any, prefix: str = "", *, separator: str | None = None) -> dic
             raise ValueError(f"two leaves are called {name!r}; take another separator")
         flat[name] = leaf
     return flat
+
+
+def _check_separator(separator: object) -> None:
+    if separator is not None and not isinstance(separator, str):
+        raise ValueError(f"separator must be a text such as '/', or None, got {separator!r}")
 
 
 def _leaves(here: Any, before: Parts, seen: tuple[int, ...]) -> Iterator[tuple[Parts, Any]]:

@@ -11,7 +11,7 @@ provides the model. (To resume a run, there is the callback `Checkpoint` and
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,16 +201,21 @@ def load_weights(
     model: Run | torch.nn.Module,
     path: AnyPath,
     *,
+    part: str | None = None,
     rename: Mapping[str, str] | None = None,
     exclude: str | Sequence[str] = (),
     strict: bool = True,
 ) -> None:
     """Puts weights into a model, in place.
 
+        load_weights(model, "lightning.ckpt", rename={"model.": ""})
+
     Args:
         model: a run, or a module.
-        path: a file that `save_weights`, `save` or another tool wrote: safetensors, or tensors by
-            name from `torch.save`, which are read with `weights_only=True`.
+        path: a file that `save_weights`, `save` or another tool wrote: safetensors, or one of
+            `torch.save` with tensors by name, or with a mapping in which these are among other
+            things. It is read with `weights_only=True`.
+        part: the key of the weights in such a mapping, if several are in it.
         rename: beginnings of names in the file and what the model has instead, such as
             `{"encoder.": "backbone."}`; of several that fit, the longest.
         exclude: patterns of names in the file that are left out, such as `"head.*"`.
@@ -222,7 +227,7 @@ def load_weights(
         CheckpointError: the file is not sound, or the weights are another model's, which stays as
             it was.
     """
-    tensors, texts = read_weights(local_path("load_weights", path))
+    tensors, texts = read_weights(local_path("load_weights", path), part)
     weights = load(path).weights if _KEY in texts else tensors
     _put(model, choose_weights(weights, rename, exclude), strict)
 
@@ -358,8 +363,18 @@ def _check(module: torch.nn.Module, weights: Mapping[str, Any], strict: bool = T
         more = " ..." * (len(wrong) > 4)
         raise CheckpointError(
             f"the weights are another model's than {type(module).__name__}'s:"
-            f" {'; '.join(wrong[:4])}{more}"
+            f" {'; '.join(wrong[:4])}{more}{_hint(own, given)}"
         )
+
+
+def _hint(own: Collection[str], given: Collection[str]) -> str:
+    """What to write where the weights have the model's names with something before them."""
+    first = next(iter(own), "")
+    for name in given:
+        start = name.removesuffix(first)
+        if start and name.endswith(first) and all(start + other in given for other in own):
+            return f"; their names have {start!r} before them: rename={{{start!r}: ''}}"
+    return ""
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
