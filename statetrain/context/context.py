@@ -79,6 +79,9 @@ class Context(Position):
     opt_hparams: dict[str, Any] = field(Fact.SAVED_APART, Fact.SHOWN, factory=dict)
     """What the optimizers were made with."""
 
+    arguments: dict[str, Any] = field(Fact.ANEW, Fact.OPEN, factory=dict)
+    """What `fit` was given, by name, for a fork of the run; see `Run.fork`."""
+
     read_batch: Callable[[Batch], Any] = field(Fact.ANEW)
     """Finds the layout of a batch."""
 
@@ -582,7 +585,7 @@ class Context(Position):
         """
         self.rest()
         self.train_data = self.valid_data = self.data = self.layout = None
-        self.evaluations = {}
+        self.evaluations, self.arguments = {}, {}
         self.batch = self.input = self.target = self.pred = self.loss_grad = UNSET
         for name in _CAPTURED:
             setattr(self, name, None)

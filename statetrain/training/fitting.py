@@ -186,11 +186,8 @@ def fit(
         trained,
         objective,
         reader_for(input, target, size, options, trained, objective),
+        arguments=arguments_in(locals()),
         **settings_for(limits, hparams, opt_hparams, pred, verbose, options, saved.seed),
         **parts_for(machine.lifecycle, options, trained),
     )
-    return begin(
-        Run(ranks.begin(ctx, machine), machine, on_interrupt, given=arguments_in(locals())),
-        saved,
-        start,
-    )
+    return begin(Run(ranks.begin(ctx, machine), machine, on_interrupt), saved, start)

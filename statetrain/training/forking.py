@@ -23,14 +23,14 @@ _OF_THE_TABLE = FitOptions.__annotations__.keys() - {"precision"}
 
 def fork(run: Run, at: str | int | os.PathLike[str], changes: Mapping[str, Any]) -> Run:
     """Trains on from a checkpoint of a run; see `Run.fork`."""
-    if not run.given or run.ctx.news is not None:
+    if not run.ctx.arguments or run.ctx.news is not None:
         raise ConfigError(
-            "fork takes a run that fit made, in one process; otherwise call fit again, with"
-            " resume= and allow_changes="
+            "fork takes a run that fit made in one process and that is not cleaned; otherwise, call"
+            " fit again with resume= and allow_changes="
         )
     if "resume" in changes:
         raise ConfigError("fork goes on from the checkpoint that at= names; leave resume= out")
-    given = {**run.given, "callbacks": (), "trace": False, "start": True}
+    given = {**run.ctx.arguments, "callbacks": (), "trace": False, "start": True}
     if changes.get("lifecycle") is not None:  # it has these options in it
         given = {name: value for name, value in given.items() if name not in _OF_THE_TABLE}
     given |= copy.deepcopy({name: given[name] for name in _TRAINED if name not in changes})

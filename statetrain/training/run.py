@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from attrs import define, evolve, field
+from attrs import define, evolve
 
 from statetrain.callback import unwrapped
 from statetrain.compute.keyed import caveat
@@ -49,14 +49,12 @@ class Run:
             the signal's number.
         at: the anchor at which the next walk continues, when a snapshot has been put back; None: it
             starts anew.
-        given: the arguments that `fit` was given, by name; empty for a run that it did not make.
     """
 
     ctx: Context
     machine: Machine
     on_interrupt: OnInterrupt = "return"
     at: str | None = None
-    given: Mapping[str, Any] = field(factory=dict)
 
     @property
     def outcome(self) -> Outcome | None:

@@ -92,7 +92,9 @@ def straight_to(points, start):
 def test_forks_of_a_run_are_the_runs_that_had_their_schedule_from_the_start(points, trunk):
     "Bit for bit, from several anchors; the trunk's weights, optimizer, history and files stay."
     model, rows = bits(trunk.model), list(trunk.history)
-    before = {path: path.stat().st_mtime_ns for path in trunk.given["callbacks"].folder.rglob("*")}
+    before = {
+        path: path.stat().st_mtime_ns for path in trunk.ctx.arguments["callbacks"].folder.rglob("*")
+    }
     for start in (5, 10, 15):
         saving = st.Checkpoint(f"end-{start}")
         run = trunk.fork(
@@ -106,7 +108,9 @@ def test_forks_of_a_run_are_the_runs_that_had_their_schedule_from_the_start(poin
         assert again.ctx.step == start + 5
     assert bits(trunk.model) == model
     assert list(trunk.history) == rows
-    after = {path: path.stat().st_mtime_ns for path in trunk.given["callbacks"].folder.rglob("*")}
+    after = {
+        path: path.stat().st_mtime_ns for path in trunk.ctx.arguments["callbacks"].folder.rglob("*")
+    }
     assert after == before
 
 
@@ -156,8 +160,9 @@ def test_what_cannot_be_forked_is_refused(points, trunk, tmp_path):
         trunk.fork(7)
     with pytest.raises(st.ConfigError, match="leave resume= out"):
         trunk.fork(5, resume="last")
+    plain.ctx.clean()
     with pytest.raises(st.ConfigError, match="fork takes a run that fit made"):
-        st.Run(trunk.ctx, trunk.machine).fork(5)
+        plain.fork(5)
     with pytest.raises(st.CheckpointError, match="lr"):
         trunk.fork(5, opt_hparams={"lr": 0.2, "momentum": 0.9})
     run = trunk.fork(
