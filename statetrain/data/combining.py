@@ -8,7 +8,6 @@ from typing import Any
 
 from attrs import field, frozen
 
-from statetrain.data.datasets import as_dataset
 from statetrain.data.sizes import length
 from statetrain.data.workers import iterate
 from statetrain.errors import ConfigError, DataError
@@ -115,6 +114,8 @@ def combine(loaders: Mapping[str, Any], epoch: str = "longest") -> Combined:
 
 
 def _size(name: str, loader: Any) -> int:
+    from statetrain.data.datasets import as_dataset  # here, since tables are read without torch
+
     if as_dataset(loader) is not None:
         raise ConfigError(
             f"combine: {name!r} is a {type(loader).__name__} of samples; make a loader of it:"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = """
@@ -39,7 +36,6 @@ def command(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="the script is for bash")
 def test_the_job_script_requeues_until_the_run_is_complete(tmp_path: Path) -> None:
     """The warned job is requeued; the next one completes the run and is not."""
     page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")

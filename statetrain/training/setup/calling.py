@@ -83,7 +83,7 @@ def _arguments() -> list[str]:
 def arguments_in(scope: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that `fit` was given, by name, out of all its variables."""
     known = set(_arguments()) - {"others", "options"}
-    return {name: scope[name] for name in known & scope.keys()} | scope["options"]
+    return {**{name: scope[name] for name in known & scope.keys()}, **scope["options"]}
 
 
 def _check_seed(seed: Any) -> None:
