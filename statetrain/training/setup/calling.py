@@ -6,6 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,17 +74,19 @@ def _check_names(options: Mapping[str, Any]) -> None:
             raise TypeError(f"fit() has no argument {name!r}{did_you_mean(name, _arguments())}")
 
 
-def _arguments() -> list[str]:
+@cache
+def _arguments() -> tuple[str, ...]:
     """The names of all arguments of `fit`."""
     from statetrain.training.fitting import fit  # of the page that calls this one
 
-    return [*inspect.signature(fit).parameters, *FitArguments.__annotations__]
+    return (*inspect.signature(fit).parameters, *FitArguments.__annotations__)
 
 
 def arguments_in(scope: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that `fit` was given, by name, out of all its variables."""
-    known = set(_arguments()) - {"others", "options"}
-    return {**{name: scope[name] for name in known & scope.keys()}, **scope["options"]}
+    given = {name: scope[name] for name in _arguments() if name in scope}
+    del given["others"], given["options"]
+    return {**given, **scope["options"]}
 
 
 def _check_seed(seed: Any) -> None:
