@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from statetrain.errors import ConfigError
-from statetrain.guards.base import leaves
 from statetrain.guards.batch import Accumulating
 from statetrain.guards.counters import MaxSteps
 from statetrain.standard.limiting import batches_taken
@@ -14,7 +13,6 @@ from statetrain.standard.windows import ShortWindow
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
-    from statetrain.guards.base import Guard
     from statetrain.lifecycle.lifecycle import Lifecycle
 
 
@@ -37,13 +35,12 @@ def left_of(ctx: Context, lifecycle: Lifecycle, per: Literal["step", "epoch"], w
         if epochs == math.inf:
             raise ConfigError(f"{who} takes the whole run, which has no last epoch; say over=")
         return int(epochs)
-    guards = [arrow.guard for arrow in lifecycle.transitions if arrow.guard is not None]
-    limits = _numbers(guards, MaxSteps)
+    limits = _numbers(lifecycle, MaxSteps)
     batches = batches_taken(lifecycle, "next_batch", ctx.train_data)
     if batches is not None and epochs != math.inf:
-        window = max(_numbers(guards, Accumulating), default=1)
+        window = max(_numbers(lifecycle, Accumulating), default=1)
         steps = -(-batches // window)
-        if _numbers(guards, ShortWindow):  # the last window of an epoch makes none
+        if _numbers(lifecycle, ShortWindow):  # the last window of an epoch makes none
             steps = batches // window
         limits.append(steps * int(epochs))
     if not limits:
@@ -54,5 +51,5 @@ def left_of(ctx: Context, lifecycle: Lifecycle, per: Literal["step", "epoch"], w
     return min(limits)
 
 
-def _numbers(guards: list[Guard], kind: type[MaxSteps | Accumulating | ShortWindow]) -> list[int]:
-    return [leaf.n for guard in guards for leaf in leaves(guard) if isinstance(leaf, kind)]
+def _numbers(life: Lifecycle, kind: type[MaxSteps | Accumulating | ShortWindow]) -> list[int]:
+    return [guard.n for guard in life.guards if isinstance(guard, kind)]

@@ -21,7 +21,6 @@ from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import access_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
-from statetrain.guards.base import Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.standard import actions
@@ -42,15 +41,9 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
         more: what else reads the context: things with `reads`; others read nothing.
     """
     works = _works_of(machine.lifecycle)
-    parts = (*machine.callbacks, *_guards_of(machine.lifecycle), *works, *more)
+    parts = (*machine.callbacks, *machine.lifecycle.guards, *works, *more)
     reads = [getattr(part, "reads", ()) for part in parts]
     return _parts_declared_by(works).union(*map(paths_in, filter(None, reads)))
-
-
-def _guards_of(life: Lifecycle) -> list[Guard]:
-    """The parts of all guards."""
-    guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
-    return [leaf for guard in guards for leaf in leaves(guard)]
 
 
 def _works_of(life: Lifecycle) -> list[Any]:

@@ -12,8 +12,9 @@ from statetrain.context.context import Context
 from statetrain.context.fields import facts_of
 from statetrain.context.history import COUNTERS, History
 from statetrain.context.paths import parse
-from statetrain.contracts.declaring import access_of, field_of, reads_of
+from statetrain.contracts.declaring import Access, access_of, field_of, reads_of
 from statetrain.contracts.listening import contracts_of, paths_in
+from statetrain.contracts.ways import name_place, works_of
 from statetrain.errors import ContractError
 from statetrain.guards.base import Guard, leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -164,35 +165,29 @@ def _needed(machine: Machine, wanted: str) -> list[tuple[str, str]]:
     ]
 
 
-def _declaring(guard: Guard | None) -> tuple[Guard, ...]:
-    """A guard; its parts where one of them declares nothing, so that the others still count."""
-    if guard is None:
-        return ()
-    return (guard,) if reads_of(guard) is not None else leaves(guard)
+def _declaring(guard: Guard) -> list[tuple[Guard, Access]]:
+    """What a guard declares; what its parts do where one of them declares nothing."""
+    whole = reads_of(guard)
+    if whole is not None:
+        return [(guard, whole)]
+    return [(part, read) for part in leaves(guard) if (read := reads_of(part)) is not None]
 
 
 def declarations_of(life: Lifecycle, callbacks: Iterable[Callback]) -> list[Declaration]:
     """Everything that a lifecycle and callbacks declare, with who declares it."""
-    works = [(f"the action of {state.name!r}", state.action) for state in life.states]
-    works += [(f"the close work of {state.name!r}", state.close) for state in life.states]
-    works += [
-        (f"the effect of {arrow.source} -> {arrow.dest}", arrow.effect)
-        for arrow in life.transitions
-    ]
     found: list[Declaration] = []
-    for who, work in works:
-        if work is not None and (declared := access_of(work)) is not None:
+    for place, work in works_of(life):
+        if (declared := access_of(work)) is not None:
+            who = name_place(place)
             found += [(who, "reads", declared.reads), (who, "writes", declared.writes)]
     for arrow in life.transitions:
-        for guard in _declaring(arrow.guard):
-            who = f"the guard [{guard.label}] of {arrow.source} -> {arrow.dest}"
-            read = reads_of(guard)
-            if read is not None:
-                found.append((who, "reads", read.reads))
+        if arrow.guard is not None:
+            for guard, declared in _declaring(arrow.guard):
+                who = f"the guard [{guard.label}] of {arrow.source} -> {arrow.dest}"
+                found.append((who, "reads", declared.reads))
     for callback in callbacks:
         who = f"Callback {name_of(callback)!r}"
         # Of declarations by hook, those for hooks that no state here calls do not count
         for contract in contracts_of(callback, heard_hooks(callback, life)).values():
-            found.append((who, "reads", contract.reads or ()))
-            found.append((who, "writes", contract.writes or ()))
+            found += [(who, "reads", contract.reads or ()), (who, "writes", contract.written)]
     return found

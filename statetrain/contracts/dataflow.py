@@ -11,8 +11,9 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from attrs import Factory, define
@@ -21,6 +22,7 @@ from statetrain.contracts.declaring import (
     BORN,
     DERIVED,
     GIVEN,
+    Access,
     access_of,
     field_of,
     followed,
@@ -28,7 +30,7 @@ from statetrain.contracts.declaring import (
     reads_of,
 )
 from statetrain.contracts.listening import DEFERRED, Listener
-from statetrain.contracts.ways import Doing, Way, WorkPlace, ways_of
+from statetrain.contracts.ways import Doing, Way, WorkPlace, ways_of, works_of
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START
 
@@ -98,10 +100,22 @@ class Flow:
     def moves(self, doing: Doing) -> tuple[int, int]:
         """What something writes and then drops; what is unknown may write anything."""
         if doing.hook:
-            return self.mask(_writes_of(self.order.get(doing.hook, ()))), 0
+            return self.mask(writes_of(self.order.get(doing.hook, ()))), 0
         if doing.access is None:
             return (1 << len(self.bits)) - 1, 0
         return self.mask(doing.access.writes), self.mask(doing.access.drops)
+
+    def after_call(self, status: Status, one: Listener) -> Status:
+        """What the fields may be once a listener has been called."""
+        return status.after(self.mask(one.contract.written), 0)
+
+    def places(self, wanted: Callable[[Access], bool]) -> list[WorkPlace]:
+        """The places whose declarations are wanted, each once, in the order of the ways."""
+        found: dict[WorkPlace, None] = {}
+        for doing in chain.from_iterable(way.doings for way in self.ways):
+            if doing.place is not None and doing.access is not None and wanted(doing.access):
+                found[doing.place] = None
+        return list(found)
 
     def find_wrong(self, status: Status | None, path: str) -> str:
         """What a path may be in place of being there: "absent", "gone", or "" if it is there."""
@@ -121,9 +135,9 @@ def made_from(path: str) -> tuple[str, ...]:
     return DERIVED.get(field_of(path), (followed(path),))
 
 
-def _writes_of(listeners: Iterable[Listener]) -> Iterator[str]:
-    for one in listeners:
-        yield from one.contract.writes or ()
+def writes_of(listeners: Iterable[Listener]) -> Iterator[str]:
+    """The paths that listeners are known to write."""
+    return chain.from_iterable(one.contract.written for one in listeners)
 
 
 def solve(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
@@ -133,13 +147,8 @@ def solve(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
         life: the table.
         order: the listeners of each hook, as they are called.
     """
-    writing = {
-        hook: members
-        for hook, members in order.items()
-        if any(one.contract.writes for one in members)
-    }
-    if any(_comes_to_be(path) for members in writing.values() for path in _writes_of(members)):
-        return solve_with(life, writing)
+    if any(map(_comes_to_be, writes_of(chain(*order.values())))):
+        return solve_with(life, order)
     # No callback moves a field whose being there is in question
     if _is_known(life):
         return _solve_once(life)
@@ -163,15 +172,11 @@ def _is_known(life: Lifecycle) -> bool:
 
     What is not declared may be a closure that keeps a model alive, so it is not kept.
     """
-    works = [
-        work
-        for state in life.states
-        for work in (state.action, state.close, state.reopen, state.mode)
-    ]
-    works += [arrow.effect for arrow in life.transitions]
+    works = [work for _, work in works_of(life)]
+    works += [state.reopen for state in life.states if state.reopen is not None]
+    works += [state.mode for state in life.states if state.mode is not None]
     guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
-    there = [work for work in works if work is not None]
-    return all(map(access_of, there)) and all(map(reads_of, guards))
+    return all(map(access_of, works)) and all(map(reads_of, guards))
 
 
 def solve_with(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
@@ -190,15 +195,11 @@ def solve_with(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow
     return flow
 
 
-def _moving(doings: Iterable[Doing], order: Mapping[str, Sequence[Listener]]) -> set[str]:
+def _moving(doings: Iterable[Doing], order: Mapping[str, Sequence[Listener]]) -> frozenset[str]:
     """The fields and values that may not be there at some place."""
-    written = {path for members in order.values() for path in _writes_of(members)}
-    dropped: set[str] = set()
-    for doing in doings:
-        if doing.access is not None:
-            written |= doing.access.writes
-            dropped |= doing.access.drops
-    return {*BORN, *filter(_comes_to_be, written), *dropped}
+    known = [doing.access for doing in doings if doing.access is not None]
+    written = chain(writes_of(chain(*order.values())), *(one.writes for one in known))
+    return BORN.union(filter(_comes_to_be, written), *(one.drops for one in known))
 
 
 Moves = dict[Doing, tuple[int, int]]

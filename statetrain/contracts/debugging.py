@@ -23,7 +23,7 @@ from statetrain.context.columns import joined
 from statetrain.context.fields import check_value
 from statetrain.context.named import Named
 from statetrain.context.paths import Part, Parts, Piece, covers, parse, written
-from statetrain.contracts.dataflow import Flow
+from statetrain.contracts.dataflow import Flow, writes_of
 from statetrain.contracts.declaring import (
     ALWAYS_READ,
     DERIVED,
@@ -146,8 +146,8 @@ class Views:
         Listeners before it on its hook may have written some.
         """
         listeners = self.order[one.hook]
-        before = [other.contract.writes for other in listeners[: listeners.index(one)]]
-        return self.flow.impossible(one.hook).difference(*(writes or () for writes in before))
+        before = writes_of(listeners[: listeners.index(one)])
+        return self.flow.impossible(one.hook).difference(before)
 
     def _terms(
         self, who: str, contract: Contract, missing: frozenset[str], name: str, hook: str

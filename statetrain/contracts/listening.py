@@ -37,6 +37,11 @@ class Contract:
     writes: frozenset[str] | None = None
     exact: bool = True
 
+    @property
+    def written(self) -> frozenset[str]:
+        """The paths that it is known to write."""
+        return self.writes or frozenset()
+
 
 @frozen(eq=False)
 class Listener:
@@ -130,7 +135,7 @@ def contracts_of(callback: Callback, hooks: Mapping[str, str]) -> dict[str, Cont
         for hook, name in heard.items()
     }
     for hook, contract in out.items():
-        _check_permitted(callback, hook, contract.writes or ())
+        _check_permitted(callback, hook, contract.written)
     return out
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with, meanings
 from statetrain.context.position import Position
-from statetrain.contracts.dataflow import Flow, solve
+from statetrain.contracts.dataflow import Flow, solve, writes_of
 from statetrain.contracts.declaring import (
     ALWAYS_READ,
     GIVEN,
@@ -120,19 +120,14 @@ class DataFlow:
         everything = dict.fromkeys(
             who for who, own in known if any(map(is_everything, own.reads | own.writes))
         )
-        moving = solve(life, {}).bits.keys() | {
-            field_of(path)
-            for members in listeners.values()
-            for one in members
-            for path in one.contract.writes or ()
-        }
+        written = map(field_of, writes_of(itertools.chain(*listeners.values())))
         return cls(
             life,
             _uses([(who, own.writes) for who, own in known]),
             _uses([(who, own.reads) for who, own in known]),
             tuple(unknown),
             tuple(everything),
-            frozenset(moving),
+            frozenset(solve(life, {}).bits).union(written),
         )
 
     @property
@@ -154,17 +149,10 @@ class DataFlow:
 
     def __str__(self) -> str:
         rows = [
-            ("field", "written by", "read by"),
-            *(
-                (name, _users(self.writers.get(name, ())), _users(self.readers.get(name, ())))
-                for name in self.fields
-            ),
+            (name, _users(self.writers.get(name, ())), _users(self.readers.get(name, ())))
+            for name in self.fields
         ]
-        wide = [max(len(row[i]) for row in rows) for i in range(2)]
-        lines = [
-            f"{name.ljust(wide[0])}  {written.ljust(wide[1])}  {read}".rstrip()
-            for name, written, read in rows
-        ]
+        lines = _in_columns([("field", "written by", "read by"), *rows])
         others = (("read everything", self.everything), ("declare nothing", self.unknown))
         return "\n".join([*lines, *(f"{what}: {', '.join(who)}" for what, who in others if who)])
 
@@ -281,18 +269,11 @@ def _existence(flow: Flow, name: str, writing: Sequence[WorkPlace]) -> str:
     since = _listed(
         place for place in writing if name not in flow.certain(place) and place[0] != "effect"
     )
-    until = _listed(place for place in _dropping(flow, name) if place[0] in ("close", "mode"))
+    dropping = flow.places(lambda one: name in one.drops)
+    until = _listed(place for place in dropping if place[0] in ("close", "mode"))
     if not until:
         return f"from {since}"
     return f"from {since} until {until} closes"
-
-
-def _dropping(flow: Flow, name: str) -> Iterator[WorkPlace]:
-    """The places where a field is dropped."""
-    for way in flow.ways:
-        for doing in way.doings:
-            if doing.place is not None and doing.access is not None and name in doing.access.drops:
-                yield doing.place
 
 
 def _writers(writing: Sequence[WorkPlace]) -> str:

@@ -18,6 +18,7 @@ import attrs
 from statetrain.context.context import Context
 from statetrain.context.fields import Fact, fields_with
 from statetrain.contracts.declaring import access_of, expanded, field_of, reads_of
+from statetrain.contracts.ways import name_place, works_of
 from statetrain.errors import ContractError
 from statetrain.guards.agreed import Agreed
 from statetrain.guards.base import Agree, AllOf, AnyOf, Guard, Not, Renamed, leaves
@@ -67,12 +68,9 @@ def _declared(context: type | None) -> tuple[set[str], set[str]]:
 
 def _parts(life: Lifecycle) -> Iterator[tuple[str, set[str], set[str]]]:
     """Actions, close work and effects: who it is, the fields that it reads, and those it writes."""
-    works = [(f"the action of {state.name!r}", state.action) for state in life.states]
-    works += [(f"the close work of {state.name!r}", state.close) for state in life.states]
-    works += [(f"the effect of {t.source} -> {t.dest}", t.effect) for t in life.transitions]
-    for who, work in works:
+    for place, work in works_of(life):
         if (access := access_of(work)) is not None:
-            yield who, _fields(access.reads), _fields(access.writes)
+            yield name_place(place), _fields(access.reads), _fields(access.writes)
 
 
 def _fields(paths: Iterable[str]) -> set[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -72,7 +73,7 @@ def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> 
                 else:
                     coarse.setdefault((one.place, path), []).append((one, wrong))
             if status is not None and one.contract.writes:
-                status = status.after(flow.mask(one.contract.writes), 0)
+                status = flow.after_call(status, one)
     for (_, path), found in coarse.items():
         _check_coarse(flow, path, found)
 
@@ -108,7 +109,7 @@ def _check_coarse(flow: Flow, path: str, found: list[tuple[Listener, str]]) -> N
 
 def _writes_itself(one: Listener, path: str) -> bool:
     """Whether a callback reads a value in `buffers` that it writes itself: a count, a mean."""
-    return path.startswith("buffers") and followed(path) in (one.contract.writes or ())
+    return path.startswith("buffers") and followed(path) in one.contract.written
 
 
 def _check_works(flow: Flow) -> None:
@@ -166,14 +167,15 @@ def _check_known(flow: Flow, one: Listener, path: str) -> None:
 def _error(flow: Flow, reading: Read) -> ContractError:
     status = flow.at[reading.place]
     for listener in reading.before:
-        status = status.after(flow.mask(listener.contract.writes or ()), 0)
+        status = flow.after_call(status, listener)
     wrong = {one: flow.find_wrong(status, one) for one in made_from(reading.path)}
     name = next(one for one in wrong if wrong[one] == reading.wrong)
     who = reading.who
     if name != followed(reading.path):
         who += f" (it is made of {name!r})"
-    writers = [name_place(place) for place in _placed(flow, lambda one: name in one.writes)]
-    writers += _writing_hooks(flow, name)
+    writers = [name_place(place) for place in flow.places(lambda one: name in one.writes)]
+    hooks = itertools.chain(*flow.order.values())
+    writers += [f"{one.name}.{one.hook}" for one in hooks if name in one.contract.written]
     if not writers:
         return ContractError(
             f"{who}, and nothing in lifecycle {flow.lifecycle.name!r} writes it; take a lifecycle"
@@ -192,27 +194,8 @@ def _state_of(flow: Flow, name: str, wrong: str) -> str:
     """What a field is in place of being there, as text."""
     if wrong == "absent":
         return "does not exist yet"
-    droppers = [name_place(place) for place in _placed(flow, lambda one: name in one.drops)]
+    droppers = [name_place(place) for place in flow.places(lambda one: name in one.drops)]
     return f"is of an earlier batch: it ended where {', '.join(droppers)} released it"
-
-
-def _placed(flow: Flow, wanted: Callable[[Access], bool]) -> list[WorkPlace]:
-    """The places whose declarations are wanted, each once."""
-    found: dict[WorkPlace, None] = {}
-    for way in flow.ways:
-        for doing in way.doings:
-            if doing.place is not None and doing.access is not None and wanted(doing.access):
-                found[doing.place] = None
-    return list(found)
-
-
-def _writing_hooks(flow: Flow, name: str) -> list[str]:
-    return [
-        f"{one.name}.{one.hook}"
-        for members in flow.order.values()
-        for one in members
-        if name in (one.contract.writes or ())
-    ]
 
 
 def _find_way(flow: Flow, name: str, reading: Read) -> str:
@@ -255,7 +238,7 @@ def _is_at(doing: Doing, way: Way, reading: Read) -> bool:
 def _is_wrong(flow: Flow, status: Status, bit: int, reading: Read) -> bool:
     """Whether a field may not be there, once the listeners before have written theirs."""
     for one in reading.before:
-        status = status.after(flow.mask(one.contract.writes or ()) & bit, 0)
+        status = flow.after_call(status, one)
     if reading.wrong == "absent":
         return bool(status.absent & bit)
     return bool(status.gone & bit)

@@ -7,13 +7,13 @@ event is followed.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import frozen
 
 from statetrain.contracts.declaring import GIVEN, Access, access_of
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED, START
+from statetrain.lifecycle.state import FAILED, START, State
 from statetrain.lifecycle.transition import Transition
 
 Doer = Literal["action", "effect", "guard", "close", "mode"]
@@ -62,6 +62,15 @@ def name_place(place: WorkPlace) -> str:
     return f"the {kind} of {of!r}"
 
 
+def works_of(life: Lifecycle) -> list[tuple[WorkPlace, Any]]:
+    """The actions and close work of states, then the effects of arrows, with their places."""
+    works: list[tuple[WorkPlace, Any]] = []
+    works += [(("action", state.name), state.action) for state in life.states]
+    works += [(("close", state.name), state.close) for state in life.states]
+    works += [(("effect", arrow), arrow.effect) for arrow in life.transitions]
+    return [(place, work) for place, work in works if work is not None]
+
+
 def ways_of(life: Lifecycle) -> tuple[Way, ...]:
     """All ways between two states of a lifecycle, events included.
 
@@ -74,9 +83,8 @@ def ways_of(life: Lifecycle) -> tuple[Way, ...]:
             found.append(table.way(arrow, arrow.source))
             continue
         # Raised by the action or an enter hook of any state within
-        found += [
-            table.way(arrow, active) for active, path in table.paths.items() if arrow.source in path
-        ]
+        within = (arrow.source, *life.inside(arrow.source))
+        found += [table.way(arrow, active) for active in within]
     return tuple(found)
 
 
@@ -84,16 +92,9 @@ class _Table:
     """A lifecycle, with what many ways share laid out once."""
 
     def __init__(self, life: Lifecycle) -> None:
-        self.states = {state.name: state for state in life.states}
-        self.paths: dict[str, tuple[str, ...]] = {START: ()}
-        for name, state in self.states.items():
-            path, scope = [name], state.within
-            while scope is not None:
-                path.insert(0, scope)
-                scope = self.states[scope].within
-            self.paths[name] = tuple(path)
-        self.entering = {name: tuple(self._enter(name)) for name in self.states}
-        self.leaving = {name: tuple(self._leave(name)) for name in self.states}
+        self.life = life
+        self.entering = {state.name: self._enter(state) for state in life.states}
+        self.leaving = {state.name: self._leave(state) for state in life.states}
 
     def way(self, arrow: Transition, active: str) -> Way:
         """The way of an arrow, as the machine lays it out."""
@@ -102,17 +103,13 @@ class _Table:
             effect = [Doing(("effect", arrow), access_of(arrow.effect))]
         if arrow.dest == FAILED:
             return Way(arrow, active, tuple(effect))
-        here, there = self.paths[active], self.paths[arrow.dest]
-        shared = 0
-        while shared < min(len(here), len(there) - 1) and here[shared] == there[shared]:
-            shared += 1
-        doings = [doing for name in reversed(here[shared:]) for doing in self.leaving[name]]
-        doings += [*effect, _PASSING]
-        doings += [doing for name in there[shared:] for doing in self.entering[name]]
-        return Way(arrow, active, tuple(doings))
+        left, entered = self.life.crossing(active, arrow.dest)
+        leaving = [doing for name in left for doing in self.leaving[name]]
+        entering = [doing for name in entered for doing in self.entering[name]]
+        return Way(arrow, active, (*leaving, *effect, _PASSING, *entering))
 
-    def _enter(self, name: str) -> list[Doing]:
-        state = self.states[name]
+    def _enter(self, state: State) -> list[Doing]:
+        name = state.name
         doings = [Doing(None, None, f"on_enter_{name}")]
         if state.mode is not None:
             doings.insert(0, Doing(("mode", name), access_of(state.mode) or _NOTHING))
@@ -123,8 +120,8 @@ class _Table:
             work = access_of(state.action)
         return [*doings, Doing(("action", name), work, begins=name)]
 
-    def _leave(self, name: str) -> list[Doing]:
-        state = self.states[name]
+    def _leave(self, state: State) -> list[Doing]:
+        name = state.name
         doings = [Doing(None, None, f"on_exit_{name}")]
         if state.close is not None:
             doings.append(Doing(("close", name), access_of(state.close)))
@@ -137,7 +134,6 @@ class _Table:
 
         What the mode wrote ends, unless it was there before, or a mode around writes it.
         """
-        own, *outer = [
-            access_of(self.states[scope].mode) or _NOTHING for scope in reversed(self.paths[name])
-        ]
-        return Access(drops=own.writes - GIVEN.union(*(one.writes for one in outer)))
+        modes = [self.life.state(scope).mode for scope in self.life.path(name)]
+        *outer, own = [(access_of(mode) or _NOTHING).writes for mode in modes]
+        return Access(drops=own - GIVEN.union(*outer))

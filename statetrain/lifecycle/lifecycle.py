@@ -42,7 +42,7 @@ import attrs
 from attrs import field, frozen
 
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import Guard, Test
+from statetrain.guards.base import Guard, Test, leaves
 from statetrain.lifecycle import edits
 from statetrain.lifecycle.checks import check, check_parts
 from statetrain.lifecycle.index import Index
@@ -108,6 +108,12 @@ class Lifecycle:
     def roles(self) -> tuple[str, ...]:
         """The roles of all states, in order, each once."""
         return tuple(self._index.roles)
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """What its arrows ask, in order; of a guard that combines others, those."""
+        guards = [arrow.guard for arrow in self.transitions if arrow.guard is not None]
+        return tuple(leaf for guard in guards for leaf in leaves(guard))
 
     @property
     def start(self) -> Transition:

@@ -23,7 +23,7 @@ from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.contracts.owning import agreed_in, agreeing, own_fields
 from statetrain.errors import ConfigError, MachineError
 from statetrain.events import SkipBatch
-from statetrain.guards.base import guard, leaves
+from statetrain.guards.base import guard
 from statetrain.guards.batch import Accumulating
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State, StateWork
@@ -191,9 +191,7 @@ def _with_parts(life: Lifecycle) -> Lifecycle:
 
 def _window(life: Lifecycle) -> int:
     """Batches that make one step."""
-    guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
-    parts = (part for one in guards for part in leaves(one))
-    return next((part.n for part in parts if isinstance(part, Accumulating)), 1)
+    return next((guard.n for guard in life.guards if isinstance(guard, Accumulating)), 1)
 
 
 def _of_part(work: StateWork | None) -> StateWork | None:

@@ -33,7 +33,7 @@ except ImportError as error:
         " 'statetrain[testing]'"
     ) from error
 
-from statetrain.guards.base import Guard, leaves
+from statetrain.guards.base import Guard
 from statetrain.lifecycle.deciding import hidden
 from statetrain.lifecycle.explore import Bound, Configuration, Step, Ways
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -289,8 +289,7 @@ def scripts(
 
 
 def _guard_labels(lifecycle: Lifecycle) -> list[str]:
-    guards = [arrow.guard for arrow in lifecycle.transitions if arrow.guard is not None]
-    return sorted({leaf.label for guard in guards for leaf in leaves(guard)})
+    return sorted({guard.label for guard in lifecycle.guards})
 
 
 def _may_raise(lifecycle: Lifecycle, scope: str, hooks: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from statetrain.contracts.owning import own_fields, reads_own
 from statetrain.errors import LifecycleError
 from statetrain.guards.agreed import Agreed
-from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed, leaves
+from statetrain.guards.base import AllOf, AnyOf, Guard, Not, Renamed
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED
 from statetrain.lifecycle.transition import Transition
@@ -257,13 +257,10 @@ def walk_ranks(
         LifecycleError: the ranks part; the message says where. Or a label is unknown, or the limit
             was reached.
     """
-    from statetrain.standard.several import (
-        several,
-    )  # of a higher floor, so looked up when asked for
+    from statetrain.standard.several import several
 
     life = several(lifecycle)
-    guards = [arrow.guard for arrow in life.transitions if arrow.guard is not None]
-    known = {leaf.label for guard in guards for leaf in leaves(guard)}
+    known = {guard.label for guard in life.guards}
     for label in dict.fromkeys(label for given in answers for label in given):
         if label not in known:
             raise LifecycleError(

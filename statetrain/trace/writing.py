@@ -41,7 +41,6 @@ from attrs import Factory, define
 from statetrain import jsons
 from statetrain.contracts.notes import notes_of
 from statetrain.errors import ConfigError
-from statetrain.guards.base import leaves
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.asking import Asked
@@ -124,12 +123,7 @@ class TraceWriting:
         descriptor = os.open(
             path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
         )
-        guards = dict.fromkeys(
-            leaf.label
-            for arrow in life.transitions
-            if arrow.guard is not None
-            for leaf in leaves(arrow.guard)
-        )
+        guards = dict.fromkeys(guard.label for guard in life.guards)
         writing = cls(
             path,
             identity,
@@ -267,14 +261,7 @@ def header_of(life: Lifecycle, identity: str) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "counters": COUNTERS,
         "arrows": [words_of(arrow) for arrow in (life.start, *life.transitions)],
-        "guards": list(
-            dict.fromkeys(
-                leaf.label
-                for arrow in life.transitions
-                if arrow.guard is not None
-                for leaf in leaves(arrow.guard)
-            )
-        ),
+        "guards": list(dict.fromkeys(guard.label for guard in life.guards)),
         "states": [
             [
                 s.name,
