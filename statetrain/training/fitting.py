@@ -25,7 +25,7 @@ from statetrain.training.setup.objective import AnyLoss, make_objective
 from statetrain.training.setup.ranks import ranks_of
 from statetrain.training.setup.starting import begin, find_saved
 from statetrain.training.setup.state import make_context, parts_for, reader_for, settings_for
-from statetrain.training.setup.table import make_lifecycle
+from statetrain.training.setup.table import RunParts, make_lifecycle
 from statetrain.training.setup.walker import make_machine
 
 
@@ -171,7 +171,9 @@ def fit(
     )
     machine = make_machine(
         make_lifecycle(
-            lifecycle, options, limits, data, trained, objective, saved.seed, listening, size
+            lifecycle,
+            options,
+            RunParts(limits, data, trained, objective, saved.seed, listening, size),
         ),
         listening,
         trained,

@@ -26,7 +26,7 @@ from statetrain.training.run import Run
 from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.ranks import machine_aside
 from statetrain.training.setup.walker import interms_read
-from statetrain.training.subject import Reads, quietly, refuse_part, subject_of, walk_aside
+from statetrain.training.subject import Reads, Subject, quietly, refuse_part, subject_of, walk_aside
 from statetrain.validators import check_switches, local_path
 
 
@@ -72,9 +72,8 @@ def predict(
         MachineError: a callback stopped it; a part of the predictions would pass for all.
     """
     check_switches("predict", stack=stack)
-    ctx, machine = _predicting(
-        model, data, compute, callbacks, input, pred, dataloader_options, device, debug
-    )
+    subject, reads = subject_of(model, device), Reads(input, pred=pred)
+    ctx, machine = _predicting(subject, data, compute, callbacks, reads, dataloader_options, debug)
     if out is not None:
         return _written(ctx, machine, local_path("predict: out", out), stack)
     preds: Any = []
@@ -118,9 +117,8 @@ def predict_batches(
     Raises:
         BaseException: as `predict`.
     """
-    ctx, machine = _predicting(
-        model, data, compute, callbacks, input, pred, dataloader_options, device, debug
-    )
+    subject, reads = subject_of(model, device), Reads(input, pred=pred)
+    ctx, machine = _predicting(subject, data, compute, callbacks, reads, dataloader_options, debug)
     _refuse_several(ctx, "predict_batches")
     return _one_by_one(ctx, machine)
 
@@ -159,14 +157,12 @@ def _written(ctx: Context, machine: Machine, path: Path, stack: bool) -> torch.T
 
 
 def _predicting(
-    model: Run | torch.nn.Module,
+    subject: Subject,
     data: Any,
     compute: Callable[[Any], Any] | None,
     callbacks: Callback | Iterable[Callback],
-    input_key: Key,
-    pred: str | None,
+    reads: Reads,
     options: Mapping[str, Any] | None,
-    device: str | torch.device,
     debug: bool,
 ) -> tuple[Context, Machine]:
     """What a prediction is made of."""
@@ -174,9 +170,8 @@ def _predicting(
         raise ConfigError(
             "predictions come in the data's order; leave shuffle out of dataloader_options"
         )
-    subject = subject_of(model, device)
     counted = tally("valid", (), None, subject.accelerator.device)
-    ctx = subject.context(data, options, counted, Reads(input_key, pred=pred))
+    ctx = subject.context(data, options, counted, reads)
     ctx.valid_data = in_order(ctx.valid_data)
     machine = machine_aside(ctx, prediction(compute=compute), listeners(callbacks), debug)
     if interms_read(machine):

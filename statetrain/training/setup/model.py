@@ -178,7 +178,7 @@ def optimizers_of(
 ) -> dict[str, Optimizer]:
     """The optimizers by name, made from their classes if those were given."""
     if given is None:
-        if lifecycle is not None and not _steps(lifecycle):
+        if lifecycle is not None and not has_step(lifecycle):
             return {}
         raise ConfigError(
             "fit needs an optimizer; give optimizer=torch.optim.Adam, opt_hparams={'lr': 1e-3}, or"
@@ -196,7 +196,7 @@ def optimizers_of(
     return optimizers
 
 
-def _steps(life: Lifecycle) -> bool:
+def has_step(life: Lifecycle) -> bool:
     """Whether a lifecycle has a state that updates the weights."""
     return bool(life.by_role("step")) or update_of(life) is not None
 

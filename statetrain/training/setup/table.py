@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import attrs
 import torch
+from attrs import frozen
 
 from statetrain.callback import Callback, hooks_of, name_of
 from statetrain.compute.capture import FIELDS
@@ -22,11 +22,11 @@ from statetrain.context.keys import root_of
 from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import declares_read, declares_write
 from statetrain.contracts.listening import paths_in
+from statetrain.contracts.ways import works_of
 from statetrain.data.counting import Size
 from statetrain.errors import ConfigError
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.state import FAILED
 from statetrain.losses.losses import terms_of
 from statetrain.ranks.size import world_size
 from statetrain.standard.computing import Compute
@@ -43,128 +43,120 @@ from statetrain.standard.precision import plain
 from statetrain.standard.supervised import adopt, supervised
 from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data, refuse_without_validation
-from statetrain.training.setup.model import Trained, needs_closure
+from statetrain.training.setup.model import Trained, has_step, needs_closure
 from statetrain.training.setup.objective import Objective
 from statetrain.validators import check_switches
 
 log = logging.getLogger("statetrain")
 
 
-def make_lifecycle(
-    given: Lifecycle | None,
-    options: FitOptions,
-    epochs: Epochs,
-    data: Data,
-    trained: Trained,
-    objective: Objective,
-    seed: int | None,
-    callbacks: tuple[Callback, ...],
-    size: Size = None,
-) -> Lifecycle:
-    """The table of a run.
+@frozen(eq=False)
+class RunParts:
+    """What the table of a run has to go with.
 
-    Args:
-        given: the user's own, in place of the standard one.
-        options: of the lifecycle.
+    Attributes:
         epochs: how many.
         data, trained, objective: from the stages before.
         seed: of the run; None without.
         callbacks: what listens.
         size: how many samples a batch has, if the user says so.
+    """
+
+    epochs: Epochs
+    data: Data
+    trained: Trained
+    objective: Objective
+    seed: int | None
+    callbacks: tuple[Callback, ...]
+    size: Size = None
+
+    @property
+    def buffers(self) -> bool:
+        """Whether the model or a loss has buffers."""
+        return has_buffers([self.trained.module, *self.objective.modules])
+
+    @property
+    def closure(self) -> bool:
+        """Whether an optimizer's step computes the loss itself."""
+        return any(map(needs_closure, self.trained.optimizers.values()))
+
+
+def make_lifecycle(given: Lifecycle | None, options: FitOptions, parts: RunParts) -> Lifecycle:
+    """The table of a run.
+
+    Args:
+        given: the user's own, in place of the standard one.
+        options: of the lifecycle.
+        parts: of the run.
 
     Raises:
         ConfigError: table and run do not go together.
     """
-    make = partial(
-        _make_lifecycle,
-        given,
-        epochs=epochs,
-        data=data,
-        trained=trained,
-        objective=objective,
-        seed=seed,
-        callbacks=callbacks,
-        sized=size is not None,
-    )
+    compiled = parts.trained.compiled
     standard = given is None and options.get("finite_check", "auto") == "auto"
-    if trained.compiled not in ("step", "auto") or not standard:
-        return make(options)
+    if compiled not in ("step", "auto") or not standard:
+        return _make_lifecycle(given, options, parts)
     # What is compiled as a whole is looked at when it is done
     late: FitOptions = {**options, "finite_check": "late"}
-    if trained.compiled == "step":
-        return make(options if options.get("non_finite") == "ignore" else late)
+    if compiled == "step" and options.get("non_finite") == "ignore":
+        return _make_lifecycle(given, options, parts)
     try:
-        life = make(late)
+        life = _make_lifecycle(given, late, parts)
     except ConfigError:
-        return make(options)
-    return make(options) if update_of(life) is None else life
+        if compiled == "step":
+            raise
+        return _make_lifecycle(given, options, parts)
+    if update_of(life) is None:
+        return _make_lifecycle(given, options, parts)
+    return life
 
 
-def _make_lifecycle(
-    given: Lifecycle | None,
-    options: FitOptions,
-    *,
-    epochs: Epochs,
-    data: Data,
-    trained: Trained,
-    objective: Objective,
-    seed: int | None,
-    callbacks: tuple[Callback, ...],
-    sized: bool,
-) -> Lifecycle:
+def _make_lifecycle(given: Lifecycle | None, options: FitOptions, parts: RunParts) -> Lifecycle:
+    trained, objective = parts.trained, parts.objective
     if given is None:
-        _refuse_unused(options, data)
-        found = _all_options(options, epochs, data, trained, objective, seed)
-        life = supervised(**found | {"by_count": sized or found["by_count"]})
+        _refuse_unused(options, parts.data)
+        life = supervised(**_all_options(options, parts))
     else:
         life = adopt(
-            _own(given, options, epochs, data),
-            seeded=seed is not None,
-            buffers=has_buffers([trained.module, *objective.modules]),
-            closure=any(map(needs_closure, trained.optimizers.values())),
+            _own(given, options, parts),
+            seeded=parts.seed is not None,
+            buffers=parts.buffers,
+            closure=parts.closure,
             precision=options.get("precision"),
         )
         _check_counts_epochs(life)
         _check_steps(life)
-    _check_evaluations(life, list(data.others))
+    _check_evaluations(life, list(parts.data.others))
     _check_losses(objective.losses, life)
     _check_turns(trained.optimizers, life)
-    _check_seed(life, seed)
+    _check_seed(life, parts.seed)
     if trained.compiled == "step":
         life = compile_step(life, trained, objective)
     elif trained.compiled == "auto":
-        life = compile_step_if_free(life, callbacks, trained, objective)
-    _refuse_captured(life, callbacks, objective)
+        life = compile_step_if_free(life, parts.callbacks, trained, objective)
+    _refuse_captured(life, parts.callbacks, objective)
     return life
 
 
-def _all_options(
-    options: FitOptions,
-    epochs: Epochs,
-    data: Data,
-    trained: Trained,
-    objective: Objective,
-    seed: int | None,
-) -> dict[str, Any]:
+def _all_options(options: FitOptions, parts: RunParts) -> dict[str, Any]:
     """The options with what follows from data, model and optimizers."""
     found: dict[str, Any] = {
         **{name: value for name, value in options.items() if name in FitOptions.__annotations__},
-        "prefetch": _prefetches(options, trained.accelerator.device),
-        "optimizers": max(len(trained.optimizers), 1),
-        "closure": options.get("closure", False)
-        or any(map(needs_closure, trained.optimizers.values())),
-        "min_epochs": epochs.least,
-        "seeded": seed is not None,
-        "buffers": has_buffers([trained.module, *objective.modules]),
-        "by_count": _counts(objective, options),
-        "evaluations": {one.name: one.when for one in data.evaluations},
+        "prefetch": _prefetches(options, parts.trained.accelerator.device),
+        "optimizers": max(len(parts.trained.optimizers), 1),
+        "closure": options.get("closure", False) or parts.closure,
+        "min_epochs": parts.epochs.least,
+        "seeded": parts.seed is not None,
+        "buffers": parts.buffers,
+        "by_count": _counts(parts.objective, options) or parts.size is not None,
+        "evaluations": {one.name: one.when for one in parts.data.evaluations},
     }
-    if data.valid is None:
+    if parts.data.valid is None:
         found["validate"] = None
     elif "validate" not in options:
         found["validate"] = Every(1, "epochs")
     if options.get("finite_check", "auto") == "auto":
-        found["finite_check"] = _finite_check(found, trained)
+        found["finite_check"] = _finite_check(found, parts.trained)
     return found
 
 
@@ -211,8 +203,9 @@ def _refuse_unused(options: FitOptions, data: Data) -> None:
     refuse_without_validation(unused)
 
 
-def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Lifecycle:
+def _own(life: Lifecycle, options: FitOptions, parts: RunParts) -> Lifecycle:
     """The user's own lifecycle, if it goes with the other arguments."""
+    data, epochs = parts.data, parts.epochs
     if epochs.least:
         raise ConfigError(
             f"epochs=({epochs.least}, ...): the least number would not be used, since lifecycle"
@@ -244,8 +237,7 @@ def _own(life: Lifecycle, options: FitOptions, epochs: Epochs, data: Data) -> Li
 
 def _has_own(life: Lifecycle) -> bool:
     """Whether a part of a lifecycle is the user's own code, of which little is known."""
-    works = [state.action for state in life.states] + [t.effect for t in life.transitions]
-    return any(map(is_own, works))
+    return any(is_own(work) for _, work in works_of(life))
 
 
 def sets_evaluated(life: Lifecycle) -> list[str]:
@@ -257,14 +249,10 @@ def sets_evaluated(life: Lifecycle) -> list[str]:
 def _check_counts_epochs(life: Lifecycle) -> None:
     """What opens an epoch counts it; else a limit of epochs is never reached."""
     for arrow in life.transitions:
-        opened = [
-            life.state(name)
-            for name in life.crossing(arrow.source, arrow.dest)[1]
-            if name != FAILED
-        ]
-        if not any(state.role == "epoch" for state in opened):
+        opened = life.crossing(arrow.source, arrow.dest)[1]
+        if not any(life.role(name) == "epoch" for name in opened):
             continue
-        works = [work for work in (arrow.effect, *(state.action for state in opened)) if work]
+        works = [arrow.effect, *(life.state(name).action for name in opened)]
         if not any(is_own(work) or declares_write(work, "epoch") for work in works):
             raise ConfigError(
                 f"lifecycle {life.name!r}: arrow {arrow} opens an epoch and does not count it, so"
@@ -275,8 +263,7 @@ def _check_counts_epochs(life: Lifecycle) -> None:
 
 def _check_steps(life: Lifecycle) -> None:
     """What computes gradients makes a step with them somewhere."""
-    steps = life.by_role("step") or update_of(life) is not None
-    if life.by_role("backward") and not steps and not _has_own(life):
+    if life.by_role("backward") and not has_step(life) and not _has_own(life):
         raise ConfigError(
             f"lifecycle {life.name!r} computes gradients and has no state with the role 'step', so"
             " no weight would change; keep the state 'step', or give a state of your own"
@@ -313,11 +300,9 @@ def _check_losses(losses: Mapping[str, Any], life: Lifecycle) -> None:
 
 def _check_turns(optimizers: Mapping[str, Any], life: Lifecycle) -> None:
     """Several optimizers need a table that lets each have its turn; else only the first steps."""
-    works = [state.action for state in life.states] + [t.effect for t in life.transitions]
-    steps = life.by_role("step") or update_of(life) is not None
-    if len(optimizers) < 2 or not steps:
+    if len(optimizers) < 2 or not has_step(life):
         return
-    if any(is_own(work) or declares_write(work, "opt_index") for work in works):
+    if any(is_own(work) or declares_write(work, "opt_index") for _, work in works_of(life)):
         return  # your own code may select, or step, as it likes
     raise ConfigError(
         f"there are {len(optimizers)} optimizers, {', '.join(map(repr, optimizers))}, and in"
@@ -335,8 +320,7 @@ def is_own(work: Any) -> bool:
 
 
 def _check_seed(life: Lifecycle, seed: int | None) -> None:
-    effects = [arrow.effect for arrow in life.transitions if arrow.effect is not None]
-    if seed is None and any(declares_read(effect, "seed") for effect in effects):
+    if seed is None and any(declares_read(arrow.effect, "seed") for arrow in life.transitions):
         raise ConfigError(
             f"lifecycle {life.name!r} seeds each batch by the run's seed; give seed=, or make"
             " it without seeded=True"
