@@ -76,9 +76,7 @@ def test_a_module_imports_only_from_below(path: Path) -> None:
 # it when they are called.
 DELEGATES = {
     ("lifecycle/lifecycle.py", "diagram"),  # `Lifecycle.svg` and its like
-    ("lifecycle/registry.py", "contracts"),  # what the library's own lifecycles are made of
-    ("lifecycle/registry.py", "standard"),
-    ("context/context.py", "training"),  # `Context.advice`
+    ("lifecycle/lifecycle.py", "standard"),  # `Lifecycle.from_dict`
     ("contracts/outline.py", "diagram"),  # `Outline.mermaid`, `Outline.dot`
     ("machine/machine.py", "diagram"),  # what a notebook shows
     ("trace/value.py", "diagram"),

@@ -175,7 +175,8 @@ def test_it_is_a_lifecycle_like_any_other():
     script = {"more epochs": [True, False], "a batch was drawn": [True, False]}
     assert walk(life, script).states[-3:] == ["fit", "next_epoch", "end"]
     assert life.mermaid().count("pre_fit")
-    from statetrain.lifecycle.registry import from_dict, to_dict
+    from statetrain.lifecycle.registry import to_dict
+    from statetrain.standard.reading import from_dict
 
     assert from_dict(to_dict(life)) == life
     assert isinstance(life.state("pre_fit").mode, Quiet)

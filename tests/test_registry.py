@@ -20,12 +20,13 @@ from statetrain.guards.counters import Every, MaxSteps, more_epochs
 from statetrain.guards.history import EarlyStopping, Threshold
 from statetrain.lifecycle.difference import diff
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.lifecycle.registry import fingerprint, from_dict, standard, to_dict
+from statetrain.lifecycle.registry import fingerprint, to_dict
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
 from statetrain.naming import identify
 from statetrain.standard.computing import Compute
 from statetrain.standard.looping import evaluation, prediction
+from statetrain.standard.reading import from_dict, standard
 from statetrain.standard.supervised import supervised
 
 # The same examples each time, whatever the load
@@ -415,7 +416,7 @@ def test_none_stands_for_what_is_not_there():
 def test_a_name_imports_nothing():
     "Reading a file with the name of a module that is there does not import it."
     code = (
-        "import sys\nfrom statetrain.lifecycle.registry import from_dict\ntry: from_dict({'name':"
+        "import sys\nfrom statetrain.standard.reading import from_dict\ntry: from_dict({'name':"
         " 'x', 'states': [{'name': 'a', 'action': {'is': 'wave:open'}}], 'transitions':"
         " []})\nexcept ValueError as error: print(error)\nprint([name for name in ('wave', 'torch')"
         " if name in sys.modules])"

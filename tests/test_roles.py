@@ -14,8 +14,9 @@ from torch import nn
 import statetrain as st
 from statetrain.callback import hooks_of
 from statetrain.lifecycle.difference import diff
-from statetrain.lifecycle.registry import from_dict, to_dict
+from statetrain.lifecycle.registry import to_dict
 from statetrain.standard.fusing import fuse
+from statetrain.standard.reading import from_dict
 
 BATCHES = [
     (torch.full((4, 2), float(i + 1)), torch.full((4, 1), float(10 * (i + 1)))) for i in range(3)

@@ -297,7 +297,8 @@ def test_in_a_run():
 
 def test_they_are_plain_values():
     "Lifecycles with them can be written down and read back, and equal ones have equal fingerprints."
-    from statetrain.lifecycle.registry import from_dict, to_dict
+    from statetrain.lifecycle.registry import to_dict
+    from statetrain.standard.reading import from_dict
 
     life = st.supervised(
         stop=Warmup(PQ(k=3) | UP(n=2), 2) | InvalidValue("train_loss") | NumberLimit(n=7)

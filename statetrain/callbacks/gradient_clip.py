@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
+from statetrain.standard.parameters import parameters_of
 from statetrain.validators import check_positive
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class GradientClip(Callback):
 
     def on_enter_step(self, ctx: Context) -> None:
         """Bounds the gradients of the current optimizer's parameters."""
-        parameters = [p for group in ctx.opt.param_groups for p in group["params"]]
+        parameters = parameters_of(ctx.opt)
         if self.max_norm is not None:
             clip_grad_norm_(parameters, self.max_norm, self.norm_type)
         elif self.max_value is not None:

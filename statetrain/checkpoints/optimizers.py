@@ -10,6 +10,7 @@ import torch
 from statetrain.checkpoints.modules import laid_out_like
 from statetrain.compute.parts import is_part, part_like
 from statetrain.errors import CheckpointError
+from statetrain.standard.parameters import parameters_of
 
 Members = list[list[str]]
 """The names of an optimizer's parameters, by group."""
@@ -58,7 +59,7 @@ def restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: A
         before: the settings with which that was made, as `settings_of` gives them; None if unknown.
         now: the settings of the fresh one.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = parameters_of(optimizer)
     if not _same_parameters(optimizer, saved, parameters):
         return  # allowed by the user: it starts from scratch
     described = before is not None and now is not None

@@ -14,6 +14,7 @@ from statetrain.compute.chance import Chance, chance_of
 from statetrain.data.combining import Combined
 from statetrain.data.placing import pin
 from statetrain.errors import ConfigError
+from statetrain.standard.parameters import parameters_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -324,26 +325,16 @@ class Accelerator:
         if getattr(optimizer.zero_grad, "__func__", None) is not _ZERO_GRAD:
             optimizer.zero_grad()
             return
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in parameters_of(optimizer):
+            parameter.grad = None
 
     def versions(self, optimizer: torch.optim.Optimizer) -> list[tuple[int, int]]:
         """What tells whether an optimizer's parameters or gradients have changed meanwhile."""
-        return [
-            (parameter._version, id(parameter.grad))
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
+        return [(one._version, id(one.grad)) for one in parameters_of(optimizer)]
 
     def gradients(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
         """The gradients of an optimizer's parameters, those that have one."""
-        return [
-            p.grad
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
+        return [one.grad for one in parameters_of(optimizer) if one.grad is not None]
 
     def grad_norm(self, optimizer: torch.optim.Optimizer) -> float:
         """The 2-norm of all gradients of an optimizer's parameters, as a number on the host."""

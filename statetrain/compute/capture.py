@@ -20,10 +20,12 @@ from statetrain.context.named import select
 from statetrain.contracts.composing import parts_of
 from statetrain.contracts.declaring import access_of
 from statetrain.contracts.listening import paths_in
+from statetrain.contracts.ways import works_of
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.standard import actions
+from statetrain.standard.parameters import parameters_of
 
 FIELDS = fields_with(Context, Fact.CAPTURED)
 """The fields of the context that are filled on demand."""
@@ -48,9 +50,7 @@ def reads_of(machine: Machine, *more: Any) -> frozenset[str]:
 
 def _works_of(life: Lifecycle) -> list[Any]:
     """The actions of all states, what is done as they close, and the effects of all arrows."""
-    of_states = [work for state in life.states for work in (state.action, state.close)]
-    of_arrows = [arrow.effect for arrow in life.transitions]
-    return [work for work in (*of_states, *of_arrows) if work is not None]
+    return [work for _, work in works_of(life)]
 
 
 def _parts_declared_by(works: list[Any]) -> frozenset[str]:
@@ -246,11 +246,13 @@ def _keep(ctx: Context, calls: Calls, name: str, _module: Any, _args: Any, outpu
 
 def _own(ctx: Context, names: list[str]) -> list[tuple[str, Any]]:
     """Parameters by name, those of the current optimizer if there are several."""
-    named = dict(ctx.accelerator.unwrap(ctx.model).named_parameters(remove_duplicate=False))
+    model = ctx.accelerator.unwrap(ctx.model)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    found = [(name, named[name]) for name in names if name in named]
     if len(ctx.optimizers) < 2:
-        return [(name, named[name]) for name in names if name in named]
-    own = {id(parameter) for group in ctx.opt.param_groups for parameter in group["params"]}
-    return [(name, named[name]) for name in names if name in named and id(named[name]) in own]
+        return found
+    own = set(map(id, parameters_of(ctx.opt)))
+    return [(name, one) for name, one in found if id(one) in own]
 
 
 def _names(root: str, paths: Iterable[str], known: list[str]) -> list[str]:

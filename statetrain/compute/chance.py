@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from torch.utils.data import get_worker_info
 from statetrain.callback import unwrapped
 from statetrain.compute.blocks import KeyedByBlock, by_block
 from statetrain.compute.seeding import LOCK, KeyStream, States, seed_all, set_states, states
+from statetrain.contracts.ways import works_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -252,9 +254,8 @@ def draws_from_torch_alone(ctx: Context) -> bool:
     Then nothing draws from Python's or numpy's generator. Code of any other origin may.
     """
     modules = list(ctx.model.modules())
-    functions: list[Any] = [*ctx.loss_fns.values()]
-    for tally in ctx.tallies.values():
-        functions += tally.own.values()
+    counted = (tally.own.values() for tally in ctx.tallies.values())
+    functions: list[Any] = [*ctx.loss_fns.values(), *chain(*counted)]
     computing = [
         *modules,
         *(getattr(one, "function", one) for one in functions if one is not None),
@@ -262,12 +263,10 @@ def draws_from_torch_alone(ctx: Context) -> bool:
     ]
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
-    life = ctx.machine.lifecycle
     working = [
         *ctx.callbacks,
         *map(unwrapped, ctx.callbacks),
-        *(work for state in life.states for work in (state.action, state.close)),
-        *(arrow.effect for arrow in life.transitions),
+        *(work for _, work in works_of(ctx.machine.lifecycle)),
     ]
     return all(_is_from(one, "torch") for one in computing) and all(map(_is_ours, working))
 

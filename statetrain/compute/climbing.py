@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 
 from statetrain.compute.weights import modules_of
+from statetrain.standard.parameters import parameters_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -58,7 +59,7 @@ def climb(optimizer: torch.optim.Optimizer, radius: float) -> None:
         optimizer: has the parameters.
         radius: the length of the move, in the 2-norm over all of them.
     """
-    moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    moved = [p for p in parameters_of(optimizer) if p.grad is not None]
     gradients = [p.grad for p in moved]
     scale = radius / (torch.nn.utils.get_total_norm(gradients) + 1e-12)
     with torch.no_grad():

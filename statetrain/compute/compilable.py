@@ -10,6 +10,7 @@ from statetrain.contracts.composing import parts_of
 from statetrain.losses.losses import terms_of
 from statetrain.standard import actions
 from statetrain.standard.fusing import Fused
+from statetrain.standard.parameters import parameters_of
 from statetrain.standard.precision import plain
 
 # What the compiled function does itself, or its caller after it.
@@ -94,8 +95,7 @@ def _find_in_optimizer(name: str, optimizer: Any) -> str:
         return (
             f"optimizer {name!r} was made with differentiable=True; make it without, or {INSTEAD}"
         )
-    weights = (weight for group in optimizer.param_groups for weight in group["params"])
-    if any(map(_has_gradient_hook, weights)):
+    if any(map(_has_gradient_hook, parameters_of(optimizer))):
         return (
             f"a weight of optimizer {name!r} has a hook on its gradient, which would not be"
             f" called; {INSTEAD}"

@@ -36,6 +36,7 @@ from statetrain.compute.weights import modules_of
 from statetrain.errors import ConfigError
 from statetrain.losses.losses import InContext
 from statetrain.standard.fusing import Fused, account
+from statetrain.standard.parameters import parameters_of
 from statetrain.standard.precision import Autocast
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def _count_masked(ctx: Context) -> int:
 
 
 def _trained(optimizer: Any) -> list[Any]:
-    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    return [p for p in parameters_of(optimizer) if p.requires_grad]
 
 
 @define(eq=False)

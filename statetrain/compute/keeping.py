@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from statetrain.compute.parts import whole
 from statetrain.compute.weights import Kept, copy_weights, modules_of, put_weights, tensors_of
 from statetrain.losses.losses import modules_of as loss_modules
+from statetrain.standard.parameters import parameters_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -233,7 +234,9 @@ def go_back(ctx: Context, kept: Kept) -> None:
             if name in kept["strays"]:
                 parameter.copy_(kept["strays"][name])
     for name, optimizer in ctx.optimizers.items():
-        for parameter, state in zip(_parameters(optimizer), kept["optimizers"][name], strict=True):
+        for parameter, state in zip(
+            parameters_of(optimizer), kept["optimizers"][name], strict=True
+        ):
             if state:
                 optimizer.state[parameter] = {
                     key: _beside(value, parameter, optimizer.state.get(parameter, {}).get(key))
@@ -265,18 +268,14 @@ def _strays(ctx: Context) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{i}": parameter
         for name, optimizer in ctx.optimizers.items()
-        for i, parameter in enumerate(_parameters(optimizer))
+        for i, parameter in enumerate(parameters_of(optimizer))
         if id(parameter) not in own
     }
 
 
 def _states(optimizer: Any) -> list[Any]:
     """What an optimizer remembers of each parameter."""
-    return [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)]
-
-
-def _parameters(optimizer: Any) -> list[torch.nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [optimizer.state.get(parameter, {}) for parameter in parameters_of(optimizer)]
 
 
 def _copy(thing: Any, old: Any = None) -> Any:

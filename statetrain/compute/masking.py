@@ -28,6 +28,7 @@ import torch
 from attrs import define, field
 
 from statetrain.compute.keeping import Buffers
+from statetrain.standard.parameters import parameters_of
 
 # Where and for what torch's kernel is used: on MPS it forgets what it found before, and on CUDA it
 # knows no bfloat16.
@@ -92,9 +93,7 @@ class Mask:
             buffers: what puts the buffers back as they were before the window; None if there are
                 none.
         """
-        trained = [
-            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
+        trained = [p for p in parameters_of(optimizer) if p.grad is not None]
         self._look([p.grad for p in trained])
         if masks(optimizer):
             fresh = [p for p in trained if not optimizer.state.get(p)]

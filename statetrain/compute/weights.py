@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from statetrain.callback import unwrapped
 from statetrain.compute.parts import part_like
 from statetrain.losses import losses
+from statetrain.standard.parameters import parameters_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -87,13 +88,8 @@ def _named(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[str, torch.Tens
 
 def untrained(ctx: Context) -> list[str]:
     """The trainable parameters that no optimizer has: `layer.weight`, `loss.scale`."""
-    held = {
-        id(parameter)
-        for optimizer in ctx.optimizers.values()
-        if optimizer is not None
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
+    optimizers = [one for one in ctx.optimizers.values() if one is not None]
+    held = {id(parameter) for one in optimizers for parameter in parameters_of(one)}
     return [
         name
         for name, parameter in _named_parameters(ctx)

@@ -94,6 +94,9 @@ class Context(Position):
     compute_gradients: Callable[[torch.Tensor, Any], None] | None = field(Fact.ANEW)
     """Computes the gradients in place of `loss.backward(inputs=)`."""
 
+    advise: Callable[[Context, BaseException], str] | None = field(Fact.ANEW)
+    """What to do about an error, as words for its note."""
+
     scaler: Any = field(Fact.SAVED_APART)
     """A `torch.amp.GradScaler`, where the lifecycle scales the loss of float16."""
 
@@ -679,9 +682,9 @@ class Context(Position):
         return f"epoch {self.epoch}, {batch}, step {self.step}"
 
     def advice(self, error: BaseException) -> str:
-        from statetrain.training.advice import advice  # on a higher floor, and needed once
-
-        return advice(self, error)
+        if self.advise is None:
+            return ""
+        return self.advise(self, error)
 
     def __getitem__(self, path: str) -> Any:
         """What lies at a path; see `statetrain.context.keys`.

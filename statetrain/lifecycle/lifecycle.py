@@ -441,8 +441,8 @@ class Lifecycle:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], registry: dict[str, Any] | None = None) -> Lifecycle:
-        """The lifecycle that `to_dict` described; see `statetrain.lifecycle.registry`."""
-        from statetrain.lifecycle.registry import from_dict
+        """The lifecycle that `to_dict` described; see `statetrain.standard.reading`."""
+        from statetrain.standard.reading import from_dict
 
         return from_dict(data, registry)
 

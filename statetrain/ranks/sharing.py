@@ -18,6 +18,7 @@ from statetrain.errors import ConfigError, DataError
 from statetrain.losses.reducing import has_objects
 from statetrain.machine.agreeing import Agreement, News
 from statetrain.ranks.group import Processes
+from statetrain.standard.parameters import parameters_of
 from statetrain.standard.several import BatchPart
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _parameters_beside(ctx: Context) -> list[torch.nn.Parameter]:
     model = {id(own) for own in ctx.accelerator.unwrap(ctx.model).parameters()}
     found = [own for loss in modules_of(ctx)[1:] for own in loss.parameters()]
     for optimizer in ctx.optimizers.values():
-        found += [own for group in optimizer.param_groups for own in group["params"]]
+        found += parameters_of(optimizer)
     beside = {id(own): own for own in found if own.requires_grad and id(own) not in model}
     return list(beside.values())
 

@@ -15,6 +15,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.naming import label_of
 from statetrain.standard import actions as do
+from statetrain.standard.parameters import parameters_of
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -116,8 +117,10 @@ def _versions(ctx: Context) -> list[tuple[int, Any, int | None]]:
     """What changes when gradients are computed or weights are updated: which tensors, how often."""
     if ctx.opt is None:
         return []
-    parameters = [parameter for group in ctx.opt.param_groups for parameter in group["params"]]
-    return [(one._version, id(one.grad), getattr(one.grad, "_version", None)) for one in parameters]
+    return [
+        (one._version, id(one.grad), getattr(one.grad, "_version", None))
+        for one in parameters_of(ctx.opt)
+    ]
 
 
 def computing(life: Lifecycle, function: Callable[[Any], Any]) -> Lifecycle:

@@ -21,6 +21,7 @@ from attrs import frozen
 from statetrain.contracts.composing import exchanged, parts_of
 from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.contracts.owning import agreed_in, agreeing, own_fields
+from statetrain.contracts.ways import works_of
 from statetrain.errors import ConfigError, MachineError
 from statetrain.events import SkipBatch
 from statetrain.guards.base import guard
@@ -87,8 +88,7 @@ def _refuse(life: Lifecycle) -> None:
         do.weighed_backward: "accumulate= and a loss with a mask or weights of samples",
         do.update_finite: "finite_check='late'",
     }
-    works = [state.action for state in life.states] + [t.effect for t in life.transitions]
-    for work in works:
+    for _, work in works_of(life):
         for part in parts_of(work):
             if part in refused:
                 raise ConfigError(f"several ranks cannot train with {refused[part]} so far")

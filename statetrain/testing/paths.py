@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -257,16 +258,12 @@ def _goals(
 def _assert_covered(
     life: Lifecycle, found: Mapping[tuple[Transition, ...], Path], cover: Cover, events: bool
 ) -> None:
-    taken = {t for way in found for t in way}
+    taken = set(chain(*found))
+    wanted: Iterable[object] = (t for t in life.transitions if events or t.event is None)
+    there: set[Any] = taken
     if cover == "states":
-        missing = [
-            name for name in life.names if name not in {n for t in taken for n in life.path(t.dest)}
-        ]
-    else:
-        missing = [
-            str(t) for t in life.transitions if t not in taken and (events or t.event is None)
-        ]
-    if missing:
+        wanted, there = life.names, set(chain(*(life.path(t.dest) for t in taken)))
+    if missing := [str(one) for one in wanted if one not in there]:
         raise LifecycleError(
             f"{life.name}: no way within the bounds covers {'; '.join(missing)}; give larger bounds"
         )

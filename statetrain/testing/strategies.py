@@ -33,6 +33,7 @@ except ImportError as error:
         " 'statetrain[testing]'"
     ) from error
 
+from statetrain.contracts.ways import works_of
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.deciding import hidden
 from statetrain.lifecycle.explore import Bound, Configuration, Step, Ways
@@ -303,8 +304,7 @@ def _may_raise(lifecycle: Lifecycle, scope: str, hooks: list[str]) -> list[str]:
 
 def _part_labels(lifecycle: Lifecycle) -> list[str]:
     """The labels of actions, close work, effects and modes."""
-    parts = [part for state in lifecycle.states for part in (state.action, state.close)]
-    parts += [arrow.effect for arrow in lifecycle.transitions]
+    parts = [work for _, work in works_of(lifecycle)]
     labels = [part.label for part in parts if isinstance(part, Played | Breaking)]
     scopes = [state.name for state in lifecycle.states if state.mode is not None]
     return labels + [f"{word} {name}" for name in scopes for word in ("begin", "write", "within")]

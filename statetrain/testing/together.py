@@ -103,13 +103,10 @@ class Together:
         if alone:  # they need no other rank
             yield from self._decide(places, alone)
         elif len({(word, places[rank][0]) for rank, word in enumerate(waits)}) > 1:
-            yield (
-                None,
-                "; ".join(
-                    f"rank {rank} {_waiting(places[rank][0], word)}"
-                    for rank, word in enumerate(waits)
-                ),
-            )
+            words = [
+                f"rank {rank} {_waiting(places[rank][0], word)}" for rank, word in enumerate(waits)
+            ]
+            yield None, "; ".join(words)
         elif waits[0] == _AGREE:
             yield from self._decide(places, range(self.ranks))
         else:
@@ -271,7 +268,7 @@ def walk_ranks(
         for given in answers
     ]
     taken = [life.start]
-    while arrows := life.arrows(taken[-1].dest) if taken[-1].dest != FAILED else ():
+    while arrows := life.arrows(taken[-1].dest):
         if len(taken) > limit:
             raise LifecycleError(f"{life.name}: the walk has not ended after {limit} transitions")
         taken.append(_taken_by_all(life, arrows, scripts))

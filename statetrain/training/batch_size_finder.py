@@ -15,6 +15,7 @@ from statetrain.errors import ConfigError
 from statetrain.training.advice import is_out_of_memory
 from statetrain.training.fitting import fit
 from statetrain.training.lr_finder import generators_kept
+from statetrain.validators import check_whole
 
 _OWN = {"epochs", "max_steps", "on_interrupt", "stop", "valid", "validate"}
 
@@ -53,13 +54,10 @@ def find_batch_size(
         BaseException: as `fit`; a single sample for which the memory does not suffice is the error
             that it raised.
     """
-    for name, value in (("start", start), ("most", most), ("steps", steps)):
-        if name == "most" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(
-                f"find_batch_size: {name} must be a whole number of at least 1, got {value!r}"
-            )
+    check_whole("find_batch_size: start", start)
+    check_whole("find_batch_size: steps", steps)
+    if most is not None:
+        check_whole("find_batch_size: most", most)
     if taken := sorted(_OWN & set(options)):
         raise ConfigError(f"find_batch_size sets {', '.join(taken)} itself; leave it out")
     limit = _limit(train, most)

@@ -24,6 +24,7 @@ from statetrain.losses.tally import Tally
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Interrupted, Stopped
 from statetrain.standard.computing import Compute, Predicting
+from statetrain.training.advice import advice
 from statetrain.training.run import Run
 from statetrain.training.setup.model import accelerator_for, is_compiled, module_of
 
@@ -81,6 +82,7 @@ class Subject:
             accelerator=self.accelerator,
             read_batch=self._reader(reads),
             tallies={"valid": counted},
+            advise=advice,
             opt_name=next(iter(counted.losses), ""),
         )
         if self.run is not None:

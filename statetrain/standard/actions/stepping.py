@@ -8,6 +8,7 @@ from statetrain.context.context import Context
 from statetrain.contracts.composing import then, without_gradients
 from statetrain.contracts.declaring import access
 from statetrain.standard.actions.batch import backward, loss, pred
+from statetrain.standard.parameters import parameters_of
 
 _STEPPED = {"params", "optimizers", "updates", "update_norms"}
 
@@ -113,7 +114,5 @@ def _select(ctx: Context, index: int) -> None:
     ctx.loss_fn = ctx.loss_fns[ctx.opt_name]
     if ctx.training:
         # The others' parameters gather no gradients from this one's loss.
-        ctx.inputs = [
-            p for group in ctx.opt.param_groups for p in group["params"] if p.requires_grad
-        ]
+        ctx.inputs = [one for one in parameters_of(ctx.opt) if one.requires_grad]
         ctx.accelerator.clear(ctx.opt)

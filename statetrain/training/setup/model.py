@@ -18,6 +18,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
 from statetrain.ranks.size import world_size
 from statetrain.standard.fusing import update_of
+from statetrain.standard.parameters import parameters_of
 from statetrain.training.setup.calling import refuse_schedule
 from statetrain.validators import check_word
 
@@ -282,8 +283,8 @@ def fused_on_devices(
 
 
 def _check_optimizer(name: str, optimizer: Optimizer, model: torch.nn.Module) -> None:
-    own = {id(p) for p in model.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+    own = set(map(id, model.parameters()))
+    if own.isdisjoint(map(id, parameters_of(optimizer))):
         raise ConfigError(
             f"optimizer {name!r} has none of the model's parameters, so training would change"
             " nothing; was it made for another instance? Make it from this model's parameters(),"

@@ -26,6 +26,7 @@ from statetrain.standard.computing import Compute
 from statetrain.standard.fusing import update_of
 from statetrain.standard.options import FitArguments, FitOptions
 from statetrain.standard.precision import MixedPrecision, Precision, plain
+from statetrain.training.advice import advice
 from statetrain.training.setup.calling import Epochs
 from statetrain.training.setup.data import Data
 from statetrain.training.setup.model import Trained
@@ -71,6 +72,7 @@ def make_context(
         read_batch=reader,
         on_host=reads_loss(machine, trained.accelerator),
         compute_gradients=trained.backward,
+        advise=advice,
         mask=Mask(device) if life.by_role("report") else None,
         split_state=data.split_state,
         opt_given=settings_of(trained.optimizers),
