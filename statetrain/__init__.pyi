@@ -130,11 +130,11 @@ from statetrain.standard.limiting import limit as limit
 from statetrain.standard.looping import evaluation as evaluation
 from statetrain.standard.looping import prediction as prediction
 from statetrain.standard.nesting import nest as nest
+from statetrain.standard.policy import RollBack as RollBack
 from statetrain.standard.precision import MixedPrecision as MixedPrecision
 from statetrain.standard.precision import mixed_precision as mixed_precision
 from statetrain.standard.recording import record_every as record_every
 from statetrain.standard.retrying import retrying as retrying
-from statetrain.standard.rollback import RollBack as RollBack
 from statetrain.standard.several import several as several
 from statetrain.standard.sharpness import sharpness_aware as sharpness_aware
 from statetrain.standard.supervised import supervised as supervised

@@ -21,7 +21,6 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import START
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement
-from statetrain.machine.asking import Explanation, why, why_not
 from statetrain.machine.engine import finish
 from statetrain.machine.failing import caught, junk, not_strict
 from statetrain.machine.plan import Plan, Work
@@ -33,6 +32,7 @@ from statetrain.validators import switch
 if TYPE_CHECKING:
     from statetrain.contracts.debugging import Views
     from statetrain.contracts.outline import DataFlow, Outline
+    from statetrain.machine.asking import Explanation
 
 Drive: TypeAlias = Generator[Transition, None, None]
 
@@ -184,10 +184,14 @@ class Machine:
 
     def why(self, ctx: Position) -> Explanation:
         """Why a run is where it is; see `statetrain.machine.asking.why`."""
+        from statetrain.machine.asking import why
+
         return why(self.lifecycle, ctx)
 
     def why_not(self, ctx: Position, state: str) -> Explanation:
         """Why a run is not in a state or a scope; see `statetrain.machine.asking.why_not`."""
+        from statetrain.machine.asking import why_not
+
         return why_not(self.lifecycle, ctx, state)
 
     # ------------------------------------------------------------ what is declared

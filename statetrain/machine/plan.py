@@ -23,7 +23,6 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, START, Mode
 from statetrain.lifecycle.transition import Transition
 from statetrain.machine.agreeing import Agreement, heeding
-from statetrain.machine.asking import observed
 from statetrain.machine.witness import Witness
 
 if TYPE_CHECKING:
@@ -362,6 +361,8 @@ class Plan:
         """The test of an arrow's guard; it keeps the answers of its parts if they are wanted."""
         assert arrow.guard is not None
         if told:
+            from statetrain.machine.asking import observed
+
             test = observed(arrow, first)
         else:
             test, _ = self._bound(arrow.guard, arrow.dest)

@@ -33,9 +33,8 @@ from statetrain.standard.computing import computing, computing_in
 from statetrain.standard.late import counting_arrow, finding_out_late
 from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
+from statetrain.standard.policy import RollBack
 from statetrain.standard.precision import mixed_precision
-from statetrain.standard.rollback import RollBack, keeping
-from statetrain.standard.rollback import arrows as rolling_back
 from statetrain.standard.stops import any_of, split_by_interval
 from statetrain.standard.table import STANDARD
 
@@ -302,7 +301,9 @@ def refuse_losses(life: Lifecycle, options: Options) -> Lifecycle:
 def _refuse(life: Lifecycle, state: str, refused: Guard, options: Options) -> Lifecycle:
     policy = options.non_finite
     if isinstance(policy, RollBack):
-        return life.add(*rolling_back(state, refused, policy), first=True)
+        from statetrain.standard.rollback import arrows
+
+        return life.add(*arrows(state, refused, policy), first=True)
     dest, effect = _POLICIES[policy]
     return life.add(Transition(state, dest, refused, effect), first=True)
 
@@ -343,6 +344,8 @@ def watch_for_spikes(life: Lifecycle, options: Options) -> Lifecycle:
 
 def keep_copies(life: Lifecycle, options: Options) -> Lifecycle:
     """A state that keeps a copy of what trains."""
+    from statetrain.standard.rollback import keeping
+
     assert isinstance(options.non_finite, RollBack)
     return keeping(life, options.non_finite)
 

@@ -22,8 +22,8 @@ from statetrain.guards.batch import Spike
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean, label_of, takes_one
+from statetrain.standard.policy import RollBack
 from statetrain.standard.precision import Precision, refuse_late_scale
-from statetrain.standard.rollback import RollBack
 from statetrain.standard.stops import Stops, stops_of
 from statetrain.validators import (
     Validator,

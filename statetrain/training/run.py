@@ -19,7 +19,6 @@ from statetrain.context.history import History, Row
 from statetrain.errors import CheckpointError, ConfigError, MachineError
 from statetrain.guards.comparing import Direction
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.machine.asking import Explanation
 from statetrain.machine.interrupts import heeded
 from statetrain.machine.machine import Machine
 from statetrain.machine.steps import Steps
@@ -29,6 +28,7 @@ from statetrain.training.record import RunRecord
 from statetrain.validators import check_whole
 
 if TYPE_CHECKING:
+    from statetrain.machine.asking import Explanation
     from statetrain.trace import Trace
 
 OnInterrupt = Literal["return", "raise", "exit"]
