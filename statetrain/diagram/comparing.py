@@ -7,6 +7,7 @@ from attrs import evolve, frozen
 from statetrain.diagram.picture import Change, Picture, picture_of, transitions_of
 from statetrain.errors import MachineError
 from statetrain.guards.base import Guard
+from statetrain.lifecycle.checks import find_reached
 from statetrain.lifecycle.lifecycle import Draft, Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.text import number_of
@@ -75,7 +76,9 @@ def _together(
     """
     removed_states = [state for state in before.states if state.name not in after.names]
     states = [*after.states, *removed_states]
-    entered, opened = _find_reached(after.initial, states, [*after.transitions, *gone])
+    # It is looked at only, so it need not be sound
+    both = Draft(after.name, states, [*after.transitions, *gone], after.initial)
+    entered, opened = find_reached(both)
     arrows, removed = list(after.transitions), set()
     for arrow in gone:
         if arrow.source not in (entered if arrow.event is None else opened):
@@ -90,33 +93,7 @@ def _together(
         arrows.insert(place, arrow)
         removed.add(arrow)
     kept = [state for state in states if state.name in opened]
-    # It is looked at only, so it need not be sound
     return Draft(after.name, kept, arrows, after.initial, after.also), removed
-
-
-def _find_reached(
-    initial: str, states: list[State], arrows: list[Transition]
-) -> tuple[set[str], set[str]]:
-    """The names of the states that arrows lead to, and the same with the scopes around them."""
-    within = {state.name: state.within for state in states}
-    leaving: dict[str, list[Transition]] = {}
-    for arrow in arrows:
-        leaving.setdefault(arrow.source, []).append(arrow)
-    entered: set[str] = set()
-    opened: set[str] = set()
-    ahead = [initial]
-    while ahead:
-        name = ahead.pop()
-        if name in entered:
-            continue
-        entered.add(name)
-        ahead += [arrow.dest for arrow in leaving.get(name, ())]
-        scope: str | None = name
-        while scope is not None and scope not in opened:
-            opened.add(scope)
-            ahead += [a.dest for a in leaving.get(scope, ()) if a.event is not None]
-            scope = within.get(scope)
-    return entered, opened
 
 
 def _place_of(arrow: Transition, arrows: list[Transition]) -> int:

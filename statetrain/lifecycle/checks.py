@@ -369,8 +369,19 @@ def _remembers(arrow: Transition) -> bool:
 
 def _check_reached(life: Lifecycle) -> None:
     """Every state is entered, perhaps only on the way to a state within."""
-    reached: set[str] = set()
-    asked: set[str] = set()  # an arrow leads to them, so that their own arrows are asked
+    _, opened = find_reached(life)
+    for name in life.names:
+        if name not in opened:
+            raise LifecycleError(
+                f"{life.name}: State {name!r} cannot be reached from {life.initial!r}; lead an"
+                " arrow to it, or remove it"
+            )
+
+
+def find_reached(life: Lifecycle) -> tuple[set[str], set[str]]:
+    """The states that arrows lead to, whose own arrows are asked; and with the scopes around."""
+    asked: set[str] = set()
+    opened: set[str] = set()
     todo = [life.initial]
     while todo:
         name = todo.pop()
@@ -378,16 +389,10 @@ def _check_reached(life: Lifecycle) -> None:
             continue
         asked.add(name)
         todo += [arrow.dest for arrow in life.arrows(name)]
-        for scope in life.path(name):
-            if scope not in reached:
-                reached.add(scope)
-                todo += [arrow.dest for arrow in life.events(scope)]
-    for name in life.names:
-        if name not in reached:
-            raise LifecycleError(
-                f"{life.name}: State {name!r} cannot be reached from {life.initial!r}; lead an"
-                " arrow to it, or remove it"
-            )
+        entered = set(life.path(name)) - opened
+        opened |= entered
+        todo += [arrow.dest for scope in entered for arrow in life.events(scope)]
+    return asked, opened
 
 
 def _check_ends(life: Lifecycle, goals: set[str]) -> None:

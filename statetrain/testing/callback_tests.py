@@ -129,13 +129,8 @@ def callback_cases(
         ConfigError: `build` and `context` are both given.
         CallbackError: the callback has a hook that no state of the lifecycle bears.
     """
-    if build is not None and context is not None:
-        raise ConfigError(
-            "callback_cases takes build= for a lifecycle that trains, or context= for one that does"
-            " not, not both"
-        )
+    trial = trial_of("callback_cases", build, context)
     life = lifecycle or standard()
-    trial = CallbackTrial(build or toy_run, context)
     make = _maker(callback)
     machine_of(life, (make(),))  # a hook that no state bears is an error now
     if along is None:
@@ -169,6 +164,20 @@ def toy_run(lifecycle: Lifecycle, callbacks: tuple[Callback, ...]) -> Run:
         start=False,
         **valid,
     )
+
+
+def trial_of(owner: str, build: Build | None, context: Callable[[], Any] | None) -> CallbackTrial:
+    """How runs are made, as the arguments of `owner` say it.
+
+    Raises:
+        ConfigError: it is said twice.
+    """
+    if build is not None and context is not None:
+        raise ConfigError(
+            f"{owner} takes build= for a lifecycle that trains, or context= for one that does not,"
+            " not both"
+        )
+    return CallbackTrial(build or toy_run, context)
 
 
 @frozen(repr=False)

@@ -29,7 +29,7 @@ from statetrain.guards.base import Guard, as_guard, strict
 from statetrain.lifecycle.explore import Bound
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.naming import did_you_mean
-from statetrain.testing.callback_tests import Build, CallbackTrial, go, standard, toy_run
+from statetrain.testing.callback_tests import Build, CallbackTrial, go, standard, trial_of
 from statetrain.testing.paths import Cover, Path, paths
 from statetrain.testing.resuming import differences, list_words
 
@@ -119,37 +119,21 @@ def guard_cases(
             are both given.
         AssertionError: no way asks it.
     """
-    if build is not None and context is not None:
-        raise ConfigError(
-            "guard_cases takes build= for a lifecycle that trains, or context= for one that does"
-            " not, not both"
-        )
+    trial = trial_of("guard_cases", build, context)
     life, guard = lifecycle or standard(), as_guard(guard)
     places = _places(life, guard, at)
-    ways = [
-        path
-        for path in paths(life, cover, bounds)
-        if any(t.source in places for t in path.transitions)
-    ]
+    found = paths(life, cover, bounds)
+    ways = [way for way in found if not places.isdisjoint(t.source for t in way.transitions)]
     if not ways:
         raise AssertionError(f"no way asks [{guard.label}] in {', '.join(sorted(places))}")
-    return [
-        GuardCase(path, guard, CallbackTrial(build or toy_run, context), places) for path in ways
-    ]
+    return [GuardCase(way, guard, trial, places) for way in ways]
 
 
 def _places(life: Lifecycle, guard: Guard, at: str | Iterable[str]) -> frozenset[str]:
     """The states in which a guard is evaluated: those given, those that have it, or all."""
-    asking = {
-        arrow.source
-        for arrow in life.transitions
-        if arrow.guard is not None and arrow.event is None
-    }
-    own = {
-        arrow.source
-        for arrow in life.transitions
-        if arrow.guard is not None and _has(arrow.guard, guard)
-    }
+    guarded = [(arrow, arrow.guard) for arrow in life.transitions if arrow.guard is not None]
+    asking = {arrow.source for arrow, _ in guarded if arrow.event is None}
+    own = {arrow.source for arrow, combined in guarded if _has(combined, guard)}
     if isinstance(at, str):
         at = (at,)
     chosen = set(at)
