@@ -88,7 +88,7 @@ def _counts_of_container(thing: Any) -> Iterator[int]:
 
 
 def _rows(_batch: Any, input: torch.Tensor, _target: Any) -> int:  # noqa: A002  # as above
-    return input.shape[0]
+    return input.size(0)
 
 
 # ---------------------------------------------------------------- size=
