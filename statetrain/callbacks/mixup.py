@@ -148,8 +148,10 @@ class Mixup(Callback):
     # ------------------------------------------------------------ mixing
 
     def _begin(self, ctx: Context) -> None:
-        if not isinstance(ctx.loss_fn, _Mixing):
+        if not all(isinstance(loss, _Mixing) for loss in ctx.loss_fns.values()):
             self._wrap_losses(ctx)
+        if not isinstance(ctx.loss_fn, _Mixing):  # the loss that an evaluation has of its own
+            ctx.loss_fn = _Mixing(ctx.loss_fn, self)
         if ctx.opt_index == 0:  # the turns of the other optimizers are on the same mixture
             self._mix = self._drawn(ctx)
             ctx.input = _mix(ctx.input, *self._mix)
@@ -160,7 +162,8 @@ class Mixup(Callback):
     def _wrap_losses(self, ctx: Context) -> None:
         plain = dict(ctx.loss_fns)
         ctx.loss_fns = {name: _Mixing(loss, self) for name, loss in plain.items()}
-        ctx.loss_fn = ctx.loss_fns[ctx.opt_name]
+        if ctx.loss_fn is plain[ctx.opt_name]:
+            ctx.loss_fn = ctx.loss_fns[ctx.opt_name]
         ctx.defer(partial(_put_back, ctx, plain))
 
     # ------------------------------------------------------------ saved and put back

@@ -113,11 +113,13 @@ class Evaluating:
     )
 
     def read(self, ctx: Context) -> Any:
-        return (ctx.accelerator.grad_enabled(), _read(ctx))
+        return (ctx.accelerator.grad_enabled(), ctx.loss_fn, _read(ctx))
 
     def write(self, ctx: Context, value: Any) -> None:
-        grad, rest = value
+        grad, loss_fn, rest = value
         ctx.accelerator.set_grad(grad)
+        if ctx.tallies[self.set].loss_fn is not None:  # else a callback may have replaced it
+            ctx.loss_fn = loss_fn
         _write(ctx, rest)
 
     def begin(self, ctx: Context) -> None:
@@ -139,11 +141,10 @@ def _read(ctx: Context) -> Any:
         ctx.training,
         ctx.data,
         ctx.tally,
-        ctx.loss_fn,
     )
 
 
 def _write(ctx: Context, value: Any) -> None:
-    flags, ctx.training, ctx.data, ctx.tally, ctx.loss_fn = value
+    flags, ctx.training, ctx.data, ctx.tally = value
     for module, training in flags:
         module.training = training

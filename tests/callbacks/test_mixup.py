@@ -471,3 +471,28 @@ def test_what_cannot_be_mixed_is_refused():
         st.mixup("text", torch.ones(2))
     with pytest.raises(ConfigError, match="mixup: alpha"):
         st.mixup(torch.ones(2), torch.ones(2), 0)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("valid", [False, True])
+def test_an_evaluation_with_a_loss_of_its_own(valid, first, points):
+    "Training is what it is without, also where the evaluation comes first; its loss is plain, or mixed if asked to."
+    losses = []
+
+    def own(pred, target, reduction="mean"):
+        losses.append(reduction)
+        return 2 * F.cross_entropy(pred, target, reduction=reduction)
+
+    test = st.Evaluation("test", batches(points), loss=own)
+    edits = [st.validate_first] * first
+    run = fit(batches(points), Mixup(valid=valid), evaluations=test, edits=edits, seed=0)
+    plain = fit(batches(points), Mixup(valid=valid), seed=0)
+    assert bits(run.model) == bits(plain.model)
+    assert run.history["train_loss"] == plain.history["train_loss"]
+    assert set(losses) == ({"none"} if valid else {"mean"})
+    assert run.ctx.loss_fn is F.cross_entropy
+    if not valid:
+        x, y = points
+        assert run.history[-1]["test_loss"] == pytest.approx(
+            2 * F.cross_entropy(run.model(x), y).item(), rel=1e-5
+        )
