@@ -441,33 +441,27 @@ def remove_unfinished(path: Path) -> None:
     if path.is_symlink() or (path / MANIFEST).exists():
         return  # a checkpoint elsewhere, or one that was published in time
     try:
-        names = set(os.listdir(path))
-        content = [name for name in {_whole_name(name) for name in names} if _is_content(name)]
-        for name in sorted(content):
-            if name in names:
-                os.unlink(path / name)
+        names = sorted(os.listdir(path))
+        for name in filter(_is_content, names):
+            os.unlink(path / name)
         with contextlib.suppress(OSError):  # of a disk that is full; there is room in a moment
             _flush(path)
-        # One that is left shows that it is unfinished
-        for name in (*sorted(content), MANIFEST):
-            if name + _PART in names:
-                os.unlink(path / (name + _PART))
+        # One that is left shows that it is unfinished; the manifest's is the last
+        for name in sorted(filter(_is_part, names), key=lambda name: name == MANIFEST + _PART):
+            os.unlink(path / name)
         os.rmdir(path)
     except OSError as error:
         log.warning("unfinished checkpoint %s could not be removed: %s", path, error)
-
-
-def _whole_name(name: str) -> str:
-    """The name of a file without the ending that says that it is unfinished."""
-    return name.removesuffix(_PART)
 
 
 def _is_content(name: str) -> bool:
     return name in (TENSORS, STATE, LOG) or is_shard(name)
 
 
-def _is_ours(name: str) -> bool:
-    return name == MANIFEST or _is_content(name)
+def _is_part(name: str) -> bool:
+    """Whether it is the name of an unfinished file of a checkpoint."""
+    whole = name.removesuffix(_PART)
+    return whole != name and (whole == MANIFEST or _is_content(whole))
 
 
 def is_unfinished(path: Path) -> bool:
@@ -481,9 +475,8 @@ def is_unfinished(path: Path) -> bool:
     names = set(os.listdir(path))
     if MANIFEST in names:
         return False
-    if not any(_is_content(name) and name != LOG for name in names):
-        parts = [name for name in names if name.endswith(_PART)]
-        return not names or any(_is_ours(_whole_name(name)) for name in parts)
+    if not any(map(_is_content, names - {LOG})):
+        return not names or any(map(_is_part, names))
     try:
         _read_manifest(path, MANIFEST + _PART)
     except (CheckpointError, OSError):

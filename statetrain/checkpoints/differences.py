@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import re
 from collections.abc import Collection, Iterator
@@ -116,19 +117,24 @@ def refuse(found: list[Changed], allow: bool | str | Collection[str]) -> set[str
     allowed = read_allowed(allow)
     refused = [(kind, line) for kind, line in found if kind not in allowed]
     if refused:
-        lines = [line for _, line in refused[:_MOST]]
-        if len(refused) > _MOST:
-            lines.append(f"and {len(refused) - _MOST} more")
-        listed = "".join(f"\n- {line}" for line in lines)
-        kinds = sorted({kind for kind, _ in refused})
-        word: str | list[str] = kinds
-        if len(kinds) == 1:
-            word = kinds[0]
-        raise CheckpointError(
-            f"the run differs from the one that was saved:{listed}\nMake it the same, or say that"
-            f" it may differ: allow_changes={word!r}"
-        )
+        raise CheckpointError(_describe(refused))
     return {kind for kind, _ in found}
+
+
+def _describe(refused: list[Changed]) -> str:
+    """The first of what differs, and what allows it."""
+    lines = [line for _, line in refused[:_MOST]]
+    if len(refused) > _MOST:
+        lines.append(f"and {len(refused) - _MOST} more")
+    listed = "\n- ".join(lines)
+    kinds = sorted({kind for kind, _ in refused})
+    word: str | list[str] = kinds
+    if len(kinds) == 1:
+        word = kinds[0]
+    return (
+        f"the run differs from the one that was saved:\n- {listed}\nMake it the same, or say that"
+        f" it may differ: allow_changes={word!r}"
+    )
 
 
 # ---------------------------------------------------------------- what is compared
@@ -143,7 +149,7 @@ def _compare_lifecycles(life: Lifecycle, data: Snapshot) -> Iterator[str]:
         yield from _compare_rows(what, was[what], now[what])
     parts = list(_compare_parts(was.get("parts", {}), now["parts"]))
     yield from parts
-    if known and not parts and was["states"] == now["states"] and was["arrows"] == now["arrows"]:
+    if known and not parts and all(was[what] == now[what] for what in ("states", "arrows")):
         yield "lifecycle: a function or a parameter in it is another one"
     anchors = [state.name for state in life.states if state.anchor]
     if data["state"] not in anchors:
@@ -166,13 +172,26 @@ def _compare_parts(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 def _compare_values(was: Any, now: Any, name: str) -> Iterator[str]:
     if isinstance(was, dict) and isinstance(now, dict):
         kind = str(now.get("is", "")).rpartition(":")[2] or name
-        for key in dict.fromkeys((*was, *now)):
-            yield from _compare_values(was.get(key), now.get(key), f"{kind}({key})")
+        for key, old, new in _changed(was, now):
+            yield from _compare_values(old, new, f"{kind}({key})")
     elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
         for old, new in zip(was, now, strict=True):
             yield from _compare_values(old, new, name)
     elif was != now:
         yield f"{name} was {_say(was)}, is {_say(now)}"
+
+
+def _changed(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The entries that are not the same, each with what it was and is; None where there is none."""
+    for key in dict.fromkeys((*was, *now)):
+        old, new = was.get(key), now.get(key)
+        if repr(old) != repr(new):  # a NaN is like itself
+            yield key, old, new
+
+
+def _compare_names(what: str, was: Collection[Any], now: Collection[Any]) -> Iterator[str]:
+    yield from (f"{what} {name} removed" for name in was if name not in now)
+    yield from (f"{what} {name} added" for name in now if name not in was)
 
 
 def _say(value: Any) -> str:
@@ -183,9 +202,7 @@ def _say(value: Any) -> str:
 
 
 def _compare_rows(what: str, was: list[str], now: list[str]) -> Iterator[str]:
-    one = what.rstrip("s")
-    yield from (f"lifecycle: {one} {row} removed" for row in was if row not in now)
-    yield from (f"lifecycle: {one} {row} added" for row in now if row not in was)
+    yield from _compare_names(f"lifecycle: {what.rstrip('s')}", was, now)
     if was != now and sorted(was) == sorted(now):
         yield f"lifecycle: the {what} are in another order"
 
@@ -213,11 +230,9 @@ def _compare_optimizers(ctx: Context, data: Snapshot) -> Iterator[str]:
 def _compare_named(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     if not was or not now:  # a context that was made by hand need not say
         return
-    yield from (f"optimizer {name!r} removed" for name in was if name not in now)
-    yield from (f"optimizer {name!r} added" for name in now if name not in was)
-    for name in was:
-        if name in now:
-            yield from _compare_optimizer(name, was[name], now[name])
+    yield from _compare_names("optimizer", list(map(repr, was)), list(map(repr, now)))
+    for name in (name for name in was if name in now):
+        yield from _compare_optimizer(name, was[name], now[name])
 
 
 def _compare_optimizer(name: str, was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -234,9 +249,8 @@ def _compare_optimizer(name: str, was: dict[str, Any], now: dict[str, Any]) -> I
         where = f"optimizer {name!r}"
         if len(was["groups"]) > 1:
             where += f", group {i}"
-        for key in dict.fromkeys((*old, *new)):
-            if repr(old.get(key)) != repr(new.get(key)):
-                yield f"{where}: {key} was {old.get(key)!r}, is {new.get(key)!r}"
+        for key, before, after in _changed(old, new):
+            yield f"{where}: {key} was {before!r}, is {after!r}"
 
 
 def _compare_members(ctx: Context, data: Snapshot) -> Iterator[str]:
@@ -244,12 +258,11 @@ def _compare_members(ctx: Context, data: Snapshot) -> Iterator[str]:
     there = parameters_of(ctx).keys() | data["model"]["weights"].keys()
     there |= left_out_of(data).keys()
     for name, groups in data["members"].items():
-        missing = [one for group in groups for one in group if one not in there]
+        missing = [one for one in itertools.chain(*groups) if one not in there]
         if name in ctx.optimizers and missing:
+            more = ""
             if len(missing) > 1:
                 more = f" and {len(missing) - 1} more"
-            else:
-                more = ""
             yield f"optimizer {name!r} had the parameter {missing[0]}{more}, which this run has not"
 
 
@@ -259,10 +272,8 @@ def _compare_data(ctx: Context, data: Snapshot) -> Iterator[str]:
         if name not in there:
             yield f"data: {name} data was there, is not"
             continue
-        now = data_sizes(data_of(ctx, name))
-        for what in now:
-            if was[what] != now[what]:
-                yield f"data: {name} data had {was[what]} {what}, has {now[what]}"
+        for what, old, new in _changed(was, data_sizes(data_of(ctx, name))):
+            yield f"data: {name} data had {old} {what}, has {new}"
     yield from (f"data: {name} data added" for name in there if name not in data["data"])
 
 
@@ -289,11 +300,10 @@ def _compare_settings(
         where = f"{what}: {name or 'the model'}"
         if "class" in now[name]:
             where += f" ({now[name]['class']})"
-        for key in dict.fromkeys((*was[name], *now[name])):
-            old, new = was[name].get(key), now[name].get(key)
-            if old != new and key == "content":
+        for key, old, new in _changed(was[name], now[name]):
+            if key == "content":
                 yield f"{where}: other samples"
-            elif old != new:
+            else:
                 yield f"{where}: {key} was {old}, is {new}"
     if ordered and list(was) != list(now):
         changed = sorted(was.keys() ^ now.keys())
@@ -315,15 +325,18 @@ def _compare_callbacks(
     was: list[dict[str, Any]], now: list[dict[str, Any]], code: bool
 ) -> Iterator[str]:
     """The settings of callbacks that are in both runs, the first of a class with the first."""
-    for kind in dict.fromkeys(row["class"] for row in now):
-        pairs = zip(
-            (row["settings"] for row in was if row["class"] == kind),
-            (row["settings"] for row in now if row["class"] == kind),
-            strict=False,
-        )
-        for old, new in pairs:
+    before = _settings_by_class(was)
+    for kind, settings in _settings_by_class(now).items():
+        for old, new in zip(before.get(kind, []), settings, strict=False):
             for line in _compare_texts(f"callbacks: {kind}", old, new, code):
                 yield line + _MEANT.get(kind, "")
+
+
+def _settings_by_class(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row["class"], []).append(row["settings"])
+    return found
 
 
 def _compare_seeds(ctx: Context, data: Snapshot) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def regroup(optimizer: Any, members: Members, parameters: Mapping[str, torch.nn.
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     groups = optimizer.param_groups
-    wanted_names = {name for group in members for name in group}
+    wanted_names = set(itertools.chain(*members))
     if members_of(optimizer, names) == members or not wanted_names <= parameters.keys():
         return
     for group in groups:
@@ -62,8 +63,9 @@ def restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: A
     parameters = parameters_of(optimizer)
     if not _same_parameters(optimizer, saved, parameters):
         return  # allowed by the user: it starts from scratch
-    described = before is not None and now is not None
-    if described and before["class"] != now["class"]:
+    if before is None or now is None:  # then nothing is known to have changed
+        before = now = {"class": "", "groups": []}
+    if before["class"] != now["class"]:
         return
     given = [dict(group) for group in optimizer.param_groups]
     saved = {**saved, "state": _held_like(saved["state"], parameters)}
@@ -72,7 +74,7 @@ def restore_optimizer(optimizer: Any, saved: dict[str, Any], before: Any, now: A
         loaded = dict(group)
         group.update(given[i])  # a setting that is a tensor keeps its place
         set_settings(group, loaded)
-        if described and i < min(len(before["groups"]), len(now["groups"])):
+        if i < min(len(before["groups"]), len(now["groups"])):
             group.update(_changed_settings(given[i], before["groups"][i], now["groups"][i]))
     _undo_casts(optimizer, saved["state"], parameters)
 
@@ -99,21 +101,22 @@ def _held_like(
     Raises:
         CheckpointError: there is one of another shape, so that it is not known which part.
     """
-    found: dict[int, dict[str, Any]] = {}
-    for i, state in states.items():
-        own = parameters[i]
-        found[i] = dict(state)
-        for name, value in state.items():
-            if not is_part(own) or not isinstance(value, torch.Tensor) or not value.ndim:
-                continue
-            if value.shape != own.shape:
-                raise CheckpointError(
-                    f"the optimizer keeps {name!r} of shape {tuple(value.shape)} for a parameter of"
-                    f" shape {tuple(own.shape)}, of which each rank holds a part; resume this run"
-                    " with st.DDP or in one process"
-                )
-            found[i][name] = part_like(value, own)
-    return found
+    return {
+        i: {name: _value_like(name, value, parameters[i]) for name, value in state.items()}
+        for i, state in states.items()
+    }
+
+
+def _value_like(name: str, value: Any, own: torch.Tensor) -> Any:
+    if not is_part(own) or not isinstance(value, torch.Tensor) or not value.ndim:
+        return value
+    if value.shape != own.shape:
+        raise CheckpointError(
+            f"the optimizer keeps {name!r} of shape {tuple(value.shape)} for a parameter of shape"
+            f" {tuple(own.shape)}, of which each rank holds a part; resume this run with st.DDP or"
+            " in one process"
+        )
+    return part_like(value, own)
 
 
 def _same_parameters(optimizer: Any, saved: dict[str, Any], parameters: list[torch.Tensor]) -> bool:
@@ -157,10 +160,7 @@ def set_settings(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
 def _as_saved(loaded: Any, saved: Any, parameter: torch.Tensor) -> Any:
     """A value of an optimizer's state with its saved type, in the layout of its parameter."""
     if isinstance(saved, torch.Tensor):
-        if isinstance(loaded, torch.Tensor):
-            device = loaded.device
-        else:
-            device = parameter.device
+        device = getattr(loaded, "device", parameter.device)
         if saved.shape == parameter.shape:
             return laid_out_like(parameter, saved, device).copy_(saved)
         return saved.to(device)

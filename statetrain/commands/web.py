@@ -43,7 +43,9 @@ def watch_on_a_page(
             raise ValueError(f"do must be stop, got {what['do']!r}")
         return sources[0].stop()
 
-    shown = Page(sources, obey if control else None, "stop" if control else "")
+    shown = Page(sources)
+    if control:
+        shown = Page(sources, obey, "stop")
     with serve(shown, port) as server:
         opened(server.url)
         try:

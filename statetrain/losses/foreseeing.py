@@ -56,11 +56,13 @@ def foresee(name: str, metric: Any) -> Foreseen:
         for key, part in metric.items(keep_base=False, copy_state=False):  # type: ignore[call-arg]
             found += foresee(joined(name, key), part)
         return found
-    value = None
-    if not isinstance(metric, MeanOf) and _is_of_torchmetrics(metric):
-        value = _value_of_nothing(metric)
+    value = _value_of_nothing(metric)
     if value is None:
         return Foreseen((name,), prefixes=(f"{name}_",))
+    return _columns_of(name, value)
+
+
+def _columns_of(name: str, value: Any) -> Foreseen:
     columns = as_columns(name, value)
     numbers = tuple(column for column, part in columns.items() if isinstance(part, int | float))
     others = {column: _describe(part) for column, part in columns.items() if column not in numbers}
@@ -83,6 +85,8 @@ def _is_of_torchmetrics(metric: Any) -> bool:
 
 def _value_of_nothing(metric: Any) -> Any:
     """What a metric gives before its first batch; None if it cannot say."""
+    if isinstance(metric, MeanOf) or not _is_of_torchmetrics(metric):
+        return None
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return None  # it would ask the other ranks

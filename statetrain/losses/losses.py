@@ -235,17 +235,11 @@ def weigh(
     for name, loss in losses.items():
         value, count = terms[name]
         if len(losses) > 1 and not (isinstance(value, torch.Tensor) and value.numel() == 1):
-            if isinstance(value, torch.Tensor):
-                got = f"shape {tuple(value.shape)}; reduce it, for example with .mean()"
-            else:
-                got = f"{type(value).__name__}: {value!r:.80}"
-            raise LossError(f"loss {name!r} must be a scalar tensor, got {got}")
+            raise LossError(f"loss {name!r} must be a scalar tensor, got {_describe(value)}")
         weight = loss.weight_of(ctx)
         # No operation that changes nothing: a plain loss costs what it costs by hand
-        is_one = isinstance(weight, int | float) and weight == 1
-        if is_one:
-            term = value
-        else:
+        term = value
+        if not isinstance(weight, int | float) or weight != 1:
             term = value * weight
         if whole is None:
             whole = term
@@ -255,6 +249,12 @@ def weigh(
             value.detach() if isinstance(value, torch.Tensor) else value, weight, count
         )
     return whole, states
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"shape {tuple(value.shape)}; reduce it, for example with .mean()"
+    return f"{type(value).__name__}: {value!r:.80}"
 
 
 # ---------------------------------------------------------------- in a run
@@ -426,10 +426,14 @@ class LossMean:
 
     def compute(self) -> float:
         """The mean over all batches since the last reset."""
-        means = [(float(whole), float(count)) for whole, count in self.sums.values()]
+        means = self.numbers().values()
         if means:
             return math.fsum(whole / count if count else 0.0 for whole, count in means)
         return math.nan
+
+    def numbers(self) -> dict[str, tuple[float, float]]:
+        """The sums on the host."""
+        return {name: (float(whole), float(count)) for name, (whole, count) in self.sums.items()}
 
     def update(self, *_: Any) -> None:
         """It takes in whole contexts."""

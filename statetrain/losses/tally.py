@@ -195,15 +195,9 @@ class Tally:
             column = joined(self.set, prefix_of(name, metric))
             if isinstance(metric, LossMean):
                 # The total of masked losses takes the place of the mean over samples
-                found[column] = {
-                    term: (float(total), float(count))
-                    for term, (total, count) in metric.sums.items()
-                }
+                found[column] = metric.numbers()
             for part, mean in (_means_of(metric) or {}).items():
-                key = column
-                if part:
-                    key = joined(column, part)
-                found[key] = {"": _numbers(mean)}
+                found[joined(column, part)] = {"": _numbers(mean)}
         return found
 
     @property
@@ -225,10 +219,7 @@ class Tally:
         }
         for name, metric in self.metrics.items():
             if isinstance(metric, LossMean):
-                found[name] = {
-                    part: (float(total), float(count))
-                    for part, (total, count) in metric.sums.items()
-                }
+                found[name] = metric.numbers()
             elif (means := _means_of(metric)) is not None:
                 found[name] = {part: _numbers(mean) for part, mean in means.items()}
             elif merges(metric):
@@ -330,10 +321,7 @@ def tally(
         ConfigError: `more` has what a set other than "train" cannot have, or two metrics have one
             name.
     """
-    named = named_metrics(metrics, more)
-    if set_name != "train":
-        _check_no_steps(pairs_of(more))
-        named = {name: metric for name, metric in named.items() if not _needs_steps(metric)}
+    named = _metrics_of(set_name, metrics, more)
     for metric in named.values():
         if hasattr(metric, "to"):
             metric.to(device)
@@ -345,10 +333,7 @@ def tally(
         for optimizer, loss in losses.items()
     }
     for means in of_parts.values():
-        for name in means.keys() & named.keys():
-            raise ConfigError(
-                f"a metric is called {name!r}, as the column of a loss is; give it another name"
-            )
+        _check_no_loss(named, means)
         named.update(means)
     parts = {optimizer: tuple(means.values()) for optimizer, means in of_parts.items() if means}
     made = Tally(set_name, {name: Mean() for name in losses}, named, parts)
@@ -364,10 +349,22 @@ def _needs_steps(metric: Any) -> bool:
     return isinstance(metric, Metric) and metric.moment != "loss"
 
 
-def _check_no_steps(metrics: list[tuple[str, Any]]) -> None:
-    for name, metric in metrics:
+def _metrics_of(set_name: str, metrics: Metrics, more: Metrics) -> dict[str, MetricObject]:
+    """The metrics of a set by name; only those of training may need steps."""
+    named = named_metrics(metrics, more)
+    if set_name == "train":
+        return named
+    for name, metric in pairs_of(more):
         if _needs_steps(metric):
             raise ConfigError(
                 f"metric {name!r} reads {', '.join(sorted(metric.reads))}, which only training"
                 " has; give it in train_metrics="
             )
+    return {name: metric for name, metric in named.items() if not _needs_steps(metric)}
+
+
+def _check_no_loss(metrics: Mapping[str, Any], means: Mapping[str, Any]) -> None:
+    for name in means.keys() & metrics.keys():
+        raise ConfigError(
+            f"a metric is called {name!r}, as the column of a loss is; give it another name"
+        )

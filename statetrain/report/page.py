@@ -131,10 +131,9 @@ def _curves(trace: Trace) -> str:
     rows = [one for one in trace.rows if "epoch" in one]
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for column in _columns(rows):
-        numbers = [one for one in rows if is_number(one.get(column))]
-        if numbers and column not in COUNTERS:
+        points = [(float(one["epoch"]), one[column]) for one in rows if is_number(one.get(column))]
+        if points and column not in COUNTERS:
             metric, name = _split(column)
-            points = [(float(one["epoch"]), float(one[column])) for one in numbers]
             groups.setdefault(metric, {})[name] = points
     if not groups:
         return ""
@@ -218,10 +217,8 @@ def _decisions(trace: Trace) -> str:
     """When which guarded arrow was taken, and how often its guard was true, over the run."""
     life = trace.lifecycle
     assert life is not None
-    if not len(trace):
-        return ""
     guarded = [(arrow.guard.label, arrow) for arrow in life.transitions if arrow.guard is not None]
-    if not guarded:
+    if not len(trace) or not guarded:
         return ""
     labels = [label for label, _ in guarded]
     whole, slices = by_words(trace.counts()), _slices(trace)

@@ -98,9 +98,8 @@ def problems(ctx: Context, lifecycle: Any, checks: Iterable[Check]) -> dict[str,
 def _preserve(ctx: Context) -> Iterator[None]:
     """Restores what drawing and computing a batch changes: generators, and gradients."""
     data = [loader for loader in (ctx.train_data, ctx.valid_data) if loader is not None]
-    before = [ctx.accelerator.random_states(loader) for loader in data] or [
-        ctx.accelerator.random_states()
-    ]
+    loaders: list[Any] = data or [None]  # without data, the generators alone
+    before = [ctx.accelerator.random_states(loader) for loader in loaders]
     own = seeding.own_states(*ctx.model.modules())
     gradients = [(parameter, parameter.grad) for parameter in ctx.model.parameters()]
     for parameter, _ in gradients:
@@ -110,8 +109,6 @@ def _preserve(ctx: Context) -> Iterator[None]:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        # Without data, the generators alone
-        loaders: list[Any] = data or [None]
         for loader, states in zip(loaders, before, strict=True):
             ctx.accelerator.set_random_states(states, loader)
         seeding.set_own_states(own, *ctx.model.modules())
@@ -249,25 +246,27 @@ def _validate_once(probe: Probe) -> None:
 
 def first_batch(data: Any) -> Any:
     """A batch like the first of an epoch; None where drawing one would move the data."""
-    if (
-        data is None
-        or hasattr(data, "__next__")
-        or (hasattr(data, "state_dict") and hasattr(data, "load_state_dict"))
-    ):
+    if data is None or hasattr(data, "__next__"):
+        return None
+    if hasattr(data, "state_dict") and hasattr(data, "load_state_dict"):
         return None
     if not isinstance(data, DataLoader):
         return next(iter(data))
+    # Without the loader's workers, which take long to start
     if isinstance(data.dataset, IterableDataset):
-        samples: Any = iter(data.dataset)
-        if samples is data.dataset:
-            return None
-        if data.batch_size is None:
-            return next(samples)
-        return data.collate_fn(list(itertools.islice(samples, data.batch_size)))
-    # Without the loader's workers, which take long to start.
+        return _first_of_stream(data)
     if data.batch_sampler is None:
         return data.collate_fn(data.dataset[next(iter(data.sampler))])
     return data.collate_fn([data.dataset[index] for index in next(iter(data.batch_sampler))])
+
+
+def _first_of_stream(data: DataLoader[Any]) -> Any:
+    samples: Any = iter(data.dataset)
+    if samples is data.dataset:
+        return None
+    if data.batch_size is None:
+        return next(samples)
+    return data.collate_fn(list(itertools.islice(samples, data.batch_size)))
 
 
 def _words(error: Exception) -> str:

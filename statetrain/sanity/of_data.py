@@ -124,7 +124,7 @@ def last_batch_is_not_one_sample(probe: Probe) -> str | None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
     sampler: Any = _batches(probe.ctx.train_data)
-    if not norms or sampler is None or not hasattr(sampler.sampler, "__len__"):
+    if not norms or not hasattr(getattr(sampler, "sampler", None), "__len__"):
         return None
     if sampler.batch_size == 1:
         return (

@@ -80,25 +80,27 @@ def labels_in_range(probe: Probe) -> str | None:
     if pred is None or target is None or not target.numel() or not pred.dim():
         return None
     if probe.kind in ("cross_entropy", "nll_loss") and not target.is_floating_point():
-        if pred.dim() > 1:
-            classes = pred.shape[1]
-        else:
-            classes = pred.shape[0]
-        labels = target[
-            target != getattr(next(iter(probe.ctx.loss_fns.values()), None), "ignore_index", -100)
-        ]
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            return (
-                f"labels go from {int(labels.min())} to {int(labels.max())}, and the model tells"
-                f" {classes} classes, 0 to {classes - 1}; count labels from 0, or give the last"
-                " layer as many outputs"
-            )
-    if probe.kind in BINARY and not 0 <= float(target.min()) <= float(target.max()) <= 1:
+        loss = next(iter(probe.ctx.loss_fns.values()), None)
+        labels = target[target != getattr(loss, "ignore_index", -100)]
+        return _find_other_labels(labels, classes=pred.shape[min(1, pred.dim() - 1)])
+    if probe.kind in BINARY and not _in_unit_range(target):
         return (
             f"targets go from {float(target.min()):g} to {float(target.max()):g}, and {probe.kind}"
             " takes 0 to 1; map them, for example -1 and 1 to 0 and 1"
         )
     return None
+
+
+def _find_other_labels(labels: Tensor, classes: int) -> str | None:
+    if not labels.numel():
+        return None
+    least, most = int(labels.min()), int(labels.max())
+    if least >= 0 and most < classes:
+        return None
+    return (
+        f"labels go from {least} to {most}, and the model tells {classes} classes, 0 to"
+        f" {classes - 1}; count labels from 0, or give the last layer as many outputs"
+    )
 
 
 def shapes_of_prediction_and_target(probe: Probe) -> str | None:
@@ -122,13 +124,10 @@ def shapes_of_prediction_and_target(probe: Probe) -> str | None:
 
 def prediction_is_finite(probe: Probe) -> str | None:
     "The prediction and the loss are finite to begin with."
-    bad = any(
-        not bool(part.isfinite().all())
-        for part in floats(probe, "pred")
-        if not weights_are_finite(probe)
-    )
-    bad = bad or any(not math.isfinite(loss) for loss in probe.before.values())
-    if bad:
+    sound = all(map(math.isfinite, probe.before.values()))
+    if not weights_are_finite(probe):  # else that is what to mend first
+        sound = sound and all(bool(part.isfinite().all()) for part in floats(probe, "pred"))
+    if not sound:
         return (
             "the prediction or the loss of the first batch is not finite; look for a log or a"
             " division of 0 in the model and the loss, and at the inputs"
@@ -251,29 +250,31 @@ def one_step_lowers_the_loss(probe: Probe) -> str | None:
 def samples_do_not_mix(probe: Probe) -> str | None:
     "In eval mode, what comes out for one sample depends on that one alone."
     aside, pred = probe.aside, probe.pred
-    if (
-        pred is None
-        or not isinstance(aside.input, Tensor)
-        or not aside.input.is_floating_point()
-        or not 2 <= len(aside.input) == len(pred)
-    ):
+    if pred is None or not isinstance(aside.input, Tensor) or not aside.input.is_floating_point():
         return None
-    alone = copy.copy(aside)
-    alone.model.eval()
-    alone.input = aside.input.detach().clone().requires_grad_()
+    if not 2 <= len(aside.input) == len(pred):
+        return None
     try:
-        actions.pred(alone)
-        if probe.ctx.pick is None:
-            out = alone.pred
-        else:
-            out = probe.ctx.pick(alone.pred)
-        (gradient,) = torch.autograd.grad(out[0].sum(), alone.input, allow_unused=True)
+        gradient = _gradient_of_first(probe)
     except Exception:
         return None  # a model that has no such gradient
-    mixed = gradient is not None and bool(gradient[1:].nan_to_num().abs().sum() > 0)
-    if mixed:
-        return (
-            "the prediction for a sample depends on the others of its batch; look for a view, a"
-            " transpose or a mean over the first dimension"
-        )
-    return None
+    if gradient is None or not bool(gradient[1:].nan_to_num().abs().sum() > 0):
+        return None
+    return (
+        "the prediction for a sample depends on the others of its batch; look for a view, a"
+        " transpose or a mean over the first dimension"
+    )
+
+
+def _gradient_of_first(probe: Probe) -> Tensor | None:
+    """How the prediction for the first sample depends on the inputs of all."""
+    alone = copy.copy(probe.aside)
+    alone.model.eval()
+    alone.input = alone.input.detach().clone().requires_grad_()
+    actions.pred(alone)
+    out = alone.pred
+    if probe.ctx.pick is not None:
+        out = probe.ctx.pick(out)
+    gradient: Tensor | None
+    (gradient,) = torch.autograd.grad(out[0].sum(), alone.input, allow_unused=True)
+    return gradient
