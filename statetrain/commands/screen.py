@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -183,16 +184,16 @@ def _table(reading: TraceFile, counts: Mapping[Transition, int]) -> Iterator[Lin
     entered = _count_entered(life, counts)
     names = list(entered)
     path: Sequence[str | None] = [here]
+    depths: dict[str, int] = {}
     if life is not None:
         names = [*reading_order(life)]
         if FAILED in entered:
             names.append(FAILED)
-        if here is not None and here in names:
+        if here in names:
             path = life.path(here)
+        depths = {name: len(life.path(name)) - 1 for name in names}
     for name in names:
-        depth = 0
-        if life is not None:
-            depth = len(life.path(name)) - 1
+        depth = depths.get(name, 0)
         sign, style = _look(name, here, path, entered)
         text = f"{sign} {'  ' * depth + name:<22} {entered[name]:>10,}"
         yield Line(text, style, left=True)
@@ -262,26 +263,24 @@ def _answer(arrows: Sequence[Transition], place: int, last: Transition | None) -
 def _curves(reading: TraceFile) -> list[Line]:
     rows = reading.rows
     names = dict.fromkeys(name for row in rows for name in row if name not in COUNTERS)
-    curves = [(name, [row[name] for row in rows if is_number(row.get(name))]) for name in names]
-    batches = _last_losses(reading.tape.moments)
-    if batches:
-        curves.insert(0, ("loss of a batch", batches))
-    lines = []
-    for name, values in curves[: _CURVES + 1]:
-        if values:
-            last = format_value(float(values[-1]))
-            lines.append(Line(f"  {name:<22.22} {sparkline(values):<{_POINTS}} {last}", "cyan"))
-    return lines
+    curves = {"loss of a batch": _last_losses(reading.tape.moments)}
+    for name in names:
+        curves[name] = [row[name] for row in rows if is_number(row.get(name))]
+    shown = [(name, values) for name, values in curves.items() if values]
+    return [
+        Line(
+            f"  {name:<22.22} {sparkline(values):<{_POINTS}} {format_value(float(values[-1]))}",
+            "cyan",
+        )
+        for name, values in shown[: _CURVES + 1]
+    ]
 
 
 def _last_losses(known: Sequence[KnownFacts]) -> list[float]:
-    found: list[float] = []
-    for *_, values in reversed(known):
-        if len(found) == _POINTS:
-            break
-        if values and "loss_value" in values:
-            found.append(values["loss_value"])
-    return found[::-1]
+    last = (
+        values["loss_value"] for *_, values in reversed(known) if "loss_value" in (values or ())
+    )
+    return [*itertools.islice(last, _POINTS)][::-1]
 
 
 def sparkline(values: Sequence[float], points: int = _POINTS) -> str:
@@ -292,24 +291,24 @@ def sparkline(values: Sequence[float], points: int = _POINTS) -> str:
             neighbours.
         points: characters, at most.
     """
-    finite = [value if value - value == 0 else None for value in values]
-    if len(finite) > points:
-        edges = [i * len(finite) // points for i in range(points + 1)]
-        finite = [_mean(finite[a:b]) for a, b in itertools.pairwise(edges)]
-    known = [value for value in finite if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    scale = (len(_BLOCKS) - 1) / ((high - low) or float("inf"))
-    return "".join(_block(value, low, scale) for value in finite)
+    if len(values) > points:
+        edges = [i * len(values) // points for i in range(points + 1)]
+        values = [_mean(values[a:b]) for a, b in itertools.pairwise(edges)]
+    finite = list(filter(math.isfinite, values))
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(_BLOCKS) - 1) / ((high - low) or math.inf)
+    return "".join(_block(value, low, scale) for value in values)
 
 
-def _block(value: float | None, low: float, scale: float) -> str:
-    if value is None:
+def _block(value: float, low: float, scale: float) -> str:
+    if not math.isfinite(value):
         return " "
     return _BLOCKS[min(len(_BLOCKS) - 1, round((value - low) * scale))]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if known:
-        return sum(known) / len(known)
-    return None
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are finite; NaN if none is."""
+    finite = list(filter(math.isfinite, values))
+    if finite:
+        return sum(finite) / len(finite)
+    return math.nan

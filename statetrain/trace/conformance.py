@@ -68,13 +68,9 @@ def conforms(trace: Trace | Iterable[str], lifecycle: Lifecycle) -> Conformance:
     for number, arrow in enumerate(trace.transitions, trace.dropped + 1):
         if (here, id(arrow)) not in fine:
             anywhere = here is None and trace.dropped > 0
-            if not (
-                arrow.dest in (*lifecycle.names, FAILED)
-                and _possible(lifecycle, table, here, arrow, anywhere)
-            ):
-                return _refuse(
-                    lifecycle, number, here, str(arrow), trace.states[: number - trace.dropped - 1]
-                )
+            if not _possible(lifecycle, table, here, arrow, anywhere):
+                before = trace.states[: number - trace.dropped - 1]
+                return _refuse(lifecycle, number, here, str(arrow), before)
             fine.add((here, id(arrow)))
         here = arrow.dest
     return _fine(len(trace), lifecycle)
@@ -83,6 +79,8 @@ def conforms(trace: Trace | Iterable[str], lifecycle: Lifecycle) -> Conformance:
 def _possible(
     lifecycle: Lifecycle, table: set[Words], here: str | None, arrow: Transition, anywhere: bool
 ) -> bool:
+    if arrow.dest not in (*lifecycle.names, FAILED):
+        return False
     if arrow.source == START:  # another fit begins where one has ended
         return (here is None or not _ways(lifecycle, here)) and arrow.dest == lifecycle.initial
     known = words_of(arrow) in table

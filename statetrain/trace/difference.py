@@ -150,9 +150,7 @@ def _first(a: Trace, b: Trace, begin: int, end: int, rel: float) -> _SeenState |
     """The first answer or value that differs, before a transition."""
     if not a.moments or not b.moments:
         return None
-    asked = any(moment.answers for moment in a.moments) and any(
-        moment.answers for moment in b.moments
-    )
+    asked = all(any(moment.answers for moment in run.moments) for run in (a, b))
     for k in range(begin, end):
         one, other = a.moments[k - a.dropped], b.moments[k - b.dropped]
         if asked and _answers(one) != _answers(other):
@@ -200,41 +198,27 @@ def _pairs(one: Moment, other: Moment) -> Iterator[tuple[str, Any, Any]]:
 def _close(x: Any, y: Any, rel: float) -> bool:
     if x == y or (x != x and y != y):
         return True
-    return (
-        isinstance(x, int | float)
-        and isinstance(y, int | float)
-        and rel > 0
-        and math.isclose(x, y, rel_tol=rel)
-    )
+    if rel == 0 or not isinstance(x, int | float) or not isinstance(y, int | float):
+        return False
+    return math.isclose(x, y, rel_tol=rel)
 
 
 def _rows(a: Trace, b: Trace, rel: float) -> Difference | None:
     for n, (one, other) in enumerate(zip(a.rows, b.rows, strict=False), 1):
-        for name in one:
-            if (
-                name in other
-                and not name.startswith(_TIMES)
-                and not _close(one[name], other[name], rel)
-            ):
+        for name in (name for name in one if name in other and not name.startswith(_TIMES)):
+            if not _close(one[name], other[name], rel):
                 x, y = f"{name}={one[name]!r}", f"{name}={other[name]!r}"
-                return Difference(
-                    "row",
-                    n,
-                    x,
-                    y,
-                    f"the runs took the same transitions, and differ first in row {n} of the"
-                    f" history: {x}, {y}",
-                )
+                words = f"differ first in row {n} of the history: {x}, {y}"
+                return _after_the_same("row", n, x, y, words)
     if a.rows and b.rows and len(a.rows) != len(b.rows):
         x, y = _count(a.rows), _count(b.rows)
-        return Difference(
-            "row",
-            min(len(a.rows), len(b.rows)) + 1,
-            x,
-            y,
-            f"the runs took the same transitions, and recorded {x}, and {y}",
-        )
+        n = min(len(a.rows), len(b.rows)) + 1
+        return _after_the_same("row", n, x, y, f"recorded {x}, and {y}")
     return None
+
+
+def _after_the_same(kind: DifferenceKind, at: int, x: str, y: str, words: str) -> Difference:
+    return Difference(kind, at, x, y, f"the runs took the same transitions, and {words}")
 
 
 def _count(rows: tuple[TapeRow, ...]) -> str:
@@ -247,8 +231,7 @@ def _outcomes(a: Trace, b: Trace) -> Difference | None:
     x, y = _ending(a.outcome, a.error), _ending(b.outcome, b.error)
     if x == y:
         return None
-    words = f"the runs took the same transitions, and ended differently: {x}, and {y}"
-    return Difference("outcome", 0, x, y, words)
+    return _after_the_same("outcome", 0, x, y, f"ended differently: {x}, and {y}")
 
 
 def _ending(outcome: Outcome, error: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -86,31 +87,27 @@ class Tracing(Callback):
         values: Mapping[str, str | Iterable[str]] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        check_switches("Tracing", counters=counters, times=times, answers=answers)
+        self._full = math.inf
         if last is not None:
             check_whole("Tracing: last", last, also=", or None for all")
-        check_switches("Tracing", counters=counters, times=times, answers=answers)
-        if file is None:
-            self.file = None
-        else:
+            self._full = 2 * last
+        self.file: Path | None = None
+        if file is not None:
             self.file = local_path("Tracing", file)
+            counters = times = True
         self.asks = answers
         self._clock = clock
         self._given_table = self._table = lifecycle
-        self._counters, self._times = counters or file is not None, times or file is not None
+        self._counters, self._times = counters, times
         self._given = values
         self._host_only = values is None  # wait for no number unless it is asked for
-        if values is None:
-            values = {}
-            if file is not None:
-                values = _LOSS
-        self._asked: dict[str, tuple[str, ...]] = _paths(values)
+        if values is None and file is not None:
+            values = _LOSS
+        self._asked: dict[str, tuple[str, ...]] = _paths(values or {})
         self._values: dict[str, tuple[str, ...]] = {}  # the same, by the names of states
         self._detailed = bool(self._counters or self._times or answers or self._asked)
         self._tape = Tape(last)
-        if last is not None:
-            self._full = 2 * last
-        else:
-            self._full = 1 << 62
         self._ctx: Any = None  # until the run ends: it has this callback, and would never be freed
         self._history: Any = None
         self._ended: tuple[Outcome | None, str] = None, ""  # how, and the error in words
