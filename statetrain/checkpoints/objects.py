@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from attrs import Factory, define
@@ -103,10 +103,11 @@ def parameters_in(fields: FieldValues) -> dict[str, Any]:
 
 def _is_structured(value: Any) -> bool:
     """Whether a value is saved by its fields."""
-    return bool(field_names(value)) and not _has_state(value)
+    return bool(field_names(value)) and not has_state(value)
 
 
-def _has_state(value: Any) -> bool:
+def has_state(value: object) -> TypeGuard[Any]:
+    """Whether something gives its state, and takes it back."""
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
@@ -153,7 +154,7 @@ class _Packer:
         if isinstance(value, torch.optim.Optimizer):
             members = members_of(value, self.parameters)
             return {"optimizer": dict(value.state_dict()), "members": members}
-        if _has_state(value):
+        if has_state(value):
             return value.state_dict()
         if _is_generator(value):
             return seeding.state_of(value)
@@ -257,7 +258,7 @@ class _Unpacker:
             _restore_module(fresh, state, path)
         elif isinstance(fresh, torch.optim.Optimizer):
             self.later.append(lambda: self._restore_optimizer(fresh, state, path))
-        elif _has_state(fresh):
+        elif has_state(fresh):
             fresh.load_state_dict(state)
         elif _is_generator(fresh):
             seeding.set_state_of(fresh, state)

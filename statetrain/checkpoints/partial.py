@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -95,16 +96,15 @@ def choose_weights(
     Raises:
         ConfigError: a beginning or a pattern fits no name, or two weights get one name.
     """
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    left_out = {name for pattern in patterns for name in _matching(weights, pattern)}
+    if isinstance(exclude, str):
+        exclude = [exclude]
+    left_out = set(itertools.chain(*(_matching(weights, pattern) for pattern in exclude)))
     rename = rename or {}
     for start in rename:
         if not any(name.startswith(start) for name in weights):
             raise ConfigError(f"rename: no name begins with {start!r}, of {_some(weights)}")
     chosen: dict[str, Any] = {}
-    for name in weights:
-        if name in left_out:
-            continue
+    for name in (name for name in weights if name not in left_out):
         new = _rename(name, rename)
         if new in chosen:
             raise ConfigError(f"rename gives two weights the name {new!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -162,10 +163,10 @@ def _restore_custom(ctx: Position, data: Snapshot) -> None:
     """The fields of a custom context; plain values that are given differently now stay as given."""
     was, now = data.get("given") or {}, ctx.given
     settings = was.get("context", {})
-    given = {
-        name for name, value in now.get("context", {}).items() if settings.get(name, value) != value
-    }
-    saved = {name: value for name, value in data.get("custom", {}).items() if name not in given}
+    saved = dict(data.get("custom", {}))
+    for name, value in now.get("context", {}).items():
+        if settings.get(name, value) != value:
+            saved.pop(name, None)
     optimizers = was.get("optimizers", {}), now.get("optimizers", {})
     for name, value in unpack(custom_values(ctx), saved, *optimizers).items():
         setattr(ctx, name, value)
@@ -233,16 +234,22 @@ def _own_gradient(ctx: Context, stacked: torch.Tensor) -> torch.Tensor:
 
 def _restore_optimizers(ctx: Context, data: Snapshot) -> None:
     before, now = data["fields"]["opt_given"], ctx.opt_given
-    for name, optimizer in ctx.optimizers.items():
-        saved = data["optimizers"].get(name)
-        if optimizer is not None and saved is not None:
-            if _sizes(before.get(name)) == _sizes(now.get(name)):  # they were made alike
-                regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
-            restore_optimizer(optimizer, saved, before.get(name), now.get(name))
+    for name, optimizer, saved in _saved_optimizers(ctx, data):
+        if _sizes(before.get(name)) == _sizes(now.get(name)):  # they were made alike
+            regroup(optimizer, data["members"].get(name, []), parameters_of(ctx))
+        restore_optimizer(optimizer, saved, before.get(name), now.get(name))
     if ctx.scaler is not None and data["scaler"] is not None:
         ctx.scaler.load_state_dict(data["scaler"])
     if ctx.mask is not None and data.get("mask") is not None:
         ctx.mask.load_state_dict(data["mask"])
+
+
+def _saved_optimizers(ctx: Context, data: Snapshot) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """The optimizers that were saved and that this run has, each with its state."""
+    for name, optimizer in ctx.optimizers.items():
+        saved = data["optimizers"].get(name)
+        if optimizer is not None and saved is not None:
+            yield name, optimizer, saved
 
 
 def _sizes(described: Any) -> list[int]:
@@ -253,14 +260,11 @@ def _sizes(described: Any) -> list[int]:
 
 
 def _names(members: Mapping[str, list[list[str]]]) -> set[str]:
-    return {name for groups in members.values() for group in groups for name in group}
+    return set(itertools.chain(*itertools.chain(*members.values())))
 
 
 def _restore_settings(ctx: Context, data: Snapshot) -> None:
-    for name, optimizer in ctx.optimizers.items():
-        saved = data["optimizers"].get(name)
-        if optimizer is None or saved is None:
-            continue
+    for _, optimizer, saved in _saved_optimizers(ctx, data):
         groups, settings = optimizer.param_groups, saved["param_groups"]
         if len(groups) == len(settings):  # else it was left as it was made
             for group, saved_group in zip(groups, settings, strict=True):

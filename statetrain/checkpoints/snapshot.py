@@ -19,7 +19,7 @@ import torch
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.checkpoints import plain
 from statetrain.checkpoints.modules import gradients_of, module_state
-from statetrain.checkpoints.objects import custom_values, found_in, pack
+from statetrain.checkpoints.objects import custom_values, found_in, has_state, pack
 from statetrain.checkpoints.optimizers import Members, members_of
 from statetrain.checkpoints.settings import lenient
 from statetrain.checkpoints.tallies import tally_states
@@ -180,14 +180,11 @@ def _describe_parts(life: Lifecycle) -> dict[str, Any]:
 
 
 def _describe_state(state: State) -> str:
-    if state.action is None:
-        action = "no action"
-    else:
+    action, anchor = "no action", ""
+    if state.action is not None:
         action = label_of(state.action)
     if state.anchor:
         anchor = ", anchor"
-    else:
-        anchor = ""
     return f"{state.name} within {state.within or 'nothing'}: {action}{anchor}"
 
 
@@ -216,15 +213,12 @@ def parameters_of(ctx: Context) -> dict[str, torch.nn.Parameter]:
 
 def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
     """The parameters of optimizers that belong to neither the model nor a loss."""
-    own = {
-        id(parameter)
-        for module in (ctx.model, *loss_modules(ctx).values())
-        for parameter in module.parameters()
-    }
+    modules = (ctx.model, *loss_modules(ctx).values())
+    own = {id(parameter) for module in modules for parameter in module.parameters()}
     return {
         f"{name}.{i}.{j}": parameter
-        for name, optimizer in ctx.optimizers.items()
-        for i, group in enumerate(optimizer.param_groups if optimizer is not None else ())
+        for name, optimizer in _given(ctx.optimizers)
+        for i, group in enumerate(optimizer.param_groups)
         for j, parameter in enumerate(group["params"])
         if id(parameter) not in own
     }
@@ -233,11 +227,12 @@ def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
 def _members(ctx: Context) -> dict[str, Members]:
     """The names of the parameters of each optimizer, by group."""
     names = {id(parameter): name for name, parameter in parameters_of(ctx).items()}
-    return {
-        name: members_of(optimizer, names)
-        for name, optimizer in ctx.optimizers.items()
-        if optimizer is not None
-    }
+    return {name: members_of(optimizer, names) for name, optimizer in _given(ctx.optimizers)}
+
+
+def _given(optimizers: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The optimizers by name; a run without one has None in its place."""
+    return [(name, optimizer) for name, optimizer in optimizers.items() if optimizer is not None]
 
 
 def _gradients(ctx: Context, life: Lifecycle) -> tuple[int, dict[str, torch.Tensor]]:
@@ -263,7 +258,7 @@ def _gradients(ctx: Context, life: Lifecycle) -> tuple[int, dict[str, torch.Tens
 def _callback_state(callback: Callback) -> dict[str, Any]:
     """What a callback gives to be saved, and the states of generators that it has."""
     own = None
-    if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
+    if has_state(callback):
         own = callback.state_dict()
     return {"own": own, "random": seeding.own_states(callback)}
 
@@ -272,11 +267,10 @@ def _data_state(ctx: Context, name: str) -> dict[str, Any]:
     """The sizes of a set of data, and what a loader that keeps its position says of it."""
     data = data_of(ctx, name)
     state = None
-    keeps_position = hasattr(data, "state_dict") and hasattr(data, "load_state_dict")
     # A DataLoader with a state is asked in the middle of an epoch only: of one that has ended, some
     # drop the next.
     askable = _under_way(ctx, name) or not isinstance(data, torch.utils.data.DataLoader)
-    if keeps_position and askable:
+    if has_state(data) and askable:
         state = data.state_dict()
     if state is not None and name == "train" and _upcoming(ctx)["kind"] == "again":
         raise CheckpointError(
@@ -290,10 +284,7 @@ def _data_state(ctx: Context, name: str) -> dict[str, Any]:
 def data_sizes(loader: Any) -> dict[str, int | None]:
     """How many batches a loader gives, and how many samples its dataset has; None where unknown."""
     dataset = getattr(loader, "dataset", None)
-    samples = None
-    if dataset is not None:
-        samples = length(dataset)
-    return {"batches": length(loader), "samples": samples}
+    return {"batches": length(loader), "samples": length(dataset)}
 
 
 def _under_way(ctx: Context, name: str) -> bool:

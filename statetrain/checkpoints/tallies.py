@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.checkpoints import plain
+from statetrain.checkpoints.objects import has_state
 from statetrain.data.structure import map_tensors
 from statetrain.errors import CheckpointError
 from statetrain.losses.metrics import MeanOf, Metric, MetricObject
@@ -97,7 +98,7 @@ def metric_state(metric: MetricObject) -> dict[str, Any]:
             name: {"states": dict(part.metric_state), "updates": part.update_count}
             for name, part in parts.items()
         }
-    if hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict"):
+    if has_state(metric):
         return dict(metric.state_dict())
     return _attributes(metric)
 

@@ -89,23 +89,17 @@ def write(
         raise CheckpointError(
             "tensors are written as little-endian machines hold them, and this machine is not one"
         )
-    for name, tensor in tensors.items():
-        if is_part(tensor):
-            raise CheckpointError(
-                f"of {name!r} each rank holds a part, and what is written here is of one rank; only"
-                " Checkpoint, save and save_weights put parts together"
-            )
+    if len(tensors) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"a file holds at most {_MOST_TENSORS:,} tensors, got {len(tensors):,}; stack them"
+        )
     # The largest numbers first, so that each tensor lies where a multiple of its number's size is.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     at = 0
     for name in order:
         tensor = tensors[name]
-        if tensor.dtype not in _NAMES:
-            raise CheckpointError(
-                f"tensor {name!r} has the type {tensor.dtype}, which the safetensors format has no"
-                " name for"
-            )
+        _refuse_unfit(name, tensor)
         size = tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -113,10 +107,6 @@ def write(
             "data_offsets": [at, at + size],
         }
         at += size
-    if len(tensors) > _MOST_TENSORS:
-        raise CheckpointError(
-            f"a file holds at most {_MOST_TENSORS:,} tensors, got {len(tensors):,}; stack them"
-        )
     text = jsons.to_bytes(header)
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
@@ -130,6 +120,20 @@ def write(
         held = tensors[name].detach().resolve_conj().resolve_neg().to("cpu").contiguous()
         writer.write(_memory(held))
     return writer.digest
+
+
+def _refuse_unfit(name: str, tensor: torch.Tensor) -> None:
+    """Raises a `CheckpointError` for a tensor that cannot be in a file."""
+    if is_part(tensor):
+        raise CheckpointError(
+            f"of {name!r} each rank holds a part, and what is written here is of one rank; only"
+            " Checkpoint, save and save_weights put parts together"
+        )
+    if tensor.dtype not in _NAMES:
+        raise CheckpointError(
+            f"tensor {name!r} has the type {tensor.dtype}, which the safetensors format has no name"
+            " for"
+        )
 
 
 class TensorWriter:
@@ -181,7 +185,7 @@ def from_text(parts: Any) -> torch.Tensor:
     """
     kind, shape, text = parts
     dtype, data = _DTYPES[kind], base64.b64decode(text, validate=True)
-    if not _whole_numbers(shape, 32) or len(data) != math.prod(shape) * dtype.itemsize:
+    if not _whole_numbers(shape, 0, 32) or len(data) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"a tensor of shape {shape!r:.80} does not have {len(data)} bytes")
     tensor = torch.empty(shape, dtype=dtype)
     _memory(tensor)[:] = data
@@ -330,7 +334,7 @@ def _entries(data: dict[str, Any]) -> Iterator[TensorEntry]:
         if dtype is None:
             raise ValueError(f"tensor {name!r:.80} has the unknown dtype {row['dtype']!r:.40}")
         shape, offsets = row["shape"], row["data_offsets"]
-        if not _whole_numbers(shape, 32) or not _whole_numbers(offsets, 2) or len(offsets) != 2:
+        if not _whole_numbers(shape, 0, 32) or not _whole_numbers(offsets, 2, 2):
             raise ValueError(
                 f"tensor {name!r:.80}: shape and data_offsets must be whole numbers from 0, got"
                 f" {shape!r:.80} and {offsets!r:.80}"
@@ -343,9 +347,8 @@ def _entries(data: dict[str, Any]) -> Iterator[TensorEntry]:
         yield TensorEntry(name, dtype, tuple(shape), *offsets)
 
 
-def _whole_numbers(values: Any, most: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) <= most
-        and all(type(n) is int and 0 <= n < 1 << 48 for n in values)
-    )
+def _whole_numbers(values: Any, least: int, most: int) -> bool:
+    """Whether it is a list of so many whole numbers from 0."""
+    if not isinstance(values, list) or not least <= len(values) <= most:
+        return False
+    return all(type(n) is int and 0 <= n < 1 << 48 for n in values)

@@ -266,21 +266,23 @@ def _curves(reading: TraceFile) -> list[Line]:
     curves = {"loss of a batch": _last_losses(reading.tape.moments)}
     for name in names:
         curves[name] = [row[name] for row in rows if is_number(row.get(name))]
-    shown = [(name, values) for name, values in curves.items() if values]
-    return [
-        Line(
-            f"  {name:<22.22} {sparkline(values):<{_POINTS}} {format_value(float(values[-1]))}",
-            "cyan",
-        )
-        for name, values in shown[: _CURVES + 1]
-    ]
+    shown = [(name, values) for name, values in curves.items() if values][: _CURVES + 1]
+    return [Line(f"  {name:<22.22} {_draw_curve(values)}", "cyan") for name, values in shown]
+
+
+def _draw_curve(values: Sequence[float]) -> str:
+    """The numbers as blocks, and the last one."""
+    return f"{sparkline(values):<{_POINTS}} {format_value(float(values[-1]))}"
 
 
 def _last_losses(known: Sequence[KnownFacts]) -> list[float]:
-    last = (
-        values["loss_value"] for *_, values in reversed(known) if "loss_value" in (values or ())
-    )
-    return [*itertools.islice(last, _POINTS)][::-1]
+    found: list[float] = []
+    for *_, values in reversed(known):
+        if len(found) == _POINTS:
+            break
+        if values and "loss_value" in values:
+            found.append(values["loss_value"])
+    return found[::-1]
 
 
 def sparkline(values: Sequence[float], points: int = _POINTS) -> str:

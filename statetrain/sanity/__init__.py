@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from statetrain.checkpoints.objects import has_state
 from statetrain.compute import seeding
 from statetrain.losses.losses import bound, unbound
 from statetrain.sanity.of_data import (
@@ -246,9 +247,7 @@ def _validate_once(probe: Probe) -> None:
 
 def first_batch(data: Any) -> Any:
     """A batch like the first of an epoch; None where drawing one would move the data."""
-    if data is None or hasattr(data, "__next__"):
-        return None
-    if hasattr(data, "state_dict") and hasattr(data, "load_state_dict"):
+    if data is None or hasattr(data, "__next__") or has_state(data):
         return None
     if not isinstance(data, DataLoader):
         return next(iter(data))
