@@ -75,16 +75,13 @@ class Freeze(Callback):
     def check_context(self, ctx: Context) -> None:
         """Looks up the parts."""
         model = ctx.accelerator.unwrap(ctx.model)
-        modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+        known = [*dict(model.named_modules()), *dict(model.named_parameters())]
         for name in self.names:
-            if name not in modules and name not in parameters:
-                near = did_you_mean(name, [*filter(None, modules), *parameters])
+            if name not in known:
+                near = did_you_mean(name, filter(None, known))
                 raise ConfigError(f"Freeze: the model has no part {name!r}{near}")
         if self.lr is not None:
-            own = {
-                id(p) for name in self.names if name in modules for p in modules[name].parameters()
-            }
-            own |= {id(parameters[name]) for name in self.names if name in parameters}
+            own = set(map(id, self._parameters_in(model).values()))
             groups = [_rate_apart(one, own, self.lr) for one in ctx.optimizers.values()]
             if not any(groups):
                 raise ConfigError(f"{self!r}: no optimizer has parameters of these parts")
@@ -95,7 +92,8 @@ class Freeze(Callback):
         """Finds the parts, and restores what they were when the run ends."""
         model = ctx.accelerator.unwrap(ctx.model)
         self._modules = [part for name, part in model.named_modules() if name in self.names]
-        self._parameters = self._trainable(model)
+        parameters = self._parameters_in(model).items()
+        self._parameters = {name: one for name, one in parameters if one.requires_grad}
         # What the user has put into eval mode stays so afterwards; but a model that is in eval mode
         # as a whole is trained in train mode
         inner = (module for part in self._modules for module in part.modules())
@@ -103,14 +101,12 @@ class Freeze(Callback):
         self._frozen = False
         ctx.defer(self._thaw)
 
-    def _trainable(self, model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-        """The parameters of the parts that require gradients now."""
-        own = {id(p) for part in self._modules for p in part.parameters()}
-        return {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and (name in self.names or id(parameter) in own)
-        }
+    def _parameters_in(self, model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+        """The parameters of the parts, by name."""
+        parts = [part for name, part in model.named_modules() if name in self.names]
+        own = {id(p) for part in parts for p in part.parameters()}
+        named = model.named_parameters()
+        return {name: p for name, p in named if name in self.names or id(p) in own}
 
     def on_resume(self, ctx: Context) -> None:
         """Freezes what is frozen at that place of the run."""
@@ -205,19 +201,15 @@ def decay_groups(
     Raises:
         ConfigError: the weight decay is below 0, or no parameter requires a gradient.
     """
-    if not weight_decay >= 0:
-        raise ConfigError(f"decay_groups: weight_decay must be at least 0, got {weight_decay!r}")
+    check_not_negative("decay_groups: weight_decay", weight_decay)
     if isinstance(modules, torch.nn.Module):
         modules = [modules]
     parameters = (p for module in modules for p in module.parameters())
     unique = dict.fromkeys(p for p in parameters if p.requires_grad)
     if not unique:
         raise ConfigError("decay_groups: there is no parameter that requires a gradient")
-    matrices = [p for p in unique if p.ndim >= 2]
-    others = [p for p in unique if p.ndim < 2]
-    groups: list[dict[str, Any]] = []
-    if matrices:
-        groups.append({"params": matrices, "weight_decay": weight_decay})
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
-    return groups
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in unique if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in unique if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

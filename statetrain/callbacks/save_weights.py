@@ -101,13 +101,12 @@ class SaveWeights(Callback):
         if keep is not None:
             check_whole("SaveWeights: keep", keep, also=", or None")
         check_switches("SaveWeights", best_only=best_only, trained_only=trained_only)
-        asked = {"keep": keep, "best_only": best_only}
-        asks_for_best = [name for name, value in asked.items() if value]
-        if monitor is None and asks_for_best:
-            raise ConfigError(
-                f"SaveWeights: {asks_for_best[0]} needs a monitor to know what is best; give"
-                " monitor='valid_loss'"
-            )
+        for name, value in (("keep", keep), ("best_only", best_only)):
+            if value and monitor is None:
+                raise ConfigError(
+                    f"SaveWeights: {name} needs a monitor to know what is best; give"
+                    " monitor='valid_loss'"
+                )
         # Without a monitor nothing is compared, but what is given has to be sound
         self._by = read_monitor("SaveWeights", monitor or "nothing", mode, min_delta)
         self.path = str(local_path("SaveWeights", path))
@@ -218,16 +217,14 @@ class SaveWeights(Callback):
         """Deletes what is neither among the best nor the latest; the latest is there by now."""
         if self.keep is None:
             return
-        latest = self._files[-1]
-        kept = sorted(self._files, key=lambda one: self._by.rank(one.value))[: self.keep]
-        for one in self._files:
-            if one is latest or one in kept:
-                continue
+        best = sorted(self._files, key=lambda one: self._by.rank(one.value))[: self.keep]
+        kept = [one for one in self._files if one in (*best, self._files[-1])]
+        for path in (self._path(one) for one in self._files if one not in kept):
             try:
-                self._path(one).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             except OSError as error:  # a run is worth more than room on the disk
-                log.warning("weights %s could not be deleted: %s", self._path(one), error)
-        self._files = [one for one in self._files if one in kept or one is latest]
+                log.warning("weights %s could not be deleted: %s", path, error)
+        self._files = kept
 
     def state_dict(self) -> dict[str, Any]:
         """What the names of the files that are kept say, with their values.

@@ -117,17 +117,10 @@ class Schedule(Callback):
         self._check_lone(ctx)
         for holder in self._find(ctx)():
             old, new = _read(holder, self._name), self._curve(self._count(ctx))
-            wanted = 0
-            if isinstance(old, tuple):
-                wanted = len(old)
-            if isinstance(new, tuple):
-                fits = len(new) == wanted and all(map(_is_number, new))
-            else:
-                fits = not wanted and _is_number(new)
-            if not fits:
+            if not _fits(new, old):
                 kind = "a finite number"
-                if wanted:
-                    kind = f"a tuple of {wanted} finite numbers"
+                if isinstance(old, tuple):
+                    kind = f"a tuple of {len(old)} finite numbers"
                 raise ConfigError(
                     f"Schedule of {self.target!r}: the schedule must give {kind}, as {old!r:.80} is"
                     f" now, got {new!r:.80}"
@@ -148,19 +141,9 @@ class Schedule(Callback):
 
     def _check_lone(self, ctx: Context) -> None:
         """Raises a `ConfigError` if another schedule sets the same value."""
-        own = {id(holder) for holder in self._find(ctx)()}
+        own = set(map(id, self._find(ctx)()))
         for other in map(unwrapped, ctx.callbacks):
-            if isinstance(other, Schedule) and other is not self and other._name == self._name:
-                both = any(id(holder) in own for holder in other._find(ctx)())
-            elif isinstance(other, LRScheduler):
-                both = any(
-                    id(group) in own
-                    for group in other.optimizer_of(ctx).param_groups
-                    if self._name in other.settings
-                )
-            else:
-                both = False
-            if both:
+            if other is not self and not own.isdisjoint(map(id, _holders(other, self._name, ctx))):
                 raise ConfigError(
                     f"{self!r} and {other!r} set the same value, so one of them would do nothing;"
                     " take one out, or join them in one schedule, as with pieces"
@@ -366,6 +349,22 @@ def _field_of(head: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return is_number(value) and math.isfinite(value)
+
+
+def _holders(other: Any, name: str, ctx: Context) -> list[Any]:
+    """What holds the values of that name that another callback sets."""
+    if isinstance(other, Schedule) and other._name == name:
+        return other._find(ctx)()
+    if isinstance(other, LRScheduler) and name in other.settings:
+        return other.optimizer_of(ctx).param_groups
+    return []
+
+
+def _fits(new: Any, old: Any) -> bool:
+    """Whether a value can take the place of another one: a number, or as many numbers."""
+    if not isinstance(old, tuple):
+        return _is_number(new)
+    return isinstance(new, tuple) and len(new) == len(old) and all(map(_is_number, new))
 
 
 def _read(holder: Any, name: Any) -> Any:

@@ -60,13 +60,12 @@ def _resolve(git: Path, ref: str) -> str:
 
 
 def optimizer_settings(
-    optimizers: Mapping[str, torch.optim.Optimizer | None],
+    optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> dict[str, list[dict[str, Any]]]:
     """The settings of each optimizer's first parameter groups, as they are now."""
     return {
         name: [_settings(group) for group in optimizer.param_groups[:_MOST_GROUPS]]
         for name, optimizer in optimizers.items()
-        if optimizer is not None
     }
 
 

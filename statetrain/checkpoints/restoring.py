@@ -247,9 +247,8 @@ def _restore_optimizers(ctx: Context, data: Snapshot) -> None:
 def _saved_optimizers(ctx: Context, data: Snapshot) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """The optimizers that were saved and that this run has, each with its state."""
     for name, optimizer in ctx.optimizers.items():
-        saved = data["optimizers"].get(name)
-        if optimizer is not None and saved is not None:
-            yield name, optimizer, saved
+        if name in data["optimizers"]:
+            yield name, optimizer, data["optimizers"][name]
 
 
 def _sizes(described: Any) -> list[int]:

@@ -19,7 +19,6 @@ def settings_of(optimizers: Mapping[str, Any]) -> dict[str, Any]:
             "groups": [_group_settings(group) for group in optimizer.param_groups],
         }
         for name, optimizer in optimizers.items()
-        if optimizer is not None
     }
 
 
@@ -34,11 +33,9 @@ def lenient(hparams: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in hparams.items():
         try:
             plain.encode(value)
-            # As it is now
-            if isinstance(value, torch.Tensor):
-                found[str(name)] = value.tolist()
-            else:
-                found[str(name)] = value
+            if isinstance(value, torch.Tensor):  # as it is now
+                value = value.tolist()
+            found[str(name)] = value
         except CheckpointError:
             found[str(name)] = {"words": f"{value!r:.200}"}
     return found

@@ -217,7 +217,7 @@ def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
     own = {id(parameter) for module in modules for parameter in module.parameters()}
     return {
         f"{name}.{i}.{j}": parameter
-        for name, optimizer in _given(ctx.optimizers)
+        for name, optimizer in ctx.optimizers.items()
         for i, group in enumerate(optimizer.param_groups)
         for j, parameter in enumerate(group["params"])
         if id(parameter) not in own
@@ -227,12 +227,7 @@ def stray_parameters(ctx: Context) -> dict[str, torch.nn.Parameter]:
 def _members(ctx: Context) -> dict[str, Members]:
     """The names of the parameters of each optimizer, by group."""
     names = {id(parameter): name for name, parameter in parameters_of(ctx).items()}
-    return {name: members_of(optimizer, names) for name, optimizer in _given(ctx.optimizers)}
-
-
-def _given(optimizers: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The optimizers by name; a run without one has None in its place."""
-    return [(name, optimizer) for name, optimizer in optimizers.items() if optimizer is not None]
+    return {name: members_of(one, names) for name, one in ctx.optimizers.items()}
 
 
 def _gradients(ctx: Context, life: Lifecycle) -> tuple[int, dict[str, torch.Tensor]]:

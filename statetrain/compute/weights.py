@@ -88,7 +88,7 @@ def _named(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[str, torch.Tens
 
 def untrained(ctx: Context) -> list[str]:
     """The trainable parameters that no optimizer has: `layer.weight`, `loss.scale`."""
-    optimizers = [one for one in ctx.optimizers.values() if one is not None]
+    optimizers = ctx.optimizers.values()
     held = {id(parameter) for one in optimizers for parameter in parameters_of(one)}
     return [
         name

@@ -49,11 +49,10 @@ class LearningRate:
         """The rates that the next step would be made with."""
         found = {}
         for name, optimizer in ctx.optimizers.items():
-            if len(ctx.optimizers) == 1:
-                own = "lr"
-            else:
+            own = "lr"
+            if len(ctx.optimizers) > 1:
                 own = f"lr_{name}"
-            for i, group in enumerate(optimizer.param_groups if optimizer is not None else ()):
+            for i, group in enumerate(optimizer.param_groups):
                 found[own if i == 0 else f"{own}_group{i}"] = group["lr"]
         return found
 

@@ -112,7 +112,7 @@ def test_matrices_decay_and_biases_do_not():
     )
     model.body.requires_grad_(False)
     assert len(st.decay_groups(model, 0.1)[0]["params"]) == 1
-    with pytest.raises(st.ConfigError, match="must be at least 0"):
+    with pytest.raises(st.ConfigError, match="must be a number of at least 0"):
         st.decay_groups(model, -1.0)
 
 
