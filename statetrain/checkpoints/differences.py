@@ -272,8 +272,9 @@ def _compare_data(ctx: Context, data: Snapshot) -> Iterator[str]:
         if name not in there:
             yield f"data: {name} data was there, is not"
             continue
-        for what, old, new in _changed(was, data_sizes(data_of(ctx, name))):
-            yield f"data: {name} data had {old} {what}, has {new}"
+        for what, new in data_sizes(data_of(ctx, name)).items():
+            if was[what] != new:
+                yield f"data: {name} data had {was[what]} {what}, has {new}"
     yield from (f"data: {name} data added" for name in there if name not in data["data"])
 
 
