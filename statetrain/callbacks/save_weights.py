@@ -14,6 +14,7 @@ from attrs import define
 from statetrain.callback import Callback
 from statetrain.callbacks.monitoring import is_whole, read_monitor
 from statetrain.callbacks.peers import peers_in, place_among
+from statetrain.checkpoints.files import create
 from statetrain.checkpoints.weightsfile import frozen_unless_all, write_weights
 from statetrain.compute.keeping import first_not_finite
 from statetrain.compute.weights import judged_modules, modules_of
@@ -143,8 +144,7 @@ class SaveWeights(Callback):
         trial = folder / f".statetrain.{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            trial.unlink(missing_ok=True)
-            os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            os.close(create(trial))
             trial.unlink()
         except (OSError, ValueError) as error:  # a name with a null character is a ValueError
             raise ConfigError(f"SaveWeights cannot write to {str(folder)!r}: {error}") from error

@@ -38,6 +38,7 @@ from attrs import field, frozen
 
 from statetrain import jsons
 from statetrain.checkpoints import plain, rowlog, tensorfile
+from statetrain.checkpoints.files import flushed, open_new
 from statetrain.checkpoints.rowlog import Lane
 from statetrain.checkpoints.shards import check_shards, is_shard, join_parts
 from statetrain.checkpoints.tensorfile import Digest, TensorWriter
@@ -197,21 +198,12 @@ def put(
         content: bytes, or tensors by name.
         texts: for the header of tensors; None says that they are torch's.
     """
-    # Exclusively: a link of that name would lead elsewhere
-    file = os.open(
-        f"{path}{_PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-    )
-    try:
-        if isinstance(content, bytes):
-            writer = TensorWriter(file)
-            writer.write(content)
-            digest = writer.digest
-        else:
-            digest = tensorfile.write(file, content, texts or {"format": "pt"})
-        os.fsync(file)
-    finally:
-        os.close(file)
-    return digest
+    with flushed(open_new(f"{path}{_PART}")) as file:
+        if not isinstance(content, bytes):
+            return tensorfile.write(file, content, texts or {"format": "pt"})
+        writer = TensorWriter(file)
+        writer.write(content)
+        return writer.digest
 
 
 def _flush(folder: Path) -> None:

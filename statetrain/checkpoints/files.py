@@ -8,6 +8,8 @@ removed first: of a link, the link.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -27,13 +29,8 @@ def replace_file(path: Path, content: bytes, part: Path | None = None) -> None:
     part = part or path.with_name(f"{path.name}.part")
     file = create(part)
     try:
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
+        with flushed(file):
+            write_all(file, content)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -47,4 +44,30 @@ def create(path: Path) -> int:
         OSError: it cannot be made.
     """
     path.unlink(missing_ok=True)
+    return open_new(path)
+
+
+def open_new(path: Path | str) -> int:
+    """A descriptor of a new file.
+
+    Raises:
+        OSError: it cannot be made, or something has its name, if only a link that leads elsewhere.
+    """
     return os.open(path, _NEW, 0o666)  # less the user's umask
+
+
+@contextmanager
+def flushed(file: int) -> Iterator[int]:
+    """While it is open, a descriptor is written to; then it is flushed to the disk, and closed."""
+    try:
+        yield file
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def write_all(file: int, content: bytes) -> None:
+    """Writes to a descriptor, which may take a part at a time."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]

@@ -23,7 +23,7 @@ from attrs import Factory, define
 
 from statetrain import jsons
 from statetrain.checkpoints import plain, tensorfile
-from statetrain.checkpoints.files import create
+from statetrain.checkpoints.files import create, flushed, write_all
 from statetrain.checkpoints.tensorfile import Digest
 from statetrain.errors import CheckpointError
 
@@ -174,9 +174,7 @@ class Lane:
         if self._file is None:
             self._file = create(self.path)
         os.lseek(self._file, self._size, os.SEEK_SET)  # over what a failed write has left
-        rest = memoryview(lines)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        write_all(self._file, lines)
         os.fsync(self._file)
         self._size += len(lines)
         self._sha.update(lines)
@@ -193,17 +191,10 @@ class Lane:
 
 
 def _copy(source: Path, target: Path, size: int) -> None:
-    file = create(target)
-    try:
-        with source.open("rb") as reader:
-            while size and (chunk := reader.read(min(_CHUNK, size))):
-                size -= len(chunk)
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
+    with flushed(create(target)) as file, source.open("rb") as reader:
+        while size and (chunk := reader.read(min(_CHUNK, size))):
+            size -= len(chunk)
+            write_all(file, chunk)
 
 
 def chunks(path: Path, size: int) -> Iterator[bytes]:
