@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import statetrain as st
-from statetrain.checkpoints import checkpoint, directory, tensorfile
+from statetrain.checkpoints import checkpoint, directory, files, tensorfile
 from suites.case import Case, scratch
 from suites.disk import Disk
 from suites.forking import die, forked
@@ -68,7 +68,7 @@ class Reached(st.Callback):
 def put_disk(disk: Any) -> None:
     """Lets something stand in for the module `os` where checkpoints are written."""
     # Stands in for the module, in a process of its own
-    checkpoint.os = tensorfile.os = disk  # type: ignore[attr-defined]
+    checkpoint.os = files.os = tensorfile.os = disk  # type: ignore[attr-defined]
 
 
 @cache

@@ -17,7 +17,7 @@ import torch
 from suites.disk import Died, Disk
 
 from statetrain import jsons
-from statetrain.checkpoints import checkpoint, directory, tensorfile
+from statetrain.checkpoints import checkpoint, directory, files, tensorfile
 from statetrain.errors import CheckpointError
 
 ABOUT = {"state": "next_batch", "step": 30, "loss": float("nan")}
@@ -215,6 +215,7 @@ def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Any) -> list[s
 def use(disk: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(checkpoint, "os", disk)
     monkeypatch.setattr(tensorfile, "os", disk)
+    monkeypatch.setattr(files, "os", disk)
     return disk
 
 
