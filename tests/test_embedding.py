@@ -373,6 +373,14 @@ def test_machines_and_callbacks_are_pickled_before_and_after_a_run(tmp_path: Pat
 # ---------------------------------------------------------------- modes, names, options of Python
 
 
+def test_a_model_of_inference_mode_is_refused() -> None:
+    """Torch would say so at the first step."""
+    with torch.inference_mode():
+        model = nn.Linear(4, 2)
+    with pytest.raises(st.ConfigError, match=r"made in torch\.inference_mode"):
+        st.fit(model, (X, Y), loss=F.cross_entropy, optimizer=torch.optim.SGD, epochs=1)
+
+
 def test_inference_mode_is_left_before_training() -> None:
     """The error says how; evaluating in it is fine."""
     with torch.inference_mode():

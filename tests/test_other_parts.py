@@ -168,6 +168,26 @@ def test_optimizers_that_need_more_are_told_what():
     assert any("loss.backward(create_graph=True)" in note for note in found.value.__notes__)
 
 
+def test_the_norm_of_sparse_gradients():
+    "It is that of the dense gradient, where a row that comes twice counts as its sum."
+    model = nn.EmbeddingBag(4, 2, sparse=True, mode="sum")
+    norms = []
+    look = st.on("exit_grad_norm")(lambda ctx: norms.append(ctx.grad_norm))
+    rows = [(torch.tensor([[0, 0, 1]]), torch.tensor([0]))]
+    st.fit(
+        model,
+        rows,
+        loss=lambda pred, target: pred.sum(),
+        optimizer=torch.optim.SGD,
+        opt_hparams={"lr": 0.1},
+        epochs=1,
+        non_finite="skip",
+        check_gradients=True,
+        callbacks=look,
+    )
+    assert norms == pytest.approx([(2 * 2**2 + 2 * 1**2) ** 0.5])  # 2 for row 0, 1 for row 1
+
+
 @pytest.mark.parametrize("make", [torch.optim.SparseAdam, torch.optim.SGD])
 def test_sparse_gradients(make):
     "An embedding with sparse gradients is trained as by hand, also with an average and what is not finite."

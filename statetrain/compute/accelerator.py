@@ -340,5 +340,13 @@ class Accelerator:
         """The 2-norm of all gradients of an optimizer's parameters, as a number on the host."""
         gradients = self.gradients(optimizer)
         if gradients:
-            return torch.nn.utils.get_total_norm(gradients).item()
+            return self.norm(gradients).item()
         return 0.0
+
+    def norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        """The 2-norm of all elements of some gradients, shape (); sparse ones have few."""
+        elements = list(gradients)
+        for i, gradient in enumerate(gradients):
+            if gradient.is_sparse:
+                elements[i] = gradient.coalesce().values()
+        return torch.nn.utils.get_total_norm(elements)

@@ -33,7 +33,7 @@ class GradientNorm:
         """The norm; nothing before there are gradients."""
         optimizers = filter(None, ctx.optimizers.values())
         found = [g for optimizer in optimizers for g in ctx.accelerator.gradients(optimizer)]
-        return {"gradient_norm": torch.nn.utils.get_total_norm(found)} if found else {}
+        return {"gradient_norm": ctx.accelerator.norm(found)} if found else {}
 
 
 def _tokens(instance: Any, attribute: Any, value: Any) -> None:

@@ -81,6 +81,7 @@ def make_model(
         if value is not None and not isinstance(value, Mapping):
             raise ConfigError(f"{name} are arguments by name, such as {{'lr': 0.1}}, got {value!r}")
     module = model_of(model, hparams, seed)
+    _refuse_inference(module)
     given = optimizer.values() if isinstance(optimizer, Mapping) else (optimizer,)
     accelerator.prepare(module, [one for one in given if isinstance(one, Optimizer)])
     optimizers = optimizers_of(optimizer, module, dict(opt_hparams or {}), lifecycle)
@@ -89,6 +90,18 @@ def make_model(
     if options_given is not None:
         module = accelerator.compile(module, options_given)
     return Trained(accelerator, module, optimizers, options_given, what)
+
+
+def _refuse_inference(module: torch.nn.Module) -> None:
+    """Raises a `ConfigError` for weights that torch lets no step change.
+
+    Where the mode is still on, the run itself is refused.
+    """
+    made_in_it = any(parameter.is_inference() for parameter in module.parameters())
+    if made_in_it and not torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "the model was made in torch.inference_mode(), so it cannot be trained; make it outside"
+        )
 
 
 def accelerator_for(given: Any, device: str | torch.device) -> Accelerator:
