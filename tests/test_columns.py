@@ -201,7 +201,7 @@ def test_a_monitor_that_is_no_number_is_refused_before_training():
     with pytest.raises(st.ContractError, match=r"'valid_cm' is not a number: .* shape \(3, 3\)"):
         fit(metrics=metrics, stop=st.EarlyStopping("valid_cm", 2), callbacks=seen)
     with pytest.raises(st.ContractError, match="in the columns valid_f1_0, valid_f1_1"):
-        fit(metrics=metrics, stop=st.EarlyStopping("valid_f1", 2), callbacks=seen)
+        fit(metrics=metrics, stop=st.EarlyStopping("valid_f1", 2, mode="max"), callbacks=seen)
     with pytest.raises(st.ConfigError, match="MinMaxMetric, which compares values over epochs"):
         fit(metrics={"best": tm.MinMaxMetric(tm.Accuracy(**kind))}, callbacks=seen)
     wrapped = tm.ClasswiseWrapper(tm.Recall(**kind, average=None), labels=["a", "b", "c"])

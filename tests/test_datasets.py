@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import ChainDataset, DataLoader, Dataset, TensorDataset
 
 import statetrain as st
 
@@ -191,7 +191,7 @@ class Telling:
         return iter([order[:2], order[2:]])
 
 
-class Samples(Telling):
+class Samples(Telling, torch.utils.data.Sampler[Any]):
     """The same for samples, within another sampler."""
 
     def __len__(self) -> int:
@@ -199,6 +199,19 @@ class Samples(Telling):
 
     def __iter__(self) -> Any:
         return iter(self.order())
+
+
+class Pairs(torch.utils.data.Sampler[Any]):
+    """Batches of two; what it takes the samples from is called as its author likes."""
+
+    def __init__(self, base: Samples) -> None:
+        self.base = [base]
+
+    def __iter__(self) -> Any:
+        return iter(torch.utils.data.BatchSampler(self.base[0], 2, False))
+
+    def __len__(self) -> int:
+        return 2
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):
@@ -221,6 +234,12 @@ def loader(kind: str, epoch: int = 0) -> tuple[Any, Any]:
     if kind == "batches":
         sampler: Any = Telling(epoch)
         return DataLoader(DATA, batch_sampler=sampler), sampler
+    if kind == "by another name":
+        sampler = Samples(epoch)
+        return DataLoader(DATA, batch_sampler=Pairs(sampler)), sampler
+    if kind == "chained":
+        stream = Stream(epoch)
+        return DataLoader(ChainDataset([stream]), batch_size=2), stream
     if kind == "within":
         sampler = Samples(epoch)
         batches = torch.utils.data.BatchSampler(sampler, 2, False)
@@ -250,7 +269,7 @@ def orders(data: Any, epochs: int = 3, **options: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-@pytest.mark.parametrize("kind", ["batches", "within", "stream"])
+@pytest.mark.parametrize("kind", ["batches", "within", "by another name", "stream", "chained"])
 def test_the_epoch_reaches_everything_that_is_told_it(kind: str, seed: int | None) -> None:
     """Batch samplers, samplers within them and iterable datasets, from where the user set them on."""
     for first in (0, 5):
@@ -273,6 +292,23 @@ def test_what_the_user_sets_meanwhile_stays(kind: str, seed: int | None) -> None
 
     right = [Samples(10 * (epoch + 1)).order() for epoch in (1, 2, 3)]
     assert orders(data, seed=seed, callbacks=[Set()]) == right
+
+
+def test_workers_that_persist_are_warned_of(caplog: Any) -> None:
+    """Their copies of a dataset stay in the first epoch, unless the number is in shared memory."""
+
+    class Sharing(Stream):
+        def __init__(self) -> None:
+            self.number = torch.tensor(0).share_memory_()
+
+        epoch = property(lambda self: int(self.number), lambda self, n: self.number.fill_(n))
+
+    right = [Samples(epoch).order() for epoch in range(3)]
+    for stream, found in ((Stream(), [right[0]] * 3), (Sharing(), right)):
+        caplog.clear()
+        data = DataLoader(stream, batch_size=2, num_workers=1, persistent_workers=True)
+        assert orders(data) == found
+        assert ("does not reach its copies" in caplog.text) == (found != right)
 
 
 # ---------------------------------------------------------------- the order of predictions

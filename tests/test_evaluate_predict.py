@@ -400,3 +400,10 @@ def test_a_stop_in_an_evaluation_is_an_error(stop, points, net):
         match=re.escape("the prediction was stopped after 1 batches (enough), so it has no result"),
     ):
         st.predict(net, [points, points], callbacks=Stop())
+
+
+def test_an_evaluation_that_skips_to_its_end_is_an_error(points, net):
+    "What SkipEpoch leaves of it is no result; it gave an empty one."
+    skip = st.on("enter_valid_pred")(lambda ctx: (_ for _ in ()).throw(st.SkipEpoch("enough")))
+    with pytest.raises(st.MachineError, match="ended by SkipEpoch after 1 batches"):
+        st.evaluate(net, [points, points], loss=F.cross_entropy, callbacks=skip)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -215,6 +217,26 @@ def test_what_is_no_metric(metrics, message, points):
     assert model.weight.tolist() == before
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "got None; does the function end with a return"),
+        ("0.5", "got str: '0.5'"),
+        ((0.5, 0.2), r"got tuple: \(0.5, 0.2\)"),
+        (np.zeros(3), r"got shape \(3,\); use .mean"),
+        (torch.tensor(1j), "got Tensor"),
+    ],
+)
+def test_a_metric_that_gives_no_number_is_named(points, value, words):
+    "Whatever it returns, it is said before a sum is made of it."
+    with pytest.raises(st.LossError, match=f"(?s)must return one number .*{words}.*metric 'odd'"):
+        st.fit(torch.nn.Linear(4, 3), points, metrics={"odd": partial(odd, value)}, **options())
+
+
+def odd(value, pred, target):
+    return value
+
+
 def test_a_metric_of_several_values_is_an_error(points):
     "A function that returns a tensor of values for each sample is told to reduce it."
 
@@ -223,7 +245,7 @@ def test_a_metric_of_several_values_is_an_error(points):
 
     with pytest.raises(
         st.LossError,
-        match=r"metric 'right' must return one value for a batch, .*got shape \(22,\); .*\.mean\(\)",
+        match=r"metric 'right' must return one number for a batch, .*got shape \(22,\); .*\.mean\(\)",
     ):
         st.fit(torch.nn.Linear(4, 3), points, metrics=right, **options())
 

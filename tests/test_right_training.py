@@ -123,6 +123,65 @@ def test_a_computation_that_steps_by_itself_is_left_alone():
     assert bits(model) == bits(hand)
 
 
+def test_a_step_of_the_runs_optimizer_within_a_computation_is_refused():
+    "The table makes that step; made twice, every batch would count double."
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train(ctx):
+        optimizer.zero_grad()
+        loss = calls_backward(ctx)
+        optimizer.step()
+        return loss
+
+    with pytest.raises(st.ConfigError, match=r"train called step\(\) of the run's optimizer SGD"):
+        st.fit(
+            model, batches(), compute=train, **{**SGD, "optimizer": optimizer, "opt_hparams": None}
+        )
+
+
+def test_a_computation_that_changes_weights_is_still_trained():
+    "Weights that are cut off to a range are no step: the loss that is returned has its gradients."
+
+    def cut(model):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.clamp_(-0.3, 0.3)
+
+    def cut_and_train(ctx):
+        cut(ctx.model)
+        return returns_the_loss(ctx)
+
+    model, hand = linear(), linear()
+    st.fit(model, batches(), compute=cut_and_train, **SGD)
+    optimizer = torch.optim.SGD(hand.parameters(), lr=0.1)
+    for x, y in batches() * 2:
+        cut(hand)
+        optimizer.zero_grad()
+        F.mse_loss(hand(x), y).backward()
+        optimizer.step()
+    assert bits(model) == bits(hand)
+
+
+def test_losses_beside_a_computation_have_the_columns_that_it_computes():
+    "What it did not call `ctx.loss_fn` for has no column; the validation has all of them."
+
+    def second_view(ctx):
+        ctx.pred = ctx.model(ctx.input)
+        return ctx.loss_fn(ctx.model(ctx.input * 2), ctx.target)
+
+    x, y = points()
+    loss = st.Losses(square=st.Loss(F.mse_loss, pred="pred", target="target"))
+    still = {**SGD, "opt_hparams": {"lr": 0.0}, "epochs": 1}
+    for compute, right in ((returns_the_loss, x), (second_view, x * 2)):
+        model = linear()
+        run = st.fit(model, batches(), valid=(x, y), loss=loss, compute=compute, **still)
+        row = run.history[-1]
+        assert row["train_loss"] == pytest.approx(F.mse_loss(model(right), y).item())
+        assert row["valid_loss_square"] == pytest.approx(F.mse_loss(model(x), y).item())
+        assert ("train_loss_square" in row) == (compute is second_view)
+
+
 def test_a_computation_that_trains_nothing_says_so_once(caplog):
     "A detached loss without a backward moves no weight, which is told with what to return."
     model = linear()
@@ -245,6 +304,53 @@ def test_a_model_in_eval_mode_is_trained_in_train_mode():
     assert not any(part.training for part in model.modules())
 
 
+class Adapted(nn.Linear):
+    """Adds an adapter to its weight, merged with it in eval mode, as adapters do."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+        self.adapter, self.merged = nn.Parameter(torch.full((1, 4), 0.1)), False
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if self.merged is mode:
+            self.weight.data += self.adapter.data * (1 - 2 * mode)
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight
+        if not self.merged:
+            weight = weight + self.adapter
+        return F.linear(x, weight, self.bias)
+
+
+class Resting(nn.Sequential):
+    """Keeps its batch norm in eval mode, whatever it is told."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+@pytest.mark.parametrize("evaluating", [False, True], ids=["in train mode", "in eval mode"])
+def test_a_train_method_of_your_own_is_called(evaluating):
+    "By the first train mode, by each validation and after it, by evaluate and predict, as by hand."
+    x, y = points()
+    torch.manual_seed(1)
+    model = nn.Sequential(Resting(nn.BatchNorm1d(4), nn.Linear(4, 4)), Adapted())
+    twin = copy.deepcopy(model).train()
+    model.train(not evaluating)
+    every = st.Every(2, "steps")
+    run = st.fit(model, batches(), valid=(x, y), validate=every, loss=F.mse_loss, **SGD)
+    assert st.evaluate(run, (x, y))["loss"] == run.history[-1]["valid_loss"]
+    st.predict(run, x)
+    model.train(), by_hand(twin, batches())
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+    assert model[0][0].num_batches_tracked == 0
+
+
 # ---------------------------------------------------------------- accumulation
 
 
@@ -298,7 +404,17 @@ def test_a_window_of_unequal_counts_is_the_mean_over_what_counts(counts):
         torch.testing.assert_close(mine, right)
 
 
-def test_a_window_of_batches_whose_size_is_said_is_the_mean_over_samples():
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"loss": F.mse_loss, "accumulate": 2},
+        {"compute": returns_the_loss, "accumulate": 2},
+        {"compute": writes_the_gradients, "accumulate": 2},
+        {"loss": F.mse_loss, "lifecycle": st.supervised(accumulate=2, validate=None)},
+    ],
+    ids=["a loss", "a computation", "a computation of gradients", "a lifecycle of your own"],
+)
+def test_a_window_of_batches_whose_size_is_said_is_the_mean_over_samples(how):
     "With size=, a plain loss is weighed by it, as one big batch would give."
     x, y = points(9)
     data = [(x[:6], y[:6]), (x[6:], y[6:])]
@@ -306,9 +422,8 @@ def test_a_window_of_batches_whose_size_is_said_is_the_mean_over_samples():
     st.fit(
         model,
         data,
-        loss=F.mse_loss,
-        accumulate=2,
         size=lambda batch: len(batch[0]),
+        **how,
         **{**SGD, "epochs": 1},
     )
     optimizer = torch.optim.SGD(hand.parameters(), lr=0.1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.callback import Callback
+from statetrain.compute.train_modes import set_modes
 from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 from statetrain.validators import check_not_negative, check_whole
@@ -149,8 +150,7 @@ class Freeze(Callback):
         self._frozen = False
         for parameter in self._parameters.values():
             parameter.requires_grad_(True)
-        for module, training in self._modes:
-            module.training = training
+        set_modes(self._modes)
 
     def __repr__(self) -> str:
         rate = f", lr={self.lr}" * (self.lr is not None)

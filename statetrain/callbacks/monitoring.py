@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from typing import TYPE_CHECKING, Any, get_args
 
 from attrs import frozen
 
 from statetrain.errors import ConfigError
-from statetrain.guards.comparing import Direction, better, rank
+from statetrain.guards.comparing import Direction, better, rank, warn_where_higher_is_better
 from statetrain.validators import check_not_negative, check_word
 
 if TYPE_CHECKING:
@@ -17,12 +15,6 @@ if TYPE_CHECKING:
     from statetrain.context.history import Row
 
 _MODES: tuple[str, ...] = get_args(Direction)
-# Parts of names of metrics of which higher is better
-_HIGHER = re.compile(
-    r"(^|_)(acc|accuracy|top\d+|f1|f1score|fbeta|auc|auroc|auprc|ap|map|precision|recall|iou|miou|"
-    r"jaccard|dice|r2|r2score|bleu|rouge|psnr|ssim|ndcg|mrr|kappa|mcc|specificity|sensitivity|"
-    r"reward|return)(_|\d|$)"
-)
 
 
 @frozen
@@ -82,10 +74,6 @@ def read_monitor(owner: str, column: Any, mode: Any, min_delta: float = 0.0) -> 
     if mode is not None:
         check_word(f"{owner}: mode", mode, _MODES)
     check_not_negative(f"{owner}: min_delta", min_delta)
-    if mode is None and _HIGHER.search(column.lower()):
-        warnings.warn(
-            f"{owner} takes the lowest {column} for the best; if higher is better, write"
-            " mode='max', otherwise mode='min'",
-            stacklevel=3,
-        )
+    if mode is None:
+        warn_where_higher_is_better(owner, column, stacklevel=4)
     return Monitor(column, mode or "min", min_delta)

@@ -84,7 +84,7 @@ def _training_state(ctx: Context, machine: Machine) -> Snapshot:
         "hparams": {"model": lenient(ctx.hparams), "optimizer": lenient(ctx.opt_hparams)},
         "model": _model_state(ctx),
         "losses": {name: loss.state_dict() for name, loss in loss_modules(ctx).items()},
-        "optimizers": {name: _state_of(one) for name, one in ctx.optimizers.items()},
+        "optimizers": {name: _optimizer_state(name, one) for name, one in ctx.optimizers.items()},
         "members": _members(ctx),
         "strays": {name: parameter.detach() for name, parameter in stray_parameters(ctx).items()},
         "gradients": gradients,
@@ -124,6 +124,17 @@ def _state_of(thing: Any) -> dict[str, Any] | None:
     if thing is None:
         return None
     return dict(thing.state_dict())
+
+
+def _optimizer_state(name: str, optimizer: Any) -> dict[str, Any] | None:
+    try:
+        return _state_of(optimizer)
+    except KeyError as error:  # torch counts the parameters of the groups, and looks them up
+        raise CheckpointError(
+            f"optimizer {name!r} has a state of a parameter that is in none of its groups any more,"
+            " so it cannot be saved; where you take one out, say: del"
+            " optimizer.state[parameter]"
+        ) from error
 
 
 def device_of(ctx: Position) -> torch.device | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import define, field
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from statetrain.compute import climbing, keeping, keyed, seeding, weights
+from statetrain.compute import climbing, keeping, keyed, seeding, train_modes, weights
 from statetrain.compute.chance import Chance, chance_of
 from statetrain.data.combining import Combined
 from statetrain.data.placing import pin
@@ -179,6 +180,16 @@ class Accelerator:
         """
         loss.backward(inputs=inputs)
 
+    @contextmanager
+    def steps_made(self) -> Iterator[list[torch.optim.Optimizer]]:
+        """While it is open, it lists the optimizers that make a step, once for each."""
+        stepped: list[torch.optim.Optimizer] = []
+        handle = register_optimizer_step_post_hook(lambda one, *_: stepped.append(one))
+        try:
+            yield stepped
+        finally:
+            handle.remove()
+
     def autocast(self, dtype: str) -> AbstractContextManager[None]:
         """While it is open, what can be computed in a shorter type is.
 
@@ -196,6 +207,19 @@ class Accelerator:
     def moded(self, ctx: Context) -> list[torch.nn.Module]:
         """What has a train and an eval mode: the model as it is run, losses and metrics."""
         return keeping.moded(ctx)
+
+    def train(self, ctx: Context) -> None:
+        """Puts the model into train mode; a part of it that is in eval mode stays so."""
+        model = self.unwrap(ctx.model)
+        if model.training:
+            ctx.model.training = True  # of what wraps it
+            train_modes.train(model)
+        else:
+            ctx.model.train()
+
+    def set_modes(self, modes: list[tuple[torch.nn.Module, bool]]) -> None:
+        """Gives each module a mode of its own; parts come after what holds them."""
+        train_modes.set_modes(modes)
 
     def warn_of_untrained(self, ctx: Context) -> None:
         """Warns, once in a run, of parameters that get gradients and that no optimizer changes."""

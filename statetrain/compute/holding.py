@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from attrs import define
 
+from statetrain.compute.train_modes import set_mode
+
 
 @define
 class _Hold:
@@ -48,5 +50,5 @@ def _release(module: torch.nn.Module) -> None:
     hold = _HELD[module]
     hold.count -= 1
     if not hold.count:
-        module.training = hold.training
+        set_mode(module, hold.training)
         del _HELD[module]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from statetrain.compute.copying import computed_in
+
 
 class PartPlace(NamedTuple):
     """Where a rank's part lies in the whole tensor.
@@ -111,7 +113,8 @@ def copies_of(
     modules = list(modules)
     if any(is_part(parameter) for module in modules for parameter in module.parameters()):
         return [_skeleton(module) for module in modules]
-    known = {id(one): torch.nn.Parameter(one.detach(), requires_grad=False) for one in shared}
+    known: dict[int, torch.Tensor] = computed_in(*modules)
+    known |= {id(one): torch.nn.Parameter(one.detach(), requires_grad=False) for one in shared}
     return copy.deepcopy(modules, known)
 
 

@@ -1,16 +1,17 @@
 """The number of samples of a batch, which means are weighted by.
 
 A tensor has one sample a row. A list may hold one sample an entry, as images of different sizes,
-or several inputs with one sample a row: it is what agrees with the target. Graphs, packed
-sequences and TensorDicts say it themselves. Where nothing can be known, `size=` says it.
+or several inputs with one sample a row, some of which are shared by all samples: it is what agrees
+with the target. Graphs, packed sequences and TensorDicts say it themselves. Where nothing can be
+known, `size=` says it.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def counter_for(size: Size, input: Any, target: Any) -> Count:  # noqa: A002  # 
     if size is not None:
         return _count_by(size)
     samples, others = list(counts_of(input)), list(counts_of(target))
-    if samples and others and not set(samples) & set(others):
+    if samples and others and agreed(samples, target) is None:
         log.warning(
             "an input has %d samples (%s), and its target %d (%s); losses and metrics are weighted"
             " by the first. If it is wrong, give size=: a number, a key, or a function of the"
@@ -59,9 +60,31 @@ def count(_batch: Any, input: Any, target: Any) -> int:  # noqa: A002  # as abov
     Args:
         input, target: of one batch.
     """
-    samples, others = list(counts_of(input)), list(counts_of(target))
-    agreed = [number for number in samples if number in others]
-    return next(iter((*agreed, *samples, *others)), 1)
+    samples = list(counts_of(input))
+    if (number := agreed(samples, target)) is not None:
+        return number
+    return next(iter((*samples, *counts_of(target))), 1)
+
+
+def agreed(samples: Collection[int], target: Any) -> int | None:
+    """The likeliest of some numbers of samples that a target may have, too; None if there is none.
+
+    Args:
+        samples: what the input may have.
+        target: of the same batch.
+    """
+    others = list(counts_of(target))
+    if _has_entries(target):
+        others.insert(0, len(target))
+    return next((number for number in others if number in samples), None)
+
+
+def _has_entries(thing: Any) -> bool:
+    """Whether a list has one sample an entry, as boxes do: its parts differ in length."""
+    if not isinstance(thing, list | tuple) or hasattr(thing, "_fields"):
+        return False
+    lengths = {next(counts_of(part), None) for part in thing}
+    return len(lengths) > 1 or (bool(thing) and all(isinstance(one, Mapping) for one in thing))
 
 
 def counts_of(thing: Any) -> Iterator[int]:
@@ -80,9 +103,9 @@ def counts_of(thing: Any) -> Iterator[int]:
 
 
 def _counts_of_container(thing: Any) -> Iterator[int]:
-    """The first dimension of its first part that has one; and of a list, the number of entries."""
-    counts = (number for _, part in parts(thing) for number in counts_of(part))
-    yield from islice(counts, 1)
+    """The first dimensions of its parts that have one; and of a list, the number of entries."""
+    for _, part in parts(thing):
+        yield from itertools.islice(counts_of(part), 1)
     if isinstance(thing, list | tuple) and thing and not hasattr(thing, "_fields"):
         yield len(thing)
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
-from statetrain.data.counting import counts_of
+from statetrain.data.counting import agreed, counts_of
 from statetrain.data.structure import map_tensors
 
 
 def rows_of(input: Any, target: Any) -> int:  # noqa: A002  # the field's word
     """The number of samples on which input and target agree; 1 if they do not."""
     found, others = list(counts_of(input)), list(counts_of(target))
-    return next((number for number in found if not others or number in others), 1)
+    if not others:
+        return next(iter(found), 1)
+    return agreed(found, target) or 1
 
 
 def cut(thing: Any, rows: int, start: int, stop: int) -> Any:

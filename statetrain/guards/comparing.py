@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from typing import Literal
 
 Direction = Literal["min", "max", "zero"]
+
+# Parts of names of metrics of which higher is better
+_HIGHER = re.compile(
+    r"(^|_)(acc|accuracy|top\d+|f1|f1score|fbeta|auc|auroc|auprc|ap|map|precision|recall|iou|miou|"
+    r"jaccard|dice|r2|r2score|bleu|rouge|psnr|ssim|ndcg|mrr|kappa|mcc|specificity|sensitivity|"
+    r"reward|return)(_|\d|$)"
+)
 
 
 def better(
@@ -39,3 +48,19 @@ def rank(value: float | None, mode: Direction) -> float:
     if mode == "zero":
         return abs(value)
     return value
+
+
+def warn_where_higher_is_better(owner: str, column: str, stacklevel: int) -> None:
+    """Warns where a column is minimized by default, and its name says that it should not be.
+
+    Args:
+        owner: what minimizes it, for the message.
+        column: its name.
+        stacklevel: of the warning, from here.
+    """
+    if _HIGHER.search(column.lower()):
+        warnings.warn(
+            f"{owner} takes the lowest {column} for the best; if higher is better, write"
+            " mode='max', otherwise mode='min'",
+            stacklevel=stacklevel,
+        )

@@ -16,7 +16,7 @@ from attrs import Attribute, field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, as_guard, leaves
-from statetrain.guards.comparing import Direction, better
+from statetrain.guards.comparing import Direction, better, warn_where_higher_is_better
 from statetrain.guards.folding import HISTORY, FoldedRow, Later, folded, rows_of
 from statetrain.naming import count_of
 from statetrain.validators import column, not_negative, one_of, whole
@@ -35,7 +35,8 @@ class EarlyStopping(Guard):
         monitor: the exact name of a column of the history.
         patience: rows without improvement that are waited for, at least 1.
         min_delta: an improvement is larger than this.
-        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better).
+        mode: "min" (lower is better), "max", or "zero" (nearer to 0 is better). The default is
+            "min", with a warning where the column's name says that higher is better.
         baseline: the value to beat from the start; None takes the first row's.
         start_from_epoch: rows of earlier epochs do not count.
         prompt: whether it is asked at every loop head, so that it counts validations inside an
@@ -47,13 +48,19 @@ class EarlyStopping(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     patience: int = field(default=5, validator=whole)
     min_delta: float = field(default=0.0, kw_only=True, validator=not_negative)
-    mode: Direction = field(default="min", kw_only=True, validator=one_of("min", "max", "zero"))
+    mode: Direction = field(kw_only=True, validator=one_of("min", "max", "zero"))
     baseline: float | None = field(default=None, kw_only=True)
     start_from_epoch: int = field(default=0, kw_only=True)
     prompt: bool = field(default=False, kw_only=True)
     again: bool = field(default=False, kw_only=True)
 
     reads = HISTORY
+
+    @mode.default
+    def _lowest(self) -> Direction:
+        if isinstance(self.monitor, str):
+            warn_where_higher_is_better("EarlyStopping", self.monitor, stacklevel=4)
+        return "min"
 
     @property
     def label(self) -> str:

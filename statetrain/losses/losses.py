@@ -293,9 +293,8 @@ class InContext:
             whole, ctx.loss_states = total(self.by_name, ctx)
             return whole
         whole, states = total(self.by_name, self.reading(pred, target))
-        if (
-            ctx.pred is None
-        ):  # `compute=` computes the loss of the batch before it says what pred is
+        # `compute=` may compute the loss of the batch before it says what pred is
+        if ctx.pred is None or not ctx.loss_states:
             ctx.loss_states = states
         return whole
 
@@ -415,8 +414,13 @@ class LossMean:
     sums: dict[str, Any] = Factory(dict)  # by name: the sum of value times count, and of the counts
 
     def take(self, ctx: Context, counts: Any = True) -> None:
-        """Takes in a batch; where a device says that it does not count, nothing."""
+        """Takes in a batch; where a device says that it does not count, nothing.
+
+        Of a computation of the user's own, it takes the losses that it called `ctx.loss_fn` for.
+        """
         for name in self.names:
+            if name not in ctx.loss_states:
+                continue
             value, weight, count = (_summable(part) for part in ctx.loss_states[name])
             before, number = self.sums.get(name, (0.0, 0))
             if self.weighted:

@@ -85,14 +85,17 @@ class MeanOf:
         mean.count = mean.count + count
 
     def _scalar(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
+        if isinstance(value, int | float):
             return value
-        if value.numel() != 1:
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
+            return exact(value)
+        try:
+            return float(value.item())  # a number of numpy
+        except (AttributeError, TypeError, ValueError, RuntimeError):
             raise LossError(
-                f"metric {name_of_metric(self.function)!r} must return one value for a batch, or a"
-                f" mapping of some by name, got shape {tuple(value.shape)}; use .mean()"
-            )
-        return exact(value)
+                f"metric {name_of_metric(self.function)!r} must return one number for a batch, or a"
+                f" mapping of some by name, got {_described(value)}"
+            ) from None
 
     def compute(self) -> Any:
         """The mean over all samples since the last reset; of several values, by name."""
@@ -105,6 +108,16 @@ class MeanOf:
     def reset(self) -> None:
         """Forgets all batches."""
         self.means = {}
+
+
+def _described(value: Any) -> str:
+    """What a metric returned that is not one number, and what may mend it."""
+    if value is None:
+        return "None; does the function end with a return?"
+    shape = getattr(value, "shape", ())
+    if shape:
+        return f"shape {tuple(shape)}; use .mean()"
+    return f"{type(value).__name__}: {value!r:.80}"
 
 
 UpdateMoment = Literal["loss", "step", "stepped"]

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from statetrain.checkpoints.objects import has_state
 from statetrain.compute import seeding
+from statetrain.compute.copying import computed_in
 from statetrain.losses.losses import bound, unbound
 from statetrain.sanity.of_data import (
     inputs_are_finite,
@@ -150,10 +151,9 @@ def _put_batch(aside: Context, batch: Any) -> None:
 
 def _copy(ctx: Context) -> tuple[Any, Any, Any]:
     """Copies of the model, the losses and the optimizers, which share tensors as those do."""
-    memo: dict[int, Any] = {}
-    copies = copy.deepcopy(
-        (ctx.accelerator.unwrap(ctx.model), unbound(ctx.loss_fns), ctx.optimizers), memo
-    )
+    model = ctx.accelerator.unwrap(ctx.model)
+    memo: dict[int, Any] = computed_in(model)
+    copies = copy.deepcopy((model, unbound(ctx.loss_fns), ctx.optimizers), memo)
     for optimizer, copied in zip(ctx.optimizers.values(), copies[2].values(), strict=True):
         # Torch leaves out what some have besides their groups, as LBFGS
         for name in vars(optimizer).keys() - vars(copied).keys():

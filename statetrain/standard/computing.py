@@ -10,11 +10,12 @@ from attrs import field, frozen
 
 from statetrain.context.fields import UNSET
 from statetrain.contracts.declaring import Access, access_of
-from statetrain.errors import LossError
+from statetrain.errors import ConfigError, LossError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State
 from statetrain.naming import label_of
 from statetrain.standard import actions as do
+from statetrain.standard.actions.batch import WINDOW, add_weighed, set_gradients_aside
 from statetrain.standard.parameters import parameters_of
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("statetrain")
 
 _MADE_OF_LOSS = Access(
-    {"on_host", "pending", "opt", "compute_gradients", "inputs"},
-    {"loss_grad", "loss_value", "interms", "grads", "pending"},
+    {"on_host", "pending", "opt", "optimizers", "compute_gradients", "inputs"},
+    {"loss_grad", "loss_value", "loss_states", "interms", "grads", "pending"},
 )
+_WINDOW = Access({"loss_states", *WINDOW}, WINDOW)
 _MADE_OF_VALID_LOSS = Access(
     {"on_host", "batch_size", "tally", "opt_name", "opt_index", "pred?", "pick", "target", "**"},
-    {"loss_grad", "loss_value", "tally"},
+    {"loss_grad", "loss_value", "loss_states", "tally"},
 )
 
 
@@ -37,15 +39,17 @@ class Compute:
     """A user's function as the action of `compute` or `valid_compute`.
 
     In the training, gradients of the loss that it returns are computed, unless the function did
-    that itself: called backward, or stepped.
+    that itself: called backward, or stepped an optimizer of its own.
 
     Args:
         function: of the context; the loss is what it returns.
         training: whether it trains.
+        weighed: whether a batch weighs by what its loss counts in a window of accumulated ones.
     """
 
     function: Callable[[Any], Any]
     training: bool = True
+    weighed: bool = False
     _warned: list[bool] = field(factory=list, init=False, eq=False, repr=False)
 
     @property
@@ -59,13 +63,31 @@ class Compute:
         own = access_of(self.function)
         if own is None:
             return None
+        if self.weighed:
+            own |= _WINDOW
         return own | {True: _MADE_OF_LOSS, False: _MADE_OF_VALID_LOSS}[self.training]
 
     def __call__(self, ctx: Context) -> None:
-        before = None
-        if self.training:
-            before = _versions(ctx)
-        loss = self.function(ctx)
+        ctx.loss_states = {}
+        if not self.training:
+            self._take(ctx, self.function(ctx))
+            do.count_loss(ctx)
+            return
+        held: list[Any] = []
+        if self.weighed:
+            held = set_gradients_aside(ctx)
+        before = _gradients(ctx)
+        with ctx.accelerator.steps_made() as stepped:
+            loss = self.function(ctx)
+        self._take(ctx, loss)
+        self._refuse_own_step(ctx, stepped)
+        if not _changed(before, _gradients(ctx)) and not _steps_own(ctx, stepped):
+            self._train_on(ctx, loss)
+        if self.weighed:
+            add_weighed(ctx, held)
+        ctx.pending += 1
+
+    def _take(self, ctx: Context, loss: Any) -> None:
         if loss is None:
             raise LossError(
                 f"{self.label} must return the loss of the batch, got None; end it with: return"
@@ -75,12 +97,22 @@ class Compute:
         if hasattr(loss, "detach"):
             ctx.loss_grad = loss
         ctx.loss_value = self._number(ctx, loss)
-        if not self.training:
-            do.count_loss(ctx)
+
+    def _refuse_own_step(self, ctx: Context, stepped: list[Any]) -> None:
+        """Raises if the function made a step, and left the gradients for the table's to make it."""
+        if not stepped or not ctx.machine.lifecycle.by_role("step"):
             return
-        if before == _versions(ctx):
-            self._train_on(ctx, loss)
-        ctx.pending += 1
+        if all(gradient is None for gradient, _ in _gradients(ctx)):
+            return
+        mine = {id(group) for one in ctx.optimizers.values() for group in one.param_groups}
+        for optimizer in stepped:
+            if not mine.isdisjoint(map(id, optimizer.param_groups)):
+                raise ConfigError(
+                    f"{self.label} called step() of the run's optimizer"
+                    f" {type(optimizer).__name__}, and the run makes that step again, since the"
+                    " gradients are still there; leave optimizer.step() and optimizer.zero_grad()"
+                    " out and return the loss"
+                )
 
     def _train_on(self, ctx: Context, loss: Any) -> None:
         """Computes the gradients of a loss whose function left that to the run."""
@@ -113,14 +145,25 @@ class Compute:
             ) from error
 
 
-def _versions(ctx: Context) -> list[tuple[int, Any, int | None]]:
-    """What changes when gradients are computed or weights are updated: which tensors, how often."""
+def _gradients(ctx: Context) -> list[tuple[Any, int | None]]:
+    """What changes when gradients are computed: which tensors they are, and how often changed."""
     if ctx.opt is None:
         return []
-    return [
-        (one._version, id(one.grad), getattr(one.grad, "_version", None))
-        for one in parameters_of(ctx.opt)
-    ]
+    gradients = [parameter.grad for parameter in parameters_of(ctx.opt)]
+    return [(gradient, getattr(gradient, "_version", None)) for gradient in gradients]
+
+
+def _changed(before: list[tuple[Any, int | None]], now: list[tuple[Any, int | None]]) -> bool:
+    pairs = zip(before, now, strict=False)
+    return any(old is not new or had != has for (old, had), (new, has) in pairs)
+
+
+def _steps_own(ctx: Context, stepped: list[Any]) -> bool:
+    """Whether an optimizer that made a step has parameters of the run's current one."""
+    if not stepped:
+        return False
+    own = set(map(id, parameters_of(ctx.opt)))
+    return any(not own.isdisjoint(map(id, parameters_of(one))) for one in stepped)
 
 
 def computing(life: Lifecycle, function: Callable[[Any], Any]) -> Lifecycle:

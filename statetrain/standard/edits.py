@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import attrs
 from attrs import frozen
 
 from statetrain.context.context import Context
@@ -29,7 +30,7 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
-from statetrain.standard.computing import computing, computing_in
+from statetrain.standard.computing import Compute, computing, computing_in
 from statetrain.standard.late import counting_arrow, finding_out_late
 from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
@@ -264,12 +265,32 @@ def accumulate(life: Lifecycle, options: Options) -> Lifecycle:
         life = life.insert(State("counted"), between=("compute", "step"))
     last = _with_gradients(life)
     life = life.replace("draw", action=do.draw_ahead)
-    average: StateWork = do.average_window
-    if options.by_count and "backward" in life.names:
-        life = life.replace("backward", action=do.weighed_backward)
-        average = do.average_by_count
-    life = life.alter(life.between(last, "step")[0], effect=average)
-    return life.add(Transition(last, "next_batch", Accumulating(options.accumulate)))
+    life = life.alter(life.between(last, "step")[0], effect=do.average_window)
+    life = life.add(Transition(last, "next_batch", Accumulating(options.accumulate)))
+    if options.by_count:
+        return weigh_windows(life)
+    return life
+
+
+def weigh_windows(life: Lifecycle) -> Lifecycle:
+    """Windows of accumulated batches are means over what counts; without any, nothing changes."""
+    averaged = [one for one in life.transitions if do.average_window in parts_of(one.effect)]
+    for arrow in averaged:
+        assert arrow.effect is not None
+        effect = exchanged(arrow.effect, {do.average_window: do.average_by_count})
+        life = life.alter(arrow, effect=effect)
+    if averaged:
+        for state in life.states:
+            if state.action is not None:
+                life = life.replace(state.name, action=_weighed(state.action))
+    return life
+
+
+def _weighed(action: StateWork) -> StateWork:
+    """An action whose gradients weigh by what counts in the batch, if it computes any."""
+    if isinstance(action, Compute) and action.training:
+        return attrs.evolve(action, weighed=True)
+    return exchanged(action, {do.backward: do.weighed_backward})
 
 
 def _with_gradients(life: Lifecycle) -> str:

@@ -71,10 +71,7 @@ class Training:
         _write(ctx, value)
 
     def begin(self, ctx: Context) -> None:
-        if ctx.accelerator.unwrap(ctx.model).training:
-            ctx.model.training = True  # of what wraps it; inside, modes stay as they are
-        else:
-            ctx.model.train()
+        ctx.accelerator.train(ctx)
         ctx.training, ctx.data, ctx.tally = True, ctx.train_data, ctx.tallies["train"]
 
     def wrap(self, action: StateWork) -> StateWork:
@@ -145,6 +142,5 @@ def _read(ctx: Context) -> Any:
 
 
 def _write(ctx: Context, value: Any) -> None:
-    flags, ctx.training, ctx.data, ctx.tally = value
-    for module, training in flags:
-        module.training = training
+    modes, ctx.training, ctx.data, ctx.tally = value
+    ctx.accelerator.set_modes(modes)

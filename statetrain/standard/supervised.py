@@ -7,7 +7,14 @@ from typing import Unpack
 
 from statetrain.contracts.declaring import declares_read
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.standard.edits import EDITS, Edit, hold_buffers, replay_steps, seed_batches
+from statetrain.standard.edits import (
+    EDITS,
+    Edit,
+    hold_buffers,
+    replay_steps,
+    seed_batches,
+    weigh_windows,
+)
 from statetrain.standard.options import Options, SupervisedOptions, options_of
 from statetrain.standard.precision import Precision, mixed_precision
 from statetrain.standard.table import TABLE
@@ -49,6 +56,7 @@ def adopt(
     *,
     seeded: bool = False,
     buffers: bool = False,
+    by_count: bool = False,
     closure: bool = False,
     precision: Precision | None = None,
 ) -> Lifecycle:
@@ -60,6 +68,7 @@ def adopt(
         life: any lifecycle.
         seeded: whether each batch seeds the generators.
         buffers: whether a refused batch leaves the buffers as they were.
+        by_count: whether windows of accumulated batches are means over what counts.
         closure: whether the optimizers' steps compute the loss again.
         precision: of the model and the loss; None leaves the types as they are.
 
@@ -73,6 +82,8 @@ def adopt(
         life = seed_batches(life, options)
     if buffers and not life.by_role("hold"):
         life = hold_buffers(life, options)
+    if by_count:
+        life = weigh_windows(life)
     if closure:
         life = replay_steps(life)
     if precision is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from statetrain.compute.copying import computed_in
 from statetrain.data.datasets import as_dataset
 from statetrain.data.sizes import length
 from statetrain.errors import ConfigError
@@ -65,7 +66,7 @@ def find_batch_size(
 
     def try_size(size: int) -> Exception | None:
         """The error for want of memory; None if batches of this size train."""
-        own = copy.deepcopy((model, optimizer, loss))
+        own = copy.deepcopy((model, optimizer, loss), computed_in(model))
         try:
             fit(
                 own[0],

@@ -12,6 +12,7 @@ from statetrain.compute.capture import capturing
 from statetrain.context.context import Context
 from statetrain.data.counting import Size
 from statetrain.data.reading import Key
+from statetrain.errors import MachineError
 from statetrain.losses.losses import Losses, unbound
 from statetrain.losses.metrics import Metrics
 from statetrain.losses.tally import Tally, tally
@@ -79,6 +80,11 @@ def evaluate(
     )
     with quietly(ctx, machine):
         walk_aside(ctx, machine)
+    if not ctx.valid_complete:
+        raise MachineError(
+            f"the evaluation was ended by SkipEpoch after {ctx.valid_iter} batches, so it has no"
+            " result; to look at a part of the data, give that part"
+        )
     return {
         name.removeprefix("valid_"): value
         for name, value in ctx.history.last.items()

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from statetrain.callback import Callback
 from statetrain.compute.accelerator import choose_device
+from statetrain.compute.copying import computed_in
 from statetrain.compute.seeding import (
     own_states,
     owners_in,
@@ -229,7 +230,7 @@ def lr_find(
     others = (callbacks,) if isinstance(callbacks, Callback) else tuple(callbacks)
     with generators_kept(train, options.get("device", "auto")):
         # Copied together: the optimizer's copy trains the model's copy.
-        model, optimizer, loss = copy.deepcopy((model, optimizer, loss))
+        model, optimizer, loss = copy.deepcopy((model, optimizer, loss), computed_in(model))
         search = _Search(rates, stop_above)
         fit(
             model,

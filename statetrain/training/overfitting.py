@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from statetrain.compute.copying import computed_in
 from statetrain.data.datasets import as_dataset
 from statetrain.data.loading import as_loader
 from statetrain.data.workers import iterate
@@ -62,7 +63,7 @@ def overfit(
             " leave it out"
         )
     made = {name: arguments.pop(name, None) for name in ("optimizer", "loss")}
-    model, made = copy.deepcopy((model, made))
+    model, made = copy.deepcopy((model, made), computed_in(model))
     with generators_kept(train, arguments.get("device", "auto")):
         drawn = _first(train, batches, arguments.get("seed"), dataloader_options)
         return fit(model, drawn, **made, epochs=epochs, **arguments)

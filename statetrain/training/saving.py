@@ -11,7 +11,7 @@ provides the model. (To resume a run, there is the callback `Checkpoint` and
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,12 @@ class SavedRun:
     outcome: Outcome | None
 
     def restore(
-        self, model: torch.nn.Module | type[torch.nn.Module], *, loss: Any = None
+        self, model: torch.nn.Module | Callable[..., torch.nn.Module], *, loss: Any = None
     ) -> torch.nn.Module:
         """Puts the weights into a model, for `evaluate` and `predict`.
 
         Args:
-            model: one like the run's; or its class, which is made with the saved `hparams`.
+            model: one like the run's; or its class or a function, called with the saved `hparams`.
             loss: a loss like the run's, whose modules get their weights, too; of several
                 optimizers, a mapping by their names.
 
@@ -79,7 +79,7 @@ class SavedRun:
         Raises:
             CheckpointError: the weights are another model's, or another loss's.
         """
-        made = model(**self.hparams) if isinstance(model, type) else model
+        made = model if isinstance(model, torch.nn.Module) else model(**self.hparams)
         modules = modules_by_name(loss if isinstance(loss, Mapping) else {"opt": loss})
         for name, module in modules.items():
             if name not in self.losses:

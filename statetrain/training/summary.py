@@ -13,6 +13,7 @@ import torch
 from attrs import define, frozen
 from torch.nn.parameter import is_lazy
 
+from statetrain.compute.copying import computed_in
 from statetrain.compute.holding import held_in_eval
 from statetrain.data.structure import tensors_in
 from statetrain.errors import ConfigError
@@ -99,7 +100,7 @@ class ModelSummary:
             raise ConfigError(f"ModelSummary takes a module, got {type(model).__name__}")
         self.depth = depth
         if input is not None and any(map(is_lazy, model.parameters())):
-            model = copy.deepcopy(model)
+            model = copy.deepcopy(model, computed_in(model))
         seen: dict[str, _Called] = {}
         self.flops: int | None = None
         if input is not None:

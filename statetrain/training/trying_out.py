@@ -12,6 +12,7 @@ import attrs
 import torch
 
 from statetrain.callback import Callback
+from statetrain.compute.copying import computed_in
 from statetrain.errors import ConfigError
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -65,7 +66,7 @@ def try_out(
     callbacks = listeners(arguments.pop("callbacks", ()), arguments.pop("trace", False))
     made = ("optimizer", "loss", "metrics", "train_metrics", "valid_metrics")
     given = {name: arguments.pop(name, None) for name in made}
-    model, given, callbacks = copy.deepcopy((model, given, callbacks))
+    model, given, callbacks = copy.deepcopy((model, given, callbacks), computed_in(model))
     few = _few(batches, batches * arguments.get("accumulate", 1))
     if arguments.get("lifecycle") is not None:
         arguments["lifecycle"] = few(arguments["lifecycle"])

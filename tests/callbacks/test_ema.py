@@ -9,6 +9,7 @@ import torch
 from reference import bits
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import statetrain as st
 from statetrain import testing
@@ -329,6 +330,29 @@ def test_the_parameters_of_a_loss_are_put_back_and_saved(points, tmp_path):
     assert bits(other) == bits(model)
     with pytest.raises(st.CheckpointError, match=r"no weights of the loss 'opt.a'; it has 'opt'"):
         st.load(tmp_path / "run.safetensors").restore(other, loss=st.Losses(a=st.Loss(again)))
+
+
+def spectral():
+    return nn.utils.spectral_norm(nn.Linear(4, 4))
+
+
+def pruned():
+    return prune.l1_unstructured(nn.Linear(4, 4), "weight", amount=0.5)
+
+
+@pytest.mark.parametrize("make", [spectral, pruned])
+def test_models_that_hold_what_they_computed_are_copied(make, points):
+    "Torch's deep copy refuses such a weight; the average is that of the parameters, and helpers work on copies."
+    torch.manual_seed(1)
+    model = nn.Sequential(make(), nn.Linear(4, 3))
+    how = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "verbose": False}
+    st.lr_find(model, points, steps=3, **how)
+    st.overfit(model, points, batches=1, epochs=1, **how)
+    seen, ema = Weights(), st.EMA(0.9, valid=True)
+    train(points, seen, ema, st.SanityCheck(), model=model)
+    right = averaged(seen.steps, 0.9)
+    for name, mine in ema.model.named_parameters():
+        torch.testing.assert_close(mine, right[name])
 
 
 def test_a_checkpoint_gives_the_average(points, tmp_path):

@@ -173,10 +173,10 @@ def test_a_path_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_pa
         st.SaveWeights(tmp_path / "{epoch:z}")
 
 
-@pytest.mark.parametrize("made", [st.SaveWeights, st.KeepBest, st.Checkpoint])
+@pytest.mark.parametrize("made", [st.SaveWeights, st.KeepBest, st.Checkpoint, st.EarlyStopping])
 def test_a_monitor_of_which_higher_is_better_needs_a_mode(made, tmp_path):
     """The lowest accuracy is hardly meant: without a mode there is a warning; with one, none."""
-    path = {} if made is st.KeepBest else {"path" if made is st.SaveWeights else "folder": tmp_path}
+    path = {st.SaveWeights: {"path": tmp_path}, st.Checkpoint: {"folder": tmp_path}}.get(made, {})
     for column in ("valid_accuracy", "test_acc", "valid_f1", "valid_top5"):
         with pytest.warns(UserWarning, match=f"takes the lowest {column} for the best"):
             made(**path, monitor=column)

@@ -120,3 +120,17 @@ def test_a_parameter_that_is_not_there_is_named(tmp_path: Path) -> None:
     go(Weighted())
     with pytest.raises(st.CheckpointError, match=r"optimizer 'opt' had the parameter losses.opt.s"):
         go(F.mse_loss, resume="last")
+
+
+def test_a_parameter_that_an_optimizer_no_longer_has_is_told(tmp_path: Path) -> None:
+    """Its state stays where a group is only taken out; the error says what to delete."""
+
+    class TakeOut(st.Callback):
+        writes = ("optimizers",)
+
+        def on_exit_epoch(self, ctx: Any) -> None:
+            if ctx.epoch == 2:
+                ctx.opt.param_groups.pop()
+
+    with pytest.raises(st.CheckpointError, match=r"'opt' has a state of a parameter .* say: del"):
+        train("requires_grad", TakeOut(), st.Checkpoint(tmp_path))

@@ -168,16 +168,14 @@ def backward(ctx: Context) -> None:
     ctx.pending += 1
 
 
-_WEIGHED = {"loss_grad", "loss_states", "batch_size", "window_unit", "window_count"}
+WINDOW = {"window_unit", "window_count"}
 
 
-@without_gradients
-@access(
-    reads={"compute_gradients", "inputs", "pending", *_WEIGHED},
-    writes={"grads", "pending", "window_unit", "window_count"},
-)
-def weighed_backward(ctx: Context) -> None:
-    "compute the gradients, weighed by what counts"
+def _weight(ctx: Context) -> Any:
+    """By what a batch weighs in its window, relative to the first one, whose weight is 1.
+
+    So gradients have the size that they have without a window.
+    """
     count: Any = ctx.batch_size
     if ctx.loss_states:
         count = next(iter(ctx.loss_states.values())).count
@@ -185,10 +183,22 @@ def weighed_backward(ctx: Context) -> None:
         count = float(count)
     if ctx.pending == 0:
         ctx.window_unit, ctx.window_count = count + (count == 0), 0.0
-    # Relative to the first batch, so that gradients have the size that they have without a window
     weight = count / ctx.window_unit
     ctx.window_count = ctx.window_count + weight
-    loss = ctx.loss_grad
+    return weight
+
+
+@without_gradients
+@access(
+    reads={
+        *("compute_gradients", "inputs", "pending", "loss_grad", "loss_states", "batch_size"),
+        *WINDOW,
+    },
+    writes={"grads", "pending", *WINDOW},
+)
+def weighed_backward(ctx: Context) -> None:
+    "compute the gradients, weighed by what counts"
+    weight, loss = _weight(ctx), ctx.loss_grad
     ctx.accelerator.set_grad(True)
     try:
         ctx.loss_grad = loss * weight
@@ -198,6 +208,30 @@ def weighed_backward(ctx: Context) -> None:
         backward(ctx)
     finally:
         ctx.loss_grad = loss
+
+
+def set_gradients_aside(ctx: Context) -> list[tuple[Any, Any]]:
+    """Takes the window's gradients away, so that those of the next batch stand alone.
+
+    Returns:
+        The parameters of the current optimizer with the gradients that they had.
+    """
+    held = [(one, one.grad) for group in ctx.opt.param_groups for one in group["params"]]
+    for parameter, _ in held:
+        parameter.grad = None
+    return held
+
+
+def add_weighed(ctx: Context, held: list[tuple[Any, Any]]) -> None:
+    """Adds the gradients of a batch to those of its window, by what counts in it."""
+    weight = _weight(ctx)
+    for parameter, before in held:
+        gradient = parameter.grad
+        if gradient is not None:
+            gradient = gradient.detach() * weight
+        if before is not None and gradient is not None:
+            gradient += before
+        parameter.grad = before if gradient is None else gradient
 
 
 @access(reads={"pending", "opt", "grads", "window_count"}, writes={"grads"})

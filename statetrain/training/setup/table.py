@@ -25,6 +25,7 @@ from statetrain.contracts.listening import paths_in
 from statetrain.contracts.ways import works_of
 from statetrain.data.counting import Size
 from statetrain.errors import ConfigError
+from statetrain.guards.batch import Accumulating
 from statetrain.guards.counters import Every
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.losses.losses import terms_of
@@ -121,6 +122,7 @@ def _make_lifecycle(given: Lifecycle | None, options: FitOptions, parts: RunPart
             _own(given, options, parts),
             seeded=parts.seed is not None,
             buffers=parts.buffers,
+            by_count=_counts(objective, _accumulates(given)) or parts.size is not None,
             closure=parts.closure,
             precision=options.get("precision"),
         )
@@ -148,7 +150,8 @@ def _all_options(options: FitOptions, parts: RunParts) -> dict[str, Any]:
         "min_epochs": parts.epochs.least,
         "seeded": parts.seed is not None,
         "buffers": parts.buffers,
-        "by_count": _counts(parts.objective, options) or parts.size is not None,
+        "by_count": _counts(parts.objective, options.get("accumulate", 1) != 1)
+        or parts.size is not None,
         "evaluations": {one.name: one.when for one in parts.data.evaluations},
     }
     if parts.data.valid is None:
@@ -172,11 +175,15 @@ def _finite_check(found: Mapping[str, Any], trained: Trained) -> FiniteCheck:
     return "late"
 
 
-def _counts(objective: Objective, options: FitOptions) -> bool:
+def _accumulates(life: Lifecycle) -> bool:
+    return any(isinstance(arrow.guard, Accumulating) for arrow in life.transitions)
+
+
+def _counts(objective: Objective, accumulates: bool) -> bool:
     """Whether the loss of a batch stands for what a mask or weights of samples count."""
     terms = [one for loss in objective.losses.values() for one in terms_of(loss)]
     keys = {one.weighed_by for one in terms}
-    if len(keys) > 1 and options.get("accumulate", 1) != 1:
+    if len(keys) > 1 and accumulates:
         words = " and by ".join(", ".join(each) or "samples" for each in sorted(keys))
         log.warning(
             "accumulate with losses that count differently (by %s) has no one mean over what counts"
