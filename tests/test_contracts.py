@@ -10,7 +10,7 @@ from functools import partial
 import attrs
 import pytest
 import torch
-from attrs import frozen
+from attrs import define, frozen
 from hypothesis import assume, given, settings
 from hypothesis import strategies as some
 from strategies import lifecycles
@@ -152,8 +152,17 @@ def loop(*more):
 
 def test_a_value_of_an_earlier_batch_is_refused_as_stale():
     """What was dropped on the way is there no more, and the message says where it ended."""
-    Machine(loop(), [listening("on_enter_work", reads={"x"})])
-    message = refused([listening("on_enter_head", reads={"x"})], loop())
+
+    @define(eq=False)
+    class WithX(st.Position):
+        x: int | None = None
+        step: int = 0
+
+    Machine(loop(), [listening("on_enter_work", reads={"x"})]).check_context(WithX)
+    machine = Machine(loop(), [listening("on_enter_head", reads={"x"})])
+    with pytest.raises(ContractError) as raised:
+        machine.check_context(WithX)
+    message = str(raised.value)
     assert (
         "where it is of an earlier batch: it ended where the close work of 'batch' released it, on"
         " the way batch -> work" in message

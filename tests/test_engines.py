@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from attrs import define, evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,9 @@ from strategies import (
 )
 from transitions import MachineError as RefusedTrigger
 from transitions.core import Machine as Flat
+from transitions.extensions import GraphMachine, HierarchicalGraphMachine, LockedMachine
+from transitions.extensions.asyncio import AsyncMachine
+from transitions.extensions.markup import MarkupMachine
 from transitions.extensions.nesting import (
     HierarchicalMachine,
     NestedEvent,
@@ -31,6 +35,7 @@ from transitions.extensions.nesting import (
     NestedTransition,
 )
 
+from statetrain.callbacks.on import on
 from statetrain.context.position import Position
 from statetrain.errors import GuardError, MachineError
 from statetrain.events import Event, StopFit
@@ -40,6 +45,9 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.machine.interop import to_machine
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Completed, Stopped
+from statetrain.testing import toy_problem
+from statetrain.training.fitting import fit
+from statetrain.training.running import run
 
 # The same examples each time, whatever the machine's load.
 drawn = settings(
@@ -321,6 +329,114 @@ def test_an_added_callback_is_called_with_the_context_after_the_work():
     for _ in range(3):
         live.next(ctx)
     assert seen == [("enter", "do work"), ("exit", "close work")]
+
+
+# ---------------------------------------------------------------- its other classes
+
+
+def test_a_live_machine_may_be_of_another_class_of_transitions():
+    "`GraphMachine` draws the table, with the current state, the guards' names and the user's title."
+    live = to_machine(
+        LOOP,
+        machine_class=GraphMachine,
+        graph_engine="mermaid",
+        title="my loop",
+        show_conditions=True,
+    )
+    assert isinstance(live, HierarchicalGraphMachine)
+    ctx = Stage(script=Script({"more": (True,)}))
+    live.next(ctx)
+    live.next(ctx)
+    picture = live.get_graph().source
+    assert "my loop" in picture
+    assert "fit/head --> fit/batch/work: next [more]" in picture
+    assert live.model_graphs[id(live)].custom_styles["node"]["fit/batch/work"] == "active"
+    assert "holds" not in picture
+
+
+@pytest.mark.parametrize("kind", [Flat, LockedMachine, MarkupMachine, HierarchicalGraphMachine])
+def test_each_class_goes_the_same_way(kind):
+    "Step by step, a machine of any class is where the plain one is, and its model carries the triggers."
+    plain, other, model = to_machine(LOOP), None, type("Model", (), {})()
+    other = to_machine(LOOP, model, machine_class=kind)
+    answers = {"more": (True, False), "again": (True, False)}
+    here, there = Stage(script=Script(answers)), Stage(script=Script(answers))
+    while here.outcome is None:
+        assert plain.next(here) == model.next(there)
+        assert plain.state == model.state
+    assert here.outcome == there.outcome
+    assert [entry.label for entry in here.calls] == [entry.label for entry in there.calls]
+    assert other.get_model_state(model).final
+
+
+class MyGraph(HierarchicalGraphMachine):
+    """One of a user's own."""
+
+
+@pytest.mark.parametrize("kind", [GraphMachine, LockedMachine, MyGraph])
+@settings(drawn, max_examples=20)
+@given(scenario=scenarios())
+def test_a_run_may_be_driven_by_any_of_them(kind, scenario: Scenario):
+    "Each call comes as with the compiled table, failures and events included."
+    assert scenario.run(kind) == scenario.run("table")
+
+
+def test_hooks_reach_the_machine_that_drives():
+    "`ctx.live_machine` has the state by its path during the run and after it; where the table drives, there is none."
+    seen = []
+
+    def look(ctx):
+        seen.append(ctx.live_machine and ctx.live_machine.models[0].state)
+
+    script, hooks = Script({"more": (True,)}), [on("exit_work")(look)]
+    ctx = Machine(LOOP, hooks, engine=GraphMachine).run(Stage(script=script))
+    assert seen == ["fit/batch/work"]
+    assert ctx.live_machine.models[0].state == "end"
+    again = Machine(LOOP, hooks).run(Stage(script=script))
+    assert seen[1:] == [None]
+    assert again.live_machine is None
+
+
+def test_fit_and_run_are_driven_by_transitions():
+    "Weights and rows are those of the compiled table, to the bit, with what `fit` adds by itself."
+    one, other = (
+        toy_problem().fit(epochs=2, seed=1, engine=engine) for engine in ("table", GraphMachine)
+    )
+    assert torch.equal(one.model.weight, other.model.weight)
+    assert one.history["valid_loss"] == other.history["valid_loss"]
+    assert isinstance(other.ctx.live_machine, HierarchicalGraphMachine)
+    life = Lifecycle("one", [State("a"), State("end", final=True)], [Transition("a", "end")])
+    assert isinstance(
+        run(life, Position(), engine="transitions").ctx.live_machine, HierarchicalMachine
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (AsyncMachine, "AsyncMachine awaits its callbacks, .*; give a class without async"),
+        (
+            type("Mine", (GraphMachine,), {}),
+            "Mine has no nested states, .* HierarchicalGraphMachine",
+        ),
+        (int, "a class of the `transitions` package, got <class 'int'>"),
+        ("GraphMachine", "a class of the `transitions` package, got 'GraphMachine'"),
+    ],
+)
+def test_a_class_that_cannot_hold_a_table_is_refused(kind, words):
+    "Where the machine is made, with what to give; `fit` says so before it looks at anything else."
+    with pytest.raises(MachineError, match=words):
+        to_machine(LOOP, machine_class=kind)
+    with pytest.raises(MachineError, match=f"{words}|engine must be 'table', 'transitions', or"):
+        fit(None, None, engine=kind)
+
+
+def test_options_of_a_class_are_checked():
+    "One that the table decides is refused, and one that the class has not is answered with the nearest."
+    with pytest.raises(MachineError, match="queued= of GraphMachine is what the lifecycle says"):
+        to_machine(LOOP, machine_class=GraphMachine, queued=True)
+    with pytest.raises(MachineError, match="GraphMachine takes no tilte=; did you mean 'title'"):
+        to_machine(LOOP, machine_class=GraphMachine, tilte="x")
 
 
 # ---------------------------------------------------------------- fences

@@ -150,3 +150,16 @@ def test_the_tests_that_a_user_would_copy_pass_and_cover_their_lifecycle(tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout
     assert "lifecycle coverage" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["rl", "population"])
+def test_an_example_with_its_own_context_resumes_exactly(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Cut at its first, a middle and its last anchor, the run goes on to the same bits in fresh objects."
+    module = _import(name, monkeypatch)
+
+    def build() -> st.Run:
+        return st.run(module.lifecycle(), module.context(1), start=False)
+
+    assert st.testing.assert_resumable(build, anchors=3) == 3

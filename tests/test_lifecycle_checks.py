@@ -483,3 +483,13 @@ def test_a_part_that_cannot_be_hashed():
         match=r"own: State a: unhashable type: 'Mutable'; .* is a frozen attrs class",
     ):
         Lifecycle("own", [State("a", Mutable()), State("z", final=True)], [Transition("a", "z")])
+
+
+def test_a_final_state_is_no_anchor():
+    "A run that has ended cannot be resumed, so saving it there would promise what cannot be."
+    with pytest.raises(LifecycleError, match="final state 'end' is an anchor, and a run that has"):
+        Lifecycle(
+            "small",
+            [State("work", print), State("end", final=True, anchor=True)],
+            [Transition("work", "end")],
+        )

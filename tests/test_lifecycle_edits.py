@@ -370,6 +370,91 @@ def test_alter_changes_an_arrow_where_it_stands(life):
         after.alter(at, effect=None)
 
 
+# ---------------------------------------------------------------- arrows by their text
+
+
+def test_an_arrow_is_found_by_its_text(life):
+    "All of it as the table prints it, or as much of it as no other arrow begins with; spaces do not matter."
+    bad, step = life.arrows("loss")
+    assert life.arrow("loss -> head [bad]") is bad
+    assert life.arrow("loss->head") is bad
+    assert life.arrow(" loss ->  step ") is step
+    assert all(life.arrow(str(arrow)) is arrow for arrow in life.transitions)
+
+
+def test_the_text_of_no_arrow_is_answered_with_the_nearest(life):
+    "An unknown state, an unknown way, an unknown guard, and what is no text of an arrow."
+    for text, words in {
+        "lss -> head": "demo: no state 'lss'; did you mean 'loss'?",
+        "loss -> head [bda]": "no arrow 'loss -> head [bda]'; did you mean 'loss -> head [bad]'?",
+        "loss -> end": "no arrow 'loss -> end'; did you mean 'loss -> step'?",
+        "loss": "the text of an arrow is 'source -> dest', or more of it",
+    }.items():
+        with pytest.raises(LifecycleError, match=re.escape(words)):
+            life.arrow(text)
+
+
+def test_a_text_that_several_arrows_begin_with_is_refused():
+    "Which one is meant is not guessed: the message has all of them. The whole text of a plain one is that one's."
+    life = Lifecycle(
+        "two ways",
+        [State("work", work), State("end", final=True)],
+        [
+            Transition("work", "end", stop_requested),
+            Transition("work", "end", TimeLimit(minutes=1)),
+            Transition("work", "end", more),
+            Transition("work", "work"),
+        ],
+    )
+    with pytest.raises(
+        LifecycleError, match=r"is the text of 3 arrows: work -> end \[stop requested\]; "
+    ):
+        life.arrow("work -> end")
+    assert life.arrow("work -> end [more]").guard.label == "more"
+    assert life.arrow("work -> work") is life.transitions[-1]
+
+
+def test_edits_take_the_texts_of_arrows(life):
+    "`edit`, `alter`, `remove` and `add` do with a text what they do with the arrow itself."
+    bad = life.arrow("loss -> head [bad]")
+    assert life.remove("loss -> head") == life.remove(bad)
+    assert life.alter("loss -> head", effect=work) == life.alter(bad, effect=work)
+    new = Transition("loss", "pred", more)
+    assert life.add(new, before="loss -> head") == life.add(new, before=bad)
+    assert life.edit(remove="loss -> head", add=new) == life.edit(remove=[bad], add=[new])
+    assert life.edit(alter={"loss -> step": {"effect": work}, "step": {"action": other_work}}) == (
+        life.alter(life.arrow("loss -> step"), effect=work).replace("step", action=other_work)
+    )
+    with pytest.raises(LifecycleError, match="did you mean 'loss -> head \\[bad\\]'"):
+        life.edit(remove=["loss -> head [bd]"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda life: life.alter("loss -> step", effct=work), "no field 'effct'; did you mean"),
+        (lambda life: life.replace("loss", actn=work), "state 'loss' has no field 'actn'; did you"),
+        (lambda life: life.replace(3), "replace takes a State or the name of one, got 3"),
+        (lambda life: life.edit(alter={"loss": {"acton": work}}), "no field 'acton'; did you mean"),
+        (
+            lambda life: life.edit(alter={"loss": work}),
+            "changes of state 'loss' are values by field",
+        ),
+        (lambda life: life.edit(alter=["loss"]), "alter= takes changes by state or arrow"),
+        (lambda life: life.edit(remove=3), "an arrow is a Transition or its text, got 3"),
+        (lambda life: life.edit(add=3), "3 is not a State"),
+        (lambda life: life.children("btch"), "no state 'btch'; did you mean 'batch'?"),
+        (lambda life: life.path(3), "no state 3; known: "),
+        (lambda life: life.prefixed("a b"), "a prefix is the beginning of an identifier"),
+        (lambda life: life.then("other"), "then takes the Lifecycle that follows, got 'other'"),
+    ],
+)
+def test_what_cannot_be_edited_so_is_refused_in_our_words(life, edit, words):
+    "A wrong name or a wrong kind of value is a LifecycleError that says what to write, not an error of Python."
+    with pytest.raises(LifecycleError, match=re.escape(words)):
+        edit(life)
+
+
 # ---------------------------------------------------------------- add, remove, reorder
 
 

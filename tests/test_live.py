@@ -5,6 +5,7 @@ Debian's Chromium, driven by selenium; without them these tests are skipped. One
 
 import itertools
 import json
+import re
 import signal
 import threading
 import time
@@ -388,6 +389,7 @@ def test_a_run_is_walked_from_the_page(window):
             "return document.querySelector('[data-name=backward]').classList.contains('breaks')"
         )
         assert run.ctx.step == 0
+        assert re.search(r"time\s+\S+ .*%", window.point("[data-name=loss]", "loss"))
         where = window.run("return document.querySelector('.where').textContent")
         assert "epoch 1" in where
         assert "step 0" in where

@@ -1169,8 +1169,10 @@ def test_the_same_callback_twice():
 
 
 def test_an_unknown_engine():
-    "There are two."
-    with pytest.raises(MachineError, match="engine must be 'table' or 'transitions', got 'fast'"):
+    "There are two, and the classes of `transitions`."
+    with pytest.raises(
+        MachineError, match=r"engine must be 'table', 'transitions', or a class .*, got 'fast'"
+    ):
         Machine(LIFE, engine="fast")
 
 

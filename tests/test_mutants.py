@@ -108,3 +108,14 @@ def test_a_kind_that_there_is_not():
         match="a kind is one of arrow, guard, order, event, effect, action, got 'arrows'",
     ):
         list(mutants(st.supervised(), ["arrows"]))
+
+
+def test_an_interval_has_an_opposite_too():
+    "`~Every(...)` is refused, since it remembers; for a mutant, the arrow is taken where it is not due. The paths notice."
+    life = table()
+    life = life.alter(
+        next(a for a in life.transitions if a.guard is not None), guard=st.Every(2, "steps")
+    )
+    found = [mutant for mutant in mutants(life, ["guard"]) if "every 2 steps" in str(mutant)]
+    assert any("is [not every 2 steps]" in str(mutant) for mutant in found)
+    assert survivors(life, kinds=["guard"]) == []

@@ -223,3 +223,11 @@ def test_the_standard_lifecycle_as_a_child():
     assert (run.ctx.epoch, run.ctx.step) == (6, 12)
     assert torch.equal(run.model.weight, plain.model.weight)
     assert run.history["train_loss"] == plain.history["train_loss"]
+
+
+def test_what_is_no_lifecycle_cannot_be_nested():
+    "A function is the state's action."
+    with pytest.raises(
+        st.LifecycleError, match=r"the child of 'fold' is a Lifecycle, got <function"
+    ):
+        st.nest(OUTER, "fold", lambda ctx: None)

@@ -2,6 +2,7 @@
 
 import builtins
 import html
+import re
 import sys
 import types
 import xml.etree.ElementTree as ET
@@ -184,6 +185,36 @@ def test_progress_is_one_display_that_is_updated(notebook, capsys):
     lines = last["text/plain"].splitlines()
     assert [line.split("  ")[0] for line in lines[:3]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert lines[-1].startswith("fit completed")
+
+
+def test_curves_grow_below_the_lines(notebook):
+    """With `plot=True`, each row adds a point to the curve of its column; without, there is no picture."""
+    train(verbose=True, callbacks=[st.Progress(plot=True)], clock=lambda: 0.0)
+    [display] = notebook
+    pages = [shown["text/html"] for shown in display.shown]
+    points = [page.count('<circle class="c0"') for page in pages]
+    assert points == sorted(points)
+    assert {0, 1, 2, 3} <= set(points)
+    assert pages[-1].count("<svg") == pages[-1].count("<polyline") == 1
+    assert "loss" in pages[-1]
+    assert "--ink: currentColor" in pages[-1]
+    assert "<svg" not in display.shown[-1]["text/plain"]
+
+    train(verbose=True, callbacks=[st.Progress()])
+    assert not any("<svg" in shown["text/html"] for shown in notebook[1].shown)
+
+
+def test_charts_are_over_what_grows():
+    """Epochs, or where rows share one their steps, or where nothing is counted the rows themselves."""
+    from statetrain.report.history_charts import charts
+
+    def axis(*rows):
+        return re.findall(r'class="tick end" x="[^"]*" y="207.0">([^<]*)<', charts(rows))
+
+    assert axis({"epoch": 1, "step": 3, "a": 1.0}, {"epoch": 2, "step": 6, "a": 2.0}) == ["epoch"]
+    assert axis({"epoch": 1, "step": 3, "a": 1.0}, {"epoch": 1, "step": 6, "a": 2.0}) == ["step"]
+    assert axis({"seconds": 1.0, "a": 1.0}, {"seconds": 2.0, "a": 2.0}) == ["row"]
+    assert charts([]) == charts([{"epoch": 1, "step": 2}]) == ""
 
 
 def test_a_long_run_does_not_flood_the_cell(notebook):

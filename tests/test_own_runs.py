@@ -254,6 +254,13 @@ def test_a_field_may_not_hide_what_the_machine_calls():
     with pytest.raises(st.ContractError, match=r"'defer' of Hiding hides ctx.defer"):
         st.Machine(SMALL).run(Hiding())
 
+    @define(eq=False)
+    class Erring(Small):
+        error: float = 0.0
+
+    with pytest.raises(st.ContractError, match=r"'error' of Erring hides ctx.error, which every"):
+        st.Machine(SMALL).run(Erring())
+
 
 def test_a_field_may_have_the_name_of_what_loggers_call():
     "A context may keep a log of its own: a machine runs it."
@@ -372,6 +379,7 @@ STATES = st.Lifecycle(
         st.SanityCheck(),
         st.Progress(),
         st.Logger(st.JSONLines("rows.jsonl"), what=st.LearningRate()),
+        st.Logger(st.JSONLines("rows.jsonl"), every=st.Every(2, "samples")),
     ],
     ids=repr,
 )
@@ -384,6 +392,13 @@ def test_what_needs_more_is_refused_by_name(callback):
     if not callback.anywhere:
         with pytest.raises(st.CallbackError, match=r"no state '\w+' in lifecycle 'small'"):
             st.run(SMALL, ctx, callback)
+
+
+def test_a_checkpoint_is_due_by_a_counter_that_is_there(tmp_path):
+    "Its interval is looked at before the run, as a guard on an arrow is."
+    with pytest.raises(st.ContractError, match=r"'Checkpoint'.* reads 'samples': Small has no"):
+        st.run(SMALL, Small(), st.Checkpoint(tmp_path / "runs", st.Every(9, "samples")))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_callback_that_is_set_up_at_the_beginning_needs_one():

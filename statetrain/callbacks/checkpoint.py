@@ -34,6 +34,7 @@ from statetrain.checkpoints.snapshot import Snapshot, join_in, snapshot
 from statetrain.checkpoints.together import attempt
 from statetrain.compute.keeping import first_not_finite
 from statetrain.context.position import Position
+from statetrain.contracts.declaring import paths_read
 from statetrain.errors import CallbackError, CheckpointError, ConfigError
 from statetrain.guards.base import Guard, as_guard
 from statetrain.guards.comparing import Direction
@@ -101,7 +102,7 @@ class Checkpoint(Callback):
         ConfigError: an argument is none of these.
     """
 
-    reads = ("**",)  # a snapshot is of everything
+    reads: tuple[str, ...] = ("**",)  # a snapshot is of everything
     writes = {
         "on_enter_fit": ("saves", "save_seconds", "check_logged"),
         "on_resume": ("saves", "save_seconds", "check_logged"),
@@ -142,6 +143,7 @@ class Checkpoint(Callback):
         # A script may change the working directory
         self.redirect(Path(os.path.abspath(local_path("Checkpoint", folder))))
         self.every = as_guard(every)
+        self.reads = (*self.reads, *paths_read(self.every), *paths_read(keep_every))
         self.keep = keep
         self.monitor = monitor
         self.mode = by.mode

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from statetrain.callback import Callback
 from statetrain.callbacks.peers import peers_in
 from statetrain.context.history import COUNTERS
+from statetrain.contracts.declaring import paths_read
 from statetrain.errors import ConfigError
 from statetrain.guards.base import AnyOf, Guard, as_guard, strict
 from statetrain.logs.loggables import Loggable, Value, as_loggable
@@ -123,8 +124,11 @@ class Logger(Callback):
         self._in_epochs, self._in_batches = _by_moment(_intervals(self.every))
         if not self._in_batches:
             _check_not_in_batch(self.what)
-        fields = (field for source in self.what for field in getattr(source, "reads", ()))
-        self.reads = tuple(dict.fromkeys(("**", "history", *fields)))
+        parts = (*self.what, *backends)
+        fields = (field for part in parts for field in getattr(part, "reads", ()))
+        self.reads = tuple(
+            dict.fromkeys(("**", "history", *fields, *sorted(paths_read(self.every))))
+        )
         if self._in_batches:  # else a batch costs nothing
             self.on_exit_batch = self._batch
         self._reset()

@@ -53,6 +53,7 @@ class MLflow(Callback):
 
     ranks = "first"
     anywhere = True  # it logs what is there
+    reads = ("step",)  # the axis of its curves
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, File, Settings})
     what: tuple[Source, ...] = ()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define
 
 from statetrain.callback import Call, Callback
+from statetrain.checkpoints.progress import is_fresh
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import START
 
@@ -51,7 +52,7 @@ class Profile(Callback):
 
     On a device, work that was only queued costs nothing where it is queued, and its time where
     something waits for it. Calls are wrapped when the machine is made, so a run that does not
-    measure is not slowed down. The engine "table" is the one that is measured.
+    measure is not slowed down.
 
     Args:
         clock: seconds from any moment on.
@@ -60,7 +61,7 @@ class Profile(Callback):
     ranks = "first"
 
     reads = {
-        "on_transition": ("epoch",),
+        "on_transition": ("epoch?",),
         "on_resume": ("state", "machine"),
         "on_enter_record": ("row_due",),
         "on_exit_record": ("news",),
@@ -110,7 +111,7 @@ class Profile(Callback):
     def on_transition(self, ctx: Context) -> None:
         """Counts the visit; the first arrow of a run starts its time."""
         if self._began is None:
-            if ctx.epoch == 0:
+            if is_fresh(ctx):
                 self._reset()
             self._begin(ctx)
         dest = ctx.transition.dest

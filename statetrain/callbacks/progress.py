@@ -24,8 +24,9 @@ from statetrain.logs.cell import CellBars, in_notebook
 from statetrain.logs.streams import Stream
 from statetrain.naming import printable
 from statetrain.outcome import Completed, Failed, Interrupted, Outcome, Stopped
+from statetrain.report.history_charts import cell_charts
 from statetrain.standard.limiting import batches_taken
-from statetrain.validators import check_word
+from statetrain.validators import check_switches, check_word
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -74,6 +75,8 @@ class Progress(Callback):
         mode: "auto": bars where they can be drawn, else lines; "rich": bars though no terminal was
             recognised; "plain": lines.
         file: where it goes; None is the standard output of the moment at which the run starts.
+        plot: whether, in a notebook, curves of the history grow below the lines: a chart for each
+            metric, training and validation in one.
 
     Raises:
         ConfigError: `mode` is none of these, or `file` cannot be written to.
@@ -98,14 +101,17 @@ class Progress(Callback):
     }
     writes = ()
 
-    def __init__(self, mode: ProgressMode = "auto", *, file: TextIO | None = None) -> None:
+    def __init__(
+        self, mode: ProgressMode = "auto", *, file: TextIO | None = None, plot: bool = False
+    ) -> None:
         check_word("Progress: mode", mode, ("auto", "rich", "plain"))
+        check_switches("Progress", plot=plot)
         if file is not None and not hasattr(file, "write"):
             raise ConfigError(
                 f"Progress: file must be an open text stream, got {file!r}; open it first, or give"
                 " none for the standard output"
             )
-        self._mode, self._file = mode, file
+        self._mode, self._file, self._plot = mode, file, plot
         self._reset()
 
     def _reset(self) -> None:
@@ -114,6 +120,7 @@ class Progress(Callback):
         self._bars: Bars | CellBars | None = None
         # The clock at which to draw next; None where nothing is drawn
         self._due: float | None = None
+        self._plot_due = -math.inf  # the clock at which to draw curves next
         self._had = 0.0  # the part of this epoch that was made before the run was continued
 
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
@@ -214,6 +221,7 @@ class Progress(Callback):
             if self._stream is not None:
                 outcome = ctx.outcome
                 self._rows(ctx)
+                self._draw_curves(ctx)
                 self._line(
                     _ending(ctx, self._run, outcome, ctx.clock() - self._started),
                     _STYLES.get(type(outcome), ""),
@@ -233,6 +241,17 @@ class Progress(Callback):
                 name = self._run
             self._line(_row(name, row, ctx.history, now - self._last_row))
         self._printed, self._last_row = len(ctx.history), now
+        if now >= self._plot_due:
+            self._draw_curves(ctx)
+
+    def _draw_curves(self, ctx: Context) -> None:
+        """Draws all rows in a notebook; the longer that takes, the more seldom."""
+        if not self._plot or not isinstance(self._bars, CellBars):
+            return
+        before = ctx.clock()
+        self._bars.below(cell_charts(ctx.history.rows))
+        after = ctx.clock()
+        self._plot_due = after + _SHARE * (after - before)
 
     def _line(self, text: str, style: str = "") -> None:
         if self._bars is not None:

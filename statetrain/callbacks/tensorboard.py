@@ -49,6 +49,7 @@ class TensorBoard(Callback):
 
     ranks = "first"
     anywhere = True  # it logs what is there
+    reads: Iterable[str] = ("step",)  # the axis of its curves
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, Settings})
 

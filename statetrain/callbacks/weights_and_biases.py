@@ -49,6 +49,7 @@ class WandB(Callback):
 
     ranks = "first"
     anywhere = True  # it logs what is there
+    reads = ("step",)  # the axis of its curves
 
     takes: frozenset[type] = frozenset({Value, Text, Image, Audio, Histogram, File, Settings})
     what: tuple[Source, ...] = ()

@@ -30,6 +30,8 @@ from statetrain.context.history import History
 from statetrain.errors import CheckpointError, MachineError
 
 if TYPE_CHECKING:
+    from transitions.extensions import HierarchicalMachine
+
     from statetrain.lifecycle.transition import Transition
     from statetrain.machine.agreeing import News
     from statetrain.machine.asking import Asked
@@ -61,6 +63,9 @@ class Position:
 
     machine: Machine = field(Fact.ANEW, Fact.OF_MACHINE, Fact.OPEN)
     """What walks it, or walked it last."""
+
+    live_machine: HierarchicalMachine | None = field(Fact.ANEW, Fact.OF_MACHINE, Fact.OPEN)
+    """The machine of the `transitions` package that drives it; None where the table does."""
 
     place: Place = field(Fact.SAVED_APART, Fact.OF_MACHINE, Fact.OPEN, default=NOWHERE)
     """The arrow being taken or last taken, and the innermost open state: `transition`, `state`."""
@@ -221,8 +226,12 @@ class Position:
                 columns.
 
         Raises:
-            MachineError: a column has the name of a counter.
+            MachineError: a column has the name of a counter, or these are no columns.
         """
+        if not isinstance(columns, Mapping):
+            raise MachineError(
+                f"add_row takes columns by name, such as {{'loss': loss}}, got {columns!r:.80}"
+            )
         row: dict[str, Any] = {**self.counter_columns(), "seconds": self.seconds}
         for name, value in columns.items():
             if name in row:

@@ -7,11 +7,14 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import attrs
+
 from statetrain.callback import Callback, heard_hooks, name_of
 from statetrain.context.context import Context
-from statetrain.context.fields import facts_of
+from statetrain.context.fields import Fact, fields_with
 from statetrain.context.history import COUNTERS, History
 from statetrain.context.paths import parse
+from statetrain.context.position import Position
 from statetrain.contracts.declaring import Access, access_of, field_of, reads_of
 from statetrain.contracts.listening import contracts_of, paths_in
 from statetrain.contracts.ways import name_place, works_of
@@ -143,14 +146,19 @@ def check_fields(machine: Machine, context: type) -> None:
 # Others, such as `log`, may be fields of the user's own: only callbacks that log call them
 _CALLED = ("advice", "begin", "defer", "request_stop", "rest", "scope", "where")
 
+_TAKEN = frozenset({
+    *_CALLED, *fields_with(Position, Fact.OF_MACHINE), *fields_with(Position, Fact.NOTED),
+    "interrupt", "stop",
+})  # fmt: skip
+
 
 def _check_hiding(context: type) -> None:
-    """Raises a `ContractError` for a field that hides a method which the machine calls."""
-    for name, facts in facts_of(context).items():
-        if not facts and name in _CALLED:
+    """Raises a `ContractError` for a field that hides what the machine writes or calls."""
+    for one in attrs.fields(context):
+        if "facts" not in one.metadata and one.name in _TAKEN:
             raise ContractError(
-                f"the field {name!r} of {context.__name__} hides ctx.{name}(...), which every"
-                " context has; give the field another name"
+                f"the field {one.name!r} of {context.__name__} hides ctx.{one.name}, which every"
+                " context has for the machine; give the field another name"
             )
 
 

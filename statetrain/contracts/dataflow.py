@@ -61,6 +61,7 @@ class Flow:
         order: the listeners of each hook, as they are called.
         at: by hook's name, or place; a hook that no way passes is not in it.
         checked: whether actions, effects, close work and guards were seen to find what they read.
+        born: of a custom context, the fields that are None at first; None for a `Context`.
     """
 
     lifecycle: Lifecycle
@@ -70,6 +71,7 @@ class Flow:
     order: Mapping[str, Sequence[Listener]] = Factory(dict)
     at: dict[str | WorkPlace, Status] = Factory(dict)
     checked: bool = False
+    born: frozenset[str] | None = None
 
     def impossible(self, place: str | WorkPlace) -> frozenset[str]:
         """The fields that cannot be there at a hook or a place, on any way."""
@@ -121,7 +123,7 @@ class Flow:
         """What a path may be in place of being there: "absent", "gone", or "" if it is there."""
         if status is None or path.endswith("?") or is_everything(path):
             return ""
-        for name in made_from(path):
+        for name in self.made_from(path):
             bit = self.bits.get(name, 0)
             if status.absent & bit:
                 return "absent"
@@ -129,10 +131,11 @@ class Flow:
                 return "gone"
         return ""
 
-
-def made_from(path: str) -> tuple[str, ...]:
-    """The fields, or the value in `buffers`, that a path is read from."""
-    return DERIVED.get(field_of(path), (followed(path),))
+    def made_from(self, path: str) -> tuple[str, ...]:
+        """The fields, or the value in `buffers`, that a path is read from."""
+        if self.born is not None:
+            return (followed(path),)
+        return DERIVED.get(field_of(path), (followed(path),))
 
 
 def writes_of(listeners: Iterable[Listener]) -> Iterator[str]:
@@ -140,13 +143,20 @@ def writes_of(listeners: Iterable[Listener]) -> Iterator[str]:
     return chain.from_iterable(one.contract.written for one in listeners)
 
 
-def solve(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
+def solve(
+    life: Lifecycle,
+    order: Mapping[str, Sequence[Listener]],
+    born: frozenset[str] | None = None,
+) -> Flow:
     """Follows all ways until nothing new is found.
 
     Args:
         life: the table.
         order: the listeners of each hook, as they are called.
+        born: of a custom context, the fields that are None at first; None for a `Context`.
     """
+    if born is not None:
+        return solve_with(life, order, born)
     if any(map(_comes_to_be, writes_of(chain(*order.values())))):
         return solve_with(life, order)
     # No callback moves a field whose being there is in question
@@ -179,13 +189,19 @@ def _is_known(life: Lifecycle) -> bool:
     return all(map(access_of, works)) and all(map(reads_of, guards))
 
 
-def solve_with(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow:
+def solve_with(
+    life: Lifecycle,
+    order: Mapping[str, Sequence[Listener]],
+    born: frozenset[str] | None = None,
+) -> Flow:
     """The solution with listeners that may move any field; see `solve`."""
     ways = ways_of(life)
     doings = {doing for way in ways for doing in way.doings}
-    bits = {name: 1 << i for i, name in enumerate(sorted(_moving(doings, order)))}
+    bits = {name: 1 << i for i, name in enumerate(sorted(_moving(doings, order, born)))}
     every, there = (1 << len(bits)) - 1, sum(bit for name, bit in bits.items() if name in GIVEN)
-    flow = Flow(life, ways, bits, Status(every - there, there, 0), order)
+    if born is not None:
+        there = 0  # all that is looked at is None at first
+    flow = Flow(life, ways, bits, Status(every - there, there, 0), order, born=born)
     moves = {doing: flow.moves(doing) for doing in doings}
     begun = _follow(flow, moves)
     for way in sorted(ways, key=lambda way: way.arrow.event is not None):
@@ -195,10 +211,16 @@ def solve_with(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> Flow
     return flow
 
 
-def _moving(doings: Iterable[Doing], order: Mapping[str, Sequence[Listener]]) -> frozenset[str]:
+def _moving(
+    doings: Iterable[Doing],
+    order: Mapping[str, Sequence[Listener]],
+    born: frozenset[str] | None,
+) -> frozenset[str]:
     """The fields and values that may not be there at some place."""
     known = [doing.access for doing in doings if doing.access is not None]
     written = chain(writes_of(chain(*order.values())), *(one.writes for one in known))
+    if born is not None:
+        return frozenset(name for name in written if name in born or name.startswith("buffers"))
     return BORN.union(filter(_comes_to_be, written), *(one.drops for one in known))
 
 

@@ -211,6 +211,13 @@ def reads_of(guard: Guard) -> Access | None:
         raise ContractError(f"guard [{guard.label}]: {error}") from None
 
 
+def paths_read(guard: Guard | None) -> frozenset[str]:
+    """The paths that a guard is known to read."""
+    if guard is None or (read := reads_of(guard)) is None:
+        return frozenset()
+    return frozenset(read.reads or ())
+
+
 def _refuse_writes(leaf: Guard, declared: Access | None) -> None:
     writes = getattr(leaf, "writes", ())
     if not writes and declared is not None:

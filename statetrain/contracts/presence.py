@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from statetrain.context.context import Context
-from statetrain.contracts.dataflow import Flow, Status, made_from, solve
+from statetrain.context.position import Position
+from statetrain.contracts.dataflow import Flow, Status, solve
 from statetrain.contracts.declaring import (
     DERIVED,
     Access,
@@ -49,19 +51,25 @@ class Read:
     before: Sequence[Listener] = ()
 
 
-def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> None:
+def check_presence(
+    life: Lifecycle,
+    order: Mapping[str, Sequence[Listener]],
+    context: type[Position] = Context,
+) -> None:
     """Checks that everything that is declared to be read is there, on every path.
 
     Args:
         life: the table.
         order: the listeners of each hook, as they are called.
+        context: the class of what walks it. The fields of a custom one are there from the start,
+            but for those that are None until something writes them.
 
     Raises:
         ContractError: a field is read where it may not exist yet, or only from an earlier batch.
             The message names who reads it, shows a way that leads there, and says who writes the
             field.
     """
-    flow = solve(life, order)
+    flow = solve(life, order, _born_in(context))
     _check_works(flow)
     coarse: dict[tuple[int, str], list[tuple[Listener, str]]] = {}
     for hook, members in order.items():
@@ -76,6 +84,13 @@ def check_presence(life: Lifecycle, order: Mapping[str, Sequence[Listener]]) -> 
                 status = flow.after_call(status, one)
     for (_, path), found in coarse.items():
         _check_coarse(flow, path, found)
+
+
+def _born_in(context: type[Position]) -> frozenset[str] | None:
+    """The fields of a custom context that are None at first; None for a `Context`."""
+    if issubclass(context, Context):
+        return None
+    return frozenset(one.name for one in attrs.fields(context) if one.default is None)
 
 
 def _readings(flow: Flow, status: Status | None, one: Listener) -> Iterator[tuple[str, str]]:
@@ -168,7 +183,7 @@ def _error(flow: Flow, reading: Read) -> ContractError:
     status = flow.at[reading.place]
     for listener in reading.before:
         status = flow.after_call(status, listener)
-    wrong = {one: flow.find_wrong(status, one) for one in made_from(reading.path)}
+    wrong = {one: flow.find_wrong(status, one) for one in flow.made_from(reading.path)}
     name = next(one for one in wrong if wrong[one] == reading.wrong)
     who = reading.who
     if name != followed(reading.path):

@@ -105,6 +105,11 @@ def _check_scopes(life: Lifecycle) -> None:
     for state in life.states:
         if state.outcome is not None:
             _check_outcome(life, state)
+        if state.final and state.anchor:
+            raise LifecycleError(
+                f"{life.name}: final state {state.name!r} is an anchor, and a run that has ended"
+                " cannot be resumed; let the state that decides to end be one"
+            )
         if state.final and (state.within, state.mode, state.close) != (None, None, None):
             raise LifecycleError(
                 f"{life.name}: final state {state.name!r} lies within a scope, or has a mode or"

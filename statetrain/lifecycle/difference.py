@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from statetrain import notebook
 from statetrain.errors import LifecycleError
 from statetrain.guards.agreed import with_ranks
 from statetrain.guards.base import Guard, Renamed
@@ -16,7 +17,17 @@ from statetrain.lifecycle.transition import Transition
 from statetrain.naming import signature_of
 
 
-def diff(a: Lifecycle, b: Lifecycle) -> list[str]:
+class Changes(list[str]):
+    """Changes as text, one an item; printed, and shown in a notebook, one a line."""
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.text(str(self) or "no difference")
+
+
+def diff(a: Lifecycle, b: Lifecycle) -> Changes:
     """What it takes to get from one lifecycle to another, as text; empty if they are equal.
 
     Args:
@@ -34,7 +45,7 @@ def diff(a: Lifecycle, b: Lifecycle) -> list[str]:
         words.append(f"the name: was {a.name!r}, is {b.name!r}")
     if a.initial != b.initial:
         words.append(f"the initial state: was {a.initial!r}, is {b.initial!r}")
-    return words + _different_states(a, b) + _different_arrows(a, b)
+    return Changes(words + _different_states(a, b) + _different_arrows(a, b))
 
 
 def _different_states(a: Lifecycle, b: Lifecycle) -> list[str]:

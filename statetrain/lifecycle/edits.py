@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from statetrain.errors import LifecycleError
 from statetrain.guards.base import Guard, Test, as_guard
+from statetrain.lifecycle.finding import find_arrow, is_arrow
 from statetrain.lifecycle.state import State
 from statetrain.lifecycle.transition import Transition
+from statetrain.naming import did_you_mean
 
 if TYPE_CHECKING:  # the lifecycle's methods call these
     from statetrain.lifecycle.lifecycle import Lifecycle
+
+P = TypeVar("P", bound=State | Transition)
 
 
 # ---------------------------------------------------------------- states
@@ -79,12 +83,14 @@ def _shared_scope(life: Lifecycle, source: str, dest: str) -> str | None:
 
 def replace(life: Lifecycle, state: State | str, changes: Mapping[str, Any]) -> Lifecycle:
     """Replaces a state, or some of its fields; see `Lifecycle.replace`."""
+    if not isinstance(state, State | str):
+        raise LifecycleError(
+            f"{life.name}: replace takes a State or the name of one, got {state!r:.80}"
+        )
     if isinstance(state, str):
-        old = life.state(state)
-        new = attrs.evolve(old, **changes)
-    else:
-        old = life.state(state.name)
-        new = attrs.evolve(state, **changes)
+        state = life.state(state)
+    old = life.state(state.name)
+    new = _changed(life, state, changes)
     if new.name != old.name:
         raise LifecycleError(
             f"{life.name}: replace keeps a state's name, got {new.name!r} for {old.name!r}; insert"
@@ -92,6 +98,29 @@ def replace(life: Lifecycle, state: State | str, changes: Mapping[str, Any]) -> 
         )
     states = {one.name: one for one in life.states} | {old.name: new}
     return attrs.evolve(life, states=states.values())
+
+
+def _changed(life: Lifecycle, part: P, changes: Mapping[str, Any]) -> P:
+    """A state or an arrow with other values in some of its fields.
+
+    Raises:
+        LifecycleError: it has no such field.
+    """
+    what = f"arrow {part}"
+    if isinstance(part, State):
+        what = f"state {part.name!r}"
+    if not isinstance(changes, Mapping):
+        raise LifecycleError(
+            f"{life.name}: changes of {what} are values by field, such as {{'action': function}},"
+            f" got {changes!r:.80}"
+        )
+    fields = attrs.fields_dict(type(part))
+    for name in changes:
+        if name not in fields:
+            raise LifecycleError(
+                f"{life.name}: {what} has no field {name!r}{did_you_mean(str(name), fields)}"
+            )
+    return attrs.evolve(part, **changes)
 
 
 def without(life: Lifecycle, names: Iterable[str]) -> Lifecycle:
@@ -166,20 +195,16 @@ def edit(
     alter: Mapping[str | Transition, Mapping[str, Any]],
 ) -> Lifecycle:
     """Makes several changes, and checks what they come to; see `Lifecycle.edit`."""
-    for changed in (*remove, *alter):
-        if isinstance(changed, str):
-            life.state(changed)
-        else:
-            _check_known(life, changed)
-    states = [
-        attrs.evolve(state, **alter.get(state.name, {}))
-        for state in life.states
-        if state.name not in remove
-    ]
+    if not isinstance(alter, Mapping):
+        raise LifecycleError(
+            f"{life.name}: alter= takes changes by state or arrow, such as {{'step': {{'action':"
+            f" function}}}}, got {alter!r:.80}"
+        )
+    gone = [_named(life, one) for one in remove]
+    changes = {_named(life, one): fields for one, fields in alter.items()}
+    states = [_changed(life, one, changes.get(one, {})) for one in life.states if one not in gone]
     arrows = [
-        attrs.evolve(arrow, **alter.get(arrow, {}))
-        for arrow in life.transitions
-        if arrow not in remove
+        _changed(life, one, changes.get(one, {})) for one in life.transitions if one not in gone
     ]
     order = _StateOrder(arrows)
     for part in add:
@@ -190,6 +215,20 @@ def edit(
     return attrs.evolve(life, states=states, transitions=order.arrows)
 
 
+def parts_of(given: Any) -> tuple[Any, ...]:
+    """Parts of a table that were given as one or as several."""
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return tuple(given)
+    return (given,)
+
+
+def _named(life: Lifecycle, name: str | Transition) -> State | Transition:
+    """The state, or the arrow, of a name."""
+    if isinstance(name, str) and not is_arrow(name):
+        return life.state(name)
+    return _known(life, name)
+
+
 # ---------------------------------------------------------------- arrows
 
 
@@ -197,12 +236,12 @@ def add(
     life: Lifecycle,
     parts: Sequence[State | Transition],
     first: bool = False,
-    before: Transition | None = None,
+    before: str | Transition | None = None,
 ) -> Lifecycle:
     """Adds states and arrows, together; see `Lifecycle.add`."""
     new = [part for part in parts if isinstance(part, Transition)]
     if before is not None:
-        _check_known(life, before)
+        before = _known(life, before)
         if not any(_are_rivals(before, part) for part in new):
             raise LifecycleError(
                 f"{life.name}: before={before} orders arrows out of {before.source!r} of the same"
@@ -278,19 +317,18 @@ def _find(group: list[Transition], arrow: Transition) -> int:
     return next(i for i, one in enumerate(group) if one is arrow)
 
 
-def alter(life: Lifecycle, transition: Transition, changes: Mapping[str, Any]) -> Lifecycle:
+def alter(life: Lifecycle, which: str | Transition, changes: Mapping[str, Any]) -> Lifecycle:
     """Changes an arrow where it stands; see `Lifecycle.alter`."""
-    _check_known(life, transition)
+    arrow = _known(life, which)
     arrows = list(life.transitions)
-    arrows[arrows.index(transition)] = attrs.evolve(transition, **changes)
+    arrows[arrows.index(arrow)] = _changed(life, arrow, changes)
     return attrs.evolve(life, transitions=arrows)
 
 
-def remove(life: Lifecycle, transitions: Sequence[Transition]) -> Lifecycle:
+def remove(life: Lifecycle, which: Iterable[str | Transition]) -> Lifecycle:
     """Removes arrows; see `Lifecycle.remove`."""
-    for arrow in transitions:
-        _check_known(life, arrow)
-    kept = [arrow for arrow in life.transitions if arrow not in transitions]
+    gone = [_known(life, one) for one in which]
+    kept = [arrow for arrow in life.transitions if arrow not in gone]
     return attrs.evolve(life, transitions=kept)
 
 
@@ -320,15 +358,22 @@ def _take(left: list[Transition], wanted: str | Transition) -> Transition | None
     return None
 
 
-def _check_known(life: Lifecycle, arrow: Transition) -> None:
-    """Raises a `LifecycleError` unless an arrow is in the table."""
+def _known(life: Lifecycle, arrow: str | Transition) -> Transition:
+    """An arrow of the table: itself, or the one of that text.
+
+    Raises:
+        LifecycleError: it is not in the table.
+    """
+    if isinstance(arrow, str):
+        return find_arrow(life, arrow)
     if not isinstance(arrow, Transition):
         raise LifecycleError(
-            f"{life.name}: an arrow is a Transition, got {arrow!r}; life.between(source, dest)"
-            " gives the arrows between two states"
+            f"{life.name}: an arrow is a Transition or its text, got {arrow!r:.80};"
+            " life.between(source, dest) gives the arrows between two states"
         )
     there = (*life.arrows(arrow.source), *life.events(arrow.source))
     if arrow not in there:
         raise LifecycleError(
             f"{life.name}: no arrow {arrow}; its source has: {'; '.join(map(str, there)) or 'none'}"
         )
+    return arrow

@@ -21,7 +21,15 @@ def prefixed(life: Lifecycle, prefix: str) -> Lifecycle:
         prefix: what is put before, such as "pretrain_". The hooks follow:
             `on_exit_pretrain_epoch`. Roles stay, so a callback that listens to `step` hears
             `pretrain_step`.
+
+    Raises:
+        LifecycleError: names would be no identifiers.
     """
+    if not isinstance(prefix, str) or not f"{prefix}state".isidentifier():
+        raise LifecycleError(
+            f"{life.name}: a prefix is the beginning of an identifier, such as 'pretrain_', got"
+            f" {prefix!r:.80}"
+        )
     renamed = {name: f"{prefix}{name}" for name in life.names} | {FAILED: FAILED}
     states = [
         attrs.evolve(state, name=renamed[state.name], within=state.within and renamed[state.within])
@@ -55,6 +63,10 @@ def then(
         LifecycleError: both have states of one name, or the second has no one final state for the
             first's events.
     """
+    if not isinstance(second, Lifecycle):
+        raise LifecycleError(
+            f"{first.name}: then takes the Lifecycle that follows, got {second!r:.80}"
+        )
     inner = [state for state in first.states if not state.final]
     _refuse_common_names(first, second, inner)
     ends = {state.name for state in first.states if state.final}

@@ -45,6 +45,7 @@ from statetrain.errors import LifecycleError
 from statetrain.guards.base import Guard, Test, leaves
 from statetrain.lifecycle import edits
 from statetrain.lifecycle.checks import check, check_parts
+from statetrain.lifecycle.finding import find_arrow
 from statetrain.lifecycle.index import Index
 from statetrain.lifecycle.state import FAILED, START, State, StateWork
 from statetrain.lifecycle.transition import Transition
@@ -128,7 +129,9 @@ class Lifecycle:
         """
         found = self._index.states.get(name)
         if found is None:
-            raise LifecycleError(f"{self.name}: no state {name!r}{did_you_mean(name, self.names)}")
+            raise LifecycleError(
+                f"{self.name}: no state {name!r}{did_you_mean(str(name), self.names)}"
+            )
         return found
 
     def role(self, name: str) -> str:
@@ -164,7 +167,13 @@ class Lifecycle:
         return any(self.role(part) in roles for part in self.path(name))
 
     def children(self, scope: str | None) -> tuple[str, ...]:
-        """The names of the states directly within a scope, in order; None is the outside."""
+        """The names of the states directly within a scope, in order; None is the outside.
+
+        Raises:
+            LifecycleError: there is no such state.
+        """
+        if scope is not None:
+            self.path(scope)  # an unknown name is an error
         return self._index.children.get(scope, ())
 
     def inside(self, scope: str) -> tuple[str, ...]:
@@ -214,6 +223,18 @@ class Lifecycle:
                 f"{self.name}: no arrow {source} -> {dest}{did_you_mean(dest, ways)}"
             )
         return found
+
+    def arrow(self, text: str) -> Transition:
+        """The arrow of that text, as the table prints it: `"loss -> next_batch [loss not finite]"`.
+
+        Args:
+            text: all of it, or its beginning, such as `"loss -> backward"`, where that is enough to
+                tell it from others.
+
+        Raises:
+            LifecycleError: there is no such arrow, or several.
+        """
+        return find_arrow(self, text)
 
     def on_event(self, active: str, error: BaseException) -> Iterator[Transition]:
         """The arrows that an event raised in a state may take, the innermost scope's first."""
@@ -269,28 +290,29 @@ class Lifecycle:
     def edit(
         self,
         *,
-        remove: Iterable[str | Transition] = (),
-        add: Iterable[State | Transition] = (),
+        remove: Iterable[str | Transition] | str | Transition = (),
+        add: Iterable[State | Transition] | State | Transition = (),
         alter: Mapping[str | Transition, Mapping[str, Any]] = MappingProxyType({}),
     ) -> Lifecycle:
         """Makes several changes at once, so that only what they come to has to be sound.
 
             life.edit(
-                remove=life.between("draw", "record"),
+                remove=["draw -> record", "loss -> next_batch [loss not finite]"],
                 add=[State("refill", refill, "train"), Transition("draw", "refill"),
                      Transition("refill", "next_batch")],
-                alter={"pred": {"action": my_pred}, arrow: {"effect": my_effect}},
+                alter={"pred": {"action": my_pred}, "backward -> step": {"effect": my_effect}},
             )
 
         Args:
-            remove: arrows, and names of states, whose arrows have to be removed or altered too.
+            remove: arrows, and names of states, whose arrows have to be removed or altered too. An
+                arrow is given as itself or as its text; see `arrow`.
             add: states, and arrows, which go where `add` puts them.
             alter: changes by arrow, or by name of a state.
 
         Raises:
             LifecycleError: something is not in the table, or what comes out is not sound.
         """
-        return edits.edit(self, tuple(remove), tuple(add), alter)
+        return edits.edit(self, edits.parts_of(remove), edits.parts_of(add), alter)
 
     def replace(self, state: State | str, **changes: Any) -> Lifecycle:
         """Replaces a state or some of its fields: `life.replace("step", action=my_step)`.
@@ -313,7 +335,10 @@ class Lifecycle:
         return edits.without(self, names)
 
     def add(
-        self, *parts: State | Transition, first: bool = False, before: Transition | None = None
+        self,
+        *parts: State | Transition,
+        first: bool = False,
+        before: str | Transition | None = None,
     ) -> Lifecycle:
         """Adds states and arrows, together, so that what they make is sound.
 
@@ -322,23 +347,28 @@ class Lifecycle:
                 unguarded arrow or one with an event to the end.
             first: whether the arrows are to be asked before all others of their source and kind, in
                 the order given.
-            before: an arrow of this lifecycle that the new arrows of the same source and kind are
-                to be asked before.
+            before: an arrow of this lifecycle, or its text, that the new arrows of the same source
+                and kind are to be asked before.
 
         Raises:
             LifecycleError: `before` is not in the table, or no new arrow has its source and kind.
         """
         return edits.add(self, parts, first, before)
 
-    def alter(self, transition: Transition, **changes: Any) -> Lifecycle:
-        """Changes an arrow in its place.
+    def alter(self, transition: str | Transition, **changes: Any) -> Lifecycle:
+        """Changes an arrow in its place: `life.alter("backward -> step", effect=my_effect)`.
 
-        For example, `life.alter(life.between("backward", "step")[0], effect=my_effect)`.
+        Raises:
+            LifecycleError: there is no such arrow, or the table would not be sound.
         """
         return edits.alter(self, transition, changes)
 
-    def remove(self, *transitions: Transition) -> Lifecycle:
-        """Removes arrows; `life.between(source, dest)` gives them."""
+    def remove(self, *transitions: str | Transition) -> Lifecycle:
+        """Removes arrows, each given as itself or as its text; see `arrow`.
+
+        Raises:
+            LifecycleError: there is no such arrow, or the table would not be sound.
+        """
         return edits.remove(self, transitions)
 
     def reorder(self, source: str, order: Iterable[str | Transition]) -> Lifecycle:

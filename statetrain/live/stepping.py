@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -40,6 +41,7 @@ class _Walk:
     asked: SimpleQueue[dict[str, Any]] = Factory(SimpleQueue)
     breakpoints: frozenset[str] = field(default=frozenset(), init=False)
     left: float = field(default=0, init=False)  # transitions until the next pause
+    seconds: float = field(default=0.0, init=False)  # that its transitions have taken
     counted: bool = field(init=False)  # whether its context has the usual counters
     losses: frozenset[str] = field(init=False)  # the states that compute a loss
 
@@ -96,6 +98,13 @@ class _Walk:
         if state in self.losses:
             self.chronicle.value("loss_value", [place, float(ctx.loss_value)])
 
+    def note_seconds(self, seconds: float) -> None:
+        """Notes how long the last transition took, without the pause before it."""
+        place = len(self.chronicle.path)
+        self.seconds += seconds
+        self.chronicle.clock.add([place, round(self.seconds, 6)])
+        self.chronicle.spend({self.chronicle.path[-1]: seconds}, place)
+
     def walk(self) -> None:
         """Walks the run to its end."""
         rows = 0
@@ -103,10 +112,13 @@ class _Walk:
         with self.run.steps() as steps:
             while True:
                 self.wait()
+                began = time.perf_counter()
                 arrow = next(steps, None)
+                seconds = time.perf_counter() - began
                 if arrow is None:
                     return
                 self.chronicle.take(arrow, rows, history.rows)
+                self.note_seconds(seconds)
                 self.note(arrow.dest)
                 rows = len(history.rows)
                 self.left -= 1

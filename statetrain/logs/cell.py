@@ -35,6 +35,7 @@ class CellBars:
 
         self._lines: list[str] = []
         self._bars: list[Bar] = []
+        self._below = ""  # HTML
         show: Any = display  # untyped where IPython is installed, unknown where it is not
         self._handle: Any = show(self._bundle(), raw=True, display_id=True)
 
@@ -46,6 +47,11 @@ class CellBars:
     def line(self, text: str, style: str = "") -> None:
         """Adds a line above the bars."""
         self._lines.append(printable(text))
+        self._update()
+
+    def below(self, content: str) -> None:
+        """Shows HTML below the bars, in the place of what was there."""
+        self._below = content
         self._update()
 
     def stop(self) -> None:
@@ -63,7 +69,7 @@ class CellBars:
             "text/plain": "\n".join(lines),
             "text/html": (
                 '<div style="font: 12px/1.5 monospace; white-space: pre; overflow-x: auto">'
-                f"{html.escape(chr(10).join(lines))}{bars}</div>"
+                f"{html.escape(chr(10).join(lines))}{bars}</div>{self._below}"
             ),
         }
 

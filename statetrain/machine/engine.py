@@ -19,7 +19,7 @@ from statetrain.machine.plan import Plan, Work
 def make_call(plan: Plan, ctx: Position, work: Work) -> None:
     """Makes one call of a run, and publishes what it belongs to."""
     ctx.place = (work.transition, work.state)
-    if work.function(ctx) is not None:
+    if plan.measured(work.function, work.state, work.owner)(ctx) is not None:
         raise junk(plan, ctx, work)
 
 

@@ -107,7 +107,7 @@ def answer(plan: Plan, ctx: Position, arrow: Transition) -> bool:
     if arrow.guard is None:
         return True
     asked = [other for other in plan.lifecycle.arrows(arrow.source) if other.guard is not None]
-    said = plan.test(arrow, True, asked[:1] == [arrow])(ctx)
+    said = plan.measured(plan.test(arrow, True, asked[:1] == [arrow]), arrow.source)(ctx)
     if said is not True and said is not False:
         raise not_strict(plan, ctx, arrow, said)
     return said

@@ -24,14 +24,29 @@ What `transitions` does in its own way, and what is done about it here:
   error.
 - It binds no trigger to a model that has a name of the kind already, and says so in the log. Here
   it is an error.
+
+Its other classes of machines, such as `GraphMachine`, can be had as well: the live machine is then
+one of theirs, too.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
-from attrs import define
+from transitions import Machine as FlatMachine
+from transitions.extensions import (
+    GraphMachine,
+    HierarchicalGraphMachine,
+    LockedGraphMachine,
+    LockedHierarchicalGraphMachine,
+    LockedHierarchicalMachine,
+    LockedMachine,
+)
+from transitions.extensions.asyncio import AsyncMachine
+from transitions.extensions.markup import HierarchicalMarkupMachine, MarkupMachine
 from transitions.extensions.nesting import (
     FunctionWrapper,
     HierarchicalMachine,
@@ -49,16 +64,34 @@ from statetrain.machine.engine import depart, land, make_call
 from statetrain.machine.failing import answer, fail, listening
 from statetrain.machine.machine import Drive, Machine
 from statetrain.machine.plan import NOBODY, Work
+from statetrain.naming import did_you_mean
 
 NEXT = "next"  # the trigger of all arrows without an event
 _EVENT = "event"  # the trigger of all others, when a run is driven
 _SEPARATOR = "/"
+# The classes of machines with flat states, and those with nested ones that do the same
+_NESTED: dict[type[FlatMachine], type[HierarchicalMachine]] = {
+    FlatMachine: HierarchicalMachine,
+    GraphMachine: HierarchicalGraphMachine,
+    LockedMachine: LockedHierarchicalMachine,
+    LockedGraphMachine: LockedHierarchicalGraphMachine,
+    MarkupMachine: HierarchicalMarkupMachine,
+}
+# What a table says, or what would change what it says
+_OURS = frozenset({
+    "model", "states", "initial", "transitions", "auto_transitions", "ordered_transitions",
+    "send_event", "queued", "model_attribute",
+})  # fmt: skip
 
 Triggers = Iterable[tuple[str, Transition]]
 
 
 def to_machine(
-    lifecycle: Lifecycle, model: Any = None, callbacks: Iterable[Callback] | Callback = ()
+    lifecycle: Lifecycle,
+    model: Any = None,
+    callbacks: Iterable[Callback] | Callback = (),
+    machine_class: type[FlatMachine] = HierarchicalMachine,
+    **options: Any,
 ) -> HierarchicalMachine:
     """A live `transitions` machine for a lifecycle, for its triggers and tools.
 
@@ -81,25 +114,84 @@ def to_machine(
     that an action raises comes out of the trigger, and it is the caller who triggers it; any other
     exception comes out as well, and nothing leads to `failed`, closes modes or runs clean-ups. A
     final state does end the run: `ctx.outcome` is set, and clean-ups run. `Machine(lifecycle,
-    engine="transitions")` drives a whole run.
+    engine="transitions")` drives a whole run, and so does `fit(engine="transitions")`.
+
+        from transitions.extensions import GraphMachine
+
+        machine = to_machine(lifecycle, machine_class=GraphMachine, show_conditions=True)
+        machine.get_graph().draw("lifecycle.svg", prog="dot")
 
     Args:
         lifecycle: the table. The machine has its arrows and takes no others.
         model: carries the triggers and the attribute `state`; None for the machine itself.
         callbacks: who watches.
+        machine_class: a class of `transitions`, or your own subclass of one with nested states. Of
+            a class with flat states the one with nested states is taken: for `GraphMachine`,
+            `HierarchicalGraphMachine`.
+        options: arguments for that class, beside those that the table gives.
 
     Raises:
         MachineError: the model cannot carry a trigger, or has something of that name already; or
-            two things of the table would be called the same.
+            two things of the table would be called the same; or a class cannot hold the table.
     """
-    live = _Live(Machine(lifecycle, callbacks), _by_class(lifecycle))
+    events = tuple(_by_class(lifecycle))
+    kind = live_class(machine_class)
+    _check_options(options, machine_class)
+    table = Machine(lifecycle, callbacks)
     if model is None:
-        carrier = live
-    else:
-        carrier = model
-    _check_names(live, carrier)
-    live.add_model([carrier])
-    return live
+        _check_names(lifecycle, events, kind, "the machine itself")
+        return kind(table, events, kind.self_literal, **options)
+    _check_names(lifecycle, events, model, f"the model {type(model).__name__!r}")
+    return kind(table, events, model, **options)
+
+
+def _check_options(options: Iterable[str], kind: type[FlatMachine]) -> None:
+    """Raises a `MachineError` for an argument that a class has not, or that is not the user's."""
+    known = {name for base in kind.__mro__ for name in inspect.signature(base).parameters}
+    for name in options:
+        if name in _OURS:
+            raise MachineError(
+                f"{name}= of {kind.__name__} is what the lifecycle says, or what a run needs; leave"
+                " it out"
+            )
+        if name not in known:
+            raise MachineError(
+                f"{kind.__name__} takes no {name}={did_you_mean(name, known - _OURS)}"
+            )
+
+
+def live_class(given: type[FlatMachine]) -> type[_Live]:
+    """The class of the live machines that are of a class of `transitions`, too.
+
+    Raises:
+        MachineError: it is none, or cannot hold a table.
+    """
+    if not isinstance(given, type) or not issubclass(given, FlatMachine):
+        raise MachineError(
+            f"a live machine is of a class of the `transitions` package, got {given!r:.80}; give"
+            " one such as transitions.extensions.GraphMachine"
+        )
+    kind = _NESTED.get(given, given)
+    if issubclass(kind, AsyncMachine):
+        raise MachineError(
+            f"{kind.__name__} awaits its callbacks, and the guards and actions of a lifecycle are"
+            " plain functions; give a class without async"
+        )
+    if not issubclass(kind, HierarchicalMachine):
+        raise MachineError(
+            f"{kind.__name__} has no nested states, and a lifecycle has; derive it from a class"
+            " that has: HierarchicalMachine, HierarchicalGraphMachine, LockedHierarchicalMachine"
+        )
+    return _joined(kind)  # type: ignore[arg-type]  # classes can be hashed
+
+
+@cache
+def _joined(kind: type[HierarchicalMachine]) -> type[_Live]:
+    """The class of live machines that is also the given one, with arrows that are also its own."""
+    if issubclass(_Live, kind):
+        return _Live
+    arrow = type("EngineArrow", (_EngineArrow, kind.transition_cls), {})
+    return type(f"Live{kind.__name__}", (_Live, kind), {"transition_cls": arrow})
 
 
 def drive(
@@ -110,13 +202,16 @@ def drive(
 ) -> Drive:
     """Runs a machine with `transitions` instead of the compiled table.
 
-    See `Machine(engine="transitions")`.
+    See `Machine(engine="transitions")`. `ctx.live_machine` is the live machine, also after the run.
     """
-    live = _Live(
-        machine,
-        ((_EVENT, arrow) for arrow in machine.lifecycle.transitions if arrow.event is not None),
-    )
-    place = _EnginePlace()
+    place, life = _EnginePlace(), machine.lifecycle
+    events = [(_EVENT, arrow) for arrow in life.transitions if arrow.event is not None]
+    if isinstance(machine.engine, type):  # its tools look for a model
+        _check_nesting(life)
+        live = live_class(machine.engine)(machine, events, place)
+    else:
+        live = _Live(machine, events, None)
+    ctx.live_machine = live
     error: BaseException | None = None  # what the arrows with an event are asked about
     work: Work | None = None
     asked: Transition | None = None
@@ -126,8 +221,8 @@ def drive(
                 (arrow, works), opening = opening, None
                 depart(ctx, arrow)
                 live.perform(ctx, works)
-                live.set_state(_path(machine.lifecycle, arrow.dest), place)
-                land(machine.lifecycle, ctx, arrow)
+                live.set_state(_path(life, arrow.dest), place)
+                land(life, ctx, arrow)
             elif error is None:
                 live.unheard = NOBODY
                 live.trigger_event(place, NEXT, ctx)
@@ -147,7 +242,7 @@ def drive(
                 open_ = listening(machine.plan, ctx, error, work)
             if open_ is None:
                 fail(machine.plan, ctx, error, work, asked)
-            live.set_state(_path(machine.lifecycle, open_), place)
+            live.set_state(_path(life, open_), place)
             live.unheard = machine.plan.unheard(work)
     fail(machine.plan, ctx, error, work, asked)
 
@@ -155,9 +250,8 @@ def drive(
 # ---------------------------------------------------------------- the live machine
 
 
-@define
 class _EnginePlace:
-    """The state of a run for `transitions`.
+    """The model of a run for `transitions`: it has the state.
 
     A context has slots, none of them for triggers, and its state is a name instead of a path.
     """
@@ -220,7 +314,7 @@ class _Live(HierarchicalMachine):
     state_cls = _Scope
     transition_cls = _EngineArrow
 
-    def __init__(self, table: Machine, events: Triggers) -> None:
+    def __init__(self, table: Machine, events: Triggers, model: Any, **options: Any) -> None:
         self.table = table
         self.working: Work | None = None  # what is being called
         self.asking: Transition | None = None  # whose guard is being asked
@@ -230,7 +324,7 @@ class _Live(HierarchicalMachine):
         life = table.lifecycle
         ordinary = [life.start, *(arrow for arrow in life.transitions if arrow.event is None)]
         super().__init__(
-            model=None,
+            model=model,
             states=[START, *_nested(life, None), {"name": FAILED, "final": True}],
             initial=START,
             transitions=[
@@ -239,6 +333,7 @@ class _Live(HierarchicalMachine):
             ],
             auto_transitions=False,
             send_event=False,
+            **options,
         )
 
     def _config(self, trigger: str, arrow: Transition) -> dict[str, Any]:
@@ -264,12 +359,18 @@ class _Live(HierarchicalMachine):
             if arrow.event is not None and error is None:
                 ctx.event = arrow.event()
 
-        source, dest = _path(life, arrow.source), _path(life, arrow.dest)
+        conditions = []
+        if arrow.event is not None:
+            holds.__name__ = "raised"  # what pictures call it
+            conditions = [holds]
+        if arrow.guard is not None:
+            holds.__name__ = arrow.guard.label
+            conditions = [holds]
         return {
             "trigger": trigger,
-            "source": source,
-            "dest": dest,
-            "conditions": [holds],
+            "source": _path(life, arrow.source),
+            "dest": _path(life, arrow.dest),
+            "conditions": conditions,
             "before": [publish],
             "arrow": arrow,
         }
@@ -345,27 +446,22 @@ def _by_class(life: Lifecycle) -> Iterator[tuple[str, Transition]]:
         yield from ((kind.__name__, arrow) for arrow, event in arrows if issubclass(kind, event))
 
 
-def _check_names(live: _Live, carrier: Any) -> None:
+def _check_names(life: Lifecycle, events: Triggers, carrier: Any, what: str) -> None:
     """Checks that `transitions` can bind everything.
 
     It would skip the rest with only a log message.
     """
-    life = live.table.lifecycle
-    what = f"the model {type(carrier).__name__!r}"
-    if carrier is live:
-        what = "the machine itself"
-    taken = [name for name in _bound_names(live) if getattr(carrier, name, None) is not None]
+    taken = [
+        name for name in _bound_names(life, events) if getattr(carrier, name, None) is not None
+    ]
     if taken:
         raise MachineError(
             f"{life.name}: {what} has {', '.join(map(repr, taken))} already, which `transitions`"
             " would bind; give a model of a plain class that has no such names"
         )
-    own = {"_func", *dir(FunctionWrapper)}
-    for state in life.states:
-        if state.within is not None and state.name in own:
-            raise MachineError(
-                f"{life.name}: `transitions` cannot nest a state called {state.name!r}; rename it"
-            )
+    _check_nesting(life)
+    if isinstance(carrier, type):  # of the machine itself
+        return
     try:
         carrier.trigger = None
     except AttributeError as error:
@@ -376,9 +472,19 @@ def _check_names(live: _Live, carrier: Any) -> None:
         ) from error
 
 
-def _bound_names(live: _Live) -> list[str]:
+def _check_nesting(life: Lifecycle) -> None:
+    """Raises a `MachineError` for a nested state whose functions `transitions` could not bind."""
+    own = {"_func", *dir(FunctionWrapper)}
+    for state in life.states:
+        if state.within is not None and state.name in own:
+            raise MachineError(
+                f"{life.name}: `transitions` cannot nest a state called {state.name!r}; rename it"
+            )
+
+
+def _bound_names(life: Lifecycle, events: Triggers) -> list[str]:
     """The names that `transitions` binds."""
     names = ["trigger", "may_trigger", "to"]
-    for event in live.events:
+    for event in dict.fromkeys((NEXT, *(event for event, _ in events))):
         names += [event, f"may_{event}"]
-    return names + [f"is_{name}" for name in live.table.lifecycle.children(None)]
+    return names + [f"is_{name}" for name in life.children(None)]

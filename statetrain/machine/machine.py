@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from statetrain.machine.asking import Explanation
 
 Drive: TypeAlias = Generator[Transition, None, None]
+# A class is one of machines of `transitions`, which is imported where a run asks for it
+Engine: TypeAlias = Literal["table", "transitions"] | type[Any]
 
 
 class Answer(NamedTuple):
@@ -78,7 +80,8 @@ class Machine:
         callbacks: who watches, in the order in which they are called unless they declare another
             one.
         engine: "table", the compiled table; or "transitions", a live machine of the `transitions`
-            package, which does the same far more slowly and serves as the reference.
+            package, which does the same far more slowly and serves as the reference; or one of its
+            classes, such as `GraphMachine`. `ctx.live_machine` is that machine.
         debug: whether components are held to what they declare that they read and write, at every
             access.
         agreement: the meetings of several ranks, each of which walks the lifecycle; None in one
@@ -96,7 +99,7 @@ class Machine:
 
     lifecycle: Lifecycle
     callbacks: tuple[Callback, ...] = field(default=(), converter=_callbacks)
-    engine: Literal["table", "transitions"] = "table"
+    engine: Engine = "table"
     debug: bool = field(default=False, kw_only=True, validator=switch)
     agreement: Agreement | None = field(default=None, kw_only=True, eq=False, repr=False)
     plan: Plan = field(init=False, eq=False)
@@ -110,16 +113,18 @@ class Machine:
                 f"a machine walks a Lifecycle, got {self.lifecycle!r:.80}; make one:"
                 " supervised(), or Lifecycle(name, states, transitions)"
             )
-        if self.engine not in ("table", "transitions"):
-            raise MachineError(f"engine must be 'table' or 'transitions', got {self.engine!r}")
+        check_engine(self.engine)
         self._orders.update(arranged(listeners_of(self.callbacks, self.lifecycle)))
-        called = {hook: order.listeners for hook, order in self._orders.items()}
-        check_presence(self.lifecycle, called)
+        called = self._called()
+        born: frozenset[str] | None = frozenset()
+        if self.lifecycle.also:  # one of your own waits for the class of what walks it
+            born = None
+            check_presence(self.lifecycle, called)
         watch = None
         if self.debug:
             from statetrain.contracts.debugging import Views
 
-            watch = Views(solve(self.lifecycle, called), called)
+            watch = Views(solve(self.lifecycle, called, born), called)
         hooks = {
             name: [(f"{name_of(one.callback)}.{name}", _call_of(one, watch)) for one in listeners]
             for name, listeners in called.items()
@@ -208,10 +213,12 @@ class Machine:
             kind: the class.
 
         Raises:
-            ContractError: it lacks one.
+            ContractError: it lacks one, or one is read where nothing has written it yet.
         """
         if kind not in self._walkers:
             check_fields(self, kind)
+            if not self.lifecycle.also:
+                check_presence(self.lifecycle, self._called(), kind)
             self._walkers.add(kind)
 
     # ------------------------------------------------------------ who listens
@@ -232,9 +239,7 @@ class Machine:
         """The states with who listens on each; print it."""
         from statetrain.contracts.outline import Outline
 
-        return Outline(
-            self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
-        )
+        return Outline(self.lifecycle, self._called())
 
     def dataflow(self) -> DataFlow:
         """The fields of the context, with their writers and readers.
@@ -243,9 +248,11 @@ class Machine:
         """
         from statetrain.contracts.outline import DataFlow
 
-        return DataFlow.of(
-            self.lifecycle, {hook: order.listeners for hook, order in self._orders.items()}
-        )
+        return DataFlow.of(self.lifecycle, self._called())
+
+    def _called(self) -> dict[str, tuple[Listener, ...]]:
+        """By hook, the listeners in the order in which they are called."""
+        return {hook: order.listeners for hook, order in self._orders.items()}
 
     def find(self, callback: type[Callback] | str) -> tuple[Callback, ...]:
         """The callbacks of a class, or of a name, in the given order, including conditional ones.
@@ -309,7 +316,7 @@ class Machine:
         if at is not None:
             opening = self.plan.reopening(at)
         self._begin(ctx, at)
-        if self.engine == "transitions":
+        if self.engine != "table":
             from statetrain.machine.interop import drive
 
             return self._driven(ctx, drive(self, ctx, watched, opening), at)
@@ -320,13 +327,18 @@ class Machine:
         yield from drive
 
     def _begin(self, ctx: Position, at: str | None) -> None:
+        if isinstance(ctx, Position) and not hasattr(ctx, "place"):
+            raise MachineError(
+                f"{type(ctx).__name__}.__init__ leaves the fields of Position unset; call"
+                " super().__init__() in it, or declare the fields with attrs' @define(eq=False)"
+            )
         if ctx.state is not None and ctx.outcome is None:
             raise MachineError(
                 f"this context is in a run already, in state {ctx.state!r}; finish or close that"
                 " one, or use another context"
             )
         self.check_context(type(ctx))
-        ctx.machine = self
+        ctx.machine, ctx.live_machine = self, None
         ctx.asked = []
         ctx.flight.clear()
         ctx.place = NOWHERE
@@ -405,6 +417,19 @@ class Machine:
         return (
             f"<Machine {self.lifecycle.name!r}: {len(self.lifecycle.states)} states,"
             f" {len(self.lifecycle.transitions)} transitions{callbacks}>"
+        )
+
+
+def check_engine(engine: Any) -> None:
+    """Raises a `MachineError` unless it can drive a run."""
+    if isinstance(engine, type):
+        from statetrain.machine.interop import live_class
+
+        live_class(engine)
+    elif engine not in ("table", "transitions"):
+        raise MachineError(
+            "engine must be 'table', 'transitions', or a class of the `transitions` package such"
+            f" as GraphMachine, got {engine!r:.80}"
         )
 
 

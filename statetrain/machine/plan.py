@@ -322,7 +322,7 @@ class Plan:
         """A work as the loop calls it; `works_of` tells whose it is."""
         function = work.function
         if self._measuring:
-            function = self._measured(function, work.state, work.owner)
+            function = self.measured(function, work.state, work.owner)
         place = (work.transition, work.state)
         call = (place, function)
         if self.works_of.setdefault(call, work) is not work:
@@ -331,7 +331,7 @@ class Plan:
             self.works_of[call] = work
         return call
 
-    def _measured(
+    def measured(
         self, function: Callable[[Any], Any], state: str, hook: str = ""
     ) -> Callable[[Any], Any]:
         """A function as the callbacks that measure want it called; itself where there are none."""
@@ -346,7 +346,7 @@ class Plan:
         for arrow in self.lifecycle.arrows(name):
             ask = None
             if arrow.guard is not None:
-                ask = self._measured(self.test(arrow, told, first), name)
+                ask = self.measured(self.test(arrow, told, first), name)
                 first = False
             row.append((ask, *self.stretch(arrow, name, is_fused)))
         return row

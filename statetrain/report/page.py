@@ -21,13 +21,14 @@ from statetrain.live.page import block, data_of_runs, policy, script, style
 from statetrain.machine.machine import Machine
 from statetrain.outcome import Completed, Outcome
 from statetrain.outcome import Failed as Failure
-from statetrain.report.charts import bars, curves, strips
+from statetrain.report.charts import bars, strips
+from statetrain.report.history_charts import charts, charts_style
 from statetrain.report.markup import escape, escape_lines, figure, hint, row, section, table
 from statetrain.trace import Trace
 from statetrain.trace.tape import count_arrows
 from statetrain.trace.words import Words, by_words, times_asked, words_of
 from statetrain.trace.writing import versions
-from statetrain.validators import is_number, local_path
+from statetrain.validators import local_path
 
 _SLICES = 200  # along the axis of decisions: more marks could not be told apart
 _ROWS = 200  # of the history that are listed
@@ -71,7 +72,7 @@ def report(
 def page(trace: Trace, machine: Machine | None = None, against: Trace | None = None) -> str:
     """The page as text."""
     assert trace.lifecycle is not None
-    own = (files("statetrain.report") / "page.css").read_text(encoding="utf-8")
+    own = (files("statetrain.report") / "page.css").read_text(encoding="utf-8") + charts_style()
     title = escape(f"{plain(trace.lifecycle.name)}: {_describe_ending(trace.outcome)[0]}")
     body = "\n".join(section(name, text) for name, text in _sections(trace, machine, against))
     return (
@@ -88,7 +89,7 @@ def _sections(
     yield "", _summary(trace)
     if trace.error:
         yield "What went wrong", f"<pre>{escape_lines(trace.error)}</pre>"
-    yield "Curves", _curves(trace)
+    yield "Curves", charts(trace.rows)
     yield "Lifecycle", _lifecycle(trace, machine, against)
     yield "Time", _time(trace)
     yield "Decisions", _decisions(trace)
@@ -127,31 +128,9 @@ def _summary(trace: Trace) -> str:
     )
 
 
-def _curves(trace: Trace) -> str:
-    rows = [one for one in trace.rows if "epoch" in one]
-    groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for column in _columns(rows):
-        points = [(float(one["epoch"]), one[column]) for one in rows if is_number(one.get(column))]
-        if points and column not in COUNTERS:
-            metric, name = _split(column)
-            groups.setdefault(metric, {})[name] = points
-    if not groups:
-        return ""
-    charts = "".join(curves(metric, "epoch", lines) for metric, lines in groups.items())
-    return f'<div class="charts">{charts}</div>'
-
-
 def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The names of all columns, in the order in which they came."""
     return list(dict.fromkeys(name for one in rows for name in one))
-
-
-def _split(column: str) -> tuple[str, str]:
-    """A column's metric and its set, such as "loss" and "valid"."""
-    name, _, metric = column.partition("_")
-    if name in ("train", "valid") and metric:
-        return metric, name
-    return column, ""
 
 
 def _lifecycle(trace: Trace, machine: Machine | None, against: Trace | None) -> str:

@@ -56,6 +56,11 @@ def nest(
             final state.
     """
     _check_place(life, name)
+    if not isinstance(child, Lifecycle):
+        raise LifecycleError(
+            f"{life.name}: the child of {name!r} is a Lifecycle, got {child!r:.80}; a function is"
+            f" an action: life.replace({name!r}, action=...)"
+        )
     if prefix is None:
         prefix = f"{name}_"
     inner = child.prefixed(prefix)

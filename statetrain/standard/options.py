@@ -314,9 +314,10 @@ class FitOptions(TypedDict, total=False):
 
 
 class FitArguments(FitOptions, total=False):
-    """All that `fit` takes by name beside its signature: the options, and its clock."""
+    """All that `fit` takes by name beside its signature: the options, its clock, its engine."""
 
     clock: Callable[[], float]
+    engine: Literal["table", "transitions"] | type[Any]
 
 
 class SupervisedOptions(FitOptions, total=False):

@@ -15,9 +15,10 @@ from typing import Literal
 import attrs
 from attrs import frozen
 
+from statetrain.context.position import Position
 from statetrain.contracts.composing import parts_of, then
-from statetrain.errors import GuardError, LifecycleError
-from statetrain.guards.base import Guard
+from statetrain.errors import LifecycleError
+from statetrain.guards.base import Guard, Test, strict
 from statetrain.lifecycle.difference import diff
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, StateWork
@@ -150,16 +151,36 @@ def _guard_changes(life: Lifecycle) -> Iterator[MutantChange]:
     """Each guard is not there, or answers the opposite."""
     for i, arrow in enumerate(life.transitions):
         if arrow.guard is not None:
-            for guard in (None, *_opposite(arrow.guard)):
+            for guard in (None, _opposite(arrow.guard)):
                 yield _with(life.transitions, i, attrs.evolve(arrow, guard=guard))
 
 
-def _opposite(guard: Guard) -> tuple[Guard, ...]:
-    """The guard that answers the opposite; empty for one that remembers, which has none."""
-    try:
-        return (~guard,)
-    except GuardError:
-        return ()
+def _opposite(guard: Guard) -> Guard:
+    """The guard that answers the opposite."""
+    if guard.remembers:
+        return _Opposite(guard)
+    return ~guard
+
+
+@frozen
+class _Opposite(Guard):
+    """True where an interval is not due, which `~` refuses: it forgets when it was true."""
+
+    guard: Guard
+
+    @property
+    def label(self) -> str:
+        return f"not {self.guard.label}"
+
+    def parts(self) -> tuple[Guard, ...]:
+        return (self.guard,)
+
+    def test(self, ctx: Position) -> bool:
+        return not strict(self.guard, self.guard.test(ctx))
+
+    def bind(self, place: str) -> Test:
+        inner, test = self.guard, self.guard.bind(place)
+        return lambda ctx: not strict(inner, test(ctx))
 
 
 def _order_changes(life: Lifecycle) -> Iterator[MutantChange]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from attrs import Factory, define, field, frozen
 
@@ -21,9 +21,7 @@ from statetrain.context.position import Position
 from statetrain.events import Event, SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import Guard
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.machine.machine import Machine
-
-Engine = Literal["table", "transitions"]
+from statetrain.machine.machine import Engine, Machine
 
 
 class Detour(Event):

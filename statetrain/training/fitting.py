@@ -138,7 +138,9 @@ def fit(
             `accumulate`, `validate`, `max_steps`, `compute`, `valid_compute`, `precision`,
             `prefetch`, `closure`, `edits`; `statetrain.standard.options.Options` has each with its
             default and its meaning. `validate` is the end of every epoch unless said. And `clock`,
-            a function that gives seconds from any moment on, in place of `time.monotonic`.
+            a function that gives seconds from any moment on, in place of `time.monotonic`; and
+            `engine`, what walks the lifecycle: "table", or a machine of the package `transitions`,
+            for its tools, see `Machine`.
 
     Returns:
         The run: outcome, history, model.
@@ -178,9 +180,10 @@ def fit(
         listening,
         trained,
         objective,
-        debug,
         ranks,
         data.divided,
+        debug=debug,
+        engine=options.get("engine", "table"),
     )
     ctx = make_context(
         machine,

@@ -8,10 +8,9 @@ from typing import Any
 
 from statetrain.callback import Callback
 from statetrain.context.position import Position
-from statetrain.contracts.checking import check_fields
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.machine.machine import Machine
+from statetrain.machine.machine import Engine, Machine
 from statetrain.training.run import OnInterrupt, Run
 from statetrain.training.setup.calling import listeners
 from statetrain.training.setup.ranks import Ranks
@@ -28,6 +27,7 @@ def run(
     allow_changes: bool | str | Collection[str] = (),
     trace: bool | str | os.PathLike[str] = False,
     debug: bool = False,
+    engine: Engine = "table",
     on_interrupt: OnInterrupt = "return",
     start: bool = True,
 ) -> Run:
@@ -52,6 +52,8 @@ def run(
         trace: whether to record the transitions; or the path of a file to write them to as well.
         debug: whether actions, guards and callbacks are held to what they declare that they read
             and write; slower.
+        engine: what walks the lifecycle: "table", or a machine of the package `transitions`, for
+            its tools, see `Machine`.
         on_interrupt: what a signal leads to once the run has ended in order: "return" it, "raise"
             KeyboardInterrupt, or "exit" with 128 and the signal's number.
         start: whether to walk; else the run is returned as it stands before the first transition,
@@ -75,8 +77,8 @@ def run(
             f"run takes a context, an instance of a subclass of Position, got {ctx!r:.80}"
         )
     context: Any = ctx  # to a run, what it has beyond a `Position` is its own business
-    machine = Machine(lifecycle, listeners(callbacks, trace), debug=debug)
-    check_fields(machine, type(ctx))
+    machine = Machine(lifecycle, listeners(callbacks, trace), engine, debug=debug)
+    machine.check_context(type(ctx))
     for callback in machine.callbacks:
         callback.check_context(context)
     made = Run(context, machine, on_interrupt)

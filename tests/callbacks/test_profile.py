@@ -94,8 +94,9 @@ def test_each_second_is_where_it_was_spent(points):
     )
 
 
-def test_guards_and_effects_count_for_their_state(points):
-    "What a guard or an effect takes is its state's."
+@pytest.mark.parametrize("engine", ["table", "transitions"])
+def test_guards_and_effects_count_for_their_state(points, engine):
+    "What a guard or an effect takes is its state's, whatever walks the table."
     clock = Clock()
 
     def asked(ctx) -> bool:
@@ -111,7 +112,7 @@ def test_guards_and_effects_count_for_their_state(points):
     life = st.supervised(validate=None).add(st.Transition("backward", "next_batch", asked))
     life = life.alter(life.between("next_epoch", "epoch")[0], effect=count)
     profile = Profile(clock)
-    fit(points, clock, profile, lifecycle=life)
+    fit(points, clock, profile, lifecycle=life, engine=engine)
 
     assert seconds(profile)["backward", ""] == 6.0
     assert seconds(profile)["next_epoch", ""] == 20.0

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from statetrain.callback import Callback
 from statetrain.errors import ConfigError
+from statetrain.machine.machine import check_engine
 from statetrain.naming import did_you_mean
 from statetrain.standard.options import FitArguments
 from statetrain.training.setup.words import ELSEWHERE
@@ -52,6 +53,7 @@ def check_call(
     Raises:
         TypeError: there is no such option, or it has no name.
         ConfigError: one is out of range.
+        MachineError: there is no such engine.
     """
     if others:
         raise TypeError(
@@ -61,6 +63,7 @@ def check_call(
     check_switches("", **switches)
     _check_names(options)
     check_word("on_interrupt", on_interrupt, ("return", "raise", "exit"))
+    check_engine(options.get("engine", "table"))
     _check_seed(seed)
     return epochs_of(epochs, options)
 

@@ -16,7 +16,7 @@ from statetrain.contracts.checking import check_columns, monitors_of
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
-from statetrain.machine.machine import Machine
+from statetrain.machine.machine import Engine, Machine
 from statetrain.training.setup.model import Trained, is_compiled
 from statetrain.training.setup.objective import Objective
 from statetrain.training.setup.ranks import Ranks
@@ -27,9 +27,10 @@ def make_machine(
     callbacks: tuple[Callback, ...],
     trained: Trained,
     objective: Objective,
-    debug: bool,
     ranks: Ranks,
     divided: bool,
+    debug: bool,
+    engine: Engine,
 ) -> Machine:
     """The machine, whose declarations have been checked against the run.
 
@@ -37,9 +38,10 @@ def make_machine(
         life: the table.
         callbacks: in order.
         trained, objective: from the stages before.
-        debug: whether all are held to what they declare.
         ranks: the processes, each of which walks the table.
         divided: whether each of them has its part of the training data.
+        debug: whether all are held to what they declare.
+        engine: what walks the table.
 
     Raises:
         ContractError: a field or a monitor that is declared does not exist.
@@ -47,7 +49,7 @@ def make_machine(
     """
     callbacks = with_modes(callbacks, trained.optimizers.values())
     shared = ranks.share(life, objective, divided)
-    machine = Machine(shared, callbacks, debug=debug, agreement=ranks.agreement(shared))
+    machine = Machine(shared, callbacks, engine, debug=debug, agreement=ranks.agreement(shared))
     readers = (*objective.losses.values(), *objective.tallies.values())
     _refuse_interms(trained.module, machine, objective, readers)
     machine = capturing(machine, trained.model, *readers)
