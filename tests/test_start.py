@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import time
 from types import FrameType
@@ -89,3 +90,24 @@ def test_loading_leaves_the_collector_as_it_was(on):
         assert gc.isenabled() is on
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_fit_loads_no_part_that_a_plain_run_does_without():
+    "What saves, resumes, traces, explains, is for several ranks or rolls back is loaded by runs that use it."
+    code = "import sys, statetrain; statetrain.fit; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "statetrain.training.fitting" in loaded
+    spared = (
+        "callbacks.checkpoint",
+        "checkpoints.snapshot",
+        "compute.compiling",
+        "contracts.debugging",
+        "lifecycle.registry",
+        "machine.asking",
+        "ranks.group",
+        "standard.rollback",
+        "standard.several",
+        "trace",
+    )
+    assert not [name for name in spared if f"statetrain.{name}" in loaded]
