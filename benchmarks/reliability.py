@@ -53,6 +53,7 @@ SUITES = {
     "stories": None,
     "mutants": None,
     "ranks": 1000,
+    "rank_faults": None,
     "rank_kills": 40,
     "rank_resumes": 20,
     "launchers": None,

@@ -33,6 +33,7 @@ HERE = {
     "names": 60,
     "stories": 1,
     "ranks": 20,
+    "rank_faults": 3,
     "rank_kills": 2,
     "rank_resumes": 1,
 }

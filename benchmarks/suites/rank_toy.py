@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -48,13 +49,16 @@ class RankResult:
     ended: float
 
 
-def on_ranks(work: Callable[[], str], ranks: int, attempt: int = 0) -> list[RankResult]:
+def on_ranks(
+    work: Callable[[], str], ranks: int, attempt: int = 0, standing: int | None = None
+) -> list[RankResult]:
     """Does something on several ranks, each a process of its own.
 
     Args:
         work: what each does; it finds its rank in the environment, as a launcher sets it.
         ranks: how many.
         attempt: which start of the job it is.
+        standing: a rank that may not end by itself, and is killed once the others have ended.
 
     Raises:
         AssertionError: they have not ended after two minutes.
@@ -72,6 +76,8 @@ def on_ranks(work: Callable[[], str], ranks: int, attempt: int = 0) -> list[Rank
             for child, rank in children.items():
                 if rank not in found and (ended := os.waitpid(child, os.WNOHANG))[0]:
                     found[rank] = os.waitstatus_to_exitcode(ended[1]), time.monotonic()
+                if rank == standing and rank not in found and len(found) == ranks - 1:
+                    os.kill(child, signal.SIGKILL)
             if time.monotonic() > limit:
                 for child, rank in children.items():
                     if rank not in found:
@@ -109,24 +115,27 @@ def _start(work: Callable[[], str], names: dict[str, str], said: Path) -> int:
         return child
     os.environ.update(names)
     os.dup2(os.open(f"{said}.errors", os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
     logging.getLogger("statetrain").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     try:
         said.write_text(work())
         leave()
         os._exit(0)
-    except BaseException:
+    except BaseException as error:
         said.write_text(traceback.format_exc())
-        _tell_the_others()
-        os._exit(1)
+        os._exit(_end(error))
 
 
-def _tell_the_others() -> None:
-    """What the hook for errors that a script does not catch does."""
-    from statetrain.ranks import group
-
-    for watch in group._watches:
-        watch.fail(f"an error, in {watch.whereabouts()}")
+def _end(error: BaseException) -> int:
+    """Does what Python does at the end of a script that an error ends; its exit code."""
+    code = 1
+    if isinstance(error, SystemExit):
+        code = int(error.code or 0)
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
+    leave()
+    return code
 
 
 def rank_train(

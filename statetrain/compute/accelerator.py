@@ -112,10 +112,12 @@ class Accelerator:
             options: of `torch.compile`: `backend`, `mode`, `dynamic`, `fullgraph`, `options`.
 
         Raises:
-            ConfigError: torch has no such option or backend, or this is one of several ranks.
+            ConfigError: torch has no such option or backend, or the model is sharded.
         """
-        if self.sharing is not None:
-            raise ConfigError("several ranks cannot train with compile= so far; leave it out")
+        if self.sharing is not None and self.sharing.shards:
+            raise ConfigError(
+                "st.FSDP cannot train with compile= so far; leave it out, or train with st.DDP"
+            )
         # Torch takes some out of `options`
         own: dict[str, Any] = {
             name: dict(value) if isinstance(value, Mapping) else value

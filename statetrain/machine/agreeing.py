@@ -315,21 +315,28 @@ def heeding(function: Callable[[Any], Any], hook: bool = True) -> Callable[[Any]
     def heeded(ctx: Position) -> Any:
         try:
             return function(ctx)
-        except StopFit as event:
-            news_of(ctx).request_stop(str(event) or "StopFit")
-        except SkipEpoch as event:
-            news_of(ctx).ends_epoch = str(event) or "SkipEpoch"
-        except SkipBatch as event:
-            if not hook:
-                event.add_note(
-                    "statetrain: with several ranks, SkipBatch may be raised by the data and by"
-                    " enter hooks up to 'backward'; the other ranks wait for this one's gradients"
-                )
-                raise
-            news_of(ctx).skips = str(event) or "SkipBatch"
+        except (StopFit, SkipEpoch, SkipBatch) as event:
+            if isinstance(event, SkipBatch) and not hook:
+                raise MachineError(
+                    f"SkipBatch ({event}) was raised by the action of {ctx.state!r}. With several"
+                    " ranks it may be raised by the data, and by enter hooks up to 'backward': the"
+                    " others wait for this rank's gradients"
+                ) from event
+            wish(news_of(ctx), event)
         return None
 
     return heeded
+
+
+def wish(news: News, event: StopFit | SkipEpoch | SkipBatch) -> None:
+    """Asks all ranks for what an event does in one process."""
+    words = str(event) or type(event).__name__
+    if isinstance(event, StopFit):
+        news.request_stop(words)
+    elif isinstance(event, SkipEpoch):
+        news.ends_epoch = words
+    else:
+        news.skips = words
 
 
 def refuse_apart(words: Sequence[str]) -> None:

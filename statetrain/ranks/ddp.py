@@ -46,6 +46,29 @@ class Carrier(torch.nn.Module):
         return self.model(*args, **named)
 
 
+class Replica(DistributedDataParallel):
+    """A replica that says when it waits for the others before it computes: buffers are rank 0's.
+
+    Args:
+        model: to be replicated.
+        sharing: what this rank takes of each batch.
+        options: of `DistributedDataParallel`.
+    """
+
+    def __init__(self, model: torch.nn.Module, sharing: BatchSharing, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.sharing = sharing
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the model computes."""
+        outputs = super().forward(*inputs, **named)  # type: ignore[no-untyped-call]
+        return self.sharing.weigh_outputs(outputs)
+
+    def _pre_forward(self, *inputs: Any, **named: Any) -> Any:
+        with self.sharing.group.waiting("share the buffers"):
+            return super()._pre_forward(*inputs, **named)  # type: ignore[no-untyped-call]
+
+
 @define(eq=False)
 class DDP(Accelerator):
     """One of several processes that each train the whole model on a part of each batch.
@@ -107,8 +130,9 @@ class DDP(Accelerator):
         devices = None
         if self.device.type == "cuda":
             devices = [self.device]
-        self._wrapped = DistributedDataParallel(
+        self._wrapped = Replica(
             Carrier(model, PLACES) if self.carries else model,
+            self.sharing,
             device_ids=devices,
             find_unused_parameters=self.find_unused_parameters,
             static_graph=self.static_graph,
@@ -140,11 +164,30 @@ class DDP(Accelerator):
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model."""
-        model = super().unwrap(model)
         if isinstance(model, DistributedDataParallel):
             model = model.module
         if isinstance(model, Carrier):
-            return model.model
+            model = model.model
+        return super().unwrap(model)  # what was compiled is within
+
+    def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
+        """The replica, with what torch compiles of the user's model in its place.
+
+        Gradients are reduced as they are computed, as without.
+
+        Args:
+            model: from `wrap`.
+            options: of `torch.compile`.
+
+        Raises:
+            ConfigError: torch has no such option or backend.
+        """
+        assert isinstance(model, Replica)
+        compiled = super().compile(self.unwrap(model), options)
+        if self.carries:
+            model.module.model = compiled
+        else:
+            model.module = compiled
         return model
 
     # ------------------------------------------------------------ a batch

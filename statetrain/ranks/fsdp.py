@@ -35,7 +35,7 @@ class ShardedModel(torch.nn.Module):
     def forward(self, *args: Any, **named: Any) -> Any:
         """What the model computes."""
         with self.sharing.group.waiting("gather the weights"):
-            return self.model(*args, **named)
+            return self.sharing.weigh_outputs(self.model(*args, **named))
 
 
 @define(eq=False)

@@ -111,8 +111,8 @@ def _say_who_is_gone(error: RuntimeError, watch: RankWatch) -> None:
     word, gone = watch.meeting, watch.find_gone()
     words = "that rank has failed, or was killed"
     if gone is not None:
-        words = f"rank {gone[0]} gives no sign of life; it was last seen in {gone[1]}"
-        watch.fail(words, gone[0])
+        words = f"rank {gone[0]}: {gone[1]}"
+        watch.fail(gone[1], gone[0])
     error.add_note(
         f"statetrain: rank {watch.rank} waited to {word}, and the connection to another rank broke:"
         f" {words}"
@@ -228,4 +228,5 @@ def leave() -> None:
             watch.stop()
         dist.destroy_process_group()
     except Exception:  # another rank is gone already; there is nothing left to do in order
-        return
+        for watch in _watches:
+            watch.let_read()

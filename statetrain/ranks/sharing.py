@@ -14,7 +14,7 @@ from statetrain.compute.keyed import order_of
 from statetrain.compute.weights import modules_of
 from statetrain.data.iterating import data_of
 from statetrain.data.structure import tensors_in
-from statetrain.errors import ConfigError, DataError
+from statetrain.errors import ConfigError, DataError, MachineError
 from statetrain.losses.reducing import has_objects
 from statetrain.machine.agreeing import Agreement, News
 from statetrain.ranks.group import Processes
@@ -106,10 +106,26 @@ class BatchSharing:
 
     def weigh(self, loss: torch.Tensor) -> torch.Tensor:
         """A loss such that the mean over ranks is that of the whole batch."""
-        if self.scale == 1.0:
+        if self.scale == 1.0 or not self.calls_backward:
             return loss
         with torch.enable_grad():
             return loss * self.scale
+
+    def weigh_outputs(self, outputs: Any) -> Any:
+        """What the model gives, such that the gradients of any loss of it are weighed.
+
+        A function of the user's may call `backward` by itself, where no loss can be weighed.
+        """
+        if self.scale == 1.0 or self.calls_backward:
+            return outputs
+        return torch.utils._pytree.tree_map(self._weigh_output, outputs)
+
+    def _weigh_output(self, leaf: Any) -> Any:
+        if not (isinstance(leaf, torch.Tensor) and leaf.requires_grad):
+            return leaf
+        weighed, scale = leaf.view_as(leaf), self.scale
+        weighed.register_hook(lambda grad: grad * scale)
+        return weighed
 
     def reduce_beside(self) -> None:
         """Averages the gradients of parameters that are not the model's, as those of a loss."""
@@ -169,11 +185,11 @@ class BatchSharing:
     def stand_in(self, event: BaseException) -> Any:
         """The batch before; see `Sharing`."""
         if self._last is None:
-            event.add_note(
-                "statetrain: with several ranks, the first batch of one cannot be left out: the"
-                " others wait for its gradients"
-            )
-            raise event
+            raise MachineError(
+                f"{type(event).__name__} ({event}) was raised by the data for this rank's first"
+                " batch of a run. With several ranks that one cannot be left out: the others wait"
+                " for its gradients, and there is no batch before it that could stand in"
+            ) from event
         return self._last
 
     def share_buffers(self, ctx: Context) -> None:

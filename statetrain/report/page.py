@@ -92,6 +92,7 @@ def _sections(
     yield "Curves", charts(trace.rows)
     yield "Lifecycle", _lifecycle(trace, machine, against)
     yield "Time", _time(trace)
+    yield "Ranks", _ranks(trace)
     yield "Decisions", _decisions(trace)
     yield "Callbacks", _callbacks(machine)
     yield "History", _history(trace)
@@ -182,6 +183,26 @@ def _time(trace: Trace) -> str:
         )
     share = _waiting(trace, seconds) / total
     return f"<p>{share:.1%} of it was waiting for data.</p>{some}{bars(rows)}"
+
+
+def _ranks(trace: Trace) -> str:
+    """How long each rank waited in each meeting; nothing of one process."""
+    words = dict.fromkeys(word for one in trace.waited for word in one)
+    spent = {word: [one.get(word, 0.0) for one in trace.waited] for word in words}
+    total = sum(map(sum, spent.values())) or 1.0
+    parts = []
+    for word in sorted(words, key=lambda word: -sum(spent[word])):
+        rows = [
+            (f"rank {rank}", seconds / total, f"{seconds:.3g} s")
+            for rank, seconds in enumerate(spent[word])
+        ]
+        parts.append(f"<h3>{escape(word)}</h3>{bars(rows)}")
+    if not parts:
+        return ""
+    return (
+        "<p>Seconds in the meetings of all ranks, until the last row. A rank with few of them comes"
+        f" late, and the others wait for it.</p>{''.join(parts)}"
+    )
 
 
 def _waiting(trace: Trace, seconds: dict[str, float]) -> float:

@@ -23,12 +23,13 @@ from statetrain.contracts.declaring import Access, access, access_of
 from statetrain.contracts.owning import agreed_in, agreeing, own_fields
 from statetrain.contracts.ways import works_of
 from statetrain.errors import ConfigError, MachineError
-from statetrain.events import SkipBatch
+from statetrain.events import SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.base import guard
 from statetrain.guards.batch import Accumulating
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import State, StateWork
 from statetrain.lifecycle.transition import Transition
+from statetrain.machine.agreeing import wish
 from statetrain.standard import actions as do
 from statetrain.standard.modes import Evaluating
 from statetrain.standard.precision import plain
@@ -54,16 +55,11 @@ def several(life: Lifecycle, context: type | None = None, *, divided: bool = Tru
     if life.alone is not None:
         return life
     _refuse(life)
-    if not divided and _window(life) > 1:
-        raise ConfigError(
-            "ranks that have data of their own cannot accumulate: no rank knows whether another"
-            " one's batch is the epoch's last. Give data that can be divided: a Dataset, tensors,"
-            " or a DataLoader over a map-style dataset, with seed="
-        )
     own = own_fields(life, context, divided=divided)
+    own.pop("last_batch", None)  # `OpenPart` makes it the same
     table = _decide_after_gradients(life)
     table = _hear_events(table)
-    table = _with_parts(table)
+    table = _with_parts(table, divided)
     arrows = []
     for arrow in table.transitions:
         if arrow.guard is not None and arrow.event is None:
@@ -79,6 +75,7 @@ def gradients_of(life: Lifecycle) -> tuple[str, ...]:
 
 _GRADIENTS = "reduce the gradients"
 _SUMS = "sum up what was counted"
+_SIZES = "compare the sizes of the batches"
 
 
 def _refuse(life: Lifecycle) -> None:
@@ -158,14 +155,14 @@ def _hear_events(life: Lifecycle) -> Lifecycle:
     return life
 
 
-def _with_parts(life: Lifecycle) -> Lifecycle:
+def _with_parts(life: Lifecycle, divided: bool) -> Lifecycle:
     """Actions that work on a rank's part."""
     in_parts: dict[Any, StateWork] = {
         do.draw: DrawPart(do.draw),
         do.draw_ahead: DrawPart(do.draw_ahead),
         do.draw_prefetched: DrawPart(do.draw_prefetched),
         do.valid_draw: DrawPart(do.valid_draw, "valid_iter"),
-        do.open_batch: OpenPart(_window(life)),
+        do.open_batch: OpenPart(_window(life), divided),
         do.read_batch: open_valid_part,
         do.keep_pred: keep_part,
         do.record: record_together,
@@ -175,6 +172,8 @@ def _with_parts(life: Lifecycle) -> Lifecycle:
         do.backward: _GRADIENTS,
         do.scaled_backward: _GRADIENTS,
     }
+    if not divided:
+        meetings[do.open_batch] = _SIZES
     for state in life.states:
         action = plain(state.action)
         if isinstance(action, do.OpenData):
@@ -319,7 +318,7 @@ class Sharing(Protocol):
         """A stand-in batch for a rank whose own was left out.
 
         Raises:
-            BaseException: the event, if there has been no batch yet.
+            MachineError: there has been no batch yet.
         """
 
     def share_buffers(self, ctx: Context) -> None:
@@ -369,13 +368,14 @@ class DrawPart:
         counted = getattr(ctx, self.counter)
         try:
             self.draw(ctx)
-        except SkipBatch as event:
+        except (SkipBatch, SkipEpoch, StopFit) as event:
             # This rank takes part with another batch, which does not count: the others' gradients
             # wait for its own.
             setattr(ctx, self.counter, counted)
             ctx.drawn = True
             ctx.batch = _sharing(ctx).stand_in(event)
-            news.skips = str(event) or "SkipBatch"
+            wish(news, event)
+            news.skips = str(event) or type(event).__name__
         else:
             if self.counter == "iter" and ctx.drawn:
                 _sharing(ctx).remember(ctx.batch)
@@ -398,9 +398,12 @@ class OpenPart:
 
     Args:
         accumulate: batches that make one step; gradients are reduced with the last of them.
+        divided: whether ranks go through parts of the same data. Else each has batches of its own,
+            whose sizes may differ, and the epoch's last one is that of the first rank.
     """
 
     accumulate: int = 1
+    divided: bool = True
 
     @property
     def label(self) -> str:
@@ -412,15 +415,37 @@ class OpenPart:
         """What opening a batch reads and writes."""
         opening = access_of(do.open_batch)
         assert opening is not None
-        return opening | Access({"last_batch?", "iter", "train_data"})
+        own = opening | Access({"last_batch?", "iter", "train_data"})
+        if self.divided:
+            return own
+        return own | Access({"news"}, {"last_batch"})
 
     def __call__(self, ctx: Context) -> None:
         drawn = ctx.samples
         do.open_batch(ctx)
         part = _sharing(ctx).part(ctx, "train", ctx.iter)
+        if not self.divided:
+            sizes, ctx.last_batch = _compare_batches(ctx)
+            part = BatchPart(ctx.batch_size, sum(sizes))
         ctx.batch_size, ctx.samples = part.size, drawn + part.total
         last = ctx.pending + 1 >= self.accumulate or ctx.last_batch
         _sharing(ctx).open_part(part, last)
+
+
+_MOST = 60  # ranks whose sizes one message holds
+
+
+def _compare_batches(ctx: Context) -> tuple[list[int], bool]:
+    """The sizes of all ranks' batches, and whether one of them is its rank's last. A meeting."""
+    assert ctx.news is not None
+    group = ctx.news.group
+    if group.size > _MOST:
+        told = group.gather(_SIZES, (ctx.batch_size, ctx.last_batch))
+        return [size for size, _ in told], any(last for _, last in told)
+    own = [0] * group.size
+    own[group.rank] = ctx.batch_size
+    *sizes, last = group.largest(_SIZES, [*own, int(ctx.last_batch)])
+    return sizes, bool(last)
 
 
 @access(

@@ -117,6 +117,7 @@ class TraceFile:
         length: batches in an epoch, if it is known.
         table: the lifecycle; made of words, if no more is known of it.
         seconds: how long the run took, if it has ended.
+        waited: the seconds of each rank in each meeting; empty in one process.
     """
 
     name: str
@@ -128,6 +129,7 @@ class TraceFile:
     error: str = ""
     length: int | None = None
     seconds: float | None = None
+    waited: tuple[dict[str, float], ...] = ()
     lines: int = 0
     remarks: list[str] = Factory(list)
     table: Lifecycle | None = None
@@ -227,6 +229,7 @@ class TraceFile:
             error=self.error,
             earlier=earlier,
             header=self.header,
+            waited=self.waited,
             remarks=tuple(self.remarks),
         )
 
@@ -240,6 +243,11 @@ class TraceFile:
         elif "row" in record:
             row = {str(name): _parse(value) for name, value in _mapping(record["row"]).items()}
             self._rows.append((_whole(record["n"]), _whole(record["at"]), row))
+        elif "waited" in record:
+            self.waited = tuple(
+                {str(word): _real(spent) for word, spent in _mapping(one).items()}
+                for one in record["waited"]
+            )
         elif "outcome" in record:
             self._ended(record)
         # What a later version of this format adds is left aside.

@@ -65,6 +65,8 @@ class Tracing(Callback):
             ["grad_norm"]}`: numbers that are kept when the state has done its work. A tensor is
             read, which waits for its device. None with a file: the loss, where it is a number
             anyway.
+        every_rank: whether each of several ranks writes a file, those after rank 0 with their
+            number in its name, such as `trace.rank1.jsonl`; else rank 0 alone does.
         clock: seconds from any moment on.
 
     Raises:
@@ -85,9 +87,12 @@ class Tracing(Callback):
         times: bool = False,
         answers: bool = False,
         values: Mapping[str, str | Iterable[str]] | None = None,
+        every_rank: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        check_switches("Tracing", counters=counters, times=times, answers=answers)
+        check_switches(
+            "Tracing", counters=counters, times=times, answers=answers, every_rank=every_rank
+        )
         self._full = math.inf
         if last is not None:
             check_whole("Tracing: last", last, also=", or None for all")
@@ -96,7 +101,7 @@ class Tracing(Callback):
         if file is not None:
             self.file = local_path("Tracing", file)
             counters = times = True
-        self.asks = answers
+        self.asks, self.every_rank = answers, every_rank
         self._clock = clock
         self._given_table = self._table = lifecycle
         self._counters, self._times = counters, times
@@ -111,6 +116,7 @@ class Tracing(Callback):
         self._ctx: Any = None  # until the run ends: it has this callback, and would never be freed
         self._history: Any = None
         self._ended: tuple[Outcome | None, str] = None, ""  # how, and the error in words
+        self._waited: list[dict[str, float]] = []  # by rank
         self._began: float | None = None
         self._writing: TraceWriting | None = None
         self._written = 0  # transitions that are in the file
@@ -136,6 +142,11 @@ class Tracing(Callback):
         if self.file is not None:
             self.file = folder / self.file.name
 
+    def name_for(self, rank: int) -> None:
+        """Writes the file of one of several ranks."""
+        if self.file is not None:
+            self.file = self.file.with_name(f"{self.file.stem}.rank{rank}{self.file.suffix}")
+
     def check_context(self, ctx: Context) -> None:
         """Refuses a file that cannot be written."""
         if self.file is not None:
@@ -146,8 +157,10 @@ class Tracing(Callback):
         """What was recorded so far."""
         taken, moments, dropped, earlier = self._tape.kept()
         outcome, error = self._ended
+        waited = self._waited
         if self._ctx is not None:
             outcome, error = self._ctx.outcome, _in_words(self._ctx.error)
+            waited = _waited(self._ctx)
         return Trace(
             taken,
             dropped,
@@ -157,6 +170,7 @@ class Tracing(Callback):
             outcome=outcome,
             error=error,
             earlier=earlier,
+            waited=tuple(waited),
         )
 
     # ------------------------------------------------------------ hooks
@@ -311,6 +325,7 @@ class Tracing(Callback):
                 getattr(self._ctx, "length", None),
             )
             self._writing.write_rows(self._rows(), tape.count)
+            self._writing.write_waited(_waited(self._ctx), tape.count)
         except OSError as error:
             self._give_up(error)
         self._written = tape.count
@@ -322,6 +337,7 @@ class Tracing(Callback):
         if isinstance(outcome, Failed):
             outcome = evolve(outcome, error=None)  # it has the run, which has this callback
         self._ended = outcome, _in_words(self._ctx.error)
+        self._waited = _waited(self._ctx)
         self._ctx = None
         if self._writing is None:
             return
@@ -357,6 +373,15 @@ def _paths(values: Mapping[str, str | Iterable[str]]) -> dict[str, tuple[str, ..
         state: (paths,) if isinstance(paths, str) else tuple(paths)
         for state, paths in values.items()
     }
+
+
+def _waited(ctx: Context | None) -> list[dict[str, float]]:
+    """The seconds of each rank in each meeting, as the ranks have told each other."""
+    news = getattr(ctx, "news", None)
+    if news is None:
+        return []
+    told: list[dict[str, float]] = news.waited
+    return told
 
 
 def _in_words(error: BaseException | None) -> str:

@@ -53,6 +53,8 @@ class Trace:
         error: the exception that it failed with, as text, with its notes.
         earlier: how often each of the transitions that were not kept was taken.
         header: what a file says of its run: versions, when it started, and the like.
+        waited: of several ranks, the seconds that each has spent in each meeting by the last row,
+            in the order of ranks; empty in one process.
         remarks: what is to be known about how the trace came to be, such as that a file was cut
             off.
     """
@@ -66,6 +68,7 @@ class Trace:
     error: str = field(default="", eq=False, kw_only=True)
     earlier: Mapping[Transition, int] = field(factory=dict, eq=False, kw_only=True)
     header: Mapping[str, Any] = field(factory=dict, eq=False, kw_only=True)
+    waited: tuple[Mapping[str, float], ...] = field(default=(), eq=False, kw_only=True)
     remarks: tuple[str, ...] = field(default=(), eq=False, kw_only=True)
 
     @property

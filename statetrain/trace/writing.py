@@ -15,6 +15,8 @@ and what they read and write. Each other line is one of:
   which on they are such; `"answers"`, `[i, arrow, guard, 0 or 1, reason]`; `"values"`, `[i,
   {...}]`; and `"of"`, how many batches an epoch has.
 - `{"row": {...}, "n": k, "at": n}`: row k of the history; a later one replaces an earlier one.
+- `{"waited": [{...}, ...], "at": n}`: of several ranks, the seconds that each has spent in each
+  meeting; a later one replaces an earlier one.
 - `{"outcome": {...}, "at": n, "seconds": s}`: how the run ended.
 - another header, with `"resumed": n`: a run went on here after n transitions; what an earlier
   process did after those was lost with it, and does not count.
@@ -76,6 +78,7 @@ class TraceWriting:
     _counters: tuple[int | None, ...] = UNCOUNTED
     _rows: list[str] = Factory(list)  # as they are in the file
     _length: Any = None
+    _waited: Any = None  # the last that was written
 
     @staticmethod
     def check(path: Path) -> None:
@@ -230,6 +233,13 @@ class TraceWriting:
             records.append({"row": row, "n": n, "at": at})
         self._put(records)
 
+    def write_waited(self, waited: Sequence[Mapping[str, float]], at: int) -> None:
+        """Writes what ranks have waited, if it is new."""
+        if waited and waited is not self._waited:
+            self._waited = waited
+            rounded = [{word: round(one[word], 6) for word in one} for one in waited]
+            self.line({"waited": rounded, "at": at})
+
     def end(self, outcome: Outcome | None, error: str, at: int, seconds: float) -> None:
         """Writes how the run ended, and closes the file."""
         about = as_data(outcome)
@@ -302,6 +312,7 @@ def save(trace: Trace, path: str | Path) -> None:
     )
     writing.write(trace.dropped, trace.transitions, trace.moments)
     writing.write_rows(trace.rows, trace.dropped + len(trace))
+    writing.write_waited(trace.waited, trace.dropped + len(trace))
     if trace.outcome is not None:
         seconds = None
         if trace.moments:

@@ -18,7 +18,7 @@ def environment() -> dict[str, str]:
 
 
 def torchrun(
-    script: Path, *arguments: str, ranks: int = 2, options: tuple[str, ...] = (), seconds: int = 90
+    script: Path, *arguments: str, ranks: int = 2, options: tuple[str, ...] = (), seconds: int = 300
 ) -> subprocess.CompletedProcess[str]:
     """Starts a script on several ranks, and waits for it; never longer than a number of seconds."""
     return subprocess.run(

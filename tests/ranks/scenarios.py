@@ -195,6 +195,27 @@ def sharded_half_precision(folder: Path) -> dict[str, Any]:
 
 
 @scenario
+def compiled(folder: Path) -> dict[str, Any]:
+    """Traced by torch, and run as it is; with validation, windows, and a state dict of the same names."""
+    graphs = [0]
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs[0] += 1
+        return graph.forward
+
+    options = {"valid": 0.2, "accumulate": 2, "callbacks": st.EMA(0.9)}
+    run = train(Net().layers, compile={"backend": backend}, **options)
+    return {**described(run), "graphs": graphs[0]}
+
+
+@scenario
+def compiled_if_free(folder: Path) -> dict[str, Any]:
+    """With a function of one's own, so that gradients carry no news."""
+    compiling = {"what": "auto", "backend": "eager"}
+    return described(train(Net().layers, compile=compiling, compute=compute_all))
+
+
+@scenario
 def norm(folder: Path) -> dict[str, Any]:
     run = train(Net(norm=True), valid=0.2)
     mean = run.model.layers[1].running_mean
@@ -251,6 +272,28 @@ for _what in ("signal", "stop", "skip", "epoch", "fit"):
     SCENARIOS[f"asks_{_what}"] = _asked
 
 
+class Odd(torch.utils.data.Dataset):
+    """Data that raises an event once, for the twentieth sample that it gives to the last rank."""
+
+    def __init__(self, event: type[Exception]) -> None:
+        (self.x, self.y), self.event, self.left = points(), event, 20
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, i: int) -> Any:
+        self.left -= RANK == RANKS - 1
+        if not self.left:
+            raise self.event("so")
+        return self.x[i], self.y[i]
+
+
+@scenario
+def data_asks(folder: Path) -> dict[str, Any]:
+    events = {"skip": st.SkipBatch, "epoch": st.SkipEpoch, "fit": st.StopFit}
+    return {name: described(train(data=Odd(event))) for name, event in events.items()}
+
+
 @scenario
 def early_stopping(folder: Path) -> dict[str, Any]:
     stop = st.EarlyStopping("valid_loss", patience=1, min_delta=10.0)
@@ -275,6 +318,27 @@ def own_data(folder: Path) -> dict[str, Any]:
         (x[i : i + 10], y[i : i + 10]) for i in range(RANK * 80, RANK * 80 + 60 + 10 * RANK, 10)
     ]
     return described(train(data=batches, dataloader_options=None, epochs=2))
+
+
+def unequal_batches() -> list[Any]:
+    """Of four samples each: two ranks have three and one of them, and rank 0 has a batch more."""
+    x, y = points()
+    of_rank = {(2, 0): slice(0, 3), (2, 1): slice(3, 4)}.get((RANKS, RANK), slice(0, 4))
+    count = 6 if (RANKS, RANK) == (2, 0) else 5
+    return [(x[4 * n :][of_rank], y[4 * n :][of_rank]) for n in range(count)]
+
+
+@scenario
+def unequal(folder: Path) -> dict[str, Any]:
+    """Batches of three and of one sample; the rank with fewer of them ends the epoch, and its window."""
+    given = {"dataloader_options": None, "optimizer": torch.optim.SGD}
+    return described(train(data=unequal_batches(), accumulate=2, **given))
+
+
+@scenario
+def unequal_computation(folder: Path) -> dict[str, Any]:
+    given = {"dataloader_options": None, "optimizer": torch.optim.SGD}
+    return described(train(data=unequal_batches(), compute=compute_all, **given))
 
 
 @scenario
@@ -307,7 +371,7 @@ def refused(folder: Path) -> dict[str, Any]:
     return {
         "lbfgs": failed(lambda: train(optimizer=torch.optim.LBFGS, opt_hparams={})),
         "late": failed(lambda: train(finite_check="late")),
-        "compile": failed(lambda: train(compile=True)),
+        "compile": failed(lambda: train(compile="step", non_finite="ignore")),
         "metric": failed(lambda: train(metrics={"mine": Mine()})),
         "not_synced": failed(lambda: train(metrics={"m": not_synced})),
     }
@@ -460,8 +524,18 @@ def waited(folder: Path) -> dict[str, Any]:
             pass
 
     profile = st.Profile()
-    train(Net(compute_long), epochs=1, callbacks=profile)
-    return {"waited": profile.waited, "shown": str(profile)}
+    tracing = st.Tracing(file=folder / f"of-{RANKS}.jsonl", every_rank=True)
+    run = train(Net(compute_long), epochs=1, callbacks=[profile, tracing], trace=False)
+    if RANK == 0:
+        run.report(folder / f"report-{RANKS}.html")
+    found = st.Trace.load(tracing.file)
+    return {
+        "waited": profile.waited,
+        "shown": str(profile),
+        "file": tracing.file.name,
+        "traced": [dict(one) for one in found.waited],
+        "seconds": {arrow.dest: spent for arrow, spent in found.seconds().items()},
+    }
 
 
 @scenario
@@ -515,15 +589,46 @@ def windows_of_two(folder: Path) -> dict[str, Any]:
     return described(train(accumulate=2, epochs=3, resume=folder / "window-2"))
 
 
+def compute_all(ctx: st.Context) -> torch.Tensor:
+    "compute it all"
+    loss = F.cross_entropy(ctx.model(ctx.input), ctx.target)
+    loss.backward()
+    return loss
+
+
 @scenario
 def own_computation(folder: Path) -> dict[str, Any]:
-    def compute(ctx: st.Context) -> torch.Tensor:
-        "compute it all"
-        loss = F.cross_entropy(ctx.model(ctx.input), ctx.target)
-        loss.backward()
-        return loss
+    """Two ranks get parts of 1 and of 2 samples, and one of them none of the last batch, which has one."""
+    data = torch.utils.data.TensorDataset(*points(3 * 4 + 1))
+    given = {"data": data, "compute": compute_all, "dataloader_options": {"batch_size": 3}}
+    return described(train(**given, optimizer=torch.optim.SGD, accumulate=2))
 
-    return described(train(compute=compute, callbacks=Does("stop", 12), non_finite="skip"))
+
+@scenario
+def own_loss(folder: Path) -> dict[str, Any]:
+    """The function returns the loss, whose gradients are left to the run."""
+
+    def compute(ctx: st.Context) -> torch.Tensor:
+        "compute the loss"
+        return F.cross_entropy(ctx.model(ctx.input), ctx.target)
+
+    data = torch.utils.data.TensorDataset(*points(3 * 4 + 1))
+    given = {"data": data, "compute": compute, "dataloader_options": {"batch_size": 3}}
+    return described(train(**given, optimizer=torch.optim.SGD))
+
+
+@scenario
+def sharded_own_computation(folder: Path) -> dict[str, Any]:
+    data = torch.utils.data.TensorDataset(*points(3 * 4 + 1))
+    given = {"data": data, "compute": compute_all, "dataloader_options": {"batch_size": 3}}
+    if RANKS > 1:
+        given["accelerator"] = st.FSDP("cpu")
+    return described(train(**given, optimizer=torch.optim.SGD))
+
+
+@scenario
+def own_computation_asks(folder: Path) -> dict[str, Any]:
+    return described(train(compute=compute_all, callbacks=Does("stop", 12), non_finite="skip"))
 
 
 @scenario

@@ -166,12 +166,6 @@ def test_what_ranks_cannot_share_is_refused_by_name(options, words):
         several(st.supervised(**options))
 
 
-def test_windows_over_data_of_ones_own_are_refused():
-    """No rank knows whether another one's batch is its last, so accumulation needs divided data."""
-    with pytest.raises(ConfigError, match="cannot accumulate"):
-        several(st.supervised(accumulate=2), divided=False)
-
-
 # ---------------------------------------------------------------- the proof
 
 TABLES = {
@@ -182,6 +176,11 @@ TABLES = {
     "buffers": {"buffers": True, "seeded": True},
     "fp16": {"precision": "fp16"},
 }
+
+
+def test_windows_over_data_of_ones_own_are_proved():
+    """Whichever rank comes to its last batch first, all take the same way."""
+    check(several(st.supervised(accumulate=3), divided=False), same_route(), ranks=3)
 
 
 def test_phases_are_proved_too():
@@ -334,6 +333,18 @@ def test_a_skip_that_comes_too_late_is_an_error():
         simulate_ranks(st.supervised(), 2, callbacks=Late())
 
 
+def test_a_skip_that_an_action_of_one_rank_raises_is_an_error():
+    """The arrow that takes it in one process would lead one rank away from the others."""
+
+    def compute(batch: int) -> float:
+        if batch == 3:
+            raise st.SkipBatch("odd")
+        return 1.0
+
+    with pytest.raises(RanksApart, match="raised by the action of 'loss'"):
+        simulate_ranks(st.supervised(), 2, facts=[{}, {"losses": compute}])
+
+
 def test_a_machine_of_one_process_has_no_meetings():
     """Without ranks nothing of it is laid: the same calls as before, none of them a meeting."""
     machine = st.Machine(st.supervised(**EVERYTHING))
@@ -363,8 +374,6 @@ FACTS = hy.fixed_dictionaries(
 )
 def test_whatever_ranks_meet_with_they_take_one_way(facts, policy, validate, accumulate, known):
     """Random facts on real machines: NaN, requests, events, lengths and clocks of one rank alone never part the ranks."""
-    if accumulate > 1:
-        facts = [{k: v for k, v in fact.items() if k != "batches"} for fact in facts]
     life = st.supervised(
         non_finite=policy,
         stop=st.TimeLimit(seconds=7),

@@ -69,7 +69,13 @@ SAME = [
     "early_stopping",
     "time_limit",
     "own_data",
+    "compiled",
+    "compiled_if_free",
+    "unequal",
+    "unequal_computation",
     "own_computation",
+    "own_loss",
+    "own_computation_asks",
     "phases",
     "unused",
     "several_optimizers",
@@ -92,6 +98,12 @@ def test_all_ranks_take_one_way(ranks, name):
 
 
 EQUAL = [
+    "compiled",
+    "compiled_if_free",
+    "unequal",
+    "unequal_computation",
+    "own_computation",
+    "own_loss",
     "several_optimizers",
     "several_optimizers_clipped",
     "several_optimizers_skip",
@@ -143,6 +155,13 @@ def test_a_gradient_that_overflows_on_one_rank_is_skipped_by_all(ranks, alone, n
     assert (first["steps"], first["outcome"]) == (mine["steps"], mine["outcome"])
 
 
+def test_a_replicas_model_is_compiled(ranks):
+    """The backend has got the model's graph on both ranks, and the state dict has the model's names."""
+    for found in (rank["compiled"] for rank in ranks):
+        assert found["graphs"] > 0
+        assert found["keys"] == ["0.bias", "0.weight", "2.bias", "2.weight"]
+
+
 def test_batch_norm_is_not_synchronized_on_the_cpu(ranks):
     """Torch has it for GPUs alone, which is said before anything else."""
     for found in ranks:
@@ -176,6 +195,18 @@ def test_an_epoch_that_one_rank_ends_is_ended_by_all_and_the_next_one_is_whole(r
     assert rows[1]["batch"] - rows[0]["batch"] == 7
 
 
+def test_events_that_the_data_of_one_rank_raises_act_on_all(ranks):
+    """The batch that was to come is left out by both ranks; the epoch or the run ends behind it."""
+    mine, other = ({k: v for k, v in one["data_asks"].items() if k != "took"} for one in ranks)
+    for found, theirs in zip(mine.values(), other.values(), strict=True):
+        assert found | {"first": 0} == theirs | {"first": 0}
+    assert mine["skip"]["steps"] == 2 * 9 - 1
+    assert [row["epoch_complete"] for row in mine["epoch"]["rows"]] == [True, True]
+    assert (mine["epoch"]["rows"][0]["step"], mine["epoch"]["steps"]) == (1, 1 + 9)
+    assert mine["fit"]["outcome"] == "Stopped('so (rank 1)', epoch=1)"
+    assert mine["fit"]["steps"] == 1
+
+
 def test_the_clock_is_rank_0s(ranks):
     """A time limit acts by rank 0's clock, though rank 1's is a hundred times as fast."""
     assert ranks[1]["time_limit"]["steps"] > 3
@@ -193,7 +224,7 @@ def test_what_is_wrong_is_said_by_all_ranks_alike(ranks):
     for what, words in (
         ("lbfgs", "LBFGS"),
         ("late", "finite_check='late'"),
-        ("compile", "compile="),
+        ("compile", "compile='step' compiles the whole step"),
         ("metric", "'mine' is a Mine"),
         ("not_synced", "without sync_on_compute=False"),
     ):
@@ -265,6 +296,21 @@ def test_a_profile_shows_which_rank_the_others_wait_for(ranks, alone, tmp_path):
     assert alone.SCENARIOS["waited"](tmp_path)["waited"] == {}
 
 
+def test_traces_of_all_ranks_say_how_long_each_waited_and_the_report_draws_it(ranks, folder):
+    """Each rank's file has its own times, and the waits of both; the report has a bar for each."""
+    mine, other = (one["waited"] for one in ranks)
+    assert [mine["file"], other["file"]] == ["of-2.jsonl", "of-2.rank1.jsonl"]
+    assert mine["traced"] == other["traced"]
+    both = [one["reduce the gradients"] for one in mine["traced"]]
+    assert both == pytest.approx(mine["waited"]["reduce the gradients"], abs=1e-6)
+    assert other["seconds"]["pred"] > 9 * 0.02 > mine["seconds"]["pred"]
+    page = (folder / "report-2.html").read_text()
+    drawn = page.partition("<h2>Ranks</h2>")[2].partition("</section>")[0]
+    assert "<h3>reduce the gradients</h3>" in drawn
+    assert f"<td>{both[0]:.3g} s</td>" in drawn
+    assert f"<td>{both[1]:.3g} s</td>" in drawn
+
+
 def test_a_batch_costs_no_message_of_its_own(ranks):
     """Three times as many batches in an epoch send exactly as many messages: the gradients carry the news."""
     few, many = ranks[0]["collectives"]["counts"]
@@ -275,6 +321,7 @@ def test_a_batch_costs_no_message_of_its_own(ranks):
 
 SHARDED = [
     "sharded_plain",
+    "sharded_own_computation",
     "sharded_few_samples",
     "sharded_accumulated",
     "sharded_clipped_values",

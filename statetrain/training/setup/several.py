@@ -140,7 +140,10 @@ def heard_on(ranks: Processes, callbacks: tuple[Callback, ...]) -> tuple[Callbac
     found: list[Callback] = []
     for one in callbacks:
         inner = unwrapped(one) if isinstance(one, Callback) else one
-        if isinstance(inner, Tracing) and inner.file is not None:
+        if isinstance(inner, Tracing) and inner.every_rank:
+            inner.name_for(ranks.rank)
+            found.append(one)
+        elif isinstance(inner, Tracing) and inner.file is not None:
             found.append(Tracing())  # each rank knows its way, and one file has it
         elif getattr(inner, "ranks", "all") == "all":
             found.append(one)

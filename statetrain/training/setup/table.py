@@ -134,7 +134,7 @@ def _make_lifecycle(given: Lifecycle | None, options: FitOptions, parts: RunPart
     _check_seed(life, parts.seed)
     if trained.compiled == "step":
         life = compile_step(life, trained, objective)
-    elif trained.compiled == "auto":
+    elif trained.compiled == "auto" and world_size() == 1:
         life = compile_step_if_free(life, parts.callbacks, trained, objective)
     _refuse_captured(life, parts.callbacks, objective)
     return life

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from statetrain.callback import Callback, name_of
 from statetrain.callbacks.optimizer_modes import with_modes
 from statetrain.compute.accelerator import Accelerator
@@ -17,7 +15,7 @@ from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Engine, Machine
-from statetrain.training.setup.model import Trained, is_compiled
+from statetrain.training.setup.model import Trained
 from statetrain.training.setup.objective import Objective
 from statetrain.training.setup.ranks import Ranks
 
@@ -51,7 +49,8 @@ def make_machine(
     shared = ranks.share(life, objective, divided)
     machine = Machine(shared, callbacks, engine, debug=debug, agreement=ranks.agreement(shared))
     readers = (*objective.losses.values(), *objective.tallies.values())
-    _refuse_interms(trained.module, machine, objective, readers)
+    if trained.compiling is not None:
+        _refuse_interms(machine, objective, readers)
     machine = capturing(machine, trained.model, *readers)
     machine.check_context(Context)
     _check_monitors(machine, objective)
@@ -77,11 +76,10 @@ def interms_read(machine: Machine, *more: Any) -> list[str]:
     return sorted(path for path in reads_of(machine, *more) if root_of(path) == "interms")
 
 
-def _refuse_interms(
-    module: torch.nn.Module, machine: Machine, objective: Objective, readers: tuple[Any, ...]
-) -> None:
+def _refuse_interms(machine: Machine, objective: Objective, readers: tuple[Any, ...]) -> None:
     """What is compiled is one function: nothing comes out of the modules within it."""
-    if not is_compiled(module) or not (read := interms_read(machine, *readers)):
+    read = interms_read(machine, *readers)
+    if not read:
         return
     parts = {
         **{
