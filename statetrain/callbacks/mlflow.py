@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from statetrain import jsons
 from statetrain.callback import Callback
 from statetrain.callbacks.logger import Counters, Items, alone
 from statetrain.errors import ConfigError
@@ -31,9 +32,9 @@ _LONGEST = 240  # characters of a name
 class MLflow(Callback):
     """Writes each row of the history as metrics of a run of MLflow, at the number of steps.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to log: numbers as
-    metrics, settings as parameters, and texts, pictures, sounds and files as artifacts, in a folder
-    for each name. Of characters that MLflow allows in no name, there stands the number: `=` is
+    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers as
+    metrics, settings as parameters, and arrays, texts, pictures, sounds and files as artifacts, in
+    a folder for each name. Of characters that MLflow allows in no name, there stands the number: `=` is
     `_x3d_`.
 
     A run that is continued is the same one to MLflow. What an interrupted process wrote after the
@@ -154,7 +155,7 @@ class MLflow(Callback):
         for name, item in items.items():
             if isinstance(item, Settings):
                 self._log_settings(item)
-            elif not isinstance(item, Value):
+            elif not _is_number(item):
                 self._log_file(name, item, step)
 
     def _log_settings(self, settings: Settings) -> None:
@@ -199,6 +200,10 @@ def _numbers_in(items: Items, counters: Counters) -> dict[str, Any]:
     return numbers
 
 
+def _is_number(item: Loggable) -> bool:
+    return isinstance(item, Value) and item.number is not None
+
+
 def _write_file(item: Loggable, folder: Path, step: int) -> Path:
     """A file with what is not a number."""
     file = folder / f"step_{step}"
@@ -215,7 +220,10 @@ def _write_file(item: Loggable, folder: Path, step: int) -> Path:
         case File():
             file = folder / f"step_{step}_{_safe(item.path.name)}"
             shutil.copyfile(item.path, file)
-        case Histogram() | Settings() | Value():
+        case Value():
+            file = file.with_suffix(".json")
+            file.write_text(jsons.dumps(jsons.jsonable(item.data)), encoding="utf-8")
+        case Histogram() | Settings():
             raise AssertionError("these are no files")
     return file
 

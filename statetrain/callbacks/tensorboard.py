@@ -29,12 +29,12 @@ _NO_CURVES = ("step", "epoch_complete")
 class TensorBoard(Callback):
     """Writes each row of the history as scalars, at the number of steps that it was recorded at.
 
-    Among the callbacks it logs the history; in a `Logger`, what that is told to log: numbers,
-    texts, pictures, sounds, histograms and settings. Columns of a set are grouped: `valid_loss`
-    is called `valid/loss`. The other columns, `epoch` among them, keep their names. A fit that
-    continues adds to its earlier events; events that an interrupted process wrote after the point
-    where its run resumes are hidden. A new run hides those of others in its folder, which stay on
-    disk.
+    Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers, texts,
+    pictures, sounds, histograms and settings. A vector or a matrix is a table among the texts.
+    Columns of a set are grouped: `valid_loss` is called `valid/loss`. The other columns, `epoch`
+    among them, keep their names. A fit that continues adds to its earlier events; events that an
+    interrupted process wrote after the point where its run resumes are hidden. A new run hides
+    those of others in its folder, which stay on disk.
 
     Args:
         logdir: the folder of this run's events; it is made if it is missing.
@@ -160,8 +160,10 @@ def _tag(column: str) -> str:
 def _add(writer: SummaryWriter, tag: str, item: Loggable, step: int) -> None:
     match item:
         case Value():
-            if item.number is not None:  # of arrays there is no curve
+            if item.number is not None:
                 writer.add_scalar(tag, item.number, step)
+            else:  # of arrays there is no curve
+                writer.add_text(tag, _table(item.data), step)
         case Text():
             writer.add_text(tag, encodable(item.data), step)
         case Image():
@@ -182,6 +184,17 @@ def _add(writer: SummaryWriter, tag: str, item: Loggable, step: int) -> None:
             _add_sound(writer, tag, item, step)
         case Settings():
             _add_settings(writer, item)
+
+
+def _table(array: list[Any]) -> str:
+    """An array as a table in Markdown: a vector as a row; of more than two dimensions, its text."""
+    rows = array
+    if not isinstance(array[0], list):
+        rows = [array]
+    if isinstance(rows[0][0], list):
+        return str(array)
+    head = [range(len(rows[0])), ["---"] * len(rows[0])]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [*head, *rows])
 
 
 def _add_sound(writer: SummaryWriter, tag: str, sound: Audio, step: int) -> None:

@@ -61,9 +61,10 @@ def differences(ctx: Position, machine: Machine, data: Snapshot) -> list[Changed
     """
     found: list[Changed] = []
     for kind, lines in (
-        ("lifecycle", _compare_lifecycles(machine.lifecycle, data)),
         *_compare_training(ctx, data),
         *_compare_given(ctx, data),
+        # The longest, and often only what follows from the others
+        ("lifecycle", _compare_lifecycles(machine.lifecycle, data)),
     ):
         found.extend((kind, line) for line in lines)
     return found

@@ -51,6 +51,33 @@ def test_every_column_at_its_step(tmp_path, points):
         assert found[tag] == [(row["step"], pytest.approx(row[column])) for row in run.history]
 
 
+def test_an_array_is_a_table_among_the_texts(tmp_path, points):
+    "A vector has a row, a matrix has one for each of its own; what has more dimensions is a text."
+    arrays = {
+        "vector": torch.tensor([1.0, 2.5]),
+        "confusion": torch.tensor([[3, 1], [0, 4]]),
+        "cube": torch.zeros(1, 1, 2),
+    }
+    st.fit(
+        nn.Linear(4, 3),
+        points,
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD,
+        epochs=1,
+        callbacks=st.Logger(TensorBoard(tmp_path), what=lambda ctx: arrays),
+    )
+    events = read(tmp_path)
+    texts = {
+        name: events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in arrays
+    }
+    assert texts == {
+        "vector": "| 0 | 1 |\n| --- | --- |\n| 1.0 | 2.5 |",
+        "confusion": "| 0 | 1 |\n| --- | --- |\n| 3 | 1 |\n| 0 | 4 |",
+        "cube": "[[[0.0, 0.0]]]",
+    }
+
+
 def test_histograms_of_some_weights(tmp_path, points):
     "A pattern chooses the weights; there is a histogram of each per complete epoch."
     fit(

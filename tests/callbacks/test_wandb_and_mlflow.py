@@ -236,6 +236,7 @@ def test_mlflow_has_the_rows(client, points):
         "picture/step_3.png",
         "sound/step_6.wav",
         "note/step_9.txt",
+        "matrix/step_3.json",
         "file/step_3_test_wandb_and_mlflow.py",
     } <= files
 

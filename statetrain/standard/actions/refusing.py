@@ -28,10 +28,9 @@ def end_epoch_early(ctx: Context) -> None:
     ctx.exhausted = True
 
 
-@access(reads={"optimizers", "event"}, writes={"pending", "stop"}, drops={"grads"})
+@access(reads={"event"}, writes={"stop"})
 def ask_to_stop(ctx: Context) -> None:
-    "discard the window, ask to stop"
-    discard_window(ctx)
+    "ask to stop"
     ctx.request_stop(str(ctx.event) or type(ctx.event).__name__)
 
 
