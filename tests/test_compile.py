@@ -72,6 +72,42 @@ def test_the_model_is_run_by_what_torch_compiled(points):
     assert torch.equal(preds, st.predict(run.model, points[0], device="cpu"))
 
 
+@pytest.mark.parametrize("what", ["model", "step"])
+def test_hooks_see_the_model_that_was_given(what, points):
+    "Not one that torch wraps around it: its class, its attributes, the names of its weights."
+    model, seen = linear(), []
+
+    @st.on("exit_batch", "enter_valid")
+    def look(ctx):
+        seen.append(ctx.model is model)
+
+    run = st.fit(
+        model,
+        points,
+        valid=points,
+        compile={"what": what, "backend": "eager"},
+        callbacks=look,
+        **options(epochs=2),
+    )
+    assert all(seen)
+    assert len(seen) > 2
+    assert run.model is model
+
+
+def test_many_models_of_one_class_are_all_compiled(points):
+    "Torch compiles a piece of code eight times at most; each run has its own copy of it."
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    for _ in range(10):
+        graphs.clear()
+        st.fit(linear(), points, compile={"backend": backend}, **options(epochs=1))
+        assert graphs
+
+
 class Everything(st.Callback):
     """Listens wherever a batch passes, and looks."""
 

@@ -671,12 +671,14 @@ def test_an_optimizer_of_ones_own_is_not_compiled(points):
     assert run.ctx.opt.steps == run.ctx.step
 
 
-def test_hooks_of_an_optimizer_that_come_late_are_refused_too(points):
-    "One that a callback registers is an error at the second batch, not a hook that is never called."
+@pytest.mark.parametrize("step", [0, 4])
+def test_hooks_of_an_optimizer_that_come_late_are_refused_too(step, points):
+    "One that a callback registers is an error at the next batch, not a hook that is never called, whether the step is compiled by then or not."
 
-    @st.on("enter_fit")
+    @st.on("exit_batch")
     def register(ctx):
-        ctx.opt.register_step_post_hook(lambda *arguments: None)
+        if ctx.step == max(step, 1):
+            ctx.opt.register_step_post_hook(lambda *arguments: None)
 
     with pytest.raises(st.ConfigError, match="hooks around its step"):
         st.fit(net(), points, callbacks=register, **options(**WHOLE))

@@ -34,8 +34,8 @@ class MLflow(Callback):
 
     Among the callbacks it logs the history; in a `Logger`, what that is told to: numbers as
     metrics, settings as parameters, and arrays, texts, pictures, sounds and files as artifacts, in
-    a folder for each name. Of characters that MLflow allows in no name, there stands the number: `=` is
-    `_x3d_`.
+    a folder for each name. Of characters that MLflow allows in no name, there stands the number:
+    `=` is `_x3d_`.
 
     A run that is continued is the same one to MLflow. What an interrupted process wrote after the
     point where it goes on cannot be taken back; the steps where it did go on are a tag,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from attrs import define, field
@@ -20,6 +21,8 @@ from statetrain.standard.parameters import parameters_of
 if TYPE_CHECKING:
     from statetrain.context.context import Context
     from statetrain.standard.several import Sharing
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -44,6 +47,29 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
             " there is"
         ) from error
     return chosen
+
+
+def _calling(model: torch.nn.Module) -> Callable[..., Any]:
+    """What a call of a module does, hooks included."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return model._call_impl(*args, **kwargs)
+
+    return call
+
+
+def _copied(function: Any) -> Any:
+    """A function with a copy of its code: with the code, torch keeps what it has compiled.
+
+    So runs do not use up how often it may be compiled for each other.
+    """
+    return FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
 
 
 _ZERO_GRAD = torch.optim.Optimizer.zero_grad
@@ -102,13 +128,12 @@ class Accelerator:
         """Model and optimizers as they are to be run; here, as they are."""
         return model, dict(optimizers)
 
-    def compile(self, model: torch.nn.Module, options: Mapping[str, Any]) -> torch.nn.Module:
-        """A model that `torch.compile` compiles when it is first called.
-
-        It shares everything with the given model, which stays as it is.
+    def compile(self, model: C, options: Mapping[str, Any]) -> C:
+        """What `torch.compile` compiles when it is first called.
 
         Args:
-            model: to be run.
+            model: a module, which is compiled in place and stays the same object, as by
+                `model.compile()`; or a function.
             options: of `torch.compile`: `backend`, `mode`, `dynamic`, `fullgraph`, `options`.
 
         Raises:
@@ -124,13 +149,16 @@ class Accelerator:
             for name, value in options.items()
         }
         try:
-            # Of a module, it makes one
-            return torch.compile(model, **own)  # type: ignore[return-value]
+            if not isinstance(model, torch.nn.Module):
+                return torch.compile(_copied(model), **own)
+            # `model.compile()` leaves out modules of torch itself, such as a `Sequential`
+            model._compiled_call_impl = torch.compile(_copied(_calling(model)), **own)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"compile={dict(options)!r} are no options of torch.compile:"
                 f" {str(error).strip().splitlines()[0]}"
             ) from error
+        return model
 
     def unwrap(self, model: torch.nn.Module) -> torch.nn.Module:
         """The user's own model of one that `wrap` or `compile` returned."""

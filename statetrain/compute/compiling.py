@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,6 +93,7 @@ class CompiledUpdate:
         if self._used is None:
             self._learn(ctx, fused)
             return
+        _refuse_step_hooks(ctx)
         if self._function is None:
             self._make(ctx, self._weights or [], self._used)
         if self.number is not None and self._at != ctx.step:
@@ -187,11 +187,6 @@ class CompiledUpdate:
         return found
 
     def _make(self, ctx: Context, weights: list[Any], used: list[Any]) -> None:
-        for name, optimizer in ctx.optimizers.items():
-            if why := find_step_hook(name, optimizer):
-                raise ConfigError(
-                    f"compile='step' compiles the whole step as one function, but {why}"
-                )
         self._gradients = [(p, torch.zeros_like(p)) for p in used]
         if weights[0].is_cuda:
             for _, gradient in self._gradients:
@@ -206,16 +201,7 @@ class CompiledUpdate:
             self._mask_step(ctx),
             self.dtype,
         )
-        # Torch keeps what it has compiled with the code, which all runs would share: a copy of the
-        # code makes it this run's own.
-        fresh: Any = FunctionType(
-            update.__code__.replace(),
-            update.__globals__,
-            update.__name__,
-            update.__defaults__,
-            update.__closure__,
-        )
-        self._function = self.compile(fresh, {**self.options, "fullgraph": True})
+        self._function = self.compile(update, {**self.options, "fullgraph": True})
 
     def _mask_step(self, ctx: Context) -> MaskedStep | None:
         """What steps that are not finite are left out with; None if all are made."""
@@ -244,6 +230,13 @@ class CompiledUpdate:
         # The model alone is not worth compiling for it.
         with torch.compiler.set_stance("force_eager"):
             fused.run(ctx)
+
+
+def _refuse_step_hooks(ctx: Context) -> None:
+    """Refuses hooks around the optimizers' steps, also those that were registered meanwhile."""
+    for name, optimizer in ctx.optimizers.items():
+        if why := find_step_hook(name, optimizer):
+            raise ConfigError(f"compile='step' compiles the whole step as one function, but {why}")
 
 
 def _count_masked(ctx: Context) -> int:

@@ -7,7 +7,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -44,3 +44,19 @@ def uncompiled(function: Callable[Given, Returned]) -> Callable[Given, Returned]
         return disabled[0](*args, **kwargs)
 
     return run
+
+
+class Uncompiled(torch.nn.Module):
+    """A module that torch compiles in place, called as it is written.
+
+    Args:
+        module: shares everything with this one.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module  # torch's name for what such a module stands for
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the module, with its hooks."""
+        return self._orig_mod._call_impl(*args, **kwargs)

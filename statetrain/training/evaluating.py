@@ -172,7 +172,8 @@ def _evaluating(
     else:
         machine = Machine(life, listeners(callbacks), debug=debug)
     if interms_read(machine, *losses.values(), counted):
-        ctx.model = subject.own_model  # outputs of modules cannot be captured of a compiled one
+        # Outputs of modules cannot be captured of a compiled one
+        ctx.model = subject.uncompiled_model
     machine = capturing(machine, subject.own_model, *losses.values(), counted)
     ctx.on_host = reads_loss(machine, subject.accelerator)
     return ctx, machine

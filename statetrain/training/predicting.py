@@ -175,5 +175,5 @@ def _predicting(
     ctx.valid_data = in_order(ctx.valid_data)
     machine = machine_aside(ctx, prediction(compute=compute), listeners(callbacks), debug)
     if interms_read(machine):
-        ctx.model = subject.own_model  # as in an evaluation
+        ctx.model = subject.uncompiled_model  # as in an evaluation
     return ctx, capturing(machine, subject.own_model)

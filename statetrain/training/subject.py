@@ -12,6 +12,7 @@ from attrs import frozen
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.holding import held_in_eval
 from statetrain.compute.inferring import inferring
+from statetrain.compute.uncompiled import Uncompiled
 from statetrain.compute.weights import modules_of as modules_in
 from statetrain.context.context import Context
 from statetrain.context.keys import getter
@@ -63,6 +64,13 @@ class Subject:
     def own_model(self) -> torch.nn.Module:
         """The user's own model."""
         return self.accelerator.unwrap(self.model)
+
+    @property
+    def uncompiled_model(self) -> torch.nn.Module:
+        """The user's own model, called as it is written: what its modules return can be seen."""
+        if is_compiled(self.own_model):
+            return Uncompiled(self.own_model)
+        return self.own_model
 
     def context(
         self, data: Any, options: Mapping[str, Any] | None, counted: Tally, reads: Reads

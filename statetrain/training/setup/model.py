@@ -147,8 +147,8 @@ def compiling_of(given: Any) -> tuple[str, dict[str, Any] | None]:
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
-    """Whether a module is one that `torch.compile` made."""
-    return hasattr(module, "_orig_mod")
+    """Whether torch compiles a module, in place or as one of its own."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 def model_of(
