@@ -182,11 +182,17 @@ def _describe_parts(life: Lifecycle) -> dict[str, Any]:
         data = to_dict(life)
     except LifecycleError:  # one has no name
         return {}
-    named = [(f"state {row['name']}", row) for row in data["states"]]
-    named += [(f"{row['source']} -> {row['dest']}", row) for row in data["transitions"]]
+    named = {f"state {row['name']}": row for row in data["states"]}
+    for row in data["transitions"]:
+        ends = place = f"{row['source']} -> {row['dest']}"
+        number = 1
+        while place in named:  # there may be several between two states
+            number += 1
+            place = f"{ends}, arrow {number}"
+        named[place] = row
     return {
         place: {key: part for key, part in row.items() if isinstance(part, dict)}
-        for place, row in named
+        for place, row in named.items()
     }
 
 
