@@ -516,3 +516,54 @@ def test_outside_of_fit_hooks_have_the_callers_gradient_mode(outside):
     assert seen == dict.fromkeys(("fit", "record"), False) | dict.fromkeys(
         ("deferred", "end", "failed"), outside
     )
+
+
+# ---------------------------------------------------------------- what callbacks assign
+
+
+def assigning(name, value):
+    "A run in which a callback assigns a field in the first epoch."
+    inputs, targets = torch.zeros(8, 2), torch.zeros(8, 1)
+
+    @st.on("enter_epoch")
+    def assign(ctx):
+        if ctx.epoch == 1:
+            setattr(ctx, name, value)
+
+    return st.fit(
+        torch.nn.Linear(2, 1),
+        (inputs, targets),
+        loss=F.mse_loss,
+        optimizer=torch.optim.SGD,
+        epochs=2,
+        callbacks=assign,
+    )
+
+
+@pytest.mark.parametrize("value", ["five", 2.5, True, None, math.nan])
+def test_a_limit_of_epochs_that_is_none_is_refused_before_the_next_one(value):
+    "No raw error of a comparison, and no number of epochs that was not meant."
+    with pytest.raises(st.ConfigError, match=r"ctx.max_epochs must be a whole number of epochs"):
+        assigning("max_epochs", value)
+
+
+@pytest.mark.parametrize(("value", "epochs"), [(1, 1), (3, 3), (3.0, 3)])
+def test_a_limit_of_epochs_may_be_assigned(value, epochs):
+    "The run makes that many."
+    assert assigning("max_epochs", value).outcome == st.Completed(epochs)
+
+
+def test_a_reason_to_stop_is_a_text():
+    "Assigned or requested, anything else is refused."
+    with pytest.raises(st.ConfigError, match=r"ctx.stop must be the reason as a text, got 5"):
+        assigning("stop", 5)
+    with pytest.raises(st.ConfigError, match="request_stop takes the reason as a text, got None"):
+        st.Context().request_stop(None)
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "samples", "first_row"])
+def test_a_field_of_another_kind_is_named_in_the_error_that_follows(name):
+    "Torch's or Python's own error says what went wrong; the note says which field was assigned."
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # whatever trips over it first
+        assigning(name, "two")
+    assert any(f"has assigned ctx.{name} = 'two'" in note for note in caught.value.__notes__)

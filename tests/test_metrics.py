@@ -79,7 +79,29 @@ def test_a_function_is_averaged_over_samples(points):
         expected = accuracy(model(points[0]), points[1]).item()
     for kind in ("train", "valid"):
         assert run.history[f"{kind}_accuracy"] == [pytest.approx(expected)] * 2
-        assert run.history[f"{kind}_lambda"] == [(20 * 20 + 2 * 2) / 22] * 2
+        assert run.history[f"{kind}_metric"] == [(20 * 20 + 2 * 2) / 22] * 2
+
+
+def test_functions_without_a_name_are_numbered(points):
+    "Two lambdas, and one for the validation alone, have columns of their own; a partial is called as its function."
+    run = st.fit(
+        torch.nn.Linear(4, 3),
+        points,
+        valid=points,
+        metrics=[lambda pred, target: 1.0, lambda pred, target: 2.0, partial(const, value=3.0)],
+        valid_metrics=lambda pred, target: 4.0,
+        **options(epochs=1),
+    )
+    row = run.history[-1]
+    found = {name: row[name] for name in row if "metric" in name or "const" in name}
+    assert found == {
+        **{"train_metric": 1.0, "train_metric_2": 2.0, "train_const": 3.0},
+        **{"valid_metric": 1.0, "valid_metric_2": 2.0, "valid_const": 3.0, "valid_metric_3": 4.0},
+    }
+
+
+def const(pred, target, value):
+    return value
 
 
 def test_metric_objects_are_computed_once_a_row(points):

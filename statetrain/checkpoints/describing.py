@@ -26,7 +26,8 @@ from statetrain.compute.parts import class_of
 from statetrain.context.context import Context
 from statetrain.context.position import Position
 from statetrain.data.iterating import data_of, sets_of
-from statetrain.losses.losses import unbound
+from statetrain.losses.losses import LossMean, unbound
+from statetrain.losses.metrics import MeanOf, Metric
 from statetrain.machine.machine import Machine
 
 Description = dict[str, Any]
@@ -62,7 +63,7 @@ def describe_run(ctx: Position, machine: Machine) -> Description:
         callbacks that take part in the training, and of the fields of a custom context.
     """
     callbacks = [
-        {"class": name_of(one), "settings": settings_of_callback(unwrapped(one))}
+        {"class": name_of(one), "settings": arguments_of(unwrapped(one))}
         for one in machine.callbacks
         if takes_part(unwrapped(one))
     ]
@@ -93,6 +94,12 @@ def _describe_training(ctx: Context) -> Description:
     return {
         "model": describe_modules(ctx.accelerator.unwrap(ctx.model)),
         "loss": {name: describe(loss) for name, loss in unbound(ctx.loss_fns).items()},
+        "metrics": {
+            f"{tally.set}_{name}": describe_metric(metric)
+            for tally in ctx.tallies.values()
+            for name, metric in tally.metrics.items()
+            if not isinstance(metric, LossMean)
+        },
         "data": {
             name: describe_data(data_of(ctx, name), keep_indices=ctx.split_state is None)
             for name in sets_of(ctx)
@@ -144,6 +151,16 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return len(value) <= 16 and all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def describe_metric(metric: Any) -> str:
+    """What a metric computes: its function, or the class of an object and what it was made with."""
+    if isinstance(metric, MeanOf):
+        return describe(metric.function)
+    if isinstance(metric, Metric):
+        return f"{describe_metric(metric.state)} of {', '.join(sorted(metric.reads))}"
+    given = (f"{name}={value}" for name, value in arguments_of(metric).items())
+    return f"{type(metric).__name__}({', '.join(given)})"
 
 
 def describe(thing: Any, depth: int = 0) -> str:
@@ -326,13 +343,13 @@ def takes_part(callback: Callback) -> bool:
     return bool(fields - set(_ASIDE))
 
 
-def settings_of_callback(callback: Callback) -> dict[str, str]:
-    """What a callback was made with: the arguments of its class that are its attributes."""
-    names = inspect.signature(type(callback).__init__).parameters
-    settings = {}
+def arguments_of(thing: Any) -> dict[str, str]:
+    """What an object was made with: the arguments of its class that are its attributes."""
+    names = inspect.signature(type(thing).__init__).parameters
+    found = {}
     for name in names:
         for attribute in (name, f"_{name}"):
-            if name != "self" and hasattr(callback, attribute):
-                settings[name] = describe(getattr(callback, attribute))
+            if name != "self" and hasattr(thing, attribute):
+                found[name] = describe(getattr(thing, attribute))
                 break
-    return settings
+    return found

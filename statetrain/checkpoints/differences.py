@@ -19,7 +19,10 @@ from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.machine.machine import Machine
 from statetrain.naming import did_you_mean
 
-CHANGES = ("lifecycle", "model", "loss", "optimizer", "data", "callbacks", "seed", "context")
+CHANGES = (
+    *("lifecycle", "model", "loss", "metrics", "optimizer", "data", "callbacks", "seed"),
+    "context",
+)
 """What may differ when a run is resumed, if it is allowed."""
 
 Changed = tuple[str, str]  # which of `CHANGES` it is, and what differs
@@ -38,6 +41,7 @@ _EMPTY: dict[str, Any] = {
     "model": {},
     "optimizers": {},
     "loss": {},
+    "metrics": {},
     "data": {},
     "callbacks": [],
     "context": {},
@@ -289,6 +293,7 @@ def _compare_given(ctx: Position, data: Snapshot) -> Iterator[tuple[str, Iterato
     yield "model", _compare_settings("model", was["model"], now["model"])
     yield "optimizer", _compare_named(was["optimizers"], now["optimizers"])
     yield "loss", _compare_texts("loss", was["loss"], now["loss"], code)
+    yield "metrics", _compare_texts("metrics", was["metrics"], now["metrics"], code)
     yield "data", _compare_settings("data", was["data"], now["data"], ordered=False)
     yield "callbacks", _compare_callbacks(was["callbacks"], now["callbacks"], code)
     yield "context", _compare_texts("context", was["context"], now["context"], code)
@@ -326,12 +331,17 @@ def _compare_texts(
 def _compare_callbacks(
     was: list[dict[str, Any]], now: list[dict[str, Any]], code: bool
 ) -> Iterator[str]:
-    """The settings of callbacks that are in both runs, the first of a class with the first."""
+    """Callbacks that take part in the training: the first of a class with the first."""
     before = _settings_by_class(was)
     for kind, settings in _settings_by_class(now).items():
         for old, new in zip(before.get(kind, []), settings, strict=False):
             for line in _compare_texts(f"callbacks: {kind}", old, new, code):
                 yield line + _MEANT.get(kind, "")
+    gone, there = ([row["class"] for row in rows if row.get("trains")] for rows in (was, now))
+    for kind in dict.fromkeys((*gone, *there)):
+        more = there.count(kind) - gone.count(kind)
+        yield from [f"callbacks: {kind} added"] * more
+        yield from [f"callbacks: {kind} removed"] * -more
 
 
 def _settings_by_class(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from enum import Enum
@@ -251,3 +252,40 @@ def _kinds(context: type) -> dict[str, Any]:
                 found[one.name] = _NUMBER if kind is float else kind
                 break
     return found
+
+
+# ---------------------------------------------------------------- what was assigned
+
+# By the word that begins a field's annotation, what its values are
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "dict": (dict,),
+    "list": (list,),
+    "tuple": (tuple,),
+}
+
+
+def misassigned(ctx: Any) -> list[str]:
+    """The fields of a context whose values are of another kind than they are declared with.
+
+    Assignments are not checked when they are made, which would cost every batch; this is asked
+    where something has gone wrong.
+    """
+    return [
+        f"ctx.{one.name} = {getattr(ctx, one.name)!r:.80}, which takes {one.type}"
+        for one in attrs.fields(type(ctx))
+        if not _fits(getattr(ctx, one.name), one)
+    ]
+
+
+def _fits(value: Any, one: attrs.Attribute[Any]) -> bool:
+    kinds = _KINDS.get(re.split(r"\W", str(one.type))[0])
+    if kinds is None or value is one.default:
+        return True
+    if value is None:
+        return "None" in str(one.type)
+    # A number may still be on a device
+    return isinstance(value, kinds) or hasattr(value, "device")

@@ -27,7 +27,7 @@ from attrs import define
 from statetrain.context.columns import as_columns
 from statetrain.context.fields import Fact, field, made_of
 from statetrain.context.history import History
-from statetrain.errors import CheckpointError, MachineError
+from statetrain.errors import CheckpointError, ConfigError, MachineError
 
 if TYPE_CHECKING:
     from transitions.extensions import HierarchicalMachine
@@ -288,7 +288,10 @@ class Position:
 
         Raises:
             MachineError: no guard of the lifecycle reads such a request, so it would be lost.
+            ConfigError: the reason is no text.
         """
+        if not isinstance(reason, str):
+            raise ConfigError(f"request_stop takes the reason as a text, got {reason!r:.80}")
         if self.machine is not None and not self.machine.plan.may_stop:
             raise MachineError(
                 f"lifecycle {self.machine.lifecycle.name!r} cannot be asked to stop: none of its"

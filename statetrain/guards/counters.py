@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from attrs import Attribute, field, frozen
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, guard
 from statetrain.naming import count_of
-from statetrain.validators import one_of, positive, whole
+from statetrain.validators import is_number, one_of, positive, whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -254,7 +255,13 @@ class MinEpochs(Guard):
 @guard(reads={"epoch", "max_epochs"})
 def more_epochs(ctx: Context) -> bool:
     "more epochs"
-    return bool(ctx.epoch < ctx.max_epochs)
+    most = ctx.max_epochs
+    if not is_number(most) or not (most == math.inf or float(most).is_integer()):
+        raise ConfigError(
+            "ctx.max_epochs must be a whole number of epochs, or math.inf for no limit, got"
+            f" {most!r:.80}; a callback, an action or your own code has assigned it"
+        )
+    return bool(ctx.epoch < most)
 
 
 @frozen

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, guard
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class StopRequested(Guard):
         return _stop_requested
 
     def reason(self, ctx: Context) -> str:
+        if not isinstance(ctx.stop, str):
+            raise ConfigError(
+                f"ctx.stop must be the reason as a text, got {ctx.stop!r:.80}; write"
+                " ctx.request_stop(reason)"
+            )
         return ctx.stop or self.label
 
 

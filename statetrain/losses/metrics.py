@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -272,6 +274,8 @@ def _check_format(who: str, given: str | None) -> None:
 def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:
     """Metrics by name: a mapping keeps its names, others take the function's or the class's.
 
+    Lambdas are called "metric", "metric_2", and so on.
+
     Args:
         groups: metrics of one set, from several places.
 
@@ -285,6 +289,8 @@ def named_metrics(*groups: Metrics) -> dict[str, MetricObject]:
                 "a metric is called 'loss', as the column of the loss is; give it a name of its"
                 " own: metrics={'my_loss': ...}"
             )
+        if name in named and _is_nameless(metric):
+            name = next(free for n in itertools.count(2) if (free := f"{name}_{n}") not in named)
         if name in named:
             raise ConfigError(
                 f"two metrics are called {name!r}; give them names of their own: metrics={{'first':"
@@ -333,8 +339,16 @@ def _as_metric(name: str, metric: Any) -> MetricObject:
 
 def name_of_metric(metric: Any) -> str:
     """What a metric is called that was given no name: as its function or its class."""
+    if isinstance(metric, partial):
+        return name_of_metric(metric.func)
+    if _is_nameless(metric):
+        return "metric"
     name = getattr(metric, "__name__", None) or type(metric).__name__
-    return str(name).lower().replace("<lambda>", "lambda")
+    return str(name).lower()
+
+
+def _is_nameless(metric: Any) -> bool:
+    return getattr(metric, "__name__", None) == "<lambda>"
 
 
 def _check_kind(name: str, metric: Any) -> None:

@@ -81,4 +81,7 @@ def _made(kind: type[Outcome], epoch: int, reason: str) -> Outcome:
 
 def epoch_of(ctx: Position) -> int:
     """The epoch of a run, for its outcome; 0 where nothing counts them."""
-    return int(getattr(ctx, "epoch", 0) or 0)
+    epoch = getattr(ctx, "epoch", 0)
+    if not isinstance(epoch, int):
+        return 0
+    return epoch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, NoReturn
 
+from statetrain.context.fields import misassigned
 from statetrain.context.position import Position
 from statetrain.errors import CallbackError, GuardError, LifecycleError, MachineError
 from statetrain.events import Event, StopFit
@@ -168,6 +169,8 @@ def _close(plan: Plan, ctx: Position, error: BaseException, work: Any, ask: Any)
         f"statetrain: {', '.join(filter(None, (at, where)))}; raised by"
         f" {culprit}\n{in_words(taken_last(ctx))}"
     )
+    if wrong := misassigned(ctx):
+        error.add_note(f"statetrain: a callback or an action has assigned {'; '.join(wrong)}")
     try:
         if advice := ctx.advice(error):
             error.add_note(f"statetrain: {advice}")

@@ -96,6 +96,65 @@ def test_a_change_is_refused_and_allowed_by_its_word(what: str, tmp_path: Path) 
     assert go(tmp_path, 2, resume="last", allow_changes=word, **changed).ctx.epoch == 2
 
 
+def worst(pred: Any, target: Any) -> Any:
+    return (pred.argmax(1) != target).float().max()
+
+
+class Counted:
+    """A metric object with a setting, and with what it has counted so far."""
+
+    def __init__(self, top: int) -> None:
+        self.top, self.seen = top, 0
+
+    def update(self, pred: Any, target: Any) -> None:
+        self.seen += len(target)
+
+    def compute(self) -> float:
+        return self.seen / self.top
+
+    def reset(self) -> None:
+        self.seen = 0
+
+
+METRICS: dict[str, tuple[Any, Any]] = {
+    "a function": (lambda p, t: (p.argmax(1) == t).float().mean(), worst),
+    "a setting of an object": (Counted(1), Counted(2)),
+    "a key": (st.Metric(worst), st.Metric(worst, pred="pred[:4]", target="target[:4]")),
+    "an object by keys": (
+        st.Metric(Counted(1), pred="pred", target="target"),
+        st.Metric(Counted(2), pred="pred", target="target"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", METRICS)
+def test_a_metric_that_changed_under_one_name_is_refused(what: str, tmp_path: Path) -> None:
+    """Else its column would go on with other values; the same one resumes, and new ones may come."""
+    before, after = METRICS[what]
+    go(tmp_path, 1, metrics={"m": before})
+    with pytest.raises(st.CheckpointError, match="metrics: train_m was .*, is ") as caught:
+        go(tmp_path, 2, resume="last", metrics={"m": after})
+    assert str(caught.value).endswith("allow_changes='metrics'")
+    go(tmp_path, 2, resume="last", metrics={"m": before, "more": worst})
+    assert go(tmp_path, 3, resume="last", allow_changes="metrics", metrics={"m": after}).outcome
+
+
+def test_a_callback_that_takes_part_and_is_gone_is_refused(tmp_path: Path) -> None:
+    """Without it, or with one more, the weights would be others; those that look on may differ."""
+    clip = st.GradientClip(0.1)
+    go(tmp_path, 1, callbacks=[clip])
+    for callbacks, words in (
+        ([], "callbacks: GradientClip removed"),
+        ([clip, st.GradientClip(0.2)], "callbacks: GradientClip added"),
+        ([clip, scheduled(0.1)], "callbacks: LRScheduler added"),
+    ):
+        with pytest.raises(st.CheckpointError, match=words) as caught:
+            go(tmp_path, 2, resume="last", callbacks=callbacks)
+        assert str(caught.value).endswith("allow_changes='callbacks'")
+    go(tmp_path, 2, resume="last", callbacks=[clip, st.Progress(), st.Watch("exit_step", a="step")])
+    assert go(tmp_path, 3, resume="last", allow_changes="callbacks").ctx.epoch == 3
+
+
 def test_settings_of_a_schedule_are_refused_with_what_they_mean(tmp_path: Path) -> None:
     """Another peak, or a longer cycle, would be taken for nothing: the schedule is in the checkpoint."""
     go(tmp_path, 2, callbacks=[scheduled(0.1, 8)])
