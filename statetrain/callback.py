@@ -204,6 +204,13 @@ class Callback:
         """
         return function
 
+    def destinations(self) -> Iterable[str]:
+        """The paths of the files that it writes; no other callback of the run may write them.
+
+        Of many files in a folder, one that stands for all.
+        """
+        return ()
+
     def redirect(self, folder: Path) -> None:
         """Called by `try_out` before it runs: what is written to files goes into this folder.
 

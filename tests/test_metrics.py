@@ -95,8 +95,13 @@ def test_functions_without_a_name_are_numbered(points):
     row = run.history[-1]
     found = {name: row[name] for name in row if "metric" in name or "const" in name}
     assert found == {
-        **{"train_metric": 1.0, "train_metric_2": 2.0, "train_const": 3.0},
-        **{"valid_metric": 1.0, "valid_metric_2": 2.0, "valid_const": 3.0, "valid_metric_3": 4.0},
+        "train_metric": 1.0,
+        "train_metric_2": 2.0,
+        "train_const": 3.0,
+        "valid_metric": 1.0,
+        "valid_metric_2": 2.0,
+        "valid_const": 3.0,
+        "valid_metric_3": 4.0,
     }
 
 

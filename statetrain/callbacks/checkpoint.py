@@ -21,6 +21,7 @@ from statetrain.callbacks.peers import peers_in, place_among
 from statetrain.checkpoints import checkpoint, directory, plain
 from statetrain.checkpoints.checkpoint import Saved
 from statetrain.checkpoints.frozen import frozen_sums, leave_out_frozen
+from statetrain.checkpoints.lock import FILE
 from statetrain.checkpoints.origin import describe_origin, optimizer_settings
 from statetrain.checkpoints.progress import (
     counters_of,
@@ -163,6 +164,10 @@ class Checkpoint(Callback):
         self.resumed: Saved | None = None
         """The checkpoint that the run was resumed from, if it was."""
         self._forget()
+
+    def destinations(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return (str(self.folder / FILE),)
 
     def redirect(self, folder: Path) -> None:
         """Saves into another directory."""

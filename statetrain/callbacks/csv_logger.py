@@ -65,6 +65,10 @@ class CSVLogger(Callback):
         self._columns: list[str] = []  # of the file, once it has been brought into shape
         self.wrapped = alone(self)
 
+    def destinations(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return (str(self.path),)
+
     def redirect(self, folder: Path) -> None:
         """Writes a file of the same name in another folder."""
         self.path = self._file.path = folder / self.path.name

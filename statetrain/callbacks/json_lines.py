@@ -55,6 +55,10 @@ class JSONLines(Callback):
         self._file = RowFile(self.path, "JSONLines", append)
         self.wrapped = alone(self)
 
+    def destinations(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return (str(self.path),)
+
     def redirect(self, folder: Path) -> None:
         """Writes a file of the same name in another folder."""
         self.path = self._file.path = folder / self.path.name

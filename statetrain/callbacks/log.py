@@ -118,6 +118,12 @@ class Log(Callback):
             # A hook only where it has something to do: `on_transition` is called on every arrow.
             self.on_transition = self._transition
 
+    def destinations(self) -> tuple[str, ...]:
+        """The file that it writes, if it is given by its path."""
+        if isinstance(self._file, str | os.PathLike):
+            return (os.fspath(self._file),)
+        return ()
+
     def _reset(self) -> None:
         self._run = ""  # what is running: fit, evaluation or prediction; empty between runs
         self._logger: Any = None  # None where nothing is logged

@@ -143,6 +143,15 @@ class Logger(Callback):
 
     # ------------------------------------------------------------ before the first batch
 
+    def destinations(self) -> tuple[str, ...]:
+        """The files that the backends write."""
+        return tuple(
+            path
+            for one in self.backends
+            if isinstance(one, Callback)
+            for path in one.destinations()
+        )
+
     def redirect(self, folder: Path) -> None:
         """Has each backend write into a folder below another one."""
         for i, backend in enumerate(self.backends):

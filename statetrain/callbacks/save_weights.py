@@ -126,6 +126,10 @@ class SaveWeights(Callback):
             columns.append(monitor)
         self.monitors = tuple(dict.fromkeys(name for name in columns if name not in COUNTERS))
 
+    def destinations(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return (self.path,)
+
     def redirect(self, folder: Path) -> None:
         """Saves below another folder."""
         self.path = str(folder / self.path.lstrip(os.sep))

@@ -75,6 +75,10 @@ class TensorBoard(Callback):
         self._alone = self.wrapped = alone(self)
         self.reads = self._alone.reads
 
+    def destinations(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return (str(self.logdir / "events.out.tfevents"),)
+
     def redirect(self, folder: Path) -> None:
         """Writes into another folder."""
         self.logdir = folder

@@ -77,6 +77,10 @@ class TorchProfile(Callback):
         self._options = options
         self._profiler: Any = None
 
+    def destinations(self) -> tuple[str, ...]:
+        """The files that it writes."""
+        return (str(self.folder / "batch.json"),)
+
     def redirect(self, folder: Path) -> None:
         """Writes into another folder."""
         self.folder = folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import define, field
@@ -21,8 +21,6 @@ from statetrain.standard.parameters import parameters_of
 if TYPE_CHECKING:
     from statetrain.context.context import Context
     from statetrain.standard.several import Sharing
-
-C = TypeVar("C", bound=Callable[..., Any])
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -128,7 +126,7 @@ class Accelerator:
         """Model and optimizers as they are to be run; here, as they are."""
         return model, dict(optimizers)
 
-    def compile(self, model: C, options: Mapping[str, Any]) -> C:
+    def compile(self, model: Any, options: Mapping[str, Any]) -> Any:
         """What `torch.compile` compiles when it is first called.
 
         Args:

@@ -125,6 +125,12 @@ class Tracing(Callback):
         self._continued: dict[str, Any] | None = None
         self._counts_with = False  # whether the context has the counters
 
+    def destinations(self) -> tuple[str, ...]:
+        """The file that it writes, if there is one."""
+        if self.file is None:
+            return ()
+        return (str(self.file),)
+
     def check_lifecycle(self, lifecycle: Lifecycle) -> None:
         """Looks up the states, by name or by role, whose values are asked for."""
         for state in self._given or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from weakref import ref
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.context.position import Position
-from statetrain.errors import MachineError
+from statetrain.errors import ConfigError, MachineError
 
 _LOCK = threading.Lock()
 _OWNERS: dict[int, Any] = {}  # by the number of a callback, the context of its live run
@@ -20,7 +21,9 @@ def claim(ctx: Position) -> None:
 
     Raises:
         MachineError: one is in another live run.
+        ConfigError: two write one file.
     """
+    _refuse_common_files(ctx)
     with _LOCK:
         for callback in _owned(ctx):
             owner = _OWNERS.get(id(callback), lambda: None)()
@@ -32,6 +35,20 @@ def claim(ctx: Position) -> None:
         for callback in _owned(ctx):
             _OWNERS[id(callback)] = ref(ctx)
     ctx.defer(lambda: _release(ctx))
+
+
+def _refuse_common_files(ctx: Position) -> None:
+    """Raises a `ConfigError` if two callbacks write one file, in which little of both would be."""
+    writers: dict[str, str] = {}
+    for callback in map(unwrapped, ctx.machine.callbacks):
+        for given in callback.destinations():
+            path, name = os.path.realpath(given), name_of(callback)
+            if path in writers:
+                raise ConfigError(
+                    f"{writers[path]} and {name} would both write {str(given)!r}; give each a path"
+                    " of its own"
+                )
+            writers[path] = name
 
 
 def _release(ctx: Position) -> None:

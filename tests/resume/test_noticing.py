@@ -132,7 +132,7 @@ def test_a_metric_that_changed_under_one_name_is_refused(what: str, tmp_path: Pa
     """Else its column would go on with other values; the same one resumes, and new ones may come."""
     before, after = METRICS[what]
     go(tmp_path, 1, metrics={"m": before})
-    with pytest.raises(st.CheckpointError, match="metrics: train_m was .*, is ") as caught:
+    with pytest.raises(st.CheckpointError, match=r"metrics: train_m was .*, is ") as caught:
         go(tmp_path, 2, resume="last", metrics={"m": after})
     assert str(caught.value).endswith("allow_changes='metrics'")
     go(tmp_path, 2, resume="last", metrics={"m": before, "more": worst})
