@@ -91,3 +91,27 @@ def test_paths_work_for_a_lifecycle_of_ones_own():
     assert {t for p in found for t in p.transitions} >= set(life.transitions)
     for path in found:
         path.check()
+
+
+@pytest.mark.parametrize("arrow", [("next_epoch", "epoch"), ("draw", "valid"), ("train", "valid")])
+def test_a_guard_of_the_same_label_is_another_one(arrow):
+    "Its parameters or its function count too: of arrows on events as of others."
+    life = st.supervised()
+    named = life.between(*arrow)[-1]
+    for guard in (st.MinEpochs(7), any_time):
+        mutant = life.alter(named, guard=guard.named(named.guard.label))
+        noticed = 0
+        for path in paths(life):
+            path.check(st.supervised())
+            try:
+                path.check(mutant)
+            except AssertionError as error:
+                assert "is another one\n  expected: " in str(error)  # noqa: PT017  # some paths pass
+                noticed += 1
+        assert noticed
+
+
+@st.guard
+def any_time(ctx) -> bool:
+    "at any time"
+    return True

@@ -12,6 +12,7 @@ from says.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import chain
@@ -100,9 +101,10 @@ class Path:
                 first difference.
         """
         __tracebackhide__ = True  # pytest shows the line of the test
+        tested = lifecycle or self.lifecycle
         for vector in guards:
             expected = self.expected()
-            got = drive(self, lifecycle or self.lifecycle, vector, callbacks)
+            got = drive(self, tested, vector, callbacks)
             if got != expected:
                 at = next(
                     (i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b),
@@ -114,6 +116,22 @@ class Path:
                     f"  expected: {expected[at] if at < len(expected) else 'the end'}\n"
                     f"  got:      {got[at] if at < len(got) else 'the end'}"
                 )
+        self._check_guards(tested)
+
+    def _check_guards(self, tested: Lifecycle) -> None:
+        """Asserts that guards of one label are the same: when run, each answers as it has to."""
+        own, there = _guards_of(self.lifecycle), _guards_of(tested)
+        active = START
+        for taken in self.transitions:
+            for arrow in _asked_for(self.lifecycle, taken, active):
+                key = _key(arrow)
+                if own[key] != there[key]:
+                    raise AssertionError(
+                        f"{self}: the guard [{key[-1]}] of {arrow.source} -> {arrow.dest} is"
+                        f" another one\n  expected: {'; '.join(own[key])}"
+                        f"\n  got:      {'; '.join(there[key])}"
+                    )
+            active = taken.dest
 
     def run(
         self,
@@ -196,6 +214,36 @@ def _done(work: StateWork | None) -> list[str]:
     if attrs.has(type(work)) or isinstance(work, partial):  # its arguments are part of what it is
         return [f"do {work!r}"]
     return [f"do {signature_of(work)}"]
+
+
+@lru_cache(maxsize=4)
+def _guards_of(life: Lifecycle) -> dict[tuple[Any, ...], list[str]]:
+    """What the guards of arrows are, by what a path tells apart: ends, event and label."""
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for arrow in life.transitions:
+        if arrow.guard is not None:
+            found[_key(arrow)].append(_identity(arrow.guard))
+    return found
+
+
+def _key(arrow: Transition) -> tuple[Any, ...]:
+    label = None
+    if arrow.guard is not None:
+        label = arrow.guard.label
+    return arrow.source, arrow.dest, arrow.event, label
+
+
+def _identity(part: Any) -> str:
+    """A guard as a text: its class and parameters, and the names of functions."""
+    if attrs.has(type(part)):
+        fields = [field.name for field in attrs.fields(type(part)) if field.eq]
+        inner = (f"{name}={_identity(getattr(part, name))}" for name in fields)
+        return f"{type(part).__name__}({', '.join(inner)})"
+    if isinstance(part, tuple | list):
+        return f"({', '.join(map(_identity, part))})"
+    if callable(part):
+        return signature_of(part)
+    return repr(part)
 
 
 def paths(
