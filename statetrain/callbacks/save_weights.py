@@ -238,13 +238,21 @@ class SaveWeights(Callback):
         return {"files": [[one.columns, one.value, one.step] for one in self._files]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, if this callback's path names the same columns."""
-        self._files = [
-            _KeptFile(columns, value, step)
-            for columns, value, step in state["files"]
-            if set(columns) == set(self._named) and all(map(_is_harmless, columns.values()))
-        ]
+        """Restores what `state_dict` returned, if this callback's path names the same columns.
+
+        A checkpoint may have been changed by hand: what is not like that is left out.
+        """
+        self._files = [_KeptFile(*one) for one in state["files"] if self._is_own(one)]
         self.saved = [self._path(one) for one in self._files]
+
+    def _is_own(self, saved: Any) -> bool:
+        """Whether a saved entry is one of this callback's: columns of its path, a value, a step."""
+        match saved:
+            case [dict(columns), float() | int(), int()]:
+                return set(columns) == set(self._named) and all(
+                    map(_is_harmless, columns.values())
+                )
+        return False
 
     def __repr__(self) -> str:
         return f"SaveWeights({self.path!r}, {self.monitor!r})"
