@@ -248,10 +248,8 @@ class SaveWeights(Callback):
     def _is_own(self, saved: Any) -> bool:
         """Whether a saved entry is one of this callback's: columns of its path, a value, a step."""
         match saved:
-            case [dict(columns), float() | int(), int()]:
-                return set(columns) == set(self._named) and all(
-                    map(_is_harmless, columns.values())
-                )
+            case [dict(columns), float() | int() | None, int()]:
+                return set(columns) == set(self._named) and all(map(_is_harmless, columns.values()))
         return False
 
     def __repr__(self) -> str:
