@@ -268,16 +268,16 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def misassigned(ctx: Any) -> list[str]:
+def misassigned(context: Any) -> list[str]:
     """The fields of a context whose values are of another kind than they are declared with.
 
     Assignments are not checked when they are made, which would cost every batch; this is asked
     where something has gone wrong.
     """
     return [
-        f"ctx.{one.name} = {getattr(ctx, one.name)!r:.80}, which takes {one.type}"
-        for one in attrs.fields(type(ctx))
-        if not _fits(getattr(ctx, one.name), one)
+        f"ctx.{one.name} = {getattr(context, one.name)!r:.80}, which takes {one.type}"
+        for one in attrs.fields(type(context))
+        if not _fits(getattr(context, one.name), one)
     ]
 
 

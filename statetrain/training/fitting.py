@@ -119,10 +119,12 @@ def fit(
             which starts from the beginning if there is none yet; the number of a step that it has
             saved; or the path of a checkpoint, of a directory of them, or of one in it:
             "runs/trunk/best", "runs/trunk/step-1000". The other arguments are those of the run that
-            was saved; workers, callbacks, `epochs` and what is printed may differ.
-        allow_changes: what else may differ: "lifecycle", "model", "loss", "optimizer", "data",
-            "callbacks" (their settings), "seed", several of them, or True for all. What fits is
-            loaded; the settings of optimizers that are given differently now are used.
+            was saved; workers, callbacks that only watch, `epochs` and what is printed may
+            differ.
+        allow_changes: what else may differ: "lifecycle", "model", "loss", "metrics", "optimizer",
+            "data", "callbacks" (those that take part in training), "seed", several of them, or True
+            for all. What fits is loaded; the settings of optimizers that are given differently now
+            are used.
         trace: whether to record the transitions, for `run.trace`; or the path of a file to write
             them to as well, with times, counters and the loss, for `statetrain watch` and
             `statetrain trace`. `Tracing` among the callbacks has more.
