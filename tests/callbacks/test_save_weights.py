@@ -125,6 +125,8 @@ def test_a_state_cannot_lead_to_files_elsewhere(tmp_path):
     (tmp_path / "thesis.safetensors").write_text("precious")
     callback = st.SaveWeights(tmp_path / "w/{epoch}.safetensors", "valid_loss", keep=1)
     callback.load_state_dict({"files": [[{"epoch": "../thesis"}, 1e9, 1], [{"step": 1}, 2.0, 1]]})
+    assert callback.saved == []
+    callback.load_state_dict({"files": [["thesis", 1e9], [], "abc", 3, [{"epoch": 1}, "x", 1]]})
     callback.on_enter_fit = lambda ctx: None
     fit(callback, [2.0, 1.0])
     assert (tmp_path / "thesis.safetensors").read_text() == "precious"
