@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -50,6 +50,9 @@ _ASIDE = (
     "buffers",
 )
 
+# Where it may write what was trained, without changing how
+_AFTERWARDS = ("on_enter_ending", "on_exit_ending", "defer")
+
 
 def describe_run(ctx: Position, machine: Machine) -> Description:
     """What a run is made with, before its first batch, that a snapshot does not hold.
@@ -63,7 +66,11 @@ def describe_run(ctx: Position, machine: Machine) -> Description:
         callbacks that take part in the training, and of the fields of a custom context.
     """
     callbacks = [
-        {"class": name_of(one), "settings": arguments_of(unwrapped(one))}
+        {
+            "class": name_of(one),
+            "settings": arguments_of(unwrapped(one)),
+            "trains": takes_part(unwrapped(one), _AFTERWARDS),
+        }
         for one in machine.callbacks
         if takes_part(unwrapped(one))
     ]
@@ -333,12 +340,17 @@ def describe_reading(ctx: Context) -> dict[str, str]:
 # ---------------------------------------------------------------- callbacks
 
 
-def takes_part(callback: Callback) -> bool:
-    """Whether a callback declares that it writes what is trained, or what trains it."""
+def takes_part(callback: Callback, aside: Collection[str] = ()) -> bool:
+    """Whether a callback declares that it writes what is trained, or what trains it.
+
+    Args:
+        callback: any.
+        aside: hooks that do not count.
+    """
     writes = callback.writes
     listed = [writes]
     if isinstance(writes, Mapping):
-        listed = list(writes.values())
+        listed = [fields for hook, fields in writes.items() if hook not in aside]
     fields = {field.partition(".")[0] for fields in listed for field in fields}
     return bool(fields - set(_ASIDE))
 
