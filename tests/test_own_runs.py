@@ -294,6 +294,29 @@ def test_a_value_that_is_given_differently_is_noticed(tmp_path):
     assert (run.ctx.rate, run.ctx.epoch) == (0.2, 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ([3, 4], [3], r"\[3, 4\], is \[3\]"),
+        ({"lr": (1, 2)}, {"lr": (1, 3)}, r"\{'lr': \(1, 2\)\}, is \{'lr': \(1, 3\)\}"),
+        (list(range(1000)), [*range(999), 0], r"\[0, 1, .* #\w+, is \[0, 1, .* #\w+"),
+    ],
+)
+def test_a_container_that_is_given_differently_is_noticed(before, now, words, tmp_path):
+    "Lists and dicts of plain data, also long ones, are compared as the run was given them."
+
+    @define(eq=False)
+    class Holding(Small):
+        chosen: Any = None
+
+    with pytest.raises(ZeroDivisionError):
+        st.run(SMALL, Holding(chosen=before), [st.Checkpoint(tmp_path), stop_at_two])
+    with pytest.raises(st.CheckpointError, match=rf"context: chosen was {words}"):
+        st.run(SMALL, Holding(chosen=now), [st.Checkpoint(tmp_path)], resume="last", start=False)
+    same = type(before)(before)
+    st.run(SMALL, Holding(chosen=same), [st.Checkpoint(tmp_path)], resume="last", start=False)
+
+
 @st.on("enter_work", reads={"epoch"})
 def stop_at_two(ctx):
     if ctx.epoch == 1:

@@ -35,6 +35,7 @@ Description = dict[str, Any]
 _DEEPEST = 4  # objects within objects
 _ROWS = 32  # of a tensor that are looked at
 _BYTES = 4096  # of a row
+_LONGEST = 160  # characters of plain data; of longer ones, the beginning and a sum
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
 # What a callback may write without taking part in the training
@@ -89,12 +90,25 @@ def _describe_fields(ctx: Position) -> Description:
             for name, settings in describe_modules(module).items()
         },
         "optimizers": settings_of(found_in(fields, torch.optim.Optimizer)),
-        "context": {name: repr(value) for name, value in fields.items() if _is_number(value)},
+        "context": {
+            name: _shorten(repr(value)) for name, value in fields.items() if _is_data(value)
+        },
     }
 
 
-def _is_number(value: Any) -> bool:
+def _is_data(value: Any) -> bool:
+    """Whether a value is plain data: numbers and texts, in containers of any depth."""
+    if isinstance(value, dict):
+        return _is_data([*value, *value.values()])
+    if isinstance(value, list | tuple):
+        return all(map(_is_data, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}... #{_short(text.encode())}"
 
 
 def _describe_training(ctx: Context) -> Description:
