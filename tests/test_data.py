@@ -22,6 +22,7 @@ from statetrain.data.placing import pin, place
 from statetrain.data.reading import BatchReader
 from statetrain.data.splitting import split
 from statetrain.data.structure import describe_batch, map_leaves
+from statetrain.testing import assert_resumable
 
 CPU = torch.device("cpu")
 
@@ -161,6 +162,67 @@ def test_the_sampler_hears_which_epoch_it_is(points):
     data = Rows(points)
     st.fit(torch.nn.Linear(4, 3), DataLoader(data, sampler=Sampler(data)), **options(epochs=3))
     assert heard == [0, 1, 2]
+
+
+class Growing:
+    """Shuffled batches of four samples, and of eight from the third epoch on."""
+
+    def __init__(self, samples):
+        self.samples, self.epoch = samples, 1
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        yield from torch.randperm(self.samples).split(4 if self.epoch < 3 else 8)
+
+    def __len__(self):
+        return self.samples // (4 if self.epoch < 3 else 8)
+
+
+@pytest.mark.parametrize("more", [{}, {"accumulate": 2}, {"prefetch": True}], ids=str)
+def test_the_batch_size_may_grow_from_epoch_to_epoch(points, more):
+    "A batch sampler that is told the epoch: the steps, losses and weights of a loop by hand."
+    x, y = (part[:16] for part in points)
+    window = more.get("accumulate", 1)
+    torch.manual_seed(0)
+    by_hand, sampler, losses = torch.nn.Linear(4, 3), Growing(16), []
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1)
+    for epoch in range(1, 5):
+        sampler.set_epoch(epoch)
+        torch.empty((), dtype=torch.int64).random_()  # a loader draws a seed for its workers
+        total = 0.0
+        for number, rows in enumerate(list(sampler)):
+            loss = F.cross_entropy(by_hand(x[rows]), y[rows])
+            (loss / window).backward()
+            total += loss.item() * len(rows)
+            if number % window == window - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+        losses.append(total / 16)
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    loader = DataLoader(TensorDataset(x, y), batch_sampler=Growing(16))
+    run = st.fit(model, loader, **options(epochs=4, **more))
+    assert run.history["batch"] == [4, 8, 10, 12]
+    assert run.history["train_loss"] == pytest.approx(losses)
+    assert torch.allclose(model.weight, by_hand.weight, atol=1e-6)
+
+
+def test_a_growing_batch_size_is_resumed(points):
+    "With a seed, at any anchor; the length of an epoch is that of its own number."
+
+    def build():
+        torch.manual_seed(0)
+        data = TensorDataset(*(part[:16] for part in points))
+        loader = DataLoader(data, batch_sampler=Growing(16))
+        return st.fit(
+            torch.nn.Linear(4, 3), loader, **options(epochs=4, seed=1, accumulate=2, start=False)
+        )
+
+    assert build().walk().history["batch"] == [4, 8, 10, 12]
+    assert_resumable(build)
 
 
 def test_the_length_of_a_stream_is_a_guess(points):

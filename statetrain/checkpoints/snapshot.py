@@ -24,10 +24,12 @@ from statetrain.checkpoints.optimizers import Members, members_of
 from statetrain.checkpoints.settings import lenient
 from statetrain.checkpoints.tallies import tally_states
 from statetrain.compute import seeding
+from statetrain.compute.keyed import order_of
 from statetrain.context.context import Context
 from statetrain.context.fields import saved_fields
 from statetrain.context.position import Position
 from statetrain.contracts.declaring import access_of
+from statetrain.data.epochs import listening_in
 from statetrain.data.iterating import END, data_of, sets_of
 from statetrain.data.sizes import length
 from statetrain.errors import CheckpointError, LifecycleError
@@ -295,8 +297,11 @@ def _data_state(ctx: Context, name: str) -> dict[str, Any]:
 
 def data_sizes(loader: Any) -> dict[str, int | None]:
     """How many batches a loader gives, and how many samples its dataset has; None where unknown."""
-    dataset = getattr(loader, "dataset", None)
-    return {"batches": length(loader), "samples": length(dataset)}
+    batches = length(loader)
+    sampler = getattr(order_of(loader), "sampler", None)
+    if [*listening_in(loader), *listening_in(sampler)]:
+        batches = None  # it may differ from epoch to epoch
+    return {"batches": batches, "samples": length(getattr(loader, "dataset", None))}
 
 
 def _under_way(ctx: Context, name: str) -> bool:

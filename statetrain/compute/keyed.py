@@ -187,7 +187,10 @@ class KeyedOrder:
         return self.share.of(batches, self._start)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        if self._turn == 0:  # no iteration has been set
+            return len(self.sampler)
+        with self._told(self._turn):
+            return len(self.sampler)
 
     @contextmanager
     def _told(self, turn: int) -> Iterator[None]:

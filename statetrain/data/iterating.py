@@ -175,6 +175,13 @@ def _begun(ctx: Context, set: str) -> Iterator[Any]:  # noqa: A002  # as above
         ) from error
 
 
+def length_now(ctx: Context, set: str) -> int | None:  # noqa: A002  # as above
+    """The batches of the iteration that is due; None if unknown. A sampler may give more later."""
+    data = data_of(ctx, set)
+    ctx.accelerator.begin_keyed(data, _turn(ctx, set), 0)
+    return length(data)
+
+
 def _turn(ctx: Context, set: str) -> int:  # noqa: A002  # as above
     """Counts the iterations over a set: epochs, or the batches trained on before a validation."""
     if set == "train":

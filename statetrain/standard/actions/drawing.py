@@ -9,8 +9,7 @@ from attrs import frozen
 from statetrain.context.context import Context
 from statetrain.contracts.composing import without_gradients
 from statetrain.contracts.declaring import access
-from statetrain.data.iterating import END, Unstarted, note_error
-from statetrain.data.sizes import length
+from statetrain.data.iterating import END, Unstarted, length_now, note_error
 from statetrain.errors import DataError
 from statetrain.events import SkipBatch
 
@@ -36,7 +35,7 @@ def open_train(ctx: Context) -> None:
     ctx.valid_complete = True
     if ctx.iterator is None:
         ctx.iterator = Unstarted(ctx, "train")
-        ctx.length = length(ctx.train_data)
+        ctx.length = length_now(ctx, "train")
 
 
 # In place of a batch that was drawn ahead, in a run that is continued: it has to be drawn again

@@ -8,8 +8,7 @@ from statetrain.context.context import Context
 from statetrain.context.fields import UNSET
 from statetrain.contracts.declaring import access
 from statetrain.data.epochs import announce
-from statetrain.data.iterating import END, take_up
-from statetrain.data.sizes import length
+from statetrain.data.iterating import END, length_now, take_up
 from statetrain.standard.actions.drawing import AGAIN, look_ahead
 
 
@@ -95,7 +94,7 @@ def open_epoch(ctx: Context) -> None:
 def reopen_epoch(ctx: Context) -> None:
     "take up the training data where it was"
     announce(ctx)
-    ctx.length = length(ctx.train_data)
+    ctx.length = length_now(ctx, "train")
     if ctx.exhausted or ctx.upcoming is END:
         ctx.iterator = iter(())
         return
