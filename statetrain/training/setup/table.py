@@ -128,10 +128,10 @@ def _make_lifecycle(given: Lifecycle | None, options: FitOptions, parts: RunPart
         )
         _check_counts_epochs(life)
         _check_steps(life)
+        _check_seed(life, parts.seed)
     _check_evaluations(life, list(parts.data.others))
     _check_losses(objective.losses, life)
     _check_turns(trained.optimizers, life)
-    _check_seed(life, parts.seed)
     if trained.compiled == "step":
         life = compile_step(life, trained, objective)
     elif trained.compiled == "auto" and world_size() == 1:
