@@ -25,7 +25,7 @@ from statetrain.guards.counters import (
     train_data_left,
     trained,
 )
-from statetrain.guards.requests import interrupted
+from statetrain.guards.requests import interrupted, stop_requested
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.lifecycle.transition import Transition
@@ -114,7 +114,9 @@ def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
     if any((arrow.source, arrow.dest) == ("record", "train") for arrow in life.transitions):
         return life
     going_on = (train_data_left & ~options.stops.in_epoch).named("train data left, no stop")
-    stopping = Transition("record", "train", train_data_left, record_and_stop, event=StopFit)
+    # Once: the loop head leads back to the record, where the hook that raised may raise again
+    first = (train_data_left & ~stop_requested).named("train data left, no stop asked for")
+    stopping = Transition("record", "train", first, record_and_stop, event=StopFit)
     return life.add(Transition("record", "train", going_on), stopping, first=True)
 
 
