@@ -32,7 +32,7 @@ class StopRequested(Guard):
         return _stop_requested
 
     def reason(self, ctx: Context) -> str:
-        if not isinstance(ctx.stop, str):
+        if not isinstance(ctx.stop, str | None):
             raise ConfigError(
                 f"ctx.stop must be the reason as a text, got {ctx.stop!r:.80}; write"
                 " ctx.request_stop(reason)"

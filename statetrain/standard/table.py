@@ -61,8 +61,7 @@ STANDARD = frozenset(
 
 stop_now = stop_requested.named("stop now")
 
-_leave_batch = then(do.discard_window, do.ask_to_stop)
-_leave_before_batches = then(do.open_train, do.ask_to_stop)
+_leave_batch = then(do.discard_window, do.open_train, do.ask_to_stop)
 _leave_epoch = then(do.uncount_epoch, do.ask_to_stop)
 record_and_stop = then(do.record, do.ask_to_stop)
 
@@ -105,8 +104,7 @@ TABLE = Lifecycle(
         Transition("train", "record", effect=do.end_epoch_early, event=SkipEpoch),
         Transition("epoch", "next_epoch", effect=do.end_epoch_early, event=SkipEpoch),
         # StopFit leads over a loop head, where the run is saved before it ends
-        Transition("batch", "next_batch", effect=_leave_batch, event=StopFit),
-        Transition("train", "next_batch", effect=_leave_before_batches, event=StopFit),
+        Transition("train", "next_batch", effect=_leave_batch, event=StopFit),
         Transition("next_batch", "record", effect=do.ask_to_stop, event=StopFit),
         Transition("record", "next_epoch", effect=record_and_stop, event=StopFit),
         Transition("epoch", "next_epoch", effect=_leave_epoch, event=StopFit),
