@@ -224,3 +224,20 @@ def test_an_epoch_that_ends_before_it_begins_is_not_complete() -> None:
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert [row["epoch_complete"] for row in run.history] == [True, True, False]
     assert "train_loss" not in run.history[-1]
+
+
+@pytest.mark.parametrize(
+    ("event", "complete"), [(st.SkipEpoch, [True, True, True]), (st.StopFit, [True, False])]
+)
+def test_an_epoch_that_an_event_ends_is_complete_if_nothing_of_it_is_left(
+    event: type[Exception], complete: list[bool]
+) -> None:
+    """SkipEpoch gives up the rest of an epoch; a stop within it leaves the rest to a resumed run."""
+
+    @st.on("enter_batch")
+    def leave(ctx: st.Context) -> None:
+        if ctx.epoch == 2 and ctx.iter == 2:
+            raise event("enough")
+
+    run = fit(leave, epochs=3, dataloader_options={"batch_size": 2}, evaluations=[])
+    assert [row["epoch_complete"] for row in run.history] == complete

@@ -185,7 +185,8 @@ class Context(Position):
     """Whether the epoch's training data has come to its end."""
 
     epoch_complete: bool = field(Fact.SAVED, default=False)
-    """At `record`: whether the epoch was completed, validation included."""
+    """At `record`: whether nothing of the epoch is left, validation included; `SkipEpoch` leaves
+    nothing, a stop within the epoch does."""
 
     valid_complete: bool = field(Fact.SAVED, default=False)
     """Whether the last validation was completed."""
