@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from statetrain.callback import Callback
-from statetrain.context.keys import getter
 from statetrain.errors import CallbackError
+from statetrain.losses.keyed import parse_key
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
@@ -61,7 +61,7 @@ class Watch(Callback):
         paths = {name: value for name, value in values.items() if isinstance(value, str)}
         self.values: dict[str, Any] = {
             **values,
-            **{name: getter(path) for name, path in paths.items()},
+            **{name: parse_key(path, f"Watch: {name}=") for name, path in paths.items()},
         }
         counters = ("epoch", "batches", "step", "samples", "seconds")
         self.reads = (*reads, *counters, *paths.values())

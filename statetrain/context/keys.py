@@ -15,6 +15,7 @@ from attrs import frozen
 from statetrain.context.named import Named, joined, look_up, matched
 from statetrain.context.paths import Part, Parts, Piece, Wild, parse, root_of, shown, written
 from statetrain.context.tree import children, flatten, unflatten
+from statetrain.errors import ConfigError
 from statetrain.naming import did_you_mean
 
 __all__ = [
@@ -74,7 +75,7 @@ def getter(path: str) -> Getter:
 
     Raises:
         TypeError: it is not text.
-        ValueError: it is not a path.
+        ConfigError: it is not a path.
     """
     parts = parse(path)
     return Getter(path, parts, path.endswith("?"), any(isinstance(part, Wild) for part in parts))
@@ -289,11 +290,11 @@ def set(root: Any, path: str, value: Any) -> list[str]:  # noqa: A001
     Raises:
         KeyError: there is nothing to set; the message lists what is there.
         TypeError: it lies in a tuple, which cannot be changed.
-        ValueError: the path is empty, or cannot be read.
+        ConfigError: the path is empty, or cannot be read.
     """
     parts = parse(path)
     if not parts:
-        raise ValueError(
+        raise ConfigError(
             "an empty path is the thing itself, which cannot be set; name a part of it"
         )
     if not any(isinstance(part, Wild) for part in parts):

@@ -19,6 +19,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from statetrain.errors import ConfigError
+
 
 class Wild(Enum):
     """The wildcards of a path."""
@@ -51,7 +53,7 @@ def parse(path: str) -> Parts:
 
     Raises:
         TypeError: it is not text.
-        ValueError: it cannot be read.
+        ConfigError: it cannot be read.
     """
     if not isinstance(path, str):
         raise TypeError(f"a path is text such as 'batch.image', got {path!r}")
@@ -83,8 +85,8 @@ def _may_follow(found: re.Match[str], at: int) -> bool:
     return dotted or not found[1]
 
 
-def _unreadable(path: str, at: int) -> ValueError:
-    return ValueError(
+def _unreadable(path: str, at: int) -> ConfigError:
+    return ConfigError(
         f"{path!r} is not a path: cannot read {path.removesuffix('?')[at:]!r}; write it like"
         " 'batch.image' or 'batch[0]'"
     )

@@ -106,3 +106,18 @@ def test_what_it_does_not_take(make, words):
     "Events and values are checked when it is made, and against the lifecycle when a machine is."
     with pytest.raises(CallbackError, match=words):
         make()
+
+
+def test_a_path_that_cannot_be_read_is_told_by_its_name():
+    "When it is made, as an error of the configuration."
+    with pytest.raises(st.ConfigError, match=r"Watch: loss=: 'interms\.' is not a path"):
+        st.Watch("exit_batch", loss="interms.")
+
+
+@pytest.mark.parametrize("argument", ["pred", "size", "input", "target"])
+def test_so_is_one_that_says_how_batches_are_read(points, argument):
+    "Of `fit` and `evaluate`."
+    with pytest.raises(st.ConfigError, match=r"'a\[' is not a path"):
+        fit(points, [], **{argument: "a["})
+    with pytest.raises(st.ConfigError, match=r"'a\[' is not a path"):
+        st.evaluate(nn.Linear(4, 3), points, loss=F.cross_entropy, **{argument: "a["})
