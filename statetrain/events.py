@@ -27,10 +27,4 @@ class SkipEpoch(Event):
 
 
 class StopFit(Event):
-    """Leave this batch and end the fit.
-
-    The standard tables go to the next loop head, where the run is saved, and from there to its end;
-    what was added to an accumulation window is discarded. An epoch that has just been entered is
-    not counted; a row that was about to be recorded is. Raised in a hook of a loop head itself, the
-    run ends before it could be saved there: call `ctx.request_stop(reason)` in such a hook.
-    """
+    """Leave the fit at once."""

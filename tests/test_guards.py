@@ -33,7 +33,7 @@ class Ctx(Position):
     """Answers by name, and who was asked."""
 
     answers: dict[str, object] = field(factory=dict)
-    asked: list[str] = field(factory=list)
+    evaluated: list[str] = field(factory=list)
     step: int = 0
     field_a: int = 0  # what the guard "a" says that it reads
 
@@ -53,7 +53,7 @@ class Says(Guard):
         return frozenset({f"field_{self.name}"})
 
     def test(self, ctx):
-        ctx.asked.append(self.name)
+        ctx.evaluated.append(self.name)
         return ctx.answers[self.name]
 
     def reason(self, ctx):
@@ -174,11 +174,11 @@ def test_combinations_mean_what_python_means(combined, meaning, answers):
     "`&`, `|` and `~` are `and`, `or` and `not`: the same answer, and the same parts asked, bound to a place or not."
     ctx = Ctx(answers=dict(zip("abc", answers, strict=True)))
     expected = meaning(partial(a.test, ctx), partial(b.test, ctx), partial(c.test, ctx))
-    asked = ctx.asked
+    asked = ctx.evaluated
     for ask in (combined, combined.test, combined.bind("somewhere")):
-        ctx.asked = []
+        ctx.evaluated = []
         assert ask(ctx) is expected
-        assert ctx.asked == asked
+        assert ctx.evaluated == asked
 
 
 @pytest.mark.parametrize("word", ["and", "or", "not"])

@@ -227,7 +227,7 @@ def test_a_question_about_a_name_that_is_not_there(ask):
             lambda life: life.add(T("step", "record", A), before=T("step", "record")),
             "no arrow step",
         ),
-        (lambda life: life.remove("loss"), "an arrow is a Transition"),
+        (lambda life: life.remove("loss"), "the text of an arrow is 'source -> dest'"),
         (
             lambda life: life.insert(S("new"), between=("loss", "backward"), otherwise="step"),
             "give guard=",

@@ -434,9 +434,9 @@ def test_the_limit_counts_all_transitions(spare):
 
 def test_a_loop_of_events_is_limited_too():
     "A state that raises again whenever it is reopened is no way out of the limit."
-    life = supervised().add(Transition("epoch", "epoch", event=KeyError))
+    life = supervised().add(Transition("epoch", "epoch", event=StopFit))
     with pytest.raises(LifecycleError, match="it goes round epoch -> epoch"):
-        walk(life, {"more epochs": True}, {"epoch": itertools.repeat(KeyError)}, limit=50)
+        walk(life, {"more epochs": True}, {"epoch": itertools.repeat(StopFit)}, limit=50)
 
 
 # ---------------------------------------------------------------- the same as a run

@@ -360,11 +360,9 @@ def raised(place: str, kind: Callable[[], BaseException]) -> None:
         assert run.ctx.step - step <= INTERVAL[SETTING.saving], (
             f"it failed in step {run.ctx.step}, and {step} is saved"
         )
-        # A function that has counted down is another one.
+        # A function, or a metric, that has counted down is another one.
         changed = (
-            {"resume": "last", "allow_changes": "loss"}
-            if place == "a loss" and found is not None
-            else {}
+            {"resume": "last", "allow_changes": ("loss", "metrics")} if found is not None else {}
         )
         seed = 5 if found is not None else 0
         again = _run(place, folder, Bomb(OSError(), -1), start_seed=seed, **changed)

@@ -109,8 +109,8 @@ MUTANTS = (
     Mutant(
         "files are flushed",
         f"{WRITE}:put",
-        "os.fsync(file)",
-        "pass",
+        'with flushed(open_new(f"{path}{_PART}")) as file:',
+        'for file in [open_new(f"{path}{_PART}")]:',
         _of("saves", "power lost, all"),
     ),
     Mutant(

@@ -86,7 +86,8 @@ class Checkpoint(Callback):
         at_start: whether the run is also saved before its first epoch, so that one that fails in it
             has a checkpoint to resume from. Needs an anchor there, which the standard tables have.
         at_end: whether the run is also saved as it ends, completed or stopped by what its history
-            says, if nothing is due then.
+            says, if nothing is due then. `StopFit` leaves from a place that is no anchor, so
+            nothing is saved after it; `ctx.request_stop` is saved.
         preflight: whether the disk is tried before the first batch.
         background: whether a thread of its own writes, while training continues. At the anchor
             everything is copied into the memory of the host, so what is written is the same, and

@@ -64,11 +64,17 @@ def as_loader(
     return _not_empty(data, name)
 
 
+def _makes_batches(kind: type) -> bool:
+    """Whether a class may stand for a function that makes an iterable of batches."""
+    of_torch = issubclass(kind, (Dataset, Sampler, DataLoader, torch.nn.Module))
+    return hasattr(kind, "__iter__") and not hasattr(kind, "__getitem__") and not of_torch
+
+
 def _refuse_misplaced(data: Any, name: str) -> None:
     """Raises a `ConfigError` for what belongs elsewhere, or is not data but holds it."""
     _refuse_loaders(data, name)
     kind = type(data).__name__
-    if isinstance(data, type):
+    if isinstance(data, type) and not _makes_batches(data):
         raise ConfigError(f"{name} is the class {data.__name__}; make an instance of it")
     if isinstance(data, torch.nn.Module):
         raise ConfigError(f"{name} is a {kind}; the model is the first argument, the data the next")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
 
 from statetrain.errors import ConfigError
 from statetrain.guards.base import Guard, Test, as_guard, leaves
@@ -23,6 +23,12 @@ from statetrain.validators import column, not_negative, one_of, whole
 
 if TYPE_CHECKING:
     from statetrain.context.context import Context
+
+
+def _choose_mode(stop: EarlyStopping) -> Direction:
+    if isinstance(stop.monitor, str):
+        warn_where_higher_is_better("EarlyStopping", stop.monitor, stacklevel=4)
+    return "min"
 
 
 @frozen
@@ -48,19 +54,17 @@ class EarlyStopping(Guard):
     monitor: str = field(default="valid_loss", validator=column)
     patience: int = field(default=5, validator=whole)
     min_delta: float = field(default=0.0, kw_only=True, validator=not_negative)
-    mode: Direction = field(kw_only=True, validator=one_of("min", "max", "zero"))
+    mode: Direction = field(
+        default=Factory(_choose_mode, takes_self=True),
+        kw_only=True,
+        validator=one_of("min", "max", "zero"),
+    )
     baseline: float | None = field(default=None, kw_only=True)
     start_from_epoch: int = field(default=0, kw_only=True)
     prompt: bool = field(default=False, kw_only=True)
     again: bool = field(default=False, kw_only=True)
 
     reads = HISTORY
-
-    @mode.default
-    def _lowest(self) -> Direction:
-        if isinstance(self.monitor, str):
-            warn_where_higher_is_better("EarlyStopping", self.monitor, stacklevel=4)
-        return "min"
 
     @property
     def label(self) -> str:

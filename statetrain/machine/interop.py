@@ -134,10 +134,10 @@ def to_machine(
         MachineError: the model cannot carry a trigger, or has something of that name already; or
             two things of the table would be called the same; or a class cannot hold the table.
     """
+    table = Machine(lifecycle, callbacks)
     events = tuple(_by_class(lifecycle))
     kind = live_class(machine_class)
     _check_options(options, machine_class)
-    table = Machine(lifecycle, callbacks)
     if model is None:
         _check_names(lifecycle, events, kind, "the machine itself")
         return kind(table, events, kind.self_literal, **options)

@@ -25,19 +25,19 @@ from statetrain.guards.counters import (
     train_data_left,
     trained,
 )
-from statetrain.guards.requests import interrupted, stop_requested
+from statetrain.guards.requests import interrupted
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, State, StateWork
 from statetrain.lifecycle.transition import Transition
 from statetrain.standard import actions as do
 from statetrain.standard.computing import Compute, computing, computing_in
 from statetrain.standard.late import counting_arrow, finding_out_late
-from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating, stopping_in
+from statetrain.standard.looping import LoopPart, alternating_in, evaluated, evaluating
 from statetrain.standard.options import Options, When
 from statetrain.standard.policy import RollBack
 from statetrain.standard.precision import mixed_precision
 from statetrain.standard.stops import any_of, split_by_interval
-from statetrain.standard.table import STANDARD, record_and_stop
+from statetrain.standard.table import STANDARD
 
 
 @frozen
@@ -89,7 +89,6 @@ def validate(life: Lifecycle, options: Options) -> Lifecycle:
     )
     life = life.add(
         *evaluating("valid", "epoch", stop),
-        *stopping_in("valid", "record"),
         Transition("draw", "valid", due),
         Transition("train", "valid", due, do.end_epoch_early, event=SkipEpoch),
         before=life.between("train", "record")[0],
@@ -114,10 +113,7 @@ def _go_on_training(life: Lifecycle, options: Options) -> Lifecycle:
     if any((arrow.source, arrow.dest) == ("record", "train") for arrow in life.transitions):
         return life
     going_on = (train_data_left & ~options.stops.in_epoch).named("train data left, no stop")
-    # Once: the loop head leads back to the record, where the hook that raised may raise again
-    first = (train_data_left & ~stop_requested).named("train data left, no stop asked for")
-    stopping = Transition("record", "train", first, record_and_stop, event=StopFit)
-    return life.add(Transition("record", "train", going_on), stopping, first=True)
+    return life.add(Transition("record", "train", going_on), first=True)
 
 
 def evaluate(life: Lifecycle, options: Options) -> Lifecycle:
@@ -180,18 +176,24 @@ def evaluate_at_end(life: Lifecycle, options: Options, names: list[str]) -> Life
     for name, after in zip(names, [*names[1:], "end_record"], strict=True):
         stop = Transition(f"next_{name}_batch", "end_record", interrupted, do.DropData(name))
         parts += evaluating(name, "ending", stop, after)
-        dropped = then(do.DropData(name), do.ask_to_stop)
-        parts.append(Transition(name, "end_record", effect=dropped, event=StopFit))
-    not_yet = (NotYet() & trained & ~interrupted).named("not evaluated at the end")
     parts += [
         Transition("end_record", "next_epoch"),
-        # What was evaluated is recorded, whatever a hook of this state raises
-        Transition("end_record", "next_epoch", effect=do.record, event=SkipEpoch),
-        Transition("end_record", "next_epoch", effect=record_and_stop, event=StopFit),
         Transition("ending", "next_epoch", effect=do.drop_sums, event=SkipEpoch),
-        Transition("next_epoch", "ending", not_yet, do.ask_to_stop, event=StopFit),
+        *_stopping_softly(life),
     ]
     return life.add(*parts, before=life.arrows("next_epoch")[0])
+
+
+def _stopping_softly(life: Lifecycle) -> list[Transition]:
+    """Arrows on StopFit that let the evaluations at the end of the training be made."""
+    parts = [
+        Transition("train", "record", effect=do.ask_to_stop, event=StopFit),
+        Transition("epoch", "next_epoch", effect=do.ask_to_stop, event=StopFit),
+    ]
+    if "valid" in life.names:
+        dropped = then(do.DropData("valid"), do.ask_to_stop)
+        parts.append(Transition("valid", "record", effect=dropped, event=StopFit))
+    return parts
 
 
 def _evaluation_when(
@@ -211,7 +213,6 @@ def _evaluation_when(
     )
     parts = [
         *evaluating(name, "epoch", stop),
-        *stopping_in(name, "record"),
         Transition("train", name, due.named(words), do.end_epoch_early, event=SkipEpoch),
     ]
     named = now.named(words)

@@ -47,10 +47,10 @@ class Evaluation:
         when: an interval, `Every(2, "epochs")` or `Every(100, "steps")`; `Once(500, "steps")`; any
             other guard, which is asked at the end of each epoch, and inside it if it is prompt
             (`@guard(prompt=True)`); or "end": once, before the run
-            ends, unless it is interrupted or fails, or a hook leaves the evaluation itself by an
-            event. At the end of an epoch it follows the validation, and its values are in the same
-            row. At the "end" it looks at the weights that the run ends with, such as those that
-            `KeepBest` or `EMA(restore=True)` put back, in the scope `ending`.
+            ends, unless it is interrupted or fails, or `StopFit` is raised between two epochs. At
+            the end of an epoch it follows the validation, and its values are in the same row. At
+            the "end" it looks at the weights that the run ends with, such as those that `KeepBest`
+            or `EMA(restore=True)` put back, in the scope `ending`.
         loss: in place of the run's, such as a plain one for a training with smoothed labels, or one
             for data of another kind; None is the run's. For one optimizer.
         metrics: in place of those that `fit` is given for all sets; None is these.

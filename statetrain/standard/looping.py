@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from statetrain.contracts.composing import then
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.batch import another_optimizer, batch_drawn
 from statetrain.lifecycle.lifecycle import Lifecycle
@@ -83,26 +82,6 @@ def evaluating(
         Transition(f"{name}_pred", f"{name}_loss"),
         Transition(f"{name}_loss", f"next_{name}_batch"),
         Transition(name, after, effect=do.DropData(name), event=SkipEpoch),
-    ]
-
-
-def stopping_in(name: str, after: str) -> list[LoopPart]:
-    """Arrows on StopFit within a fit: to the loop head, where the run is saved, and from there on.
-
-    Args:
-        name: of a scope that `evaluating` made.
-        after: where a stop leads.
-    """
-    head = f"next_{name}_batch"
-    opened, dropped = (
-        then(do.OpenData(name), do.ask_to_stop),
-        then(do.DropData(name), do.ask_to_stop),
-    )
-    return [
-        Transition(f"{name}_draw", head, effect=do.ask_to_stop, event=StopFit),
-        Transition(f"{name}_batch", head, effect=do.ask_to_stop, event=StopFit),
-        Transition(head, after, effect=dropped, event=StopFit),
-        Transition(name, head, effect=opened, event=StopFit),
     ]
 
 

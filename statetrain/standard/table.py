@@ -5,7 +5,6 @@ Each option is an edit of it; see `statetrain.standard.edits`.
 
 from __future__ import annotations
 
-from statetrain.contracts.composing import then
 from statetrain.events import SkipBatch, SkipEpoch, StopFit
 from statetrain.guards.batch import batch_drawn
 from statetrain.guards.counters import more_epochs
@@ -61,10 +60,6 @@ STANDARD = frozenset(
 
 stop_now = stop_requested.named("stop now")
 
-_leave_batch = then(do.discard_window, do.open_train, do.ask_to_stop)
-_leave_epoch = then(do.uncount_epoch, do.ask_to_stop)
-record_and_stop = then(do.record, do.ask_to_stop)
-
 TABLE = Lifecycle(
     "supervised",
     states=[
@@ -103,11 +98,6 @@ TABLE = Lifecycle(
         Transition("batch", "next_batch", effect=do.discard_window, event=SkipBatch),
         Transition("train", "record", effect=do.end_epoch_early, event=SkipEpoch),
         Transition("epoch", "next_epoch", effect=do.end_epoch_early, event=SkipEpoch),
-        # StopFit leads over a loop head, where the run is saved before it ends
-        Transition("train", "next_batch", effect=_leave_batch, event=StopFit),
-        Transition("next_batch", "record", effect=do.ask_to_stop, event=StopFit),
-        Transition("record", "next_epoch", effect=record_and_stop, event=StopFit),
-        Transition("epoch", "next_epoch", effect=_leave_epoch, event=StopFit),
         Transition("fit", "end", effect=do.say_why, event=StopFit),
         Transition("fit", "end", effect=do.say_why, event=KeyboardInterrupt),
     ],

@@ -1104,74 +1104,20 @@ def test_a_run_goes_on_from_a_step(folder: Path) -> None:
         train(Checkpoint(folder), resume=True)
 
 
-# By the state whose hook raises in the second epoch: the newest checkpoint
-LEFT = {
-    "epoch": "3-next_epoch-2",
-    "train": "3-next_batch",
-    "draw": "4-next_batch",
-    "step": "4-next_batch",
-    "valid": "6-next_valid_batch",
-    "valid_pred": "6-next_valid_batch",
-    "record": "6-next_epoch",
-}
+def test_an_end_by_an_event_is_not_saved_and_goes_on_from_what_was_due(folder: Path) -> None:
+    """`StopFit` within an epoch: the newest checkpoint is the last that was due."""
 
-
-@pytest.mark.parametrize(("state", "newest"), LEFT.items(), ids=LEFT)
-def test_an_end_by_an_event_is_saved(state: str, newest: str, folder: Path) -> None:
-    """`StopFit` leads to a loop head, where the run is saved; resumed, it ends as it did."""
-
-    def leave(ctx: Any) -> None:
-        if ctx.epoch == 2 and ctx.step >= LEFT_AT.get(state, 0):
-            raise st.StopFit("enough")
-
-    stop = st.on(f"enter_{state}")(leave)
-    run = train(Checkpoint(folder, at_end=False), stop, seed=1)
-    assert isinstance(run.outcome, st.Stopped)
-    assert run.outcome.reason == "enough"
-    assert newest in names(folder)
-    again = train(Checkpoint(folder), stop, resume="last", seed=1)
-    assert again.outcome == run.outcome
-    assert same(again, run)
-
-
-LEFT_AT = {"draw": 4, "step": 4}
-
-
-def test_a_batch_that_was_left_is_left_out(folder: Path) -> None:
-    """A stop by `StopFit` and a training that goes on: as if the batch had been skipped."""
-
-    def leaving(event: st.Event) -> st.Callback:
-        @st.on("enter_backward")
-        def leave(ctx: Any) -> None:
-            if (ctx.epoch, ctx.iter) == (2, 2):
-                raise event
-
-        return leave
+    class Leave(st.Callback):
+        def on_enter_step(self, ctx: Any) -> None:
+            if ctx.step == 4:
+                raise st.StopFit("enough")
 
     begun = net()
-    whole = train(leaving(st.SkipBatch()), model=copy.deepcopy(begun), seed=1)
-    train(Checkpoint(folder), leaving(st.StopFit()), model=begun, seed=1)
-    resumed = train(Checkpoint(folder), resume="last", seed=1, start=False)
-    resumed.ctx.stop = None
-    resumed.steps().finish()
-    assert same(resumed, whole)
-
-
-def test_a_stop_in_the_record_of_a_part_of_an_epoch_is_saved_within_it(folder: Path) -> None:
-    """The row is there, and the run is saved where it would have gone on."""
-
-    @st.on("enter_record")
-    def stop(ctx: Any) -> None:
-        if ctx.step == 5:
-            raise st.StopFit("enough")
-
-    given: dict[str, Any] = {"validate": st.Every(1, "steps"), "seed": 1}
-    run = train(Checkpoint(folder, every=st.Every(9, "epochs")), stop, **given)
+    expected = train(model=copy.deepcopy(begun), seed=1)
+    run = train(Checkpoint(folder), Leave(), model=begun, seed=1)
     assert run.outcome == st.Stopped(2, "enough")
-    assert [row["step"] for row in run.history] == [1, 2, 3, 4, 5]
-    assert names(folder) == ["5-next_batch"]
-    again = train(Checkpoint(folder), stop, resume="last", **given)
-    assert same(again, run)
+    assert names(folder) == ["3-next_epoch"]
+    assert same(train(Checkpoint(folder), resume="last", seed=1), expected)
 
 
 def test_saving_at_no_anchor_is_refused(tmp_path):

@@ -62,7 +62,6 @@ from statetrain.standard.actions.running import drop_sums as drop_sums
 from statetrain.standard.actions.running import open_epoch as open_epoch
 from statetrain.standard.actions.running import record as record
 from statetrain.standard.actions.running import reopen_epoch as reopen_epoch
-from statetrain.standard.actions.running import uncount_epoch as uncount_epoch
 from statetrain.standard.actions.scaling import scaled_backward as scaled_backward
 from statetrain.standard.actions.scaling import unscale as unscale
 from statetrain.standard.actions.stepping import count_round as count_round

@@ -28,9 +28,10 @@ def end_epoch_early(ctx: Context) -> None:
     ctx.exhausted = True
 
 
-@access(reads={"event"}, writes={"stop"})
+@access(reads={"optimizers", "event"}, writes={"pending", "stop"}, drops={"grads"})
 def ask_to_stop(ctx: Context) -> None:
-    "ask to stop"
+    "discard the window, ask to stop"
+    discard_window(ctx)
     ctx.request_stop(str(ctx.event) or type(ctx.event).__name__)
 
 

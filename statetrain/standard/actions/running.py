@@ -35,14 +35,6 @@ def count_epoch(ctx: Context) -> None:
     ctx.iter = 0
 
 
-@access(reads={"epoch", "iter"}, writes={"epoch", "epoch_complete", "exhausted"})
-def uncount_epoch(ctx: Context) -> None:
-    "uncount an epoch without a batch"
-    if ctx.iter == 0:
-        ctx.epoch -= 1
-        ctx.epoch_complete = ctx.exhausted = True
-
-
 @access(reads={"tallies"}, writes={"tallies"})
 def drop_sums(ctx: Context) -> None:
     "drop what was not recorded"

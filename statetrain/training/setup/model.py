@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from attrs import frozen
+from torch.nn.parameter import UninitializedParameter
 
 from statetrain.compute.accelerator import Accelerator
 from statetrain.compute.seeding import aside, key
@@ -97,7 +98,8 @@ def _refuse_inference(module: torch.nn.Module) -> None:
 
     Where the mode is still on, the run itself is refused.
     """
-    made_in_it = any(parameter.is_inference() for parameter in module.parameters())
+    ready = (own for own in module.parameters() if not isinstance(own, UninitializedParameter))
+    made_in_it = any(own.is_inference() for own in ready)
     if made_in_it and not torch.is_inference_mode_enabled():
         raise ConfigError(
             "the model was made in torch.inference_mode(), so it cannot be trained; make it outside"
