@@ -49,6 +49,7 @@ _SKIPPED = frozenset(
         "valid_iterator",
         "modes",
         "clock",
+        "arguments",
     )
 )
 # Where a run stands may be read by all; where its own part of the history begins belongs to the
