@@ -1,4 +1,4 @@
-"""fork: a run that goes on from a checkpoint of another one, on copies."""
+"""fork: a run that continues from a checkpoint of another one, on copies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from statetrain.callback import unwrapped
 from statetrain.callbacks.checkpoint import Checkpoint
 from statetrain.checkpoints.optimizers import set_settings
+from statetrain.compute.copying import computed_in
 from statetrain.errors import ConfigError
 from statetrain.standard.options import FitOptions
 from statetrain.training.fitting import fit
@@ -33,7 +34,8 @@ def fork(run: Run, at: str | int | os.PathLike[str], changes: Mapping[str, Any])
     given = {**run.ctx.arguments, "callbacks": (), "trace": False, "start": True}
     if changes.get("lifecycle") is not None:  # it has these options in it
         given = {name: value for name, value in given.items() if name not in _OF_THE_TABLE}
-    given |= copy.deepcopy({name: given[name] for name in _TRAINED if name not in changes})
+    trained = {name: given[name] for name in _TRAINED if name not in changes}
+    given |= copy.deepcopy(trained, computed_in(*trained.values()))
     given |= {"allow_changes": ("callbacks", "lifecycle"), **changes, "resume": _path(run, at)}
     _put_settings_back(run, given["optimizer"])
     return fit(**given)

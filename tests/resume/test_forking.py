@@ -7,6 +7,7 @@ import torch
 from reference import bits
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import statetrain as st
 
@@ -169,3 +170,19 @@ def test_what_cannot_be_forked_is_refused(points, trunk, tmp_path):
         5, opt_hparams={"lr": 0.2, "momentum": 0.9}, allow_changes="optimizer", epochs=1
     )
     assert run.ctx.opt.param_groups[0]["lr"] == 0.2
+
+
+def test_a_model_that_holds_computed_weights_is_forked(points, tmp_path):
+    "A pruned layer keeps its masked weights, with their graph, which torch's deep copy refuses."
+    torch.manual_seed(0)
+    model = prune.l1_unstructured(nn.Linear(4, 3), "weight", amount=0.5)
+    common = {"loss": F.cross_entropy, "optimizer": torch.optim.SGD, "seed": 0, "verbose": False}
+    saving = st.Checkpoint(tmp_path / "trunk", st.Every(2, "steps"))
+    trunk = st.fit(model, points, epochs=2, callbacks=saving, **common)
+    before = bits(trunk.model)
+    forked = trunk.fork("last", epochs=3)
+    torch.manual_seed(0)
+    twin = prune.l1_unstructured(nn.Linear(4, 3), "weight", amount=0.5)
+    straight = st.fit(twin, points, epochs=3, **common)
+    assert bits(forked.model) == bits(straight.model)
+    assert bits(trunk.model) == before
