@@ -128,7 +128,7 @@ def to_machine(
         machine_class: a class of `transitions`, or your own subclass of one with nested states. Of
             a class with flat states the one with nested states is taken: for `GraphMachine`,
             `HierarchicalGraphMachine`.
-        options: arguments for that class, beside those that the table gives.
+        options: arguments for that class, in addition to those that the table gives.
 
     Raises:
         MachineError: the model cannot carry a trigger, or has something of that name already; or

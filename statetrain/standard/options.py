@@ -314,7 +314,7 @@ class FitOptions(TypedDict, total=False):
 
 
 class FitArguments(FitOptions, total=False):
-    """All that `fit` takes by name beside its signature: the options, its clock, its engine."""
+    """All that `fit` takes by name besides its signature: the options, its clock, its engine."""
 
     clock: Callable[[], float]
     engine: Literal["table", "transitions"] | type[Any]

@@ -21,6 +21,7 @@ from attrs import field, frozen
 
 from statetrain.callback import Callback, name_of, unwrapped
 from statetrain.context.keys import root_of
+from statetrain.context.position import Position
 from statetrain.contracts.listening import paths_in
 from statetrain.errors import ConfigError
 from statetrain.lifecycle.explore import Bound
@@ -207,7 +208,7 @@ class CallbackTrial:
 class _Own:
     """A run of a lifecycle that does not train."""
 
-    ctx: Any
+    ctx: Position
     machine: Any
 
 

@@ -15,10 +15,9 @@ from typing import Literal
 import attrs
 from attrs import frozen
 
-from statetrain.context.position import Position
 from statetrain.contracts.composing import parts_of, then
 from statetrain.errors import LifecycleError
-from statetrain.guards.base import Guard, Test, strict
+from statetrain.guards.base import Guard, Not
 from statetrain.lifecycle.difference import diff
 from statetrain.lifecycle.lifecycle import Lifecycle
 from statetrain.lifecycle.state import FAILED, StateWork
@@ -163,24 +162,11 @@ def _opposite(guard: Guard) -> Guard:
 
 
 @frozen
-class _Opposite(Guard):
+class _Opposite(Not):
     """True where an interval is not due, which `~` refuses: it forgets when it was true."""
 
-    guard: Guard
-
-    @property
-    def label(self) -> str:
-        return f"not {self.guard.label}"
-
-    def parts(self) -> tuple[Guard, ...]:
-        return (self.guard,)
-
-    def test(self, ctx: Position) -> bool:
-        return not strict(self.guard, self.guard.test(ctx))
-
-    def bind(self, place: str) -> Test:
-        inner, test = self.guard, self.guard.bind(place)
-        return lambda ctx: not strict(inner, test(ctx))
+    def __attrs_post_init__(self) -> None:
+        """Takes any guard: what it forgets is for a test to notice."""
 
 
 def _order_changes(life: Lifecycle) -> Iterator[MutantChange]:

@@ -58,7 +58,7 @@ class Visit:
     """
 
     guide: Guide
-    ctx: Any
+    ctx: Position
     steps: Steps
     tests: StateTests
     over: bool = field(default=False, init=False)

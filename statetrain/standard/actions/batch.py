@@ -9,6 +9,7 @@ from statetrain.context.fields import UNSET, Fact, fields_with
 from statetrain.contracts.composing import without_gradients
 from statetrain.contracts.declaring import access
 from statetrain.errors import DataError, LossError
+from statetrain.standard.parameters import parameters_of
 
 
 @access(reads={"layout", "batch"}, writes={"input", "target", "batch_size"})
@@ -216,7 +217,7 @@ def set_gradients_aside(ctx: Context) -> list[tuple[Any, Any]]:
     Returns:
         The parameters of the current optimizer with the gradients that they had.
     """
-    held = [(one, one.grad) for group in ctx.opt.param_groups for one in group["params"]]
+    held = [(one, one.grad) for one in parameters_of(ctx.opt)]
     for parameter, _ in held:
         parameter.grad = None
     return held
